@@ -1,0 +1,72 @@
+"""Train multi-layer perceptrons on a CPU, fast: Numba kernels behind the API of a NumPy reference."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
+    from fastmlp.initializers import Normal
+    from fastmlp.model import Model
+    from fastmlp.network import Network
+    from fastmlp.optimizers import SGD, Adam, AdamW, RMSprop
+    from fastmlp.registry import backends
+    from fastmlp.schedules import (
+        Constant,
+        Cosine,
+        Exponential,
+        InverseScaling,
+        StepDecay,
+        Warmup,
+    )
+    from fastmlp.trainer import fit
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
+    "initializers": ("Normal",),
+    "model": ("Model",),
+    "network": ("Network",),
+    "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "registry": ("backends",),
+    "schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
+    "trainer": ("fit",),
+}
+"""Names by the module that holds them; loaded when first touched, so that the import is quick."""
+
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Callback",
+    "Constant",
+    "Cosine",
+    "EarlyStopping",
+    "Exponential",
+    "InverseScaling",
+    "Model",
+    "Network",
+    "Normal",
+    "Progress",
+    "RMSprop",
+    "StepDecay",
+    "TimeLimit",
+    "Warmup",
+    "__version__",
+    "backends",
+    "fit",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,78 @@
+"""The contract between the trainer and whatever computes: a few functions, no hidden state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+from fastmlp.state import TrainState
+
+Array = NDArray[Any]
+
+
+class Data(NamedTuple):
+    """Rows to learn from, C-contiguous and of one floating dtype, finite, never written.
+
+    inputs : (rows, n_in)
+    targets : (rows, n_out); one-hot or probabilities for cross_entropy
+    weights : (rows,), at least 0
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array
+
+
+class Chunk(NamedTuple):
+    """Steps to take without coming back: step s visits rows order[starts[s]:stops[s]].
+
+    Kernels know nothing of epochs; a chunk may be a part of one or span many.
+
+    order : (visits,) int64
+    starts, stops : (steps,) int64
+    rates : (steps, 2) float64, the learning rates of weights and of biases
+    """
+
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    rates: NDArray[np.float64]
+
+
+Predict = Callable[[Network, Array, Array, Array], None]
+Evaluate = Callable[[Network, Array, Data], float]
+Gradient = Callable[[Network, Array, Data, int, int, Array], float]
+Update = Callable[[Network, Optimizer, TrainState, float, float], TrainState]
+TrainChunk = Callable[
+    [Network, Optimizer, TrainState, Data, Chunk, int, int | None, NDArray[np.float64]], TrainState
+]
+
+
+class Backend(NamedTuple):
+    """What a backend does. All arrays are C-contiguous and of one dtype, float32 or float64.
+
+    predict(network, parameters, inputs, out)
+        Write the network's output for inputs (rows, n_in) to out (rows, n_out).
+    evaluate(network, parameters, data)
+        Return the loss over all rows of data, without dropout and penalties.
+    gradient(network, parameters, data, key, step, gradients)
+        Write the gradient of the objective over all rows of data to gradients (P,) and return
+        the objective before the update: loss plus penalties. key and step choose the dropout masks.
+    update(network, optimizer, state, rate, bias_rate)
+        Apply state.gradients (which clipping may scale); return the state with its step advanced.
+    train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
+        Take the chunk's steps, write each one's objective to losses (steps,) float64, and return
+        the state with its step advanced.
+    """
+
+    name: str
+    predict: Predict
+    evaluate: Evaluate
+    gradient: Gradient
+    update: Update
+    train_chunk: TrainChunk

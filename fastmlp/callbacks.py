@@ -1,0 +1,177 @@
+"""What may happen between compiled chunks: stopping, watching, showing."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.layout import layer_views
+from fastmlp.network import Network
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+class Run:
+    """What a callback sees of the training that it accompanies.
+
+    Attributes
+    ----------
+    network : Network
+    parameters : (P,) floating, the live vector; copy what you want to keep
+    epochs : int, asked for; `epoch` : int, complete so far; `step` : int, updates so far
+    rows : int, training rows in an epoch; `rows_seen` : int, rows visited so far
+    history : dict of lists, one value for every complete epoch
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        parameters: NDArray[Any],
+        epochs: int,
+        rows: int,
+        history: dict[str, list[float]],
+    ) -> None:
+        self.network = network
+        self.parameters = parameters
+        self.epochs = epochs
+        self.rows = rows
+        self.history = history
+        self.epoch = 0
+        self.step = 0
+        self.rows_seen = 0
+        self.stop_reason: str | None = None
+
+    @property
+    def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Live views (weights, biases) of every layer."""
+        return layer_views(self.parameters, self.network.sizes)
+
+    def stop(self, reason: str) -> None:
+        """Ask the training to end now; the model keeps the reason."""
+        self.stop_reason = reason
+
+
+class Callback:
+    """Base of callbacks; override what you need.
+
+    A chunk is at most about 0.2 s of compiled work. If `on_epoch_end` is overridden, every epoch
+    ends a chunk; the others cost nothing per epoch.
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        """Run before the first step."""
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Run after every chunk, mid-epoch or not."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Run after every epoch, once its values stand in `run.history`."""
+
+    def on_train_end(self, run: Run) -> None:
+        """Run after the last step, however training ended."""
+
+
+class EarlyStopping(Callback):
+    """Stop when a monitored value has not improved, and restore the best parameters.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs in a row without improvement that are borne, at least 1.
+    min_delta : float
+        An improvement is a fall by more than this below the best so far; at least 0.
+    monitor : str, optional
+        A key of the history: "validation_loss" or "loss". By default the former where there is
+        validation, else the latter.
+
+    Notes
+    -----
+    "validation_loss" belongs to the parameters at the epoch's end. "loss" is measured while the
+    epoch runs, before each update, so the parameters kept with it are those at that epoch's end.
+    """
+
+    def __init__(
+        self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None
+    ) -> None:
+        self.patience = checks.whole("patience", patience, 1)
+        self.min_delta = checks.real("min_delta", min_delta, 0)
+        if monitor is not None:
+            checks.choice("monitor", monitor, ("validation_loss", "loss"))
+        self.monitor = monitor
+
+    def on_train_begin(self, run: Run) -> None:
+        """Forget any earlier training."""
+        if self.monitor == "validation_loss" and "validation_loss" not in run.history:
+            raise ValueError("EarlyStopping(monitor='validation_loss') needs fit(validation=...)")
+        default = "validation_loss" if "validation_loss" in run.history else "loss"
+        self.key = self.monitor or default
+        self.best = math.inf
+        self.best_epoch = 0
+        self.best_parameters = run.parameters.copy()
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Keep the parameters if they are the best so far; stop if patience is at its end."""
+        value = run.history[self.key][-1]
+        if value < self.best - self.min_delta:
+            self.best, self.best_epoch = value, run.epoch
+            self.best_parameters[...] = run.parameters
+        elif run.epoch - self.best_epoch >= self.patience:
+            run.stop(f"{self.key} has not improved for {self.patience} epochs")
+
+    def on_train_end(self, run: Run) -> None:
+        """Put the best parameters back."""
+        if self.best_epoch:
+            run.parameters[...] = self.best_parameters
+
+
+class TimeLimit(Callback):
+    """Stop after `seconds` of wall-clock time, within about one chunk (0.2 s)."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = checks.real("seconds", seconds, 0, open_low=True)
+
+    def on_train_begin(self, run: Run) -> None:
+        """Start the clock."""
+        self.end = time.monotonic() + self.seconds
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Stop if time is up."""
+        if time.monotonic() >= self.end:
+            run.stop(f"time limit of {self.seconds:g} s reached")
+
+
+class Progress(Callback):
+    """A tqdm bar on stderr with the epoch, its loss and the rows per second."""
+
+    bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, run: Run) -> None:
+        """Open the bar."""
+        from tqdm import tqdm
+
+        self.bar = tqdm(total=run.epochs * run.rows, unit="row", unit_scale=True, file=sys.stderr)
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Move the bar."""
+        if self.bar is None:
+            return
+        self.bar.set_description(f"epoch {run.epoch}/{run.epochs}", refresh=False)
+        if run.history["loss"]:
+            shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
+            self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(run.rows_seen - self.bar.n)
+
+    def on_train_end(self, run: Run) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+

@@ -1,0 +1,70 @@
+"""Refusals in one line: what was got, what was wanted, and the choices."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+
+
+def choice(what: str, value: object, choices: Sequence[str]) -> str:
+    """Return `value` if it is one of `choices`; ValueError or TypeError otherwise."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} must be a name, got {value!r}; choose from: {', '.join(choices)}")
+    if value not in choices:
+        raise ValueError(f"unknown {what} {value!r}; choose from: {', '.join(choices)}")
+    return value
+
+
+def real(
+    what: str,
+    value: object,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Return `value` as a float within the bounds; TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{what} must be a number, got {value!r}")
+    number = float(value)
+    below = number <= low if open_low else number < low
+    above = number >= high if open_high else number > high
+    if not math.isfinite(number) or below or above:
+        wanted = _interval(low, high, open_low, open_high)
+        raise ValueError(f"{what} must be {wanted}, got {value!r}")
+    return number
+
+
+def whole(what: str, value: object, low: int, high: int | None = None) -> int:
+    """Return `value` as an int within [low, high]; TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{what} must be a whole number, got {value!r}")
+    number = int(value)
+    if number < low or (high is not None and number > high):
+        wanted = f"at least {low}" if high is None or number < low else f"at most {high}"
+        raise ValueError(f"{what} must be {wanted}, got {value!r}")
+    return number
+
+
+def flag(what: str, value: object) -> bool:
+    """Return `value` if it is True or False; TypeError otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{what} must be True or False, got {value!r}")
+    return value
+
+
+def instance(what: str, value: object, wanted: type | tuple[type, ...], choices: str) -> None:
+    """Raise TypeError unless `value` is an instance of `wanted`."""
+    if not isinstance(value, wanted):
+        hint = " (the class; make an instance of it)" if isinstance(value, type) else ""
+        raise TypeError(f"{what} must be {choices}, got {value!r}{hint}")
+
+
+def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:
+    if low == -math.inf and high == math.inf:
+        return "a finite number"
+    if high == math.inf:
+        return f"{'above' if open_low else 'at least'} {low:g}"
+    return f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"

@@ -1,0 +1,159 @@
+"""From what a user passes to clean arrays: checked, native, C-contiguous, of one floating dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastmlp.backend import Data
+from fastmlp.network import Network
+
+Array = NDArray[Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_array(what: str, value: ArrayLike) -> Array:
+    """Return `value` as an array of real numbers, without a copy where it is one.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything but booleans, integers or floats.
+    ValueError
+        If it is ragged.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")
+    if hasattr(value, "toarray") and not hasattr(value, "__array__"):
+        raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{what} must be a rectangular array of numbers: {error}") from None
+    if array.dtype.kind not in "buif":
+        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}")
+    return array
+
+
+def floating_dtype(dtype: DTypeLike | None, inputs: Array) -> np.dtype[Any]:
+    """Return float32 or float64: `dtype` if given, else float32 if X is, else float64."""
+    if dtype is None:
+        return FLOATS[0] if inputs.dtype.newbyteorder("=") == FLOATS[0] else FLOATS[1]
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if wanted not in FLOATS:
+        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+    return wanted
+
+
+def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return `array` as C-contiguous, native `dtype` and finite; a copy only where it must be."""
+    with np.errstate(over="ignore"):
+        cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
+    # A finite sum proves finite terms and needs no mask as large as the data.
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = cleaned.sum()
+    if not np.isfinite(total):
+        finite = np.isfinite(cleaned)
+        if not finite.all():
+            first = tuple(int(i) for i in np.argwhere(~finite)[0])
+            value = np.asarray(array)[first]
+            place = ", ".join(map(str, first))
+            if np.isfinite(value):
+                raise ValueError(f"{what}[{place}] = {value} does not fit into {dtype}")
+            raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+    return cleaned
+
+
+def clean_inputs(what: str, value: ArrayLike, n_in: int, dtype: DTypeLike | None) -> Array:
+    """Return X as a clean (rows, n_in) array of `dtype` (of X's own if None).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is not a two-dimensional array of finite real numbers with n_in columns and a row.
+    """
+    array = as_array(what, value)
+    if array.ndim != 2 or array.shape[1] != n_in:
+        raise ValueError(f"{what} must have shape (rows, {n_in}), got {array.shape}")
+    if array.shape[0] == 0:
+        raise ValueError(f"{what} must hold at least 1 row, got 0")
+    return clean(what, array, floating_dtype(dtype, array))
+
+
+def clean_targets(
+    what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]
+) -> Array:
+    """Return y as a clean (rows, n_out) array on which the network's loss is defined.
+
+    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy.
+    """
+    array = as_array(what, value)
+    n_out = network.sizes[-1]
+    labels = network.loss == "cross_entropy" and array.shape in ((rows,), (rows, 1))
+    if labels:
+        return _one_hot(what, array.reshape(rows), n_out, dtype)
+    if array.shape == (rows,) and n_out == 1:
+        array = array.reshape(rows, 1)
+    if array.shape != (rows, n_out):
+        wanted = f"({rows}, {n_out})"
+        if network.loss == "cross_entropy":
+            wanted = f"({rows},) for class labels or {wanted} for one-hot rows"
+        elif n_out == 1:
+            wanted = f"({rows},) or {wanted}"
+        raise ValueError(f"{what} must have shape {wanted}, got {array.shape}")
+    targets = clean(what, array, dtype)
+    _check_range(what, targets, network.loss)
+    return targets
+
+
+def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return sample weights as a clean (rows,) array, ones if None."""
+    if value is None:
+        return np.ones(rows, dtype)
+    array = as_array(what, value)
+    if array.shape != (rows,):
+        raise ValueError(f"{what} must have shape ({rows},), got {array.shape}")
+    weights = clean(what, array, dtype)
+    if (weights < 0).any():
+        raise ValueError(f"{what} must be at least 0, got {weights.min()}")
+    if not weights.any():
+        raise ValueError(f"{what} must not be all zero")
+    return weights
+
+
+def take(data: Data, rows: NDArray[np.int64]) -> Data:
+    """Return copies of the given rows."""
+    return Data(data.inputs[rows], data.targets[rows], data.weights[rows])
+
+
+def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Array:
+    if labels.dtype.kind == "b":
+        labels = labels.astype(np.int64)
+    wrong = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
+    if wrong.any():
+        raise ValueError(
+            f"{what} must hold class labels 0..{classes - 1} (sizes[-1] = {classes}), "
+            f"got {labels[wrong][0]}"
+        )
+    targets = np.zeros((labels.size, classes), dtype)
+    targets[np.arange(labels.size), labels.astype(np.int64)] = 1
+    return targets
+
+
+def _check_range(what: str, targets: Array, loss: str) -> None:
+    if loss == "binary_cross_entropy" and ((targets < 0) | (targets > 1)).any():
+        wrong = targets[(targets < 0) | (targets > 1)][0]
+        raise ValueError(f"{what} must lie in [0, 1] for binary_cross_entropy, got {wrong}")
+    if loss == "poisson" and (targets < 0).any():
+        raise ValueError(f"{what} must be at least 0 for poisson, got {targets.min()}")
+    if loss == "cross_entropy":
+        sums = targets.sum(axis=1, dtype=np.float64)
+        # Probabilities that were rounded to float32, or written with a few digits, still pass.
+        if (targets < 0).any() or (np.abs(sums - 1) > 1e-3).any():
+            raise ValueError(f"{what} must hold one-hot or probability rows that sum to 1 for cross_entropy")

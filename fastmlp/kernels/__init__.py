@@ -1,0 +1,1 @@
+"""The compiled backends: slots and program templates, joined by `bind` into variants."""

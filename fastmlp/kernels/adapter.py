@@ -1,0 +1,153 @@
+"""Makes a `Backend` of a variant: descriptions become numbers here, and buffers are allocated."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.activations import ACTIVATIONS
+from fastmlp.backend import Backend, Chunk, Data
+from fastmlp.kernels.bind import bind
+from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape, Workspace
+from fastmlp.kernels.variant import Variant
+from fastmlp.layout import layer_slices
+from fastmlp.losses import CROSS_ENTROPY, LOSSES
+from fastmlp.network import Network
+from fastmlp.state import TrainState
+from fastmlp import optimizers
+
+Array = NDArray[Any]
+
+BLOCK_ROWS = 256
+"""Rows that predict and evaluate take at a time: what they allocate does not grow with the data."""
+
+
+def compiled_backend(variant: Variant) -> Backend:
+    """Return the variant as a backend; it compiles, or loads from the disk cache, when called."""
+    program = bind(variant)
+
+    def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
+        work = workspace(network, min(BLOCK_ROWS, len(inputs)), parameters.dtype)
+        program.predict(shape_of(network), parameters, writable(inputs), work, out)
+
+    def evaluate(network: Network, parameters: Array, data: Data) -> float:
+        work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), parameters.dtype)
+        return float(program.evaluate(shape_of(network), parameters, *map(writable, data), work))
+
+    def gradient(
+        network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
+    ) -> float:
+        work = workspace(network, len(data.inputs), parameters.dtype)
+        shape = shape_of(network)
+        rows = map(writable, data)
+        return float(program.gradient(shape, parameters, *rows, key, step, work, gradients))
+
+    def update(
+        network: Network,
+        optimizer: optimizers.Optimizer,
+        state: TrainState,
+        rate: float,
+        bias_rate: float,
+    ) -> TrainState:
+        program.update(shape_of(network), rule_of(optimizer), *state, rate, bias_rate)
+        return state._replace(step=state.step + 1)
+
+    def train_chunk(
+        network: Network,
+        optimizer: optimizers.Optimizer,
+        state: TrainState,
+        data: Data,
+        chunk: Chunk,
+        key: int,
+        threads: int | None,
+        losses: NDArray[np.float64],
+    ) -> TrainState:
+        work = workspace(network, int((chunk.stops - chunk.starts).max()), state.parameters.dtype)
+        program.train_chunk(
+            shape_of(network), rule_of(optimizer), *state, *map(writable, data), *chunk, key, work, losses
+        )
+        return state._replace(step=state.step + len(losses))
+
+    return Backend(variant.name, predict, evaluate, gradient, update, train_chunk)
+
+
+@functools.lru_cache(maxsize=64)
+def shape_of(network: Network) -> Shape:
+    """Return a network in numbers."""
+    layers = np.array(layer_slices(network.sizes), np.int64)
+    units = np.array(network.sizes[1:], np.int64)
+    loss = LOSSES.index(network.loss)
+    return Shape(
+        sizes=np.array(network.sizes, np.int64),
+        weights=layers[:, 0].copy(),
+        biases=layers[:, 1].copy(),
+        ends=layers[:, 2].copy(),
+        units=np.cumsum(units) - units,
+        activations=np.array([ACTIVATIONS.index(name) for name in network.activations], np.int64),
+        dropout=np.array([*network.dropout, 0.0]),
+        loss=loss,
+        loss_parameter=network.quantile if network.loss == "pinball" else network.huber_delta,
+        element_mean=loss != CROSS_ENTROPY,
+        l1=network.l1,
+        l2=network.l2,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def rule_of(optimizer: optimizers.Optimizer) -> Rule:
+    """Return an optimiser in numbers."""
+    plain = Rule(
+        code=SGD,
+        momentum=0.0,
+        nesterov=False,
+        beta1=0.0,
+        beta2=0.0,
+        epsilon=0.0,
+        decay=0.0,
+        clip_norm=np.inf if optimizer.clip_norm is None else float(optimizer.clip_norm),
+    )
+    match optimizer:
+        case optimizers.SGD():
+            return plain._replace(
+                momentum=float(optimizer.momentum), nesterov=optimizer.nesterov
+            )
+        case optimizers.RMSprop():
+            return plain._replace(
+                code=RMSPROP,
+                momentum=float(optimizer.momentum),
+                beta2=float(optimizer.alpha),
+                epsilon=float(optimizer.epsilon),
+            )
+        case optimizers.Adam():
+            return plain._replace(
+                code=ADAM,
+                beta1=float(optimizer.beta1),
+                beta2=float(optimizer.beta2),
+                epsilon=float(optimizer.epsilon),
+                decay=float(getattr(optimizer, "weight_decay", 0.0)),
+            )
+    raise TypeError(f"optimizer must be an SGD, RMSprop, Adam or AdamW, got {optimizer!r}")
+
+
+def workspace(network: Network, rows: int, dtype: np.dtype[Any]) -> Workspace:
+    """Return buffers for batches of up to `rows` rows."""
+    n_in, n_out = network.sizes[0], network.sizes[-1]
+    units = sum(network.sizes[1:])
+    lengths = (rows * n_in, rows * n_out, rows, *(4 * [rows * units]))
+    return Workspace(*(np.empty(length, dtype) for length in lengths))
+
+
+def writable(array: Array) -> Array:
+    """Return `array`, or a view of it that Numba does not see as read-only.
+
+    Kernels never write to their inputs; without this a read-only X would compile anew.
+    """
+    if array.flags.writeable:
+        return array
+    pointer = array.__array_interface__["data"][0]
+    interface = {**array.__array_interface__, "data": (pointer, False)}
+    holder = type("Memory", (), {"__array_interface__": interface, "base": array})()
+    return np.asarray(holder)

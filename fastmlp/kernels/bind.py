@@ -1,0 +1,119 @@
+"""Joins the program's templates with a variant's slots, and has Numba compile the result.
+
+A template is copied with its globals rebound to the variant's functions, under a qualified name
+that carries the variant and a digest of all sources. Of the ways to specialise a Numba function
+this is the one that a second process finds in the disk cache, and that an edit invalidates:
+closures and functions passed as arguments are never found again, and rebound globals under an
+unchanged name are found with the wrong code. Slots themselves stay uncached, since Numba checks
+the date of one source file only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+from numba.core import event
+
+import fastmlp.activations
+import fastmlp.losses
+from fastmlp.kernels import program
+from fastmlp.kernels.variant import Variant
+
+Function = Callable[..., Any]
+
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+
+class Program(NamedTuple):
+    """A variant's compiled entry points; their signatures stand in `fastmlp.kernels.program`."""
+
+    train_chunk: Function
+    gradient: Function
+    update: Function
+    predict: Function
+    evaluate: Function
+
+
+TEMPLATES: dict[str, Function] = {
+    name: value
+    for name, value in vars(program).items()
+    if isinstance(value, types.FunctionType) and value.__module__ == program.__name__
+}
+
+
+def bind(variant: Variant) -> Program:
+    """Return the variant's program; nothing compiles before its first call."""
+    functions = {**TEMPLATES, **variant.resolved()}
+    suffix = f"{variant.name}_{_digest(variant)}"
+    return Program(*(_link(functions[name], functions, suffix) for name in Program._fields))
+
+
+_linked: dict[tuple[Any, ...], Function] = {}
+
+
+def _link(function: Function, functions: dict[str, Function], suffix: str) -> Function:
+    """Return `function` compiled, every function that it names looked up in `functions` first.
+
+    What needs none of a variant's own functions is shared between variants, so that one process
+    compiles it once.
+    """
+    names = function.__code__.co_names
+    scope = function.__globals__
+    inner = {
+        name: _link(functions.get(name, scope.get(name)), functions, suffix)
+        for name in names
+        if isinstance(functions.get(name, scope.get(name)), types.FunctionType)
+    }
+    entry = function.__name__ in Program._fields
+    key = (function, suffix if entry else None, *sorted((n, id(f)) for n, f in inner.items()))
+    if key not in _linked:
+        copy = types.FunctionType(
+            function.__code__, {**scope, **inner}, function.__name__, function.__defaults__
+        )
+        copy.__module__ = function.__module__
+        copy.__qualname__ = f"{function.__name__}_{suffix}" if entry else function.__qualname__
+        _linked[key] = numba.njit(copy, cache=entry, **OPTIONS)
+    return _linked[key]
+
+
+def _digest(variant: Variant) -> str:
+    """Return a digest of every source that a variant's machine code depends on."""
+    sources = {Path(function.__code__.co_filename) for function in variant.resolved().values()}
+    sources |= set(Path(__file__).parent.rglob("*.py"))
+    sources |= {Path(module.__file__ or "") for module in (fastmlp.activations, fastmlp.losses)}
+    texts = sorted(source.read_bytes() for source in sources)
+    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
+    """Says on stderr, once for each program and dtype, that it compiles."""
+
+    def __init__(self) -> None:
+        self._said: set[tuple[str, str]] = set()
+
+    def on_start(self, ev: Any) -> None:
+        function = ev.data["dispatcher"].py_func
+        if function.__name__ not in Program._fields:
+            return
+        variant = function.__qualname__.removeprefix(f"{function.__name__}_").rpartition("_")[0]
+        dtype = next(str(a.dtype) for a in ev.data["args"] if isinstance(a, numba.types.Array))
+        if (variant, dtype) not in self._said:
+            self._said.add((variant, dtype))
+            print(
+                f"fastmlp: compiling the {variant!r} backend for {dtype}; this happens once, "
+                "later runs load it from the disk cache",
+                file=sys.stderr,
+                flush=True,
+            )
+
+    def on_end(self, ev: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcer())

@@ -1,0 +1,244 @@
+"""The compiled program as templates: plain functions that call slots by name.
+
+`fastmlp.kernels.bind` copies them for each variant with the slots' names bound to that variant's
+functions, and Numba compiles the copies. A name that is not defined here is a slot; their
+signatures stand in `fastmlp.slots`. Sizes, activations, loss and optimiser are data, so
+that one compilation for each dtype serves every network. Nothing in a step allocates.
+"""
+
+# ruff: noqa: F821  (slots are bound later)
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+SGD, RMSPROP, ADAM = range(3)
+"""The codes of the optimisers' slots; AdamW is ADAM with a decay."""
+
+
+class Shape(NamedTuple):
+    """A network in numbers; one entry a layer unless said otherwise.
+
+    sizes : (layers + 1,) int64, units of every layer, inputs first
+    weights, biases, ends : (layers,) int64, places in the flat vector (`fastmlp.layout`)
+    units : (layers,) int64, place of a layer's units in a row of the workspace
+    activations : (layers,) int64 codes, the output's last
+    dropout : (layers,) float64 probabilities, 0 for the last
+    loss : int code; loss_parameter : float, huber's delta or pinball's quantile
+    element_mean : bool, whether the loss divides by n_out too
+    l1, l2 : float
+    """
+
+    sizes: np.ndarray
+    weights: np.ndarray
+    biases: np.ndarray
+    ends: np.ndarray
+    units: np.ndarray
+    activations: np.ndarray
+    dropout: np.ndarray
+    loss: int
+    loss_parameter: float
+    element_mean: bool
+    l1: float
+    l2: float
+
+
+class Rule(NamedTuple):
+    """An optimiser in numbers: a code, and the constants that its slot takes."""
+
+    code: int
+    momentum: float
+    nesterov: bool
+    beta1: float
+    beta2: float
+    epsilon: float
+    decay: float
+    clip_norm: float
+
+
+class Workspace(NamedTuple):
+    """Buffers for one batch, every one flat and used layer after layer.
+
+    inputs (rows * n_in), targets (rows * n_out), weights (rows) : the gathered batch
+    logits, activations, dropped, deltas : (rows * units of all layers)
+    """
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    logits: np.ndarray
+    activations: np.ndarray
+    dropped: np.ndarray
+    deltas: np.ndarray
+
+
+def layer_weights(shape, layer, flat):
+    """Return the weights' part of a flat vector as (n_in, n_out)."""
+    place = flat[shape.weights[layer] : shape.biases[layer]]
+    return place.reshape(shape.sizes[layer], shape.sizes[layer + 1])
+
+
+def layer_biases(shape, layer, flat):
+    """Return the biases' part of a flat vector, (n_out,)."""
+    return flat[shape.biases[layer] : shape.ends[layer]]
+
+
+def layer_units(shape, layer, rows, flat):
+    """Return a layer's part of a workspace buffer as (rows, units)."""
+    start = shape.units[layer] * rows
+    stop = start + shape.sizes[layer + 1] * rows
+    return flat[start:stop].reshape(rows, shape.sizes[layer + 1])
+
+
+def layer_source(shape, layer, rows, inputs, work):
+    """Return what a layer multiplies: the inputs, or the layer's before it, dropped if it drops."""
+    if layer == 0:
+        return inputs
+    if shape.dropout[layer - 1] > 0:
+        return layer_units(shape, layer - 1, rows, work.dropped)
+    return layer_units(shape, layer - 1, rows, work.activations)
+
+
+def forward(shape, parameters, inputs, work):
+    """Fill work.logits of all layers and work.activations of the hidden ones, nothing dropped."""
+    rows = inputs.shape[0]
+    last = len(shape.activations) - 1
+    source = inputs
+    for layer in range(last + 1):
+        z = layer_units(shape, layer, rows, work.logits)
+        affine(source, layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters), z)
+        if layer < last:
+            a = layer_units(shape, layer, rows, work.activations)
+            activate(shape.activations[layer], z, a)
+            source = a
+    return z
+
+
+def forward_training(shape, parameters, inputs, key, step, work):
+    """As `forward`, with dropout: also fill work.dropped where a layer drops."""
+    rows = inputs.shape[0]
+    last = len(shape.activations) - 1
+    for layer in range(last + 1):
+        z = layer_units(shape, layer, rows, work.logits)
+        source = layer_source(shape, layer, rows, inputs, work)
+        affine(source, layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters), z)
+        if layer < last:
+            a = layer_units(shape, layer, rows, work.activations)
+            activate(shape.activations[layer], z, a)
+            if shape.dropout[layer] > 0:
+                kept = layer_units(shape, layer, rows, work.dropped)
+                drop(key, step, layer, shape.dropout[layer], a, kept)
+    return z
+
+
+def loss_share(shape, weights):
+    """Return what one weighted element's loss counts: 1 / (sum of weights [* n_out]), or 0."""
+    total = 0.0
+    for i in range(len(weights)):
+        total += weights[i]
+    if shape.element_mean:
+        total *= shape.sizes[-1]
+    return 1.0 / total if total > 0 else 0.0
+
+
+def gradient(shape, parameters, inputs, targets, weights, key, step, work, gradients):
+    """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
+    rows = inputs.shape[0]
+    last = len(shape.activations) - 1
+    logits = forward_training(shape, parameters, inputs, key, step, work)
+    delta = layer_units(shape, last, rows, work.deltas)
+    share = loss_share(shape, weights)
+    objective = output_loss(
+        shape.activations[last], shape.loss, shape.loss_parameter, share, logits, targets, weights, delta
+    )
+    for layer in range(last, -1, -1):
+        w = layer_weights(shape, layer, parameters)
+        dw = layer_weights(shape, layer, gradients)
+        weight_gradient(layer_source(shape, layer, rows, inputs, work), delta, dw)
+        bias_gradient(delta, layer_biases(shape, layer, gradients))
+        if shape.l1 > 0 or shape.l2 > 0:
+            objective += penalize(shape.l1, shape.l2, w, dw)
+        if layer > 0:
+            below = layer_units(shape, layer - 1, rows, work.deltas)
+            input_gradient(delta, w, below)
+            if shape.dropout[layer - 1] > 0:
+                drop(key, step, layer - 1, shape.dropout[layer - 1], below, below)
+            z = layer_units(shape, layer - 1, rows, work.logits)
+            a = layer_units(shape, layer - 1, rows, work.activations)
+            activate_gradient(shape.activations[layer - 1], z, a, below)
+            delta = below
+    return objective
+
+
+def update(shape, rule, parameters, gradients, moments, step, rate, bias_rate):
+    """Apply gradients to parameters; step counts the updates done before."""
+    if rule.clip_norm < np.inf:
+        clip(rule.clip_norm, gradients)
+    correction1 = 1.0 - rule.beta1 ** (step + 1)
+    correction2 = 1.0 - rule.beta2 ** (step + 1)
+    for layer in range(len(shape.activations)):
+        for part in range(2):
+            start = shape.weights[layer] if part == 0 else shape.biases[layer]
+            stop = shape.biases[layer] if part == 0 else shape.ends[layer]
+            r = rate if part == 0 else bias_rate
+            p, g = parameters[start:stop], gradients[start:stop]
+            first, second = moments[0, start:stop], moments[1, start:stop]
+            if rule.code == SGD:
+                sgd(r, rule.momentum, rule.nesterov, g, p, first)
+            elif rule.code == RMSPROP:
+                rmsprop(r, rule.beta2, rule.epsilon, rule.momentum, g, p, first, second)
+            elif rule.code == ADAM:
+                adam(
+                    r, rule.beta1, rule.beta2, rule.epsilon, rule.decay, correction1, correction2,
+                    g, p, first, second,
+                )  # fmt: skip
+
+
+def train_chunk(
+    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, starts, stops, rates, key, work, losses,
+):  # fmt: skip
+    """Take all steps of a chunk; write each one's objective to losses (steps,)."""
+    n_in, n_out = inputs.shape[1], targets.shape[1]
+    for s in range(len(starts)):
+        visited = order[starts[s] : stops[s]]
+        rows = len(visited)
+        x = work.inputs[: rows * n_in].reshape(rows, n_in)
+        y = work.targets[: rows * n_out].reshape(rows, n_out)
+        w = work.weights[:rows]
+        gather(inputs, visited, x)
+        gather(targets, visited, y)
+        for i in range(rows):
+            w[i] = weights[visited[i]]
+        losses[s] = gradient(shape, parameters, x, y, w, key, step + s, work, gradients)
+        update(shape, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
+
+
+def predict(shape, parameters, inputs, work, out):
+    """Write the network's output for inputs (rows, n_in) to out (rows, n_out), block by block."""
+    block = len(work.weights)
+    last = len(shape.activations) - 1
+    for start in range(0, len(inputs), block):
+        rows = inputs[start : min(start + block, len(inputs))]
+        z = forward(shape, parameters, rows, work)
+        activate(shape.activations[last], z, out[start : start + len(rows)])
+
+
+def evaluate(shape, parameters, inputs, targets, weights, work):
+    """Return the loss over all rows, without dropout and penalties, block by block."""
+    block = len(work.weights)
+    last = len(shape.activations) - 1
+    share = loss_share(shape, weights)
+    loss = 0.0
+    for start in range(0, len(inputs), block):
+        stop = min(start + block, len(inputs))
+        z = forward(shape, parameters, inputs[start:stop], work)
+        delta = layer_units(shape, last, stop - start, work.deltas)
+        loss += output_loss(
+            shape.activations[last], shape.loss, shape.loss_parameter, share,
+            z, targets[start:stop], weights[start:stop], delta,
+        )  # fmt: skip
+    return loss

@@ -1,0 +1,57 @@
+"""What declares a compiled backend: a name, a base, and the functions it overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Work(NamedTuple):
+    """One step's size, for the choice of the fastest variant.
+
+    sizes : units of every layer; rows : of a batch; itemsize : bytes of a number; threads : allowed
+    """
+
+    sizes: tuple[int, ...]
+    rows: int
+    itemsize: int
+    threads: int
+
+    @classmethod
+    def of(cls, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int) -> Work:
+        """Return the work of a step of `rows` rows in `dtype`."""
+        return cls(sizes, rows, dtype.itemsize, threads)
+
+    @property
+    def flops(self) -> float:
+        """Multiply-adds of the matmuls, counted as 2: three a layer, two in the first."""
+        products = [n_in * n_out for n_in, n_out in zip(self.sizes, self.sizes[1:], strict=False)]
+        return 2.0 * self.rows * (3 * sum(products) - products[0])
+
+    @property
+    def units(self) -> int:
+        """Activations of one row."""
+        return sum(self.sizes[1:])
+
+
+class Variant(NamedTuple):
+    """A compiled backend, declared.
+
+    name : what `fit(backend=...)` calls it
+    base : the variant whose slots it takes over where it has none of its own; None for the first
+    slots : functions by slot name (see `fastmlp.slots`) or by template name
+        (see `fastmlp.kernels.program`), plain Python that Numba compiles
+    seconds : estimate of one training step, for backend="auto"; None leaves it out of the choice
+    """
+
+    name: str
+    base: Variant | None
+    slots: Mapping[str, Callable[..., Any]]
+    seconds: Callable[[Work], float] | None = None
+
+    def resolved(self) -> dict[str, Callable[..., Any]]:
+        """Return the functions by name, those of the bases included."""
+        inherited = self.base.resolved() if self.base is not None else {}
+        return {**inherited, **self.slots}

@@ -1,0 +1,413 @@
+"""baseline: plain loops in every slot, as one would write them in C on a first day.
+
+It is the variant that the others override, the readable twin of the reference, and no slower than
+anything else where a network is so small that a BLAS call costs more than the work. Loops run over
+the last axis innermost, so that LLVM vectorises what it can; exp and its like are scalar calls.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from fastmlp.activations import (
+    ELU,
+    EXP,
+    GELU,
+    IDENTITY,
+    LEAKY_RELU,
+    LEAKY_SLOPE,
+    RELU,
+    SIGMOID,
+    SILU,
+    SOFTMAX,
+    SOFTPLUS,
+    TANH,
+)
+from fastmlp.kernels.variant import Variant, Work
+from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE, PINBALL, POISSON
+
+SQRT_HALF = math.sqrt(0.5)
+SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
+
+# --- matmuls -------------------------------------------------------------------------------------
+
+
+def affine(x, w, b, out):
+    """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
+    for i in range(x.shape[0]):
+        for j in range(w.shape[1]):
+            out[i, j] = b[j]
+        for k in range(w.shape[0]):
+            for j in range(w.shape[1]):
+                out[i, j] += x[i, k] * w[k, j]
+
+
+def weight_gradient(x, delta, out):
+    """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
+    for k in range(x.shape[1]):
+        for j in range(delta.shape[1]):
+            out[k, j] = 0
+        for i in range(x.shape[0]):
+            for j in range(delta.shape[1]):
+                out[k, j] += x[i, k] * delta[i, j]
+
+
+def bias_gradient(delta, out):
+    """out (n_out,) = the sum of delta (rows, n_out) over its rows."""
+    for j in range(delta.shape[1]):
+        out[j] = 0
+    for i in range(delta.shape[0]):
+        for j in range(delta.shape[1]):
+            out[j] += delta[i, j]
+
+
+def input_gradient(delta, w, out):
+    """out (rows, n_in) = delta (rows, n_out) @ w.T."""
+    for i in range(delta.shape[0]):
+        for k in range(w.shape[0]):
+            total = delta.dtype.type(0)
+            for j in range(w.shape[1]):
+                total += delta[i, j] * w[k, j]
+            out[i, k] = total
+
+
+def gather(rows_of, order, out):
+    """out (visited, columns) = rows_of (rows, columns) at order (visited,) int64."""
+    for i in range(len(order)):
+        for j in range(rows_of.shape[1]):
+            out[i, j] = rows_of[order[i], j]
+
+
+# --- activations ---------------------------------------------------------------------------------
+
+
+def logistic(z):
+    """1 / (1 + exp(-z)), with no overflow at either end."""
+    one = type(z)(1)
+    if z >= 0:
+        return one / (one + math.exp(-z))
+    e = math.exp(z)
+    return e / (one + e)
+
+
+def softplus(z):
+    """log(1 + exp(z)), with no overflow at either end."""
+    zero = type(z)(0)
+    return max(z, zero) + math.log1p(math.exp(-abs(z)))
+
+
+def normal_cdf(z):
+    """The standard normal distribution function."""
+    half = type(z)(0.5)
+    return half * (type(z)(1) + math.erf(z * type(z)(SQRT_HALF)))
+
+
+def normal_density(z):
+    """The standard normal density."""
+    return math.exp(type(z)(-0.5) * z * z) / type(z)(SQRT_TWO_PI)
+
+
+def activate(code, z, out):
+    """out = the activation `code` of z, both (rows, units); may be z itself."""
+    rows, units = z.shape
+    one, zero = z.dtype.type(1), z.dtype.type(0)
+    slope = z.dtype.type(LEAKY_SLOPE)
+    if code == SOFTMAX:
+        softmax(z, out)
+        return
+    for i in range(rows):
+        if code == IDENTITY:
+            for j in range(units):
+                out[i, j] = z[i, j]
+        elif code == RELU:
+            for j in range(units):
+                out[i, j] = zero if z[i, j] < zero else z[i, j]  # a nan stays one
+        elif code == LEAKY_RELU:
+            for j in range(units):
+                out[i, j] = z[i, j] if z[i, j] > zero else slope * z[i, j]
+        elif code == ELU:
+            for j in range(units):
+                out[i, j] = z[i, j] if z[i, j] > zero else math.expm1(z[i, j])
+        elif code == GELU:
+            for j in range(units):
+                out[i, j] = z[i, j] * normal_cdf(z[i, j])
+        elif code == SILU:
+            for j in range(units):
+                out[i, j] = z[i, j] * logistic(z[i, j])
+        elif code == SOFTPLUS:
+            for j in range(units):
+                out[i, j] = softplus(z[i, j])
+        elif code == SIGMOID:
+            for j in range(units):
+                out[i, j] = logistic(z[i, j])
+        elif code == TANH:
+            for j in range(units):
+                out[i, j] = math.tanh(z[i, j])
+        elif code == EXP:
+            for j in range(units):
+                out[i, j] = math.exp(z[i, j])
+
+
+def activate_gradient(code, z, a, delta):
+    """delta (rows, units) *= the derivative of the activation `code` at z, where it is a."""
+    rows, units = z.shape
+    one, zero = z.dtype.type(1), z.dtype.type(0)
+    slope = z.dtype.type(LEAKY_SLOPE)
+    for i in range(rows):
+        if code == RELU:
+            for j in range(units):
+                delta[i, j] = delta[i, j] if z[i, j] > zero else zero
+        elif code == LEAKY_RELU:
+            for j in range(units):
+                delta[i, j] *= one if z[i, j] > zero else slope
+        elif code == ELU:
+            for j in range(units):
+                delta[i, j] *= one if z[i, j] > zero else math.exp(z[i, j])
+        elif code == GELU:
+            for j in range(units):
+                delta[i, j] *= normal_cdf(z[i, j]) + z[i, j] * normal_density(z[i, j])
+        elif code == SILU:
+            for j in range(units):
+                delta[i, j] *= logistic(z[i, j]) * (one + z[i, j] * logistic(-z[i, j]))
+        elif code == SOFTPLUS:
+            for j in range(units):
+                delta[i, j] *= logistic(z[i, j])
+        elif code == SIGMOID:
+            for j in range(units):
+                delta[i, j] *= a[i, j] * (one - a[i, j])
+        elif code == TANH:
+            for j in range(units):
+                delta[i, j] *= one - a[i, j] * a[i, j]
+        elif code == EXP:
+            for j in range(units):
+                delta[i, j] *= a[i, j]
+
+
+def softmax(z, out):
+    """out (rows, classes) = exp(z) / its row sums, with each row's maximum taken off first."""
+    for i in range(z.shape[0]):
+        top = z[i, 0]
+        for j in range(1, z.shape[1]):
+            top = max(top, z[i, j])
+        total = z.dtype.type(0)
+        for j in range(z.shape[1]):
+            out[i, j] = math.exp(z[i, j] - top)
+            total += out[i, j]
+        for j in range(z.shape[1]):
+            out[i, j] /= total
+
+
+# --- losses --------------------------------------------------------------------------------------
+
+
+def element_loss(loss, parameter, r):
+    """An element-wise loss of the residual r = a - target, and its derivative by a."""
+    real = type(r)
+    zero, half, one = real(0), real(0.5), real(1)
+    if loss == MSE:
+        return r * r, r + r
+    if loss == MAE:
+        return abs(r), one if r > zero else (-one if r < zero else r)
+    if loss == HUBER:
+        d = real(parameter)
+        if abs(r) <= d:
+            return half * r * r, r
+        return d * (abs(r) - half * d), d if r > zero else -d
+    if loss == PINBALL:
+        q = real(parameter)
+        slope = one - q if r > zero else (-q if r < zero else zero)
+        return r * slope, slope
+    return zero, zero
+
+
+def output_loss(output, loss, parameter, share, z, targets, weights, delta):
+    """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
+
+    `output` and `loss` are codes, `parameter` is huber's delta or pinball's quantile; row i counts
+    with share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
+    """
+    activate(output, z, delta)
+    objective = 0.0
+    for i in range(z.shape[0]):
+        scale = z.dtype.type(share * weights[i])
+        if scale == 0:
+            # 0 * inf must not arise: a row without weight contributes exactly nothing.
+            for j in range(z.shape[1]):
+                delta[i, j] = 0
+        elif loss == CROSS_ENTROPY:
+            objective += scale * cross_entropy_row(scale, z[i], targets[i], delta[i])
+        elif loss == BINARY_CROSS_ENTROPY:
+            for j in range(z.shape[1]):
+                objective += scale * (softplus(z[i, j]) - z[i, j] * targets[i, j])
+                delta[i, j] = scale * (delta[i, j] - targets[i, j])
+        elif loss == POISSON:
+            for j in range(z.shape[1]):
+                objective += scale * (delta[i, j] - targets[i, j] * z[i, j])
+                delta[i, j] = scale * (delta[i, j] - targets[i, j])
+        else:
+            objective += scale * element_loss_row(
+                output, loss, parameter, scale, z[i], targets[i], delta[i]
+            )
+    return objective
+
+
+def cross_entropy_row(scale, z, targets, delta):
+    """One row's cross-entropy; delta holds the softmax and becomes scale * (softmax - targets)."""
+    top = z[0]
+    for j in range(1, len(z)):
+        top = max(top, z[j])
+    total = 0.0
+    for j in range(len(z)):
+        total += math.exp(z[j] - top)
+    log_total = math.log(total)
+    row = 0.0
+    for j in range(len(z)):
+        row += targets[j] * (log_total - (z[j] - top))
+        delta[j] = scale * (delta[j] - targets[j])
+    return row
+
+
+def element_loss_row(output, loss, parameter, scale, z, targets, delta):
+    """One row's element-wise loss; delta holds the outputs and becomes the derivative by z."""
+    row = 0.0
+    along = z.dtype.type(0)
+    if output == SOFTMAX:
+        for j in range(len(z)):
+            along += delta[j] * element_loss(loss, parameter, delta[j] - targets[j])[1]
+    for j in range(len(z)):
+        a = delta[j]
+        value, by_a = element_loss(loss, parameter, a - targets[j])
+        row += value
+        if output == SOFTMAX:
+            delta[j] = scale * a * (by_a - along)
+        elif output == SIGMOID:
+            delta[j] = scale * by_a * a * (z.dtype.type(1) - a)
+        elif output == EXP:
+            delta[j] = scale * by_a * a
+        else:
+            delta[j] = scale * by_a
+    return row
+
+
+def penalize(l1, l2, w, dw):
+    """dw (n_in, n_out) += the penalties' derivative by w; returns l1 * sum|w| + l2/2 * sum w^2."""
+    first, second = w.dtype.type(l1), w.dtype.type(l2)
+    penalty = 0.0
+    for k in range(w.shape[0]):
+        for j in range(w.shape[1]):
+            dw[k, j] += second * w[k, j] + first * np.sign(w[k, j])
+            penalty += l1 * abs(w[k, j]) + 0.5 * l2 * w[k, j] * w[k, j]
+    return penalty
+
+
+# --- dropout -------------------------------------------------------------------------------------
+
+
+def scramble(bits):
+    """A hash of a 32-bit word: Wellons' "lowbias32" (2018)."""
+    bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(bits ^ (bits >> np.uint32(16)))
+
+
+def drop(key, step, layer, p, a, out):
+    """out (rows, units) = a / (1 - p) where a unit is kept, else 0; may be a itself.
+
+    Which are kept is a pure function of key, step, layer and the place in the batch, so that the
+    backward pass calls it again on the delta.
+    """
+    scale = a.dtype.type(1.0 / (1.0 - p))
+    threshold = np.uint32(p * 4294967296.0)
+    word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
+    word = scramble(np.uint32(word ^ np.uint32(layer)))
+    for i in range(a.shape[0]):
+        row = scramble(np.uint32(word + np.uint32(i) * np.uint32(0x9E3779B9)))
+        for j in range(a.shape[1]):
+            bits = scramble(np.uint32(row + np.uint32(j) * np.uint32(0x85EBCA6B)))
+            out[i, j] = a[i, j] * scale if bits >= threshold else 0
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def clip(clip_norm, gradients):
+    """Scale gradients (P,) by clip_norm / (their 2-norm + 1e-6) if that is below 1."""
+    squares = 0.0
+    for i in range(len(gradients)):
+        squares += np.float64(gradients[i]) * np.float64(gradients[i])
+    scale = clip_norm / (math.sqrt(squares) + 1e-6)
+    if scale < 1.0:
+        for i in range(len(gradients)):
+            gradients[i] *= gradients.dtype.type(scale)
+
+
+def sgd(rate, momentum, nesterov, g, p, velocity):
+    """p -= rate * g, or along the velocity momentum * velocity + g; all (n,)."""
+    real = p.dtype.type
+    r, mu = real(rate), real(momentum)
+    if momentum == 0:
+        for i in range(len(p)):
+            p[i] -= r * g[i]
+        return
+    for i in range(len(p)):
+        velocity[i] = mu * velocity[i] + g[i]
+        p[i] -= r * (g[i] + mu * velocity[i] if nesterov else velocity[i])
+
+
+def rmsprop(rate, alpha, epsilon, momentum, g, p, square, velocity):
+    """p -= rate * velocity, the velocity gathering g / (sqrt(square) + epsilon); all (n,)."""
+    real = p.dtype.type
+    r, keep, take = real(rate), real(alpha), real(1.0 - alpha)
+    eps, mu = real(epsilon), real(momentum)
+    for i in range(len(p)):
+        square[i] = keep * square[i] + take * g[i] * g[i]
+        velocity[i] = mu * velocity[i] + g[i] / (math.sqrt(square[i]) + eps)
+        p[i] -= r * velocity[i]
+
+
+def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, first, second):
+    """p -= rate / correction1 * first / (sqrt(second / correction2) + epsilon); all (n,).
+
+    `decay` shrinks p by 1 - rate * decay before (AdamW).
+    """
+    real = p.dtype.type
+    keep1, take1 = real(beta1), real(1.0 - beta1)
+    keep2, take2 = real(beta2), real(1.0 - beta2)
+    shrink, r = real(1.0 - rate * decay), real(rate / correction1)
+    unbias, eps = real(1.0 / math.sqrt(correction2)), real(epsilon)
+    for i in range(len(p)):
+        first[i] = keep1 * first[i] + take1 * g[i]
+        second[i] = keep2 * second[i] + take2 * g[i] * g[i]
+        p[i] = shrink * p[i] - r * first[i] / (math.sqrt(second[i]) * unbias + eps)
+
+
+def seconds(work: Work) -> float:
+    """Loops that LLVM vectorises reach about 6 GF/s; a unit's exp and the step's bookkeeping add."""
+    return 5e-7 + work.flops / 6e9 + 4e-9 * work.rows * work.units
+
+
+VARIANT = Variant(
+    "baseline",
+    None,
+    {
+        "activate": activate,
+        "activate_gradient": activate_gradient,
+        "adam": adam,
+        "affine": affine,
+        "bias_gradient": bias_gradient,
+        "clip": clip,
+        "drop": drop,
+        "gather": gather,
+        "input_gradient": input_gradient,
+        "output_loss": output_loss,
+        "penalize": penalize,
+        "rmsprop": rmsprop,
+        "sgd": sgd,
+        "weight_gradient": weight_gradient,
+    },
+    seconds,
+)

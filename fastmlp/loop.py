@@ -1,0 +1,167 @@
+"""The training loop: chunks of steps for the backend, and everything that happens between them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend import Backend, Chunk, Data
+from fastmlp.callbacks import Callback, Run
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+from fastmlp.state import TrainState
+
+CHUNK_SECONDS = 0.2
+"""Python is heard again after so much compiled work: Ctrl-C, callbacks and clocks answer."""
+
+MAX_CHUNK_STEPS = 1 << 16
+"""Bounds what a chunk's rates and losses take: 2.5 MiB."""
+
+MAX_CHUNK_VISITS = 1 << 22
+"""Bounds what the row orders drawn for one chunk take: 32 MiB, or two epochs' if that is more."""
+
+
+class Plan(NamedTuple):
+    """What stays the same throughout a training."""
+
+    network: Network
+    optimizer: Optimizer
+    backend: Backend
+    data: Data
+    held_out: Data | None
+    epochs: int
+    batch_size: int
+    shuffle: bool
+    order_rng: np.random.Generator
+    dropout_key: int
+    threads: int | None
+
+
+def train(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
+    """Train in place on state.parameters and state.moments; return the finished run."""
+    rows = plan.data.inputs.shape[0]
+    history: dict[str, list[float]] = {"loss": []}
+    if plan.held_out is not None:
+        history["validation_loss"] = []
+    run = Run(plan.network, state.parameters, plan.epochs, rows, history)
+    for callback in callbacks:
+        callback.on_train_begin(run)
+    try:
+        _run_chunks(plan, state, run, callbacks)
+    finally:
+        for callback in callbacks:
+            callback.on_train_end(run)
+    return run
+
+
+def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Callback]) -> None:
+    batches = Batches(run.rows, plan.batch_size, plan.shuffle, plan.order_rng)
+    losses = EpochLosses(plan.data.weights, batches.per_epoch)
+    every_epoch = plan.held_out is not None or any(_wants_epochs(c) for c in callbacks)
+    total = plan.epochs * batches.per_epoch
+    steps = _first_guess(state.parameters.size, plan.batch_size)
+    while run.step < total and run.stop_reason is None:
+        until_epoch = batches.per_epoch - run.step % batches.per_epoch
+        steps = min(steps, MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step)
+        if every_epoch:
+            steps = min(steps, until_epoch)
+        numbers = np.arange(run.step, run.step + steps)
+        order, starts, stops = batches.visit(numbers)
+        chunk = Chunk(order, starts, stops, plan.optimizer.rates(numbers, batches.per_epoch))
+        objectives = np.empty(steps)
+
+        began = time.perf_counter()
+        state = plan.backend.train_chunk(
+            plan.network, plan.optimizer, state, plan.data, chunk, plan.dropout_key, plan.threads, objectives
+        )
+        seconds = time.perf_counter() - began
+
+        run.step = state.step
+        run.rows_seen += int((stops - starts).sum())
+        run.history["loss"] += losses.add(chunk, objectives)
+        run.epoch = len(run.history["loss"])
+        if every_epoch and steps == until_epoch:
+            if plan.held_out is not None:
+                loss = plan.backend.evaluate(plan.network, state.parameters, plan.held_out)
+                run.history["validation_loss"].append(loss)
+            for callback in callbacks:
+                callback.on_epoch_end(run)
+        for callback in callbacks:
+            callback.on_chunk_end(run)
+        # The first chunk may have compiled; the next one after it then starts small and recovers.
+        steps = max(1, int(steps * CHUNK_SECONDS / max(seconds, 1e-9)))
+
+
+def _wants_epochs(callback: Callback) -> bool:
+    return type(callback).on_epoch_end is not Callback.on_epoch_end
+
+
+def _first_guess(parameters: int, batch_size: int) -> int:
+    """Return how many steps surely fit into a chunk: 6 flops a weight and row at 2 GF/s."""
+    return max(1, int(CHUNK_SECONDS * 2e9 / (6 * parameters * batch_size)))
+
+
+class Batches:
+    """Which rows each step visits; row orders are drawn epoch by epoch as training reaches them."""
+
+    def __init__(self, rows: int, batch_size: int, shuffle: bool, rng: np.random.Generator) -> None:
+        self.rows = rows
+        self.batch_size = batch_size
+        self.per_epoch = -(-rows // batch_size)
+        self.shuffle = shuffle and self.per_epoch > 1
+        self._rng = rng
+        self._natural = np.arange(rows)
+        self._first = 0  # the epoch of the first row of _orders
+        self._orders = np.empty((0, rows), np.int64)
+
+    def steps_within(self, visits: int) -> int:
+        """Return how many steps may be asked for at once so that about `visits` rows are drawn."""
+        return max(1, visits // self.batch_size) if self.shuffle else MAX_CHUNK_STEPS
+
+    def visit(
+        self, steps: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return (order, starts, stops) of consecutive steps: step s visits order[starts[s]:stops[s]]."""
+        epochs, within = np.divmod(steps, self.per_epoch)
+        starts = within * self.batch_size
+        stops = np.minimum(starts + self.batch_size, self.rows)
+        if not self.shuffle:
+            return self._natural, starts, stops
+        first, last = int(epochs[0]), int(epochs[-1])
+        held = self._orders[first - self._first :]
+        fresh = np.tile(self._natural, (last + 1 - first - len(held), 1))
+        # permuted shuffles the rows of its argument one after another, so that the orders do not
+        # depend on how many are drawn at once.
+        self._rng.permuted(fresh, axis=1, out=fresh)
+        self._orders, self._first = np.concatenate([held, fresh]), first
+        base = (epochs - first) * self.rows
+        return self._orders.reshape(-1), starts + base, stops + base
+
+
+class EpochLosses:
+    """Means over epochs of the steps' objectives, whatever the chunks' bounds."""
+
+    def __init__(self, weights: NDArray[np.floating], per_epoch: int) -> None:
+        self._weights = None if (weights == 1).all() else weights.astype(np.float64)
+        self._per_epoch = per_epoch
+        self._pending = np.empty((2, 0))
+
+    def add(self, chunk: Chunk, objectives: NDArray[np.float64]) -> list[float]:
+        """Take the next steps' objectives; return the mean of every epoch that is now complete."""
+        if self._weights is None:
+            shares = (chunk.stops - chunk.starts).astype(np.float64)
+        else:
+            # reduceat sums between neighbouring bounds; every second one is a step's own rows.
+            visited = np.append(self._weights[chunk.order], 0.0)
+            bounds = np.stack([chunk.starts, chunk.stops], axis=1).reshape(-1)
+            shares = np.add.reduceat(visited, bounds)[::2]
+        self._pending = np.concatenate([self._pending, [objectives * shares, shares]], axis=1)
+        complete = self._pending.shape[1] // self._per_epoch
+        bound = complete * self._per_epoch
+        done = self._pending[:, :bound].reshape(2, complete, self._per_epoch).sum(axis=2)
+        self._pending = self._pending[:, bound:]
+        return (done[0] / done[1]).tolist()

@@ -1,0 +1,138 @@
+"""What is to be trained: a frozen description of a network and its objective, without arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fastmlp import checks
+from fastmlp.activations import HIDDEN, OUTPUTS
+from fastmlp.initializers import Normal, check_bias_init, check_weight_init
+from fastmlp.losses import LOSSES, OUTPUTS_OF
+
+MAX_PARAMETERS = 2**31
+"""A network beyond this is refused before anything is allocated: 8 GiB in float32, and its
+moments and gradients as much again each."""
+
+
+@dataclass(frozen=True, init=False)
+class Network:
+    """A multi-layer perceptron and the objective that it minimises.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Units of every layer, inputs first: (n_in, hidden..., n_out), two or more of at least 1.
+    hidden : str or sequence of str
+        Activation of the hidden layers, one name for all or one for each: identity, relu,
+        leaky_relu, elu, gelu, silu, softplus, sigmoid, tanh.
+    output : str
+        Activation of the last layer: identity, sigmoid, softmax, exp.
+    loss : str
+        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson or pinball. Means over all
+        elements, over rows for cross_entropy.
+    dropout : float or sequence of float
+        Probability in [0, 1) that a hidden unit is dropped while training; kept ones are scaled
+        by 1 / (1 - p). One for all hidden layers or one for each.
+    l1, l2 : float
+        Penalties on the weights, not the biases: l1 * sum|w| + l2 / 2 * sum w^2 is added to the
+        loss of every batch.
+    huber_delta : float
+        Where huber turns from quadratic to linear; above 0.
+    quantile : float
+        The quantile that pinball estimates, in (0, 1).
+    weight_init : str or Normal
+        glorot_uniform, glorot_normal, he_uniform, he_normal or `Normal(scale)`.
+    bias_init : str or Normal
+        zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear) or `Normal(scale)`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a value out of range, an unknown name, or an output on which the loss is not defined.
+    """
+
+    sizes: tuple[int, ...]
+    hidden: tuple[str, ...]
+    output: str
+    loss: str
+    dropout: tuple[float, ...]
+    l1: float
+    l2: float
+    huber_delta: float
+    quantile: float
+    weight_init: str | Normal
+    bias_init: str | Normal
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        hidden: str | Sequence[str] = "relu",
+        output: str = "identity",
+        loss: str = "mse",
+        *,
+        dropout: float | Sequence[float] = 0.0,
+        l1: float = 0.0,
+        l2: float = 0.0,
+        huber_delta: float = 1.0,
+        quantile: float = 0.5,
+        weight_init: str | Normal = "glorot_uniform",
+        bias_init: str | Normal = "zeros",
+    ) -> None:
+        sizes = _check_sizes(sizes)
+        depth = len(sizes) - 2
+        hidden = _one_per_layer("hidden", hidden, str, depth)
+        dropout = _one_per_layer("dropout", dropout, (int, float), depth)
+        checks.choice("loss", loss, LOSSES)
+        checks.choice("output", output, OUTPUTS)
+        if output not in OUTPUTS_OF[loss]:
+            raise ValueError(
+                f"output {output!r} does not go with loss {loss!r}; "
+                f"choose from: {', '.join(OUTPUTS_OF[loss])}"
+            )
+        if output == "softmax" and sizes[-1] == 1:
+            raise ValueError("output 'softmax' needs at least 2 output units, got sizes[-1] = 1")
+        check_weight_init(weight_init)
+        check_bias_init(bias_init)
+        values = {
+            "sizes": sizes,
+            "hidden": tuple(checks.choice("hidden activation", name, HIDDEN) for name in hidden),
+            "output": output,
+            "loss": loss,
+            "dropout": tuple(checks.real("dropout", p, 0, 1, open_high=True) for p in dropout),
+            "l1": checks.real("l1", l1, 0),
+            "l2": checks.real("l2", l2, 0),
+            "huber_delta": checks.real("huber_delta", huber_delta, 0, open_low=True),
+            "quantile": checks.real("quantile", quantile, 0, 1, open_low=True, open_high=True),
+            "weight_init": weight_init,
+            "bias_init": bias_init,
+        }
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """The activation of every layer, the output's last."""
+        return (*self.hidden, self.output)
+
+
+def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
+    if isinstance(sizes, (str, int, float)) or not hasattr(sizes, "__iter__"):
+        raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {sizes!r}")
+    checked = tuple(checks.whole("every one of sizes", size, 1) for size in sizes)
+    if len(checked) < 2:
+        raise ValueError(f"sizes must hold at least n_in and n_out, got {list(checked)}")
+    count = sum((n_in + 1) * n_out for n_in, n_out in zip(checked, checked[1:], strict=False))
+    if count > MAX_PARAMETERS:
+        raise ValueError(f"sizes {list(checked)} make {count:.3g} parameters; at most 2^31 fit")
+    return checked
+
+
+def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple:
+    if isinstance(value, one):
+        return (value,) * depth
+    if not isinstance(value, Sequence):
+        raise TypeError(f"{what} must be one value or one for each hidden layer, got {value!r}")
+    if len(value) != depth:
+        raise ValueError(f"{what} must hold one value for each of {depth} hidden layers, got {len(value)}")
+    return tuple(value)

@@ -1,0 +1,149 @@
+"""The optimisers: frozen descriptions whose definitions and defaults are PyTorch's (torch.optim).
+
+The update rules themselves stand in `fastmlp.reference`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.schedules import Schedule, as_schedule
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Base of all optimisers.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        At least 0.
+    clip_norm : float, optional
+        If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
+        clip_norm / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does.
+    """
+
+    learning_rate: float | Schedule
+    clip_norm: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        if self.clip_norm is not None:
+            checks.real("clip_norm", self.clip_norm, 0, open_low=True)
+
+    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
+        """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
+        rates = as_schedule(self.learning_rate).rates(steps, steps_per_epoch)
+        return np.stack([rates, rates], axis=1)
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Stochastic gradient descent, with momentum and Nesterov's variant (torch.optim.SGD).
+
+    Parameters
+    ----------
+    momentum : float
+        In [0, 1). velocity = momentum * velocity + gradient.
+    nesterov : bool
+        Step along gradient + momentum * velocity; needs a momentum above 0.
+    bias_learning_rate : float or Schedule, optional
+        A rate for the biases of their own; `learning_rate` if None.
+    """
+
+    learning_rate: float | Schedule = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    bias_learning_rate: float | Schedule | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("momentum", self.momentum, 0, 1, open_high=True)
+        checks.flag("nesterov", self.nesterov)
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=True needs a momentum above 0, got momentum=0")
+        if self.bias_learning_rate is not None:
+            as_schedule(self.bias_learning_rate)
+
+    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
+        """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
+        rates = super().rates(steps, steps_per_epoch)
+        if self.bias_learning_rate is not None:
+            rates[:, 1] = as_schedule(self.bias_learning_rate).rates(steps, steps_per_epoch)
+        return rates
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """Divide by a running root mean square of the gradient (torch.optim.RMSprop).
+
+    Parameters
+    ----------
+    alpha : float
+        Smoothing of the mean square, in [0, 1).
+    epsilon : float
+        Added to the root; above 0.
+    momentum : float
+        In [0, 1).
+    """
+
+    learning_rate: float | Schedule = 1e-2
+    alpha: float = 0.99
+    epsilon: float = 1e-8
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("alpha", self.alpha, 0, 1, open_high=True)
+        checks.real("epsilon", self.epsilon, 0, open_low=True)
+        checks.real("momentum", self.momentum, 0, 1, open_high=True)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adaptive moments (torch.optim.Adam).
+
+    Kingma and Ba, "Adam: a method for stochastic optimization" (2015), algorithm 1.
+
+    Parameters
+    ----------
+    beta1, beta2 : float
+        Decay of the first and the second moment, in [0, 1).
+    epsilon : float
+        Added to the root of the corrected second moment; above 0.
+    """
+
+    learning_rate: float | Schedule = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("beta1", self.beta1, 0, 1, open_high=True)
+        checks.real("beta2", self.beta2, 0, 1, open_high=True)
+        checks.real("epsilon", self.epsilon, 0, open_low=True)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (torch.optim.AdamW).
+
+    Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). As in PyTorch, all
+    parameters decay, the biases too.
+
+    Parameters
+    ----------
+    weight_decay : float
+        At least 0; every step multiplies the parameters by 1 - rate * weight_decay first.
+    """
+
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("weight_decay", self.weight_decay, 0)

@@ -1,0 +1,223 @@
+"""`fit`: from a description and rows of data to a trained model.
+
+All randomness is drawn here, from streams that do not disturb each other, so that every backend
+sees the same start, split, row orders and dropout masks.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastmlp import checks
+from fastmlp.backend import Data
+from fastmlp.callbacks import Callback, Progress
+from fastmlp.data import as_array, clean, clean_inputs, clean_targets, clean_weights, take
+from fastmlp.initializers import draw_biases, draw_weights
+from fastmlp.layout import flatten
+from fastmlp.loop import Plan, train
+from fastmlp.model import Model
+from fastmlp.network import Network
+from fastmlp.optimizers import Adam, Optimizer
+from fastmlp.registry import choose
+from fastmlp.state import initial_state
+
+Array = NDArray[Any]
+Validation = float | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+
+class Streams(NamedTuple):
+    """Independent sources of randomness, all from one seed."""
+
+    initial: np.random.Generator
+    split: np.random.Generator
+    order: np.random.Generator
+    dropout_key: int
+
+
+def fit(
+    network: Network,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    optimizer: Optimizer | None = None,
+    epochs: int = 100,
+    batch_size: int | None = 32,
+    shuffle: bool = True,
+    seed: int | None = None,
+    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
+    sample_weight: ArrayLike | None = None,
+    validation: Validation | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    dtype: DTypeLike | None = None,
+) -> Model:
+    """Train a network.
+
+    Parameters
+    ----------
+    network : Network
+    X : (rows, n_in) array of finite real numbers; never changed
+    y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
+    optimizer : SGD, RMSprop, Adam or AdamW; Adam() if None
+    epochs : int, at least 0
+    batch_size : int or None
+        Rows to a step, at least 1; the last batch of an epoch may be shorter. None: all rows.
+    shuffle : bool
+        Draw a new order of the rows for every epoch. With one batch to an epoch the order has
+        no meaning and none is drawn.
+    seed : int, optional
+        Fixes the start, the split, the orders and the dropout masks, on every backend alike.
+    initial : (weights, biases), optional
+        Start from these: lists of (n_in, n_out) and (n_out,) arrays, which are copied.
+    sample_weight : (rows,) array of at least 0, optional
+        A batch's loss is the mean weighted with these.
+    validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
+        A share of the rows to split off, or rows of their own; measured after every epoch.
+    callbacks : iterable of Callback
+        EarlyStopping, TimeLimit, or your own.
+    progress : bool, optional
+        A progress bar on stderr; None shows one if stderr is a terminal.
+    backend : str
+        "auto" takes the fastest that fits; see `fastmlp.backends`.
+    threads : int, optional
+        Upper bound for the worker threads, at least 1; None leaves it to the backend.
+    dtype : float32, float64 or None
+        None follows X: float32 stays, everything else becomes float64.
+
+    Returns
+    -------
+    Model
+        With history["loss"], one value for every epoch, measured as its batches are visited,
+        before each update; and history["validation_loss"] where there is validation.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a mistake in the arguments, in one line.
+    """
+    checks.instance("network", network, Network, "a Network")
+    optimizer = Adam() if optimizer is None else optimizer
+    checks.instance("optimizer", optimizer, Optimizer, "an SGD, RMSprop, Adam or AdamW")
+    checks.whole("epochs", epochs, 0)
+    checks.flag("shuffle", shuffle)
+    if threads is not None:
+        checks.whole("threads", threads, 1)
+    callbacks = _check_callbacks(callbacks, progress)
+    streams = _streams(seed)
+
+    inputs = clean_inputs("X", X, network.sizes[0], dtype)
+    rows = inputs.shape[0]
+    data = Data(
+        inputs,
+        clean_targets("y", y, network, rows, inputs.dtype),
+        clean_weights("sample_weight", sample_weight, rows, inputs.dtype),
+    )
+    data, held_out = _split(network, data, validation, streams.split)
+    rows = data.inputs.shape[0]
+    batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
+    chosen = choose(backend, network.sizes, batch_size, inputs.dtype, threads)
+
+    state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams.initial))
+    plan = Plan(
+        network=network,
+        optimizer=optimizer,
+        backend=chosen,
+        data=data,
+        held_out=held_out,
+        epochs=epochs,
+        batch_size=batch_size,
+        shuffle=shuffle,
+        order_rng=streams.order,
+        dropout_key=streams.dropout_key,
+        threads=threads,
+    )
+    run = train(plan, state, callbacks)
+    return Model(network, state.parameters, run.history, chosen, run.stop_reason)
+
+
+def _streams(seed: int | None) -> Streams:
+    if seed is not None:
+        checks.whole("seed", seed, 0)
+    initial, split, order, dropout = np.random.SeedSequence(seed).spawn(4)
+    return Streams(
+        np.random.default_rng(initial),
+        np.random.default_rng(split),
+        np.random.default_rng(order),
+        int(dropout.generate_state(1, np.uint32)[0]),
+    )
+
+
+def _check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of Callback, got {callbacks!r}")
+    checked = list(callbacks)
+    for callback in checked:
+        checks.instance("every callback", callback, Callback, "a Callback")
+    if progress is None:
+        progress = sys.stderr is not None and sys.stderr.isatty()
+    return [*checked, Progress()] if checks.flag("progress", progress) else checked
+
+
+def _initial_parameters(
+    network: Network,
+    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None,
+    dtype: np.dtype[Any],
+    rng: np.random.Generator,
+) -> Array:
+    if initial is None:
+        pairs = list(zip(network.sizes, network.sizes[1:], strict=False))
+        weights = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
+        biases = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
+        return flatten(weights, biases, network, dtype)
+    try:
+        weights, biases = (list(arrays) for arrays in initial)
+    except (TypeError, ValueError):
+        raise TypeError("initial must be a pair of lists, (weights, biases)") from None
+    return flatten(
+        [clean(f"initial weights[{i}]", as_array("initial weights", w), dtype) for i, w in enumerate(weights)],
+        [clean(f"initial biases[{i}]", as_array("initial biases", b), dtype) for i, b in enumerate(biases)],
+        network,
+        dtype,
+    )
+
+
+def _split(
+    network: Network, data: Data, validation: Validation | None, rng: np.random.Generator
+) -> tuple[Data, Data | None]:
+    """Return the rows to train on and the rows held out, if any."""
+    if validation is None:
+        return data, None
+    if isinstance(validation, tuple):
+        return data, _given_validation(network, validation, data.inputs.dtype)
+    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    rows = data.inputs.shape[0]
+    held = round(share * rows)
+    if not 0 < held < rows:
+        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
+    order = rng.permutation(rows)
+    train_rows, held_rows = np.sort(order[held:]), np.sort(order[:held])
+    for what, chosen in (("training", train_rows), ("validation", held_rows)):
+        if not data.weights[chosen].any():
+            raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
+    return take(data, train_rows), take(data, held_rows)
+
+
+def _given_validation(
+    network: Network, validation: tuple[ArrayLike, ...], dtype: np.dtype[Any]
+) -> Data:
+    if len(validation) not in (2, 3):
+        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
+    X, y, sample_weight = (*validation, None)[:3]
+    inputs = clean_inputs("validation X", X, network.sizes[0], dtype)
+    rows = inputs.shape[0]
+    return Data(
+        inputs,
+        clean_targets("validation y", y, network, rows, dtype),
+        clean_weights("validation sample_weight", sample_weight, rows, dtype),
+    )
