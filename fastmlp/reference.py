@@ -95,7 +95,7 @@ def activate_gradient(name: str, z: Array, a: Array, delta: Array) -> Array:
     raise AssertionError(name)
 
 
-# --- losses --------------------------------------------------------------------------------------
+# --- the objective --------------------------------------------------------------------------------------
 
 
 def element_loss(network: Network, a: Array, targets: Array) -> tuple[Array, Array]:
@@ -142,6 +142,12 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
         return 0.0, np.zeros_like(z)
     share = weights[:, None] / total
     return float((loss * share).sum()), delta * share
+
+
+def penalize(network: Network, w: Array) -> tuple[float, Array]:
+    """Return the penalties on one layer's weights, and their derivative by w."""
+    penalty = network.l1 * np.abs(w).sum() + network.l2 / 2 * (w * w).sum()
+    return float(penalty), network.l1 * np.sign(w) + network.l2 * w
 
 
 # --- dropout -------------------------------------------------------------------------------------
@@ -214,9 +220,10 @@ def gradient(
     for layer in reversed(range(len(layers))):
         w, _ = layers[layer]
         w_gradient, b_gradient = layer_views(gradients, network.sizes)[layer]
-        w_gradient[...] = sources[layer].T @ delta + network.l2 * w + network.l1 * np.sign(w)
+        penalty, by_w = penalize(network, w)
+        w_gradient[...] = sources[layer].T @ delta + by_w
         b_gradient[...] = delta.sum(axis=0)
-        objective += float(network.l2 / 2 * (w * w).sum() + network.l1 * np.abs(w).sum())
+        objective += penalty
         if layer > 0:
             by_a = delta @ w.T * scales[layer - 1]
             name = network.hidden[layer - 1]

@@ -54,6 +54,12 @@ def bind(variant: Variant) -> Program:
     return Program(*(_link(functions[name], functions, suffix) for name in Program._fields))
 
 
+def slot(variant: Variant, name: str) -> Function:
+    """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
+    functions = variant.resolved()
+    return _link(functions[name], functions, "")
+
+
 _linked: dict[tuple[Any, ...], Function] = {}
 
 

@@ -182,9 +182,6 @@ def activate_gradient(code, z, a, delta):
         elif code == TANH:
             for j in range(units):
                 delta[i, j] *= one - a[i, j] * a[i, j]
-        elif code == EXP:
-            for j in range(units):
-                delta[i, j] *= a[i, j]
 
 
 def softmax(z, out):

@@ -1,0 +1,323 @@
+"""The table of slots: what each takes, cases to try, what the reference says, how far off is right.
+
+Tests and benchmarks run every row against every variant: a new slot, case or variant is a new test
+and a new benchmark without another line. What is expected is computed by the reference in float64
+from the same inputs, so that a tolerance speaks of the kernel's own rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import optimizers, reference
+from fastmlp.activations import ACTIVATIONS, HIDDEN
+from fastmlp.losses import LOSSES, OUTPUTS_OF
+from fastmlp.network import Network
+from fastmlp.state import TrainState
+
+Array = NDArray[Any]
+
+
+class Sizes(NamedTuple):
+    """A batch and a layer: rows of n_in inputs to n_out units."""
+
+    rows: int
+    n_in: int
+    n_out: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.n_in}x{self.n_out}"
+
+
+AGREEMENT_SIZES = (
+    Sizes(1, 1, 1),
+    Sizes(4, 3, 2),
+    Sizes(1, 17, 33),
+    Sizes(33, 10, 3),
+    Sizes(19, 100, 65),
+    Sizes(64, 32, 16),
+)
+"""One row, one unit, and sizes that are no multiple of anything."""
+
+BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256), Sizes(128, 128, 10))
+
+
+class Case(NamedTuple):
+    """One call of a slot.
+
+    label : what distinguishes it, e.g. "relu"
+    arguments : what the slot takes; arrays in `written` are outputs, and inputs where they are both
+    written : {position: expected array}, float64
+    returned : expected return value, or None
+    bound : {position: largest absolute error allowed}, arrays or scalars
+    """
+
+    label: str
+    arguments: tuple[Any, ...]
+    written: dict[int, Array]
+    returned: float | None
+    bound: dict[int, Any]
+
+    def fresh(self) -> tuple[Any, ...]:
+        """Return the arguments with copies of the arrays that the slot writes to."""
+        return tuple(a.copy() if i in self.written else a for i, a in enumerate(self.arguments))
+
+    def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
+        """Raise AssertionError unless a call's outcome agrees with the reference."""
+        for position, expected in self.written.items():
+            error = np.abs(arguments[position].astype(np.float64) - expected)
+            worst = np.max(error - self.bound[position])
+            assert worst <= 0, f"argument {position} is off by {error.max():.3g}, {worst:.3g} too much"
+        if self.returned is not None:
+            # A sum of positive and negative terms in float64: as good as its terms.
+            allowed = self.bound[-1]
+            assert abs(returned - self.returned) <= allowed, f"{returned} is not {self.returned}"
+
+
+CaseMaker = Callable[[np.random.Generator, "np.dtype[Any]", Sizes], Iterator[Case]]
+
+
+class Slot(NamedTuple):
+    """A slot: its signature as written in `fastmlp.kernels.variants.baseline`, and its cases."""
+
+    name: str
+    cases: CaseMaker
+
+
+def _normal(rng: np.random.Generator, dtype: np.dtype[Any], *shape: int) -> Array:
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64)
+
+
+def _eps(dtype: np.dtype[Any]) -> float:
+    return float(np.finfo(dtype).eps)
+
+
+def _dot_bound(dtype: np.dtype[Any], a: Array, b: Array) -> Array:
+    """Return the rounding of a dot product: random-walk growth of eps over its n terms, 8 sigma.
+
+    Higham, "Accuracy and Stability of Numerical Algorithms" (2002), 3.1 has n * eps as the worst.
+    """
+    return 8 * _eps(dtype) * np.sqrt(a.shape[1]) * (np.abs(_wide(a)) @ np.abs(_wide(b)) + 1)
+
+
+def _few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
+    """Return `ulp` units in the last place, relative above 1 in magnitude, absolute below."""
+    return ulp * _eps(dtype) * np.maximum(np.abs(expected), 1)
+
+
+# --- matmuls -------------------------------------------------------------------------------------
+
+
+def _affine(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    rows, n_in, n_out = sizes
+    x, w, b = _normal(rng, dtype, rows, n_in), _normal(rng, dtype, n_in, n_out), _normal(rng, dtype, n_out)
+    expected = _wide(x) @ _wide(w) + _wide(b)
+    bound = _dot_bound(dtype, x, w) + _few_ulp(dtype, b)
+    yield Case("", (x, w, b, np.empty((rows, n_out), dtype)), {3: expected}, None, {3: bound})
+
+
+def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    rows, n_in, n_out = sizes
+    x, delta = _normal(rng, dtype, rows, n_in), _normal(rng, dtype, rows, n_out)
+    expected = _wide(x).T @ _wide(delta)
+    bound = _dot_bound(dtype, x.T, delta)
+    yield Case("", (x, delta, np.empty((n_in, n_out), dtype)), {2: expected}, None, {2: bound})
+
+
+def _bias_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    delta = _normal(rng, dtype, sizes.rows, sizes.n_out)
+    expected = _wide(delta).sum(axis=0)
+    bound = _dot_bound(dtype, np.ones((1, sizes.rows)), delta)[0]
+    yield Case("", (delta, np.empty(sizes.n_out, dtype)), {1: expected}, None, {1: bound})
+
+
+def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    rows, n_in, n_out = sizes
+    delta, w = _normal(rng, dtype, rows, n_out), _normal(rng, dtype, n_in, n_out)
+    expected = _wide(delta) @ _wide(w).T
+    bound = _dot_bound(dtype, delta, w.T)
+    yield Case("", (delta, w, np.empty((rows, n_in), dtype)), {2: expected}, None, {2: bound})
+
+
+def _gather(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    source = _normal(rng, dtype, 3 * sizes.rows, sizes.n_in)
+    order = rng.integers(0, len(source), sizes.rows)
+    out = np.empty((sizes.rows, sizes.n_in), dtype)
+    yield Case("", (source, order, out), {2: _wide(source[order])}, None, {2: 0.0})
+
+
+# --- elementwise ---------------------------------------------------------------------------------
+
+
+def _activate(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    z = 4 * _normal(rng, dtype, sizes.rows, sizes.n_out)
+    for code, name in enumerate(ACTIVATIONS):
+        expected = reference.activate(name, _wide(z))
+        out = np.empty_like(z)
+        yield Case(name, (code, z, out), {2: expected}, None, {2: _few_ulp(dtype, expected)})
+
+
+def _activate_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    z = 4 * _normal(rng, dtype, sizes.rows, sizes.n_out)
+    delta = _normal(rng, dtype, sizes.rows, sizes.n_out)
+    for code, name in enumerate(HIDDEN):
+        a = reference.activate(name, z)
+        expected = reference.activate_gradient(name, _wide(z), _wide(a), _wide(delta))
+        # gelu's and silu's slopes are sums of terms of size |z|.
+        bound = _few_ulp(dtype, np.abs(delta) * np.maximum(np.abs(z), 1))
+        yield Case(name, (code, z, a, delta), {3: expected}, None, {3: bound})
+
+
+def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    rows, _, n_out = sizes
+    z = 2 * _normal(rng, dtype, rows, n_out)
+    weights = rng.integers(0, 3, rows).astype(dtype)
+    weights[0] = 1
+    for code, loss in enumerate(LOSSES):
+        for output in OUTPUTS_OF[loss]:
+            if output == "softmax" and n_out == 1:
+                continue
+            network = Network([1, n_out], output=output, loss=loss, huber_delta=0.7, quantile=0.3)
+            targets = rng.random((rows, n_out)).astype(dtype)
+            if loss == "cross_entropy":
+                targets /= targets.sum(axis=1, keepdims=True)
+            objective, delta = reference.output_loss(network, _wide(z), _wide(targets), _wide(weights))
+            total = float(weights.sum()) * (1 if loss == "cross_entropy" else n_out)
+            parameter = network.quantile if loss == "pinball" else network.huber_delta
+            outputs = np.abs(reference.activate(output, _wide(z)))
+            # Outputs, residuals and their products, each with some ulp of its own size squared.
+            size = (1 + np.abs(z).max() + outputs.max()) ** 2
+            share = weights.max() / total
+            out = np.empty_like(z)
+            yield Case(
+                f"{output}-{loss}",
+                (ACTIVATIONS.index(output), code, parameter, 1 / total, z, targets, weights, out),
+                {7: delta},
+                objective,
+                {7: 8 * _eps(dtype) * size * share, -1: 8 * _eps(dtype) * size},
+            )
+
+
+def _penalize(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    w, dw = _normal(rng, dtype, sizes.n_in, sizes.n_out), _normal(rng, dtype, sizes.n_in, sizes.n_out)
+    for l1, l2 in ((0.0, 0.3), (0.2, 0.0), (0.2, 0.3)):
+        network = Network([sizes.n_in, sizes.n_out], l1=l1, l2=l2)
+        penalty, by_w = reference.penalize(network, _wide(w))
+        bound = {3: _few_ulp(dtype, np.abs(dw) + np.abs(by_w)), -1: 8 * _eps(dtype) * penalty}
+        yield Case(f"l1={l1:g},l2={l2:g}", (l1, l2, w, dw), {3: _wide(dw) + by_w}, penalty, bound)
+
+
+def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    a = _normal(rng, dtype, sizes.rows, sizes.n_out)
+    for key, step, layer, p in ((7, 0, 0, 0.5), (2**32 - 1, 2**33 + 5, 3, 0.1)):
+        mask = reference.dropout_mask(key, step, layer, a.shape, p)
+        expected = _wide(a) * mask / (1 - p)
+        arguments = (key, step, layer, p, a, np.empty_like(a))
+        yield Case(f"p={p:g}", arguments, {5: expected}, None, {5: _few_ulp(dtype, expected, 2)})
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+class _Vectors(NamedTuple):
+    """A gradient, parameters and two moments (P,), as a one-layer network's."""
+
+    network: Network
+    gradient: Array
+    parameters: Array
+    first: Array
+    second: Array
+
+    def after(self, optimizer: optimizers.Optimizer, step: int, rate: float) -> TrainState:
+        """Return what the reference makes of them in float64."""
+        state = TrainState(
+            _wide(self.parameters),
+            _wide(self.gradient),
+            np.stack([_wide(self.first), _wide(self.second)]),
+            step,
+        )
+        return reference.update(self.network, optimizer, state, rate, rate)
+
+
+def _vectors(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> _Vectors:
+    network = Network([sizes.n_in, sizes.n_out])
+    gradient, parameters, first = (_normal(rng, dtype, (sizes.n_in + 1) * sizes.n_out) for _ in range(3))
+    return _Vectors(network, gradient, parameters, first, np.abs(_normal(rng, dtype, gradient.size)))
+
+
+def _step_case(
+    label: str, scalars: tuple[Any, ...], vectors: _Vectors, after: TrainState, moments: int
+) -> Case:
+    _, gradient, parameters, first, second = vectors
+    arguments = (*scalars, gradient, parameters, *(first, second)[:moments])
+    at = len(scalars) + 1
+    written = {at: after.parameters} | {at + 1 + i: after.moments[i] for i in range(moments)}
+    dtype = parameters.dtype
+    terms = np.abs(gradient) + np.abs(first) + np.abs(second) + gradient * gradient
+    # A step adds terms of about this size, which themselves carry a few ulp.
+    bound = {i: _few_ulp(dtype, np.abs(expected) + terms) for i, expected in written.items()}
+    return Case(label, arguments, written, None, bound)
+
+
+def _clip(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    vectors = _vectors(rng, dtype, sizes)
+    for clip_norm in (0.5, 1e6):
+        after = vectors.after(optimizers.SGD(0.0, clip_norm=clip_norm), 0, 0.0)
+        bound = _few_ulp(dtype, after.gradients)
+        yield Case(
+            f"at {clip_norm:g}", (clip_norm, vectors.gradient), {1: after.gradients}, None, {1: bound}
+        )
+
+
+def _sgd(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    vectors = _vectors(rng, dtype, sizes)
+    for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
+        after = vectors.after(optimizers.SGD(0.1, momentum, nesterov), 0, 0.1)
+        label = f"momentum={momentum:g}" + (",nesterov" if nesterov else "")
+        yield _step_case(label, (0.1, momentum, nesterov), vectors, after, 1)
+
+
+def _rmsprop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    vectors = _vectors(rng, dtype, sizes)
+    vectors = vectors._replace(first=np.abs(vectors.first))  # the mean square
+    for momentum in (0.0, 0.9):
+        after = vectors.after(optimizers.RMSprop(0.01, momentum=momentum), 0, 0.01)
+        yield _step_case(f"momentum={momentum:g}", (0.01, 0.99, 1e-8, momentum), vectors, after, 2)
+
+
+def _adam(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    vectors = _vectors(rng, dtype, sizes)
+    for decay, step in ((0.0, 0), (0.01, 10)):
+        after = vectors.after(optimizers.AdamW(0.001, weight_decay=decay), step, 0.001)
+        corrections = (1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1))
+        scalars = (0.001, 0.9, 0.999, 1e-8, decay, *corrections)
+        yield _step_case(f"decay={decay:g}", scalars, vectors, after, 2)
+
+
+SLOTS = {
+    slot.name: slot
+    for slot in (
+        Slot("affine", _affine),
+        Slot("weight_gradient", _weight_gradient),
+        Slot("bias_gradient", _bias_gradient),
+        Slot("input_gradient", _input_gradient),
+        Slot("gather", _gather),
+        Slot("activate", _activate),
+        Slot("activate_gradient", _activate_gradient),
+        Slot("output_loss", _output_loss),
+        Slot("penalize", _penalize),
+        Slot("drop", _drop),
+        Slot("clip", _clip),
+        Slot("sgd", _sgd),
+        Slot("rmsprop", _rmsprop),
+        Slot("adam", _adam),
+    )
+}
