@@ -35,12 +35,14 @@ class Chunk(NamedTuple):
 
     order : (visits,) int64
     starts, stops : (steps,) int64
+    totals : (steps,) float64, the sums of the visited rows' weights
     rates : (steps, 2) float64, the learning rates of weights and of biases
     """
 
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
     stops: NDArray[np.int64]
+    totals: NDArray[np.float64]
     rates: NDArray[np.float64]
 
 

@@ -7,7 +7,6 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
@@ -97,9 +96,7 @@ class EarlyStopping(Callback):
     epoch runs, before each update, so the parameters kept with it are those at that epoch's end.
     """
 
-    def __init__(
-        self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None
-    ) -> None:
+    def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
         self.patience = checks.whole("patience", patience, 1)
         self.min_delta = checks.real("min_delta", min_delta, 0)
         if monitor is not None:
@@ -173,5 +170,3 @@ class Progress(Callback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
-
-

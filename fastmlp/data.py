@@ -86,9 +86,7 @@ def clean_inputs(what: str, value: ArrayLike, n_in: int, dtype: DTypeLike | None
     return clean(what, array, floating_dtype(dtype, array))
 
 
-def clean_targets(
-    what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]
-) -> Array:
+def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:
     """Return y as a clean (rows, n_out) array on which the network's loss is defined.
 
     Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy.
@@ -138,8 +136,7 @@ def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Ar
     wrong = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
     if wrong.any():
         raise ValueError(
-            f"{what} must hold class labels 0..{classes - 1} (sizes[-1] = {classes}), "
-            f"got {labels[wrong][0]}"
+            f"{what} must hold class labels 0..{classes - 1} (sizes[-1] = {classes}), got {labels[wrong][0]}"
         )
     targets = np.zeros((labels.size, classes), dtype)
     targets[np.arange(labels.size), labels.astype(np.int64)] = 1

@@ -7,6 +7,7 @@ makes an optimiser one loop, an all-reduce one buffer and a checkpoint one array
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +32,7 @@ def layer_slices(sizes: Sequence[int]) -> list[LayerSlices]:
     """Return each layer's place in the flat vector, the first layer's first."""
     slices = []
     end = 0
-    for n_in, n_out in zip(sizes, sizes[1:], strict=False):
+    for n_in, n_out in pairwise(sizes):
         start, end = end, end + (n_in + 1) * n_out
         slices.append(LayerSlices(start, end - n_out, end, n_in, n_out))
     return slices

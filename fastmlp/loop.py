@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,7 +60,8 @@ def train(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
 
 def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Callback]) -> None:
     batches = Batches(run.rows, plan.batch_size, plan.shuffle, plan.order_rng)
-    losses = EpochLosses(plan.data.weights, batches.per_epoch)
+    losses = EpochLosses(batches.per_epoch)
+    uniform = bool((plan.data.weights == 1).all())
     every_epoch = plan.held_out is not None or any(_wants_epochs(c) for c in callbacks)
     total = plan.epochs * batches.per_epoch
     steps = _first_guess(state.parameters.size, plan.batch_size)
@@ -70,8 +71,9 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
         if every_epoch:
             steps = min(steps, until_epoch)
         numbers = np.arange(run.step, run.step + steps)
-        order, starts, stops = batches.visit(numbers)
-        chunk = Chunk(order, starts, stops, plan.optimizer.rates(numbers, batches.per_epoch))
+        visits = batches.visit(numbers)
+        totals = visited_weights(plan.data.weights, uniform, *visits)
+        chunk = Chunk(*visits, totals, plan.optimizer.rates(numbers, batches.per_epoch))
         objectives = np.empty(steps)
 
         began = time.perf_counter()
@@ -81,7 +83,7 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
         seconds = time.perf_counter() - began
 
         run.step = state.step
-        run.rows_seen += int((stops - starts).sum())
+        run.rows_seen += int((chunk.stops - chunk.starts).sum())
         run.history["loss"] += losses.add(chunk, objectives)
         run.epoch = len(run.history["loss"])
         if every_epoch and steps == until_epoch:
@@ -142,24 +144,33 @@ class Batches:
         return self._orders.reshape(-1), starts + base, stops + base
 
 
+def visited_weights(
+    weights: NDArray[Any],
+    uniform: bool,
+    order: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    stops: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """Return the sum of weights over each step's rows; `uniform` says that all weights are 1."""
+    if uniform:
+        return (stops - starts).astype(np.float64)
+    # reduceat sums between neighbouring bounds; every second one is a step's own rows.
+    visited = np.append(weights[order].astype(np.float64), 0.0)
+    sums: NDArray[np.float64] = np.add.reduceat(visited, np.stack([starts, stops], axis=1).reshape(-1))
+    return sums[::2]
+
+
 class EpochLosses:
     """Means over epochs of the steps' objectives, whatever the chunks' bounds."""
 
-    def __init__(self, weights: NDArray[np.floating], per_epoch: int) -> None:
-        self._weights = None if (weights == 1).all() else weights.astype(np.float64)
+    def __init__(self, per_epoch: int) -> None:
         self._per_epoch = per_epoch
         self._pending = np.empty((2, 0))
 
     def add(self, chunk: Chunk, objectives: NDArray[np.float64]) -> list[float]:
         """Take the next steps' objectives; return the mean of every epoch that is now complete."""
-        if self._weights is None:
-            shares = (chunk.stops - chunk.starts).astype(np.float64)
-        else:
-            # reduceat sums between neighbouring bounds; every second one is a step's own rows.
-            visited = np.append(self._weights[chunk.order], 0.0)
-            bounds = np.stack([chunk.starts, chunk.stops], axis=1).reshape(-1)
-            shares = np.add.reduceat(visited, bounds)[::2]
-        self._pending = np.concatenate([self._pending, [objectives * shares, shares]], axis=1)
+        fresh = np.stack([objectives * chunk.totals, chunk.totals])
+        self._pending = np.concatenate([self._pending, fresh], axis=1)
         complete = self._pending.shape[1] // self._per_epoch
         bound = complete * self._per_epoch
         done = self._pending[:, :bound].reshape(2, complete, self._per_epoch).sum(axis=2)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 from fastmlp import checks
 from fastmlp.activations import HIDDEN, OUTPUTS
@@ -122,13 +124,13 @@ def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     checked = tuple(checks.whole("every one of sizes", size, 1) for size in sizes)
     if len(checked) < 2:
         raise ValueError(f"sizes must hold at least n_in and n_out, got {list(checked)}")
-    count = sum((n_in + 1) * n_out for n_in, n_out in zip(checked, checked[1:], strict=False))
+    count = sum((n_in + 1) * n_out for n_in, n_out in pairwise(checked))
     if count > MAX_PARAMETERS:
         raise ValueError(f"sizes {list(checked)} make {count:.3g} parameters; at most 2^31 fit")
     return checked
 
 
-def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple:
+def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple[Any, ...]:
     if isinstance(value, one):
         return (value,) * depth
     if not isinstance(value, Sequence):

@@ -155,9 +155,9 @@ def penalize(network: Network, w: Array) -> tuple[float, Array]:
 
 def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Return a hash of 32-bit words: Wellons' "lowbias32" (2018)."""
-    bits = (bits ^ (bits >> 16)) * np.uint32(0x7FEB352D)
-    bits = (bits ^ (bits >> 15)) * np.uint32(0x846CA68B)
-    return bits ^ (bits >> 16)
+    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return bits ^ (bits >> np.uint32(16))
 
 
 def dropout_mask(key: int, step: int, layer: int, shape: tuple[int, int], p: float) -> Array:
@@ -197,9 +197,7 @@ def evaluate(network: Network, parameters: Array, data: Data) -> float:
     return output_loss(network, logits, data.targets, data.weights)[0]
 
 
-def gradient(
-    network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
-) -> float:
+def gradient(network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective."""
     layers = layer_views(parameters, network.sizes)
     sources, logits, activations, scales = [data.inputs], [], [], []

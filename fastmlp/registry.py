@@ -10,7 +10,6 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import pkgutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +56,7 @@ def choose(
         return get(name)
     from fastmlp.kernels.variant import Work
 
-    work = Work(sizes, rows, dtype.itemsize, threads or os.cpu_count() or 1)
+    work = Work.of(sizes, rows, dtype, threads)
     estimates = {name: v.seconds(work) for name, v in variants().items() if v.seconds is not None}
     return get(min(estimates, key=estimates.__getitem__))
 

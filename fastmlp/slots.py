@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import optimizers, reference
 from fastmlp.activations import ACTIVATIONS, HIDDEN
+from fastmlp.kernels.buffers import aligned, scratch_length
 from fastmlp.losses import LOSSES, OUTPUTS_OF
 from fastmlp.network import Network
 from fastmlp.state import TrainState
@@ -113,6 +114,10 @@ def _few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
     return ulp * _eps(dtype) * np.maximum(np.abs(expected), 1)
 
 
+def _scratch(sizes: Sizes, dtype: np.dtype[Any]) -> Array:
+    return aligned(scratch_length(max(sizes), dtype.itemsize), dtype)
+
+
 # --- matmuls -------------------------------------------------------------------------------------
 
 
@@ -121,7 +126,8 @@ def _affine(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Ite
     x, w, b = _normal(rng, dtype, rows, n_in), _normal(rng, dtype, n_in, n_out), _normal(rng, dtype, n_out)
     expected = _wide(x) @ _wide(w) + _wide(b)
     bound = _dot_bound(dtype, x, w) + _few_ulp(dtype, b)
-    yield Case("", (x, w, b, np.empty((rows, n_out), dtype)), {3: expected}, None, {3: bound})
+    scratch = _scratch(sizes, dtype)
+    yield Case("", (x, w, b, scratch, np.empty((rows, n_out), dtype)), {4: expected}, None, {4: bound})
 
 
 def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
@@ -129,7 +135,8 @@ def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Size
     x, delta = _normal(rng, dtype, rows, n_in), _normal(rng, dtype, rows, n_out)
     expected = _wide(x).T @ _wide(delta)
     bound = _dot_bound(dtype, x.T, delta)
-    yield Case("", (x, delta, np.empty((n_in, n_out), dtype)), {2: expected}, None, {2: bound})
+    scratch = _scratch(sizes, dtype)
+    yield Case("", (x, delta, scratch, np.empty((n_in, n_out), dtype)), {3: expected}, None, {3: bound})
 
 
 def _bias_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
@@ -144,7 +151,8 @@ def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes
     delta, w = _normal(rng, dtype, rows, n_out), _normal(rng, dtype, n_in, n_out)
     expected = _wide(delta) @ _wide(w).T
     bound = _dot_bound(dtype, delta, w.T)
-    yield Case("", (delta, w, np.empty((rows, n_in), dtype)), {2: expected}, None, {2: bound})
+    scratch = _scratch(sizes, dtype)
+    yield Case("", (delta, w, scratch, np.empty((rows, n_in), dtype)), {3: expected}, None, {3: bound})
 
 
 def _gather(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
@@ -217,11 +225,11 @@ def _penalize(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> I
 
 def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     a = _normal(rng, dtype, sizes.rows, sizes.n_out)
-    for key, step, layer, p in ((7, 0, 0, 0.5), (2**32 - 1, 2**33 + 5, 3, 0.1)):
-        mask = reference.dropout_mask(key, step, layer, a.shape, p)
+    for key, step, layer, first, p in ((7, 0, 0, 0, 0.5), (2**32 - 1, 2**33 + 5, 3, 21, 0.1)):
+        mask = reference.dropout_mask(key, step, layer, (first + sizes.rows, sizes.n_out), p)[first:]
         expected = _wide(a) * mask / (1 - p)
-        arguments = (key, step, layer, p, a, np.empty_like(a))
-        yield Case(f"p={p:g}", arguments, {5: expected}, None, {5: _few_ulp(dtype, expected, 2)})
+        arguments = (key, step, layer, first, p, a, np.empty_like(a))
+        yield Case(f"p={p:g}", arguments, {6: expected}, None, {6: _few_ulp(dtype, expected, 2)})
 
 
 # --- steps ---------------------------------------------------------------------------------------
@@ -272,9 +280,7 @@ def _clip(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Itera
     for clip_norm in (0.5, 1e6):
         after = vectors.after(optimizers.SGD(0.0, clip_norm=clip_norm), 0, 0.0)
         bound = _few_ulp(dtype, after.gradients)
-        yield Case(
-            f"at {clip_norm:g}", (clip_norm, vectors.gradient), {1: after.gradients}, None, {1: bound}
-        )
+        yield Case(f"at {clip_norm:g}", (clip_norm, vectors.gradient), {1: after.gradients}, None, {1: bound})
 
 
 def _sgd(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:

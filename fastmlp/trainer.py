@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from fastmlp.state import initial_state
 
 Array = NDArray[Any]
 Validation = float | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+
 
 class Streams(NamedTuple):
     """Independent sources of randomness, all from one seed."""
@@ -171,16 +173,19 @@ def _initial_parameters(
     rng: np.random.Generator,
 ) -> Array:
     if initial is None:
-        pairs = list(zip(network.sizes, network.sizes[1:], strict=False))
-        weights = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
-        biases = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
-        return flatten(weights, biases, network, dtype)
+        pairs = list(pairwise(network.sizes))
+        drawn = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
+        biases_drawn = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
+        return flatten(drawn, biases_drawn, network, dtype)
     try:
         weights, biases = (list(arrays) for arrays in initial)
     except (TypeError, ValueError):
         raise TypeError("initial must be a pair of lists, (weights, biases)") from None
     return flatten(
-        [clean(f"initial weights[{i}]", as_array("initial weights", w), dtype) for i, w in enumerate(weights)],
+        [
+            clean(f"initial weights[{i}]", as_array("initial weights", w), dtype)
+            for i, w in enumerate(weights)
+        ],
         [clean(f"initial biases[{i}]", as_array("initial biases", b), dtype) for i, b in enumerate(biases)],
         network,
         dtype,
@@ -208,16 +213,14 @@ def _split(
     return take(data, train_rows), take(data, held_rows)
 
 
-def _given_validation(
-    network: Network, validation: tuple[ArrayLike, ...], dtype: np.dtype[Any]
-) -> Data:
+def _given_validation(network: Network, validation: tuple[ArrayLike, ...], dtype: np.dtype[Any]) -> Data:
     if len(validation) not in (2, 3):
         raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
-    X, y, sample_weight = (*validation, None)[:3]
+    X, y, *rest = validation
     inputs = clean_inputs("validation X", X, network.sizes[0], dtype)
     rows = inputs.shape[0]
     return Data(
         inputs,
         clean_targets("validation y", y, network, rows, dtype),
-        clean_weights("validation sample_weight", sample_weight, rows, dtype),
+        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
     )

@@ -8,16 +8,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import optimizers
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import bind
-from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape, Workspace
-from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.buffers import workspace
+from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape
+from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.workers import run
 from fastmlp.layout import layer_slices
 from fastmlp.losses import CROSS_ENTROPY, LOSSES
 from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
 from fastmlp.state import TrainState
-from fastmlp import optimizers
 
 Array = NDArray[Any]
 
@@ -30,24 +33,27 @@ def compiled_backend(variant: Variant) -> Backend:
     program = bind(variant)
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
-        work = workspace(network, min(BLOCK_ROWS, len(inputs)), parameters.dtype)
+        work = workspace(network, min(BLOCK_ROWS, len(inputs)), 1, parameters.dtype)
         program.predict(shape_of(network), parameters, writable(inputs), work, out)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
-        work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), parameters.dtype)
-        return float(program.evaluate(shape_of(network), parameters, *map(writable, data), work))
+        work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), 1, parameters.dtype)
+        rows = map(writable, data)
+        total = float(data.weights.sum(dtype=np.float64))
+        return float(program.evaluate(shape_of(network), parameters, *rows, total, work))
 
     def gradient(
         network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
-        work = workspace(network, len(data.inputs), parameters.dtype)
-        shape = shape_of(network)
+        work = workspace(network, len(data.inputs), 1, parameters.dtype)
         rows = map(writable, data)
-        return float(program.gradient(shape, parameters, *rows, key, step, work, gradients))
+        total = float(data.weights.sum(dtype=np.float64))
+        shape = shape_of(network)
+        return float(program.gradient(shape, parameters, *rows, total, key, step, work, gradients))
 
     def update(
         network: Network,
-        optimizer: optimizers.Optimizer,
+        optimizer: Optimizer,
         state: TrainState,
         rate: float,
         bias_rate: float,
@@ -57,7 +63,7 @@ def compiled_backend(variant: Variant) -> Backend:
 
     def train_chunk(
         network: Network,
-        optimizer: optimizers.Optimizer,
+        optimizer: Optimizer,
         state: TrainState,
         data: Data,
         chunk: Chunk,
@@ -65,9 +71,16 @@ def compiled_backend(variant: Variant) -> Backend:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        work = workspace(network, int((chunk.stops - chunk.starts).max()), state.parameters.dtype)
-        program.train_chunk(
-            shape_of(network), rule_of(optimizer), *state, *map(writable, data), *chunk, key, work, losses
+        dtype = state.parameters.dtype
+        rows = int((chunk.stops - chunk.starts).max())
+        workers = 1
+        if variant.workers is not None:
+            workers = variant.workers(Work.of(network.sizes, rows, dtype, threads))
+        shape, rule, source = shape_of(network), rule_of(optimizer), [*map(writable, data)]
+        work = workspace(network, rows, workers, dtype)
+        run(
+            lambda team: program.train_chunk(shape, rule, *state, *source, *chunk, key, team, work, losses),
+            workers,
         )
         return state._replace(step=state.step + len(losses))
 
@@ -97,7 +110,7 @@ def shape_of(network: Network) -> Shape:
 
 
 @functools.lru_cache(maxsize=64)
-def rule_of(optimizer: optimizers.Optimizer) -> Rule:
+def rule_of(optimizer: Optimizer) -> Rule:
     """Return an optimiser in numbers."""
     plain = Rule(
         code=SGD,
@@ -111,9 +124,7 @@ def rule_of(optimizer: optimizers.Optimizer) -> Rule:
     )
     match optimizer:
         case optimizers.SGD():
-            return plain._replace(
-                momentum=float(optimizer.momentum), nesterov=optimizer.nesterov
-            )
+            return plain._replace(momentum=float(optimizer.momentum), nesterov=optimizer.nesterov)
         case optimizers.RMSprop():
             return plain._replace(
                 code=RMSPROP,
@@ -130,14 +141,6 @@ def rule_of(optimizer: optimizers.Optimizer) -> Rule:
                 decay=float(getattr(optimizer, "weight_decay", 0.0)),
             )
     raise TypeError(f"optimizer must be an SGD, RMSprop, Adam or AdamW, got {optimizer!r}")
-
-
-def workspace(network: Network, rows: int, dtype: np.dtype[Any]) -> Workspace:
-    """Return buffers for batches of up to `rows` rows."""
-    n_in, n_out = network.sizes[0], network.sizes[-1]
-    units = sum(network.sizes[1:])
-    lengths = (rows * n_in, rows * n_out, rows, *(4 * [rows * units]))
-    return Workspace(*(np.empty(length, dtype) for length in lengths))
 
 
 def writable(array: Array) -> Array:

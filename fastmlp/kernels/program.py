@@ -63,16 +63,31 @@ class Workspace(NamedTuple):
     """Buffers for one batch, every one flat and used layer after layer.
 
     inputs (rows * n_in), targets (rows * n_out), weights (rows) : the gathered batch
+    losses : (rows) float64, for partial sums
     logits, activations, dropped, deltas : (rows * units of all layers)
+    scratch : (workers, `buffers.scratch_length`) for the matmul slots' own use
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     weights: np.ndarray
+    losses: np.ndarray
     logits: np.ndarray
     activations: np.ndarray
     dropped: np.ndarray
     deltas: np.ndarray
+    scratch: np.ndarray
+
+
+class Team(NamedTuple):
+    """Which of the threads that run a program together this one is.
+
+    worker, workers : int; barrier : see `fastmlp.kernels.workers`
+    """
+
+    worker: int
+    workers: int
+    barrier: np.ndarray
 
 
 def layer_weights(shape, layer, flat):
@@ -109,7 +124,8 @@ def forward(shape, parameters, inputs, work):
     source = inputs
     for layer in range(last + 1):
         z = layer_units(shape, layer, rows, work.logits)
-        affine(source, layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters), z)
+        w, b = layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters)
+        affine(source, w, b, work.scratch[0], z)
         if layer < last:
             a = layer_units(shape, layer, rows, work.activations)
             activate(shape.activations[layer], z, a)
@@ -124,48 +140,46 @@ def forward_training(shape, parameters, inputs, key, step, work):
     for layer in range(last + 1):
         z = layer_units(shape, layer, rows, work.logits)
         source = layer_source(shape, layer, rows, inputs, work)
-        affine(source, layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters), z)
+        w, b = layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters)
+        affine(source, w, b, work.scratch[0], z)
         if layer < last:
             a = layer_units(shape, layer, rows, work.activations)
             activate(shape.activations[layer], z, a)
             if shape.dropout[layer] > 0:
                 kept = layer_units(shape, layer, rows, work.dropped)
-                drop(key, step, layer, shape.dropout[layer], a, kept)
+                drop(key, step, layer, 0, shape.dropout[layer], a, kept)
     return z
 
 
-def loss_share(shape, weights):
-    """Return what one weighted element's loss counts: 1 / (sum of weights [* n_out]), or 0."""
-    total = 0.0
-    for i in range(len(weights)):
-        total += weights[i]
+def loss_share(shape, total):
+    """Return what one element's weighted loss counts: 1 / (total weight [* n_out]), or 0."""
     if shape.element_mean:
         total *= shape.sizes[-1]
     return 1.0 / total if total > 0 else 0.0
 
 
-def gradient(shape, parameters, inputs, targets, weights, key, step, work, gradients):
+def gradient(shape, parameters, inputs, targets, weights, total, key, step, work, gradients):
     """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
     rows = inputs.shape[0]
     last = len(shape.activations) - 1
     logits = forward_training(shape, parameters, inputs, key, step, work)
     delta = layer_units(shape, last, rows, work.deltas)
-    share = loss_share(shape, weights)
+    share = loss_share(shape, total)
     objective = output_loss(
         shape.activations[last], shape.loss, shape.loss_parameter, share, logits, targets, weights, delta
     )
     for layer in range(last, -1, -1):
         w = layer_weights(shape, layer, parameters)
         dw = layer_weights(shape, layer, gradients)
-        weight_gradient(layer_source(shape, layer, rows, inputs, work), delta, dw)
+        weight_gradient(layer_source(shape, layer, rows, inputs, work), delta, work.scratch[0], dw)
         bias_gradient(delta, layer_biases(shape, layer, gradients))
         if shape.l1 > 0 or shape.l2 > 0:
             objective += penalize(shape.l1, shape.l2, w, dw)
         if layer > 0:
             below = layer_units(shape, layer - 1, rows, work.deltas)
-            input_gradient(delta, w, below)
+            input_gradient(delta, w, work.scratch[0], below)
             if shape.dropout[layer - 1] > 0:
-                drop(key, step, layer - 1, shape.dropout[layer - 1], below, below)
+                drop(key, step, layer - 1, 0, shape.dropout[layer - 1], below, below)
             z = layer_units(shape, layer - 1, rows, work.logits)
             a = layer_units(shape, layer - 1, rows, work.activations)
             activate_gradient(shape.activations[layer - 1], z, a, below)
@@ -199,7 +213,7 @@ def update(shape, rule, parameters, gradients, moments, step, rate, bias_rate):
 
 def train_chunk(
     shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, starts, stops, rates, key, work, losses,
+    order, starts, stops, totals, rates, key, team, work, losses,
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
     n_in, n_out = inputs.shape[1], targets.shape[1]
@@ -213,7 +227,7 @@ def train_chunk(
         gather(targets, visited, y)
         for i in range(rows):
             w[i] = weights[visited[i]]
-        losses[s] = gradient(shape, parameters, x, y, w, key, step + s, work, gradients)
+        losses[s] = gradient(shape, parameters, x, y, w, totals[s], key, step + s, work, gradients)
         update(shape, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
 
 
@@ -227,11 +241,11 @@ def predict(shape, parameters, inputs, work, out):
         activate(shape.activations[last], z, out[start : start + len(rows)])
 
 
-def evaluate(shape, parameters, inputs, targets, weights, work):
+def evaluate(shape, parameters, inputs, targets, weights, total, work):
     """Return the loss over all rows, without dropout and penalties, block by block."""
     block = len(work.weights)
     last = len(shape.activations) - 1
-    share = loss_share(shape, weights)
+    share = loss_share(shape, total)
     loss = 0.0
     for start in range(0, len(inputs), block):
         stop = min(start + block, len(inputs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -20,9 +21,11 @@ class Work(NamedTuple):
     threads: int
 
     @classmethod
-    def of(cls, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int) -> Work:
-        """Return the work of a step of `rows` rows in `dtype`."""
-        return cls(sizes, rows, dtype.itemsize, threads)
+    def of(
+        cls, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int | None
+    ) -> Work:
+        """Return the work of a step of `rows` rows in `dtype`; threads=None allows every core."""
+        return cls(sizes, rows, dtype.itemsize, threads or len(os.sched_getaffinity(0)))
 
     @property
     def flops(self) -> float:
@@ -44,12 +47,14 @@ class Variant(NamedTuple):
     slots : functions by slot name (see `fastmlp.slots`) or by template name
         (see `fastmlp.kernels.program`), plain Python that Numba compiles
     seconds : estimate of one training step, for backend="auto"; None leaves it out of the choice
+    workers : how many threads a step is worth, at most work.threads; None if the program has one
     """
 
     name: str
     base: Variant | None
     slots: Mapping[str, Callable[..., Any]]
     seconds: Callable[[Work], float] | None = None
+    workers: Callable[[Work], int] | None = None
 
     def resolved(self) -> dict[str, Callable[..., Any]]:
         """Return the functions by name, those of the bases included."""

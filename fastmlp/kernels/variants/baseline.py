@@ -36,7 +36,7 @@ SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
 # --- matmuls -------------------------------------------------------------------------------------
 
 
-def affine(x, w, b, out):
+def affine(x, w, b, scratch, out):
     """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
     for i in range(x.shape[0]):
         for j in range(w.shape[1]):
@@ -46,7 +46,7 @@ def affine(x, w, b, out):
                 out[i, j] += x[i, k] * w[k, j]
 
 
-def weight_gradient(x, delta, out):
+def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     for k in range(x.shape[1]):
         for j in range(delta.shape[1]):
@@ -65,7 +65,7 @@ def bias_gradient(delta, out):
             out[j] += delta[i, j]
 
 
-def input_gradient(delta, w, out):
+def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
     for i in range(delta.shape[0]):
         for k in range(w.shape[0]):
@@ -246,9 +246,7 @@ def output_loss(output, loss, parameter, share, z, targets, weights, delta):
                 objective += scale * (delta[i, j] - targets[i, j] * z[i, j])
                 delta[i, j] = scale * (delta[i, j] - targets[i, j])
         else:
-            objective += scale * element_loss_row(
-                output, loss, parameter, scale, z[i], targets[i], delta[i]
-            )
+            objective += scale * element_loss_row(output, loss, parameter, scale, z[i], targets[i], delta[i])
     return objective
 
 
@@ -311,18 +309,18 @@ def scramble(bits):
     return np.uint32(bits ^ (bits >> np.uint32(16)))
 
 
-def drop(key, step, layer, p, a, out):
+def drop(key, step, layer, first, p, a, out):
     """out (rows, units) = a / (1 - p) where a unit is kept, else 0; may be a itself.
 
-    Which are kept is a pure function of key, step, layer and the place in the batch, so that the
-    backward pass calls it again on the delta.
+    Which are kept is a pure function of key, step, layer and the place in the batch, whose row
+    `first` is row 0 here, so that the backward pass calls it again on the delta.
     """
     scale = a.dtype.type(1.0 / (1.0 - p))
     threshold = np.uint32(p * 4294967296.0)
     word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
     word = scramble(np.uint32(word ^ np.uint32(layer)))
     for i in range(a.shape[0]):
-        row = scramble(np.uint32(word + np.uint32(i) * np.uint32(0x9E3779B9)))
+        row = scramble(np.uint32(word + np.uint32(first + i) * np.uint32(0x9E3779B9)))
         for j in range(a.shape[1]):
             bits = scramble(np.uint32(row + np.uint32(j) * np.uint32(0x85EBCA6B)))
             out[i, j] = a[i, j] * scale if bits >= threshold else 0

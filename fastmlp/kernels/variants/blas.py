@@ -14,7 +14,7 @@ from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import baseline
 
 
-def affine(x, w, b, out):
+def affine(x, w, b, scratch, out):
     """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
     np.dot(x, w, out)
     for i in range(out.shape[0]):
@@ -22,12 +22,12 @@ def affine(x, w, b, out):
             out[i, j] += b[j]
 
 
-def weight_gradient(x, delta, out):
+def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     np.dot(x.T, delta, out)
 
 
-def input_gradient(delta, w, out):
+def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
     np.dot(delta, w.T, out)
 
