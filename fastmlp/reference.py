@@ -144,10 +144,14 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
     return float((loss * share).sum()), delta * share
 
 
-def penalize(network: Network, w: Array) -> tuple[float, Array]:
-    """Return the penalties on one layer's weights, and their derivative by w."""
-    penalty = network.l1 * np.abs(w).sum() + network.l2 / 2 * (w * w).sum()
-    return float(penalty), network.l1 * np.sign(w) + network.l2 * w
+def penalty(network: Network, w: Array) -> float:
+    """Return the penalties on one layer's weights."""
+    return float(network.l1 * np.abs(w).sum() + network.l2 / 2 * (w * w).sum())
+
+
+def penalty_gradient(network: Network, w: Array) -> Array:
+    """Return the derivative of `penalty` by w."""
+    return network.l1 * np.sign(w) + network.l2 * w
 
 
 # --- dropout -------------------------------------------------------------------------------------
@@ -218,10 +222,9 @@ def gradient(network: Network, parameters: Array, data: Data, key: int, step: in
     for layer in reversed(range(len(layers))):
         w, _ = layers[layer]
         w_gradient, b_gradient = layer_views(gradients, network.sizes)[layer]
-        penalty, by_w = penalize(network, w)
-        w_gradient[...] = sources[layer].T @ delta + by_w
+        w_gradient[...] = sources[layer].T @ delta + penalty_gradient(network, w)
         b_gradient[...] = delta.sum(axis=0)
-        objective += penalty
+        objective += penalty(network, w)
         if layer > 0:
             by_a = delta @ w.T * scales[layer - 1]
             name = network.hidden[layer - 1]

@@ -214,13 +214,23 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
             )
 
 
-def _penalize(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+PENALTIES = ((0.0, 0.3), (0.2, 0.0), (0.2, 0.3))
+
+
+def _penalty(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    w = _normal(rng, dtype, sizes.n_in, sizes.n_out)
+    for l1, l2 in PENALTIES:
+        expected = reference.penalty(Network([*w.shape], l1=l1, l2=l2), _wide(w))
+        bound = 8 * _eps(dtype) * np.sqrt(sizes.n_out) * expected
+        yield Case(f"l1={l1:g},l2={l2:g}", (l1, l2, w), {}, expected, {-1: bound})
+
+
+def _penalty_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     w, dw = _normal(rng, dtype, sizes.n_in, sizes.n_out), _normal(rng, dtype, sizes.n_in, sizes.n_out)
-    for l1, l2 in ((0.0, 0.3), (0.2, 0.0), (0.2, 0.3)):
-        network = Network([sizes.n_in, sizes.n_out], l1=l1, l2=l2)
-        penalty, by_w = reference.penalize(network, _wide(w))
-        bound = {3: _few_ulp(dtype, np.abs(dw) + np.abs(by_w)), -1: 8 * _eps(dtype) * penalty}
-        yield Case(f"l1={l1:g},l2={l2:g}", (l1, l2, w, dw), {3: _wide(dw) + by_w}, penalty, bound)
+    for l1, l2 in PENALTIES:
+        by_w = reference.penalty_gradient(Network([*w.shape], l1=l1, l2=l2), _wide(w))
+        bound = _few_ulp(dtype, np.abs(dw) + np.abs(by_w))
+        yield Case(f"l1={l1:g},l2={l2:g}", (l1, l2, w, dw), {3: _wide(dw) + by_w}, None, {3: bound})
 
 
 def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
@@ -319,7 +329,8 @@ SLOTS = {
         Slot("activate", _activate),
         Slot("activate_gradient", _activate_gradient),
         Slot("output_loss", _output_loss),
-        Slot("penalize", _penalize),
+        Slot("penalty", _penalty),
+        Slot("penalty_gradient", _penalty_gradient),
         Slot("drop", _drop),
         Slot("clip", _clip),
         Slot("sgd", _sgd),

@@ -10,6 +10,7 @@ the date of one source file only.
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import sys
 import types
@@ -69,7 +70,8 @@ def _link(function: Function, functions: dict[str, Function], suffix: str) -> Fu
     What needs none of a variant's own functions is shared between variants, so that one process
     compiles it once.
     """
-    names = function.__code__.co_names
+    instructions = dis.get_instructions(function.__code__)
+    names = {str(i.argval) for i in instructions if i.opname == "LOAD_GLOBAL"}
     scope = function.__globals__
     inner = {
         name: _link(functions.get(name, scope.get(name)), functions, suffix)

@@ -174,7 +174,8 @@ def gradient(shape, parameters, inputs, targets, weights, total, key, step, work
         weight_gradient(layer_source(shape, layer, rows, inputs, work), delta, work.scratch[0], dw)
         bias_gradient(delta, layer_biases(shape, layer, gradients))
         if shape.l1 > 0 or shape.l2 > 0:
-            objective += penalize(shape.l1, shape.l2, w, dw)
+            objective += penalty(shape.l1, shape.l2, w)
+            penalty_gradient(shape.l1, shape.l2, w, dw)
         if layer > 0:
             below = layer_units(shape, layer - 1, rows, work.deltas)
             input_gradient(delta, w, work.scratch[0], below)

@@ -82,7 +82,22 @@ def gather(rows_of, order, out):
             out[i, j] = rows_of[order[i], j]
 
 
-# --- activations ---------------------------------------------------------------------------------
+# --- scalars, which a variant may override one by one --------------------------------------------
+
+
+def exp(z):
+    """e^z."""
+    return math.exp(z)
+
+
+def root(z):
+    """The square root of z >= 0."""
+    return math.sqrt(z)
+
+
+def tanh(z):
+    """The hyperbolic tangent."""
+    return math.tanh(z)
 
 
 def logistic(z):
@@ -96,19 +111,41 @@ def logistic(z):
 
 def softplus(z):
     """log(1 + exp(z)), with no overflow at either end."""
-    zero = type(z)(0)
-    return max(z, zero) + math.log1p(math.exp(-abs(z)))
+    return max(z, type(z)(0)) + math.log1p(math.exp(-abs(z)))
 
 
-def normal_cdf(z):
-    """The standard normal distribution function."""
-    half = type(z)(0.5)
-    return half * (type(z)(1) + math.erf(z * type(z)(SQRT_HALF)))
+def elu(z):
+    """z above 0, exp(z) - 1 below."""
+    return z if z > 0 else math.expm1(z)
 
 
-def normal_density(z):
-    """The standard normal density."""
-    return math.exp(type(z)(-0.5) * z * z) / type(z)(SQRT_TWO_PI)
+def elu_slope(z):
+    """The derivative of `elu`."""
+    return type(z)(1) if z > 0 else math.exp(z)
+
+
+def silu(z):
+    """z * logistic(z)."""
+    return z * logistic(z)
+
+
+def silu_slope(z):
+    """The derivative of `silu`."""
+    return logistic(z) * (type(z)(1) + z * logistic(-z))
+
+
+def gelu(z):
+    """z * Phi(z), Phi the standard normal distribution function by erf."""
+    return z * type(z)(0.5) * (type(z)(1) + math.erf(z * type(z)(SQRT_HALF)))
+
+
+def gelu_slope(z):
+    """The derivative of `gelu`: Phi(z) + z * phi(z)."""
+    cdf = type(z)(0.5) * (type(z)(1) + math.erf(z * type(z)(SQRT_HALF)))
+    return cdf + z * math.exp(type(z)(-0.5) * z * z) * type(z)(1.0 / SQRT_TWO_PI)
+
+
+# --- activations ---------------------------------------------------------------------------------
 
 
 def activate(code, z, out):
@@ -131,13 +168,13 @@ def activate(code, z, out):
                 out[i, j] = z[i, j] if z[i, j] > zero else slope * z[i, j]
         elif code == ELU:
             for j in range(units):
-                out[i, j] = z[i, j] if z[i, j] > zero else math.expm1(z[i, j])
+                out[i, j] = elu(z[i, j])
         elif code == GELU:
             for j in range(units):
-                out[i, j] = z[i, j] * normal_cdf(z[i, j])
+                out[i, j] = gelu(z[i, j])
         elif code == SILU:
             for j in range(units):
-                out[i, j] = z[i, j] * logistic(z[i, j])
+                out[i, j] = silu(z[i, j])
         elif code == SOFTPLUS:
             for j in range(units):
                 out[i, j] = softplus(z[i, j])
@@ -146,10 +183,10 @@ def activate(code, z, out):
                 out[i, j] = logistic(z[i, j])
         elif code == TANH:
             for j in range(units):
-                out[i, j] = math.tanh(z[i, j])
+                out[i, j] = tanh(z[i, j])
         elif code == EXP:
             for j in range(units):
-                out[i, j] = math.exp(z[i, j])
+                out[i, j] = exp(z[i, j])
 
 
 def activate_gradient(code, z, a, delta):
@@ -166,13 +203,13 @@ def activate_gradient(code, z, a, delta):
                 delta[i, j] *= one if z[i, j] > zero else slope
         elif code == ELU:
             for j in range(units):
-                delta[i, j] *= one if z[i, j] > zero else math.exp(z[i, j])
+                delta[i, j] *= elu_slope(z[i, j])
         elif code == GELU:
             for j in range(units):
-                delta[i, j] *= normal_cdf(z[i, j]) + z[i, j] * normal_density(z[i, j])
+                delta[i, j] *= gelu_slope(z[i, j])
         elif code == SILU:
             for j in range(units):
-                delta[i, j] *= logistic(z[i, j]) * (one + z[i, j] * logistic(-z[i, j]))
+                delta[i, j] *= silu_slope(z[i, j])
         elif code == SOFTPLUS:
             for j in range(units):
                 delta[i, j] *= logistic(z[i, j])
@@ -192,7 +229,7 @@ def softmax(z, out):
             top = max(top, z[i, j])
         total = z.dtype.type(0)
         for j in range(z.shape[1]):
-            out[i, j] = math.exp(z[i, j] - top)
+            out[i, j] = exp(z[i, j] - top)
             total += out[i, j]
         for j in range(z.shape[1]):
             out[i, j] /= total
@@ -257,7 +294,7 @@ def cross_entropy_row(scale, z, targets, delta):
         top = max(top, z[j])
     total = 0.0
     for j in range(len(z)):
-        total += math.exp(z[j] - top)
+        total += exp(z[j] - top)
     log_total = math.log(total)
     row = 0.0
     for j in range(len(z)):
@@ -288,15 +325,23 @@ def element_loss_row(output, loss, parameter, scale, z, targets, delta):
     return row
 
 
-def penalize(l1, l2, w, dw):
-    """dw (n_in, n_out) += the penalties' derivative by w; returns l1 * sum|w| + l2/2 * sum w^2."""
+def penalty(l1, l2, w):
+    """l1 * sum|w| + l2/2 * sum w^2 over one layer's weights (n_in, n_out)."""
+    total = 0.0
+    for k in range(w.shape[0]):
+        row = w.dtype.type(0)
+        for j in range(w.shape[1]):
+            row += w.dtype.type(l1) * abs(w[k, j]) + w.dtype.type(0.5 * l2) * w[k, j] * w[k, j]
+        total += row
+    return total
+
+
+def penalty_gradient(l1, l2, w, dw):
+    """dw (n_in, n_out) += the derivative of `penalty` by w."""
     first, second = w.dtype.type(l1), w.dtype.type(l2)
-    penalty = 0.0
     for k in range(w.shape[0]):
         for j in range(w.shape[1]):
             dw[k, j] += second * w[k, j] + first * np.sign(w[k, j])
-            penalty += l1 * abs(w[k, j]) + 0.5 * l2 * w[k, j] * w[k, j]
-    return penalty
 
 
 # --- dropout -------------------------------------------------------------------------------------
@@ -360,7 +405,7 @@ def rmsprop(rate, alpha, epsilon, momentum, g, p, square, velocity):
     eps, mu = real(epsilon), real(momentum)
     for i in range(len(p)):
         square[i] = keep * square[i] + take * g[i] * g[i]
-        velocity[i] = mu * velocity[i] + g[i] / (math.sqrt(square[i]) + eps)
+        velocity[i] = mu * velocity[i] + g[i] / (root(square[i]) + eps)
         p[i] -= r * velocity[i]
 
 
@@ -377,7 +422,7 @@ def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, fir
     for i in range(len(p)):
         first[i] = keep1 * first[i] + take1 * g[i]
         second[i] = keep2 * second[i] + take2 * g[i] * g[i]
-        p[i] = shrink * p[i] - r * first[i] / (math.sqrt(second[i]) * unbias + eps)
+        p[i] = shrink * p[i] - r * first[i] / (root(second[i]) * unbias + eps)
 
 
 def seconds(work: Work) -> float:
@@ -399,7 +444,8 @@ VARIANT = Variant(
         "gather": gather,
         "input_gradient": input_gradient,
         "output_loss": output_loss,
-        "penalize": penalize,
+        "penalty": penalty,
+        "penalty_gradient": penalty_gradient,
         "rmsprop": rmsprop,
         "sgd": sgd,
         "weight_gradient": weight_gradient,
