@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--activation", default="relu", metavar="NAME", help=f"of the hidden layers: {', '.join(HIDDEN)}")
     add("--optimizer", metavar="NAME", help=", ".join(OPTIMIZERS))
     add("--learning-rate", type=float, metavar="RATE")
-    add("--dropout", type=float, default=0.0, metavar="P", help="probability that a hidden unit is dropped")
+    add("--dropout", type=float, metavar="P", help="probability that a hidden unit is dropped")
     add("--l2", type=float, default=0.0, metavar="L2", help="penalty l2 / 2 * sum of squared weights")
     add("--backend", default="auto", metavar="NAME", help="as `fastmlp backends` lists them; default auto")
     add("--threads", type=int, metavar="N", help="upper bound for the worker threads")
@@ -185,7 +185,7 @@ def _prepared(arguments: argparse.Namespace) -> tuple[Task, _Settings]:
         hidden=arguments.activation,
         output=recipe.output,
         loss=recipe.loss,
-        dropout=arguments.dropout,
+        dropout=_or(arguments.dropout, recipe.dropout),
         l2=arguments.l2,
     )
     return task, _Settings(network, optimizer, rate, epochs, min(batch_size, len(task.inputs)))
@@ -260,9 +260,10 @@ def _print_work(arguments: argparse.Namespace, task: Task, settings: _Settings) 
     network = settings.network
     sizes = "-".join(map(str, network.sizes))
     activations = ", ".join([*dict.fromkeys(network.hidden), network.output])
+    dropout = f", dropout {network.dropout[0]:g}" if any(network.dropout) else ""
     optimizer = type(settings.optimizer).__name__
     print(f"data       {task.name}: {rows} rows of {n_in} to train on, {held}")
-    print(f"network    {sizes}, {activations}, {network.loss}")
+    print(f"network    {sizes}, {activations}, {network.loss}{dropout}")
     print(
         f"training   {settings.epochs} epochs in batches of {settings.batch_size}, "
         f"{optimizer} at {settings.rate:g}, {arguments.dtype}, seed {arguments.seed}",

@@ -30,17 +30,18 @@ class Recipe(NamedTuple):
     optimizer: str = "adam"
     learning_rate: float = 0.001
     bias_share: float = 1.0
+    dropout: float = 0.0
     held_out: bool = True
 
 
 RECIPES = {
-    "digits": Recipe("softmax", "cross_entropy", (128,), 30, 32),
+    "digits": Recipe("softmax", "cross_entropy", (256,), 30, 32, learning_rate=0.002),
     # The notebook's: weight gradients summed over 4 rows, bias gradients averaged, at rate 0.3.
     "xor": Recipe("sigmoid", "mse", (4,), 100, 4, "sgd", 1.2, bias_share=0.25, held_out=False),
-    "breast_cancer": Recipe("sigmoid", "binary_cross_entropy", (32,), 30, 32),
-    "wine": Recipe("softmax", "cross_entropy", (32,), 60, 16),
+    "breast_cancer": Recipe("sigmoid", "binary_cross_entropy", (32,), 30, 32, learning_rate=0.003),
+    "wine": Recipe("softmax", "cross_entropy", (32,), 60, 16, learning_rate=0.003),
     "iris": Recipe("softmax", "cross_entropy", (32,), 100, 16, learning_rate=0.003),
-    "diabetes": Recipe("identity", "mse", (32,), 30, 32),
+    "diabetes": Recipe("identity", "mse", (64,), 60, 32, dropout=0.5),
 }
 """Every data set; all but xor ship with scikit-learn."""
 

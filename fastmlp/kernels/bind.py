@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import dis
 import hashlib
+import re
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,6 +42,9 @@ class Program(NamedTuple):
     evaluate: Function
 
 
+ENTRY_NAME = re.compile(rf"({'|'.join(Program._fields)})_(?P<variant>.+)_[0-9a-f]{{16}}")
+"""The qualified name of a compiled entry point."""
+
 TEMPLATES: dict[str, Function] = {
     name: value
     for name, value in vars(program).items()
@@ -52,47 +56,61 @@ def bind(variant: Variant) -> Program:
     """Return the variant's program; nothing compiles before its first call."""
     functions = {**TEMPLATES, **variant.resolved()}
     suffix = f"{variant.name}_{_digest(variant)}"
-    return Program(*(_link(functions[name], functions, suffix) for name in Program._fields))
+    return Program(*(_entry(name, functions, suffix) for name in Program._fields))
 
 
 def slot(variant: Variant, name: str) -> Function:
     """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
-    functions = variant.resolved()
-    return _link(functions[name], functions, "")
+    functions = {**TEMPLATES, **variant.resolved()}
+    return _link(functions[name], functions)
+
+
+def _entry(name: str, functions: Mapping[str, Function], suffix: str) -> Function:
+    copy = _rebound(functions[name], _inner(functions[name], functions))
+    copy.__qualname__ = f"{name}_{suffix}"
+    return numba.njit(copy, cache=True, **OPTIONS)
+
+
+def _link(function: Function, functions: Mapping[str, Function]) -> Function:
+    """Return `function` compiled, with every function that it names taken from `functions` first.
+
+    What needs none of a variant's own functions is shared between variants, so that one process
+    compiles it once.
+    """
+    inner = _inner(function, functions)
+    key = (function, *sorted((name, id(f)) for name, f in inner.items()))
+    if key not in _linked:
+        _linked[key] = numba.njit(_rebound(function, inner), **OPTIONS)
+    return _linked[key]
 
 
 _linked: dict[tuple[Any, ...], Function] = {}
 
 
-def _link(function: Function, functions: dict[str, Function], suffix: str) -> Function:
-    """Return `function` compiled, every function that it names looked up in `functions` first.
-
-    What needs none of a variant's own functions is shared between variants, so that one process
-    compiles it once.
-    """
+def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, Function]:
+    """Return the compiled functions that `function` names."""
     instructions = dis.get_instructions(function.__code__)
     names = {str(i.argval) for i in instructions if i.opname == "LOAD_GLOBAL"}
-    scope = function.__globals__
-    inner = {
-        name: _link(functions.get(name, scope.get(name)), functions, suffix)
-        for name in names
-        if isinstance(functions.get(name, scope.get(name)), types.FunctionType)
+    found = {name: functions.get(name, function.__globals__.get(name)) for name in names}
+    return {
+        name: _link(value, functions) if isinstance(value, types.FunctionType) else value
+        for name, value in found.items()
+        if name in functions or isinstance(value, types.FunctionType)
     }
-    entry = function.__name__ in Program._fields
-    key = (function, suffix if entry else None, *sorted((n, id(f)) for n, f in inner.items()))
-    if key not in _linked:
-        copy = types.FunctionType(
-            function.__code__, {**scope, **inner}, function.__name__, function.__defaults__
-        )
-        copy.__module__ = function.__module__
-        copy.__qualname__ = f"{function.__name__}_{suffix}" if entry else function.__qualname__
-        _linked[key] = numba.njit(copy, cache=entry, **OPTIONS)
-    return _linked[key]
+
+
+def _rebound(function: Function, names: Mapping[str, Function]) -> types.FunctionType:
+    scope = {**function.__globals__, **names}
+    copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
+    copy.__module__ = function.__module__
+    copy.__qualname__ = function.__qualname__
+    return copy
 
 
 def _digest(variant: Variant) -> str:
     """Return a digest of every source that a variant's machine code depends on."""
-    sources = {Path(function.__code__.co_filename) for function in variant.resolved().values()}
+    plain = (getattr(f, "py_func", f) for f in variant.resolved().values())
+    sources = {Path(f.__code__.co_filename) for f in plain if isinstance(f, types.FunctionType)}
     sources |= set(Path(__file__).parent.rglob("*.py"))
     sources |= {Path(module.__file__ or "") for module in (fastmlp.activations, fastmlp.losses)}
     texts = sorted(source.read_bytes() for source in sources)
@@ -106,10 +124,11 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
         self._said: set[tuple[str, str]] = set()
 
     def on_start(self, ev: Any) -> None:
-        function = ev.data["dispatcher"].py_func
-        if function.__name__ not in Program._fields:
+        """Speak if what compiles is an entry point."""
+        entry = ENTRY_NAME.fullmatch(ev.data["dispatcher"].py_func.__qualname__)
+        if entry is None:
             return
-        variant = function.__qualname__.removeprefix(f"{function.__name__}_").rpartition("_")[0]
+        variant = entry["variant"]
         dtype = next(str(a.dtype) for a in ev.data["args"] if isinstance(a, numba.types.Array))
         if (variant, dtype) not in self._said:
             self._said.add((variant, dtype))
@@ -121,7 +140,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
             )
 
     def on_end(self, ev: Any) -> None:
-        pass
+        """Nothing to say."""
 
 
 event.register("numba:compile", _Announcer())

@@ -19,6 +19,12 @@ SCRATCH_BYTES = 256
 SCRATCH_ROWS = 32
 """Rows of scratch beside the panel: a register tile's worth, and some."""
 
+SLICE_BYTES = 1 << 16
+"""Gradient that is formed before the optimiser is applied to it: a share of L2."""
+
+SLICE_ROWS = 8
+"""Rows of weights that a slice of gradient holds at least."""
+
 
 def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
     """Return an uninitialised vector that starts at a cache line; its pages are mapped when used."""
@@ -33,11 +39,17 @@ def scratch_length(depth: int, itemsize: int) -> int:
     return (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
 
 
+def slice_length(n_out: int, itemsize: int) -> int:
+    """Return the numbers of a slice of gradient: 8 rows of weights, or SLICE_BYTES if that is more."""
+    return max(SLICE_BYTES // itemsize, SLICE_ROWS * n_out)
+
+
 def workspace(network: Network, rows: int, workers: int, dtype: np.dtype[Any]) -> Workspace:
     """Return buffers for batches of up to `rows` rows, shared by `workers` workers."""
     n_in, n_out = network.sizes[0], network.sizes[-1]
     units = rows * sum(network.sizes[1:])
     scratch = scratch_length(max(*network.sizes, rows), dtype.itemsize)
+    slices = slice_length(max(network.sizes[1:]), dtype.itemsize)
     return Workspace(
         inputs=aligned(rows * n_in, dtype),
         targets=aligned(rows * n_out, dtype),
@@ -48,4 +60,5 @@ def workspace(network: Network, rows: int, workers: int, dtype: np.dtype[Any]) -
         dropped=aligned(units, dtype),
         deltas=aligned(units, dtype),
         scratch=aligned(workers * scratch, dtype).reshape(workers, scratch),
+        slices=aligned(workers * slices, dtype).reshape(workers, slices),
     )

@@ -66,6 +66,7 @@ class Workspace(NamedTuple):
     losses : (rows) float64, for partial sums
     logits, activations, dropped, deltas : (rows * units of all layers)
     scratch : (workers, `buffers.scratch_length`) for the matmul slots' own use
+    slices : (workers, `buffers.slice_length`) for gradients that are applied at once
     """
 
     inputs: np.ndarray
@@ -77,6 +78,7 @@ class Workspace(NamedTuple):
     dropped: np.ndarray
     deltas: np.ndarray
     scratch: np.ndarray
+    slices: np.ndarray
 
 
 class Team(NamedTuple):
@@ -192,24 +194,27 @@ def update(shape, rule, parameters, gradients, moments, step, rate, bias_rate):
     """Apply gradients to parameters; step counts the updates done before."""
     if rule.clip_norm < np.inf:
         clip(rule.clip_norm, gradients)
-    correction1 = 1.0 - rule.beta1 ** (step + 1)
-    correction2 = 1.0 - rule.beta2 ** (step + 1)
     for layer in range(len(shape.activations)):
-        for part in range(2):
-            start = shape.weights[layer] if part == 0 else shape.biases[layer]
-            stop = shape.biases[layer] if part == 0 else shape.ends[layer]
-            r = rate if part == 0 else bias_rate
-            p, g = parameters[start:stop], gradients[start:stop]
-            first, second = moments[0, start:stop], moments[1, start:stop]
-            if rule.code == SGD:
-                sgd(r, rule.momentum, rule.nesterov, g, p, first)
-            elif rule.code == RMSPROP:
-                rmsprop(r, rule.beta2, rule.epsilon, rule.momentum, g, p, first, second)
-            elif rule.code == ADAM:
-                adam(
-                    r, rule.beta1, rule.beta2, rule.epsilon, rule.decay, correction1, correction2,
-                    g, p, first, second,
-                )  # fmt: skip
+        weights, biases, end = shape.weights[layer], shape.biases[layer], shape.ends[layer]
+        update_part(rule, parameters, moments, step, rate, weights, gradients[weights:biases])
+        update_part(rule, parameters, moments, step, bias_rate, biases, gradients[biases:end])
+
+
+def update_part(rule, parameters, moments, step, rate, start, g):
+    """Apply the gradient g (n,) to the n parameters that begin at `start`."""
+    stop = start + len(g)
+    p, first, second = parameters[start:stop], moments[0, start:stop], moments[1, start:stop]
+    if rule.code == SGD:
+        sgd(rate, rule.momentum, rule.nesterov, g, p, first)
+    elif rule.code == RMSPROP:
+        rmsprop(rate, rule.beta2, rule.epsilon, rule.momentum, g, p, first, second)
+    elif rule.code == ADAM:
+        correction1 = 1.0 - rule.beta1 ** (step + 1)
+        correction2 = 1.0 - rule.beta2 ** (step + 1)
+        adam(
+            rate, rule.beta1, rule.beta2, rule.epsilon, rule.decay, correction1, correction2,
+            g, p, first, second,
+        )  # fmt: skip
 
 
 def train_chunk(

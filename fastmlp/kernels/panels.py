@@ -1,0 +1,103 @@
+"""Copies of matrices made for the tiles' B operand: packed panels and transposes.
+
+A panel is `columns` columns of a matrix without gaps between its rows. Tiles read B by whole
+vectors, three rounds of which are three cache lines: where the rows lie a multiple of 512 bytes
+apart they fall into few sets of L1 and evict one another, and where they are not a multiple of
+64 bytes apart every load straddles two lines and costs two.
+"""
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp.kernels.tiles import MACHINE
+from fastmlp.kernels.vectors import INT, INT32, ITEMSIZE, POINTER, Vectors, counted, define, element, smaller
+
+
+def emit_pack(module, machine, dtype):
+    name = f"pack_{dtype}_{machine.vector_bytes}"
+    arguments = [("b", POINTER), ("out", POINTER)]
+    arguments += [(label, INT) for label in ("columns", "depth", "b_row", "out_row")]
+    function, empty = define(module, name, arguments)
+    if not empty:
+        return function
+    b, out, columns, depth, b_row, out_row = function.args
+    build = ir.IRBuilder(function.append_basic_block("entry"))
+    v = Vectors(build, dtype, machine.vector_bytes)
+    with counted(build, columns, v.lanes) as j:
+        mask = v.first(build.sub(columns, j))
+        offset = build.mul(j, INT(v.itemsize))
+        source, target = v.shift(b, offset), v.shift(out, offset)
+        with counted(build, depth) as k:
+            value = v.load(v.shift(source, build.mul(k, b_row)), mask)
+            v.store(value, v.shift(target, build.mul(k, out_row)), mask)
+    build.ret_void()
+    return function
+
+
+def emit_transpose(module, machine, dtype):
+    """Blocks of lanes x lanes through registers: log2(lanes) rounds of two-source shuffles."""
+    name = f"transpose_{dtype}_{machine.vector_bytes}"
+    arguments = [("a", POINTER), ("out", POINTER)]
+    arguments += [(label, INT) for label in ("columns", "rows", "a_row", "out_row")]
+    function, empty = define(module, name, arguments)
+    if not empty:
+        return function
+    a, out, columns, rows, a_row, out_row = function.args
+    build = ir.IRBuilder(function.append_basic_block("entry"))
+    v = Vectors(build, dtype, machine.vector_bytes)
+    lanes = v.lanes
+    with counted(build, rows, lanes) as i, counted(build, columns, lanes) as j:
+        height, width = build.sub(rows, i), build.sub(columns, j)
+        source = v.shift(v.shift(a, build.mul(i, a_row)), build.mul(j, INT(v.itemsize)))
+        target = v.shift(v.shift(out, build.mul(j, out_row)), build.mul(i, INT(v.itemsize)))
+        mask, last = v.first(width), build.sub(height, INT(1))
+        # rows past the end repeat the last one and are not stored
+        block = [v.load(v.shift(source, build.mul(smaller(build, INT(m), last), a_row)), mask) for m in range(lanes)]
+        stride = lanes // 2
+        while stride:
+            low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
+            high = [lane + stride if not lane & stride else lanes + lane for lane in range(lanes)]
+            for m in range(lanes):
+                if not m & stride:
+                    pair = block[m], block[m + stride]
+                    block[m] = build.shuffle_vector(*pair, ir.Constant(ir.VectorType(INT32, lanes), low))
+                    block[m + stride] = build.shuffle_vector(*pair, ir.Constant(ir.VectorType(INT32, lanes), high))
+            stride //= 2
+        mask = v.first(height)
+        stored = build.append_basic_block("stored")
+        for m in range(lanes):
+            v.store(block[m], v.shift(target, build.mul(out_row, INT(m))), mask)
+            if m + 1 < lanes:
+                following = build.append_basic_block(f"row_{m + 1}")
+                build.cbranch(build.icmp_signed("<", INT(m + 1), width), following, stored)
+                build.position_at_end(following)
+        build.branch(stored)
+        build.position_at_end(stored)
+    build.ret_void()
+    return function
+
+
+def copy_intrinsic(machine, emit_function):
+    @intrinsic
+    def copy(typing_context, rows, columns, a, a_at, a_row, out, out_at, out_row):
+        def emit(context, build, signature, arguments):
+            rows, columns, source, source_at, source_row, target, target_at, target_row = arguments
+            size = lambda value: build.mul(value, INT(ITEMSIZE[out.dtype]))
+            function = emit_function(build.module, machine, out.dtype)
+            source = element(context, build, a, source, source_at)
+            target = element(context, build, out, target, target_at)
+            build.call(function, [source, target, columns, rows, size(source_row), size(target_row)])
+            return context.get_dummy_value()
+
+        integer = types.intp
+        return types.void(integer, integer, a, integer, integer, out, integer, integer), emit
+
+    return copy
+
+
+# pack(rows, columns, a, a_at, a_row, out, out_at, out_row), in elements, unchecked:
+# out[out_at + i * out_row + j] = a[a_at + i * a_row + j]
+pack = copy_intrinsic(MACHINE, emit_pack)
+# transpose, same arguments: out[out_at + j * out_row + i] = a[a_at + i * a_row + j]
+transpose = copy_intrinsic(MACHINE, emit_transpose)

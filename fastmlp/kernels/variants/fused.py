@@ -1,0 +1,197 @@
+"""fused: rows, then weights, and between them nothing that leaves the caches.
+
+A step has two phases. In the first every worker takes rows of the batch through all layers and
+back to their deltas; inputs are read where they lie, through the row order, and bias and relu end
+the tile while it is in registers. In the second every worker takes rows of the weights, contracts
+over the whole batch and applies the optimiser at once, so that no gradient array is written.
+That is two barriers a step whatever the depth, and no element is summed by two workers: one thread
+or sixteen give the same bits. It wins wherever a step is more than a few microseconds.
+"""
+
+# ruff: noqa: F821  (slots are bound later)
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmlp.activations import RELU
+from fastmlp.kernels import sweeps
+from fastmlp.kernels.buffers import SLICE_ROWS
+from fastmlp.kernels.program import (
+    SGD,
+    layer_biases,
+    layer_source,
+    layer_units,
+    layer_weights,
+    loss_share,
+    update_part,
+)
+from fastmlp.kernels.program import train_chunk as train_unfused
+from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.variants import tiled
+from fastmlp.kernels.workers import wait
+
+LOSS_ROWS = 16
+"""Rows whose loss makes one partial sum, whoever computes it, so that the sum has one order."""
+
+BLOCK_ROWS = 128
+"""Rows that a worker takes through the layers together: their activations stay in L2."""
+
+
+def own_share(count, team, unit):
+    """Return [first, last) of the worker's share of `count` items, in whole units."""
+    units = (count + unit - 1) // unit
+    first = units * team.worker // team.workers * unit
+    last = units * (team.worker + 1) // team.workers * unit
+    return min(first, count), min(last, count)
+
+
+def rows_forward(shape, parameters, inputs, visited, first, last, key, step, work, scratch):
+    """Take rows [first, last) of the batch through all layers, up to the last one's logits."""
+    rows = len(visited)
+    for layer in range(len(shape.activations)):
+        w, b = layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters)
+        hidden = layer < len(shape.activations) - 1
+        relu = hidden and shape.activations[layer] == RELU
+        z = layer_units(shape, layer, rows, work.logits)
+        a = layer_units(shape, layer, rows, work.activations)
+        out = a if relu else z
+        if layer == 0:
+            sweeps.affine(inputs, visited, w, b, out, first, last, relu, scratch)
+        else:
+            source = layer_source(shape, layer, rows, inputs, work)
+            sweeps.affine(source, None, w, b, out, first, last, relu, scratch)
+        if hidden and not relu:
+            activate(shape.activations[layer], z[first:last], a[first:last])
+        if hidden and shape.dropout[layer] > 0:
+            kept = layer_units(shape, layer, rows, work.dropped)
+            drop(key, step, layer, first, shape.dropout[layer], a[first:last], kept[first:last])
+
+
+def rows_loss(shape, targets, weights, visited, first, last, share, work):
+    """Fill the last layer's deltas of rows [first, last), and their partial sums of the loss."""
+    output = len(shape.activations) - 1
+    z = layer_units(shape, output, len(visited), work.logits)
+    delta = layer_units(shape, output, len(visited), work.deltas)
+    n_out = targets.shape[1]
+    y = work.targets[: len(visited) * n_out].reshape(len(visited), n_out)
+    for start in range(first, last, LOSS_ROWS):
+        stop = min(start + LOSS_ROWS, last)
+        gather(targets, visited[start:stop], y[start:stop])
+        for i in range(start, stop):
+            work.weights[i] = weights[visited[i]]
+        work.losses[start // LOSS_ROWS] = output_loss(
+            shape.activations[output], shape.loss, shape.loss_parameter, share,
+            z[start:stop], y[start:stop], work.weights[start:stop], delta[start:stop],
+        )  # fmt: skip
+
+
+def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch):
+    """Take the deltas of rows [first, last) from the last layer back to the first."""
+    for layer in range(len(shape.activations) - 1, 0, -1):
+        w = layer_weights(shape, layer, parameters)
+        delta = layer_units(shape, layer, rows, work.deltas)
+        below = layer_units(shape, layer - 1, rows, work.deltas)
+        z = layer_units(shape, layer - 1, rows, work.logits)
+        a = layer_units(shape, layer - 1, rows, work.activations)
+        if shape.activations[layer - 1] == RELU:
+            sweeps.input_gradient_relu(delta, w, a, below, first, last, scratch)
+        else:
+            sweeps.input_gradient(delta, w, below, first, last, scratch)
+            activate_gradient(shape.activations[layer - 1], z[first:last], a[first:last], below[first:last])
+        if shape.dropout[layer - 1] > 0:
+            drop(key, step, layer - 1, first, shape.dropout[layer - 1], below[first:last], below[first:last])
+
+
+def weights_step(
+    shape, rule, parameters, gradients, moments, step, inputs, visited, rate, bias_rate, team, work
+):  # fmt: skip
+    """Contract and update the worker's share of every layer's weights; spread the biases."""
+    rows = len(visited)
+    scratch = work.scratch[team.worker]
+    plain = rule.code == SGD and rule.momentum == 0 and shape.l1 == 0
+    for layer in range(len(shape.activations)):
+        delta = layer_units(shape, layer, rows, work.deltas)
+        w = layer_weights(shape, layer, parameters)
+        n_in, n_out = w.shape
+        source = layer_source(shape, layer, rows, inputs, work)
+        first, last = own_share(n_in, team, SLICE_ROWS)
+        if plain:
+            r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * shape.l2)
+            if layer == 0:
+                sweeps.descent_step(inputs, visited, delta, w, first, last, r, keep, scratch)
+            else:
+                sweeps.descent_step(source, None, delta, w, first, last, r, keep, scratch)
+        else:
+            slice_rows = work.slices.shape[1] // n_out // SLICE_ROWS * SLICE_ROWS
+            g = work.slices[team.worker, : slice_rows * n_out].reshape(slice_rows, n_out)
+            for start in range(first, last, slice_rows):
+                stop = min(start + slice_rows, last)
+                if layer == 0:
+                    sweeps.weight_gradient(inputs, visited, delta, g, start, stop, scratch)
+                else:
+                    sweeps.weight_gradient(source, None, delta, g, start, stop, scratch)
+                if shape.l1 > 0 or shape.l2 > 0:
+                    penalty_gradient(shape.l1, shape.l2, w[start:stop], g[: stop - start])
+                at = shape.weights[layer] + start * n_out
+                update_part(rule, parameters, moments, step, rate, at, g[: stop - start].reshape(-1))
+        if team.worker == layer % team.workers:
+            db = layer_biases(shape, layer, gradients)
+            bias_gradient(delta, db)
+            update_part(rule, parameters, moments, step, bias_rate, shape.biases[layer], db)
+
+
+def train_fused(
+    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, starts, stops, totals, rates, key, team, work, losses,
+):  # fmt: skip
+    """Take all steps of a chunk; write each one's objective to losses (steps,)."""
+    if rule.clip_norm < np.inf:
+        # Clipping needs the whole gradient before any of it is applied.
+        if team.worker == 0:
+            train_unfused(
+                shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
+                order, starts, stops, totals, rates, key, team, work, losses,
+            )  # fmt: skip
+        return
+    scratch = work.scratch[team.worker]
+    for s in range(len(starts)):
+        visited = order[starts[s] : stops[s]]
+        rows = len(visited)
+        first, last = own_share(rows, team, LOSS_ROWS)
+        share = loss_share(shape, totals[s])
+        for start in range(first, last, BLOCK_ROWS):
+            stop = min(start + BLOCK_ROWS, last)
+            rows_forward(shape, parameters, inputs, visited, start, stop, key, step + s, work, scratch)
+            rows_loss(shape, targets, weights, visited, start, stop, share, work)
+            rows_backward(shape, parameters, rows, start, stop, key, step + s, work, scratch)
+        objective = 0.0
+        if team.worker == 0 and (shape.l1 > 0 or shape.l2 > 0):
+            for layer in range(len(shape.activations)):
+                objective += penalty(shape.l1, shape.l2, layer_weights(shape, layer, parameters))
+        wait(team)
+        if team.worker == 0:
+            for block in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
+                objective += work.losses[block]
+            losses[s] = objective
+        weights_step(
+            shape, rule, parameters, gradients, moments, step + s, inputs, visited,
+            rates[s, 0], rates[s, 1], team, work,
+        )  # fmt: skip
+        wait(team)
+
+
+def seconds(work: Work) -> float:
+    """About 85 % of peak, split over the workers, and a few passes over the units."""
+    busy = work.flops * work.itemsize / 4 / 9e10 + 5e-10 * work.rows * work.units
+    return 1.5e-6 + busy / workers(work)
+
+
+def workers(work: Work) -> int:
+    """Return how many threads a step is worth: each needs 16 rows, and 20 us of work to share."""
+    microseconds = work.flops * work.itemsize / 4 / 9e4
+    return max(1, min(work.threads, work.rows // LOSS_ROWS, int(microseconds / 20)))
+
+
+VARIANT = Variant("fused", tiled.VARIANT, {"train_chunk": train_fused}, seconds, workers)

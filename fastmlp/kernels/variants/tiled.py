@@ -1,0 +1,72 @@
+"""tiled: register tiles for the matmuls, polynomials for exp and its like; all else as baseline.
+
+It wins over BLAS where a layer's matmul is short of some megaflops: a tile starts without a call's
+overhead, its edges are masked and not padded, and three vectors by eight rows of accumulators keep
+both FMA units busy. The scalars are polynomials that LLVM vectorises, where libm's are calls.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from fastmlp.kernels import polynomials, sweeps
+from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.variants import baseline
+
+
+def affine(x, w, b, scratch, out):
+    """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
+    sweeps.affine(x, None, w, b, out, 0, x.shape[0], False, scratch)
+
+
+def weight_gradient(x, delta, scratch, out):
+    """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
+    sweeps.weight_gradient(x, None, delta, out, 0, x.shape[1], scratch)
+
+
+def input_gradient(delta, w, scratch, out):
+    """out (rows, n_in) = delta (rows, n_out) @ w.T."""
+    sweeps.input_gradient(delta, w, out, 0, delta.shape[0], scratch)
+
+
+def tanh(z):
+    """The hyperbolic tangent."""
+    return polynomials.tanh(z)
+
+
+def elu(z):
+    """z above 0, exp(z) - 1 below."""
+    return polynomials.elu(z, type(z)(1))
+
+
+def elu_slope(z):
+    """The derivative of `elu`."""
+    return polynomials.elu_derivative(z, type(z)(1))
+
+
+def seconds(work: Work) -> float:
+    """About half of peak for the matmuls' sizes that it meets, and a few passes over the units."""
+    return 1e-6 + work.flops * work.itemsize / 4 / 6e10 + 1e-9 * work.rows * work.units
+
+
+VARIANT = Variant(
+    "tiled",
+    baseline.VARIANT,
+    {
+        "affine": affine,
+        "weight_gradient": weight_gradient,
+        "input_gradient": input_gradient,
+        "exp": polynomials.exp,
+        "root": polynomials.sqrt,
+        "tanh": tanh,
+        "logistic": polynomials.sigmoid,
+        "softplus": polynomials.softplus,
+        "elu": elu,
+        "elu_slope": elu_slope,
+        "silu": polynomials.silu,
+        "silu_slope": polynomials.silu_derivative,
+        "gelu": polynomials.gelu,
+        "gelu_slope": polynomials.gelu_derivative,
+    },
+    seconds,
+)

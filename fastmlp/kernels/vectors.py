@@ -1,0 +1,236 @@
+"""The vocabulary the tiles are written in: LLVM vectors of the host's width, masks, fused multiply-adds.
+
+Loops left to LLVM's vectoriser run at 256 bits on Intel ("prefer-256-bit") and end in scalar
+tails. What is emitted here keeps the full width, and a masked vector replaces every tail.
+"""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import llvmlite.binding
+import numba
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+INT = ir.IntType(64)
+INT32 = ir.IntType(32)
+BIT = ir.IntType(1)
+BYTE = ir.IntType(8)
+POINTER = ir.PointerType()
+FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
+ITEMSIZE = {types.float32: 4, types.float64: 8}
+# LLVM 22 moved the alignment of a masked access from an argument to an attribute.
+ALIGNMENT_KIND = [] if llvmlite.binding.llvm_version_info >= (22,) else [INT32]
+
+
+class Machine(NamedTuple):
+    """What decides the shape of a tile.
+
+    vector_bytes : width of one register
+    shapes : for each number of vectors across, from 1, the numbers of rows a tile may have;
+        rows * vectors accumulators, `vectors` of B and one broadcast of A must fit in the
+        register file. Few rows are listed, as each costs about 12 ms of compilation.
+    masks : whether a masked load costs the same as a plain one (AVX-512). Elsewhere a tile
+        exists twice, and only the edge in n takes the masked copy.
+    """
+
+    vector_bytes: int
+    shapes: tuple[tuple[int, ...], ...]
+    masks: bool
+
+    @property
+    def vectors(self):
+        """The most vectors across a tile."""
+        return len(self.shapes)
+
+
+# 32 registers: 8x3 and 12x2 reach 0.97 to 1.0 of peak, 8x2 0.90, 12x1 0.78, 8x1 0.70.
+WIDE = ((1, 2, 4, 8, 12), (1, 2, 4, 8, 12), (1, 2, 4, 8))
+NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
+AVX512 = Machine(64, WIDE, True)
+AVX2 = Machine(32, NARROW, False)
+NEON = Machine(16, WIDE, False)
+SSE = Machine(16, NARROW, False)
+
+
+def host():
+    """The `Machine` Numba compiles for, with its overrides of the host's features respected."""
+    if numba.config.CPU_FEATURES is not None:
+        named = set(numba.config.CPU_FEATURES.split(","))
+        has = lambda feature: "+" + feature in named
+    else:
+        features = llvmlite.binding.get_host_cpu_features()
+        has = lambda feature: features.get(feature, False)
+    if numba.config.CPU_NAME == "generic" and numba.config.CPU_FEATURES is None:
+        has = lambda feature: False
+    if has("avx512f") and has("avx512vl"):
+        return AVX512
+    if has("avx2") and has("fma"):
+        return AVX2
+    return NEON if llvmlite.binding.get_process_triple().startswith(("aarch64", "arm64")) else SSE
+
+
+def declare(module, name, result, arguments):
+    """The function `name` of the module, declared on first use."""
+    if name in module.globals:
+        return module.globals[name]
+    return ir.Function(module, ir.FunctionType(result, arguments), name)
+
+
+def define(module, name, arguments):
+    """A function of the module to be filled, and whether it still is empty.
+
+    Its linkage lets Numba merge the copies of all functions that use it; `noinline` keeps
+    it one piece of code however many calls there are.
+    """
+    if name in module.globals:
+        return module.globals[name], False
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [kind for _, kind in arguments]), name)
+    function.linkage = "linkonce_odr"
+    function.attributes.add("noinline")
+    function.attributes.add("nounwind")
+    for argument, (label, _) in zip(function.args, arguments):
+        argument.name = label
+    return function, True
+
+
+class Vectors:
+    """Emits vectors of one element type and width at a builder's position."""
+
+    def __init__(self, builder, dtype, vector_bytes):
+        self.builder = builder
+        self.module = builder.module
+        self.itemsize = ITEMSIZE[dtype]
+        self.scalar = FLOATS[dtype]
+        self.lanes = vector_bytes // self.itemsize
+        self.bytes = vector_bytes
+        self.type = ir.VectorType(self.scalar, self.lanes)
+        self.mask_type = ir.VectorType(BIT, self.lanes)
+        self.suffix = f"v{self.lanes}f{8 * self.itemsize}"
+        self.zero = ir.Constant(self.type, [0.0] * self.lanes)
+
+    @staticmethod
+    def scalar_type(dtype):
+        return FLOATS[dtype]
+
+    def splat(self, value, kind=None):
+        kind = kind or self.type
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, INT32(0))
+        lanes = ir.Constant(ir.VectorType(INT32, self.lanes), [0] * self.lanes)
+        return self.builder.shuffle_vector(first, undefined, lanes)
+
+    def first(self, count):
+        """The mask of the first `count` lanes; all of them when count is larger, none when negative."""
+        width = ir.IntType(8 * self.itemsize)
+        kind = ir.VectorType(width, self.lanes)
+        if width != INT:
+            count = self.builder.trunc(count, width)
+        ascending = ir.Constant(kind, list(range(self.lanes)))
+        return self.builder.icmp_signed("<", ascending, self.splat(count, kind))
+
+    def shift(self, pointer, offset):
+        """The pointer moved by `offset` bytes, a Python integer or an IR value."""
+        if isinstance(offset, int):
+            if offset == 0:
+                return pointer
+            offset = INT(offset)
+        return self.builder.gep(pointer, [offset], source_etype=BYTE)
+
+    def broadcast(self, pointer):
+        return self.splat(self.builder.load(pointer, typ=self.scalar, align=self.itemsize))
+
+    def load(self, pointer, mask=None):
+        """A vector; lanes outside the mask are zero and their memory is not touched."""
+        if mask is None:
+            return self.builder.load(pointer, typ=self.type, align=self.itemsize)
+        name = f"llvm.masked.load.{self.suffix}.p0"
+        kinds = [POINTER, *ALIGNMENT_KIND, self.mask_type, self.type]
+        alignment = [kind(self.itemsize) for kind in ALIGNMENT_KIND]
+        masked = declare(self.module, name, self.type, kinds)
+        return self.builder.call(masked, [pointer, *alignment, mask, self.zero])
+
+    def store(self, value, pointer, mask=None):
+        if mask is None:
+            self.builder.store(value, pointer, align=self.itemsize)
+            return
+        name = f"llvm.masked.store.{self.suffix}.p0"
+        kinds = [self.type, POINTER, *ALIGNMENT_KIND, self.mask_type]
+        alignment = [kind(self.itemsize) for kind in ALIGNMENT_KIND]
+        masked = declare(self.module, name, ir.VoidType(), kinds)
+        self.builder.call(masked, [value, pointer, *alignment, mask])
+
+    def fma(self, a, b, c):
+        """a * b + c with one rounding."""
+        fused = declare(self.module, f"llvm.fma.{self.suffix}", self.type, [self.type] * 3)
+        return self.builder.call(fused, [a, b, c])
+
+    def sqrt(self, a):
+        root = declare(self.module, f"llvm.sqrt.{self.suffix}", self.type, [self.type])
+        return self.builder.call(root, [a])
+
+    def relu(self, a):
+        """max(a, 0), where NaN stays NaN."""
+        return self.builder.select(self.builder.fcmp_ordered("<", a, self.zero), self.zero, a)
+
+
+@contextmanager
+def counted(builder, count, step=1):
+    """The loop `for index in range(0, count, step)`; yields the index."""
+    before, head = builder.block, builder.append_basic_block("head")
+    body, after = builder.append_basic_block("body"), builder.append_basic_block("after")
+    builder.branch(head)
+    builder.position_at_end(head)
+    index = builder.phi(INT)
+    index.add_incoming(INT(0), before)
+    builder.cbranch(builder.icmp_signed("<", index, count), body, after)
+    builder.position_at_end(body)
+    yield index
+    index.add_incoming(builder.add(index, INT(step)), builder.block)
+    builder.branch(head)
+    builder.position_at_end(after)
+
+
+def smaller(builder, a, b):
+    return builder.select(builder.icmp_signed("<", a, b), a, b)
+
+
+def element(context, builder, kind, array, position):
+    """The address of element `position` of an array taken as flat memory; null for None."""
+    if kind == types.none:
+        return ir.Constant(POINTER, None)
+    if isinstance(kind, types.Integer):  # what `address` returned
+        return builder.inttoptr(array, POINTER)
+    offset = builder.mul(position, INT(kind.dtype.bitwidth // 8))
+    return builder.gep(data_pointer(context, builder, kind, array), [offset], source_etype=BYTE)
+
+
+def data_pointer(context, builder, kind, array):
+    return context.make_array(kind)(context, builder, array).data
+
+
+@intrinsic
+def address(typing_context, array, position):
+    """The address of element `position`, for a choice between arrays; the caller keeps them alive."""
+
+    def emit(context, builder, signature, arguments):
+        return builder.ptrtoint(element(context, builder, signature.args[0], *arguments), INT)
+
+    return types.intp(array, types.intp), emit
+
+
+@intrinsic
+def prefetch(typing_context, array, index):
+    """Ask for the cache line of element `index` of a C-contiguous array, to be read soon."""
+
+    def emit(context, builder, signature, arguments):
+        base = data_pointer(context, builder, signature.args[0], arguments[0])
+        pointer = builder.gep(base, [arguments[1]], source_etype=context.get_data_type(array.dtype))
+        call = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT32, INT32, INT32])
+        # read, keep in the second level (a batch is larger than the first), data
+        builder.call(call, [pointer, INT32(0), INT32(2), INT32(1)])
+        return context.get_dummy_value()
+
+    if isinstance(array, types.Array) and isinstance(index, types.Integer):
+        return types.void(array, types.intp), emit
