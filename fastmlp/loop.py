@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,11 +52,21 @@ def train(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
     for callback in callbacks:
         callback.on_train_begin(run)
     try:
-        _run_chunks(plan, state, run, callbacks)
+        with blas_threads(plan.threads):
+            _run_chunks(plan, state, run, callbacks)
     finally:
         for callback in callbacks:
             callback.on_train_end(run)
     return run
+
+
+def blas_threads(threads: int | None) -> AbstractContextManager[object]:
+    """Hold NumPy's and SciPy's BLAS to `threads`, for the backends that call it, and give it back."""
+    if threads is None:
+        return nullcontext()
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=threads, user_api="blas")
 
 
 def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Callback]) -> None:

@@ -9,6 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Work(NamedTuple):
     """One step's size, for the choice of the fastest variant.
 
@@ -25,7 +32,7 @@ class Work(NamedTuple):
         cls, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int | None
     ) -> Work:
         """Return the work of a step of `rows` rows in `dtype`; threads=None allows every core."""
-        return cls(sizes, rows, dtype.itemsize, threads or len(os.sched_getaffinity(0)))
+        return cls(sizes, rows, dtype.itemsize, threads or usable_cores())
 
     @property
     def flops(self) -> float:
