@@ -1,6 +1,11 @@
-"""For tests and benchmarks alike: `--variant FILE` brings a kernel variant of your own into both."""
+"""For tests and benchmarks alike: which of the two run, and `--variant FILE` for a kernel variant of yours.
+
+`pytest` runs tests/, `pytest --benchmark-only` runs benchmarks/, and a path runs what it says.
+"""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +24,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the given variants before tests are collected over the registry."""
+    """Register the given variants before tests are collected over the registry; choose the directory."""
     for path in config.getoption("--variant"):
         registry.register_file(path)
+    if config.getoption("benchmark_only") and config.args_source == pytest.Config.ArgsSource.TESTPATHS:
+        config.args = [str(config.rootpath / "benchmarks")]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave benchmarks/ out of `pytest .`; pytest does not ask about paths that it was given."""
+    benchmarks = config.rootpath / "benchmarks"
+    return True if collection_path == benchmarks and not config.getoption("benchmark_only") else None

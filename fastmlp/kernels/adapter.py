@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fastmlp import optimizers
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.backend import Backend, Chunk, Data
-from fastmlp.kernels.bind import bind
+from fastmlp.kernels.bind import Program
 from fastmlp.kernels.buffers import workspace
 from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape
 from fastmlp.kernels.variant import Variant, Work
@@ -30,7 +30,7 @@ BLOCK_ROWS = 256
 
 def compiled_backend(variant: Variant) -> Backend:
     """Return the variant as a backend; it compiles, or loads from the disk cache, when called."""
-    program = bind(variant)
+    program = Program(variant)
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
         work = workspace(network, min(BLOCK_ROWS, len(inputs)), 1, parameters.dtype)

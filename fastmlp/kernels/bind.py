@@ -17,7 +17,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 from numba.core import event
@@ -32,17 +32,28 @@ Function = Callable[..., Any]
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
-class Program(NamedTuple):
-    """A variant's compiled entry points; their signatures stand in `fastmlp.kernels.program`."""
-
-    train_chunk: Function
-    gradient: Function
-    update: Function
-    predict: Function
-    evaluate: Function
+ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
+"""The templates that are called from Python; their signatures stand in `fastmlp.kernels.program`."""
 
 
-ENTRY_NAME = re.compile(rf"({'|'.join(Program._fields)})_(?P<variant>.+)_[0-9a-f]{{16}}")
+class Program:
+    """A variant's entry points as attributes, each bound when first asked for: a fit needs one or two."""
+
+    def __init__(self, variant: Variant) -> None:
+        self._functions = {**TEMPLATES, **variant.resolved()}
+        self._suffix = f"{variant.name}_{_digest(variant)}"
+
+    def __getattr__(self, name: str) -> Function:
+        if name not in ENTRY_POINTS:
+            raise AttributeError(name)
+        copy = _rebound(self._functions[name], _inner(self._functions[name], self._functions))
+        copy.__qualname__ = f"{name}_{self._suffix}"
+        entry: Function = numba.njit(copy, cache=True, **OPTIONS)
+        setattr(self, name, entry)
+        return entry
+
+
+ENTRY_NAME = re.compile(rf"({'|'.join(ENTRY_POINTS)})_(?P<variant>.+)_[0-9a-f]{{16}}")
 """The qualified name of a compiled entry point."""
 
 TEMPLATES: dict[str, Function] = {
@@ -52,23 +63,10 @@ TEMPLATES: dict[str, Function] = {
 }
 
 
-def bind(variant: Variant) -> Program:
-    """Return the variant's program; nothing compiles before its first call."""
-    functions = {**TEMPLATES, **variant.resolved()}
-    suffix = f"{variant.name}_{_digest(variant)}"
-    return Program(*(_entry(name, functions, suffix) for name in Program._fields))
-
-
 def slot(variant: Variant, name: str) -> Function:
     """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
     functions = {**TEMPLATES, **variant.resolved()}
     return _link(functions[name], functions)
-
-
-def _entry(name: str, functions: Mapping[str, Function], suffix: str) -> Function:
-    copy = _rebound(functions[name], _inner(functions[name], functions))
-    copy.__qualname__ = f"{name}_{suffix}"
-    return numba.njit(copy, cache=True, **OPTIONS)
 
 
 def _link(function: Function, functions: Mapping[str, Function]) -> Function:

@@ -25,9 +25,9 @@ from fastmlp.kernels.program import (
     layer_units,
     layer_weights,
     loss_share,
+    update,
     update_part,
 )
-from fastmlp.kernels.program import train_chunk as train_unfused
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.workers import wait
@@ -110,12 +110,13 @@ def weights_step(
     """Contract and update the worker's share of every layer's weights; spread the biases."""
     rows = len(visited)
     scratch = work.scratch[team.worker]
-    plain = rule.code == SGD and rule.momentum == 0 and shape.l1 == 0
+    clipped = rule.clip_norm < np.inf
+    plain = rule.code == SGD and rule.momentum == 0 and shape.l1 == 0 and not clipped
     for layer in range(len(shape.activations)):
         delta = layer_units(shape, layer, rows, work.deltas)
-        w = layer_weights(shape, layer, parameters)
-        n_in, n_out = w.shape
         source = layer_source(shape, layer, rows, inputs, work)
+        w, dw = layer_weights(shape, layer, parameters), layer_weights(shape, layer, gradients)
+        n_in, n_out = w.shape
         first, last = own_share(n_in, team, SLICE_ROWS)
         if plain:
             r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * shape.l2)
@@ -125,21 +126,29 @@ def weights_step(
                 sweeps.descent_step(source, None, delta, w, first, last, r, keep, scratch)
         else:
             slice_rows = work.slices.shape[1] // n_out // SLICE_ROWS * SLICE_ROWS
-            g = work.slices[team.worker, : slice_rows * n_out].reshape(slice_rows, n_out)
+            hot = work.slices[team.worker, : slice_rows * n_out].reshape(slice_rows, n_out)
             for start in range(first, last, slice_rows):
                 stop = min(start + slice_rows, last)
+                g = dw[start:stop] if clipped else hot[: stop - start]
                 if layer == 0:
                     sweeps.weight_gradient(inputs, visited, delta, g, start, stop, scratch)
                 else:
                     sweeps.weight_gradient(source, None, delta, g, start, stop, scratch)
                 if shape.l1 > 0 or shape.l2 > 0:
-                    penalty_gradient(shape.l1, shape.l2, w[start:stop], g[: stop - start])
-                at = shape.weights[layer] + start * n_out
-                update_part(rule, parameters, moments, step, rate, at, g[: stop - start].reshape(-1))
+                    penalty_gradient(shape.l1, shape.l2, w[start:stop], g)
+                if not clipped:
+                    at = shape.weights[layer] + start * n_out
+                    update_part(rule, parameters, moments, step, rate, at, g.reshape(-1))
         if team.worker == layer % team.workers:
             db = layer_biases(shape, layer, gradients)
             bias_gradient(delta, db)
-            update_part(rule, parameters, moments, step, bias_rate, shape.biases[layer], db)
+            if not clipped:
+                update_part(rule, parameters, moments, step, bias_rate, shape.biases[layer], db)
+    if clipped:
+        # The norm needs the whole gradient before any of it is applied.
+        wait(team)
+        if team.worker == 0:
+            update(shape, rule, parameters, gradients, moments, step, rate, bias_rate)
 
 
 def train_fused(
@@ -147,14 +156,6 @@ def train_fused(
     order, starts, stops, totals, rates, key, team, work, losses,
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
-    if rule.clip_norm < np.inf:
-        # Clipping needs the whole gradient before any of it is applied.
-        if team.worker == 0:
-            train_unfused(
-                shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
-                order, starts, stops, totals, rates, key, team, work, losses,
-            )  # fmt: skip
-        return
     scratch = work.scratch[team.worker]
     for s in range(len(starts)):
         visited = order[starts[s] : stops[s]]
