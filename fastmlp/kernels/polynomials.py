@@ -19,7 +19,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-inlined = numba.njit(forceinline=True, error_model="numpy")
+inlined = numba.njit(
+    forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 
 def constant(single, double=None):

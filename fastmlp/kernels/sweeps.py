@@ -41,7 +41,7 @@ def next_vectors(left, lanes):
     return 2 if vectors == VECTORS + 1 else min(vectors, VECTORS)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def affine(x, order, w, b, out, start, stop, relu, panel):
     """out[start:stop] = x[order][start:stop] @ w + b, and max(., 0) of it where `relu`.
 
@@ -83,7 +83,7 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
         left += columns
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def input_gradient(delta, w, out, start, stop, panel):
     """out[start:stop] = (delta @ w.T)[start:stop].
 
@@ -95,7 +95,7 @@ def input_gradient(delta, w, out, start, stop, panel):
     propagate(delta, w, None, out, start, stop, STORE, panel)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def input_gradient_relu(delta, w, hidden, out, start, stop, panel):
     """The same, times the derivative of the relu that made `hidden`, (rows, n_in)."""
     propagate(delta, w, hidden, out, start, stop, GATE, panel)
@@ -123,7 +123,7 @@ def propagate(delta, w, gate, out, start, stop, finish, panel):
         left += columns
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def weight_gradient(x, order, delta, out, start, stop, panel):
     """out[:stop - start] = (x[order].T @ delta)[start:stop].
 
@@ -137,7 +137,7 @@ def weight_gradient(x, order, delta, out, start, stop, panel):
     contract(x, order, delta, out, start, start, stop, STORE, one, one, panel)
 
 
-@njit(error_model="numpy")
+@njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 def descent_step(x, order, delta, w, start, stop, rate, keep, panel):
     """w[start:stop] = keep * w - rate * (x[order].T @ delta), the gradient never leaving registers.
 
