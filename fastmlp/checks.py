@@ -7,12 +7,18 @@ import numbers
 from collections.abc import Sequence
 
 
+def shown(value: object) -> str:
+    """Return the value's repr in one line and of bearable length: it may be somebody's array."""
+    line = " ".join(repr(value).split())
+    return line if len(line) <= 60 else f"{line[:57]}..."
+
+
 def choice(what: str, value: object, choices: Sequence[str]) -> str:
     """Return `value` if it is one of `choices`; ValueError or TypeError otherwise."""
     if not isinstance(value, str):
-        raise TypeError(f"{what} must be a name, got {value!r}; choose from: {', '.join(choices)}")
+        raise TypeError(f"{what} must be a name, got {shown(value)}; choose from: {', '.join(choices)}")
     if value not in choices:
-        raise ValueError(f"unknown {what} {value!r}; choose from: {', '.join(choices)}")
+        raise ValueError(f"unknown {what} {shown(value)}; choose from: {', '.join(choices)}")
     return value
 
 
@@ -27,31 +33,31 @@ def real(
 ) -> float:
     """Return `value` as a float within the bounds; TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{what} must be a number, got {value!r}")
+        raise TypeError(f"{what} must be a number, got {shown(value)}")
     number = float(value)
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if not math.isfinite(number) or below or above:
         wanted = _interval(low, high, open_low, open_high)
-        raise ValueError(f"{what} must be {wanted}, got {value!r}")
+        raise ValueError(f"{what} must be {wanted}, got {shown(value)}")
     return number
 
 
 def whole(what: str, value: object, low: int, high: int | None = None) -> int:
     """Return `value` as an int within [low, high]; TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{what} must be a whole number, got {value!r}")
+        raise TypeError(f"{what} must be a whole number, got {shown(value)}")
     number = int(value)
     if number < low or (high is not None and number > high):
         wanted = f"at least {low}" if high is None or number < low else f"at most {high}"
-        raise ValueError(f"{what} must be {wanted}, got {value!r}")
+        raise ValueError(f"{what} must be {wanted}, got {shown(value)}")
     return number
 
 
 def flag(what: str, value: object) -> bool:
     """Return `value` if it is True or False; TypeError otherwise."""
     if not isinstance(value, bool):
-        raise TypeError(f"{what} must be True or False, got {value!r}")
+        raise TypeError(f"{what} must be True or False, got {shown(value)}")
     return value
 
 
@@ -59,7 +65,7 @@ def instance(what: str, value: object, wanted: type | tuple[type, ...], choices:
     """Raise TypeError unless `value` is an instance of `wanted`."""
     if not isinstance(value, wanted):
         hint = " (the class; make an instance of it)" if isinstance(value, type) else ""
-        raise TypeError(f"{what} must be {choices}, got {value!r}{hint}")
+        raise TypeError(f"{what} must be {choices}, got {shown(value)}{hint}")
 
 
 def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:

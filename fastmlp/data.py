@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from fastmlp import checks
 from fastmlp.backend import Data
 from fastmlp.network import Network
 
@@ -45,9 +46,9 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Array) -> np.dtype[Any]:
     try:
         wanted = np.dtype(dtype)
     except TypeError:
-        wanted = None
+        wanted = np.dtype(object)  # not None, which NumPy holds equal to float64
     if wanted not in FLOATS:
-        raise ValueError(f"dtype must be float32 or float64, got {dtype!r}")
+        raise ValueError(f"dtype must be float32 or float64, got {checks.shown(dtype)}")
     return wanted
 
 
@@ -96,16 +97,14 @@ def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtyp
     labels = network.loss == "cross_entropy" and array.shape in ((rows,), (rows, 1))
     if labels:
         return _one_hot(what, array.reshape(rows), n_out, dtype)
-    if array.shape == (rows,) and n_out == 1:
-        array = array.reshape(rows, 1)
-    if array.shape != (rows, n_out):
+    if array.shape != (rows, n_out) and (array.shape, n_out) != ((rows,), 1):
         wanted = f"({rows}, {n_out})"
         if network.loss == "cross_entropy":
             wanted = f"({rows},) for class labels or {wanted} for one-hot rows"
         elif n_out == 1:
             wanted = f"({rows},) or {wanted}"
         raise ValueError(f"{what} must have shape {wanted}, got {array.shape}")
-    targets = clean(what, array, dtype)
+    targets = clean(what, array, dtype).reshape(rows, n_out)
     _check_range(what, targets, network.loss)
     return targets
 
@@ -152,5 +151,10 @@ def _check_range(what: str, targets: Array, loss: str) -> None:
     if loss == "cross_entropy":
         sums = targets.sum(axis=1, dtype=np.float64)
         # Probabilities that were rounded to float32, or written with a few digits, still pass.
-        if (targets < 0).any() or (np.abs(sums - 1) > 1e-3).any():
-            raise ValueError(f"{what} must hold one-hot or probability rows that sum to 1 for cross_entropy")
+        wrong = (targets < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise ValueError(
+                f"{what} must hold one-hot or probability rows, at least 0 and of sum 1, for cross_entropy, "
+                f"got a least of {targets[row].min():g} and a sum of {sums[row]:g} in row {row}"
+            )

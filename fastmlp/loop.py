@@ -168,7 +168,7 @@ def visited_weights(
     # reduceat sums between neighbouring bounds; every second one is a step's own rows.
     visited = np.append(weights[order].astype(np.float64), 0.0)
     sums: NDArray[np.float64] = np.add.reduceat(visited, np.stack([starts, stops], axis=1).reshape(-1))
-    return sums[::2]
+    return sums[::2].copy()  # contiguous: a strided view would compile the whole program once more
 
 
 class EpochLosses:

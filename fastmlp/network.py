@@ -120,13 +120,13 @@ class Network:
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
     if isinstance(sizes, (str, int, float)) or not hasattr(sizes, "__iter__"):
-        raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {sizes!r}")
+        raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {checks.shown(sizes)}")
     checked = tuple(checks.whole("every one of sizes", size, 1) for size in sizes)
     if len(checked) < 2:
-        raise ValueError(f"sizes must hold at least n_in and n_out, got {list(checked)}")
+        raise ValueError(f"sizes must hold at least n_in and n_out, got {checks.shown(list(checked))}")
     count = sum((n_in + 1) * n_out for n_in, n_out in pairwise(checked))
     if count > MAX_PARAMETERS:
-        raise ValueError(f"sizes {list(checked)} make {count:.3g} parameters; at most 2^31 fit")
+        raise ValueError(f"sizes {checks.shown(list(checked))} make {count:.3g} parameters; at most 2^31 fit")
     return checked
 
 
@@ -134,7 +134,7 @@ def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth
     if isinstance(value, one):
         return (value,) * depth
     if not isinstance(value, Sequence):
-        raise TypeError(f"{what} must be one value or one for each hidden layer, got {value!r}")
+        raise TypeError(f"{what} must be one value or one for each hidden layer, got {checks.shown(value)}")
     if len(value) != depth:
         raise ValueError(f"{what} must hold one value for each of {depth} hidden layers, got {len(value)}")
     return tuple(value)

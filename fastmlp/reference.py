@@ -21,6 +21,9 @@ from fastmlp.state import TrainState
 
 Array = NDArray[Any]
 
+DIVERGING = np.errstate(over="ignore", invalid="ignore")
+"""A training that diverges shows in its losses; NumPy need not warn of it, as no kernel does."""
+
 # --- activations ---------------------------------------------------------------------------------
 
 
@@ -190,17 +193,20 @@ def forward(network: Network, parameters: Array, inputs: Array) -> Array:
     return a @ w_last + b_last
 
 
+@DIVERGING
 def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
     out[...] = activate(network.output, forward(network, parameters, inputs))
 
 
+@DIVERGING
 def evaluate(network: Network, parameters: Array, data: Data) -> float:
     """Return the loss over all rows of data, without dropout and penalties."""
     logits = forward(network, parameters, data.inputs)
     return output_loss(network, logits, data.targets, data.weights)[0]
 
 
+@DIVERGING
 def gradient(network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective."""
     layers = layer_views(parameters, network.sizes)
@@ -235,6 +241,7 @@ def gradient(network: Network, parameters: Array, data: Data, key: int, step: in
 # --- the step ------------------------------------------------------------------------------------
 
 
+@DIVERGING
 def update(
     network: Network, optimizer: Optimizer, state: TrainState, rate: float, bias_rate: float
 ) -> TrainState:

@@ -157,7 +157,7 @@ def _streams(seed: int | None) -> Streams:
 
 def _check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks must be a list of Callback, got {callbacks!r}")
+        raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
     checked = list(callbacks)
     for callback in checked:
         checks.instance("every callback", callback, Callback, "a Callback")
@@ -180,7 +180,7 @@ def _initial_parameters(
     try:
         weights, biases = (list(arrays) for arrays in initial)
     except (TypeError, ValueError):
-        raise TypeError("initial must be a pair of lists, (weights, biases)") from None
+        raise TypeError(f"initial must be a pair of lists, (weights, biases), got {checks.shown(initial)}") from None
     return flatten(
         [
             clean(f"initial weights[{i}]", as_array("initial weights", w), dtype)

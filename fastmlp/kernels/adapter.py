@@ -34,13 +34,13 @@ def compiled_backend(variant: Variant) -> Backend:
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
         work = workspace(network, min(BLOCK_ROWS, len(inputs)), 1, parameters.dtype)
-        program.predict(shape_of(network), parameters, writable(inputs), work, out)
+        program.predict(resting_shape_of(network), parameters, writable(inputs), work, out)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        return float(program.evaluate(shape_of(network), parameters, *rows, total, work))
+        return float(program.evaluate(resting_shape_of(network), parameters, *rows, total, work))
 
     def gradient(
         network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
@@ -107,6 +107,13 @@ def shape_of(network: Network) -> Shape:
         l1=network.l1,
         l2=network.l2,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def resting_shape_of(network: Network) -> Shape:
+    """Return a network in numbers as it is when it does not train: nothing is dropped."""
+    shape = shape_of(network)
+    return shape._replace(dropout=np.zeros_like(shape.dropout))
 
 
 @functools.lru_cache(maxsize=64)

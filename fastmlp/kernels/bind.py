@@ -25,7 +25,7 @@ from numba.core import event
 import fastmlp.activations
 import fastmlp.losses
 from fastmlp.kernels import program
-from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variant import INLINED, Variant
 
 Function = Callable[..., Any]
 
@@ -84,7 +84,8 @@ def _link(function: Function, functions: Mapping[str, Function]) -> Function:
     inner = _inner(function, functions)
     key = (function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        _linked[key] = numba.njit(_rebound(function, inner), **INNER)
+        inline = "always" if function in INLINED else "never"
+        _linked[key] = numba.njit(_rebound(function, inner), inline=inline, **INNER)
     return _linked[key]
 
 

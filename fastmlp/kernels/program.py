@@ -119,24 +119,11 @@ def layer_source(shape, layer, rows, inputs, work):
     return layer_units(shape, layer - 1, rows, work.activations)
 
 
-def forward(shape, parameters, inputs, work):
-    """Fill work.logits of all layers and work.activations of the hidden ones, nothing dropped."""
-    rows = inputs.shape[0]
-    last = len(shape.activations) - 1
-    source = inputs
-    for layer in range(last + 1):
-        z = layer_units(shape, layer, rows, work.logits)
-        w, b = layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters)
-        affine(source, w, b, work.scratch[0], z)
-        if layer < last:
-            a = layer_units(shape, layer, rows, work.activations)
-            activate(shape.activations[layer], z, a)
-            source = a
-    return z
+def forward(shape, parameters, inputs, key, step, work):
+    """Fill work.logits of all layers, activations of the hidden ones, dropped where a layer drops.
 
-
-def forward_training(shape, parameters, inputs, key, step, work):
-    """As `forward`, with dropout: also fill work.dropped where a layer drops."""
+    Returns the last layer's logits.
+    """
     rows = inputs.shape[0]
     last = len(shape.activations) - 1
     for layer in range(last + 1):
@@ -164,7 +151,7 @@ def gradient(shape, parameters, inputs, targets, weights, total, key, step, work
     """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
     rows = inputs.shape[0]
     last = len(shape.activations) - 1
-    logits = forward_training(shape, parameters, inputs, key, step, work)
+    logits = forward(shape, parameters, inputs, key, step, work)
     delta = layer_units(shape, last, rows, work.deltas)
     share = loss_share(shape, total)
     objective = output_loss(
@@ -238,24 +225,29 @@ def train_chunk(
 
 
 def predict(shape, parameters, inputs, work, out):
-    """Write the network's output for inputs (rows, n_in) to out (rows, n_out), block by block."""
+    """Write the network's output for inputs (rows, n_in) to out (rows, n_out), block by block.
+
+    The shape is one without dropout.
+    """
+    key, step = np.int64(0), np.int64(0)
     block = len(work.weights)
     last = len(shape.activations) - 1
     for start in range(0, len(inputs), block):
         rows = inputs[start : min(start + block, len(inputs))]
-        z = forward(shape, parameters, rows, work)
+        z = forward(shape, parameters, rows, key, step, work)
         activate(shape.activations[last], z, out[start : start + len(rows)])
 
 
 def evaluate(shape, parameters, inputs, targets, weights, total, work):
-    """Return the loss over all rows, without dropout and penalties, block by block."""
+    """Return the loss over all rows, without penalties, block by block; shape is without dropout."""
+    key, step = np.int64(0), np.int64(0)
     block = len(work.weights)
     last = len(shape.activations) - 1
     share = loss_share(shape, total)
     loss = 0.0
     for start in range(0, len(inputs), block):
         stop = min(start + block, len(inputs))
-        z = forward(shape, parameters, inputs[start:stop], work)
+        z = forward(shape, parameters, inputs[start:stop], key, step, work)
         delta = layer_units(shape, last, stop - start, work.deltas)
         loss += output_loss(
             shape.activations[last], shape.loss, shape.loss_parameter, share,

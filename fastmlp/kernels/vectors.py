@@ -46,7 +46,7 @@ class Machine(NamedTuple):
 
 
 # 32 registers: 8x3 and 12x2 reach 0.97 to 1.0 of peak, 8x2 0.90, 12x1 0.78, 8x1 0.70.
-WIDE = ((1, 2, 4, 8, 12), (1, 2, 4, 8, 12), (1, 2, 4, 8))
+WIDE = ((1, 2, 4, 8, 12), (1, 4, 8, 12), (1, 4, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
 AVX512 = Machine(64, WIDE, True)
 AVX2 = Machine(32, NARROW, False)

@@ -28,7 +28,7 @@ from fastmlp.kernels.program import (
     update,
     update_part,
 )
-from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.variant import Variant, Work, inlined
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.workers import wait
 
@@ -47,9 +47,12 @@ def own_share(count, team, unit):
     return min(first, count), min(last, count)
 
 
-def rows_forward(shape, parameters, inputs, visited, first, last, key, step, work, scratch):
-    """Take rows [first, last) of the batch through all layers, up to the last one's logits."""
-    rows = len(visited)
+@inlined
+def rows_forward(shape, parameters, inputs, visited, rows, first, last, key, step, work, scratch):
+    """Take rows [first, last) of a batch of `rows` through all layers, up to the last one's logits.
+
+    Row i is row visited[i] of the inputs, or row i itself if `visited` is empty.
+    """
     for layer in range(len(shape.activations)):
         w, b = layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters)
         hidden = layer < len(shape.activations) - 1
@@ -57,11 +60,9 @@ def rows_forward(shape, parameters, inputs, visited, first, last, key, step, wor
         z = layer_units(shape, layer, rows, work.logits)
         a = layer_units(shape, layer, rows, work.activations)
         out = a if relu else z
-        if layer == 0:
-            sweeps.affine(inputs, visited, w, b, out, first, last, relu, scratch)
-        else:
-            source = layer_source(shape, layer, rows, inputs, work)
-            sweeps.affine(source, None, w, b, out, first, last, relu, scratch)
+        source = layer_source(shape, layer, rows, inputs, work)
+        place = visited if layer == 0 else visited[:0]
+        sweeps.affine(source, place, w, b, out, first, last, relu, scratch)
         if hidden and not relu:
             activate(shape.activations[layer], z[first:last], a[first:last])
         if hidden and shape.dropout[layer] > 0:
@@ -69,6 +70,17 @@ def rows_forward(shape, parameters, inputs, visited, first, last, key, step, wor
             drop(key, step, layer, first, shape.dropout[layer], a[first:last], kept[first:last])
 
 
+def forward(shape, parameters, inputs, key, step, work):
+    """As the template: fill the workspace over all rows of the inputs, and return the logits."""
+    rows = len(inputs)
+    everyone = np.empty(0, np.int64)
+    rows_forward(
+        shape, parameters, inputs, everyone, rows, rows - rows, rows, key, step, work, work.scratch[0]
+    )  # fmt: skip
+    return layer_units(shape, len(shape.activations) - 1, rows, work.logits)
+
+
+@inlined
 def rows_loss(shape, targets, weights, visited, first, last, share, work):
     """Fill the last layer's deltas of rows [first, last), and their partial sums of the loss."""
     output = len(shape.activations) - 1
@@ -87,6 +99,7 @@ def rows_loss(shape, targets, weights, visited, first, last, share, work):
         )  # fmt: skip
 
 
+@inlined
 def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch):
     """Take the deltas of rows [first, last) from the last layer back to the first."""
     for layer in range(len(shape.activations) - 1, 0, -1):
@@ -95,15 +108,15 @@ def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch
         below = layer_units(shape, layer - 1, rows, work.deltas)
         z = layer_units(shape, layer - 1, rows, work.logits)
         a = layer_units(shape, layer - 1, rows, work.activations)
-        if shape.activations[layer - 1] == RELU:
-            sweeps.input_gradient_relu(delta, w, a, below, first, last, scratch)
-        else:
-            sweeps.input_gradient(delta, w, below, first, last, scratch)
+        relu = shape.activations[layer - 1] == RELU
+        sweeps.input_gradient(delta, w, a, below, first, last, relu, scratch)
+        if not relu:
             activate_gradient(shape.activations[layer - 1], z[first:last], a[first:last], below[first:last])
         if shape.dropout[layer - 1] > 0:
             drop(key, step, layer - 1, first, shape.dropout[layer - 1], below[first:last], below[first:last])
 
 
+@inlined
 def weights_step(
     shape, rule, parameters, gradients, moments, step, inputs, visited, rate, bias_rate, team, work
 ):  # fmt: skip
@@ -118,27 +131,22 @@ def weights_step(
         w, dw = layer_weights(shape, layer, parameters), layer_weights(shape, layer, gradients)
         n_in, n_out = w.shape
         first, last = own_share(n_in, team, SLICE_ROWS)
-        if plain:
-            r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * shape.l2)
-            if layer == 0:
-                sweeps.descent_step(inputs, visited, delta, w, first, last, r, keep, scratch)
-            else:
-                sweeps.descent_step(source, None, delta, w, first, last, r, keep, scratch)
-        else:
-            slice_rows = work.slices.shape[1] // n_out // SLICE_ROWS * SLICE_ROWS
-            hot = work.slices[team.worker, : slice_rows * n_out].reshape(slice_rows, n_out)
-            for start in range(first, last, slice_rows):
-                stop = min(start + slice_rows, last)
-                g = dw[start:stop] if clipped else hot[: stop - start]
-                if layer == 0:
-                    sweeps.weight_gradient(inputs, visited, delta, g, start, stop, scratch)
-                else:
-                    sweeps.weight_gradient(source, None, delta, g, start, stop, scratch)
-                if shape.l1 > 0 or shape.l2 > 0:
-                    penalty_gradient(shape.l1, shape.l2, w[start:stop], g)
-                if not clipped:
-                    at = shape.weights[layer] + start * n_out
-                    update_part(rule, parameters, moments, step, rate, at, g.reshape(-1))
+        place = visited if layer == 0 else visited[:0]
+        r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * shape.l2)
+        slice_rows = work.slices.shape[1] // n_out // SLICE_ROWS * SLICE_ROWS
+        hot = work.slices[team.worker, : slice_rows * n_out].reshape(slice_rows, n_out)
+        for start in range(first, last, last - first if plain else slice_rows):
+            stop = last if plain else min(start + slice_rows, last)
+            g = dw[start:stop] if clipped else hot[: stop - start]
+            g = w[start:stop] if plain else g
+            sweeps.weight_gradient(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
+            if plain:
+                continue
+            if shape.l1 > 0 or shape.l2 > 0:
+                penalty_gradient(shape.l1, shape.l2, w[start:stop], g)
+            if not clipped:
+                at = shape.weights[layer] + start * n_out
+                update_part(rule, parameters, moments, step, rate, at, g.reshape(-1))
         if team.worker == layer % team.workers:
             db = layer_biases(shape, layer, gradients)
             bias_gradient(delta, db)
@@ -164,7 +172,9 @@ def train_fused(
         share = loss_share(shape, totals[s])
         for start in range(first, last, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, last)
-            rows_forward(shape, parameters, inputs, visited, start, stop, key, step + s, work, scratch)
+            rows_forward(
+                shape, parameters, inputs, visited, rows, start, stop, key, step + s, work, scratch
+            )
             rows_loss(shape, targets, weights, visited, start, stop, share, work)
             rows_backward(shape, parameters, rows, start, stop, key, step + s, work, scratch)
         objective = 0.0
@@ -195,4 +205,4 @@ def workers(work: Work) -> int:
     return max(1, min(work.threads, work.rows // LOSS_ROWS, int(microseconds / 20)))
 
 
-VARIANT = Variant("fused", tiled.VARIANT, {"train_chunk": train_fused}, seconds, workers)
+VARIANT = Variant("fused", tiled.VARIANT, {"train_chunk": train_fused, "forward": forward}, seconds, workers)

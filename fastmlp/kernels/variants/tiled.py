@@ -9,24 +9,30 @@ both FMA units busy. The scalars are polynomials that LLVM vectorises, where lib
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastmlp.kernels import polynomials, sweeps
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import baseline
 
 
+NO_ORDER = np.empty(0, np.int64)
+
+
 def affine(x, w, b, scratch, out):
     """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
-    sweeps.affine(x, None, w, b, out, 0, x.shape[0], False, scratch)
+    sweeps.affine(x, NO_ORDER, w, b, out, 0, x.shape[0], False, scratch)
 
 
 def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
-    sweeps.weight_gradient(x, None, delta, out, 0, x.shape[1], scratch)
+    one = out.dtype.type(1)
+    sweeps.weight_gradient(x, NO_ORDER, delta, out, 0, 0, x.shape[1], False, one, one, scratch)
 
 
 def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
-    sweeps.input_gradient(delta, w, out, 0, delta.shape[0], scratch)
+    sweeps.input_gradient(delta, w, out, out, 0, delta.shape[0], False, scratch)
 
 
 def tanh(z):
