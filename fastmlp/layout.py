@@ -11,11 +11,24 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.network import Network
 
 Array = NDArray[Any]
+
+
+ALIGNMENT = 64
+"""Bytes: one cache line, and the widest vector register."""
+
+
+def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
+    """Return an uninitialised vector that starts at a cache line; its pages are mapped when used."""
+    dtype = np.dtype(dtype)
+    extra = ALIGNMENT // dtype.itemsize
+    raw = np.empty(length + extra, dtype)
+    start = -raw.__array_interface__["data"][0] % ALIGNMENT // dtype.itemsize
+    return raw[start : start + length]
 
 
 class LayerSlices(NamedTuple):
@@ -68,7 +81,7 @@ def flatten(
     ValueError
         If there are not as many arrays as layers, or a shape is not the layer's.
     """
-    parameters = np.empty(parameter_count(network.sizes), dtype)
+    parameters = aligned(parameter_count(network.sizes), dtype)
     views = layer_views(parameters, network.sizes)
     for what, arrays, index in (("weights", weights, 0), ("biases", biases, 1)):
         if len(arrays) != len(views):

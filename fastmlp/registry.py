@@ -11,6 +11,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import pkgutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,10 +65,12 @@ def choose(
 def register_file(path: str | Path) -> str:
     """Load the variant that a Python file declares; return its name."""
     path = Path(path)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"fastmlp_variant_{path.stem}", path)
     if spec is None or spec.loader is None or not path.exists():
         raise ValueError(f"a variant must be a Python file, got {str(path)!r}")
     module = importlib.util.module_from_spec(spec)
+    # Machine code loaded from the disk cache looks its functions' module up by name.
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     variant = _declared(module)
     if variant.name in backends():

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from fastmlp import optimizers, reference
 from fastmlp.activations import ACTIVATIONS, HIDDEN
-from fastmlp.kernels.buffers import aligned, scratch_length
+from fastmlp.kernels.buffers import scratch_length
+from fastmlp.layout import aligned
 from fastmlp.losses import LOSSES, OUTPUTS_OF
 from fastmlp.network import Network
 from fastmlp.state import TrainState

@@ -180,7 +180,9 @@ def _initial_parameters(
     try:
         weights, biases = (list(arrays) for arrays in initial)
     except (TypeError, ValueError):
-        raise TypeError(f"initial must be a pair of lists, (weights, biases), got {checks.shown(initial)}") from None
+        raise TypeError(
+            f"initial must be a pair of lists, (weights, biases), got {checks.shown(initial)}"
+        ) from None
     return flatten(
         [
             clean(f"initial weights[{i}]", as_array("initial weights", w), dtype)

@@ -94,14 +94,17 @@ _linked: dict[tuple[Any, ...], Function] = {}
 
 def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, Function]:
     """Return the compiled functions that `function` names."""
-    instructions = dis.get_instructions(function.__code__)
-    names = {str(i.argval) for i in instructions if i.opname == "LOAD_GLOBAL"}
-    found = {name: functions.get(name, function.__globals__.get(name)) for name in names}
-    return {
-        name: _link(value, functions) if isinstance(value, types.FunctionType) else value
-        for name, value in found.items()
-        if name in functions or isinstance(value, types.FunctionType)
-    }
+    inner: dict[str, Function] = {}
+    for instruction in dis.get_instructions(function.__code__):
+        name = str(instruction.argval)
+        value = functions.get(name, function.__globals__.get(name))
+        if instruction.opname != "LOAD_GLOBAL":
+            continue
+        if isinstance(value, types.FunctionType):
+            inner[name] = _link(value, functions)
+        elif name in functions:
+            inner[name] = functions[name]
+    return inner
 
 
 def _rebound(function: Function, names: Mapping[str, Function]) -> types.FunctionType:

@@ -6,13 +6,10 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.program import Workspace
+from fastmlp.layout import ALIGNMENT, aligned
 from fastmlp.network import Network
-
-ALIGNMENT = 64
-"""Bytes: one cache line, and the widest vector register."""
 
 SCRATCH_BYTES = 256
 """Bytes of scratch for each term that a matmul contracts over: a panel of up to 4 wide vectors."""
@@ -25,15 +22,6 @@ SLICE_BYTES = 1 << 16
 
 SLICE_ROWS = 8
 """Rows of weights that a slice of gradient holds at least."""
-
-
-def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
-    """Return an uninitialised vector that starts at a cache line; its pages are mapped when used."""
-    dtype = np.dtype(dtype)
-    extra = ALIGNMENT // dtype.itemsize
-    raw = np.empty(length + extra, dtype)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT // dtype.itemsize
-    return raw[start : start + length]
 
 
 def scratch_length(depth: int, itemsize: int) -> int:

@@ -53,7 +53,10 @@ def emit_transpose(module, machine, dtype):
         target = v.shift(v.shift(out, build.mul(j, out_row)), build.mul(i, INT(v.itemsize)))
         mask, last = v.first(width), build.sub(height, INT(1))
         # rows past the end repeat the last one and are not stored
-        block = [v.load(v.shift(source, build.mul(smaller(build, INT(m), last), a_row)), mask) for m in range(lanes)]
+        block = [
+            v.load(v.shift(source, build.mul(smaller(build, INT(m), last), a_row)), mask)
+            for m in range(lanes)
+        ]
         stride = lanes // 2
         while stride:
             low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
@@ -62,7 +65,9 @@ def emit_transpose(module, machine, dtype):
                 if not m & stride:
                     pair = block[m], block[m + stride]
                     block[m] = build.shuffle_vector(*pair, ir.Constant(ir.VectorType(INT32, lanes), low))
-                    block[m + stride] = build.shuffle_vector(*pair, ir.Constant(ir.VectorType(INT32, lanes), high))
+                    block[m + stride] = build.shuffle_vector(
+                        *pair, ir.Constant(ir.VectorType(INT32, lanes), high)
+                    )
             stride //= 2
         mask = v.first(height)
         stored = build.append_basic_block("stored")

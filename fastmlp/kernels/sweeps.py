@@ -13,7 +13,17 @@ from numba import njit
 from numba.extending import register_jitable
 
 from fastmlp.kernels.panels import pack, transpose
-from fastmlp.kernels.tiles import GATE, MACHINE, RELU, STORE, UPDATE, first_rows, tile, tile_of_depth, tile_of_rows
+from fastmlp.kernels.tiles import (
+    GATE,
+    MACHINE,
+    RELU,
+    STORE,
+    UPDATE,
+    first_rows,
+    tile,
+    tile_of_depth,
+    tile_of_rows,
+)
 from fastmlp.kernels.vectors import address, prefetch
 
 compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)

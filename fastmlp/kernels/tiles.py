@@ -65,7 +65,9 @@ def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
     )
     if not empty:
         return function
-    a, order, b, start, c, columns, depth, a_row, a_step, b_row, start_row, c_row, finish, alpha, beta = function.args
+    a, order, b, start, c, columns, depth, a_row, a_step, b_row, start_row, c_row, finish, alpha, beta = (
+        function.args
+    )
     build = ir.IRBuilder(function.append_basic_block("entry"))
     v = Vectors(build, dtype, machine.vector_bytes)
     grid = [(m, j) for m in range(rows) for j in range(vectors)]
@@ -90,7 +92,9 @@ def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
     before = build.block
     build.cbranch(started, from_start, begin)
     build.position_at_end(from_start)
-    loaded = [v.load(v.shift(v.shift(start, build.mul(start_row, INT(m))), j * v.bytes), masks[j]) for m, j in grid]
+    loaded = [
+        v.load(v.shift(v.shift(start, build.mul(start_row, INT(m))), j * v.bytes), masks[j]) for m, j in grid
+    ]
     build.branch(begin)
     build.position_at_end(begin)
     initial = []

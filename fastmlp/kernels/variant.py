@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-
 INLINED: set[Callable[..., Any]] = set()
 
 
@@ -41,9 +40,7 @@ class Work(NamedTuple):
     threads: int
 
     @classmethod
-    def of(
-        cls, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int | None
-    ) -> Work:
+    def of(cls, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int | None) -> Work:
         """Return the work of a step of `rows` rows in `dtype`; threads=None allows every core."""
         return cls(sizes, rows, dtype.itemsize, threads or usable_cores())
 

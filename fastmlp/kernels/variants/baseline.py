@@ -151,7 +151,7 @@ def gelu_slope(z):
 def activate(code, z, out):
     """out = the activation `code` of z, both (rows, units); may be z itself."""
     rows, units = z.shape
-    one, zero = z.dtype.type(1), z.dtype.type(0)
+    zero = z.dtype.type(0)
     slope = z.dtype.type(LEAKY_SLOPE)
     if code == SOFTMAX:
         softmax(z, out)
@@ -190,14 +190,17 @@ def activate(code, z, out):
 
 
 def activate_gradient(code, z, a, delta):
-    """delta (rows, units) *= the derivative of the activation `code` at z, where it is a."""
+    """delta (rows, units) *= the derivative of the activation `code` at z, where it is a.
+
+    relu's z is not read: a program whose tiles end in relu never writes it.
+    """
     rows, units = z.shape
     one, zero = z.dtype.type(1), z.dtype.type(0)
     slope = z.dtype.type(LEAKY_SLOPE)
     for i in range(rows):
         if code == RELU:
             for j in range(units):
-                delta[i, j] = delta[i, j] if z[i, j] > zero else zero
+                delta[i, j] = delta[i, j] if a[i, j] > zero else zero
         elif code == LEAKY_RELU:
             for j in range(units):
                 delta[i, j] *= one if z[i, j] > zero else slope

@@ -172,9 +172,7 @@ def train_fused(
         share = loss_share(shape, totals[s])
         for start in range(first, last, BLOCK_ROWS):
             stop = min(start + BLOCK_ROWS, last)
-            rows_forward(
-                shape, parameters, inputs, visited, rows, start, stop, key, step + s, work, scratch
-            )
+            rows_forward(shape, parameters, inputs, visited, rows, start, stop, key, step + s, work, scratch)
             rows_loss(shape, targets, weights, visited, start, stop, share, work)
             rows_backward(shape, parameters, rows, start, stop, key, step + s, work, scratch)
         objective = 0.0

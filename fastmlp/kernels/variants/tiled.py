@@ -15,7 +15,6 @@ from fastmlp.kernels import polynomials, sweeps
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import baseline
 
-
 NO_ORDER = np.empty(0, np.int64)
 
 

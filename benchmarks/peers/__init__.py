@@ -1,0 +1,1 @@
+"""fastmlp against JAX, PyTorch and scikit-learn on the same work: `python -m benchmarks.peers`."""

@@ -1,0 +1,64 @@
+"""Writes README.md's table of speeds from a benchmark run.
+
+pytest --benchmark-only benchmarks/test_epoch_speed.py --benchmark-json=speed.json
+python benchmarks/table.py speed.json
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- speed: python benchmarks/table.py -->\n", "<!-- end of speed -->"
+PACKAGES = ("numpy", "numba", "scipy")
+
+
+def table(run):
+    """The benchmark run as a Markdown table of milliseconds, a row a work and a column a backend."""
+    works = {}
+    for row in run["benchmarks"]:
+        works.setdefault(row["group"], {})[row["params"]["backend"]] = row["stats"]["min"]
+    backends = list(dict.fromkeys(name for times in works.values() for name in times))
+    lines = [f"| milliseconds | {' | '.join(backends)} |", "|---" * (len(backends) + 1) + "|"]
+    for work, times in works.items():
+        best = min(times.values())
+        cells = [cell(times[name], best) if name in times else "" for name in backends]
+        lines.append(f"| {work} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def cell(seconds, best):
+    text = f"{1e3 * seconds:.3g}"
+    return f"**{text}**" if seconds == best else text
+
+
+def machine(run):
+    info = run["machine_info"]
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    return (
+        f"{info['cpu'].get('brand_raw', info['machine'])}, {len(os.sched_getaffinity(0))} of "
+        f"{info['cpu'].get('count', os.cpu_count())} cores, Python {info['python_version']}, {versions}"
+    )
+
+
+def main():
+    run = json.loads(Path(sys.argv[1]).read_text())
+    text = (
+        f"Least time of a whole `fit` or `predict` in milliseconds, on {machine(run)}.\n\n{table(run)}\n\n"
+        "`x5` is five epochs, `b32` batches of 32 rows. Reproduce it with\n\n"
+        "```sh\n"
+        "pytest --benchmark-only benchmarks/test_epoch_speed.py --benchmark-json=speed.json\n"
+        "python benchmarks/table.py speed.json\n"
+        "```\n\n"
+    )
+    before, _, rest = README.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()

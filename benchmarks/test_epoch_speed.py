@@ -1,0 +1,124 @@
+"""Whole trainings and predictions on every backend, held to the reference's numbers, then timed."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+import fastmlp
+from fastmlp.optimizers import Optimizer
+
+
+class Work(NamedTuple):
+    """A training on so many rows; `data` names where they come from."""
+
+    name: str
+    data: str
+    rows: int
+    network: fastmlp.Network
+    optimizer: Optimizer
+    batch_size: int
+    epochs: int
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def classifier(*sizes):
+    return fastmlp.Network(sizes, output="softmax", loss="cross_entropy")
+
+
+WORKS = (
+    Work(
+        "notebook 3-4-1 x1000",
+        "notebook",
+        4,
+        fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse"),
+        fastmlp.SGD(1.2, bias_learning_rate=0.3),
+        4,
+        1000,
+    ),
+    Work("digits 64-128-10 b32 x5", "digits", 1797, classifier(64, 128, 10), fastmlp.Adam(), 32, 5),
+    Work("784-128-10 b128", "normal", 3200, classifier(784, 128, 10), fastmlp.SGD(0.1), 128, 1),
+    Work("28-256-256-2 b256", "normal", 2560, classifier(28, 256, 256, 2), fastmlp.Adam(), 256, 1),
+)
+
+
+@functools.cache
+def data_of(work, dtype):
+    if work.data == "notebook":
+        X = np.array([[0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]], dtype)
+        return X, np.array([0, 1, 1, 0], dtype)
+    if work.data == "digits":
+        X, y = load_digits(return_X_y=True)
+        return (X / 16).astype(dtype), y
+    rng = np.random.default_rng(0)
+    n_in, *_, n_out = work.network.sizes
+    X = rng.standard_normal((work.rows, n_in))
+    labels = (X @ rng.standard_normal((n_in, n_out))).argmax(axis=1)
+    return X.astype(dtype), labels
+
+
+def train(work, dtype, backend):
+    return fastmlp.fit(
+        work.network,
+        *data_of(work, dtype),
+        optimizer=work.optimizer,
+        epochs=work.epochs,
+        batch_size=work.batch_size,
+        seed=0,
+        progress=False,
+        backend=backend,
+    )
+
+
+@functools.cache
+def trained_reference(work, dtype):
+    return train(work, dtype, "reference")
+
+
+def tolerance(work, dtype, steps):
+    """Rounding of dot products over the widest layer, gathered at random over the steps, 8 sigma."""
+    return 8 * np.finfo(dtype).eps * np.sqrt(max(work.network.sizes) * steps)
+
+
+@pytest.mark.parametrize("backend", fastmlp.backends())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("work", WORKS, ids=str)
+def test_epochs(benchmark, rounds, work, dtype, backend):
+    model = train(work, dtype, backend)
+    expected = trained_reference(work, dtype).history["loss"]
+    steps = work.epochs * -(-work.rows // work.batch_size)
+    np.testing.assert_allclose(model.history["loss"], expected, rtol=tolerance(work, dtype, steps))
+
+    benchmark.group = f"epochs {work} {dtype}"
+    benchmark.extra_info["rows"] = work.epochs * work.rows
+    call = functools.partial(train, work, dtype, backend)
+    benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)
+
+
+@pytest.mark.parametrize("backend", fastmlp.backends())
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("work", WORKS[1:3], ids=str)
+def test_predict(benchmark, rounds, work, dtype, backend):
+    X, y = data_of(work, dtype)
+    reference = trained_reference(work, dtype)
+    model = fastmlp.fit(
+        reference.network,
+        X[:1],
+        y[:1],
+        initial=(reference.weights, reference.biases),
+        epochs=0,
+        backend=backend,
+        progress=False,
+    )
+    np.testing.assert_allclose(model.predict(X), reference.predict(X), atol=tolerance(work, dtype, 1))
+
+    benchmark.group = f"predict {'-'.join(map(str, work.network.sizes))} {work.rows} rows {dtype}"
+    benchmark.extra_info["rows"] = work.rows
+    call = functools.partial(model.predict, X)
+    benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)

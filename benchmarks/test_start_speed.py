@@ -1,0 +1,79 @@
+"""What a process pays before the first step: imports, loading from the disk cache, compiling.
+
+Every round is a process of its own, timed from its start to its end.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastmlp
+
+FIT = """
+import sys
+import numpy as np
+import fastmlp
+X = np.arange(128.0, dtype=np.float32).reshape(32, 4) / 128
+network = fastmlp.Network([4, 8, 1])
+model = fastmlp.fit(network, X, X[:, 0], epochs=2, seed=0, backend=sys.argv[1], progress=False)
+print(repr(model.history["loss"][-1]))
+"""
+
+IMPORTS = {
+    "numpy": "import numpy",
+    "numpy and fastmlp": "import numpy, fastmlp; fastmlp.fit, fastmlp.Network, fastmlp.Adam",
+}
+"""fastmlp loads a module when its first name is touched."""
+
+
+def run(script, *arguments, cache=None):
+    """Run a script in a new process, with Numba's disk cache at `cache`; return what it wrote."""
+    environment = os.environ if cache is None else {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+@pytest.fixture(scope="session")
+def caches(tmp_path_factory):
+    """A function that returns each backend's own cache directory, filled by whoever fits first."""
+    made = {}
+    return lambda backend: made.setdefault(backend, tmp_path_factory.mktemp(backend))
+
+
+def check(outcome, compiles):
+    X = np.arange(128.0, dtype=np.float32).reshape(32, 4) / 128
+    network = fastmlp.Network([4, 8, 1])
+    model = fastmlp.fit(network, X, X[:, 0], epochs=2, seed=0, backend="reference", progress=False)
+    loss, said = outcome
+    # Two steps of a float32 network with dot products over at most 32 terms.
+    assert float(loss) == pytest.approx(model.history["loss"][-1], rel=8 * 1.2e-7 * np.sqrt(2 * 32))
+    assert ("compiling" in said) == compiles, said
+
+
+@pytest.mark.parametrize("what", IMPORTS)
+def test_import(benchmark, what):
+    benchmark.group = "start: import"
+    benchmark.pedantic(run, (IMPORTS[what],), rounds=5, warmup_rounds=1)
+
+
+@pytest.mark.parametrize("backend", fastmlp.backends()[1:])
+def test_first_fit_cold(benchmark, caches, backend):
+    benchmark.group = "start: first fit, nothing compiled yet"
+    outcome = benchmark.pedantic(run, (FIT, backend), {"cache": caches(backend)}, rounds=1)
+    check(outcome, compiles=True)
+
+
+@pytest.mark.parametrize("backend", fastmlp.backends())
+def test_first_fit_warm(benchmark, caches, backend):
+    if not any(caches(backend).iterdir()):
+        run(FIT, backend, cache=caches(backend))
+    check(run(FIT, backend, cache=caches(backend)), compiles=False)
+    benchmark.group = "start: first fit, from the disk cache"
+    benchmark.pedantic(run, (FIT, backend), {"cache": caches(backend)}, rounds=5)

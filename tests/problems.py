@@ -1,0 +1,65 @@
+"""The tables that several tests are driven by: pairs of output and loss, targets for them, data."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from typing import NamedTuple
+
+import numpy as np
+import sklearn.datasets
+
+from fastmlp.losses import OUTPUTS_OF
+
+PAIRS = tuple((output, loss) for loss, outputs in OUTPUTS_OF.items() for output in outputs)
+"""Every valid pair of output and loss."""
+
+COMPILED_DTYPES = (np.float32, np.float64)
+
+
+def eps(dtype):
+    return float(np.finfo(dtype).eps)
+
+
+def targets_for(loss, rng, rows, n_out):
+    """Targets (rows, n_out) on which the loss is defined: probabilities, counts or real numbers."""
+    match loss:
+        case "cross_entropy":
+            return rng.dirichlet(np.ones(n_out), rows)
+        case "binary_cross_entropy":
+            return rng.random((rows, n_out))
+        case "poisson":
+            return rng.poisson(2.0, (rows, n_out)).astype(float)
+    return rng.standard_normal((rows, n_out))
+
+
+def parameters_for(sizes, rng, scale=0.6):
+    """Random weights and biases, away from 0 so that an l1 penalty has a slope."""
+
+    def draw(*shape):
+        return rng.choice([-1.0, 1.0], shape) * rng.uniform(0.05, 1.0, shape) * scale
+
+    return (
+        [draw(*pair) for pair in itertools.pairwise(sizes)],
+        [draw(n_out) for n_out in sizes[1:]],
+    )
+
+
+class Rows(NamedTuple):
+    """A data set: standardised inputs (rows, n_in), and y as users hold it."""
+
+    X: np.ndarray
+    y: np.ndarray
+
+
+@functools.cache
+def data_set(name, rows=None):
+    """One of scikit-learn's data sets, standardised; constant columns become 0."""
+    X, y = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True)
+    X, y = X[::7] if name == "digits" else X, y[::7] if name == "digits" else y
+    chosen = np.random.default_rng(0).permutation(len(X))[:rows]
+    X, y = X[chosen], y[chosen]
+    X = (X - X.mean(axis=0)) / np.where(X.std(axis=0) > 0, X.std(axis=0), 1)
+    if name == "diabetes":
+        y = (y - y.mean()) / y.std()
+    return Rows(X, y)

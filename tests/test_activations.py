@@ -1,0 +1,89 @@
+"""Every activation over the whole range, on every backend, against libm's formulas."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES, eps
+
+import fastmlp
+from fastmlp import registry
+from fastmlp.activations import HIDDEN
+
+# The middle, both tails, subnormals, and where a naive exp overflows in either dtype.
+POINTS = np.concatenate(
+    [
+        np.linspace(-12, 12, 241),
+        [
+            s * x
+            for s in (-1, 1)
+            for x in (0.0, 1e-40, 1e-8, 1e-3, 20, 50, 88, 89, 104, 300, 709, 710, 1e4, 1e30)
+        ],
+    ]
+)
+
+# A few ulp of libm's; the formulas subtract nothing, save where the loss of digits is absolute:
+# 1 + erf(z) below -1, whose terms are of size |z|.
+ULP = 8
+
+
+def one_unit(hidden, dtype, backend):
+    """A model that is nothing but a hidden activation."""
+    return fastmlp.fit(
+        fastmlp.Network([1, 1, 1], hidden=hidden),
+        np.zeros((1, 1)),
+        np.zeros(1),
+        epochs=0,
+        initial=([np.ones((1, 1))] * 2, [np.zeros(1)] * 2),
+        backend=backend,
+        dtype=dtype,
+    )
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("hidden", HIDDEN)
+@pytest.mark.parametrize("backend", registry.backends())
+def test_values_over_the_whole_range(backend, hidden, dtype):
+    z = POINTS.astype(dtype)
+    got = one_unit(hidden, dtype, backend).predict(z[:, None])[:, 0]
+    wanted = naive.hidden(hidden, z.astype(float))
+    scale = np.maximum(np.abs(wanted), np.minimum(np.abs(z), 1))
+    allowed = ULP * eps(dtype) * scale + np.finfo(dtype).tiny  # below which digits are lost
+    off = np.abs(got - wanted)
+    wrong = ~(off <= allowed)
+    assert not wrong.any(), f"{hidden} of {z[wrong][:3]} is {got[wrong][:3]}, not {wanted[wrong][:3]}"
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("backend", registry.backends())
+@pytest.mark.parametrize(
+    ("output", "loss"),
+    [
+        ("sigmoid", "binary_cross_entropy"),
+        ("softmax", "cross_entropy"),
+        ("sigmoid", "mse"),
+        ("softmax", "mse"),
+    ],
+)
+def test_losses_of_logits_of_any_size_are_finite_and_right(backend, output, loss, dtype):
+    network = fastmlp.Network([2, 2], output=output, loss=loss)
+    initial = ([np.eye(2)], [np.zeros(2)])
+    for size in (1.0, 30.0, 100.0, 1000.0, 1e6):
+        z = size * np.array([[1, -1], [-1, 1], [0.5, 0.25], [-1, -1]])
+        y = np.array([[1.0, 0], [1, 0], [0, 1], [0.5, 0.5]])
+        options = {"initial": initial, "epochs": 1, "batch_size": None, "backend": backend, "dtype": dtype}
+        model = fastmlp.fit(network, z, y, optimizer=fastmlp.SGD(0.0), **options)
+        wanted = naive.loss(loss, output, z, y)
+        assert model.history["loss"][0] == pytest.approx(wanted, rel=ULP * eps(dtype))
+        learnt = fastmlp.fit(network, z, y, optimizer=fastmlp.SGD(1.0), **options)
+        assert np.isfinite(learnt.parameters).all()
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+@pytest.mark.parametrize("output", naive.OUTPUTS)
+def test_outputs(backend, output):
+    z = np.random.default_rng(0).normal(0, 3, (7, 3))
+    network = fastmlp.Network([3, 3], output=output, loss="mse")
+    model = fastmlp.fit(network, z, z, epochs=0, initial=([np.eye(3)], [np.zeros(3)]), backend=backend)
+    np.testing.assert_allclose(model.predict(z), naive.OUTPUTS[output](z), rtol=1e-14)

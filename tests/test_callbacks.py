@@ -1,0 +1,145 @@
+"""Callbacks: what they hear and when, early stopping, the time limit, the progress bar."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from problems import data_set
+
+import fastmlp
+from fastmlp import SGD, Callback, EarlyStopping, Network, TimeLimit, loop, registry
+
+X, Y = data_set("diabetes", 50)
+SMALL = Network([10, 6, 1], hidden="tanh")
+
+every_backend = pytest.mark.parametrize("backend", registry.backends())
+
+
+def fit(backend, network=SMALL, x=X, y=Y, **options):
+    options = {"optimizer": SGD(0.05, 0.5), "epochs": 4, "batch_size": 16, "seed": 1, **options}
+    return fastmlp.fit(network, x, y, backend=backend, **options)
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_train_begin(self, run):
+        self.events.append("begin")
+        assert (run.epoch, run.step, run.rows_seen) == (0, 0, 0)
+
+    def on_chunk_end(self, run):
+        self.events.append("chunk")
+
+    def on_epoch_end(self, run):
+        self.events.append(f"epoch {run.epoch}")
+        assert run.step == run.epoch * -(-run.rows // 16)
+        assert run.rows_seen == run.epoch * run.rows
+        assert all(len(values) == run.epoch for values in run.history.values())
+        assert np.shares_memory(run.layers[0][0], run.parameters)
+
+    def on_train_end(self, run):
+        self.events.append("end")
+
+
+@every_backend
+def test_callbacks_hear_in_order(backend):
+    recorder = Recorder()
+    fit(backend, epochs=3, validation=0.2, callbacks=[recorder])
+    told = [event for event in recorder.events if event != "chunk"]
+    assert told == ["begin", "epoch 1", "epoch 2", "epoch 3", "end"]
+    assert recorder.events.count("chunk") >= 3
+    assert recorder.events[-2] == "chunk"
+
+
+def test_callbacks_hear_of_the_end_after_an_error():
+    class Breaks(Callback):
+        def on_epoch_end(self, run):
+            raise KeyboardInterrupt
+
+    recorder = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        fit("reference", callbacks=[Breaks(), recorder])
+    assert recorder.events == ["begin", "end"]
+
+
+def test_a_callback_may_stop_the_training():
+    class Stops(Callback):
+        def on_epoch_end(self, run):
+            if run.epoch == 2:
+                run.stop("enough")
+
+    model = fit("reference", callbacks=[Stops()])
+    assert model.stop_reason == "enough"
+    assert len(model.history["loss"]) == 2
+
+
+class Keeper(Callback):
+    """Keeps the parameters of every epoch."""
+
+    def __init__(self):
+        self.kept = []
+
+    def on_epoch_end(self, run):
+        self.kept.append(run.parameters.copy())
+
+
+@every_backend
+@pytest.mark.parametrize("monitor", [None, "loss"])
+def test_early_stopping_restores_the_best_parameters_exactly(backend, monitor):
+    keeper = Keeper()
+    stopping = EarlyStopping(patience=3, monitor=monitor)
+    # A rate that grows until training falls apart.
+    model = fit(
+        backend,
+        optimizer=SGD(fastmlp.Exponential(0.02, 1.6)),
+        epochs=60,
+        validation=(X[:20][::-1], Y[:20]),
+        callbacks=[keeper, stopping],
+    )
+    values = model.history[monitor or "validation_loss"]
+    best = int(np.argmin(values))
+    assert len(values) == best + 1 + 3 < 60
+    np.testing.assert_array_equal(model.parameters, keeper.kept[best])
+    assert "not improved for 3 epochs" in model.stop_reason
+    assert stopping.best_epoch == best + 1
+    assert stopping.best == values[best]
+
+
+def test_early_stopping_counts_only_falls_beyond_min_delta():
+    model = fit("reference", optimizer=SGD(1e-6), epochs=50, callbacks=[EarlyStopping(4, min_delta=0.1)])
+    assert len(model.history["loss"]) == 5
+
+
+def test_one_early_stopping_serves_one_training_after_another():
+    stopping = EarlyStopping(2)
+    first, second = (fit("reference", epochs=6, callbacks=[stopping]) for _ in range(2))
+    np.testing.assert_array_equal(first.parameters, second.parameters)
+
+
+def test_early_stopping_survives_a_loss_that_is_not_a_number():
+    model = fit("reference", optimizer=SGD(1e200), epochs=20, callbacks=[EarlyStopping(3)], batch_size=None)
+    assert len(model.history["loss"]) < 20
+    assert np.isfinite(model.parameters).all()
+
+
+@every_backend
+def test_a_time_limit_stops_between_chunks(backend, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    model = fit(backend, epochs=10**6, callbacks=[TimeLimit(1e-9)])
+    assert "time limit" in model.stop_reason
+    assert model.history["loss"] == []  # one step of four
+
+
+@every_backend
+def test_the_progress_bar(backend, capfd):
+    fit(backend, epochs=1, progress=False)
+    capfd.readouterr()
+    fit(backend, epochs=5, progress=True, validation=0.2)
+    out, err = capfd.readouterr()
+    assert out == ""
+    for piece in ("epoch 5/5", "loss=", "validation_loss=", "row/s", "100%"):
+        assert piece in err
+    fit(backend, epochs=5, progress=False)
+    fit(backend, epochs=5)  # not a terminal
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,147 @@
+"""The command line as a user meets it: what it prints, its exit codes, and one line for a mistake."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp import cli, datasets
+
+QUICK = ["--backend", "baseline", "--quiet"]
+
+
+def run(*arguments):
+    command = [sys.executable, "-m", "fastmlp", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+
+
+def value(output, key):
+    return re.search(rf"^{re.escape(key)} +(.*)$", output, re.MULTILINE)[1]
+
+
+def test_digits_reach_97_percent_and_are_compared_with_the_reference(capsys):
+    assert cli.main(["train", "digits", "--backend", "baseline"]) == 0
+    output, progress = capsys.readouterr()
+    assert float(value(output, "accuracy").split()[0]) >= 97
+    assert re.fullmatch(r"[\d.]+ times as fast as the reference", value(output, "speed-up"))
+    assert re.search(r"rows/s .*not counted", value(output, "time"))
+    assert value(output, "backend") == "baseline"
+    assert "100%" in progress
+    assert "row/s" in progress
+
+
+@pytest.mark.parametrize("name", datasets.RECIPES)
+def test_every_data_set_trains(capsys, name):
+    assert cli.main(["train", name, *QUICK, "--no-reference"]) == 0
+    output, progress = capsys.readouterr()
+    assert "reference" not in output
+    assert "row/s" not in progress
+    if name == "diabetes":
+        assert float(value(output, "R^2").split()[0]) > 0.2
+    else:
+        assert float(value(output, "accuracy").split()[0]) > 90
+
+
+def test_every_option_is_heard(capsys):
+    options = "--epochs 3 --batch-size 20 --hidden 9,5 --activation tanh --optimizer rmsprop"
+    options += " --learning-rate 0.01 --dropout 0.1 --l2 0.001 --threads 1 --dtype float64 --seed 5"
+    assert cli.main(["train", "iris", *options.split(), *QUICK]) == 0
+    output = capsys.readouterr().out
+    assert value(output, "network") == "4-9-5-3, tanh, softmax, cross_entropy, dropout 0.1"
+    assert value(output, "training") == "3 epochs in batches of 20, RMSprop at 0.01, float64, seed 5"
+
+
+def test_the_same_seed_gives_the_same_loss(capsys):
+    lines = []
+    for _ in range(2):
+        assert cli.main(["train", "wine", *QUICK, "--no-reference", "--epochs", "2", "--seed", "3"]) == 0
+        lines.append(value(capsys.readouterr().out, "loss"))
+    assert lines[0] == lines[1]
+
+
+def test_no_hidden_layer(capsys):
+    assert cli.main(["train", "iris", *QUICK, "--hidden", "none", "--backend", "reference"]) == 0
+    output = capsys.readouterr().out
+    assert value(output, "network").startswith("4-3,")
+    assert "speed-up" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("train mnist", "unknown data set 'mnist'; choose from: digits, xor"),
+        ("train iris --learning-rate -1", "learning_rate must be at least 0, got -1.0"),
+        ("train iris --learning-rate nan", "learning_rate must be"),
+        ("train iris --epochs 0", "epochs must be at least 1, got 0"),
+        ("train iris --epochs many", "invalid int value: 'many'"),
+        ("train iris --batch-size 0", "batch size must be at least 1, got 0"),
+        ("train iris --hidden 3,x", "hidden must be widths like 128,64 or none, got '3,x'"),
+        ("train iris --hidden 0", "must be at least 1, got 0"),
+        ("train iris --activation rleu", "unknown hidden activation 'rleu'; choose from"),
+        ("train iris --optimizer adm", "unknown optimizer 'adm'; choose from: sgd, rmsprop, adam, adamw"),
+        ("train iris --dropout 1", "dropout must be in [0, 1), got 1.0"),
+        ("train iris --l2 -1", "l2 must be at least 0, got -1.0"),
+        ("train iris --backend fussed", "unknown backend 'fussed'; choose from: auto, reference"),
+        ("train iris --threads 0", "threads must be at least 1, got 0"),
+        ("train iris --dtype int8", "unknown dtype 'int8'; choose from: float32, float64"),
+        ("train iris --seed -1", "seed must be at least 0, got -1"),
+        ("train", "required: DATASET"),
+        ("", "required: COMMAND"),
+        ("tarin", "invalid choice: 'tarin'"),
+        ("train iris --fast", "unrecognized arguments: --fast"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, says):
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments.split())
+    output, errors = capsys.readouterr()
+    assert left.value.code == 2
+    assert output == ""
+    assert errors.startswith("fastmlp: error: ")
+    assert errors.count("\n") == 1
+    assert says in errors
+
+
+def test_a_diverging_training_says_so(capsys):
+    wild = ["--optimizer", "sgd", "--learning-rate", "1e30"]
+    assert cli.main(["train", "iris", *QUICK, *wild]) == 1
+    assert "diverged" in capsys.readouterr().err
+
+
+def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_measured", interrupt)
+    assert cli.main(["train", "iris", *QUICK]) == 130
+    assert capsys.readouterr().err == "fastmlp: interrupted\n"
+
+
+def test_in_a_pipe():
+    done = run("train", "xor", "--backend", "reference")
+    assert done.returncode == 0, done.stderr
+    assert value(done.stdout, "accuracy") == "100.00 % on its own rows"
+
+
+def test_version_and_backends():
+    assert run("--version").stdout == f"fastmlp {fastmlp.__version__}\n"
+    listed = [line.split()[0] for line in run("backends").stdout.splitlines()]
+    assert set(listed) >= {"reference", "baseline", "auto"}
+
+
+@pytest.mark.parametrize("name", [name for name in datasets.RECIPES if name != "xor"])
+def test_the_split_holds_out_a_fifth_and_standardises_by_the_rest(name):
+    task = datasets.load(name, 0)
+    rows = len(task.inputs) + len(task.held_inputs)
+    assert len(task.held_inputs) == pytest.approx(rows / 5, abs=1)
+    np.testing.assert_allclose(task.inputs.mean(axis=0), 0, atol=1e-9)
+    deviations = task.inputs.std(axis=0)
+    np.testing.assert_allclose(deviations[deviations > 0], 1)  # digits has constant columns
+    if task.classes:
+        shares = [np.bincount(y, minlength=task.classes) / len(y) for y in (task.targets, task.held_targets)]
+        np.testing.assert_allclose(*shares, atol=1 / len(task.held_inputs))

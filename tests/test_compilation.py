@@ -1,0 +1,173 @@
+"""What compiles when: once for each dtype, once for each machine, and anew after an edit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from numba.core import event
+from numba.core.runtime import _nrt_python, rtsys
+from problems import COMPILED_DTYPES, PAIRS, targets_for
+
+import fastmlp
+from fastmlp import SGD, Adam, AdamW, RMSprop, registry
+from fastmlp.backend import Chunk, Data
+from fastmlp.layout import parameter_count
+from fastmlp.state import initial_state
+
+
+class Compilations(event.Listener):
+    def __init__(self):
+        self.names = []
+
+    def on_start(self, ev):
+        self.names.append(ev.data["dispatcher"].py_func.__qualname__)
+
+    def on_end(self, ev):
+        pass
+
+
+@contextmanager
+def compilations():
+    listener = Compilations()
+    with event.install_listener("numba:compile", listener):
+        yield listener.names
+
+
+def everything(backend, dtype, sizes, rows, X=None, **network):
+    """Fit, validate and predict: all that a user reaches."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((rows, sizes[0])).astype(dtype) if X is None else X
+    y = targets_for(network.get("loss"), rng, rows, sizes[-1]).astype(dtype)
+    options = network.pop("fit", {})
+    model = fastmlp.fit(
+        fastmlp.Network(sizes, **network), X, y, epochs=2, backend=backend, validation=(X, y), **options
+    )
+    model.predict(X)
+    assert model.parameters.dtype == dtype
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("backend", registry.variants())
+def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
+    everything(backend, dtype, (3, 4, 1), 5)
+    read_only = np.ones((7, 6), dtype)
+    read_only.flags.writeable = False
+    with compilations() as compiled:
+        everything(backend, dtype, (5, 2), 1)
+        everything(backend, dtype, (1, 1, 1, 1), 300, hidden=["gelu", "elu"], dropout=0.5, l1=0.1, l2=0.1)
+        everything(backend, dtype, (6, 40, 3), 7, X=read_only)
+        everything(backend, dtype, (6, 40, 3), 7, X=np.ones((12, 7), dtype)[::2].T)
+        for output, loss in PAIRS:
+            everything(backend, dtype, (2, 3, 2), 9, output=output, loss=loss)
+        for optimizer in (SGD(1), SGD(0.1, 0.5, True, clip_norm=1), RMSprop(), Adam(), AdamW()):
+            for options in ({"batch_size": None}, {"batch_size": 2, "shuffle": False}, {"threads": 2}):
+                fit = {"optimizer": optimizer, "sample_weight": np.arange(9), **options}
+                everything(backend, dtype, (2, 3, 2), 9, fit=fit)
+    assert compiled == []
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("backend", registry.variants())
+def test_steps_allocate_nothing(backend, dtype, threads):
+    sizes, rows = (5, 33, 17, 3), 64
+    network = fastmlp.Network(
+        sizes, hidden="gelu", output="softmax", loss="cross_entropy", dropout=0.2, l2=0.1
+    )
+    rng = np.random.default_rng(0)
+    data = Data(
+        rng.standard_normal((rows, 5)).astype(dtype),
+        targets_for("cross_entropy", rng, rows, 3).astype(dtype),
+        np.ones(rows, dtype),
+    )
+    state = initial_state(rng.standard_normal(parameter_count(sizes)).astype(dtype))
+
+    def allocations(steps):
+        starts = np.zeros(steps, np.int64)
+        fields = {
+            "order": np.arange(rows),
+            "starts": starts,
+            "stops": starts + rows,
+            "totals": np.full(steps, float(rows)),
+            "rates": np.full((steps, 2), 1e-3),
+        }
+        chunk = Chunk(**{name: fields[name] for name in Chunk._fields})
+        before = rtsys.get_allocation_stats()
+        registry.get(backend).train_chunk(
+            network, Adam(clip_norm=1.0), state, data, chunk, 1, threads, np.empty(steps)
+        )
+        after = rtsys.get_allocation_stats()
+        assert after.alloc - before.alloc == after.free - before.free, "something was kept"
+        return after.alloc - before.alloc
+
+    _nrt_python.memsys_enable_stats()
+    allocations(1)
+    assert allocations(100) == allocations(1)
+
+
+TRAIN = """
+import sys
+import numpy as np, fastmlp
+from fastmlp import registry
+name = registry.register_file(sys.argv[1]) if len(sys.argv) > 1 else "baseline"
+X = np.linspace(-1, 1, 10).reshape(5, 2)
+model = fastmlp.fit(
+    fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, optimizer=fastmlp.SGD(0.0), backend=name,
+    initial=([np.ones((2, 1))], [np.full(1, 10.0)]), validation=(X, X[:, 0]),
+)
+print(model.predict(X[:1])[0, 0], flush=True)
+"""
+
+
+def run_process(cache, *arguments):
+    """What a new process prints, on both streams; its Numba caches in a directory of the test's."""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    command = [sys.executable, "-W", "error", "-c", TRAIN, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+VARIANT = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+right = baseline.affine
+
+def affine(x, w, b, *others):
+    right(x, w, b, *others)
+    out = others[-1]
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] += ADDED
+
+VARIANT = Variant("mine", baseline.VARIANT, {"affine": affine})
+"""
+
+
+def test_one_compilation_for_a_machine_and_another_after_an_edit(tmp_path):
+    cache, source = tmp_path / "cache", tmp_path / "mine.py"
+    source.write_text(VARIANT.replace("ADDED", "100.0"))
+
+    first = run_process(cache, source)
+    (line,) = first.stderr.splitlines()
+    assert "compiling the 'mine' backend for float64" in line
+    assert "this happens once" in line
+    value = float(first.stdout)
+
+    again = run_process(cache, source)
+    assert again.stderr == "", "a second process compiles nothing and has nothing to say"
+    assert again.stdout == first.stdout
+
+    # The same length and the same second: neither size nor date must decide.
+    stamp = source.stat()
+    source.write_text(VARIANT.replace("ADDED", "200.0"))
+    os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    edited = run_process(cache, source)
+    assert float(edited.stdout) == pytest.approx(value + 100), "stale machine code"
+    assert len(edited.stderr.splitlines()) == 1

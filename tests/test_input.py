@@ -1,0 +1,318 @@
+"""What users pass: one table of mistakes, one of welcome shapes and types of the same rows."""
+
+from __future__ import annotations
+
+import fractions
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+import fastmlp
+from fastmlp import SGD, Adam, AdamW, EarlyStopping, Network, Normal, RMSprop, TimeLimit, registry
+
+X = np.arange(12.0).reshape(4, 3) / 12
+Y = np.array([0.0, 1, 1, 0])
+REGRESSION = Network([3, 2, 1])
+CLASSES = Network([3, 2, 3], output="softmax", loss="cross_entropy")
+BINARY = Network([3, 1], output="sigmoid", loss="binary_cross_entropy")
+COUNTS = Network([3, 1], output="exp", loss="poisson")
+
+
+def put(array, place, value):
+    changed = np.array(array, float)
+    changed[place] = value
+    return changed
+
+
+def fit(network=REGRESSION, x=X, y=Y, **options):
+    return lambda backend: fastmlp.fit(network, x, y, **{"epochs": 1, "backend": backend, **options})
+
+
+def predict(x):
+    return lambda backend: fit(epochs=0)(backend).predict(x)
+
+
+def make(what, *arguments, **options):
+    return lambda backend: what(*arguments, **options)
+
+
+START = ([np.ones((3, 2)), np.ones((2, 1))], [np.zeros(2), np.zeros(1)])
+
+
+def start(weights=START[0], biases=START[1]):
+    return fit(initial=(weights, biases))
+
+
+nan, inf = float("nan"), float("inf")
+
+# what is done, what the message says was got and what it says was wanted
+MISTAKES = {
+    # X
+    "too wide": (fit(x=np.ones((4, 5))), "(4, 5)", "(rows, 3)"),
+    "one dimension": (fit(x=np.ones(3)), "(3,)", "(rows, 3)"),
+    "three dimensions": (fit(x=np.ones((4, 3, 1))), "(4, 3, 1)", "(rows, 3)"),
+    "a number": (fit(x=1.0), "()", "(rows, 3)"),
+    "nothing": (fit(x=None), "object", "real numbers"),
+    "no rows": (fit(x=np.ones((0, 3)), y=[]), "got 0", "at least 1 row"),
+    "no columns": (fit(x=np.ones((4, 0))), "(4, 0)", "(rows, 3)"),
+    "nan in X": (fit(x=put(X, (2, 1), nan)), "nan at X[2, 1]", "finite"),
+    "inf in X": (fit(x=put(X, (3, 0), -inf)), "-inf at X[3, 0]", "finite"),
+    "two infs in X": (fit(x=put(put(X, (0, 0), inf), (1, 1), -inf)), "inf at X[0, 0]", "finite"),
+    "too large for float32": (fit(x=put(X, (0, 2), 1e39), dtype="float32"), "1e+39", "float32"),
+    "complex X": (fit(x=X + 0j), "complex128", "real numbers"),
+    "object X": (fit(x=X.astype(object)), "object", "real numbers"),
+    "strings": (fit(x=X.astype(str)), "<U", "real numbers"),
+    "dates": (fit(x=np.ones((4, 3), "M8[s]")), "datetime64", "real numbers"),
+    "ragged": (fit(x=[[1, 2, 3], [1, 2], [1, 2, 3], [1, 2, 3]]), "inhomogeneous", "rectangular"),
+    "masked": (fit(x=np.ma.masked_less(X, 0.5)), "masked", "not"),
+    "sparse matrix": (fit(x=scipy.sparse.csr_matrix(X)), "csr_matrix", "dense"),
+    "sparse array": (fit(x=scipy.sparse.coo_array(X)), "coo_array", "dense"),
+    "predict: too wide": (predict(np.ones((4, 5))), "(4, 5)", "(rows, 3)"),
+    "predict: nan": (predict(put(X, (0, 0), nan)), "nan at X[0, 0]", "finite"),
+    "predict: object": (predict(X.astype(object)), "object", "real numbers"),
+    "predict: no rows": (predict(np.ones((0, 3))), "got 0", "at least 1 row"),
+    # y
+    "y too short": (fit(y=Y[:3]), "(3,)", "(4,) or (4, 1)"),
+    "y too wide": (fit(y=np.ones((4, 2))), "(4, 2)", "(4, 1)"),
+    "y in a row": (fit(y=Y[None]), "(1, 4)", "(4,)"),
+    "nan in y": (fit(y=put(Y, 1, nan)), "nan at y[1]", "finite"),
+    "inf in y": (fit(y=put(Y, 3, inf)), "inf at y[3]", "finite"),
+    "complex y": (fit(y=Y + 1j), "complex128", "real numbers"),
+    "names for labels": (fit(CLASSES, y=["a", "b", "c", "a"]), "<U1", "real numbers"),
+    "label too high": (fit(CLASSES, y=[0, 1, 2, 3]), "got 3", "0..2"),
+    "label below 0": (fit(CLASSES, y=[0, 1, -1, 2]), "got -1", "0..2"),
+    "half a label": (fit(CLASSES, y=[0, 1, 0.5, 2]), "got 0.5", "0..2"),
+    "nan for a label": (fit(CLASSES, y=[0, 1, nan, 2]), "got nan", "0..2"),
+    "two hot": (fit(CLASSES, y=[[1, 1, 0]] * 4), "sum of 2 in row 0", "of sum 1"),
+    "negative probability": (fit(CLASSES, y=[[1.5, -0.5, 0]] * 4), "least of -0.5", "at least 0"),
+    "one-hot rows of another width": (fit(CLASSES, y=np.eye(4)), "(4, 4)", "(4, 3)"),
+    "probability above 1": (fit(BINARY, y=[0, 1, 1.5, 0]), "1.5", "[0, 1]"),
+    "probability below 0": (fit(BINARY, y=[0, 1, -1, 0]), "-1", "[0, 1]"),
+    "negative count": (fit(COUNTS, y=[0, 1, -2, 0]), "-2", "at least 0"),
+    # sample weights
+    "weights too short": (fit(sample_weight=[1, 1]), "(2,)", "(4,)"),
+    "weights in a column": (fit(sample_weight=np.ones((4, 1))), "(4, 1)", "(4,)"),
+    "negative weight": (fit(sample_weight=[1, -1, 1, 1]), "-1", "at least 0"),
+    "all weights zero": (fit(sample_weight=[0, 0, 0, 0]), "all zero", "not"),
+    "nan weight": (fit(sample_weight=[1, nan, 1, 1]), "nan at sample_weight[1]", "finite"),
+    # start
+    "a start without biases": (fit(initial=START[0]), "got 3", "initial weights must hold 2 arrays"),
+    "a number for a start": (fit(initial=1.5), "got 1.5", "(weights, biases)"),
+    "one array too few": (start(weights=START[0][:1]), "got 1", "2 arrays"),
+    "a start of another shape": (start(weights=[np.ones((2, 3)), np.ones((2, 1))]), "(2, 3)", "(3, 2)"),
+    "biases in a row": (start(biases=[np.zeros((1, 2)), np.zeros(1)]), "(1, 2)", "(2,)"),
+    "nan in the start": (start(biases=[np.array([0, nan]), np.zeros(1)]), "nan", "finite"),
+    "a start of strings": (start(biases=[["a", "b"], [0]]), "<U1", "real numbers"),
+    # options of fit
+    "batches of 0": (fit(batch_size=0), "got 0", "at least 1"),
+    "batches of -1": (fit(batch_size=-1), "got -1", "at least 1"),
+    "batches of True": (fit(batch_size=True), "got True", "whole number"),
+    "batches of 2.5": (fit(batch_size=2.5), "got 2.5", "whole number"),
+    "-1 epochs": (fit(epochs=-1), "got -1", "at least 0"),
+    "2.0 epochs": (fit(epochs=2.0), "got 2.0", "whole number"),
+    "no threads": (fit(threads=0), "got 0", "at least 1"),
+    "shuffle by name": (fit(shuffle="yes"), "'yes'", "True or False"),
+    "progress by number": (fit(progress=1), "got 1", "True or False"),
+    "negative seed": (fit(seed=-1), "got -1", "at least 0"),
+    "half a seed": (fit(seed=0.5), "got 0.5", "whole number"),
+    "float16": (fit(dtype="float16"), "float16", "float32 or float64"),
+    "int": (fit(dtype=int), "int", "float32 or float64"),
+    "a misspelt dtype": (fit(dtype="flaot32"), "flaot32", "float32 or float64"),
+    "all rows held out": (fit(validation=1.0), "got 1.0", "in (0, 1)"),
+    "no row held out": (fit(validation=0.01), "0.01 of 4 rows", "leaves none"),
+    "validation X alone": (fit(validation=(X,)), "got 1 part", "(X, y)"),
+    "validation of another width": (fit(validation=(X[:, :2], Y)), "(4, 2)", "(rows, 3)"),
+    "nan in validation": (fit(validation=(X, put(Y, 0, nan))), "nan at validation y[0]", "finite"),
+    "a callback's class": (fit(callbacks=[EarlyStopping]), "EarlyStopping", "instance"),
+    "a function for a callback": (fit(callbacks=[print]), "print", "a Callback"),
+    "one callback, no list": (fit(callbacks=TimeLimit(1)), "TimeLimit", "a list of Callback"),
+    "None for callbacks": (fit(callbacks=None), "None", "a list of Callback"),
+    "monitor without validation": (
+        fit(callbacks=[EarlyStopping(monitor="validation_loss")]),
+        "validation_loss",
+        "validation=",
+    ),
+    "optimizer's class": (fit(optimizer=SGD), "SGD", "instance"),
+    "optimizer by name": (fit(optimizer="adam"), "'adam'", "an SGD, RMSprop, Adam or AdamW"),
+    "sizes for a network": (fit([3, 4, 1]), "[3, 4, 1]", "a Network"),
+    "arguments in another order": (lambda _: fastmlp.fit(X, Y, REGRESSION), "array([[0.", "a Network"),
+    "an array of epochs": (fit(epochs=X), "array([[0.", "whole number"),
+    "unknown keyword": (fit(batchsize=3), "batchsize", "keyword"),
+    "unknown backend": (lambda _: fit()("fussed"), "'fussed'", "auto, reference, baseline"),
+    # networks
+    "no unit": (make(Network, [3, 0, 1]), "got 0", "at least 1"),
+    "-1 units": (make(Network, [3, -1, 1]), "got -1", "at least 1"),
+    "True units": (make(Network, [3, True, 1]), "got True", "whole number"),
+    "half a unit": (make(Network, [3, 2.5, 1]), "got 2.5", "whole number"),
+    "10^9 units": (make(Network, [10**9, 10**9]), "1e+18", "2^31"),
+    "one size": (make(Network, [3]), "[3]", "n_in and n_out"),
+    "a number for sizes": (make(Network, 3), "got 3", "sequence"),
+    "a string for sizes": (make(Network, "3-4-1"), "'3-4-1'", "sequence"),
+    "a page for a name": (make(Network, [3, 4, 1], "relu\n" * 99), "'relu", "identity, relu"),
+    "an array of dropouts": (make(Network, [3, 4, 1], dropout=X), "array([[0.", "one for each"),
+    "unknown hidden": (make(Network, [3, 4, 1], "rleu"), "'rleu'", "identity, relu, leaky_relu"),
+    "softmax hidden": (make(Network, [3, 4, 1], "softmax"), "'softmax'", "identity, relu"),
+    "None hidden": (make(Network, [3, 4, 1], None), "None", "one for each hidden layer"),
+    "a number for hidden": (make(Network, [3, 4, 1], [3]), "got 3", "identity, relu"),
+    "too many hidden": (make(Network, [3, 4, 1], ["relu"] * 2), "got 2", "each of 1"),
+    "unknown output": (make(Network, [3, 1], output="relu"), "'relu'", "identity, sigmoid, softmax"),
+    "unknown loss": (make(Network, [3, 1], loss="rmse"), "'rmse'", "mse, mae, huber"),
+    "identity with bce": (
+        make(Network, [3, 1], loss="binary_cross_entropy"),
+        "'identity'",
+        "choose from: sigmoid",
+    ),
+    "sigmoid with poisson": (
+        make(Network, [3, 1], output="sigmoid", loss="poisson"),
+        "'sigmoid'",
+        "from: exp",
+    ),
+    "softmax of one": (make(Network, [3, 1], output="softmax"), "= 1", "at least 2"),
+    "dropout of 1": (make(Network, [3, 4, 1], dropout=1.0), "got 1.0", "[0, 1)"),
+    "negative dropout": (make(Network, [3, 4, 1], dropout=[-0.1]), "got -0.1", "[0, 1)"),
+    "nan dropout": (make(Network, [3, 4, 1], dropout=nan), "got nan", "[0, 1)"),
+    "negative l2": (make(Network, [3, 1], l2=-1), "got -1", "at least 0"),
+    "l1 by name": (make(Network, [3, 1], l1="0.1"), "'0.1'", "number"),
+    "delta of 0": (make(Network, [3, 1], huber_delta=0), "got 0", "above 0"),
+    "quantile of 1": (make(Network, [3, 1], quantile=1), "got 1", "(0, 1)"),
+    "unknown weight_init": (make(Network, [3, 1], weight_init="xavier"), "'xavier'", "glorot_uniform"),
+    "unknown bias_init": (make(Network, [3, 1], bias_init="ones"), "'ones'", "zeros, uniform"),
+    "negative scale": (make(Normal, -1), "got -1", "at least 0"),
+    # optimisers and schedules
+    "negative rate": (make(SGD, -0.1), "got -0.1", "at least 0"),
+    "rate by name": (make(Adam, "0.1"), "'0.1'", "number"),
+    "an array of rates": (make(Adam, X), "array([[0.", "number"),
+    "a matrix for sizes": (make(Network, X), "array([0.", "whole number"),
+    "nan rate": (make(Adam, nan), "got nan", "at least 0"),
+    "inf rate": (make(RMSprop, inf), "got inf", "at least 0"),
+    "True rate": (make(SGD, True), "got True", "number"),
+    "complex rate": (make(SGD, 1j), "1j", "number"),
+    "bias rate by name": (make(SGD, 0.1, bias_learning_rate="x"), "'x'", "number"),
+    "momentum of 1": (make(SGD, 0.1, 1.0), "got 1.0", "[0, 1)"),
+    "nesterov alone": (make(SGD, 0.1, nesterov=True), "momentum=0", "above 0"),
+    "clip at 0": (make(Adam, clip_norm=0), "got 0", "above 0"),
+    "beta of 1": (make(Adam, beta2=1.0), "got 1.0", "[0, 1)"),
+    "epsilon of 0": (make(RMSprop, epsilon=0), "got 0", "above 0"),
+    "negative decay": (make(AdamW, weight_decay=-0.1), "got -0.1", "at least 0"),
+    "unknown unit": (make(fastmlp.Cosine, 0.1, 5, unit="batch"), "'batch'", "epoch, step"),
+    "step of 0": (make(fastmlp.StepDecay, 0.1, 0), "got 0", "at least 1"),
+    "negative factor": (make(fastmlp.Exponential, 0.1, -0.5), "got -0.5", "above 0"),
+    "patience of 0": (make(EarlyStopping, 0), "got 0", "at least 1"),
+    "unknown monitor": (make(EarlyStopping, monitor="val"), "'val'", "validation_loss, loss"),
+    "no time": (make(TimeLimit, 0), "got 0", "above 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_line_the_same_on_every_backend(mistake):
+    do, got, wanted = MISTAKES[mistake]
+    said = set()
+    for backend in ("auto", *registry.backends()):
+        with pytest.raises((ValueError, TypeError)) as caught:
+            do(backend)
+        said.add((caught.type, str(caught.value)))
+    ((_, message),) = said
+    assert got in message
+    assert wanted in message
+    assert "\n" not in message
+    assert len(message) < 250
+
+
+def strided(array):
+    wide = np.zeros((len(array) * 2, *(2 * n + 1 for n in array.shape[1:])))
+    view = wide[::2, 1::2] if array.ndim == 2 else wide[::2]
+    view[...] = array
+    return view
+
+
+def read_only(array):
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+def mapped(array):
+    """A view of immutable bytes, as np.memmap(mode="r") and np.frombuffer give."""
+    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
+
+
+GRID = np.round(np.random.default_rng(0).normal(0, 4, (9, 3)))  # whole: exact in every type
+WHOLE = np.arange(9.0) % 3
+
+WELCOME = {
+    "read-only": read_only,
+    "of immutable bytes": mapped,
+    "in Fortran's order": np.asfortranarray,
+    "strided": strided,
+    "backwards": lambda a: a[::-1].copy()[::-1],
+    "backwards in columns": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "repeated by a stride of 0": lambda a: np.lib.stride_tricks.as_strided(a, a.shape, a.strides),
+    "big-endian": lambda a: a.astype(">f8"),
+    "float16": lambda a: a.astype(np.float16),
+    "long double": lambda a: a.astype(np.longdouble),
+    "int8": lambda a: a.astype(np.int8),
+    "big-endian int64": lambda a: a.astype(">i8"),
+    "a list": lambda a: a.tolist(),
+    "a tuple of fractions' floats": lambda a: tuple(np.vectorize(lambda v: float(fractions.Fraction(v)))(a)),
+    "unaligned": lambda a: np.frombuffer(b"x" + a.tobytes(), np.uint8)[1:].view(float).reshape(a.shape),
+    "a subclass": lambda a: a.view(type("Named", (np.ndarray,), {})),
+}
+
+
+def run(backend, x, y, weight):
+    model = fastmlp.fit(
+        Network([3, 4, 1]), x, y, epochs=2, batch_size=4, seed=0, sample_weight=weight, backend=backend,
+        validation=(x, y, weight),
+    )  # fmt: skip
+    return model.parameters, model.predict(x), model.history["loss"], model.history["validation_loss"]
+
+
+def content(value):
+    return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+
+
+def assert_same(got, wanted):
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+        assert np.asarray(one).dtype == np.asarray(other).dtype
+
+
+@pytest.mark.parametrize("kind", WELCOME)
+@pytest.mark.parametrize("backend", registry.backends())
+def test_the_same_numbers_in_another_guise_give_the_same_bits_and_stay_as_they_are(backend, kind):
+    given = [WELCOME[kind](array) for array in (GRID, WHOLE, 1 + WHOLE)]
+    before = [content(value) for value in given]
+    assert_same(run(backend, *given), run(backend, GRID, WHOLE, 1 + WHOLE))
+    assert [content(value) for value in given] == before
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_clean_input_stays_as_it_is(backend):
+    given = [GRID.copy(), WHOLE.copy(), 1 + WHOLE]
+    before = [content(value) for value in given]
+    run(backend, *given)
+    assert [content(value) for value in given] == before
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_booleans_are_0_and_1(backend):
+    assert_same(
+        run(backend, GRID > 0, WHOLE > 0, WHOLE > 1),
+        run(backend, *((a > t) * 1.0 for a, t in ((GRID, 0), (WHOLE, 0), (WHOLE, 1)))),
+    )
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_big_endian_float32_stays_float32(backend):
+    clean = [a.astype("f4") for a in (GRID, WHOLE, 1 + WHOLE)]
+    given = [a.astype(">f4") for a in clean]
+    assert_same(run(backend, *given), run(backend, *clean))
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_pandas(backend):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(GRID, columns=list("abc"))
+    wanted = run(backend, GRID, WHOLE, 1 + WHOLE)
+    assert_same(run(backend, frame, pandas.Series(WHOLE), pandas.Series(1 + WHOLE)), wanted)

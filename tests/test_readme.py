@@ -1,0 +1,59 @@
+"""The README's examples run as they stand, and its lists are the code's."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastmlp
+from fastmlp import initializers, losses, registry
+from fastmlp.activations import HIDDEN, OUTPUTS
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# file: (\S+)\n", block))}
+SCRIPT = "\n".join(block for block in BLOCKS if block not in FILES.values())
+
+CHECKS = """
+assert accuracy > 0.9, accuracy
+assert losses[-1] < losses[0] / 10, losses
+assert first_weights.shape == (64, 128)
+assert model.backend == "four_rows"
+"""
+
+
+def test_the_python_examples_run(tmp_path):
+    assert list(FILES) == ["four_rows.py"]
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    # In a process of its own: the variant that it registers is nobody else's.
+    command = [sys.executable, "-W", "error", "-c", SCRIPT + CHECKS]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("hidden activations", HIDDEN),
+        ("outputs", OUTPUTS),
+        ("losses", losses.LOSSES),
+        ("optimisers", ("SGD", "RMSprop", "Adam", "AdamW")),
+        ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "schedules"]),
+        ("initialisers", (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)")),
+    ],
+)
+def test_the_table_lists_what_there_is(row, names):
+    line = re.search(rf"^\| {row} \| (.*) \|$", README, re.MULTILINE)[1]
+    assert set(re.findall(r"`([^`]+)`", line)) == set(names)
+
+
+def test_every_backend_has_its_row():
+    section = README.partition("## Backends")[2].partition("\n## ")[0]
+    shipped = set(registry._installed())  # without those of --variant
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == {"reference", *shipped}

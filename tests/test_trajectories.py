@@ -1,0 +1,47 @@
+"""Whole trainings on real data: every backend and dtype ends where the reference does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES
+from trajectories import EPOCHS, TRAININGS, allowed, check, expected
+
+from fastmlp import optimizers, registry, schedules
+from fastmlp.activations import HIDDEN
+from fastmlp.losses import LOSSES
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("backend", registry.variants())
+def test_a_training_ends_where_the_reference_does(backend, name, dtype):
+    check(name, backend, dtype)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_reference_itself_stays_within_the_bound_in_float32(name):
+    check(name, "reference", np.float32)
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_bounds_are_tight_and_the_trainings_learn(name):
+    assert max(allowed(name, np.float64)) < 1e-12
+    assert max(allowed(name, np.float32)) < 3e-4
+    trace = expected(name).losses
+    assert len(trace) == EPOCHS
+    assert trace[-1] < 0.95 * trace[0]
+
+
+def test_the_table_meets_everything_there_is():
+    trainings = TRAININGS.values()
+    hidden = [names for t in trainings if (names := t.options.get("hidden"))]
+    met = {name for names in hidden for name in ([names] if isinstance(names, str) else names)}
+    assert met == set(HIDDEN)
+    assert {t.options["loss"] for t in trainings} == set(LOSSES)
+    subclasses = {*optimizers.Optimizer.__subclasses__(), *optimizers.Adam.__subclasses__()}
+    assert {type(t.optimizer) for t in trainings} == subclasses
+    rates = {type(t.optimizer.learning_rate) for t in trainings}
+    known = {v for v in vars(schedules).values() if isinstance(v, type) and issubclass(v, schedules.Schedule)}
+    # Constant stands behind a plain number, Exponential under a warm-up.
+    assert rates | {schedules.Schedule, schedules.Constant, schedules.Exponential} >= known
