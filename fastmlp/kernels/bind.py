@@ -72,7 +72,11 @@ def slot(variant: Variant, name: str) -> Function:
     function = functions[name]
     if not isinstance(function, types.FunctionType):
         return function
-    return numba.njit(_rebound(function, _inner(function, functions)), **OPTIONS)
+    inner = _inner(function, functions)
+    key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
+    if key not in _linked:
+        _linked[key] = numba.njit(_rebound(function, inner), **OPTIONS)
+    return _linked[key]
 
 
 def _link(function: Function, functions: Mapping[str, Function]) -> Function:

@@ -17,6 +17,12 @@ SCRATCH_BYTES = 256
 SCRATCH_ROWS = 32
 """Rows of scratch beside the panel: a register tile's worth, and some."""
 
+BLOCKED_SIDE = 512
+"""The longest side from which on weights may be large enough to be packed."""
+
+BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
+"""What `fastmlp.kernels.blocked` packs at a time: bytes of one operand, rows of the other."""
+
 SLICE_BYTES = 1 << 16
 """Gradient that is formed before the optimiser is applied to it: a share of L2."""
 
@@ -25,8 +31,12 @@ SLICE_ROWS = 8
 
 
 def scratch_length(depth: int, itemsize: int) -> int:
-    """Return the numbers of scratch that a matmul slot needs to contract over up to `depth` terms."""
-    return (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
+    """Return the numbers of scratch that a matmul slot needs where no side exceeds `depth`.
+
+    Room for a panel of `depth` terms, or for the blocks that large weights are packed in.
+    """
+    panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
+    return panel if depth < BLOCKED_SIDE else panel + BLOCK_BYTES // itemsize + BLOCK_ROWS * depth
 
 
 def slice_length(n_out: int, itemsize: int) -> int:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import numpy as np
 
 from fastmlp.activations import RELU
-from fastmlp.kernels import sweeps
 from fastmlp.kernels.buffers import SLICE_ROWS
 from fastmlp.kernels.program import (
     SGD,
@@ -28,6 +27,9 @@ from fastmlp.kernels.program import (
     update,
     update_part,
 )
+from fastmlp.kernels.sweeps import affine as affine_rows
+from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
+from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
 from fastmlp.kernels.variant import Variant, Work, inlined
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.workers import wait
@@ -37,6 +39,9 @@ LOSS_ROWS = 16
 
 BLOCK_ROWS = 128
 """Rows that a worker takes through the layers together: their activations stay in L2."""
+
+STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
+"""Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
 
 
 def own_share(count, team, unit):
@@ -62,7 +67,7 @@ def rows_forward(shape, parameters, inputs, visited, rows, first, last, key, ste
         out = a if relu else z
         source = layer_source(shape, layer, rows, inputs, work)
         place = visited if layer == 0 else visited[:0]
-        sweeps.affine(source, place, w, b, out, first, last, relu, scratch)
+        affine_rows(source, place, w, b, out, first, last, relu, scratch)
         if hidden and not relu:
             activate(shape.activations[layer], z[first:last], a[first:last])
         if hidden and shape.dropout[layer] > 0:
@@ -109,7 +114,7 @@ def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch
         z = layer_units(shape, layer - 1, rows, work.logits)
         a = layer_units(shape, layer - 1, rows, work.activations)
         relu = shape.activations[layer - 1] == RELU
-        sweeps.input_gradient(delta, w, a, below, first, last, relu, scratch)
+        input_gradient_rows(delta, w, a, below, first, last, relu, scratch)
         if not relu:
             activate_gradient(shape.activations[layer - 1], z[first:last], a[first:last], below[first:last])
         if shape.dropout[layer - 1] > 0:
@@ -139,7 +144,7 @@ def weights_step(
             stop = last if plain else min(start + slice_rows, last)
             g = dw[start:stop] if clipped else hot[: stop - start]
             g = w[start:stop] if plain else g
-            sweeps.weight_gradient(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
+            weight_gradient_rows(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
             if plain:
                 continue
             if shape.l1 > 0 or shape.l2 > 0:
@@ -165,13 +170,14 @@ def train_fused(
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
     scratch = work.scratch[team.worker]
+    block = BLOCK_ROWS if parameters.size * parameters.itemsize < STREAMED_BYTES else MANY_ROWS
     for s in range(len(starts)):
         visited = order[starts[s] : stops[s]]
         rows = len(visited)
         first, last = own_share(rows, team, LOSS_ROWS)
         share = loss_share(shape, totals[s])
-        for start in range(first, last, BLOCK_ROWS):
-            stop = min(start + BLOCK_ROWS, last)
+        for start in range(first, last, block):
+            stop = min(start + block, last)
             rows_forward(shape, parameters, inputs, visited, rows, start, stop, key, step + s, work, scratch)
             rows_loss(shape, targets, weights, visited, start, stop, share, work)
             rows_backward(shape, parameters, rows, start, stop, key, step + s, work, scratch)
