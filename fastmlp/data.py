@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -54,12 +55,13 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Array) -> np.dtype[Any]:
 
 def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
     """Return `array` as C-contiguous, native `dtype` and finite; a copy only where it must be."""
-    with np.errstate(over="ignore"):
-        cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
-    # A finite sum proves finite terms and needs no mask as large as the data.
-    with np.errstate(over="ignore", invalid="ignore"):
-        total = cleaned.sum()
-    if not np.isfinite(total):
+    cleaned = array
+    if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
+        with np.errstate(over="ignore"):
+            cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
+    # A finite sum of squares proves finite terms; the BLAS forms it without a mask of the data's size.
+    flat = cleaned.reshape(-1)
+    if not math.isfinite(np.vdot(flat, flat)):
         finite = np.isfinite(cleaned)
         if not finite.all():
             first = tuple(int(i) for i in np.argwhere(~finite)[0])

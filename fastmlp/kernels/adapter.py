@@ -12,7 +12,7 @@ from fastmlp import optimizers
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
-from fastmlp.kernels.buffers import workspace
+from fastmlp.kernels.buffers import idle_workspaces, workspace
 from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
@@ -33,8 +33,14 @@ def compiled_backend(variant: Variant) -> Backend:
     program = Program(variant)
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
-        work = workspace(network, min(BLOCK_ROWS, len(inputs)), 1, parameters.dtype)
+        rows = min(BLOCK_ROWS, len(inputs))
+        idle = idle_workspaces(network, rows, parameters.dtype)
+        try:
+            work = idle.pop()
+        except IndexError:
+            work = workspace(network, rows, 1, parameters.dtype)
         program.predict(resting_shape_of(network), parameters, writable(inputs), work, out)
+        idle.append(work)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), 1, parameters.dtype)
