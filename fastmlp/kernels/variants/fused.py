@@ -187,8 +187,8 @@ def train_fused(
                 objective += penalty(shape.l1, shape.l2, layer_weights(shape, layer, parameters))
         wait(team)
         if team.worker == 0:
-            for block in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
-                objective += work.losses[block]
+            for part in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
+                objective += work.losses[part]
             losses[s] = objective
         weights_step(
             shape, rule, parameters, gradients, moments, step + s, inputs, visited,

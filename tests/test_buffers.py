@@ -1,0 +1,41 @@
+"""Buffers come uninitialised: whatever they hold, no result may depend on it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES
+
+import fastmlp
+from fastmlp import registry
+from fastmlp.activations import HIDDEN
+from fastmlp.backend import Data
+from fastmlp.layout import parameter_count
+
+SIZES = (3, 7, 5, 2)
+
+
+def everything(backend, dtype, hidden, dropout):
+    """Gradient, training, validation and prediction, from one start."""
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((11, 3)).astype(dtype), rng.standard_normal((11, 2)).astype(dtype)
+    network = fastmlp.Network(SIZES, hidden=hidden, dropout=dropout)
+    parameters = rng.standard_normal(parameter_count(SIZES)).astype(dtype)
+    gradients = np.zeros_like(parameters)
+    data = Data(X, y, np.ones(11, dtype))
+    objective = registry.get(backend).gradient(network, parameters, data, 1, 2, gradients)
+    model = fastmlp.fit(network, X, y, epochs=2, batch_size=4, seed=0, backend=backend, validation=(X, y))
+    return objective, gradients, model.parameters, *model.history.values(), model.predict(X)
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("backend", registry.backends())
+def test_results_do_not_depend_on_what_fresh_memory_holds(monkeypatch, backend, dtype):
+    cases = [(hidden, dropout) for hidden in HIDDEN for dropout in (0.0, 0.4)]
+    clean = [everything(backend, dtype, *case) for case in cases]
+    # patched only now: whatever compiles has compiled, and machine code allocates by itself
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, -77, dtype))
+    for case, wanted in zip(cases, clean, strict=True):
+        got = everything(backend, dtype, *case)
+        for one, other in zip(got, wanted, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=f"{backend}: {case}")

@@ -1,0 +1,50 @@
+"""Any number of workers computes the same bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES
+
+import fastmlp
+from fastmlp import registry
+
+OF_SEVERAL_WORKERS = [name for name, variant in registry.variants().items() if variant.workers is not None]
+"""The others compute in one thread; what a BLAS below them does with its own is its affair."""
+
+TRAININGS = {
+    "adam, dropout": ({"hidden": ["gelu", "relu"], "dropout": 0.2}, fastmlp.Adam(0.01)),
+    "sgd": ({"hidden": "relu"}, fastmlp.SGD(0.05)),
+    "clipping, penalties": (
+        {"hidden": "tanh", "l1": 1e-4, "l2": 1e-3},
+        fastmlp.SGD(0.05, 0.9, clip_norm=0.1),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("backend", OF_SEVERAL_WORKERS)
+def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
+    options, optimizer = TRAININGS[name]
+    rng = np.random.default_rng(0)
+    # Large enough that every variant finds work for three, the last batch excepted.
+    X, y = rng.standard_normal((300, 65)).astype(dtype), rng.integers(0, 10, 300)
+    network = fastmlp.Network([65, 129, 66, 10], output="softmax", loss="cross_entropy", **options)
+    one, *others = (
+        fastmlp.fit(
+            network,
+            X,
+            y,
+            optimizer=optimizer,
+            epochs=2,
+            batch_size=128,
+            seed=0,
+            threads=threads,
+            backend=backend,
+        )
+        for threads in (1, 2, 3)
+    )
+    for other in others:
+        np.testing.assert_array_equal(other.parameters, one.parameters)
+        assert other.history == one.history
