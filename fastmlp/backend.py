@@ -37,6 +37,8 @@ class Chunk(NamedTuple):
     starts, stops : (steps,) int64
     totals : (steps,) float64, the sums of the visited rows' weights
     rates : (steps, 2) float64, the learning rates of weights and of biases
+    batch_size : rows of the training's full batches, which this chunk need not contain: results
+        may depend on it and must not depend on where chunks end
     """
 
     order: NDArray[np.int64]
@@ -44,6 +46,7 @@ class Chunk(NamedTuple):
     stops: NDArray[np.int64]
     totals: NDArray[np.float64]
     rates: NDArray[np.float64]
+    batch_size: int
 
 
 Predict = Callable[[Network, Array, Array, Array], None]

@@ -93,14 +93,15 @@ def _parser() -> argparse.ArgumentParser:
 def _backends(arguments: argparse.Namespace) -> int:
     from fastmlp.registry import variants
 
-    print("reference  NumPy, the oracle for the others")
+    print("reference    NumPy, the oracle for the others")
     for name, variant in variants().items():
         if variant.base is None:
             what = f"compiled, all {len(variant.slots)} functions its own"
         else:
-            what = f"compiled, {variant.base.name} with its own {', '.join(variant.slots)}"
-        print(f"{name:<9}  {what}")
-    print("auto       the fastest of these for the work at hand")
+            own = [*variant.slots, *(["program for every small network"] if variant.specialize else [])]
+            what = f"compiled, {variant.base.name} with its own {', '.join(own)}"
+        print(f"{name:<11}  {what}")
+    print("auto         the fastest of these for the work at hand")
     return 0
 
 

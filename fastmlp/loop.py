@@ -84,7 +84,8 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
         numbers = np.arange(run.step, run.step + steps)
         visits = batches.visit(numbers)
         totals = visited_weights(plan.data.weights, uniform, *visits)
-        chunk = Chunk(*visits, totals, plan.optimizer.rates(numbers, batches.per_epoch))
+        rates = plan.optimizer.rates(numbers, batches.per_epoch)
+        chunk = Chunk(*visits, totals, rates, batches.batch_size)
         objectives = np.empty(steps)
 
         began = time.perf_counter()

@@ -19,6 +19,8 @@ import numpy as np
 
 from fastmlp import checks, reference
 from fastmlp.backend import Backend
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
 
 if TYPE_CHECKING:
     from fastmlp.kernels.variant import Variant
@@ -43,21 +45,27 @@ def get(name: str) -> Backend:
 
 
 def choose(
-    name: str, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int | None
+    name: str,
+    network: Network,
+    optimizer: Optimizer,
+    rows: int,
+    dtype: np.dtype[Any],
+    threads: int | None,
+    steps: int | None = None,
 ) -> Backend:
     """Return the named backend; for "auto" the one that says it takes the fewest seconds a step.
 
     Parameters
     ----------
-    sizes : units of every layer
     rows : rows of a batch
+    steps : of the whole training, if known
     """
     if name != "auto":
         checks.choice("backend", name, ("auto", *backends()))
         return get(name)
     from fastmlp.kernels.variant import Work
 
-    work = Work.of(sizes, rows, dtype, threads)
+    work = Work.of(network, optimizer, rows, dtype, threads, steps)
     estimates = {name: v.seconds(work) for name, v in variants().items() if v.seconds is not None}
     return get(min(estimates, key=estimates.__getitem__))
 

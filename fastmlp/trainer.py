@@ -123,7 +123,8 @@ def fit(
     data, held_out = _split(network, data, validation, streams.split)
     rows = data.inputs.shape[0]
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
-    chosen = choose(backend, network.sizes, batch_size, inputs.dtype, threads)
+    steps = epochs * -(-rows // batch_size)
+    chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps)
 
     state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams.initial))
     plan = Plan(

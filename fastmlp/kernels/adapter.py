@@ -78,14 +78,19 @@ def compiled_backend(variant: Variant) -> Backend:
         losses: NDArray[np.float64],
     ) -> TrainState:
         dtype = state.parameters.dtype
-        rows = int((chunk.stops - chunk.starts).max())
+        *steps, rows = chunk
         workers = 1
         if variant.workers is not None:
-            workers = variant.workers(Work.of(network.sizes, rows, dtype, threads))
+            workers = variant.workers(Work.of(network, optimizer, rows, dtype, threads))
+        bound = variant.specialize and variant.specialize(network, optimizer, rows, dtype)
+        if bound is not None:
+            entry, workers = program.bound(bound), min(workers, bound.most_workers)
+        else:
+            entry = program.train_chunk
         shape, rule, source = shape_of(network), rule_of(optimizer), [*map(writable, data)]
-        work = workspace(network, rows, workers, dtype)
+        work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
         run(
-            lambda team: program.train_chunk(shape, rule, *state, *source, *chunk, key, team, work, losses),
+            lambda team: entry(shape, rule, *state, *source, *steps, key, team, work, losses),
             workers,
         )
         return state._replace(step=state.step + len(losses))

@@ -11,6 +11,7 @@ the date of one source file only.
 from __future__ import annotations
 
 import dis
+import functools
 import hashlib
 import re
 import sys
@@ -25,7 +26,7 @@ from numba.core import event
 import fastmlp.activations
 import fastmlp.losses
 from fastmlp.kernels import program
-from fastmlp.kernels.variant import INLINED, Variant
+from fastmlp.kernels.variant import INLINED, Bound, Variant
 
 Function = Callable[..., Any]
 
@@ -44,19 +45,37 @@ class Program:
 
     def __init__(self, variant: Variant) -> None:
         self._functions = {**TEMPLATES, **variant.resolved()}
-        self._suffix = f"{variant.name}_{_digest(variant)}"
+        self._variant, self._digest = variant.name, _digest(variant)
+        self.bound = functools.lru_cache(MOST_BOUND)(self._bound)
 
     def __getattr__(self, name: str) -> Function:
         if name not in ENTRY_POINTS:
             raise AttributeError(name)
         copy = _rebound(self._functions[name], _inner(self._functions[name], self._functions))
-        copy.__qualname__ = f"{name}_{self._suffix}"
+        copy.__qualname__ = f"{name}_{self._variant}_{self._digest}"
         entry: Function = numba.njit(copy, cache=True, **OPTIONS)
         setattr(self, name, entry)
         return entry
 
+    def _bound(self, bound: Bound) -> Function:
+        """Return the entry point of one network.
 
-ENTRY_NAME = re.compile(rf"({'|'.join(ENTRY_POINTS)})_(?P<variant>.+)_[0-9a-f]{{16}}")
+        Its name has a digest of the constants in it: Numba's cache sees code and names only.
+        """
+        inner = _inner(bound.template, TEMPLATES)
+        copy = _rebound(bound.template, {**inner, **bound.names(bound.constants)})
+        digest = _short_digest([self._digest.encode(), repr(bound.constants).encode()])
+        copy.__qualname__ = f"train_chunk_{self._variant}@{'-'.join(map(str, bound.sizes))}_{digest}"
+        entry: Function = numba.njit(copy, cache=True, **OPTIONS)
+        return entry
+
+
+MOST_BOUND = 64
+"""Networks whose own entry points a process keeps."""
+
+ENTRY_NAME = re.compile(
+    rf"({'|'.join(ENTRY_POINTS)})_(?P<variant>[^@]+)(@(?P<network>[\d-]+))?_[0-9a-f]{{16}}"
+)
 """The qualified name of a compiled entry point."""
 
 TEMPLATES: dict[str, Function] = {
@@ -125,7 +144,10 @@ def _digest(variant: Variant) -> str:
     sources = {Path(f.__code__.co_filename) for f in plain if isinstance(f, types.FunctionType)}
     sources |= set(Path(__file__).parent.rglob("*.py"))
     sources |= {Path(module.__file__ or "") for module in (fastmlp.activations, fastmlp.losses)}
-    texts = sorted(source.read_bytes() for source in sources)
+    return _short_digest(sorted(source.read_bytes() for source in sources))
+
+
+def _short_digest(texts: list[bytes]) -> str:
     return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
 
 
@@ -133,20 +155,24 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
     """Says on stderr, once for each program and dtype, that it compiles."""
 
     def __init__(self) -> None:
-        self._said: set[tuple[str, str]] = set()
+        self._said: set[str] = set()
 
     def on_start(self, ev: Any) -> None:
         """Speak if what compiles is an entry point."""
         entry = ENTRY_NAME.fullmatch(ev.data["dispatcher"].py_func.__qualname__)
         if entry is None:
             return
-        variant = entry["variant"]
+        variant, network = entry["variant"], entry["network"]
         dtype = next(str(a.dtype) for a in ev.data["args"] if isinstance(a, numba.types.Array))
-        if (variant, dtype) not in self._said:
-            self._said.add((variant, dtype))
+        what, once = f"the {variant!r} backend for {dtype}", "once"
+        key = what
+        if network is not None:
+            what, once = f"{what} and a {network} network", "once for this network"
+            key = f"{entry[0]} {dtype}"
+        if key not in self._said:
+            self._said.add(key)
             print(
-                f"fastmlp: compiling the {variant!r} backend for {dtype}; this happens once, "
-                "later runs load it from the disk cache",
+                f"fastmlp: compiling {what}; this happens {once}, later runs load it from the disk cache",
                 file=sys.stderr,
                 flush=True,
             )

@@ -55,20 +55,24 @@ def slice_length(n_out: int, itemsize: int) -> int:
     return max(SLICE_BYTES // itemsize, SLICE_ROWS * n_out)
 
 
-def workspace(network: Network, rows: int, workers: int, dtype: np.dtype[Any]) -> Workspace:
-    """Return buffers for batches of up to `rows` rows, shared by `workers` workers."""
+def workspace(network: Network, rows: int, workers: int, dtype: np.dtype[Any], private: int = 0) -> Workspace:
+    """Return buffers for batches of up to `rows` rows, shared by `workers` workers.
+
+    private : numbers that a worker has to itself, whole cache lines
+    """
     sizes, itemsize = network.sizes, dtype.itemsize
     scratch = scratch_length(max(*sizes, rows), itemsize)
     slices = slice_length(max(sizes[1:]), itemsize)
     units = rows * sum(sizes[1:])
-    lengths = (rows * sizes[0], rows * sizes[-1], rows, *(4 * [units]), workers * scratch, workers * slices)
+    own = [workers * length for length in (scratch, slices, private)]
+    lengths = (rows * sizes[0], rows * sizes[-1], rows, *(4 * [units]), *own)
     # One allocation for all, each part at a cache line: a call for one row costs little more.
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in lengths]
     memory = aligned(sum(padded), dtype)
     starts = [0, *accumulate(padded)]
     parts = [memory[start : start + length] for start, length in zip(starts, lengths, strict=False)]
-    inputs, targets, weights, logits, activations, dropped, deltas, scratches, sliced = parts
+    inputs, targets, weights, logits, activations, dropped, deltas, scratches, sliced, privates = parts
     return Workspace(
         inputs=inputs,
         targets=targets,
@@ -80,4 +84,5 @@ def workspace(network: Network, rows: int, workers: int, dtype: np.dtype[Any]) -
         deltas=deltas,
         scratch=scratches.reshape(workers, scratch),
         slices=sliced.reshape(workers, slices),
+        private=privates.reshape(workers, private),
     )

@@ -67,6 +67,7 @@ class Workspace(NamedTuple):
     logits, activations, dropped, deltas : (rows * units of all layers)
     scratch : (workers, `buffers.scratch_length`) for the matmul slots' own use
     slices : (workers, `buffers.slice_length`) for gradients that are applied at once
+    private : (workers, `variant.Bound.private`) for what a program lays out itself
     """
 
     inputs: np.ndarray
@@ -79,6 +80,7 @@ class Workspace(NamedTuple):
     deltas: np.ndarray
     scratch: np.ndarray
     slices: np.ndarray
+    private: np.ndarray
 
 
 class Team(NamedTuple):

@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.network import Network
+from fastmlp.optimizers import Optimizer
+
 INLINED: set[Callable[..., Any]] = set()
 
 
@@ -32,17 +35,31 @@ class Work(NamedTuple):
     """One step's size, for the choice of the fastest variant.
 
     sizes : units of every layer; rows : of a batch; itemsize : bytes of a number; threads : allowed
+    network, optimizer : for variants whose speed depends on more than sizes; may be None
+    steps : of the whole training, for variants that compile for it; None if unknown
     """
 
     sizes: tuple[int, ...]
     rows: int
     itemsize: int
     threads: int
+    network: Network | None = None
+    optimizer: Optimizer | None = None
+    steps: int | None = None
 
     @classmethod
-    def of(cls, sizes: tuple[int, ...], rows: int, dtype: np.dtype[Any], threads: int | None) -> Work:
+    def of(
+        cls,
+        network: Network,
+        optimizer: Optimizer,
+        rows: int,
+        dtype: np.dtype[Any],
+        threads: int | None,
+        steps: int | None = None,
+    ) -> Work:
         """Return the work of a step of `rows` rows in `dtype`; threads=None allows every core."""
-        return cls(sizes, rows, dtype.itemsize, threads or usable_cores())
+        allowed = threads or usable_cores()
+        return cls(network.sizes, rows, dtype.itemsize, allowed, network, optimizer, steps)
 
     @property
     def flops(self) -> float:
@@ -56,6 +73,28 @@ class Work(NamedTuple):
         return sum(self.sizes[1:])
 
 
+class Bound(NamedTuple):
+    """An entry point that serves one network only, with the network's numbers as constants.
+
+    template : takes the arguments of `fastmlp.kernels.program.train_chunk`
+    names : names(constants) gives what the template's global names stand for
+    constants : all that `names` goes by, hashable; its repr tells programs apart in the disk cache
+    sizes : units of every layer, to speak of it
+    private : numbers that each worker needs in a row of `Workspace.private`
+    most_workers : how many threads can share a step
+    """
+
+    template: Callable[..., Any]
+    names: Callable[[Any], Mapping[str, Any]]
+    constants: tuple[Any, ...]
+    sizes: tuple[int, ...]
+    private: int
+    most_workers: int
+
+
+Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
+
+
 class Variant(NamedTuple):
     """A compiled backend, declared.
 
@@ -65,6 +104,8 @@ class Variant(NamedTuple):
         (see `fastmlp.kernels.program`), plain Python that Numba compiles
     seconds : estimate of one training step, for backend="auto"; None leaves it out of the choice
     workers : how many threads a step is worth, at most work.threads; None if the program has one
+    specialize : specialize(network, optimizer, most rows of a step, dtype) gives the network's own
+        `train_chunk`, or None where it has none and the variant's serves it
     """
 
     name: str
@@ -72,6 +113,7 @@ class Variant(NamedTuple):
     slots: Mapping[str, Callable[..., Any]]
     seconds: Callable[[Work], float] | None = None
     workers: Callable[[Work], int] | None = None
+    specialize: Specialize | None = None
 
     def resolved(self) -> dict[str, Callable[..., Any]]:
         """Return the functions by name, those of the bases included."""

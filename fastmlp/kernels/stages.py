@@ -1,0 +1,361 @@
+"""The stages of a small network's step: each layer's products, activations, losses, the row gather.
+
+Separate because these know the mathematics and the layout (`fastmlp.kernels.padded`), where
+`fastmlp.kernels.lanes` knows only shapes. No logit of a hidden layer is kept: what its activation's
+derivative needs is taken from the activation's value, which leaves out gelu and silu.
+"""
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fastmlp.activations import LEAKY_SLOPE
+from fastmlp.kernels import lanes
+from fastmlp.kernels import polynomials as poly
+from fastmlp.kernels.padded import dividing_lanes
+from fastmlp.kernels.vectors import INT
+
+OPTIONS = {
+    "forceinline": True,
+    "error_model": "numpy",
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+}
+stage = numba.njit(**OPTIONS)
+# Loss sums vectorise only if they may be reordered; polynomials keep their own (no) flags when inlined.
+summing = numba.njit(**OPTIONS, fastmath={"reassoc", "contract", "nsz"})
+
+# --- activations ---------------------------------------------------------------------------------
+
+SLOPE = poly.constant(LEAKY_SLOPE)
+
+
+@stage
+def identity(z):
+    return z
+
+
+@stage
+def tanh(z):
+    return poly.tanh(z)
+
+
+@stage
+def elu(z):
+    return poly.elu(z, poly.ONE(z))
+
+
+@stage
+def softplus_slope(a):
+    """The derivative of softplus where it is a: sigmoid(z) = 1 - exp(-a)."""
+    return -poly.expm1_nonpositive(-a)
+
+
+@stage
+def sigmoid_slope(a):
+    return a * (poly.ONE(a) - a)
+
+
+@stage
+def one(a):
+    return poly.ONE(a)
+
+
+FUNCTIONS = {
+    "identity": identity,
+    "elu": elu,
+    "softplus": poly.softplus,
+    "sigmoid": poly.sigmoid,
+    "tanh": tanh,
+    "exp": poly.exp,
+}
+OUTPUT_SLOPES = {"identity": one, "sigmoid": sigmoid_slope, "exp": identity}
+"""Derivatives of the outputs as functions of their value."""
+
+IN_TILE = ("identity", "relu", "leaky_relu")
+"""Activations that end a tile while it is in registers; the others take a pass of their own."""
+
+HIDDEN = (*IN_TILE, "elu", "softplus", "sigmoid", "tanh")
+"""The hidden activations that there are stages for."""
+
+
+def rectify(name):
+    """The end of a tile of logits: relu or leaky_relu, where NaN stays."""
+    if name not in ("relu", "leaky_relu"):
+        return None
+
+    def finish(machine, z, pointer):
+        zero = ir.Constant(z.type, None)
+        low = zero
+        if name == "leaky_relu":
+            low = machine.builder.fmul(z, machine.constant(LEAKY_SLOPE, z.type.count))
+        return machine.builder.select(machine.builder.fcmp_ordered("<", z, zero), low, z)
+
+    return finish
+
+
+def derivative(machine, name, a):
+    """The vector of an activation's derivative where the activation is a; None for 1."""
+    builder, count = machine.builder, a.type.count
+    zero, one = machine.constant(0, count), machine.constant(1, count)
+    match name:
+        case "relu":
+            return builder.select(builder.fcmp_ordered(">", a, zero), one, zero)
+        case "leaky_relu":
+            slope = machine.constant(LEAKY_SLOPE, count)
+            return builder.select(builder.fcmp_ordered(">", a, zero), one, slope)
+        case "elu":
+            return builder.select(builder.fcmp_ordered(">", a, zero), one, builder.fadd(a, one))
+        case "tanh":
+            return machine.multiply_add(builder.fneg(a), a, one)
+        case "sigmoid":
+            return builder.fmul(a, builder.fsub(one, a))
+    return None
+
+
+def times_derivative(name, distance):
+    """The end of a tile of derivatives by an activation, which stands `distance` elements from the tile."""
+    if name in ("identity", "softplus"):
+        return None
+
+    def finish(machine, value, pointer):
+        a = machine.load(pointer, value.type.count, distance)
+        if name == "relu":
+            # A select and no product: a nan or inf that comes from above a closed unit ends there.
+            zero = ir.Constant(value.type, None)
+            return machine.builder.select(machine.builder.fcmp_ordered(">", a, zero), value, zero)
+        return machine.builder.fmul(value, derivative(machine, name, a))
+
+    return finish
+
+
+def activate(layer, name):
+    """The activation over a block, in place; columns of padding too, which keeps the loop whole."""
+    if name in IN_TILE:
+        return None
+    function, at, stride = FUNCTIONS[name], layer.outputs, layer.out_stride
+
+    @stage
+    def activation(work, rows):
+        poly.wide_vectors()
+        # From 0: with another start LLVM cannot exclude negative indices, whose wrap-around keeps
+        # the loop scalar.
+        for i in range(rows * stride):
+            work[at + i] = function(work[at + i])
+
+    return activation
+
+
+def activate_gradient(layer, name):
+    """The deltas of the layer's inputs times the derivative, where the tile could not do it."""
+    if layer.input_deltas < 0 or name != "softplus":
+        return None
+    a_at, delta_at, stride = layer.inputs, layer.input_deltas, layer.in_stride
+
+    @stage
+    def slope(work, rows):
+        poly.wide_vectors()
+        for i in range(rows * stride):
+            work[delta_at + i] *= softplus_slope(work[a_at + i])
+
+    return slope
+
+
+# --- one layer -----------------------------------------------------------------------------------
+
+
+def forward(layer, activation):
+    """outputs = inputs W + b; relu already in the tile."""
+    if layer.narrow:
+        return lanes.dots(layer.n_out, layer.lanes, layer.inputs, layer.in_stride, layer.weights,
+                          layer.in_stride, layer.in_stride, layer.outputs, layer.spread_bias)  # fmt: skip
+    return lanes.product(layer.out_stride, layer.lanes, layer.inputs, layer.in_stride, 1, layer.weights,
+                         layer.out_stride, layer.outputs, layer.out_stride, terms=layer.n_in, start="bias",
+                         bias=layer.biases, finish=rectify(activation))  # fmt: skip
+
+
+def backward(layer, activation):
+    """input_deltas = deltas W' times the derivative of the activation that made the inputs."""
+    if layer.input_deltas < 0:
+        return None
+    width = layer.lanes if layer.narrow else dividing_lanes(layer.in_stride, layer.most)
+    weights = layer.weights if layer.narrow else layer.transposed
+    return lanes.product(layer.in_stride, width, layer.deltas, layer.out_stride, 1, weights,
+                         layer.in_stride, layer.input_deltas, layer.in_stride, terms=layer.n_out,
+                         finish=times_derivative(activation, layer.inputs - layer.input_deltas))  # fmt: skip
+
+
+def gradient(layer, section, start):
+    """The gradients of weights and biases, contracted over the block's real rows: a list of stages."""
+    weights, biases = section + layer.weights, section + layer.biases
+    if not layer.narrow:
+        return [
+            lanes.product(layer.out_stride, layer.lanes, layer.inputs, 1, layer.in_stride, layer.deltas,
+                          layer.out_stride, weights, layer.out_stride, height=layer.n_in, start=start),
+            lanes.column_sums(layer.out_stride, layer.lanes, layer.deltas, layer.out_stride, biases, start),
+        ]  # fmt: skip
+    product = lanes.product(layer.in_stride, layer.lanes, layer.deltas, 1, layer.n_out, layer.inputs,
+                            layer.in_stride, weights, layer.in_stride, height=layer.n_out, start=start,
+                            row_sums=biases)  # fmt: skip
+    return [product, _clear_padding(weights, layer) if layer.in_stride > layer.n_in else None]
+
+
+def _clear_padding(at, layer):
+    """An activation that is not 0 at 0 leaves the inputs' padding nonzero; the weights of padding stay 0."""
+    n_in, stride, n_out = layer.n_in, layer.in_stride, layer.n_out
+
+    @stage
+    def clear_padding(work, rows):
+        for j in range(n_out):
+            for i in range(stride - n_in):
+                work[at + n_in + j * stride + i] = 0
+
+    return clear_padding
+
+
+def refresh(layer):
+    """What a step needs in another order than the parameters have: W' for `backward`, a narrow bias."""
+    if layer.transposed >= 0:
+        size = min(layer.lanes, dividing_lanes(layer.in_stride, layer.most))
+        return lanes.transpose(layer.n_in, layer.out_stride, size, layer.weights, layer.out_stride,
+                               layer.transposed, layer.in_stride)  # fmt: skip
+    if not layer.narrow:
+        return None
+    biases, spread, n_out, width = layer.biases, layer.spread_bias, layer.n_out, layer.lanes
+
+    @stage
+    def repeat_bias(work, rows):
+        for i in range(width):
+            work[spread + i] = work[biases + i % n_out]
+
+    return repeat_bias
+
+
+# --- losses: (work, rows) -> the rows' loss; deltas are written -------------------------------------
+
+
+@stage
+def cross_entropy_term(z, y):
+    """Binary cross-entropy of a logit and its derivative."""
+    e = poly.exp_nonpositive(-poly.magnitude(z))
+    probability = (poly.ONE(z) if z >= poly.ZERO(z) else e) / (poly.ONE(z) + e)
+    value = poly.fma(-z, y, poly.at_least(z, poly.ZERO(z))) + poly.log1p_exp_negative(e)
+    return value, probability - y
+
+
+def loss_of(constants, where):
+    """The loss and the last layer's deltas. Shares are 0 in columns of padding, so one flat loop serves."""
+    layer, y_at, share_at = where.layers[-1], where.targets, where.shares
+    z_at, delta_at, stride, n_out = layer.outputs, layer.deltas, layer.out_stride, layer.n_out
+    if constants.loss == "cross_entropy":
+        return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out)
+    if constants.loss == "binary_cross_entropy":
+        term = cross_entropy_term
+    else:
+        function, slope = FUNCTIONS[constants.output], OUTPUT_SLOPES[constants.output]
+
+        @stage
+        def term(z, y):
+            a = function(z)
+            error = a - y
+            return error * error, (error + error) * slope(a)
+
+    @summing
+    def loss(work, rows):
+        poly.wide_vectors()
+        total = poly.ZERO(work[0])
+        for i in range(rows * stride):
+            share = work[share_at + i]
+            value, delta = term(work[z_at + i], work[y_at + i])
+            # 0 * inf must not arise: a row without weight contributes exactly nothing.
+            none = share == poly.ZERO(share)
+            total += poly.ZERO(share) if none else share * value
+            work[delta_at + i] = poly.ZERO(share) if none else share * delta
+        return total
+
+    return loss
+
+
+def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out):
+    """Cross-entropy of softmax from the logits: sum y (log sum exp - z), delta = softmax - y."""
+
+    @summing
+    def loss(work, rows):
+        poly.wide_vectors()
+        zero = poly.ZERO(work[0])
+        total = zero
+        for r in range(rows):
+            at = r * stride
+            top = work[z_at + at]
+            for j in range(1, n_out):
+                top = poly.at_least(top, work[z_at + at + j])
+            summed, dot, labels = zero, zero, zero
+            for j in range(n_out):
+                shifted = work[z_at + at + j] - top
+                e = poly.exp_nonpositive(shifted)
+                work[delta_at + at + j] = e
+                summed += e
+                dot += work[y_at + at + j] * shifted
+                labels += work[y_at + at + j]
+            share = work[share_at + at]
+            none = share == zero
+            total += zero if none else share * (poly.log(summed) * labels - dot)
+            inverse = poly.ONE(summed) / summed
+            for j in range(n_out):
+                delta = share * (work[delta_at + at + j] * inverse - work[y_at + at + j])
+                work[delta_at + at + j] = zero if none else delta
+        return total
+
+    return loss
+
+
+# --- rows of a batch -----------------------------------------------------------------------------
+
+
+def _copy(machine, source, target, count, most):
+    """Copy by the longest vectors that fit, the last overlapping the one before instead of a scalar tail."""
+    width = min(most, 1 << (count.bit_length() - 1))
+    for at in (*range(0, count - width + 1, width), *([count - width] if count % width else [])):
+        machine.store(machine.load(source, width, at), target, at)
+
+
+def gather(where):
+    """intrinsic(work, inputs, targets, weights, order, start, rows, share): a block's rows into the workspace.
+
+    An intrinsic because Numba's loop copies element by element: inputs and work might overlap for
+    all that LLVM knows.
+    """
+    first, last = where.layers[0], where.layers[-1]
+    n_in, n_out, stride, most = first.n_in, last.n_out, last.out_stride, last.most
+
+    @intrinsic
+    def copy_rows(typingctx, work, inputs, targets, weights, order, start, rows, share):
+        def codegen(context, builder, signature, args):
+            arrays = zip(signature.args[:5], args)
+            work, inputs, targets, weights, order = (
+                cgutils.create_struct_proxy(kind)(context, builder, value).data for kind, value in arrays
+            )
+            element = context.get_data_type(signature.args[0].dtype)
+            machine = lanes.Machine(builder, work, element)
+            with lanes.strided(builder, args[6], 1) as (r, _):
+                row = builder.load(builder.gep(order, [builder.add(args[5], r)]))
+                from_inputs = builder.gep(inputs, [builder.mul(row, INT(n_in))])
+                from_targets = builder.gep(targets, [builder.mul(row, INT(n_out))])
+                _copy(machine, from_inputs, machine.at(first.inputs, (r, n_in)), n_in, most)
+                _copy(machine, from_targets, machine.at(where.targets, (r, stride)), n_out, most)
+                weight = builder.load(builder.gep(weights, [row]))
+                if element != ir.DoubleType():
+                    weight = builder.fpext(weight, ir.DoubleType())
+                counts = builder.fmul(weight, args[7])
+                if element != ir.DoubleType():
+                    counts = builder.fptrunc(counts, element)
+                for j in range(n_out):
+                    builder.store(counts, machine.at(where.shares + j, (r, stride)))
+            return context.get_dummy_value()
+
+        numbers = (types.int64, types.int64, types.float64)
+        return types.none(work, inputs, targets, weights, order, *numbers), codegen
+
+    return copy_rows

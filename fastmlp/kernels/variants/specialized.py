@@ -1,0 +1,416 @@
+"""specialized: a program for each small network, in which its sizes are constants.
+
+It wins where a step is so short that what `fused` spends on finding its way costs more than the
+arithmetic: up to some tens of microseconds. Sizes, activations, loss and kind of optimiser are bound
+when the program is compiled, so every loop has a known length, every array a known place in one
+private workspace that stays in L1 or L2, and a layer is straight code (`fastmlp.kernels.stages`).
+Networks of a few dozen parameters, trained by plain SGD on up to 16 rows, live in vector registers
+throughout (`fastmlp.kernels.registers`). The price is a compilation of a second or two for every
+network, once a machine; rates, moments' decays, penalties' sizes and weights are data and need none.
+Whatever has no stage here (gelu, silu, dropout, l1, clipping, most losses) runs as `fused`.
+
+Large batches go through the network in blocks of rows. From 1024 rows on the blocks form eight groups
+whose gradients are summed one after another, so that any number of threads gives the same bits.
+"""
+
+# ruff: noqa: F821  (the templates' names are bound later)
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import functools
+from itertools import pairwise
+
+import numpy as np
+
+from fastmlp import optimizers
+from fastmlp.kernels import polynomials as poly
+from fastmlp.kernels import registers, stages
+from fastmlp.kernels.lanes import sequence
+from fastmlp.kernels.padded import Constants, copy_in, copy_out, plan, table
+from fastmlp.kernels.program import loss_share
+from fastmlp.kernels.stages import stage, summing
+from fastmlp.kernels.variant import Bound, Variant, Work
+from fastmlp.kernels.variants import fused
+from fastmlp.kernels.workers import wait
+
+BLOCK_ROWS = 64
+"""Rows taken through the network together: 128 or 256 were no faster at 30-100-1 and 4-32-16-4."""
+
+GROUPED_ROWS = 1024
+"""Batches from here on are summed in groups, which threads may share."""
+
+GROUPS = 8
+
+POWERS = 16
+"""Steps between which the powers of Adam's decays are multiplied up, not computed anew."""
+
+MOST_UNITS, MOST_PARAMETERS, MOST_LAYERS = 128, 1 << 14, 8
+"""Where the gain ends: at 64-128-10, 9 610 parameters, `fused` takes 1.5 times as long, and it falls."""
+
+WORTH_SECONDS = 0.02
+"""A training that `fused` ends in less is not worth a compilation to "auto"."""
+
+# --- templates -----------------------------------------------------------------------------------
+
+
+def train_registers(
+    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, starts, stops, totals, rates, key, team, work, losses,
+):  # fmt: skip
+    """As the template `train_chunk`."""
+    run(parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
+
+
+def train_blocks(
+    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, starts, stops, totals, rates, key, team, work, losses,
+):  # fmt: skip
+    """As the template `train_chunk`; what a worker needs stands in its row of work.private."""
+    poly.wide_vectors()
+    own = work.private[team.worker]
+    for i in range(SHARED):
+        own[i] = 0
+    copy_in(own, 0, parameters, LAYOUT)
+    copy_in(own, FIRST, moments[0], LAYOUT)
+    copy_in(own, SECOND, moments[1], LAYOUT)
+    power1, power2 = 1.0, 1.0
+    if POWERED:
+        # Computed at the same steps wherever chunks end, so that they always have the same bits.
+        power1, power2 = rule.beta1 ** (step - step % POWERS), rule.beta2 ** (step - step % POWERS)
+        for _ in range(step % POWERS):
+            power1 *= rule.beta1
+            power2 *= rule.beta2
+    for s in range(len(starts)):
+        start, stop = starts[s], stops[s]
+        share = loss_share(shape, totals[s])
+        objective = 0.0
+        if PENALISED:
+            objective += 0.5 * shape.l2 * squares(own)
+        renew(own, 0)
+        if GROUPED:
+            turn = SHARED + s % 2 * GROUPS * SECTION
+            sums = s % 2 * GROUPS
+            blocks = (stop - start + BLOCK - 1) // BLOCK
+            for group in range(
+                GROUPS * team.worker // team.workers, GROUPS * (team.worker + 1) // team.workers
+            ):
+                first = start + blocks * group // GROUPS * BLOCK
+                last = min(start + blocks * (group + 1) // GROUPS * BLOCK, stop)
+                loss = 0.0
+                clear(own, 0)
+                for at in range(first, last, BLOCK):
+                    rows = min(BLOCK, last - at)
+                    take_rows(own, inputs, targets, weights, order, at, rows, share)
+                    to_logits(own, rows)
+                    loss += loss_and_delta(own, rows)
+                    to_gradients(own, rows)
+                hand_over(own, work.private[0], turn + group * SECTION)
+                work.losses[sums + group] = loss
+            # One barrier a step: the next step's groups go to the other turn's places.
+            wait(team)
+            add_groups(own, work.private[0], turn)
+            for group in range(GROUPS):
+                objective += work.losses[sums + group]
+        else:
+            if BLOCKS:
+                clear(own, 0)
+            for at in range(start, stop, BLOCK):
+                rows = min(BLOCK, stop - at)
+                take_rows(own, inputs, targets, weights, order, at, rows, share)
+                to_logits(own, rows)
+                objective += loss_and_delta(own, rows)
+                to_gradients(own, rows)
+        if team.worker == 0:
+            losses[s] = objective
+        if POWERED:
+            if (step + s) % POWERS == 0:
+                power1, power2 = rule.beta1 ** (step + s), rule.beta2 ** (step + s)
+            power1 *= rule.beta1
+            power2 *= rule.beta2
+        update_weights(own, shape, rule, rates[s, 0], 1.0 - power1, 1.0 - power2)
+        update_biases(own, shape, rule, rates[s, 1], 1.0 - power1, 1.0 - power2)
+    if team.worker == 0:
+        copy_out(own, 0, parameters, LAYOUT)
+        if MOMENTS > 0:
+            copy_out(own, FIRST, moments[0], LAYOUT)
+        if MOMENTS > 1:
+            copy_out(own, SECOND, moments[1], LAYOUT)
+
+
+# --- optimisers over a part of the padded vectors: (work, shape, rule, rate, corrections) --------------
+
+
+def sgd(at, count, where, penalised):
+    """The stage of plain SGD."""
+    g_at = where.gradients + at
+
+    @stage
+    def update(work, shape, rule, rate, correction1, correction2):
+        poly.wide_vectors()
+        r, l2 = work.dtype.type(rate), work.dtype.type(shape.l2)
+        for i in range(count):
+            g = work[g_at + i]
+            if penalised:
+                g = poly.fma(l2, work[at + i], g)
+            work[at + i] -= r * g
+
+    return update
+
+
+def _momentum(nesterov):
+    def momentum(at, count, where, penalised):
+        """The stage of SGD with momentum."""
+        g_at, v_at = where.gradients + at, where.first + at
+
+        @stage
+        def update(work, shape, rule, rate, correction1, correction2):
+            poly.wide_vectors()
+            real = work.dtype.type
+            r, l2, mu = real(rate), real(shape.l2), real(rule.momentum)
+            for i in range(count):
+                g = work[g_at + i]
+                if penalised:
+                    g = poly.fma(l2, work[at + i], g)
+                v = poly.fma(mu, work[v_at + i], g)
+                work[v_at + i] = v
+                work[at + i] -= r * (poly.fma(mu, v, g) if nesterov else v)
+
+        return update
+
+    return momentum
+
+
+def rmsprop(at, count, where, penalised):
+    """The stage of RMSprop."""
+    g_at, s_at, v_at = where.gradients + at, where.first + at, where.second + at
+
+    @stage
+    def update(work, shape, rule, rate, correction1, correction2):
+        poly.wide_vectors()
+        real = work.dtype.type
+        r, l2, mu, epsilon = real(rate), real(shape.l2), real(rule.momentum), real(rule.epsilon)
+        keep, take = real(rule.beta2), real(1.0 - rule.beta2)
+        for i in range(count):
+            g = work[g_at + i]
+            if penalised:
+                g = poly.fma(l2, work[at + i], g)
+            square = poly.fma(keep, work[s_at + i], take * g * g)
+            v = poly.fma(mu, work[v_at + i], g / (poly.multiplied_sqrt(square) + epsilon))
+            work[s_at + i] = square
+            work[v_at + i] = v
+            work[at + i] -= r * v
+
+    return update
+
+
+def adam(at, count, where, penalised):
+    """The stage of Adam and AdamW."""
+    g_at, m_at, v_at = where.gradients + at, where.first + at, where.second + at
+
+    @stage
+    def update(work, shape, rule, rate, correction1, correction2):
+        poly.wide_vectors()
+        real = work.dtype.type
+        l2, epsilon = real(shape.l2), real(rule.epsilon)
+        keep1, take1 = real(rule.beta1), real(1.0 - rule.beta1)
+        keep2, take2 = real(rule.beta2), real(1.0 - rule.beta2)
+        shrink = real(1.0 - rate * rule.decay)
+        r, unbias = real(rate / correction1), real(1.0 / poly.sqrt(correction2))
+        for i in range(count):
+            p = work[at + i]
+            g = work[g_at + i]
+            if penalised:
+                g = poly.fma(l2, p, g)
+            m = poly.fma(keep1, work[m_at + i], take1 * g)
+            v = poly.fma(keep2, work[v_at + i], take2 * g * g)
+            work[m_at + i] = m
+            work[v_at + i] = v
+            work[at + i] = shrink * p - r * m / poly.fma(poly.multiplied_sqrt(v), unbias, epsilon)
+
+    return update
+
+
+UPDATES = {
+    "sgd": sgd,
+    "momentum": _momentum(False),
+    "nesterov": _momentum(True),
+    "rmsprop": rmsprop,
+    "adam": adam,
+}
+MOMENTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "rmsprop": 2, "adam": 2}
+
+
+# --- binding -------------------------------------------------------------------------------------
+
+
+def squares_of(count):
+    """The stage that sums the squares of the weights, whose padding is 0."""
+
+    @summing
+    def squares(work):
+        poly.wide_vectors()
+        total = poly.ZERO(work[0])
+        for i in range(count):
+            total += work[i] * work[i]
+        return total
+
+    return squares
+
+
+def group_stages(where, groups):
+    """The stages that clear the gradients, hand a group's over, and add the groups' in their order."""
+    g_at, section = where.gradients, where.section
+
+    @stage
+    def clear(work, rows):
+        for i in range(section):
+            work[g_at + i] = 0
+
+    @stage
+    def hand_over(own, shared, to):
+        for i in range(section):
+            shared[to + i] = own[g_at + i]
+
+    @stage
+    def add_groups(own, shared, turn):
+        for i in range(section):
+            own[g_at + i] = shared[turn + i]
+        for group in range(1, groups):
+            for i in range(section):
+                own[g_at + i] += shared[turn + group * section + i]
+
+    return {"clear": clear, "hand_over": hand_over, "add_groups": add_groups}
+
+
+def block_names(constants):
+    """Return what the names in `train_blocks` stand for."""
+    where = plan(constants)
+    layers = where.layers
+    names = [*constants.hidden, "identity"]
+    to_logits = [
+        part
+        for layer, name in zip(layers, names, strict=True)
+        for part in (stages.forward(layer, name), stages.activate(layer, name))
+    ]
+    to_gradients = [
+        part
+        for layer, name in zip(reversed(layers), ("identity", *constants.hidden)[::-1], strict=True)
+        for part in (
+            *stages.gradient(layer, where.gradients, "add" if constants.blocks else "zero"),
+            stages.backward(layer, name),
+            stages.activate_gradient(layer, name),
+        )
+    ]
+    update = UPDATES[constants.rule]
+    return {
+        "renew": sequence([stages.refresh(layer) for layer in layers]),
+        "take_rows": stages.gather(where),
+        "to_logits": sequence(to_logits),
+        "loss_and_delta": stages.loss_of(constants, where),
+        "to_gradients": sequence(to_gradients),
+        "squares": squares_of(where.weights),
+        "update_weights": update(0, where.weights, where, constants.l2),
+        "update_biases": update(where.weights, where.section - where.weights, where, False),
+        **group_stages(where, constants.groups),
+        "LAYOUT": table(layers),
+        "SHARED": where.shared,
+        "SECTION": where.section,
+        "FIRST": where.first,
+        "SECOND": where.second,
+        "MOMENTS": MOMENTS[constants.rule],
+        "POWERED": constants.rule == "adam",
+        "PENALISED": constants.l2,
+        "BLOCK": constants.rows,
+        "BLOCKS": constants.blocks,
+        "GROUPED": constants.groups > 1,
+        "GROUPS": constants.groups,
+    }
+
+
+def register_names(constants):
+    """Return what the names in `train_registers` stand for."""
+    return {"run": registers.chunk(constants)}
+
+
+def rule_name(optimizer):
+    """Return which stage an optimiser needs; None if there is none."""
+    match optimizer:
+        case optimizers.Optimizer(clip_norm=float() | int()):
+            return None
+        case optimizers.SGD(momentum=0):
+            return "sgd"
+        case optimizers.SGD(nesterov=nesterov):
+            return "nesterov" if nesterov else "momentum"
+        case optimizers.RMSprop():
+            return "rmsprop"
+        case optimizers.Adam():
+            return "adam"
+    return None
+
+
+def has_stages(network):
+    """Whether everything in the network's description has a stage."""
+    if any(network.dropout) or network.l1 > 0 or not {*network.hidden} <= {*stages.HIDDEN}:
+        return False
+    if network.loss == "mse":
+        return network.output in stages.OUTPUT_SLOPES
+    return network.loss in ("binary_cross_entropy", "cross_entropy")
+
+
+def is_small(sizes):
+    """Whether a network of these sizes is one where constants pay."""
+    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
+    return max(sizes) <= MOST_UNITS and parameters <= MOST_PARAMETERS and len(sizes) <= MOST_LAYERS
+
+
+def specialize(network, optimizer, rows, dtype):
+    """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
+    rule = rule_name(optimizer)
+    if rule is None or not is_small(network.sizes) or not has_stages(network):
+        return None
+    grouped = rows >= GROUPED_ROWS
+    constants = Constants(
+        network.sizes, network.hidden, network.output, network.loss, rule, network.l2 > 0,
+        dtype.name, dtype.itemsize, BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS,
+        rows > BLOCK_ROWS, GROUPS if grouped else 1,
+    )  # fmt: skip
+    plain = rule == "sgd" and not constants.l2 and network.loss in registers.LOSSES
+    if plain and registers.fit(network.sizes, rows, dtype.itemsize):
+        constants = constants._replace(rows=registers.lanes_for(rows))
+        return Bound(train_registers, register_names, constants, network.sizes, 0, 1)
+    return _blocks(constants)
+
+
+@functools.lru_cache(maxsize=64)
+def _blocks(constants):
+    return Bound(
+        train_blocks, block_names, constants, constants.sizes, plan(constants).size,
+        GROUPS if constants.groups > 1 else 1,
+    )  # fmt: skip
+
+
+def seconds(work: Work) -> float:
+    """What a step takes on 512-bit vectors: near peak, and some passes over rows, units and parameters.
+
+    Within 30 % of measurements from 4-32-16-4 to 64-128-10, within a factor of 2 for smaller networks:
+    close enough, as `fused` takes several times as long there.
+    """
+    dtype = np.dtype(f"f{work.itemsize}")
+    if work.network is None or specialize(work.network, work.optimizer, work.rows, dtype) is None:
+        return float("inf")
+    if work.steps is not None and work.steps * fused.seconds(work) < WORTH_SECONDS:
+        return float("inf")
+    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(work.sizes))
+    wide = work.itemsize / 4
+    busy = wide * (work.flops / 1.5e11 + 2e-10 * work.rows * work.units) + 5e-9 * work.rows
+    sharing = min(workers(work), GROUPS if work.rows >= GROUPED_ROWS else 1)
+    return 5e-8 + busy / sharing + 2.5e-10 * wide * parameters
+
+
+def workers(work: Work) -> int:
+    """As `fused`; `Bound.most_workers` says how many of them a network's own program can use."""
+    return fused.workers(work)
+
+
+VARIANT = Variant("specialized", fused.VARIANT, {}, seconds, workers, specialize)

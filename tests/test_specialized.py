@@ -1,0 +1,218 @@
+"""Programs for one network: what has one, that they agree, compile once, and ask no more than needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES, eps, parameters_for, targets_for
+from test_compilation import compilations
+
+import fastmlp
+from fastmlp import SGD, Adam, AdamW, Network, RMSprop, registry
+from fastmlp.kernels.variants import specialized
+
+CLASSES = {"output": "softmax", "loss": "cross_entropy"}
+BINARY = {"output": "sigmoid", "loss": "binary_cross_entropy"}
+FLOAT32 = np.dtype(np.float32)
+
+
+def specialize(network, optimizer=None, rows=32, dtype=FLOAT32):
+    return specialized.VARIANT.specialize(network, optimizer or Adam(), rows, dtype)
+
+
+# --- what has a program of its own ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("network", "optimizer"),
+    [
+        (Network([3, 4, 1], "gelu"), Adam()),
+        (Network([3, 4, 1], "silu"), Adam()),
+        (Network([3, 4, 1], dropout=0.1), Adam()),
+        (Network([3, 4, 1], l1=0.1), Adam()),
+        (Network([3, 4, 1], loss="huber"), Adam()),
+        (Network([3, 4, 2], output="softmax", loss="mse"), Adam()),
+        (Network([3, 4, 1]), SGD(0.1, clip_norm=1)),
+        (Network([3, 4000, 1]), Adam()),
+    ],
+)
+def test_what_has_no_stage_has_no_program(network, optimizer):
+    assert specialize(network, optimizer) is None
+
+
+def test_programs_differ_where_their_constants_do():
+    network = Network([3, 4, 2])
+    bound = [
+        specialize(network),
+        specialize(network, rows=64),
+        specialize(network, rows=65),
+        specialize(network, rows=5000),
+        specialize(network, dtype=np.dtype(float)),
+        specialize(network, SGD(0.1)),
+        specialize(network, SGD(0.1), rows=4),
+        specialize(network, SGD(0.1), rows=9),
+        specialize(network, SGD(0.1, 0.9)),
+        specialize(network, SGD(0.1, 0.9, True)),
+        specialize(network, RMSprop()),
+        *(specialize(Network([3, 4, 2], hidden)) for hidden in ("tanh", "elu")),
+        specialize(Network([3, 4, 2], output="sigmoid")),
+        specialize(Network([3, 4, 2], **BINARY)),
+        specialize(Network([3, 4, 2], **CLASSES)),
+        specialize(Network([3, 4, 2], l2=0.1)),
+        specialize(Network([3, 4, 3])),
+    ]
+    assert len({repr(b.constants) for b in bound}) == len(bound)
+
+
+def test_what_is_data_makes_no_program_of_its_own():
+    network = Network([3, 4, 2], l2=0.1)
+    for one, other in (
+        (Adam(), Adam(0.5, 0.8, 0.9, 1e-3)),
+        (Adam(), AdamW(fastmlp.Cosine(0.1, 9), weight_decay=0.3)),
+        (SGD(0.1, 0.5), SGD(0.3, 0.9, bias_learning_rate=0.1)),
+        (RMSprop(), RMSprop(0.1, 0.5, 1e-3, 0.9)),
+    ):
+        assert specialize(network, one) == specialize(Network([3, 4, 2], l2=0.7), other, rows=31)
+
+
+def test_auto_takes_a_program_of_its_own_where_there_is_one_and_the_training_is_long():
+    def chosen(hidden="tanh", sizes=(4, 32, 16, 4), steps=None):
+        return registry.choose("auto", Network(sizes, hidden), Adam(), 32, FLOAT32, 1, steps).name
+
+    assert chosen() == chosen(steps=10**6) == "specialized"
+    assert "specialized" not in {chosen("gelu"), chosen(sizes=(784, 128, 10)), chosen(steps=100)}
+
+
+# --- agreement -----------------------------------------------------------------------------------
+
+TRAININGS = [
+    # every activation, pair, rule and way through the rows: in registers, one block, blocks, groups
+    (Network([3, 4, 1], output="sigmoid"), SGD(0.3, bias_learning_rate=0.1), 4),
+    (Network([5, 3, 4, 2], ["softplus", "elu"], **BINARY), SGD(0.1), 13),
+    (Network([1, 33, 1], "leaky_relu", output="exp"), SGD(0.01, 0.5), 33),
+    (Network([17, 5, 100, 3], ["tanh", "sigmoid"], l2=0.1, **CLASSES), AdamW(0.01, epsilon=1e-3), 31),
+    (Network([100, 3], **CLASSES), SGD(0.1, 0.9, True), 65),
+    (Network([4, 1, 17, 5], ["elu", "softplus"], l2=0.1), RMSprop(0.01, epsilon=1e-3, momentum=0.5), 1200),
+    (Network([8, 16, 1], "identity", **BINARY), Adam(0.01, epsilon=1e-3), 128),
+]
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("which", range(len(TRAININGS)))
+def test_a_program_for_one_network_equals_the_reference(which, dtype):
+    network, optimizer, batch_size = TRAININGS[which]
+    assert specialize(network, optimizer, batch_size, np.dtype(dtype)) is not None
+    rng = np.random.default_rng(which)
+    rows = 2 * batch_size + 1 + batch_size // 3  # the last batch of an epoch is short
+    n_in, n_out = network.sizes[0], network.sizes[-1]
+    X, y = rng.standard_normal((rows, n_in)), targets_for(network.loss, rng, rows, n_out)
+    weights = rng.integers(0, 3, rows).astype(float)
+    initial = parameters_for(network.sizes, rng, 1 / np.sqrt(max(network.sizes)))
+    options = {
+        "optimizer": optimizer, "batch_size": batch_size, "epochs": 6, "seed": 0,
+        "initial": initial, "sample_weight": weights,
+    }  # fmt: skip
+    wanted = fastmlp.fit(network, X, y, backend="reference", **options)
+    got = fastmlp.fit(network, X, y, backend="specialized", dtype=dtype, **options)
+    steps = 6 * 3
+    # As in test_shapes: a few roundings a step and term, at random over the rows.
+    allowed = 64 * steps * eps(dtype)
+    size = max(1.0, np.abs(wanted.parameters).max())
+    np.testing.assert_allclose(got.parameters, wanted.parameters, rtol=0, atol=allowed * size)
+    np.testing.assert_allclose(got.history["loss"], wanted.history["loss"], rtol=allowed, atol=allowed)
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+def test_any_number_of_threads_gives_the_same_bits(dtype):
+    network, optimizer, rows = Network([4, 9, 3], "tanh", **CLASSES), Adam(0.01), 3001
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((rows, 4)), rng.integers(0, 3, rows)
+    models = []
+    for threads in (1, 2, 3, 5):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(specialized.fused, "workers", lambda work: work.threads)
+            model = fastmlp.fit(
+                network, X, y, optimizer=optimizer, batch_size=2000, epochs=5, seed=0,
+                backend="specialized", dtype=dtype, threads=threads,
+            )  # fmt: skip
+        models.append(model)
+    for model in models[1:]:
+        np.testing.assert_array_equal(model.parameters, models[0].parameters)
+        assert model.history == models[0].history
+
+
+@pytest.mark.parametrize("batch_size", [16, 20, 50])
+def test_where_chunks_end_changes_nothing(batch_size, monkeypatch):
+    network = Network([3, 4, 1], "tanh")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((53, 3)), rng.standard_normal(53)
+
+    def run(optimizer):
+        return fastmlp.fit(
+            network,
+            X,
+            y,
+            optimizer=optimizer,
+            batch_size=batch_size,
+            epochs=20,
+            seed=0,
+            backend="specialized",
+        )
+
+    optimizer = SGD(0.1) if batch_size < 50 else Adam(0.01)
+    whole = run(optimizer)
+    monkeypatch.setattr(fastmlp.loop, "CHUNK_SECONDS", 0.0)
+    np.testing.assert_array_equal(run(optimizer).parameters, whole.parameters)
+
+
+# --- compilation ---------------------------------------------------------------------------------
+
+
+def test_rates_weights_and_rows_compile_nothing():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((40, 3)), rng.standard_normal(40)
+
+    def fit(optimizer, **options):
+        fastmlp.fit(
+            Network([3, 4, 1], l2=0.1), X, y, optimizer=optimizer, epochs=2, backend="specialized", **options
+        )
+
+    fit(Adam())
+    with compilations() as compiled:
+        fit(AdamW(0.1, 0.8, weight_decay=0.3), batch_size=7, threads=2)
+        fit(Adam(fastmlp.Cosine(0.1, 9)), sample_weight=np.arange(40), batch_size=1, shuffle=False)
+    assert compiled == []
+
+
+TRAIN = """
+import sys, numpy as np, fastmlp
+X = np.linspace(-1, 1, 10).reshape(5, 2)
+for hidden in ("tanh", "elu"):
+    network = fastmlp.Network([2, 3, 1], hidden)
+    initial = [np.full((2, 3), 0.1), np.ones((3, 1))], [np.zeros(3), np.zeros(1)]
+    model = fastmlp.fit(
+        network, X, X[:, 0], epochs=4, optimizer=fastmlp.SGD(0.1), backend="specialized", initial=initial
+    )
+    print(model.parameters.tolist())
+"""
+
+
+def test_a_second_process_loads_every_network_from_the_disk_cache(tmp_path):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-W", "error", "-c", TRAIN],
+            env=environment, capture_output=True, text=True, check=True,
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    said = first.stderr.splitlines()
+    assert len(said) == 2, first.stderr
+    assert all("float64 and a 2-3-1 network" in line and "once for this network" in line for line in said)
+    assert second.stderr == ""
+    assert second.stdout == first.stdout
+    assert len(set(first.stdout.splitlines())) == 2, "one network's program served the other"
