@@ -129,7 +129,7 @@ class EarlyStopping(Callback):
 
 
 class TimeLimit(Callback):
-    """Stop after `seconds` of wall-clock time, within about one chunk (0.2 s)."""
+    """Stop after `seconds` of wall-clock time, within a chunk: 0.2 s, or a step if that takes longer."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = checks.real("seconds", seconds, 0, open_low=True)
@@ -150,7 +150,9 @@ class Progress(Callback):
     bar: tqdm[Any] | None = None
 
     def on_train_begin(self, run: Run) -> None:
-        """Open the bar."""
+        """Open the bar, if there is a stderr to show it on."""
+        if sys.stderr is None:
+            return
         from tqdm import tqdm
 
         self.bar = tqdm(total=run.epochs * run.rows, unit="row", unit_scale=True, file=sys.stderr)

@@ -6,19 +6,25 @@ import math
 import numbers
 from collections.abc import Sequence
 
+import numpy as np
+
 
 def shown(value: object) -> str:
     """Return the value's repr in one line and of bearable length: it may be somebody's array."""
-    line = " ".join(repr(value).split())
+    try:
+        line = " ".join(repr(value).split())
+    except ValueError:  # an int beyond the digits that Python writes
+        return "a number of thousands of digits"
     return line if len(line) <= 60 else f"{line[:57]}..."
 
 
-def choice(what: str, value: object, choices: Sequence[str]) -> str:
-    """Return `value` if it is one of `choices`; ValueError or TypeError otherwise."""
+def choice(what: str, value: object, choices: Sequence[str], more: str = "") -> str:
+    """Return `value` if it is one of `choices`; ValueError or TypeError otherwise, which adds `more`."""
+    names = ", ".join(choices) + more
     if not isinstance(value, str):
-        raise TypeError(f"{what} must be a name, got {shown(value)}; choose from: {', '.join(choices)}")
+        raise TypeError(f"{what} must be a name, got {shown(value)}; choose from: {names}")
     if value not in choices:
-        raise ValueError(f"unknown {what} {shown(value)}; choose from: {', '.join(choices)}")
+        raise ValueError(f"unknown {what} {shown(value)}; choose from: {names}")
     return value
 
 
@@ -34,12 +40,16 @@ def real(
     """Return `value` as a float within the bounds; TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{what} must be a number, got {shown(value)}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if not math.isfinite(number) or below or above:
         wanted = _interval(low, high, open_low, open_high)
-        raise ValueError(f"{what} must be {wanted}, got {shown(value)}")
+        finite = "" if math.isfinite(number) else "finite and "
+        raise ValueError(f"{what} must be {finite}{wanted}, got {shown(value)}")
     return number
 
 
@@ -56,9 +66,9 @@ def whole(what: str, value: object, low: int, high: int | None = None) -> int:
 
 def flag(what: str, value: object) -> bool:
     """Return `value` if it is True or False; TypeError otherwise."""
-    if not isinstance(value, bool):
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{what} must be True or False, got {shown(value)}")
-    return value
+    return bool(value)
 
 
 def instance(what: str, value: object, wanted: type | tuple[type, ...], choices: str) -> None:
@@ -70,7 +80,7 @@ def instance(what: str, value: object, wanted: type | tuple[type, ...], choices:
 
 def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:
     if low == -math.inf and high == math.inf:
-        return "a finite number"
+        return "a number"
     if high == math.inf:
         return f"{'above' if open_low else 'at least'} {low:g}"
     return f"in {'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"

@@ -33,10 +33,12 @@ def as_array(what: str, value: ArrayLike) -> Array:
         raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")
     try:
         array = np.asarray(value)
-    except ValueError as error:
-        raise ValueError(f"{what} must be a rectangular array of numbers: {error}") from None
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{what} must be a rectangular array of numbers: {reason}") from None
     if array.dtype.kind not in "buif":
-        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}")
+        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
+        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
     return array
 
 
@@ -45,7 +47,7 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Array) -> np.dtype[Any]:
     if dtype is None:
         return FLOATS[0] if inputs.dtype.newbyteorder("=") == FLOATS[0] else FLOATS[1]
     try:
-        wanted = np.dtype(dtype)
+        wanted = np.dtype(dtype).newbyteorder("=")
     except TypeError:
         wanted = np.dtype(object)  # not None, which NumPy holds equal to float64
     if wanted not in FLOATS:
@@ -123,7 +125,10 @@ def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype
         raise ValueError(f"{what} must be at least 0, got {weights.min()}")
     if not weights.any():
         raise ValueError(f"{what} must not be all zero")
-    return weights
+    # Only their ratios count. An exact scaling to a largest weight in [1, 2) keeps sums in range.
+    _, exponent = np.frexp(weights.max())
+    scaled: Array = np.ldexp(weights, 1 - int(exponent))
+    return scaled
 
 
 def take(data: Data, rows: NDArray[np.int64]) -> Data:
@@ -152,8 +157,8 @@ def _check_range(what: str, targets: Array, loss: str) -> None:
         raise ValueError(f"{what} must be at least 0 for poisson, got {targets.min()}")
     if loss == "cross_entropy":
         sums = targets.sum(axis=1, dtype=np.float64)
-        # Probabilities that were rounded to float32, or written with a few digits, still pass.
-        wrong = (targets < 0).any(axis=1) | (np.abs(sums - 1) > 1e-3)
+        # The fused derivative takes the sum for 1; what float32 rounds may pass.
+        wrong = (targets < 0).any(axis=1) | (np.abs(sums - 1) > 1e-5)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise ValueError(

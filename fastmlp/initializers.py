@@ -35,16 +35,10 @@ class Normal:
         checks.real("scale", self.scale, 0)
 
 
-def check_weight_init(init: str | Normal) -> None:
-    """Raise unless `init` names a weight initialiser or is a `Normal`."""
+def check_init(what: str, init: object, names: tuple[str, ...]) -> None:
+    """Raise unless `init` is one of `names` or a `Normal`."""
     if not isinstance(init, Normal):
-        checks.choice("weight_init", init, (*WEIGHT_INITS, "Normal(scale)"))
-
-
-def check_bias_init(init: str | Normal) -> None:
-    """Raise unless `init` names a bias initialiser or is a `Normal`."""
-    if not isinstance(init, Normal):
-        checks.choice("bias_init", init, (*BIAS_INITS, "Normal(scale)"))
+        checks.choice(what, init, names, ", or an instance of Normal such as Normal(0.01)")
 
 
 def draw_weights(

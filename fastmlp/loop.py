@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,14 +49,18 @@ def train(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
     if plan.held_out is not None:
         history["validation_loss"] = []
     run = Run(plan.network, state.parameters, plan.epochs, rows, history)
-    for callback in callbacks:
-        callback.on_train_begin(run)
+    begun: list[Callback] = []
     try:
+        for callback in callbacks:
+            callback.on_train_begin(run)
+            begun.append(callback)
         with blas_threads(plan.threads):
             _run_chunks(plan, state, run, callbacks)
     finally:
-        for callback in callbacks:
-            callback.on_train_end(run)
+        # All that began shall end, in their order, even if one of them raises.
+        with ExitStack() as ends:
+            for callback in reversed(begun):
+                ends.callback(callback.on_train_end, run)
     return run
 
 
@@ -111,7 +115,7 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
 
 
 def _wants_epochs(callback: Callback) -> bool:
-    return type(callback).on_epoch_end is not Callback.on_epoch_end
+    return getattr(callback.on_epoch_end, "__func__", None) is not Callback.on_epoch_end
 
 
 def _first_guess(parameters: int, batch_size: int) -> int:

@@ -76,6 +76,14 @@ class Model:
         self._backend.predict(self.network, self.parameters, inputs, out)
         return out
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from fastmlp.registry import get
+
+        self.__dict__.update(state, _backend=get(state["_backend"]))
+
     def __repr__(self) -> str:
         losses = self.history["loss"]
         trained = f"{len(losses)} epochs" + (f", loss {losses[-1]:.4g}" if losses else "")

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from fastmlp import checks
 from fastmlp.activations import HIDDEN, OUTPUTS
-from fastmlp.initializers import Normal, check_bias_init, check_weight_init
+from fastmlp.initializers import BIAS_INITS, WEIGHT_INITS, Normal, check_init
 from fastmlp.losses import LOSSES, OUTPUTS_OF
 
 MAX_PARAMETERS = 2**31
@@ -83,8 +86,12 @@ class Network:
     ) -> None:
         sizes = _check_sizes(sizes)
         depth = len(sizes) - 2
+        if isinstance(hidden, str):  # even if there is no hidden layer that would take it
+            checks.choice("hidden activation", hidden, HIDDEN)
+        if isinstance(dropout, Real):
+            checks.real("dropout", dropout, 0, 1, open_high=True)
         hidden = _one_per_layer("hidden", hidden, str, depth)
-        dropout = _one_per_layer("dropout", dropout, (int, float), depth)
+        dropout = _one_per_layer("dropout", dropout, Real, depth)
         checks.choice("loss", loss, LOSSES)
         checks.choice("output", output, OUTPUTS)
         if output not in OUTPUTS_OF[loss]:
@@ -94,8 +101,8 @@ class Network:
             )
         if output == "softmax" and sizes[-1] == 1:
             raise ValueError("output 'softmax' needs at least 2 output units, got sizes[-1] = 1")
-        check_weight_init(weight_init)
-        check_bias_init(bias_init)
+        check_init("weight_init", weight_init, WEIGHT_INITS)
+        check_init("bias_init", bias_init, BIAS_INITS)
         values = {
             "sizes": sizes,
             "hidden": tuple(checks.choice("hidden activation", name, HIDDEN) for name in hidden),
@@ -119,9 +126,10 @@ class Network:
 
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(sizes, (str, int, float)) or not hasattr(sizes, "__iter__"):
+    listed = isinstance(sizes, Sequence) and not isinstance(sizes, (str, bytes))
+    if not listed and not (isinstance(sizes, np.ndarray) and sizes.ndim == 1):
         raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {checks.shown(sizes)}")
-    checked = tuple(checks.whole("every one of sizes", size, 1) for size in sizes)
+    checked = tuple(checks.whole("every one of sizes", size, 1, MAX_PARAMETERS) for size in sizes)
     if len(checked) < 2:
         raise ValueError(f"sizes must hold at least n_in and n_out, got {checks.shown(list(checked))}")
     count = sum((n_in + 1) * n_out for n_in, n_out in pairwise(checked))
@@ -133,6 +141,8 @@ def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
 def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple[Any, ...]:
     if isinstance(value, one):
         return (value,) * depth
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
     if not isinstance(value, Sequence):
         raise TypeError(f"{what} must be one value or one for each hidden layer, got {checks.shown(value)}")
     if len(value) != depth:

@@ -140,11 +140,12 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
         case _:
             loss, by_a = element_loss(network, a, targets)
             delta = activate_gradient(network.output, z, a, by_a)
-    total = weights.sum() * (1 if network.loss == "cross_entropy" else z.shape[1])
+    total = float(weights.sum(dtype=np.float64)) * (1 if network.loss == "cross_entropy" else z.shape[1])
     if total == 0:
         return 0.0, np.zeros_like(z)
-    share = weights[:, None] / total
-    return float((loss * share).sum()), delta * share
+    share = weights[:, None] / z.dtype.type(total)
+    counts = share > 0  # 0 * inf must not arise
+    return float(np.where(counts, loss * share, 0).sum()), np.where(counts, delta * share, 0)
 
 
 def penalty(network: Network, w: Array) -> float:
@@ -254,7 +255,7 @@ def update(
         w_rates[...], b_rates[...] = rate, bias_rate
 
     if optimizer.clip_norm is not None:
-        g *= min(1.0, optimizer.clip_norm / (float(np.linalg.norm(g)) + 1e-6))
+        g *= min(1.0, optimizer.clip_norm / (float(np.linalg.norm(g.astype(np.float64))) + 1e-6))
     match optimizer:
         case SGD(momentum=0):
             p -= rates * g

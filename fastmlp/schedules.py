@@ -139,4 +139,6 @@ class Warmup(Schedule):
 
 def as_schedule(rate: float | Schedule) -> Schedule:
     """Return `rate` itself if it is a schedule, else a constant one."""
+    if type(rate) is Schedule:
+        raise TypeError("learning_rate must be a number or one of the schedules, got the base Schedule")
     return rate if isinstance(rate, Schedule) else Constant(rate)

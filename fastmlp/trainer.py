@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from fastmlp.layout import flatten
 from fastmlp.loop import Plan, train
 from fastmlp.model import Model
 from fastmlp.network import Network
-from fastmlp.optimizers import Adam, Optimizer
+from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.registry import choose
 from fastmlp.state import initial_state
 
@@ -105,11 +106,10 @@ def fit(
     """
     checks.instance("network", network, Network, "a Network")
     optimizer = Adam() if optimizer is None else optimizer
-    checks.instance("optimizer", optimizer, Optimizer, "an SGD, RMSprop, Adam or AdamW")
-    checks.whole("epochs", epochs, 0)
-    checks.flag("shuffle", shuffle)
-    if threads is not None:
-        checks.whole("threads", threads, 1)
+    checks.instance("optimizer", optimizer, (SGD, RMSprop, Adam), "an SGD, RMSprop, Adam or AdamW")
+    epochs = checks.whole("epochs", epochs, 0)
+    shuffle = checks.flag("shuffle", shuffle)
+    threads = None if threads is None else checks.whole("threads", threads, 1)
     callbacks = _check_callbacks(callbacks, progress)
     streams = _streams(seed)
 
@@ -145,8 +145,7 @@ def fit(
 
 
 def _streams(seed: int | None) -> Streams:
-    if seed is not None:
-        checks.whole("seed", seed, 0)
+    seed = None if seed is None else checks.whole("seed", seed, 0)
     initial, split, order, dropout = np.random.SeedSequence(seed).spawn(4)
     return Streams(
         np.random.default_rng(initial),
@@ -201,8 +200,13 @@ def _split(
     """Return the rows to train on and the rows held out, if any."""
     if validation is None:
         return data, None
-    if isinstance(validation, tuple):
+    if isinstance(validation, (tuple, list)):
         return data, _given_validation(network, validation, data.inputs.dtype)
+    if not isinstance(validation, Real):
+        raise TypeError(
+            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
+            f"got {checks.shown(validation)}"
+        )
     share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
     rows = data.inputs.shape[0]
     held = round(share * rows)
@@ -216,7 +220,7 @@ def _split(
     return take(data, train_rows), take(data, held_rows)
 
 
-def _given_validation(network: Network, validation: tuple[ArrayLike, ...], dtype: np.dtype[Any]) -> Data:
+def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: np.dtype[Any]) -> Data:
     if len(validation) not in (2, 3):
         raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
     X, y, *rest = validation

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import numpy as np
 import pytest
+import threadpoolctl
 from problems import data_set
 
 import fastmlp
@@ -143,3 +147,57 @@ def test_the_progress_bar(backend, capfd):
     fit(backend, epochs=5, progress=False)
     fit(backend, epochs=5)  # not a terminal
     assert capfd.readouterr() == ("", "")
+
+
+def test_every_callback_that_began_ends_even_if_another_raises():
+    events = []
+
+    class Noisy(Callback):
+        def __init__(self, name, fails=""):
+            self.name, self.fails = name, fails
+
+        def on_train_begin(self, run):
+            events.append(f"{self.name} begins")
+            if self.fails == "begin":
+                raise RuntimeError("at the beginning")
+
+        def on_train_end(self, run):
+            events.append(f"{self.name} ends")
+            if self.fails == "end":
+                raise RuntimeError("at the end")
+
+    with pytest.raises(RuntimeError, match="at the end"):
+        fit("reference", callbacks=[Noisy("a", fails="end"), Noisy("b")])
+    assert events == ["a begins", "b begins", "a ends", "b ends"]
+    events.clear()
+    with pytest.raises(RuntimeError, match="at the beginning"):
+        fit("reference", callbacks=[Noisy("a"), Noisy("b", fails="begin")])
+    assert events == ["a begins", "b begins", "a ends"]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_bar_shows_by_itself_if_a_terminal_watches(monkeypatch, watched):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return watched
+
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    fit("reference")
+    assert ("row/s" in stderr.getvalue()) == watched
+
+
+def test_the_blas_is_held_to_the_threads_and_given_back():
+    def most():
+        return max(
+            pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
+        )
+
+    class Watch(Callback):
+        def on_epoch_end(self, run):
+            self.seen = most()
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        watch = Watch()
+        fit("reference", threads=1, callbacks=[watch])
+        assert (watch.seen, most()) == (1, 2)

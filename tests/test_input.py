@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import fractions
+import pickle
 
 import numpy as np
 import pytest
 import scipy.sparse
 
 import fastmlp
-from fastmlp import SGD, Adam, AdamW, EarlyStopping, Network, Normal, RMSprop, TimeLimit, registry
+from fastmlp import (
+    SGD,
+    Adam,
+    AdamW,
+    EarlyStopping,
+    Network,
+    Normal,
+    RMSprop,
+    TimeLimit,
+    optimizers,
+    registry,
+    schedules,
+)
 
 X = np.arange(12.0).reshape(4, 3) / 12
 Y = np.array([0.0, 1, 1, 0])
@@ -177,6 +190,22 @@ MISTAKES = {
     "delta of 0": (make(Network, [3, 1], huber_delta=0), "got 0", "above 0"),
     "quantile of 1": (make(Network, [3, 1], quantile=1), "got 1", "(0, 1)"),
     "unknown weight_init": (make(Network, [3, 1], weight_init="xavier"), "'xavier'", "glorot_uniform"),
+    "our own hint for a weight_init": (
+        make(Network, [3, 1], weight_init="Normal(scale)"),
+        "'Normal(scale)'",
+        "an instance of Normal",
+    ),
+    "the class for a bias_init": (make(Network, [3, 1], bias_init=Normal), "Normal", "an instance of Normal"),
+    "a set of sizes": (make(Network, {3, 4, 1}), "{", "sequence"),
+    "bytes for sizes": (make(Network, b"abc"), "b'abc'", "sequence"),
+    "unknown hidden, none there": (make(Network, [3, 1], "rleu"), "'rleu'", "identity, relu"),
+    "dropout of 5, none there": (make(Network, [3, 1], dropout=5), "got 5", "[0, 1)"),
+    "a rate beyond floats": (make(SGD, 10**400), "1000", "finite"),
+    "an l2 of inf": (make(Network, [3, 1], l2=float("inf")), "inf", "finite and at least 0"),
+    "epochs beyond digits": (fit(epochs=-(10**5000)), "thousands of digits", "at least 0"),
+    "an array for validation": (fit(validation=X), "array([[0.", "(X, y) or (X, y, sample_weight)"),
+    "the base optimizer": (fit(optimizer=optimizers.Optimizer(0.1)), "Optimizer(", "SGD, RMSprop"),
+    "the base schedule": (make(SGD, schedules.Schedule()), "base Schedule", "one of the schedules"),
     "unknown bias_init": (make(Network, [3, 1], bias_init="ones"), "'ones'", "zeros, uniform"),
     "negative scale": (make(Normal, -1), "got -1", "at least 0"),
     # optimisers and schedules
@@ -316,3 +345,31 @@ def test_pandas(backend):
     frame = pandas.DataFrame(GRID, columns=list("abc"))
     wanted = run(backend, GRID, WHOLE, 1 + WHOLE)
     assert_same(run(backend, frame, pandas.Series(WHOLE), pandas.Series(1 + WHOLE)), wanted)
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_numbers_of_numpy_count_like_python_s(backend):
+    options = {"seed": np.uint8(3), "threads": np.int64(1), "shuffle": np.bool_(True)}
+    model = fit(epochs=np.int8(100), batch_size=np.int16(1), **options)(backend)
+    assert len(model.history["loss"]) == 100
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", registry.backends())
+@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
+def test_only_the_ratios_of_sample_weights_count(backend, dtype, scale):
+    weights = np.array([1, 2, 0, 3], dtype)
+    plain, scaled = (
+        fit(x=X.astype(dtype), epochs=3, seed=0, sample_weight=w)(backend)
+        for w in (weights, weights * dtype(scale))
+    )
+    assert plain.history == scaled.history
+    np.testing.assert_array_equal(plain.parameters, scaled.parameters)
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_a_model_survives_pickling(backend):
+    model = fit(seed=0)(backend)
+    copy = pickle.loads(pickle.dumps(model))
+    assert (copy.backend, copy.history, copy.network) == (model.backend, model.history, model.network)
+    np.testing.assert_array_equal(copy.predict(X), model.predict(X))

@@ -164,7 +164,8 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
             return
         variant, network = entry["variant"], entry["network"]
         dtype = next(str(a.dtype) for a in ev.data["args"] if isinstance(a, numba.types.Array))
-        what, once = f"the {variant!r} backend for {dtype}", "once"
+        what = f"the {variant!r} backend for {dtype}"
+        once = "once each for training, prediction and validation"
         key = what
         if network is not None:
             what, once = f"{what} and a {network} network", "once for this network"
