@@ -212,7 +212,7 @@ MISTAKES = {
     "negative rate": (make(SGD, -0.1), "got -0.1", "at least 0"),
     "rate by name": (make(Adam, "0.1"), "'0.1'", "number"),
     "an array of rates": (make(Adam, X), "array([[0.", "number"),
-    "a matrix for sizes": (make(Network, X), "array([0.", "whole number"),
+    "a matrix for sizes": (make(Network, X), "array([[0.", "sequence"),
     "nan rate": (make(Adam, nan), "got nan", "at least 0"),
     "inf rate": (make(RMSprop, inf), "got inf", "at least 0"),
     "True rate": (make(SGD, True), "got True", "number"),

@@ -54,11 +54,11 @@ def _prepare(peer_name, work_name):
 
 
 def _train_turn(peer, work):
-    """A turn is a training run of about a second from the start; answers in microseconds a step."""
+    """A turn is a training run of at least about 0.6 s from the start; answers in microseconds a step."""
     from . import choice
 
     run, about = choice.prepare(peer, work)
-    epochs = choice.epochs_for(run, work, 1.0)
+    epochs = choice.epochs_for(run, work, 0.6)
 
     def turn():
         wall, cpu = time.perf_counter(), time.process_time()
