@@ -2,8 +2,9 @@
 
 Two choices win on tiny networks and lose on others (784-128-10 batch 32: 143 us against
 117), so ways offers them there: parameters as one flat vector (one optimiser loop) and
-the scan unrolled by four. The optimisers are written out. XLA's own flags (fast math, 512-bit preference, oneDNN, YNNPACK) made no difference
-beyond the noise on AVX-512 machines; float64 matmuls stay at a third of the peak.
+the scan unrolled by four. The optimisers are written out. XLA's own flags (fast math,
+512-bit preference, oneDNN, YNNPACK) made no difference beyond the noise on AVX-512
+machines; float64 matmuls stay at a third of the peak.
 """
 
 from functools import partial
