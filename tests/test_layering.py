@@ -19,7 +19,7 @@ LEVELS = (
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("layout", "state"),
-    ("backend",),
+    ("backend", "kernels.subnormals"),
     ("reference", "kernels.program", "kernels.variant", "kernels.vectors"),
     (
         "kernels.buffers",

@@ -48,3 +48,13 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
     for other in others:
         np.testing.assert_array_equal(other.parameters, one.parameters)
         assert other.history == one.history
+
+
+@pytest.mark.parametrize("backend", registry.variants())
+def test_a_training_leaves_the_processor_treating_subnormals_as_before(backend):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((64, 3)), rng.standard_normal(64)
+    smallest = np.float64(5e-324)
+    fastmlp.fit(fastmlp.Network([3, 4, 1]), X, y, epochs=2, seed=0, backend=backend, threads=2)
+    assert smallest * 2 > 0
+    assert np.array([smallest])[0] + smallest > smallest

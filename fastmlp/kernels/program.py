@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
+
 SGD, RMSPROP, ADAM = range(3)
 """The codes of the optimisers' slots; AdamW is ADAM with a decay."""
 
@@ -211,6 +213,7 @@ def train_chunk(
     order, starts, stops, totals, rates, key, team, work, losses,
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
+    before = flush_subnormals()
     n_in, n_out = inputs.shape[1], targets.shape[1]
     for s in range(len(starts)):
         visited = order[starts[s] : stops[s]]
@@ -224,6 +227,7 @@ def train_chunk(
             w[i] = weights[visited[i]]
         losses[s] = gradient(shape, parameters, x, y, w, totals[s], key, step + s, work, gradients)
         update(shape, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
+    restore_subnormals(before)
 
 
 def predict(shape, parameters, inputs, work, out):

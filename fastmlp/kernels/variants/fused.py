@@ -27,6 +27,7 @@ from fastmlp.kernels.program import (
     update,
     update_part,
 )
+from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.sweeps import affine as affine_rows
 from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
 from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
@@ -169,6 +170,7 @@ def train_fused(
     order, starts, stops, totals, rates, key, team, work, losses,
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
+    before = flush_subnormals()
     scratch = work.scratch[team.worker]
     block = BLOCK_ROWS if parameters.size * parameters.itemsize < STREAMED_BYTES else MANY_ROWS
     for s in range(len(starts)):
@@ -195,6 +197,7 @@ def train_fused(
             rates[s, 0], rates[s, 1], team, work,
         )  # fmt: skip
         wait(team)
+    restore_subnormals(before)
 
 
 def seconds(work: Work) -> float:

@@ -30,6 +30,7 @@ from fastmlp.kernels.lanes import sequence
 from fastmlp.kernels.padded import Constants, copy_in, copy_out, plan, table
 from fastmlp.kernels.program import loss_share
 from fastmlp.kernels.stages import stage, summing
+from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.variant import Bound, Variant, Work
 from fastmlp.kernels.variants import fused
 from fastmlp.kernels.workers import wait
@@ -59,7 +60,9 @@ def train_registers(
     order, starts, stops, totals, rates, key, team, work, losses,
 ):  # fmt: skip
     """As the template `train_chunk`."""
+    before = flush_subnormals()
     run(parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
+    restore_subnormals(before)
 
 
 def train_blocks(
@@ -68,6 +71,7 @@ def train_blocks(
 ):  # fmt: skip
     """As the template `train_chunk`; what a worker needs stands in its row of work.private."""
     poly.wide_vectors()
+    before = flush_subnormals()
     own = work.private[team.worker]
     for i in range(SHARED):
         own[i] = 0
@@ -136,6 +140,7 @@ def train_blocks(
             copy_out(own, FIRST, moments[0], LAYOUT)
         if MOMENTS > 1:
             copy_out(own, SECOND, moments[1], LAYOUT)
+    restore_subnormals(before)
 
 
 # --- optimisers over a part of the padded vectors: (work, shape, rule, rate, corrections) --------------
