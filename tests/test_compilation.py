@@ -172,3 +172,35 @@ def test_one_compilation_for_a_machine_and_another_after_an_edit(tmp_path):
     edited = run_process(cache, source)
     assert float(edited.stdout) == pytest.approx(value + 100), "stale machine code"
     assert len(edited.stderr.splitlines()) == 1
+
+
+def test_programs_that_two_processes_compiled_meet_in_a_third(tmp_path):
+    """Inner functions of cached machine code keep their names: one name must mean one code."""
+    (tmp_path / "doubled.py").write_text(
+        "from fastmlp.kernels.variant import Variant\n"
+        "from fastmlp.kernels.variants import baseline\n"
+        "def bias_gradient(delta, out):\n"
+        "    for j in range(delta.shape[1]):\n"
+        "        out[j] = 0\n"
+        "        for i in range(delta.shape[0]):\n"
+        "            out[j] += 2 * delta[i, j]\n"
+        "VARIANT = Variant('doubled', baseline.VARIANT, {'bias_gradient': bias_gradient})\n"
+    )
+    script = (
+        "import sys\nimport numpy as np, fastmlp\nfrom fastmlp import registry\n"
+        "registry.register_file(sys.argv[1])\n"
+        "X = np.arange(12.0).reshape(4, 3) / 12\n"
+        "for name in sys.argv[2:]:\n"
+        "    model = fastmlp.fit(fastmlp.Network([3, 4, 1]), X, X[:, 0], epochs=3, seed=0, backend=name)\n"
+        "    print(name, model.history['loss'])\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+
+    def said(*names):
+        command = [sys.executable, "-c", script, str(tmp_path / "doubled.py"), *names]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return run.stdout.splitlines()
+
+    apart = said("baseline") + said("doubled")
+    assert apart[0].split(" ", 1)[1] != apart[1].split(" ", 1)[1]
+    assert said("baseline", "doubled") == apart

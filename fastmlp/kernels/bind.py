@@ -108,8 +108,26 @@ def _link(function: Function, functions: Mapping[str, Function]) -> Function:
     key = (function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
         inline = "always" if function in INLINED else "never"
-        _linked[key] = numba.njit(_rebound(function, inner), inline=inline, **INNER)
+        copy = _rebound(function, inner)
+        copy.__qualname__ = f"{function.__qualname__}.{_content(function, inner)}"
+        _linked[key] = numba.njit(copy, inline=inline, **INNER)
     return _linked[key]
+
+
+def _content(function: Function, inner: Mapping[str, Function]) -> str:
+    """Return a digest of a function's code and of all that it calls.
+
+    Machine code from the disk cache carries its inner functions' names. Programs that two processes
+    compiled meet in a third, and there one name must mean one code, or one program runs the other's.
+    """
+    code = function.__code__
+    names = [f"{name}={_full_name(value)}" for name, value in sorted(inner.items())]
+    return _short_digest([code.co_code, repr(code.co_consts).encode(), *(n.encode() for n in names)])
+
+
+def _full_name(function: Function) -> str:
+    plain = getattr(function, "py_func", function)
+    return f"{plain.__module__}.{getattr(plain, '__qualname__', repr(plain))}"
 
 
 _linked: dict[tuple[Any, ...], Function] = {}
