@@ -18,8 +18,8 @@ SCRATCH_BYTES = 256
 SCRATCH_ROWS = 32
 """Rows of scratch beside the panel: a register tile's worth, and some."""
 
-BLOCKED_SIDE = 512
-"""The longest side from which on weights may be large enough to be packed."""
+BLOCKED_SIDE = 256
+"""The longest side from which on weights may be packed: below it, 1 MiB holds any, in float64 too."""
 
 BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
 """What `fastmlp.kernels.blocked` packs at a time: bytes of one operand, rows of the other."""
