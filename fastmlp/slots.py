@@ -194,6 +194,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
     z = 2 * _normal(rng, dtype, rows, n_out)
     weights = rng.integers(0, 3, rows).astype(dtype)
     weights[0] = 1
+    scratch = _scratch(sizes, dtype)
     for code, loss in enumerate(LOSSES):
         for output in OUTPUTS_OF[loss]:
             if output == "softmax" and n_out == 1:
@@ -212,10 +213,10 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
             out = np.empty_like(z)
             yield Case(
                 f"{output}-{loss}",
-                (ACTIVATIONS.index(output), code, parameter, 1 / total, z, targets, weights, out),
-                {7: delta},
+                (ACTIVATIONS.index(output), code, parameter, 1 / total, z, targets, weights, scratch, out),
+                {8: delta},
                 objective,
-                {7: 8 * _eps(dtype) * size * share, -1: 8 * _eps(dtype) * size},
+                {8: 8 * _eps(dtype) * size * share, -1: 8 * _eps(dtype) * size},
             )
 
 

@@ -19,7 +19,7 @@ LEVELS = (
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("layout", "state"),
-    ("backend", "kernels.subnormals"),
+    ("backend", "kernels.residuals", "kernels.subnormals"),
     ("reference", "kernels.program", "kernels.variant", "kernels.vectors"),
     (
         "kernels.buffers",
@@ -30,7 +30,7 @@ LEVELS = (
         "kernels.workers",
     ),
     ("kernels.bind", "kernels.panels", "kernels.stages"),
-    ("kernels.adapter", "kernels.registers", "kernels.sweeps"),
+    ("kernels.adapter", "kernels.descents", "kernels.narrow", "kernels.registers", "kernels.sweeps"),
     ("kernels.blocked",),
     ("kernels.variants.*",),
     ("registry", "slots"),

@@ -6,8 +6,7 @@ that a plain loop over an array becomes packed instructions. Functions are writt
 carry a value for each dtype and the type of the argument picks one at compile time, so float32 never widens.
 
 Conventions of all functions: NaN gives NaN, infinities give the limit, results below the smallest normal number may
-be flushed to zero (only `exp` has gradual underflow). Errors are measured in check_polynomials.py and stated there.
-Coefficients come from fit_coefficients.py (Remez exchange in 60 digits).
+be flushed to zero (only `exp` has gradual underflow). Coefficients are minimax, by Remez exchange in 60 digits.
 
 Nothing here needs fast-math flags and none may be set on these functions: `n = (x + SHIFT) - SHIFT` is a rounding,
 which `reassoc` would delete. Multiply-adds are asked for explicitly (`fma`), so results do not depend on the flags of

@@ -159,8 +159,9 @@ def gradient(shape, parameters, inputs, targets, weights, total, key, step, work
     delta = layer_units(shape, last, rows, work.deltas)
     share = loss_share(shape, total)
     objective = output_loss(
-        shape.activations[last], shape.loss, shape.loss_parameter, share, logits, targets, weights, delta
-    )
+        shape.activations[last], shape.loss, shape.loss_parameter, share,
+        logits, targets, weights, work.scratch[0], delta,
+    )  # fmt: skip
     for layer in range(last, -1, -1):
         w = layer_weights(shape, layer, parameters)
         dw = layer_weights(shape, layer, gradients)
@@ -257,6 +258,6 @@ def evaluate(shape, parameters, inputs, targets, weights, total, work):
         delta = layer_units(shape, last, stop - start, work.deltas)
         loss += output_loss(
             shape.activations[last], shape.loss, shape.loss_parameter, share,
-            z, targets[start:stop], weights[start:stop], delta,
+            z, targets[start:stop], weights[start:stop], work.scratch[0], delta,
         )  # fmt: skip
     return loss

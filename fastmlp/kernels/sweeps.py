@@ -20,11 +20,12 @@ from fastmlp.kernels.tiles import (
     STORE,
     UPDATE,
     first_rows,
+    stack,
     tile,
     tile_of_depth,
     tile_of_rows,
 )
-from fastmlp.kernels.vectors import address, prefetch
+from fastmlp.kernels.vectors import address
 
 compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
@@ -32,22 +33,8 @@ VECTOR_BYTES = MACHINE.vector_bytes
 VECTORS = MACHINE.vectors
 FIRST_ROWS = first_rows(MACHINE, "strided")
 FIRST_ROWS_OF_ORDER = first_rows(MACHINE, "rows")
-GATHERED_ROWS = int(FIRST_ROWS_OF_ORDER.max())
-BEYOND = FIRST_ROWS.shape[1] - 1
 # Copying B into a panel costs about one tile of work; it pays when this many rows use it.
 PACK_ROWS = 128
-
-
-@register_jitable
-def fetch_rows(x, order, start, stop, lanes):
-    """Ask for the beginning of rows of x that come soon.
-
-    Four lines a row set the hardware's own prefetching going: 2 to 4% of a step at 784-128 on
-    random rows of 188 MB. Asking for whole rows cost up to 10%, as the few line buffers fill.
-    """
-    for i in range(start, stop):
-        for line in range(0, min(4 * lanes, x.shape[1]), lanes):
-            prefetch(x, order[i] * x.shape[1] + line)
 
 
 @register_jitable
@@ -90,20 +77,19 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
         i = start
         while i < stop:
             if len(order) == 0:
-                rows = FIRST_ROWS[vectors, min(stop - i, BEYOND)]
+                count, rows = stack(FIRST_ROWS, vectors, stop - i)
                 tile(
-                    rows, columns, n_in, x, i * n_in, n_in, 1, None, 0, place, 0, row,
+                    count, rows, columns, n_in, x, i * n_in, n_in, 1, None, 0, 0, place, 0, row,
                     b, left, 0, out, i * n_out + left, n_out, finish, zero, zero,
                 )  # fmt: skip
             else:
-                if left == 0:
-                    fetch_rows(x, order, i + GATHERED_ROWS, min(i + 2 * GATHERED_ROWS, order.size), lanes)
-                rows = FIRST_ROWS_OF_ORDER[vectors, min(stop - i, BEYOND)]
+                count, rows = stack(FIRST_ROWS_OF_ORDER, vectors, stop - i)
+                known = order.size - i if left == 0 else 0
                 tile_of_rows(
-                    rows, columns, n_in, x, 0, n_in, 1, order, i, place, 0, row,
+                    count, rows, columns, n_in, x, 0, n_in, 1, order, i, known, place, 0, row,
                     b, left, 0, out, i * n_out + left, n_out, finish, zero, zero,
                 )  # fmt: skip
-            i += rows
+            i += count * rows
         left += columns
 
 
@@ -128,14 +114,14 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
         transpose(columns, n_out, w, left * n_out, n_out, panel, 0, vectors * lanes)
         i = start
         while i < stop:
-            rows = FIRST_ROWS[vectors, min(stop - i, BEYOND)]
+            count, rows = stack(FIRST_ROWS, vectors, stop - i)
             at = i * n_in + left
             gate = address(hidden, at) if relu else 0
             tile(
-                rows, columns, n_out, delta, i * n_out, n_out, 1, None, 0, panel, 0, vectors * lanes,
+                count, rows, columns, n_out, delta, i * n_out, n_out, 1, None, 0, 0, panel, 0, vectors * lanes,
                 gate, 0, n_in, out, at, n_in, finish, zero, zero,
             )  # fmt: skip
-            i += rows
+            i += count * rows
         left += columns
 
 
@@ -168,17 +154,17 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
         row = vectors * lanes if packed else n_out
         i = start
         while i < stop:
-            rows = FIRST_ROWS[vectors, min(stop - i, BEYOND)]
+            count, rows = stack(FIRST_ROWS, vectors, stop - i)
             at = (i - out_first) * n_out + left
             if len(order) == 0:
                 tile(
-                    rows, columns, depth, x, i, 1, n_in, None, 0, place, 0, row,
+                    count, rows, columns, depth, x, i, 1, n_in, None, 0, 0, place, 0, row,
                     None, 0, 0, out, at, n_out, finish, -rate, keep,
                 )  # fmt: skip
             else:
                 tile_of_depth(
-                    rows, columns, depth, x, i, 1, n_in, order, 0, place, 0, row,
+                    count, rows, columns, depth, x, i, 1, n_in, order, 0, 0, place, 0, row,
                     None, 0, 0, out, at, n_out, finish, -rate, keep,
                 )  # fmt: skip
-            i += rows
+            i += count * rows
         left += columns

@@ -1,8 +1,9 @@
-"""One register tile of a matrix product, C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
+"""Register tiles of a matrix product, C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
 A tile holds `rows` x `vectors` accumulators in registers and walks k once: `vectors` loads of
 B and `rows` broadcasts of A feed rows * vectors FMAs. A is read by scalars, so its strides
-are free: (ld, 1) makes X @ W and (1, ld) makes X.T @ D of the same code.
+are free: (ld, 1) makes X @ W and (1, ld) makes X.T @ D of the same code. A call does a stack of
+tiles, one below another: called one by one, 8x3 tiles over 128 terms lost a tenth of their speed.
 
 Every element is one chain of FMAs over ascending k, whatever tile it falls in: results do not
 depend on how rows and columns are cut, to the last bit.
@@ -11,9 +12,20 @@ depend on how rows and columns are cut, to the last bit.
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
-from fastmlp.kernels.vectors import INT, ITEMSIZE, POINTER, Vectors, define, element, host
+from fastmlp.kernels.vectors import (
+    INT,
+    ITEMSIZE,
+    POINTER,
+    Vectors,
+    counted,
+    define,
+    element,
+    fetch_line,
+    host,
+    smaller,
+)
 
 # How it ends: C = acc; C = max(acc, 0); C = beta * C + alpha * acc; C = acc where start > 0, else 0.
 STORE, RELU, UPDATE, GATE = range(4)
@@ -23,6 +35,9 @@ STORE, RELU, UPDATE, GATE = range(4)
 KINDS = "strided", "rows", "depth"
 
 MACHINE = host()
+
+LINE = 64
+"""Bytes of a cache line."""
 
 
 def shapes(machine, kind):
@@ -51,9 +66,20 @@ def multiples(build, stride, count):
 
 
 def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
-    """The function of one tile shape."""
+    """The function of a stack of tiles of one shape."""
     name = f"tile_{kind}_{dtype}_{machine.vector_bytes}_{rows}x{vectors}{'_masked' if masked else ''}"
-    integers = "columns", "depth", "a_row", "a_step", "b_row", "start_row", "c_row", "finish"
+    integers = (
+        "count",
+        "columns",
+        "depth",
+        "known",
+        "a_row",
+        "a_step",
+        "b_row",
+        "start_row",
+        "c_row",
+        "finish",
+    )
     pointers = "a", "order", "b", "start", "c"
     scalar = Vectors.scalar_type(dtype)
     function, empty = define(
@@ -65,98 +91,142 @@ def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
     )
     if not empty:
         return function
-    a, order, b, start, c, columns, depth, a_row, a_step, b_row, start_row, c_row, finish, alpha, beta = (
-        function.args
-    )
+    a, order, b, start, c, *integers, alpha, beta = function.args
+    count, columns, depth, known, a_row, a_step, b_row, start_row, c_row, finish = integers
     build = ir.IRBuilder(function.append_basic_block("entry"))
     v = Vectors(build, dtype, machine.vector_bytes)
     grid = [(m, j) for m in range(rows) for j in range(vectors)]
     mask = v.first(build.sub(columns, INT((vectors - 1) * v.lanes))) if masked else None
     masks = [None] * (vectors - 1) + [mask]
-
-    # How far row m of A is from row 0.
+    within = lambda pointer, row, m, j: v.shift(v.shift(pointer, build.mul(row, INT(m))), j * v.bytes)
     if kind == "strided":
         distances = multiples(build, a_row, rows)
-    elif kind == "rows":
-        indices = [build.load(build.gep(order, [INT(m)], source_etype=INT), typ=INT) for m in range(rows)]
-        distances = [build.mul(a_row, index) for index in indices]
-        a, distances = v.shift(a, distances[0]), [build.sub(d, distances[0]) for d in distances]
-    else:
-        distances = [INT(m * v.itemsize) for m in range(rows)]
-
+    scale, keep = v.splat(alpha), v.splat(beta)
     # A branch, not loads under an empty mask: a masked-off load of an unmapped page (null) is
     # suppressed by a microcode assist of some thousand cycles.
     started = build.icmp_unsigned("!=", start, ir.Constant(POINTER, None))
     started = build.and_(started, build.icmp_signed("!=", finish, INT(GATE)))
-    from_start, begin = function.append_basic_block("from_start"), function.append_basic_block("begin")
-    before = build.block
-    build.cbranch(started, from_start, begin)
-    build.position_at_end(from_start)
-    loaded = [
-        v.load(v.shift(v.shift(start, build.mul(start_row, INT(m))), j * v.bytes), masks[j]) for m, j in grid
-    ]
-    build.branch(begin)
-    build.position_at_end(begin)
-    initial = []
-    for value in loaded:
-        phi = build.phi(v.type)
-        phi.add_incoming(v.zero, before)
-        phi.add_incoming(value, from_start)
-        initial.append(phi)
 
-    loop, done = function.append_basic_block("loop"), function.append_basic_block("done")
-    build.cbranch(build.icmp_signed(">", depth, INT(0)), loop, done)
-    build.position_at_end(loop)
-    k, a_pointer, b_pointer = build.phi(INT), build.phi(POINTER), build.phi(POINTER)
-    carried = [build.phi(v.type) for _ in grid]
-    b_vectors = [v.load(v.shift(b_pointer, j * v.bytes), masks[j]) for j in range(vectors)]
-    a_column = a_pointer
-    if kind == "depth":
-        index = build.load(build.gep(order, [k], source_etype=INT), typ=INT)
-        a_column = v.shift(a, build.mul(index, a_step))
-    advanced = []
-    for m in range(rows):
-        broadcast = v.broadcast(v.shift(a_column, distances[m]))
-        advanced += [v.fma(broadcast, b_vectors[j], carried[m * vectors + j]) for j in range(vectors)]
-    following = build.add(k, INT(1)), v.shift(a_pointer, a_step), v.shift(b_pointer, b_row)
-    for phi, first, after in zip(
-        [k, a_pointer, b_pointer, *carried], [INT(0), a, b, *initial], [*following, *advanced]
-    ):
-        phi.add_incoming(first, begin)
-        phi.add_incoming(after, loop)
-    build.cbranch(build.icmp_signed("<", following[0], depth), loop, done)
+    with counted(build, count) as t:
+        down = build.mul(t, INT(rows))
+        start_here = v.shift(start, build.mul(start_row, down))
+        c_here = v.shift(c, build.mul(c_row, down))
 
-    build.position_at_end(done)
-    sums = []
-    for first, after in zip(initial, advanced):
-        phi = build.phi(v.type)
-        phi.add_incoming(first, begin)
-        phi.add_incoming(after, loop)
-        sums.append(phi)
-    targets = [v.shift(v.shift(c, build.mul(c_row, INT(m))), j * v.bytes) for m, j in grid]
+        # How far row m of A is from row 0.
+        if kind == "strided":
+            a_here = v.shift(a, build.mul(a_row, down))
+        elif kind == "rows":
+            index = lambda at: build.load(build.gep(order, [at], source_etype=INT), typ=INT)
+            places = [build.mul(a_row, index(build.add(down, INT(m)))) for m in range(rows)]
+            a_here, distances = v.shift(a, places[0]), [build.sub(place, places[0]) for place in places]
+            following = build.add(down, INT(rows))
+            more = build.icmp_signed("<=", build.add(following, INT(rows)), known)
+        else:
+            a_here, distances = (
+                v.shift(a, build.mul(down, INT(v.itemsize))),
+                [INT(m * v.itemsize) for m in range(rows)],
+            )
 
-    relu, update, gate, store = (function.append_basic_block(n) for n in ("relu", "update", "gate", "store"))
-    choice = build.switch(finish, store)
-    for code, block in (RELU, relu), (UPDATE, update), (GATE, gate):
-        choice.add_case(INT(code), block)
-    build.position_at_end(store)
-    for (_, j), value, target in zip(grid, sums, targets):
-        v.store(value, target, masks[j])
-    build.ret_void()
-    build.position_at_end(relu)
-    for (_, j), value, target in zip(grid, sums, targets):
-        v.store(v.relu(value), target, masks[j])
-    build.ret_void()
-    build.position_at_end(update)
-    scale, keep = v.splat(alpha), v.splat(beta)
-    for (_, j), value, target in zip(grid, sums, targets):
-        kept = build.fmul(keep, v.load(target, masks[j]))
-        v.store(v.fma(scale, value, kept), target, masks[j])
-    build.ret_void()
-    build.position_at_end(gate)
-    for (m, j), value, target in zip(grid, sums, targets):
-        guide = v.load(v.shift(v.shift(start, build.mul(start_row, INT(m))), j * v.bytes), masks[j])
-        v.store(build.select(build.fcmp_ordered(">", guide, v.zero), value, v.zero), target, masks[j])
+        targets = [within(c_here, c_row, m, j) for m, j in grid]
+        for target in targets:
+            fetch_line(build, target)
+
+        from_start, begin = build.append_basic_block("from_start"), build.append_basic_block("begin")
+        before = build.block
+        build.cbranch(started, from_start, begin)
+        build.position_at_end(from_start)
+        loaded = [v.load(within(start_here, start_row, m, j), masks[j]) for m, j in grid]
+        build.branch(begin)
+        build.position_at_end(begin)
+        initial = []
+        for value in loaded:
+            phi = build.phi(v.type)
+            phi.add_incoming(v.zero, before)
+            phi.add_incoming(value, from_start)
+            initial.append(phi)
+
+        # The walk over k. Kind "rows" halts at every line of its rows to ask for the same line of the
+        # next tile's; a test in every round instead of an outer loop took a tenth of the tile's speed.
+        halting = kind == "rows"
+        outer, loop, done = (build.append_basic_block(n) for n in ("outer", "loop", "done"))
+        carried_types = [INT, POINTER, POINTER] + [v.type] * len(grid)
+        build.cbranch(build.icmp_signed(">", depth, INT(0)), outer, done)
+        build.position_at_end(outer)
+        at_halt = [build.phi(t) for t in carried_types]
+        end = depth
+        if halting:
+            fetch, walk = build.append_basic_block("fetch"), build.append_basic_block("walk")
+            build.cbranch(more, fetch, walk)
+            build.position_at_end(fetch)
+            column = build.mul(at_halt[0], a_step)
+            for m in range(rows):
+                place = build.mul(a_row, index(build.add(following, INT(m))))
+                fetch_line(build, v.shift(v.shift(a, place), column))
+            build.branch(walk)
+            build.position_at_end(walk)
+            end = smaller(build, build.add(at_halt[0], INT(LINE // v.itemsize)), depth)
+        before_loop = build.block
+        build.branch(loop)
+
+        build.position_at_end(loop)
+        k, a_pointer, b_pointer, *carried = at_loop = [build.phi(t) for t in carried_types]
+        b_vectors = [v.load(v.shift(b_pointer, j * v.bytes), masks[j]) for j in range(vectors)]
+        a_column = a_pointer
+        if kind == "depth":
+            place = build.load(build.gep(order, [k], source_etype=INT), typ=INT)
+            a_column = v.shift(a_here, build.mul(place, a_step))
+        advanced = [build.add(k, INT(1)), v.shift(a_pointer, a_step), v.shift(b_pointer, b_row)]
+        for m in range(rows):
+            broadcast = v.broadcast(v.shift(a_column, distances[m]))
+            advanced += [v.fma(broadcast, b_vectors[j], carried[m * vectors + j]) for j in range(vectors)]
+        walked = build.append_basic_block("walked")
+        build.cbranch(build.icmp_signed("<", advanced[0], end), loop, walked)
+        build.position_at_end(walked)
+        for phi, halt, after in zip(at_loop, at_halt, advanced):
+            phi.add_incoming(halt, before_loop)
+            phi.add_incoming(after, loop)
+        for phi, first, after in zip(at_halt, [INT(0), a_here, b, *initial], advanced):
+            phi.add_incoming(first, begin)
+            if halting:
+                phi.add_incoming(after, walked)
+        if halting:
+            build.cbranch(build.icmp_signed("<", advanced[0], depth), outer, done)
+        else:
+            build.branch(done)
+
+        build.position_at_end(done)
+        sums = []
+        for first, after in zip(initial, advanced[3:]):
+            phi = build.phi(v.type)
+            phi.add_incoming(first, begin)
+            phi.add_incoming(after, walked)
+            sums.append(phi)
+
+        relu, update, gate, store, stored = (
+            build.append_basic_block(n) for n in ("relu", "update", "gate", "store", "stored")
+        )
+        choice = build.switch(finish, store)
+        for code, block in (RELU, relu), (UPDATE, update), (GATE, gate):
+            choice.add_case(INT(code), block)
+        build.position_at_end(store)
+        for (_, j), value, target in zip(grid, sums, targets):
+            v.store(value, target, masks[j])
+        build.branch(stored)
+        build.position_at_end(relu)
+        for (_, j), value, target in zip(grid, sums, targets):
+            v.store(v.relu(value), target, masks[j])
+        build.branch(stored)
+        build.position_at_end(update)
+        for (_, j), value, target in zip(grid, sums, targets):
+            kept = build.fmul(keep, v.load(target, masks[j]))
+            v.store(v.fma(scale, value, kept), target, masks[j])
+        build.branch(stored)
+        build.position_at_end(gate)
+        for (m, j), value, target in zip(grid, sums, targets):
+            guide = v.load(within(start_here, start_row, m, j), masks[j])
+            v.store(build.select(build.fcmp_ordered(">", guide, v.zero), value, v.zero), target, masks[j])
+        build.branch(stored)
+        build.position_at_end(stored)
     build.ret_void()
     return function
 
@@ -175,18 +245,17 @@ def emit_choice(module, machine, dtype, kind):
     vectors = build.sdiv(build.add(columns, INT(lanes - 1)), INT(lanes))
     whole = build.icmp_signed("==", build.mul(vectors, INT(lanes)), columns)
     code = build.add(build.mul(rows, INT(8)), vectors)
-    if not machine.masks:
-        code = build.add(build.mul(code, INT(2)), build.zext(whole, INT))
+    code = build.add(build.mul(code, INT(2)), build.zext(whole, INT))
     nothing = function.append_basic_block("nothing")
     choice = build.switch(code, nothing)
     build.position_at_end(nothing)
     build.ret_void()
     for j, heights in enumerate(shapes(machine, kind), 1):
         for m in heights:
-            for masked in (True,) if machine.masks else (True, False):
-                block = function.append_basic_block(f"{m}x{j}")
-                shape = 8 * m + j if machine.masks else 2 * (8 * m + j) + (not masked)
-                choice.add_case(INT(shape), block)
+            for code, edge in (16 * m + 2 * j, True), (16 * m + 2 * j + 1, False):
+                masked = edge or (machine.masks and m < max(heights))
+                block = build.append_basic_block(f"{m}x{j}")
+                choice.add_case(INT(code), block)
                 build.position_at_end(block)
                 build.call(emit_tile(module, machine, dtype, kind, m, j, masked), passed, tail=True)
                 build.ret_void()
@@ -196,16 +265,19 @@ def emit_choice(module, machine, dtype, kind):
 def tile_intrinsic(machine, kind):
     """The intrinsic `tile` for a machine and kind. All positions, rows and steps count elements.
 
-    tile(rows, columns, depth, a, a_at, a_row, a_step, order, order_at, b, b_at, b_row,
+    tile(count, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known, b, b_at, b_row,
          start, start_at, start_row, c, c_at, c_row, finish, alpha, beta)
 
-    rows, columns : size of the tile, one of the machine's shapes
+    count : number of tiles, one below another
+    rows, columns : size of each, one of the machine's shapes
     depth : number of terms of each sum
     a : its element (m, k) is, by kind,
         strided  a[a_at + m * a_row + k * a_step]
         rows     a[a_at + order[order_at + m] * a_row + k * a_step]
         depth    a[a_at + m + order[order_at + k] * a_step]
     order : int64, or None when strided
+    known : entries of order from order_at on, read by kind "rows": the rows of each next tile are
+        fetched into the caches while its predecessor is computed
     b : rows of B, read from b[b_at + k * b_row]
     start : None for 0, or an array: the chain of (m, n) starts at start[start_at + m * start_row + n]
         (a bias with start_row = 0, or c itself to resume); for GATE, the array that gates
@@ -218,27 +290,28 @@ def tile_intrinsic(machine, kind):
 
     @intrinsic
     def tile(
-        typing_context, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, b, b_at, b_row,
-        start, start_at, start_row, c, c_at, c_row, finish, alpha, beta,
+        typing_context, count, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known,
+        b, b_at, b_row, start, start_at, start_row, c, c_at, c_row, finish, alpha, beta,
     ):  # fmt: skip
         dtype = a.dtype
         integer = types.intp
 
         def emit(context, build, signature, arguments):
             kinds = signature.args
-
-            rows, columns, depth = arguments[:3]
+            count, rows, columns, depth = arguments[:4]
             at = lambda i: element(context, build, kinds[i], arguments[i], arguments[i + 1])
             size = lambda i: build.mul(arguments[i], INT(ITEMSIZE[dtype]))
-            pointers = [at(3), at(7), at(9), at(12), at(15)]
-            strides = [size(5), size(6), size(11), size(14), size(17)]
+            pointers = [at(4), at(8), at(11), at(14), at(17)]
+            strides = [size(6), size(7), size(13), size(16), size(19)]
             function = emit_choice(build.module, machine, dtype, kind)
-            build.call(function, [rows, *pointers, columns, depth, *strides, *arguments[18:]])
+            build.call(
+                function, [rows, *pointers, count, columns, depth, arguments[10], *strides, *arguments[20:]]
+            )
             return context.get_dummy_value()
 
         signature = types.void(
-            integer, integer, integer, a, integer, integer, integer, order, integer, b, integer, integer,
-            start, integer, integer, c, integer, integer, integer, dtype, dtype,
+            integer, integer, integer, integer, a, integer, integer, integer, order, integer, integer,
+            b, integer, integer, start, integer, integer, c, integer, integer, integer, dtype, dtype,
         )  # fmt: skip
         return signature, emit
 
@@ -262,6 +335,17 @@ def first_rows(machine, kind):
             table[j, left] = -negative
         table[j, width] = max(heights)
     return table
+
+
+@register_jitable
+def stack(table, vectors, left):
+    """Return (count, rows): so many tiles of so many rows come next where `left` rows are to do."""
+    beyond = table.shape[1] - 1
+    rows = table[vectors, min(left, beyond)]
+    count = 1
+    while left > count * rows and table[vectors, min(left - count * rows, beyond)] == rows:
+        count += 1
+    return count, rows
 
 
 tile = tile_intrinsic(MACHINE, "strided")

@@ -31,8 +31,8 @@ class Machine(NamedTuple):
     shapes : for each number of vectors across, from 1, the numbers of rows a tile may have;
         rows * vectors accumulators, `vectors` of B and one broadcast of A must fit in the
         register file. Few rows are listed, as each costs about 12 ms of compilation.
-    masks : whether a masked load costs the same as a plain one (AVX-512). Elsewhere a tile
-        exists twice, and only the edge in n takes the masked copy.
+    masks : whether a masked load costs little more than a plain one (AVX-512: one instruction more).
+        Then only the tallest tiles exist without a mask too; elsewhere every tile does.
     """
 
     vector_bytes: int
@@ -220,16 +220,21 @@ def address(typing_context, array, position):
     return types.intp(array, types.intp), emit
 
 
+def fetch_line(builder, pointer):
+    """Ask for a cache line, to be read soon and kept in the second level (a batch is larger than the first)."""
+    call = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT32, INT32, INT32])
+    builder.call(call, [pointer, INT32(0), INT32(2), INT32(1)])  # 0: to read; 2: L2; 1: data
+
+
 @intrinsic
 def prefetch(typing_context, array, index):
     """Ask for the cache line of element `index` of a C-contiguous array, to be read soon."""
 
     def emit(context, builder, signature, arguments):
         base = data_pointer(context, builder, signature.args[0], arguments[0])
-        pointer = builder.gep(base, [arguments[1]], source_etype=context.get_data_type(array.dtype))
-        call = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT32, INT32, INT32])
-        # read, keep in the second level (a batch is larger than the first), data
-        builder.call(call, [pointer, INT32(0), INT32(2), INT32(1)])
+        fetch_line(
+            builder, builder.gep(base, [arguments[1]], source_etype=context.get_data_type(array.dtype))
+        )
         return context.get_dummy_value()
 
     if isinstance(array, types.Array) and isinstance(index, types.Integer):

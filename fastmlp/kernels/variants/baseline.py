@@ -27,8 +27,9 @@ from fastmlp.activations import (
     SOFTPLUS,
     TANH,
 )
+from fastmlp.kernels.residuals import element_loss
 from fastmlp.kernels.variant import Variant, Work
-from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, HUBER, MAE, MSE, PINBALL, POISSON
+from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
@@ -241,27 +242,7 @@ def softmax(z, out):
 # --- losses --------------------------------------------------------------------------------------
 
 
-def element_loss(loss, parameter, r):
-    """An element-wise loss of the residual r = a - target, and its derivative by a."""
-    real = type(r)
-    zero, half, one = real(0), real(0.5), real(1)
-    if loss == MSE:
-        return r * r, r + r
-    if loss == MAE:
-        return abs(r), one if r > zero else (-one if r < zero else r)
-    if loss == HUBER:
-        d = real(parameter)
-        if abs(r) <= d:
-            return half * r * r, r
-        return d * (abs(r) - half * d), d if r > zero else -d
-    if loss == PINBALL:
-        q = real(parameter)
-        slope = one - q if r > zero else (-q if r < zero else zero)
-        return r * slope, slope
-    return zero, zero
-
-
-def output_loss(output, loss, parameter, share, z, targets, weights, delta):
+def output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
     `output` and `loss` are codes, `parameter` is huber's delta or pinball's quantile; row i counts

@@ -9,11 +9,15 @@ both FMA units busy. The scalars are polynomials that LLVM vectorises, where lib
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
-from fastmlp.kernels import polynomials, sweeps
+from fastmlp.kernels import descents, polynomials, sweeps
+from fastmlp.kernels.narrow import MOST_UNITS, narrow_output_loss
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import baseline
+from fastmlp.kernels.variants.baseline import output_loss as wide_output_loss
 
 NO_ORDER = np.empty(0, np.int64)
 
@@ -32,6 +36,37 @@ def weight_gradient(x, delta, scratch, out):
 def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
     sweeps.input_gradient(delta, w, out, out, 0, delta.shape[0], False, scratch)
+
+
+def bias_gradient(delta, out):
+    """out (n_out,) = the sum of delta (rows, n_out) over its rows, eight of which go by at a time."""
+    rows, units = delta.shape
+    whole = rows - rows % 8
+    out[:] = 0
+    for i in range(0, whole, 8):
+        for j in range(units):
+            low = (delta[i, j] + delta[i + 1, j]) + (delta[i + 2, j] + delta[i + 3, j])
+            high = (delta[i + 4, j] + delta[i + 5, j]) + (delta[i + 6, j] + delta[i + 7, j])
+            out[j] += low + high
+    for i in range(whole, rows):
+        for j in range(units):
+            out[j] += delta[i, j]
+
+
+def output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
+    """As baseline; sixteen rows abreast where units would not fill the vectors."""
+    if z.shape[1] > MOST_UNITS:
+        return wide_output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta)
+    return narrow_output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta)
+
+
+def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, first, second):
+    """As baseline, by whole vectors and without divisions."""
+    real = p.dtype.type
+    descents.adam(
+        g, p, first, second, real(rate / correction1), real(beta1), real(1.0 - beta1), real(beta2),
+        real(1.0 - beta2), real(1.0 - rate * decay), real(1.0 / math.sqrt(correction2)), real(epsilon),
+    )  # fmt: skip
 
 
 def tanh(z):
@@ -61,6 +96,9 @@ VARIANT = Variant(
         "affine": affine,
         "weight_gradient": weight_gradient,
         "input_gradient": input_gradient,
+        "adam": adam,
+        "bias_gradient": bias_gradient,
+        "output_loss": output_loss,
         "exp": polynomials.exp,
         "root": polynomials.sqrt,
         "tanh": tanh,
