@@ -39,6 +39,7 @@ AGREEMENT_SIZES = (
     Sizes(1, 1, 1),
     Sizes(4, 3, 2),
     Sizes(1, 17, 33),
+    Sizes(1, 5, 150),
     Sizes(33, 10, 3),
     Sizes(19, 100, 65),
     Sizes(64, 32, 16),

@@ -31,6 +31,7 @@ compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=T
 
 VECTOR_BYTES = MACHINE.vector_bytes
 VECTORS = MACHINE.vectors
+ROW_VECTORS = MACHINE.row
 FIRST_ROWS = first_rows(MACHINE, "strided")
 FIRST_ROWS_OF_ORDER = first_rows(MACHINE, "rows")
 # Copying B into a panel costs about one tile of work; it pays when this many rows use it.
@@ -66,9 +67,12 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
     zero = out.dtype.type(0)
     finish = RELU if relu else STORE
     packed = stop - start >= PACK_ROWS and conflicting(n_out * out.itemsize)
+    alone = stop - start == 1 and len(order) == 0
     left = 0
     while left < n_out:
         vectors = next_vectors(n_out - left, lanes)
+        if alone:
+            vectors = min((n_out - left + lanes - 1) // lanes, ROW_VECTORS)
         columns = min(vectors * lanes, n_out - left)
         if packed:
             pack(n_in, columns, w, left, n_out, panel, 0, vectors * lanes)

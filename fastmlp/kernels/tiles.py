@@ -41,9 +41,13 @@ LINE = 64
 
 
 def shapes(machine, kind):
-    """The machine's shapes, less those whose row pointers would not fit the integer registers."""
+    """The machine's shapes, less those whose row pointers would not fit the integer registers.
+
+    X @ W of a single row has shapes of its own, with more vectors across.
+    """
     most = 8 if kind == "rows" else 12
-    return [[m for m in heights if m <= most] for heights in machine.shapes]
+    several = [[m for m in heights if m <= most] for heights in machine.shapes]
+    return several + [[1]] * (machine.row - machine.vectors if kind == "strided" else 0)
 
 
 def multiples(build, stride, count):
@@ -244,7 +248,7 @@ def emit_choice(module, machine, dtype, kind):
     lanes = Vectors(build, dtype, machine.vector_bytes).lanes
     vectors = build.sdiv(build.add(columns, INT(lanes - 1)), INT(lanes))
     whole = build.icmp_signed("==", build.mul(vectors, INT(lanes)), columns)
-    code = build.add(build.mul(rows, INT(8)), vectors)
+    code = build.add(build.mul(rows, INT(machine.row + 1)), vectors)
     code = build.add(build.mul(code, INT(2)), build.zext(whole, INT))
     nothing = function.append_basic_block("nothing")
     choice = build.switch(code, nothing)
@@ -252,7 +256,8 @@ def emit_choice(module, machine, dtype, kind):
     build.ret_void()
     for j, heights in enumerate(shapes(machine, kind), 1):
         for m in heights:
-            for code, edge in (16 * m + 2 * j, True), (16 * m + 2 * j + 1, False):
+            shape = 2 * ((machine.row + 1) * m + j)
+            for code, edge in (shape, True), (shape + 1, False):
                 masked = edge or (machine.masks and m < max(heights))
                 block = build.append_basic_block(f"{m}x{j}")
                 choice.add_case(INT(code), block)
@@ -325,7 +330,7 @@ def first_rows(machine, kind):
     (two a cycle), and a constant worth about a tenth of its work.
     """
     width = 2 * max(max(heights) for heights in machine.shapes) + 1
-    table = np.zeros((machine.vectors + 1, width + 1), np.int64)
+    table = np.zeros((machine.row + 1, width + 1), np.int64)
     for j, heights in enumerate(shapes(machine, kind), 1):
         cost = [0.0] * width
         for left in range(1, width):

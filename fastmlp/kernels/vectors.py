@@ -31,12 +31,15 @@ class Machine(NamedTuple):
     shapes : for each number of vectors across, from 1, the numbers of rows a tile may have;
         rows * vectors accumulators, `vectors` of B and one broadcast of A must fit in the
         register file. Few rows are listed, as each costs about 12 ms of compilation.
+    row : the most vectors across a tile of one row, which waits for its FMAs where they are few:
+        a row through 784-128 took 6.1 us by three vectors
     masks : whether a masked load costs little more than a plain one (AVX-512: one instruction more).
         Then only the tallest tiles exist without a mask too; elsewhere every tile does.
     """
 
     vector_bytes: int
     shapes: tuple[tuple[int, ...], ...]
+    row: int
     masks: bool
 
     @property
@@ -48,10 +51,10 @@ class Machine(NamedTuple):
 # 32 registers: 8x3 and 12x2 reach 0.97 to 1.0 of peak, 8x2 0.90, 12x1 0.78, 8x1 0.70.
 WIDE = ((1, 2, 4, 8, 12), (1, 4, 8, 12), (1, 4, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
-AVX512 = Machine(64, WIDE, True)
-AVX2 = Machine(32, NARROW, False)
-NEON = Machine(16, WIDE, False)
-SSE = Machine(16, NARROW, False)
+AVX512 = Machine(64, WIDE, 8, True)
+AVX2 = Machine(32, NARROW, 8, False)
+NEON = Machine(16, WIDE, 8, False)
+SSE = Machine(16, NARROW, 8, False)
 
 
 def host():
