@@ -1,4 +1,4 @@
-"""The command line: `fastmlp train digits` trains, scores and compares with the reference."""
+"""The command line: `fastmlp train digits` trains, scores and compares; `fastmlp warmup` compiles ahead."""
 
 from __future__ import annotations
 
@@ -69,6 +69,21 @@ def _parser() -> argparse.ArgumentParser:
     backends = commands.add_parser("backends", help="list the backends", description="List the backends.")
     backends.set_defaults(run=_backends)
 
+    warmup = commands.add_parser(
+        "warmup",
+        help="compile ahead of time what trainings will need",
+        description=(
+            "Compile what training, predicting and validating need, so that no later process on this machine "
+            "does; what the disk cache holds already is only loaded. The specialized backend's training "
+            "programs are not among it: each is one network's own, and compiles when that first trains."
+        ),
+    )
+    warmup.set_defaults(run=_warmup)
+    warmup.add_argument(
+        "--backend", default="auto", metavar="NAME,NAME", help="default auto: all that auto chooses among"
+    )
+    warmup.add_argument("--dtype", default=",".join(DTYPES), metavar="NAME,NAME", help="default both")
+
     train = commands.add_parser(
         "train",
         help="train on a data set and compare with the reference",
@@ -110,6 +125,26 @@ def _backends(arguments: argparse.Namespace) -> int:
             what = f"compiled, {variant.base.name} with its own {', '.join(own)}"
         print(f"{name:<11}  {what}")
     print("auto         the fastest of these for the work at hand")
+    return 0
+
+
+def _warmup(arguments: argparse.Namespace) -> int:
+    from fastmlp.ahead import choices_of_auto, compile_ahead
+    from fastmlp.registry import variants
+
+    backends, dtypes = arguments.backend.split(","), arguments.dtype.split(",")
+    try:
+        for name in backends:
+            checks.choice("compiled backend", name, ("auto", *variants()))
+        for name in dtypes:
+            checks.choice("dtype", name, DTYPES)
+    except ValueError as error:
+        raise _Mistake(str(error)) from None
+    if "auto" in backends:
+        backends = list(choices_of_auto())
+    for ready in compile_ahead(backends, dtypes):
+        how = "compiled in" if ready.compiled else "was there already, loaded in"
+        print(f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} {ready.seconds:.1f} s", flush=True)
     return 0
 
 

@@ -150,14 +150,18 @@ class Batches:
         if not self.shuffle:
             return self._natural, starts, stops
         first, last = int(epochs[0]), int(epochs[-1])
-        held = self._orders[first - self._first :]
-        fresh = np.tile(self._natural, (last + 1 - first - len(held), 1))
-        # permuted shuffles the rows of its argument one after another, so that the orders do not
-        # depend on how many are drawn at once.
-        self._rng.permuted(fresh, axis=1, out=fresh)
-        self._orders, self._first = np.concatenate([held, fresh]), first
+        orders = self._orders[first - self._first :]
+        held = len(orders)
+        if held <= last - first:  # else no copy: an epoch of 10 million rows may take many chunks
+            grown = np.tile(self._natural, (last + 1 - first, 1))
+            grown[:held] = orders
+            # permuted shuffles the rows of its argument one after another, so that the orders do not
+            # depend on how many are drawn at once.
+            self._rng.permuted(grown[held:], axis=1, out=grown[held:])
+            orders = grown
+        self._orders, self._first = orders, first
         base = (epochs - first) * self.rows
-        return self._orders.reshape(-1), starts + base, stops + base
+        return orders.reshape(-1), starts + base, stops + base
 
 
 def visited_weights(

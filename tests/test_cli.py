@@ -90,6 +90,12 @@ def test_no_hidden_layer(capsys):
         ("train iris --threads 0", "threads must be at least 1, got 0"),
         ("train iris --dtype int8", "unknown dtype 'int8'; choose from: float32, float64"),
         ("train iris --seed -1", "seed must be at least 0, got -1"),
+        (
+            "warmup --backend baseline,fussed",
+            "unknown compiled backend 'fussed'; choose from: auto, baseline",
+        ),
+        ("warmup --backend reference", "unknown compiled backend 'reference'; choose from: auto, baseline"),
+        ("warmup --dtype float16", "unknown dtype 'float16'; choose from: float32, float64"),
         ("train", "required: DATASET"),
         ("", "required: COMMAND"),
         ("tarin", "invalid choice: 'tarin'"),

@@ -37,6 +37,7 @@ LEVELS = (
     ("callbacks", "data", "datasets"),
     ("loop", "model"),
     ("trainer",),
+    ("ahead",),
     ("cli",),
     ("__main__",),
 )

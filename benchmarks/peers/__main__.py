@@ -11,7 +11,9 @@ from pathlib import Path
 from . import start
 from .works import WORKS
 
-PEERS = ("fastmlp", "jax", "torch", "sklearn", "c")
+PEERS = ("fastmlp", "jax", "torch", "torch:eager", "sklearn", "c")
+"""A peer's best way, or the one that is named: what most people write in PyTorch has a line of its own."""
+
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 
@@ -161,7 +163,7 @@ def show(work, result):
     )
     unit = {"train": "us/step", "predict": "median us", "start": "us"}[work.kind]
     print(f"{work.name}  ({work.dtype}, threads {work.threads}, {what}{peak})")
-    print(f"  {'':9}{unit:>12}{'GF/s':>8}{'of peak':>9}{'x fastmlp':>11}  way")
+    print(f"  {'':12}{unit:>12}{'GF/s':>8}{'of peak':>9}{'x fastmlp':>11}  way")
     for name, peer in result["peers"].items():
         gflops = f"{peer['gflops']:.1f}" if peer.get("gflops") else ""
         of_peak = f"{peer['of_peak']:.0%}" if peer.get("of_peak") else ""
@@ -170,9 +172,9 @@ def show(work, result):
         notes += [f"best call {peer['best_call_us']:.2f}"] if "best_call_us" in peer else []
         notes += [f"of {peer['tried_us']}"] if peer.get("tried_us") else []
         notes += ["(the core was shared)"] if peer.get("core_was_shared") else []
-        print(f"  {name:9}{peer['us']:12.2f}{gflops:>8}{of_peak:>9}{ratio:>11}  {' '.join(notes)}")
+        print(f"  {name:12}{peer['us']:12.2f}{gflops:>8}{of_peak:>9}{ratio:>11}  {' '.join(notes)}")
     for name, reason in result["absent"].items():
-        print(f"  {name:9}left out: {reason}")
+        print(f"  {name:12}left out: {reason}")
     print(flush=True)
 
 

@@ -6,15 +6,16 @@ import time
 from . import reference
 
 
-def prepare(peer, work):
-    """run(epochs) of the peer's fastest way, and a dictionary that tells what was tried.
+def prepare(peer, work, way=""):
+    """run(epochs) of the peer's fastest way, or of `way`, and a dictionary that tells what was tried.
 
     The ways take turns, so a busy moment of the machine hits them all. One thread is
     timed by its CPU time, so that a neighbour on the core cannot decide; several burn CPU while they wait.
     """
     runs, errors = {}, {}
     tiny_ways = peer.ways(reference.small(work), work.threads, shuffle=False)
-    for name, prepare_way in peer.ways(work, work.threads).items():
+    ways = peer.ways(work, work.threads)
+    for name, prepare_way in ways.items() if not way else [(way, ways[way])]:
         try:
             errors[name] = reference.check(work, tiny_ways[name]())
             runs[name] = prepare_way()

@@ -5,6 +5,15 @@ Two choices win on tiny networks and lose on others (784-128-10 batch 32: 143 us
 the scan unrolled by four. The optimisers are written out. XLA's own flags (fast math,
 512-bit preference, oneDNN, YNNPACK) made no difference beyond the noise on AVX-512
 machines; float64 matmuls stay at a third of the peak.
+
+Tried on larger works, microseconds a step, one core of a Xeon with AVX-512:
+             b32 sgd  b128 sgd   28-256-256-2   30-100-1
+  as here        111       437            965         26
+  unroll 2       113       455            969         26
+  unroll 8       115       465           1003         27
+  an epoch's rows gathered before its scan, so that a step reads a contiguous batch
+                 124       512            934         27
+One-hot targets in place of labels change nothing (446 and 446, 980 and 981).
 """
 
 from functools import partial

@@ -2,11 +2,16 @@
 
 Data sit in tensors (no DataLoader), a batch is an index_select of the epoch's row order.
 eager:    nn.Sequential, autograd, the fused optimiser, gradients set to None.
-module:   the same with forward and loss through torch.compile.
 step:     gather, forward, backward and update as one function through torch.compile,
-          which drops the optimiser's Python. On small networks "step x8" compiles eight
-          in a row behind a C++ wrapper, to pay guards and call once for eight: notebook
-          213 us a step eager, 311 module, 65 step, 21 step x8, 15 with the C++ wrapper.
+          which drops the optimiser's Python.
+step x8:  eight such steps in a row behind a C++ wrapper, to pay guards and call once for eight.
+Microseconds a step, one core of a Xeon with AVX-512:
+             notebook   784-128-10 b32   the same b128
+  eager         213           442             797
+  step           65           229             537
+  step x8        15           130             403
+What was tried and is no better at 784-128-10 b128: foreach in place of fused optimisers (797 against 814),
+only the module compiled (900), max-autotune-no-cudagraphs for the step (549 against 556).
 """
 
 from functools import partial
@@ -39,12 +44,10 @@ def ways(work, threads, shuffle=True):
     torch.set_flush_denormal(True)  # dead units' moments decay into denormals; XLA flushes them too
     X, y = map(torch.from_numpy, make_data(work))
     orders = partial(row_orders, work, shuffle=shuffle)
-    found = {"eager": partial(_prepare_module, work, X, y, orders, compiled=False)}
-    if work.flops < 5e6:
-        return found | {"step x8": partial(_prepare_step, work, X, y, orders, together=8)}
-    return found | {
-        "module": partial(_prepare_module, work, X, y, orders, compiled=True),
+    return {
+        "eager": partial(_prepare_eager, work, X, y, orders),
         "step": partial(_prepare_step, work, X, y, orders, together=1),
+        "step x8": partial(_prepare_step, work, X, y, orders, together=8),
     }
 
 
@@ -76,16 +79,10 @@ def _loss(work, z, y):
     return LOSS[work.loss](torch.sigmoid(z) if work.output == "sigmoid" and work.loss == "mse" else z, y)
 
 
-def _prepare_module(work, X, y, orders, compiled):
+def _prepare_eager(work, X, y, orders):
     o = work.optimizer
     network = _network(work)
     start = {name: value.clone() for name, value in network.state_dict().items()}
-
-    def loss_of(X, y):
-        return _loss(work, network(X), y)
-
-    if compiled:
-        loss_of = torch.compile(loss_of, dynamic=False)
 
     def run(epochs):
         network.load_state_dict(start)
@@ -104,7 +101,7 @@ def _prepare_module(work, X, y, orders, compiled):
             batches = [None] if work.full_batch else torch.from_numpy(orders(1)[0]).unbind()
             for rows in batches:
                 batch = (X, y) if rows is None else (X.index_select(0, rows), y.index_select(0, rows))
-                loss = loss_of(*batch)
+                loss = _loss(work, network(batch[0]), batch[1])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

@@ -1,4 +1,4 @@
-"""One peer on one work in a process of its own: python -m benchmarks.peers.worker PEER WORK CORES.
+"""One peer on one work in a process of its own: python -m benchmarks.peers.worker PEER[:WAY] WORK CORES.
 
 Speaks JSON lines over its pipes: says once what it prepared, then takes a timed turn for
 every line it reads. Between turns it sleeps, so that only one peer computes at a time.
@@ -46,18 +46,21 @@ def _prepare(peer_name, work_name):
 
         measure = peak.prepare(work.dtype, work.threads)
         return lambda: dict(zip(("wall", "cpu"), measure(0.4), strict=True)), {"version": peak.VERSION}
-    peer = importlib.import_module(f".{peer_name}_peer", __package__)
+    module, _, way = peer_name.partition(":")
+    peer = importlib.import_module(f".{module}_peer", __package__)
+    if way and work.kind == "predict":
+        raise _LeftOut("predicts in one way only")
     if peer.unsupported(work):
         raise _LeftOut(peer.unsupported(work))
-    turn, about = (_predict_turn if work.kind == "predict" else _train_turn)(peer, work)
+    turn, about = _predict_turn(peer, work) if work.kind == "predict" else _train_turn(peer, work, way)
     return turn, {"version": peer.VERSION, **about}
 
 
-def _train_turn(peer, work):
+def _train_turn(peer, work, way):
     """A turn is a training run of at least about 0.6 s from the start; answers in microseconds a step."""
     from . import choice
 
-    run, about = choice.prepare(peer, work)
+    run, about = choice.prepare(peer, work, way)
     epochs = choice.epochs_for(run, work, 0.6)
 
     def turn():

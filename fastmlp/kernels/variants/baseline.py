@@ -410,8 +410,8 @@ def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, fir
 
 
 def seconds(work: Work) -> float:
-    """Loops that LLVM vectorises reach about 6 GF/s; a unit's exp and the step's bookkeeping add."""
-    return 5e-7 + work.flops / 6e9 + 4e-9 * work.rows * work.units
+    """Loops that LLVM vectorises reach about 6 GF/s; a unit's exp, a row's and a step's bookkeeping add."""
+    return 5e-7 + work.flops / 6e9 + work.rows * (7e-8 + 4e-9 * work.units)
 
 
 VARIANT = Variant(

@@ -1,0 +1,80 @@
+"""The most memory that a training takes beside its data: a bound in parameters, one batch, and rows.
+
+Measured as the system sees it, in a process of its own: the growth of its largest resident size.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastmlp.kernels.buffers import SCRATCH_BYTES
+from fastmlp.layout import parameter_count
+from fastmlp.loop import MAX_CHUNK_VISITS
+
+pytest.importorskip("resource", reason="the system tells no largest resident size")
+
+FIT = """
+import json, resource, sys
+import numpy as np
+import fastmlp
+
+sizes, rows, batch_size, epochs, dtype, loss, options = json.loads(sys.argv[1])
+kinds = {"output": "softmax" if loss == "cross_entropy" else "identity", "loss": loss, **options}
+# Ones: drawing numbers would take more at its peak than it leaves.
+X = np.ones((rows, sizes[0]), dtype)
+y = np.ones(rows, int) if loss == "cross_entropy" else np.ones((rows, sizes[-1]), dtype)
+
+def fit(sizes, rows):
+    # The backend is one that auto takes for what is large; rates of 0 keep all numbers finite.
+    fastmlp.fit(
+        fastmlp.Network(sizes, **kinds), X[:rows], y[:rows], optimizer=fastmlp.Adam(0.0), epochs=epochs,
+        batch_size=batch_size, backend="packed", threads=1, progress=False,
+    )
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+fit((sizes[0], 2, sizes[-1]), 2)  # loads, or compiles
+before = peak()
+fit(sizes, rows)
+print(peak() - before)
+"""
+
+CONSTANT = 8 << 20
+"""A chunk's rates and losses, 0.6 MiB, blocks of packed weights, 3 MiB, and what the allocator rounds."""
+
+DROPPING = {"hidden": "gelu", "dropout": 0.1}
+"""What needs all of a batch's buffers: logits, activations, what is left of them, and deltas."""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "batch_size", "epochs", "dtype", "loss", "options"),
+    [
+        pytest.param((500, 3000, 3000, 10), 100, 10, 2, "float32", "mse", {}, id="parameters float32"),
+        pytest.param((500, 2000, 2000, 10), 100, 10, 2, "float64", "mse", {}, id="parameters float64"),
+        pytest.param((20, 400, 400, 10), 40_000, 40_000, 1, "float32", "mse", DROPPING, id="batch float32"),
+        pytest.param((20, 400, 400, 10), 20_000, 20_000, 1, "float64", "mse", DROPPING, id="batch float64"),
+        pytest.param((100, 2, 10), 1_000_000, 10_000, 1, "float32", "cross_entropy", {}, id="rows, labels"),
+        pytest.param((100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs"),
+    ],
+)
+def test_a_training_takes_little_beside_its_data(sizes, rows, batch_size, epochs, dtype, loss, options):
+    case = json.dumps([sizes, rows, batch_size, epochs, dtype, loss, options])
+    done = subprocess.run([sys.executable, "-c", FIT, case], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
+
+
+def bound_of(sizes, rows, batch_size, epochs, itemsize):
+    """Bytes that the README promises. X is not among them: it is neither copied nor masked."""
+    parameters = 4 * itemsize * parameter_count(sizes)  # themselves, their gradient, two moments
+    a_batch_row = 4 * itemsize * sum(sizes[1:]) + SCRATCH_BYTES  # logits, activations, dropped, deltas
+    # The row orders of a chunk and of the one before; each may begin and end within an epoch.
+    drawn = 2 * min(epochs, MAX_CHUNK_VISITS / rows + 2)
+    # Target and weight; natural order and the row orders, or before them three numbers to check a label.
+    a_row = itemsize * (sizes[-1] + 1) + 8 * max(3, 1 + drawn)
+    return parameters + a_batch_row * batch_size + a_row * rows + CONSTANT

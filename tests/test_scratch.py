@@ -1,0 +1,43 @@
+"""Scratch is as long as what is laid out in it: kernels write there unchecked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastmlp.kernels import blocked, buffers, vectors
+
+SIDES = np.arange(1, 4001)
+"""Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""
+
+pytestmark = [
+    pytest.mark.parametrize("itemsize", [4, 8]),
+    pytest.mark.parametrize("machine", ["AVX512", "AVX2", "NEON", "SSE"]),
+]
+
+
+def lengths(length, itemsize):
+    """length(side, itemsize) for side 0 and for all of SIDES."""
+    return np.array([length(int(side), itemsize) for side in (0, *SIDES)])
+
+
+def test_panels_fit_into_scratch(machine, itemsize):
+    machine = getattr(vectors, machine)
+    panels = SIDES * machine.vectors * (machine.vector_bytes // itemsize)
+    there = lengths(buffers.scratch_length, itemsize)[SIDES]
+    short = SIDES[panels > there]
+    assert not short.size, f"at a depth of {short[0]} a panel of {panels[short[0] - 1]} numbers does not fit"
+
+
+def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize):
+    monkeypatch.setattr(blocked, "VECTORS", getattr(vectors, machine).vectors)
+    monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(vectors, machine).vector_bytes)
+    there = lengths(buffers.scratch_length, itemsize)
+    needed = lengths(blocked.scratch_length, itemsize)
+    for n_out in SIDES:
+        n_in = SIDES[SIDES * n_out * itemsize >= blocked.LARGE_BYTES]  # as `weight_gradient_rows` asks
+        short = n_in[there[np.maximum(n_in, n_out)] < needed[n_out]]
+        assert not short.size, (
+            f"{short[0]} x {n_out} weights need {needed[n_out]} numbers of scratch, "
+            f"{there[max(short[0], n_out)]} are there"
+        )
