@@ -15,6 +15,7 @@ from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.polynomials import log
 from fastmlp.kernels.residuals import element_loss
+from fastmlp.kernels.variant import inlined
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON
 
 LANES = 16
@@ -24,6 +25,7 @@ MOST_UNITS = 56
 """Of wider outputs the scratch does not hold sixteen rows in float64."""
 
 
+@inlined
 def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
     """As `baseline.output_loss`, for z of at most MOST_UNITS columns."""
     rows, units = z.shape
@@ -62,6 +64,7 @@ def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scra
     return objective
 
 
+@inlined
 def softmax_abreast(logits, outputs, sums):
     """Outputs (units, LANES) = softmax down the columns; logits less their maximum;
     sums[2] = the logarithm of the sum of their exponentials."""
@@ -84,6 +87,7 @@ def softmax_abreast(logits, outputs, sums):
         total[i] = log(total[i])
 
 
+@inlined
 def cross_entropy_abreast(logits, wanted, outputs, sums):
     """losses = sum wanted * (log of the sum - logits); outputs become the derivative by the logits."""
     scales, losses, log_total = sums[0], sums[1], sums[2]
@@ -95,6 +99,7 @@ def cross_entropy_abreast(logits, wanted, outputs, sums):
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
 
 
+@inlined
 def likelihood_abreast(loss, logits, wanted, outputs, sums):
     """Binary cross-entropy or poisson, on the logits; outputs become the derivative by them."""
     scales, losses = sums[0], sums[1]
@@ -111,6 +116,7 @@ def likelihood_abreast(loss, logits, wanted, outputs, sums):
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
 
 
+@inlined
 def element_losses_abreast(output, loss, parameter, wanted, outputs, sums):
     """Losses of the residuals outputs - wanted; outputs become the derivative by the logits."""
     scales, losses, along = sums[0], sums[1], sums[2]

@@ -27,7 +27,7 @@ from fastmlp.kernels.tiles import (
 )
 from fastmlp.kernels.vectors import address
 
-compiled = njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+compiled = njit(error_model="numpy", inline="always")
 
 VECTOR_BYTES = MACHINE.vector_bytes
 VECTORS = MACHINE.vectors

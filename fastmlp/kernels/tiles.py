@@ -34,6 +34,9 @@ STORE, RELU, UPDATE, GATE = range(4)
 # read where they are: in "rows" the index follows m (X @ W), in "depth" it follows k (X.T @ D).
 KINDS = "strided", "rows", "depth"
 
+ENDS = {"strided": (STORE, RELU, UPDATE, GATE), "rows": (STORE, RELU), "depth": (STORE, UPDATE)}
+"""The ends that each kind has; the others would only be compiled."""
+
 MACHINE = host()
 
 LINE = 64
@@ -211,7 +214,7 @@ def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
         )
         choice = build.switch(finish, store)
         for code, block in (RELU, relu), (UPDATE, update), (GATE, gate):
-            choice.add_case(INT(code), block)
+            choice.add_case(INT(code), block if code in ENDS[kind] else store)
         build.position_at_end(store)
         for (_, j), value, target in zip(grid, sums, targets):
             v.store(value, target, masks[j])

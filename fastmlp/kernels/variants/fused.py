@@ -89,6 +89,7 @@ def forward(shape, parameters, inputs, key, step, work):
     return layer_units(shape, len(shape.activations) - 1, rows, work.logits)
 
 
+@inlined
 def fetch_targets(targets, weights, visited):
     """Ask for what the loss will read, a random line or two for each row: 12 us of a step of 380."""
     n_out = targets.shape[1]
