@@ -15,7 +15,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
-    ("activations", "checks", "losses"),
+    ("activations", "archive", "checks", "losses"),
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("layout", "state"),
