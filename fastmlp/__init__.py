@@ -6,7 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastmlp.archive import CheckpointError
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
+    from fastmlp.checkpoint import Checkpoint, load, save
+    from fastmlp.divergence import DivergenceError
     from fastmlp.initializers import Normal
     from fastmlp.model import Model
     from fastmlp.network import Network
@@ -25,7 +28,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "archive": ("CheckpointError",),
     "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
+    "checkpoint": ("Checkpoint", "load", "save"),
+    "divergence": ("DivergenceError",),
     "initializers": ("Normal",),
     "model": ("Model",),
     "network": ("Network",),
@@ -43,8 +49,11 @@ __all__ = [
     "Adam",
     "AdamW",
     "Callback",
+    "Checkpoint",
+    "CheckpointError",
     "Constant",
     "Cosine",
+    "DivergenceError",
     "EarlyStopping",
     "Exponential",
     "InverseScaling",
@@ -59,6 +68,8 @@ __all__ = [
     "__version__",
     "backends",
     "fit",
+    "load",
+    "save",
 ]
 
 
