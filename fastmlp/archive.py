@@ -112,11 +112,12 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
             return _parse(file, found.st_size)
         except CheckpointError as error:
             raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {error}") from None
-        except OSError:
-            raise
         except Exception as error:
             # The seal holds, so somebody made it like this. zipfile, json and numpy answer a crafted
-            # file with a dozen kinds of exception, of which they document three.
+            # file with a dozen kinds of exception, of which they document three; seeking to where it
+            # points, the operating system with EINVAL.
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {reason}") from None
 
