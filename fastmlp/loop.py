@@ -265,20 +265,24 @@ def visited_weights(
     return sums[::2].copy()  # contiguous: a strided view would compile the whole program once more
 
 
+HEADROOM = 2.0**-64
+"""Keeps the sum of an epoch's finite losses finite; a power of two rounds nothing."""
+
+
 class EpochLosses:
     """Means over epochs of the steps' objectives, whatever the chunks' bounds."""
 
     def __init__(self, per_epoch: int) -> None:
         self._per_epoch = per_epoch
         self.pending = np.empty((2, 0))
-        """(2, steps) of the epoch under way: objectives times weights, and weights."""
+        """(2, steps) of the epoch under way: objectives times weights times HEADROOM, and weights."""
 
     def add(self, totals: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
         """Take the next steps' objectives (steps,) and weights; return the means of epochs now complete."""
-        fresh = np.stack([objectives * totals, totals])
+        fresh = np.stack([objectives * (totals * HEADROOM), totals])
         self.pending = np.concatenate([self.pending, fresh], axis=1)
         complete = self.pending.shape[1] // self._per_epoch
         bound = complete * self._per_epoch
         done = self.pending[:, :bound].reshape(2, complete, self._per_epoch).sum(axis=2)
         self.pending = self.pending[:, bound:]
-        return (done[0] / done[1]).tolist()
+        return (done[0] / done[1] / HEADROOM).tolist()
