@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fastmlp.checkpoint import Checkpoint, load, save
     from fastmlp.divergence import DivergenceError
     from fastmlp.initializers import Normal
+    from fastmlp.interrupts import Interrupted
     from fastmlp.model import Model
     from fastmlp.network import Network
     from fastmlp.optimizers import SGD, Adam, AdamW, RMSprop
@@ -33,6 +34,7 @@ _HOME = {
     "checkpoint": ("Checkpoint", "load", "save"),
     "divergence": ("DivergenceError",),
     "initializers": ("Normal",),
+    "interrupts": ("Interrupted",),
     "model": ("Model",),
     "network": ("Network",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
@@ -56,6 +58,7 @@ __all__ = [
     "DivergenceError",
     "EarlyStopping",
     "Exponential",
+    "Interrupted",
     "InverseScaling",
     "Model",
     "Network",

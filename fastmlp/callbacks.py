@@ -30,7 +30,7 @@ class Run:
     epochs : int, asked for; `epoch` : int, complete so far; `step` : int, updates so far
     rows : int, training rows in an epoch; `rows_seen` : int, rows visited so far
     history : dict of lists, one value for every complete epoch
-    stop_reason : str or None, what `stop` was last told
+    stop_reason : str or None, what `stop` was last told; `interrupted` : bool, by Ctrl-C
     snapshot : function that returns all that the rest of the training depends on, between chunks
     """
 
@@ -53,6 +53,7 @@ class Run:
         self.step = 0
         self.rows_seen = 0
         self.stop_reason: str | None = None
+        self.interrupted = False
 
     @property
     def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:

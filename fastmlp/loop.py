@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.callbacks import Callback, Run
 from fastmlp.divergence import Backup, DivergenceError, last_finite, sound
+from fastmlp.interrupts import deferred
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 from fastmlp.state import Snapshot, TrainState
@@ -55,20 +57,22 @@ def train(
     training = _Training(plan, state, callbacks, resumed)
     run = training.run
     begun: list[Callback] = []
-    try:
-        for callback in callbacks:
-            callback.on_train_begin(run)
-            begun.append(callback)
-        if resumed is not None:
-            for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
-                callback.load_state_dict(run, saved)
-        with blas_threads(plan.threads):
-            training.run_chunks()
-    finally:
-        # All that began shall end, in their order, even if one of them raises.
-        with ExitStack() as ends:
-            for callback in reversed(begun):
-                ends.callback(callback.on_train_end, run)
+    with deferred(run.stop) as signals:
+        try:
+            for callback in callbacks:
+                callback.on_train_begin(run)
+                begun.append(callback)
+            if resumed is not None:
+                for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
+                    callback.load_state_dict(run, saved)
+            with blas_threads(plan.threads):
+                training.run_chunks()
+        finally:
+            # All that began shall end, in their order, even if one of them raises.
+            with ExitStack() as ends:
+                for callback in reversed(begun):
+                    ends.callback(callback.on_train_end, run)
+    run.interrupted = signal.SIGINT in signals
     return run
 
 

@@ -23,6 +23,7 @@ from fastmlp.callbacks import Callback, Progress
 from fastmlp.checkpoint import Checkpoint
 from fastmlp.data import as_array, clean, clean_inputs, clean_targets, clean_weights, take
 from fastmlp.initializers import draw_biases, draw_weights
+from fastmlp.interrupts import Interrupted
 from fastmlp.layout import flatten
 from fastmlp.loop import Plan, train, with_state
 from fastmlp.model import Model
@@ -116,6 +117,9 @@ def fit(
         If the file to resume from is damaged, or of other data or another training.
     DivergenceError
         If a loss or a parameter becomes infinite or NaN; it carries the last finite parameters.
+    Interrupted
+        After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
+        is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
     checks.instance("network", network, Network, "a Network")
     optimizer = Adam() if optimizer is None else optimizer
@@ -168,7 +172,10 @@ def fit(
         setting=setting,
     )
     run = train(plan, state, callbacks, saved.snapshot if saved else None)
-    return Model(network, state.parameters, run.history, chosen, run.stop_reason)
+    model = Model(network, state.parameters, run.history, chosen, run.stop_reason)
+    if run.interrupted:
+        raise Interrupted(model)
+    return model
 
 
 def _streams(seed: int) -> Streams:

@@ -15,7 +15,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
-    ("activations", "archive", "checks", "losses"),
+    ("activations", "archive", "checks", "interrupts", "losses"),
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("layout", "state"),
