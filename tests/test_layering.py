@@ -23,6 +23,8 @@ LEVELS = (
     ("reference", "kernels.program", "kernels.variant", "kernels.vectors"),
     (
         "kernels.buffers",
+        "kernels.cache",
+        "kernels.contract",
         "kernels.lanes",
         "kernels.padded",
         "kernels.polynomials",
