@@ -6,13 +6,14 @@ import math
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import Backend, Chunk, Data
+from fastmlp.budget import blas_threads
 from fastmlp.callbacks import Callback, Run
 from fastmlp.divergence import Backup, DivergenceError, last_finite, sound
 from fastmlp.interrupts import deferred
@@ -74,15 +75,6 @@ def train(
                     ends.callback(callback.on_train_end, run)
     run.interrupted = signal.SIGINT in signals
     return run
-
-
-def blas_threads(threads: int | None) -> AbstractContextManager[object]:
-    """Hold NumPy's and SciPy's BLAS to `threads`, for the backends that call it, and give it back."""
-    if threads is None:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
-
-    return threadpool_limits(limits=threads, user_api="blas")
 
 
 class _Training:
