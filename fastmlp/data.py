@@ -65,7 +65,7 @@ def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
         value = np.asarray(array)[first]
         place = ", ".join(map(str, first))
         if np.isfinite(value):
-            raise ValueError(f"{what}[{place}] = {value} does not fit into {dtype}")
+            raise ValueError(f"{what}[{place}] = {value!s} does not fit into {dtype}")
         raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
     return cleaned
 
