@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,3 +36,14 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Leave benchmarks/ out of `pytest .`; pytest does not ask about paths that it was given."""
     benchmarks = config.rootpath / "benchmarks"
     return True if collection_path == benchmarks and not config.getoption("benchmark_only") else None
+
+
+@pytest.fixture
+def told(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Return what prints a figure that a test has reached, past pytest's capture."""
+
+    def tell(figure: str) -> None:
+        with capsys.disabled():
+            print(f"\n{request.node.name}: {figure}", end="", flush=True)
+
+    return tell

@@ -6,8 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastmlp.archive import CheckpointError
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
+    from fastmlp.checkpoint import Checkpoint, load, save
+    from fastmlp.divergence import DivergenceError
     from fastmlp.initializers import Normal
+    from fastmlp.interrupts import Interrupted
     from fastmlp.model import Model
     from fastmlp.network import Network
     from fastmlp.optimizers import SGD, Adam, AdamW, RMSprop
@@ -25,8 +29,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "archive": ("CheckpointError",),
     "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
+    "checkpoint": ("Checkpoint", "load", "save"),
+    "divergence": ("DivergenceError",),
     "initializers": ("Normal",),
+    "interrupts": ("Interrupted",),
     "model": ("Model",),
     "network": ("Network",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
@@ -43,10 +51,14 @@ __all__ = [
     "Adam",
     "AdamW",
     "Callback",
+    "Checkpoint",
+    "CheckpointError",
     "Constant",
     "Cosine",
+    "DivergenceError",
     "EarlyStopping",
     "Exponential",
+    "Interrupted",
     "InverseScaling",
     "Model",
     "Network",
@@ -59,6 +71,8 @@ __all__ = [
     "__version__",
     "backends",
     "fit",
+    "load",
+    "save",
 ]
 
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.archive import CheckpointError
 from fastmlp.layout import layer_views
 from fastmlp.network import Network
+from fastmlp.state import Snapshot
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -27,6 +30,8 @@ class Run:
     epochs : int, asked for; `epoch` : int, complete so far; `step` : int, updates so far
     rows : int, training rows in an epoch; `rows_seen` : int, rows visited so far
     history : dict of lists, one value for every complete epoch
+    stop_reason : str or None, what `stop` was last told; `interrupted` : bool, by Ctrl-C
+    snapshot : function that returns all that the rest of the training depends on, between chunks
     """
 
     def __init__(
@@ -36,16 +41,19 @@ class Run:
         epochs: int,
         rows: int,
         history: dict[str, list[float]],
+        snapshot: Callable[[], Snapshot],
     ) -> None:
         self.network = network
         self.parameters = parameters
         self.epochs = epochs
         self.rows = rows
         self.history = history
+        self.snapshot = snapshot
         self.epoch = 0
         self.step = 0
         self.rows_seen = 0
         self.stop_reason: str | None = None
+        self.interrupted = False
 
     @property
     def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -75,6 +83,16 @@ class Callback:
 
     def on_train_end(self, run: Run) -> None:
         """Run after the last step, however training ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training must know: by name, what JSON can write, or arrays.
+
+        Arrays of float32, float64 or int64; no NaN or infinity elsewhere. Empty: nothing.
+        """
+        return {}
+
+    def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
 
 
 class EarlyStopping(Callback):
@@ -119,7 +137,10 @@ class EarlyStopping(Callback):
         if value < self.best - self.min_delta:
             self.best, self.best_epoch = value, run.epoch
             self.best_parameters[...] = run.parameters
-        elif run.epoch - self.best_epoch >= self.patience:
+        self._stop_if_out_of_patience(run)
+
+    def _stop_if_out_of_patience(self, run: Run) -> None:
+        if run.epoch - self.best_epoch >= self.patience:
             run.stop(f"{self.key} has not improved for {self.patience} epochs")
 
     def on_train_end(self, run: Run) -> None:
@@ -127,9 +148,32 @@ class EarlyStopping(Callback):
         if self.best_epoch:
             run.parameters[...] = self.best_parameters
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best so far; JSON has no infinity for the value before the first epoch."""
+        return {
+            "monitor": self.key,
+            "best": self.best if self.best_epoch else None,
+            "best_epoch": self.best_epoch,
+            "best_parameters": self.best_parameters,
+        }
+
+    def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
+        """Go on from the best so far; stop at once if patience had come to its end."""
+        if state["monitor"] != self.key:
+            raise CheckpointError(
+                f"EarlyStopping watched {state['monitor']!r} before the checkpoint, and now {self.key!r}"
+            )
+        self.best = math.inf if state["best"] is None else state["best"]
+        self.best_epoch = state["best_epoch"]
+        self.best_parameters[...] = state["best_parameters"]
+        self._stop_if_out_of_patience(run)
+
 
 class TimeLimit(Callback):
-    """Stop after `seconds` of wall-clock time, within a chunk: 0.2 s, or a step if that takes longer."""
+    """Stop after `seconds` of wall-clock time, within a chunk: 0.2 s, or a step if that takes longer.
+
+    The time is that of one call of `fit`: a resumed training has all of it again.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.seconds = checks.real("seconds", seconds, 0, open_low=True)
@@ -155,7 +199,9 @@ class Progress(Callback):
             return
         from tqdm import tqdm
 
-        self.bar = tqdm(total=run.epochs * run.rows, unit="row", unit_scale=True, file=sys.stderr)
+        self.bar = tqdm(
+            total=run.epochs * run.rows, initial=run.rows_seen, unit="row", unit_scale=True, file=sys.stderr
+        )
 
     def on_chunk_end(self, run: Run) -> None:
         """Move the bar."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def shown(value: object) -> str:
@@ -76,6 +78,15 @@ def instance(what: str, value: object, wanted: type | tuple[type, ...], choices:
     if not isinstance(value, wanted):
         hint = " (the class; make an instance of it)" if isinstance(value, type) else ""
         raise TypeError(f"{what} must be {choices}, got {shown(value)}{hint}")
+
+
+def finite(array: NDArray[Any]) -> bool:
+    """Return whether all of a floating, contiguous array is finite.
+
+    A finite sum of squares proves finite terms; the BLAS forms it without a mask of the array's size.
+    """
+    flat = array.reshape(-1)
+    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
 
 
 def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 import time
@@ -15,6 +14,7 @@ from fastmlp import checks
 from fastmlp.activations import HIDDEN
 from fastmlp.callbacks import Progress, Run
 from fastmlp.datasets import RECIPES, Recipe, Task, load
+from fastmlp.divergence import DivergenceError
 from fastmlp.model import Model
 from fastmlp.network import Network
 from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
@@ -198,14 +198,14 @@ def _train(arguments: argparse.Namespace) -> int:
     except (ValueError, TypeError) as error:
         raise _Mistake(str(error)) from None
     _print_work(arguments, task, settings)
-    outcome = _measured(arguments, task, settings, arguments.backend)
-    loss = outcome.model.history["loss"][-1]
-    if not math.isfinite(loss):
-        print(f"fastmlp: the training diverged (loss {loss}); try a smaller --learning-rate", file=sys.stderr)
+    try:
+        outcome = _measured(arguments, task, settings, arguments.backend)
+        _print_outcome(task, settings, outcome)
+        if outcome.model.backend != "reference" and not arguments.no_reference:
+            _print_comparison(task, outcome, _measured(arguments, task, settings, "reference"))
+    except DivergenceError as error:
+        print(f"fastmlp: {error}; here that is --learning-rate", file=sys.stderr)
         return 1
-    _print_outcome(task, settings, outcome)
-    if outcome.model.backend != "reference" and not arguments.no_reference:
-        _print_comparison(task, outcome, _measured(arguments, task, settings, "reference"))
     return 0
 
 

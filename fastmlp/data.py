@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -61,17 +60,13 @@ def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
     if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
         with np.errstate(over="ignore"):
             cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
-    # A finite sum of squares proves finite terms; the BLAS forms it without a mask of the data's size.
-    flat = cleaned.reshape(-1)
-    if not math.isfinite(np.vdot(flat, flat)):
-        finite = np.isfinite(cleaned)
-        if not finite.all():
-            first = tuple(int(i) for i in np.argwhere(~finite)[0])
-            value = np.asarray(array)[first]
-            place = ", ".join(map(str, first))
-            if np.isfinite(value):
-                raise ValueError(f"{what}[{place}] = {value} does not fit into {dtype}")
-            raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+    if not checks.finite(cleaned):
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
+        value = np.asarray(array)[first]
+        place = ", ".join(map(str, first))
+        if np.isfinite(value):
+            raise ValueError(f"{what}[{place}] = {value!s} does not fit into {dtype}")
+        raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
     return cleaned
 
 

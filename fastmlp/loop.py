@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import signal
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import Backend, Chunk, Data
+from fastmlp.budget import blas_threads
 from fastmlp.callbacks import Callback, Run
+from fastmlp.divergence import Backup, DivergenceError, last_finite, sound
+from fastmlp.interrupts import deferred
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
-from fastmlp.state import TrainState
+from fastmlp.state import Snapshot, TrainState
 
 CHUNK_SECONDS = 0.2
 """Python is heard again after so much compiled work: Ctrl-C, callbacks and clocks answer."""
@@ -40,78 +45,141 @@ class Plan(NamedTuple):
     order_rng: np.random.Generator
     dropout_key: int
     threads: int | None
+    setting: dict[str, Any]
 
 
-def train(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
-    """Train in place on state.parameters and state.moments; return the finished run."""
-    rows = plan.data.inputs.shape[0]
-    history: dict[str, list[float]] = {"loss": []}
-    if plan.held_out is not None:
-        history["validation_loss"] = []
-    run = Run(plan.network, state.parameters, plan.epochs, rows, history)
+def train(
+    plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None = None
+) -> Run:
+    """Train in place on state.parameters and state.moments; return the finished run.
+
+    Raises DivergenceError if a loss or a parameter becomes something that is not finite.
+    """
+    training = _Training(plan, state, callbacks, resumed)
+    run = training.run
     begun: list[Callback] = []
-    try:
-        for callback in callbacks:
-            callback.on_train_begin(run)
-            begun.append(callback)
-        with blas_threads(plan.threads):
-            _run_chunks(plan, state, run, callbacks)
-    finally:
-        # All that began shall end, in their order, even if one of them raises.
-        with ExitStack() as ends:
-            for callback in reversed(begun):
-                ends.callback(callback.on_train_end, run)
+    with deferred(run.stop) as signals:
+        try:
+            for callback in callbacks:
+                callback.on_train_begin(run)
+                begun.append(callback)
+            if resumed is not None:
+                for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
+                    callback.load_state_dict(run, saved)
+            with blas_threads(plan.threads):
+                training.run_chunks()
+        finally:
+            # All that began shall end, in their order, even if one of them raises.
+            with ExitStack() as ends:
+                for callback in reversed(begun):
+                    ends.callback(callback.on_train_end, run)
+    run.interrupted = signal.SIGINT in signals
     return run
 
 
-def blas_threads(threads: int | None) -> AbstractContextManager[object]:
-    """Hold NumPy's and SciPy's BLAS to `threads`, for the backends that call it, and give it back."""
-    if threads is None:
-        return nullcontext()
-    from threadpoolctl import threadpool_limits
+class _Training:
+    """A training under way: the run that callbacks see, and what they do not."""
 
-    return threadpool_limits(limits=threads, user_api="blas")
+    def __init__(
+        self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
+    ) -> None:
+        rows = plan.data.inputs.shape[0]
+        history: dict[str, list[float]] = {"loss": []}
+        if plan.held_out is not None:
+            history["validation_loss"] = []
+        self.plan, self.state, self.callbacks = plan, state, callbacks
+        self.batches = Batches(rows, plan.batch_size, plan.shuffle, plan.order_rng)
+        self.losses = EpochLosses(self.batches.per_epoch)
+        self.run = Run(plan.network, state.parameters, plan.epochs, rows, history, self.snapshot)
+        if resumed is not None:
+            self._resume(resumed)
 
+    def _resume(self, saved: Snapshot) -> None:
+        state, run = self.state, self.run
+        state.parameters[...] = saved.parameters
+        state.moments[: len(saved.moments)] = saved.moments
+        self.state = state._replace(step=saved.step)
+        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.losses.pending = saved.pending
+        run.step = saved.step
+        run.rows_seen = self.batches.rows_before(saved.step)
+        run.history.update(saved.history)
+        run.epoch = len(run.history["loss"])
 
-def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Callback]) -> None:
-    batches = Batches(run.rows, plan.batch_size, plan.shuffle, plan.order_rng)
-    losses = EpochLosses(batches.per_epoch)
-    uniform = bool((plan.data.weights == 1).all())
-    every_epoch = plan.held_out is not None or any(_wants_epochs(c) for c in callbacks)
-    total = plan.epochs * batches.per_epoch
-    steps = _first_guess(state.parameters.size, plan.batch_size)
-    while run.step < total and run.stop_reason is None:
-        until_epoch = batches.per_epoch - run.step % batches.per_epoch
-        steps = min(steps, MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step)
-        if every_epoch:
-            steps = min(steps, until_epoch)
-        numbers = np.arange(run.step, run.step + steps)
-        visits = batches.visit(numbers)
-        totals = visited_weights(plan.data.weights, uniform, *visits)
-        rates = plan.optimizer.rates(numbers, batches.per_epoch)
-        chunk = Chunk(*visits, totals, rates, batches.batch_size)
-        objectives = np.empty(steps)
+    def snapshot(self) -> Snapshot:
+        order, order_state = self.batches.position(self.run.step)
+        return Snapshot(
+            setting=self.plan.setting,
+            parameters=self.state.parameters,
+            moments=self.state.moments[: self.plan.optimizer.moment_rows],
+            step=self.run.step,
+            order=order,
+            order_state=order_state,
+            pending=self.losses.pending,
+            history=self.run.history,
+            callbacks=[(type(c).__name__, c.state_dict()) for c in with_state(self.callbacks)],
+        )
 
-        began = time.perf_counter()
+    def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
+        """Take the chunk's steps in place; return the state and the objectives (steps,)."""
+        plan, objectives = self.plan, np.empty(len(chunk.starts))
         state = plan.backend.train_chunk(
             plan.network, plan.optimizer, state, plan.data, chunk, plan.dropout_key, plan.threads, objectives
         )
-        seconds = time.perf_counter() - began
+        return state, objectives
 
-        run.step = state.step
-        run.rows_seen += int((chunk.stops - chunk.starts).sum())
-        run.history["loss"] += losses.add(chunk, objectives)
-        run.epoch = len(run.history["loss"])
-        if every_epoch and steps == until_epoch:
-            if plan.held_out is not None:
-                loss = plan.backend.evaluate(plan.network, state.parameters, plan.held_out)
-                run.history["validation_loss"].append(loss)
-            for callback in callbacks:
-                callback.on_epoch_end(run)
-        for callback in callbacks:
-            callback.on_chunk_end(run)
-        # The first chunk may have compiled; the next one after it then starts small and recovers.
-        steps = max(1, int(steps * CHUNK_SECONDS / max(seconds, 1e-9)))
+    def run_chunks(self) -> None:
+        plan, run, batches = self.plan, self.run, self.batches
+        backup = Backup(self.state, plan.optimizer.moment_rows)
+        uniform = bool((plan.data.weights == 1).all())
+        every_epoch = plan.held_out is not None or any(map(_wants_epochs, self.callbacks))
+        total = plan.epochs * batches.per_epoch
+        steps = _first_guess(self.state.parameters.size, plan.batch_size)
+        while run.step < total and run.stop_reason is None:
+            until_epoch = batches.per_epoch - run.step % batches.per_epoch
+            steps = min(steps, MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step)
+            if every_epoch:
+                steps = min(steps, until_epoch)
+            numbers = np.arange(run.step, run.step + steps)
+            visits = batches.visit(numbers)
+            totals = visited_weights(plan.data.weights, uniform, *visits)
+            rates = plan.optimizer.rates(numbers, batches.per_epoch)
+            chunk = Chunk(*visits, totals, rates, batches.batch_size)
+
+            backup.keep(self.state)
+            began = time.perf_counter()
+            self.state, objectives = self.advance(self.state, chunk)
+            seconds = time.perf_counter() - began
+            if not sound(objectives, run.parameters):
+                self.state, objectives = last_finite(self.advance, self.state, chunk, backup)
+
+            run.step = self.state.step
+            run.rows_seen = batches.rows_before(run.step)
+            run.history["loss"] += self.losses.add(chunk.totals[: len(objectives)], objectives)
+            run.epoch = len(run.history["loss"])
+            if len(objectives) < steps:
+                raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
+            if every_epoch and steps == until_epoch:
+                self._end_epoch()
+            for callback in self.callbacks:
+                callback.on_chunk_end(run)
+            # The first chunk may have compiled; the next one after it then starts small and recovers.
+            steps = max(1, int(steps * CHUNK_SECONDS / max(seconds, 1e-9)))
+
+    def _end_epoch(self) -> None:
+        plan, run = self.plan, self.run
+        if plan.held_out is not None:
+            loss = plan.backend.evaluate(plan.network, run.parameters, plan.held_out)
+            if not math.isfinite(loss):
+                raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
+            run.history["validation_loss"].append(loss)
+        for callback in self.callbacks:
+            callback.on_epoch_end(run)
+
+
+def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks that have a state to save."""
+    return [c for c in callbacks if type(c).state_dict is not Callback.state_dict]
 
 
 def _wants_epochs(callback: Callback) -> bool:
@@ -135,6 +203,23 @@ class Batches:
         self._natural = np.arange(rows)
         self._first = 0  # the epoch of the first row of _orders
         self._orders = np.empty((0, rows), np.int64)
+
+    def rows_before(self, step: int) -> int:
+        """Return how many rows are visited in the first `step` steps."""
+        epochs, within = divmod(step, self.per_epoch)
+        return epochs * self.rows + min(within * self.batch_size, self.rows)
+
+    def position(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
+        """Return (order, order_state) of a `Snapshot` before the given step, to which orders are drawn."""
+        epoch, within = divmod(step, self.per_epoch)
+        drawn = self._orders[epoch - self._first :] if within else self._orders[:0]
+        return drawn.reshape(-1), dict(self._rng.bit_generator.state)
+
+    def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
+        """Go on from a `position`."""
+        self._first = step // self.per_epoch
+        self._orders = order.reshape(-1, self.rows)
+        self._rng.bit_generator.state = order_state
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps may be asked for at once so that about `visits` rows are drawn."""
@@ -180,19 +265,24 @@ def visited_weights(
     return sums[::2].copy()  # contiguous: a strided view would compile the whole program once more
 
 
+HEADROOM = 2.0**-64
+"""Keeps the sum of an epoch's finite losses finite; a power of two rounds nothing."""
+
+
 class EpochLosses:
     """Means over epochs of the steps' objectives, whatever the chunks' bounds."""
 
     def __init__(self, per_epoch: int) -> None:
         self._per_epoch = per_epoch
-        self._pending = np.empty((2, 0))
+        self.pending = np.empty((2, 0))
+        """(2, steps) of the epoch under way: objectives times weights times HEADROOM, and weights."""
 
-    def add(self, chunk: Chunk, objectives: NDArray[np.float64]) -> list[float]:
-        """Take the next steps' objectives; return the mean of every epoch that is now complete."""
-        fresh = np.stack([objectives * chunk.totals, chunk.totals])
-        self._pending = np.concatenate([self._pending, fresh], axis=1)
-        complete = self._pending.shape[1] // self._per_epoch
+    def add(self, totals: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
+        """Take the next steps' objectives (steps,) and weights; return the means of epochs now complete."""
+        fresh = np.stack([objectives * (totals * HEADROOM), totals])
+        self.pending = np.concatenate([self.pending, fresh], axis=1)
+        complete = self.pending.shape[1] // self._per_epoch
         bound = complete * self._per_epoch
-        done = self._pending[:, :bound].reshape(2, complete, self._per_epoch).sum(axis=2)
-        self._pending = self._pending[:, bound:]
-        return (done[0] / done[1]).tolist()
+        done = self.pending[:, :bound].reshape(2, complete, self._per_epoch).sum(axis=2)
+        self.pending = self.pending[:, bound:]
+        return (done[0] / done[1] / HEADROOM).tolist()

@@ -35,6 +35,11 @@ class Optimizer:
         if self.clip_norm is not None:
             checks.real("clip_norm", self.clip_norm, 0, open_low=True)
 
+    @property
+    def moment_rows(self) -> int:
+        """How many rows of `TrainState.moments` the updates depend on."""
+        return 2
+
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
         rates = as_schedule(self.learning_rate).rates(steps, steps_per_epoch)
@@ -68,6 +73,11 @@ class SGD(Optimizer):
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0")
         if self.bias_learning_rate is not None:
             as_schedule(self.bias_learning_rate)
+
+    @property
+    def moment_rows(self) -> int:
+        """How many rows of `TrainState.moments` the updates depend on."""
+        return 1 if self.momentum else 0
 
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""

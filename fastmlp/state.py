@@ -26,6 +26,33 @@ class TrainState(NamedTuple):
     step: int
 
 
+class Snapshot(NamedTuple):
+    """A training between two chunks: everything that the rest of it depends on.
+
+    The arrays are the live ones; copy or write them before the next chunk.
+
+    setting : what must be the same for the rest to be the same (see `fastmlp.checkpoint`)
+    parameters : (P,) floating
+    moments : (rows, P) floating, those rows that the optimiser uses
+    step : updates done so far
+    order : (rows,) int64, the row order of an epoch under way, else empty
+    order_state : of the NumPy generator that draws the orders of later epochs
+    pending : (2, steps) float64, for `fastmlp.loop.EpochLosses`: of an epoch under way
+    history : lists of one value for every complete epoch
+    callbacks : (class name, `Callback.state_dict()`) of those that have a state
+    """
+
+    setting: dict[str, Any]
+    parameters: Array
+    moments: Array
+    step: int
+    order: NDArray[np.int64]
+    order_state: dict[str, Any]
+    pending: NDArray[np.float64]
+    history: dict[str, list[float]]
+    callbacks: list[tuple[str, dict[str, Any]]]
+
+
 def initial_state(parameters: Array) -> TrainState:
     """Return the state that starts from `parameters`, which it owns from then on."""
     # np.zeros maps pages lazily: moments that an optimiser never touches cost no memory.

@@ -6,6 +6,8 @@ sees the same start, split, row orders and dropout masks.
 
 from __future__ import annotations
 
+import os
+import secrets
 import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
@@ -15,13 +17,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from fastmlp import checks
+from fastmlp import checkpoint, checks
 from fastmlp.backend import Data
 from fastmlp.callbacks import Callback, Progress
+from fastmlp.checkpoint import Checkpoint
 from fastmlp.data import as_array, clean, clean_inputs, clean_targets, clean_weights, take
 from fastmlp.initializers import draw_biases, draw_weights
+from fastmlp.interrupts import Interrupted
 from fastmlp.layout import flatten
-from fastmlp.loop import Plan, train
+from fastmlp.loop import Plan, train, with_state
 from fastmlp.model import Model
 from fastmlp.network import Network
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
@@ -59,6 +63,7 @@ def fit(
     backend: str = "auto",
     threads: int | None = None,
     dtype: DTypeLike | None = None,
+    resume: str | os.PathLike[str] | None = None,
 ) -> Model:
     """Train a network.
 
@@ -92,6 +97,11 @@ def fit(
         Upper bound for the worker threads, at least 1; None leaves it to the backend.
     dtype : float32, float64 or None
         None follows X: float32 stays, everything else becomes float64.
+    resume : path, optional
+        A file that a `Checkpoint` wrote in the same training; it continues from there, and all that
+        follows has the bits of a training that nothing interrupted. Everything else must be given
+        as before, but `epochs` may grow, and None for the seed and "auto" for the backend mean
+        those of the file.
 
     Returns
     -------
@@ -103,6 +113,13 @@ def fit(
     ------
     ValueError, TypeError
         For a mistake in the arguments, in one line.
+    CheckpointError
+        If the file to resume from is damaged, or of other data or another training.
+    DivergenceError
+        If a loss or a parameter becomes infinite or NaN; it carries the last finite parameters.
+    Interrupted
+        After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
+        is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
     checks.instance("network", network, Network, "a Network")
     optimizer = Adam() if optimizer is None else optimizer
@@ -111,7 +128,12 @@ def fit(
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)
     callbacks = _check_callbacks(callbacks, progress)
+    saved = None if resume is None else checkpoint.read_training(resume)
+    seed = None if seed is None else checks.whole("seed", seed, 0)
+    if seed is None:
+        seed = saved.seed if saved else secrets.randbits(128)
     streams = _streams(seed)
+    backend = saved.backend if saved and backend == "auto" else backend
 
     inputs = clean_inputs("X", X, network.sizes[0], dtype)
     rows = inputs.shape[0]
@@ -127,6 +149,14 @@ def fit(
     chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps)
 
     state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams.initial))
+    setting: dict[str, Any] = {}
+    if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
+        setting = checkpoint.setting(
+            network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed
+        )
+    if saved:
+        names = [type(callback).__name__ for callback in with_state(callbacks)]
+        checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
     plan = Plan(
         network=network,
         optimizer=optimizer,
@@ -139,13 +169,16 @@ def fit(
         order_rng=streams.order,
         dropout_key=streams.dropout_key,
         threads=threads,
+        setting=setting,
     )
-    run = train(plan, state, callbacks)
-    return Model(network, state.parameters, run.history, chosen, run.stop_reason)
+    run = train(plan, state, callbacks, saved.snapshot if saved else None)
+    model = Model(network, state.parameters, run.history, chosen, run.stop_reason)
+    if run.interrupted:
+        raise Interrupted(model)
+    return model
 
 
-def _streams(seed: int | None) -> Streams:
-    seed = None if seed is None else checks.whole("seed", seed, 0)
+def _streams(seed: int) -> Streams:
     initial, split, order, dropout = np.random.SeedSequence(seed).spawn(4)
     return Streams(
         np.random.default_rng(initial),
@@ -163,7 +196,10 @@ def _check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> li
         checks.instance("every callback", callback, Callback, "a Callback")
     if progress is None:
         progress = sys.stderr is not None and sys.stderr.isatty()
-    return [*checked, Progress()] if checks.flag("progress", progress) else checked
+    if checks.flag("progress", progress):
+        checked.append(Progress())
+    # A checkpoint is taken when all others have heard of the chunk: it holds their states.
+    return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
 
 
 def _initial_parameters(

@@ -69,7 +69,7 @@ def test_values_over_the_whole_range(backend, hidden, dtype):
 def test_losses_of_logits_of_any_size_are_finite_and_right(backend, output, loss, dtype):
     network = fastmlp.Network([2, 2], output=output, loss=loss)
     initial = ([np.eye(2)], [np.zeros(2)])
-    for size in (1.0, 30.0, 100.0, 1000.0, 1e6):
+    for size in (5e-324, 1e-40, 1.0, 30.0, 100.0, 1000.0, 1e6, 1e30):
         z = size * np.array([[1, -1], [-1, 1], [0.5, 0.25], [-1, -1]])
         y = np.array([[1.0, 0], [1, 0], [0, 1], [0.5, 0.5]])
         options = {"initial": initial, "epochs": 1, "batch_size": None, "backend": backend, "dtype": dtype}

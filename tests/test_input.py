@@ -77,6 +77,14 @@ MISTAKES = {
     "object X": (fit(x=X.astype(object)), "object", "real numbers"),
     "strings": (fit(x=X.astype(str)), "<U", "real numbers"),
     "dates": (fit(x=np.ones((4, 3), "M8[s]")), "datetime64", "real numbers"),
+    "bytes": (fit(x=X.astype("S")), "|S", "real numbers"),
+    "records": (fit(x=np.zeros((4, 3), [("a", float)])), "[('a', '<f8')]", "real numbers"),
+    "a long double beyond float64": (
+        fit(x=X.astype(np.longdouble) * np.longdouble("1e4000")),
+        "e+3998",
+        "float64",
+    ),
+    "None among numbers": (fit(x=[[1, 2, None]] * 4), "object", "real numbers"),
     "ragged": (fit(x=[[1, 2, 3], [1, 2], [1, 2, 3], [1, 2, 3]]), "inhomogeneous", "rectangular"),
     "masked": (fit(x=np.ma.masked_less(X, 0.5)), "masked", "not"),
     "sparse matrix": (fit(x=scipy.sparse.csr_matrix(X)), "csr_matrix", "dense"),
@@ -282,6 +290,7 @@ WELCOME = {
     "long double": lambda a: a.astype(np.longdouble),
     "int8": lambda a: a.astype(np.int8),
     "big-endian int64": lambda a: a.astype(">i8"),
+    "long and big-endian": lambda a: a.astype(np.longdouble).astype(np.longdouble().dtype.newbyteorder(">")),
     "a list": lambda a: a.tolist(),
     "a tuple of fractions' floats": lambda a: tuple(np.vectorize(lambda v: float(fractions.Fraction(v)))(a)),
     "unaligned": lambda a: np.frombuffer(b"x" + a.tobytes(), np.uint8)[1:].view(float).reshape(a.shape),
@@ -373,3 +382,39 @@ def test_a_model_survives_pickling(backend):
     copy = pickle.loads(pickle.dumps(model))
     assert (copy.backend, copy.history, copy.network) == (model.backend, model.history, model.network)
     np.testing.assert_array_equal(copy.predict(X), model.predict(X))
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass")
+@pytest.mark.parametrize("backend", registry.backends())
+def test_matrices_are_arrays(backend):
+    wanted = run(backend, GRID, WHOLE[:, None], 1 + WHOLE)
+    assert_same(run(backend, np.matrix(GRID), np.matrix(WHOLE).T, 1 + WHOLE), wanted)
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_one_buffer_may_serve_as_everything(backend):
+    """Inputs, targets and weights that overlap, and a start that is the data's own memory."""
+    buffer = 1 + np.arange(12.0)
+    x, y, weights = buffer.reshape(4, 3), buffer[2:6], buffer[:4]
+    start = ([buffer[:3, None]], [buffer[3:4]])
+    options = {"epochs": 2, "seed": 0, "optimizer": SGD(1e-4), "backend": backend}
+    network = Network([3, 1])
+    shared = fastmlp.fit(network, x, y, sample_weight=weights, initial=start, **options)
+    apart = fastmlp.fit(
+        network, x.copy(), y.copy(), sample_weight=weights.copy(),
+        initial=([start[0][0].copy()], [start[1][0].copy()]), **options,
+    )  # fmt: skip
+    np.testing.assert_array_equal(shared.parameters, apart.parameters)
+    np.testing.assert_array_equal(buffer, 1 + np.arange(12.0))
+
+
+@pytest.mark.parametrize("backend", registry.backends())
+def test_one_class_is_learnt_like_any_other(backend):
+    model = fit(CLASSES, y=[1, 1, 1, 1], epochs=50, optimizer=SGD(1.0))(backend)
+    assert (model.predict(X).argmax(axis=1) == 1).all()
+
+
+def test_pandas_missing_values_are_refused():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises((TypeError, ValueError), match="X must"):
+        fit(x=pandas.DataFrame([[1, 2, pandas.NA]] * 4))("reference")

@@ -15,7 +15,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
-    ("activations", "checks", "losses"),
+    ("activations", "archive", "budget", "checks", "interrupts", "losses"),
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("layout", "state"),
@@ -23,6 +23,8 @@ LEVELS = (
     ("reference", "kernels.program", "kernels.variant", "kernels.vectors"),
     (
         "kernels.buffers",
+        "kernels.cache",
+        "kernels.contract",
         "kernels.lanes",
         "kernels.padded",
         "kernels.polynomials",
@@ -34,8 +36,9 @@ LEVELS = (
     ("kernels.blocked",),
     ("kernels.variants.*",),
     ("registry", "slots"),
-    ("callbacks", "data", "datasets"),
+    ("callbacks", "data", "datasets", "divergence"),
     ("loop", "model"),
+    ("checkpoint",),
     ("trainer",),
     ("ahead",),
     ("cli",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +14,7 @@ from fastmlp.activations import ACTIVATIONS
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
 from fastmlp.kernels.buffers import idle_workspaces, workspace
+from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
 from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
@@ -30,31 +32,46 @@ BLOCK_ROWS = 256
 
 def compiled_backend(variant: Variant) -> Backend:
     """Return the variant as a backend; it compiles, or loads from the disk cache, when called."""
+    if numba.config.DISABLE_JIT:
+        raise RuntimeError(
+            "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
+            "unset it, or choose backend='reference'"
+        )
     program = Program(variant)
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
+        shape = resting_shape_of(network)
+        check_parameters(shape, parameters)
+        check_array("inputs", inputs, (len(inputs), network.sizes[0]), parameters.dtype)
+        check_array("out", out, (len(inputs), network.sizes[-1]), parameters.dtype)
         rows = min(BLOCK_ROWS, len(inputs))
         idle = idle_workspaces(network, rows, parameters.dtype)
         try:
             work = idle.pop()
         except IndexError:
             work = workspace(network, rows, 1, parameters.dtype)
-        program.predict(resting_shape_of(network), parameters, writable(inputs), work, out)
+        program.predict(shape, parameters, writable(inputs), work, out)
         idle.append(work)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
+        shape = resting_shape_of(network)
+        check_parameters(shape, parameters)
+        check_data(shape, data, parameters.dtype)
         work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        return float(program.evaluate(resting_shape_of(network), parameters, *rows, total, work))
+        return float(program.evaluate(shape, parameters, *rows, total, work))
 
     def gradient(
         network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
+        shape = shape_of(network)
+        check_parameters(shape, parameters)
+        check_data(shape, data, parameters.dtype)
+        check_array("gradients", gradients, parameters.shape, parameters.dtype)
         work = workspace(network, len(data.inputs), 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        shape = shape_of(network)
         return float(program.gradient(shape, parameters, *rows, total, key, step, work, gradients))
 
     def update(
@@ -64,7 +81,9 @@ def compiled_backend(variant: Variant) -> Backend:
         rate: float,
         bias_rate: float,
     ) -> TrainState:
-        program.update(shape_of(network), rule_of(optimizer), *state, rate, bias_rate)
+        shape = shape_of(network)
+        check_state(shape, state)
+        program.update(shape, rule_of(optimizer), *state, rate, bias_rate)
         return state._replace(step=state.step + 1)
 
     def train_chunk(
@@ -77,7 +96,10 @@ def compiled_backend(variant: Variant) -> Backend:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        dtype = state.parameters.dtype
+        shape, dtype = shape_of(network), state.parameters.dtype
+        check_state(shape, state)
+        check_data(shape, data, dtype)
+        check_chunk(chunk, losses)
         *steps, rows = chunk
         workers = 1
         if variant.workers is not None:
@@ -87,7 +109,7 @@ def compiled_backend(variant: Variant) -> Backend:
             entry, workers = program.bound(bound), min(workers, bound.most_workers)
         else:
             entry = program.train_chunk
-        shape, rule, source = shape_of(network), rule_of(optimizer), [*map(writable, data)]
+        rule, source = rule_of(optimizer), [*map(writable, data)]
         work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
         run(
             lambda team: entry(shape, rule, *state, *source, *steps, key, team, work, losses),

@@ -26,6 +26,7 @@ from numba.core import event
 import fastmlp.activations
 import fastmlp.losses
 from fastmlp.kernels import program
+from fastmlp.kernels.cache import kept_on_disk, why_not_kept
 from fastmlp.kernels.variant import INLINED, Bound, Variant
 
 Function = Callable[..., Any]
@@ -53,7 +54,7 @@ class Program:
             raise AttributeError(name)
         copy = _rebound(self._functions[name], _inner(self._functions[name], self._functions))
         copy.__qualname__ = f"{name}_{self._variant}_{self._digest}"
-        entry: Function = numba.njit(copy, cache=True, **OPTIONS)
+        entry = kept_on_disk(numba.njit(copy, **OPTIONS))
         setattr(self, name, entry)
         return entry
 
@@ -66,8 +67,7 @@ class Program:
         copy = _rebound(bound.template, {**inner, **bound.names(bound.constants)})
         digest = _short_digest([self._digest.encode(), repr(bound.constants).encode()])
         copy.__qualname__ = f"train_chunk_{self._variant}@{'-'.join(map(str, bound.sizes))}_{digest}"
-        entry: Function = numba.njit(copy, cache=True, **OPTIONS)
-        return entry
+        return kept_on_disk(numba.njit(copy, **OPTIONS))
 
 
 MOST_BOUND = 64
@@ -191,10 +191,17 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
         if key not in self._said:
             self._said.add(key)
             print(
-                f"fastmlp: compiling {what}; this happens {once}, later runs load it from the disk cache",
+                f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}",
                 file=sys.stderr,
                 flush=True,
             )
+
+    @staticmethod
+    def _how_often(entry: Any, once: str) -> str:
+        reason = why_not_kept(entry)
+        if reason is None:
+            return f"this happens {once}, later runs load it from the disk cache"
+        return f"later runs will compile again, for {reason}"
 
     def on_end(self, ev: Any) -> None:
         """Nothing to say."""

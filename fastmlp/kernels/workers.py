@@ -25,24 +25,66 @@ from fastmlp.kernels.program import Team
 SPINS = 2000
 """Polls before yielding: about 50 us, longer than the workers of one step lie apart."""
 
-ARRIVED, GENERATION = 0, 16
-"""Places in the barrier's array, on cache lines of their own."""
+ARRIVED, GENERATION, ABANDONED = 0, 16, 17
+"""Places in the barrier's array: one that all write, on a cache line of its own; two that all read."""
+
+BARRIER = 32
+"""Numbers in the barrier's array."""
 
 YIELD = "SwitchToThread" if os.name == "nt" else "sched_yield"
 
 
 def run(program: Callable[[Team], None], workers: int) -> None:
-    """Call program(team) once for each worker, on threads of their own but for the first."""
-    barrier = np.zeros(32, np.int64)
-    others = [
-        threading.Thread(target=program, args=(Team(worker, workers, barrier),), daemon=True)
-        for worker in range(1, workers)
-    ]
-    for thread in others:
-        thread.start()
-    program(Team(0, workers, barrier))
-    for thread in others:
-        thread.join()
+    """Call program(team) once for each worker, on threads of their own but for the first.
+
+    Where the system has no more threads to give, by fewer workers, who compute the same bits. If one
+    fails, the others leave the barrier, what they wrote is of no use, and its error is raised.
+    """
+    if workers == 1:
+        program(Team(0, 1, np.zeros(BARRIER, np.int64)))
+    else:
+        _Gang(program).run(workers)
+
+
+class _Gang:
+    """Threads that wait until it is known how many they are."""
+
+    def __init__(self, program: Callable[[Team], None]) -> None:
+        self._program = program
+        self._barrier = np.zeros(BARRIER, np.int64)
+        self._gate = threading.Event()
+        self._workers = 0
+        self._errors: list[BaseException] = []
+
+    def run(self, workers: int) -> None:
+        others: list[threading.Thread] = []
+        try:
+            for worker in range(1, workers):
+                thread = threading.Thread(target=self._enter, args=(worker,), daemon=True)
+                thread.start()
+                others.append(thread)
+        except RuntimeError:
+            pass  # "can't start new thread"
+        except BaseException:
+            self._gate.set()  # to nobody's work
+            raise
+        self._workers = 1 + len(others)
+        self._enter(0)
+        for thread in others:
+            thread.join()
+        if self._errors:
+            raise self._errors[0]
+
+    def _enter(self, worker: int) -> None:
+        try:
+            if worker == 0:
+                self._gate.set()
+            self._gate.wait()
+            if self._workers:
+                self._program(Team(worker, self._workers, self._barrier))
+        except BaseException as error:
+            self._barrier[ABANDONED] = 1
+            self._errors.append(error)
 
 
 def _address(context, builder, array_type, array, index):
@@ -88,8 +130,8 @@ def give_way(typing_context):
 
 @numba.njit(nogil=True, error_model="numpy")
 def wait(team):
-    """Return when all workers of the team have come here."""
-    if team.workers == 1:
+    """Return when all workers of the team have come here, or when one of them never will."""
+    if team.workers == 1 or load(team.barrier, ABANDONED) != 0:
         return
     generation = load(team.barrier, GENERATION)
     if fetch_add(team.barrier, ARRIVED, 1) == team.workers - 1:
@@ -101,3 +143,5 @@ def wait(team):
         spins += 1
         if spins > SPINS:
             give_way()
+            if load(team.barrier, ABANDONED) != 0:
+                return

@@ -1,0 +1,108 @@
+"""A training whose numbers stop being finite: noticed at a chunk's end, and traced to its step.
+
+Numbers never become finite again once a parameter is not, so a chunk that went wrong is halved until
+one step is left. Taking the chunk's steps again costs 0.2 s at most, once; looking after every step
+would cost every training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.backend import Chunk
+from fastmlp.state import TrainState
+
+Floats = NDArray[np.float64]
+Advance = Callable[[TrainState, Chunk], tuple[TrainState, Floats]]
+
+
+class DivergenceError(FloatingPointError):
+    """A loss or a parameter is no longer finite.
+
+    Attributes
+    ----------
+    epoch : int, complete epochs before it
+    step : int, updates before the one that went wrong
+    parameters : (P,) floating, after those updates: the last finite ones (see `fastmlp.layout`)
+    history : dict of lists of float, one value for every complete epoch
+    """
+
+    def __init__(
+        self, epoch: int, step: int, parameters: NDArray[Any], history: dict[str, list[float]]
+    ) -> None:
+        super().__init__(epoch, step, parameters, history)  # for pickle, which joblib sends errors by
+        self.epoch, self.step, self.parameters, self.history = epoch, step, parameters, history
+
+    def __str__(self) -> str:
+        return (
+            f"training diverged in epoch {self.epoch + 1}, after {self.step} updates: the loss or a "
+            "parameter is no longer finite; try a lower learning rate, clip_norm, or scaled inputs"
+        )
+
+
+class Backup:
+    """A copy of what a chunk of steps will change, to take it back."""
+
+    def __init__(self, state: TrainState, moment_rows: int) -> None:
+        self._rows = moment_rows
+        self._parameters = np.empty_like(state.parameters)
+        self._moments = np.empty_like(state.moments[:moment_rows])
+        self._step = 0
+
+    def keep(self, state: TrainState) -> None:
+        """Copy the state."""
+        self._parameters[...] = state.parameters
+        self._moments[...] = state.moments[: self._rows]
+        self._step = state.step
+
+    def restore(self, state: TrainState) -> TrainState:
+        """Write the copy back to the state's own arrays; return the state with its step put back."""
+        state.parameters[...] = self._parameters
+        state.moments[: self._rows] = self._moments
+        return state._replace(step=self._step)
+
+
+def sound(objectives: Floats, parameters: NDArray[Any]) -> bool:
+    """Return whether a chunk's objectives (steps,) and the parameters (P,) after it are all finite."""
+    return checks.finite(objectives) and checks.finite(parameters)
+
+
+def last_finite(
+    advance: Advance, state: TrainState, chunk: Chunk, backup: Backup
+) -> tuple[TrainState, Floats]:
+    """Return the state before the chunk's first step that is not sound, and the objectives until then.
+
+    Parameters
+    ----------
+    advance : takes a chunk's steps in place, returns the state and the objectives (steps,)
+    state : at the chunk's end, which is not sound; its arrays are written
+    backup : of the state at the chunk's start
+    """
+    state = backup.restore(state)
+    taken = [np.empty(0)]
+    while (steps := len(chunk.starts)) > 1:
+        first, second = part(chunk, 0, steps // 2), part(chunk, steps // 2, steps)
+        after, objectives = advance(state, first)
+        if sound(objectives, after.parameters):
+            backup.keep(after)
+            taken.append(objectives)
+            state, chunk = after, second
+        else:
+            state, chunk = backup.restore(after), first
+    return state, np.concatenate(taken)
+
+
+def part(chunk: Chunk, start: int, stop: int) -> Chunk:
+    """Return the chunk of some of its steps."""
+    steps = slice(start, stop)
+    return chunk._replace(
+        starts=chunk.starts[steps],
+        stops=chunk.stops[steps],
+        totals=chunk.totals[steps],
+        rates=chunk.rates[steps],
+    )

@@ -1,0 +1,69 @@
+"""A disk that fails on demand: the real system calls, until one of them is told not to work."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+
+from fastmlp import archive
+
+CALLS = ("open", "write", "fsync", "lseek", "fchmod", "fchown", "fstat", "replace", "close")
+"""What `fastmlp.archive` asks of the operating system while it writes."""
+
+
+class Disk:
+    """Stands for the module `os` in `fastmlp.archive`; counts calls, and fails at number `at`."""
+
+    def __init__(self, at=None, fail=None):
+        self.at, self.fail, self.seen = at, fail, []
+
+    def __getattr__(self, name):
+        real = getattr(os, name)
+        if name not in CALLS:
+            return real
+
+        def call(*arguments):
+            self.seen.append(name)
+            if len(self.seen) - 1 == self.at:
+                self.fail(real, name, arguments)
+            return real(*arguments)
+
+        return call
+
+
+def refuse(code):
+    """Fail with an errno; of a write, half has happened by then, and a close has."""
+
+    def fail(real, name, arguments):
+        if name == "write":
+            descriptor, data = arguments
+            real(descriptor, bytes(data)[: len(data) // 2])
+        if name == "close":
+            real(*arguments)
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def kill(real, name, arguments):
+    """Die at once, half of a write done."""
+    if name == "write":
+        descriptor, data = arguments
+        real(descriptor, bytes(data)[: len(data) // 2])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+FAULTS = {code: refuse(getattr(errno, code)) for code in ("ENOSPC", "EIO", "EACCES")}
+
+
+@contextlib.contextmanager
+def disk(at=None, fail=None):
+    """Let `fastmlp.archive` write to a disk that fails at its call number `at`."""
+    failing = Disk(at, fail)
+    archive.os = failing
+    try:
+        yield failing
+    finally:
+        archive.os = os

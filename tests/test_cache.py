@@ -1,0 +1,151 @@
+"""Programs on disk: damaged, foreign, unwritable, turned off. All compile anew, and no other code runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow  # some twenty cold compilations, 5 s each
+
+TRAIN = """
+import numpy as np, fastmlp, sys
+X = np.linspace(-1, 1, 10).reshape(5, 2)
+kind = sys.argv[1] if len(sys.argv) > 1 else "float64"
+model = fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=3, seed=0, backend="baseline", dtype=kind)
+print(model.history["loss"])
+"""
+
+
+def start(cache, *arguments, **environment):
+    set_to = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}
+    command = [sys.executable, "-W", "error", "-c", TRAIN, *arguments]
+    return subprocess.Popen(
+        command, env=set_to, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def finish(process):
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    return out, err.splitlines()
+
+
+def run(cache, *arguments, **environment):
+    return finish(start(cache, *arguments, **environment))
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory):
+    """A cache with one program in it: its directory, its files, and what the training printed."""
+    cache = tmp_path_factory.mktemp("cache")
+    losses, (line,) = run(cache)
+    assert "later runs load it from the disk cache" in line
+    files = sorted(cache.rglob("*.bin"))
+    assert len(files) == 1
+    return cache, files[0], losses
+
+
+def test_the_second_process_loads(filled):
+    cache, _, losses = filled
+    assert run(cache) == (losses, [])
+
+
+DAMAGE = {
+    "emptied": lambda content: b"",
+    "truncated": lambda content: content[: len(content) // 2],
+    "shorter than its checksum": lambda content: content[:10],
+    "a flipped bit in the checksum": lambda content: bytes([content[0] ^ 1]) + content[1:],
+    "a flipped bit in the code": lambda content: content[:-9] + bytes([content[-9] ^ 4]) + content[-8:],
+    "another pickle": lambda content: b"\x80\x04." + content,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_file_is_compiled_anew_and_replaced(filled, kind):
+    cache, file, losses = filled
+    sound = file.read_bytes()
+    file.write_bytes(DAMAGE[kind](sound))
+    got, said = run(cache)
+    assert got == losses
+    assert len(said) == 1
+    assert "compiling" in said[0]
+    assert run(cache) == (losses, []), "the damaged file was not replaced"
+
+
+def test_a_file_that_others_can_write_is_not_loaded(filled):
+    cache, file, losses = filled
+    file.chmod(0o622)
+    assert len(run(cache)[1]) == 1
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run(cache) == (losses, [])
+
+
+def test_a_directory_that_others_can_write_to_is_not_used(filled):
+    cache, file, losses = filled
+    file.parent.chmod(0o777)
+    got, (line,) = run(cache)
+    file.parent.chmod(0o700)
+    assert got == losses
+    assert "others could write to" in line
+    assert "will compile again" in line
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+def test_a_directory_that_somebody_else_owns_is_not_used(filled):
+    cache, file, losses = filled
+    os.chown(file.parent, 1234, 1234)
+    got, (line,) = run(cache)
+    os.chown(file.parent, os.geteuid(), os.getegid())
+    assert got == losses
+    assert "others could write to" in line
+
+
+def test_the_switch_turns_it_off(filled, tmp_path):
+    cache, _, losses = filled
+    for directory in (cache, tmp_path):
+        got, (line,) = run(directory, FASTMLP_CACHE="0")
+        assert got == losses
+        assert line.endswith("later runs will compile again, for FASTMLP_CACHE is 0")
+    assert list(tmp_path.rglob("*.bin")) == []
+
+
+def test_without_a_directory_to_write_to_it_compiles_and_says_so(filled, tmp_path):
+    """As with a home that is read-only or missing: Numba finds no place."""
+    (tmp_path / "file").write_text("not a directory")
+    locators = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
+    got, (line,) = run(tmp_path / "file" / "below", **locators)
+    assert got == filled[2]
+    assert "there is no directory to write to" in line
+
+
+def test_eight_cold_processes_at_once(tmp_path, told):
+    """Two dtypes in turn: what one writes must never be taken for the other's."""
+    processes = [start(tmp_path, kind) for kind in ("float32", "float64") * 4]
+    first = [finish(process)[0] for process in processes]
+    assert len(set(first[::2])) == len(set(first[1::2])) == 1
+    for kind, losses in zip(("float32", "float64"), first[:2], strict=True):
+        assert run(tmp_path, kind) == (losses, [])
+    assert len(list(tmp_path.rglob("*.bin"))) == 2
+    assert list(tmp_path.rglob("*.tmp")) == []
+    told("8 cold processes at once, 2 programs, nothing lost")
+
+
+def test_bounds_checking_has_programs_of_its_own(filled):
+    cache, _, losses = filled
+    before = len(list(Path(cache).rglob("*.bin")))
+    got, said = run(cache, NUMBA_BOUNDSCHECK="1")
+    assert got == losses
+    assert len(said) == 1
+    assert len(list(Path(cache).rglob("*.bin"))) == before + 1
+
+
+def test_without_the_compiler_there_is_one_line_and_the_reference(tmp_path):
+    process = start(tmp_path, NUMBA_DISABLE_JIT="1")
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert err.splitlines()[-1].startswith("RuntimeError: NUMBA_DISABLE_JIT is set")
+    assert "backend='reference'" in err

@@ -1,0 +1,130 @@
+"""Many trainings at once, in threads and processes of every kind: the right bits, and no deadlock.
+
+Every scenario runs in a process of its own under a watchdog, since a deadlock cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import threadpoolctl
+
+from fastmlp.budget import blas_threads
+
+WATCHDOG = 90
+"""Seconds; the scenarios take two, or ten where they compile."""
+
+PREPARED = """
+import os, sys, threading
+import numpy as np
+import fastmlp
+from fastmlp import Callback, Network
+
+backend = sys.argv[1]
+rng = np.random.default_rng(0)
+X, y = rng.standard_normal((300, 65)), rng.integers(0, 10, 300)
+NETWORK = Network([65, 129, 66, 10], output="softmax", loss="cross_entropy", dropout=0.1)
+
+PREDICTED = {}
+
+def outcome(seed, threads=2, **options):
+    model = fastmlp.fit(
+        NETWORK, X, y, epochs=2, batch_size=128, seed=seed, threads=threads, backend=backend, **options
+    )
+    # Prediction has no budget: beside others the BLAS may sum it on one thread or on two.
+    wanted = PREDICTED.setdefault(seed, model.predict(X))
+    np.testing.assert_allclose(model.predict(X), wanted, rtol=1e-12)
+    return model.parameters.tobytes()
+
+def blas():
+    import threadpoolctl
+    return [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+
+def at_once(count, do):
+    found = [None] * count
+    def work(place):
+        found[place] = do(place)
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+import threadpoolctl
+# OpenBLAS 0.3.31 takes a limit from the main thread only, and sums in another order on two threads.
+threadpoolctl.threadpool_limits(1, user_api="blas")
+WANTED = [outcome(seed, 1) for seed in range(8)]
+"""
+
+SCENARIOS = {
+    "threads": """
+found = at_once(8, lambda seed: [outcome(seed, 1) for _ in range(3)])
+assert all(one == WANTED[seed] for seed in range(8) for one in found[seed])
+""",
+    "threads that are cold": """
+import fastmlp.kernels.adapter, fastmlp.registry
+fastmlp.registry._compiled.cache_clear()
+assert at_once(8, lambda seed: outcome(seed, 1)) == WANTED
+""",
+    "threads with workers of their own": """
+if backend != "reference":
+    assert at_once(4, lambda seed: outcome(seed, 8)) == WANTED[:4]
+""",
+    "a callback": """
+threadpoolctl.threadpool_limits(2, user_api="blas")
+class Inner(Callback):
+    def on_epoch_end(self, run):
+        assert outcome(3, 1) == WANTED[3]
+        assert set(blas()) == {1}, blas()
+assert outcome(0, 1, callbacks=[Inner()]) == WANTED[0]
+assert set(blas()) == {2}, blas()
+""",
+    "a fork": """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside the BLAS's threads
+children = []
+for seed in range(3):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if outcome(seed, 1) == WANTED[seed] else 1)
+    children.append(pid)
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+assert outcome(5, 1) == WANTED[5]
+""",
+    "joblib's threads": """
+import joblib
+assert joblib.Parallel(8, backend="threading")(joblib.delayed(outcome)(s, 1) for s in range(8)) == WANTED
+""",
+    "joblib's processes": """
+import joblib
+assert joblib.Parallel(4, backend="loky")(joblib.delayed(outcome)(s, 1) for s in range(8)) == WANTED
+""",
+}
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_trainings_at_once_compute_what_they_compute_alone(scenario, backend):
+    if scenario == "a fork" and not hasattr(os, "fork"):
+        pytest.skip("this system does not fork")
+    command = [sys.executable, "-X", "faulthandler", "-c", PREPARED + SCENARIOS[scenario], backend]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_blas_is_given_back_when_the_last_of_several_trainings_ends():
+    def blas():
+        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        first, second = blas_threads(1), blas_threads(1)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas() == {1}, "given back while somebody still trains"
+        second.__exit__(None, None, None)
+        assert blas() == {2}, "not given back"

@@ -1,0 +1,114 @@
+"""Workers that fail, or that the system does not grant: nobody is left waiting at the barrier."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from fastmlp.kernels import workers
+from fastmlp.kernels.workers import run, wait
+
+
+def within(seconds, do):
+    """Run `do` on a thread; fail if it does not come back, for nothing could interrupt a barrier."""
+    outcome = []
+
+    def catch():
+        try:
+            outcome.append(do())
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=catch, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert not thread.is_alive(), "somebody waits for ever"
+    return outcome[0]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled():
+    run(wait, 2)
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_a_worker_that_fails_lets_the_others_go_and_its_error_is_raised(failing):
+    left = []
+
+    def program(team):
+        if team.worker == failing:
+            raise MemoryError(f"worker {failing}")
+        for _ in range(3):
+            wait(team)
+        left.append(team.worker)
+
+    error = within(20, lambda: run(program, 3))
+    assert isinstance(error, MemoryError)
+    assert str(error) == f"worker {failing}"
+    assert sorted(left) == [w for w in range(3) if w != failing]
+
+
+@pytest.mark.parametrize("granted", [0, 1])
+def test_fewer_threads_than_wanted_do_the_work_together(granted, monkeypatch):
+    seen = []
+    started = []
+
+    class Scarce(threading.Thread):
+        def start(self):
+            if len(started) == granted:
+                raise RuntimeError("can't start new thread")
+            started.append(self)
+            super().start()
+
+    def program(team):
+        wait(team)
+        seen.append((team.worker, team.workers))
+        wait(team)
+
+    monkeypatch.setattr(workers.threading, "Thread", Scarce)
+    run(program, 3)
+    assert sorted(seen) == [(w, granted + 1) for w in range(granted + 1)]
+
+
+TRAIN = """
+import resource, sys
+import numpy as np, fastmlp
+rng = np.random.default_rng(0)
+X, y = rng.standard_normal((300, 65)), rng.integers(0, 10, 300)
+network = fastmlp.Network([65, 129, 66, 10], output="softmax", loss="cross_entropy")
+def fit():
+    return fastmlp.fit(network, X, y, epochs=2, batch_size=128, seed=0, threads=3, backend="fused").parameters
+with_threads = fit()
+import threading
+class None_(threading.Thread):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+threading.Thread = None_
+assert np.array_equal(fit(), with_threads)
+print("same")
+"""
+
+
+def test_a_training_without_threads_to_be_had_computes_the_same_bits():
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+def test_more_workers_than_cores_meet_at_every_barrier():
+    counts = np.zeros(8, np.int64)
+
+    def program(team):
+        for _ in range(200):
+            counts[team.worker] += 1
+            wait(team)
+            assert counts.min() >= counts[team.worker] - 1
+            wait(team)
+
+    assert within(60, lambda: run(program, 8)) is None
+    assert counts.tolist() == [200] * 8
