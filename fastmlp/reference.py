@@ -75,7 +75,7 @@ def activate_gradient(name: str, z: Array, a: Array, delta: Array) -> Array:
         case "identity":
             return delta
         case "relu":
-            return delta * (z > 0)
+            return np.where(z > 0, delta, 0)  # 0 * inf must not arise
         case "leaky_relu":
             return delta * np.where(z > 0, 1, z.dtype.type(LEAKY_SLOPE))
         case "elu":
@@ -145,12 +145,14 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
         return 0.0, np.zeros_like(z)
     share = weights[:, None] / z.dtype.type(total)
     counts = share > 0  # 0 * inf must not arise
-    return float(np.where(counts, loss * share, 0).sum()), np.where(counts, delta * share, 0)
+    return float(np.where(counts, loss * share, 0).sum(dtype=np.float64)), np.where(counts, delta * share, 0)
 
 
 def penalty(network: Network, w: Array) -> float:
     """Return the penalties on one layer's weights."""
-    return float(network.l1 * np.abs(w).sum() + network.l2 / 2 * (w * w).sum())
+    l1 = network.l1 * np.abs(w).sum() if network.l1 else 0  # 0 * inf must not arise
+    l2 = network.l2 / 2 * (w * w).sum() if network.l2 else 0
+    return float(l1 + l2)
 
 
 def penalty_gradient(network: Network, w: Array) -> Array:

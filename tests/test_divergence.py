@@ -104,6 +104,21 @@ def test_where_chunks_end_changes_nothing(backend, monkeypatch):
 
 
 @every_backend
+def test_dead_units_and_weights_whose_squares_overflow_do_not_count(backend):
+    """0 * inf must not arise: neither in a relu that is off, nor in a penalty of weight 0."""
+    network = Network([2, 3, 2])
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((9, 2)).astype(np.float32), rng.standard_normal((9, 2)).astype(np.float32)
+    with pytest.raises(DivergenceError) as caught:
+        fastmlp.fit(
+            network, x, y, optimizer=SGD(1.0), epochs=2, batch_size=2, shuffle=False, seed=0,
+            sample_weight=np.arange(9), validation=(x, y), backend=backend,
+        )  # fmt: skip
+    assert caught.value.step == 10  # the reference once gave up after 8
+    assert np.abs(caught.value.parameters).max() > 1e21
+
+
+@every_backend
 def test_a_parameter_that_overflows_in_the_last_step_with_a_finite_loss(backend):
     with pytest.raises(DivergenceError) as caught:
         fastmlp.fit(

@@ -1,7 +1,7 @@
 """Joins the program's templates with a variant's slots, and has Numba compile the result.
 
 A template is copied with its globals rebound to the variant's functions, under a qualified name
-that carries the variant and a digest of all sources. Of the ways to specialise a Numba function
+that carries a digest of them and of all sources. Of the ways to specialise a Numba function
 this is the one that a second process finds in the disk cache, and that an edit invalidates:
 closures and functions passed as arguments are never found again, and rebound globals under an
 unchanged name are found with the wrong code. Slots themselves stay uncached, since Numba checks
@@ -52,31 +52,44 @@ class Program:
     def __getattr__(self, name: str) -> Function:
         if name not in ENTRY_POINTS:
             raise AttributeError(name)
-        copy = _rebound(self._functions[name], _inner(self._functions[name], self._functions))
-        copy.__qualname__ = f"{name}_{self._variant}_{self._digest}"
-        entry = kept_on_disk(numba.njit(copy, **OPTIONS))
-        setattr(self, name, entry)
-        return entry
+        function = self._functions[name]
+        inner = _inner(function, self._functions)
+        digest = _short_digest([self._digest.encode(), _content(function, inner).encode()])
+        # Variants that differ in nothing that an entry point calls have one between them.
+        qualname = f"{name}_{digest}"
+        if qualname not in _shared:
+            _shared[qualname] = _entry(qualname, self._variant, function, inner)
+        setattr(self, name, _shared[qualname])
+        return _shared[qualname]
 
     def _bound(self, bound: Bound) -> Function:
         """Return the entry point of one network.
 
         Its name has a digest of the constants in it: Numba's cache sees code and names only.
         """
-        inner = _inner(bound.template, TEMPLATES)
-        copy = _rebound(bound.template, {**inner, **bound.names(bound.constants)})
+        names = {**_inner(bound.template, TEMPLATES), **bound.names(bound.constants)}
         digest = _short_digest([self._digest.encode(), repr(bound.constants).encode()])
-        copy.__qualname__ = f"train_chunk_{self._variant}@{'-'.join(map(str, bound.sizes))}_{digest}"
-        return kept_on_disk(numba.njit(copy, **OPTIONS))
+        name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{digest}"
+        return _entry(name, self._variant, bound.template, names)
 
 
 MOST_BOUND = 64
 """Networks whose own entry points a process keeps."""
 
-ENTRY_NAME = re.compile(
-    rf"({'|'.join(ENTRY_POINTS)})_(?P<variant>[^@]+)(@(?P<network>[\d-]+))?_[0-9a-f]{{16}}"
-)
+ENTRY_NAME = re.compile(rf"({'|'.join(ENTRY_POINTS)})(@(?P<network>[\d-]+))?_[0-9a-f]{{16}}")
 """The qualified name of a compiled entry point."""
+
+_shared: dict[str, Function] = {}
+_first_variant: dict[str, str] = {}
+"""By qualified name: entry points that this process has made, and the variant that asked for one first."""
+
+
+def _entry(qualname: str, variant: str, function: Function, names: Mapping[str, Function]) -> Function:
+    copy = _rebound(function, names)
+    copy.__qualname__ = qualname
+    _first_variant[qualname] = variant
+    return kept_on_disk(numba.njit(copy, **OPTIONS))
+
 
 TEMPLATES: dict[str, Function] = {
     name: value
@@ -177,10 +190,11 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
 
     def on_start(self, ev: Any) -> None:
         """Speak if what compiles is an entry point."""
-        entry = ENTRY_NAME.fullmatch(ev.data["dispatcher"].py_func.__qualname__)
+        qualname = ev.data["dispatcher"].py_func.__qualname__
+        entry = ENTRY_NAME.fullmatch(qualname)
         if entry is None:
             return
-        variant, network = entry["variant"], entry["network"]
+        variant, network = _first_variant[qualname], entry["network"]
         dtype = next(str(a.dtype) for a in ev.data["args"] if isinstance(a, numba.types.Array))
         what = f"the {variant!r} backend for {dtype}"
         once = "once each for training, prediction and validation"

@@ -60,7 +60,7 @@ def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scra
                 for j in range(units):
                     delta[start + i, j] = 0
             else:
-                objective += scales[i] * losses[i]
+                objective += losses[i]
     return objective
 
 
@@ -89,13 +89,13 @@ def softmax_abreast(logits, outputs, sums):
 
 @inlined
 def cross_entropy_abreast(logits, wanted, outputs, sums):
-    """losses = sum wanted * (log of the sum - logits); outputs become the derivative by the logits."""
+    """losses = scale * sum of wanted * (log of the sum - logits); outputs become their derivative."""
     scales, losses, log_total = sums[0], sums[1], sums[2]
     for i in range(LANES):
         losses[i] = 0
     for j in range(len(logits)):
         for i in range(LANES):
-            losses[i] += wanted[j, i] * (log_total[i] - logits[j, i])
+            losses[i] += scales[i] * wanted[j, i] * (log_total[i] - logits[j, i])
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
 
 
@@ -108,10 +108,10 @@ def likelihood_abreast(loss, logits, wanted, outputs, sums):
     for j in range(len(logits)):
         if loss == POISSON:
             for i in range(LANES):
-                losses[i] += outputs[j, i] - wanted[j, i] * logits[j, i]
+                losses[i] += scales[i] * (outputs[j, i] - wanted[j, i] * logits[j, i])
         else:
             for i in range(LANES):
-                losses[i] += softplus(logits[j, i]) - logits[j, i] * wanted[j, i]
+                losses[i] += scales[i] * (softplus(logits[j, i]) - logits[j, i] * wanted[j, i])
         for i in range(LANES):
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
 
@@ -132,7 +132,7 @@ def element_losses_abreast(output, loss, parameter, wanted, outputs, sums):
         for i in range(LANES):
             a = outputs[j, i]
             value, by_a = element_loss(loss, parameter, a - wanted[j, i])
-            losses[i] += value
+            losses[i] += scales[i] * value
             slope = one
             if output == SOFTMAX:
                 by_a -= along[i]
