@@ -77,6 +77,22 @@ def test_a_training_of_any_shape_equals_the_references(backend):
     agrees()
 
 
+@pytest.mark.parametrize("optimizer", [fastmlp.SGD(0.05), fastmlp.AdamW(0.01, epsilon=1e-3)], ids=repr)
+@pytest.mark.parametrize(("batch", "sizes"), [(2070, (20, 17, 3)), (590, (530, 515, 2))])
+@pytest.mark.parametrize("backend", registry.variants())
+def test_batches_and_layers_beyond_the_caches(backend, batch, sizes, optimizer):
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((batch + 30, sizes[0])), rng.standard_normal((batch + 30, sizes[-1]))
+    options = {"optimizer": optimizer, "epochs": 1, "batch_size": batch, "seed": 0}
+    wanted, got = (
+        fastmlp.fit(fastmlp.Network(sizes), X, y, backend=name, **options) for name in ("reference", backend)
+    )
+    # As above, with sums of up to 2070 terms in place of 40.
+    allowed = 64 * 2 * np.sqrt(2070 / 40) * eps(float)
+    np.testing.assert_allclose(got.parameters, wanted.parameters, rtol=0, atol=allowed)
+    np.testing.assert_allclose(got.history["loss"], wanted.history["loss"], rtol=allowed)
+
+
 @pytest.mark.parametrize("rows", [1, 255, 256, 257, 600])
 @pytest.mark.parametrize("backend", registry.variants())
 def test_prediction_and_evaluation_in_blocks(backend, rows):
