@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
+    from fastmlp.estimators.classifier import MLPClassifier
+    from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.initializers import Normal
     from fastmlp.model import Model
     from fastmlp.network import Network
@@ -26,6 +28,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
+    "estimators.classifier": ("MLPClassifier",),
+    "estimators.regressor": ("MLPRegressor",),
     "initializers": ("Normal",),
     "model": ("Model",),
     "network": ("Network",),
@@ -48,6 +52,8 @@ __all__ = [
     "EarlyStopping",
     "Exponential",
     "InverseScaling",
+    "MLPClassifier",
+    "MLPRegressor",
     "Model",
     "Network",
     "Normal",

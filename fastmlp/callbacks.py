@@ -24,27 +24,32 @@ class Run:
     ----------
     network : Network
     parameters : (P,) floating, the live vector; copy what you want to keep
+    moments : (2, P) floating, the optimiser's live vectors (see `fastmlp.state`)
     epochs : int, asked for; `epoch` : int, complete so far; `step` : int, updates so far
     rows : int, training rows in an epoch; `rows_seen` : int, rows visited so far
     history : dict of lists, one value for every complete epoch
+    rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
     """
 
     def __init__(
         self,
         network: Network,
         parameters: NDArray[Any],
+        moments: NDArray[Any],
         epochs: int,
         rows: int,
         history: dict[str, list[float]],
     ) -> None:
         self.network = network
         self.parameters = parameters
+        self.moments = moments
         self.epochs = epochs
         self.rows = rows
         self.history = history
         self.epoch = 0
         self.step = 0
         self.rows_seen = 0
+        self.rate_factor = 1.0
         self.stop_reason: str | None = None
 
     @property

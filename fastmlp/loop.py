@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, NamedTuple
 
@@ -26,8 +26,12 @@ MAX_CHUNK_VISITS = 1 << 22
 """Bounds what the row orders drawn for one chunk take: 32 MiB, or two epochs' if that is more."""
 
 
+Orders = Callable[[int], NDArray[np.int64]]
+"""orders(epochs) draws the row orders (epochs, rows) of the next epochs, whatever their number."""
+
+
 class Plan(NamedTuple):
-    """What stays the same throughout a training."""
+    """What stays the same throughout a training; orders=None visits the rows as they stand."""
 
     network: Network
     optimizer: Optimizer
@@ -36,19 +40,21 @@ class Plan(NamedTuple):
     held_out: Data | None
     epochs: int
     batch_size: int
-    shuffle: bool
-    order_rng: np.random.Generator
+    orders: Orders | None
     dropout_key: int
     threads: int | None
 
 
 def train(plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
-    """Train in place on state.parameters and state.moments; return the finished run."""
+    """Train in place on state.parameters and state.moments; return the finished run.
+
+    Schedules, Adam's corrections and dropout count on from state.step.
+    """
     rows = plan.data.inputs.shape[0]
     history: dict[str, list[float]] = {"loss": []}
     if plan.held_out is not None:
         history["validation_loss"] = []
-    run = Run(plan.network, state.parameters, plan.epochs, rows, history)
+    run = Run(plan.network, state.parameters, state.moments, plan.epochs, rows, history)
     begun: list[Callback] = []
     try:
         for callback in callbacks:
@@ -74,7 +80,7 @@ def blas_threads(threads: int | None) -> AbstractContextManager[object]:
 
 
 def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Callback]) -> None:
-    batches = Batches(run.rows, plan.batch_size, plan.shuffle, plan.order_rng)
+    batches = Batches(run.rows, plan.batch_size, plan.orders)
     losses = EpochLosses(batches.per_epoch)
     uniform = bool((plan.data.weights == 1).all())
     every_epoch = plan.held_out is not None or any(_wants_epochs(c) for c in callbacks)
@@ -88,7 +94,7 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
         numbers = np.arange(run.step, run.step + steps)
         visits = batches.visit(numbers)
         totals = visited_weights(plan.data.weights, uniform, *visits)
-        rates = plan.optimizer.rates(numbers, batches.per_epoch)
+        rates = run.rate_factor * plan.optimizer.rates(state.step + numbers - run.step, batches.per_epoch)
         chunk = Chunk(*visits, totals, rates, batches.batch_size)
         objectives = np.empty(steps)
 
@@ -98,9 +104,11 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
         )
         seconds = time.perf_counter() - began
 
-        run.step = state.step
+        run.step += steps
         run.rows_seen += int((chunk.stops - chunk.starts).sum())
-        run.history["loss"] += losses.add(chunk, objectives)
+        by_rows = plan.network.convention == "sklearn"
+        counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else totals
+        run.history["loss"] += losses.add(objectives, counts)
         run.epoch = len(run.history["loss"])
         if every_epoch and steps == until_epoch:
             if plan.held_out is not None:
@@ -126,19 +134,18 @@ def _first_guess(parameters: int, batch_size: int) -> int:
 class Batches:
     """Which rows each step visits; row orders are drawn epoch by epoch as training reaches them."""
 
-    def __init__(self, rows: int, batch_size: int, shuffle: bool, rng: np.random.Generator) -> None:
+    def __init__(self, rows: int, batch_size: int, orders: Orders | None) -> None:
         self.rows = rows
         self.batch_size = batch_size
         self.per_epoch = -(-rows // batch_size)
-        self.shuffle = shuffle and self.per_epoch > 1
-        self._rng = rng
+        self._draw = orders
         self._natural = np.arange(rows)
         self._first = 0  # the epoch of the first row of _orders
         self._orders = np.empty((0, rows), np.int64)
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps may be asked for at once so that about `visits` rows are drawn."""
-        return max(1, visits // self.batch_size) if self.shuffle else MAX_CHUNK_STEPS
+        return max(1, visits // self.batch_size) if self._draw else MAX_CHUNK_STEPS
 
     def visit(
         self, steps: NDArray[np.int64]
@@ -147,15 +154,11 @@ class Batches:
         epochs, within = np.divmod(steps, self.per_epoch)
         starts = within * self.batch_size
         stops = np.minimum(starts + self.batch_size, self.rows)
-        if not self.shuffle:
+        if self._draw is None:
             return self._natural, starts, stops
         first, last = int(epochs[0]), int(epochs[-1])
         held = self._orders[first - self._first :]
-        fresh = np.tile(self._natural, (last + 1 - first - len(held), 1))
-        # permuted shuffles the rows of its argument one after another, so that the orders do not
-        # depend on how many are drawn at once.
-        self._rng.permuted(fresh, axis=1, out=fresh)
-        self._orders, self._first = np.concatenate([held, fresh]), first
+        self._orders, self._first = np.concatenate([held, self._draw(last + 1 - first - len(held))]), first
         base = (epochs - first) * self.rows
         return self._orders.reshape(-1), starts + base, stops + base
 
@@ -183,9 +186,12 @@ class EpochLosses:
         self._per_epoch = per_epoch
         self._pending = np.empty((2, 0))
 
-    def add(self, chunk: Chunk, objectives: NDArray[np.float64]) -> list[float]:
-        """Take the next steps' objectives; return the mean of every epoch that is now complete."""
-        fresh = np.stack([objectives * chunk.totals, chunk.totals])
+    def add(self, objectives: NDArray[np.float64], counts: NDArray[np.float64]) -> list[float]:
+        """Take the next steps' objectives, each of which counts so much in its epoch's mean.
+
+        Returns the mean of every epoch that is now complete.
+        """
+        fresh = np.stack([objectives * counts, counts])
         self._pending = np.concatenate([self._pending, fresh], axis=1)
         complete = self._pending.shape[1] // self._per_epoch
         bound = complete * self._per_epoch

@@ -21,7 +21,7 @@ from fastmlp.callbacks import Callback, Progress
 from fastmlp.data import as_array, clean, clean_inputs, clean_targets, clean_weights, take
 from fastmlp.initializers import draw_biases, draw_weights
 from fastmlp.layout import flatten
-from fastmlp.loop import Plan, train
+from fastmlp.loop import Orders, Plan, train
 from fastmlp.model import Model
 from fastmlp.network import Network
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
@@ -110,7 +110,7 @@ def fit(
     epochs = checks.whole("epochs", epochs, 0)
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)
-    callbacks = _check_callbacks(callbacks, progress)
+    callbacks = check_callbacks(callbacks, progress)
     streams = _streams(seed)
 
     inputs = clean_inputs("X", X, network.sizes[0], dtype)
@@ -135,8 +135,7 @@ def fit(
         held_out=held_out,
         epochs=epochs,
         batch_size=batch_size,
-        shuffle=shuffle,
-        order_rng=streams.order,
+        orders=_orders(rows, streams.order) if shuffle and batch_size < rows else None,
         dropout_key=streams.dropout_key,
         threads=threads,
     )
@@ -155,7 +154,21 @@ def _streams(seed: int | None) -> Streams:
     )
 
 
-def _check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+def _orders(rows: int, rng: np.random.Generator) -> Orders:
+    """Return what draws row orders, each independent of the one before."""
+
+    def draw(epochs: int) -> NDArray[np.int64]:
+        orders = np.tile(np.arange(rows), (epochs, 1))
+        # permuted shuffles the rows of its argument one after another, so that the orders do not
+        # depend on how many are drawn at once.
+        rng.permuted(orders, axis=1, out=orders)
+        return orders
+
+    return draw
+
+
+def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+    """Return the callbacks as a new list, with a progress bar if one is wanted."""
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
     checked = list(callbacks)

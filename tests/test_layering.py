@@ -37,6 +37,16 @@ LEVELS = (
     ("callbacks", "data", "datasets"),
     ("loop", "model"),
     ("trainer",),
+    (
+        "estimators.convergence",
+        "estimators.descriptions",
+        "estimators.draws",
+        "estimators.lbfgs",
+        "estimators.rows",
+        "estimators.sparse_rows",
+    ),
+    ("estimators.base",),
+    ("estimators.classifier", "estimators.regressor"),
     ("cli",),
     ("__main__",),
 )

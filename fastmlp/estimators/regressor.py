@@ -1,0 +1,148 @@
+"""MLPRegressor: real numbers, one or several to a row."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils import column_or_1d
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import validate_data
+
+from fastmlp import checks
+from fastmlp.estimators.base import SPARSE, Perceptron
+from fastmlp.estimators.descriptions import LOSSES
+
+Array = NDArray[Any]
+
+
+class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
+    """TODO."""
+
+    _parameter_constraints: dict[str, Any] = {
+        **Perceptron._parameter_constraints,
+        "loss": [StrOptions({*LOSSES})],
+        "huber_delta": [Interval(Real, 0, None, closed="neither")],
+        "quantile": [Interval(Real, 0, 1, closed="neither")],
+    }
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        huber_delta: float = 1.0,
+        quantile: float = 0.5,
+        dropout: Any = 0.0,
+        init: Any = None,
+        validation_set: Any = None,
+        stopping_metric: Any = None,
+        callbacks: Any = (),
+        max_time: float | None = None,
+        progress: bool = False,
+        backend: str = "auto",
+        threads: int | None = None,
+        dtype: Any = None,
+    ) -> None:
+        self._keep(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPRegressor:
+        """Train from a new start, or on from where the last fit ended if warm_start is set.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+        y : (rows,) or (rows, n_out) real numbers; at least 0 for the poisson loss
+        sample_weight : (rows,) array of at least 0, optional
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        self._train(X, y, sample_weight)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, epochs: int = 1
+    ) -> MLPRegressor:
+        """Train on for some epochs over these rows.
+
+        With solver="lbfgs" it minimises anew from where it is, as scikit-learn's does.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as for `fit`
+        epochs : int, at least 1
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        self._train(X, y, sample_weight, checks.whole("epochs", epochs, 1))
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return the prediction for every row.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+
+        Returns
+        -------
+        (rows,) array, or (rows, n_out) if there are several outputs
+        """
+        return self._decoded(self._outputs_for(X))
+
+    # --- what y means -------------------------------------------------------------------------------
+
+    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
+        X, y = validate_data(
+            self, X, y, accept_sparse=SPARSE, multi_output=True, y_numeric=True, dtype=dtype, reset=reset
+        )
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _targets(self, y: Array) -> Array:
+        if self.loss == "poisson" and (y < 0).any():
+            raise ValueError(f"y must be at least 0 for loss='poisson', got {y.min()}")
+        return y.reshape(len(y), -1)
+
+    def _ends_in(self) -> tuple[str, str]:
+        return "exp" if self.loss == "poisson" else "identity", LOSSES[self.loss]
+
+    def _decoded(self, outputs: Array) -> Array:
+        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+
+    def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
+        # A training that diverges is no error; its score cannot win.
+        if not np.isfinite(predicted).all():
+            return float("nan")
+        return float(r2_score(y, predicted, sample_weight=sample_weight))
