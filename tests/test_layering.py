@@ -45,6 +45,7 @@ LEVELS = (
         "estimators.rows",
         "estimators.sparse_rows",
     ),
+    ("estimators.constraints", "estimators.fitted"),
     ("estimators.base",),
     ("estimators.classifier", "estimators.regressor"),
     ("cli",),

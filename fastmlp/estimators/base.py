@@ -1,101 +1,58 @@
-"""What the two estimators share: training as scikit-learn does it, and the network's outputs."""
+"""What the two estimators share: training as scikit-learn does it."""
 
 from __future__ import annotations
 
-import math
-import operator
 import warnings
 from collections.abc import Callable, Sequence
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import get_scorer, get_scorer_names
+from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state
-from sklearn.utils._param_validation import Interval, Options, StrOptions
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp.callbacks import Callback, Run, TimeLimit
 from fastmlp.data import floating_dtype
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
-from fastmlp.estimators.descriptions import (
-    ACTIVATIONS,
-    hidden_activations,
-    hidden_sizes,
-    network_of,
-    optimizer_of,
-)
+from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, optimizer_of
 from fastmlp.estimators.draws import composed_orders, start
+from fastmlp.estimators.fitted import Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
-from fastmlp.estimators.sparse_rows import blocks, for_sparse_rows
+from fastmlp.estimators.sparse_rows import for_sparse_rows
 from fastmlp.layout import flatten
 from fastmlp.loop import Plan, train
 from fastmlp.model import Model
 from fastmlp.network import Network
-from fastmlp.optimizers import SGD, Adam, RMSprop
-from fastmlp.registry import choose, get
-from fastmlp.schedules import Schedule
+from fastmlp.optimizers import SGD
+from fastmlp.registry import choose
 from fastmlp.state import TrainState
 from fastmlp.trainer import check_callbacks
 
 Array = NDArray[Any]
 
-SPARSE = ["csr", "csc"]
-"""The sparse formats that are taken as they are."""
 
-
-class Perceptron(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+class Perceptron(Fitted):
     """Base of MLPClassifier and MLPRegressor, which say what y means."""
-
-    _parameter_constraints: dict[str, Any] = {
-        "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-        "activation": [StrOptions({*ACTIVATIONS}), "array-like"],
-        "solver": [StrOptions({"lbfgs", "sgd", "adam"}), SGD, RMSprop, Adam],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-        "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), Schedule],
-        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
-        "power_t": [Interval(Real, 0, None, closed="left")],
-        "max_iter": [Interval(Integral, 1, None, closed="left")],
-        "shuffle": ["boolean"],
-        "random_state": ["random_state"],
-        "tol": [Interval(Real, 0, None, closed="left")],
-        "verbose": ["verbose"],
-        "warm_start": ["boolean"],
-        "momentum": [Interval(Real, 0, 1, closed="both")],
-        "nesterovs_momentum": ["boolean"],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="left")],
-        "beta_1": [Interval(Real, 0, 1, closed="left")],
-        "beta_2": [Interval(Real, 0, 1, closed="left")],
-        "epsilon": [Interval(Real, 0, None, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
-        "max_fun": [Interval(Integral, 1, None, closed="left")],
-        "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
-        "init": "no_validation",
-        "validation_set": [tuple, list, None],
-        "stopping_metric": [StrOptions({"loss", *get_scorer_names()}), callable, None],
-        "callbacks": ["array-like"],
-        "max_time": [Interval(Real, 0, None, closed="neither"), None],
-        "progress": ["boolean"],
-        "backend": [str],
-        "threads": [Interval(Integral, 1, None, closed="left"), None],
-        "dtype": "no_validation",
-    }
 
     def _keep(self, parameters: dict[str, Any]) -> None:
         """Set what the constructor was given, as it was given, which scikit-learn's clone relies on."""
-        vars(self).update((name, value) for name, value in parameters.items() if name != "self")
+        self.__dict__ |= {name: value for name, value in parameters.items() if name != "self"}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
+
+    def _check_solver(self) -> bool:
+        """Return True, or raise what makes hasattr(self, "partial_fit") False."""
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+            )
+        return True
 
     # --- what the subclasses say --------------------------------------------------------------------
 
@@ -116,10 +73,6 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
     def _class_weights(self, y: Array, incremental: bool) -> Array | None:
         """Return what each row's class counts, (rows,), or None."""
         return None
-
-    def _ends_in(self) -> tuple[str, str]:
-        """Return the trainer's names of the output activation and of the loss."""
-        raise NotImplementedError
 
     def _decoded(self, outputs: Array) -> Array:
         """Return what `predict` makes of outputs (rows, n_out)."""
@@ -190,9 +143,7 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
     def _train_lbfgs(
         self, network: Network, parameters: Array, rows: Rows, callbacks: Sequence[Callback]
     ) -> None:
-        data = rows.data
-        if scipy.sparse.issparse(data.inputs):
-            data = data._replace(inputs=data.inputs.toarray())
+        data = rows.dense_data
         # Any optimiser: the solver asks the backend for gradients only.
         backend = choose(
             self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0
@@ -293,10 +244,9 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         return False
 
     def _given_validation(self, dtype: Any) -> Rows:
-        if len(self.validation_set) not in (2, 3):
-            raise ValueError(
-                f"validation_set must be (X, y) or (X, y, sample_weight), got {len(self.validation_set)} parts"
-            )
+        parts = len(self.validation_set)
+        if parts not in (2, 3):
+            raise ValueError(f"validation_set must be (X, y) or (X, y, sample_weight), got {parts} parts")
         X, y, *weights = self.validation_set
         X, y = self._validated(X, y, dtype, False)
         self._check_targets(y)
@@ -316,82 +266,6 @@ class Perceptron(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         scorer = get_scorer(metric)
         # Rows held out have no feature names left, and none shall be asked for.
         nameless = object.__new__(type(self))
-        vars(nameless).update((k, v) for k, v in vars(self).items() if k != "feature_names_in_")
+        nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
         options = {} if weights is None else {"sample_weight": weights}
         return lambda run: float(scorer(nameless, inputs, y, **options))
-
-    # --- parameters and outputs ---------------------------------------------------------------------
-
-    def _check_solver(self) -> bool:
-        """Return True, or raise what makes hasattr(self, "partial_fit") False."""
-        if self.solver == "lbfgs":
-            raise AttributeError(
-                "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
-            )
-        return True
-
-    def _adopt(self, model: Model) -> None:
-        """Make the model the estimator's; coefs_ and intercepts_ are views of its parameters."""
-        self._model = model
-        self.coefs_, self.intercepts_ = model.weights, model.biases
-        self._views = [*self.coefs_, *self.intercepts_]
-        self.n_layers_ = len(model.network.sizes)
-        self.n_outputs_ = model.network.sizes[-1]
-        self.out_activation_ = {"sigmoid": "logistic"}.get(model.network.output, model.network.output)
-
-    def _current_model(self) -> Model:
-        """Return the model, or one of the arrays that the user has put into coefs_ or intercepts_."""
-        shown = [*self.coefs_, *self.intercepts_]
-        if len(shown) == len(self._views) and all(map(operator.is_, shown, self._views)):
-            return self._model
-        sizes = [len(self.coefs_[0]), *map(len, self.intercepts_)]
-        network = network_of(self, sizes, *self._ends_in())
-        parameters = flatten(self.coefs_, self.intercepts_, network, self._model.parameters.dtype)
-        return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
-
-    def _outputs(self, inputs: Any) -> Array:
-        """Return the network's outputs (rows, n_out) for clean rows, dense or CSR."""
-        model = self._current_model()
-        if not scipy.sparse.issparse(inputs):
-            return model.forward(inputs)
-        return np.concatenate([model.forward(inputs[rows].toarray()) for rows in blocks(inputs)])
-
-    def _outputs_for(self, X: Any) -> Array:
-        """Return the network's outputs (rows, n_out) for what a user passes to predict."""
-        if "_model" not in vars(self):
-            check_is_fitted(self)
-        dtype = self._model.parameters.dtype
-        if not self._is_clean(X, dtype):
-            X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
-            X = (
-                X.tocsr().astype(dtype, copy=False)
-                if scipy.sparse.issparse(X)
-                else np.ascontiguousarray(X, dtype)
-            )
-        return self._outputs(X)
-
-    def _is_clean(self, X: Any, dtype: Any) -> bool:
-        """Whether X surely passes scikit-learn's validation, which takes longer than the network on a row."""
-        return (
-            type(X) is np.ndarray
-            and X.dtype == dtype
-            and X.ndim == 2
-            and X.shape[0] > 0
-            and X.shape[1] == self.n_features_in_
-            and X.flags.c_contiguous
-            and "feature_names_in_" not in vars(self)
-            and math.isfinite(np.vdot(X, X))
-        )
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(super().__getstate__())
-        if "_model" in state:
-            state["_model"] = self._current_model()
-            for views in ("coefs_", "intercepts_", "_views"):
-                del state[views]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "_model" in state:
-            self._adopt(self._model)

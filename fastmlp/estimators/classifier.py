@@ -16,7 +16,9 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
-from fastmlp.estimators.base import SPARSE, Perceptron
+from fastmlp.estimators.base import Perceptron
+from fastmlp.estimators.constraints import CLASSIFIER
+from fastmlp.estimators.fitted import SPARSE
 from fastmlp.estimators.rows import Rows
 
 Array = NDArray[Any]
@@ -25,10 +27,7 @@ Array = NDArray[Any]
 class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
     """TODO."""
 
-    _parameter_constraints: dict[str, Any] = {
-        **Perceptron._parameter_constraints,
-        "class_weight": [dict, list, "array-like", None],
-    }
+    _parameter_constraints = CLASSIFIER
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         self._train(X, y, sample_weight)
         return self
 
-    @available_if(Perceptron._check_solver)
+    @available_if(Perceptron._check_solver)  # type: ignore[untyped-decorator]
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
         self,

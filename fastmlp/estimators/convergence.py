@@ -55,12 +55,12 @@ class Convergence(Callback):
     Parameters
     ----------
     estimator : MLPClassifier or MLPRegressor whose n_iter_, loss_, t_, loss_curve_ and so on it keeps
-    score : function of no arguments that scores the validation rows, greater is better; None where
-        the training loss decides
+    score : score(run) scores the validation rows, greater is better; None where the training loss
+        decides
     endless : bool, whether to go on all the same: partial_fit does as many epochs as were asked for
     """
 
-    def __init__(self, estimator: Any, score: Callable[[], float] | None, endless: bool) -> None:
+    def __init__(self, estimator: Any, score: Callable[[Run], float] | None, endless: bool) -> None:
         self.estimator = estimator
         self.score = score
         self.endless = endless
@@ -80,12 +80,14 @@ class Convergence(Callback):
         estimator.loss_ = run.history["loss"][-1]
         estimator.t_ += run.rows
         estimator.loss_curve_.append(estimator.loss_)
+        if "validation_loss" in run.history:
+            estimator.validation_loss_curve_.append(run.history["validation_loss"][-1])
         if estimator.verbose:
             print(f"Iteration {run.epoch}, loss = {estimator.loss_:.8f}")
         if self.score is None:
             self._judge_loss()
         else:
-            self._judge_score(self.score(), run)
+            self._judge_score(self.score(run), run)
         state = estimator._optimizer
         if state.schedule == "invscaling":
             state.change_rate(state.initial_rate / (estimator.t_ + 1) ** state.power, run)
@@ -144,7 +146,7 @@ class Convergence(Callback):
 def fresh_curves(estimator: Any) -> None:
     """Set the fitted attributes that training appends to, as they are before the first epoch."""
     estimator.loss_curve_ = []
-    estimator.validation_loss_curve_ = None
+    estimator.validation_loss_curve_ = []
     estimator._no_improvement_count = 0
     estimator.best_loss_ = None if estimator.early_stopping else math.inf
     estimator.validation_scores_ = [] if estimator.early_stopping else None

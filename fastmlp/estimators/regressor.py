@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import column_or_1d
-from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
-from fastmlp.estimators.base import SPARSE, Perceptron
+from fastmlp.estimators.base import Perceptron
+from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
+from fastmlp.estimators.fitted import SPARSE
 
 Array = NDArray[Any]
 
@@ -23,12 +23,7 @@ Array = NDArray[Any]
 class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
     """TODO."""
 
-    _parameter_constraints: dict[str, Any] = {
-        **Perceptron._parameter_constraints,
-        "loss": [StrOptions({*LOSSES})],
-        "huber_delta": [Interval(Real, 0, None, closed="neither")],
-        "quantile": [Interval(Real, 0, 1, closed="neither")],
-    }
+    _parameter_constraints = REGRESSOR
 
     def __init__(
         self,

@@ -34,6 +34,12 @@ class Rows(NamedTuple):
         """The rows as a backend takes them."""
         return Data(self.inputs, self.targets, self.weights)
 
+    @property
+    def dense_data(self) -> Data:
+        """The same for what has no use for sparse rows."""
+        inputs = self.inputs.toarray() if scipy.sparse.issparse(self.inputs) else self.inputs
+        return Data(inputs, self.targets, self.weights)
+
     def take(self, which: NDArray[np.int64]) -> Rows:
         """Return copies of some rows."""
         scores = None if self.score_weights is None else self.score_weights[which]

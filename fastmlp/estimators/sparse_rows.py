@@ -32,17 +32,13 @@ def blocks(inputs: Any) -> Iterator[slice]:
 def for_sparse_rows(backend: Backend) -> Backend:
     """Return the backend with functions for inputs that are a CSR matrix (rows, n_in).
 
-    Only predict, evaluate and train_chunk: gradient takes dense rows, update none.
+    Only evaluate and train_chunk: nothing else is asked about a CSR matrix.
     """
-
-    def predict(network: Network, parameters: Array, inputs: Any, out: Array) -> None:
-        for rows in blocks(inputs):
-            backend.predict(network, parameters, inputs[rows].toarray(), out[rows])
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         loss = 0.0
         for rows in blocks(data.inputs):
-            part = Data(data.inputs[rows].toarray(), data.targets[rows], data.weights[rows])
+            part = _dense(data, rows)
             loss += backend.evaluate(network, parameters, part) * float(part.weights.sum(dtype=np.float64))
         return loss / float(data.weights.sum(dtype=np.float64))
 
@@ -67,13 +63,18 @@ def for_sparse_rows(backend: Backend) -> Backend:
                 chunk.rates[first:last],
                 chunk.batch_size,
             )
-            part = Data(data.inputs[rows].toarray(), data.targets[rows], data.weights[rows])
+            part = _dense(data, rows)
             state = backend.train_chunk(
                 network, optimizer, state, part, steps, key, threads, losses[first:last]
             )
         return state
 
-    return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
+    return backend._replace(evaluate=evaluate, train_chunk=train_chunk)
+
+
+def _dense(data: Data, rows: Any) -> Data:
+    inputs: Any = data.inputs
+    return Data(inputs[rows].toarray(), data.targets[rows], data.weights[rows])
 
 
 def _groups(chunk: Chunk, rows: int) -> Iterator[tuple[int, int]]:
