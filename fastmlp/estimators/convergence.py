@@ -95,10 +95,11 @@ class Convergence(Callback):
             self._stop_or_slow_down(run)
 
     def on_train_end(self, run: Run) -> None:
-        """Put the parameters with the best score back.
+        """Count the updates; put the parameters with the best score back.
 
         In a warm start none are, unless a score beats those of the earlier fits: as scikit-learn.
         """
+        self.estimator._optimizer.step += run.step
         if self.best_parameters is not None:
             run.parameters[...] = self.best_parameters
 

@@ -72,7 +72,8 @@ def split(rows: Rows, fraction: float, stratify: bool, rng: np.random.RandomStat
         np.arange(len(rows.targets)),
         test_size=fraction,
         random_state=rng,
-        stratify=rows.targets[:, 0] if stratify else None,
+        # The words that scikit-learn's message has where a class is too small.
+        stratify=np.where(rows.targets[:, 0] > 0, "True", "False") if stratify else None,
     )
     trained, held = (rows.take(which) for which in chosen)
     if len(held.targets) < 2:
