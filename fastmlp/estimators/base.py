@@ -22,7 +22,7 @@ from fastmlp.estimators.draws import composed_orders, start
 from fastmlp.estimators.fitted import Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
 from fastmlp.estimators.sparse_rows import for_sparse_rows
-from fastmlp.layout import flatten
+from fastmlp.layout import flatten, parameter_count
 from fastmlp.loop import Plan, train
 from fastmlp.model import Model
 from fastmlp.network import Network
@@ -32,6 +32,10 @@ from fastmlp.state import TrainState
 from fastmlp.trainer import check_callbacks
 
 Array = NDArray[Any]
+
+
+THREADED_FLOPS = 1e9
+"""Work of an epoch, 20 ms, from which on worker threads pay: every epoch starts them anew, 0.25 ms."""
 
 
 class Perceptron(Fitted):
@@ -173,7 +177,8 @@ class Perceptron(Fitted):
         if first or getattr(self, "validation_scores_", None) is None == self.early_stopping:
             fresh_curves(self)
         steps = epochs * -(-count // batch_size)
-        backend = choose(self.backend, network, state.rule, batch_size, parameters.dtype, self.threads, steps)
+        threads = self._worth_threads(network, count)
+        backend = choose(self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps)
         self._adopt(Model(network, parameters, {"loss": []}, backend, None))
         sparse = scipy.sparse.issparse(rows.inputs)
         plan = Plan(
@@ -186,7 +191,7 @@ class Perceptron(Fitted):
             batch_size=batch_size,
             orders=composed_orders(count, rng) if self.shuffle else None,
             dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if any(network.dropout) else 0,
-            threads=self.threads,
+            threads=threads,
         )
         convergence = Convergence(self, self._scoring(held_out), incremental)
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
@@ -212,6 +217,11 @@ class Perceptron(Fitted):
                 stacklevel=5,
             )
         return min(int(self.batch_size), rows)
+
+    def _worth_threads(self, network: Network, rows: int) -> int | None:
+        """Return how many threads an epoch may use; None leaves it to the backend."""
+        long = 6 * parameter_count(network.sizes) * rows > THREADED_FLOPS
+        return None if self.threads is None and long else self.threads or 1
 
     def _optimizer_fits(self, parameters: Array) -> bool:
         """Whether an optimiser has gone before whose moments belong to these parameters."""
