@@ -25,7 +25,66 @@ Array = NDArray[Any]
 
 
 class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
-    """TODO."""
+    """scikit-learn's MLPClassifier, trained by fastmlp: the same steps from the same random_state.
+
+    Every parameter of `sklearn.neural_network.MLPClassifier` is here, in its place, with its default
+    and its meaning; see its documentation. The following go beyond it and change nothing unless set.
+
+    Parameters
+    ----------
+    activation : str or sequence of str
+        Also one for each hidden layer, and also the trainer's: leaky_relu, elu, gelu, silu,
+        softplus, sigmoid (which is logistic).
+    solver : str, SGD, RMSprop, Adam or AdamW
+        Also an optimiser of the trainer's, which brings its own rate or schedule.
+    learning_rate : str or Schedule
+        Also a schedule of the trainer's, for "sgd" and "adam"; it brings its own first rate.
+    class_weight : dict, "balanced", list of dicts or None
+        How much each class counts in the loss, as `sklearn.utils.class_weight.compute_sample_weight`
+        has it; multiplied with sample_weight. Scores do not use it. "balanced" is not for partial_fit.
+    dropout : float or sequence of float
+        Probability in [0, 1) that a hidden unit is dropped, one for all layers or one for each.
+    init : str, Normal, (coefs, intercepts) or None
+        The start: a scheme of `Network.weight_init` with biases of 0, or arrays that are copied.
+        None draws as scikit-learn does.
+    validation_set : (X, y) or (X, y, sample_weight), optional
+        Rows to validate on in place of a split; they fill `validation_loss_curve_`, and decide if
+        early_stopping is set. In a pipeline they are not transformed: pass them as fit sees X.
+    stopping_metric : str, callable or None
+        What early_stopping maximises: the name of a scorer (`sklearn.metrics.get_scorer_names`),
+        a scorer, or "loss" for the least validation loss. None is accuracy.
+    callbacks : list of Callback
+        As for `fastmlp.fit`. With "lbfgs" an iteration counts as an epoch.
+    max_time : float, optional
+        Seconds after which training ends, within 0.2 s, with the parameters that it has.
+    progress : bool
+        A progress bar on stderr.
+    backend : str
+        A name of `fastmlp.backends()`, or "auto" for the one that should be fastest.
+    threads : int, optional
+        Upper bound for the worker threads; None takes one for epochs of less than about 20 ms.
+    dtype : float32, float64 or None
+        To train in; None keeps a float32 X and makes all else float64.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : lists of (n_in, n_out) and (n_out,) arrays
+        Live views of one vector: writing to them, or replacing them, changes predictions.
+    validation_loss_curve_ : list of float
+        The loss of the validation rows, without penalty, after every epoch; empty if there are none.
+
+    And all of scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
+    best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_,
+    feature_names_in_.
+
+    Notes
+    -----
+    Steps and losses agree with scikit-learn 1.9 up to rounding, with two exceptions: its loss clips
+    probabilities at eps, so it differs where a probability is saturated; and negative sample
+    weights are refused. Predictions have the dtype that was trained in. A float32 "lbfgs" runs in
+    float64 and is rounded at its end. A CSR or CSC matrix becomes dense batch by batch, for "lbfgs" as
+    a whole.
+    """
 
     _parameter_constraints = CLASSIFIER
 

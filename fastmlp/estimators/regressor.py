@@ -21,7 +21,30 @@ Array = NDArray[Any]
 
 
 class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
-    """TODO."""
+    """scikit-learn's MLPRegressor, trained by fastmlp: the same steps from the same random_state.
+
+    Every parameter of `sklearn.neural_network.MLPRegressor` is here, in its place, with its default
+    and its meaning; see its documentation. What goes beyond it is as for `fastmlp.MLPClassifier`,
+    except for the following.
+
+    Parameters
+    ----------
+    loss : str
+        Also mae, huber or pinball: means over rows and outputs, with the output "identity".
+    huber_delta : float
+        Where huber turns from quadratic to linear; above 0.
+    quantile : float
+        The quantile that pinball estimates, in (0, 1).
+    stopping_metric : str, callable or None
+        What early_stopping maximises, as for MLPClassifier. None is R^2.
+
+    Notes
+    -----
+    For several outputs the gradient of "squared_error" is that of the sum over the outputs, while the
+    loss is their mean. So it is in scikit-learn 1.9, whose line search in "lbfgs" then sees slopes
+    that do not belong to its values; this class takes the same steps. `partial_fit` with
+    solver="lbfgs" runs a whole search, as there.
+    """
 
     _parameter_constraints = REGRESSOR
 
