@@ -198,14 +198,14 @@ class Perceptron(Fitted):
         try:
             run = train(plan, begun, [convergence, *callbacks])
         except KeyboardInterrupt:
-            warnings.warn("Training interrupted by user.", stacklevel=4)
+            warnings.warn("Training interrupted by user.", stacklevel=5)
             return
         if run.stop_reason is None and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't"
                 " converged yet.",
                 ConvergenceWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _checked_batch_size(self, rows: int) -> int:
@@ -214,7 +214,7 @@ class Perceptron(Fitted):
         if self.batch_size > rows:
             warnings.warn(
                 "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-                stacklevel=5,
+                stacklevel=6,
             )
         return min(int(self.batch_size), rows)
 

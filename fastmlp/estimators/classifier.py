@@ -88,6 +88,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
     _parameter_constraints = CLASSIFIER
 
+    loss = "log_loss"
+
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
