@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
     from fastmlp.estimators.classifier import MLPClassifier
+    from fastmlp.estimators.display import LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.initializers import Normal
     from fastmlp.model import Model
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 _HOME = {
     "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
     "estimators.classifier": ("MLPClassifier",),
+    "estimators.display": ("LossCurveDisplay",),
     "estimators.regressor": ("MLPRegressor",),
     "initializers": ("Normal",),
     "model": ("Model",),
@@ -52,6 +54,7 @@ __all__ = [
     "EarlyStopping",
     "Exponential",
     "InverseScaling",
+    "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
     "Model",

@@ -40,6 +40,7 @@ LEVELS = (
     (
         "estimators.convergence",
         "estimators.descriptions",
+        "estimators.display",
         "estimators.draws",
         "estimators.lbfgs",
         "estimators.rows",
