@@ -66,7 +66,7 @@ class Callback:
     """Base of callbacks; override what you need.
 
     A chunk is at most about 0.2 s of compiled work. If `on_epoch_end` is overridden, every epoch
-    ends a chunk; the others cost nothing per epoch.
+    ends a chunk, unless `hear_by` allows more; the others cost nothing per epoch.
     """
 
     def on_train_begin(self, run: Run) -> None:
@@ -77,6 +77,15 @@ class Callback:
 
     def on_epoch_end(self, run: Run) -> None:
         """Run after every epoch, once its values stand in `run.history`."""
+
+    def hear_by(self, run: Run) -> int:
+        """Return the epoch at whose end `on_epoch_end` must run next; asked before every chunk.
+
+        A later one than the next saves what a chunk costs, some 0.1 ms; `on_epoch_end` then finds
+        the values of several epochs in the history, or earlier than it asked for if another
+        callback made an end.
+        """
+        return run.epoch + 1
 
     def on_train_end(self, run: Run) -> None:
         """Run after the last step, however training ended."""

@@ -83,14 +83,15 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
     batches = Batches(run.rows, plan.batch_size, plan.orders)
     losses = EpochLosses(batches.per_epoch)
     uniform = bool((plan.data.weights == 1).all())
-    every_epoch = plan.held_out is not None or any(_wants_epochs(c) for c in callbacks)
+    hearing = [callback for callback in callbacks if _wants_epochs(callback)]
     total = plan.epochs * batches.per_epoch
     steps = _first_guess(state.parameters.size, plan.batch_size)
     while run.step < total and run.stop_reason is None:
-        until_epoch = batches.per_epoch - run.step % batches.per_epoch
         steps = min(steps, MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step)
-        if every_epoch:
-            steps = min(steps, until_epoch)
+        heard = [run.epoch + 1] if plan.held_out is not None else [c.hear_by(run) for c in hearing]
+        if heard:
+            within = run.step % batches.per_epoch
+            steps = min(steps, (min(heard) - run.epoch) * batches.per_epoch - within)
         numbers = np.arange(run.step, run.step + steps)
         visits = batches.visit(numbers)
         totals = visited_weights(plan.data.weights, uniform, *visits)
@@ -110,7 +111,7 @@ def _run_chunks(plan: Plan, state: TrainState, run: Run, callbacks: Sequence[Cal
         counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else totals
         run.history["loss"] += losses.add(objectives, counts)
         run.epoch = len(run.history["loss"])
-        if every_epoch and steps == until_epoch:
+        if heard and run.step % batches.per_epoch == 0:
             if plan.held_out is not None:
                 loss = plan.backend.evaluate(plan.network, state.parameters, plan.held_out)
                 run.history["validation_loss"].append(loss)

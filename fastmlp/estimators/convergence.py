@@ -69,21 +69,38 @@ class Convergence(Callback):
     def on_train_begin(self, run: Run) -> None:
         """Take the rate over from an earlier call; keep the start, in case nothing is better."""
         estimator = self.estimator
+        estimator.n_iter_ = 0
         estimator._optimizer.apply_to(run)
         if self.score is not None and not estimator.validation_scores_:
             self.best_parameters = run.parameters.copy()
 
-    def on_epoch_end(self, run: Run) -> None:
-        """Do all that scikit-learn does, in its order."""
+    def hear_by(self, run: Run) -> int:
+        """Return the first epoch after which training could stop, or has something to do or to print.
+
+        Epochs that do not improve come one by one, so that there is no stop before so many more.
+        """
         estimator = self.estimator
-        estimator.n_iter_ = run.epoch
-        estimator.loss_ = run.history["loss"][-1]
+        watched = self.score is not None or estimator.verbose
+        if watched or estimator._optimizer.schedule == "invscaling":
+            return run.epoch + 1
+        most = estimator.n_iter_no_change + 1 - estimator._no_improvement_count
+        return int(max(run.epoch + 1, min(estimator.n_iter_ + most, run.epochs)))
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Do all that scikit-learn does, in its order, for every epoch since the last time."""
+        for epoch in range(self.estimator.n_iter_, run.epoch):
+            self._take(epoch, run)
+
+    def _take(self, epoch: int, run: Run) -> None:
+        estimator = self.estimator
+        estimator.n_iter_ = epoch + 1
+        estimator.loss_ = run.history["loss"][epoch]
         estimator.t_ += run.rows
         estimator.loss_curve_.append(estimator.loss_)
         if "validation_loss" in run.history:
-            estimator.validation_loss_curve_.append(run.history["validation_loss"][-1])
+            estimator.validation_loss_curve_.append(run.history["validation_loss"][epoch])
         if estimator.verbose:
-            print(f"Iteration {run.epoch}, loss = {estimator.loss_:.8f}")
+            print(f"Iteration {epoch + 1}, loss = {estimator.loss_:.8f}")
         if self.score is None:
             self._judge_loss()
         else:
@@ -95,10 +112,12 @@ class Convergence(Callback):
             self._stop_or_slow_down(run)
 
     def on_train_end(self, run: Run) -> None:
-        """Count the updates; put the parameters with the best score back.
+        """Take what is left, count the updates; put the parameters with the best score back.
 
         In a warm start none are, unless a score beats those of the earlier fits: as scikit-learn.
         """
+        # A stop of another callback's, or Ctrl-C, may have left epochs that nobody heard of.
+        self.on_epoch_end(run)
         self.estimator._optimizer.step += run.step
         if self.best_parameters is not None:
             run.parameters[...] = self.best_parameters
