@@ -104,6 +104,18 @@ def test_a_warm_start_after_early_stopping_goes_on(name):
 
 
 @unconverged
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_where_no_score_is_a_number_the_start_is_kept():
+    options = {"solver": "sgd", "learning_rate_init": 1e200, "activation": "identity", "batch_size": 20}
+    theirs, ours = pair("MLPRegressor", early_stopping=True, **options)
+    for estimator in (theirs, ours):
+        estimator.fit(X, TARGETS)
+        assert np.isnan(estimator.validation_scores_).all()
+    for got, wanted in zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+@unconverged
 @each
 @pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
 @pytest.mark.parametrize("solver", ["adam", "sgd"])
