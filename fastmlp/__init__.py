@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
     from fastmlp.checkpoint import Checkpoint, load, save
     from fastmlp.divergence import DivergenceError
+    from fastmlp.estimators.classifier import MLPClassifier
+    from fastmlp.estimators.display import LossCurveDisplay
+    from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.initializers import Normal
     from fastmlp.interrupts import Interrupted
     from fastmlp.model import Model
@@ -33,6 +36,9 @@ _HOME = {
     "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
     "checkpoint": ("Checkpoint", "load", "save"),
     "divergence": ("DivergenceError",),
+    "estimators.classifier": ("MLPClassifier",),
+    "estimators.display": ("LossCurveDisplay",),
+    "estimators.regressor": ("MLPRegressor",),
     "initializers": ("Normal",),
     "interrupts": ("Interrupted",),
     "model": ("Model",),
@@ -60,6 +66,9 @@ __all__ = [
     "Exponential",
     "Interrupted",
     "InverseScaling",
+    "LossCurveDisplay",
+    "MLPClassifier",
+    "MLPRegressor",
     "Model",
     "Network",
     "Normal",

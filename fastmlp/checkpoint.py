@@ -346,7 +346,8 @@ def _snapshot(
     _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")
     pending = arrays["pending"]
     _expect(pending.ndim == 2 and len(pending) == 2 and np.isfinite(pending).all(), "no pending losses")
-    np.random.PCG64().state = training["order_state"]  # refuses what is none
+    if training["order_state"]:  # empty where rows are visited as they stand
+        np.random.PCG64().state = training["order_state"]  # refuses what is none
     callbacks = [
         (str(name), {**state, **_under(f"callbacks/{place}/", arrays)})
         for place, (name, state) in enumerate(training["callbacks"])

@@ -148,8 +148,8 @@ def _check_range(what: str, targets: Array, loss: str) -> None:
     if loss == "binary_cross_entropy" and ((targets < 0) | (targets > 1)).any():
         wrong = targets[(targets < 0) | (targets > 1)][0]
         raise ValueError(f"{what} must lie in [0, 1] for binary_cross_entropy, got {wrong}")
-    if loss == "poisson" and (targets < 0).any():
-        raise ValueError(f"{what} must be at least 0 for poisson, got {targets.min()}")
+    if loss in ("poisson", "poisson_deviance") and (targets < 0).any():
+        raise ValueError(f"{what} must be at least 0 for {loss}, got {targets.min()}")
     if loss == "cross_entropy":
         sums = targets.sum(axis=1, dtype=np.float64)
         # The fused derivative takes the sum for 1; what float32 rounds may pass.

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,23 @@ MAX_CHUNK_VISITS = 1 << 22
 """Bounds what the row orders drawn for one chunk take: 32 MiB, or two epochs' if that is more."""
 
 
+class Orders(Protocol):
+    """Draws the orders in which epochs visit the rows; how many are drawn at once changes nothing."""
+
+    state: dict[str, Any]
+    """Of the generator, in what JSON can write; setting it goes back to there. Empty: cannot be resumed."""
+
+    def draw(self, out: NDArray[np.int64]) -> None:
+        """Write the orders of the next epochs to out (epochs, rows)."""
+
+
 class Plan(NamedTuple):
-    """What stays the same throughout a training."""
+    """What stays the same throughout a training.
+
+    orders : None visits the rows as they stand
+    stays_finite : whether a loss or parameter that is not finite raises DivergenceError
+    setting : for a `Snapshot`
+    """
 
     network: Network
     optimizer: Optimizer
@@ -41,10 +56,10 @@ class Plan(NamedTuple):
     held_out: Data | None
     epochs: int
     batch_size: int
-    shuffle: bool
-    order_rng: np.random.Generator
+    orders: Orders | None
     dropout_key: int
     threads: int | None
+    stays_finite: bool
     setting: dict[str, Any]
 
 
@@ -53,7 +68,8 @@ def train(
 ) -> Run:
     """Train in place on state.parameters and state.moments; return the finished run.
 
-    Raises DivergenceError if a loss or a parameter becomes something that is not finite.
+    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0.
+    Raises DivergenceError if a loss or a parameter becomes something that is not finite and shall not.
     """
     training = _Training(plan, state, callbacks, resumed)
     run = training.run
@@ -88,9 +104,12 @@ class _Training:
         if plan.held_out is not None:
             history["validation_loss"] = []
         self.plan, self.state, self.callbacks = plan, state, callbacks
-        self.batches = Batches(rows, plan.batch_size, plan.shuffle, plan.order_rng)
+        self.steps_before = state.step
+        self.batches = Batches(rows, plan.batch_size, plan.orders)
         self.losses = EpochLosses(self.batches.per_epoch)
-        self.run = Run(plan.network, state.parameters, plan.epochs, rows, history, self.snapshot)
+        self.run = Run(
+            plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
+        )
         if resumed is not None:
             self._resume(resumed)
 
@@ -132,34 +151,38 @@ class _Training:
         plan, run, batches = self.plan, self.run, self.batches
         backup = Backup(self.state, plan.optimizer.moment_rows)
         uniform = bool((plan.data.weights == 1).all())
-        every_epoch = plan.held_out is not None or any(map(_wants_epochs, self.callbacks))
+        hearing = [callback for callback in self.callbacks if _wants_epochs(callback)]
         total = plan.epochs * batches.per_epoch
         steps = _first_guess(self.state.parameters.size, plan.batch_size)
         while run.step < total and run.stop_reason is None:
-            until_epoch = batches.per_epoch - run.step % batches.per_epoch
             steps = min(steps, MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step)
-            if every_epoch:
-                steps = min(steps, until_epoch)
+            heard = [run.epoch + 1] if plan.held_out is not None else [c.hear_by(run) for c in hearing]
+            if heard:
+                within = run.step % batches.per_epoch
+                steps = min(steps, (min(heard) - run.epoch) * batches.per_epoch - within)
             numbers = np.arange(run.step, run.step + steps)
             visits = batches.visit(numbers)
             totals = visited_weights(plan.data.weights, uniform, *visits)
-            rates = plan.optimizer.rates(numbers, batches.per_epoch)
-            chunk = Chunk(*visits, totals, rates, batches.batch_size)
+            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
+            chunk = Chunk(*visits, totals, run.rate_factor * rates, batches.batch_size)
 
-            backup.keep(self.state)
+            if plan.stays_finite:
+                backup.keep(self.state)
             began = time.perf_counter()
             self.state, objectives = self.advance(self.state, chunk)
             seconds = time.perf_counter() - began
-            if not sound(objectives, run.parameters):
+            if plan.stays_finite and not sound(objectives, run.parameters):
                 self.state, objectives = last_finite(self.advance, self.state, chunk, backup)
 
-            run.step = self.state.step
+            run.step = self.state.step - self.steps_before
             run.rows_seen = batches.rows_before(run.step)
-            run.history["loss"] += self.losses.add(chunk.totals[: len(objectives)], objectives)
+            by_rows = plan.network.convention == "sklearn"
+            counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else totals
+            run.history["loss"] += self.losses.add(counts[: len(objectives)], objectives)
             run.epoch = len(run.history["loss"])
             if len(objectives) < steps:
                 raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
-            if every_epoch and steps == until_epoch:
+            if heard and run.step % batches.per_epoch == 0:
                 self._end_epoch()
             for callback in self.callbacks:
                 callback.on_chunk_end(run)
@@ -170,7 +193,7 @@ class _Training:
         plan, run = self.plan, self.run
         if plan.held_out is not None:
             loss = plan.backend.evaluate(plan.network, run.parameters, plan.held_out)
-            if not math.isfinite(loss):
+            if plan.stays_finite and not math.isfinite(loss):
                 raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
             run.history["validation_loss"].append(loss)
         for callback in self.callbacks:
@@ -194,12 +217,11 @@ def _first_guess(parameters: int, batch_size: int) -> int:
 class Batches:
     """Which rows each step visits; row orders are drawn epoch by epoch as training reaches them."""
 
-    def __init__(self, rows: int, batch_size: int, shuffle: bool, rng: np.random.Generator) -> None:
+    def __init__(self, rows: int, batch_size: int, orders: Orders | None) -> None:
         self.rows = rows
         self.batch_size = batch_size
         self.per_epoch = -(-rows // batch_size)
-        self.shuffle = shuffle and self.per_epoch > 1
-        self._rng = rng
+        self._draws = orders
         self._natural = np.arange(rows)
         self._first = 0  # the epoch of the first row of _orders
         self._orders = np.empty((0, rows), np.int64)
@@ -213,17 +235,18 @@ class Batches:
         """Return (order, order_state) of a `Snapshot` before the given step, to which orders are drawn."""
         epoch, within = divmod(step, self.per_epoch)
         drawn = self._orders[epoch - self._first :] if within else self._orders[:0]
-        return drawn.reshape(-1), dict(self._rng.bit_generator.state)
+        return drawn.reshape(-1), {} if self._draws is None else self._draws.state
 
     def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
         """Go on from a `position`."""
         self._first = step // self.per_epoch
         self._orders = order.reshape(-1, self.rows)
-        self._rng.bit_generator.state = order_state
+        if self._draws is not None:
+            self._draws.state = order_state
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps may be asked for at once so that about `visits` rows are drawn."""
-        return max(1, visits // self.batch_size) if self.shuffle else MAX_CHUNK_STEPS
+        return max(1, visits // self.batch_size) if self._draws else MAX_CHUNK_STEPS
 
     def visit(
         self, steps: NDArray[np.int64]
@@ -232,17 +255,15 @@ class Batches:
         epochs, within = np.divmod(steps, self.per_epoch)
         starts = within * self.batch_size
         stops = np.minimum(starts + self.batch_size, self.rows)
-        if not self.shuffle:
+        if self._draws is None:
             return self._natural, starts, stops
         first, last = int(epochs[0]), int(epochs[-1])
         orders = self._orders[first - self._first :]
         held = len(orders)
         if held <= last - first:  # else no copy: an epoch of 10 million rows may take many chunks
-            grown = np.tile(self._natural, (last + 1 - first, 1))
+            grown = np.empty((last + 1 - first, self.rows), np.int64)
             grown[:held] = orders
-            # permuted shuffles the rows of its argument one after another, so that the orders do not
-            # depend on how many are drawn at once.
-            self._rng.permuted(grown[held:], axis=1, out=grown[held:])
+            self._draws.draw(grown[held:])
             orders = grown
         self._orders, self._first = orders, first
         base = (epochs - first) * self.rows
@@ -277,9 +298,12 @@ class EpochLosses:
         self.pending = np.empty((2, 0))
         """(2, steps) of the epoch under way: objectives times weights times HEADROOM, and weights."""
 
-    def add(self, totals: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
-        """Take the next steps' objectives (steps,) and weights; return the means of epochs now complete."""
-        fresh = np.stack([objectives * (totals * HEADROOM), totals])
+    def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
+        """Take the next steps' objectives (steps,), and what each counts in its epoch's mean.
+
+        Returns the mean of every epoch that is now complete.
+        """
+        fresh = np.stack([objectives * (counts * HEADROOM), counts])
         self.pending = np.concatenate([self.pending, fresh], axis=1)
         complete = self.pending.shape[1] // self._per_epoch
         bound = complete * self._per_epoch

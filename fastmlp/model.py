@@ -71,7 +71,13 @@ class Model:
         ValueError, TypeError
             If X is not such an array.
         """
-        inputs = clean_inputs("X", X, self.network.sizes[0], self.parameters.dtype)
+        return self.forward(clean_inputs("X", X, self.network.sizes[0], self.parameters.dtype))
+
+    def forward(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Return the output for inputs (rows, n_in) that are known to be clean, without a check.
+
+        Clean is C-contiguous, finite, of the model's dtype, and at least one row.
+        """
         out = np.empty((inputs.shape[0], self.network.sizes[-1]), self.parameters.dtype)
         self._backend.predict(self.network, self.parameters, inputs, out)
         return out

@@ -15,6 +15,8 @@ from fastmlp.activations import HIDDEN, OUTPUTS
 from fastmlp.initializers import BIAS_INITS, WEIGHT_INITS, Normal, check_init
 from fastmlp.losses import LOSSES, OUTPUTS_OF
 
+CONVENTIONS = ("torch", "sklearn")
+
 MAX_PARAMETERS = 2**31
 """A network beyond this is refused before anything is allocated: 8 GiB in float32, and its
 moments and gradients as much again each."""
@@ -34,8 +36,8 @@ class Network:
     output : str
         Activation of the last layer: identity, sigmoid, softmax, exp.
     loss : str
-        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson or pinball. Means over all
-        elements, over rows for cross_entropy.
+        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance or pinball.
+        Means over all elements, over rows for cross_entropy.
     dropout : float or sequence of float
         Probability in [0, 1) that a hidden unit is dropped while training; kept ones are scaled
         by 1 / (1 - p). One for all hidden layers or one for each.
@@ -50,6 +52,18 @@ class Network:
         glorot_uniform, glorot_normal, he_uniform, he_normal or `Normal(scale)`.
     bias_init : str or Normal
         zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear) or `Normal(scale)`.
+    convention : str
+        Whose scaling of the objective holds. "torch": what is said above. "sklearn": that of
+        scikit-learn's MLPClassifier and MLPRegressor, see the notes.
+
+    Notes
+    -----
+    With convention="sklearn" the penalties are divided by the sum of the batch's sample weights;
+    binary_cross_entropy, poisson and poisson_deviance are sums over the outputs and means over the
+    rows; mse counts half and its derivative is that of a sum over the outputs, while the value
+    that is reported is a mean over them (which scikit-learn 1.9 does too: for more than one output
+    its gradient is not that of its loss). The loss of an epoch weights every batch with its rows,
+    not with their sample weights.
 
     Raises
     ------
@@ -68,6 +82,7 @@ class Network:
     quantile: float
     weight_init: str | Normal
     bias_init: str | Normal
+    convention: str
 
     def __init__(
         self,
@@ -83,6 +98,7 @@ class Network:
         quantile: float = 0.5,
         weight_init: str | Normal = "glorot_uniform",
         bias_init: str | Normal = "zeros",
+        convention: str = "torch",
     ) -> None:
         sizes = _check_sizes(sizes)
         depth = len(sizes) - 2
@@ -115,6 +131,7 @@ class Network:
             "quantile": checks.real("quantile", quantile, 0, 1, open_low=True, open_high=True),
             "weight_init": weight_init,
             "bias_init": bias_init,
+            "convention": checks.choice("convention", convention, CONVENTIONS),
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
@@ -123,6 +140,23 @@ class Network:
     def activations(self) -> tuple[str, ...]:
         """The activation of every layer, the output's last."""
         return (*self.hidden, self.output)
+
+    @property
+    def divisor(self) -> float:
+        """What a batch's summed loss is divided by for its derivative, beside the sum of its weights."""
+        if self.loss == "cross_entropy":
+            return 1.0
+        if self.convention == "sklearn":
+            if self.loss == "mse":
+                return 2.0
+            if self.loss in ("binary_cross_entropy", "poisson", "poisson_deviance"):
+                return 1.0
+        return float(self.sizes[-1])
+
+    @property
+    def value_divisor(self) -> float:
+        """What the loss that is reported is divided by once more; 1 if it is what is minimised."""
+        return float(self.sizes[-1]) if (self.convention, self.loss) == ("sklearn", "mse") else 1.0
 
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class SGD(Optimizer):
     Parameters
     ----------
     momentum : float
-        In [0, 1). velocity = momentum * velocity + gradient.
+        In [0, 1]. velocity = momentum * velocity + gradient.
     nesterov : bool
         Step along gradient + momentum * velocity; needs a momentum above 0.
     bias_learning_rate : float or Schedule, optional
@@ -67,7 +67,7 @@ class SGD(Optimizer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.real("momentum", self.momentum, 0, 1, open_high=True)
+        checks.real("momentum", self.momentum, 0, 1)
         checks.flag("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0")
@@ -125,18 +125,23 @@ class Adam(Optimizer):
         Decay of the first and the second moment, in [0, 1).
     epsilon : float
         Added to the root of the corrected second moment; above 0.
+    epsilon_hat : bool
+        Add epsilon to the root of the second moment before that is corrected: the paper's "epsilon
+        hat" (end of its section 2), which TensorFlow and scikit-learn use.
     """
 
     learning_rate: float | Schedule = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
+    epsilon_hat: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.real("beta1", self.beta1, 0, 1, open_high=True)
         checks.real("beta2", self.beta2, 0, 1, open_high=True)
         checks.real("epsilon", self.epsilon, 0, open_low=True)
+        checks.flag("epsilon_hat", self.epsilon_hat)
 
 
 @dataclass(frozen=True)

@@ -137,15 +137,28 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
             delta = a - targets
         case "poisson":
             loss, delta = a - targets * z, a - targets
+        case "poisson_deviance":
+            from scipy.special import xlogy
+
+            loss, delta = a - targets * z + xlogy(targets, targets) - targets, a - targets
         case _:
             loss, by_a = element_loss(network, a, targets)
             delta = activate_gradient(network.output, z, a, by_a)
-    total = float(weights.sum(dtype=np.float64)) * (1 if network.loss == "cross_entropy" else z.shape[1])
+    total = float(weights.sum(dtype=np.float64)) * network.divisor
     if total == 0:
         return 0.0, np.zeros_like(z)
     share = weights[:, None] / z.dtype.type(total)
     counts = share > 0  # 0 * inf must not arise
-    return float(np.where(counts, loss * share, 0).sum(dtype=np.float64)), np.where(counts, delta * share, 0)
+    value = float(np.where(counts, loss * share, 0).sum(dtype=np.float64)) / network.value_divisor
+    return value, np.where(counts, delta * share, 0)
+
+
+def penalty_share(network: Network, weights: Array) -> float:
+    """Return what a penalty counts in the objective of a batch whose rows have these weights (rows,)."""
+    if network.convention == "torch":
+        return 1.0
+    total = float(weights.sum(dtype=np.float64))
+    return 1 / total if total > 0 else 0.0
 
 
 def penalty(network: Network, w: Array) -> float:
@@ -226,14 +239,15 @@ def gradient(network: Network, parameters: Array, data: Data, key: int, step: in
         sources.append(activations[-1] * scale)
 
     w, b = layers[-1]
+    share = penalty_share(network, data.weights)
     objective, delta = output_loss(network, sources[-1] @ w + b, data.targets, data.weights)
 
     for layer in reversed(range(len(layers))):
         w, _ = layers[layer]
         w_gradient, b_gradient = layer_views(gradients, network.sizes)[layer]
-        w_gradient[...] = sources[layer].T @ delta + penalty_gradient(network, w)
+        w_gradient[...] = sources[layer].T @ delta + share * penalty_gradient(network, w)
         b_gradient[...] = delta.sum(axis=0)
-        objective += penalty(network, w)
+        objective += share * penalty(network, w)
         if layer > 0:
             by_a = delta @ w.T * scales[layer - 1]
             name = network.hidden[layer - 1]
@@ -273,7 +287,9 @@ def update(
                 p *= 1 - rates * optimizer.weight_decay
             first[...] = optimizer.beta1 * first + (1 - optimizer.beta1) * g
             second[...] = optimizer.beta2 * second + (1 - optimizer.beta2) * g * g
-            root = np.sqrt(second) / math.sqrt(1 - optimizer.beta2**t) + optimizer.epsilon
+            unbias = math.sqrt(1 - optimizer.beta2**t)
+            epsilon = optimizer.epsilon / unbias if optimizer.epsilon_hat else optimizer.epsilon
+            root = np.sqrt(second) / unbias + epsilon
             p -= rates / (1 - optimizer.beta1**t) * first / root
     return state._replace(step=t)
 

@@ -205,7 +205,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
             if loss == "cross_entropy":
                 targets /= targets.sum(axis=1, keepdims=True)
             objective, delta = reference.output_loss(network, _wide(z), _wide(targets), _wide(weights))
-            total = float(weights.sum()) * (1 if loss == "cross_entropy" else n_out)
+            total = float(weights.sum()) * network.divisor
             parameter = network.quantile if loss == "pinball" else network.huber_delta
             outputs = np.abs(reference.activate(output, _wide(z)))
             # Outputs, residuals and their products, each with some ulp of its own size squared.

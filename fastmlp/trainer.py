@@ -127,7 +127,7 @@ def fit(
     epochs = checks.whole("epochs", epochs, 0)
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)
-    callbacks = _check_callbacks(callbacks, progress)
+    callbacks = check_callbacks(callbacks, progress)
     saved = None if resume is None else checkpoint.read_training(resume)
     seed = None if seed is None else checks.whole("seed", seed, 0)
     if seed is None:
@@ -165,10 +165,10 @@ def fit(
         held_out=held_out,
         epochs=epochs,
         batch_size=batch_size,
-        shuffle=shuffle,
-        order_rng=streams.order,
+        orders=_IndependentOrders(streams.order) if shuffle and batch_size < rows else None,
         dropout_key=streams.dropout_key,
         threads=threads,
+        stays_finite=True,
         setting=setting,
     )
     run = train(plan, state, callbacks, saved.snapshot if saved else None)
@@ -188,7 +188,29 @@ def _streams(seed: int) -> Streams:
     )
 
 
-def _check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+class _IndependentOrders:
+    """Row orders, each drawn without regard to the one before (`fastmlp.loop.Orders`)."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return dict(self._rng.bit_generator.state)
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state
+
+    def draw(self, out: NDArray[np.int64]) -> None:
+        out[...] = np.arange(out.shape[1])
+        # permuted shuffles the rows of its argument one after another, so that the orders do not
+        # depend on how many are drawn at once.
+        self._rng.permuted(out, axis=1, out=out)
+
+
+def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+    """Return the callbacks as a new list, with a progress bar if one is wanted."""
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
         raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
     checked = list(callbacks)

@@ -60,6 +60,8 @@ def element_losses(name, output, z, y, delta=1.0, quantile=0.5):
         return np.maximum(z, 0) - z * y + np.log1p(np.exp(-np.abs(z)))
     if name == "poisson":  # PoissonNLLLoss(log_input=True, full=False)
         return np.exp(z) - y * z
+    if name == "poisson_deviance":  # half of sklearn.metrics.mean_poisson_deviance
+        return np.exp(z) - y - y * (z - np.log(np.where(y > 0, y, 1)))
     error = OUTPUTS[output](z) - y
     if name == "mse":  # MSELoss
         return error**2
@@ -72,11 +74,18 @@ def element_losses(name, output, z, y, delta=1.0, quantile=0.5):
     raise AssertionError(name)
 
 
-def loss(name, output, z, y, weights=None, delta=1.0, quantile=0.5):
-    """The mean over elements (over rows for cross_entropy), each row with its weight."""
+def loss(name, output, z, y, weights=None, delta=1.0, quantile=0.5, convention="torch"):
+    """The mean over elements (over rows for cross_entropy), each row with its weight.
+
+    scikit-learn's log_loss, binary_log_loss and poisson_loss are sums over the outputs, its
+    squared_loss is half the mean.
+    """
     weights = np.ones(len(z)) if weights is None else weights
-    elements = element_losses(name, output, z, y, delta, quantile) * weights[:, None]
-    return elements.sum() / (weights.sum() * (1 if name == "cross_entropy" else z.shape[1]))
+    rows = element_losses(name, output, z, y, delta, quantile)
+    sklearns = convention == "sklearn"
+    summed = name == "cross_entropy" or (sklearns and ("entropy" in name or "poisson" in name))
+    rows = rows.sum(axis=1) if summed else rows.mean(axis=1)
+    return np.average(rows, weights=weights) * (0.5 if sklearns and name == "mse" else 1.0)
 
 
 # --- optimisers: torch.optim, one step at a time ---------------------------------------------------
@@ -117,10 +126,10 @@ class RMSprop:
 
 
 class Adam:
-    """torch.optim.Adam; with `decay`, torch.optim.AdamW."""
+    """torch.optim.Adam; with `decay`, torch.optim.AdamW; with `hat`, as Keras has it."""
 
-    def __init__(self, beta1=0.9, beta2=0.999, epsilon=1e-8, decay=0.0):
-        self.betas, self.epsilon, self.decay = (beta1, beta2), epsilon, decay
+    def __init__(self, beta1=0.9, beta2=0.999, epsilon=1e-8, decay=0.0, hat=False):
+        self.betas, self.epsilon, self.decay, self.hat = (beta1, beta2), epsilon, decay, hat
         self.m, self.v, self.t = 0.0, 0.0, 0
 
     def step(self, p, g, lr):
@@ -128,6 +137,9 @@ class Adam:
         p = p - lr * self.decay * p
         self.m = self.betas[0] * self.m + (1 - self.betas[0]) * g
         self.v = self.betas[1] * self.v + (1 - self.betas[1]) * g**2
+        if self.hat:
+            lr = lr * np.sqrt(1 - self.betas[1] ** self.t) / (1 - self.betas[0] ** self.t)
+            return p - lr * self.m / (np.sqrt(self.v) + self.epsilon)
         m_hat = self.m / (1 - self.betas[0] ** self.t)
         v_hat = self.v / (1 - self.betas[1] ** self.t)
         return p - lr * m_hat / (np.sqrt(v_hat) + self.epsilon)

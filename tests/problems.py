@@ -28,7 +28,7 @@ def targets_for(loss, rng, rows, n_out):
             return rng.dirichlet(np.ones(n_out), rows)
         case "binary_cross_entropy":
             return rng.random((rows, n_out))
-        case "poisson":
+        case "poisson" | "poisson_deviance":
             return rng.poisson(2.0, (rows, n_out)).astype(float)
     return rng.standard_normal((rows, n_out))
 

@@ -202,3 +202,34 @@ def test_the_blas_is_held_to_the_threads_and_given_back():
         watch = Watch()
         fit("reference", threads=1, callbacks=[watch])
         assert (watch.seen, most()) == (1, 2)
+
+
+class EveryThird(Callback):
+    def __init__(self):
+        self.heard = []
+
+    def hear_by(self, run):
+        return run.epoch - run.epoch % 3 + 3
+
+    def on_epoch_end(self, run):
+        self.heard.append((run.epoch, len(run.history["loss"])))
+
+
+@every_backend
+def test_a_callback_may_let_epochs_pass_unheard(backend):
+    alone, beside = EveryThird(), EveryThird()
+    fit(backend, epochs=8, callbacks=[alone])
+    assert alone.heard == [(3, 3), (6, 6), (8, 8)]
+    fit(backend, epochs=4, callbacks=[beside, Recorder()])
+    assert beside.heard == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+@every_backend
+def test_a_callback_may_change_the_rate(backend):
+    class Halve(Callback):
+        def on_epoch_end(self, run):
+            run.rate_factor /= 2
+
+    halved = fit(backend, callbacks=[Halve()])
+    scheduled = fit(backend, optimizer=SGD(fastmlp.Exponential(0.05, 0.5), 0.5))
+    np.testing.assert_array_equal(halved.parameters, scheduled.parameters)

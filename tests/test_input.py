@@ -226,7 +226,7 @@ MISTAKES = {
     "True rate": (make(SGD, True), "got True", "number"),
     "complex rate": (make(SGD, 1j), "1j", "number"),
     "bias rate by name": (make(SGD, 0.1, bias_learning_rate="x"), "'x'", "number"),
-    "momentum of 1": (make(SGD, 0.1, 1.0), "got 1.0", "[0, 1)"),
+    "momentum of 1.5": (make(SGD, 0.1, 1.5), "got 1.5", "[0, 1]"),
     "nesterov alone": (make(SGD, 0.1, nesterov=True), "momentum=0", "above 0"),
     "clip at 0": (make(Adam, clip_norm=0), "got 0", "above 0"),
     "beta of 1": (make(Adam, beta2=1.0), "got 1.0", "[0, 1)"),

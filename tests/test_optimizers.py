@@ -27,6 +27,10 @@ OPTIMIZERS = {
     ),
     "adam": (Adam(RATE), naive.Adam),
     "adam, betas": (Adam(RATE, 0.8, 0.99, 1e-6), lambda: naive.Adam(0.8, 0.99, 1e-6)),
+    "adam, epsilon hat": (
+        Adam(RATE, epsilon=1e-2, epsilon_hat=True),
+        lambda: naive.Adam(epsilon=1e-2, hat=True),
+    ),
     "adamw": (AdamW(RATE), lambda: naive.Adam(decay=0.01)),
     "adamw, decay": (AdamW(RATE, weight_decay=0.3), lambda: naive.Adam(decay=0.3)),
 }

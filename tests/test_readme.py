@@ -20,6 +20,8 @@ FILES = {match[1]: block for block in BLOCKS if (match := re.match(r"# file: (\S
 SCRIPT = "\n".join(block for block in BLOCKS if block not in FILES.values())
 
 CHECKS = """
+assert (predicted == y_test).mean() > 0.9
+assert len(classifier.validation_loss_curve_) == classifier.n_iter_ > 5
 assert accuracy > 0.9, accuracy
 assert losses[-1] < losses[0] / 10, losses
 assert first_weights.shape == (64, 128)

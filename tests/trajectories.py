@@ -101,6 +101,23 @@ TRAININGS = {
     "poisson, one row a batch": Training(
         "iris", 41, (4, 6, 1), {"hidden": "softplus", "output": "exp", "loss": "poisson"}, Adam(0.003), 1
     ),
+    "poisson deviance, scikit-learn's conventions": Training(
+        "iris",
+        97,
+        (4, 9, 1),
+        {"output": "exp", "loss": "poisson_deviance", "l2": 0.5, "convention": "sklearn"},
+        Adam(0.003, epsilon_hat=True),
+        24,
+        weighted=True,
+    ),
+    "momentum, scikit-learn's conventions": Training(
+        "wine",
+        95,
+        (13, 9, 3),
+        {"hidden": "tanh", "l2": 0.5, "convention": "sklearn", **CLASSES},
+        SGD(0.05, 0.9),
+        31,
+    ),
     "pinball, batch larger than the data": Training(
         "diabetes",
         60,

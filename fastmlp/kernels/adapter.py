@@ -19,7 +19,7 @@ from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
 from fastmlp.layout import layer_slices
-from fastmlp.losses import CROSS_ENTROPY, LOSSES
+from fastmlp.losses import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 from fastmlp.state import TrainState
@@ -125,7 +125,6 @@ def shape_of(network: Network) -> Shape:
     """Return a network in numbers."""
     layers = np.array(layer_slices(network.sizes), np.int64)
     units = np.array(network.sizes[1:], np.int64)
-    loss = LOSSES.index(network.loss)
     return Shape(
         sizes=np.array(network.sizes, np.int64),
         weights=layers[:, 0].copy(),
@@ -134,9 +133,11 @@ def shape_of(network: Network) -> Shape:
         units=np.cumsum(units) - units,
         activations=np.array([ACTIVATIONS.index(name) for name in network.activations], np.int64),
         dropout=np.array([*network.dropout, 0.0]),
-        loss=loss,
+        loss=LOSSES.index(network.loss),
         loss_parameter=network.quantile if network.loss == "pinball" else network.huber_delta,
-        element_mean=loss != CROSS_ENTROPY,
+        divisor=network.divisor,
+        value_divisor=network.value_divisor,
+        shared_penalty=network.convention == "sklearn",
         l1=network.l1,
         l2=network.l2,
     )
@@ -159,6 +160,7 @@ def rule_of(optimizer: Optimizer) -> Rule:
         beta1=0.0,
         beta2=0.0,
         epsilon=0.0,
+        epsilon_hat=False,
         decay=0.0,
         clip_norm=np.inf if optimizer.clip_norm is None else float(optimizer.clip_norm),
     )
@@ -178,6 +180,7 @@ def rule_of(optimizer: Optimizer) -> Rule:
                 beta1=float(optimizer.beta1),
                 beta2=float(optimizer.beta2),
                 epsilon=float(optimizer.epsilon),
+                epsilon_hat=bool(optimizer.epsilon_hat),
                 decay=float(getattr(optimizer, "weight_decay", 0.0)),
             )
     raise TypeError(f"optimizer must be an SGD, RMSprop, Adam or AdamW, got {optimizer!r}")

@@ -16,7 +16,7 @@ from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.polynomials import log
 from fastmlp.kernels.residuals import element_loss
 from fastmlp.kernels.variant import inlined
-from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON
+from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
 LANES = 16
 """Rows abreast: a wide vector of float32, two of float64."""
@@ -49,7 +49,7 @@ def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scra
             activate(output, logits, outputs)
         if loss == CROSS_ENTROPY:
             cross_entropy_abreast(logits, wanted, outputs, sums)
-        elif loss in (BINARY_CROSS_ENTROPY, POISSON):
+        elif loss in (BINARY_CROSS_ENTROPY, POISSON, POISSON_DEVIANCE):
             likelihood_abreast(loss, logits, wanted, outputs, sums)
         else:
             element_losses_abreast(output, loss, parameter, wanted, outputs, sums)
@@ -101,14 +101,19 @@ def cross_entropy_abreast(logits, wanted, outputs, sums):
 
 @inlined
 def likelihood_abreast(loss, logits, wanted, outputs, sums):
-    """Binary cross-entropy or poisson, on the logits; outputs become the derivative by them."""
+    """Binary cross-entropy or a poisson loss, on the logits; outputs become the derivative by them."""
     scales, losses = sums[0], sums[1]
+    one = outputs.dtype.type(1)
     for i in range(LANES):
         losses[i] = 0
     for j in range(len(logits)):
-        if loss == POISSON:
+        if loss in (POISSON, POISSON_DEVIANCE):
             for i in range(LANES):
                 losses[i] += scales[i] * (outputs[j, i] - wanted[j, i] * logits[j, i])
+            if loss == POISSON_DEVIANCE:
+                for i in range(LANES):
+                    if wanted[j, i] > 0:
+                        losses[i] += scales[i] * wanted[j, i] * (log(wanted[j, i]) - one)
         else:
             for i in range(LANES):
                 losses[i] += scales[i] * (softplus(logits[j, i]) - logits[j, i] * wanted[j, i])

@@ -30,7 +30,9 @@ class Shape(NamedTuple):
     activations : (layers,) int64 codes, the output's last
     dropout : (layers,) float64 probabilities, 0 for the last
     loss : int code; loss_parameter : float, huber's delta or pinball's quantile
-    element_mean : bool, whether the loss divides by n_out too
+    divisor : float, what the summed loss is divided by for its derivative, beside the batch's weight
+    value_divisor : float, what the loss that is reported is divided by once more
+    shared_penalty : bool, whether penalties are divided by the batch's weight
     l1, l2 : float
     """
 
@@ -43,13 +45,18 @@ class Shape(NamedTuple):
     dropout: np.ndarray
     loss: int
     loss_parameter: float
-    element_mean: bool
+    divisor: float
+    value_divisor: float
+    shared_penalty: bool
     l1: float
     l2: float
 
 
 class Rule(NamedTuple):
-    """An optimiser in numbers: a code, and the constants that its slot takes."""
+    """An optimiser in numbers: a code, and the constants that its slot takes.
+
+    epsilon_hat : whether Adam's epsilon is added before the second moment is corrected
+    """
 
     code: int
     momentum: float
@@ -57,6 +64,7 @@ class Rule(NamedTuple):
     beta1: float
     beta2: float
     epsilon: float
+    epsilon_hat: bool
     decay: float
     clip_norm: float
 
@@ -145,10 +153,20 @@ def forward(shape, parameters, inputs, key, step, work):
 
 
 def loss_share(shape, total):
-    """Return what one element's weighted loss counts: 1 / (total weight [* n_out]), or 0."""
-    if shape.element_mean:
-        total *= shape.sizes[-1]
+    """Return what one element's weighted loss counts: 1 / (total weight * divisor), or 0."""
+    return 1.0 / (total * shape.divisor) if total > 0 else 0.0
+
+
+def penalty_share(shape, total):
+    """Return what the penalties count: 1, or 1 / total weight where the batch shares them."""
+    if not shape.shared_penalty:
+        return 1.0
     return 1.0 / total if total > 0 else 0.0
+
+
+def adam_epsilon(rule, correction2):
+    """Return what is added to the root of the corrected second moment."""
+    return rule.epsilon / np.sqrt(correction2) if rule.epsilon_hat else rule.epsilon
 
 
 def gradient(shape, parameters, inputs, targets, weights, total, key, step, work, gradients):
@@ -162,14 +180,16 @@ def gradient(shape, parameters, inputs, targets, weights, total, key, step, work
         shape.activations[last], shape.loss, shape.loss_parameter, share,
         logits, targets, weights, work.scratch[0], delta,
     )  # fmt: skip
+    objective /= shape.value_divisor
+    l1, l2 = shape.l1 * penalty_share(shape, total), shape.l2 * penalty_share(shape, total)
     for layer in range(last, -1, -1):
         w = layer_weights(shape, layer, parameters)
         dw = layer_weights(shape, layer, gradients)
         weight_gradient(layer_source(shape, layer, rows, inputs, work), delta, work.scratch[0], dw)
         bias_gradient(delta, layer_biases(shape, layer, gradients))
-        if shape.l1 > 0 or shape.l2 > 0:
-            objective += penalty(shape.l1, shape.l2, w)
-            penalty_gradient(shape.l1, shape.l2, w, dw)
+        if l1 > 0 or l2 > 0:
+            objective += penalty(l1, l2, w)
+            penalty_gradient(l1, l2, w, dw)
         if layer > 0:
             below = layer_units(shape, layer - 1, rows, work.deltas)
             input_gradient(delta, w, work.scratch[0], below)
@@ -204,8 +224,8 @@ def update_part(rule, parameters, moments, step, rate, start, g):
         correction1 = 1.0 - rule.beta1 ** (step + 1)
         correction2 = 1.0 - rule.beta2 ** (step + 1)
         adam(
-            rate, rule.beta1, rule.beta2, rule.epsilon, rule.decay, correction1, correction2,
-            g, p, first, second,
+            rate, rule.beta1, rule.beta2, adam_epsilon(rule, correction2), rule.decay,
+            correction1, correction2, g, p, first, second,
         )  # fmt: skip
 
 
@@ -260,4 +280,4 @@ def evaluate(shape, parameters, inputs, targets, weights, total, work):
             shape.activations[last], shape.loss, shape.loss_parameter, share,
             z, targets[start:stop], weights[start:stop], work.scratch[0], delta,
         )  # fmt: skip
-    return loss
+    return loss / shape.value_divisor

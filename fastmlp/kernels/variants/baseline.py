@@ -29,7 +29,7 @@ from fastmlp.activations import (
 )
 from fastmlp.kernels.residuals import element_loss
 from fastmlp.kernels.variant import Variant, Work
-from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON
+from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
 SQRT_HALF = math.sqrt(0.5)
 SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
@@ -262,9 +262,11 @@ def output_loss(output, loss, parameter, share, z, targets, weights, scratch, de
             for j in range(z.shape[1]):
                 objective += scale * (softplus(z[i, j]) - z[i, j] * targets[i, j])
                 delta[i, j] = scale * (delta[i, j] - targets[i, j])
-        elif loss == POISSON:
+        elif loss in (POISSON, POISSON_DEVIANCE):
             for j in range(z.shape[1]):
                 objective += scale * (delta[i, j] - targets[i, j] * z[i, j])
+                if loss == POISSON_DEVIANCE and targets[i, j] > 0:
+                    objective += scale * targets[i, j] * (math.log(targets[i, j]) - 1.0)
                 delta[i, j] = scale * (delta[i, j] - targets[i, j])
         else:
             objective += scale * element_loss_row(output, loss, parameter, scale, z[i], targets[i], delta[i])

@@ -24,6 +24,7 @@ from fastmlp.kernels.program import (
     layer_units,
     layer_weights,
     loss_share,
+    penalty_share,
     update,
     update_part,
 )
@@ -138,13 +139,13 @@ def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch
 
 @inlined
 def weights_step(
-    shape, rule, parameters, gradients, moments, step, inputs, visited, rate, bias_rate, team, work
+    shape, rule, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate, team, work
 ):  # fmt: skip
     """Contract and update the worker's share of every layer's weights; spread the biases."""
     rows = len(visited)
     scratch = work.scratch[team.worker]
     clipped = rule.clip_norm < np.inf
-    plain = rule.code == SGD and rule.momentum == 0 and shape.l1 == 0 and not clipped
+    plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
     for layer in range(len(shape.activations)):
         delta = layer_units(shape, layer, rows, work.deltas)
         source = layer_source(shape, layer, rows, inputs, work)
@@ -152,7 +153,7 @@ def weights_step(
         n_in, n_out = w.shape
         first, last = own_share(n_in, team, SLICE_ROWS)
         place = visited if layer == 0 else visited[:0]
-        r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * shape.l2)
+        r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
         slice_rows = work.slices.shape[1] // n_out // SLICE_ROWS * SLICE_ROWS
         hot = work.slices[team.worker, : slice_rows * n_out].reshape(slice_rows, n_out)
         for start in range(first, last, last - first if plain else slice_rows):
@@ -162,8 +163,8 @@ def weights_step(
             weight_gradient_rows(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
             if plain:
                 continue
-            if shape.l1 > 0 or shape.l2 > 0:
-                penalty_gradient(shape.l1, shape.l2, w[start:stop], g)
+            if l1 > 0 or l2 > 0:
+                penalty_gradient(l1, l2, w[start:stop], g)
             if not clipped:
                 at = shape.weights[layer] + start * n_out
                 update_part(rule, parameters, moments, step, rate, at, g.reshape(-1))
@@ -192,6 +193,7 @@ def train_fused(
         rows = len(visited)
         first, last = own_share(rows, team, LOSS_ROWS)
         share = loss_share(shape, totals[s])
+        l1, l2 = shape.l1 * penalty_share(shape, totals[s]), shape.l2 * penalty_share(shape, totals[s])
         for start in range(first, last, block):
             stop = min(start + block, last)
             fetch_targets(targets, weights, visited[start:stop])
@@ -199,17 +201,17 @@ def train_fused(
             rows_loss(shape, targets, weights, visited, start, stop, share, work, scratch)
             rows_backward(shape, parameters, rows, start, stop, key, step + s, work, scratch)
         objective = 0.0
-        if team.worker == 0 and (shape.l1 > 0 or shape.l2 > 0):
+        if team.worker == 0 and (l1 > 0 or l2 > 0):
             for layer in range(len(shape.activations)):
-                objective += penalty(shape.l1, shape.l2, layer_weights(shape, layer, parameters))
+                objective += penalty(l1, l2, layer_weights(shape, layer, parameters))
         wait(team)
         if team.worker == 0:
             for part in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
-                objective += work.losses[part]
+                objective += work.losses[part] / shape.value_divisor
             losses[s] = objective
         weights_step(
             shape, rule, parameters, gradients, moments, step + s, inputs, visited,
-            rates[s, 0], rates[s, 1], team, work,
+            l1, l2, rates[s, 0], rates[s, 1], team, work,
         )  # fmt: skip
         wait(team)
     restore_subnormals(before)

@@ -28,7 +28,7 @@ from fastmlp.kernels import polynomials as poly
 from fastmlp.kernels import registers, stages
 from fastmlp.kernels.lanes import sequence
 from fastmlp.kernels.padded import Constants, copy_in, copy_out, plan, table
-from fastmlp.kernels.program import loss_share
+from fastmlp.kernels.program import loss_share, penalty_share
 from fastmlp.kernels.stages import stage, summing
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.variant import Bound, Variant, Work
@@ -88,9 +88,10 @@ def train_blocks(
     for s in range(len(starts)):
         start, stop = starts[s], stops[s]
         share = loss_share(shape, totals[s])
+        l2 = shape.l2 * penalty_share(shape, totals[s])
         objective = 0.0
         if PENALISED:
-            objective += 0.5 * shape.l2 * squares(own)
+            objective += 0.5 * l2 * squares(own)
         renew(own, 0)
         if GROUPED:
             turn = SHARED + s % 2 * GROUPS * SECTION
@@ -107,7 +108,7 @@ def train_blocks(
                     rows = min(BLOCK, last - at)
                     take_rows(own, inputs, targets, weights, order, at, rows, share)
                     to_logits(own, rows)
-                    loss += loss_and_delta(own, rows)
+                    loss += loss_and_delta(own, rows) / shape.value_divisor
                     to_gradients(own, rows)
                 hand_over(own, work.private[0], turn + group * SECTION)
                 work.losses[sums + group] = loss
@@ -123,7 +124,7 @@ def train_blocks(
                 rows = min(BLOCK, stop - at)
                 take_rows(own, inputs, targets, weights, order, at, rows, share)
                 to_logits(own, rows)
-                objective += loss_and_delta(own, rows)
+                objective += loss_and_delta(own, rows) / shape.value_divisor
                 to_gradients(own, rows)
         if team.worker == 0:
             losses[s] = objective
@@ -132,8 +133,8 @@ def train_blocks(
                 power1, power2 = rule.beta1 ** (step + s), rule.beta2 ** (step + s)
             power1 *= rule.beta1
             power2 *= rule.beta2
-        update_weights(own, shape, rule, rates[s, 0], 1.0 - power1, 1.0 - power2)
-        update_biases(own, shape, rule, rates[s, 1], 1.0 - power1, 1.0 - power2)
+        update_weights(own, l2, rule, rates[s, 0], 1.0 - power1, 1.0 - power2)
+        update_biases(own, l2, rule, rates[s, 1], 1.0 - power1, 1.0 - power2)
     if team.worker == 0:
         copy_out(own, 0, parameters, LAYOUT)
         if MOMENTS > 0:
@@ -143,7 +144,7 @@ def train_blocks(
     restore_subnormals(before)
 
 
-# --- optimisers over a part of the padded vectors: (work, shape, rule, rate, corrections) --------------
+# --- optimisers over a part of the padded vectors: (work, penalty, rule, rate, corrections) --------------
 
 
 def sgd(at, count, where, penalised):
@@ -151,9 +152,9 @@ def sgd(at, count, where, penalised):
     g_at = where.gradients + at
 
     @stage
-    def update(work, shape, rule, rate, correction1, correction2):
+    def update(work, penalty, rule, rate, correction1, correction2):
         poly.wide_vectors()
-        r, l2 = work.dtype.type(rate), work.dtype.type(shape.l2)
+        r, l2 = work.dtype.type(rate), work.dtype.type(penalty)
         for i in range(count):
             g = work[g_at + i]
             if penalised:
@@ -169,10 +170,10 @@ def _momentum(nesterov):
         g_at, v_at = where.gradients + at, where.first + at
 
         @stage
-        def update(work, shape, rule, rate, correction1, correction2):
+        def update(work, penalty, rule, rate, correction1, correction2):
             poly.wide_vectors()
             real = work.dtype.type
-            r, l2, mu = real(rate), real(shape.l2), real(rule.momentum)
+            r, l2, mu = real(rate), real(penalty), real(rule.momentum)
             for i in range(count):
                 g = work[g_at + i]
                 if penalised:
@@ -191,10 +192,10 @@ def rmsprop(at, count, where, penalised):
     g_at, s_at, v_at = where.gradients + at, where.first + at, where.second + at
 
     @stage
-    def update(work, shape, rule, rate, correction1, correction2):
+    def update(work, penalty, rule, rate, correction1, correction2):
         poly.wide_vectors()
         real = work.dtype.type
-        r, l2, mu, epsilon = real(rate), real(shape.l2), real(rule.momentum), real(rule.epsilon)
+        r, l2, mu, epsilon = real(rate), real(penalty), real(rule.momentum), real(rule.epsilon)
         keep, take = real(rule.beta2), real(1.0 - rule.beta2)
         for i in range(count):
             g = work[g_at + i]
@@ -214,14 +215,15 @@ def adam(at, count, where, penalised):
     g_at, m_at, v_at = where.gradients + at, where.first + at, where.second + at
 
     @stage
-    def update(work, shape, rule, rate, correction1, correction2):
+    def update(work, penalty, rule, rate, correction1, correction2):
         poly.wide_vectors()
         real = work.dtype.type
-        l2, epsilon = real(shape.l2), real(rule.epsilon)
+        l2 = real(penalty)
         keep1, take1 = real(rule.beta1), real(1.0 - rule.beta1)
         keep2, take2 = real(rule.beta2), real(1.0 - rule.beta2)
         shrink = real(1.0 - rate * rule.decay)
         r, unbias = real(rate / correction1), real(1.0 / poly.sqrt(correction2))
+        epsilon = real(rule.epsilon / poly.sqrt(correction2) if rule.epsilon_hat else rule.epsilon)
         for i in range(count):
             p = work[at + i]
             g = work[g_at + i]
@@ -380,7 +382,8 @@ def specialize(network, optimizer, rows, dtype):
         dtype.name, dtype.itemsize, BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS,
         rows > BLOCK_ROWS, GROUPS if grouped else 1,
     )  # fmt: skip
-    plain = rule == "sgd" and not constants.l2 and network.loss in registers.LOSSES
+    means = (network.divisor, network.value_divisor) == (network.sizes[-1], 1)
+    plain = rule == "sgd" and not constants.l2 and network.loss in registers.LOSSES and means
     if plain and registers.fit(network.sizes, rows, dtype.itemsize):
         constants = constants._replace(rows=registers.lanes_for(rows))
         return Bound(train_registers, register_names, constants, network.sizes, 0, 1)

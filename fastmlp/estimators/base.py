@@ -1,0 +1,284 @@
+"""What the two estimators share: training as scikit-learn does it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import get_scorer
+from sklearn.utils import check_random_state
+
+from fastmlp.callbacks import Callback, Run, TimeLimit
+from fastmlp.checkpoint import Checkpoint
+from fastmlp.data import floating_dtype
+from fastmlp.estimators import lbfgs
+from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
+from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, optimizer_of
+from fastmlp.estimators.draws import ComposedOrders, start
+from fastmlp.estimators.fitted import Fitted
+from fastmlp.estimators.rows import Rows, rows_of, split
+from fastmlp.estimators.sparse_rows import for_sparse_rows
+from fastmlp.layout import flatten, parameter_count
+from fastmlp.loop import Plan, train
+from fastmlp.model import Model
+from fastmlp.network import Network
+from fastmlp.optimizers import SGD
+from fastmlp.registry import choose
+from fastmlp.state import TrainState
+from fastmlp.trainer import check_callbacks
+
+Array = NDArray[Any]
+
+
+THREADED_FLOPS = 1e9
+"""Work of an epoch, 20 ms, from which on worker threads pay: every epoch starts them anew, 0.25 ms."""
+
+
+class Perceptron(Fitted):
+    """Base of MLPClassifier and MLPRegressor, which say what y means."""
+
+    def _keep(self, parameters: dict[str, Any]) -> None:
+        """Set what the constructor was given, as it was given, which scikit-learn's clone relies on."""
+        self.__dict__ |= {name: value for name, value in parameters.items() if name != "self"}
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _check_solver(self) -> bool:
+        """Return True, or raise what makes hasattr(self, "partial_fit") False."""
+        if self.solver == "lbfgs":
+            raise AttributeError(
+                "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
+            )
+        return True
+
+    # --- what the subclasses say --------------------------------------------------------------------
+
+    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
+        """Return X and y as scikit-learn validates them."""
+        raise NotImplementedError
+
+    def _learn_targets(self, y: Array, incremental: bool) -> None:
+        """Take note of what y can be; from the second training on check that it still is."""
+
+    def _check_targets(self, y: Array) -> None:
+        """Raise ValueError if validation rows have a y that training cannot lead to."""
+
+    def _targets(self, y: Array) -> Array:
+        """Return y as what the network is to learn, (rows, n_out)."""
+        raise NotImplementedError
+
+    def _class_weights(self, y: Array, incremental: bool) -> Array | None:
+        """Return what each row's class counts, (rows,), or None."""
+        return None
+
+    def _decoded(self, outputs: Array) -> Array:
+        """Return what `predict` makes of outputs (rows, n_out)."""
+        raise NotImplementedError
+
+    def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
+        """Return the score that early stopping goes by unless told otherwise."""
+        raise NotImplementedError
+
+    # --- training -----------------------------------------------------------------------------------
+
+    def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> Perceptron:
+        """Fit, or train on for so many epochs."""
+        incremental = epochs is not None
+        callbacks = self._all_callbacks(incremental)
+        sizes = hidden_sizes(self)
+        first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        dtype = self._dtype() if first else self._current_model().parameters.dtype
+        X, y = self._validated(X, y, dtype, first)
+        self._learn_targets(y, incremental)
+        rows = rows_of(X, self._targets(y), sample_weight, self._class_weights(y, incremental))
+        rng = check_random_state(self.random_state)
+        if first:
+            self.n_iter_ = self.t_ = 0
+            network, parameters = self._drawn(rows, sizes, rng)
+        else:
+            network, parameters = self._known(rows)
+        if self.solver == "lbfgs":
+            self._train_lbfgs(network, parameters, rows, callbacks)
+        else:
+            self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first)
+        if not np.isfinite(parameters).all():
+            raise ValueError(
+                "Solver produced non-finite parameter weights. The input data may contain large values and"
+                " need to be preprocessed."
+            )
+        return self
+
+    def _all_callbacks(self, incremental: bool) -> list[Callback]:
+        if self.early_stopping and incremental:
+            raise ValueError("partial_fit does not support early_stopping=True")
+        if self.solver == "lbfgs" and np.any(self.dropout):
+            raise ValueError("dropout needs solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
+        callbacks = check_callbacks(self.callbacks, bool(self.progress))
+        if any(isinstance(callback, Checkpoint) for callback in callbacks):
+            raise ValueError("Checkpoint keeps trainings of fastmlp.fit; an estimator is kept by pickling it")
+        return callbacks if self.max_time is None else [*callbacks, TimeLimit(self.max_time)]
+
+    def _dtype(self) -> Any:
+        """Return the dtype to validate X with: float32 stays, unless the user has said."""
+        return (np.float64, np.float32) if self.dtype is None else floating_dtype(self.dtype, np.empty(0))
+
+    def _drawn(self, rows: Rows, hidden: list[int], rng: np.random.RandomState) -> tuple[Network, Array]:
+        """Return the network that the parameters describe, and its first weights and biases."""
+        sizes = [rows.inputs.shape[1], *hidden, rows.targets.shape[1]]
+        network = network_of(self, sizes, *self._ends_in())
+        # The last layer's bound goes by the hidden layers' activation, too.
+        names = [*network.hidden, (network.hidden or hidden_activations(self, 1))[-1]]
+        weights, biases = start(sizes, names, self.init, rng)
+        return network, flatten(weights, biases, network, rows.inputs.dtype)
+
+    def _known(self, rows: Rows) -> tuple[Network, Array]:
+        """Return the network that there is, described anew, and its weights and biases."""
+        model, n_out = self._current_model(), rows.targets.shape[1]
+        sizes = model.network.sizes
+        if n_out != sizes[-1]:
+            raise ValueError(f"y has {n_out} outputs, but {type(self).__name__} was fitted with {sizes[-1]}")
+        return network_of(self, sizes, *self._ends_in()), model.parameters
+
+    def _train_lbfgs(
+        self, network: Network, parameters: Array, rows: Rows, callbacks: Sequence[Callback]
+    ) -> None:
+        data = rows.dense_data
+        # Any optimiser: the solver asks the backend for gradients only.
+        backend = choose(
+            self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0
+        )
+        self._adopt(Model(network, parameters, {"loss": []}, backend, None))
+        limits = lbfgs.Limits(self.tol, self.max_iter, self.max_fun, self.threads)
+        self.loss_, self.n_iter_ = lbfgs.minimise(network, backend, data, parameters, limits, callbacks)
+
+    def _train_stochastic(
+        self,
+        network: Network,
+        parameters: Array,
+        rows: Rows,
+        rng: np.random.RandomState,
+        epochs: int | None,
+        callbacks: Sequence[Callback],
+        first: bool,
+    ) -> None:
+        incremental = epochs is not None
+        epochs = self.max_iter if epochs is None else epochs
+        rows, held_out = self._with_held_out(rows, rng)
+        count = len(rows.targets)
+        batch_size = self._checked_batch_size(count)
+        if not incremental or not self._optimizer_fits(parameters):
+            self._optimizer = self._new_optimizer(parameters)
+        state = self._optimizer
+        if first or getattr(self, "validation_scores_", None) is None == self.early_stopping:
+            fresh_curves(self)
+        steps = epochs * -(-count // batch_size)
+        threads = self._worth_threads(network, count)
+        backend = choose(self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps)
+        self._adopt(Model(network, parameters, {"loss": []}, backend, None))
+        sparse = scipy.sparse.issparse(rows.inputs)
+        plan = Plan(
+            network=network,
+            optimizer=state.rule,
+            backend=for_sparse_rows(backend) if sparse else backend,
+            data=rows.data,
+            held_out=held_out and held_out.data,
+            epochs=epochs,
+            batch_size=batch_size,
+            orders=ComposedOrders(count, rng) if self.shuffle else None,
+            dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if any(network.dropout) else 0,
+            threads=threads,
+            stays_finite=False,
+            setting={},
+        )
+        convergence = Convergence(self, self._scoring(held_out), incremental)
+        begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
+        run = train(plan, begun, [convergence, *callbacks])
+        if run.interrupted:
+            warnings.warn("Training interrupted by user.", stacklevel=5)
+        if run.stop_reason is None and not incremental:
+            warnings.warn(
+                f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't"
+                " converged yet.",
+                ConvergenceWarning,
+                stacklevel=5,
+            )
+
+    def _checked_batch_size(self, rows: int) -> int:
+        if self.batch_size == "auto":
+            return min(200, rows)
+        if self.batch_size > rows:
+            warnings.warn(
+                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
+                stacklevel=6,
+            )
+        return min(int(self.batch_size), rows)
+
+    def _worth_threads(self, network: Network, rows: int) -> int | None:
+        """Return how many threads an epoch may use; None leaves it to the backend."""
+        long = 6 * parameter_count(network.sizes) * rows > THREADED_FLOPS
+        return None if self.threads is None and long else self.threads or 1
+
+    def _optimizer_fits(self, parameters: Array) -> bool:
+        """Whether an optimiser has gone before whose moments belong to these parameters."""
+        return hasattr(self, "_optimizer") and self._optimizer.moments.shape[1] == parameters.size
+
+    def _new_optimizer(self, parameters: Array) -> OptimizerState:
+        rule = optimizer_of(self)
+        named = self.solver == "sgd" and isinstance(self.learning_rate, str)
+        rate = float(self.learning_rate_init)
+        return OptimizerState(
+            rule=rule,
+            schedule=self.learning_rate if named else "constant",
+            power=self.power_t,
+            initial_rate=rate,
+            learning_rate=rate,
+            moments=np.zeros((2, parameters.size), parameters.dtype),
+        )
+
+    # --- validation rows ----------------------------------------------------------------------------
+
+    def _with_held_out(self, rows: Rows, rng: np.random.RandomState) -> tuple[Rows, Rows | None]:
+        """Return the rows to train on and those to validate on, if any."""
+        if self.validation_set is not None:
+            return rows, self._given_validation(rows.inputs.dtype)
+        if not self.early_stopping:
+            return rows, None
+        return split(rows, self.validation_fraction, self._stratifies(rows), rng)
+
+    def _stratifies(self, rows: Rows) -> bool:
+        return False
+
+    def _given_validation(self, dtype: Any) -> Rows:
+        parts = len(self.validation_set)
+        if parts not in (2, 3):
+            raise ValueError(f"validation_set must be (X, y) or (X, y, sample_weight), got {parts} parts")
+        X, y, *weights = self.validation_set
+        X, y = self._validated(X, y, dtype, False)
+        self._check_targets(y)
+        return rows_of(X, self._targets(y), weights[0] if weights else None, None)
+
+    def _scoring(self, held_out: Rows | None) -> Callable[[Run], float] | None:
+        """Return what scores the live parameters after an epoch; None where the training loss decides."""
+        if not self.early_stopping or held_out is None:
+            return None
+        inputs, weights = held_out.inputs, held_out.score_weights
+        metric = self.stopping_metric
+        if metric == "loss":
+            return lambda run: -run.history["validation_loss"][-1]
+        y = self._decoded(held_out.targets)
+        if metric is None:
+            return lambda run: self._default_score(y, self._decoded(self._outputs(inputs)), weights)
+        scorer = get_scorer(metric)
+        # Rows held out have no feature names left, and none shall be asked for.
+        nameless = object.__new__(type(self))
+        nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
+        options = {} if weights is None else {"sample_weight": weights}
+        return lambda run: float(scorer(nameless, inputs, y, **options))

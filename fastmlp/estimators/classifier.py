@@ -1,0 +1,270 @@
+"""MLPClassifier: class labels to targets, the network's outputs to labels and probabilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.metrics import accuracy_score
+from sklearn.preprocessing import LabelBinarizer
+from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
+from sklearn.utils.validation import validate_data
+
+from fastmlp import checks
+from fastmlp.estimators.base import Perceptron
+from fastmlp.estimators.constraints import CLASSIFIER
+from fastmlp.estimators.fitted import SPARSE
+from fastmlp.estimators.rows import Rows
+
+Array = NDArray[Any]
+
+
+class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
+    """scikit-learn's MLPClassifier, trained by fastmlp: the same steps from the same random_state.
+
+    Every parameter of `sklearn.neural_network.MLPClassifier` is here, in its place, with its default
+    and its meaning; see its documentation. The following go beyond it and change nothing unless set.
+
+    Parameters
+    ----------
+    activation : str or sequence of str
+        Also one for each hidden layer, and also the trainer's: leaky_relu, elu, gelu, silu,
+        softplus, sigmoid (which is logistic).
+    solver : str, SGD, RMSprop, Adam or AdamW
+        Also an optimiser of the trainer's, which brings its own rate or schedule.
+    learning_rate : str or Schedule
+        Also a schedule of the trainer's, for "sgd" and "adam"; it brings its own first rate.
+    class_weight : dict, "balanced", list of dicts or None
+        How much each class counts in the loss, as `sklearn.utils.class_weight.compute_sample_weight`
+        has it; multiplied with sample_weight. Scores do not use it. "balanced" is not for partial_fit.
+    dropout : float or sequence of float
+        Probability in [0, 1) that a hidden unit is dropped, one for all layers or one for each.
+    init : str, Normal, (coefs, intercepts) or None
+        The start: a scheme of `Network.weight_init` with biases of 0, or arrays that are copied.
+        None draws as scikit-learn does.
+    validation_set : (X, y) or (X, y, sample_weight), optional
+        Rows to validate on in place of a split; they fill `validation_loss_curve_`, and decide if
+        early_stopping is set. In a pipeline they are not transformed: pass them as fit sees X.
+    stopping_metric : str, callable or None
+        What early_stopping maximises: the name of a scorer (`sklearn.metrics.get_scorer_names`),
+        a scorer, or "loss" for the least validation loss. None is accuracy.
+    callbacks : list of Callback
+        As for `fastmlp.fit`. With "lbfgs" an iteration counts as an epoch.
+    max_time : float, optional
+        Seconds after which training ends, within 0.2 s, with the parameters that it has.
+    progress : bool
+        A progress bar on stderr.
+    backend : str
+        A name of `fastmlp.backends()`, or "auto" for the one that should be fastest.
+    threads : int, optional
+        Upper bound for the worker threads; None takes one for epochs of less than about 20 ms.
+    dtype : float32, float64 or None
+        To train in; None keeps a float32 X and makes all else float64.
+
+    Attributes
+    ----------
+    coefs_, intercepts_ : lists of (n_in, n_out) and (n_out,) arrays
+        Live views of one vector: writing to them, or replacing them, changes predictions.
+    validation_loss_curve_ : list of float
+        The loss of the validation rows, without penalty, after every epoch; empty if there are none.
+
+    And all of scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
+    best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_,
+    feature_names_in_.
+
+    Notes
+    -----
+    Steps and losses agree with scikit-learn 1.9 up to rounding, with two exceptions: its loss clips
+    probabilities at eps, so it differs where a probability is saturated; and negative sample
+    weights are refused. Predictions have the dtype that was trained in. A float32 "lbfgs" runs in
+    float64 and is rounded at its end. A CSR or CSC matrix becomes dense batch by batch, for "lbfgs" as
+    a whole.
+    """
+
+    _parameter_constraints = CLASSIFIER
+
+    loss = "log_loss"
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        class_weight: Any = None,
+        dropout: Any = 0.0,
+        init: Any = None,
+        validation_set: Any = None,
+        stopping_metric: Any = None,
+        callbacks: Any = (),
+        max_time: float | None = None,
+        progress: bool = False,
+        backend: str = "auto",
+        threads: int | None = None,
+        dtype: Any = None,
+    ) -> None:
+        self._keep(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPClassifier:
+        """Train from a new start, or on from where the last fit ended if warm_start is set.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+        y : (rows,) class labels, or (rows, n_out) of 0 and 1 for several labels a row
+        sample_weight : (rows,) array of at least 0, optional
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        self._train(X, y, sample_weight)
+        return self
+
+    @available_if(Perceptron._check_solver)  # type: ignore[untyped-decorator]
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+        epochs: int = 1,
+    ) -> MLPClassifier:
+        """Train on for some epochs over these rows.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as for `fit`
+        classes : (k,) labels, all that later calls may bring; needed in the first call
+        epochs : int, at least 1
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        epochs = checks.whole("epochs", epochs, 1)
+        if _check_partial_fit_first_call(self, classes):
+            several = type_of_target(y).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(y if several else classes)
+        self._train(X, y, sample_weight, epochs)
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return the most probable label of every row.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+
+        Returns
+        -------
+        (rows,) array of labels, or (rows, n_out) of 0 and 1 for several labels a row
+        """
+        return self._decoded(self._outputs_for(X))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return every class's probability, (rows, classes), in the order of `classes_`."""
+        outputs = self._outputs_for(X)
+        return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithms of `predict_proba`."""
+        probabilities = self.predict_proba(X)
+        return np.log(probabilities, out=probabilities)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
+    # --- what y means -------------------------------------------------------------------------------
+
+    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
+        X, y = validate_data(self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=dtype, reset=reset)
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _learn_targets(self, y: Array, incremental: bool) -> None:
+        if not hasattr(self, "classes_") or not (self.warm_start or incremental):
+            self._label_binarizer = LabelBinarizer().fit(y)
+            self.classes_ = self._label_binarizer.classes_
+        elif self.warm_start:
+            classes = unique_labels(y)
+            if set(classes) != set(self.classes_):
+                raise ValueError(
+                    "warm_start can only be used where `y` has the same classes as in the previous call to"
+                    f" fit. Previously got {self.classes_}, `y` has {classes}"
+                )
+        else:
+            self._check_targets(y)
+
+    def _check_targets(self, y: Array) -> None:
+        classes = unique_labels(y)
+        if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
+            raise ValueError(
+                f"`y` has classes not in `self.classes_`. `self.classes_` has {self.classes_}. "
+                f"'y' has {classes}."
+            )
+
+    def _targets(self, y: Array) -> Array:
+        targets: Array = self._label_binarizer.transform(y)
+        return targets
+
+    def _class_weights(self, y: Array, incremental: bool) -> Array | None:
+        if self.class_weight is None:
+            return None
+        if incremental and isinstance(self.class_weight, str):
+            raise ValueError(
+                "class_weight='balanced' is not supported for partial_fit, which does not see all rows;"
+                " pass a dict of weights"
+            )
+        weights: Array = compute_sample_weight(self.class_weight, y)
+        return weights
+
+    def _stratifies(self, rows: Rows) -> bool:
+        return rows.targets.shape[1] == 1
+
+    def _ends_in(self) -> tuple[str, str]:
+        if self._label_binarizer.y_type_ == "multiclass":
+            return "softmax", "cross_entropy"
+        return "sigmoid", "binary_cross_entropy"
+
+    def _decoded(self, outputs: Array) -> Array:
+        binarizer = self._label_binarizer
+        if binarizer.y_type_ == "multiclass":
+            return self.classes_[outputs.argmax(axis=1)]
+        likely = outputs > 0.5
+        if binarizer.y_type_.startswith("multilabel"):
+            labels = likely.astype(int)
+            return scipy.sparse.csr_matrix(labels) if binarizer.sparse_input_ else labels
+        # One class only, if y had no other: its unit learns 0 throughout.
+        return self.classes_[likely[:, 0] * (len(self.classes_) - 1)]
+
+    def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
+        return float(accuracy_score(y, predicted, sample_weight=sample_weight))

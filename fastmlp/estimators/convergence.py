@@ -1,0 +1,173 @@
+"""What scikit-learn does after every epoch: keep its curves, print, lower the rate, and stop."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastmlp.callbacks import Callback, Run
+from fastmlp.optimizers import Optimizer
+
+LEAST_RATE = 1e-6
+"""Where "adaptive" stops instead of dividing the rate by 5 once more."""
+
+
+@dataclass
+class OptimizerState:
+    """An optimiser and what it carries from one partial_fit to the next.
+
+    rule : Optimizer, as it was when training began: later changes of parameters do not touch it
+    schedule : "constant", "invscaling" or "adaptive"; power : of "invscaling"
+    initial_rate, learning_rate : float, where the schedule started and where it is
+    moments : (2, P) floating; step : updates done
+    """
+
+    rule: Optimizer
+    schedule: str
+    power: float
+    initial_rate: float
+    learning_rate: float
+    moments: NDArray[Any]
+    step: int = 0
+
+    def apply_to(self, run: Run) -> None:
+        """Have the run's next steps use the rate as it is now."""
+        run.rate_factor = self.learning_rate / self.initial_rate
+
+    def change_rate(self, rate: float, run: Run) -> None:
+        """Go on with another rate.
+
+        scikit-learn's velocity is a step, rate included; the trainer's is multiplied by the rate of
+        every step. Scaled so, the velocity gathered so far is the same step as before.
+        """
+        self.moments[0] *= self.learning_rate / rate
+        self.learning_rate = rate
+        self.apply_to(run)
+
+
+class Convergence(Callback):
+    """Keeps an estimator's fitted attributes up to date and stops where scikit-learn stops.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or MLPRegressor whose n_iter_, loss_, t_, loss_curve_ and so on it keeps
+    score : score(run) scores the validation rows, greater is better; None where the training loss
+        decides
+    endless : bool, whether to go on all the same: partial_fit does as many epochs as were asked for
+    """
+
+    def __init__(self, estimator: Any, score: Callable[[Run], float] | None, endless: bool) -> None:
+        self.estimator = estimator
+        self.score = score
+        self.endless = endless
+        self.best_parameters: NDArray[Any] | None = None
+
+    def on_train_begin(self, run: Run) -> None:
+        """Take the rate over from an earlier call; keep the start, in case nothing is better."""
+        estimator = self.estimator
+        estimator.n_iter_ = 0
+        estimator._optimizer.apply_to(run)
+        if self.score is not None and not estimator.validation_scores_:
+            self.best_parameters = run.parameters.copy()
+
+    def hear_by(self, run: Run) -> int:
+        """Return the first epoch after which training could stop, or has something to do or to print.
+
+        Epochs that do not improve come one by one, so that there is no stop before so many more.
+        """
+        estimator = self.estimator
+        watched = self.score is not None or estimator.verbose
+        if watched or estimator._optimizer.schedule == "invscaling":
+            return run.epoch + 1
+        most = estimator.n_iter_no_change + 1 - estimator._no_improvement_count
+        return int(max(run.epoch + 1, min(estimator.n_iter_ + most, run.epochs)))
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Do all that scikit-learn does, in its order, for every epoch since the last time."""
+        for epoch in range(self.estimator.n_iter_, run.epoch):
+            self._take(epoch, run)
+
+    def _take(self, epoch: int, run: Run) -> None:
+        estimator = self.estimator
+        estimator.n_iter_ = epoch + 1
+        estimator.loss_ = run.history["loss"][epoch]
+        estimator.t_ += run.rows
+        estimator.loss_curve_.append(estimator.loss_)
+        if "validation_loss" in run.history:
+            estimator.validation_loss_curve_.append(run.history["validation_loss"][epoch])
+        if estimator.verbose:
+            print(f"Iteration {epoch + 1}, loss = {estimator.loss_:.8f}")
+        if self.score is None:
+            self._judge_loss()
+        else:
+            self._judge_score(self.score(run), run)
+        state = estimator._optimizer
+        if state.schedule == "invscaling":
+            state.change_rate(state.initial_rate / (estimator.t_ + 1) ** state.power, run)
+        if estimator._no_improvement_count > estimator.n_iter_no_change:
+            self._stop_or_slow_down(run)
+
+    def on_train_end(self, run: Run) -> None:
+        """Take what is left, count the updates; put the parameters with the best score back.
+
+        In a warm start none are, unless a score beats those of the earlier fits: as scikit-learn.
+        """
+        # A stop of another callback's, or Ctrl-C, may have left epochs that nobody heard of.
+        self.on_epoch_end(run)
+        self.estimator._optimizer.step += run.step
+        if self.best_parameters is not None:
+            run.parameters[...] = self.best_parameters
+
+    def _judge_loss(self) -> None:
+        estimator = self.estimator
+        if estimator.loss_ > estimator.best_loss_ - estimator.tol:
+            estimator._no_improvement_count += 1
+        else:
+            estimator._no_improvement_count = 0
+        if estimator.loss_ < estimator.best_loss_:
+            estimator.best_loss_ = estimator.loss_
+
+    def _judge_score(self, score: float, run: Run) -> None:
+        estimator = self.estimator
+        estimator.validation_scores_.append(score)
+        if estimator.verbose:
+            print(f"Validation score: {score:f}")
+        if score < estimator.best_validation_score_ + estimator.tol:
+            estimator._no_improvement_count += 1
+        else:
+            estimator._no_improvement_count = 0
+        if score > estimator.best_validation_score_:
+            estimator.best_validation_score_ = score
+            self.best_parameters = run.parameters.copy()
+
+    def _stop_or_slow_down(self, run: Run) -> None:
+        estimator, state = self.estimator, self.estimator._optimizer
+        what = "Training loss" if self.score is None else "Validation score"
+        message = (
+            f"{what} did not improve more than tol={estimator.tol:f} "
+            f"for {estimator.n_iter_no_change:d} consecutive epochs."
+        )
+        if state.schedule == "adaptive" and state.learning_rate > LEAST_RATE:
+            state.change_rate(state.learning_rate / 5.0, run)
+            message += f" Setting learning rate to {state.learning_rate:f}"
+            estimator._no_improvement_count = 0
+        else:
+            message += " Learning rate too small. Stopping." if state.schedule == "adaptive" else " Stopping."
+            if not self.endless:
+                run.stop(message)
+        if estimator.verbose:
+            print(message)
+
+
+def fresh_curves(estimator: Any) -> None:
+    """Set the fitted attributes that training appends to, as they are before the first epoch."""
+    estimator.loss_curve_ = []
+    estimator.validation_loss_curve_ = []
+    estimator._no_improvement_count = 0
+    estimator.best_loss_ = None if estimator.early_stopping else math.inf
+    estimator.validation_scores_ = [] if estimator.early_stopping else None
+    estimator.best_validation_score_ = -math.inf if estimator.early_stopping else None

@@ -1,0 +1,67 @@
+"""From scikit-learn's parameters to fastmlp's descriptions: a Network and an Optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fastmlp.activations import HIDDEN
+from fastmlp.network import Network
+from fastmlp.optimizers import SGD, Adam, Optimizer
+from fastmlp.schedules import Schedule
+
+ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
+"""The hidden activations by the names that a user may give: scikit-learn's, and the trainer's."""
+
+LOSSES = {
+    "squared_error": "mse",
+    "poisson": "poisson_deviance",
+    "mae": "mae",
+    "huber": "huber",
+    "pinball": "pinball",
+}
+"""The regression losses by the names that a user may give: scikit-learn's two, and the trainer's."""
+
+
+def hidden_sizes(estimator: Any) -> list[int]:
+    """Return the units of the hidden layers, which may be given as one number."""
+    sizes = estimator.hidden_layer_sizes
+    sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
+    if any(size <= 0 for size in sizes):
+        raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
+    return sizes
+
+
+def hidden_activations(estimator: Any, layers: int) -> list[str]:
+    """Return the trainer's name of every hidden layer's activation."""
+    names = estimator.activation
+    names = [names] * layers if isinstance(names, str) else list(names)
+    # An unknown name goes on to Network, which refuses it with the choices.
+    return [ACTIVATIONS.get(name, name) for name in names]
+
+
+def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str) -> Network:
+    """Return the network that the estimator's parameters describe; output and loss are the trainer's."""
+    return Network(
+        sizes,
+        hidden_activations(estimator, len(sizes) - 2),
+        output,
+        loss,
+        dropout=estimator.dropout,
+        l2=estimator.alpha,
+        huber_delta=getattr(estimator, "huber_delta", 1.0),
+        quantile=getattr(estimator, "quantile", 0.5),
+        convention="sklearn",
+    )
+
+
+def optimizer_of(estimator: Any) -> Optimizer:
+    """Return the optimiser that the estimator's parameters describe."""
+    if isinstance(estimator.solver, Optimizer):
+        return estimator.solver
+    scheduled = isinstance(estimator.learning_rate, Schedule)
+    rate = estimator.learning_rate if scheduled else estimator.learning_rate_init
+    if estimator.solver == "sgd":
+        nesterov = bool(estimator.nesterovs_momentum) and estimator.momentum > 0
+        return SGD(rate, estimator.momentum, nesterov)
+    return Adam(rate, estimator.beta_1, estimator.beta_2, estimator.epsilon, epsilon_hat=True)

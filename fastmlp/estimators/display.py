@@ -1,0 +1,103 @@
+"""LossCurveDisplay: how a training went, in the manner of scikit-learn's displays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+
+class LossCurveDisplay:
+    """The training loss after every epoch, the validation loss beside it, and validation scores.
+
+    Make one with `from_estimator`. Needs matplotlib: `pip install "fastmlp[plot]"`.
+
+    Parameters
+    ----------
+    loss : sequence of float, one for every epoch
+    validation_loss : sequence of float, optional
+    validation_scores : sequence of float, optional; they get a vertical axis of their own
+    estimator_name : str, optional, goes into the legend
+
+    Attributes
+    ----------
+    ax_, figure_ : matplotlib Axes and Figure, once plotted
+    lines_ : list of matplotlib Line2D, in the order of the parameters
+    score_ax_ : matplotlib Axes of the scores, or None
+    """
+
+    def __init__(
+        self,
+        loss: Sequence[float],
+        *,
+        validation_loss: Sequence[float] | None = None,
+        validation_scores: Sequence[float] | None = None,
+        estimator_name: str | None = None,
+    ) -> None:
+        self.loss = loss
+        self.validation_loss = validation_loss
+        self.validation_scores = validation_scores
+        self.estimator_name = estimator_name
+
+    @classmethod
+    def from_estimator(
+        cls, estimator: Any, *, ax: Any = None, name: str | None = None, **line_options: Any
+    ) -> LossCurveDisplay:
+        """Plot the curves of a fitted MLPClassifier or MLPRegressor, fastmlp's or scikit-learn's.
+
+        Parameters
+        ----------
+        estimator : fitted with a stochastic solver
+        ax : matplotlib Axes, optional; a new figure if None
+        name : str, optional; the class's name if None
+        **line_options : passed to matplotlib's plot for every line
+
+        Raises
+        ------
+        NotFittedError
+            If the estimator is not fitted.
+        ValueError
+            If it has no curve, as after solver="lbfgs".
+        """
+        check_is_fitted(estimator)
+        if not getattr(estimator, "loss_curve_", None):
+            raise ValueError(
+                f"{type(estimator).__name__} has no loss_curve_; solvers other than 'lbfgs' leave one"
+            )
+        display = cls(
+            estimator.loss_curve_,
+            validation_loss=getattr(estimator, "validation_loss_curve_", None),
+            validation_scores=getattr(estimator, "validation_scores_", None),
+            estimator_name=type(estimator).__name__ if name is None else name,
+        )
+        return display.plot(ax=ax, **line_options)
+
+    def plot(self, ax: Any = None, **line_options: Any) -> LossCurveDisplay:
+        """Draw the curves into `ax`, or into a new figure; returns the display itself."""
+        import matplotlib.pyplot as plt
+
+        if ax is None:
+            _, ax = plt.subplots()
+        self.ax_, self.figure_, self.score_ax_ = ax, ax.figure, None
+        prefix = f"{self.estimator_name}: " if self.estimator_name else ""
+        self.lines_ = [self._line(ax, self.loss, f"{prefix}training loss", line_options)]
+        if self.validation_loss:
+            self.lines_.append(self._line(ax, self.validation_loss, f"{prefix}validation loss", line_options))
+        ax.set(xlabel="Epoch", ylabel="Loss")
+        if self.validation_scores:
+            self.score_ax_ = ax.twinx()
+            # A twin begins with the first colour again.
+            options = {"color": f"C{len(self.lines_)}", "linestyle": "--", **line_options}
+            label = f"{prefix}validation score"
+            self.lines_.append(self._line(self.score_ax_, self.validation_scores, label, options))
+            self.score_ax_.set_ylabel("Validation score")
+        ax.legend(handles=self.lines_)
+        return self
+
+    @staticmethod
+    def _line(ax: Any, values: Sequence[float], label: str, options: dict[str, Any]) -> Any:
+        epochs = np.arange(1, len(values) + 1)
+        (line,) = ax.plot(epochs, values, **{"label": label, **options})
+        return line

@@ -1,0 +1,71 @@
+"""scikit-learn's random draws: the same numbers from the same RandomState, in the same order.
+
+First the start, then the split of early stopping, then one order of the rows for every epoch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.initializers import WEIGHT_INITS, Normal, check_init, draw_weights
+
+Array = NDArray[Any]
+Start = tuple[list[Array], list[Array]]
+
+
+def start(sizes: Sequence[int], activations: Sequence[str], init: Any, rng: np.random.RandomState) -> Start:
+    """Return the first weights (n_in, n_out) and biases (n_out,) of every layer, float64 if drawn.
+
+    Parameters
+    ----------
+    activations : a name for every layer; scikit-learn's bound is narrower at "sigmoid"
+    init : None for scikit-learn's draw, a scheme of the trainer's (biases are 0), or
+        (weights, biases)
+    """
+    if init is None:
+        return _uniform(sizes, activations, rng)
+    if isinstance(init, (str, Normal)):
+        check_init("init", init, WEIGHT_INITS)
+        # A RandomState draws by the same two methods as the Generator that is asked for.
+        weights = [draw_weights(init, *pair, rng) for pair in pairwise(sizes)]  # type: ignore[arg-type]
+        return weights, [np.zeros(n_out) for n_out in sizes[1:]]
+    try:
+        given, biases = ([np.asarray(array) for array in arrays] for arrays in init)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"init must be None, a scheme's name, a Normal, or (coefs, intercepts), got {checks.shown(init)}"
+        ) from None
+    return given, biases
+
+
+def _uniform(sizes: Sequence[int], activations: Sequence[str], rng: np.random.RandomState) -> Start:
+    """Glorot and Bengio (2010), biases within the bound too; sqrt(2 / ...) before logistic units."""
+    weights, biases = [], []
+    for (n_in, n_out), name in zip(pairwise(sizes), activations, strict=True):
+        bound = math.sqrt((2.0 if name == "sigmoid" else 6.0) / (n_in + n_out))
+        weights.append(rng.uniform(-bound, bound, (n_in, n_out)))
+        biases.append(rng.uniform(-bound, bound, n_out))
+    return weights, biases
+
+
+class ComposedOrders:
+    """Row orders, each a permutation of the one before (`fastmlp.loop.Orders`)."""
+
+    state: dict[str, Any] = {}  # noqa: RUF012  (nothing is resumed)
+
+    def __init__(self, rows: int, rng: np.random.RandomState) -> None:
+        self._order = np.arange(rows)
+        self._rng = rng
+
+    def draw(self, out: NDArray[np.int64]) -> None:
+        """Write the orders of the next epochs to out (epochs, rows)."""
+        for order in out:
+            self._order = self._order[self._rng.permutation(len(self._order))]
+            order[...] = self._order

@@ -1,0 +1,95 @@
+"""What a trained estimator holds: a model, whose parameters coefs_ and intercepts_ are views of."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fastmlp.estimators.descriptions import network_of
+from fastmlp.estimators.sparse_rows import blocks
+from fastmlp.layout import flatten
+from fastmlp.model import Model
+from fastmlp.registry import get
+
+Array = NDArray[Any]
+
+SPARSE = ["csr", "csc"]
+"""The sparse formats that are taken as they are."""
+
+
+class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
+    """The part of an estimator that predicts; the rest trains."""
+
+    def _ends_in(self) -> tuple[str, str]:
+        """Return the trainer's names of the output activation and of the loss."""
+        raise NotImplementedError
+
+    def _adopt(self, model: Model) -> None:
+        """Make the model the estimator's; coefs_ and intercepts_ are views of its parameters."""
+        self._model = model
+        self.coefs_, self.intercepts_ = model.weights, model.biases
+        self._views = [*self.coefs_, *self.intercepts_]
+        self.n_layers_ = len(model.network.sizes)
+        self.n_outputs_ = model.network.sizes[-1]
+        self.out_activation_ = {"sigmoid": "logistic"}.get(model.network.output, model.network.output)
+
+    def _current_model(self) -> Model:
+        """Return the model, or one of the arrays that the user has put into coefs_ or intercepts_."""
+        shown = [*self.coefs_, *self.intercepts_]
+        if len(shown) == len(self._views) and all(map(operator.is_, shown, self._views)):
+            return self._model
+        sizes = [len(self.coefs_[0]), *map(len, self.intercepts_)]
+        network = network_of(self, sizes, *self._ends_in())
+        parameters = flatten(self.coefs_, self.intercepts_, network, self._model.parameters.dtype)
+        return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
+
+    def _outputs(self, inputs: Any) -> Array:
+        """Return the network's outputs (rows, n_out) for clean rows, dense or CSR."""
+        model = self._current_model()
+        if not scipy.sparse.issparse(inputs):
+            return model.forward(inputs)
+        return np.concatenate([model.forward(inputs[rows].toarray()) for rows in blocks(inputs)])
+
+    def _outputs_for(self, X: Any) -> Array:
+        """Return the network's outputs (rows, n_out) for what a user passes to predict."""
+        if "_model" not in vars(self):
+            check_is_fitted(self)
+        dtype = self._model.parameters.dtype
+        if not self._is_clean(X, dtype):
+            X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
+            sparse = scipy.sparse.issparse(X)
+            X = X.tocsr().astype(dtype, copy=False) if sparse else np.ascontiguousarray(X, dtype)
+        return self._outputs(X)
+
+    def _is_clean(self, X: Any, dtype: Any) -> bool:
+        """Whether X surely passes scikit-learn's validation, which takes longer than the network on a row."""
+        return (
+            type(X) is np.ndarray
+            and X.dtype == dtype
+            and X.ndim == 2
+            and X.shape[0] > 0
+            and X.shape[1] == self.n_features_in_
+            and X.flags.c_contiguous
+            and "feature_names_in_" not in vars(self)
+            and math.isfinite(np.vdot(X, X))
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(super().__getstate__())
+        if "_model" in state:
+            state["_model"] = self._current_model()
+            for views in ("coefs_", "intercepts_", "_views"):
+                del state[views]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "_model" in state:
+            self._adopt(self._model)

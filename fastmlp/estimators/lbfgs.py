@@ -1,0 +1,105 @@
+"""The lbfgs solver: SciPy's L-BFGS-B on the whole data, with the options that scikit-learn gives it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.optimize
+from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
+
+from fastmlp.backend import Backend, Data
+from fastmlp.budget import blas_threads
+from fastmlp.callbacks import Callback, Run
+from fastmlp.layout import layer_slices
+from fastmlp.network import Network
+
+Array = NDArray[Any]
+
+
+class Limits(NamedTuple):
+    """Where the search ends: the gradient's largest element, iterations, evaluations; threads to use."""
+
+    tol: float
+    iterations: int
+    evaluations: int
+    threads: int | None
+
+
+def minimise(
+    network: Network,
+    backend: Backend,
+    data: Data,
+    parameters: Array,
+    limits: Limits,
+    callbacks: Sequence[Callback],
+) -> tuple[float, int]:
+    """Minimise the objective over all rows, in float64, in place on parameters (P,) of any dtype.
+
+    An iteration counts as an epoch for callbacks. Returns the objective and the number of iterations.
+    """
+    place = _weights_then_biases(network)
+    data = Data(*(np.asarray(array, np.float64) for array in data))
+    flat, gradients = np.empty(parameters.size), np.empty(parameters.size)
+    run = Run(network, parameters, np.empty((2, 0)), limits.iterations, len(data.inputs), {"loss": []})
+
+    def objective(point: Array) -> tuple[float, Array]:
+        flat[place] = point
+        loss = backend.gradient(network, flat, data, 0, 0, gradients)
+        return loss, gradients[place]
+
+    def after_iteration(intermediate_result: Any) -> None:
+        parameters[place] = intermediate_result.x
+        run.epoch += 1
+        run.step += 1
+        run.rows_seen += run.rows
+        run.history["loss"].append(float(intermediate_result.fun))
+        for callback in callbacks:
+            callback.on_epoch_end(run)
+        for callback in callbacks:
+            callback.on_chunk_end(run)
+        if run.stop_reason is not None:
+            raise StopIteration
+
+    with ExitStack() as ends, blas_threads(limits.threads):
+        for callback in callbacks:
+            callback.on_train_begin(run)
+            ends.callback(callback.on_train_end, run)
+        result = scipy.optimize.minimize(
+            objective,
+            parameters[place].astype(np.float64),
+            method="L-BFGS-B",
+            jac=True,
+            callback=after_iteration if callbacks else None,
+            options={"maxfun": limits.evaluations, "maxiter": limits.iterations, "gtol": limits.tol},
+        )
+        parameters[place] = result.x
+    iterations = min(int(result.nit), limits.iterations)
+    if result.status != 0 and run.stop_reason is None:
+        _warn(result, iterations, limits.iterations)
+    return float(result.fun), iterations
+
+
+def _weights_then_biases(network: Network) -> NDArray[np.int64]:
+    """Return where scikit-learn's packed vector, all weights and then all biases, stands in the flat one."""
+    slices = layer_slices(network.sizes)
+    weights = [np.arange(at.weights, at.biases) for at in slices]
+    return np.concatenate([*weights, *(np.arange(at.biases, at.end) for at in slices)])
+
+
+def _warn(result: Any, iterations: int, allowed: int) -> None:
+    message = (
+        f"lbfgs failed to converge after {iterations} iteration(s) (status={result.status}):\n"
+        f"{result.message}\n"
+    )
+    if iterations == allowed:
+        message += f"\nIncrease the number of iterations to improve the convergence (max_iter={allowed})."
+    message += (
+        "\nYou might also want to scale the data as shown in:\n"
+        "    https://scikit-learn.org/stable/modules/preprocessing.html"
+    )
+    warnings.warn(message, ConvergenceWarning, stacklevel=7)

@@ -1,0 +1,166 @@
+"""MLPRegressor: real numbers, one or several to a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import validate_data
+
+from fastmlp import checks
+from fastmlp.estimators.base import Perceptron
+from fastmlp.estimators.constraints import REGRESSOR
+from fastmlp.estimators.descriptions import LOSSES
+from fastmlp.estimators.fitted import SPARSE
+
+Array = NDArray[Any]
+
+
+class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
+    """scikit-learn's MLPRegressor, trained by fastmlp: the same steps from the same random_state.
+
+    Every parameter of `sklearn.neural_network.MLPRegressor` is here, in its place, with its default
+    and its meaning; see its documentation. What goes beyond it is as for `fastmlp.MLPClassifier`,
+    except for the following.
+
+    Parameters
+    ----------
+    loss : str
+        Also mae, huber or pinball: means over rows and outputs, with the output "identity".
+    huber_delta : float
+        Where huber turns from quadratic to linear; above 0.
+    quantile : float
+        The quantile that pinball estimates, in (0, 1).
+    stopping_metric : str, callable or None
+        What early_stopping maximises, as for MLPClassifier. None is R^2.
+
+    Notes
+    -----
+    For several outputs the gradient of "squared_error" is that of the sum over the outputs, while the
+    loss is their mean. So it is in scikit-learn 1.9, whose line search in "lbfgs" then sees slopes
+    that do not belong to its values; this class takes the same steps. `partial_fit` with
+    solver="lbfgs" runs a whole search, as there.
+    """
+
+    _parameter_constraints = REGRESSOR
+
+    def __init__(
+        self,
+        loss: str = "squared_error",
+        hidden_layer_sizes: Any = (100,),
+        activation: Any = "relu",
+        *,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: Any = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: float = 10,
+        max_fun: int = 15000,
+        huber_delta: float = 1.0,
+        quantile: float = 0.5,
+        dropout: Any = 0.0,
+        init: Any = None,
+        validation_set: Any = None,
+        stopping_metric: Any = None,
+        callbacks: Any = (),
+        max_time: float | None = None,
+        progress: bool = False,
+        backend: str = "auto",
+        threads: int | None = None,
+        dtype: Any = None,
+    ) -> None:
+        self._keep(locals())
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPRegressor:
+        """Train from a new start, or on from where the last fit ended if warm_start is set.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+        y : (rows,) or (rows, n_out) real numbers; at least 0 for the poisson loss
+        sample_weight : (rows,) array of at least 0, optional
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        self._train(X, y, sample_weight)
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def partial_fit(
+        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, epochs: int = 1
+    ) -> MLPRegressor:
+        """Train on for some epochs over these rows.
+
+        With solver="lbfgs" it minimises anew from where it is, as scikit-learn's does.
+
+        Parameters
+        ----------
+        X, y, sample_weight : as for `fit`
+        epochs : int, at least 1
+
+        Returns
+        -------
+        The estimator itself.
+        """
+        self._train(X, y, sample_weight, checks.whole("epochs", epochs, 1))
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return the prediction for every row.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+
+        Returns
+        -------
+        (rows,) array, or (rows, n_out) if there are several outputs
+        """
+        return self._decoded(self._outputs_for(X))
+
+    # --- what y means -------------------------------------------------------------------------------
+
+    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
+        X, y = validate_data(
+            self, X, y, accept_sparse=SPARSE, multi_output=True, y_numeric=True, dtype=dtype, reset=reset
+        )
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+    def _targets(self, y: Array) -> Array:
+        if self.loss == "poisson" and (y < 0).any():
+            raise ValueError(f"y must be at least 0 for loss='poisson', got {y.min()}")
+        return y.reshape(len(y), -1)
+
+    def _ends_in(self) -> tuple[str, str]:
+        return "exp" if self.loss == "poisson" else "identity", LOSSES[self.loss]
+
+    def _decoded(self, outputs: Array) -> Array:
+        return outputs.ravel() if outputs.shape[1] == 1 else outputs
+
+    def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
+        # A training that diverges is no error; its score cannot win.
+        if not np.isfinite(predicted).all():
+            return float("nan")
+        return float(r2_score(y, predicted, sample_weight=sample_weight))

@@ -1,0 +1,83 @@
+"""Validated rows as training takes them, and the split that early stopping makes of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse
+from numpy.typing import NDArray
+from sklearn.model_selection import train_test_split
+from sklearn.utils.validation import _check_sample_weight
+
+from fastmlp.backend import Data
+
+Array = NDArray[Any]
+
+
+class Rows(NamedTuple):
+    """Rows to train on or to score.
+
+    inputs : (rows, n_in) floating, C-contiguous or CSR
+    targets : (rows, n_out) of the same dtype, what the network is to learn
+    weights : (rows,) of the same dtype, how much a row counts in the loss
+    score_weights : (rows,) floating or None, how much a row counts in a score
+    """
+
+    inputs: Any
+    targets: Array
+    weights: Array
+    score_weights: Array | None
+
+    @property
+    def data(self) -> Data:
+        """The rows as a backend takes them."""
+        return Data(self.inputs, self.targets, self.weights)
+
+    @property
+    def dense_data(self) -> Data:
+        """The same for what has no use for sparse rows."""
+        inputs = self.inputs.toarray() if scipy.sparse.issparse(self.inputs) else self.inputs
+        return Data(inputs, self.targets, self.weights)
+
+    def take(self, which: NDArray[np.int64]) -> Rows:
+        """Return copies of some rows."""
+        scores = None if self.score_weights is None else self.score_weights[which]
+        return Rows(self.inputs[which], self.targets[which], self.weights[which], scores)
+
+
+def rows_of(X: Any, targets: Array, sample_weight: Any, class_weights: Array | None) -> Rows:
+    """Return rows in their final form.
+
+    Parameters
+    ----------
+    X : validated (rows, n_in), dense or sparse, of the dtype to train in
+    sample_weight : (rows,) or None, as the user passed it
+    class_weights : (rows,) or None; they count in the loss and not in scores
+    """
+    score_weights = None
+    weights = np.ones(X.shape[0], X.dtype)
+    if sample_weight is not None:
+        score_weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        weights = score_weights.astype(X.dtype)
+    if class_weights is not None:
+        weights *= class_weights.astype(X.dtype)
+    inputs = X.tocsr() if scipy.sparse.issparse(X) else np.ascontiguousarray(X)
+    return Rows(inputs, targets.astype(X.dtype, copy=False), weights, score_weights)
+
+
+def split(rows: Rows, fraction: float, stratify: bool, rng: np.random.RandomState) -> tuple[Rows, Rows]:
+    """Return the rows to train on, and a share of them held out, as scikit-learn draws them."""
+    chosen = train_test_split(
+        np.arange(len(rows.targets)),
+        test_size=fraction,
+        random_state=rng,
+        # The words that scikit-learn's message has where a class is too small.
+        stratify=np.where(rows.targets[:, 0] > 0, "True", "False") if stratify else None,
+    )
+    trained, held = (rows.take(which) for which in chosen)
+    if len(held.targets) < 2:
+        raise ValueError(
+            "The validation set is too small. Increase 'validation_fraction' or the size of your dataset."
+        )
+    return trained, held
