@@ -146,11 +146,16 @@ def fingerprint(*arrays: Array) -> str:
     return digest.hexdigest()
 
 
+YOUNGER = {"convention": "torch", "epsilon_hat": False}
+"""Fields that are younger than the format, and what they are in the files from before them."""
+
+
 def described(value: object) -> Any:
     """Return a frozen description (a network, an optimiser, their fields) in JSON's types."""
     if is_dataclass(value):
-        named = {field.name: described(getattr(value, field.name)) for field in fields(value)}
-        return {"type": type(value).__name__, **named}
+        named = {field.name: getattr(value, field.name) for field in fields(value)}
+        told = {k: described(v) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]}
+        return {"type": type(value).__name__, **told}
     match value:
         case None | str():
             return value

@@ -200,10 +200,14 @@ class Perceptron(Fitted):
         )
         convergence = Convergence(self, self._scoring(held_out), incremental)
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
-        run = train(plan, begun, [convergence, *callbacks])
-        if run.interrupted:
+        try:
+            run = train(plan, begun, [convergence, *callbacks])
+            interrupted = run.interrupted
+        except KeyboardInterrupt:  # a second Ctrl-C, or a callback's own
+            interrupted = True
+        if interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=5)
-        if run.stop_reason is None and not incremental:
+        elif run.stop_reason is None and not incremental:
             warnings.warn(
                 f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't"
                 " converged yet.",

@@ -63,7 +63,7 @@ def rows_of(X: Any, targets: Array, sample_weight: Any, class_weights: Array | N
     if class_weights is not None:
         weights *= class_weights.astype(X.dtype)
     inputs = X.tocsr() if scipy.sparse.issparse(X) else np.ascontiguousarray(X)
-    return Rows(inputs, targets.astype(X.dtype, copy=False), weights, score_weights)
+    return Rows(inputs, np.ascontiguousarray(targets, X.dtype), weights, score_weights)
 
 
 def split(rows: Rows, fraction: float, stratify: bool, rng: np.random.RandomState) -> tuple[Rows, Rows]:

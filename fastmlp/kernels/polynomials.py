@@ -174,6 +174,7 @@ def mantissa_width(typingctx, x):
 
 
 ZERO, HALF, ONE, TWO = constant(0.0), constant(0.5), constant(1.0), constant(2.0)
+INFINITY = constant(float("inf"))
 NEGATIVE_HALF, NEGATIVE_TWO = constant(-0.5), constant(-2.0)
 
 
@@ -209,7 +210,7 @@ IS_SINGLE = constant(1.0, 0.0)
 
 @inlined
 def multiplied_sqrt(x):
-    """sqrt(x) for 0 <= x < inf by Newton's iteration on multipliers, within 2 ulp; exact at 0, imprecise if subnormal.
+    """sqrt(x) for x >= 0 by Newton's iteration on multipliers, within 2 ulp; exact at 0, imprecise if subnormal.
 
     A loop with a square root and a division waits for the one divider; this leaves it the division, and Adam's loop
     takes half the time. Order matters: (x y) y, since y y overflows at x = 0.
@@ -221,7 +222,8 @@ def multiplied_sqrt(x):
     if IS_SINGLE(x) == ZERO(x):
         y *= fma(-(half * y), y, ONE_AND_HALF(x))
     root = x * y
-    return fma(HALF(x) * y, fma(-root, root, x), root)
+    root = fma(HALF(x) * y, fma(-root, root, x), root)
+    return x if x == INFINITY(x) else root
 
 
 # ---------------------------------------------------------------- exp and what is built on it
