@@ -13,7 +13,7 @@ from fastmlp import optimizers
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
-from fastmlp.kernels.buffers import idle_workspaces, workspace
+from fastmlp.kernels.buffers import idle_memory, prediction_memory, workspace
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
 from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape
 from fastmlp.kernels.variant import Variant, Work
@@ -40,18 +40,18 @@ def compiled_backend(variant: Variant) -> Backend:
     program = Program(variant)
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
-        shape = resting_shape_of(network)
-        check_parameters(shape, parameters)
-        check_array("inputs", inputs, (len(inputs), network.sizes[0]), parameters.dtype)
-        check_array("out", out, (len(inputs), network.sizes[-1]), parameters.dtype)
-        rows = min(BLOCK_ROWS, len(inputs))
-        idle = idle_workspaces(network, rows, parameters.dtype)
+        rows, dtype = len(inputs), parameters.dtype
+        check_parameters(shape_of(network), parameters)
+        check_array("inputs", inputs, (rows, network.sizes[0]), dtype)
+        check_array("out", out, (rows, network.sizes[-1]), dtype)
+        block = min(BLOCK_ROWS, rows)
+        idle = idle_memory(network, block, dtype)
         try:
-            work = idle.pop()
+            memory = idle.pop()
         except IndexError:
-            work = workspace(network, rows, 1, parameters.dtype)
-        program.predict(shape, parameters, writable(inputs), work, out)
-        idle.append(work)
+            memory = prediction_memory(network, block, dtype)
+        program.predict(*layers_of(network), parameters, writable(inputs), memory, block, out)
+        idle.append(memory)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         shape = resting_shape_of(network)
@@ -141,6 +141,17 @@ def shape_of(network: Network) -> Shape:
         l1=network.l1,
         l2=network.l2,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def layers_of(network: Network) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return what `program.predict` needs to know of a network: its layers, and zeros for dropout."""
+    shape = shape_of(network)
+    layers = np.zeros((6, len(network.sizes)), np.int64)
+    layers[0] = shape.sizes
+    for row, numbers in zip(layers[1:], shape[1:6], strict=True):
+        row[:-1] = numbers
+    return layers, np.zeros_like(shape.dropout)
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.kernels.program import Workspace
 from fastmlp.layout import ALIGNMENT, aligned
@@ -41,13 +42,20 @@ def scratch_length(depth: int, itemsize: int) -> int:
 
 
 @functools.lru_cache(maxsize=16)
-def idle_workspaces(network: Network, rows: int, dtype: np.dtype[Any]) -> list[Workspace]:
-    """Return the list of workspaces that calls of this size have left for the next: pop, then append.
+def idle_memory(network: Network, rows: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
+    """Return the list of memory that predictions of this size have left for the next: pop, then append.
 
     A list, so that calls from several threads never meet in one. Allocating anew takes 7 us, as
     much as the prediction of one row.
     """
     return []
+
+
+def prediction_memory(network: Network, rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return what `program.predict` works in: logits and activations of so many rows, and scratch."""
+    line = ALIGNMENT // dtype.itemsize
+    units = 2 * rows * sum(network.sizes[1:])
+    return aligned(units + line + scratch_length(max(*network.sizes, rows), dtype.itemsize), dtype)
 
 
 def slice_length(n_out: int, itemsize: int) -> int:
