@@ -186,6 +186,12 @@ def _momentum(nesterov):
     return momentum
 
 
+@poly.inlined
+def root(x):
+    """sqrt(x), and infinity of infinity: where the square of a huge gradient overflows, its weight stays."""
+    return x if x == poly.INFINITY(x) else poly.multiplied_sqrt(x)
+
+
 def rmsprop(at, count, where, penalised):
     """The stage of RMSprop."""
     g_at, s_at, v_at = where.gradients + at, where.first + at, where.second + at
@@ -201,7 +207,7 @@ def rmsprop(at, count, where, penalised):
             if penalised:
                 g = poly.fma(l2, work[at + i], g)
             square = poly.fma(keep, work[s_at + i], take * g * g)
-            v = poly.fma(mu, work[v_at + i], g / (poly.multiplied_sqrt(square) + epsilon))
+            v = poly.fma(mu, work[v_at + i], g / (root(square) + epsilon))
             work[s_at + i] = square
             work[v_at + i] = v
             work[at + i] -= r * v
@@ -231,7 +237,7 @@ def adam(at, count, where, penalised):
             v = poly.fma(keep2, work[v_at + i], take2 * g * g)
             work[m_at + i] = m
             work[v_at + i] = v
-            work[at + i] = shrink * p - r * m / poly.fma(poly.multiplied_sqrt(v), unbias, epsilon)
+            work[at + i] = shrink * p - r * m / poly.fma(root(v), unbias, epsilon)
 
     return update
 
