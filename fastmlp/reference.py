@@ -150,7 +150,8 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
 
 def penalty(network: Network, w: Array) -> float:
     """Return the penalties on one layer's weights."""
-    return float(network.l1 * np.abs(w).sum() + network.l2 / 2 * (w * w).sum())
+    # In this order no penalty of 0 meets the infinite square of a weight that is finite.
+    return float((network.l1 * np.abs(w) + network.l2 / 2 * w * w).sum())
 
 
 def penalty_gradient(network: Network, w: Array) -> Array:
