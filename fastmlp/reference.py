@@ -163,9 +163,8 @@ def penalty_share(network: Network, weights: Array) -> float:
 
 def penalty(network: Network, w: Array) -> float:
     """Return the penalties on one layer's weights."""
-    l1 = network.l1 * np.abs(w).sum() if network.l1 else 0  # 0 * inf must not arise
-    l2 = network.l2 / 2 * (w * w).sum() if network.l2 else 0
-    return float(l1 + l2)
+    # In this order no penalty of 0 meets the infinite square of a weight that is finite.
+    return float((network.l1 * np.abs(w) + network.l2 / 2 * w * w).sum())
 
 
 def penalty_gradient(network: Network, w: Array) -> Array:

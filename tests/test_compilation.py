@@ -45,8 +45,9 @@ def everything(backend, dtype, sizes, rows, X=None, **network):
     y = targets_for(network.get("loss"), rng, rows, sizes[-1]).astype(dtype)
     options = network.pop("fit", {})
     model = fastmlp.fit(
-        fastmlp.Network(sizes, **network), X, y, epochs=2, backend=backend, validation=(X, y), **options
-    )
+        fastmlp.Network(sizes, **network), X, y, epochs=2, seed=0, backend=backend, validation=(X, y),
+        **options,
+    )  # fmt: skip
     model.predict(X)
     assert model.parameters.dtype == dtype
 

@@ -172,6 +172,19 @@ def test_the_error_travels_between_processes():
 
 
 @every_backend
+@pytest.mark.parametrize("l1", [0.0, 1e-3])
+def test_a_weight_whose_square_overflows_is_no_divergence(backend, l1):
+    """A weight of 1e20 in float32, for an input of 1e-20: only an l2 penalty would square it."""
+    initial = ([np.full((1, 1), 1e20)], [np.zeros(1)])
+    model = fastmlp.fit(
+        Network([1, 1], l1=l1), [[1e-20]], [0.0], optimizer=SGD(0.0), initial=initial, epochs=1,
+        dtype="float32", backend=backend,
+    )  # fmt: skip
+    # The square of 1, and the penalty; a few roundings of each.
+    assert model.history["loss"] == pytest.approx([1 + l1 * 1e20], rel=8 * float(np.finfo(np.float32).eps))
+
+
+@every_backend
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1e-310, 1e-40, 1e30, -1e30])
 def test_subnormal_and_huge_inputs_are_no_divergence(backend, scale, dtype):
@@ -187,5 +200,8 @@ def test_subnormal_and_huge_inputs_are_no_divergence(backend, scale, dtype):
     close = {"rtol": 8 * np.finfo(dtype).eps, "atol": 0}  # a sum of three terms, an exp and a log
     np.testing.assert_allclose(model.history["loss"], oracle.history["loss"], **close)
     np.testing.assert_allclose(model.predict(x), oracle.predict(x), **close)
-    learnt = fastmlp.fit(network, x, [0, 1, 0], backend=backend, dtype=dtype, optimizer=Adam(), epochs=3)
-    assert np.isfinite(learnt.parameters).all()
+    for optimizer in (Adam(), RMSprop()):  # whose second moments overflow in float32
+        learnt = fastmlp.fit(
+            network, x, [0, 1, 0], backend=backend, dtype=dtype, optimizer=optimizer, epochs=3
+        )
+        assert np.isfinite(learnt.parameters).all()

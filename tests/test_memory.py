@@ -71,7 +71,8 @@ def test_a_training_takes_little_beside_its_data(sizes, rows, batch_size, epochs
 
 def bound_of(sizes, rows, batch_size, epochs, itemsize):
     """Bytes that the README promises. X is not among them: it is neither copied nor masked."""
-    parameters = 4 * itemsize * parameter_count(sizes)  # themselves, their gradient, two moments
+    # Themselves, their gradient, two moments; and all but the gradient once more, should it diverge.
+    parameters = 7 * itemsize * parameter_count(sizes)
     a_batch_row = 4 * itemsize * sum(sizes[1:]) + SCRATCH_BYTES  # logits, activations, dropped, deltas
     # The row orders of a chunk and of the one before; each may begin and end within an epoch.
     drawn = 2 * min(epochs, MAX_CHUNK_VISITS / rows + 2)

@@ -481,7 +481,7 @@ LN2_HIGH, LN2_LOW = (
     constant(-2.12194440054690583e-4, 1.9082149292705877e-10),
 )
 SQRT_HALF = constant(0.7071067811865476)
-INFINITY, NAN = constant(float("inf")), constant(float("nan"))
+NAN = constant(float("nan"))
 SMALLEST_NORMAL = constant(2.0**-126, 2.0**-1022)
 
 
