@@ -117,7 +117,7 @@ def _few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
 
 
 def _scratch(sizes: Sizes, dtype: np.dtype[Any]) -> Array:
-    return aligned(scratch_length(max(sizes), dtype.itemsize), dtype)
+    return aligned(scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize), dtype)
 
 
 # --- matmuls -------------------------------------------------------------------------------------

@@ -16,24 +16,29 @@ pytestmark = [
 ]
 
 
-def lengths(length, itemsize):
-    """length(side, itemsize) for side 0 and for all of SIDES."""
-    return np.array([length(int(side), itemsize) for side in (0, *SIDES)])
+def lengths(length):
+    """length(side) for side 0 and for all of SIDES."""
+    return np.array([length(int(side)) for side in (0, *SIDES)])
 
 
 def test_panels_fit_into_scratch(machine, itemsize):
     machine = getattr(vectors, machine)
     panels = SIDES * machine.vectors * (machine.vector_bytes // itemsize)
-    there = lengths(buffers.scratch_length, itemsize)[SIDES]
-    short = SIDES[panels > there]
-    assert not short.size, f"at a depth of {short[0]} a panel of {panels[short[0] - 1]} numbers does not fit"
+    for there in (
+        lengths(lambda units: buffers.scratch_length(units, 1, itemsize)),
+        lengths(lambda rows: buffers.scratch_length(1, rows, itemsize)),
+    ):
+        short = SIDES[panels > there[SIDES]]
+        assert not short.size, f"at a depth of {short[0]} a panel of {panels[short[0] - 1]} does not fit"
 
 
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize):
     monkeypatch.setattr(blocked, "VECTORS", getattr(vectors, machine).vectors)
     monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(vectors, machine).vector_bytes)
-    there = lengths(buffers.scratch_length, itemsize)
-    needed = lengths(blocked.scratch_length, itemsize)
+    needed = lengths(lambda n_out: blocked.scratch_length(n_out, itemsize))
+    of_many_rows = lengths(lambda units: buffers.scratch_length(units, blocked.MANY_ROWS, itemsize))
+    assert (of_many_rows >= needed).all()
+    there = lengths(lambda units: buffers.scratch_length(units, 1, itemsize))
     for n_out in SIDES:
         n_in = SIDES[SIDES * n_out * itemsize >= blocked.LARGE_BYTES]  # as `weight_gradient_rows` asks
         short = n_in[there[np.maximum(n_in, n_out)] < needed[n_out]]

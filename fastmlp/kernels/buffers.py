@@ -20,7 +20,7 @@ SCRATCH_ROWS = 32
 """Rows of scratch beside the panel: a register tile's worth, and some."""
 
 BLOCKED_SIDE = 256
-"""The longest side from which on weights may be packed: below it, 1 MiB holds any, in float64 too."""
+"""The side from which on `packed` may pack a layer: 1 MiB holds any weights below it, in float64 too."""
 
 BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
 """What `fastmlp.kernels.blocked` packs at a time: bytes of one operand, rows of the other."""
@@ -32,13 +32,14 @@ SLICE_ROWS = 8
 """Rows of weights that a slice of gradient holds at least."""
 
 
-def scratch_length(depth: int, itemsize: int) -> int:
-    """Return the numbers of scratch that a matmul slot needs where no side exceeds `depth`.
+def scratch_length(widest: int, rows: int, itemsize: int) -> int:
+    """Return the numbers of scratch that a slot needs for layers of at most so many units, and rows.
 
-    Room for a panel of `depth` terms, or for the blocks that large weights are packed in.
+    Room for a panel of as many terms as either has, and for the blocks that packed operands come in.
     """
+    depth = max(widest, rows)
     panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
-    return panel if depth < BLOCKED_SIDE else panel + BLOCK_BYTES // itemsize + BLOCK_ROWS * depth
+    return panel if depth < BLOCKED_SIDE else panel + BLOCK_BYTES // itemsize + BLOCK_ROWS * widest
 
 
 @functools.lru_cache(maxsize=16)
@@ -55,7 +56,7 @@ def prediction_memory(network: Network, rows: int, dtype: np.dtype[Any]) -> NDAr
     """Return what `program.predict` works in: logits and activations of so many rows, and scratch."""
     line = ALIGNMENT // dtype.itemsize
     units = 2 * rows * sum(network.sizes[1:])
-    return aligned(units + line + scratch_length(max(*network.sizes, rows), dtype.itemsize), dtype)
+    return aligned(units + line + scratch_length(max(network.sizes), rows, dtype.itemsize), dtype)
 
 
 def slice_length(n_out: int, itemsize: int) -> int:
@@ -69,7 +70,7 @@ def workspace(network: Network, rows: int, workers: int, dtype: np.dtype[Any], p
     private : numbers that a worker has to itself, whole cache lines
     """
     sizes, itemsize = network.sizes, dtype.itemsize
-    scratch = scratch_length(max(*sizes, rows), itemsize)
+    scratch = scratch_length(max(sizes), rows, itemsize)
     slices = slice_length(max(sizes[1:]), itemsize)
     units = rows * sum(sizes[1:])
     own = [workers * length for length in (scratch, slices, private)]
