@@ -165,7 +165,7 @@ def fit(
         held_out=held_out,
         epochs=epochs,
         batch_size=batch_size,
-        orders=_IndependentOrders(streams.order) if shuffle and batch_size < rows else None,
+        orders=IndependentOrders(streams.order) if shuffle and batch_size < rows else None,
         dropout_key=streams.dropout_key,
         threads=threads,
         stays_finite=True,
@@ -188,7 +188,7 @@ def _streams(seed: int) -> Streams:
     )
 
 
-class _IndependentOrders:
+class IndependentOrders:
     """Row orders, each drawn without regard to the one before (`fastmlp.loop.Orders`)."""
 
     def __init__(self, rng: np.random.Generator) -> None:
@@ -196,6 +196,7 @@ class _IndependentOrders:
 
     @property
     def state(self) -> dict[str, Any]:
+        """Of the generator; setting it goes back to there."""
         return dict(self._rng.bit_generator.state)
 
     @state.setter
@@ -203,6 +204,7 @@ class _IndependentOrders:
         self._rng.bit_generator.state = state
 
     def draw(self, out: NDArray[np.int64]) -> None:
+        """Write the orders of the next epochs to out (epochs, rows)."""
         out[...] = np.arange(out.shape[1])
         # permuted shuffles the rows of its argument one after another, so that the orders do not
         # depend on how many are drawn at once.

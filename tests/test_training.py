@@ -8,7 +8,7 @@ import pytest
 from problems import data_set
 
 import fastmlp
-from fastmlp import SGD, Adam, Callback, Network, loop, registry
+from fastmlp import SGD, Adam, Callback, Network, loop, registry, trainer
 from fastmlp.backend import Data
 from fastmlp.layout import flatten
 from fastmlp.state import initial_state
@@ -51,8 +51,7 @@ def test_without_shuffling_rows_are_visited_in_order_and_the_last_batch_is_short
 
 
 def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
-    rng = np.random.default_rng(0)
-    batches = loop.Batches(7, 3, lambda epochs: rng.permuted(np.tile(np.arange(7), (epochs, 1)), axis=1))
+    batches = loop.Batches(7, 3, trainer.IndependentOrders(np.random.default_rng(0)))
     seen = []
     for first, last in ((0, 1), (1, 5), (5, 6), (6, 12)):  # chunks that end anywhere
         order, starts, stops = batches.visit(np.arange(first, last))

@@ -50,7 +50,7 @@ def compiled_backend(variant: Variant) -> Backend:
             memory = idle.pop()
         except IndexError:
             memory = prediction_memory(network, block, dtype)
-        program.predict(*layers_of(network), parameters, writable(inputs), memory, block, out)
+        program.predict(parameters, *layers_of(network), writable(inputs), memory, block, out)
         idle.append(memory)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:

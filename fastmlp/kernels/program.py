@@ -251,7 +251,7 @@ def train_chunk(
     restore_subnormals(before)
 
 
-def predict(layers, no_dropout, parameters, inputs, memory, block, out):
+def predict(parameters, layers, no_dropout, inputs, memory, block, out):
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out), `block` rows at a time.
 
     Of a call for one row, 12 us, taking `Shape` and `Workspace` field by field from Python was a
