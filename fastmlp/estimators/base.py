@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -119,8 +120,9 @@ class Perceptron(Fitted):
     def _all_callbacks(self, incremental: bool) -> list[Callback]:
         if self.early_stopping and incremental:
             raise ValueError("partial_fit does not support early_stopping=True")
-        if self.solver == "lbfgs" and np.any(self.dropout):
-            raise ValueError("dropout needs solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
+        for name, given in (("dropout", np.any(self.dropout)), ("validation_set", self.validation_set)):
+            if self.solver == "lbfgs" and given:
+                raise ValueError(f"{name} needs solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
         callbacks = check_callbacks(self.callbacks, bool(self.progress))
         if any(isinstance(callback, Checkpoint) for callback in callbacks):
             raise ValueError("Checkpoint keeps trainings of fastmlp.fit; an estimator is kept by pickling it")
@@ -177,7 +179,8 @@ class Perceptron(Fitted):
         if not incremental or not self._optimizer_fits(parameters):
             self._optimizer = self._new_optimizer(parameters)
         state = self._optimizer
-        if first or getattr(self, "validation_scores_", None) is None == self.early_stopping:
+        scored = getattr(self, "validation_scores_", None) is not None
+        if first or scored != self.early_stopping or not hasattr(self, "loss_curve_"):
             fresh_curves(self)
         steps = epochs * -(-count // batch_size)
         threads = self._worth_threads(network, count)
@@ -252,7 +255,7 @@ class Perceptron(Fitted):
     def _with_held_out(self, rows: Rows, rng: np.random.RandomState) -> tuple[Rows, Rows | None]:
         """Return the rows to train on and those to validate on, if any."""
         if self.validation_set is not None:
-            return rows, self._given_validation(rows.inputs.dtype)
+            return rows, self._given_validation(rows)
         if not self.early_stopping:
             return rows, None
         return split(rows, self.validation_fraction, self._stratifies(rows), rng)
@@ -260,14 +263,19 @@ class Perceptron(Fitted):
     def _stratifies(self, rows: Rows) -> bool:
         return False
 
-    def _given_validation(self, dtype: Any) -> Rows:
+    def _given_validation(self, trained: Rows) -> Rows:
         parts = len(self.validation_set)
         if parts not in (2, 3):
             raise ValueError(f"validation_set must be (X, y) or (X, y, sample_weight), got {parts} parts")
         X, y, *weights = self.validation_set
-        X, y = self._validated(X, y, dtype, False)
+        X, y = self._validated(X, y, trained.inputs.dtype, False)
         self._check_targets(y)
-        return rows_of(X, self._targets(y), weights[0] if weights else None, None)
+        rows = rows_of(X, self._targets(y), weights[0] if weights else None, None)
+        if rows.targets.shape[1] != trained.targets.shape[1]:
+            raise ValueError(
+                f"validation_set's y has {rows.targets.shape[1]} outputs, y has {trained.targets.shape[1]}"
+            )
+        return rows
 
     def _scoring(self, held_out: Rows | None) -> Callable[[Run], float] | None:
         """Return what scores the live parameters after an epoch; None where the training loss decides."""
@@ -284,5 +292,6 @@ class Perceptron(Fitted):
         # Rows held out have no feature names left, and none shall be asked for.
         nameless = object.__new__(type(self))
         nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
-        options = {} if weights is None else {"sample_weight": weights}
+        takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
+        options = {"sample_weight": weights} if weights is not None and takes_weights else {}
         return lambda run: float(scorer(nameless, inputs, y, **options))

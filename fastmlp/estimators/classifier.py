@@ -245,6 +245,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
                 " pass a dict of weights"
             )
         weights: Array = compute_sample_weight(self.class_weight, y)
+        if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
+            raise ValueError(
+                "class_weight must be finite, at least 0, and above 0 for a class that is there, got"
+                f" {checks.shown(self.class_weight)}"
+            )
         return weights
 
     def _stratifies(self, rows: Rows) -> bool:

@@ -88,7 +88,8 @@ class Convergence(Callback):
 
     def on_epoch_end(self, run: Run) -> None:
         """Do all that scikit-learn does, in its order, for every epoch since the last time."""
-        for epoch in range(self.estimator.n_iter_, run.epoch):
+        # An error or Ctrl-C may have come between the values of an epoch.
+        for epoch in range(self.estimator.n_iter_, min(map(len, run.history.values()))):
             self._take(epoch, run)
 
     def _take(self, epoch: int, run: Run) -> None:

@@ -37,7 +37,7 @@ def hidden_activations(estimator: Any, layers: int) -> list[str]:
     names = estimator.activation
     names = [names] * layers if isinstance(names, str) else list(names)
     # An unknown name goes on to Network, which refuses it with the choices.
-    return [ACTIVATIONS.get(name, name) for name in names]
+    return [ACTIVATIONS.get(name, name) if isinstance(name, str) else name for name in names]
 
 
 def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str) -> Network:

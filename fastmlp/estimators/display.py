@@ -77,16 +77,19 @@ class LossCurveDisplay:
     def plot(self, ax: Any = None, **line_options: Any) -> LossCurveDisplay:
         """Draw the curves into `ax`, or into a new figure; returns the display itself."""
         import matplotlib.pyplot as plt
+        from matplotlib.cbook import normalize_kwargs
+        from matplotlib.lines import Line2D
 
+        line_options = normalize_kwargs(line_options, Line2D)  # "ls" is "linestyle"
         if ax is None:
             _, ax = plt.subplots()
         self.ax_, self.figure_, self.score_ax_ = ax, ax.figure, None
         prefix = f"{self.estimator_name}: " if self.estimator_name else ""
         self.lines_ = [self._line(ax, self.loss, f"{prefix}training loss", line_options)]
-        if self.validation_loss:
+        if self.validation_loss is not None and len(self.validation_loss):
             self.lines_.append(self._line(ax, self.validation_loss, f"{prefix}validation loss", line_options))
         ax.set(xlabel="Epoch", ylabel="Loss")
-        if self.validation_scores:
+        if self.validation_scores is not None and len(self.validation_scores):
             self.score_ax_ = ax.twinx()
             # A twin begins with the first colour again.
             options = {"color": f"C{len(self.lines_)}", "linestyle": "--", **line_options}

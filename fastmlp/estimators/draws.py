@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.data import as_array, clean
 from fastmlp.initializers import WEIGHT_INITS, Normal, check_init, draw_weights
 
 Array = NDArray[Any]
@@ -37,12 +38,16 @@ def start(sizes: Sequence[int], activations: Sequence[str], init: Any, rng: np.r
         weights = [draw_weights(init, *pair, rng) for pair in pairwise(sizes)]  # type: ignore[arg-type]
         return weights, [np.zeros(n_out) for n_out in sizes[1:]]
     try:
-        given, biases = ([np.asarray(array) for array in arrays] for arrays in init)
+        given, biases = (list(arrays) for arrays in init)
     except (TypeError, ValueError):
         raise TypeError(
             f"init must be None, a scheme's name, a Normal, or (coefs, intercepts), got {checks.shown(init)}"
         ) from None
-    return given, biases
+    real = np.dtype(np.float64)
+    return (
+        [clean(f"init coefs[{i}]", as_array("init coefs", w), real) for i, w in enumerate(given)],
+        [clean(f"init intercepts[{i}]", as_array("init intercepts", b), real) for i, b in enumerate(biases)],
+    )
 
 
 def _uniform(sizes: Sequence[int], activations: Sequence[str], rng: np.random.RandomState) -> Start:
