@@ -1,0 +1,94 @@
+"""Arrays that lie against forbidden memory: to read or write beyond one ends the process.
+
+Register tiles go by raw pointers, where Numba's own check of bounds sees nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+
+import numpy as np
+
+from fastmlp.backend import Data
+from fastmlp.kernels import adapter
+from fastmlp.kernels.buffers import idle_workspaces
+from fastmlp.kernels.program import Workspace
+from fastmlp.state import TrainState
+
+SIDES = ("after", "before")
+
+WALL = 1 << 20
+"""Bytes that are forbidden on either side of an array: more than any stride in the tests."""
+
+FORBIDDEN, READABLE = 0, 1
+"""PROT_NONE and PROT_READ, which Python has no names for."""
+
+
+def guarded(array, side, sealed=False):
+    """A copy of the array against a wall of forbidden pages.
+
+    side : "after", the wall begins where the array ends, or "before", the array begins where the wall ends
+    sealed : whether writing to the array is forbidden, too
+    """
+    room = -(-max(array.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, WALL + room + WALL)
+    offset = WALL if side == "before" else WALL + room - array.nbytes
+    copy = np.ndarray(array.shape, array.dtype, memory, offset)
+    copy[...] = array
+    start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    _protect(start, WALL, FORBIDDEN)
+    _protect(start + WALL + room, WALL, FORBIDDEN)
+    if sealed:
+        _protect(start + WALL, room, READABLE)
+    return copy
+
+
+def _protect(address, size, kind):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), kind):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def guarded_backend(backend, side):
+    """The backend, training and predicting between walls; what it has no business to write is sealed."""
+
+    def seal(array):
+        return guarded(array, side, sealed=True)
+
+    def predict(network, parameters, inputs, out):
+        inner = guarded(out, side)
+        backend.predict(network, seal(parameters), seal(inputs), inner)
+        out[...] = inner
+
+    def evaluate(network, parameters, data):
+        return backend.evaluate(network, seal(parameters), Data(*map(seal, data)))
+
+    def train_chunk(network, optimizer, state, data, chunk, key, threads, losses):
+        *steps, batch_size = chunk
+        visits = type(chunk)(*map(seal, steps), batch_size)
+        outer = (state.parameters, state.gradients, state.moments, losses)
+        inner = [guarded(array, side) for array in outer]
+        after = backend.train_chunk(
+            network, optimizer, TrainState(*inner[:3], state.step), Data(*map(seal, data)), visits, key,
+            threads, inner[3],
+        )  # fmt: skip
+        for array, changed in zip(outer, inner, strict=True):
+            array[...] = changed
+        return state._replace(step=after.step)
+
+    return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
+
+
+@contextlib.contextmanager
+def guarded_workspaces(side):
+    """Let every buffer of a workspace lie against walls of its own."""
+    plain = adapter.workspace
+    adapter.workspace = lambda *given: Workspace(*(guarded(part, side) for part in plain(*given)))
+    idle_workspaces.cache_clear()  # what predictions before have left
+    try:
+        yield
+    finally:
+        adapter.workspace = plain

@@ -1,0 +1,132 @@
+"""No kernel reads or writes beyond what it is given: every array lies against memory that is forbidden."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import trajectories
+from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
+from problems import COMPILED_DTYPES, targets_for
+from trajectories import CLASSES, TRAININGS, Training
+
+import fastmlp.trainer
+from fastmlp import Adam, Network, registry
+from fastmlp.backend import Data
+from fastmlp.kernels.bind import slot
+from fastmlp.layout import parameter_count
+from fastmlp.slots import AGREEMENT_SIZES, SLOTS, Sizes
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs mprotect")
+
+PACKED = Training("digits", 150, (64, 512, 600, 10), {"hidden": "relu", **CLASSES}, Adam(), None)
+"""More rows than a panel is packed for, rows of weights that crowd the caches, weights beyond 1 MB."""
+
+SIZES = (*AGREEMENT_SIZES, Sizes(150, 130, 512))
+"""The last has more rows than a panel is packed for, and more columns than one panel has."""
+
+
+def try_slots(variants, names):
+    """Call every case of the slots of the variants between walls; return how many calls that were."""
+    calls = 0
+    for variant, name in itertools.product(variants, names):
+        kernel = slot(registry.variants()[variant], name)
+        takes = list(inspect.signature(getattr(kernel, "py_func", kernel)).parameters)
+        for dtype, sizes in itertools.product(map(np.dtype, COMPILED_DTYPES), SIZES):
+            cases = SLOTS[name].cases(np.random.default_rng(0), dtype, sizes)
+            for case, side in itertools.product(cases, SIDES):
+                print(f"{variant}.{name} {case.label} {sizes} {dtype}, wall {side}", flush=True)
+                arguments = [
+                    guarded(value, side, sealed=i not in case.written and takes[i] != "scratch")
+                    if isinstance(value, np.ndarray)
+                    else value
+                    for i, value in enumerate(case.arguments)
+                ]
+                case.check(arguments, kernel(*arguments))
+                calls += 1
+    return calls
+
+
+def try_backend(name):
+    """Train and predict between walls, in the bits of the same without; return how many trainings."""
+    trajectories.EPOCHS = 2
+    cases = list(itertools.product([*TRAININGS.values(), PACKED], COMPILED_DTYPES))
+
+    def run(backend, where):
+        fastmlp.trainer.choose = lambda *_: backend
+        for training, dtype in cases:
+            print(f"{name} {training} {np.dtype(dtype)}, {where}", flush=True)
+            yield trajectories.run(training, name, dtype)
+            yield resting(backend, training, dtype)
+
+    plain = registry.get(name)
+    wanted = list(run(plain, "no walls"))
+    for side in SIDES:
+        with guarded_workspaces(side):
+            for got, bits in zip(run(guarded_backend(plain, side), f"wall {side}"), wanted, strict=True):
+                for one, other in zip(got, bits, strict=True):
+                    np.testing.assert_array_equal(one, other)
+    return len(cases) * len(SIDES)
+
+
+def resting(backend, training, dtype):
+    """What a backend gives when it does not train: outputs and loss of 300 rows, more than a block."""
+    network = Network(training.sizes, **training.options)
+    rng = np.random.default_rng(0)
+    parameters = 0.1 * rng.standard_normal(parameter_count(network.sizes))
+    X = rng.standard_normal((300, network.sizes[0]))
+    y = targets_for(network.loss, rng, 300, network.sizes[-1])
+    parameters, *data = (a.astype(dtype) for a in (parameters, X, y, np.ones(300)))
+    out = np.empty((300, network.sizes[-1]), dtype)
+    backend.predict(network, parameters, data[0], out)
+    return out, backend.evaluate(network, parameters, Data(*data))
+
+
+def process(code):
+    """Run code of this module in a process of its own; return how it ended, and its output's lines."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-X", "faulthandler", "-c", f"import test_guards as t\n{code}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done, done.stdout.splitlines() or ["nothing"]
+
+
+@pytest.mark.parametrize("name", registry.variants())
+def test_backends_stay_within_their_arrays(name, told):
+    done, lines = process(f"print(t.try_backend({name!r}))")
+    assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
+    told(f"{lines[-1]} trainings between walls")
+
+
+@pytest.mark.parametrize(
+    ("variants", "names"),
+    [
+        pytest.param(["tiled"], ["affine", "weight_gradient", "input_gradient"], id="tiles"),
+        pytest.param(list(registry.variants()), list(SLOTS), id="all", marks=pytest.mark.slow),
+    ],
+)
+def test_slots_stay_within_their_arrays(variants, names, told):
+    done, lines = process(f"print(t.try_slots({variants}, {names}))")
+    assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
+    told(f"{lines[-1]} calls between walls")
+
+
+BEYOND = {
+    "reads after": "as_strided(t.guarded(a, 'after'), (5,))[4]",
+    "reads before": "as_strided(t.guarded(a, 'before')[::-1], (5,))[4]",
+    "writes after": "as_strided(t.guarded(a, 'after'), (5,))[:] = 0",
+    "writes what is sealed": "t.guarded(a, 'after', sealed=True)[0] = 1",
+}
+
+
+@pytest.mark.parametrize("what", BEYOND)
+def test_a_wall_ends_the_process_that_goes_beyond(what):
+    done, _ = process(
+        f"import numpy as np\nfrom numpy.lib.stride_tricks import as_strided\na = np.ones(4)\n{BEYOND[what]}"
+    )
+    assert done.returncode == -signal.SIGSEGV
