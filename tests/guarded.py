@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmlp.backend import Data
 from fastmlp.kernels import adapter
-from fastmlp.kernels.buffers import idle_workspaces
+from fastmlp.kernels.buffers import idle_memory
 from fastmlp.kernels.program import Workspace
 from fastmlp.state import TrainState
 
@@ -84,11 +84,13 @@ def guarded_backend(backend, side):
 
 @contextlib.contextmanager
 def guarded_workspaces(side):
-    """Let every buffer of a workspace lie against walls of its own."""
-    plain = adapter.workspace
+    """Let every buffer of a workspace, and a prediction's memory, lie against walls of its own."""
+    plain, memory = adapter.workspace, adapter.prediction_memory
     adapter.workspace = lambda *given: Workspace(*(guarded(part, side) for part in plain(*given)))
-    idle_workspaces.cache_clear()  # what predictions before have left
+    adapter.prediction_memory = lambda *given: guarded(memory(*given), side)
+    idle_memory.cache_clear()  # what predictions before have left
     try:
         yield
     finally:
-        adapter.workspace = plain
+        adapter.workspace, adapter.prediction_memory = plain, memory
+        idle_memory.cache_clear()

@@ -96,7 +96,11 @@ def process(code):
     return done, done.stdout.splitlines() or ["nothing"]
 
 
-@pytest.mark.parametrize("name", registry.variants())
+@pytest.mark.parametrize(
+    "name",
+    # packed has the tiles, the fused step and the blocks; the others take two minutes more.
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "packed")) for n in registry.variants()],
+)
 def test_backends_stay_within_their_arrays(name, told):
     done, lines = process(f"print(t.try_backend({name!r}))")
     assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
