@@ -2,7 +2,6 @@
 
 import functools
 
-import numpy as np
 
 import fastmlp
 
@@ -32,7 +31,7 @@ def _prepare(work, threads, shuffle):
 
     def run(epochs):
         model = fit(work, X, y, epochs=epochs, threads=threads, shuffle=shuffle and not work.full_batch)
-        return float(np.asarray(model.history["loss"])[-1])
+        return model.history["loss"][-1]
 
     return run
 
