@@ -6,6 +6,7 @@ import copy
 import inspect
 import pickle
 import re
+import signal
 import warnings
 
 import numpy as np
@@ -282,6 +283,17 @@ def test_an_interrupt_leaves_a_fitted_estimator(name):
         estimator.fit(X, y_for(name))
     assert estimator.n_iter_ == 3
     assert len(estimator.predict(X)) == 120
+
+
+def test_an_error_after_an_interrupt_is_not_swallowed_with_it():
+    class Failing(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            signal.raise_signal(signal.SIGINT)
+            raise OSError("a full disk")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make(fastmlp, "MLPClassifier", callbacks=[Failing()]).fit(X, Y)
+    assert isinstance(caught.value.__context__, OSError)
 
 
 @pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"batch_size": 1000}])
