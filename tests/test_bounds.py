@@ -33,8 +33,9 @@ def agreement(tmp_path, *arguments):
     return done.returncode, done.stdout
 
 
-def test_no_agreement_test_indexes_beyond_an_array(tmp_path, told):
-    code, said = agreement(tmp_path, TESTS / "test_slots.py", TESTS / "test_trajectories.py")
+def test_no_agreement_test_indexes_beyond_an_array(tmp_path, told, request):
+    given = [f"--variant={Path(path).resolve()}" for path in request.config.getoption("variant")]
+    code, said = agreement(tmp_path, *given, TESTS / "test_slots.py", TESTS / "test_trajectories.py")
     assert code == 0, said
     ran = int(re.fullmatch(r"(\d+) passed in .*", said.splitlines()[-1])[1])
     assert ran >= len(variants()) * len(COMPILED_DTYPES) * (len(SLOTS) + len(TRAININGS))
