@@ -181,8 +181,8 @@ class EarlyStopping(Callback):
             raise CheckpointError(
                 f"EarlyStopping watched {state['monitor']!r} before the checkpoint, and now {self.key!r}"
             )
-        self.best = math.inf if state["best"] is None else state["best"]
-        self.best_epoch = state["best_epoch"]
+        self.best_epoch = checks.whole("best_epoch", state["best_epoch"], 0, run.epoch)
+        self.best = checks.real("best", state["best"]) if self.best_epoch else math.inf
         self.best_parameters[...] = state["best_parameters"]
         self._stop_if_out_of_patience(run)
 

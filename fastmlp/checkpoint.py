@@ -216,7 +216,9 @@ def check_same_training(
     off = [name for name in now if then.get(name) != now[name]]
     if off:
         short = [
-            f"{name} ({then[name]!r} then, {now[name]!r} now)" if name in ("batch_size", "shuffle") else name
+            f"{name} ({then.get(name)!r} then, {now[name]!r} now)"
+            if name in ("batch_size", "shuffle")
+            else name
             for name in off
         ]
         raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(short)}")
@@ -230,6 +232,7 @@ def check_same_training(
         or ("validation_loss" in snapshot.history) != (current["validation"] is not None)
         or len(snapshot.moments) != optimizer.moment_rows
         or snapshot.order.size != (rows if within and shuffled else 0)
+        or bool(snapshot.order_state) != shuffled
         or snapshot.pending.shape[1] != within
     ):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
@@ -343,6 +346,7 @@ def _snapshot(
     setting, step = training["setting"], checks.whole("step", training["step"], 0)
     _expect(setting["network"] == described(network), "the training is of another network")
     checks.whole("seed", setting["seed"], 0)
+    registry.get(setting["backend"])
     # Its squares may have overflowed where parameters are finite: infinite moments only stop a weight.
     moments = arrays["moments"]
     _expect(moments.ndim == 2 and len(moments) <= 2 and moments.shape[1] == parameters.size, "no moments")

@@ -67,14 +67,19 @@ class _Handler:
 def deferred(stop: Callable[[str], None]) -> Iterator[set[int]]:
     """Have the first SIGINT or SIGTERM call stop(reason); yield the set of signals that came.
 
-    A SIGTERM is raised again at the end: by default it then ends the process. Outside the main
-    thread, where Python delivers no signals, this does nothing.
+    A SIGTERM is raised again at the end: by default it then ends the process. A SIGINT before an
+    error is a KeyboardInterrupt with that error as its context, lest whoever bears the error go on.
+    Outside the main thread, where Python delivers no signals, this does nothing.
     """
     handler = _Handler(stop)
     if threading.current_thread() is threading.main_thread():
         handler.install()
     try:
         yield handler.heard
+    except Exception:
+        if signal.SIGINT in handler.heard:
+            raise KeyboardInterrupt  # noqa: B904  # the error is no cause of it
+        raise
     finally:
         handler.restore()
         if signal.SIGTERM in handler.heard:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.archive import CheckpointError
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.budget import blas_threads
 from fastmlp.callbacks import Callback, Run
@@ -81,7 +82,7 @@ def train(
                 begun.append(callback)
             if resumed is not None:
                 for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
-                    callback.load_state_dict(run, saved)
+                    _take_over(callback, run, saved)
             with blas_threads(plan.threads):
                 training.run_chunks()
         finally:
@@ -91,6 +92,18 @@ def train(
                     ends.callback(callback.on_train_end, run)
     run.interrupted = signal.SIGINT in signals
     return run
+
+
+def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
+    try:
+        callback.load_state_dict(run, saved)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"the checkpoint's state of {type(callback).__name__} is not sound: {reason}"
+        ) from error
 
 
 class _Training:

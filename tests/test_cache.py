@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import fastmlp
+
+PACKAGE = Path(fastmlp.__file__).parent
+
+PR_CAPBSET_DROP, CAP_DAC_OVERRIDE = 24, 1
+"""Of Linux, which Python has no names for."""
 
 pytestmark = pytest.mark.slow  # some twenty cold compilations, 5 s each
 
@@ -21,10 +30,14 @@ print(model.history["loss"])
 
 
 def start(cache, *arguments, **environment):
-    set_to = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}
-    command = [sys.executable, "-W", "error", "-c", TRAIN, *arguments]
+    return launched(TRAIN, {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}, *arguments)
+
+
+def launched(script, environment, *arguments, **options):
+    command = [sys.executable, "-W", "error", "-c", script, *arguments]
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, env=set_to, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True, **options
     )
 
 
@@ -113,13 +126,48 @@ def test_the_switch_turns_it_off(filled, tmp_path):
     assert list(tmp_path.rglob("*.bin")) == []
 
 
-def test_without_a_directory_to_write_to_it_compiles_and_says_so(filled, tmp_path):
-    """As with a home that is read-only or missing: Numba finds no place."""
-    (tmp_path / "file").write_text("not a directory")
-    locators = {"NUMBA_CACHE_LOCATOR_CLASSES": "UserProvidedCacheLocator"}
-    got, (line,) = run(tmp_path / "file" / "below", **locators)
+HOMES = {"a read-only home": "", "no home": "missing", "a file for a home": "file", "no user either": None}
+
+NO_USER = """
+import pwd
+def nobody(number):
+    raise KeyError(number)
+pwd.getpwuid = nobody
+"""
+"""As in a container that runs under a number of its own; expanduser then leaves "~" as it is."""
+
+
+def heed_modes():
+    """Let the modes of files count for root, too; others have nothing to give up."""
+    if os.geteuid() == 0:
+        ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)
+
+
+@pytest.mark.parametrize("kind", HOMES)
+def test_without_a_place_to_write_to_it_compiles_and_says_so(filled, kind, tmp_path):
+    """Nobody may write to the package or to where we are, and only the home is left."""
+    package = shutil.copytree(PACKAGE, tmp_path / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "file").write_text("not a directory")
+    before = sorted(tmp_path.rglob("*"))
+    names = {"NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"}
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    if HOMES[kind] is not None:
+        environment["HOME"] = str(home / HOMES[kind])
+    script = TRAIN if "HOME" in environment else NO_USER + TRAIN
+    locked = [path for path in (home, package, *package.rglob("*")) if path.is_dir()]
+    for directory in locked:
+        directory.chmod(0o555)
+    try:
+        given = {**environment, "PYTHONPATH": str(tmp_path)}
+        got, (line,) = finish(launched(script, given, cwd=home, preexec_fn=heed_modes))
+    finally:
+        for directory in locked:
+            directory.chmod(0o755)
     assert got == filled[2]
-    assert "there is no directory to write to" in line
+    assert "later runs will compile again, for there is no directory to write to" in line
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_eight_cold_processes_at_once(tmp_path, told):

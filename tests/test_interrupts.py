@@ -97,6 +97,22 @@ def test_a_second_ctrl_c_does_not_wait(monkeypatch):
     assert seen == ["first"]
 
 
+@pytest.mark.parametrize("kind", [RuntimeError, fastmlp.DivergenceError])
+def test_ctrl_c_before_an_error_is_not_swallowed_with_it(kind, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+
+    def then_fail(run):
+        ctrl_c()
+        if kind is RuntimeError:
+            raise RuntimeError("in a callback")
+        run.stop_reason = None  # as if the signal had come during the next chunk
+        run.parameters[...] = 1e308
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit(callbacks=[At(3, then_fail)])
+    assert type(caught.value.__context__) is kind
+
+
 def test_a_program_s_own_handler_stays_in_charge(monkeypatch):
     monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
     heard = []

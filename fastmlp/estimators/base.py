@@ -206,7 +206,9 @@ class Perceptron(Fitted):
         try:
             run = train(plan, begun, [convergence, *callbacks])
             interrupted = run.interrupted
-        except KeyboardInterrupt:  # a second Ctrl-C, or a callback's own
+        except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
+            if interrupt.__context__ is not None:  # an error came after the first
+                raise
             interrupted = True
         if interrupted:
             warnings.warn("Training interrupted by user.", stacklevel=5)

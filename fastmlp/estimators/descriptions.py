@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from fastmlp.activations import HIDDEN
@@ -27,7 +28,8 @@ def hidden_sizes(estimator: Any) -> list[int]:
     """Return the units of the hidden layers, which may be given as one number."""
     sizes = estimator.hidden_layer_sizes
     sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-    if any(size <= 0 for size in sizes):
+    # What is no number goes on to Network, which refuses it in one line.
+    if any(isinstance(size, Real) and size <= 0 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return sizes
 

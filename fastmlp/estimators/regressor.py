@@ -149,6 +149,8 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _targets(self, y: Array) -> Array:
+        if y.dtype.kind not in "buif":  # scikit-learn lets strings pass, and then fails to subtract them
+            raise TypeError(f"y must hold real numbers, got dtype {y.dtype}")
         if self.loss == "poisson" and (y < 0).any():
             raise ValueError(f"y must be at least 0 for loss='poisson', got {y.min()}")
         return y.reshape(len(y), -1)

@@ -1,9 +1,6 @@
-"""What users pass: one table of mistakes, one of welcome shapes and types of the same rows."""
+"""Mistakes in what users pass, one table: told in one line, the same on every backend."""
 
 from __future__ import annotations
-
-import fractions
-import pickle
 
 import numpy as np
 import pytest
@@ -67,44 +64,21 @@ MISTAKES = {
     "three dimensions": (fit(x=np.ones((4, 3, 1))), "(4, 3, 1)", "(rows, 3)"),
     "a number": (fit(x=1.0), "()", "(rows, 3)"),
     "nothing": (fit(x=None), "object", "real numbers"),
-    "no rows": (fit(x=np.ones((0, 3)), y=[]), "got 0", "at least 1 row"),
-    "no columns": (fit(x=np.ones((4, 0))), "(4, 0)", "(rows, 3)"),
-    "nan in X": (fit(x=put(X, (2, 1), nan)), "nan at X[2, 1]", "finite"),
-    "inf in X": (fit(x=put(X, (3, 0), -inf)), "-inf at X[3, 0]", "finite"),
-    "two infs in X": (fit(x=put(put(X, (0, 0), inf), (1, 1), -inf)), "inf at X[0, 0]", "finite"),
     "too large for float32": (fit(x=put(X, (0, 2), 1e39), dtype="float32"), "1e+39", "float32"),
-    "complex X": (fit(x=X + 0j), "complex128", "real numbers"),
-    "object X": (fit(x=X.astype(object)), "object", "real numbers"),
-    "strings": (fit(x=X.astype(str)), "<U", "real numbers"),
     "dates": (fit(x=np.ones((4, 3), "M8[s]")), "datetime64", "real numbers"),
     "bytes": (fit(x=X.astype("S")), "|S", "real numbers"),
     "records": (fit(x=np.zeros((4, 3), [("a", float)])), "[('a', '<f8')]", "real numbers"),
-    "a long double beyond float64": (
-        fit(x=X.astype(np.longdouble) * np.longdouble("1e4000")),
-        "e+3998",
-        "float64",
-    ),
     "None among numbers": (fit(x=[[1, 2, None]] * 4), "object", "real numbers"),
     "ragged": (fit(x=[[1, 2, 3], [1, 2], [1, 2, 3], [1, 2, 3]]), "inhomogeneous", "rectangular"),
-    "masked": (fit(x=np.ma.masked_less(X, 0.5)), "masked", "not"),
     "sparse matrix": (fit(x=scipy.sparse.csr_matrix(X)), "csr_matrix", "dense"),
     "sparse array": (fit(x=scipy.sparse.coo_array(X)), "coo_array", "dense"),
     "predict: too wide": (predict(np.ones((4, 5))), "(4, 5)", "(rows, 3)"),
-    "predict: nan": (predict(put(X, (0, 0), nan)), "nan at X[0, 0]", "finite"),
-    "predict: object": (predict(X.astype(object)), "object", "real numbers"),
-    "predict: no rows": (predict(np.ones((0, 3))), "got 0", "at least 1 row"),
     # y
     "y too short": (fit(y=Y[:3]), "(3,)", "(4,) or (4, 1)"),
     "y too wide": (fit(y=np.ones((4, 2))), "(4, 2)", "(4, 1)"),
     "y in a row": (fit(y=Y[None]), "(1, 4)", "(4,)"),
-    "nan in y": (fit(y=put(Y, 1, nan)), "nan at y[1]", "finite"),
-    "inf in y": (fit(y=put(Y, 3, inf)), "inf at y[3]", "finite"),
-    "complex y": (fit(y=Y + 1j), "complex128", "real numbers"),
-    "names for labels": (fit(CLASSES, y=["a", "b", "c", "a"]), "<U1", "real numbers"),
-    "label too high": (fit(CLASSES, y=[0, 1, 2, 3]), "got 3", "0..2"),
     "label below 0": (fit(CLASSES, y=[0, 1, -1, 2]), "got -1", "0..2"),
     "half a label": (fit(CLASSES, y=[0, 1, 0.5, 2]), "got 0.5", "0..2"),
-    "nan for a label": (fit(CLASSES, y=[0, 1, nan, 2]), "got nan", "0..2"),
     "two hot": (fit(CLASSES, y=[[1, 1, 0]] * 4), "sum of 2 in row 0", "of sum 1"),
     "negative probability": (fit(CLASSES, y=[[1.5, -0.5, 0]] * 4), "least of -0.5", "at least 0"),
     "one-hot rows of another width": (fit(CLASSES, y=np.eye(4)), "(4, 4)", "(4, 3)"),
@@ -112,11 +86,7 @@ MISTAKES = {
     "probability below 0": (fit(BINARY, y=[0, 1, -1, 0]), "-1", "[0, 1]"),
     "negative count": (fit(COUNTS, y=[0, 1, -2, 0]), "-2", "at least 0"),
     # sample weights
-    "weights too short": (fit(sample_weight=[1, 1]), "(2,)", "(4,)"),
     "weights in a column": (fit(sample_weight=np.ones((4, 1))), "(4, 1)", "(4,)"),
-    "negative weight": (fit(sample_weight=[1, -1, 1, 1]), "-1", "at least 0"),
-    "all weights zero": (fit(sample_weight=[0, 0, 0, 0]), "all zero", "not"),
-    "nan weight": (fit(sample_weight=[1, nan, 1, 1]), "nan at sample_weight[1]", "finite"),
     # start
     "a start without biases": (fit(initial=START[0]), "got 3", "initial weights must hold 2 arrays"),
     "a number for a start": (fit(initial=1.5), "got 1.5", "(weights, biases)"),
@@ -162,11 +132,7 @@ MISTAKES = {
     "unknown keyword": (fit(batchsize=3), "batchsize", "keyword"),
     "unknown backend": (lambda _: fit()("fussed"), "'fussed'", "auto, reference, baseline"),
     # networks
-    "no unit": (make(Network, [3, 0, 1]), "got 0", "at least 1"),
-    "-1 units": (make(Network, [3, -1, 1]), "got -1", "at least 1"),
-    "True units": (make(Network, [3, True, 1]), "got True", "whole number"),
     "half a unit": (make(Network, [3, 2.5, 1]), "got 2.5", "whole number"),
-    "10^9 units": (make(Network, [10**9, 10**9]), "1e+18", "2^31"),
     "one size": (make(Network, [3]), "[3]", "n_in and n_out"),
     "a number for sizes": (make(Network, 3), "got 3", "sequence"),
     "a string for sizes": (make(Network, "3-4-1"), "'3-4-1'", "sequence"),
@@ -254,167 +220,3 @@ def test_a_mistake_is_told_in_one_line_the_same_on_every_backend(mistake):
     assert wanted in message
     assert "\n" not in message
     assert len(message) < 250
-
-
-def strided(array):
-    wide = np.zeros((len(array) * 2, *(2 * n + 1 for n in array.shape[1:])))
-    view = wide[::2, 1::2] if array.ndim == 2 else wide[::2]
-    view[...] = array
-    return view
-
-
-def read_only(array):
-    array = array.copy()
-    array.flags.writeable = False
-    return array
-
-
-def mapped(array):
-    """A view of immutable bytes, as np.memmap(mode="r") and np.frombuffer give."""
-    return np.frombuffer(array.tobytes(), array.dtype).reshape(array.shape)
-
-
-GRID = np.round(np.random.default_rng(0).normal(0, 4, (9, 3)))  # whole: exact in every type
-WHOLE = np.arange(9.0) % 3
-
-WELCOME = {
-    "read-only": read_only,
-    "of immutable bytes": mapped,
-    "in Fortran's order": np.asfortranarray,
-    "strided": strided,
-    "backwards": lambda a: a[::-1].copy()[::-1],
-    "backwards in columns": lambda a: a[..., ::-1].copy()[..., ::-1],
-    "repeated by a stride of 0": lambda a: np.lib.stride_tricks.as_strided(a, a.shape, a.strides),
-    "big-endian": lambda a: a.astype(">f8"),
-    "float16": lambda a: a.astype(np.float16),
-    "long double": lambda a: a.astype(np.longdouble),
-    "int8": lambda a: a.astype(np.int8),
-    "big-endian int64": lambda a: a.astype(">i8"),
-    "long and big-endian": lambda a: a.astype(np.longdouble).astype(np.longdouble().dtype.newbyteorder(">")),
-    "a list": lambda a: a.tolist(),
-    "a tuple of fractions' floats": lambda a: tuple(np.vectorize(lambda v: float(fractions.Fraction(v)))(a)),
-    "unaligned": lambda a: np.frombuffer(b"x" + a.tobytes(), np.uint8)[1:].view(float).reshape(a.shape),
-    "a subclass": lambda a: a.view(type("Named", (np.ndarray,), {})),
-}
-
-
-def run(backend, x, y, weight):
-    model = fastmlp.fit(
-        Network([3, 4, 1]), x, y, epochs=2, batch_size=4, seed=0, sample_weight=weight, backend=backend,
-        validation=(x, y, weight),
-    )  # fmt: skip
-    return model.parameters, model.predict(x), model.history["loss"], model.history["validation_loss"]
-
-
-def content(value):
-    return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
-
-
-def assert_same(got, wanted):
-    for one, other in zip(got, wanted, strict=True):
-        np.testing.assert_array_equal(one, other)
-        assert np.asarray(one).dtype == np.asarray(other).dtype
-
-
-@pytest.mark.parametrize("kind", WELCOME)
-@pytest.mark.parametrize("backend", registry.backends())
-def test_the_same_numbers_in_another_guise_give_the_same_bits_and_stay_as_they_are(backend, kind):
-    given = [WELCOME[kind](array) for array in (GRID, WHOLE, 1 + WHOLE)]
-    before = [content(value) for value in given]
-    assert_same(run(backend, *given), run(backend, GRID, WHOLE, 1 + WHOLE))
-    assert [content(value) for value in given] == before
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_clean_input_stays_as_it_is(backend):
-    given = [GRID.copy(), WHOLE.copy(), 1 + WHOLE]
-    before = [content(value) for value in given]
-    run(backend, *given)
-    assert [content(value) for value in given] == before
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_booleans_are_0_and_1(backend):
-    assert_same(
-        run(backend, GRID > 0, WHOLE > 0, WHOLE > 1),
-        run(backend, *((a > t) * 1.0 for a, t in ((GRID, 0), (WHOLE, 0), (WHOLE, 1)))),
-    )
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_big_endian_float32_stays_float32(backend):
-    clean = [a.astype("f4") for a in (GRID, WHOLE, 1 + WHOLE)]
-    given = [a.astype(">f4") for a in clean]
-    assert_same(run(backend, *given), run(backend, *clean))
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_pandas(backend):
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(GRID, columns=list("abc"))
-    wanted = run(backend, GRID, WHOLE, 1 + WHOLE)
-    assert_same(run(backend, frame, pandas.Series(WHOLE), pandas.Series(1 + WHOLE)), wanted)
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_numbers_of_numpy_count_like_python_s(backend):
-    options = {"seed": np.uint8(3), "threads": np.int64(1), "shuffle": np.bool_(True)}
-    model = fit(epochs=np.int8(100), batch_size=np.int16(1), **options)(backend)
-    assert len(model.history["loss"]) == 100
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("backend", registry.backends())
-@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
-def test_only_the_ratios_of_sample_weights_count(backend, dtype, scale):
-    weights = np.array([1, 2, 0, 3], dtype)
-    plain, scaled = (
-        fit(x=X.astype(dtype), epochs=3, seed=0, sample_weight=w)(backend)
-        for w in (weights, weights * dtype(scale))
-    )
-    assert plain.history == scaled.history
-    np.testing.assert_array_equal(plain.parameters, scaled.parameters)
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_a_model_survives_pickling(backend):
-    model = fit(seed=0)(backend)
-    copy = pickle.loads(pickle.dumps(model))
-    assert (copy.backend, copy.history, copy.network) == (model.backend, model.history, model.network)
-    np.testing.assert_array_equal(copy.predict(X), model.predict(X))
-
-
-@pytest.mark.filterwarnings("ignore:the matrix subclass")
-@pytest.mark.parametrize("backend", registry.backends())
-def test_matrices_are_arrays(backend):
-    wanted = run(backend, GRID, WHOLE[:, None], 1 + WHOLE)
-    assert_same(run(backend, np.matrix(GRID), np.matrix(WHOLE).T, 1 + WHOLE), wanted)
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_one_buffer_may_serve_as_everything(backend):
-    """Inputs, targets and weights that overlap, and a start that is the data's own memory."""
-    buffer = 1 + np.arange(12.0)
-    x, y, weights = buffer.reshape(4, 3), buffer[2:6], buffer[:4]
-    start = ([buffer[:3, None]], [buffer[3:4]])
-    options = {"epochs": 2, "seed": 0, "optimizer": SGD(1e-4), "backend": backend}
-    network = Network([3, 1])
-    shared = fastmlp.fit(network, x, y, sample_weight=weights, initial=start, **options)
-    apart = fastmlp.fit(
-        network, x.copy(), y.copy(), sample_weight=weights.copy(),
-        initial=([start[0][0].copy()], [start[1][0].copy()]), **options,
-    )  # fmt: skip
-    np.testing.assert_array_equal(shared.parameters, apart.parameters)
-    np.testing.assert_array_equal(buffer, 1 + np.arange(12.0))
-
-
-@pytest.mark.parametrize("backend", registry.backends())
-def test_one_class_is_learnt_like_any_other(backend):
-    model = fit(CLASSES, y=[1, 1, 1, 1], epochs=50, optimizer=SGD(1.0))(backend)
-    assert (model.predict(X).argmax(axis=1) == 1).all()
-
-
-def test_pandas_missing_values_are_refused():
-    pandas = pytest.importorskip("pandas")
-    with pytest.raises((TypeError, ValueError), match="X must"):
-        fit(x=pandas.DataFrame([[1, 2, pandas.NA]] * 4))("reference")
