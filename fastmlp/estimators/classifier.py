@@ -79,9 +79,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
     Notes
     -----
-    Steps and losses agree with scikit-learn 1.9 up to rounding, with two exceptions: its loss clips
-    probabilities at eps, so it differs where a probability is saturated; and negative sample
-    weights are refused. Predictions have the dtype that was trained in. A float32 "lbfgs" runs in
+    Steps and losses agree with scikit-learn 1.9 up to rounding. Negative sample weights are
+    refused. Predictions have the dtype that was trained in. A float32 "lbfgs" runs in
     float64 and is rounded at its end. A CSR or CSC matrix becomes dense batch by batch, for "lbfgs" as
     a whole.
     """
