@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -24,6 +23,7 @@ from fastmlp.estimators.draws import ComposedOrders, start
 from fastmlp.estimators.fitted import Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
 from fastmlp.estimators.sparse_rows import for_sparse_rows
+from fastmlp.estimators.warned import warn
 from fastmlp.layout import flatten, parameter_count
 from fastmlp.loop import Plan, train
 from fastmlp.model import Model
@@ -209,23 +209,19 @@ class Perceptron(Fitted):
         except KeyboardInterrupt:  # a second Ctrl-C, or a callback's own
             interrupted = True
         if interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warn("Training interrupted by user.")
         elif run.stop_reason is None and not incremental:
-            warnings.warn(
+            warn(
                 f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't"
                 " converged yet.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     def _checked_batch_size(self, rows: int) -> int:
         if self.batch_size == "auto":
             return min(200, rows)
         if self.batch_size > rows:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-                stacklevel=6,
-            )
+            warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return min(int(self.batch_size), rows)
 
     def _worth_threads(self, network: Network, rows: int) -> int | None:

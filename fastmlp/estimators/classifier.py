@@ -56,7 +56,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     callbacks : list of Callback
         As for `fastmlp.fit`. With "lbfgs" an iteration counts as an epoch.
     max_time : float, optional
-        Seconds after which training ends, within 0.2 s, with the parameters that it has.
+        Seconds after which training ends, within 0.2 s, with the parameters that it has. Before the
+        first epoch is complete loss_ is NaN.
     progress : bool
         A progress bar on stderr.
     backend : str
@@ -80,7 +81,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     Notes
     -----
     Steps and losses agree with scikit-learn 1.9 up to rounding. Negative sample weights are
-    refused. Predictions have the dtype that was trained in. A float32 "lbfgs" runs in
+    refused; a batch whose weights are all 0 takes a step without a gradient, where scikit-learn raises
+    ZeroDivisionError. NumPy's warnings of an overflow are not given. Parameters that are set after fit
+    count from the next fit on, where scikit-learn's predict reads `activation`. Predictions have the dtype that was trained in. A float32 "lbfgs" runs in
     float64 and is rounded at its end. A CSR or CSC matrix becomes dense batch by batch, for "lbfgs" as
     a whole.
     """
