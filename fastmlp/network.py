@@ -62,8 +62,9 @@ class Network:
     binary_cross_entropy, poisson and poisson_deviance are sums over the outputs and means over the
     rows; mse counts half and its derivative is that of a sum over the outputs, while the value
     that is reported is a mean over them (which scikit-learn 1.9 does too: for more than one output
-    its gradient is not that of its loss). The loss of an epoch weights every batch with its rows,
-    not with their sample weights.
+    its gradient is not that of its loss). It clips probabilities: the value, not the derivative, of
+    a row's cross_entropy, of an element's binary_cross_entropy, lies within -log of 1 - eps and of eps.
+    The loss of an epoch weights every batch with its rows, not with their sample weights.
 
     Raises
     ------
@@ -157,6 +158,16 @@ class Network:
     def value_divisor(self) -> float:
         """What the loss that is reported is divided by once more; 1 if it is what is minimised."""
         return float(self.sizes[-1]) if (self.convention, self.loss) == ("sklearn", "mse") else 1.0
+
+    @property
+    def clips(self) -> bool:
+        """Whether the loss that is reported is that of probabilities held within eps and 1 - eps."""
+        return self.convention == "sklearn" and self.loss in ("cross_entropy", "binary_cross_entropy")
+
+    @property
+    def loss_parameter(self) -> float:
+        """What the loss's formula takes: huber's delta, pinball's quantile, 1 where it clips, else 0."""
+        return {"huber": self.huber_delta, "pinball": self.quantile}.get(self.loss, float(self.clips))
 
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

@@ -131,7 +131,7 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
             shifted = z - z.max(axis=1, keepdims=True)
             log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
             # The labels' weights sum to 1, so a * sum(targets) = a; 0 * -inf never arises.
-            loss, delta = targets * (log_sum - shifted), a - targets
+            loss, delta = (targets * (log_sum - shifted)).sum(axis=1, keepdims=True), a - targets
         case "binary_cross_entropy":
             loss = np.maximum(z, 0) - z * targets + np.log1p(np.exp(-np.abs(z)))
             delta = a - targets
@@ -144,6 +144,9 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
         case _:
             loss, by_a = element_loss(network, a, targets)
             delta = activate_gradient(network.output, z, a, by_a)
+    if network.clips:
+        eps = np.finfo(z.dtype).eps
+        loss = np.clip(loss, -np.log1p(-eps), -np.log(eps))
     total = float(weights.sum(dtype=np.float64)) * network.divisor
     if total == 0:
         return 0.0, np.zeros_like(z)

@@ -196,7 +196,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
     weights = rng.integers(0, 3, rows).astype(dtype)
     weights[0] = 1
     scratch = _scratch(sizes, dtype)
-    for code, loss in enumerate(LOSSES):
+    for loss in LOSSES:
         for output in OUTPUTS_OF[loss]:
             if output == "softmax" and n_out == 1:
                 continue
@@ -204,21 +204,31 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
             targets = rng.random((rows, n_out)).astype(dtype)
             if loss == "cross_entropy":
                 targets /= targets.sum(axis=1, keepdims=True)
-            objective, delta = reference.output_loss(network, _wide(z), _wide(targets), _wide(weights))
-            total = float(weights.sum()) * network.divisor
-            parameter = network.quantile if loss == "pinball" else network.huber_delta
-            outputs = np.abs(reference.activate(output, _wide(z)))
-            # Outputs, residuals and their products, each with some ulp of its own size squared.
-            size = (1 + np.abs(z).max() + outputs.max()) ** 2
-            share = weights.max() / total
-            out = np.empty_like(z)
-            yield Case(
-                f"{output}-{loss}",
-                (ACTIVATIONS.index(output), code, parameter, 1 / total, z, targets, weights, scratch, out),
-                {8: delta},
-                objective,
-                {8: 8 * _eps(dtype) * size * share, -1: 8 * _eps(dtype) * size},
-            )
+            expected = reference.output_loss(network, _wide(z), _wide(targets), _wide(weights))
+            yield _loss_case(network, z, targets, weights, scratch, expected)
+            if "entropy" in loss:  # labels and logits that saturate, which scikit-learn's convention clips
+                network = Network([1, n_out], output=output, loss=loss, convention="sklearn")
+                far, labels = 20 * z, np.eye(n_out, dtype=dtype)[rng.integers(0, n_out, rows)]
+                expected = reference.output_loss(network, far, labels, weights)  # eps is the dtype's
+                yield _loss_case(network, far, labels, weights, scratch, expected)
+
+
+def _loss_case(
+    network: Network, z: Array, targets: Array, weights: Array, scratch: Array, expected: tuple[float, Array]
+) -> Case:
+    total = float(weights.sum()) * network.divisor
+    numbers = ACTIVATIONS.index(network.output), LOSSES.index(network.loss), network.loss_parameter, 1 / total
+    outputs = np.abs(reference.activate(network.output, _wide(z)))
+    # Outputs, residuals and their products, each with some ulp of its own size squared.
+    size = (1 + np.abs(z).max() + outputs.max()) ** 2
+    share = weights.max() / total
+    return Case(
+        f"{network.output}-{network.loss}" + "-clipped" * network.clips,
+        (*numbers, z, targets, weights, scratch, np.empty_like(z)),
+        {8: expected[1]},
+        expected[0],
+        {8: 8 * _eps(z.dtype) * size * share, -1: 8 * _eps(z.dtype) * size},
+    )
 
 
 PENALTIES = ((0.0, 0.3), (0.2, 0.0), (0.2, 0.3))

@@ -75,8 +75,8 @@ def test_tags_and_public_names_are_scikit_learns(name):
     assert names <= set(dir(ours))
     for estimator in (theirs, ours):
         estimator.set_params(max_iter=300, solver="adam", tol=1.0).fit(X, y_for(name))
-    fitted = {n for n in vars(theirs) if n.endswith("_")}
-    assert fitted <= set(vars(ours))
+    fitted = {n: type(value) for n, value in vars(theirs).items() if n.endswith("_")}
+    assert fitted.items() <= {n: type(value) for n, value in vars(ours).items()}.items()
 
 
 # --- one call after another ---------------------------------------------------------------------
@@ -102,6 +102,24 @@ def test_a_warm_start_after_early_stopping_goes_on(name):
         for _ in range(3):
             estimator.fit(X, y_for(name))
     assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@unconverged
+@pytest.mark.parametrize(("dtype", "power"), [(np.float32, 20), (np.float64, 100)])
+def test_a_rate_that_falls_to_nothing_leaves_the_velocity_finite(dtype, power):
+    options = {"solver": "sgd", "learning_rate": "invscaling", "power_t": power, "learning_rate_init": 0.1}
+    theirs, ours = (e.fit(X.astype(dtype), TARGETS) for e in pair("MLPRegressor", max_iter=4, **options))
+    assert_same(ours, theirs, X, 50 * np.finfo(dtype).eps)
+
+
+@unconverged
+@pytest.mark.parametrize("backend", ["reference", "baseline", "tiled"])
+def test_poisson_takes_targets_below_zero_as_scikit_learn_does(backend):
+    theirs, ours = pair("MLPRegressor", loss="poisson")
+    for estimator in (theirs, ours.set_params(backend=backend)):
+        estimator.fit(X, TARGETS)
+        assert np.isnan(estimator.loss_curve_).all()
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-10)
 
 
 @unconverged
@@ -301,6 +319,33 @@ def test_warnings_point_at_the_caller(options):
     with pytest.warns((ConvergenceWarning, UserWarning)) as caught:
         make(fastmlp, "MLPClassifier", **options).fit(X, Y)
     assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize(
+    ("options", "category"),
+    [
+        ({}, ConvergenceWarning),
+        ({"solver": "lbfgs"}, ConvergenceWarning),
+        ({"batch_size": 1000}, UserWarning),
+    ],
+)
+def test_a_filter_of_scikit_learns_module_holds(options, category):
+    estimators = pair("MLPClassifier", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", category=category, module="sklearn"
+        )  # as in scikit-learn's examples
+        for estimator in estimators:
+            estimator.fit(X, Y)
+    counts = []
+    for estimator in estimators:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")  # once for each place
+            for _ in range(3):
+                estimator.fit(X, Y)
+        counts.append(len(caught))
+    assert counts[0] == counts[1] > 0
 
 
 # --- copies, pickles, arrays put in by hand ----------------------------------------------------------

@@ -280,6 +280,28 @@ def test_callbacks_may_stop(solver):
     assert patient.set_params(max_iter=300).fit(X, Y).n_iter_ < 300
 
 
+@pytest.mark.parametrize("moment", ["on_train_begin", "on_chunk_end"])
+@pytest.mark.parametrize(
+    "options", [{}, {"early_stopping": True}, {"validation_set": (X, Y)}, {"solver": "lbfgs"}]
+)
+def test_a_stop_before_an_epoch_is_complete_leaves_all_attributes(options, moment, monkeypatch):
+    monkeypatch.setattr("fastmlp.loop.CHUNK_SECONDS", 0.0)  # every step is a chunk
+    stop = type("Stop", (Callback,), {moment: lambda self, run: run.stop("now")})
+    model = classifier(callbacks=[stop()], batch_size=50, **options).fit(X, Y)
+    assert set(vars(model)) >= set(vars(classifier(**options).fit(X, Y)))
+    start = classifier(max_iter=1, learning_rate_init=1e-300).fit(X, Y)
+    moved = not np.array_equal(model.coefs_[0], start.coefs_[0])
+    iterations = int("solver" in options and moment == "on_chunk_end")
+    assert (moved, model.n_iter_) == (moment == "on_chunk_end", iterations)
+    if "solver" in options:
+        objective = log_loss(Y, model.predict_proba(X))
+        objective += sum((w**2).sum() for w in model.coefs_) * 0.5e-4 / len(X)
+        assert model.loss_ == pytest.approx(objective, rel=1e-12)
+    else:
+        assert np.isnan(model.loss_)
+        assert not model.loss_curve_
+
+
 @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])
 def test_max_time_ends_it_without_a_warning(solver):

@@ -69,6 +69,18 @@ def test_a_warm_start_with_another_way_of_stopping(before, after):
     assert estimator.loss_curve_
 
 
+def test_a_batch_without_weight_takes_no_step():
+    # scikit-learn raises ZeroDivisionError.
+    options = {"solver": "sgd", "momentum": 0.0, "shuffle": False, "batch_size": 50}
+    whole = made(MLPClassifier, **options).fit(X, LABELS, np.repeat([1.0, 0.0, 1.0], 50))
+    rest = np.r_[0:50, 100:150]
+    without = made(MLPClassifier, **options).fit(X[rest], LABELS[rest])
+    for got, wanted in zip(
+        whole.coefs_ + whole.intercepts_, without.coefs_ + without.intercepts_, strict=True
+    ):
+        np.testing.assert_array_equal(got, wanted)
+
+
 def test_a_metric_that_takes_no_weights():
     estimator = made(MLPClassifier, early_stopping=True, stopping_metric=lambda e, X, y: e.score(X, y))
     estimator.fit(X, LABELS, np.linspace(0.5, 1.5, len(X)))

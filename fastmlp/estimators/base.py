@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
+from sklearn.base import is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils.validation import validate_data
 
 from fastmlp.callbacks import Callback, Run, TimeLimit
 from fastmlp.checkpoint import Checkpoint
@@ -21,9 +22,10 @@ from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, optimizer_of
 from fastmlp.estimators.draws import ComposedOrders, start
-from fastmlp.estimators.fitted import Fitted
+from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
 from fastmlp.estimators.sparse_rows import for_sparse_rows
+from fastmlp.estimators.warned import warn
 from fastmlp.layout import flatten, parameter_count
 from fastmlp.loop import Plan, train
 from fastmlp.model import Model
@@ -61,10 +63,6 @@ class Perceptron(Fitted):
         return True
 
     # --- what the subclasses say --------------------------------------------------------------------
-
-    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
-        """Return X and y as scikit-learn validates them."""
-        raise NotImplementedError
 
     def _learn_targets(self, y: Array, incremental: bool) -> None:
         """Take note of what y can be; from the second training on check that it still is."""
@@ -116,6 +114,12 @@ class Perceptron(Fitted):
                 " need to be preprocessed."
             )
         return self
+
+    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
+        """Return X and y as scikit-learn validates them."""
+        options = {"accept_sparse": SPARSE, "multi_output": True, "y_numeric": is_regressor(self)}
+        X, y = validate_data(self, X, y, dtype=dtype, reset=reset, **options)
+        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _all_callbacks(self, incremental: bool) -> list[Callback]:
         if self.early_stopping and incremental:
@@ -211,23 +215,19 @@ class Perceptron(Fitted):
                 raise
             interrupted = True
         if interrupted:
-            warnings.warn("Training interrupted by user.", stacklevel=5)
+            warn("Training interrupted by user.")
         elif run.stop_reason is None and not incremental:
-            warnings.warn(
+            warn(
                 f"Stochastic Optimizer: Maximum iterations ({epochs}) reached and the optimization hasn't"
                 " converged yet.",
                 ConvergenceWarning,
-                stacklevel=5,
             )
 
     def _checked_batch_size(self, rows: int) -> int:
         if self.batch_size == "auto":
             return min(200, rows)
         if self.batch_size > rows:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped",
-                stacklevel=6,
-            )
+            warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return min(int(self.batch_size), rows)
 
     def _worth_threads(self, network: Network, rows: int) -> int | None:

@@ -10,15 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, _fit_context
 from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
-from sklearn.utils import column_or_1d, compute_sample_weight
+from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_target, unique_labels
-from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import CLASSIFIER
-from fastmlp.estimators.fitted import SPARSE
 from fastmlp.estimators.rows import Rows
 
 Array = NDArray[Any]
@@ -56,7 +54,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     callbacks : list of Callback
         As for `fastmlp.fit`. With "lbfgs" an iteration counts as an epoch.
     max_time : float, optional
-        Seconds after which training ends, within 0.2 s, with the parameters that it has.
+        Seconds after which training ends, within 0.2 s, with the parameters that it has. Before the
+        first epoch is complete loss_ is NaN.
     progress : bool
         A progress bar on stderr.
     backend : str
@@ -79,11 +78,12 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
     Notes
     -----
-    Steps and losses agree with scikit-learn 1.9 up to rounding, with two exceptions: its loss clips
-    probabilities at eps, so it differs where a probability is saturated; and negative sample
-    weights are refused. Predictions have the dtype that was trained in. A float32 "lbfgs" runs in
-    float64 and is rounded at its end. A CSR or CSC matrix becomes dense batch by batch, for "lbfgs" as
-    a whole.
+    Steps and losses agree with scikit-learn 1.9 up to rounding. Negative sample weights are
+    refused; a batch whose weights are all 0 takes a step without a gradient, where scikit-learn raises
+    ZeroDivisionError. NumPy's warnings of an overflow are not given. Parameters that are set after fit
+    count from the next fit on, where scikit-learn's predict reads `activation`. Predictions have the
+    dtype that was trained in. A float32 "lbfgs" runs in float64 and is rounded at its end. A CSR or CSC
+    matrix becomes dense batch by batch, for "lbfgs" as a whole.
     """
 
     _parameter_constraints = CLASSIFIER
@@ -205,10 +205,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return tags
 
     # --- what y means -------------------------------------------------------------------------------
-
-    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
-        X, y = validate_data(self, X, y, accept_sparse=SPARSE, multi_output=True, dtype=dtype, reset=reset)
-        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _learn_targets(self, y: Array, incremental: bool) -> None:
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.callbacks import Callback, Run
@@ -22,7 +23,9 @@ class OptimizerState:
 
     rule : Optimizer, as it was when training began: later changes of parameters do not touch it
     schedule : "constant", "invscaling" or "adaptive"; power : of "invscaling"
-    initial_rate, learning_rate : float, where the schedule started and where it is
+    initial_rate, learning_rate : float, where the schedule started and where it is. Rates below the
+        first by more than the root of the dtype's greatest number are held there: their steps are lost
+        in rounding, and the velocity that `change_rate` scales stays finite
     moments : (2, P) floating; step : updates done
     """
 
@@ -44,6 +47,7 @@ class OptimizerState:
         scikit-learn's velocity is a step, rate included; the trainer's is multiplied by the rate of
         every step. Scaled so, the velocity gathered so far is the same step as before.
         """
+        rate = max(rate, self.initial_rate / math.sqrt(np.finfo(self.moments.dtype).max))
         self.moments[0] *= self.learning_rate / rate
         self.learning_rate = rate
         self.apply_to(run)
@@ -95,7 +99,7 @@ class Convergence(Callback):
     def _take(self, epoch: int, run: Run) -> None:
         estimator = self.estimator
         estimator.n_iter_ = epoch + 1
-        estimator.loss_ = run.history["loss"][epoch]
+        estimator.loss_ = np.float64(run.history["loss"][epoch])  # as scikit-learn's: loss_.round(3) works
         estimator.t_ += run.rows
         estimator.loss_curve_.append(estimator.loss_)
         if "validation_loss" in run.history:
@@ -108,7 +112,7 @@ class Convergence(Callback):
             self._judge_score(self.score(run), run)
         state = estimator._optimizer
         if state.schedule == "invscaling":
-            state.change_rate(state.initial_rate / (estimator.t_ + 1) ** state.power, run)
+            state.change_rate(state.initial_rate * (estimator.t_ + 1.0) ** -state.power, run)
         if estimator._no_improvement_count > estimator.n_iter_no_change:
             self._stop_or_slow_down(run)
 
@@ -116,11 +120,12 @@ class Convergence(Callback):
         """Take what is left, count the updates; put the parameters with the best score back.
 
         In a warm start none are, unless a score beats those of the earlier fits: as scikit-learn.
+        Where time was up before the first score, what was learnt so far stays.
         """
         # A stop of another callback's, or Ctrl-C, may have left epochs that nobody heard of.
         self.on_epoch_end(run)
         self.estimator._optimizer.step += run.step
-        if self.best_parameters is not None:
+        if self.best_parameters is not None and self.estimator.validation_scores_:
             run.parameters[...] = self.best_parameters
 
     def _judge_loss(self) -> None:
@@ -166,6 +171,7 @@ class Convergence(Callback):
 
 def fresh_curves(estimator: Any) -> None:
     """Set the fitted attributes that training appends to, as they are before the first epoch."""
+    estimator.loss_ = np.float64(math.nan)
     estimator.loss_curve_ = []
     estimator.validation_loss_curve_ = []
     estimator._no_improvement_count = 0

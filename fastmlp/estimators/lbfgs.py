@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 from fastmlp.backend import Backend, Data
 from fastmlp.budget import blas_threads
 from fastmlp.callbacks import Callback, Run
+from fastmlp.estimators.warned import warn
 from fastmlp.layout import layer_slices
 from fastmlp.network import Network
 
@@ -69,6 +69,8 @@ def minimise(
         for callback in callbacks:
             callback.on_train_begin(run)
             ends.callback(callback.on_train_end, run)
+        if run.stop_reason is not None:  # SciPy iterates once whatever its limits are
+            return objective(parameters[place].astype(np.float64))[0], 0
         result = scipy.optimize.minimize(
             objective,
             parameters[place].astype(np.float64),
@@ -81,7 +83,7 @@ def minimise(
     iterations = min(int(result.nit), limits.iterations)
     if result.status != 0 and run.stop_reason is None:
         _warn(result, iterations, limits.iterations)
-    return float(result.fun), iterations
+    return np.float64(result.fun), iterations
 
 
 def _weights_then_biases(network: Network) -> NDArray[np.int64]:
@@ -102,4 +104,4 @@ def _warn(result: Any, iterations: int, allowed: int) -> None:
         "\nYou might also want to scale the data as shown in:\n"
         "    https://scikit-learn.org/stable/modules/preprocessing.html"
     )
-    warnings.warn(message, ConvergenceWarning, stacklevel=7)
+    warn(message, ConvergenceWarning)

@@ -8,14 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils import column_or_1d
-from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
-from fastmlp.estimators.fitted import SPARSE
 
 Array = NDArray[Any]
 
@@ -43,7 +40,8 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
     For several outputs the gradient of "squared_error" is that of the sum over the outputs, while the
     loss is their mean. So it is in scikit-learn 1.9, whose line search in "lbfgs" then sees slopes
     that do not belong to its values; this class takes the same steps. `partial_fit` with
-    solver="lbfgs" runs a whole search, as there.
+    solver="lbfgs" runs a whole search, as there. With a y below 0 the poisson loss is NaN, and training
+    goes on, as there.
     """
 
     _parameter_constraints = REGRESSOR
@@ -97,7 +95,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
-        y : (rows,) or (rows, n_out) real numbers; at least 0 for the poisson loss
+        y : (rows,) or (rows, n_out) real numbers; the poisson loss is defined from 0 on
         sample_weight : (rows,) array of at least 0, optional
 
         Returns
@@ -142,17 +140,9 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     # --- what y means -------------------------------------------------------------------------------
 
-    def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
-        X, y = validate_data(
-            self, X, y, accept_sparse=SPARSE, multi_output=True, y_numeric=True, dtype=dtype, reset=reset
-        )
-        return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
-
     def _targets(self, y: Array) -> Array:
         if y.dtype.kind not in "buif":  # scikit-learn lets strings pass, and then fails to subtract them
             raise TypeError(f"y must hold real numbers, got dtype {y.dtype}")
-        if self.loss == "poisson" and (y < 0).any():
-            raise ValueError(f"y must be at least 0 for loss='poisson', got {y.min()}")
         return y.reshape(len(y), -1)
 
     def _ends_in(self) -> tuple[str, str]:

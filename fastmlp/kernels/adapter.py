@@ -134,7 +134,7 @@ def shape_of(network: Network) -> Shape:
         activations=np.array([ACTIVATIONS.index(name) for name in network.activations], np.int64),
         dropout=np.array([*network.dropout, 0.0]),
         loss=LOSSES.index(network.loss),
-        loss_parameter=network.quantile if network.loss == "pinball" else network.huber_delta,
+        loss_parameter=network.loss_parameter,
         divisor=network.divisor,
         value_divisor=network.value_divisor,
         shared_penalty=network.convention == "sklearn",

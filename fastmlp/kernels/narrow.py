@@ -14,7 +14,7 @@ from __future__ import annotations
 from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.polynomials import log
-from fastmlp.kernels.residuals import element_loss
+from fastmlp.kernels.residuals import element_loss, likelihood_bounds, within
 from fastmlp.kernels.variant import inlined
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
@@ -35,6 +35,7 @@ def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scra
     outputs = scratch[2 * size : 3 * size].reshape(units, LANES)
     sums = scratch[3 * size : 3 * size + 4 * LANES].reshape(4, LANES)
     scales, losses = sums[0], sums[1]
+    least, most = likelihood_bounds(parameter, z.dtype)
     objective = 0.0
     for start in range(0, rows, LANES):
         count = min(LANES, rows - start)
@@ -48,9 +49,9 @@ def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scra
         else:
             activate(output, logits, outputs)
         if loss == CROSS_ENTROPY:
-            cross_entropy_abreast(logits, wanted, outputs, sums)
+            cross_entropy_abreast(least, most, logits, wanted, outputs, sums)
         elif loss in (BINARY_CROSS_ENTROPY, POISSON, POISSON_DEVIANCE):
-            likelihood_abreast(loss, logits, wanted, outputs, sums)
+            likelihood_abreast(loss, least, most, logits, wanted, outputs, sums)
         else:
             element_losses_abreast(output, loss, parameter, wanted, outputs, sums)
         transpose(units, count, outputs, 0, LANES, delta, start * units, units)
@@ -88,19 +89,21 @@ def softmax_abreast(logits, outputs, sums):
 
 
 @inlined
-def cross_entropy_abreast(logits, wanted, outputs, sums):
+def cross_entropy_abreast(least, most, logits, wanted, outputs, sums):
     """losses = scale * sum of wanted * (log of the sum - logits); outputs become their derivative."""
     scales, losses, log_total = sums[0], sums[1], sums[2]
     for i in range(LANES):
         losses[i] = 0
     for j in range(len(logits)):
         for i in range(LANES):
-            losses[i] += scales[i] * wanted[j, i] * (log_total[i] - logits[j, i])
+            losses[i] += wanted[j, i] * (log_total[i] - logits[j, i])
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
+    for i in range(LANES):
+        losses[i] = scales[i] * within(losses[i], least, most)
 
 
 @inlined
-def likelihood_abreast(loss, logits, wanted, outputs, sums):
+def likelihood_abreast(loss, least, most, logits, wanted, outputs, sums):
     """Binary cross-entropy or a poisson loss, on the logits; outputs become the derivative by them."""
     scales, losses = sums[0], sums[1]
     one = outputs.dtype.type(1)
@@ -112,11 +115,12 @@ def likelihood_abreast(loss, logits, wanted, outputs, sums):
                 losses[i] += scales[i] * (outputs[j, i] - wanted[j, i] * logits[j, i])
             if loss == POISSON_DEVIANCE:
                 for i in range(LANES):
-                    if wanted[j, i] > 0:
+                    if wanted[j, i] != 0:
                         losses[i] += scales[i] * wanted[j, i] * (log(wanted[j, i]) - one)
         else:
             for i in range(LANES):
-                losses[i] += scales[i] * (softplus(logits[j, i]) - logits[j, i] * wanted[j, i])
+                value = softplus(logits[j, i]) - logits[j, i] * wanted[j, i]
+                losses[i] += scales[i] * within(value, least, most)
         for i in range(LANES):
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
 

@@ -20,7 +20,7 @@ class Constants(NamedTuple):
     """All that a program for one network is bound to; whatever is not here is data.
 
     hidden : activations by name; rule : "sgd", "momentum", "nesterov", "rmsprop" or "adam"
-    l2 : whether there is a penalty
+    clips : whether the loss does (`Network.clips`); l2 : whether there is a penalty
     dtype, itemsize : of the numbers
     rows : the most rows that a step takes through the network together
     blocks : whether a step may have more rows than that
@@ -31,6 +31,7 @@ class Constants(NamedTuple):
     hidden: tuple[str, ...]
     output: str
     loss: str
+    clips: bool
     rule: str
     l2: bool
     dtype: str

@@ -29,7 +29,7 @@ class Shape(NamedTuple):
     units : (layers,) int64, place of a layer's units in a row of the workspace
     activations : (layers,) int64 codes, the output's last
     dropout : (layers,) float64 probabilities, 0 for the last
-    loss : int code; loss_parameter : float, huber's delta or pinball's quantile
+    loss : int code; loss_parameter : float, see `Network.loss_parameter`
     divisor : float, what the summed loss is divided by for its derivative, beside the batch's weight
     value_divisor : float, what the loss that is reported is divided by once more
     shared_penalty : bool, whether penalties are divided by the batch's weight

@@ -1,8 +1,12 @@
-"""The losses of a single residual, for every loop over outputs however it is laid out."""
+"""The losses of a single residual, and the bounds of a likelihood, for every loop over outputs."""
 
 # mypy: ignore-errors
 
 from __future__ import annotations
+
+import math
+
+import numpy as np
 
 from fastmlp.losses import HUBER, MAE, MSE, PINBALL
 
@@ -25,3 +29,17 @@ def element_loss(loss, parameter, r):
         slope = one - q if r > zero else (-q if r < zero else zero)
         return r * slope, slope
     return zero, zero
+
+
+def likelihood_bounds(parameter, dtype):
+    """The least and the greatest cross-entropy to report: those of 1 - eps and eps where parameter is 1."""
+    if parameter == 0:
+        return dtype.type(-np.inf), dtype.type(np.inf)
+    eps = np.finfo(dtype).eps
+    return dtype.type(-math.log1p(-eps)), dtype.type(-math.log(eps))
+
+
+def within(value, least, most):
+    """The value, or the bound that it is beyond; a NaN stays one."""
+    value = least if value < least else value
+    return most if value > most else value

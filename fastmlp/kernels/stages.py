@@ -245,12 +245,25 @@ def cross_entropy_term(z, y):
     return value, probability - y
 
 
+@stage
+def within_bounds(value):
+    """The value as `Network.clips` has it."""
+    return poly.at_most(poly.at_least(value, poly.LEAST_CROSS_ENTROPY(value)), poly.MOST_CROSS_ENTROPY(value))
+
+
+@stage
+def as_it_is(value):
+    """The value."""
+    return value
+
+
 def loss_of(constants, where):
     """The loss and the last layer's deltas. Shares are 0 in columns of padding, so one flat loop serves."""
     layer, y_at, share_at = where.layers[-1], where.targets, where.shares
     z_at, delta_at, stride, n_out = layer.outputs, layer.deltas, layer.out_stride, layer.n_out
+    bounded = within_bounds if constants.clips else as_it_is
     if constants.loss == "cross_entropy":
-        return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out)
+        return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded)
     if constants.loss == "binary_cross_entropy":
         term = cross_entropy_term
     else:
@@ -271,14 +284,14 @@ def loss_of(constants, where):
             value, delta = term(work[z_at + i], work[y_at + i])
             # 0 * inf must not arise: a row without weight contributes exactly nothing.
             none = share == poly.ZERO(share)
-            total += poly.ZERO(share) if none else share * value
+            total += poly.ZERO(share) if none else share * bounded(value)
             work[delta_at + i] = poly.ZERO(share) if none else share * delta
         return total
 
     return loss
 
 
-def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out):
+def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
     """Cross-entropy of softmax from the logits: sum y (log sum exp - z), delta = softmax - y."""
 
     @summing
@@ -301,7 +314,7 @@ def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out):
                 labels += work[y_at + at + j]
             share = work[share_at + at]
             none = share == zero
-            total += zero if none else share * (poly.log(summed) * labels - dot)
+            total += zero if none else share * bounded(poly.log(summed) * labels - dot)
             inverse = poly.ONE(summed) / summed
             for j in range(n_out):
                 delta = share * (work[delta_at + at + j] * inverse - work[y_at + at + j])

@@ -27,7 +27,7 @@ from fastmlp.activations import (
     SOFTPLUS,
     TANH,
 )
-from fastmlp.kernels.residuals import element_loss
+from fastmlp.kernels.residuals import element_loss, likelihood_bounds, within
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
@@ -245,10 +245,11 @@ def softmax(z, out):
 def output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
-    `output` and `loss` are codes, `parameter` is huber's delta or pinball's quantile; row i counts
-    with share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
+    `output` and `loss` are codes, `parameter` is `Network.loss_parameter`; row i counts with
+    share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
     """
     activate(output, z, delta)
+    least, most = likelihood_bounds(parameter, z.dtype)
     objective = 0.0
     for i in range(z.shape[0]):
         scale = z.dtype.type(share * weights[i])
@@ -257,15 +258,15 @@ def output_loss(output, loss, parameter, share, z, targets, weights, scratch, de
             for j in range(z.shape[1]):
                 delta[i, j] = 0
         elif loss == CROSS_ENTROPY:
-            objective += scale * cross_entropy_row(scale, z[i], targets[i], delta[i])
+            objective += scale * within(cross_entropy_row(scale, z[i], targets[i], delta[i]), least, most)
         elif loss == BINARY_CROSS_ENTROPY:
             for j in range(z.shape[1]):
-                objective += scale * (softplus(z[i, j]) - z[i, j] * targets[i, j])
+                objective += scale * within(softplus(z[i, j]) - z[i, j] * targets[i, j], least, most)
                 delta[i, j] = scale * (delta[i, j] - targets[i, j])
         elif loss in (POISSON, POISSON_DEVIANCE):
             for j in range(z.shape[1]):
                 objective += scale * (delta[i, j] - targets[i, j] * z[i, j])
-                if loss == POISSON_DEVIANCE and targets[i, j] > 0:
+                if loss == POISSON_DEVIANCE and targets[i, j] != 0:
                     objective += scale * targets[i, j] * (math.log(targets[i, j]) - 1.0)
                 delta[i, j] = scale * (delta[i, j] - targets[i, j])
         else:

@@ -378,12 +378,14 @@ def specialize(network, optimizer, rows, dtype):
         return None
     grouped = rows >= GROUPED_ROWS
     constants = Constants(
-        network.sizes, network.hidden, network.output, network.loss, rule, network.l2 > 0,
+        network.sizes, network.hidden, network.output, network.loss, network.clips, rule, network.l2 > 0,
         dtype.name, dtype.itemsize, BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS,
         rows > BLOCK_ROWS, GROUPS if grouped else 1,
     )  # fmt: skip
     means = (network.divisor, network.value_divisor) == (network.sizes[-1], 1)
-    plain = rule == "sgd" and not constants.l2 and network.loss in registers.LOSSES and means
+    plain = (
+        rule == "sgd" and not (constants.l2 or constants.clips) and network.loss in registers.LOSSES and means
+    )
     if plain and registers.fit(network.sizes, rows, dtype.itemsize):
         constants = constants._replace(rows=registers.lanes_for(rows))
         return Bound(train_registers, register_names, constants, network.sizes, 0, 1)
