@@ -2,7 +2,6 @@
 
 import functools
 
-
 import fastmlp
 
 from .works import make_data, make_start
