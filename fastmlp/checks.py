@@ -85,8 +85,8 @@ def finite(array: NDArray[Any]) -> bool:
 
     A finite sum of squares proves finite terms; the BLAS forms it without a mask of the array's size.
     """
-    flat = array.reshape(-1)
-    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
+    flat = array.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(flat).all())
 
 
 def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:

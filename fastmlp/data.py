@@ -43,6 +43,8 @@ def as_array(what: str, value: ArrayLike) -> Array:
 
 def floating_dtype(dtype: DTypeLike | None, inputs: Array) -> np.dtype[Any]:
     """Return float32 or float64: `dtype` if given, else float32 if X is, else float64."""
+    if isinstance(dtype, np.dtype) and dtype in FLOATS:
+        return dtype
     if dtype is None:
         return FLOATS[0] if inputs.dtype.newbyteorder("=") == FLOATS[0] else FLOATS[1]
     try:

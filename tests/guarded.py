@@ -14,7 +14,7 @@ import numpy as np
 
 from fastmlp.backend import Data
 from fastmlp.kernels import adapter
-from fastmlp.kernels.buffers import idle_memory
+from fastmlp.kernels.adapter import prediction_of
 from fastmlp.kernels.program import Workspace
 from fastmlp.state import TrainState
 
@@ -88,9 +88,9 @@ def guarded_workspaces(side):
     plain, memory = adapter.workspace, adapter.prediction_memory
     adapter.workspace = lambda *given: Workspace(*(guarded(part, side) for part in plain(*given)))
     adapter.prediction_memory = lambda *given: guarded(memory(*given), side)
-    idle_memory.cache_clear()  # what predictions before have left
+    prediction_of.cache_clear()  # what predictions before have left
     try:
         yield
     finally:
         adapter.workspace, adapter.prediction_memory = plain, memory
-        idle_memory.cache_clear()
+        prediction_of.cache_clear()

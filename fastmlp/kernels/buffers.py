@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from itertools import accumulate
 from typing import Any
 
@@ -40,16 +39,6 @@ def scratch_length(widest: int, rows: int, itemsize: int) -> int:
     depth = max(widest, rows)
     panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
     return panel if depth < BLOCKED_SIDE else panel + BLOCK_BYTES // itemsize + BLOCK_ROWS * widest
-
-
-@functools.lru_cache(maxsize=16)
-def idle_memory(network: Network, rows: int, dtype: np.dtype[Any]) -> list[NDArray[Any]]:
-    """Return the list of memory that predictions of this size have left for the next: pop, then append.
-
-    A list, so that calls from several threads never meet in one. Allocating anew takes 7 us, as
-    much as the prediction of one row.
-    """
-    return []
 
 
 def prediction_memory(network: Network, rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
