@@ -79,8 +79,9 @@ def input_gradient(delta, w, scratch, out):
 def gather(rows_of, order, out):
     """out (visited, columns) = rows_of (rows, columns) at order (visited,) int64."""
     for i in range(len(order)):
+        row = order[i]  # read within the loop over columns, it keeps that loop scalar: five times as long
         for j in range(rows_of.shape[1]):
-            out[i, j] = rows_of[order[i], j]
+            out[i, j] = rows_of[row, j]
 
 
 # --- scalars, which a variant may override one by one --------------------------------------------
