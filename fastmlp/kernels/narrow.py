@@ -29,11 +29,13 @@ MOST_UNITS = 56
 def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
     """As `baseline.output_loss`, for z of at most MOST_UNITS columns."""
     rows, units = z.shape
-    size = units * LANES
-    logits = scratch[:size].reshape(units, LANES)
-    wanted = scratch[size : 2 * size].reshape(units, LANES)
-    outputs = scratch[2 * size : 3 * size].reshape(units, LANES)
-    sums = scratch[3 * size : 3 * size + 4 * LANES].reshape(4, LANES)
+    # Always LANES, but not for LLVM, which would unroll all loops over 16 lanes instead of making one vector.
+    lanes = min(LANES, len(scratch))
+    size = units * lanes
+    logits = scratch[:size].reshape(units, lanes)
+    wanted = scratch[size : 2 * size].reshape(units, lanes)
+    outputs = scratch[2 * size : 3 * size].reshape(units, lanes)
+    sums = scratch[3 * size : 3 * size + 4 * lanes].reshape(4, lanes)
     scales, losses = sums[0], sums[1]
     least, most = likelihood_bounds(parameter, z.dtype)
     objective = 0.0
@@ -70,35 +72,38 @@ def softmax_abreast(logits, outputs, sums):
     """Outputs (units, LANES) = softmax down the columns; logits less their maximum;
     sums[2] = the logarithm of the sum of their exponentials."""
     top, total = sums[3], sums[2]
-    for i in range(LANES):
+    one = sums.dtype.type(1)
+    for i in range(sums.shape[1]):
         top[i] = logits[0, i]
         total[i] = 0
     for j in range(1, len(logits)):
-        for i in range(LANES):
-            top[i] = max(top[i], logits[j, i])
+        for i in range(sums.shape[1]):
+            top[i] = logits[j, i] if logits[j, i] > top[i] else top[i]
     for j in range(len(logits)):
-        for i in range(LANES):
+        for i in range(sums.shape[1]):
             logits[j, i] -= top[i]
             outputs[j, i] = exp(logits[j, i])
             total[i] += outputs[j, i]
-    for j in range(len(logits)):
-        for i in range(LANES):
-            outputs[j, i] /= total[i]
-    for i in range(LANES):
+    inverse = top
+    for i in range(sums.shape[1]):
+        inverse[i] = one / total[i]
         total[i] = log(total[i])
+    for j in range(len(logits)):
+        for i in range(sums.shape[1]):
+            outputs[j, i] *= inverse[i]
 
 
 @inlined
 def cross_entropy_abreast(least, most, logits, wanted, outputs, sums):
     """losses = scale * sum of wanted * (log of the sum - logits); outputs become their derivative."""
     scales, losses, log_total = sums[0], sums[1], sums[2]
-    for i in range(LANES):
+    for i in range(sums.shape[1]):
         losses[i] = 0
     for j in range(len(logits)):
-        for i in range(LANES):
+        for i in range(sums.shape[1]):
             losses[i] += wanted[j, i] * (log_total[i] - logits[j, i])
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
-    for i in range(LANES):
+    for i in range(sums.shape[1]):
         losses[i] = scales[i] * within(losses[i], least, most)
 
 
@@ -107,21 +112,21 @@ def likelihood_abreast(loss, least, most, logits, wanted, outputs, sums):
     """Binary cross-entropy or a poisson loss, on the logits; outputs become the derivative by them."""
     scales, losses = sums[0], sums[1]
     one = outputs.dtype.type(1)
-    for i in range(LANES):
+    for i in range(sums.shape[1]):
         losses[i] = 0
     for j in range(len(logits)):
         if loss in (POISSON, POISSON_DEVIANCE):
-            for i in range(LANES):
+            for i in range(sums.shape[1]):
                 losses[i] += scales[i] * (outputs[j, i] - wanted[j, i] * logits[j, i])
             if loss == POISSON_DEVIANCE:
-                for i in range(LANES):
+                for i in range(sums.shape[1]):
                     if wanted[j, i] != 0:
                         losses[i] += scales[i] * wanted[j, i] * (log(wanted[j, i]) - one)
         else:
-            for i in range(LANES):
+            for i in range(sums.shape[1]):
                 value = softplus(logits[j, i]) - logits[j, i] * wanted[j, i]
                 losses[i] += scales[i] * within(value, least, most)
-        for i in range(LANES):
+        for i in range(sums.shape[1]):
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
 
 
@@ -130,15 +135,15 @@ def element_losses_abreast(output, loss, parameter, wanted, outputs, sums):
     """Losses of the residuals outputs - wanted; outputs become the derivative by the logits."""
     scales, losses, along = sums[0], sums[1], sums[2]
     one = outputs.dtype.type(1)
-    for i in range(LANES):
+    for i in range(sums.shape[1]):
         losses[i] = 0
         along[i] = 0
     if output == SOFTMAX:
         for j in range(len(outputs)):
-            for i in range(LANES):
+            for i in range(sums.shape[1]):
                 along[i] += outputs[j, i] * element_loss(loss, parameter, outputs[j, i] - wanted[j, i])[1]
     for j in range(len(outputs)):
-        for i in range(LANES):
+        for i in range(sums.shape[1]):
             a = outputs[j, i]
             value, by_a = element_loss(loss, parameter, a - wanted[j, i])
             losses[i] += scales[i] * value
