@@ -32,6 +32,7 @@ LEVELS = (
         "kernels.workers",
     ),
     ("kernels.bind", "kernels.panels", "kernels.stages"),
+    ("kernels.sideways",),
     ("kernels.adapter", "kernels.descents", "kernels.narrow", "kernels.registers", "kernels.sweeps"),
     ("kernels.blocked",),
     ("kernels.variants.*",),

@@ -13,6 +13,7 @@ from numba import njit
 from numba.extending import register_jitable
 
 from fastmlp.kernels.panels import pack, transpose
+from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
 from fastmlp.kernels.tiles import (
     GATE,
     MACHINE,
@@ -69,6 +70,9 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
     packed = stop - start >= PACK_ROWS and conflicting(n_out * out.itemsize)
     alone = stop - start == 1 and len(order) == 0
     left = 0
+    if len(order) == 0 and pays_forward(n_out, stop - start, lanes):
+        narrow_affine(x, w, b, out, start, stop, relu, panel)
+        left = n_out
     while left < n_out:
         vectors = next_vectors(n_out - left, lanes)
         if alone:
@@ -147,6 +151,9 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
     depth = delta.shape[0]
     lanes = VECTOR_BYTES // out.itemsize
     left = 0
+    if len(order) == 0 and pays_backward(n_out, stop - start, lanes):
+        narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel)
+        left = n_out
     while left < n_out:
         vectors = next_vectors(n_out - left, lanes)
         columns = min(vectors * lanes, n_out - left)

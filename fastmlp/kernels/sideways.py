@@ -1,0 +1,90 @@
+"""Products with an output of few columns, turned on their side: the few become rows of a tile.
+
+A tile of 2 columns fills 2 of 16 lanes, and the last layer of 28-256-256-2 took as long as one eight
+times as wide. Here the lanes are samples, or inputs. Every sum is the same chain as in
+`fastmlp.kernels.sweeps`: which of the two is called changes no bit.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from numba.extending import register_jitable
+
+from fastmlp.kernels.panels import transpose
+from fastmlp.kernels.polynomials import fma
+from fastmlp.kernels.tiles import MACHINE, RELU, STORE, first_rows, stack, tile
+
+VECTORS = MACHINE.vectors
+ROW_VECTORS = MACHINE.row
+FIRST_ROWS = first_rows(MACHINE, "strided")
+
+
+@register_jitable
+def pays_forward(n_out, rows, lanes):
+    """Whether `narrow_affine` is faster: turning x costs as much as six columns."""
+    return 3 * n_out <= lanes and rows >= lanes
+
+
+@register_jitable
+def pays_backward(n_out, rows, lanes):
+    """Whether `narrow_weight_gradient` is faster, for so many rows of weights."""
+    return 4 * n_out <= 3 * lanes and rows >= lanes
+
+
+@register_jitable
+def outputs_sideways(rows, columns, depth, a, a_step, b, b_at, b_row, start, c, c_at, c_row, finish):
+    """c (rows, columns) = a[:rows] @ b, a's element (m, k) being a[m + k * a_step]."""
+    zero = c.dtype.type(0)
+    vectors = (columns + MACHINE.vector_bytes // c.itemsize - 1) // (MACHINE.vector_bytes // c.itemsize)
+    m = 0
+    while m < rows:
+        count, height = stack(FIRST_ROWS, vectors, rows - m)
+        at = c_at + m * c_row
+        tile(
+            count, height, columns, depth, a, m, 1, a_step, None, 0, 0, b, b_at, b_row,
+            start, at, c_row, c, at, c_row, finish, zero, zero,
+        )  # fmt: skip
+        m += count * height
+
+
+@register_jitable
+def narrow_affine(x, w, b, out, start, stop, relu, panel):
+    """As `sweeps.affine` without an order, by strips of samples whose inputs are turned into `panel`."""
+    n_in, n_out = w.shape
+    width = VECTORS * (MACHINE.vector_bytes // out.itemsize)
+    turned = n_in * width
+    for i in range(start, stop, width):
+        columns = min(width, stop - i)
+        transpose(columns, n_in, x, i * n_in, n_in, panel, 0, width)
+        for m in range(n_out):
+            bias = out.dtype.type(0) if b is None else b[m]
+            for j in range(width):
+                panel[turned + m * width + j] = bias
+        finish = RELU if relu else STORE
+        outputs_sideways(
+            n_out, columns, n_in, w, n_out, panel, 0, width, panel, panel, turned, width, finish
+        )  # fmt: skip
+        transpose(n_out, columns, panel, turned, width, out, i * n_out, n_out)
+
+
+@register_jitable
+def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel):
+    """As `sweeps.weight_gradient` without an order; fewer than four outputs take the tiles of one row."""
+    n_in, n_out = x.shape[1], delta.shape[1]
+    lanes = MACHINE.vector_bytes // out.itemsize
+    width = lanes * (ROW_VECTORS if n_out < 4 else VECTORS)
+    flat = out.reshape(-1)
+    for i in range(start, stop, width):
+        columns = min(width, stop - i)
+        outputs_sideways(
+            n_out, columns, len(delta), delta, n_out, x, i, n_in, None, panel, 0, width, STORE
+        )  # fmt: skip
+        at, size = (i - out_first) * n_out, columns * n_out
+        if not descend:
+            transpose(n_out, columns, panel, 0, width, out, at, n_out)
+            continue
+        turned = n_out * width
+        transpose(n_out, columns, panel, 0, width, panel, turned, n_out)
+        for j in range(size):
+            flat[at + j] = fma(-rate, panel[turned + j], keep * flat[at + j])
