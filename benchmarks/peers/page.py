@@ -1,0 +1,74 @@
+"""Writes docs/speed.md's table from a run of the peers.
+
+python -m benchmarks.peers --json peers.json
+python -m benchmarks.peers.page peers.json
+
+Of several files the later ones' works replace the earlier ones'.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+BEGIN, END = "<!-- peers: python -m benchmarks.peers.page -->\n", "<!-- end of peers -->"
+
+PEERS = {
+    "jax": "JAX",
+    "torch": "PyTorch",
+    "torch:eager": "PyTorch, eager",
+    "sklearn": "scikit-learn",
+    "c": "C",
+}
+
+
+def table(report):
+    """The report as a Markdown table: our time and share of peak, and each peer's time over ours."""
+    lines = [f"| work | fastmlp, us | of FMA peak | all of it would take | {' | '.join(PEERS.values())} |"]
+    lines.append("|---" * (4 + len(PEERS)) + "|")
+    for work in report["works"]:
+        peers = work["peers"]
+        own, least = peers["fastmlp"], least_us(work)
+        cells = [work["work"], number(own["us"]), share(own.get("of_peak")), number(least)]
+        cells += [ratio(peers[name]["times_fastmlp"]) if name in peers else "" for name in PEERS]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def least_us(work):
+    """Microseconds of the work's multiply-adds at the machine's peak; None where it is not about them."""
+    own = work["peers"]["fastmlp"]
+    return own["us"] * own["of_peak"] if own.get("of_peak") else None
+
+
+def number(value):
+    """Three digits, without an exponent."""
+    if value is None:
+        return ""
+    return f"{value:.3g}" if value < 1000 else f"{float(f'{value:.3g}'):.0f}"
+
+
+def share(value):
+    return "" if value is None else f"{value:.0%}"
+
+
+def ratio(value):
+    text = f"{value:.2f}" if value < 10 else f"{value:.0f}"
+    return f"**{text}**" if value >= 1 else text
+
+
+def main():
+    reports = [json.loads(Path(path).read_text()) for path in sys.argv[1:]]
+    report = reports[0]
+    report["works"] = list({work["work"]: work for r in reports for work in r["works"]}.values())
+    versions = ", ".join(
+        f"{name} {v}" for name, v in report["versions"].items() if ":" not in name and name != "peak"
+    )
+    machine = f"Least of {report['rounds']} turns on {report['cpu']}, cores {report['cores']}; {versions}."
+    head, rest = PAGE.read_text().split(BEGIN)
+    tail = rest.split(END)[1]
+    PAGE.write_text(f"{head}{BEGIN}\n{machine}\n\n{table(report)}\n\n{END}{tail}")
+
+
+if __name__ == "__main__":
+    main()
