@@ -316,6 +316,8 @@ class EpochLosses:
 
         Returns the mean of every epoch that is now complete.
         """
+        if self._per_epoch == 1:  # its own mean: what follows would take 4 ns a step, of 100 in the smallest
+            return objectives.tolist()
         fresh = np.stack([objectives * (counts * HEADROOM), counts])
         self.pending = np.concatenate([self.pending, fresh], axis=1)
         complete = self.pending.shape[1] // self._per_epoch

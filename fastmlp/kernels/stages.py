@@ -327,10 +327,15 @@ def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
 # --- rows of a batch -----------------------------------------------------------------------------
 
 
-def _copy(machine, source, target, count, most):
-    """Copy by the longest vectors that fit, the last overlapping the one before instead of a scalar tail."""
+def _places(count, most):
+    """The longest vectors that cover `count` elements, the last overlapping the one before: (lanes, places)."""
     width = min(most, 1 << (count.bit_length() - 1))
-    for at in (*range(0, count - width + 1, width), *([count - width] if count % width else [])):
+    return width, (*range(0, count - width + 1, width), *([count - width] if count % width else []))
+
+
+def _copy(machine, source, target, count, most):
+    width, places = _places(count, most)
+    for at in places:
         machine.store(machine.load(source, width, at), target, at)
 
 
@@ -364,8 +369,13 @@ def gather(where):
                 counts = builder.fmul(weight, args[7])
                 if element != ir.DoubleType():
                     counts = builder.fptrunc(counts, element)
-                for j in range(n_out):
-                    builder.store(counts, machine.at(where.shares + j, (r, stride)))
+                width, places = _places(n_out, most)
+                spread, shares = (
+                    lanes.broadcast(builder, counts, width),
+                    machine.at(where.shares, (r, stride)),
+                )
+                for at in places:
+                    machine.store(spread, shares, at)
             return context.get_dummy_value()
 
         numbers = (types.int64, types.int64, types.float64)
