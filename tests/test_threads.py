@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 import pytest
 from problems import COMPILED_DTYPES
 
 import fastmlp
 from fastmlp import registry
+from fastmlp.kernels.variant import Work
 
 OF_SEVERAL_WORKERS = [name for name, variant in registry.variants().items() if variant.workers is not None]
 """The others compute in one thread; what a BLAS below them does with its own is its affair."""
@@ -48,6 +50,14 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
     for other in others:
         np.testing.assert_array_equal(other.parameters, one.parameters)
         assert other.history == one.history
+
+
+def test_a_process_of_joblib_takes_its_share_of_the_cores(monkeypatch):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)  # as its environment has it
+    network = fastmlp.Network([784, 128, 10])
+    work = Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None)
+    assert work.threads == 1
+    assert Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), 5).threads == 5
 
 
 @pytest.mark.parametrize("backend", registry.variants())

@@ -38,8 +38,8 @@ from fastmlp.trainer import check_callbacks
 Array = NDArray[Any]
 
 
-THREADED_FLOPS = 1e9
-"""Work of an epoch, 20 ms, from which on worker threads pay: every epoch starts them anew, 0.25 ms."""
+THREADED_FLOPS = 6e7
+"""Work of an epoch, 1 ms, from which on worker threads pay: every epoch starts them anew, 0.25 ms."""
 
 
 class Perceptron(Fitted):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numba
 import numpy as np
 
 from fastmlp.network import Network
@@ -25,10 +26,12 @@ def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Return how many cores this process may use.
+
+    NUMBA_NUM_THREADS bounds them: joblib sets it in its worker processes, so that they share the machine.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, int(numba.config.NUMBA_NUM_THREADS))
 
 
 class Work(NamedTuple):
