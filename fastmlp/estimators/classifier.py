@@ -83,7 +83,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     near certainty, scikit-learn's loss loses digits in 1 - p that the logits keep: on unscaled rows
     `loss_curve_` may differ by some 1e-4, and "lbfgs", which goes by the loss, takes other steps. A training
     that ends by `tol` may do so some epochs earlier or later, as scikit-learn's own does if X moves by a
-    rounding. A second `partial_fit` after early stopping goes on. Negative sample weights are refused; a batch whose weights are all 0 takes a step without a gradient, where scikit-learn raises
+    rounding. A second `partial_fit` after early stopping goes on. Negative sample weights are refused; a
+    batch whose weights are all 0 takes a step without a gradient, where scikit-learn raises
     ZeroDivisionError. NumPy's warnings of an overflow are not given. Parameters that are set after fit
     count from the next fit on, where scikit-learn's predict reads `activation`. Predictions have the
     dtype that was trained in. A float32 "lbfgs" runs in float64 and is rounded at its end. A CSR or CSC
