@@ -55,9 +55,14 @@ def main():
         "python benchmarks/table.py speed.json\n"
         "```\n\n"
     )
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{text}{END}{after}")
+    write_between(README, BEGIN, END, text)
+
+
+def write_between(page, begin, end, text):
+    """Replace what stands in a page between two markers."""
+    before, _, rest = page.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    page.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 
 if __name__ == "__main__":

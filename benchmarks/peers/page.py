@@ -10,6 +10,8 @@ import json
 import sys
 from pathlib import Path
 
+from ..table import write_between
+
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
 BEGIN, END = "<!-- peers: python -m benchmarks.peers.page -->\n", "<!-- end of peers -->"
 
@@ -65,9 +67,7 @@ def main():
         f"{name} {v}" for name, v in report["versions"].items() if ":" not in name and name != "peak"
     )
     machine = f"Least of {report['rounds']} turns on {report['cpu']}, cores {report['cores']}; {versions}."
-    head, rest = PAGE.read_text().split(BEGIN)
-    tail = rest.split(END)[1]
-    PAGE.write_text(f"{head}{BEGIN}\n{machine}\n\n{table(report)}\n\n{END}{tail}")
+    write_between(PAGE, BEGIN, END, f"{machine}\n\n{table(report)}\n\n")
 
 
 if __name__ == "__main__":

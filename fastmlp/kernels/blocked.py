@@ -13,15 +13,8 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from fastmlp.kernels.panels import pack
-from fastmlp.kernels.sweeps import (
-    FIRST_ROWS,
-    VECTOR_BYTES,
-    VECTORS,
-    compiled,
-    next_vectors,
-    weight_gradient,
-)
-from fastmlp.kernels.tiles import STORE, UPDATE, stack, tile
+from fastmlp.kernels.sweeps import compiled, next_vectors, weight_gradient
+from fastmlp.kernels.tiles import FIRST_ROWS, STORE, UPDATE, VECTOR_BYTES, VECTORS, stack, tile
 
 DEPTH = 512
 """Rows of a block: the result is read and written once in so many terms."""

@@ -13,11 +13,7 @@ from numba.extending import register_jitable
 
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.polynomials import fma
-from fastmlp.kernels.tiles import MACHINE, RELU, STORE, first_rows, stack, tile
-
-VECTORS = MACHINE.vectors
-ROW_VECTORS = MACHINE.row
-FIRST_ROWS = first_rows(MACHINE, "strided")
+from fastmlp.kernels.tiles import FIRST_ROWS, RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS, stack, tile
 
 
 @register_jitable
@@ -36,7 +32,8 @@ def pays_backward(n_out, rows, lanes):
 def outputs_sideways(rows, columns, depth, a, a_step, b, b_at, b_row, start, c, c_at, c_row, finish):
     """c (rows, columns) = a[:rows] @ b, a's element (m, k) being a[m + k * a_step]."""
     zero = c.dtype.type(0)
-    vectors = (columns + MACHINE.vector_bytes // c.itemsize - 1) // (MACHINE.vector_bytes // c.itemsize)
+    lanes = VECTOR_BYTES // c.itemsize
+    vectors = (columns + lanes - 1) // lanes
     m = 0
     while m < rows:
         count, height = stack(FIRST_ROWS, vectors, rows - m)
@@ -52,7 +49,7 @@ def outputs_sideways(rows, columns, depth, a, a_step, b, b_at, b_row, start, c, 
 def narrow_affine(x, w, b, out, start, stop, relu, panel):
     """As `sweeps.affine` without an order, by strips of samples whose inputs are turned into `panel`."""
     n_in, n_out = w.shape
-    width = VECTORS * (MACHINE.vector_bytes // out.itemsize)
+    width = VECTORS * (VECTOR_BYTES // out.itemsize)
     turned = n_in * width
     for i in range(start, stop, width):
         columns = min(width, stop - i)
@@ -72,7 +69,7 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
 def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel):
     """As `sweeps.weight_gradient` without an order; fewer than four outputs take the tiles of one row."""
     n_in, n_out = x.shape[1], delta.shape[1]
-    lanes = MACHINE.vector_bytes // out.itemsize
+    lanes = VECTOR_BYTES // out.itemsize
     width = lanes * (ROW_VECTORS if n_out < 4 else VECTORS)
     flat = out.reshape(-1)
     for i in range(start, stop, width):

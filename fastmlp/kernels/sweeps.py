@@ -15,12 +15,15 @@ from numba.extending import register_jitable
 from fastmlp.kernels.panels import pack, transpose
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
 from fastmlp.kernels.tiles import (
+    FIRST_ROWS,
+    FIRST_ROWS_OF_ORDER,
     GATE,
-    MACHINE,
     RELU,
+    ROW_VECTORS,
     STORE,
     UPDATE,
-    first_rows,
+    VECTOR_BYTES,
+    VECTORS,
     stack,
     tile,
     tile_of_depth,
@@ -30,11 +33,6 @@ from fastmlp.kernels.vectors import address
 
 compiled = njit(error_model="numpy", inline="always")
 
-VECTOR_BYTES = MACHINE.vector_bytes
-VECTORS = MACHINE.vectors
-ROW_VECTORS = MACHINE.row
-FIRST_ROWS = first_rows(MACHINE, "strided")
-FIRST_ROWS_OF_ORDER = first_rows(MACHINE, "rows")
 # Copying B into a panel costs about one tile of work; it pays when this many rows use it.
 PACK_ROWS = 128
 

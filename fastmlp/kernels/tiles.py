@@ -356,6 +356,10 @@ def stack(table, vectors, left):
     return count, rows
 
 
+VECTOR_BYTES, VECTORS, ROW_VECTORS = MACHINE.vector_bytes, MACHINE.vectors, MACHINE.row
+FIRST_ROWS = first_rows(MACHINE, "strided")
+FIRST_ROWS_OF_ORDER = first_rows(MACHINE, "rows")
+
 tile = tile_intrinsic(MACHINE, "strided")
 tile_of_rows = tile_intrinsic(MACHINE, "rows")
 tile_of_depth = tile_intrinsic(MACHINE, "depth")
