@@ -41,10 +41,11 @@ AGREEMENT_SIZES = (
     Sizes(1, 17, 33),
     Sizes(1, 5, 150),
     Sizes(33, 10, 3),
+    Sizes(40, 20, 2),
     Sizes(19, 100, 65),
     Sizes(64, 32, 16),
 )
-"""One row, one unit, and sizes that are no multiple of anything."""
+"""One row, one unit, few units of many rows, and sizes that are no multiple of anything."""
 
 BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256), Sizes(128, 128, 10))
 
