@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend import Chunk
+from fastmlp.draft import Draft
 from fastmlp.state import TrainState
 
 Floats = NDArray[np.float64]
@@ -45,55 +46,29 @@ class DivergenceError(FloatingPointError):
         )
 
 
-class Backup:
-    """A copy of what a chunk of steps will change, to take it back."""
-
-    def __init__(self, state: TrainState, moment_rows: int) -> None:
-        self._rows = moment_rows
-        self._parameters = np.empty_like(state.parameters)
-        self._moments = np.empty_like(state.moments[:moment_rows])
-        self._step = 0
-
-    def keep(self, state: TrainState) -> None:
-        """Copy the state."""
-        self._parameters[...] = state.parameters
-        self._moments[...] = state.moments[: self._rows]
-        self._step = state.step
-
-    def restore(self, state: TrainState) -> TrainState:
-        """Write the copy back to the state's own arrays; return the state with its step put back."""
-        state.parameters[...] = self._parameters
-        state.moments[: self._rows] = self._moments
-        return state._replace(step=self._step)
-
-
 def sound(objectives: Floats, parameters: NDArray[Any]) -> bool:
     """Return whether a chunk's objectives (steps,) and the parameters (P,) after it are all finite."""
     return checks.finite(objectives) and checks.finite(parameters)
 
 
-def last_finite(
-    advance: Advance, state: TrainState, chunk: Chunk, backup: Backup
-) -> tuple[TrainState, Floats]:
+def last_finite(advance: Advance, state: TrainState, chunk: Chunk, draft: Draft) -> tuple[TrainState, Floats]:
     """Return the state before the chunk's first step that is not sound, and the objectives until then.
 
     Parameters
     ----------
     advance : takes a chunk's steps in place, returns the state and the objectives (steps,)
-    state : at the chunk's end, which is not sound; its arrays are written
-    backup : of the state at the chunk's start
+    state : at the chunk's start, sound; its arrays are written
+    draft : to take steps on
     """
-    state = backup.restore(state)
     taken = [np.empty(0)]
     while (steps := len(chunk.starts)) > 1:
         first, second = part(chunk, 0, steps // 2), part(chunk, steps // 2, steps)
-        after, objectives = advance(state, first)
+        after, objectives = advance(draft.of(state), first)
         if sound(objectives, after.parameters):
-            backup.keep(after)
+            state, chunk = draft.accept(after, state), second
             taken.append(objectives)
-            state, chunk = after, second
         else:
-            state, chunk = backup.restore(after), first
+            chunk = first
     return state, np.concatenate(taken)
 
 

@@ -2,17 +2,29 @@
 
 Python hears a signal between two instructions of its own, which may be anywhere between a chunk's
 compiled steps and the bookkeeping that belongs to them. So the first signal only asks to stop, which
-a chunk of 0.2 s answers; a second one acts at once, as it would have without us.
+a chunk of 0.2 s answers; a second one acts at once, as it would have without us. What may take longer,
+a single step of seconds, runs in a thread that can be left behind.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import contextvars
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+Result = TypeVar("Result")
+
+PATIENCE = 0.3
+"""Seconds that a long call is given to end once its training shall stop."""
+
+POLL = 0.05
+"""Seconds between two looks at whether it shall."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -84,3 +96,38 @@ def deferred(stop: Callable[[str], None]) -> Iterator[set[int]]:
         handler.restore()
         if signal.SIGTERM in handler.heard:
             signal.raise_signal(signal.SIGTERM)
+
+
+class LeftBehind(Exception):
+    """A call did not end in time, and goes on without anybody who waits for it."""
+
+
+def until_stopped(call: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
+    """Return call(); raise LeftBehind if stopped() came true and the call did not end within PATIENCE.
+
+    It runs in a thread of its own, since Python hears no signal while its main thread computes. A call that
+    is left behind goes on to its end, for which the process waits before its own, since a BLAS that is torn
+    down while it computes crashes; so all that it writes to must be its own.
+    """
+    outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(run,))
+    try:
+        thread.start()
+    except RuntimeError:  # "can't start new thread"
+        return call()
+    left = PATIENCE
+    while not outcome.done() and left > 0:
+        began = time.perf_counter()
+        concurrent.futures.wait([outcome], POLL)
+        if stopped():
+            left -= time.perf_counter() - began
+    if not outcome.done():
+        raise LeftBehind
+    return outcome.result()

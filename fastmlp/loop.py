@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +16,20 @@ from fastmlp.archive import CheckpointError
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.budget import blas_threads
 from fastmlp.callbacks import Callback, Run
-from fastmlp.divergence import Backup, DivergenceError, last_finite, sound
-from fastmlp.interrupts import deferred
+from fastmlp.divergence import DivergenceError, last_finite, sound
+from fastmlp.draft import Draft
+from fastmlp.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 from fastmlp.state import Snapshot, TrainState
 
+Result = TypeVar("Result")
+
 CHUNK_SECONDS = 0.2
 """Python is heard again after so much compiled work: Ctrl-C, callbacks and clocks answer."""
+
+LONG_SECONDS = 0.5
+"""Estimated seconds, in slow hands, from which on a step is watched: the thread for it takes 0.1 ms."""
 
 MAX_CHUNK_STEPS = 1 << 14
 """Bounds what a chunk's rates and losses take, 0.6 MiB: 10 ns a step less than with four times that."""
@@ -120,6 +126,12 @@ class _Training:
         self.steps_before = state.step
         self.batches = Batches(rows, plan.batch_size, plan.orders)
         self.losses = EpochLosses(self.batches.per_epoch)
+        self.hearing = [callback for callback in callbacks if _wants_epochs(callback)]
+        self.heard = bool(self.hearing) or plan.held_out is not None
+        self.pace = most_seconds(state.parameters.size, plan.batch_size)
+        """Seconds a step."""
+        self.draft = Draft(plan.optimizer.moment_rows)
+        self.drafts = plan.stays_finite or self.pace >= LONG_SECONDS
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
         )
@@ -162,53 +174,95 @@ class _Training:
 
     def run_chunks(self) -> None:
         plan, run, batches = self.plan, self.run, self.batches
-        backup = Backup(self.state, plan.optimizer.moment_rows)
         uniform = bool((plan.data.weights == 1).all())
-        hearing = [callback for callback in self.callbacks if _wants_epochs(callback)]
+        by_rows = plan.network.convention == "sklearn"
         total = plan.epochs * batches.per_epoch
-        steps = _first_guess(self.state.parameters.size, plan.batch_size)
         while run.step < total and run.stop_reason is None:
-            steps = min(steps, MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step)
-            heard = [run.epoch + 1] if plan.held_out is not None else [c.hear_by(run) for c in hearing]
-            if heard:
-                within = run.step % batches.per_epoch
-                steps = min(steps, (min(heard) - run.epoch) * batches.per_epoch - within)
-            numbers = np.arange(run.step, run.step + steps)
+            numbers = np.arange(run.step, run.step + self._steps_now(total))
             visits = batches.visit(numbers)
             totals = visited_weights(plan.data.weights, uniform, *visits)
             rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
             chunk = Chunk(*visits, totals, run.rate_factor * rates, batches.batch_size)
-
-            if plan.stays_finite:
-                backup.keep(self.state)
-            began = time.perf_counter()
-            self.state, objectives = self.advance(self.state, chunk)
-            seconds = time.perf_counter() - began
-            if plan.stays_finite and not sound(objectives, run.parameters):
-                self.state, objectives = last_finite(self.advance, self.state, chunk, backup)
-
+            ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
+            try:
+                objectives, validation_loss = self._take(chunk, ends)
+            except LeftBehind:
+                break  # self.state is as it was
             run.step = self.state.step - self.steps_before
             run.rows_seen = batches.rows_before(run.step)
-            by_rows = plan.network.convention == "sklearn"
             counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else totals
             run.history["loss"] += self.losses.add(counts[: len(objectives)], objectives)
             run.epoch = len(run.history["loss"])
-            if len(objectives) < steps:
+            if len(objectives) < len(numbers):
                 raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
-            if heard and run.step % batches.per_epoch == 0:
-                self._end_epoch()
+            if ends:
+                self._end_epoch(validation_loss)
             for callback in self.callbacks:
                 callback.on_chunk_end(run)
-            # The first chunk may have compiled; the next one after it then starts small and recovers.
-            steps = max(1, int(steps * CHUNK_SECONDS / max(seconds, 1e-9)))
 
-    def _end_epoch(self) -> None:
+    def _steps_now(self, total: int) -> int:
+        """Return how many steps the next chunk takes, at most up to an epoch's end that must be heard."""
+        run, batches = self.run, self.batches
+        steps = min(
+            max(1, int(CHUNK_SECONDS / max(self.pace, 1e-9))),
+            MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step,
+        )  # fmt: skip
+        if not self.heard:
+            return steps
+        epochs = [c.hear_by(run) for c in self.hearing] if self.plan.held_out is None else [run.epoch + 1]
+        return min(steps, (min(epochs) - run.epoch) * batches.per_epoch - run.step % batches.per_epoch)
+
+    def _take(self, chunk: Chunk, ends: bool) -> tuple[NDArray[np.float64], float | None]:
+        """Take a chunk's steps; return the objectives (steps,), fewer if they stop being finite.
+
+        Where an epoch ends, with the validation loss. LeftBehind if that takes long and is stopped.
+        """
+        plan = self.plan
+        state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
+        began = time.perf_counter()
+        after, objectives = self._heeding(plan.batch_size, lambda: self.advance(state, chunk))
+        # A first chunk that compiled makes the next one small, which recovers.
+        self.pace = (time.perf_counter() - began) / len(chunk.starts)
+        if plan.stays_finite and not sound(objectives, after.parameters):
+            self.state, objectives = last_finite(self.advance, self.state, chunk, self.draft)
+            return objectives, None
+        validation_loss = None
+        if ends and (held_out := plan.held_out) is not None:
+            rows = held_out.inputs.shape[0]
+            validation_loss = self._heeding(rows, lambda: self._evaluate(after.parameters, held_out))
+        self.state = self.draft.accept(after, self.state) if self.drafts else after
+        return objectives, validation_loss
+
+    def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
+        """Return the loss over all rows; LeftBehind where they are many and the training shall stop."""
+        evaluate, network = self.plan.backend.evaluate, self.plan.network
+        rows = data.inputs.shape[0]
+        at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
+        if rows <= at_once:
+            return evaluate(network, parameters, data)
+        loss = weight = 0.0
+        for start in range(0, rows, at_once):
+            if self.run.stop_reason is not None:
+                raise LeftBehind
+            some = slice(start, start + at_once)
+            part = Data(data.inputs[some], data.targets[some], data.weights[some])
+            counts = float(part.weights.sum(dtype=np.float64))
+            loss += counts * evaluate(network, parameters, part)
+            weight += counts
+        return loss / weight if weight > 0 else 0.0
+
+    def _heeding(self, rows: int, call: Callable[[], Result]) -> Result:
+        """Return call(), which takes so many rows; LeftBehind if it is long and the training shall stop."""
+        if most_seconds(self.run.parameters.size, rows) < LONG_SECONDS:
+            return call()
+        return until_stopped(call, lambda: self.run.stop_reason is not None)
+
+    def _end_epoch(self, validation_loss: float | None) -> None:
         plan, run = self.plan, self.run
-        if plan.held_out is not None:
-            loss = plan.backend.evaluate(plan.network, run.parameters, plan.held_out)
-            if plan.stays_finite and not math.isfinite(loss):
+        if validation_loss is not None:
+            if plan.stays_finite and not math.isfinite(validation_loss):
                 raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
-            run.history["validation_loss"].append(loss)
+            run.history["validation_loss"].append(validation_loss)
         for callback in self.callbacks:
             callback.on_epoch_end(run)
 
@@ -222,9 +276,9 @@ def _wants_epochs(callback: Callback) -> bool:
     return getattr(callback.on_epoch_end, "__func__", None) is not Callback.on_epoch_end
 
 
-def _first_guess(parameters: int, batch_size: int) -> int:
-    """Return how many steps surely fit into a chunk: 6 flops a weight and row at 2 GF/s."""
-    return max(1, int(CHUNK_SECONDS * 2e9 / (6 * parameters * batch_size)))
+def most_seconds(parameters: int, rows: int) -> float:
+    """Return what so many rows surely take: 6 flops a weight and 200 a row, at 2 GF/s."""
+    return rows * (6 * parameters + 200) / 2e9
 
 
 class Batches:

@@ -217,3 +217,74 @@ def test_a_signal_during_a_chunk_is_answered_within_a_second(backend, number, tm
     resumed = fit(backend, LARGE, epochs=epochs, resume=path)
     np.testing.assert_array_equal(resumed.parameters, whole.parameters)
     assert resumed.history == whole.history
+
+
+# --- a signal during a step, or a validation, that takes seconds itself -------------------------------------
+
+LONG = """
+import sys
+import numpy as np
+import fastmlp
+
+backend, dtype, what = sys.argv[1:]
+rng = np.random.default_rng(0)
+X = rng.standard_normal((1024 if what == "step" else 16384, 1024))
+y = np.eye(10)[rng.integers(0, 10, len(X))]
+epochs = []  # (parameters, losses) that a callback saw whole
+
+class Watch(fastmlp.Callback):
+    def on_train_begin(self, run):
+        epochs.append((run.parameters.copy(), []))
+    def on_chunk_end(self, run):
+        epochs.append((run.parameters.copy(), list(run.history["loss"])))
+        if len(epochs) == 2:  # compiled
+            print("started", flush=True)
+
+network = fastmlp.Network([1024, 2048, 2048, 10], output="softmax", loss="cross_entropy")
+rows = slice(1024)
+try:
+    fastmlp.fit(
+        network, X[rows], y[rows], epochs=100, batch_size=1024, optimizer=fastmlp.SGD(0.01), dtype=dtype,
+        seed=0, backend=backend, threads=1, callbacks=[Watch()],
+        validation=(X, y) if what == "validation" else None,
+    )
+except fastmlp.Interrupted as stop:
+    (parameters, losses), model = epochs[-1], stop.model
+    whole = model.history["loss"] == losses and np.array_equal(model.parameters, parameters)
+    print(len(losses), whole, {*map(len, model.history.values())} == {len(losses)}, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("backend", "dtype", "what"),
+    [
+        ("fused", "float64", "step"),
+        ("fused", "float64", "validation"),
+        pytest.param("baseline", "float32", "step", marks=pytest.mark.slow),
+        pytest.param("reference", "float64", "step", marks=pytest.mark.slow),
+        pytest.param("reference", "float64", "validation", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_during_a_step_of_seconds_is_answered_within_one(backend, dtype, what, number, told):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", LONG, backend, dtype, what]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout.readline() == "started\n"
+            time.sleep(0.25)
+            sent = time.perf_counter()
+            child.send_signal(number)
+            said = child.stdout.readline()
+            seconds = time.perf_counter() - sent
+            code = child.wait(timeout=10)  # for the step that was left behind
+        finally:
+            child.kill()
+    assert seconds < 1
+    if number == signal.SIGTERM:
+        assert (code, said) == (-signal.SIGTERM, "")
+    else:
+        assert code == 0
+        epochs, *whole = said.split()
+        assert (int(epochs) > 0, *whole) == (True, "True", "True")
+        told(f"answered in {seconds:.2f} s with a whole model of {epochs} epochs")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -15,7 +16,9 @@ from fastmlp.backend import Backend, Data
 from fastmlp.budget import blas_threads
 from fastmlp.callbacks import Callback, Run
 from fastmlp.estimators.warned import warn
+from fastmlp.interrupts import until_stopped
 from fastmlp.layout import layer_slices
+from fastmlp.loop import LONG_SECONDS, most_seconds
 from fastmlp.network import Network
 
 Array = NDArray[Any]
@@ -47,9 +50,13 @@ def minimise(
     flat, gradients = np.empty(parameters.size), np.empty(parameters.size)
     run = Run(network, parameters, np.empty((2, 0)), limits.iterations, len(data.inputs), {"loss": []})
 
+    long = most_seconds(flat.size, len(data.inputs)) >= LONG_SECONDS
+
     def objective(point: Array) -> tuple[float, Array]:
         flat[place] = point
-        loss = backend.gradient(network, flat, data, 0, 0, gradients)
+        # Until Ctrl-C raises its error here, where Python hears it: nothing else stops the call.
+        call = functools.partial(backend.gradient, network, flat, data, 0, 0, gradients)
+        loss = until_stopped(call, lambda: False) if long else call()
         return loss, gradients[place]
 
     def after_iteration(intermediate_result: Any) -> None:
