@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import dis
 import functools
-import hashlib
 import re
 import sys
 import types
@@ -23,18 +22,16 @@ from typing import Any
 import numba
 from numba.core import event
 
-import fastmlp.activations
-import fastmlp.losses
 from fastmlp.kernels import program
-from fastmlp.kernels.cache import kept_on_disk, why_not_kept
-from fastmlp.kernels.variant import INLINED, Bound, Variant
+from fastmlp.kernels.cache import why_not_kept
+from fastmlp.kernels.pieces import INNER, OPTIONS, kept, piece
+from fastmlp.kernels.program import PIECES
+from fastmlp.kernels.sources import digest_of, sources
+from fastmlp.kernels.variant import ALLOCATING, INLINED, Bound, Variant
 
 Function = Callable[..., Any]
 
-OPTIONS = {"nogil": True, "error_model": "numpy"}
-
-INNER = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""For what only compiled code calls: a sixth less to compile."""
+OURS = "fastmlp.kernels."
 
 
 ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
@@ -54,7 +51,7 @@ class Program:
             raise AttributeError(name)
         function = self._functions[name]
         inner = _inner(function, self._functions)
-        digest = _short_digest([self._digest.encode(), _content(function, inner).encode()])
+        digest = digest_of([self._digest.encode(), _content(function, inner).encode()])
         # Variants that differ in nothing that an entry point calls have one between them.
         qualname = f"{name}_{digest}"
         if qualname not in _shared:
@@ -68,7 +65,7 @@ class Program:
         Its name has a digest of the constants in it: Numba's cache sees code and names only.
         """
         names = {**_inner(bound.template, TEMPLATES), **bound.names(bound.constants)}
-        digest = _short_digest([self._digest.encode(), repr(bound.constants).encode()])
+        digest = digest_of([self._digest.encode(), repr(bound.constants).encode()])
         name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{digest}"
         return _entry(name, self._variant, bound.template, names)
 
@@ -88,7 +85,7 @@ def _entry(qualname: str, variant: str, function: Function, names: Mapping[str, 
     copy = _rebound(function, names)
     copy.__qualname__ = qualname
     _first_variant[qualname] = variant
-    return kept_on_disk(numba.njit(copy, **OPTIONS))
+    return kept(_jitted(copy, function))
 
 
 TEMPLATES: dict[str, Function] = {
@@ -107,7 +104,7 @@ def slot(variant: Variant, name: str) -> Function:
     inner = _inner(function, functions)
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        _linked[key] = numba.njit(_rebound(function, inner), **OPTIONS)
+        _linked[key] = _jitted(_rebound(function, inner), function)
     return _linked[key]
 
 
@@ -123,8 +120,29 @@ def _link(function: Function, functions: Mapping[str, Function]) -> Function:
         inline = "always" if function in INLINED else "never"
         copy = _rebound(function, inner)
         copy.__qualname__ = f"{function.__qualname__}.{_content(function, inner)}"
-        _linked[key] = numba.njit(copy, inline=inline, **INNER)
+        _linked[key] = _jitted(copy, function, inline=inline, **INNER)
     return _linked[key]
+
+
+def _piece(function: Any, functions: Mapping[str, Function]) -> Function:
+    """Return `function` compiled as `_link` does it, but by itself and kept on the disk.
+
+    One that Numba's decorator has been over already calls what its own file says.
+    """
+    inner = _inner(function, functions) if isinstance(function, types.FunctionType) else {}
+    function = getattr(function, "py_func", function)
+    key = ("piece", function, *sorted((name, id(f)) for name, f in inner.items()))
+    if key not in _linked:
+        copy = _rebound(function, inner)
+        copy.__qualname__ = f"{function.__qualname__}.{_content(function, inner)}"
+        _linked[key] = piece(kept(_jitted(copy, function, **INNER)))
+    return _linked[key]
+
+
+def _jitted(copy: Function, function: Function, **options: Any) -> Function:
+    """Return a copy of `function` as Numba compiles it."""
+    allocates = function in ALLOCATING or not function.__module__.startswith(OURS)
+    return numba.njit(copy, _nrt=allocates, **OPTIONS, **options)
 
 
 def _content(function: Function, inner: Mapping[str, Function]) -> str:
@@ -135,11 +153,12 @@ def _content(function: Function, inner: Mapping[str, Function]) -> str:
     """
     code = function.__code__
     names = [f"{name}={_full_name(value)}" for name, value in sorted(inner.items())]
-    return _short_digest([code.co_code, repr(code.co_consts).encode(), *(n.encode() for n in names)])
+    own = [sources(Path(code.co_filename)), repr(code.co_consts), *names]
+    return digest_of([code.co_code, *(text.encode() for text in own)])
 
 
 def _full_name(function: Function) -> str:
-    plain = getattr(function, "py_func", function)
+    plain = getattr(function, "py_func", getattr(function, "_defn", function))
     return f"{plain.__module__}.{getattr(plain, '__qualname__', repr(plain))}"
 
 
@@ -154,7 +173,9 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         value = functions.get(name, function.__globals__.get(name))
         if instruction.opname != "LOAD_GLOBAL":
             continue
-        if isinstance(value, types.FunctionType):
+        if name in PIECES:
+            inner[name] = _piece(value, functions)
+        elif isinstance(value, types.FunctionType):
             inner[name] = _link(value, functions)
         elif name in functions:
             inner[name] = functions[name]
@@ -172,14 +193,7 @@ def _rebound(function: Function, names: Mapping[str, Function]) -> types.Functio
 def _digest(variant: Variant) -> str:
     """Return a digest of every source that a variant's machine code depends on."""
     plain = (getattr(f, "py_func", f) for f in variant.resolved().values())
-    sources = {Path(f.__code__.co_filename) for f in plain if isinstance(f, types.FunctionType)}
-    sources |= set(Path(__file__).parent.rglob("*.py"))
-    sources |= {Path(module.__file__ or "") for module in (fastmlp.activations, fastmlp.losses)}
-    return _short_digest(sorted(source.read_bytes() for source in sources))
-
-
-def _short_digest(texts: list[bytes]) -> str:
-    return hashlib.sha256(b"\0".join(texts)).hexdigest()[:16]
+    return sources(*{Path(f.__code__.co_filename) for f in plain if isinstance(f, types.FunctionType)})
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped

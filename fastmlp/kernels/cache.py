@@ -20,7 +20,7 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core.caching import FunctionCache, NullCache
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.serialize import dumps
 
 SWITCH = "FASTMLP_CACHE"
@@ -36,13 +36,13 @@ COMPILER = (
 """What machine code depends on beside its source, its types and the processor."""
 
 
-def kept_on_disk(entry: Any) -> Any:
-    """Have an entry point of `numba.njit` load its machine code from the disk, and save it there.
+def kept_on_disk(entry: Any, form: type[CompileResultCacheImpl] = CompileResultCacheImpl) -> Any:
+    """Have a function of `numba.njit` load its machine code from the disk, and save it there in that form.
 
     Where that cannot be done safely it just compiles; `why_not_kept` then has the reason.
     """
     try:
-        entry._cache = _Cache(entry.py_func)
+        entry._cache = _Cache(entry.py_func, form)
     except _Refused as refused:
         entry._cache = _NotKept(str(refused))
     return entry
@@ -67,7 +67,8 @@ class _NotKept(NullCache):  # type: ignore[misc]  # numba is untyped
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba is untyped
     """Numba's cache of a function, with files of ours below it."""
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], form: type[CompileResultCacheImpl]) -> None:
+        self._impl_class = form
         if os.environ.get(SWITCH) == "0":
             raise _Refused(f"{SWITCH} is 0")
         try:

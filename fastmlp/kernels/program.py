@@ -16,9 +16,18 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
+from fastmlp.kernels.variant import inlined
 
 SGD, RMSPROP, ADAM = range(3)
 """The codes of the optimisers' slots; AdamW is ADAM with a decay."""
+
+
+PIECES = (
+    "affine", "weight_gradient", "bias_gradient", "input_gradient", "gather", "activate", "activate_gradient",
+    "output_loss", "penalty", "penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam",
+    "affine_rows", "weight_gradient_rows", "input_gradient_rows",
+)  # fmt: skip
+"""The slots, and products over some rows, that all programs share (`fastmlp.kernels.pieces`)."""
 
 
 class Shape(NamedTuple):
@@ -104,17 +113,20 @@ class Team(NamedTuple):
     barrier: np.ndarray
 
 
+@inlined
 def layer_weights(shape, layer, flat):
     """Return the weights' part of a flat vector as (n_in, n_out)."""
     place = flat[shape.weights[layer] : shape.biases[layer]]
     return place.reshape(shape.sizes[layer], shape.sizes[layer + 1])
 
 
+@inlined
 def layer_biases(shape, layer, flat):
     """Return the biases' part of a flat vector, (n_out,)."""
     return flat[shape.biases[layer] : shape.ends[layer]]
 
 
+@inlined
 def layer_units(shape, layer, rows, flat):
     """Return a layer's part of a workspace buffer as (rows, units)."""
     start = shape.units[layer] * rows
@@ -122,6 +134,7 @@ def layer_units(shape, layer, rows, flat):
     return flat[start:stop].reshape(rows, shape.sizes[layer + 1])
 
 
+@inlined
 def layer_source(shape, layer, rows, inputs, work):
     """Return what a layer multiplies: the inputs, or the layer's before it, dropped if it drops."""
     if layer == 0:
@@ -132,10 +145,7 @@ def layer_source(shape, layer, rows, inputs, work):
 
 
 def forward(shape, parameters, inputs, key, step, work):
-    """Fill work.logits of all layers, activations of the hidden ones, dropped where a layer drops.
-
-    Returns the last layer's logits.
-    """
+    """Fill work.logits of all layers, activations of the hidden ones, dropped where a layer drops."""
     rows = inputs.shape[0]
     last = len(shape.activations) - 1
     for layer in range(last + 1):
@@ -149,7 +159,6 @@ def forward(shape, parameters, inputs, key, step, work):
             if shape.dropout[layer] > 0:
                 kept = layer_units(shape, layer, rows, work.dropped)
                 drop(key, step, layer, 0, shape.dropout[layer], a, kept)
-    return z
 
 
 def loss_share(shape, total):
@@ -173,7 +182,8 @@ def gradient(shape, parameters, inputs, targets, weights, total, key, step, work
     """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
     rows = inputs.shape[0]
     last = len(shape.activations) - 1
-    logits = forward(shape, parameters, inputs, key, step, work)
+    forward(shape, parameters, inputs, key, step, work)
+    logits = layer_units(shape, last, rows, work.logits)
     delta = layer_units(shape, last, rows, work.deltas)
     share = loss_share(shape, total)
     objective = output_loss(
@@ -276,7 +286,8 @@ def predict(parameters, layers, no_dropout, inputs, memory, block, out):
     key, step = np.int64(0), np.int64(0)
     for start in range(0, len(inputs), block):
         rows = inputs[start : min(start + block, len(inputs))]
-        z = forward(shape, parameters, rows, key, step, work)
+        forward(shape, parameters, rows, key, step, work)
+        z = layer_units(shape, count - 1, len(rows), work.logits)
         activate(shape.activations[count - 1], z, out[start : start + len(rows)])
 
 
@@ -289,7 +300,8 @@ def evaluate(shape, parameters, inputs, targets, weights, total, work):
     loss = 0.0
     for start in range(0, len(inputs), block):
         stop = min(start + block, len(inputs))
-        z = forward(shape, parameters, inputs[start:stop], key, step, work)
+        forward(shape, parameters, inputs[start:stop], key, step, work)
+        z = layer_units(shape, last, stop - start, work.logits)
         delta = layer_units(shape, last, stop - start, work.deltas)
         loss += output_loss(
             shape.activations[last], shape.loss, shape.loss_parameter, share,

@@ -12,6 +12,7 @@ from __future__ import annotations
 from numba.extending import register_jitable
 
 from fastmlp.kernels.panels import transpose
+from fastmlp.kernels.pieces import apart
 from fastmlp.kernels.polynomials import fma
 from fastmlp.kernels.tiles import FIRST_ROWS, RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS, stack, tile
 
@@ -28,9 +29,9 @@ def pays_backward(n_out, rows, lanes):
     return 4 * n_out <= 3 * lanes and rows >= lanes
 
 
-@register_jitable
-def outputs_sideways(rows, columns, depth, a, a_step, b, b_at, b_row, start, c, c_at, c_row, finish):
-    """c (rows, columns) = a[:rows] @ b, a's element (m, k) being a[m + k * a_step]."""
+@apart
+def outputs_sideways(rows, columns, depth, a, a_step, b, b_at, b_row, c, c_at, c_row, finish):
+    """c (rows, columns) += a[:rows] @ b, a's element (m, k) being a[m + k * a_step]."""
     zero = c.dtype.type(0)
     lanes = VECTOR_BYTES // c.itemsize
     vectors = (columns + lanes - 1) // lanes
@@ -40,12 +41,12 @@ def outputs_sideways(rows, columns, depth, a, a_step, b, b_at, b_row, start, c, 
         at = c_at + m * c_row
         tile(
             count, height, columns, depth, a, m, 1, a_step, None, 0, 0, b, b_at, b_row,
-            start, at, c_row, c, at, c_row, finish, zero, zero,
+            c, at, c_row, c, at, c_row, finish, zero, zero,
         )  # fmt: skip
         m += count * height
 
 
-@register_jitable
+@apart
 def narrow_affine(x, w, b, out, start, stop, relu, panel):
     """As `sweeps.affine` without an order, by strips of samples whose inputs are turned into `panel`."""
     n_in, n_out = w.shape
@@ -60,12 +61,12 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
                 panel[turned + m * width + j] = bias
         finish = RELU if relu else STORE
         outputs_sideways(
-            n_out, columns, n_in, w, n_out, panel, 0, width, panel, panel, turned, width, finish
+            n_out, columns, n_in, w, n_out, panel, 0, width, panel, turned, width, finish
         )  # fmt: skip
         transpose(n_out, columns, panel, turned, width, out, i * n_out, n_out)
 
 
-@register_jitable
+@apart
 def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel):
     """As `sweeps.weight_gradient` without an order; fewer than four outputs take the tiles of one row."""
     n_in, n_out = x.shape[1], delta.shape[1]
@@ -74,9 +75,9 @@ def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate,
     flat = out.reshape(-1)
     for i in range(start, stop, width):
         columns = min(width, stop - i)
-        outputs_sideways(
-            n_out, columns, len(delta), delta, n_out, x, i, n_in, None, panel, 0, width, STORE
-        )  # fmt: skip
+        for j in range(n_out * width):
+            panel[j] = 0
+        outputs_sideways(n_out, columns, len(delta), delta, n_out, x, i, n_in, panel, 0, width, STORE)
         at, size = (i - out_first) * n_out, columns * n_out
         if not descend:
             transpose(n_out, columns, panel, 0, width, out, at, n_out)

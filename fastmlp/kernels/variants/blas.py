@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variant import Variant, allocating
 from fastmlp.kernels.variants import baseline
 
 
+@allocating
 def affine(x, w, b, scratch, out):
     """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
     np.dot(x, w, out)
@@ -23,11 +24,13 @@ def affine(x, w, b, scratch, out):
             out[i, j] += b[j]
 
 
+@allocating
 def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     np.dot(x.T, delta, out)
 
 
+@allocating
 def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
     np.dot(delta, w.T, out)
