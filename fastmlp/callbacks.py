@@ -85,7 +85,7 @@ class Callback:
         """Run before the first step."""
 
     def on_chunk_end(self, run: Run) -> None:
-        """Run after every chunk, mid-epoch or not."""
+        """Run after every chunk, mid-epoch or not; after one of no steps, too, if Ctrl-C left its own."""
 
     def on_epoch_end(self, run: Run) -> None:
         """Run after every epoch, once its values stand in `run.history`."""

@@ -131,7 +131,9 @@ class _Training:
         self.pace = most_seconds(state.parameters.size, plan.batch_size)
         """Seconds a step."""
         self.draft = Draft(plan.optimizer.moment_rows)
-        self.drafts = plan.stays_finite or self.pace >= LONG_SECONDS
+        held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
+        longest = most_seconds(state.parameters.size, max(plan.batch_size, held_out))
+        self.drafts = plan.stays_finite or longest >= LONG_SECONDS
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
         )
@@ -179,6 +181,7 @@ class _Training:
         total = plan.epochs * batches.per_epoch
         while run.step < total and run.stop_reason is None:
             numbers = np.arange(run.step, run.step + self._steps_now(total))
+            before = batches.position(run.step)
             visits = batches.visit(numbers)
             totals = visited_weights(plan.data.weights, uniform, *visits)
             rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
@@ -186,8 +189,10 @@ class _Training:
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
             try:
                 objectives, validation_loss = self._take(chunk, ends)
-            except LeftBehind:
-                break  # self.state is as it was
+            except LeftBehind:  # self.state is as it was
+                batches.resume(run.step, *before)
+                self._end_chunk()  # of no steps: a Checkpoint writes now that the training shall stop
+                break
             run.step = self.state.step - self.steps_before
             run.rows_seen = batches.rows_before(run.step)
             counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else totals
@@ -197,8 +202,7 @@ class _Training:
                 raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
             if ends:
                 self._end_epoch(validation_loss)
-            for callback in self.callbacks:
-                callback.on_chunk_end(run)
+            self._end_chunk()
 
     def _steps_now(self, total: int) -> int:
         """Return how many steps the next chunk takes, at most up to an epoch's end that must be heard."""
@@ -220,7 +224,7 @@ class _Training:
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
         began = time.perf_counter()
-        after, objectives = self._heeding(plan.batch_size, lambda: self.advance(state, chunk))
+        after, objectives = heeding(self.run, plan.batch_size, lambda: self.advance(state, chunk))
         # A first chunk that compiled makes the next one small, which recovers.
         self.pace = (time.perf_counter() - began) / len(chunk.starts)
         if plan.stays_finite and not sound(objectives, after.parameters):
@@ -229,7 +233,7 @@ class _Training:
         validation_loss = None
         if ends and (held_out := plan.held_out) is not None:
             rows = held_out.inputs.shape[0]
-            validation_loss = self._heeding(rows, lambda: self._evaluate(after.parameters, held_out))
+            validation_loss = heeding(self.run, rows, lambda: self._evaluate(after.parameters, held_out))
         self.state = self.draft.accept(after, self.state) if self.drafts else after
         return objectives, validation_loss
 
@@ -251,12 +255,6 @@ class _Training:
             weight += counts
         return loss / weight if weight > 0 else 0.0
 
-    def _heeding(self, rows: int, call: Callable[[], Result]) -> Result:
-        """Return call(), which takes so many rows; LeftBehind if it is long and the training shall stop."""
-        if most_seconds(self.run.parameters.size, rows) < LONG_SECONDS:
-            return call()
-        return until_stopped(call, lambda: self.run.stop_reason is not None)
-
     def _end_epoch(self, validation_loss: float | None) -> None:
         plan, run = self.plan, self.run
         if validation_loss is not None:
@@ -265,6 +263,17 @@ class _Training:
             run.history["validation_loss"].append(validation_loss)
         for callback in self.callbacks:
             callback.on_epoch_end(run)
+
+    def _end_chunk(self) -> None:
+        for callback in self.callbacks:
+            callback.on_chunk_end(self.run)
+
+
+def heeding(run: Run, rows: int, call: Callable[[], Result]) -> Result:
+    """Return call(), which takes so many rows; LeftBehind if it is long and the training shall stop."""
+    if most_seconds(run.parameters.size, rows) < LONG_SECONDS:
+        return call()
+    return until_stopped(call, lambda: run.stop_reason is not None)
 
 
 def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
