@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def _no_snapshot() -> Snapshot:
-    raise RuntimeError("this training cannot be resumed, and has no snapshot")
+def no_snapshot() -> Snapshot:
+    """Raise RuntimeError."""
+    raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
 class Run:
@@ -48,7 +49,7 @@ class Run:
         epochs: int,
         rows: int,
         history: dict[str, list[float]],
-        snapshot: Callable[[], Snapshot] = _no_snapshot,
+        snapshot: Callable[[], Snapshot] = no_snapshot,
     ) -> None:
         self.network = network
         self.parameters = parameters

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.archive import CheckpointError
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.budget import blas_threads
-from fastmlp.callbacks import Callback, Run
+from fastmlp.callbacks import Callback, Run, no_snapshot
 from fastmlp.divergence import DivergenceError, last_finite, sound
 from fastmlp.draft import Draft
 from fastmlp.interrupts import LeftBehind, deferred, until_stopped
@@ -94,6 +94,9 @@ def train(
         finally:
             # All that began shall end, in their order, even if one of them raises.
             with ExitStack() as ends:
+                # Last of all the run lets go of what it is part of: a circle would keep every array
+                # until the garbage collector comes, which counts objects and not their bytes.
+                ends.callback(setattr, run, "snapshot", no_snapshot)
                 for callback in reversed(begun):
                     ends.callback(callback.on_train_end, run)
     run.interrupted = signal.SIGINT in signals
