@@ -247,16 +247,16 @@ class _Training:
         at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
         if rows <= at_once:
             return evaluate(network, parameters, data)
-        loss = weight = 0.0
+        total = float(data.weights.sum(dtype=np.float64))
+        loss = 0.0
         for start in range(0, rows, at_once):
             if self.run.stop_reason is not None:
                 raise LeftBehind
             some = slice(start, start + at_once)
             part = Data(data.inputs[some], data.targets[some], data.weights[some])
-            counts = float(part.weights.sum(dtype=np.float64))
-            loss += counts * evaluate(network, parameters, part)
-            weight += counts
-        return loss / weight if weight > 0 else 0.0
+            if counts := float(part.weights.sum(dtype=np.float64)):
+                loss += counts / total * evaluate(network, parameters, part)
+        return loss
 
     def _end_epoch(self, validation_loss: float | None) -> None:
         plan, run = self.plan, self.run
