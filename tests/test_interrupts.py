@@ -303,6 +303,20 @@ def test_a_signal_during_a_step_of_seconds_is_answered_within_one(backend, dtype
         told(f"answered in {seconds:.2f} s with a whole model of {epochs} epochs")
 
 
+def test_a_first_chunk_of_tiny_steps_is_no_longer_than_others():
+    deep = Network([10, *6 * [4], 1], hidden="gelu", dropout=0.1)
+    sent = []
+
+    def send():
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(0.05, send).start()
+    with pytest.raises(Interrupted):
+        fit(network=deep, epochs=10**6, batch_size=None, optimizer=fastmlp.Adam(1e-4, clip_norm=1.0))
+    assert time.perf_counter() - sent[0] < 1
+
+
 # --- what is left behind, without the seconds: every call counts as long, and one waits for the test's end --
 
 
