@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def _no_snapshot() -> Snapshot:
-    raise RuntimeError("this training cannot be resumed, and has no snapshot")
+def no_snapshot() -> Snapshot:
+    """Raise RuntimeError."""
+    raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
 class Run:
@@ -48,7 +49,7 @@ class Run:
         epochs: int,
         rows: int,
         history: dict[str, list[float]],
-        snapshot: Callable[[], Snapshot] = _no_snapshot,
+        snapshot: Callable[[], Snapshot] = no_snapshot,
     ) -> None:
         self.network = network
         self.parameters = parameters
@@ -85,7 +86,7 @@ class Callback:
         """Run before the first step."""
 
     def on_chunk_end(self, run: Run) -> None:
-        """Run after every chunk, mid-epoch or not."""
+        """Run after every chunk, mid-epoch or not; after one of no steps, too, if Ctrl-C left its own."""
 
     def on_epoch_end(self, run: Run) -> None:
         """Run after every epoch, once its values stand in `run.history`."""

@@ -8,7 +8,6 @@ a single step of seconds, runs in a thread that can be left behind.
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import contextvars
 import signal
@@ -109,25 +108,34 @@ def until_stopped(call: Callable[[], Result], stopped: Callable[[], bool]) -> Re
     is left behind goes on to its end, for which the process waits before its own, since a BLAS that is torn
     down while it computes crashes; so all that it writes to must be its own.
     """
-    outcome: concurrent.futures.Future[Result] = concurrent.futures.Future()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+    # A bare lock, which only the thread opens: a second Ctrl-C may raise its error anywhere here, and within
+    # a Future's or a Thread's own bookkeeping it leaves locks behind that the thread then waits at for ever.
+    running = threading.Lock()
+    running.acquire()
 
     def run() -> None:
         try:
-            outcome.set_result(call())
+            results.append(call())
         except BaseException as error:
-            outcome.set_exception(error)
+            errors.append(error)
+        finally:
+            running.release()
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(run,))
     try:
         thread.start()
     except RuntimeError:  # "can't start new thread"
         return call()
-    left = PATIENCE
-    while not outcome.done() and left > 0:
+    left, ended = PATIENCE, False
+    while not ended:
         began = time.perf_counter()
-        concurrent.futures.wait([outcome], POLL)
+        ended = running.acquire(timeout=POLL)
         if stopped():
             left -= time.perf_counter() - began
-    if not outcome.done():
-        raise LeftBehind
-    return outcome.result()
+        if not ended and left <= 0:
+            raise LeftBehind
+    if errors:
+        raise errors.pop()
+    return results.pop()

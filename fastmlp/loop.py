@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fastmlp.archive import CheckpointError
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.budget import blas_threads
-from fastmlp.callbacks import Callback, Run
+from fastmlp.callbacks import Callback, Run, no_snapshot
 from fastmlp.divergence import DivergenceError, last_finite, sound
 from fastmlp.draft import Draft
 from fastmlp.interrupts import LeftBehind, deferred, until_stopped
@@ -30,6 +30,9 @@ CHUNK_SECONDS = 0.2
 
 LONG_SECONDS = 0.5
 """Estimated seconds, in slow hands, from which on a step is watched: the thread for it takes 0.1 ms."""
+
+LAYER_SECONDS = 8e-5
+"""What a layer takes the reference in a step, however small it is: a first chunk must bear with that."""
 
 MAX_CHUNK_STEPS = 1 << 14
 """Bounds what a chunk's rates and losses take, 0.6 MiB: 10 ns a step less than with four times that."""
@@ -94,6 +97,9 @@ def train(
         finally:
             # All that began shall end, in their order, even if one of them raises.
             with ExitStack() as ends:
+                # Last of all the run lets go of what it is part of: a circle would keep every array
+                # until the garbage collector comes, which counts objects and not their bytes.
+                ends.callback(setattr, run, "snapshot", no_snapshot)
                 for callback in reversed(begun):
                     ends.callback(callback.on_train_end, run)
     run.interrupted = signal.SIGINT in signals
@@ -128,10 +134,13 @@ class _Training:
         self.losses = EpochLosses(self.batches.per_epoch)
         self.hearing = [callback for callback in callbacks if _wants_epochs(callback)]
         self.heard = bool(self.hearing) or plan.held_out is not None
-        self.pace = most_seconds(state.parameters.size, plan.batch_size)
+        layers = len(plan.network.sizes) - 1
+        self.pace = most_seconds(state.parameters.size, plan.batch_size) + LAYER_SECONDS * layers
         """Seconds a step."""
         self.draft = Draft(plan.optimizer.moment_rows)
-        self.drafts = plan.stays_finite or self.pace >= LONG_SECONDS
+        held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
+        longest = most_seconds(state.parameters.size, max(plan.batch_size, held_out))
+        self.drafts = plan.stays_finite or longest >= LONG_SECONDS
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
         )
@@ -179,6 +188,7 @@ class _Training:
         total = plan.epochs * batches.per_epoch
         while run.step < total and run.stop_reason is None:
             numbers = np.arange(run.step, run.step + self._steps_now(total))
+            before = batches.position(run.step)
             visits = batches.visit(numbers)
             totals = visited_weights(plan.data.weights, uniform, *visits)
             rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
@@ -186,8 +196,10 @@ class _Training:
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
             try:
                 objectives, validation_loss = self._take(chunk, ends)
-            except LeftBehind:
-                break  # self.state is as it was
+            except LeftBehind:  # self.state is as it was
+                batches.resume(run.step, *before)
+                self._end_chunk()  # of no steps: a Checkpoint writes now that the training shall stop
+                break
             run.step = self.state.step - self.steps_before
             run.rows_seen = batches.rows_before(run.step)
             counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else totals
@@ -197,8 +209,7 @@ class _Training:
                 raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
             if ends:
                 self._end_epoch(validation_loss)
-            for callback in self.callbacks:
-                callback.on_chunk_end(run)
+            self._end_chunk()
 
     def _steps_now(self, total: int) -> int:
         """Return how many steps the next chunk takes, at most up to an epoch's end that must be heard."""
@@ -220,7 +231,7 @@ class _Training:
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
         began = time.perf_counter()
-        after, objectives = self._heeding(plan.batch_size, lambda: self.advance(state, chunk))
+        after, objectives = heeding(self.run, plan.batch_size, lambda: self.advance(state, chunk))
         # A first chunk that compiled makes the next one small, which recovers.
         self.pace = (time.perf_counter() - began) / len(chunk.starts)
         if plan.stays_finite and not sound(objectives, after.parameters):
@@ -229,7 +240,7 @@ class _Training:
         validation_loss = None
         if ends and (held_out := plan.held_out) is not None:
             rows = held_out.inputs.shape[0]
-            validation_loss = self._heeding(rows, lambda: self._evaluate(after.parameters, held_out))
+            validation_loss = heeding(self.run, rows, lambda: self._evaluate(after.parameters, held_out))
         self.state = self.draft.accept(after, self.state) if self.drafts else after
         return objectives, validation_loss
 
@@ -240,22 +251,16 @@ class _Training:
         at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
         if rows <= at_once:
             return evaluate(network, parameters, data)
-        loss = weight = 0.0
+        total = float(data.weights.sum(dtype=np.float64))
+        loss = 0.0
         for start in range(0, rows, at_once):
             if self.run.stop_reason is not None:
                 raise LeftBehind
             some = slice(start, start + at_once)
             part = Data(data.inputs[some], data.targets[some], data.weights[some])
-            counts = float(part.weights.sum(dtype=np.float64))
-            loss += counts * evaluate(network, parameters, part)
-            weight += counts
-        return loss / weight if weight > 0 else 0.0
-
-    def _heeding(self, rows: int, call: Callable[[], Result]) -> Result:
-        """Return call(), which takes so many rows; LeftBehind if it is long and the training shall stop."""
-        if most_seconds(self.run.parameters.size, rows) < LONG_SECONDS:
-            return call()
-        return until_stopped(call, lambda: self.run.stop_reason is not None)
+            if counts := float(part.weights.sum(dtype=np.float64)):
+                loss += counts / total * evaluate(network, parameters, part)
+        return loss
 
     def _end_epoch(self, validation_loss: float | None) -> None:
         plan, run = self.plan, self.run
@@ -265,6 +270,17 @@ class _Training:
             run.history["validation_loss"].append(validation_loss)
         for callback in self.callbacks:
             callback.on_epoch_end(run)
+
+    def _end_chunk(self) -> None:
+        for callback in self.callbacks:
+            callback.on_chunk_end(self.run)
+
+
+def heeding(run: Run, rows: int, call: Callable[[], Result]) -> Result:
+    """Return call(), which takes so many rows; LeftBehind if it is long and the training shall stop."""
+    if most_seconds(run.parameters.size, rows) < LONG_SECONDS:
+        return call()
+    return until_stopped(call, lambda: run.stop_reason is not None)
 
 
 def with_state(callbacks: Sequence[Callback]) -> list[Callback]:

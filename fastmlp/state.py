@@ -55,10 +55,11 @@ class Snapshot(NamedTuple):
 
 def initial_state(parameters: Array) -> TrainState:
     """Return the state that starts from `parameters`, which it owns from then on."""
-    # np.zeros maps pages lazily: moments that an optimiser never touches cost no memory.
+    # np.zeros maps pages lazily, zeros_like does not: what no step touches costs no memory, as moments that
+    # an optimiser has no use for, or gradients where the steps are taken on a draft.
     return TrainState(
         parameters,
-        np.zeros_like(parameters),
+        np.zeros(parameters.size, parameters.dtype),
         np.zeros((2, parameters.size), parameters.dtype),
         0,
     )

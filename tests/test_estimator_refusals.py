@@ -60,6 +60,16 @@ def test_sparse_rows_with_a_dense_validation_set():
     np.testing.assert_allclose(sparse.validation_loss_curve_, dense.validation_loss_curve_, rtol=1e-10)
 
 
+def test_sparse_rows_held_out_that_all_weigh_nothing_have_no_loss():
+    stops = {"early_stopping": True, "stopping_metric": "loss", "backend": "reference"}
+    for row in range(3):  # the only one that counts, and held out now and then
+        weights = np.arange(len(X)) == row
+        sparse, dense = (
+            made(MLPClassifier, **stops).fit(x, LABELS, weights) for x in (scipy.sparse.csr_matrix(X), X)
+        )
+        np.testing.assert_allclose(sparse.validation_loss_curve_, dense.validation_loss_curve_, rtol=1e-10)
+
+
 @pytest.mark.parametrize("before", [{}, {"early_stopping": True}, {"solver": "lbfgs"}])
 @pytest.mark.parametrize("after", [{"early_stopping": True}, {"early_stopping": False}])
 def test_a_warm_start_with_another_way_of_stopping(before, after):

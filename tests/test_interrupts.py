@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import signal
 import subprocess
@@ -14,7 +15,19 @@ import pytest
 from problems import data_set
 
 import fastmlp
-from fastmlp import Callback, Checkpoint, Interrupted, Network, checkpoint, loop, registry
+from fastmlp import (
+    Callback,
+    Checkpoint,
+    Interrupted,
+    Network,
+    checkpoint,
+    interrupts,
+    loop,
+    reference,
+    registry,
+    trainer,
+)
+from fastmlp.estimators import base
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh", dropout=0.2)
@@ -288,3 +301,147 @@ def test_a_signal_during_a_step_of_seconds_is_answered_within_one(backend, dtype
         epochs, *whole = said.split()
         assert (int(epochs) > 0, *whole) == (True, "True", "True")
         told(f"answered in {seconds:.2f} s with a whole model of {epochs} epochs")
+
+
+def test_a_first_chunk_of_tiny_steps_is_no_longer_than_others():
+    deep = Network([10, *6 * [4], 1], hidden="gelu", dropout=0.1)
+    sent = []
+
+    def send():
+        sent.append(time.perf_counter())
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(0.05, send).start()
+    with pytest.raises(Interrupted):
+        fit(network=deep, epochs=10**6, batch_size=None, optimizer=fastmlp.Adam(1e-4, clip_norm=1.0))
+    assert time.perf_counter() - sent[0] < 1
+
+
+# --- what is left behind, without the seconds: every call counts as long, and one waits for the test's end --
+
+
+class Held:
+    """A function that sends Ctrl-C in its call of a given number, from 0, and then does not return."""
+
+    def __init__(self, function, number):
+        self.function, self.number = function, number
+        self.calls = 0
+        self.gate = threading.Event()
+
+    def __call__(self, *arguments):
+        self.calls += 1
+        if self.calls == self.number + 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert self.gate.wait(timeout=10)
+        return self.function(*arguments)
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """held(module, name, number) has the number-th call of the reference's function of that name held up.
+
+    module : the one that chooses the backend
+    """
+    monkeypatch.setattr(loop, "LONG_SECONDS", 0)
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.01)
+    gates = []
+
+    def hold(module, name, number):
+        hindered = Held(getattr(reference.BACKEND, name), number)
+        gates.append(hindered.gate)
+        backend = reference.BACKEND._replace(**{name: hindered})
+        monkeypatch.setattr(module, "choose", lambda *arguments: backend)
+
+    yield hold
+    for gate in gates:
+        gate.set()
+
+
+@pytest.mark.parametrize("step", range(9))
+def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(step, held, monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    options = {"epochs": 3, "validation": 0.2, "optimizer": fastmlp.Adam()}
+    path = tmp_path / "c"
+
+    def callbacks():
+        return [fastmlp.EarlyStopping(), Checkpoint(path, 99)]
+
+    held(trainer, "train_chunk", step)
+    with pytest.raises(Interrupted):
+        fit(callbacks=callbacks(), **options)
+    assert checkpoint.read_training(path).snapshot.step == step
+    monkeypatch.setattr(trainer, "choose", registry.choose)
+    resumed = fit(resume=path, callbacks=callbacks(), **options)
+    whole = fit(callbacks=callbacks(), **options)
+    assert resumed.history == whole.history
+    np.testing.assert_array_equal(resumed.parameters, whole.parameters)
+
+
+def estimator(**options):
+    given = {"hidden_layer_sizes": (6,), "batch_size": 16, "random_state": 1, **options}
+    return fastmlp.MLPRegressor(**given)
+
+
+@pytest.mark.filterwarnings("ignore:Training interrupted", "ignore:Stochastic Optimizer")
+def test_an_estimator_whose_validation_is_left_behind_is_that_of_the_epoch_before(held, monkeypatch):
+    monkeypatch.setattr(loop, "LONG_SECONDS", loop.most_seconds(73, 20))  # of the 50 rows, not of a batch
+    held(base, "evaluate", 2)
+    stopped = estimator(validation_set=(X, Y)).fit(X, Y)
+    monkeypatch.setattr(base, "choose", registry.choose)
+    whole = estimator(validation_set=(X, Y), max_iter=2, backend="reference").fit(X, Y)
+    assert (stopped.n_iter_, stopped.t_) == (whole.n_iter_, whole.t_) == (2, 100)
+    assert stopped.validation_loss_curve_ == whole.validation_loss_curve_
+    for one, other in zip(stopped.coefs_, whole.coefs_, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:Training interrupted")
+@pytest.mark.parametrize("metric", [None, "r2"])
+def test_scores_of_early_stopping_are_left_behind_too(metric, held):
+    held(base, "predict", 2)
+    stopped = estimator(early_stopping=True, stopping_metric=metric).fit(X, Y)
+    assert (stopped.n_iter_, len(stopped.loss_curve_), len(stopped.validation_scores_)) == (3, 3, 2)
+
+
+def wait_hit_at(place):
+    """Have a KeyboardInterrupt raised at the place-th instruction of a wait; return whether it was."""
+    lines, first = inspect.getsourcelines(interrupts.until_stopped)
+    started = first + next(i for i, line in enumerate(lines) if "return call()" in line)
+    seen = 0
+
+    def trace(frame, event, argument):
+        nonlocal seen
+        waits = seen or frame.f_code is interrupts.until_stopped.__code__
+        if not waits or "weakref" in frame.f_code.co_filename:  # where Python only tells of errors
+            return None
+        frame.f_trace_opcodes, frame.f_trace_lines = True, False
+        if event == "opcode" and (seen or frame.f_lineno > started):
+            seen += 1
+            if seen > place:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        interrupts.until_stopped(lambda: time.sleep(0.01), lambda: False)
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+def test_the_error_of_a_second_ctrl_c_may_come_at_any_instruction_of_a_wait(monkeypatch):
+    """The thread ends all the same: one that waited at a lock for ever would keep the process from ending."""
+    monkeypatch.setattr(interrupts, "POLL", 0.005)
+    before = set(threading.enumerate())
+    places = 0
+    while wait_hit_at(places):
+        places += 1
+    assert places > 20
+    until = time.monotonic() + 5
+    while (left := set(threading.enumerate()) - before) and time.monotonic() < until:
+        time.sleep(0.01)
+    assert not left

@@ -5,13 +5,18 @@ Measured as the system sees it, in a process of its own: the growth of its large
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
+import signal
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
 
+import fastmlp
 from fastmlp.kernels.buffers import SCRATCH_BYTES
 from fastmlp.layout import parameter_count
 from fastmlp.loop import MAX_CHUNK_VISITS
@@ -67,6 +72,32 @@ def test_a_training_takes_little_beside_its_data(sizes, rows, batch_size, epochs
     case = json.dumps([sizes, rows, batch_size, epochs, dtype, loss, options])
     done = subprocess.run([sys.executable, "-c", FIT, case], capture_output=True, text=True, check=True)
     assert int(done.stdout) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
+
+
+@pytest.mark.parametrize("outcome", [None, KeyboardInterrupt, fastmlp.DivergenceError])
+def test_a_training_that_is_over_leaves_nothing_to_the_garbage_collector(outcome):
+    """Which counts objects: thirty trainings of 2 million parameters had taken 3 GiB before it came."""
+    kept = []
+
+    class Watch(fastmlp.Callback):
+        def on_train_begin(self, run):
+            kept.append(weakref.ref(run.moments))
+
+        def on_epoch_end(self, run):
+            if outcome is KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)
+
+    rate = 1e300 if outcome is fastmlp.DivergenceError else 0.1
+    options = {"epochs": 3, "optimizer": fastmlp.SGD(rate), "backend": "reference"}
+    gc.disable()
+    try:
+        with contextlib.nullcontext() if outcome is None else pytest.raises(outcome):
+            fastmlp.fit(
+                fastmlp.Network([2, 3, 1]), np.ones((4, 2)), np.ones((4, 1)), **options, callbacks=[Watch()]
+            )
+        assert kept[0]() is None
+    finally:
+        gc.enable()
 
 
 def bound_of(sizes, rows, batch_size, epochs, itemsize):

@@ -144,6 +144,19 @@ def test_no_epochs_give_an_untrained_model(backend):
 
 
 @every_backend
+@pytest.mark.parametrize("scale", [1.0, 3e153])
+def test_a_validation_of_many_rows_is_measured_in_parts_to_the_same_mean(backend, scale, monkeypatch):
+    rows, targets = np.tile(X, (14, 1)), scale * np.tile(Y, 14)
+    weights = np.ones(700)
+    weights[256:512] = 0  # a part of the 256 rows that one has at least
+    options = {"epochs": 2, "validation": (rows, targets, weights)}
+    whole = fit(backend, **options)
+    monkeypatch.setattr(loop, "LONG_SECONDS", 0)
+    parts = fit(backend, **options)
+    np.testing.assert_allclose(parts.history["validation_loss"], whole.history["validation_loss"], RELATIVE)
+
+
+@every_backend
 def test_the_penalties_are_a_part_of_the_loss_and_not_of_the_validation_loss(backend):
     network = Network([10, 6, 1], l1=0.1, l2=0.5)
     model = fit(backend, network, optimizer=SGD(0.0), epochs=1, batch_size=None, validation=(X, Y))

@@ -27,7 +27,7 @@ from fastmlp.estimators.rows import Rows, rows_of, split
 from fastmlp.estimators.sparse_rows import for_sparse_rows
 from fastmlp.estimators.warned import warn
 from fastmlp.layout import flatten, parameter_count
-from fastmlp.loop import Plan, train
+from fastmlp.loop import Plan, heeding, train
 from fastmlp.model import Model
 from fastmlp.network import Network
 from fastmlp.optimizers import SGD
@@ -280,7 +280,10 @@ class Perceptron(Fitted):
         return rows
 
     def _scoring(self, held_out: Rows | None) -> Callable[[Run], float] | None:
-        """Return what scores the live parameters after an epoch; None where the training loss decides."""
+        """Return what scores the live parameters after an epoch; None where the training loss decides.
+
+        It raises LeftBehind where that takes long and the training shall stop.
+        """
         if not self.early_stopping or held_out is None:
             return None
         inputs, weights = held_out.inputs, held_out.score_weights
@@ -289,11 +292,15 @@ class Perceptron(Fitted):
             return lambda run: -run.history["validation_loss"][-1]
         y = self._decoded(held_out.targets)
         if metric is None:
-            return lambda run: self._default_score(y, self._decoded(self._outputs(inputs)), weights)
+
+            def score() -> float:
+                return self._default_score(y, self._decoded(self._outputs(inputs)), weights)
+
+            return lambda run: heeding(run, len(y), score)
         scorer = get_scorer(metric)
         # Rows held out have no feature names left, and none shall be asked for.
         nameless = object.__new__(type(self))
         nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
         takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
         options = {"sample_weight": weights} if weights is not None and takes_weights else {}
-        return lambda run: float(scorer(nameless, inputs, y, **options))
+        return lambda run: heeding(run, len(y), lambda: float(scorer(nameless, inputs, y, **options)))

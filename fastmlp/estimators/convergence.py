@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.callbacks import Callback, Run
+from fastmlp.interrupts import LeftBehind
 from fastmlp.optimizers import Optimizer
 
 LEAST_RATE = 1e-6
@@ -109,7 +110,11 @@ class Convergence(Callback):
         if self.score is None:
             self._judge_loss()
         else:
-            self._judge_score(self.score(run), run)
+            try:
+                score = self.score(run)
+            except LeftBehind:  # as scikit-learn, which Ctrl-C ends here: a loss without its score
+                return
+            self._judge_score(score, run)
         state = estimator._optimizer
         if state.schedule == "invscaling":
             state.change_rate(state.initial_rate * (estimator.t_ + 1.0) ** -state.power, run)

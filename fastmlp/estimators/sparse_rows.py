@@ -39,11 +39,12 @@ def for_sparse_rows(backend: Backend) -> Backend:
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         if not scipy.sparse.issparse(data.inputs):  # validation rows that the user gave
             return backend.evaluate(network, parameters, data)
+        total = float(data.weights.sum(dtype=np.float64))
         loss = 0.0
         for rows in blocks(data.inputs):
-            part = _dense(data, rows)
-            loss += backend.evaluate(network, parameters, part) * float(part.weights.sum(dtype=np.float64))
-        return loss / float(data.weights.sum(dtype=np.float64))
+            if counts := float(data.weights[rows].sum(dtype=np.float64)):
+                loss += counts / total * backend.evaluate(network, parameters, _dense(data, rows))
+        return loss
 
     def train_chunk(
         network: Network,
