@@ -1,4 +1,4 @@
-"""The tables that several tests are driven by: pairs of output and loss, targets for them, data."""
+"""What several tests are driven by: pairs of output and loss, targets for them, data, data with a fault."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ def parameters_for(sizes, rng, scale=0.6):
         [draw(*pair) for pair in itertools.pairwise(sizes)],
         [draw(n_out) for n_out in sizes[1:]],
     )
+
+
+def put(place, value):
+    """A function that returns a copy of an array with this value there."""
+
+    def change(array):
+        changed = np.array(array, float)
+        changed[place] = value
+        return changed
+
+    return change
 
 
 class Rows(NamedTuple):

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from fastmlp import ahead, registry
 
 FITS = """
@@ -42,18 +44,29 @@ def run(*command, **environment):
     return done
 
 
+LOADED = "was there already, loaded in"
+
+
+def told(done):
+    """What a warmup says of every program: {(backend, dtype, use): how it came about}."""
+    lines = [re.fullmatch(r"(\w+) +(\w+) +(\w+) +(.*) \d+\.\d s", line) for line in done.stdout.splitlines()]
+    return {line.groups()[:3]: line[4] for line in lines}
+
+
+@pytest.mark.slow
 def test_a_later_process_compiles_nothing_and_a_second_warmup_says_so(tmp_path):
     cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
     command = ["-m", "fastmlp", "warmup", "--backend", "baseline", "--dtype", "float32"]
-    for how in ("compiled in", "was there already, loaded in"):
-        lines = run(*command, **cache).stdout.splitlines()
-        for line, use in zip(lines, ("training", "prediction", "validation"), strict=True):
-            assert re.fullmatch(rf"baseline +float32 +{use} +{how} \d+\.\d s", line)
+    for how in ("compiled in", LOADED):
+        uses = ("training", "prediction", "validation")
+        assert told(run(*command, **cache)) == {("baseline", "float32", use): how for use in uses}
     assert run("-c", FITS, "baseline", "float32", **cache).stderr == ""
 
 
 def test_the_default_is_all_that_auto_may_need():
-    run("-m", "fastmlp", "warmup")
+    first, again = (told(run("-m", "fastmlp", "warmup")) for _ in range(2))
+    assert set(first.values()) <= {"compiled in", LOADED}
+    assert again == dict.fromkeys(first, LOADED)
     taken = run("-c", FITS, "auto", "float32", "float64").stdout.split()
     assert set(taken) <= set(ahead.choices_of_auto())
     assert len(set(taken)) > 2, "the works are meant to make auto choose differently"

@@ -163,12 +163,19 @@ def test_the_reference_takes_scikit_learns_steps(index):
     assert_same(ours, theirs(index), X, TOLERANCE)
 
 
-@pytest.mark.parametrize("backend", COMPILED)
-def test_the_compiled_backends_take_scikit_learns_steps(backend):
-    # One test a backend: "specialized" compiles for every network, so it gets every ninth, and what clips.
-    few = backend == "specialized"
+@pytest.mark.parametrize(
+    ("backend", "every"),
+    [
+        *((name, 1) for name in COMPILED if name != "specialized"),
+        # It compiles for every network: 2 s each.
+        ("specialized", 19),  # adam, and sgd in both ways and rates
+        pytest.param("specialized", 9, marks=pytest.mark.slow),
+    ],
+)
+def test_the_compiled_backends_take_scikit_learns_steps(backend, every):
+    """One test a backend, over every so many settings, and what clips."""
     for index, setting in enumerate(SETTINGS):
-        if few and index % 9 and not (setting.data.startswith("raw") and not setting.options):
+        if index % every and not (setting.data.startswith("raw") and not setting.options):
             continue
         X, y, weights = rows_of(setting)
         ours = build(fastmlp, setting, backend=backend).fit(X, y, sample_weight=weights)

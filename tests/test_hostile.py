@@ -11,6 +11,7 @@ import pandas
 import pytest
 import sklearn.neural_network
 from likeness import assert_same
+from problems import put
 
 import fastmlp
 from fastmlp import Network, registry
@@ -42,17 +43,6 @@ class Row(NamedTuple):
     means: dict[str, Any] = {}  # noqa: RUF012  # nobody writes to it
     better: str | None = None
     only: str | None = None
-
-
-def put(place, value):
-    """A function that returns a copy of an array with this value there."""
-
-    def change(array):
-        changed = np.array(array, float)
-        changed[place] = value
-        return changed
-
-    return change
 
 
 def to(dtype):
@@ -251,7 +241,7 @@ def estimated(package, task, method, X, y, sample_weight, batch_size, width, **o
     return getattr(estimator, method)(X, y, sample_weight, **classes)
 
 
-@pytest.mark.filterwarnings("ignore")  # scikit-learn's own, which test_estimator_contract.py compares
+@pytest.mark.filterwarnings("ignore")  # scikit-learn's own, which test_estimator_words.py compares
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
 @pytest.mark.parametrize(("task", "name"), CASES)
 def test_estimators_do_what_scikit_learn_does_or_say_it_better(task, name, method):

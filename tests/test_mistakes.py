@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse
+from problems import put
 
 import fastmlp
 from fastmlp import (
@@ -27,12 +28,6 @@ REGRESSION = Network([3, 2, 1])
 CLASSES = Network([3, 2, 3], output="softmax", loss="cross_entropy")
 BINARY = Network([3, 1], output="sigmoid", loss="binary_cross_entropy")
 COUNTS = Network([3, 1], output="exp", loss="poisson")
-
-
-def put(array, place, value):
-    changed = np.array(array, float)
-    changed[place] = value
-    return changed
 
 
 def fit(network=REGRESSION, x=X, y=Y, **options):
@@ -64,7 +59,7 @@ MISTAKES = {
     "three dimensions": (fit(x=np.ones((4, 3, 1))), "(4, 3, 1)", "(rows, 3)"),
     "a number": (fit(x=1.0), "()", "(rows, 3)"),
     "nothing": (fit(x=None), "object", "real numbers"),
-    "too large for float32": (fit(x=put(X, (0, 2), 1e39), dtype="float32"), "1e+39", "float32"),
+    "too large for float32": (fit(x=put((0, 2), 1e39)(X), dtype="float32"), "1e+39", "float32"),
     "dates": (fit(x=np.ones((4, 3), "M8[s]")), "datetime64", "real numbers"),
     "bytes": (fit(x=X.astype("S")), "|S", "real numbers"),
     "records": (fit(x=np.zeros((4, 3), [("a", float)])), "[('a', '<f8')]", "real numbers"),
@@ -114,7 +109,7 @@ MISTAKES = {
     "no row held out": (fit(validation=0.01), "0.01 of 4 rows", "leaves none"),
     "validation X alone": (fit(validation=(X,)), "got 1 part", "(X, y)"),
     "validation of another width": (fit(validation=(X[:, :2], Y)), "(4, 2)", "(rows, 3)"),
-    "nan in validation": (fit(validation=(X, put(Y, 0, nan))), "nan at validation y[0]", "finite"),
+    "nan in validation": (fit(validation=(X, put(0, nan)(Y))), "nan at validation y[0]", "finite"),
     "a callback's class": (fit(callbacks=[EarlyStopping]), "EarlyStopping", "instance"),
     "a function for a callback": (fit(callbacks=[print]), "print", "a Callback"),
     "one callback, no list": (fit(callbacks=TimeLimit(1)), "TimeLimit", "a list of Callback"),

@@ -53,7 +53,14 @@ def problems(draw):
     return network, rng.standard_normal((rows, widths[0])), targets_for(loss, rng, rows, widths[-1]), options
 
 
-@pytest.mark.parametrize("backend", registry.variants())
+@pytest.mark.parametrize(
+    "backend",
+    # "specialized" compiles for each network, 12 s; test_specialized.py holds it to the reference.
+    [
+        pytest.param(n, marks=[pytest.mark.slow] * (v.specialize is not None))
+        for n, v in registry.variants().items()
+    ],
+)
 def test_a_training_of_any_shape_equals_the_references(backend):
     @FIXED
     @given(problems())

@@ -101,8 +101,15 @@ TRAININGS = [
 ]
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("which", range(len(TRAININGS)))
+@pytest.mark.parametrize(
+    ("which", "dtype"),
+    # Each compiles, 3 s: the dtypes take turns, and `-m slow` has the others.
+    [
+        pytest.param(which, dtype, marks=[pytest.mark.slow] * ((which + turn) % 2))
+        for which in range(len(TRAININGS))
+        for turn, dtype in enumerate(COMPILED_DTYPES)
+    ],
+)
 def test_a_program_for_one_network_equals_the_reference(which, dtype):
     network, optimizer, batch_size = TRAININGS[which]
     assert specialize(network, optimizer, batch_size, np.dtype(dtype)) is not None
@@ -126,7 +133,7 @@ def test_a_program_for_one_network_equals_the_reference(which, dtype):
     np.testing.assert_allclose(got.history["loss"], wanted.history["loss"], rtol=allowed, atol=allowed)
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 def test_any_number_of_threads_gives_the_same_bits(dtype):
     network, optimizer, rows = Network([4, 9, 3], "tanh", **CLASSES), Adam(0.01), 3001
     rng = np.random.default_rng(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from problems import COMPILED_DTYPES
@@ -12,9 +14,15 @@ from fastmlp.activations import HIDDEN
 from fastmlp.losses import LOSSES
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("name", TRAININGS)
-@pytest.mark.parametrize("backend", registry.variants())
+def cases():
+    """Every training on every backend in every dtype; but one that compiles for each takes them in turn."""
+    for backend, variant in registry.variants().items():
+        for (row, name), (turn, dtype) in itertools.product(enumerate(TRAININGS), enumerate(COMPILED_DTYPES)):
+            marks = [pytest.mark.slow] * (variant.specialize is not None and (row + turn) % 2)
+            yield pytest.param(backend, name, dtype, marks=marks)
+
+
+@pytest.mark.parametrize(("backend", "name", "dtype"), list(cases()))
 def test_a_training_ends_where_the_reference_does(backend, name, dtype):
     check(name, backend, dtype)
 

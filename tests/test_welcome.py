@@ -10,13 +10,13 @@ import pandas
 import pytest
 
 import fastmlp
-from fastmlp import SGD, Network, registry
+from fastmlp import SGD, Adam, Network, registry
 
 X = np.arange(12.0).reshape(4, 3) / 12
 Y = np.array([0.0, 1, 1, 0])
 
 
-def fit(backend, network=Network([3, 2, 1]), x=X, y=Y, **options):  # noqa: B008  # it is frozen
+def fit(backend, network=Network([3, 4, 1]), x=X, y=Y, **options):  # noqa: B008  # it is frozen
     return fastmlp.fit(network, x, y, **{"epochs": 1, "backend": backend, **options})
 
 
@@ -162,6 +162,6 @@ def test_one_buffer_may_serve_as_everything(backend):
 
 @pytest.mark.parametrize("backend", registry.backends())
 def test_one_class_is_learnt_like_any_other(backend):
-    network = Network([3, 2, 3], output="softmax", loss="cross_entropy")
-    model = fit(backend, network, y=[1, 1, 1, 1], epochs=50, optimizer=SGD(1.0))
+    network = Network([3, 4, 3], output="softmax", loss="cross_entropy")
+    model = fit(backend, network, y=[1, 1, 1, 1], epochs=50, optimizer=Adam(0.1))
     assert (model.predict(X).argmax(axis=1) == 1).all()

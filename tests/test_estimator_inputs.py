@@ -1,0 +1,92 @@
+"""What users pass to the estimators: data frames, sparse rows, layouts, dtypes and labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+from likeness import assert_same
+from pairs import BINARY, X, Y, each, make, pair, unconverged, y_for
+
+import fastmlp
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames_bring_their_names(name, library):
+    frames = pytest.importorskip(library)
+    frame = frames.DataFrame({f"c{i}": X[:, i] for i in range(X.shape[1])})
+    theirs, ours = (estimator.fit(frame, y_for(name)) for estimator in pair(name))
+    np.testing.assert_array_equal(ours.feature_names_in_, theirs.feature_names_in_)
+    np.testing.assert_allclose(ours.predict(frame), theirs.predict(frame), rtol=1e-10)
+    for estimator in (theirs, ours):
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            estimator.predict(X)
+        swapped = frame[[*frame.columns[::-1]]]
+        with pytest.raises(ValueError, match="feature names should match"):
+            estimator.predict(swapped)
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array])
+@pytest.mark.parametrize("options", [{"backend": "fused", "shuffle": False}, {"early_stopping": True}])
+def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options, monkeypatch):
+    from fastmlp.estimators import sparse_rows
+
+    monkeypatch.setattr(sparse_rows, "DENSE_BYTES", 1000)  # 31 rows: less than a batch
+    rows = np.where(np.abs(X) < 0.5, 0, X)
+    options = {"batch_size": 20, "solver": "sgd", **options}
+    dense = make(fastmlp, name, **options).fit(rows, y_for(name))
+    sparse = make(fastmlp, name, **options).fit(form(rows), y_for(name))
+    assert_same(sparse, dense, rows, 1e-12)
+    np.testing.assert_allclose(sparse.validation_loss_curve_, dense.validation_loss_curve_, rtol=1e-12)
+    np.testing.assert_allclose(sparse.predict(form(rows)), dense.predict(rows), rtol=1e-12)
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("layout", ["fortran", "strided", "integers", "read-only", "float32"])
+def test_any_layout_predicts_alike(name, layout):
+    estimator = make(fastmlp, name, backend="fused").fit(X, y_for(name))
+    rows = np.round(X)
+    wanted = estimator.predict(rows)
+    other = {
+        "fortran": np.asfortranarray(rows),
+        "strided": np.repeat(rows, 2, axis=0)[::2],
+        "integers": rows.astype(int),
+        "read-only": rows.copy(),
+        "float32": rows.astype(np.float32),
+    }[layout]
+    other.flags.writeable = layout != "read-only"
+    np.testing.assert_allclose(estimator.predict(other), wanted, rtol=1e-12)
+
+
+@unconverged
+@each
+def test_float32_stays_and_dtype_decides(name):
+    narrow = X.astype(np.float32)
+    for options, wanted in (({}, np.float32), ({"dtype": "float64"}, np.float64)):
+        estimator = make(fastmlp, name, **options).fit(narrow, y_for(name))
+        assert {array.dtype for array in (*estimator.coefs_, *estimator.intercepts_)} == {np.dtype(wanted)}
+        outputs = estimator.predict_proba(X) if name == "MLPClassifier" else estimator.predict(X)
+        assert outputs.dtype == wanted
+    assert make(fastmlp, name, dtype="float32").fit(X, y_for(name)).coefs_[0].dtype == np.float32
+    assert make(fastmlp, name, solver="lbfgs").fit(narrow, y_for(name)).coefs_[0].dtype == np.float32
+
+
+@unconverged
+def test_labels_come_back_as_they_went_in():
+    words = np.array(["setosa", "versicolor", "virginica"])[Y]
+    several = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
+    for y in (words, words[Y > 0], BINARY.astype(bool), np.zeros(120, int), several):
+        rows = X[Y > 0] if len(y) < 120 else X
+        theirs, ours = (estimator.fit(rows, y) for estimator in pair("MLPClassifier"))
+        got, wanted = ours.predict(rows), theirs.predict(rows)
+        np.testing.assert_array_equal(got, wanted)
+        assert got.dtype == wanted.dtype
+        np.testing.assert_allclose(ours.predict_log_proba(rows), theirs.predict_log_proba(rows), rtol=1e-9)
+        assert ours.score(rows, y) == theirs.score(rows, y)
+    sparse = make(fastmlp, "MLPClassifier").fit(X, scipy.sparse.csr_matrix(several))
+    assert scipy.sparse.issparse(sparse.predict(X))

@@ -1,0 +1,191 @@
+"""What the estimators say: printed lines, errors and warnings in scikit-learn's words and places."""
+
+from __future__ import annotations
+
+import re
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from pairs import BINARY, NAMES, TARGETS, X, Y, each, make, pair, unconverged, y_for
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+
+import fastmlp
+
+
+@unconverged
+@each
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"early_stopping": True, "max_iter": 50, "tol": 0.1, "n_iter_no_change": 3},
+        {"tol": 0.5, "n_iter_no_change": 2},
+        {"solver": "sgd", "learning_rate": "adaptive", "tol": 1.0, "n_iter_no_change": 1, "max_iter": 60},
+    ],
+)
+def test_verbose_prints_what_scikit_learn_prints(name, options, capsys):
+    printed = []
+    for estimator in pair(name, verbose=True, **options):
+        estimator.fit(X, y_for(name))
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1]
+    assert "Iteration 1, loss = " in printed[0]
+
+
+def call(method, *arguments, **options):
+    """A call of a method of an estimator, to be made of either package's."""
+    return lambda estimator: getattr(estimator, method)(*arguments, **options)
+
+
+def after_fit(method, *arguments, **options):
+    return lambda estimator: getattr(estimator.fit(X, BINARY), method)(*arguments, **options)
+
+
+def with_params(**params):
+    return lambda estimator: estimator.set_params(**params).fit(X, BINARY)
+
+
+NAN = X.copy()
+NAN[3, 1] = np.nan
+
+REFUSALS = {
+    "one dimension": call("fit", X[0], BINARY),
+    "lengths": call("fit", X, BINARY[:5]),
+    "columns": after_fit("predict", X[:, :2]),
+    "predict nan": after_fit("predict", NAN),
+    "predict one row flat": after_fit("predict", X[0]),
+    "predict nothing": after_fit("predict", X[:0]),
+    "not fitted": call("predict", X),
+    "hidden sizes": with_params(hidden_layer_sizes=(3, 0)),
+    "solver": with_params(solver="newton"),
+    "alpha": with_params(alpha=-1),
+    "learning rate": with_params(learning_rate_init=0.0),
+    "batch size": with_params(batch_size=0),
+    "max_iter": with_params(max_iter=0),
+    "momentum": with_params(momentum=1.5),
+    "shuffle": with_params(shuffle="yes"),
+    "betas": with_params(beta_1=1.0),
+    "n_iter_no_change": with_params(n_iter_no_change=-1),
+    "early stopping in partial_fit": lambda e: e.set_params(early_stopping=True).fit(X, Y).partial_fit(X, Y),
+    "validation too small": lambda e: e.set_params(early_stopping=True, validation_fraction=0.001).fit(X, Y),
+    "diverged": lambda e: e.set_params(
+        solver="sgd", learning_rate_init=1e100, activation="identity", alpha=1e9
+    ).fit(1e100 * X, 1.0 * BINARY),
+}
+
+CLASSIFIERS = {
+    "partial_fit with lbfgs": lambda e: e.set_params(solver="lbfgs").partial_fit,
+    "first partial_fit": call("partial_fit", X, Y),
+    "other classes": lambda e: e.partial_fit(X, Y, classes=[0, 1, 2]).partial_fit(X, Y, classes=[0, 1]),
+    "unknown class": lambda e: e.partial_fit(X, BINARY, classes=[0, 1]).partial_fit(X, Y),
+    "continuous y": call("fit", X, TARGETS),
+    "warm start, other classes": lambda e: e.set_params(warm_start=True).fit(X, Y).fit(X, BINARY),
+    "stratified split": lambda e: e.set_params(early_stopping=True).fit(X, np.arange(120) == 3),
+}
+REGRESSORS = {"loss": with_params(loss="cubed")}
+
+ALL_REFUSALS = [
+    *((name, what, act) for name in NAMES for what, act in REFUSALS.items()),
+    *(("MLPClassifier", what, act) for what, act in CLASSIFIERS.items()),
+    *(("MLPRegressor", what, act) for what, act in REGRESSORS.items()),
+]
+
+
+@unconverged
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(("name", "what", "act"), ALL_REFUSALS)
+def test_errors_have_scikit_learns_words(name, what, act):
+    raised = []
+    for estimator in pair(name):
+        with pytest.raises((ValueError, TypeError, AttributeError, NotFittedError)) as caught:
+            act(estimator)
+        raised.append((type(caught.value), squeezed(caught.value)))
+    if what in ("solver", "loss"):  # ours list more choices
+        raised = [(kind, re.sub("must be.*Got", "must be ... Got", words)) for kind, words in raised]
+    assert raised[0] == raised[1]
+
+
+def squeezed(error):
+    return " ".join(str(error).split())
+
+
+@each
+@pytest.mark.parametrize(
+    ("options", "y"),
+    [
+        ({}, None),
+        ({"solver": "lbfgs", "max_iter": 2}, None),
+        ({"batch_size": 1000, "max_iter": 1000, "tol": 1.0}, None),
+        ({"max_iter": 1000, "tol": 1.0}, "column"),
+    ],
+)
+def test_warnings_have_scikit_learns_words(name, options, y):
+    seen = []
+    for estimator in pair(name, **options):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            estimator.fit(X, y_for(name)[:, None] if y else y_for(name))
+        seen.append([(w.category, squeezed(w.message)) for w in caught])
+    assert seen[0] == seen[1]
+    assert seen[0]
+
+
+@each
+def test_an_interrupt_leaves_a_fitted_estimator(name):
+    class Interrupting(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            if run.epoch == 3:
+                raise KeyboardInterrupt
+
+    estimator = make(fastmlp, name, callbacks=[Interrupting()])
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        estimator.fit(X, y_for(name))
+    assert estimator.n_iter_ == 3
+    assert len(estimator.predict(X)) == 120
+
+
+def test_an_error_after_an_interrupt_is_not_swallowed_with_it():
+    class Failing(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            signal.raise_signal(signal.SIGINT)
+            raise OSError("a full disk")
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        make(fastmlp, "MLPClassifier", callbacks=[Failing()]).fit(X, Y)
+    assert isinstance(caught.value.__context__, OSError)
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"batch_size": 1000}])
+def test_warnings_point_at_the_caller(options):
+    with pytest.warns((ConvergenceWarning, UserWarning)) as caught:
+        make(fastmlp, "MLPClassifier", **options).fit(X, Y)
+    assert {warning.filename for warning in caught} == {__file__}
+
+
+@pytest.mark.parametrize(
+    ("options", "category"),
+    [
+        ({}, ConvergenceWarning),
+        ({"solver": "lbfgs"}, ConvergenceWarning),
+        ({"batch_size": 1000}, UserWarning),
+    ],
+)
+def test_a_filter_of_scikit_learns_module_holds(options, category):
+    estimators = pair("MLPClassifier", **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", category=category, module="sklearn"
+        )  # as in scikit-learn's examples
+        for estimator in estimators:
+            estimator.fit(X, Y)
+    counts = []
+    for estimator in estimators:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("default")  # once for each place
+            for _ in range(3):
+                estimator.fit(X, Y)
+        counts.append(len(caught))
+    assert counts[0] == counts[1] > 0
