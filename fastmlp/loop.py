@@ -323,7 +323,8 @@ class Batches:
     def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
         """Go on from a `position`."""
         self._first = step // self.per_epoch
-        self._orders = order.reshape(-1, self.rows)
+        # A copy: a file's arrays are read-only, for which a compiled backend would compile anew.
+        self._orders = order.reshape(-1, self.rows).copy()
         if self._draws is not None:
             self._draws.state = order_state
 

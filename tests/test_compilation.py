@@ -72,6 +72,30 @@ def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
     assert compiled == []
 
 
+class AfterOneStep(fastmlp.Callback):
+    def on_chunk_end(self, run):
+        run.stop("one step")
+
+
+@pytest.mark.parametrize("backend", [n for n, v in registry.variants().items() if v.specialize is None])
+def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, monkeypatch):
+    """Arrays of a checkpoint, and models that joblib maps into memory, are read-only."""
+    monkeypatch.setattr("fastmlp.loop.MAX_CHUNK_STEPS", 1)
+    X = np.random.default_rng(0).standard_normal((9, 3))
+
+    def fit(**options):
+        given = {"epochs": 2, "batch_size": 4, "seed": 0, "backend": backend, "validation": (X, X[:, 0])}
+        return fastmlp.fit(fastmlp.Network([3, 1]), X, X[:, 0], **given, **options)
+
+    fit().predict(X)
+    fit(callbacks=[fastmlp.Checkpoint(tmp_path / "c", 99), AfterOneStep()])
+    with compilations() as compiled:
+        model = fit(resume=tmp_path / "c")
+        model.parameters.flags.writeable = False
+        model.predict(X)
+    assert compiled == []
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize("backend", registry.variants())

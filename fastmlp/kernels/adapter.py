@@ -50,7 +50,7 @@ def compiled_backend(variant: Variant) -> Backend:
             memory = idle.pop()
         except IndexError:
             memory = prediction_memory(network, block, dtype)
-        program.predict(parameters, layers, no_dropout, writable(inputs), memory, block, out)
+        program.predict(writable(parameters), layers, no_dropout, writable(inputs), memory, block, out)
         idle.append(memory)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
@@ -60,7 +60,7 @@ def compiled_backend(variant: Variant) -> Backend:
         work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        return float(program.evaluate(shape, parameters, *rows, total, work))
+        return float(program.evaluate(shape, writable(parameters), *rows, total, work))
 
     def gradient(
         network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
