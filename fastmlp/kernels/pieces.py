@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import binding
+import numpy as np
+from llvmlite import binding, ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.caching import CompileResultCacheImpl
@@ -30,8 +32,8 @@ INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 PREFIX = "fastmlp:"
 SYMBOL = re.compile(rf'declare [^\n]*@"({PREFIX}[^"]+)"')
 
-_dispatchers: dict[str, Any] = {}
-"""Pieces by qualified name."""
+_makers: dict[str, Callable[[tuple[Any, ...]], int]] = {}
+"""By qualified name: what compiles or loads a piece for some argument types, and returns its address."""
 
 _ready: dict[str, tuple[str, tuple[Any, ...]]] = {}
 """By symbol: the qualified name and the argument types of what the process has loaded."""
@@ -40,7 +42,13 @@ _ready: dict[str, tuple[str, tuple[Any, ...]]] = {}
 def piece(compiled: Any) -> Any:
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function."""
     name = compiled.py_func.__qualname__
-    _dispatchers[name] = compiled
+
+    def make(arguments):
+        compiled.compile(arguments)
+        made = compiled.overloads[arguments]
+        return made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
+
+    _makers[name] = make
 
     def call(typing_context, *given):
         folded = compiled._compiler.fold_argument_types(given, {})[1]  # what *others takes becomes one
@@ -73,6 +81,28 @@ def apart(function: Any) -> Any:
     return piece(kept(njit(_nrt=False, **OPTIONS, **INNER)(function)))
 
 
+def emitted(name: str, emit: Callable[[ir.Module, Any], ir.Function]) -> Callable[[Any], str]:
+    """Make a piece of code that is written in LLVM's language: return what gives its symbol for a dtype.
+
+    emit : emit(module, dtype) defines the function in the module and returns it
+    """
+
+    @intrinsic
+    def address(typing_context, like):
+        def place(context, builder, signature, values):
+            return builder.ptrtoint(emit(builder.module, like), ir.IntType(64))
+
+        return types.int64(like), place
+
+    def carry(like):
+        return address(like)
+
+    name = carry.__qualname__ = f"{name}.{sources()}"
+    carrier = kept(njit(_nrt=False, **OPTIONS)(carry))
+    _makers[name] = lambda arguments: carrier(np.dtype(str(arguments[0])).type(0))
+    return lambda dtype: _make_ready(name, (dtype,))
+
+
 def kept(compiled: Any) -> Any:
     """As `kept_on_disk`, for functions that may call pieces."""
     return kept_on_disk(compiled, WithPieces)
@@ -82,10 +112,7 @@ def _make_ready(name: str, arguments: tuple[Any, ...]) -> str:
     """Compile or load a piece for some argument types; return the symbol that code finds it by."""
     symbol = f"{PREFIX}{name}({', '.join(map(str, arguments))})"
     if symbol not in _ready:
-        compiled = _dispatchers[name]
-        compiled.compile(arguments)
-        made = compiled.overloads[arguments]
-        binding.add_symbol(symbol, made.library.get_pointer_to_function(made.fndesc.llvm_func_name))
+        binding.add_symbol(symbol, _makers[name](arguments))
         _ready[symbol] = name, arguments
     return symbol
 

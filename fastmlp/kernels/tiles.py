@@ -12,8 +12,10 @@ depend on how rows and columns are cut, to the last bit.
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
 
+from fastmlp.kernels.pieces import emitted
 from fastmlp.kernels.vectors import (
     INT,
     ITEMSIZE,
@@ -72,9 +74,9 @@ def multiples(build, stride, count):
     return found
 
 
-def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
-    """The function of a stack of tiles of one shape."""
-    name = f"tile_{kind}_{dtype}_{machine.vector_bytes}_{rows}x{vectors}{'_masked' if masked else ''}"
+def arguments_of(dtype):
+    """What a stack of tiles is given: pairs of a name and a type."""
+    pointers = "a", "order", "b", "start", "c"
     integers = (
         "count",
         "columns",
@@ -87,15 +89,15 @@ def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
         "c_row",
         "finish",
     )
-    pointers = "a", "order", "b", "start", "c"
-    scalar = Vectors.scalar_type(dtype)
-    function, empty = define(
-        module,
-        name,
-        [(label, POINTER) for label in pointers]
-        + [(label, INT) for label in integers]
-        + [("alpha", scalar), ("beta", scalar)],
-    )
+    scalars = "alpha", "beta"
+    kinds = (pointers, POINTER), (integers, INT), (scalars, Vectors.scalar_type(dtype))
+    return [(name, kind) for names, kind in kinds for name in names]
+
+
+def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
+    """The function of a stack of tiles of one shape."""
+    name = f"tile_{kind}_{dtype}_{machine.vector_bytes}_{rows}x{vectors}{'_masked' if masked else ''}"
+    function, empty = define(module, name, arguments_of(dtype))
     if not empty:
         return function
     a, order, b, start, c, *integers, alpha, beta = function.args
@@ -240,11 +242,8 @@ def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
 
 def emit_choice(module, machine, dtype, kind):
     """The function that takes a tile of any size to the code of its shape."""
-    arguments = list(emit_tile(module, machine, dtype, kind, 1, 1, True).args)
     name = f"tile_{kind}_{dtype}_{machine.vector_bytes}"
-    function, empty = define(module, name, [("rows", INT)] + [(x.name, x.type) for x in arguments])
-    if not empty:
-        return function
+    function, _ = define(module, name, [("rows", INT), *arguments_of(dtype)])
     build = ir.IRBuilder(function.append_basic_block("entry"))
     rows, *passed = function.args
     columns = next(x for x in passed if x.name == "columns")
@@ -296,6 +295,10 @@ def tile_intrinsic(machine, kind):
     Raw pointers: nothing is checked, nothing is counted, and the arrays are used as flat memory.
     """
 
+    piece = emitted(
+        f"tile_{kind}_{machine.vector_bytes}", lambda module, dtype: emit_choice(module, machine, dtype, kind)
+    )
+
     @intrinsic
     def tile(
         typing_context, count, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known,
@@ -303,6 +306,7 @@ def tile_intrinsic(machine, kind):
     ):  # fmt: skip
         dtype = a.dtype
         integer = types.intp
+        symbol = piece(dtype)
 
         def emit(context, build, signature, arguments):
             kinds = signature.args
@@ -311,7 +315,10 @@ def tile_intrinsic(machine, kind):
             size = lambda i: build.mul(arguments[i], INT(ITEMSIZE[dtype]))
             pointers = [at(4), at(8), at(11), at(14), at(17)]
             strides = [size(6), size(7), size(13), size(16), size(19)]
-            function = emit_choice(build.module, machine, dtype, kind)
+            taken = [INT, *(kind for _, kind in arguments_of(dtype))]
+            function = cgutils.get_or_insert_function(
+                build.module, ir.FunctionType(ir.VoidType(), taken), symbol
+            )
             build.call(
                 function, [rows, *pointers, count, columns, depth, arguments[10], *strides, *arguments[20:]]
             )
