@@ -20,7 +20,7 @@ LEVELS = (
     ("network", "optimizers"),
     ("kernels.subnormals", "layout", "state"),
     ("backend", "kernels.cache", "kernels.residuals", "kernels.sources", "kernels.variant"),
-    ("kernels.pieces",),
+    ("kernels.pieces", "kernels.views"),
     ("reference", "kernels.program", "kernels.vectors"),
     (
         "kernels.buffers",

@@ -17,6 +17,7 @@ import numpy as np
 
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.variant import inlined
+from fastmlp.kernels.views import matrix, rows_of, vector
 
 SGD, RMSPROP, ADAM = range(3)
 """The codes of the optimisers' slots; AdamW is ADAM with a decay."""
@@ -116,22 +117,19 @@ class Team(NamedTuple):
 @inlined
 def layer_weights(shape, layer, flat):
     """Return the weights' part of a flat vector as (n_in, n_out)."""
-    place = flat[shape.weights[layer] : shape.biases[layer]]
-    return place.reshape(shape.sizes[layer], shape.sizes[layer + 1])
+    return matrix(flat, shape.weights[layer], shape.sizes[layer], shape.sizes[layer + 1])
 
 
 @inlined
 def layer_biases(shape, layer, flat):
     """Return the biases' part of a flat vector, (n_out,)."""
-    return flat[shape.biases[layer] : shape.ends[layer]]
+    return vector(flat, shape.biases[layer], shape.sizes[layer + 1])
 
 
 @inlined
 def layer_units(shape, layer, rows, flat):
     """Return a layer's part of a workspace buffer as (rows, units)."""
-    start = shape.units[layer] * rows
-    stop = start + shape.sizes[layer + 1] * rows
-    return flat[start:stop].reshape(rows, shape.sizes[layer + 1])
+    return matrix(flat, shape.units[layer] * rows, rows, shape.sizes[layer + 1])
 
 
 @inlined
@@ -218,14 +216,19 @@ def update(shape, rule, parameters, gradients, moments, step, rate, bias_rate):
         clip(rule.clip_norm, gradients)
     for layer in range(len(shape.activations)):
         weights, biases, end = shape.weights[layer], shape.biases[layer], shape.ends[layer]
-        update_part(rule, parameters, moments, step, rate, weights, gradients[weights:biases])
-        update_part(rule, parameters, moments, step, bias_rate, biases, gradients[biases:end])
+        of_weights, of_biases = (
+            vector(gradients, weights, biases - weights),
+            vector(gradients, biases, end - biases),
+        )
+        update_part(rule, parameters, moments, step, rate, weights, of_weights)
+        update_part(rule, parameters, moments, step, bias_rate, biases, of_biases)
 
 
 def update_part(rule, parameters, moments, step, rate, start, g):
     """Apply the gradient g (n,) to the n parameters that begin at `start`."""
-    stop = start + len(g)
-    p, first, second = parameters[start:stop], moments[0, start:stop], moments[1, start:stop]
+    n = len(g)
+    p, first = vector(parameters, start, n), vector(moments, start, n)
+    second = vector(moments, moments.shape[1] + start, n)
     if rule.code == SGD:
         sgd(rate, rule.momentum, rule.nesterov, g, p, first)
     elif rule.code == RMSPROP:
@@ -249,9 +252,8 @@ def train_chunk(
     for s in range(len(starts)):
         visited = order[starts[s] : stops[s]]
         rows = len(visited)
-        x = work.inputs[: rows * n_in].reshape(rows, n_in)
-        y = work.targets[: rows * n_out].reshape(rows, n_out)
-        w = work.weights[:rows]
+        x, y = matrix(work.inputs, 0, rows, n_in), matrix(work.targets, 0, rows, n_out)
+        w = vector(work.weights, 0, rows)
         gather(inputs, visited, x)
         gather(targets, visited, y)
         for i in range(rows):
@@ -271,24 +273,24 @@ def predict(parameters, layers, no_dropout, inputs, memory, block, out):
     no_dropout : (layers,) float64, zeros
     memory : floating, `buffers.prediction_length`
     """
-    count = len(no_dropout)
+    count, n = len(no_dropout), layers.shape[1]
     shape = Shape(
-        layers[0], layers[1, :count], layers[2, :count], layers[3, :count], layers[4, :count],
-        layers[5, :count], no_dropout, 0, 0.0, 1.0, 1.0, False, 0.0, 0.0,
+        vector(layers, 0, n), vector(layers, n, count), vector(layers, 2 * n, count),
+        vector(layers, 3 * n, count), vector(layers, 4 * n, count), vector(layers, 5 * n, count),
+        no_dropout, 0, 0.0, 1.0, 1.0, False, 0.0, 0.0,
     )  # fmt: skip
     units = block * (shape.units[count - 1] + shape.sizes[count])
-    none = memory[:0]
-    scratch = memory[2 * units :]
+    none, nowhere = vector(memory, 0, 0), matrix(memory, 0, 1, 0)
     work = Workspace(
-        none, none, none, no_dropout[:0], memory[:units], memory[units : 2 * units], none, none,
-        scratch.reshape(1, len(scratch)), none.reshape(1, 0), none.reshape(1, 0),
+        none, none, none, vector(no_dropout, 0, 0), vector(memory, 0, units), vector(memory, units, units),
+        none, none, matrix(memory, 2 * units, 1, len(memory) - 2 * units), nowhere, nowhere,
     )  # fmt: skip
     key, step = np.int64(0), np.int64(0)
     for start in range(0, len(inputs), block):
-        rows = inputs[start : min(start + block, len(inputs))]
+        rows = rows_of(inputs, start, min(start + block, len(inputs)))
         forward(shape, parameters, rows, key, step, work)
         z = layer_units(shape, count - 1, len(rows), work.logits)
-        activate(shape.activations[count - 1], z, out[start : start + len(rows)])
+        activate(shape.activations[count - 1], z, rows_of(out, start, start + len(rows)))
 
 
 def evaluate(shape, parameters, inputs, targets, weights, total, work):
@@ -300,11 +302,11 @@ def evaluate(shape, parameters, inputs, targets, weights, total, work):
     loss = 0.0
     for start in range(0, len(inputs), block):
         stop = min(start + block, len(inputs))
-        forward(shape, parameters, inputs[start:stop], key, step, work)
+        forward(shape, parameters, rows_of(inputs, start, stop), key, step, work)
         z = layer_units(shape, last, stop - start, work.logits)
         delta = layer_units(shape, last, stop - start, work.deltas)
         loss += output_loss(
             shape.activations[last], shape.loss, shape.loss_parameter, share,
-            z, targets[start:stop], weights[start:stop], work.scratch[0], delta,
+            z, rows_of(targets, start, stop), vector(weights, start, stop - start), work.scratch[0], delta,
         )  # fmt: skip
     return loss / shape.value_divisor

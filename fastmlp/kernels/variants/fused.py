@@ -35,6 +35,7 @@ from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
 from fastmlp.kernels.variant import Variant, Work, inlined
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.vectors import prefetch
+from fastmlp.kernels.views import matrix, rows_of, vector
 from fastmlp.kernels.workers import wait
 
 LOSS_ROWS = 16
@@ -71,19 +72,27 @@ def rows_forward(shape, parameters, inputs, visited, rows, first, last, key, ste
         a = layer_units(shape, layer, rows, work.activations)
         out = a if relu else z
         source = layer_source(shape, layer, rows, inputs, work)
-        place = visited if layer == 0 else visited[:0]
+        place = visited if layer == 0 else vector(visited, 0, 0)
         affine_rows(source, place, w, b, out, first, last, relu, scratch)
         if hidden and not relu:
-            activate(shape.activations[layer], z[first:last], a[first:last])
+            activate(shape.activations[layer], rows_of(z, first, last), rows_of(a, first, last))
         if hidden and shape.dropout[layer] > 0:
             kept = layer_units(shape, layer, rows, work.dropped)
-            drop(key, step, layer, first, shape.dropout[layer], a[first:last], kept[first:last])
+            drop(
+                key,
+                step,
+                layer,
+                first,
+                shape.dropout[layer],
+                rows_of(a, first, last),
+                rows_of(kept, first, last),
+            )
 
 
 def forward(shape, parameters, inputs, key, step, work):
     """As the template: fill the workspace over all rows of the inputs."""
     rows = len(inputs)
-    no_order = shape.sizes[:0]
+    no_order = vector(shape.sizes, 0, 0)
     rows_forward(
         shape, parameters, inputs, no_order, rows, rows - rows, rows, key, step, work, work.scratch[0]
     )  # fmt: skip
@@ -107,15 +116,16 @@ def rows_loss(shape, targets, weights, visited, first, last, share, work, scratc
     z = layer_units(shape, output, len(visited), work.logits)
     delta = layer_units(shape, output, len(visited), work.deltas)
     n_out = targets.shape[1]
-    y = work.targets[: len(visited) * n_out].reshape(len(visited), n_out)
+    y = matrix(work.targets, 0, len(visited), n_out)
     for start in range(first, last, LOSS_ROWS):
         stop = min(start + LOSS_ROWS, last)
-        gather(targets, visited[start:stop], y[start:stop])
+        gather(targets, vector(visited, start, stop - start), rows_of(y, start, stop))
         for i in range(start, stop):
             work.weights[i] = weights[visited[i]]
         work.losses[start // LOSS_ROWS] = output_loss(
             shape.activations[output], shape.loss, shape.loss_parameter, share,
-            z[start:stop], y[start:stop], work.weights[start:stop], scratch, delta[start:stop],
+            rows_of(z, start, stop), rows_of(y, start, stop), vector(work.weights, start, stop - start),
+            scratch, rows_of(delta, start, stop),
         )  # fmt: skip
 
 
@@ -131,9 +141,22 @@ def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch
         relu = shape.activations[layer - 1] == RELU
         input_gradient_rows(delta, w, a, below, first, last, relu, scratch)
         if not relu:
-            activate_gradient(shape.activations[layer - 1], z[first:last], a[first:last], below[first:last])
+            activate_gradient(
+                shape.activations[layer - 1],
+                rows_of(z, first, last),
+                rows_of(a, first, last),
+                rows_of(below, first, last),
+            )
         if shape.dropout[layer - 1] > 0:
-            drop(key, step, layer - 1, first, shape.dropout[layer - 1], below[first:last], below[first:last])
+            drop(
+                key,
+                step,
+                layer - 1,
+                first,
+                shape.dropout[layer - 1],
+                rows_of(below, first, last),
+                rows_of(below, first, last),
+            )
 
 
 @inlined
@@ -151,22 +174,22 @@ def weights_step(
         w, dw = layer_weights(shape, layer, parameters), layer_weights(shape, layer, gradients)
         n_in, n_out = w.shape
         first, last = own_share(n_in, team, SLICE_ROWS)
-        place = visited if layer == 0 else visited[:0]
+        place = visited if layer == 0 else vector(visited, 0, 0)
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
         slice_rows = work.slices.shape[1] // n_out // SLICE_ROWS * SLICE_ROWS
-        hot = work.slices[team.worker, : slice_rows * n_out].reshape(slice_rows, n_out)
+        hot = matrix(work.slices, team.worker * work.slices.shape[1], slice_rows, n_out)
         for start in range(first, last, last - first if plain else slice_rows):
             stop = last if plain else min(start + slice_rows, last)
-            g = dw[start:stop] if clipped else hot[: stop - start]
-            g = w[start:stop] if plain else g
+            g = rows_of(dw, start, stop) if clipped else rows_of(hot, 0, stop - start)
+            g = rows_of(w, start, stop) if plain else g
             weight_gradient_rows(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
             if plain:
                 continue
             if l1 > 0 or l2 > 0:
-                penalty_gradient(l1, l2, w[start:stop], g)
+                penalty_gradient(l1, l2, rows_of(w, start, stop), g)
             if not clipped:
                 at = shape.weights[layer] + start * n_out
-                update_part(rule, parameters, moments, step, rate, at, g.reshape(-1))
+                update_part(rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
         if team.worker == layer % team.workers:
             db = layer_biases(shape, layer, gradients)
             bias_gradient(delta, db)
@@ -195,7 +218,7 @@ def train_fused(
         l1, l2 = shape.l1 * penalty_share(shape, totals[s]), shape.l2 * penalty_share(shape, totals[s])
         for start in range(first, last, block):
             stop = min(start + block, last)
-            fetch_targets(targets, weights, visited[start:stop])
+            fetch_targets(targets, weights, vector(visited, start, stop - start))
             rows_forward(shape, parameters, inputs, visited, rows, start, stop, key, step + s, work, scratch)
             rows_loss(shape, targets, weights, visited, start, stop, share, work, scratch)
             rows_backward(shape, parameters, rows, start, stop, key, step + s, work, scratch)
