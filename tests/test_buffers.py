@@ -44,7 +44,7 @@ def test_results_do_not_depend_on_what_fresh_memory_holds(monkeypatch, backend, 
     cases = [(hidden, dropout) for hidden in TOGETHER for dropout in (0.0, 0.4)]
     clean = [everything(backend, dtype, *case) for case in cases]
     # patched only now: whatever compiles has compiled, and machine code allocates by itself
-    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, -77, dtype))
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.zeros(shape, dtype) - np.array(77, dtype))
     for case, wanted in zip(cases, clean, strict=True):
         got = everything(backend, dtype, *case)
         for one, other in zip(got, wanted, strict=True):

@@ -51,15 +51,19 @@ def run(cache, *arguments, **environment):
     return finish(start(cache, *arguments, **environment))
 
 
+def programs(cache):
+    """The files of programs; those of the pieces that they call lie beside them."""
+    return sorted(cache.rglob("*train_chunk*.bin"))
+
+
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
-    """A cache with one program in it: its directory, its files, and what the training printed."""
+    """A cache with one program in it: its directory, the program's file, and what the training printed."""
     cache = tmp_path_factory.mktemp("cache")
     losses, (line,) = run(cache)
     assert "later runs load it from the disk cache" in line
-    files = sorted(cache.rglob("*.bin"))
-    assert len(files) == 1
-    return cache, files[0], losses
+    (file,) = programs(cache)
+    return cache, file, losses
 
 
 def test_the_second_process_loads(filled):
@@ -78,15 +82,27 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_a_damaged_file_is_compiled_anew_and_replaced(filled, kind):
-    cache, file, losses = filled
-    sound = file.read_bytes()
-    file.write_bytes(DAMAGE[kind](sound))
+@pytest.mark.parametrize("what", ["train_chunk", "affine"])
+def test_a_damaged_file_is_compiled_anew_and_replaced(filled, kind, what):
+    cache, program, losses = filled
+    (file,) = cache.rglob(f"*{what}*.bin")
+    damaged = DAMAGE[kind](file.read_bytes())
+    file.write_bytes(damaged)
     got, said = run(cache)
     assert got == losses
-    assert len(said) == 1
-    assert "compiling" in said[0]
+    assert ["compiling" in line for line in said] == [True] * (file == program)
+    assert file.read_bytes() != damaged
     assert run(cache) == (losses, []), "the damaged file was not replaced"
+
+
+def test_pieces_that_are_lost_are_compiled_anew(filled):
+    cache, program, losses = filled
+    lost = [file for file in cache.rglob("*.bin") if file != program]
+    assert lost
+    for file in lost:
+        file.unlink()
+    assert run(cache) == (losses, [])
+    assert all(file.exists() for file in lost)
 
 
 def test_a_file_that_others_can_write_is_not_loaded(filled):
@@ -177,18 +193,18 @@ def test_eight_cold_processes_at_once(tmp_path, told):
     assert len(set(first[::2])) == len(set(first[1::2])) == 1
     for kind, losses in zip(("float32", "float64"), first[:2], strict=True):
         assert run(tmp_path, kind) == (losses, [])
-    assert len(list(tmp_path.rglob("*.bin"))) == 2
+    assert len(programs(tmp_path)) == 2
     assert list(tmp_path.rglob("*.tmp")) == []
     told("8 cold processes at once, 2 programs, nothing lost")
 
 
 def test_bounds_checking_has_programs_of_its_own(filled):
     cache, _, losses = filled
-    before = len(list(Path(cache).rglob("*.bin")))
+    before = len(programs(cache))
     got, said = run(cache, NUMBA_BOUNDSCHECK="1")
     assert got == losses
     assert len(said) == 1
-    assert len(list(Path(cache).rglob("*.bin"))) == before + 1
+    assert len(programs(cache)) == before + 1
 
 
 def test_without_the_compiler_there_is_one_line_and_the_reference(tmp_path):

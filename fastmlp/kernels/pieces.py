@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import njit, types
+from numba import config, njit, types
 from numba.core import cgutils
 from numba.core.caching import CompileResultCacheImpl
 from numba.extending import intrinsic
@@ -41,6 +41,8 @@ _ready: dict[str, tuple[str, tuple[Any, ...]]] = {}
 
 def piece(compiled: Any) -> Any:
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function."""
+    if config.DISABLE_JIT:
+        return compiled
     name = compiled.py_func.__qualname__
 
     def make(arguments):
@@ -105,7 +107,7 @@ def emitted(name: str, emit: Callable[[ir.Module, Any], ir.Function]) -> Callabl
 
 def kept(compiled: Any) -> Any:
     """As `kept_on_disk`, for functions that may call pieces."""
-    return kept_on_disk(compiled, WithPieces)
+    return compiled if config.DISABLE_JIT else kept_on_disk(compiled, WithPieces)
 
 
 def _make_ready(name: str, arguments: tuple[Any, ...]) -> str:
