@@ -5,15 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from itertools import cycle, product
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba.core import event
+from numpy.typing import NDArray
 
+from fastmlp.activations import HIDDEN
 from fastmlp.backend import Data
+from fastmlp.kernels.tiles import compile_tiles
+from fastmlp.layout import parameter_count
+from fastmlp.losses import OUTPUTS_OF
 from fastmlp.network import Network
+from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.registry import get, variants
 from fastmlp.trainer import fit
+
+ROWS = 32
+"""Of the batches that are trained: enough for every kind of product."""
 
 
 class Ready(NamedTuple):
@@ -55,16 +65,56 @@ def compile_ahead(backends: Iterable[str], dtypes: Iterable[str]) -> Iterator[Re
 
 
 def _uses(backend: str, dtype: str) -> list[tuple[str, Callable[[], object]]]:
-    """Return each use of a backend with a call that makes it, as `fit` and `Model.predict` make it."""
-    network = Network([2, 3, 1])
-    data = Data(np.ones((4, 2), dtype), np.ones((4, 1), dtype), np.ones(4, dtype))
-    train = partial(
-        fit, network, data.inputs, data.targets, backend=backend, dtype=dtype, threads=1, progress=False
-    )
-    start = train(epochs=0)
+    """Return each use of a backend with a call that makes it of every kind of network."""
     uses: list[tuple[str, Callable[[], object]]] = [
-        ("training", partial(train, epochs=1)),
-        ("prediction", partial(start.predict, data.inputs)),
-        ("validation", partial(get(backend).evaluate, network, start.parameters, data)),
+        ("training", partial(_train, backend, dtype)),
+        ("prediction", partial(_predict, backend, dtype)),
+        ("validation", partial(_evaluate, backend, dtype)),
     ]
     return uses[1:] if variants()[backend].specialize is not None else uses
+
+
+def _networks() -> Iterator[tuple[Network, Optimizer]]:
+    """Yield networks and optimisers that take together all there is: what none of them calls is not compiled.
+
+    Outputs are few or many, and hidden layers wide enough for few, where kernels differ.
+    """
+    hidden = cycle(HIDDEN)
+    optimizers = cycle((SGD(0.1, momentum=0.9), RMSprop(), Adam(clip_norm=1.0)))
+    for loss, outputs in OUTPUTS_OF.items():
+        for output, units in product(outputs, (1, 2, 100)):
+            if output != "softmax" or units > 1:
+                layers, chosen = (3, 32, 32, units), (next(hidden), next(hidden))
+                network = Network(layers, chosen, output, loss, dropout=0.1, l1=0.1, l2=0.1)
+                yield network, next(optimizers)
+
+
+def _rows(network: Network, dtype: str) -> Data:
+    targets = np.ones((ROWS, network.sizes[-1]), dtype) / network.sizes[-1]
+    return Data(np.ones((ROWS, network.sizes[0]), dtype), targets, np.ones(ROWS, dtype))
+
+
+def _train(backend: str, dtype: str) -> None:
+    compile_tiles(dtype)
+    for network, optimizer in _networks():
+        rows = _rows(network, dtype)
+        fit(
+            network, rows.inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
+            backend=backend, dtype=dtype, threads=1, progress=False,
+        )  # fmt: skip
+
+
+def _predict(backend: str, dtype: str) -> None:
+    compile_tiles(dtype)
+    for network, _ in _networks():
+        out = np.empty((ROWS, network.sizes[-1]), dtype)
+        get(backend).predict(network, _zeros(network, dtype), _rows(network, dtype).inputs, out)
+
+
+def _evaluate(backend: str, dtype: str) -> None:
+    for network, _ in _networks():
+        get(backend).evaluate(network, _zeros(network, dtype), _rows(network, dtype))
+
+
+def _zeros(network: Network, dtype: str) -> NDArray[Any]:
+    return np.zeros(parameter_count(network.sizes), dtype)

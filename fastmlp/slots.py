@@ -218,7 +218,7 @@ def _loss_case(
     network: Network, z: Array, targets: Array, weights: Array, scratch: Array, expected: tuple[float, Array]
 ) -> Case:
     total = float(weights.sum()) * network.divisor
-    numbers = ACTIVATIONS.index(network.output), LOSSES.index(network.loss), network.loss_parameter, 1 / total
+    numbers = LOSSES.index(network.loss), ACTIVATIONS.index(network.output), network.loss_parameter, 1 / total
     outputs = np.abs(reference.activate(network.output, _wide(z)))
     # Outputs, residuals and their products, each with some ulp of its own size squared.
     size = (1 + np.abs(z).max() + outputs.max()) ** 2

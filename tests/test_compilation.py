@@ -15,6 +15,7 @@ from problems import COMPILED_DTYPES, PAIRS, targets_for
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, RMSprop, registry
+from fastmlp.ahead import compile_ahead
 from fastmlp.backend import Chunk, Data
 from fastmlp.layout import parameter_count
 from fastmlp.state import initial_state
@@ -55,7 +56,7 @@ def everything(backend, dtype, sizes, rows, X=None, **network):
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize("backend", [n for n, v in registry.variants().items() if v.specialize is None])
 def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
-    everything(backend, dtype, (3, 4, 1), 5)
+    list(compile_ahead([backend], [dtype]))
     read_only = np.ones((7, 6), dtype)
     read_only.flags.writeable = False
     with compilations() as compiled:

@@ -23,8 +23,8 @@ import numba
 from numba.core import event
 
 from fastmlp.kernels import program
-from fastmlp.kernels.cache import why_not_kept
-from fastmlp.kernels.pieces import INNER, OPTIONS, kept, piece
+from fastmlp.kernels.cache import kept_on_disk, why_not_kept
+from fastmlp.kernels.pieces import INNER, OPTIONS, piece
 from fastmlp.kernels.program import PIECES
 from fastmlp.kernels.sources import digest_of, sources
 from fastmlp.kernels.variant import ALLOCATING, INLINED, Bound, Variant
@@ -85,7 +85,7 @@ def _entry(qualname: str, variant: str, function: Function, names: Mapping[str, 
     copy = _rebound(function, names)
     copy.__qualname__ = qualname
     _first_variant[qualname] = variant
-    return kept(_jitted(copy, function))
+    return kept_on_disk(_jitted(copy, function))
 
 
 TEMPLATES: dict[str, Function] = {
@@ -108,41 +108,57 @@ def slot(variant: Variant, name: str) -> Function:
     return _linked[key]
 
 
-def _link(function: Function, functions: Mapping[str, Function]) -> Function:
+def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
     """Return `function` compiled, with every function that it names taken from `functions` first.
 
     What needs none of a variant's own functions is shared between variants, so that one process
     compiles it once.
     """
     inner = _inner(function, functions)
-    key = (function, *sorted((name, id(f)) for name, f in inner.items()))
+    inline = inline or function in INLINED
+    key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        inline = "always" if function in INLINED else "never"
         copy = _rebound(function, inner)
         copy.__qualname__ = f"{function.__qualname__}.{_content(function, inner)}"
-        _linked[key] = _jitted(copy, function, inline=inline, **INNER)
+        _linked[key] = _jitted(copy, function, inline="always" if inline else "never", **INNER)
     return _linked[key]
 
 
-def _piece(function: Any, functions: Mapping[str, Function]) -> Function:
-    """Return `function` compiled as `_link` does it, but by itself and kept on the disk.
+def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
+    """Return `function` as the piece `name` of the program.
 
     One that Numba's decorator has been over already calls what its own file says.
     """
     inner = _inner(function, functions) if isinstance(function, types.FunctionType) else {}
-    function = getattr(function, "py_func", function)
-    key = ("piece", function, *sorted((name, id(f)) for name, f in inner.items()))
-    if key not in _linked:
-        copy = _rebound(function, inner)
-        copy.__qualname__ = f"{function.__qualname__}.{_content(function, inner)}"
-        _linked[key] = piece(kept(_jitted(copy, function, **INNER)))
+    plain = getattr(function, "py_func", function)
+    key = ("piece", plain, *sorted((name, id(f)) for name, f in inner.items()))
+    if key in _linked:
+        return _linked[key]
+    result, codes, constant = PIECES[name]
+    content = _content(plain, inner)
+
+    def jitted(template: Function | None, names: Mapping[str, Any], qualname: str) -> Any:
+        copy = _rebound(template or plain, names)
+        copy.__qualname__ = qualname
+        return kept_on_disk(_jitted(copy, plain, **INNER))
+
+    def of_code(code: int) -> Any:
+        names = {"coded": _link(plain, functions, inline=_is_ours(plain)), "CODE": code}
+        return jitted(constant, names, f"{plain.__qualname__}.{code}.{content}")
+
+    whole = jitted(plain, inner, f"{plain.__qualname__}.{content}")
+    _linked[key] = piece(whole, result, codes, constant and of_code)
     return _linked[key]
 
 
 def _jitted(copy: Function, function: Function, **options: Any) -> Function:
     """Return a copy of `function` as Numba compiles it."""
-    allocates = function in ALLOCATING or not function.__module__.startswith(OURS)
+    allocates = function in ALLOCATING or not _is_ours(function)
     return numba.njit(copy, _nrt=allocates, **OPTIONS, **options)
+
+
+def _is_ours(function: Function) -> bool:
+    return function.__module__.startswith(OURS)
 
 
 def _content(function: Function, inner: Mapping[str, Function]) -> str:
@@ -174,7 +190,7 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         if instruction.opname != "LOAD_GLOBAL":
             continue
         if name in PIECES:
-            inner[name] = _piece(value, functions)
+            inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
             inner[name] = _link(value, functions)
         elif name in functions:

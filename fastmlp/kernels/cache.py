@@ -20,7 +20,7 @@ from typing import Any
 
 import llvmlite
 import numba
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, NullCache
+from numba.core.caching import CacheImpl, CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.serialize import dumps
 
 SWITCH = "FASTMLP_CACHE"
@@ -36,16 +36,25 @@ COMPILER = (
 """What machine code depends on beside its source, its types and the processor."""
 
 
-def kept_on_disk(entry: Any, form: type[CompileResultCacheImpl] = CompileResultCacheImpl) -> Any:
-    """Have a function of `numba.njit` load its machine code from the disk, and save it there in that form.
+def kept_on_disk(entry: Any) -> Any:
+    """Have a function of `numba.njit` load its machine code from the disk, and save it there.
 
     Where that cannot be done safely it just compiles; `why_not_kept` then has the reason.
     """
-    try:
-        entry._cache = _Cache(entry.py_func, form)
-    except _Refused as refused:
-        entry._cache = _NotKept(str(refused))
+    if not numba.config.DISABLE_JIT:
+        entry._cache = cache_of(entry.py_func, CompileResultCacheImpl)
     return entry
+
+
+def cache_of(function: Callable[..., Any], form: type[CacheImpl]) -> Any:
+    """Return the cache on the disk of what is compiled for a function, which is kept there in that form.
+
+    Where that cannot be done safely it keeps nothing.
+    """
+    try:
+        return _Cache(function, form)
+    except _Refused as refused:
+        return _NotKept(str(refused))
 
 
 def why_not_kept(entry: Any) -> str | None:
@@ -67,7 +76,7 @@ class _NotKept(NullCache):  # type: ignore[misc]  # numba is untyped
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba is untyped
     """Numba's cache of a function, with files of ours below it."""
 
-    def __init__(self, function: Callable[..., Any], form: type[CompileResultCacheImpl]) -> None:
+    def __init__(self, function: Callable[..., Any], form: type[CacheImpl]) -> None:
         self._impl_class = form
         if os.environ.get(SWITCH) == "0":
             raise _Refused(f"{SWITCH} is 0")

@@ -15,7 +15,7 @@ from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.polynomials import log
 from fastmlp.kernels.residuals import element_loss, likelihood_bounds, within
-from fastmlp.kernels.variant import inlined
+from fastmlp.kernels.views import matrix, vector
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
 LANES = 16
@@ -25,18 +25,15 @@ MOST_UNITS = 56
 """Of wider outputs the scratch does not hold sixteen rows in float64."""
 
 
-@inlined
-def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
+def narrow_output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
     """As `baseline.output_loss`, for z of at most MOST_UNITS columns."""
     rows, units = z.shape
     # Always LANES, but not for LLVM, which would unroll all loops over 16 lanes instead of making one vector.
     lanes = min(LANES, len(scratch))
     size = units * lanes
-    logits = scratch[:size].reshape(units, lanes)
-    wanted = scratch[size : 2 * size].reshape(units, lanes)
-    outputs = scratch[2 * size : 3 * size].reshape(units, lanes)
-    sums = scratch[3 * size : 3 * size + 4 * lanes].reshape(4, lanes)
-    scales, losses = sums[0], sums[1]
+    logits, wanted = matrix(scratch, 0, units, lanes), matrix(scratch, size, units, lanes)
+    outputs, sums = matrix(scratch, 2 * size, units, lanes), matrix(scratch, 3 * size, 4, lanes)
+    scales, losses = vector(sums, 0, lanes), vector(sums, lanes, lanes)
     least, most = likelihood_bounds(parameter, z.dtype)
     objective = 0.0
     for start in range(0, rows, LANES):
@@ -52,10 +49,10 @@ def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scra
             activate(output, logits, outputs)
         if loss == CROSS_ENTROPY:
             cross_entropy_abreast(least, most, logits, wanted, outputs, sums)
-        elif loss in (BINARY_CROSS_ENTROPY, POISSON, POISSON_DEVIANCE):
+        elif loss == BINARY_CROSS_ENTROPY or loss == POISSON or loss == POISSON_DEVIANCE:
             likelihood_abreast(loss, least, most, logits, wanted, outputs, sums)
         else:
-            element_losses_abreast(output, loss, parameter, wanted, outputs, sums)
+            element_losses_abreast(loss, output, parameter, wanted, outputs, sums)
         transpose(units, count, outputs, 0, LANES, delta, start * units, units)
         for i in range(count):
             if scales[i] == 0:
@@ -67,83 +64,85 @@ def narrow_output_loss(output, loss, parameter, share, z, targets, weights, scra
     return objective
 
 
-@inlined
 def softmax_abreast(logits, outputs, sums):
     """Outputs (units, LANES) = softmax down the columns; logits less their maximum;
     sums[2] = the logarithm of the sum of their exponentials."""
-    top, total = sums[3], sums[2]
+    lanes = sums.shape[1]
+    top, total = vector(sums, 3 * lanes, lanes), vector(sums, 2 * lanes, lanes)
     one = sums.dtype.type(1)
-    for i in range(sums.shape[1]):
+    for i in range(lanes):
         top[i] = logits[0, i]
         total[i] = 0
     for j in range(1, len(logits)):
-        for i in range(sums.shape[1]):
+        for i in range(lanes):
             top[i] = logits[j, i] if logits[j, i] > top[i] else top[i]
     for j in range(len(logits)):
-        for i in range(sums.shape[1]):
+        for i in range(lanes):
             logits[j, i] -= top[i]
             outputs[j, i] = exp(logits[j, i])
             total[i] += outputs[j, i]
     inverse = top
-    for i in range(sums.shape[1]):
+    for i in range(lanes):
         inverse[i] = one / total[i]
         total[i] = log(total[i])
     for j in range(len(logits)):
-        for i in range(sums.shape[1]):
+        for i in range(lanes):
             outputs[j, i] *= inverse[i]
 
 
-@inlined
 def cross_entropy_abreast(least, most, logits, wanted, outputs, sums):
     """losses = scale * sum of wanted * (log of the sum - logits); outputs become their derivative."""
-    scales, losses, log_total = sums[0], sums[1], sums[2]
-    for i in range(sums.shape[1]):
+    lanes = sums.shape[1]
+    scales, losses = vector(sums, 0, lanes), vector(sums, lanes, lanes)
+    log_total = vector(sums, 2 * lanes, lanes)
+    for i in range(lanes):
         losses[i] = 0
     for j in range(len(logits)):
-        for i in range(sums.shape[1]):
+        for i in range(lanes):
             losses[i] += wanted[j, i] * (log_total[i] - logits[j, i])
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
-    for i in range(sums.shape[1]):
+    for i in range(lanes):
         losses[i] = scales[i] * within(losses[i], least, most)
 
 
-@inlined
 def likelihood_abreast(loss, least, most, logits, wanted, outputs, sums):
     """Binary cross-entropy or a poisson loss, on the logits; outputs become the derivative by them."""
-    scales, losses = sums[0], sums[1]
+    lanes = sums.shape[1]
+    scales, losses = vector(sums, 0, lanes), vector(sums, lanes, lanes)
     one = outputs.dtype.type(1)
-    for i in range(sums.shape[1]):
+    for i in range(lanes):
         losses[i] = 0
     for j in range(len(logits)):
-        if loss in (POISSON, POISSON_DEVIANCE):
-            for i in range(sums.shape[1]):
+        if loss == POISSON or loss == POISSON_DEVIANCE:
+            for i in range(lanes):
                 losses[i] += scales[i] * (outputs[j, i] - wanted[j, i] * logits[j, i])
             if loss == POISSON_DEVIANCE:
-                for i in range(sums.shape[1]):
+                for i in range(lanes):
                     if wanted[j, i] != 0:
                         losses[i] += scales[i] * wanted[j, i] * (log(wanted[j, i]) - one)
         else:
-            for i in range(sums.shape[1]):
+            for i in range(lanes):
                 value = softplus(logits[j, i]) - logits[j, i] * wanted[j, i]
                 losses[i] += scales[i] * within(value, least, most)
-        for i in range(sums.shape[1]):
+        for i in range(lanes):
             outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
 
 
-@inlined
-def element_losses_abreast(output, loss, parameter, wanted, outputs, sums):
+def element_losses_abreast(loss, output, parameter, wanted, outputs, sums):
     """Losses of the residuals outputs - wanted; outputs become the derivative by the logits."""
-    scales, losses, along = sums[0], sums[1], sums[2]
+    lanes = sums.shape[1]
+    scales, losses = vector(sums, 0, lanes), vector(sums, lanes, lanes)
+    along = vector(sums, 2 * lanes, lanes)
     one = outputs.dtype.type(1)
-    for i in range(sums.shape[1]):
+    for i in range(lanes):
         losses[i] = 0
         along[i] = 0
     if output == SOFTMAX:
         for j in range(len(outputs)):
-            for i in range(sums.shape[1]):
+            for i in range(lanes):
                 along[i] += outputs[j, i] * element_loss(loss, parameter, outputs[j, i] - wanted[j, i])[1]
     for j in range(len(outputs)):
-        for i in range(sums.shape[1]):
+        for i in range(lanes):
             a = outputs[j, i]
             value, by_a = element_loss(loss, parameter, a - wanted[j, i])
             losses[i] += scales[i] * value

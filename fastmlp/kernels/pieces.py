@@ -1,27 +1,31 @@
-"""Functions that are compiled once, each by itself, and called by name from the programs that need them.
+"""Functions that are compiled when they are first called, each by itself, and that all programs share.
 
 Numba links what a function calls into it, and optimises and assembles that again, in every function and
-every program above it. A piece is machine code of its own, in memory and in the disk cache: the
-programs of all variants share it, and what calls it holds its symbol only. A call costs some 10 ns.
+every program above it, whether a network needs it or not. Here a program holds a stub, as one that a
+dynamic linker binds lazily does: at its first call it asks for the address of machine code of that piece
+alone, which is loaded from the disk cache or compiled, and from then on it jumps there.
 """
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
+import ctypes
 import inspect
-import re
+import pickle
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
-import numpy as np
 from llvmlite import binding, ir
 from numba import config, njit, types
 from numba.core import cgutils
-from numba.core.caching import CompileResultCacheImpl
+from numba.core.caching import CacheImpl
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
-from fastmlp.kernels.cache import kept_on_disk
+from fastmlp.kernels.cache import cache_of, kept_on_disk
 from fastmlp.kernels.sources import sources
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
@@ -29,45 +33,73 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """For what only compiled code calls: a sixth less to compile."""
 
-PREFIX = "fastmlp:"
-SYMBOL = re.compile(rf'declare [^\n]*@"({PREFIX}[^"]+)"')
+INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
+RESOLVE = "fastmlp:resolve"
 
-_makers: dict[str, Callable[[tuple[Any, ...]], int]] = {}
-"""By qualified name: what compiles or loads a piece for some argument types, and returns its address."""
+_makers: dict[str, Callable[[tuple[Any, ...], int], int]] = {}
+"""By name: what compiles or loads a piece for some argument types and code, and returns its address."""
 
-_ready: dict[str, tuple[str, tuple[Any, ...]]] = {}
-"""By symbol: the qualified name and the argument types of what the process has loaded."""
+_addresses: dict[tuple[str, tuple[Any, ...], int], int] = {}
+"""What the process has compiled or loaded."""
+
+_failed = threading.local()
 
 
-def piece(compiled: Any) -> Any:
-    """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function."""
+class _Failed(Exception):
+    """What compiled code raises where a piece of it could not be compiled: the error of that."""
+
+    def __new__(cls) -> NoReturn:
+        raise _failed.error
+
+
+@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+def _resolve(wanted, length, code):
+    """Return the address of the piece whose name and argument types are pickled at `wanted`, or 0."""
+    try:
+        return address_of(*pickle.loads(ctypes.string_at(wanted, length)), code)
+    except BaseException as error:  # a callback that raises prints, and returns
+        _failed.error = error
+        return None
+
+
+binding.add_symbol(RESOLVE, ctypes.cast(_resolve, ctypes.c_void_p).value)
+
+
+def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
+    """Return where the machine code of a piece is, for some types of its arguments; compile or load it first.
+
+    code : its code, 0 if it has none
+    """
+    key = name, arguments, code
+    if key not in _addresses:
+        with global_compiler_lock:
+            if key not in _addresses:
+                _addresses[key] = _makers[name](arguments, code)
+    return _addresses[key]
+
+
+def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any = None) -> Any:
+    """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
+
+    result : what it returns, one of Numba's types
+    codes : how many values its first argument has, if that is a code and each has machine code of its own
+    of_code : of_code(code), the dispatcher for a code, which takes the other arguments
+    """
     if config.DISABLE_JIT:
         return compiled
     name = compiled.py_func.__qualname__
 
-    def make(arguments):
-        compiled.compile(arguments)
-        made = compiled.overloads[arguments]
+    def make(arguments, code):
+        chosen = of_code(code) if codes else compiled
+        chosen.compile(result(*arguments))
+        made = chosen.overloads[arguments]
         return made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
 
     _makers[name] = make
 
     def call(typing_context, *given):
         folded = compiled._compiler.fold_argument_types(given, {})[1]  # what *others takes becomes one
-        arguments = tuple(map(types.unliteral, folded))
-        symbol = _make_ready(name, arguments)
-        made = compiled.overloads[arguments].fndesc
-
-        def emit(context, builder, signature, values):
-            convention = context.call_conv
-            kind = convention.get_function_type(made.restype, made.argtypes)
-            function = cgutils.get_or_insert_function(builder.module, kind, symbol)
-            status, value = convention.call_function(builder, function, made.restype, made.argtypes, values)
-            with cgutils.if_unlikely(builder, status.is_error):
-                convention.return_status_propagate(builder, status)
-            return value
-
-        return made.restype(*arguments), emit
+        return result(*map(types.unliteral, folded)), calling(name, codes)
 
     # Numba matches arguments by the names of the function's parameters.
     own = list(inspect.signature(compiled.py_func).parameters.values())
@@ -77,59 +109,118 @@ def piece(compiled: Any) -> Any:
     return intrinsic(call)
 
 
+def calling(name: str, codes: int) -> Callable[..., Any]:
+    """Return what emits a call of a piece, as an intrinsic's code generator; codes as in `piece`."""
+
+    def emit(context, builder, signature, values):
+        stub = _stub(context, builder.module, name, codes, signature)
+        convention = context.call_conv
+        result, taken = signature.return_type, signature.args
+        status, value = convention.call_function(builder, stub, result, taken, values)
+        with cgutils.if_unlikely(builder, status.is_error):
+            convention.return_status_propagate(builder, status)
+        return value
+
+    return emit
+
+
+def _stub(context, module, name, codes, signature):
+    """The function of a module that a piece is called by."""
+    convention = context.call_conv
+    result, arguments = signature.return_type, signature.args[codes > 0 :]
+    symbol = f"fastmlp:{name}({', '.join(map(str, arguments))})"
+    if symbol in module.globals:
+        return module.globals[symbol]
+    stub = ir.Function(module, convention.get_function_type(result, signature.args), symbol)
+    stub.linkage = "linkonce_odr"
+    stub.attributes.add("noinline")
+    wanted = cgutils.global_constant(
+        module, f"{symbol}.wanted", cgutils.make_bytearray(pickle.dumps((name, arguments)))
+    )
+    cells = cgutils.add_global_variable(module, ir.ArrayType(INT, max(codes, 1)), f"{symbol}.cells")
+    cells.linkage, cells.initializer = "internal", ir.Constant(cells.value_type, None)
+    into, excinfo, *values = stub.args
+    code = values.pop(0) if codes else INT(0)
+    blocks = [stub.append_basic_block(name) for name in ("entry", "resolve", "failed", "resolved", "found")]
+    entry, resolve, failed, resolved, found = blocks
+
+    builder = ir.IRBuilder(entry)
+    cell = builder.gep(cells, [INT(0), code])
+    known = builder.load_atomic(cell, "monotonic", 8)
+    builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), resolve, found)
+
+    builder.position_at_end(resolve)
+    resolver = cgutils.get_or_insert_function(module, ir.FunctionType(INT, [POINTER, INT, INT]), RESOLVE)
+    length = INT(wanted.value_type.count)
+    made = builder.call(resolver, [wanted, length, code])
+    builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, resolved)
+
+    builder.position_at_end(failed)
+    convention.return_user_exc(builder, _Failed)
+
+    builder.position_at_end(resolved)
+    builder.store_atomic(made, cell, "monotonic", 8)
+    builder.branch(found)
+
+    builder.position_at_end(found)
+    place = builder.phi(INT)
+    place.add_incoming(known, entry)
+    place.add_incoming(made, resolved)
+    target = convention.get_function_type(result, arguments)
+    place = builder.inttoptr(place, target.as_pointer())
+    builder.ret(builder.call(place, [into, excinfo, *values]))
+    return stub
+
+
 def apart(function: Any) -> Any:
     """Make a piece of a function that no variant overrides, and that makes no arrays."""
     function.__qualname__ = f"{function.__qualname__}.{sources()}"
-    return piece(kept(njit(_nrt=False, **OPTIONS, **INNER)(function)))
+    return piece(kept_on_disk(njit(_nrt=False, **OPTIONS, **INNER)(function)))
 
 
-def emitted(name: str, emit: Callable[[ir.Module, Any], ir.Function]) -> Callable[[Any], str]:
-    """Make a piece of code that is written in LLVM's language: return what gives its symbol for a dtype.
+def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> str:
+    """Make a piece that is written in LLVM's language; return its name, for `calling` and `address_of`.
 
-    emit : emit(module, dtype) defines the function in the module and returns it
+    emit : emit(builder, arguments, kinds, code) writes the function of a code, from a first block where the
+        builder is; its arguments have Numba's types `kinds`
     """
+    name = emit.__qualname__ = f"{name}.{sources()}"
+    cache = cache_of(emit, _LibraryForm)
 
-    @intrinsic
-    def address(typing_context, like):
-        def place(context, builder, signature, values):
-            return builder.ptrtoint(emit(builder.module, like), ir.IntType(64))
+    def make(arguments, code):
+        target, key = cpu_target.target_context, (arguments, code)
+        symbol = f"fastmlp:{name}.{code}({', '.join(map(str, arguments))})"
+        library = cache.load_overload(key, target)
+        if library is None:
+            library = target.codegen().create_library(symbol)
+            library.enable_object_caching()
+            module = library.create_ir_module(symbol)
+            taken = target.call_conv.get_function_type(types.none, arguments).args
+            untyped = [POINTER if isinstance(kind, ir.PointerType) else kind for kind in taken]
+            function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
+            builder = ir.IRBuilder(function.append_basic_block("entry"))
+            emit(builder, function.args[2:], arguments, code)
+            builder.ret(STATUS(0))
+            library.add_ir_module(module)
+            library.finalize()
+            cache.save_overload(key, library)
+        return library.get_pointer_to_function(symbol)
 
-        return types.int64(like), place
-
-    def carry(like):
-        return address(like)
-
-    name = carry.__qualname__ = f"{name}.{sources()}"
-    carrier = kept(njit(_nrt=False, **OPTIONS)(carry))
-    _makers[name] = lambda arguments: carrier(np.dtype(str(arguments[0])).type(0))
-    return lambda dtype: _make_ready(name, (dtype,))
-
-
-def kept(compiled: Any) -> Any:
-    """As `kept_on_disk`, for functions that may call pieces."""
-    return compiled if config.DISABLE_JIT else kept_on_disk(compiled, WithPieces)
-
-
-def _make_ready(name: str, arguments: tuple[Any, ...]) -> str:
-    """Compile or load a piece for some argument types; return the symbol that code finds it by."""
-    symbol = f"{PREFIX}{name}({', '.join(map(str, arguments))})"
-    if symbol not in _ready:
-        binding.add_symbol(symbol, _makers[name](arguments))
-        _ready[symbol] = name, arguments
-    return symbol
+    _makers[name] = make
+    return name
 
 
-class WithPieces(CompileResultCacheImpl):
-    """Numba's form of a function on the disk, with the pieces that its machine code will look for."""
+class _LibraryForm(CacheImpl):
+    """Machine code of LLVM's alone, on the disk."""
 
-    def reduce(self, result: Any) -> Any:
+    def reduce(self, library: Any) -> Any:
         """Return what can be pickled."""
-        symbols = set(SYMBOL.findall(result.library.get_llvm_str()))
-        return [_ready[symbol] for symbol in sorted(symbols)], super().reduce(result)
+        return library.serialize_using_object_code()
 
     def rebuild(self, target: Any, reduced: Any) -> Any:
-        """Return the function, its pieces loaded first."""
-        needed, rest = reduced
-        for name, arguments in needed:
-            _make_ready(name, arguments)
-        return super().rebuild(target, rest)
+        """Return the library."""
+        return target.codegen().unserialize_library(reduced)
+
+    def check_cachable(self, library: Any) -> bool:
+        """Whether it can be kept."""
+        return True

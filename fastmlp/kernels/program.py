@@ -11,24 +11,61 @@ that one compilation for each dtype serves every network. Nothing in a step allo
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
 
+from fastmlp.activations import ACTIVATIONS
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
-from fastmlp.kernels.variant import inlined
 from fastmlp.kernels.views import matrix, rows_of, vector
+from fastmlp.losses import LOSSES
 
 SGD, RMSPROP, ADAM = range(3)
 """The codes of the optimisers' slots; AdamW is ADAM with a decay."""
 
 
-PIECES = (
-    "affine", "weight_gradient", "bias_gradient", "input_gradient", "gather", "activate", "activate_gradient",
-    "output_loss", "penalty", "penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam",
-    "affine_rows", "weight_gradient_rows", "input_gradient_rows",
-)  # fmt: skip
-"""The slots, and products over some rows, that all programs share (`fastmlp.kernels.pieces`)."""
+class Piece(NamedTuple):
+    """How a slot is a piece (`fastmlp.kernels.pieces`).
+
+    result : what it returns, one of Numba's types
+    codes : how many values its first argument has, if that is a code and each has machine code of its own
+    constant : the template that calls it, as `coded`, with the constant CODE for that
+    """
+
+    result: types.Type = types.none
+    codes: int = 0
+    constant: Callable[..., Any] | None = None
+
+
+def activation(z, out):
+    """As `activate`, of one code."""
+    coded(CODE, z, out)
+
+
+def activation_gradient(z, a, delta):
+    """As `activate_gradient`, of one code."""
+    coded(CODE, z, a, delta)
+
+
+def loss_of(output, parameter, share, z, targets, weights, scratch, delta):
+    """As `output_loss`, of one code."""
+    return coded(CODE, output, parameter, share, z, targets, weights, scratch, delta)
+
+
+PIECES = {
+    **dict.fromkeys(("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather"), Piece()),
+    **dict.fromkeys(("affine_rows", "weight_gradient_rows", "input_gradient_rows"), Piece()),
+    "activate": Piece(codes=len(ACTIVATIONS), constant=activation),
+    "activate_gradient": Piece(codes=len(ACTIVATIONS), constant=activation_gradient),
+    **dict.fromkeys(
+        ("output_loss", "narrow_output_loss", "wide_output_loss"), Piece(types.float64, len(LOSSES), loss_of)
+    ),
+    "penalty": Piece(types.float64),
+    **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam"), Piece()),
+}
+"""The slots, products over some rows, and ways to compute a loss, that all programs share."""
 
 
 class Shape(NamedTuple):
@@ -114,49 +151,23 @@ class Team(NamedTuple):
     barrier: np.ndarray
 
 
-@inlined
-def layer_weights(shape, layer, flat):
-    """Return the weights' part of a flat vector as (n_in, n_out)."""
-    return matrix(flat, shape.weights[layer], shape.sizes[layer], shape.sizes[layer + 1])
-
-
-@inlined
-def layer_biases(shape, layer, flat):
-    """Return the biases' part of a flat vector, (n_out,)."""
-    return vector(flat, shape.biases[layer], shape.sizes[layer + 1])
-
-
-@inlined
-def layer_units(shape, layer, rows, flat):
-    """Return a layer's part of a workspace buffer as (rows, units)."""
-    return matrix(flat, shape.units[layer] * rows, rows, shape.sizes[layer + 1])
-
-
-@inlined
-def layer_source(shape, layer, rows, inputs, work):
-    """Return what a layer multiplies: the inputs, or the layer's before it, dropped if it drops."""
-    if layer == 0:
-        return inputs
-    if shape.dropout[layer - 1] > 0:
-        return layer_units(shape, layer - 1, rows, work.dropped)
-    return layer_units(shape, layer - 1, rows, work.activations)
-
-
 def forward(shape, parameters, inputs, key, step, work):
     """Fill work.logits of all layers, activations of the hidden ones, dropped where a layer drops."""
     rows = inputs.shape[0]
     last = len(shape.activations) - 1
+    source = inputs
     for layer in range(last + 1):
-        z = layer_units(shape, layer, rows, work.logits)
-        source = layer_source(shape, layer, rows, inputs, work)
-        w, b = layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters)
+        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer] * rows
+        w = matrix(parameters, shape.weights[layer], n_in, n_out)
+        b = vector(parameters, shape.biases[layer], n_out)
+        z = matrix(work.logits, at, rows, n_out)
         affine(source, w, b, work.scratch[0], z)
         if layer < last:
-            a = layer_units(shape, layer, rows, work.activations)
-            activate(shape.activations[layer], z, a)
+            source = matrix(work.activations, at, rows, n_out)
+            activate(shape.activations[layer], z, source)
             if shape.dropout[layer] > 0:
-                kept = layer_units(shape, layer, rows, work.dropped)
-                drop(key, step, layer, 0, shape.dropout[layer], a, kept)
+                a, source = source, matrix(work.dropped, at, rows, n_out)
+                drop(key, step, layer, 0, shape.dropout[layer], a, source)
 
 
 def loss_share(shape, total):
@@ -181,30 +192,34 @@ def gradient(shape, parameters, inputs, targets, weights, total, key, step, work
     rows = inputs.shape[0]
     last = len(shape.activations) - 1
     forward(shape, parameters, inputs, key, step, work)
-    logits = layer_units(shape, last, rows, work.logits)
-    delta = layer_units(shape, last, rows, work.deltas)
+    at = shape.units[last] * rows
+    logits = matrix(work.logits, at, rows, shape.sizes[last + 1])
+    delta = matrix(work.deltas, at, rows, shape.sizes[last + 1])
     share = loss_share(shape, total)
     objective = output_loss(
-        shape.activations[last], shape.loss, shape.loss_parameter, share,
+        shape.loss, shape.activations[last], shape.loss_parameter, share,
         logits, targets, weights, work.scratch[0], delta,
     )  # fmt: skip
     objective /= shape.value_divisor
     l1, l2 = shape.l1 * penalty_share(shape, total), shape.l2 * penalty_share(shape, total)
     for layer in range(last, -1, -1):
-        w = layer_weights(shape, layer, parameters)
-        dw = layer_weights(shape, layer, gradients)
-        weight_gradient(layer_source(shape, layer, rows, inputs, work), delta, work.scratch[0], dw)
-        bias_gradient(delta, layer_biases(shape, layer, gradients))
+        n_in, n_out = shape.sizes[layer], shape.sizes[layer + 1]
+        w = matrix(parameters, shape.weights[layer], n_in, n_out)
+        dw = matrix(gradients, shape.weights[layer], n_in, n_out)
+        p, at = shape.dropout[layer - 1], shape.units[layer - 1] * rows  # the layer's below
+        a = matrix(work.activations, at, rows, n_in)
+        source = matrix(work.dropped, at, rows, n_in) if p > 0 else a
+        weight_gradient(inputs if layer == 0 else source, delta, work.scratch[0], dw)
+        bias_gradient(delta, vector(gradients, shape.biases[layer], n_out))
         if l1 > 0 or l2 > 0:
             objective += penalty(l1, l2, w)
             penalty_gradient(l1, l2, w, dw)
         if layer > 0:
-            below = layer_units(shape, layer - 1, rows, work.deltas)
+            below = matrix(work.deltas, at, rows, n_in)
             input_gradient(delta, w, work.scratch[0], below)
-            if shape.dropout[layer - 1] > 0:
-                drop(key, step, layer - 1, 0, shape.dropout[layer - 1], below, below)
-            z = layer_units(shape, layer - 1, rows, work.logits)
-            a = layer_units(shape, layer - 1, rows, work.activations)
+            if p > 0:
+                drop(key, step, layer - 1, 0, p, below, below)
+            z = matrix(work.logits, at, rows, n_in)
             activate_gradient(shape.activations[layer - 1], z, a, below)
             delta = below
     return objective
@@ -289,7 +304,7 @@ def predict(parameters, layers, no_dropout, inputs, memory, block, out):
     for start in range(0, len(inputs), block):
         rows = rows_of(inputs, start, min(start + block, len(inputs)))
         forward(shape, parameters, rows, key, step, work)
-        z = layer_units(shape, count - 1, len(rows), work.logits)
+        z = matrix(work.logits, shape.units[count - 1] * len(rows), len(rows), shape.sizes[count])
         activate(shape.activations[count - 1], z, rows_of(out, start, start + len(rows)))
 
 
@@ -303,10 +318,10 @@ def evaluate(shape, parameters, inputs, targets, weights, total, work):
     for start in range(0, len(inputs), block):
         stop = min(start + block, len(inputs))
         forward(shape, parameters, rows_of(inputs, start, stop), key, step, work)
-        z = layer_units(shape, last, stop - start, work.logits)
-        delta = layer_units(shape, last, stop - start, work.deltas)
+        at, n_out = shape.units[last] * (stop - start), shape.sizes[last + 1]
+        z, delta = matrix(work.logits, at, stop - start, n_out), matrix(work.deltas, at, stop - start, n_out)
         loss += output_loss(
-            shape.activations[last], shape.loss, shape.loss_parameter, share,
+            shape.loss, shape.activations[last], shape.loss_parameter, share,
             z, rows_of(targets, start, stop), vector(weights, start, stop - start), work.scratch[0], delta,
         )  # fmt: skip
     return loss / shape.value_divisor

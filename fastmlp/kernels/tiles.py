@@ -9,20 +9,23 @@ Every element is one chain of FMAs over ascending k, whatever tile it falls in: 
 depend on how rows and columns are cut, to the last bit.
 """
 
+import math
+from itertools import product
+from typing import NamedTuple
+
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic, register_jitable
+from numba.np.numpy_support import from_dtype
 
-from fastmlp.kernels.pieces import emitted
+from fastmlp.kernels.pieces import address_of, calling, emitted
 from fastmlp.kernels.vectors import (
     INT,
     ITEMSIZE,
     POINTER,
     Vectors,
     counted,
-    define,
     element,
     fetch_line,
     host,
@@ -74,35 +77,15 @@ def multiples(build, stride, count):
     return found
 
 
-def arguments_of(dtype):
-    """What a stack of tiles is given: pairs of a name and a type."""
-    pointers = "a", "order", "b", "start", "c"
-    integers = (
-        "count",
-        "columns",
-        "depth",
-        "known",
-        "a_row",
-        "a_step",
-        "b_row",
-        "start_row",
-        "c_row",
-        "finish",
-    )
-    scalars = "alpha", "beta"
-    kinds = (pointers, POINTER), (integers, INT), (scalars, Vectors.scalar_type(dtype))
-    return [(name, kind) for names, kind in kinds for name in names]
+def taken_by(dtype):
+    """The types of what a stack of tiles is given, as `emit_tile` names it."""
+    return (types.voidptr,) * 5 + (types.intp,) * 10 + (dtype,) * 2
 
 
-def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
-    """The function of a stack of tiles of one shape."""
-    name = f"tile_{kind}_{dtype}_{machine.vector_bytes}_{rows}x{vectors}{'_masked' if masked else ''}"
-    function, empty = define(module, name, arguments_of(dtype))
-    if not empty:
-        return function
-    a, order, b, start, c, *integers, alpha, beta = function.args
+def emit_tile(build, arguments, dtype, machine, kind, rows, vectors, masked):
+    """Write the function of a stack of tiles of one shape."""
+    a, order, b, start, c, *integers, alpha, beta = arguments
     count, columns, depth, known, a_row, a_step, b_row, start_row, c_row, finish = integers
-    build = ir.IRBuilder(function.append_basic_block("entry"))
     v = Vectors(build, dtype, machine.vector_bytes)
     grid = [(m, j) for m in range(rows) for j in range(vectors)]
     mask = v.first(build.sub(columns, INT((vectors - 1) * v.lanes))) if masked else None
@@ -236,41 +219,41 @@ def emit_tile(module, machine, dtype, kind, rows, vectors, masked):
             v.store(build.select(build.fcmp_ordered(">", guide, v.zero), value, v.zero), target, masks[j])
         build.branch(stored)
         build.position_at_end(stored)
-    build.ret_void()
-    return function
 
 
-def emit_choice(module, machine, dtype, kind):
-    """The function that takes a tile of any size to the code of its shape."""
-    name = f"tile_{kind}_{dtype}_{machine.vector_bytes}"
-    function, _ = define(module, name, [("rows", INT), *arguments_of(dtype)])
-    build = ir.IRBuilder(function.append_basic_block("entry"))
-    rows, *passed = function.args
-    columns = next(x for x in passed if x.name == "columns")
-    lanes = Vectors(build, dtype, machine.vector_bytes).lanes
-    vectors = build.sdiv(build.add(columns, INT(lanes - 1)), INT(lanes))
-    whole = build.icmp_signed("==", build.mul(vectors, INT(lanes)), columns)
-    code = build.add(build.mul(rows, INT(machine.row + 1)), vectors)
-    code = build.add(build.mul(code, INT(2)), build.zext(whole, INT))
-    nothing = function.append_basic_block("nothing")
-    choice = build.switch(code, nothing)
-    build.position_at_end(nothing)
-    build.ret_void()
-    for j, heights in enumerate(shapes(machine, kind), 1):
-        for m in heights:
-            shape = 2 * ((machine.row + 1) * m + j)
-            for code, edge in (shape, True), (shape + 1, False):
-                masked = edge or (machine.masks and m < max(heights))
-                block = build.append_basic_block(f"{m}x{j}")
-                choice.add_case(INT(code), block)
-                build.position_at_end(block)
-                build.call(emit_tile(module, machine, dtype, kind, m, j, masked), passed, tail=True)
-                build.ret_void()
-    return function
+class Tiles(NamedTuple):
+    """The tiles of one kind as a piece, whose code is a shape.
+
+    name : of the piece
+    shapes : as `shapes` gives them
+    axes : how many values the rows and vectors of a shape have, and whether none of its lanes is masked
+    """
+
+    name: str
+    shapes: list[list[int]]
+    axes: tuple[int, int, int]
+
+    def code(self, rows, vectors, whole):
+        """The code of a shape; it has one whether or not there are such tiles."""
+        return int(np.ravel_multi_index((rows, vectors, whole), self.axes))
 
 
-def tile_intrinsic(machine, kind):
-    """The intrinsic `tile` for a machine and kind. All positions, rows and steps count elements.
+def tiles_of(machine, kind):
+    """The `Tiles` of a machine and kind; each is compiled when a product first needs it."""
+    heights = shapes(machine, kind)
+    tallest = [max(several) for several in heights]
+    axes = max(tallest) + 1, machine.row + 1, 2
+
+    def emit(build, arguments, kinds, code):
+        rows, vectors, whole = map(int, np.unravel_index(code, axes))
+        masked = not whole or (machine.masks and rows < tallest[vectors - 1])
+        emit_tile(build, arguments, kinds[-1], machine, kind, rows, vectors, masked)
+
+    return Tiles(emitted(f"tile_{kind}_{machine.vector_bytes}", emit), heights, axes)
+
+
+def tile_intrinsic(machine, tiles):
+    """The intrinsic `tile` for a machine and a kind of tiles. All positions, rows and steps count elements.
 
     tile(count, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known, b, b_at, b_row,
          start, start_at, start_row, c, c_at, c_row, finish, alpha, beta)
@@ -295,9 +278,8 @@ def tile_intrinsic(machine, kind):
     Raw pointers: nothing is checked, nothing is counted, and the arrays are used as flat memory.
     """
 
-    piece = emitted(
-        f"tile_{kind}_{machine.vector_bytes}", lambda module, dtype: emit_choice(module, machine, dtype, kind)
-    )
+    call = calling(tiles.name, math.prod(tiles.axes))
+    lanes = {dtype: machine.vector_bytes // itemsize for dtype, itemsize in ITEMSIZE.items()}
 
     @intrinsic
     def tile(
@@ -306,23 +288,23 @@ def tile_intrinsic(machine, kind):
     ):  # fmt: skip
         dtype = a.dtype
         integer = types.intp
-        symbol = piece(dtype)
 
         def emit(context, build, signature, arguments):
             kinds = signature.args
             count, rows, columns, depth = arguments[:4]
-            at = lambda i: element(context, build, kinds[i], arguments[i], arguments[i + 1])
+            bytes_at = lambda pointer: build.bitcast(pointer, context.get_value_type(types.voidptr))
+            at = lambda i: bytes_at(element(context, build, kinds[i], arguments[i], arguments[i + 1]))
             size = lambda i: build.mul(arguments[i], INT(ITEMSIZE[dtype]))
-            pointers = [at(4), at(8), at(11), at(14), at(17)]
-            strides = [size(6), size(7), size(13), size(16), size(19)]
-            taken = [INT, *(kind for _, kind in arguments_of(dtype))]
-            function = cgutils.get_or_insert_function(
-                build.module, ir.FunctionType(ir.VoidType(), taken), symbol
-            )
-            build.call(
-                function, [rows, *pointers, count, columns, depth, arguments[10], *strides, *arguments[20:]]
-            )
-            return context.get_dummy_value()
+            vectors = build.sdiv(build.add(columns, INT(lanes[dtype] - 1)), INT(lanes[dtype]))
+            whole = build.icmp_signed("==", build.mul(vectors, INT(lanes[dtype])), columns)
+            code = build.add(build.mul(rows, INT(tiles.axes[1])), vectors)
+            code = build.add(build.mul(code, INT(tiles.axes[2])), build.zext(whole, INT))
+            values = [
+                code, at(4), at(8), at(11), at(14), at(17),
+                count, columns, depth, arguments[10], size(6), size(7), size(13), size(16), size(19),
+                *arguments[20:],
+            ]  # fmt: skip
+            return call(context, build, types.void(integer, *taken_by(dtype)), values)
 
         signature = types.void(
             integer, integer, integer, integer, a, integer, integer, integer, order, integer, integer,
@@ -367,6 +349,14 @@ VECTOR_BYTES, VECTORS, ROW_VECTORS = MACHINE.vector_bytes, MACHINE.vectors, MACH
 FIRST_ROWS = first_rows(MACHINE, "strided")
 FIRST_ROWS_OF_ORDER = first_rows(MACHINE, "rows")
 
-tile = tile_intrinsic(MACHINE, "strided")
-tile_of_rows = tile_intrinsic(MACHINE, "rows")
-tile_of_depth = tile_intrinsic(MACHINE, "depth")
+ALL_TILES = [tiles_of(MACHINE, kind) for kind in KINDS]
+tile, tile_of_rows, tile_of_depth = (tile_intrinsic(MACHINE, tiles) for tiles in ALL_TILES)
+
+
+def compile_tiles(dtype: str) -> None:
+    """Compile the tiles of every shape for a NumPy dtype, or load them."""
+    taken = taken_by(from_dtype(np.dtype(dtype)))
+    for tiles in ALL_TILES:
+        for vectors, heights in enumerate(tiles.shapes, 1):
+            for rows, whole in product(heights, range(2)):
+                address_of(tiles.name, taken, tiles.code(rows, vectors, whole))

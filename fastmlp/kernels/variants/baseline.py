@@ -243,7 +243,7 @@ def softmax(z, out):
 # --- losses --------------------------------------------------------------------------------------
 
 
-def output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
+def output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
     `output` and `loss` are codes, `parameter` is `Network.loss_parameter`; row i counts with
@@ -264,14 +264,14 @@ def output_loss(output, loss, parameter, share, z, targets, weights, scratch, de
             for j in range(z.shape[1]):
                 objective += scale * within(softplus(z[i, j]) - z[i, j] * targets[i, j], least, most)
                 delta[i, j] = scale * (delta[i, j] - targets[i, j])
-        elif loss in (POISSON, POISSON_DEVIANCE):
+        elif loss == POISSON or loss == POISSON_DEVIANCE:
             for j in range(z.shape[1]):
                 objective += scale * (delta[i, j] - targets[i, j] * z[i, j])
                 if loss == POISSON_DEVIANCE and targets[i, j] != 0:
                     objective += scale * targets[i, j] * (math.log(targets[i, j]) - 1.0)
                 delta[i, j] = scale * (delta[i, j] - targets[i, j])
         else:
-            objective += scale * element_loss_row(output, loss, parameter, scale, z[i], targets[i], delta[i])
+            objective += scale * element_loss_row(loss, output, parameter, scale, z[i], targets[i], delta[i])
     return objective
 
 
@@ -291,7 +291,7 @@ def cross_entropy_row(scale, z, targets, delta):
     return row
 
 
-def element_loss_row(output, loss, parameter, scale, z, targets, delta):
+def element_loss_row(loss, output, parameter, scale, z, targets, delta):
     """One row's element-wise loss; delta holds the outputs and becomes the derivative by z."""
     row = 0.0
     along = z.dtype.type(0)

@@ -19,10 +19,6 @@ from fastmlp.activations import RELU
 from fastmlp.kernels.buffers import SLICE_ROWS
 from fastmlp.kernels.program import (
     SGD,
-    layer_biases,
-    layer_source,
-    layer_units,
-    layer_weights,
     loss_share,
     penalty_share,
     update,
@@ -64,29 +60,23 @@ def rows_forward(shape, parameters, inputs, visited, rows, first, last, key, ste
 
     Row i is row visited[i] of the inputs, or row i itself if `visited` is empty.
     """
+    source = inputs
     for layer in range(len(shape.activations)):
-        w, b = layer_weights(shape, layer, parameters), layer_biases(shape, layer, parameters)
+        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer] * rows
+        w = matrix(parameters, shape.weights[layer], n_in, n_out)
+        b = vector(parameters, shape.biases[layer], n_out)
         hidden = layer < len(shape.activations) - 1
         relu = hidden and shape.activations[layer] == RELU
-        z = layer_units(shape, layer, rows, work.logits)
-        a = layer_units(shape, layer, rows, work.activations)
-        out = a if relu else z
-        source = layer_source(shape, layer, rows, inputs, work)
+        z, a = matrix(work.logits, at, rows, n_out), matrix(work.activations, at, rows, n_out)
         place = visited if layer == 0 else vector(visited, 0, 0)
-        affine_rows(source, place, w, b, out, first, last, relu, scratch)
+        affine_rows(source, place, w, b, a if relu else z, first, last, relu, scratch)
+        source = a
         if hidden and not relu:
             activate(shape.activations[layer], rows_of(z, first, last), rows_of(a, first, last))
         if hidden and shape.dropout[layer] > 0:
-            kept = layer_units(shape, layer, rows, work.dropped)
-            drop(
-                key,
-                step,
-                layer,
-                first,
-                shape.dropout[layer],
-                rows_of(a, first, last),
-                rows_of(kept, first, last),
-            )
+            source = matrix(work.dropped, at, rows, n_out)
+            kept = rows_of(source, first, last)
+            drop(key, step, layer, first, shape.dropout[layer], rows_of(a, first, last), kept)
 
 
 def forward(shape, parameters, inputs, key, step, work):
@@ -113,17 +103,17 @@ def fetch_targets(targets, weights, visited):
 def rows_loss(shape, targets, weights, visited, first, last, share, work, scratch):
     """Fill the last layer's deltas of rows [first, last), and their partial sums of the loss."""
     output = len(shape.activations) - 1
-    z = layer_units(shape, output, len(visited), work.logits)
-    delta = layer_units(shape, output, len(visited), work.deltas)
-    n_out = targets.shape[1]
-    y = matrix(work.targets, 0, len(visited), n_out)
+    rows, n_out = len(visited), targets.shape[1]
+    z = matrix(work.logits, shape.units[output] * rows, rows, n_out)
+    delta = matrix(work.deltas, shape.units[output] * rows, rows, n_out)
+    y = matrix(work.targets, 0, rows, n_out)
     for start in range(first, last, LOSS_ROWS):
         stop = min(start + LOSS_ROWS, last)
         gather(targets, vector(visited, start, stop - start), rows_of(y, start, stop))
         for i in range(start, stop):
             work.weights[i] = weights[visited[i]]
         work.losses[start // LOSS_ROWS] = output_loss(
-            shape.activations[output], shape.loss, shape.loss_parameter, share,
+            shape.loss, shape.activations[output], shape.loss_parameter, share,
             rows_of(z, start, stop), rows_of(y, start, stop), vector(work.weights, start, stop - start),
             scratch, rows_of(delta, start, stop),
         )  # fmt: skip
@@ -133,30 +123,18 @@ def rows_loss(shape, targets, weights, visited, first, last, share, work, scratc
 def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch):
     """Take the deltas of rows [first, last) from the last layer back to the first."""
     for layer in range(len(shape.activations) - 1, 0, -1):
-        w = layer_weights(shape, layer, parameters)
-        delta = layer_units(shape, layer, rows, work.deltas)
-        below = layer_units(shape, layer - 1, rows, work.deltas)
-        z = layer_units(shape, layer - 1, rows, work.logits)
-        a = layer_units(shape, layer - 1, rows, work.activations)
+        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer - 1] * rows
+        w = matrix(parameters, shape.weights[layer], n_in, n_out)
+        delta = matrix(work.deltas, shape.units[layer] * rows, rows, n_out)
+        below, a = matrix(work.deltas, at, rows, n_in), matrix(work.activations, at, rows, n_in)
         relu = shape.activations[layer - 1] == RELU
         input_gradient_rows(delta, w, a, below, first, last, relu, scratch)
+        own = rows_of(below, first, last)
         if not relu:
-            activate_gradient(
-                shape.activations[layer - 1],
-                rows_of(z, first, last),
-                rows_of(a, first, last),
-                rows_of(below, first, last),
-            )
+            z = rows_of(matrix(work.logits, at, rows, n_in), first, last)
+            activate_gradient(shape.activations[layer - 1], z, rows_of(a, first, last), own)
         if shape.dropout[layer - 1] > 0:
-            drop(
-                key,
-                step,
-                layer - 1,
-                first,
-                shape.dropout[layer - 1],
-                rows_of(below, first, last),
-                rows_of(below, first, last),
-            )
+            drop(key, step, layer - 1, first, shape.dropout[layer - 1], own, own)
 
 
 @inlined
@@ -169,10 +147,12 @@ def weights_step(
     clipped = rule.clip_norm < np.inf
     plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
     for layer in range(len(shape.activations)):
-        delta = layer_units(shape, layer, rows, work.deltas)
-        source = layer_source(shape, layer, rows, inputs, work)
-        w, dw = layer_weights(shape, layer, parameters), layer_weights(shape, layer, gradients)
-        n_in, n_out = w.shape
+        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer - 1] * rows
+        hidden = work.dropped if shape.dropout[layer - 1] > 0 else work.activations
+        source = inputs if layer == 0 else matrix(hidden, at, rows, n_in)
+        delta = matrix(work.deltas, shape.units[layer] * rows, rows, n_out)
+        w = matrix(parameters, shape.weights[layer], n_in, n_out)
+        dw = matrix(gradients, shape.weights[layer], n_in, n_out)
         first, last = own_share(n_in, team, SLICE_ROWS)
         place = visited if layer == 0 else vector(visited, 0, 0)
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
@@ -191,7 +171,7 @@ def weights_step(
                 at = shape.weights[layer] + start * n_out
                 update_part(rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
         if team.worker == layer % team.workers:
-            db = layer_biases(shape, layer, gradients)
+            db = vector(gradients, shape.biases[layer], n_out)
             bias_gradient(delta, db)
             if not clipped:
                 update_part(rule, parameters, moments, step, bias_rate, shape.biases[layer], db)
@@ -225,7 +205,8 @@ def train_fused(
         objective = 0.0
         if team.worker == 0 and (l1 > 0 or l2 > 0):
             for layer in range(len(shape.activations)):
-                objective += penalty(l1, l2, layer_weights(shape, layer, parameters))
+                w = matrix(parameters, shape.weights[layer], shape.sizes[layer], shape.sizes[layer + 1])
+                objective += penalty(l1, l2, w)
         wait(team)
         if team.worker == 0:
             for part in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):

@@ -56,11 +56,11 @@ def bias_gradient(delta, out):
             out[j] += delta[i, j]
 
 
-def output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta):
+def output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
     """As baseline; sixteen rows abreast where units would not fill the vectors."""
     if z.shape[1] > MOST_UNITS:
-        return wide_output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta)
-    return narrow_output_loss(output, loss, parameter, share, z, targets, weights, scratch, delta)
+        return wide_output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta)
+    return narrow_output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta)
 
 
 def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, first, second):
