@@ -15,6 +15,7 @@ from numba.extending import register_jitable
 from fastmlp.kernels.panels import pack
 from fastmlp.kernels.sweeps import compiled, next_vectors, weight_gradient
 from fastmlp.kernels.tiles import FIRST_ROWS, STORE, UPDATE, VECTOR_BYTES, VECTORS, stack, tile
+from fastmlp.kernels.views import lesser
 
 DEPTH = 512
 """Rows of a block: the result is read and written once in so many terms."""
@@ -50,7 +51,7 @@ def pack_strips(x, order, first, rows, left, columns, scratch):
     """Strip s of scratch = columns [left + s * STRIP, ..) of `rows` rows of x, row after row."""
     n_in = x.shape[1]
     for at in range(0, columns, STRIP):
-        width = min(STRIP, columns - at)
+        width = lesser(STRIP, columns - at)
         if len(order) == 0:
             pack(rows, width, x, first * n_in + left + at, n_in, scratch, at * rows, STRIP)
         else:
@@ -65,10 +66,10 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
     n_out = delta.shape[1]
     group = 16
     for start in range(0, rows, group):
-        count = min(group, rows - start)
+        count = lesser(group, rows - start)
         left = 0
         while left < n_out:
-            columns = min(next_vectors(n_out - left, lanes) * lanes, n_out - left)
+            columns = lesser(next_vectors(n_out - left, lanes) * lanes, n_out - left)
             row = (columns + lanes - 1) // lanes * lanes
             source = (first + start) * n_out + left
             pack(count, columns, delta, source, n_out, scratch, at + left * rows + start * row, row)
@@ -89,19 +90,19 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
     one = out.dtype.type(1)
     finish = UPDATE if descend else STORE
     for k in range(0, rows, DEPTH):
-        depth = min(DEPTH, rows - k)
+        depth = lesser(DEPTH, rows - k)
         pack_panels(delta, k, depth, scratch, panels, lanes)
         for top in range(start, stop, strips):
-            bottom = min(top + strips, stop)
+            bottom = lesser(top + strips, stop)
             pack_strips(x, order, k, depth, top, bottom - top, scratch)
             left = 0
             while left < n_out:
                 vectors = next_vectors(n_out - left, lanes)
-                columns = min(vectors * lanes, n_out - left)
+                columns = lesser(vectors * lanes, n_out - left)
                 i = top
                 while i < bottom:
                     m = i - top
-                    count, height = stack(FIRST_ROWS, vectors, min(bottom - i, STRIP - m % STRIP))
+                    count, height = stack(FIRST_ROWS, vectors, lesser(bottom - i, STRIP - m % STRIP))
                     a = m // STRIP * STRIP * depth + m % STRIP
                     place = (i - out_first) * n_out + left
                     if k > 0 and not descend:

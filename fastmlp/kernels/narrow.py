@@ -15,7 +15,7 @@ from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.polynomials import log
 from fastmlp.kernels.residuals import element_loss, likelihood_bounds, within
-from fastmlp.kernels.views import matrix, vector
+from fastmlp.kernels.views import lesser, matrix, vector
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
 LANES = 16
@@ -29,15 +29,15 @@ def narrow_output_loss(loss, output, parameter, share, z, targets, weights, scra
     """As `baseline.output_loss`, for z of at most MOST_UNITS columns."""
     rows, units = z.shape
     # Always LANES, but not for LLVM, which would unroll all loops over 16 lanes instead of making one vector.
-    lanes = min(LANES, len(scratch))
+    lanes = lesser(LANES, len(scratch))
     size = units * lanes
     logits, wanted = matrix(scratch, 0, units, lanes), matrix(scratch, size, units, lanes)
     outputs, sums = matrix(scratch, 2 * size, units, lanes), matrix(scratch, 3 * size, 4, lanes)
     scales, losses = vector(sums, 0, lanes), vector(sums, lanes, lanes)
-    least, most = likelihood_bounds(parameter, z.dtype)
+    least, most = likelihood_bounds(parameter, z.dtype.type(0))
     objective = 0.0
     for start in range(0, rows, LANES):
-        count = min(LANES, rows - start)
+        count = lesser(LANES, rows - start)
         # Lanes beyond the last row hold what was there before; nothing reads them.
         transpose(count, units, z, start * units, units, logits, 0, LANES)
         transpose(count, units, targets, start * units, units, wanted, 0, LANES)

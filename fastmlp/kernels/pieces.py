@@ -49,7 +49,8 @@ class _Failed(Exception):
     """What compiled code raises where a piece of it could not be compiled: the error of that."""
 
     def __new__(cls) -> NoReturn:
-        raise _failed.error
+        error, _failed.error = _failed.error, None
+        raise error
 
 
 @ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
@@ -91,8 +92,10 @@ def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any 
 
     def make(arguments, code):
         chosen = of_code(code) if codes else compiled
-        chosen.compile(result(*arguments))
+        chosen.compile(arguments if result == types.none else result(*arguments))
         made = chosen.overloads[arguments]
+        if made.signature.return_type != result:
+            raise TypeError(f"{name.split('.')[0]} must return nothing, returns {made.signature.return_type}")
         return made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
 
     _makers[name] = make

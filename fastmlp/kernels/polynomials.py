@@ -13,8 +13,6 @@ which `reassoc` would delete. Multiply-adds are asked for explicitly (`fma`), so
 the calling loop.
 """
 
-import math
-
 import numba
 from llvmlite import ir
 from numba import types
@@ -565,11 +563,6 @@ def softplus_tail(z):
 def softplus(z):
     """log(1 + e^z) = max(z, 0) + log1p(e^-|z|); its derivative is sigmoid(z)."""
     return at_least(z, ZERO(z)) + softplus_tail(z)
-
-
-# Of a probability of 1 - eps and of eps.
-LEAST_CROSS_ENTROPY = constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
-MOST_CROSS_ENTROPY = constant(-math.log(2.0**-23), -math.log(2.0**-52))
 
 
 @inlined

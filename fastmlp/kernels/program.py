@@ -19,7 +19,7 @@ from numba import types
 
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
-from fastmlp.kernels.views import matrix, rows_of, vector
+from fastmlp.kernels.views import lesser, matrix, rows_of, vector
 from fastmlp.losses import LOSSES
 
 SGD, RMSPROP, ADAM = range(3)
@@ -63,9 +63,9 @@ PIECES = {
         ("output_loss", "narrow_output_loss", "wide_output_loss"), Piece(types.float64, len(LOSSES), loss_of)
     ),
     "penalty": Piece(types.float64),
-    **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam"), Piece()),
+    **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam", "update"), Piece()),
 }
-"""The slots, products over some rows, and ways to compute a loss, that all programs share."""
+"""The slots and what else all programs share: products over some rows, ways to compute a loss, the update."""
 
 
 class Shape(NamedTuple):
@@ -170,21 +170,21 @@ def forward(shape, parameters, inputs, key, step, work):
                 drop(key, step, layer, 0, shape.dropout[layer], a, source)
 
 
-def loss_share(shape, total):
+def loss_share(divisor, total):
     """Return what one element's weighted loss counts: 1 / (total weight * divisor), or 0."""
-    return 1.0 / (total * shape.divisor) if total > 0 else 0.0
+    return 1.0 / (total * divisor) if total > 0 else 0.0
 
 
-def penalty_share(shape, total):
+def penalty_share(shared, total):
     """Return what the penalties count: 1, or 1 / total weight where the batch shares them."""
-    if not shape.shared_penalty:
+    if not shared:
         return 1.0
     return 1.0 / total if total > 0 else 0.0
 
 
-def adam_epsilon(rule, correction2):
+def adam_epsilon(epsilon, hat, correction2):
     """Return what is added to the root of the corrected second moment."""
-    return rule.epsilon / np.sqrt(correction2) if rule.epsilon_hat else rule.epsilon
+    return epsilon / np.sqrt(correction2) if hat else epsilon
 
 
 def gradient(shape, parameters, inputs, targets, weights, total, key, step, work, gradients):
@@ -195,13 +195,14 @@ def gradient(shape, parameters, inputs, targets, weights, total, key, step, work
     at = shape.units[last] * rows
     logits = matrix(work.logits, at, rows, shape.sizes[last + 1])
     delta = matrix(work.deltas, at, rows, shape.sizes[last + 1])
-    share = loss_share(shape, total)
+    share = loss_share(shape.divisor, total)
     objective = output_loss(
         shape.loss, shape.activations[last], shape.loss_parameter, share,
         logits, targets, weights, work.scratch[0], delta,
     )  # fmt: skip
     objective /= shape.value_divisor
-    l1, l2 = shape.l1 * penalty_share(shape, total), shape.l2 * penalty_share(shape, total)
+    of_penalties = penalty_share(shape.shared_penalty, total)
+    l1, l2 = shape.l1 * of_penalties, shape.l2 * of_penalties
     for layer in range(last, -1, -1):
         n_in, n_out = shape.sizes[layer], shape.sizes[layer + 1]
         w = matrix(parameters, shape.weights[layer], n_in, n_out)
@@ -251,9 +252,9 @@ def update_part(rule, parameters, moments, step, rate, start, g):
     elif rule.code == ADAM:
         correction1 = 1.0 - rule.beta1 ** (step + 1)
         correction2 = 1.0 - rule.beta2 ** (step + 1)
+        epsilon = adam_epsilon(rule.epsilon, rule.epsilon_hat, correction2)
         adam(
-            rate, rule.beta1, rule.beta2, adam_epsilon(rule, correction2), rule.decay,
-            correction1, correction2, g, p, first, second,
+            rate, rule.beta1, rule.beta2, epsilon, rule.decay, correction1, correction2, g, p, first, second,
         )  # fmt: skip
 
 
@@ -265,7 +266,7 @@ def train_chunk(
     before = flush_subnormals()
     n_in, n_out = inputs.shape[1], targets.shape[1]
     for s in range(len(starts)):
-        visited = order[starts[s] : stops[s]]
+        visited = vector(order, starts[s], stops[s] - starts[s])
         rows = len(visited)
         x, y = matrix(work.inputs, 0, rows, n_in), matrix(work.targets, 0, rows, n_out)
         w = vector(work.weights, 0, rows)
@@ -302,7 +303,7 @@ def predict(parameters, layers, no_dropout, inputs, memory, block, out):
     )  # fmt: skip
     key, step = np.int64(0), np.int64(0)
     for start in range(0, len(inputs), block):
-        rows = rows_of(inputs, start, min(start + block, len(inputs)))
+        rows = rows_of(inputs, start, lesser(start + block, len(inputs)))
         forward(shape, parameters, rows, key, step, work)
         z = matrix(work.logits, shape.units[count - 1] * len(rows), len(rows), shape.sizes[count])
         activate(shape.activations[count - 1], z, rows_of(out, start, start + len(rows)))
@@ -313,10 +314,10 @@ def evaluate(shape, parameters, inputs, targets, weights, total, work):
     key, step = np.int64(0), np.int64(0)
     block = len(work.weights)
     last = len(shape.activations) - 1
-    share = loss_share(shape, total)
+    share = loss_share(shape.divisor, total)
     loss = 0.0
     for start in range(0, len(inputs), block):
-        stop = min(start + block, len(inputs))
+        stop = lesser(start + block, len(inputs))
         forward(shape, parameters, rows_of(inputs, start, stop), key, step, work)
         at, n_out = shape.units[last] * (stop - start), shape.sizes[last + 1]
         z, delta = matrix(work.logits, at, stop - start, n_out), matrix(work.deltas, at, stop - start, n_out)

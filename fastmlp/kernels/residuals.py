@@ -6,8 +6,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from fastmlp.kernels.polynomials import INFINITY, constant
 from fastmlp.losses import HUBER, MAE, MSE, PINBALL
 
 
@@ -31,12 +30,16 @@ def element_loss(loss, parameter, r):
     return zero, zero
 
 
-def likelihood_bounds(parameter, dtype):
-    """The least and the greatest cross-entropy to report: those of 1 - eps and eps where parameter is 1."""
+# Of a probability of 1 - eps and of eps.
+LEAST_CROSS_ENTROPY = constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
+MOST_CROSS_ENTROPY = constant(-math.log(2.0**-23), -math.log(2.0**-52))
+
+
+def likelihood_bounds(parameter, like):
+    """The least and the greatest cross-entropy to report, in `like`'s dtype; bounds unless parameter is 0."""
     if parameter == 0:
-        return dtype.type(-np.inf), dtype.type(np.inf)
-    eps = np.finfo(dtype).eps
-    return dtype.type(-math.log1p(-eps)), dtype.type(-math.log(eps))
+        return -INFINITY(like), INFINITY(like)
+    return LEAST_CROSS_ENTROPY(like), MOST_CROSS_ENTROPY(like)
 
 
 def within(value, least, most):

@@ -15,6 +15,7 @@ from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.pieces import apart
 from fastmlp.kernels.polynomials import fma
 from fastmlp.kernels.tiles import FIRST_ROWS, RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS, stack, tile
+from fastmlp.kernels.views import lesser
 
 
 @register_jitable
@@ -53,7 +54,7 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
     width = VECTORS * (VECTOR_BYTES // out.itemsize)
     turned = n_in * width
     for i in range(start, stop, width):
-        columns = min(width, stop - i)
+        columns = lesser(width, stop - i)
         transpose(columns, n_in, x, i * n_in, n_in, panel, 0, width)
         for m in range(n_out):
             bias = out.dtype.type(0) if b is None else b[m]
@@ -74,7 +75,7 @@ def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate,
     width = lanes * (ROW_VECTORS if n_out < 4 else VECTORS)
     flat = out.reshape(-1)
     for i in range(start, stop, width):
-        columns = min(width, stop - i)
+        columns = lesser(width, stop - i)
         for j in range(n_out * width):
             panel[j] = 0
         outputs_sideways(n_out, columns, len(delta), delta, n_out, x, i, n_in, panel, 0, width, STORE)

@@ -15,6 +15,7 @@ from fastmlp.activations import LEAKY_SLOPE
 from fastmlp.kernels import lanes
 from fastmlp.kernels import polynomials as poly
 from fastmlp.kernels.padded import dividing_lanes
+from fastmlp.kernels.residuals import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY
 from fastmlp.kernels.vectors import INT
 
 OPTIONS = {
@@ -248,7 +249,7 @@ def cross_entropy_term(z, y):
 @stage
 def within_bounds(value):
     """The value as `Network.clips` has it."""
-    return poly.at_most(poly.at_least(value, poly.LEAST_CROSS_ENTROPY(value)), poly.MOST_CROSS_ENTROPY(value))
+    return poly.at_most(poly.at_least(value, LEAST_CROSS_ENTROPY(value)), MOST_CROSS_ENTROPY(value))
 
 
 @stage

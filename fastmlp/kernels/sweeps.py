@@ -30,6 +30,7 @@ from fastmlp.kernels.tiles import (
     tile_of_rows,
 )
 from fastmlp.kernels.vectors import address
+from fastmlp.kernels.views import lesser
 
 compiled = njit(error_model="numpy", inline="always")
 
@@ -47,7 +48,7 @@ def conflicting(row_bytes):
 def next_vectors(left, lanes):
     """Vectors across the next panel: the most, or two where that would leave a sliver of one."""
     vectors = (left + lanes - 1) // lanes
-    return 2 if vectors == VECTORS + 1 else min(vectors, VECTORS)
+    return 2 if vectors == VECTORS + 1 else lesser(vectors, VECTORS)
 
 
 @compiled
@@ -74,8 +75,8 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
     while left < n_out:
         vectors = next_vectors(n_out - left, lanes)
         if alone:
-            vectors = min((n_out - left + lanes - 1) // lanes, ROW_VECTORS)
-        columns = min(vectors * lanes, n_out - left)
+            vectors = lesser((n_out - left + lanes - 1) // lanes, ROW_VECTORS)
+        columns = lesser(vectors * lanes, n_out - left)
         if packed:
             pack(n_in, columns, w, left, n_out, panel, 0, vectors * lanes)
         place = address(panel, 0) if packed else address(w, left)
@@ -116,7 +117,7 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
     left = 0
     while left < n_in:
         vectors = next_vectors(n_in - left, lanes)
-        columns = min(vectors * lanes, n_in - left)
+        columns = lesser(vectors * lanes, n_in - left)
         transpose(columns, n_out, w, left * n_out, n_out, panel, 0, vectors * lanes)
         i = start
         while i < stop:
@@ -154,7 +155,7 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
         left = n_out
     while left < n_out:
         vectors = next_vectors(n_out - left, lanes)
-        columns = min(vectors * lanes, n_out - left)
+        columns = lesser(vectors * lanes, n_out - left)
         # a panel, or delta itself where too few tiles would use the copy
         packed = stop - start >= PACK_ROWS
         if packed:

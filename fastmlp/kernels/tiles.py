@@ -31,6 +31,7 @@ from fastmlp.kernels.vectors import (
     host,
     smaller,
 )
+from fastmlp.kernels.views import lesser
 
 # How it ends: C = acc; C = max(acc, 0); C = beta * C + alpha * acc; C = acc where start > 0, else 0.
 STORE, RELU, UPDATE, GATE = range(4)
@@ -338,9 +339,9 @@ def first_rows(machine, kind):
 def stack(table, vectors, left):
     """Return (count, rows): so many tiles of so many rows come next where `left` rows are to do."""
     beyond = table.shape[1] - 1
-    rows = table[vectors, min(left, beyond)]
+    rows = table[vectors, lesser(left, beyond)]
     count = 1
-    while left > count * rows and table[vectors, min(left - count * rows, beyond)] == rows:
+    while left > count * rows and table[vectors, lesser(left - count * rows, beyond)] == rows:
         count += 1
     return count, rows
 

@@ -1,28 +1,50 @@
 """Views of arrays, made without the questions that a slice and a reshape of NumPy's ask.
 
 Whether a bound is negative or beyond the end, whether the strides allow it: for Numba each is code, and a
-third of what compiling a program took. Here the caller's word counts.
+third of what compiling a program took. Here the caller's word counts. So with `lesser`, where Numba makes a
+function of each pair of types that `min` is called with.
 """
 
 # mypy: ignore-errors
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.arrayobj import make_array, populate_array
 
 INT = ir.IntType(64)
 
 
-def _view(context, builder, array, result, start, shape):
-    itemsize = context.get_abi_sizeof(context.get_data_type(result.dtype))
-    row = [builder.mul(INT(itemsize), shape[-1])] if result.ndim == 2 else []
-    view = make_array(result)(context, builder)
-    populate_array(
-        view, data=builder.gep(array.data, [start]), shape=shape, strides=[*row, INT(itemsize)],
-        itemsize=INT(itemsize), meminfo=None, parent=None,
-    )  # fmt: skip
-    return view._getvalue()
+def _place(context, builder, array, value, start):
+    """Return the address of element `start` of an array."""
+    data = context.data_model_manager[array].get(builder, value, "data")
+    return builder.gep(data, [start])
+
+
+def _view(context, builder, result, data, shape):
+    itemsize = INT(context.get_abi_sizeof(context.get_data_type(result.dtype)))
+    fields = {
+        "nitems": builder.mul(*shape) if len(shape) == 2 else shape[0],
+        "itemsize": itemsize,
+        "data": data,
+        "shape": cgutils.pack_array(builder, shape),
+        "strides": cgutils.pack_array(builder, [builder.mul(itemsize, n) for n in shape[1:]] + [itemsize]),
+    }
+    model = context.data_model_manager[result]
+    view = ir.Constant(model.get_value_type(), None)
+    for name, value in fields.items():
+        view = model.set(builder, view, value, name)
+    return view
+
+
+@intrinsic
+def lesser(typing_context, a, b):
+    """Return the lesser of two integers."""
+
+    def emit(context, builder, signature, values):
+        return builder.select(builder.icmp_signed("<", *values), *values)
+
+    return types.intp(types.intp, types.intp), emit
 
 
 @intrinsic
@@ -31,8 +53,8 @@ def vector(typing_context, array, start, length):
     result = types.Array(array.dtype, 1, "C")
 
     def emit(context, builder, signature, values):
-        source = make_array(signature.args[0])(context, builder, values[0])
-        return _view(context, builder, source, result, values[1], values[2:])
+        place = _place(context, builder, array, *values[:2])
+        return _view(context, builder, result, place, values[2:])
 
     return result(array, types.intp, types.intp), emit
 
@@ -43,8 +65,8 @@ def matrix(typing_context, array, start, rows, columns):
     result = types.Array(array.dtype, 2, "C")
 
     def emit(context, builder, signature, values):
-        source = make_array(signature.args[0])(context, builder, values[0])
-        return _view(context, builder, source, result, values[1], values[2:])
+        place = _place(context, builder, array, *values[:2])
+        return _view(context, builder, result, place, values[2:])
 
     return result(array, types.intp, types.intp, types.intp), emit
 
@@ -55,9 +77,9 @@ def rows_of(typing_context, array, first, last):
     result = types.Array(array.dtype, 2, "C")
 
     def emit(context, builder, signature, values):
-        source = make_array(signature.args[0])(context, builder, values[0])
-        columns = builder.extract_value(source.shape, 1)
-        start, rows = builder.mul(values[1], columns), builder.sub(values[2], values[1])
-        return _view(context, builder, source, result, start, [rows, columns])
+        shape = context.data_model_manager[array].get(builder, values[0], "shape")
+        columns, rows = builder.extract_value(shape, 1), builder.sub(values[2], values[1])
+        place = _place(context, builder, array, values[0], builder.mul(values[1], columns))
+        return _view(context, builder, result, place, [rows, columns])
 
     return result(array, types.intp, types.intp), emit

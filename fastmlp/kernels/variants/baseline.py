@@ -250,7 +250,7 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
     share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
     """
     activate(output, z, delta)
-    least, most = likelihood_bounds(parameter, z.dtype)
+    least, most = likelihood_bounds(parameter, z.dtype.type(0))
     objective = 0.0
     for i in range(z.shape[0]):
         scale = z.dtype.type(share * weights[i])

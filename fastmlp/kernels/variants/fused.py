@@ -31,7 +31,7 @@ from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
 from fastmlp.kernels.variant import Variant, Work, inlined
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.vectors import prefetch
-from fastmlp.kernels.views import matrix, rows_of, vector
+from fastmlp.kernels.views import lesser, matrix, rows_of, vector
 from fastmlp.kernels.workers import wait
 
 LOSS_ROWS = 16
@@ -51,7 +51,12 @@ def own_share(count, team, unit):
     units = (count + unit - 1) // unit
     first = units * team.worker // team.workers * unit
     last = units * (team.worker + 1) // team.workers * unit
-    return min(first, count), min(last, count)
+    return lesser(first, count), lesser(last, count)
+
+
+def slice_of(numbers, n_out):
+    """Return how many rows of gradients fit in so many numbers, in whole SLICE_ROWS."""
+    return numbers // n_out // SLICE_ROWS * SLICE_ROWS
 
 
 @inlined
@@ -93,10 +98,11 @@ def fetch_targets(targets, weights, visited):
     """Ask for what the loss will read, a random line or two for each row: 12 us of a step of 380."""
     n_out = targets.shape[1]
     line = LINE_BYTES // targets.itemsize
-    for i in visited:
-        prefetch(weights, i)
+    for i in range(len(visited)):
+        row = visited[i]
+        prefetch(weights, row)
         for j in range(0, n_out, line):
-            prefetch(targets, i * n_out + j)
+            prefetch(targets, row * n_out + j)
 
 
 @inlined
@@ -108,7 +114,7 @@ def rows_loss(shape, targets, weights, visited, first, last, share, work, scratc
     delta = matrix(work.deltas, shape.units[output] * rows, rows, n_out)
     y = matrix(work.targets, 0, rows, n_out)
     for start in range(first, last, LOSS_ROWS):
-        stop = min(start + LOSS_ROWS, last)
+        stop = lesser(start + LOSS_ROWS, last)
         gather(targets, vector(visited, start, stop - start), rows_of(y, start, stop))
         for i in range(start, stop):
             work.weights[i] = weights[visited[i]]
@@ -143,7 +149,7 @@ def weights_step(
 ):  # fmt: skip
     """Contract and update the worker's share of every layer's weights; spread the biases."""
     rows = len(visited)
-    scratch = work.scratch[team.worker]
+    scratch = vector(work.scratch, team.worker * work.scratch.shape[1], work.scratch.shape[1])
     clipped = rule.clip_norm < np.inf
     plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
     for layer in range(len(shape.activations)):
@@ -156,10 +162,10 @@ def weights_step(
         first, last = own_share(n_in, team, SLICE_ROWS)
         place = visited if layer == 0 else vector(visited, 0, 0)
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
-        slice_rows = work.slices.shape[1] // n_out // SLICE_ROWS * SLICE_ROWS
+        slice_rows = slice_of(work.slices.shape[1], n_out)
         hot = matrix(work.slices, team.worker * work.slices.shape[1], slice_rows, n_out)
         for start in range(first, last, last - first if plain else slice_rows):
-            stop = last if plain else min(start + slice_rows, last)
+            stop = last if plain else lesser(start + slice_rows, last)
             g = rows_of(dw, start, stop) if clipped else rows_of(hot, 0, stop - start)
             g = rows_of(w, start, stop) if plain else g
             weight_gradient_rows(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
@@ -188,16 +194,17 @@ def train_fused(
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
     before = flush_subnormals()
-    scratch = work.scratch[team.worker]
+    scratch = vector(work.scratch, team.worker * work.scratch.shape[1], work.scratch.shape[1])
     block = BLOCK_ROWS if parameters.size * parameters.itemsize < STREAMED_BYTES else MANY_ROWS
     for s in range(len(starts)):
-        visited = order[starts[s] : stops[s]]
+        visited = vector(order, starts[s], stops[s] - starts[s])
         rows = len(visited)
         first, last = own_share(rows, team, LOSS_ROWS)
-        share = loss_share(shape, totals[s])
-        l1, l2 = shape.l1 * penalty_share(shape, totals[s]), shape.l2 * penalty_share(shape, totals[s])
+        share = loss_share(shape.divisor, totals[s])
+        of_penalties = penalty_share(shape.shared_penalty, totals[s])
+        l1, l2 = shape.l1 * of_penalties, shape.l2 * of_penalties
         for start in range(first, last, block):
-            stop = min(start + block, last)
+            stop = lesser(start + block, last)
             fetch_targets(targets, weights, vector(visited, start, stop - start))
             rows_forward(shape, parameters, inputs, visited, rows, start, stop, key, step + s, work, scratch)
             rows_loss(shape, targets, weights, visited, start, stop, share, work, scratch)

@@ -87,8 +87,8 @@ def train_blocks(
             power2 *= rule.beta2
     for s in range(len(starts)):
         start, stop = starts[s], stops[s]
-        share = loss_share(shape, totals[s])
-        l2 = shape.l2 * penalty_share(shape, totals[s])
+        share = loss_share(shape.divisor, totals[s])
+        l2 = shape.l2 * penalty_share(shape.shared_penalty, totals[s])
         objective = 0.0
         if PENALISED:
             objective += 0.5 * l2 * squares(own)

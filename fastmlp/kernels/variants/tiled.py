@@ -45,7 +45,8 @@ def bias_gradient(delta, out):
     """out (n_out,) = the sum of delta (rows, n_out) over its rows, eight of which go by at a time."""
     rows, units = delta.shape
     whole = rows - rows % 8
-    out[:] = 0
+    for j in range(units):
+        out[j] = 0
     for i in range(0, whole, 8):
         for j in range(units):
             low = (delta[i, j] + delta[i + 1, j]) + (delta[i + 2, j] + delta[i + 3, j])

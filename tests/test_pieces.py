@@ -1,0 +1,110 @@
+"""What programs share is compiled when it is first called, and what goes wrong then is said."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numba.core import errors
+from test_compilation import compilations
+
+import fastmlp
+from fastmlp import registry
+from fastmlp.kernels import pieces
+from fastmlp.kernels.tiles import ALL_TILES, taken_by
+
+X = np.linspace(-1, 1, 12).reshape(6, 2)
+
+
+def fit(backend, hidden="relu", **options):
+    network = fastmlp.Network([2, 3, 1], hidden)
+    return fastmlp.fit(network, X, X[:, :1], epochs=2, seed=0, backend=backend, progress=False, **options)
+
+
+FITS = """
+from test_compilation import compilations
+from test_pieces import fit
+import fastmlp
+from fastmlp.slots import SLOTS
+
+fit("baseline")
+for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):
+    with compilations() as names:
+        fit("baseline", "tanh", optimizer=optimizer)
+    print(*sorted({name.split(".")[0] for name in names} & set(SLOTS)))
+"""
+
+
+def test_a_network_compiles_what_it_calls_and_no_more(tmp_path):
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", FITS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    # Adam is the default, and so compiled before.
+    assert done.stdout.splitlines() == ["activate activate_gradient sgd", "rmsprop", ""]
+
+
+WRONG = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+def bias_gradient(delta, out):
+    for j in range(len(out)):
+        out[j] = WHAT
+
+VARIANT = Variant("{name}", baseline.VARIANT, {{"bias_gradient": bias_gradient}})
+"""
+
+
+def variant(tmp_path, name, what):
+    path = tmp_path / f"{name}.py"
+    path.write_text(WRONG.format(name=name).replace("WHAT", what))
+    return registry.register_file(path)
+
+
+def test_a_mistake_in_a_kernel_is_raised_where_it_is_called(tmp_path):
+    name = variant(tmp_path, "undefined", "undefined_name")
+    for _ in range(2):  # a piece that failed is tried again
+        with pytest.raises(errors.TypingError, match="undefined_name"):
+            fit(name)
+    fit("baseline")
+
+
+def test_a_kernel_that_returns_what_nobody_asked_for_is_refused(tmp_path):
+    name = variant(tmp_path, "returning", "0\n    return out")
+    with pytest.raises(TypeError, match="bias_gradient must return nothing, returns array"):
+        fit(name)
+
+
+def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(monkeypatch):
+    fit("baseline", "elu")
+
+    def interrupted(arguments, code):
+        raise KeyboardInterrupt
+
+    makers = {name: interrupted for name in pieces._makers if name.startswith("activate.")}
+    assert makers
+    with monkeypatch.context() as patch:
+        for name, maker in makers.items():
+            patch.setitem(pieces._makers, name, maker)
+        with pytest.raises(KeyboardInterrupt):
+            fit("baseline", "softplus", dtype=np.float32)
+    fit("baseline", "softplus", dtype=np.float32)
+
+
+def test_every_tile_has_machine_code_of_its_own():
+    tiles = ALL_TILES[0]
+    shapes = [(rows, vectors) for vectors, heights in enumerate(tiles.shapes, 1) for rows in heights]
+    some = [shapes[0], shapes[-1]]
+    codes = [tiles.code(*shape, whole) for shape in some for whole in range(2)]
+    addresses = [pieces.address_of(tiles.name, taken_by(pieces.types.float32), code) for code in codes]
+    assert len(set(addresses)) == len(codes)
+    assert 0 not in addresses
+
+
+def test_nothing_compiles_twice():
+    fit("fused", "gelu")
+    with compilations() as names:
+        fit("fused", "gelu")
+    assert names == []
