@@ -36,11 +36,12 @@ INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 RESOLVE = "fastmlp:resolve"
 
-_makers: dict[str, Callable[[tuple[Any, ...], int], int]] = {}
-"""By name: what compiles or loads a piece for some argument types and code, and returns its address."""
+_makers: dict[str, Callable[[tuple[Any, ...], int], tuple[Any, str]]] = {}
+"""By name: what compiles or loads a piece for some argument types and code; it returns Numba's library of
+machine code, and the symbol in there."""
 
-_addresses: dict[tuple[str, tuple[Any, ...], int], int] = {}
-"""What the process has compiled or loaded."""
+_found: dict[tuple[str, tuple[Any, ...], int], tuple[int, Any]] = {}
+"""What the process has compiled or loaded: an address, and the library, lest the code be freed."""
 
 _failed = threading.local()
 
@@ -72,11 +73,12 @@ def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
     code : its code, 0 if it has none
     """
     key = name, arguments, code
-    if key not in _addresses:
+    if key not in _found:
         with global_compiler_lock:
-            if key not in _addresses:
-                _addresses[key] = _makers[name](arguments, code)
-    return _addresses[key]
+            if key not in _found:
+                library, symbol = _makers[name](arguments, code)
+                _found[key] = library.get_pointer_to_function(symbol), library
+    return _found[key][0]
 
 
 def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any = None) -> Any:
@@ -96,7 +98,7 @@ def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any 
         made = chosen.overloads[arguments]
         if made.signature.return_type != result:
             raise TypeError(f"{name.split('.')[0]} must return nothing, returns {made.signature.return_type}")
-        return made.library.get_pointer_to_function(made.fndesc.llvm_func_name)
+        return made.library, made.fndesc.llvm_func_name
 
     _makers[name] = make
 
@@ -207,7 +209,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> s
             library.add_ir_module(module)
             library.finalize()
             cache.save_overload(key, library)
-        return library.get_pointer_to_function(symbol)
+        return library, symbol
 
     _makers[name] = make
     return name
