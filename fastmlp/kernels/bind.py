@@ -4,8 +4,8 @@ A template is copied with its globals rebound to the variant's functions, under 
 that carries a digest of them and of all sources. Of the ways to specialise a Numba function
 this is the one that a second process finds in the disk cache, and that an edit invalidates:
 closures and functions passed as arguments are never found again, and rebound globals under an
-unchanged name are found with the wrong code. Slots themselves stay uncached, since Numba checks
-the date of one source file only.
+unchanged name are found with the wrong code. Most slots are pieces, found in the same way by all
+programs that have them in common; the rest is compiled into what calls it.
 """
 
 from __future__ import annotations
@@ -125,9 +125,10 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
 
 
 def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
-    """Return `function` as the piece `name` of the program.
+    """Return what calls `function` as the piece `name` of the program (`fastmlp.kernels.program.PIECES`).
 
-    One that Numba's decorator has been over already calls what its own file says.
+    A function of ours that takes a code is compiled for each with the code as a constant, and without the
+    branches of the others. One that Numba's decorator has been over already calls what its own file says.
     """
     inner = _inner(function, functions) if isinstance(function, types.FunctionType) else {}
     plain = getattr(function, "py_func", function)

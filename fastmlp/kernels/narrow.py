@@ -70,24 +70,28 @@ def softmax_abreast(logits, outputs, sums):
     lanes = sums.shape[1]
     top, total = vector(sums, 3 * lanes, lanes), vector(sums, 2 * lanes, lanes)
     one = sums.dtype.type(1)
+    first = vector(logits, 0, lanes)
     for i in range(lanes):
-        top[i] = logits[0, i]
+        top[i] = first[i]
         total[i] = 0
     for j in range(1, len(logits)):
+        z = vector(logits, j * lanes, lanes)
         for i in range(lanes):
-            top[i] = logits[j, i] if logits[j, i] > top[i] else top[i]
+            top[i] = z[i] if z[i] > top[i] else top[i]
     for j in range(len(logits)):
+        z, a = vector(logits, j * lanes, lanes), vector(outputs, j * lanes, lanes)
         for i in range(lanes):
-            logits[j, i] -= top[i]
-            outputs[j, i] = exp(logits[j, i])
-            total[i] += outputs[j, i]
+            z[i] -= top[i]
+            a[i] = exp(z[i])
+            total[i] += a[i]
     inverse = top
     for i in range(lanes):
         inverse[i] = one / total[i]
         total[i] = log(total[i])
     for j in range(len(logits)):
+        a = vector(outputs, j * lanes, lanes)
         for i in range(lanes):
-            outputs[j, i] *= inverse[i]
+            a[i] *= inverse[i]
 
 
 def cross_entropy_abreast(least, most, logits, wanted, outputs, sums):
@@ -98,9 +102,11 @@ def cross_entropy_abreast(least, most, logits, wanted, outputs, sums):
     for i in range(lanes):
         losses[i] = 0
     for j in range(len(logits)):
+        z, a = vector(logits, j * lanes, lanes), vector(outputs, j * lanes, lanes)
+        y = vector(wanted, j * lanes, lanes)
         for i in range(lanes):
-            losses[i] += wanted[j, i] * (log_total[i] - logits[j, i])
-            outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
+            losses[i] += y[i] * (log_total[i] - z[i])
+            a[i] = scales[i] * (a[i] - y[i])
     for i in range(lanes):
         losses[i] = scales[i] * within(losses[i], least, most)
 
@@ -113,19 +119,21 @@ def likelihood_abreast(loss, least, most, logits, wanted, outputs, sums):
     for i in range(lanes):
         losses[i] = 0
     for j in range(len(logits)):
+        z, a = vector(logits, j * lanes, lanes), vector(outputs, j * lanes, lanes)
+        y = vector(wanted, j * lanes, lanes)
         if loss == POISSON or loss == POISSON_DEVIANCE:
             for i in range(lanes):
-                losses[i] += scales[i] * (outputs[j, i] - wanted[j, i] * logits[j, i])
+                losses[i] += scales[i] * (a[i] - y[i] * z[i])
             if loss == POISSON_DEVIANCE:
                 for i in range(lanes):
-                    if wanted[j, i] != 0:
-                        losses[i] += scales[i] * wanted[j, i] * (log(wanted[j, i]) - one)
+                    if y[i] != 0:
+                        losses[i] += scales[i] * y[i] * (log(y[i]) - one)
         else:
             for i in range(lanes):
-                value = softplus(logits[j, i]) - logits[j, i] * wanted[j, i]
+                value = softplus(z[i]) - z[i] * y[i]
                 losses[i] += scales[i] * within(value, least, most)
         for i in range(lanes):
-            outputs[j, i] = scales[i] * (outputs[j, i] - wanted[j, i])
+            a[i] = scales[i] * (a[i] - y[i])
 
 
 def element_losses_abreast(loss, output, parameter, wanted, outputs, sums):
@@ -139,19 +147,20 @@ def element_losses_abreast(loss, output, parameter, wanted, outputs, sums):
         along[i] = 0
     if output == SOFTMAX:
         for j in range(len(outputs)):
+            a, y = vector(outputs, j * lanes, lanes), vector(wanted, j * lanes, lanes)
             for i in range(lanes):
-                along[i] += outputs[j, i] * element_loss(loss, parameter, outputs[j, i] - wanted[j, i])[1]
+                along[i] += a[i] * element_loss(loss, parameter, a[i] - y[i])[1]
     for j in range(len(outputs)):
+        a, y = vector(outputs, j * lanes, lanes), vector(wanted, j * lanes, lanes)
         for i in range(lanes):
-            a = outputs[j, i]
-            value, by_a = element_loss(loss, parameter, a - wanted[j, i])
+            value, by_a = element_loss(loss, parameter, a[i] - y[i])
             losses[i] += scales[i] * value
             slope = one
             if output == SOFTMAX:
                 by_a -= along[i]
-                slope = a
+                slope = a[i]
             elif output == SIGMOID:
-                slope = a * (one - a)
+                slope = a[i] * (one - a[i])
             elif output == EXP:
-                slope = a
-            outputs[j, i] = scales[i] * by_a * slope
+                slope = a[i]
+            a[i] = scales[i] * by_a * slope

@@ -10,20 +10,20 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastmlp.kernels.pieces import calling, emitted
 from fastmlp.kernels.tiles import MACHINE
-from fastmlp.kernels.vectors import INT, INT32, ITEMSIZE, POINTER, Vectors, counted, define, element, smaller
+from fastmlp.kernels.vectors import INT, INT32, ITEMSIZE, Vectors, byte_pointer, counted, element, smaller
 
 
-def emit_pack(module, machine, dtype):
-    name = f"pack_{dtype}_{machine.vector_bytes}"
-    arguments = [("b", POINTER), ("out", POINTER)]
-    arguments += [(label, INT) for label in ("columns", "depth", "b_row", "out_row")]
-    function, empty = define(module, name, arguments)
-    if not empty:
-        return function
-    b, out, columns, depth, b_row, out_row = function.args
-    build = ir.IRBuilder(function.append_basic_block("entry"))
-    v = Vectors(build, dtype, machine.vector_bytes)
+def taken_by(dtype):
+    """The types of what a copy is given: two places, columns, rows, the bytes from row to row, and a scalar
+    for its type."""
+    return (types.voidptr,) * 2 + (types.intp,) * 4 + (dtype,)
+
+
+def emit_pack(build, arguments, kinds, code):
+    b, out, columns, depth, b_row, out_row, _ = arguments
+    v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
     with counted(build, columns, v.lanes) as j:
         mask = v.first(build.sub(columns, j))
         offset = build.mul(j, INT(v.itemsize))
@@ -31,21 +31,12 @@ def emit_pack(module, machine, dtype):
         with counted(build, depth) as k:
             value = v.load(v.shift(source, build.mul(k, b_row)), mask)
             v.store(value, v.shift(target, build.mul(k, out_row)), mask)
-    build.ret_void()
-    return function
 
 
-def emit_transpose(module, machine, dtype):
+def emit_transpose(build, arguments, kinds, code):
     """Blocks of lanes x lanes through registers: log2(lanes) rounds of two-source shuffles."""
-    name = f"transpose_{dtype}_{machine.vector_bytes}"
-    arguments = [("a", POINTER), ("out", POINTER)]
-    arguments += [(label, INT) for label in ("columns", "rows", "a_row", "out_row")]
-    function, empty = define(module, name, arguments)
-    if not empty:
-        return function
-    a, out, columns, rows, a_row, out_row = function.args
-    build = ir.IRBuilder(function.append_basic_block("entry"))
-    v = Vectors(build, dtype, machine.vector_bytes)
+    a, out, columns, rows, a_row, out_row, _ = arguments
+    v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
     lanes = v.lanes
     with counted(build, rows, lanes) as i, counted(build, columns, lanes) as j:
         height, width = build.sub(rows, i), build.sub(columns, j)
@@ -79,21 +70,21 @@ def emit_transpose(module, machine, dtype):
                 build.position_at_end(following)
         build.branch(stored)
         build.position_at_end(stored)
-    build.ret_void()
-    return function
 
 
-def copy_intrinsic(machine, emit_function):
+def copy_intrinsic(name):
+    call = calling(name, 0)
+
     @intrinsic
     def copy(typing_context, rows, columns, a, a_at, a_row, out, out_at, out_row):
         def emit(context, build, signature, arguments):
             rows, columns, source, source_at, source_row, target, target_at, target_row = arguments
             size = lambda value: build.mul(value, INT(ITEMSIZE[out.dtype]))
-            function = emit_function(build.module, machine, out.dtype)
-            source = element(context, build, a, source, source_at)
-            target = element(context, build, out, target, target_at)
-            build.call(function, [source, target, columns, rows, size(source_row), size(target_row)])
-            return context.get_dummy_value()
+            source = byte_pointer(build, element(context, build, a, source, source_at))
+            target = byte_pointer(build, element(context, build, out, target, target_at))
+            like = context.get_constant(out.dtype, 0)
+            values = [source, target, columns, rows, size(source_row), size(target_row), like]
+            return call(context, build, types.void(*taken_by(out.dtype)), values)
 
         integer = types.intp
         return types.void(integer, integer, a, integer, integer, out, integer, integer), emit
@@ -103,6 +94,8 @@ def copy_intrinsic(machine, emit_function):
 
 # pack(rows, columns, a, a_at, a_row, out, out_at, out_row), in elements, unchecked:
 # out[out_at + i * out_row + j] = a[a_at + i * a_row + j]
-pack = copy_intrinsic(MACHINE, emit_pack)
+PACK = emitted(f"pack_{MACHINE.vector_bytes}", emit_pack)
+pack = copy_intrinsic(PACK)
 # transpose, same arguments: out[out_at + j * out_row + i] = a[a_at + i * a_row + j]
-transpose = copy_intrinsic(MACHINE, emit_transpose)
+TRANSPOSE = emitted(f"transpose_{MACHINE.vector_bytes}", emit_transpose)
+transpose = copy_intrinsic(TRANSPOSE)

@@ -250,8 +250,8 @@ def update_part(rule, parameters, moments, step, rate, start, g):
     elif rule.code == RMSPROP:
         rmsprop(rate, rule.beta2, rule.epsilon, rule.momentum, g, p, first, second)
     elif rule.code == ADAM:
-        correction1 = 1.0 - rule.beta1 ** (step + 1)
-        correction2 = 1.0 - rule.beta2 ** (step + 1)
+        taken = float(step + 1)  # an integer's power would be a loop of its own
+        correction1, correction2 = 1.0 - rule.beta1**taken, 1.0 - rule.beta2**taken
         epsilon = adam_epsilon(rule.epsilon, rule.epsilon_hat, correction2)
         adam(
             rate, rule.beta1, rule.beta2, epsilon, rule.decay, correction1, correction2, g, p, first, second,

@@ -25,6 +25,7 @@ from fastmlp.kernels.vectors import (
     ITEMSIZE,
     POINTER,
     Vectors,
+    byte_pointer,
     counted,
     element,
     fetch_line,
@@ -293,8 +294,9 @@ def tile_intrinsic(machine, tiles):
         def emit(context, build, signature, arguments):
             kinds = signature.args
             count, rows, columns, depth = arguments[:4]
-            bytes_at = lambda pointer: build.bitcast(pointer, context.get_value_type(types.voidptr))
-            at = lambda i: bytes_at(element(context, build, kinds[i], arguments[i], arguments[i + 1]))
+            at = lambda i: byte_pointer(
+                build, element(context, build, kinds[i], arguments[i], arguments[i + 1])
+            )
             size = lambda i: build.mul(arguments[i], INT(ITEMSIZE[dtype]))
             vectors = build.sdiv(build.add(columns, INT(lanes[dtype] - 1)), INT(lanes[dtype]))
             whole = build.icmp_signed("==", build.mul(vectors, INT(lanes[dtype])), columns)

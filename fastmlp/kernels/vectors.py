@@ -209,6 +209,11 @@ def element(context, builder, kind, array, position):
     return builder.gep(data_pointer(context, builder, kind, array), [offset], source_etype=BYTE)
 
 
+def byte_pointer(builder, pointer):
+    """The pointer as what Numba's void pointers are."""
+    return builder.bitcast(pointer, BYTE.as_pointer())
+
+
 def data_pointer(context, builder, kind, array):
     return context.make_array(kind)(context, builder, array).data
 

@@ -21,6 +21,7 @@ from fastmlp.kernels.narrow import MOST_UNITS, narrow_output_loss
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 from fastmlp.kernels.variants.baseline import output_loss as wide_output_loss
+from fastmlp.kernels.views import vector
 
 NO_ORDER = np.empty(0, np.int64)
 
@@ -48,9 +49,12 @@ def bias_gradient(delta, out):
     for j in range(units):
         out[j] = 0
     for i in range(0, whole, 8):
+        eight = vector(delta, i * units, 8 * units)
         for j in range(units):
-            low = (delta[i, j] + delta[i + 1, j]) + (delta[i + 2, j] + delta[i + 3, j])
-            high = (delta[i + 4, j] + delta[i + 5, j]) + (delta[i + 6, j] + delta[i + 7, j])
+            low = (eight[j] + eight[j + units]) + (eight[j + 2 * units] + eight[j + 3 * units])
+            high = (eight[j + 4 * units] + eight[j + 5 * units]) + (
+                eight[j + 6 * units] + eight[j + 7 * units]
+            )
             out[j] += low + high
     for i in range(whole, rows):
         for j in range(units):
