@@ -4,6 +4,8 @@ A panel is `columns` columns of a matrix without gaps between its rows. Tiles re
 vectors, three rounds of which are three cache lines: where the rows lie a multiple of 512 bytes
 apart they fall into few sets of L1 and evict one another, and where they are not a multiple of
 64 bytes apart every load straddles two lines and costs two.
+
+Masks are for the edges alone: AVX2's masked stores are microcode on AMD's processors, a dozen cycles each.
 """
 
 from llvmlite import ir
@@ -25,12 +27,19 @@ def emit_pack(build, arguments, kinds, code):
     b, out, columns, depth, b_row, out_row, _ = arguments
     v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
     with counted(build, columns, v.lanes) as j:
-        mask = v.first(build.sub(columns, j))
-        offset = build.mul(j, INT(v.itemsize))
+        left, offset = build.sub(columns, j), build.mul(j, INT(v.itemsize))
         source, target = v.shift(b, offset), v.shift(out, offset)
-        with counted(build, depth) as k:
-            value = v.load(v.shift(source, build.mul(k, b_row)), mask)
-            v.store(value, v.shift(target, build.mul(k, out_row)), mask)
+
+        def copy(mask):
+            with counted(build, depth) as k:
+                value = v.load(v.shift(source, build.mul(k, b_row)), mask)
+                v.store(value, v.shift(target, build.mul(k, out_row)), mask)
+
+        with build.if_else(build.icmp_signed(">=", left, INT(v.lanes))) as (whole, rest):
+            with whole:
+                copy(None)
+            with rest:
+                copy(v.first(left))
 
 
 def emit_transpose(build, arguments, kinds, code):
@@ -42,34 +51,49 @@ def emit_transpose(build, arguments, kinds, code):
         height, width = build.sub(rows, i), build.sub(columns, j)
         source = v.shift(v.shift(a, build.mul(i, a_row)), build.mul(j, INT(v.itemsize)))
         target = v.shift(v.shift(out, build.mul(j, out_row)), build.mul(i, INT(v.itemsize)))
-        mask, last = v.first(width), build.sub(height, INT(1))
-        # rows past the end repeat the last one and are not stored
-        block = [
-            v.load(v.shift(source, build.mul(smaller(build, INT(m), last), a_row)), mask)
-            for m in range(lanes)
-        ]
-        stride = lanes // 2
-        while stride:
-            low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
-            high = [lane + stride if not lane & stride else lanes + lane for lane in range(lanes)]
-            for m in range(lanes):
-                if not m & stride:
-                    pair = block[m], block[m + stride]
-                    block[m] = build.shuffle_vector(*pair, ir.Constant(ir.VectorType(INT32, lanes), low))
-                    block[m + stride] = build.shuffle_vector(
-                        *pair, ir.Constant(ir.VectorType(INT32, lanes), high)
-                    )
-            stride //= 2
-        mask = v.first(height)
-        stored = build.append_basic_block("stored")
+
+        def load(m, mask):
+            return v.load(v.shift(source, build.mul(m, a_row)), mask)
+
+        def store(value, m, mask):
+            v.store(value, v.shift(target, build.mul(out_row, INT(m))), mask)
+
+        full = build.icmp_signed(">=", smaller(build, height, width), INT(lanes))
+        with build.if_else(full) as (whole, rest):
+            with whole:
+                for m, value in enumerate(transposed(build, [load(INT(m), None) for m in range(lanes)])):
+                    store(value, m, None)
+            with rest:
+                mask, last = v.first(width), build.sub(height, INT(1))
+                # rows past the end repeat the last one and are not stored
+                block = transposed(build, [load(smaller(build, INT(m), last), mask) for m in range(lanes)])
+                mask = v.first(height)
+                stored = build.append_basic_block("stored")
+                for m in range(lanes):
+                    store(block[m], m, mask)
+                    if m + 1 < lanes:
+                        following = build.append_basic_block(f"row_{m + 1}")
+                        build.cbranch(build.icmp_signed("<", INT(m + 1), width), following, stored)
+                        build.position_at_end(following)
+                build.branch(stored)
+                build.position_at_end(stored)
+
+
+def transposed(build, block):
+    """As many vectors as each has lanes, rows turned into columns."""
+    block, lanes = list(block), len(block)
+    pattern = lambda numbers: ir.Constant(ir.VectorType(INT32, lanes), numbers)
+    stride = lanes // 2
+    while stride:
+        low = pattern([lane if not lane & stride else lanes + lane - stride for lane in range(lanes)])
+        high = pattern([lane + stride if not lane & stride else lanes + lane for lane in range(lanes)])
         for m in range(lanes):
-            v.store(block[m], v.shift(target, build.mul(out_row, INT(m))), mask)
-            if m + 1 < lanes:
-                following = build.append_basic_block(f"row_{m + 1}")
-                build.cbranch(build.icmp_signed("<", INT(m + 1), width), following, stored)
-                build.position_at_end(following)
-        build.branch(stored)
-        build.position_at_end(stored)
+            if not m & stride:
+                pair = block[m], block[m + stride]
+                block[m] = build.shuffle_vector(*pair, low)
+                block[m + stride] = build.shuffle_vector(*pair, high)
+        stride //= 2
+    return block
 
 
 def copy_intrinsic(name):

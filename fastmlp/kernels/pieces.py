@@ -201,6 +201,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> s
             library.enable_object_caching()
             module = library.create_ir_module(symbol)
             taken = target.call_conv.get_function_type(types.none, arguments).args
+            # A pointer to bytes is one to anything for LLVM, and for llvmlite once it has no type.
             untyped = [POINTER if isinstance(kind, ir.PointerType) else kind for kind in taken]
             function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
             builder = ir.IRBuilder(function.append_basic_block("entry"))

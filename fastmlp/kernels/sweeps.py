@@ -18,6 +18,7 @@ from fastmlp.kernels.tiles import (
     FIRST_ROWS,
     FIRST_ROWS_OF_ORDER,
     GATE,
+    MACHINE,
     RELU,
     ROW_VECTORS,
     STORE,
@@ -29,13 +30,17 @@ from fastmlp.kernels.tiles import (
     tile_of_depth,
     tile_of_rows,
 )
-from fastmlp.kernels.vectors import address
+from fastmlp.kernels.vectors import AVX512, address
 from fastmlp.kernels.views import lesser
 
 compiled = njit(error_model="numpy", inline="always")
 
 # Copying B into a panel costs about one tile of work; it pays when this many rows use it.
 PACK_ROWS = 128
+
+# For so many rows W is copied wherever its rows lie. A tile of AVX-512 does enough with each vector of W that
+# it may come from L2; 4x3 tiles of 8 lanes went from 0.75 of peak to 0.88 at 128 x 784 x 128.
+PACK_ALWAYS_ROWS = 1 << 62 if MACHINE == AVX512 else 32
 
 
 @register_jitable
@@ -67,6 +72,7 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
     zero = out.dtype.type(0)
     finish = RELU if relu else STORE
     packed = stop - start >= PACK_ROWS and conflicting(n_out * out.itemsize)
+    packed = packed or stop - start >= PACK_ALWAYS_ROWS
     alone = stop - start == 1 and len(order) == 0
     left = 0
     if len(order) == 0 and pays_forward(n_out, stop - start, lanes):
