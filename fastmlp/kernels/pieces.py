@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import os
 import pickle
-import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from llvmlite import binding, ir
 from numba import config, njit, types
@@ -27,11 +27,20 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels.cache import cache_of, kept_on_disk
 from fastmlp.kernels.sources import sources
+from fastmlp.kernels.subnormals import arithmetic, normal_arithmetic
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """For what only compiled code calls: a sixth less to compile."""
+
+if hasattr(os, "register_at_fork"):
+    # A process forked while another thread compiles would find the lock held for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 RESOLVE = "fastmlp:resolve"
@@ -43,28 +52,15 @@ machine code, and the symbol in there."""
 _found: dict[tuple[str, tuple[Any, ...], int], tuple[int, Any]] = {}
 """What the process has compiled or loaded: an address, and the library, lest the code be freed."""
 
-_failed = threading.local()
 
-
-class _Failed(Exception):
-    """What compiled code raises where a piece of it could not be compiled: the error of that."""
-
-    def __new__(cls) -> NoReturn:
-        error, _failed.error = _failed.error, None
-        raise error
-
-
-@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 def _resolve(wanted, length, code):
-    """Return the address of the piece whose name and argument types are pickled at `wanted`, or 0."""
-    try:
-        return address_of(*pickle.loads(ctypes.string_at(wanted, length)), code)
-    except BaseException as error:  # a callback that raises prints, and returns
-        _failed.error = error
-        return None
+    """Return the address of the piece whose name and argument types are pickled at `wanted`."""
+    return address_of(*pickle.loads(ctypes.string_at(wanted, length)), code)
 
 
-binding.add_symbol(RESOLVE, ctypes.cast(_resolve, ctypes.c_void_p).value)
+# The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
+# an arbitrary address where an error arises outside of what its text can guard: Ctrl-C on entering it.
+binding.add_symbol(RESOLVE, id(_resolve))
 
 
 def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
@@ -155,13 +151,11 @@ def _stub(context, module, name, codes, signature):
     builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), resolve, found)
 
     builder.position_at_end(resolve)
-    resolver = cgutils.get_or_insert_function(module, ir.FunctionType(INT, [POINTER, INT, INT]), RESOLVE)
-    length = INT(wanted.value_type.count)
-    made = builder.call(resolver, [wanted, length, code])
+    made = _resolved(context, builder, wanted, code)
     builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, resolved)
 
     builder.position_at_end(failed)
-    convention.return_user_exc(builder, _Failed)
+    convention.return_exc(builder)
 
     builder.position_at_end(resolved)
     builder.store_atomic(made, cell, "monotonic", 8)
@@ -175,6 +169,29 @@ def _stub(context, module, name, codes, signature):
     place = builder.inttoptr(place, target.as_pointer())
     builder.ret(builder.call(place, [into, excinfo, *values]))
     return stub
+
+
+def _resolved(context, builder, wanted, code):
+    """Emit a call of `_resolve`; return the address, or 0 where Python's error is set."""
+    module, api = builder.module, context.get_python_api(builder)
+    place = cgutils.alloca_once_value(builder, INT(0))
+    before = normal_arithmetic(builder)
+    gil = api.gil_ensure()
+    resolver = module.globals.get(RESOLVE) or ir.GlobalVariable(module, ir.IntType(8), RESOLVE)
+    call = cgutils.get_or_insert_function(
+        module, ir.FunctionType(POINTER, [POINTER, POINTER], var_arg=True), "PyObject_CallFunction"
+    )
+    given = [builder.ptrtoint(wanted, INT), INT(wanted.value_type.count), code]
+    made = builder.call(call, [resolver, context.insert_const_string(module, "LLL"), *given])
+    with cgutils.if_likely(builder, cgutils.is_not_null(builder, made)):
+        builder.store(api.long_as_longlong(made), place)
+        api.decref(made)
+    api.gil_release(gil)
+    address = builder.load(place)
+    # Whoever has no address will not come to where a program puts back what it found.
+    with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
+        arithmetic(builder, before)
+    return address
 
 
 def apart(function: Any) -> Any:
