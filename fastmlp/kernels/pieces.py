@@ -77,12 +77,15 @@ def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
     return _found[key][0]
 
 
-def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any = None) -> Any:
+def piece(
+    compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any = None, others: Any = None
+) -> Any:
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
 
     result : what it returns, one of Numba's types
     codes : how many values its first argument has, if that is a code and each has machine code of its own
-    of_code : of_code(code), the dispatcher for a code, which takes the other arguments
+    of_code : of_code(code), the dispatcher for a code
+    others : a function that takes what these take
     """
     if config.DISABLE_JIT:
         return compiled
@@ -93,19 +96,24 @@ def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any 
         chosen.compile(arguments if result == types.none else result(*arguments))
         made = chosen.overloads[arguments]
         if made.signature.return_type != result:
-            raise TypeError(f"{name.split('.')[0]} must return nothing, returns {made.signature.return_type}")
+            slot = compiled.py_func.__name__
+            raise TypeError(f"{slot} must return nothing, returns {made.signature.return_type}")
         return made.library, made.fndesc.llvm_func_name
 
     _makers[name] = make
 
     def call(typing_context, *given):
-        folded = compiled._compiler.fold_argument_types(given, {})[1]  # what *others takes becomes one
-        return result(*map(types.unliteral, folded)), calling(name, codes)
+        if codes:
+            arguments = types.intp, *given[1:]
+        else:
+            arguments = compiled._compiler.fold_argument_types(given, {})[1]  # *others becomes one
+        return result(*map(types.unliteral, arguments)), calling(name, codes)
 
     # Numba matches arguments by the names of the function's parameters.
-    own = list(inspect.signature(compiled.py_func).parameters.values())
-    context = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    call.__signature__ = inspect.Signature([context, *own])
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    first = [inspect.Parameter(name, positional) for name in ("typing_context", "code")[: 1 + (codes > 0)]]
+    own = inspect.signature(others or compiled.py_func).parameters.values()
+    call.__signature__ = inspect.Signature([*first, *own])
     call.__qualname__ = name
     return intrinsic(call)
 
