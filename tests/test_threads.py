@@ -68,3 +68,12 @@ def test_a_training_leaves_the_processor_treating_subnormals_as_before(backend):
     fastmlp.fit(fastmlp.Network([3, 4, 1]), X, y, epochs=2, seed=0, backend=backend, threads=2)
     assert smallest * 2 > 0
     assert np.array([smallest])[0] + smallest > smallest
+
+
+def test_a_worker_without_a_share_of_a_layer_of_few_inputs():
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((1000, 4)), rng.standard_normal((1000, 300))
+    network, rule = fastmlp.Network([4, 300, 300]), fastmlp.SGD(0.01)
+    options = {"optimizer": rule, "epochs": 1, "batch_size": 500, "seed": 0, "backend": "fused"}
+    alone, two = (fastmlp.fit(network, X, y, threads=threads, **options) for threads in (1, 2))
+    np.testing.assert_array_equal(alone.parameters, two.parameters)

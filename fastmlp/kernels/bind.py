@@ -15,12 +15,14 @@ import functools
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numba
+import numpy as np
 from numba.core import event
+from numba.core.serialize import dumps
 
 from fastmlp.kernels import program
 from fastmlp.kernels.cache import kept_on_disk, why_not_kept
@@ -128,56 +130,93 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     """Return what calls `function` as the piece `name` of the program (`fastmlp.kernels.program.PIECES`).
 
     A function of ours that takes a code is compiled for each with the code as a constant, and without the
-    branches of the others. One that Numba's decorator has been over already calls what its own file says.
+    branches of the others. One that Numba's decorator has been over already calls what its own file says,
+    and keeps its options.
     """
-    inner = _inner(function, functions) if isinstance(function, types.FunctionType) else {}
     plain = getattr(function, "py_func", function)
-    key = ("piece", plain, *sorted((name, id(f)) for name, f in inner.items()))
+    decorated = plain is not function
+    inner = {} if decorated else _inner(function, functions)
+    key = ("piece", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key in _linked:
         return _linked[key]
     result, codes, constant = PIECES[name]
-    content = _content(plain, inner)
+    content = _content(function, inner)
 
-    def jitted(template: Function | None, names: Mapping[str, Any], qualname: str) -> Any:
-        copy = _rebound(template or plain, names)
+    def jitted(template: Any, names: Mapping[str, Any], qualname: str, **options: Any) -> Any:
+        copy = _rebound(template, names)
         copy.__qualname__ = qualname
-        return kept_on_disk(_jitted(copy, plain, **INNER))
+        return _jitted(copy, plain, **INNER, **options)
 
     def of_code(code: int) -> Any:
-        names = {"coded": _link(plain, functions, inline=_is_ours(plain)), "CODE": code}
-        return jitted(constant, names, f"{plain.__qualname__}.{code}.{content}")
+        coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
+        names = {"coded": coded, "CODE": code}
+        return kept_on_disk(jitted(constant, names, f"{plain.__qualname__}.{code}.{content}"))
 
-    whole = jitted(plain, inner, f"{plain.__qualname__}.{content}")
-    _linked[key] = piece(whole, result, codes, constant and of_code)
+    whole = kept_on_disk(jitted(plain, inner, f"{plain.__qualname__}.{content}", **_options(function)))
+    _linked[key] = piece(whole, result, codes, constant and of_code, constant)
     return _linked[key]
 
 
 def _jitted(copy: Function, function: Function, **options: Any) -> Function:
     """Return a copy of `function` as Numba compiles it."""
     allocates = function in ALLOCATING or not _is_ours(function)
-    return numba.njit(copy, _nrt=allocates, **OPTIONS, **options)
+    return numba.njit(copy, **{"_nrt": allocates, **OPTIONS, **options})
 
 
 def _is_ours(function: Function) -> bool:
     return function.__module__.startswith(OURS)
 
 
-def _content(function: Function, inner: Mapping[str, Function]) -> str:
+def _content(function: Any, inner: Mapping[str, Function]) -> str:
     """Return a digest of a function's code and of all that it calls.
 
     Machine code from the disk cache carries its inner functions' names. Programs that two processes
     compiled meet in a third, and there one name must mean one code, or one program runs the other's.
+    So in one process, where functions of one text may differ in their defaults and in what they name.
     """
-    code = function.__code__
-    names = [f"{name}={_full_name(value)}" for name, value in sorted(inner.items())]
-    own = [sources(Path(code.co_filename)), repr(code.co_consts), *names]
-    return digest_of([code.co_code, *(text.encode() for text in own)])
+    plain, options = getattr(function, "py_func", function), _options(function)
+    names = [f"{name}={_full_name(value)}" for name, value in inner.items()]
+    values = [plain.__defaults__, *(cell.cell_contents for cell in plain.__closure__ or ())]
+    for name in sorted({*plain.__code__.co_names} & plain.__globals__.keys() - inner.keys()):
+        value = plain.__globals__[name]
+        if isinstance(value, CONSTANTS):
+            values.append((name, value))
+        elif hasattr(value, "py_func") and value is not function:
+            names.append(f"{name}={_full_name(value)}")
+    own = [sources(Path(plain.__code__.co_filename)), repr(sorted(options.items())), *sorted(names)]
+    return digest_of([*map(str.encode, own), *_text(plain.__code__), dumps(values)])
 
 
-def _full_name(function: Function) -> str:
+CONSTANTS = (bool, int, float, complex, str, tuple, np.generic, np.ndarray)
+"""What a compiled function takes from its module as it is."""
+
+
+def _text(code: types.CodeType) -> Iterator[bytes]:
+    """Yield what tells a function's code from another's, and is the same in every process."""
+    yield code.co_code
+    yield repr(code.co_names).encode()
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _text(constant)
+        else:
+            yield repr(constant).encode()
+
+
+def _full_name(function: Any) -> str:
     plain = getattr(function, "py_func", getattr(function, "_defn", function))
-    return f"{plain.__module__}.{getattr(plain, '__qualname__', repr(plain))}"
+    name = f"{plain.__module__}.{getattr(plain, '__qualname__', repr(plain))}"
+    decorated = hasattr(function, "py_func") and not _is_ours(plain) and not DIGESTED.fullmatch(name)
+    return f"{name}.{_content(function, {})}" if decorated else name
 
+
+def _options(function: Any) -> dict[str, Any]:
+    """Return what Numba's decorator was told, if it has been over a function."""
+    given = getattr(function, "targetoptions", {})
+    return {k: sorted(v) if isinstance(v, set) else v for k, v in given.items() if k != "nopython"}
+
+
+DIGESTED = re.compile(r".*\.[0-9a-f]{16}")
+"""The name of what is compiled here, and has its content in it."""
 
 _linked: dict[tuple[Any, ...], Function] = {}
 
@@ -201,7 +240,9 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
 
 def _rebound(function: Function, names: Mapping[str, Function]) -> types.FunctionType:
     scope = {**function.__globals__, **names}
-    copy = types.FunctionType(function.__code__, scope, function.__name__, function.__defaults__)
+    copy = types.FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
     copy.__module__ = function.__module__
     copy.__qualname__ = function.__qualname__
     return copy

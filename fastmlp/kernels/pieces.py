@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import ctypes
 import inspect
+import os
 import pickle
-import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from llvmlite import binding, ir
 from numba import config, njit, types
@@ -27,11 +27,20 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels.cache import cache_of, kept_on_disk
 from fastmlp.kernels.sources import sources
+from fastmlp.kernels.subnormals import arithmetic, normal_arithmetic
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """For what only compiled code calls: a sixth less to compile."""
+
+if hasattr(os, "register_at_fork"):
+    # A process forked while another thread compiles would find the lock held for ever.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
 
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 RESOLVE = "fastmlp:resolve"
@@ -43,28 +52,15 @@ machine code, and the symbol in there."""
 _found: dict[tuple[str, tuple[Any, ...], int], tuple[int, Any]] = {}
 """What the process has compiled or loaded: an address, and the library, lest the code be freed."""
 
-_failed = threading.local()
 
-
-class _Failed(Exception):
-    """What compiled code raises where a piece of it could not be compiled: the error of that."""
-
-    def __new__(cls) -> NoReturn:
-        error, _failed.error = _failed.error, None
-        raise error
-
-
-@ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
 def _resolve(wanted, length, code):
-    """Return the address of the piece whose name and argument types are pickled at `wanted`, or 0."""
-    try:
-        return address_of(*pickle.loads(ctypes.string_at(wanted, length)), code)
-    except BaseException as error:  # a callback that raises prints, and returns
-        _failed.error = error
-        return None
+    """Return the address of the piece whose name and argument types are pickled at `wanted`."""
+    return address_of(*pickle.loads(ctypes.string_at(wanted, length)), code)
 
 
-binding.add_symbol(RESOLVE, ctypes.cast(_resolve, ctypes.c_void_p).value)
+# The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
+# an arbitrary address where an error arises outside of what its text can guard: Ctrl-C on entering it.
+binding.add_symbol(RESOLVE, id(_resolve))
 
 
 def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
@@ -81,12 +77,15 @@ def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
     return _found[key][0]
 
 
-def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any = None) -> Any:
+def piece(
+    compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any = None, others: Any = None
+) -> Any:
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
 
     result : what it returns, one of Numba's types
     codes : how many values its first argument has, if that is a code and each has machine code of its own
-    of_code : of_code(code), the dispatcher for a code, which takes the other arguments
+    of_code : of_code(code), the dispatcher for a code
+    others : a function that takes what these take
     """
     if config.DISABLE_JIT:
         return compiled
@@ -97,19 +96,24 @@ def piece(compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any 
         chosen.compile(arguments if result == types.none else result(*arguments))
         made = chosen.overloads[arguments]
         if made.signature.return_type != result:
-            raise TypeError(f"{name.split('.')[0]} must return nothing, returns {made.signature.return_type}")
+            slot = compiled.py_func.__name__
+            raise TypeError(f"{slot} must return nothing, returns {made.signature.return_type}")
         return made.library, made.fndesc.llvm_func_name
 
     _makers[name] = make
 
     def call(typing_context, *given):
-        folded = compiled._compiler.fold_argument_types(given, {})[1]  # what *others takes becomes one
-        return result(*map(types.unliteral, folded)), calling(name, codes)
+        if codes:
+            arguments = types.intp, *given[1:]
+        else:
+            arguments = compiled._compiler.fold_argument_types(given, {})[1]  # *others becomes one
+        return result(*map(types.unliteral, arguments)), calling(name, codes)
 
     # Numba matches arguments by the names of the function's parameters.
-    own = list(inspect.signature(compiled.py_func).parameters.values())
-    context = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    call.__signature__ = inspect.Signature([context, *own])
+    positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    first = [inspect.Parameter(name, positional) for name in ("typing_context", "code")[: 1 + (codes > 0)]]
+    own = inspect.signature(others or compiled.py_func).parameters.values()
+    call.__signature__ = inspect.Signature([*first, *own])
     call.__qualname__ = name
     return intrinsic(call)
 
@@ -155,13 +159,11 @@ def _stub(context, module, name, codes, signature):
     builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), resolve, found)
 
     builder.position_at_end(resolve)
-    resolver = cgutils.get_or_insert_function(module, ir.FunctionType(INT, [POINTER, INT, INT]), RESOLVE)
-    length = INT(wanted.value_type.count)
-    made = builder.call(resolver, [wanted, length, code])
+    made = _resolved(context, builder, wanted, code)
     builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, resolved)
 
     builder.position_at_end(failed)
-    convention.return_user_exc(builder, _Failed)
+    convention.return_exc(builder)
 
     builder.position_at_end(resolved)
     builder.store_atomic(made, cell, "monotonic", 8)
@@ -175,6 +177,29 @@ def _stub(context, module, name, codes, signature):
     place = builder.inttoptr(place, target.as_pointer())
     builder.ret(builder.call(place, [into, excinfo, *values]))
     return stub
+
+
+def _resolved(context, builder, wanted, code):
+    """Emit a call of `_resolve`; return the address, or 0 where Python's error is set."""
+    module, api = builder.module, context.get_python_api(builder)
+    place = cgutils.alloca_once_value(builder, INT(0))
+    before = normal_arithmetic(builder)
+    gil = api.gil_ensure()
+    resolver = module.globals.get(RESOLVE) or ir.GlobalVariable(module, ir.IntType(8), RESOLVE)
+    call = cgutils.get_or_insert_function(
+        module, ir.FunctionType(POINTER, [POINTER, POINTER], var_arg=True), "PyObject_CallFunction"
+    )
+    given = [builder.ptrtoint(wanted, INT), INT(wanted.value_type.count), code]
+    made = builder.call(call, [resolver, context.insert_const_string(module, "LLL"), *given])
+    with cgutils.if_likely(builder, cgutils.is_not_null(builder, made)):
+        builder.store(api.long_as_longlong(made), place)
+        api.decref(made)
+    api.gil_release(gil)
+    address = builder.load(place)
+    # Whoever has no address will not come to where a program puts back what it found.
+    with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
+        arithmetic(builder, before)
+    return address
 
 
 def apart(function: Any) -> Any:

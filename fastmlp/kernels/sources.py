@@ -17,8 +17,14 @@ def digest_of(texts: Iterable[bytes]) -> str:
 
 
 @functools.cache
-def sources(*files: Path) -> str:
-    """Return a digest of these files, and of all from which the kernels are made."""
+def _ours() -> list[bytes]:
     modules = [Path(module.__file__ or "") for module in (fastmlp.activations, fastmlp.losses)]
-    everything = {*files, *modules, *Path(__file__).parent.rglob("*.py")}
-    return digest_of(sorted(source.read_bytes() for source in everything))
+    return [source.read_bytes() for source in {*modules, *Path(__file__).parent.rglob("*.py")}]
+
+
+def sources(*files: Path) -> str:
+    """Return a digest of these files as they are now, and of all from which the kernels are made.
+
+    What was defined in no file, in a notebook or by exec, has none.
+    """
+    return digest_of(sorted({*_ours(), *(file.read_bytes() for file in files if file.is_file())}))

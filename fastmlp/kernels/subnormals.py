@@ -15,8 +15,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-FLUSH_TO_ZERO, DENORMALS_ARE_ZERO = 1 << 15, 1 << 6
-"""Bits of MXCSR: Intel, "64 and IA-32 Architectures Software Developer's Manual", volume 1, 10.2.3."""
+SWITCHES = 1 << 15 | 1 << 6
+"""Flush to zero, and denormals are zero: bits of MXCSR.
+
+Intel, "64 and IA-32 Architectures Software Developer's Manual", volume 1, 10.2.3.
+"""
 
 X86 = llvmlite.binding.get_process_triple().startswith(("x86_64", "i386", "i686"))
 """Elsewhere nothing is done: the cores that matter there are not slowed."""
@@ -30,19 +33,36 @@ def _call(builder, name, place):
     builder.call(function, [place])
 
 
+def normal_arithmetic(builder):
+    """Emit what heeds subnormal numbers from here on; return what `arithmetic` wants to undo that."""
+    return _switch(builder, lambda before: builder.and_(before, ir.Constant(WORD, ~SWITCHES)))
+
+
+def arithmetic(builder, before):
+    """Emit what treats subnormal numbers as they were treated before."""
+    if X86:
+        place = cgutils.alloca_once(builder, WORD)
+        builder.store(before, place)
+        _call(builder, "llvm.x86.sse.ldmxcsr", place)
+
+
+def _switch(builder, change):
+    if not X86:
+        return ir.Constant(WORD, 0)
+    place = cgutils.alloca_once(builder, WORD)
+    _call(builder, "llvm.x86.sse.stmxcsr", place)
+    before = builder.load(place)
+    builder.store(change(before), place)
+    _call(builder, "llvm.x86.sse.ldmxcsr", place)
+    return before
+
+
 @intrinsic
 def flush_subnormals(typing_context):
     """Take subnormal numbers for 0 from here on; return what `restore_subnormals` wants."""
 
     def emit(context, builder, signature, arguments):
-        if not X86:
-            return ir.Constant(WORD, 0)
-        place = cgutils.alloca_once(builder, WORD)
-        _call(builder, "llvm.x86.sse.stmxcsr", place)
-        before = builder.load(place)
-        builder.store(builder.or_(before, ir.Constant(WORD, FLUSH_TO_ZERO | DENORMALS_ARE_ZERO)), place)
-        _call(builder, "llvm.x86.sse.ldmxcsr", place)
-        return before
+        return _switch(builder, lambda before: builder.or_(before, ir.Constant(WORD, SWITCHES)))
 
     return types.int32(), emit
 
@@ -52,10 +72,7 @@ def restore_subnormals(typing_context, before):
     """Treat subnormal numbers again as `flush_subnormals` found them treated."""
 
     def emit(context, builder, signature, arguments):
-        if X86:
-            place = cgutils.alloca_once(builder, WORD)
-            builder.store(arguments[0], place)
-            _call(builder, "llvm.x86.sse.ldmxcsr", place)
+        arithmetic(builder, arguments[0])
         return context.get_dummy_value()
 
     return types.void(types.int32), emit

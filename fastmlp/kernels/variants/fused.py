@@ -164,7 +164,8 @@ def weights_step(
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
         slice_rows = slice_of(work.slices.shape[1], n_out)
         hot = matrix(work.slices, team.worker * work.slices.shape[1], slice_rows, n_out)
-        for start in range(first, last, last - first if plain else slice_rows):
+        # A worker may have no rows of a layer with few inputs, and a range no step of 0.
+        for start in range(first, last, last - first + 1 if plain else slice_rows):
             stop = last if plain else lesser(start + slice_rows, last)
             g = rows_of(dw, start, stop) if clipped else rows_of(hot, 0, stop - start)
             g = rows_of(w, start, stop) if plain else g

@@ -1,0 +1,205 @@
+"""Slots as users write them: decorated, closed over something, with *others, or alike but for one name."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numba
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp import registry
+from fastmlp.activations import TANH
+from fastmlp.kernels import bind
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline, tiled
+
+X = np.linspace(-1, 1, 24).reshape(12, 2)
+
+right_activate = baseline.activate
+right_output_loss = baseline.output_loss
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Train by a variant of these slots; return the parameters."""
+
+    def train(name, base=baseline.VARIANT, **slots):
+        if slots:
+            monkeypatch.setitem(registry._files, name, Variant(name, base, slots))
+        network = fastmlp.Network([2, 3, 1], "tanh")
+        model = fastmlp.fit(
+            network, X, X[:, :1], optimizer=fastmlp.SGD(0.1), epochs=2, seed=0, backend=name, progress=False
+        )
+        return model.parameters
+
+    yield train
+    registry._compiled.cache_clear()
+
+
+def activate_others(*others):
+    right_activate(*others)
+
+
+def activate_code_others(code, *others):
+    right_activate(code, *others)
+
+
+def activate_default(code, z, out, extra=0.0):
+    right_activate(code, z, out)
+    out[0, 0] += extra
+
+
+def loss_others(loss, *others):
+    return right_output_loss(loss, *others)
+
+
+slow = pytest.mark.slow  # compiles a variant, 3 s
+
+
+@slow
+@pytest.mark.parametrize(
+    "slots",
+    [
+        {"activate": activate_others},
+        {"activate": activate_code_others},
+        {"activate": activate_default},
+        {"output_loss": loss_others},
+    ],
+    ids=["*others", "code, *others", "a default", "loss, *others"],
+)
+def test_a_slot_with_a_code_may_take_its_arguments_as_it_likes(trained, slots):
+    np.testing.assert_allclose(trained("free", **slots), trained("reference"), rtol=1e-12)
+
+
+def closed(scale):
+    def bias_gradient(delta, out):
+        for j in range(len(out)):
+            out[j] = 0
+            for i in range(len(delta)):
+                out[j] += scale * delta[i, j]
+
+    return bias_gradient
+
+
+def defaulted(scale):
+    def bias_gradient(delta, out, scale=scale):
+        for j in range(len(out)):
+            out[j] = 0
+            for i in range(len(delta)):
+                out[j] += scale * delta[i, j]
+
+    return bias_gradient
+
+
+def helped(scale):
+    @numba.njit
+    def scaled(x):
+        return scale * x
+
+    def bias_gradient(delta, out):
+        for j in range(len(out)):
+            out[j] = 0
+            for i in range(len(delta)):
+                out[j] += scaled(delta[i, j])
+
+    return bias_gradient
+
+
+WAYS = {
+    "a closure": closed,
+    "a decorated closure": lambda scale: numba.njit(closed(scale)),
+    "a default": defaulted,
+    "a helper": helped,
+}
+
+
+@slow
+@pytest.mark.parametrize("way", WAYS)
+def test_slots_that_differ_in_one_number_are_two(trained, way):
+    once, twice = (trained(f"{way} {scale}", bias_gradient=WAYS[way](scale)) for scale in (1.0, 2.0))
+    np.testing.assert_allclose(once, trained("reference"), rtol=1e-12)
+    assert not np.allclose(once, twice)
+
+
+def of_kind(kind):
+    if kind == "sin":
+
+        def tanh(z):
+            return math.sin(z)
+
+    else:
+
+        def tanh(z):
+            return math.cos(z)
+
+    return tanh
+
+
+@pytest.mark.parametrize("decorate", [lambda f: f, numba.njit], ids=["plain", "decorated"])
+def test_slots_that_differ_in_one_name_are_two(trained, decorate):
+    sine, cosine = (trained(kind, tanh=decorate(of_kind(kind))) for kind in ("sin", "cos"))
+    assert not np.allclose(sine, cosine)
+
+
+NAMING = "def tanh(z):\n    return SCALE * z"
+
+
+def test_what_was_defined_in_no_file_differs_by_what_it_names(trained):
+    found = []
+    for scale in (1.0, 2.0):
+        scope = {"SCALE": scale, "__name__": __name__}
+        exec(NAMING, scope)
+        found.append(trained(f"linear {scale}", tanh=scope["tanh"]))
+    assert not np.allclose(*found)
+
+
+NESTED = """
+def bias_gradient(delta, out):
+    sums = [delta[:, j].sum() for j in range(len(out))]
+    add = lambda x: x + 0.0
+    for j in range(len(out)):
+        out[j] = add(sums[j])
+"""
+
+
+def test_a_name_on_the_disk_has_no_address_in_it():
+    names = set()
+    for _ in range(2):
+        scope = {"__name__": __name__}
+        exec(NESTED, scope)
+        names.add(bind._content(scope["bias_gradient"], {}))
+    assert len(names) == 1
+
+
+@numba.njit
+def tanh(z):
+    return z * 0 + 5
+
+
+@numba.njit
+def decorated_activate(code, z, out):
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            out[i, j] = tanh(z[i, j]) if code == TANH else z[i, j]
+
+
+def test_a_decorated_slot_calls_what_its_own_file_says(monkeypatch):
+    variant = Variant("decorated", tiled.VARIANT, {"activate": decorated_activate})
+    monkeypatch.setitem(registry._files, variant.name, variant)
+    parameters = np.concatenate([np.zeros(9), [1.0, 1.0, 1.0], [0.0]])
+    out = np.empty((len(X), 1))
+    registry.get(variant.name).predict(fastmlp.Network([2, 3, 1], "tanh"), parameters, X, out)
+    assert (out == 15).all()
+
+
+@partial(numba.njit, error_model="python")
+def raising_bias_gradient(delta, out):
+    out[0] = 1 / (len(out) - len(out))
+
+
+def test_a_decorated_slot_keeps_its_options(trained):
+    with pytest.raises(ZeroDivisionError):
+        trained("raising", bias_gradient=raising_bias_gradient)
