@@ -39,6 +39,21 @@ def trained(monkeypatch):
     registry._compiled.cache_clear()
 
 
+@numba.njit
+def even(n):
+    return n == 0 or odd(n - 1)
+
+
+@numba.njit
+def odd(n):
+    return n != 0 and even(n - 1)
+
+
+def test_helpers_that_call_one_another_have_names():
+    names = {bind._content(helper, {}) for helper in (even, odd)}
+    assert len(names) == 2
+
+
 def activate_others(*others):
     right_activate(*others)
 

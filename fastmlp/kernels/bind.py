@@ -167,8 +167,8 @@ def _is_ours(function: Function) -> bool:
     return function.__module__.startswith(OURS)
 
 
-def _content(function: Any, inner: Mapping[str, Function]) -> str:
-    """Return a digest of a function's code and of all that it calls.
+def _content(function: Any, inner: Mapping[str, Function], above: tuple[Any, ...] = ()) -> str:
+    """Return a digest of a function's code and of all that it calls, but for those `above` that call it.
 
     Machine code from the disk cache carries its inner functions' names. Programs that two processes
     compiled meet in a third, and there one name must mean one code, or one program runs the other's.
@@ -181,8 +181,8 @@ def _content(function: Any, inner: Mapping[str, Function]) -> str:
         value = plain.__globals__[name]
         if isinstance(value, CONSTANTS):
             values.append((name, value))
-        elif hasattr(value, "py_func") and value is not function:
-            names.append(f"{name}={_full_name(value)}")
+        elif hasattr(value, "py_func") and value not in (function, *above):
+            names.append(f"{name}={_full_name(value, (function, *above))}")
     own = [sources(Path(plain.__code__.co_filename)), repr(sorted(options.items())), *sorted(names)]
     return digest_of([*map(str.encode, own), *_text(plain.__code__), dumps(values)])
 
@@ -202,11 +202,11 @@ def _text(code: types.CodeType) -> Iterator[bytes]:
             yield repr(constant).encode()
 
 
-def _full_name(function: Any) -> str:
+def _full_name(function: Any, above: tuple[Any, ...] = ()) -> str:
     plain = getattr(function, "py_func", getattr(function, "_defn", function))
     name = f"{plain.__module__}.{getattr(plain, '__qualname__', repr(plain))}"
     decorated = hasattr(function, "py_func") and not _is_ours(plain) and not DIGESTED.fullmatch(name)
-    return f"{name}.{_content(function, {})}" if decorated else name
+    return f"{name}.{_content(function, {}, above)}" if decorated else name
 
 
 def _options(function: Any) -> dict[str, Any]:

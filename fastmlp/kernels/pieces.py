@@ -83,7 +83,8 @@ def piece(
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
 
     result : what it returns, one of Numba's types
-    codes : how many values its first argument has, if that is a code and each has machine code of its own
+    codes : how many values its first argument has, if that is a code and each has machine code of its own;
+        the caller's word, as a position in an array is
     of_code : of_code(code), the dispatcher for a code
     others : a function that takes what these take
     """
