@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,19 @@ Update = Callable[[Network, Optimizer, TrainState, float, float], TrainState]
 TrainChunk = Callable[
     [Network, Optimizer, TrainState, Data, Chunk, int, int | None, NDArray[np.float64]], TrainState
 ]
+
+
+def loss_in_parts(weights: Array, parts: Iterable[slice], loss_of: Callable[[slice], float]) -> float:
+    """Return the loss over all rows from that of each part, `loss_of(rows)`, by the parts' weights (rows,).
+
+    No part overflows whose mean does not, and rows that weigh nothing are not asked for.
+    """
+    total = float(weights.sum(dtype=np.float64))
+    loss = 0.0
+    for rows in parts:
+        if counts := float(weights[rows].sum(dtype=np.float64)):
+            loss += counts / total * loss_of(rows)
+    return loss
 
 
 class Backend(NamedTuple):

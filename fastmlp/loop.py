@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.archive import CheckpointError
-from fastmlp.backend import Backend, Chunk, Data
+from fastmlp.backend import Backend, Chunk, Data, loss_in_parts
 from fastmlp.budget import blas_threads
 from fastmlp.callbacks import Callback, Run, no_snapshot
 from fastmlp.divergence import DivergenceError, last_finite, sound
@@ -251,16 +251,17 @@ class _Training:
         at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
         if rows <= at_once:
             return evaluate(network, parameters, data)
-        total = float(data.weights.sum(dtype=np.float64))
-        loss = 0.0
-        for start in range(0, rows, at_once):
-            if self.run.stop_reason is not None:
-                raise LeftBehind
-            some = slice(start, start + at_once)
-            part = Data(data.inputs[some], data.targets[some], data.weights[some])
-            if counts := float(part.weights.sum(dtype=np.float64)):
-                loss += counts / total * evaluate(network, parameters, part)
-        return loss
+
+        def parts() -> Iterator[slice]:
+            for start in range(0, rows, at_once):
+                if self.run.stop_reason is not None:
+                    raise LeftBehind
+                yield slice(start, start + at_once)
+
+        def loss_of(some: slice) -> float:
+            return evaluate(network, parameters, Data(*(array[some] for array in data)))
+
+        return loss_in_parts(data.weights, parts(), loss_of)
 
     def _end_epoch(self, validation_loss: float | None) -> None:
         plan, run = self.plan, self.run

@@ -9,7 +9,7 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from fastmlp.backend import Array, Backend, Chunk, Data
+from fastmlp.backend import Array, Backend, Chunk, Data, loss_in_parts
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 from fastmlp.state import TrainState
@@ -39,12 +39,11 @@ def for_sparse_rows(backend: Backend) -> Backend:
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         if not scipy.sparse.issparse(data.inputs):  # validation rows that the user gave
             return backend.evaluate(network, parameters, data)
-        total = float(data.weights.sum(dtype=np.float64))
-        loss = 0.0
-        for rows in blocks(data.inputs):
-            if counts := float(data.weights[rows].sum(dtype=np.float64)):
-                loss += counts / total * backend.evaluate(network, parameters, _dense(data, rows))
-        return loss
+
+        def loss_of(rows: slice) -> float:
+            return backend.evaluate(network, parameters, _dense(data, rows))
+
+        return loss_in_parts(data.weights, blocks(data.inputs), loss_of)
 
     def train_chunk(
         network: Network,
