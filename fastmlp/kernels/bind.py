@@ -87,7 +87,7 @@ def _entry(qualname: str, variant: str, function: Function, names: Mapping[str, 
     copy = _rebound(function, names)
     copy.__qualname__ = qualname
     _first_variant[qualname] = variant
-    return kept_on_disk(_jitted(copy, function))
+    return kept_on_disk(_jitted(copy, function, no_cfunc_wrapper=True))
 
 
 TEMPLATES: dict[str, Function] = {

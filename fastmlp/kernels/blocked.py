@@ -10,9 +10,8 @@ while they pass by: 0.77.
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
 from fastmlp.kernels.panels import pack
+from fastmlp.kernels.pieces import helper
 from fastmlp.kernels.sweeps import compiled, next_vectors, weight_gradient
 from fastmlp.kernels.tiles import FIRST_ROWS, STORE, UPDATE, VECTOR_BYTES, VECTORS, stack, tile
 from fastmlp.kernels.views import lesser
@@ -40,13 +39,13 @@ def scratch_length(n_out, itemsize):
     return strip_rows(itemsize) * DEPTH + DEPTH * (n_out + VECTORS * lanes)
 
 
-@register_jitable
+@helper
 def strip_rows(itemsize):
     """Rows of the gradient whose strips of x fit into STRIPS_BYTES."""
     return STRIPS_BYTES // (DEPTH * itemsize) // STRIP * STRIP
 
 
-@register_jitable
+@helper
 def pack_strips(x, order, first, rows, left, columns, scratch):
     """Strip s of scratch = columns [left + s * STRIP, ..) of `rows` rows of x, row after row."""
     n_in = x.shape[1]
@@ -60,7 +59,7 @@ def pack_strips(x, order, first, rows, left, columns, scratch):
                 pack(1, width, x, place, n_in, scratch, at * rows + i * STRIP, STRIP)
 
 
-@register_jitable
+@helper
 def pack_panels(delta, first, rows, scratch, at, lanes):
     """Panels of `rows` rows of delta side by side, copied by whole rows, which hardware prefetches."""
     n_out = delta.shape[1]

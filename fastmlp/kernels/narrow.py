@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels.panels import transpose
-from fastmlp.kernels.polynomials import log
 from fastmlp.kernels.residuals import element_loss, likelihood_bounds, within
+from fastmlp.kernels.scalars import log
 from fastmlp.kernels.views import lesser, matrix, vector
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 

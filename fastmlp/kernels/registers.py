@@ -16,9 +16,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels import polynomials as poly
 from fastmlp.kernels import stages
 from fastmlp.kernels.lanes import Machine, broadcast, sum_lanes
+from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.vectors import INT, INT32
 
 MOST_ROWS = 16
@@ -29,14 +29,18 @@ LOSSES = ("mse", "binary_cross_entropy")
 
 
 class _Step:
-    """Emits one step on lists of vectors. `call(function, *vectors)` applies a jitted function lane by lane."""
+    """Emits one step on lists of vectors."""
 
-    def __init__(self, machine, constants, lanes, call):
-        self.machine, self.builder, self.lanes, self.call = machine, machine.builder, lanes, call
+    def __init__(self, machine, constants, lanes):
+        self.machine, self.builder, self.lanes = machine, machine.builder, lanes
         self.hidden, self.output, self.loss_name = constants.hidden, constants.output, constants.loss
 
     def constant(self, value):
         return self.machine.constant(value, self.lanes)
+
+    def call(self, formula, *vectors):
+        """What a formula of one result gives."""
+        return formula(*(Symbol(self.builder, vector) for vector in vectors)).value
 
     def forward(self, layers, x):
         """All layers' activations, the last being logits. layers : [(weights [i][j], biases [j])]"""
@@ -74,8 +78,8 @@ class _Step:
         none = builder.fcmp_ordered("==", share, self.constant(0))
         for z, y in zip(logits, targets):
             if self.loss_name == "binary_cross_entropy":
-                error = builder.fsub(self.call(poly.sigmoid, z), y)
-                term = self.call(poly.binary_cross_entropy, z, y)
+                both = stages.cross_entropy_term(Symbol(builder, z), Symbol(builder, y))
+                term, error = (symbol.value for symbol in both)
                 delta = builder.fmul(error, share)
             else:
                 a = self.activate(self.output, z)
@@ -113,17 +117,6 @@ class _Step:
         return updated[::-1]
 
 
-def _functions(constants):
-    """The jitted functions that a network's step calls, with their number of arguments."""
-    names = {*constants.hidden, constants.output} - {*stages.IN_TILE}
-    found = {stages.FUNCTIONS[name]: 1 for name in names}
-    if "softplus" in constants.hidden:
-        found[stages.softplus_slope] = 1
-    if constants.loss == "binary_cross_entropy":
-        found |= {poly.sigmoid: 1, poly.binary_cross_entropy: 2}
-    return found
-
-
 def chunk(constants):
     """The intrinsic that runs all steps of a chunk of batches of at most constants.rows rows.
 
@@ -136,10 +129,6 @@ def chunk(constants):
     @intrinsic
     def run(typingctx, parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses):
         dtype = parameters.dtype
-        called = {}
-        for function, arity in _functions(constants).items():
-            kind = typingctx.resolve_value_type(function)
-            called[function] = kind, kind.get_call_type(typingctx, (dtype,) * arity, {})
 
         def codegen(context, builder, signature, args):
             element, double = context.get_data_type(dtype), ir.DoubleType()
@@ -157,19 +146,8 @@ def chunk(constants):
                 losses_at,
             ) = (d.data for d in data)
 
-            def call(function, *values):
-                implementation = context.get_function(*called[function])
-                context.add_linking_libs(getattr(implementation, "libs", ()))
-                result = ir.Constant(values[0].type, ir.Undefined)
-                # Lane by lane: inlined, the same scalar chains are packed again by LLVM's SLP vectoriser.
-                for lane in range(lanes):
-                    at = INT32(lane)
-                    value = implementation(builder, [builder.extract_element(v, at) for v in values])
-                    result = builder.insert_element(result, value, at)
-                return result
-
             machine = Machine(builder, None, element)
-            emitter = _Step(machine, constants, lanes, call)
+            emitter = _Step(machine, constants, lanes)
             spread = lambda s: broadcast(builder, s, lanes)
             read = lambda pointer, i: builder.load(builder.gep(pointer, [i]))
             narrowed = lambda s: s if element == double else builder.fptrunc(s, element)

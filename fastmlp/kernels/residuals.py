@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-from fastmlp.kernels.polynomials import INFINITY, constant
+from fastmlp.kernels.symbols import Constant, jittable
 from fastmlp.losses import HUBER, MAE, MSE, PINBALL
 
 
@@ -31,15 +31,23 @@ def element_loss(loss, parameter, r):
 
 
 # Of a probability of 1 - eps and of eps.
-LEAST_CROSS_ENTROPY = constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
-MOST_CROSS_ENTROPY = constant(-math.log(2.0**-23), -math.log(2.0**-52))
+LEAST_CROSS_ENTROPY = Constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
+MOST_CROSS_ENTROPY = Constant(-math.log(2.0**-23), -math.log(2.0**-52))
+
+
+def clipping(like):
+    """The formula of the least and the greatest cross-entropy in the dtype of `like`."""
+    return like.number(LEAST_CROSS_ENTROPY), like.number(MOST_CROSS_ENTROPY)
+
+
+bounds_of = jittable(clipping, results=2)
 
 
 def likelihood_bounds(parameter, like):
     """The least and the greatest cross-entropy to report, in `like`'s dtype; bounds unless parameter is 0."""
     if parameter == 0:
-        return -INFINITY(like), INFINITY(like)
-    return LEAST_CROSS_ENTROPY(like), MOST_CROSS_ENTROPY(like)
+        return type(like)(-math.inf), type(like)(math.inf)
+    return bounds_of(like)
 
 
 def within(value, least, most):

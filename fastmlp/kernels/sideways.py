@@ -9,22 +9,20 @@ times as wide. Here the lanes are samples, or inputs. Every sum is the same chai
 
 from __future__ import annotations
 
-from numba.extending import register_jitable
-
 from fastmlp.kernels.panels import transpose
-from fastmlp.kernels.pieces import apart
-from fastmlp.kernels.polynomials import fma
+from fastmlp.kernels.pieces import apart, helper
+from fastmlp.kernels.scalars import fma
 from fastmlp.kernels.tiles import FIRST_ROWS, RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS, stack, tile
 from fastmlp.kernels.views import lesser
 
 
-@register_jitable
+@helper
 def pays_forward(n_out, rows, lanes):
     """Whether `narrow_affine` is faster: turning x costs as much as six columns."""
     return 3 * n_out <= lanes and rows >= lanes
 
 
-@register_jitable
+@helper
 def pays_backward(n_out, rows, lanes):
     """Whether `narrow_weight_gradient` is faster, for so many rows of weights."""
     return 4 * n_out <= 3 * lanes and rows >= lanes

@@ -12,10 +12,12 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.activations import LEAKY_SLOPE
-from fastmlp.kernels import lanes
-from fastmlp.kernels import polynomials as poly
+from fastmlp.kernels import formulas, lanes
 from fastmlp.kernels.padded import dividing_lanes
 from fastmlp.kernels.residuals import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY
+from fastmlp.kernels.scalars import accumulate, at_least, exp_nonpositive, log, wide_vectors
+from fastmlp.kernels.symbols import at_least as larger
+from fastmlp.kernels.symbols import at_most, fma, jittable, magnitude, where
 from fastmlp.kernels.vectors import INT
 
 OPTIONS = {
@@ -25,55 +27,35 @@ OPTIONS = {
     "no_cfunc_wrapper": True,
 }
 stage = numba.njit(**OPTIONS)
-# Loss sums vectorise only if they may be reordered; polynomials keep their own (no) flags when inlined.
-summing = numba.njit(**OPTIONS, fastmath={"reassoc", "contract", "nsz"})
 
-# --- activations ---------------------------------------------------------------------------------
-
-SLOPE = poly.constant(LEAKY_SLOPE)
+# --- activations: formulas ------------------------------------------------------------------------
 
 
-@stage
-def identity(z):
-    return z
+def identity(x):
+    """x."""
+    return x
 
 
-@stage
-def tanh(z):
-    return poly.tanh(z)
-
-
-@stage
-def elu(z):
-    return poly.elu(z, poly.ONE(z))
-
-
-@stage
 def softplus_slope(a):
     """The derivative of softplus where it is a: sigmoid(z) = 1 - exp(-a)."""
-    return -poly.expm1_nonpositive(-a)
+    return -formulas.expm1_nonpositive(-a)
 
 
-@stage
 def sigmoid_slope(a):
-    return a * (poly.ONE(a) - a)
-
-
-@stage
-def one(a):
-    return poly.ONE(a)
+    """The derivative of sigmoid where it is a."""
+    return a * (1.0 - a)
 
 
 FUNCTIONS = {
     "identity": identity,
-    "elu": elu,
-    "softplus": poly.softplus,
-    "sigmoid": poly.sigmoid,
-    "tanh": tanh,
-    "exp": poly.exp,
+    "elu": formulas.elu,
+    "softplus": formulas.softplus,
+    "sigmoid": formulas.sigmoid,
+    "tanh": formulas.tanh,
+    "exp": formulas.exp,
 }
-OUTPUT_SLOPES = {"identity": one, "sigmoid": sigmoid_slope, "exp": identity}
-"""Derivatives of the outputs as functions of their value."""
+OUTPUT_SLOPES = {"identity": None, "sigmoid": sigmoid_slope, "exp": identity}
+"""Derivatives of the outputs as functions of their value; None for 1."""
 
 IN_TILE = ("identity", "relu", "leaky_relu")
 """Activations that end a tile while it is in registers; the others take a pass of their own."""
@@ -136,11 +118,11 @@ def activate(layer, name):
     """The activation over a block, in place; columns of padding too, which keeps the loop whole."""
     if name in IN_TILE:
         return None
-    function, at, stride = FUNCTIONS[name], layer.outputs, layer.out_stride
+    function, at, stride = jittable(FUNCTIONS[name]), layer.outputs, layer.out_stride
 
     @stage
     def activation(work, rows):
-        poly.wide_vectors()
+        wide_vectors()
         # From 0: with another start LLVM cannot exclude negative indices, whose wrap-around keeps
         # the loop scalar.
         for i in range(rows * stride):
@@ -153,13 +135,14 @@ def activate_gradient(layer, name):
     """The deltas of the layer's inputs times the derivative, where the tile could not do it."""
     if layer.input_deltas < 0 or name != "softplus":
         return None
+    slope_of = jittable(softplus_slope)
     a_at, delta_at, stride = layer.inputs, layer.input_deltas, layer.in_stride
 
     @stage
     def slope(work, rows):
-        poly.wide_vectors()
+        wide_vectors()
         for i in range(rows * stride):
-            work[delta_at + i] *= softplus_slope(work[a_at + i])
+            work[delta_at + i] *= slope_of(work[a_at + i])
 
     return slope
 
@@ -237,56 +220,58 @@ def refresh(layer):
 # --- losses: (work, rows) -> the rows' loss; deltas are written -------------------------------------
 
 
-@stage
 def cross_entropy_term(z, y):
-    """Binary cross-entropy of a logit and its derivative."""
-    e = poly.exp_nonpositive(-poly.magnitude(z))
-    probability = (poly.ONE(z) if z >= poly.ZERO(z) else e) / (poly.ONE(z) + e)
-    value = poly.fma(-z, y, poly.at_least(z, poly.ZERO(z))) + poly.log1p_exp_negative(e)
-    return value, probability - y
+    """Binary cross-entropy of a logit, and its derivative."""
+    e = formulas.exp_nonpositive(-magnitude(z))
+    probability = where(z >= 0.0, 1.0, e) / (1.0 + e)
+    return fma(-z, y, larger(z, 0.0)) + formulas.log1p_exp_negative(e), probability - y
 
 
-@stage
+def squared_error(output):
+    """The formula of the squared error of an output and its derivative, from the logit."""
+
+    def term(z, y):
+        a = FUNCTIONS[output](z)
+        error = a - y
+        twice, slope = error + error, OUTPUT_SLOPES[output]
+        return error * error, twice * slope(a) if slope else twice
+
+    return term
+
+
 def within_bounds(value):
     """The value as `Network.clips` has it."""
-    return poly.at_most(poly.at_least(value, LEAST_CROSS_ENTROPY(value)), MOST_CROSS_ENTROPY(value))
+    return at_most(larger(value, LEAST_CROSS_ENTROPY), MOST_CROSS_ENTROPY)
 
 
-@stage
-def as_it_is(value):
-    """The value."""
-    return value
+@jittable
+def counted(share, value):
+    """share * value, and nothing of a row without weight: 0 * inf must not arise.
+
+    A select, as a branch would take all that only the value needs into it, and keep the loop scalar.
+    """
+    return where(share.equals(0.0), 0.0, share * value)
 
 
-def loss_of(constants, where):
+def loss_of(constants, places):
     """The loss and the last layer's deltas. Shares are 0 in columns of padding, so one flat loop serves."""
-    layer, y_at, share_at = where.layers[-1], where.targets, where.shares
+    layer, y_at, share_at = places.layers[-1], places.targets, places.shares
     z_at, delta_at, stride, n_out = layer.outputs, layer.deltas, layer.out_stride, layer.n_out
-    bounded = within_bounds if constants.clips else as_it_is
+    bounded = jittable(within_bounds if constants.clips else identity)
     if constants.loss == "cross_entropy":
         return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded)
-    if constants.loss == "binary_cross_entropy":
-        term = cross_entropy_term
-    else:
-        function, slope = FUNCTIONS[constants.output], OUTPUT_SLOPES[constants.output]
+    binary = constants.loss == "binary_cross_entropy"
+    term = jittable(cross_entropy_term if binary else squared_error(constants.output), results=2)
 
-        @stage
-        def term(z, y):
-            a = function(z)
-            error = a - y
-            return error * error, (error + error) * slope(a)
-
-    @summing
+    @stage
     def loss(work, rows):
-        poly.wide_vectors()
-        total = poly.ZERO(work[0])
+        wide_vectors()
+        total = type(work[0])(0)
         for i in range(rows * stride):
             share = work[share_at + i]
             value, delta = term(work[z_at + i], work[y_at + i])
-            # 0 * inf must not arise: a row without weight contributes exactly nothing.
-            none = share == poly.ZERO(share)
-            total += poly.ZERO(share) if none else share * bounded(value)
-            work[delta_at + i] = poly.ZERO(share) if none else share * delta
+            total = accumulate(total, counted(share, bounded(value)))
+            work[delta_at + i] = counted(share, delta)
         return total
 
     return loss
@@ -295,31 +280,30 @@ def loss_of(constants, where):
 def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
     """Cross-entropy of softmax from the logits: sum y (log sum exp - z), delta = softmax - y."""
 
-    @summing
+    @stage
     def loss(work, rows):
-        poly.wide_vectors()
-        zero = poly.ZERO(work[0])
+        wide_vectors()
+        zero, one = type(work[0])(0), type(work[0])(1)
         total = zero
         for r in range(rows):
             at = r * stride
             top = work[z_at + at]
             for j in range(1, n_out):
-                top = poly.at_least(top, work[z_at + at + j])
+                top = at_least(top, work[z_at + at + j])
             summed, dot, labels = zero, zero, zero
             for j in range(n_out):
                 shifted = work[z_at + at + j] - top
-                e = poly.exp_nonpositive(shifted)
+                e = exp_nonpositive(shifted)
                 work[delta_at + at + j] = e
-                summed += e
-                dot += work[y_at + at + j] * shifted
-                labels += work[y_at + at + j]
+                summed = accumulate(summed, e)
+                dot = accumulate(dot, work[y_at + at + j] * shifted)
+                labels = accumulate(labels, work[y_at + at + j])
             share = work[share_at + at]
-            none = share == zero
-            total += zero if none else share * bounded(poly.log(summed) * labels - dot)
-            inverse = poly.ONE(summed) / summed
+            total = accumulate(total, counted(share, bounded(log(summed) * labels - dot)))
+            inverse = one / summed
             for j in range(n_out):
-                delta = share * (work[delta_at + at + j] * inverse - work[y_at + at + j])
-                work[delta_at + at + j] = zero if none else delta
+                error = work[delta_at + at + j] * inverse - work[y_at + at + j]
+                work[delta_at + at + j] = counted(share, error)
         return total
 
     return loss

@@ -16,10 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, register_jitable
+from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from fastmlp.kernels.pieces import address_of, calling, emitted
+from fastmlp.kernels.pieces import address_of, calling, emitted, helper
 from fastmlp.kernels.vectors import (
     INT,
     ITEMSIZE,
@@ -337,7 +337,7 @@ def first_rows(machine, kind):
     return table
 
 
-@register_jitable
+@helper
 def stack(table, vectors, left):
     """Return (count, rows): so many tiles of so many rows come next where `left` rows are to do."""
     beyond = table.shape[1] - 1

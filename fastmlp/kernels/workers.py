@@ -20,6 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastmlp.kernels.pieces import INNER, OPTIONS
 from fastmlp.kernels.program import Team
 
 SPINS = 2000
@@ -128,7 +129,7 @@ def give_way(typing_context):
     return types.void(), emit
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@numba.njit(_nrt=False, **OPTIONS, **INNER)
 def wait(team):
     """Return when all workers of the team have come here, or when one of them never will."""
     if team.workers == 1 or load(team.barrier, ABANDONED) != 0:

@@ -24,12 +24,12 @@ from itertools import pairwise
 import numpy as np
 
 from fastmlp import optimizers
-from fastmlp.kernels import polynomials as poly
 from fastmlp.kernels import registers, stages
 from fastmlp.kernels.lanes import sequence
 from fastmlp.kernels.padded import Constants, copy_in, copy_out, plan, table
 from fastmlp.kernels.program import loss_share, penalty_share
-from fastmlp.kernels.stages import stage, summing
+from fastmlp.kernels.scalars import accumulate, fma, multiplied_sqrt, sqrt, wide_vectors
+from fastmlp.kernels.stages import stage
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.variant import Bound, Variant, Work
 from fastmlp.kernels.variants import fused
@@ -70,7 +70,7 @@ def train_blocks(
     order, starts, stops, totals, rates, key, team, work, losses,
 ):  # fmt: skip
     """As the template `train_chunk`; what a worker needs stands in its row of work.private."""
-    poly.wide_vectors()
+    wide_vectors()
     before = flush_subnormals()
     own = work.private[team.worker]
     for i in range(SHARED):
@@ -153,12 +153,12 @@ def sgd(at, count, where, penalised):
 
     @stage
     def update(work, penalty, rule, rate, correction1, correction2):
-        poly.wide_vectors()
+        wide_vectors()
         r, l2 = work.dtype.type(rate), work.dtype.type(penalty)
         for i in range(count):
             g = work[g_at + i]
             if penalised:
-                g = poly.fma(l2, work[at + i], g)
+                g = fma(l2, work[at + i], g)
             work[at + i] -= r * g
 
     return update
@@ -171,16 +171,16 @@ def _momentum(nesterov):
 
         @stage
         def update(work, penalty, rule, rate, correction1, correction2):
-            poly.wide_vectors()
+            wide_vectors()
             real = work.dtype.type
             r, l2, mu = real(rate), real(penalty), real(rule.momentum)
             for i in range(count):
                 g = work[g_at + i]
                 if penalised:
-                    g = poly.fma(l2, work[at + i], g)
-                v = poly.fma(mu, work[v_at + i], g)
+                    g = fma(l2, work[at + i], g)
+                v = fma(mu, work[v_at + i], g)
                 work[v_at + i] = v
-                work[at + i] -= r * (poly.fma(mu, v, g) if nesterov else v)
+                work[at + i] -= r * (fma(mu, v, g) if nesterov else v)
 
         return update
 
@@ -193,16 +193,16 @@ def rmsprop(at, count, where, penalised):
 
     @stage
     def update(work, penalty, rule, rate, correction1, correction2):
-        poly.wide_vectors()
+        wide_vectors()
         real = work.dtype.type
         r, l2, mu, epsilon = real(rate), real(penalty), real(rule.momentum), real(rule.epsilon)
         keep, take = real(rule.beta2), real(1.0 - rule.beta2)
         for i in range(count):
             g = work[g_at + i]
             if penalised:
-                g = poly.fma(l2, work[at + i], g)
-            square = poly.fma(keep, work[s_at + i], take * g * g)
-            v = poly.fma(mu, work[v_at + i], g / (poly.multiplied_sqrt(square) + epsilon))
+                g = fma(l2, work[at + i], g)
+            square = fma(keep, work[s_at + i], take * g * g)
+            v = fma(mu, work[v_at + i], g / (multiplied_sqrt(square) + epsilon))
             work[s_at + i] = square
             work[v_at + i] = v
             work[at + i] -= r * v
@@ -216,24 +216,24 @@ def adam(at, count, where, penalised):
 
     @stage
     def update(work, penalty, rule, rate, correction1, correction2):
-        poly.wide_vectors()
+        wide_vectors()
         real = work.dtype.type
         l2 = real(penalty)
         keep1, take1 = real(rule.beta1), real(1.0 - rule.beta1)
         keep2, take2 = real(rule.beta2), real(1.0 - rule.beta2)
         shrink = real(1.0 - rate * rule.decay)
-        r, unbias = real(rate / correction1), real(1.0 / poly.sqrt(correction2))
-        epsilon = real(rule.epsilon / poly.sqrt(correction2) if rule.epsilon_hat else rule.epsilon)
+        r, unbias = real(rate / correction1), real(1.0 / sqrt(correction2))
+        epsilon = real(rule.epsilon / sqrt(correction2) if rule.epsilon_hat else rule.epsilon)
         for i in range(count):
             p = work[at + i]
             g = work[g_at + i]
             if penalised:
-                g = poly.fma(l2, p, g)
-            m = poly.fma(keep1, work[m_at + i], take1 * g)
-            v = poly.fma(keep2, work[v_at + i], take2 * g * g)
+                g = fma(l2, p, g)
+            m = fma(keep1, work[m_at + i], take1 * g)
+            v = fma(keep2, work[v_at + i], take2 * g * g)
             work[m_at + i] = m
             work[v_at + i] = v
-            work[at + i] = shrink * p - r * m / poly.fma(poly.multiplied_sqrt(v), unbias, epsilon)
+            work[at + i] = shrink * p - r * m / fma(multiplied_sqrt(v), unbias, epsilon)
 
     return update
 
@@ -254,12 +254,12 @@ MOMENTS = {"sgd": 0, "momentum": 1, "nesterov": 1, "rmsprop": 2, "adam": 2}
 def squares_of(count):
     """The stage that sums the squares of the weights, whose padding is 0."""
 
-    @summing
+    @stage
     def squares(work):
-        poly.wide_vectors()
-        total = poly.ZERO(work[0])
+        wide_vectors()
+        total = type(work[0])(0)
         for i in range(count):
-            total += work[i] * work[i]
+            total = accumulate(total, work[i] * work[i])
         return total
 
     return squares

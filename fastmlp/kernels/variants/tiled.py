@@ -16,7 +16,7 @@ import math
 
 import numpy as np
 
-from fastmlp.kernels import descents, polynomials, sweeps
+from fastmlp.kernels import descents, scalars, sweeps
 from fastmlp.kernels.narrow import MOST_UNITS, narrow_output_loss
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
@@ -77,21 +77,6 @@ def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, fir
     )  # fmt: skip
 
 
-def tanh(z):
-    """The hyperbolic tangent."""
-    return polynomials.tanh(z)
-
-
-def elu(z):
-    """z above 0, exp(z) - 1 below."""
-    return polynomials.elu(z, type(z)(1))
-
-
-def elu_slope(z):
-    """The derivative of `elu`."""
-    return polynomials.elu_derivative(z, type(z)(1))
-
-
 VARIANT = Variant(
     "tiled",
     baseline.VARIANT,
@@ -102,16 +87,16 @@ VARIANT = Variant(
         "adam": adam,
         "bias_gradient": bias_gradient,
         "output_loss": output_loss,
-        "exp": polynomials.exp,
-        "root": polynomials.sqrt,
-        "tanh": tanh,
-        "logistic": polynomials.sigmoid,
-        "softplus": polynomials.softplus,
-        "elu": elu,
-        "elu_slope": elu_slope,
-        "silu": polynomials.silu,
-        "silu_slope": polynomials.silu_derivative,
-        "gelu": polynomials.gelu,
-        "gelu_slope": polynomials.gelu_derivative,
+        "exp": scalars.exp,
+        "root": scalars.sqrt,
+        "tanh": scalars.tanh,
+        "logistic": scalars.sigmoid,
+        "softplus": scalars.softplus,
+        "elu": scalars.elu,
+        "elu_slope": scalars.elu_derivative,
+        "silu": scalars.silu,
+        "silu_slope": scalars.silu_derivative,
+        "gelu": scalars.gelu,
+        "gelu_slope": scalars.gelu_derivative,
     },
 )

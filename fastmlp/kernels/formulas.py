@@ -1,0 +1,224 @@
+"""Elementwise mathematics that vectorises: exp, log, tanh, sigmoid and friends as polynomials.
+
+Separate because Numba has no vector mathematics library: `math.exp` in a loop is a scalar call an element. A formula
+takes symbols (`fastmlp.kernels.symbols`) and is free of branches and calls, so that a plain loop over an array that
+calls it becomes packed instructions. Formulas are written once; constants and polynomials have a value for each
+dtype, so float32 never widens.
+
+Conventions of all formulas: NaN gives NaN, infinities give the limit, results below the smallest normal number may
+be flushed to zero (only `exp` has gradual underflow).
+
+Nothing here needs fast-math flags and none may be set: `n = (x + SHIFT) - SHIFT` is a rounding, which `reassoc`
+would delete. Multiply-adds are asked for explicitly (`fma`).
+"""
+
+# mypy: ignore-errors
+
+from fastmlp.kernels.coefficients import EXP, LOG, LOG1P, MILLS, TANH_P, TANH_Q
+from fastmlp.kernels.symbols import (
+    SIGNIFICAND,
+    Constant,
+    at_least,
+    at_most,
+    bits,
+    fma,
+    from_bits,
+    magnitude,
+    where,
+    with_sign,
+)
+
+INFINITY, NAN = float("inf"), float("nan")
+SMALLEST_NORMAL = Constant(2.0**-126, 2.0**-1022)
+
+ROOT_GUESS = Constant(0x5F375A86, 0x5FE6EB50C7B537A9)
+
+
+def multiplied_sqrt(x):
+    """sqrt(x) for x >= 0 by Newton's iteration on multipliers, within 2 ulp; exact at 0, imprecise if subnormal.
+
+    A loop with a square root and a division waits for the one divider; this leaves it the division, and Adam's loop
+    takes half the time. Order matters: (x y) y, since y y overflows at x = 0.
+    """
+    half = 0.5 * x
+    # 1 / sqrt(x) within 3.5 %, by halving and negating the exponent in the bit pattern
+    y = from_bits(ROOT_GUESS - (bits(x) >> 1))
+    for _ in range(2 if x.single else 3):
+        y = y * fma(-(half * y), y, 1.5)
+    root = x * y
+    root = fma(0.5 * y, fma(-root, root, x), root)
+    return where(x < INFINITY, root, x)
+
+
+# ---------------------------------------------------------------- exp and what is built on it
+
+LOG2_E = 1.4426950408889634
+# ln 2 in two parts; the first has enough trailing zeros that n times it is exact without a fused multiply too
+MINUS_LN2_HIGH = Constant(-0.693359375, -0.6931471803691238)
+MINUS_LN2_LOW = Constant(2.12194440054690583e-4, -1.9082149292705877e-10)
+# 1.5 * 2^23 (2^52): adding it rounds to an integer and leaves that integer in the low bits of the mantissa. The
+# exponent's bias rides along, so shifting those bits up into the exponent field makes 2^n at once.
+SHIFT = Constant(12582912.0 + 127, 6755399441055744.0 + 1023)
+SHIFT_TWICE = Constant(12582912.0 + 2 * 127, 6755399441055744.0 + 2 * 1023)
+# below, 2^n has an empty exponent field and is 0; above, a full one and is inf
+EXP_LOWEST, EXP_HIGHEST = Constant(-88.0, -709.0), Constant(89.0, 710.0)
+EXP_SUBNORMAL = Constant(-104.5, -746.0)
+
+
+def _reduced(x, shift):
+    """n = round(x / ln 2) still in the low bits of the shifted sum, and the remainder r."""
+    shifted = fma(x, LOG2_E, shift)
+    n = shifted - shift
+    return shifted, fma(n, MINUS_LN2_LOW, fma(n, MINUS_LN2_HIGH, x))
+
+
+def _power_of_two(pattern):
+    """2^n of a pattern whose low bits hold n and the exponent's bias."""
+    return from_bits(pattern << SIGNIFICAND[pattern.single])
+
+
+def exp_clamped(x):
+    """e^x in single steps, the cheapest: right for LOWEST <= x <= HIGHEST of `exp`, which the caller must ensure.
+
+    Flushes to 0 below the smallest normal number and gives inf from 2^127.5 (2^1023.5): half a binade early.
+    """
+    shifted, r = _reduced(x, SHIFT)
+    return (1.0 + fma(r * r, EXP(r), r)) * _power_of_two(bits(shifted))
+
+
+def exp_nonpositive(x):
+    """e^x for x <= 0: softmax, softplus and gelu shift their argument there. Flushes below the smallest normal."""
+    return exp_clamped(at_least(x, EXP_LOWEST))
+
+
+def exp(x):
+    """e^x over the whole range, overflow to inf and gradual underflow: 2^n is applied as two factors, 2 ops more."""
+    x = at_least(at_most(x, EXP_HIGHEST), EXP_SUBNORMAL)
+    shifted, r = _reduced(x, SHIFT_TWICE)
+    pattern = bits(shifted)
+    half = pattern >> 1
+    return (1.0 + fma(r * r, EXP(r), r)) * _power_of_two(half) * _power_of_two(pattern - half)
+
+
+def expm1_nonpositive(x):
+    """e^x - 1 for x <= 0, without cancellation near 0."""
+    shifted, r = _reduced(at_least(x, EXP_LOWEST), SHIFT)
+    scale = _power_of_two(bits(shifted))
+    return fma(scale, fma(r * r, EXP(r), r), scale - 1.0)
+
+
+def elu(x):
+    """x above 0, e^x - 1 below."""
+    return where(x > 0.0, x, expm1_nonpositive(at_most(x, 0.0)))
+
+
+def elu_derivative(x):
+    """1 above 0, e^x below."""
+    return where(x > 0.0, 1.0, exp_nonpositive(at_most(x, 0.0)))
+
+
+def _exp_of_negated(x):
+    """e^-x, 0 and inf at the far ends."""
+    return exp_clamped(at_least(at_most(-x, EXP_HIGHEST), EXP_LOWEST))
+
+
+def sigmoid(x):
+    """1 / (1 + e^-x): exactly 1 and 0 at the far ends."""
+    return 1.0 / (1.0 + _exp_of_negated(x))
+
+
+def silu(x):
+    """x sigmoid(x). The numerator is held where e^-x is inf already, so -inf gives -0 and not NaN.
+
+    Flushes with sigmoid: below 128 (float64: 1024) times the smallest normal number.
+    """
+    return at_least(x, -EXP_HIGHEST) / (1.0 + _exp_of_negated(x))
+
+
+def silu_derivative(x):
+    """s (1 + x (1 - s)), with 1 - s = e^-x s above 0, where the difference would lose its digits."""
+    x = at_least(at_most(x, EXP_HIGHEST), -EXP_HIGHEST)
+    e = exp_clamped(at_least(-x, EXP_LOWEST))
+    s = 1.0 / (1.0 + e)
+    return s * fma(x, where(x > 0.0, e * s, 1.0 - s), 1.0)
+
+
+# ---------------------------------------------------------------- tanh
+
+TANH_ONE = 9.02
+
+
+def tanh(x):
+    """The hyperbolic tangent: a rational function in float32; in float64 -t / (2 + t) with t = expm1(-2|x|)."""
+    if x.single:
+        x = at_least(at_most(x, TANH_ONE), -TANH_ONE)
+        square = x * x
+        return at_least(at_most(x * TANH_P(square) / TANH_Q(square), 1.0), -1.0)
+    t = expm1_nonpositive(-2.0 * magnitude(x))
+    return with_sign(t / (2.0 + t), x)
+
+
+# ---------------------------------------------------------------- log, softplus
+
+LN2_HIGH, LN2_LOW = -MINUS_LN2_HIGH, -MINUS_LN2_LOW
+SQRT_HALF_BITS = Constant(0x3F3504F3, 0x3FE6A09E667F3BCD)
+# bits(1) - bits(sqrt(1/2)): added to a pattern, it carries into the exponent exactly when m >= sqrt(1/2)
+ONE_LESS_SQRT_HALF_BITS = Constant(0x3F800000 - 0x3F3504F3, 0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
+MANTISSA = Constant((1 << 23) - 1, (1 << 52) - 1)
+EXPONENT_BIAS = Constant(127.0, 1023.0)
+# An integer or-ed into its mantissa is a float less it. float64 has no packed conversion from int64 before AVX-512.
+MAGIC, MAGIC_BITS = Constant(2.0**23, 2.0**52), Constant(0x4B000000, 0x4330000000000000)
+
+
+def log(x):
+    """The natural logarithm. Subnormal x counts as 0 (-inf); negative x gives NaN."""
+    raised = bits(x) + ONE_LESS_SQRT_HALF_BITS
+    n = from_bits((raised >> SIGNIFICAND[x.single]) | MAGIC_BITS) - MAGIC - EXPONENT_BIAS
+    f = from_bits((raised & MANTISSA) + SQRT_HALF_BITS) - 1.0
+    square = f * f
+    tail = fma(n, LN2_LOW, fma(square * f, LOG(f), -0.5 * square))
+    result = fma(n, LN2_HIGH, f + tail)
+    result = where(x < SMALLEST_NORMAL, -INFINITY, result)
+    result = where(x < INFINITY, result, x)  # inf and NaN
+    return where(x < 0.0, NAN, result)
+
+
+def log1p_exp_negative(e):
+    """log1p(e) for e in [0, 1], which is what an exponential of a nonpositive number is."""
+    return fma(e * e, LOG1P(e - 0.5), e)
+
+
+def softplus(x):
+    """log(1 + e^x) = max(x, 0) + log1p(e^-|x|); its derivative is sigmoid(x)."""
+    return at_least(x, 0.0) + log1p_exp_negative(exp_nonpositive(-magnitude(x)))
+
+
+# ---------------------------------------------------------------- gelu
+
+MILLS_RATE = 0.3
+GELU_END = Constant(14.5, 39.0)
+INVERSE_SQRT_TAU = 0.3989422804014327
+
+
+def _gaussian_tail(a):
+    """For a >= 0: exp(-a^2 / 2) and 1 - Phi(a). The square's rounding error is put back: it would cost a^2 / 2 ulp."""
+    square = a * a
+    lost = fma(a, a, -square)
+    e = exp_nonpositive(-0.5 * square)
+    e = fma(-0.5 * lost, e, e)
+    t = 1.0 / fma(MILLS_RATE, a, 1.0)
+    return e, e * (t * MILLS(t - 0.5))
+
+
+def gelu(x):
+    """x Phi(x), the exact (erf) form, as max(x, 0) - |x| (1 - Phi(|x|)): no cancellation in the negative tail."""
+    a = at_most(magnitude(x), GELU_END)
+    _, tail = _gaussian_tail(a)
+    return fma(-a, tail, at_least(x, 0.0))
+
+
+def gelu_derivative(x):
+    """Phi(x) + x phi(x). Absolute accuracy near its zero at -0.7518."""
+    a = at_most(magnitude(x), GELU_END)
+    e, tail = _gaussian_tail(a)
+    return fma(with_sign(a, x), INVERSE_SQRT_TAU * e, where(x < 0.0, tail, 1.0 - tail))
