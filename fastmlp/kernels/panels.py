@@ -26,20 +26,21 @@ def taken_by(dtype):
 def emit_pack(build, arguments, kinds, code):
     b, out, columns, depth, b_row, out_row, _ = arguments
     v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
-    with counted(build, columns, v.lanes) as j:
-        left, offset = build.sub(columns, j), build.mul(j, INT(v.itemsize))
-        source, target = v.shift(b, offset), v.shift(out, offset)
+    whole = build.mul(build.sdiv(columns, INT(v.lanes)), INT(v.lanes))
 
-        def copy(mask):
-            with counted(build, depth) as k:
-                value = v.load(v.shift(source, build.mul(k, b_row)), mask)
-                v.store(value, v.shift(target, build.mul(k, out_row)), mask)
+    def copy(k, j, mask=None):
+        at = build.mul(j, INT(v.itemsize))
+        value = v.load(v.shift(v.shift(b, build.mul(k, b_row)), at), mask)
+        v.store(value, v.shift(v.shift(out, build.mul(k, out_row)), at), mask)
 
-        with build.if_else(build.icmp_signed(">=", left, INT(v.lanes))) as (whole, rest):
-            with whole:
-                copy(None)
-            with rest:
-                copy(v.first(left))
+    # Row by row: a column of vectors at a time, lines that lie 512 bytes apart left L1 before their other half was read.
+    with counted(build, depth) as k, counted(build, whole, v.lanes) as j:
+        copy(k, j)
+    rest = build.sub(columns, whole)
+    with build.if_then(build.icmp_signed(">", rest, INT(0))):
+        mask = v.first(rest)
+        with counted(build, depth) as k:
+            copy(k, whole, mask)
 
 
 def emit_transpose(build, arguments, kinds, code):

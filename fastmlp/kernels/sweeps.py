@@ -10,9 +10,9 @@ Pass no number as a literal from a jitted caller: Numba compiles a callee anew f
 """
 
 from numba import njit
-from numba.extending import register_jitable
 
 from fastmlp.kernels.panels import pack, transpose
+from fastmlp.kernels.pieces import helper
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
 from fastmlp.kernels.tiles import (
     FIRST_ROWS,
@@ -39,17 +39,18 @@ compiled = njit(error_model="numpy", inline="always")
 PACK_ROWS = 128
 
 # For so many rows W is copied wherever its rows lie. A tile of AVX-512 does enough with each vector of W that
-# it may come from L2; 4x3 tiles of 8 lanes went from 0.75 of peak to 0.88 at 128 x 784 x 128.
-PACK_ALWAYS_ROWS = 1 << 62 if MACHINE == AVX512 else 48
+# it may come from L2; 4x3 tiles of 8 lanes went from 0.75 of peak to 0.88 at 128 x 784 x 128. At 32 rows the copy pays
+# for itself (in float64 the product takes 0.89 of the time), at 16 it costs a tenth.
+PACK_ALWAYS_ROWS = 1 << 62 if MACHINE == AVX512 else 32
 
 
-@register_jitable
+@helper
 def conflicting(row_bytes):
     """Whether rows this far apart crowd into few sets of the caches."""
     return row_bytes >= 2048 and row_bytes % 1024 == 0
 
 
-@register_jitable
+@helper
 def next_vectors(left, lanes):
     """Vectors across the next panel: the most, or two where that would leave a sliver of one."""
     vectors = (left + lanes - 1) // lanes
