@@ -189,7 +189,7 @@ def _streams(seed: int) -> Streams:
 
 
 class IndependentOrders:
-    """Row orders, each drawn without regard to the one before (`fastmlp.loop.Orders`)."""
+    """Row orders, each drawn without regard to the one before (`fastmlp.batches.Orders`)."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng

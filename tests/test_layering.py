@@ -15,7 +15,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
-    ("activations", "archive", "budget", "checks", "estimators.warned", "interrupts", "losses"),
+    ("activations", "archive", "batches", "budget", "checks", "estimators.warned", "interrupts", "losses"),
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("kernels.subnormals", "layout", "state"),

@@ -8,7 +8,7 @@ import pytest
 from problems import data_set
 
 import fastmlp
-from fastmlp import SGD, Adam, Callback, Network, loop, registry, trainer
+from fastmlp import SGD, Adam, Callback, Network, batches, loop, registry, trainer
 from fastmlp.backend import Data
 from fastmlp.layout import flatten
 from fastmlp.state import initial_state
@@ -51,10 +51,10 @@ def test_without_shuffling_rows_are_visited_in_order_and_the_last_batch_is_short
 
 
 def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
-    batches = loop.Batches(7, 3, trainer.IndependentOrders(np.random.default_rng(0)))
+    visits = batches.Batches(7, 3, trainer.IndependentOrders(np.random.default_rng(0)))
     seen = []
     for first, last in ((0, 1), (1, 5), (5, 6), (6, 12)):  # chunks that end anywhere
-        order, starts, stops = batches.visit(np.arange(first, last))
+        order, starts, stops = visits.visit(np.arange(first, last))
         seen += [order[a:b].tolist() for a, b in zip(starts, stops, strict=True)]
     assert [len(rows) for rows in seen] == [3, 3, 1] * 4
     epochs = [[*seen[i], *seen[i + 1], *seen[i + 2]] for i in range(0, 12, 3)]

@@ -61,7 +61,7 @@ def _uniform(sizes: Sequence[int], activations: Sequence[str], rng: np.random.Ra
 
 
 class ComposedOrders:
-    """Row orders, each a permutation of the one before (`fastmlp.loop.Orders`)."""
+    """Row orders, each a permutation of the one before (`fastmlp.batches.Orders`)."""
 
     state: dict[str, Any] = {}  # noqa: RUF012  (nothing is resumed)
 

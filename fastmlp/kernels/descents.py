@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastmlp.kernels.tiles import MACHINE
-from fastmlp.kernels.vectors import AVX512, INT, POINTER, Vectors, counted, data_pointer, declare, define
+from fastmlp.kernels.vectors import AVX512, INT, Vectors, counted, data_pointer, declare
 
 NEWTON_STEPS = {4: 1, 8: 2}
 """By itemsize: from 14 bits to 28, and to 56."""
@@ -67,22 +67,11 @@ class Roots:
         return build.fmul(a, build.select(infinite, self.v.zero, inverse))
 
 
-def emit_adam(module, machine, dtype):
-    """The function of one Adam step over n numbers; scalars as `adam` names them."""
-    scalar = Vectors.scalar_type(dtype)
-    scalars = "r", "keep1", "take1", "keep2", "take2", "shrink", "unbias", "epsilon"
-    function, empty = define(
-        module,
-        f"adam_{dtype}_{machine.vector_bytes}",
-        [("n", INT)] + [(x, POINTER) for x in ("g", "p", "first", "second")] + [(x, scalar) for x in scalars],
-    )
-    if not empty:
-        return function
-    build = ir.IRBuilder(function.append_basic_block("entry"))
-    v = Vectors(build, dtype, machine.vector_bytes)
-    roots = Roots(build, v, machine)
-    n, *pointers = function.args[:5]
-    r, keep1, take1, keep2, take2, shrink, unbias, epsilon = map(v.splat, function.args[5:])
+def emit_adam(build, dtype, n, pointers, scalars):
+    """Write one step over n numbers; pointers and scalars as `adam` names them."""
+    v = Vectors(build, dtype, MACHINE.vector_bytes)
+    roots = Roots(build, v, MACHINE)
+    r, keep1, take1, keep2, take2, shrink, unbias, epsilon = map(v.splat, scalars)
 
     def step(i, mask):
         places = [v.shift(pointer, build.mul(i, INT(v.itemsize))) for pointer in pointers]
@@ -97,15 +86,8 @@ def emit_adam(module, machine, dtype):
     whole = build.sub(n, build.srem(n, INT(v.lanes)))
     with counted(build, whole, v.lanes) as i:
         step(i, None)
-    rest = build.append_basic_block("rest")
-    end = build.append_basic_block("end")
-    build.cbranch(build.icmp_signed("<", whole, n), rest, end)
-    build.position_at_end(rest)
-    step(whole, v.first(build.sub(n, whole)))
-    build.branch(end)
-    build.position_at_end(end)
-    build.ret_void()
-    return function
+    with build.if_then(build.icmp_signed("<", whole, n)):
+        step(whole, v.first(build.sub(n, whole)))
 
 
 @intrinsic
@@ -119,8 +101,8 @@ def adam(typing_context, g, p, first, second, r, keep1, take1, keep2, take2, shr
     def emit(context, build, signature, arguments):
         arrays = list(zip(signature.args, arguments))[:4]
         n = build.extract_value(context.make_array(g)(context, build, arguments[0]).shape, 0)
-        pointers = [data_pointer(context, build, kind, array) for kind, array in arrays]
-        build.call(emit_adam(build.module, MACHINE, g.dtype), [n, *pointers, *arguments[4:]])
+        pointers = [data_pointer(context, build, *array) for array in arrays]
+        emit_adam(build, g.dtype, n, pointers, arguments[4:])
         return context.get_dummy_value()
 
     return types.void(g, p, first, second, *[g.dtype] * 8), emit

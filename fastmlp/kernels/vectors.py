@@ -81,23 +81,6 @@ def declare(module, name, result, arguments):
     return ir.Function(module, ir.FunctionType(result, arguments), name)
 
 
-def define(module, name, arguments):
-    """A function of the module to be filled, and whether it still is empty.
-
-    Its linkage lets Numba merge the copies of all functions that use it; `noinline` keeps
-    it one piece of code however many calls there are.
-    """
-    if name in module.globals:
-        return module.globals[name], False
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [kind for _, kind in arguments]), name)
-    function.linkage = "linkonce_odr"
-    function.attributes.add("noinline")
-    function.attributes.add("nounwind")
-    for argument, (label, _) in zip(function.args, arguments):
-        argument.name = label
-    return function, True
-
-
 class Vectors:
     """Emits vectors of one element type and width at a builder's position."""
 
@@ -112,10 +95,6 @@ class Vectors:
         self.mask_type = ir.VectorType(BIT, self.lanes)
         self.suffix = f"v{self.lanes}f{8 * self.itemsize}"
         self.zero = ir.Constant(self.type, [0.0] * self.lanes)
-
-    @staticmethod
-    def scalar_type(dtype):
-        return FLOATS[dtype]
 
     def splat(self, value, kind=None):
         kind = kind or self.type
@@ -215,7 +194,9 @@ def byte_pointer(builder, pointer):
 
 
 def data_pointer(context, builder, kind, array):
-    return context.make_array(kind)(context, builder, array).data
+    """The place of an array's first element, without a type: llvmlite would store nothing else there."""
+    place = context.make_array(kind)(context, builder, array).data
+    return builder.inttoptr(builder.ptrtoint(place, INT), POINTER)
 
 
 @intrinsic
