@@ -98,7 +98,10 @@ TEMPLATES: dict[str, Function] = {
 
 
 def slot(variant: Variant, name: str) -> Function:
-    """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
+    """Return one slot of the variant, compiled by itself when first called; for tests and timing.
+
+    A scalar that is a formula (`fastmlp.kernels.scalars`) can be called from jitted code only.
+    """
     functions = {**TEMPLATES, **variant.resolved()}
     function = functions[name]
     if not isinstance(function, types.FunctionType):

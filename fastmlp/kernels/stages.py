@@ -5,6 +5,8 @@ Separate because these know the mathematics and the layout (`fastmlp.kernels.pad
 derivative needs is taken from the activation's value, which leaves out gelu and silu.
 """
 
+import functools
+
 import numba
 from llvmlite import ir
 from numba import types
@@ -227,6 +229,7 @@ def cross_entropy_term(z, y):
     return fma(-z, y, larger(z, 0.0)) + formulas.log1p_exp_negative(e), probability - y
 
 
+@functools.cache
 def squared_error(output):
     """The formula of the squared error of an output and its derivative, from the logit."""
 

@@ -108,7 +108,7 @@ class Symbol:
     __add__ = __radd__ = _operator("fadd", "add")
     __mul__ = __rmul__ = _operator("fmul", "mul")
     __sub__, __rsub__ = _operator("fsub", "sub"), _operator("fsub", "sub", swapped=True)
-    __truediv__, __rtruediv__ = _operator("fdiv", "sdiv"), _operator("fdiv", "sdiv", swapped=True)
+    __truediv__, __rtruediv__ = _operator("fdiv", None), _operator("fdiv", None, swapped=True)
     __and__ = _operator(None, "and_")
     __or__ = _operator(None, "or_")
     __lshift__, __rshift__ = _operator(None, "shl"), _operator(None, "lshr")
