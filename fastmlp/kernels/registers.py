@@ -52,25 +52,10 @@ class _Step:
                     total = self.machine.multiply_add(a, weights[i][j], total)
                 logits.append(total)
             last = k == len(layers) - 1
-            activations.append(logits if last else [self.activate(self.hidden[k], z) for z in logits])
+            activations.append(
+                logits if last else [self.call(stages.FUNCTIONS[self.hidden[k]], z) for z in logits]
+            )
         return activations
-
-    def activate(self, name, z):
-        if name == "identity":
-            return z
-        rectify = stages.rectify(name)
-        return rectify(self.machine, z, None) if rectify else self.call(stages.FUNCTIONS[name], z)
-
-    def times_derivative(self, name, value, a):
-        if name == "identity":
-            return value
-        if name == "relu":
-            zero = self.constant(0)
-            return self.builder.select(self.builder.fcmp_ordered(">", a, zero), value, zero)
-        if name == "softplus":
-            return self.builder.fmul(value, self.call(stages.softplus_slope, a))
-        slope = a if name == "exp" else stages.derivative(self.machine, name, a)
-        return self.builder.fmul(value, slope)
 
     def loss(self, logits, targets, share):
         """The loss summed over outputs, lane by lane, and the deltas."""
@@ -82,11 +67,11 @@ class _Step:
                 term, error = (symbol.value for symbol in both)
                 delta = builder.fmul(error, share)
             else:
-                a = self.activate(self.output, z)
+                a = self.call(stages.FUNCTIONS[self.output], z)
                 error = builder.fsub(a, y)
                 term = builder.fmul(error, error)
                 # Twice the share and the slope do not wait for the error.
-                slope = self.times_derivative(self.output, builder.fadd(share, share), a)
+                slope = self.call(stages.BACKWARD[self.output], builder.fadd(share, share), a)
                 delta = builder.fmul(error, slope)
             # 0 * inf must not arise: a row without weight contributes exactly nothing.
             deltas.append(builder.select(none, self.constant(0), delta))
@@ -112,7 +97,7 @@ class _Step:
                     total = builder.fmul(deltas[0], row[0])
                     for d, w in zip(deltas[1:], row[1:]):
                         total = self.machine.multiply_add(d, w, total)
-                    passed.append(self.times_derivative(self.hidden[k - 1], total, a))
+                    passed.append(self.call(stages.BACKWARD[self.hidden[k - 1]], total, a))
                 deltas = passed
         return updated[::-1]
 

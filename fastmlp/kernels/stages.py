@@ -14,12 +14,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.activations import LEAKY_SLOPE
-from fastmlp.kernels import formulas, lanes
+from fastmlp.kernels import formulas, lanes, symbols
 from fastmlp.kernels.padded import dividing_lanes
 from fastmlp.kernels.residuals import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY
 from fastmlp.kernels.scalars import accumulate, at_least, exp_nonpositive, log, wide_vectors
-from fastmlp.kernels.symbols import at_least as larger
-from fastmlp.kernels.symbols import at_most, fma, jittable, magnitude, where
+from fastmlp.kernels.symbols import Symbol, at_most, fma, jittable, magnitude, where
 from fastmlp.kernels.vectors import INT
 
 OPTIONS = {
@@ -38,26 +37,39 @@ def identity(x):
     return x
 
 
-def softplus_slope(a):
-    """The derivative of softplus where it is a: sigmoid(z) = 1 - exp(-a)."""
-    return -formulas.expm1_nonpositive(-a)
+def relu(x):
+    """max(x, 0), where NaN stays."""
+    return where(x < 0.0, 0.0, x)
 
 
-def sigmoid_slope(a):
-    """The derivative of sigmoid where it is a."""
-    return a * (1.0 - a)
+def leaky_relu(x):
+    """x, or a little of it below 0."""
+    return where(x < 0.0, LEAKY_SLOPE * x, x)
 
 
 FUNCTIONS = {
     "identity": identity,
+    "relu": relu,
+    "leaky_relu": leaky_relu,
     "elu": formulas.elu,
     "softplus": formulas.softplus,
     "sigmoid": formulas.sigmoid,
     "tanh": formulas.tanh,
     "exp": formulas.exp,
 }
-OUTPUT_SLOPES = {"identity": None, "sigmoid": sigmoid_slope, "exp": identity}
-"""Derivatives of the outputs as functions of their value; None for 1."""
+
+BACKWARD = {
+    "identity": lambda delta, a: delta,
+    # A select and no product: a nan or inf that comes from above a closed unit ends there.
+    "relu": lambda delta, a: where(a > 0.0, delta, 0.0),
+    "leaky_relu": lambda delta, a: where(a > 0.0, delta, LEAKY_SLOPE * delta),
+    "elu": lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0),
+    "softplus": lambda delta, a: delta * -formulas.expm1_nonpositive(-a),
+    "sigmoid": lambda delta, a: delta * (a * (1.0 - a)),
+    "tanh": lambda delta, a: delta * fma(-a, a, 1.0),
+    "exp": lambda delta, a: delta * a,
+}
+"""delta times the activation's derivative where the activation is a."""
 
 IN_TILE = ("identity", "relu", "leaky_relu")
 """Activations that end a tile while it is in registers; the others take a pass of their own."""
@@ -65,39 +77,19 @@ IN_TILE = ("identity", "relu", "leaky_relu")
 HIDDEN = (*IN_TILE, "elu", "softplus", "sigmoid", "tanh")
 """The hidden activations that there are stages for."""
 
+OUTPUTS = ("identity", "sigmoid", "exp")
+"""The outputs whose squared error there is a stage for."""
+
 
 def rectify(name):
-    """The end of a tile of logits: relu or leaky_relu, where NaN stays."""
-    if name not in ("relu", "leaky_relu"):
+    """The end of a tile of logits, where it has one."""
+    if name not in IN_TILE or name == "identity":
         return None
 
     def finish(machine, z, pointer):
-        zero = ir.Constant(z.type, None)
-        low = zero
-        if name == "leaky_relu":
-            low = machine.builder.fmul(z, machine.constant(LEAKY_SLOPE, z.type.count))
-        return machine.builder.select(machine.builder.fcmp_ordered("<", z, zero), low, z)
+        return FUNCTIONS[name](Symbol(machine.builder, z)).value
 
     return finish
-
-
-def derivative(machine, name, a):
-    """The vector of an activation's derivative where the activation is a; None for 1."""
-    builder, count = machine.builder, a.type.count
-    zero, one = machine.constant(0, count), machine.constant(1, count)
-    match name:
-        case "relu":
-            return builder.select(builder.fcmp_ordered(">", a, zero), one, zero)
-        case "leaky_relu":
-            slope = machine.constant(LEAKY_SLOPE, count)
-            return builder.select(builder.fcmp_ordered(">", a, zero), one, slope)
-        case "elu":
-            return builder.select(builder.fcmp_ordered(">", a, zero), one, builder.fadd(a, one))
-        case "tanh":
-            return machine.multiply_add(builder.fneg(a), a, one)
-        case "sigmoid":
-            return builder.fmul(a, builder.fsub(one, a))
-    return None
 
 
 def times_derivative(name, distance):
@@ -105,13 +97,9 @@ def times_derivative(name, distance):
     if name in ("identity", "softplus"):
         return None
 
-    def finish(machine, value, pointer):
-        a = machine.load(pointer, value.type.count, distance)
-        if name == "relu":
-            # A select and no product: a nan or inf that comes from above a closed unit ends there.
-            zero = ir.Constant(value.type, None)
-            return machine.builder.select(machine.builder.fcmp_ordered(">", a, zero), value, zero)
-        return machine.builder.fmul(value, derivative(machine, name, a))
+    def finish(machine, delta, pointer):
+        a = machine.load(pointer, delta.type.count, distance)
+        return BACKWARD[name](Symbol(machine.builder, delta), Symbol(machine.builder, a)).value
 
     return finish
 
@@ -137,14 +125,14 @@ def activate_gradient(layer, name):
     """The deltas of the layer's inputs times the derivative, where the tile could not do it."""
     if layer.input_deltas < 0 or name != "softplus":
         return None
-    slope_of = jittable(softplus_slope)
+    backward_of = jittable(BACKWARD[name])
     a_at, delta_at, stride = layer.inputs, layer.input_deltas, layer.in_stride
 
     @stage
     def slope(work, rows):
         wide_vectors()
         for i in range(rows * stride):
-            work[delta_at + i] *= slope_of(work[a_at + i])
+            work[delta_at + i] = backward_of(work[delta_at + i], work[a_at + i])
 
     return slope
 
@@ -226,7 +214,7 @@ def cross_entropy_term(z, y):
     """Binary cross-entropy of a logit, and its derivative."""
     e = formulas.exp_nonpositive(-magnitude(z))
     probability = where(z >= 0.0, 1.0, e) / (1.0 + e)
-    return fma(-z, y, larger(z, 0.0)) + formulas.log1p_exp_negative(e), probability - y
+    return fma(-z, y, symbols.at_least(z, 0.0)) + formulas.log1p_exp_negative(e), probability - y
 
 
 @functools.cache
@@ -236,15 +224,14 @@ def squared_error(output):
     def term(z, y):
         a = FUNCTIONS[output](z)
         error = a - y
-        twice, slope = error + error, OUTPUT_SLOPES[output]
-        return error * error, twice * slope(a) if slope else twice
+        return error * error, BACKWARD[output](error + error, a)
 
     return term
 
 
 def within_bounds(value):
     """The value as `Network.clips` has it."""
-    return at_most(larger(value, LEAST_CROSS_ENTROPY), MOST_CROSS_ENTROPY)
+    return at_most(symbols.at_least(value, LEAST_CROSS_ENTROPY), MOST_CROSS_ENTROPY)
 
 
 @jittable

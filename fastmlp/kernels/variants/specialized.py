@@ -361,7 +361,7 @@ def has_stages(network):
     if any(network.dropout) or network.l1 > 0 or not {*network.hidden} <= {*stages.HIDDEN}:
         return False
     if network.loss == "mse":
-        return network.output in stages.OUTPUT_SLOPES
+        return network.output in stages.OUTPUTS
     return network.loss in ("binary_cross_entropy", "cross_entropy")
 
 
