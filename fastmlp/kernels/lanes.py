@@ -19,7 +19,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.vectors import INT, INT32, declare, host
+from fastmlp.kernels.symbols import Symbol, fma
+from fastmlp.kernels.vectors import INT, INT32, host
 
 MOST_UNROLLED = 96
 """Multiply-adds of one tile that are emitted straight; longer sums loop."""
@@ -59,13 +60,8 @@ class Machine:
         return ir.Constant(ir.VectorType(self.element, lanes), [ir.Constant(self.element, value)] * lanes)
 
     def multiply_add(self, a, b, c):
-        return multiply_add(self.builder, a, b, c)
-
-
-def multiply_add(builder, a, b, c):
-    """a * b + c of vectors, with one rounding where the machine can."""
-    suffix = f"v{a.type.count}{'f32' if isinstance(a.type.element, ir.FloatType) else 'f64'}"
-    return builder.call(declare(builder.module, f"llvm.fmuladd.{suffix}", a.type, [a.type] * 3), [a, b, c])
+        """a * b + c of vectors, with one rounding where the machine can."""
+        return fma(*(Symbol(self.builder, vector) for vector in (a, b, c))).value
 
 
 def shuffle(builder, a, b, lanes):

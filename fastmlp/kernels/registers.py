@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels import stages
+from fastmlp.kernels.elements import BACKWARD, FUNCTIONS, cross_entropy_term
 from fastmlp.kernels.lanes import Machine, broadcast, sum_lanes
 from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.vectors import INT, INT32
@@ -52,9 +52,7 @@ class _Step:
                     total = self.machine.multiply_add(a, weights[i][j], total)
                 logits.append(total)
             last = k == len(layers) - 1
-            activations.append(
-                logits if last else [self.call(stages.FUNCTIONS[self.hidden[k]], z) for z in logits]
-            )
+            activations.append(logits if last else [self.call(FUNCTIONS[self.hidden[k]], z) for z in logits])
         return activations
 
     def loss(self, logits, targets, share):
@@ -63,15 +61,15 @@ class _Step:
         none = builder.fcmp_ordered("==", share, self.constant(0))
         for z, y in zip(logits, targets):
             if self.loss_name == "binary_cross_entropy":
-                both = stages.cross_entropy_term(Symbol(builder, z), Symbol(builder, y))
+                both = cross_entropy_term(Symbol(builder, z), Symbol(builder, y))
                 term, error = (symbol.value for symbol in both)
                 delta = builder.fmul(error, share)
             else:
-                a = self.call(stages.FUNCTIONS[self.output], z)
+                a = self.call(FUNCTIONS[self.output], z)
                 error = builder.fsub(a, y)
                 term = builder.fmul(error, error)
                 # Twice the share and the slope do not wait for the error.
-                slope = self.call(stages.BACKWARD[self.output], builder.fadd(share, share), a)
+                slope = self.call(BACKWARD[self.output], builder.fadd(share, share), a)
                 delta = builder.fmul(error, slope)
             # 0 * inf must not arise: a row without weight contributes exactly nothing.
             deltas.append(builder.select(none, self.constant(0), delta))
@@ -97,7 +95,7 @@ class _Step:
                     total = builder.fmul(deltas[0], row[0])
                     for d, w in zip(deltas[1:], row[1:]):
                         total = self.machine.multiply_add(d, w, total)
-                    passed.append(self.call(stages.BACKWARD[self.hidden[k - 1]], total, a))
+                    passed.append(self.call(BACKWARD[self.hidden[k - 1]], total, a))
                 deltas = passed
         return updated[::-1]
 

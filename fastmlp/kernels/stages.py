@@ -5,20 +5,25 @@ Separate because these know the mathematics and the layout (`fastmlp.kernels.pad
 derivative needs is taken from the activation's value, which leaves out gelu and silu.
 """
 
-import functools
-
 import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.activations import LEAKY_SLOPE
-from fastmlp.kernels import formulas, lanes, symbols
+from fastmlp.kernels import lanes
+from fastmlp.kernels.elements import (
+    BACKWARD,
+    FUNCTIONS,
+    cross_entropy_term,
+    identity,
+    squared_error,
+    weighted,
+    within_bounds,
+)
 from fastmlp.kernels.padded import dividing_lanes
-from fastmlp.kernels.residuals import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY
 from fastmlp.kernels.scalars import accumulate, at_least, exp_nonpositive, log, wide_vectors
-from fastmlp.kernels.symbols import Symbol, at_most, fma, jittable, magnitude, where
+from fastmlp.kernels.symbols import Symbol, jittable
 from fastmlp.kernels.vectors import INT
 
 OPTIONS = {
@@ -29,47 +34,7 @@ OPTIONS = {
 }
 stage = numba.njit(**OPTIONS)
 
-# --- activations: formulas ------------------------------------------------------------------------
-
-
-def identity(x):
-    """x."""
-    return x
-
-
-def relu(x):
-    """max(x, 0), where NaN stays."""
-    return where(x < 0.0, 0.0, x)
-
-
-def leaky_relu(x):
-    """x, or a little of it below 0."""
-    return where(x < 0.0, LEAKY_SLOPE * x, x)
-
-
-FUNCTIONS = {
-    "identity": identity,
-    "relu": relu,
-    "leaky_relu": leaky_relu,
-    "elu": formulas.elu,
-    "softplus": formulas.softplus,
-    "sigmoid": formulas.sigmoid,
-    "tanh": formulas.tanh,
-    "exp": formulas.exp,
-}
-
-BACKWARD = {
-    "identity": lambda delta, a: delta,
-    # A select and no product: a nan or inf that comes from above a closed unit ends there.
-    "relu": lambda delta, a: where(a > 0.0, delta, 0.0),
-    "leaky_relu": lambda delta, a: where(a > 0.0, delta, LEAKY_SLOPE * delta),
-    "elu": lambda delta, a: delta * where(a > 0.0, 1.0, a + 1.0),
-    "softplus": lambda delta, a: delta * -formulas.expm1_nonpositive(-a),
-    "sigmoid": lambda delta, a: delta * (a * (1.0 - a)),
-    "tanh": lambda delta, a: delta * fma(-a, a, 1.0),
-    "exp": lambda delta, a: delta * a,
-}
-"""delta times the activation's derivative where the activation is a."""
+# --- activations -----------------------------------------------------------------------------------
 
 IN_TILE = ("identity", "relu", "leaky_relu")
 """Activations that end a tile while it is in registers; the others take a pass of their own."""
@@ -210,39 +175,6 @@ def refresh(layer):
 # --- losses: (work, rows) -> the rows' loss; deltas are written -------------------------------------
 
 
-def cross_entropy_term(z, y):
-    """Binary cross-entropy of a logit, and its derivative."""
-    e = formulas.exp_nonpositive(-magnitude(z))
-    probability = where(z >= 0.0, 1.0, e) / (1.0 + e)
-    return fma(-z, y, symbols.at_least(z, 0.0)) + formulas.log1p_exp_negative(e), probability - y
-
-
-@functools.cache
-def squared_error(output):
-    """The formula of the squared error of an output and its derivative, from the logit."""
-
-    def term(z, y):
-        a = FUNCTIONS[output](z)
-        error = a - y
-        return error * error, BACKWARD[output](error + error, a)
-
-    return term
-
-
-def within_bounds(value):
-    """The value as `Network.clips` has it."""
-    return at_most(symbols.at_least(value, LEAST_CROSS_ENTROPY), MOST_CROSS_ENTROPY)
-
-
-@jittable
-def counted(share, value):
-    """share * value, and nothing of a row without weight: 0 * inf must not arise.
-
-    A select, as a branch would take all that only the value needs into it, and keep the loop scalar.
-    """
-    return where(share.equals(0.0), 0.0, share * value)
-
-
 def loss_of(constants, places):
     """The loss and the last layer's deltas. Shares are 0 in columns of padding, so one flat loop serves."""
     layer, y_at, share_at = places.layers[-1], places.targets, places.shares
@@ -260,8 +192,8 @@ def loss_of(constants, places):
         for i in range(rows * stride):
             share = work[share_at + i]
             value, delta = term(work[z_at + i], work[y_at + i])
-            total = accumulate(total, counted(share, bounded(value)))
-            work[delta_at + i] = counted(share, delta)
+            total = accumulate(total, weighted(share, bounded(value)))
+            work[delta_at + i] = weighted(share, delta)
         return total
 
     return loss
@@ -289,11 +221,11 @@ def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
                 dot = accumulate(dot, work[y_at + at + j] * shifted)
                 labels = accumulate(labels, work[y_at + at + j])
             share = work[share_at + at]
-            total = accumulate(total, counted(share, bounded(log(summed) * labels - dot)))
+            total = accumulate(total, weighted(share, bounded(log(summed) * labels - dot)))
             inverse = one / summed
             for j in range(n_out):
                 error = work[delta_at + at + j] * inverse - work[y_at + at + j]
-                work[delta_at + at + j] = counted(share, error)
+                work[delta_at + at + j] = weighted(share, error)
         return total
 
     return loss

@@ -16,6 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastmlp.kernels.vectors import declare
+
 SIGNIFICAND = {True: 23, False: 52}
 """By `Symbol.single`: the bits of a number's pattern to the right of its exponent."""
 
@@ -98,15 +100,13 @@ class Symbol:
         """Return what one of LLVM's intrinsic functions gives for it, and others like it."""
         kind = self.value.type
         shape = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
-        module, name = self.builder.module, f"llvm.{name}.{shape}f{32 if self.single else 64}"
+        name = f"llvm.{name}.{shape}f{32 if self.single else 64}"
         values = [self.value, *map(self.like, others)]
-        function = module.globals.get(name)
-        if function is None:
-            function = ir.Function(module, ir.FunctionType(kind, [kind] * len(values)), name)
+        function = declare(self.builder.module, name, kind, [kind] * len(values))
         return Symbol(self.builder, self.builder.call(function, values))
 
     __add__ = __radd__ = _operator("fadd", "add")
-    __mul__ = __rmul__ = _operator("fmul", "mul")
+    __mul__ = __rmul__ = _operator("fmul", None)
     __sub__, __rsub__ = _operator("fsub", "sub"), _operator("fsub", "sub", swapped=True)
     __truediv__, __rtruediv__ = _operator("fdiv", None), _operator("fdiv", None, swapped=True)
     __and__ = _operator(None, "and_")
