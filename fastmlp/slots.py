@@ -44,8 +44,10 @@ AGREEMENT_SIZES = (
     Sizes(40, 20, 2),
     Sizes(19, 100, 65),
     Sizes(64, 32, 16),
+    Sizes(48, 130, 60),
 )
-"""One row, one unit, few units of many rows, and sizes that are no multiple of anything."""
+"""One row, one unit, few units of many rows, sizes that are no multiple of anything; last, enough of
+both for W and the deltas to be copied into panels."""
 
 BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256), Sizes(128, 128, 10))
 
