@@ -39,8 +39,8 @@ def test_rows_together_or_a_few_at_a_time_have_the_same_bits(rows, dtype):
         return rng.standard_normal(shape).astype(dtype)
 
     panel = np.full(scratch_length(200, rows, itemsize), np.nan, dtype)
-    assert sideways.pays_backward(1, rows, lanes)
-    assert lanes < 4 or sideways.pays_forward(1, rows, lanes)
+    assert sideways.few_backward(1, rows, lanes)
+    assert lanes < 4 or sideways.few_forward(1, rows, lanes)
     for n_out in range(1, lanes):
         for n_in in (1, 30, 200):
             x, w, b, delta = normal(rows, n_in), normal(n_in, n_out), normal(n_out), normal(rows, n_out)

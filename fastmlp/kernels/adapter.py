@@ -15,10 +15,10 @@ from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
 from fastmlp.kernels.buffers import prediction_memory, workspace
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
-from fastmlp.kernels.program import ADAM, RMSPROP, SGD, Rule, Shape
+from fastmlp.kernels.program import ADAM, LAYER, RMSPROP, SGD, Rule, Shape
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
-from fastmlp.layout import layer_slices
+from fastmlp.layout import LayerSlices, layer_slices
 from fastmlp.losses import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
@@ -42,7 +42,7 @@ def compiled_backend(variant: Variant) -> Backend:
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
         block = min(BLOCK_ROWS, rows)
-        shape, layers, no_dropout, idle = prediction_of(network, block, dtype)
+        shape, idle = prediction_of(network, block, dtype)
         check_parameters(shape, parameters)
         check_array("inputs", inputs, (rows, network.sizes[0]), dtype)
         check_array("out", out, (rows, network.sizes[-1]), dtype)
@@ -50,7 +50,7 @@ def compiled_backend(variant: Variant) -> Backend:
             memory = idle.pop()
         except IndexError:
             memory = prediction_memory(network, block, dtype)
-        program.predict(writable(parameters), layers, no_dropout, writable(inputs), memory, block, out)
+        program.predict(writable(parameters), shape.layers, writable(inputs), memory, block, out)
         idle.append(memory)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
@@ -123,16 +123,15 @@ def compiled_backend(variant: Variant) -> Backend:
 @functools.lru_cache(maxsize=64)
 def shape_of(network: Network) -> Shape:
     """Return a network in numbers."""
-    layers = np.array(layer_slices(network.sizes), np.int64)
-    units = np.array(network.sizes[1:], np.int64)
+    slices, units = layer_slices(network.sizes), network.sizes[1:]
+    layers = np.zeros(len(slices), LAYER)
+    for name in LayerSlices._fields:
+        layers[name] = [getattr(at, name) for at in slices]
+    layers["units"] = np.cumsum(units) - units
+    layers["activation"] = [ACTIVATIONS.index(name) for name in network.activations]
+    layers["dropout"] = [*network.dropout, 0.0]
     return Shape(
-        sizes=np.array(network.sizes, np.int64),
-        weights=layers[:, 0].copy(),
-        biases=layers[:, 1].copy(),
-        ends=layers[:, 2].copy(),
-        units=np.cumsum(units) - units,
-        activations=np.array([ACTIVATIONS.index(name) for name in network.activations], np.int64),
-        dropout=np.array([*network.dropout, 0.0]),
+        layers=layers,
         loss=LOSSES.index(network.loss),
         loss_parameter=network.loss_parameter,
         divisor=network.divisor,
@@ -146,33 +145,27 @@ def shape_of(network: Network) -> Shape:
 class Prediction(NamedTuple):
     """What predictions of one size have in common, found in one look-up: each hashes the network, 0.3 us.
 
-    layers, no_dropout : as `fastmlp.kernels.program.predict` takes them
     idle : memory that predictions have left for the next: pop, then append. A list, so that calls from
         several threads never meet in one. Allocating anew takes 7 us, as much as one row.
     """
 
     shape: Shape
-    layers: NDArray[np.int64]
-    no_dropout: NDArray[np.float64]
     idle: list[Array]
 
 
 @functools.lru_cache(maxsize=16)
 def prediction_of(network: Network, block: int, dtype: np.dtype[Any]) -> Prediction:
     """Return what predictions of `block` rows at a time, in `dtype`, need to know."""
-    shape = shape_of(network)
-    layers = np.zeros((6, len(network.sizes)), np.int64)
-    layers[0] = shape.sizes
-    for row, numbers in zip(layers[1:], shape[1:6], strict=True):
-        row[:-1] = numbers
-    return Prediction(shape, layers, np.zeros_like(shape.dropout), [])
+    return Prediction(resting_shape_of(network), [])
 
 
 @functools.lru_cache(maxsize=64)
 def resting_shape_of(network: Network) -> Shape:
     """Return a network in numbers as it is when it does not train: nothing is dropped."""
     shape = shape_of(network)
-    return shape._replace(dropout=np.zeros_like(shape.dropout))
+    layers = shape.layers.copy()
+    layers["dropout"] = 0
+    return shape._replace(layers=layers)
 
 
 @functools.lru_cache(maxsize=64)

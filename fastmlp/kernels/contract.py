@@ -29,7 +29,7 @@ def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLik
 def check_parameters(shape: Shape, parameters: Array) -> None:
     """Raise ValueError unless these are the network's parameters (P,), float32 or float64."""
     dtype = parameters.dtype if parameters.dtype in FLOATS else FLOATS[1]
-    check_array("parameters", parameters, (int(shape.ends[-1]),), dtype)
+    check_array("parameters", parameters, (int(shape.layers["end"][-1]),), dtype)
 
 
 def check_state(shape: Shape, state: TrainState) -> None:
@@ -43,8 +43,8 @@ def check_state(shape: Shape, state: TrainState) -> None:
 def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
     """Raise ValueError unless the data have the network's width, and a row."""
     rows = len(data.inputs)
-    check_array("inputs", data.inputs, (max(rows, 1), int(shape.sizes[0])), dtype)
-    check_array("targets", data.targets, (rows, int(shape.sizes[-1])), dtype)
+    check_array("inputs", data.inputs, (max(rows, 1), int(shape.layers["n_in"][0])), dtype)
+    check_array("targets", data.targets, (rows, int(shape.layers["n_out"][-1])), dtype)
     check_array("weights", data.weights, (rows,), dtype)
 
 

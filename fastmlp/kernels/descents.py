@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastmlp.kernels.tiles import MACHINE
-from fastmlp.kernels.vectors import AVX512, INT, Vectors, counted, data_pointer, declare
+from fastmlp.kernels.vectors import AVX512, INT, Vectors, data_pointer, declare
 
 NEWTON_STEPS = {4: 1, 8: 2}
 """By itemsize: from 14 bits to 28, and to 56."""
@@ -83,11 +83,7 @@ def emit_adam(build, dtype, n, pointers, scalars):
         for value, place in zip((p, first, second), places[1:]):
             v.store(value, place, mask)
 
-    whole = build.sub(n, build.srem(n, INT(v.lanes)))
-    with counted(build, whole, v.lanes) as i:
-        step(i, None)
-    with build.if_then(build.icmp_signed("<", whole, n)):
-        step(whole, v.first(build.sub(n, whole)))
+    v.sweep(n, step)
 
 
 @intrinsic

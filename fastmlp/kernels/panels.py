@@ -26,21 +26,15 @@ def taken_by(dtype):
 def emit_pack(build, arguments, kinds, code):
     b, out, columns, depth, b_row, out_row, _ = arguments
     v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
-    whole = build.mul(build.sdiv(columns, INT(v.lanes)), INT(v.lanes))
-
-    def copy(k, j, mask=None):
-        at = build.mul(j, INT(v.itemsize))
-        value = v.load(v.shift(v.shift(b, build.mul(k, b_row)), at), mask)
-        v.store(value, v.shift(v.shift(out, build.mul(k, out_row)), at), mask)
-
     # Row by row: a column of vectors at a time, lines that lie 512 bytes apart left L1 before their other half was read.
-    with counted(build, depth) as k, counted(build, whole, v.lanes) as j:
-        copy(k, j)
-    rest = build.sub(columns, whole)
-    with build.if_then(build.icmp_signed(">", rest, INT(0))):
-        mask = v.first(rest)
-        with counted(build, depth) as k:
-            copy(k, whole, mask)
+    with counted(build, depth) as k:
+        source, target = v.shift(b, build.mul(k, b_row)), v.shift(out, build.mul(k, out_row))
+
+        def copy(j, mask):
+            at = build.mul(j, INT(v.itemsize))
+            v.store(v.load(v.shift(source, at), mask), v.shift(target, at), mask)
+
+        v.sweep(columns, copy)
 
 
 def emit_transpose(build, arguments, kinds, code):

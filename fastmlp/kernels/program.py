@@ -19,6 +19,7 @@ from numba import types
 
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
+from fastmlp.kernels.symbols import jittable, sqrt, where
 from fastmlp.kernels.views import lesser, matrix, rows_of, vector
 from fastmlp.losses import LOSSES
 
@@ -62,20 +63,33 @@ PIECES = {
     **dict.fromkeys(
         ("output_loss", "narrow_output_loss", "wide_output_loss"), Piece(types.float64, len(LOSSES), loss_of)
     ),
+    **dict.fromkeys(("rows_forward", "rows_loss", "rows_backward", "weights_step"), Piece()),
     "penalty": Piece(types.float64),
     **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam", "update"), Piece()),
 }
 """The slots and what else all programs share: products over some rows, ways to compute a loss, the update."""
 
 
-class Shape(NamedTuple):
-    """A network in numbers; one entry a layer unless said otherwise.
+LAYER = np.dtype(
+    [
+        *((name, np.int64) for name in ("n_in", "n_out", "weights", "biases", "end", "units", "activation")),
+        ("dropout", np.float64),
+    ],
+    align=True,
+)
+"""A layer in numbers. A record: compiled code takes all layers as one array, and a field is a load.
 
-    sizes : (layers + 1,) int64, units of every layer, inputs first
-    weights, biases, ends : (layers,) int64, places in the flat vector (`fastmlp.layout`)
-    units : (layers,) int64, place of a layer's units in a row of the workspace
-    activations : (layers,) int64 codes, the output's last
-    dropout : (layers,) float64 probabilities, 0 for the last
+n_in, n_out : its inputs and units
+weights, biases, end : places in the flat vector (`fastmlp.layout`)
+units : the place of its units in a row of the workspace
+activation : a code; dropout : a probability, 0 for the last
+"""
+
+
+class Shape(NamedTuple):
+    """A network in numbers.
+
+    layers : (layers,) LAYER
     loss : int code; loss_parameter : float, see `Network.loss_parameter`
     divisor : float, what the summed loss is divided by for its derivative, beside the batch's weight
     value_divisor : float, what the loss that is reported is divided by once more
@@ -83,13 +97,7 @@ class Shape(NamedTuple):
     l1, l2 : float
     """
 
-    sizes: np.ndarray
-    weights: np.ndarray
-    biases: np.ndarray
-    ends: np.ndarray
-    units: np.ndarray
-    activations: np.ndarray
-    dropout: np.ndarray
+    layers: np.ndarray
     loss: int
     loss_parameter: float
     divisor: float
@@ -151,78 +159,80 @@ class Team(NamedTuple):
     barrier: np.ndarray
 
 
-def forward(shape, parameters, inputs, key, step, work):
-    """Fill work.logits of all layers, activations of the hidden ones, dropped where a layer drops."""
+def forward(layers, parameters, inputs, key, step, scratch, logits, activations, dropped):
+    """Fill logits of all layers, activations of the hidden ones, dropped where a layer drops."""
     rows = inputs.shape[0]
-    last = len(shape.activations) - 1
+    last = len(layers) - 1
     source = inputs
     for layer in range(last + 1):
-        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer] * rows
-        w = matrix(parameters, shape.weights[layer], n_in, n_out)
-        b = vector(parameters, shape.biases[layer], n_out)
-        z = matrix(work.logits, at, rows, n_out)
-        affine(source, w, b, work.scratch[0], z)
+        here = layers[layer]
+        n_out, at = here.n_out, here.units * rows
+        w, b = matrix(parameters, here.weights, here.n_in, n_out), vector(parameters, here.biases, n_out)
+        z = matrix(logits, at, rows, n_out)
+        affine(source, w, b, scratch, z)
         if layer < last:
-            source = matrix(work.activations, at, rows, n_out)
-            activate(shape.activations[layer], z, source)
-            if shape.dropout[layer] > 0:
-                a, source = source, matrix(work.dropped, at, rows, n_out)
-                drop(key, step, layer, 0, shape.dropout[layer], a, source)
+            source = matrix(activations, at, rows, n_out)
+            activate(here.activation, z, source)
+            if here.dropout > 0:
+                a, source = source, matrix(dropped, at, rows, n_out)
+                drop(key, step, layer, 0, here.dropout, a, source)
 
 
+@jittable
 def loss_share(divisor, total):
     """Return what one element's weighted loss counts: 1 / (total weight * divisor), or 0."""
-    return 1.0 / (total * divisor) if total > 0 else 0.0
+    return where(total > 0.0, 1.0 / (total * divisor), 0.0)
 
 
+@jittable
 def penalty_share(shared, total):
     """Return what the penalties count: 1, or 1 / total weight where the batch shares them."""
-    if not shared:
-        return 1.0
-    return 1.0 / total if total > 0 else 0.0
+    return where(shared, where(total > 0.0, 1.0 / total, 0.0), 1.0)
 
 
+@jittable
 def adam_epsilon(epsilon, hat, correction2):
     """Return what is added to the root of the corrected second moment."""
-    return epsilon / np.sqrt(correction2) if hat else epsilon
+    return where(hat, epsilon / sqrt(correction2), epsilon)
 
 
 def gradient(shape, parameters, inputs, targets, weights, total, key, step, work, gradients):
     """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
     rows = inputs.shape[0]
-    last = len(shape.activations) - 1
-    forward(shape, parameters, inputs, key, step, work)
-    at = shape.units[last] * rows
-    logits = matrix(work.logits, at, rows, shape.sizes[last + 1])
-    delta = matrix(work.deltas, at, rows, shape.sizes[last + 1])
+    layers, last = shape.layers, len(shape.layers) - 1
+    logits, activations, dropped, deltas = work.logits, work.activations, work.dropped, work.deltas
+    scratch = vector(work.scratch, 0, work.scratch.shape[1])
+    forward(layers, parameters, inputs, key, step, scratch, logits, activations, dropped)
+    output = layers[last]
+    z = matrix(logits, output.units * rows, rows, output.n_out)
+    delta = matrix(deltas, output.units * rows, rows, output.n_out)
     share = loss_share(shape.divisor, total)
     objective = output_loss(
-        shape.loss, shape.activations[last], shape.loss_parameter, share,
-        logits, targets, weights, work.scratch[0], delta,
-    )  # fmt: skip
+        shape.loss, output.activation, shape.loss_parameter, share, z, targets, weights, scratch, delta
+    )
     objective /= shape.value_divisor
     of_penalties = penalty_share(shape.shared_penalty, total)
     l1, l2 = shape.l1 * of_penalties, shape.l2 * of_penalties
     for layer in range(last, -1, -1):
-        n_in, n_out = shape.sizes[layer], shape.sizes[layer + 1]
-        w = matrix(parameters, shape.weights[layer], n_in, n_out)
-        dw = matrix(gradients, shape.weights[layer], n_in, n_out)
-        p, at = shape.dropout[layer - 1], shape.units[layer - 1] * rows  # the layer's below
-        a = matrix(work.activations, at, rows, n_in)
-        source = matrix(work.dropped, at, rows, n_in) if p > 0 else a
-        weight_gradient(inputs if layer == 0 else source, delta, work.scratch[0], dw)
-        bias_gradient(delta, vector(gradients, shape.biases[layer], n_out))
+        here, below = layers[layer], layers[layer - 1]
+        n_in, n_out, at, p = here.n_in, here.n_out, below.units * rows, below.dropout
+        w = matrix(parameters, here.weights, n_in, n_out)
+        dw = matrix(gradients, here.weights, n_in, n_out)
+        a = matrix(activations, at, rows, n_in)
+        source = matrix(dropped, at, rows, n_in) if p > 0 else a
+        weight_gradient(inputs if layer == 0 else source, delta, scratch, dw)
+        bias_gradient(delta, vector(gradients, here.biases, n_out))
         if l1 > 0 or l2 > 0:
             objective += penalty(l1, l2, w)
             penalty_gradient(l1, l2, w, dw)
         if layer > 0:
-            below = matrix(work.deltas, at, rows, n_in)
-            input_gradient(delta, w, work.scratch[0], below)
+            next_delta = matrix(deltas, at, rows, n_in)
+            input_gradient(delta, w, scratch, next_delta)
             if p > 0:
-                drop(key, step, layer - 1, 0, p, below, below)
-            z = matrix(work.logits, at, rows, n_in)
-            activate_gradient(shape.activations[layer - 1], z, a, below)
-            delta = below
+                drop(key, step, layer - 1, 0, p, next_delta, next_delta)
+            z = matrix(logits, at, rows, n_in)
+            activate_gradient(below.activation, z, a, next_delta)
+            delta = next_delta
     return objective
 
 
@@ -230,14 +240,12 @@ def update(shape, rule, parameters, gradients, moments, step, rate, bias_rate):
     """Apply gradients to parameters; step counts the updates done before."""
     if rule.clip_norm < np.inf:
         clip(rule.clip_norm, gradients)
-    for layer in range(len(shape.activations)):
-        weights, biases, end = shape.weights[layer], shape.biases[layer], shape.ends[layer]
-        of_weights, of_biases = (
-            vector(gradients, weights, biases - weights),
-            vector(gradients, biases, end - biases),
-        )
-        update_part(rule, parameters, moments, step, rate, weights, of_weights)
-        update_part(rule, parameters, moments, step, bias_rate, biases, of_biases)
+    for layer in range(len(shape.layers)):
+        here = shape.layers[layer]
+        of_weights = vector(gradients, here.weights, here.biases - here.weights)
+        update_part(rule, parameters, moments, step, rate, here.weights, of_weights)
+        of_biases = vector(gradients, here.biases, here.end - here.biases)
+        update_part(rule, parameters, moments, step, bias_rate, here.biases, of_biases)
 
 
 def update_part(rule, parameters, moments, step, rate, start, g):
@@ -279,50 +287,47 @@ def train_chunk(
     restore_subnormals(before)
 
 
-def predict(parameters, layers, no_dropout, inputs, memory, block, out):
+def predict(parameters, layers, inputs, memory, block, out):
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out), `block` rows at a time.
 
-    Of a call for one row, 12 us, taking `Shape` and `Workspace` field by field from Python was a
-    quarter; what of them a prediction needs comes in three arrays.
+    Of a call for one row, 12 us, taking `Workspace` field by field from Python would be a quarter.
 
-    layers : (6, layers + 1) int64, `Shape`'s sizes, weights, biases, ends, units, activations
-    no_dropout : (layers,) float64, zeros
-    memory : floating, `buffers.prediction_length`
+    layers : as `Shape.layers`, without dropout
+    memory : floating, `buffers.prediction_memory`
     """
-    count, n = len(no_dropout), layers.shape[1]
-    shape = Shape(
-        vector(layers, 0, n), vector(layers, n, count), vector(layers, 2 * n, count),
-        vector(layers, 3 * n, count), vector(layers, 4 * n, count), vector(layers, 5 * n, count),
-        no_dropout, 0, 0.0, 1.0, 1.0, False, 0.0, 0.0,
-    )  # fmt: skip
-    units = block * (shape.units[count - 1] + shape.sizes[count])
-    none, nowhere = vector(memory, 0, 0), matrix(memory, 0, 1, 0)
-    work = Workspace(
-        none, none, none, vector(no_dropout, 0, 0), vector(memory, 0, units), vector(memory, units, units),
-        none, none, matrix(memory, 2 * units, 1, len(memory) - 2 * units), nowhere, nowhere,
-    )  # fmt: skip
+    output = layers[len(layers) - 1]
+    units = block * (output.units + output.n_out)
+    logits, activations, dropped = (
+        vector(memory, 0, units),
+        vector(memory, units, units),
+        vector(memory, 0, 0),
+    )
+    scratch = vector(memory, 2 * units, len(memory) - 2 * units)
     key, step = np.int64(0), np.int64(0)
     for start in range(0, len(inputs), block):
         rows = rows_of(inputs, start, lesser(start + block, len(inputs)))
-        forward(shape, parameters, rows, key, step, work)
-        z = matrix(work.logits, shape.units[count - 1] * len(rows), len(rows), shape.sizes[count])
-        activate(shape.activations[count - 1], z, rows_of(out, start, start + len(rows)))
+        forward(layers, parameters, rows, key, step, scratch, logits, activations, dropped)
+        z = matrix(logits, output.units * len(rows), len(rows), output.n_out)
+        activate(output.activation, z, rows_of(out, start, start + len(rows)))
 
 
 def evaluate(shape, parameters, inputs, targets, weights, total, work):
     """Return the loss over all rows, without penalties, block by block; shape is without dropout."""
     key, step = np.int64(0), np.int64(0)
     block = len(work.weights)
-    last = len(shape.activations) - 1
+    logits, activations, dropped, deltas = work.logits, work.activations, work.dropped, work.deltas
+    scratch = vector(work.scratch, 0, work.scratch.shape[1])
+    output = shape.layers[len(shape.layers) - 1]
     share = loss_share(shape.divisor, total)
     loss = 0.0
     for start in range(0, len(inputs), block):
         stop = lesser(start + block, len(inputs))
-        forward(shape, parameters, rows_of(inputs, start, stop), key, step, work)
-        at, n_out = shape.units[last] * (stop - start), shape.sizes[last + 1]
-        z, delta = matrix(work.logits, at, stop - start, n_out), matrix(work.deltas, at, stop - start, n_out)
+        rows, at = stop - start, output.units * (stop - start)
+        x = rows_of(inputs, start, stop)
+        forward(shape.layers, parameters, x, key, step, scratch, logits, activations, dropped)
+        z, delta = matrix(logits, at, rows, output.n_out), matrix(deltas, at, rows, output.n_out)
         loss += output_loss(
-            shape.loss, shape.activations[last], shape.loss_parameter, share,
-            z, rows_of(targets, start, stop), vector(weights, start, stop - start), work.scratch[0], delta,
+            shape.loss, output.activation, shape.loss_parameter, share,
+            z, rows_of(targets, start, stop), vector(weights, start, rows), scratch, delta,
         )  # fmt: skip
     return loss / shape.value_divisor

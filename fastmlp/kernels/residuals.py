@@ -6,51 +6,67 @@ from __future__ import annotations
 
 import math
 
-from fastmlp.kernels.symbols import Constant, jittable
+from fastmlp.kernels.symbols import Constant, at_least, at_most, jittable, magnitude, where
 from fastmlp.losses import HUBER, MAE, MSE, PINBALL
 
 
-def element_loss(loss, parameter, r):
-    """An element-wise loss of the residual r = a - target, and its derivative by a."""
-    real = type(r)
-    zero, half, one = real(0), real(0.5), real(1)
-    if loss == MSE:
-        return r * r, r + r
-    if loss == MAE:
-        return abs(r), one if r > zero else (-one if r < zero else r)
-    if loss == HUBER:
-        d = real(parameter)
-        if abs(r) <= d:
-            return half * r * r, r
-        return d * (abs(r) - half * d), d if r > zero else -d
-    if loss == PINBALL:
-        q = real(parameter)
-        slope = one - q if r > zero else (-q if r < zero else zero)
-        return r * slope, slope
-    return zero, zero
+def squared(parameter, r):
+    """r^2."""
+    return r * r, r + r
 
+
+def absolute(parameter, r):
+    """|r|."""
+    return magnitude(r), where(r > 0.0, 1.0, where(r < 0.0, -1.0, r))
+
+
+def huber(d, r):
+    """r^2 / 2 up to |r| = d, and its tangent beyond."""
+    size = magnitude(r)
+    near = size <= d
+    return where(near, 0.5 * r * r, d * (size - 0.5 * d)), where(near, r, where(r > 0.0, d, -d))
+
+
+def pinball(q, r):
+    """|r|, (1 - q) times above 0 and q times below."""
+    slope = where(r > 0.0, 1.0 - q, where(r < 0.0, -q, r.number(0.0)))
+    return r * slope, slope
+
+
+ELEMENT_LOSSES = {MSE: squared, MAE: absolute, HUBER: huber, PINBALL: pinball}
+
+
+def loss_of(loss, parameter, r):
+    """An element-wise loss, given its code, of the residual r = a - target, and its derivative by a."""
+    value = slope = r.number(0.0)
+    for code, formula in ELEMENT_LOSSES.items():
+        # The code is a constant where it is compiled, and all but one are left out.
+        of_code = formula(parameter, r)
+        value, slope = (
+            where(loss.equals(code), new, old) for new, old in zip(of_code, (value, slope), strict=True)
+        )
+    return value, slope
+
+
+element_loss = jittable(loss_of, results=2)
 
 # Of a probability of 1 - eps and of eps.
 LEAST_CROSS_ENTROPY = Constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
 MOST_CROSS_ENTROPY = Constant(-math.log(2.0**-23), -math.log(2.0**-52))
 
 
-def clipping(like):
-    """The formula of the least and the greatest cross-entropy in the dtype of `like`."""
-    return like.number(LEAST_CROSS_ENTROPY), like.number(MOST_CROSS_ENTROPY)
+def reported(clips, like):
+    """The least and the greatest cross-entropy to report, in `like`'s dtype; bounds where it `clips`."""
+    least, most = like.number(LEAST_CROSS_ENTROPY), like.number(MOST_CROSS_ENTROPY)
+    return where(clips, least, -math.inf), where(clips, most, math.inf)
 
 
-bounds_of = jittable(clipping, results=2)
+likelihood_bounds = jittable(reported, results=2)
 
 
-def likelihood_bounds(parameter, like):
-    """The least and the greatest cross-entropy to report, in `like`'s dtype; bounds unless parameter is 0."""
-    if parameter == 0:
-        return type(like)(-math.inf), type(like)(math.inf)
-    return bounds_of(like)
-
-
-def within(value, least, most):
+def bounded(value, least, most):
     """The value, or the bound that it is beyond; a NaN stays one."""
-    value = least if value < least else value
-    return most if value > most else value
+    return at_most(at_least(value, least), most)
+
+
+within = jittable(bounded)

@@ -9,23 +9,28 @@ times as wide. Here the lanes are samples, or inputs. Every sum is the same chai
 
 from __future__ import annotations
 
+from numba import types
+
 from fastmlp.kernels.panels import transpose
-from fastmlp.kernels.pieces import apart, helper
+from fastmlp.kernels.pieces import apart
 from fastmlp.kernels.scalars import fma
+from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.tiles import FIRST_ROWS, RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS, stack, tile
 from fastmlp.kernels.views import lesser
 
 
-@helper
-def pays_forward(n_out, rows, lanes):
+def few_forward(n_out, rows, lanes):
     """Whether `narrow_affine` is faster: turning x costs as much as six columns."""
-    return 3 * n_out <= lanes and rows >= lanes
+    return (3 * n_out <= lanes) & (rows >= lanes)
 
 
-@helper
-def pays_backward(n_out, rows, lanes):
+def few_backward(n_out, rows, lanes):
     """Whether `narrow_weight_gradient` is faster, for so many rows of weights."""
-    return 4 * n_out <= 3 * lanes and rows >= lanes
+    return (4 * n_out <= 3 * lanes) & (rows >= lanes)
+
+
+pays_forward = jittable(few_forward, result=types.boolean)
+pays_backward = jittable(few_backward, result=types.boolean)
 
 
 @apart

@@ -9,11 +9,11 @@ and an 8x2 tile fell from 0.89 of peak to 0.75.
 Pass no number as a literal from a jitted caller: Numba compiles a callee anew for each.
 """
 
-from numba import njit
+from numba import njit, types
 
 from fastmlp.kernels.panels import pack, transpose
-from fastmlp.kernels.pieces import helper
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
+from fastmlp.kernels.symbols import at_most, jittable, where
 from fastmlp.kernels.tiles import (
     FIRST_ROWS,
     FIRST_ROWS_OF_ORDER,
@@ -44,17 +44,19 @@ PACK_ROWS = 128
 PACK_ALWAYS_ROWS = 1 << 62 if MACHINE == AVX512 else 32
 
 
-@helper
-def conflicting(row_bytes):
+def crowd(row_bytes):
     """Whether rows this far apart crowd into few sets of the caches."""
-    return row_bytes >= 2048 and row_bytes % 1024 == 0
+    return (row_bytes >= 2048) & (row_bytes % 1024).equals(0)
 
 
-@helper
+conflicting = jittable(crowd, result=types.boolean)
+
+
+@jittable
 def next_vectors(left, lanes):
     """Vectors across the next panel: the most, or two where that would leave a sliver of one."""
     vectors = (left + lanes - 1) // lanes
-    return 2 if vectors == VECTORS + 1 else lesser(vectors, VECTORS)
+    return where(vectors.equals(VECTORS + 1), 2, at_most(vectors, VECTORS))
 
 
 @compiled

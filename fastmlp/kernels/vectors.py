@@ -143,6 +143,19 @@ class Vectors:
         masked = declare(self.module, name, ir.VoidType(), kinds)
         self.builder.call(masked, [value, pointer, *alignment, mask])
 
+    def sweep(self, count, do):
+        """Write do(j, mask) for each vector of `count` elements, of which j is the first.
+
+        The mask is None but for a last vector that is not whole.
+        """
+        build = self.builder
+        rest = build.srem(count, INT(self.lanes))
+        whole = build.sub(count, rest)
+        with counted(build, whole, self.lanes) as j:
+            do(j, None)
+        with build.if_then(build.icmp_signed(">", rest, INT(0))):
+            do(whole, self.first(rest))
+
     def fma(self, a, b, c):
         """a * b + c with one rounding."""
         fused = declare(self.module, f"llvm.fma.{self.suffix}", self.type, [self.type] * 3)

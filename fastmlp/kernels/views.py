@@ -12,6 +12,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastmlp.kernels.symbols import at_most, jittable
+
 INT = ir.IntType(64)
 
 
@@ -37,14 +39,7 @@ def _view(context, builder, result, data, shape):
     return view
 
 
-@intrinsic
-def lesser(typing_context, a, b):
-    """Return the lesser of two integers."""
-
-    def emit(context, builder, signature, values):
-        return builder.select(builder.icmp_signed("<", *values), *values)
-
-    return types.intp(types.intp, types.intp), emit
+lesser = jittable(at_most)
 
 
 @intrinsic
@@ -69,6 +64,18 @@ def matrix(typing_context, array, start, rows, columns):
         return _view(context, builder, result, place, values[2:])
 
     return result(array, types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def no_order(typing_context):
+    """Return the order of no rows, (0,) int64."""
+    result = types.Array(types.int64, 1, "C")
+
+    def emit(context, builder, signature, values):
+        nowhere = ir.Constant(context.get_data_type(types.CPointer(types.int64)), None)
+        return _view(context, builder, result, nowhere, [INT(0)])
+
+    return result(), emit
 
 
 @intrinsic

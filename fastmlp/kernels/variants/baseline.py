@@ -250,7 +250,7 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
     share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
     """
     activate(output, z, delta)
-    least, most = likelihood_bounds(parameter, z.dtype.type(0))
+    least, most = likelihood_bounds(parameter != 0, z.dtype.type(0))
     objective = 0.0
     for i in range(z.shape[0]):
         scale = z.dtype.type(share * weights[i])
@@ -259,7 +259,8 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
             for j in range(z.shape[1]):
                 delta[i, j] = 0
         elif loss == CROSS_ENTROPY:
-            objective += scale * within(cross_entropy_row(scale, z[i], targets[i], delta[i]), least, most)
+            row = cross_entropy_row(scale, z[i], targets[i], delta[i])
+            objective += scale * within(row, least, most)
         elif loss == BINARY_CROSS_ENTROPY:
             for j in range(z.shape[1]):
                 objective += scale * within(softplus(z[i, j]) - z[i, j] * targets[i, j], least, most)
@@ -294,13 +295,13 @@ def cross_entropy_row(scale, z, targets, delta):
 def element_loss_row(loss, output, parameter, scale, z, targets, delta):
     """One row's element-wise loss; delta holds the outputs and becomes the derivative by z."""
     row = 0.0
-    along = z.dtype.type(0)
+    along, bound = z.dtype.type(0), z.dtype.type(parameter)
     if output == SOFTMAX:
         for j in range(len(z)):
-            along += delta[j] * element_loss(loss, parameter, delta[j] - targets[j])[1]
+            along += delta[j] * element_loss(loss, bound, delta[j] - targets[j])[1]
     for j in range(len(z)):
         a = delta[j]
-        value, by_a = element_loss(loss, parameter, a - targets[j])
+        value, by_a = element_loss(loss, bound, a - targets[j])
         row += value
         if output == SOFTMAX:
             delta[j] = scale * a * (by_a - along)

@@ -28,10 +28,11 @@ from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.sweeps import affine as affine_rows
 from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
 from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
+from fastmlp.kernels.symbols import at_most, jittable
 from fastmlp.kernels.variant import Variant, Work, inlined
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.vectors import prefetch
-from fastmlp.kernels.views import lesser, matrix, rows_of, vector
+from fastmlp.kernels.views import lesser, matrix, no_order, rows_of, vector
 from fastmlp.kernels.workers import wait
 
 LOSS_ROWS = 16
@@ -46,50 +47,52 @@ STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
 """Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
 
 
-def own_share(count, team, unit):
+def portion(count, worker, workers, unit):
     """Return [first, last) of the worker's share of `count` items, in whole units."""
     units = (count + unit - 1) // unit
-    first = units * team.worker // team.workers * unit
-    last = units * (team.worker + 1) // team.workers * unit
-    return lesser(first, count), lesser(last, count)
+    first, last = (units * before // workers * unit for before in (worker, worker + 1))
+    return at_most(first, count), at_most(last, count)
 
 
+own_share = jittable(portion, results=2)
+
+
+@jittable
 def slice_of(numbers, n_out):
     """Return how many rows of gradients fit in so many numbers, in whole SLICE_ROWS."""
     return numbers // n_out // SLICE_ROWS * SLICE_ROWS
 
 
-@inlined
-def rows_forward(shape, parameters, inputs, visited, rows, first, last, key, step, work, scratch):
+def rows_forward(
+    layers, parameters, inputs, visited, rows, first, last, key, step, scratch, logits, activations, dropped
+):  # fmt: skip
     """Take rows [first, last) of a batch of `rows` through all layers, up to the last one's logits.
 
     Row i is row visited[i] of the inputs, or row i itself if `visited` is empty.
     """
     source = inputs
-    for layer in range(len(shape.activations)):
-        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer] * rows
-        w = matrix(parameters, shape.weights[layer], n_in, n_out)
-        b = vector(parameters, shape.biases[layer], n_out)
-        hidden = layer < len(shape.activations) - 1
-        relu = hidden and shape.activations[layer] == RELU
-        z, a = matrix(work.logits, at, rows, n_out), matrix(work.activations, at, rows, n_out)
+    for layer in range(len(layers)):
+        here, hidden = layers[layer], layer < len(layers) - 1
+        n_out, at = here.n_out, here.units * rows
+        w, b = matrix(parameters, here.weights, here.n_in, n_out), vector(parameters, here.biases, n_out)
+        relu = hidden and here.activation == RELU
+        z, a = matrix(logits, at, rows, n_out), matrix(activations, at, rows, n_out)
         place = visited if layer == 0 else vector(visited, 0, 0)
         affine_rows(source, place, w, b, a if relu else z, first, last, relu, scratch)
         source = a
         if hidden and not relu:
-            activate(shape.activations[layer], rows_of(z, first, last), rows_of(a, first, last))
-        if hidden and shape.dropout[layer] > 0:
-            source = matrix(work.dropped, at, rows, n_out)
-            kept = rows_of(source, first, last)
-            drop(key, step, layer, first, shape.dropout[layer], rows_of(a, first, last), kept)
+            activate(here.activation, rows_of(z, first, last), rows_of(a, first, last))
+        if hidden and here.dropout > 0:
+            source = matrix(dropped, at, rows, n_out)
+            drop(key, step, layer, first, here.dropout, rows_of(a, first, last), rows_of(source, first, last))
 
 
-def forward(shape, parameters, inputs, key, step, work):
-    """As the template: fill the workspace over all rows of the inputs."""
+def forward(layers, parameters, inputs, key, step, scratch, logits, activations, dropped):
+    """As the template."""
     rows = len(inputs)
-    no_order = vector(shape.sizes, 0, 0)
     rows_forward(
-        shape, parameters, inputs, no_order, rows, rows - rows, rows, key, step, work, work.scratch[0]
+        layers, parameters, inputs, no_order(), rows, 0, rows, key, step,
+        scratch, logits, activations, dropped,
     )  # fmt: skip
 
 
@@ -105,65 +108,69 @@ def fetch_targets(targets, weights, visited):
             prefetch(targets, row * n_out + j)
 
 
-@inlined
-def rows_loss(shape, targets, weights, visited, first, last, share, work, scratch):
-    """Fill the last layer's deltas of rows [first, last), and their partial sums of the loss."""
-    output = len(shape.activations) - 1
+def rows_loss(
+    shape, targets, weights, visited, first, last, share,
+    scratch, logits, own_targets, own_weights, losses, deltas,
+):  # fmt: skip
+    """Fill the last layer's deltas of rows [first, last), and their partial sums of the loss.
+
+    own_targets, own_weights : where the rows' targets and weights are copied to
+    """
+    output = shape.layers[len(shape.layers) - 1]
     rows, n_out = len(visited), targets.shape[1]
-    z = matrix(work.logits, shape.units[output] * rows, rows, n_out)
-    delta = matrix(work.deltas, shape.units[output] * rows, rows, n_out)
-    y = matrix(work.targets, 0, rows, n_out)
+    z = matrix(logits, output.units * rows, rows, n_out)
+    delta = matrix(deltas, output.units * rows, rows, n_out)
+    y = matrix(own_targets, 0, rows, n_out)
     for start in range(first, last, LOSS_ROWS):
         stop = lesser(start + LOSS_ROWS, last)
         gather(targets, vector(visited, start, stop - start), rows_of(y, start, stop))
         for i in range(start, stop):
-            work.weights[i] = weights[visited[i]]
-        work.losses[start // LOSS_ROWS] = output_loss(
-            shape.loss, shape.activations[output], shape.loss_parameter, share,
-            rows_of(z, start, stop), rows_of(y, start, stop), vector(work.weights, start, stop - start),
+            own_weights[i] = weights[visited[i]]
+        losses[start // LOSS_ROWS] = output_loss(
+            shape.loss, output.activation, shape.loss_parameter, share,
+            rows_of(z, start, stop), rows_of(y, start, stop), vector(own_weights, start, stop - start),
             scratch, rows_of(delta, start, stop),
         )  # fmt: skip
 
 
-@inlined
-def rows_backward(shape, parameters, rows, first, last, key, step, work, scratch):
+def rows_backward(layers, parameters, rows, first, last, key, step, scratch, logits, activations, deltas):
     """Take the deltas of rows [first, last) from the last layer back to the first."""
-    for layer in range(len(shape.activations) - 1, 0, -1):
-        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer - 1] * rows
-        w = matrix(parameters, shape.weights[layer], n_in, n_out)
-        delta = matrix(work.deltas, shape.units[layer] * rows, rows, n_out)
-        below, a = matrix(work.deltas, at, rows, n_in), matrix(work.activations, at, rows, n_in)
-        relu = shape.activations[layer - 1] == RELU
-        input_gradient_rows(delta, w, a, below, first, last, relu, scratch)
-        own = rows_of(below, first, last)
+    for layer in range(len(layers) - 1, 0, -1):
+        here, below = layers[layer], layers[layer - 1]
+        n_in, n_out, at = here.n_in, here.n_out, below.units * rows
+        w = matrix(parameters, here.weights, n_in, n_out)
+        delta = matrix(deltas, here.units * rows, rows, n_out)
+        next_delta, a = matrix(deltas, at, rows, n_in), matrix(activations, at, rows, n_in)
+        relu = below.activation == RELU
+        input_gradient_rows(delta, w, a, next_delta, first, last, relu, scratch)
+        own = rows_of(next_delta, first, last)
         if not relu:
-            z = rows_of(matrix(work.logits, at, rows, n_in), first, last)
-            activate_gradient(shape.activations[layer - 1], z, rows_of(a, first, last), own)
-        if shape.dropout[layer - 1] > 0:
-            drop(key, step, layer - 1, first, shape.dropout[layer - 1], own, own)
+            z = rows_of(matrix(logits, at, rows, n_in), first, last)
+            activate_gradient(below.activation, z, rows_of(a, first, last), own)
+        if below.dropout > 0:
+            drop(key, step, layer - 1, first, below.dropout, own, own)
 
 
-@inlined
 def weights_step(
-    shape, rule, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate, team, work
+    layers, rule, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate, team,
+    scratch, slices, activations, dropped, deltas,
 ):  # fmt: skip
     """Contract and update the worker's share of every layer's weights; spread the biases."""
     rows = len(visited)
-    scratch = vector(work.scratch, team.worker * work.scratch.shape[1], work.scratch.shape[1])
     clipped = rule.clip_norm < np.inf
     plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
-    for layer in range(len(shape.activations)):
-        n_in, n_out, at = shape.sizes[layer], shape.sizes[layer + 1], shape.units[layer - 1] * rows
-        hidden = work.dropped if shape.dropout[layer - 1] > 0 else work.activations
-        source = inputs if layer == 0 else matrix(hidden, at, rows, n_in)
-        delta = matrix(work.deltas, shape.units[layer] * rows, rows, n_out)
-        w = matrix(parameters, shape.weights[layer], n_in, n_out)
-        dw = matrix(gradients, shape.weights[layer], n_in, n_out)
-        first, last = own_share(n_in, team, SLICE_ROWS)
+    for layer in range(len(layers)):
+        here, below = layers[layer], layers[layer - 1]
+        n_in, n_out, start_of = here.n_in, here.n_out, here.weights
+        hidden = dropped if below.dropout > 0 else activations
+        source = inputs if layer == 0 else matrix(hidden, below.units * rows, rows, n_in)
+        delta = matrix(deltas, here.units * rows, rows, n_out)
+        w, dw = matrix(parameters, start_of, n_in, n_out), matrix(gradients, start_of, n_in, n_out)
+        first, last = own_share(n_in, team.worker, team.workers, SLICE_ROWS)
         place = visited if layer == 0 else vector(visited, 0, 0)
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
-        slice_rows = slice_of(work.slices.shape[1], n_out)
-        hot = matrix(work.slices, team.worker * work.slices.shape[1], slice_rows, n_out)
+        slice_rows = slice_of(slices.shape[1], n_out)
+        hot = matrix(slices, team.worker * slices.shape[1], slice_rows, n_out)
         # A worker may have no rows of a layer with few inputs, and a range no step of 0.
         for start in range(first, last, last - first + 1 if plain else slice_rows):
             stop = last if plain else lesser(start + slice_rows, last)
@@ -175,18 +182,13 @@ def weights_step(
             if l1 > 0 or l2 > 0:
                 penalty_gradient(l1, l2, rows_of(w, start, stop), g)
             if not clipped:
-                at = shape.weights[layer] + start * n_out
+                at = start_of + start * n_out
                 update_part(rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
         if team.worker == layer % team.workers:
-            db = vector(gradients, shape.biases[layer], n_out)
+            db = vector(gradients, here.biases, n_out)
             bias_gradient(delta, db)
             if not clipped:
-                update_part(rule, parameters, moments, step, bias_rate, shape.biases[layer], db)
-    if clipped:
-        # The norm needs the whole gradient before any of it is applied.
-        wait(team)
-        if team.worker == 0:
-            update(shape, rule, parameters, gradients, moments, step, rate, bias_rate)
+                update_part(rule, parameters, moments, step, bias_rate, here.biases, db)
 
 
 def train_fused(
@@ -195,35 +197,51 @@ def train_fused(
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
     before = flush_subnormals()
+    layers = shape.layers
+    logits, activations, dropped, deltas = work.logits, work.activations, work.dropped, work.deltas
+    own_targets, own_weights, parts, slices = work.targets, work.weights, work.losses, work.slices
     scratch = vector(work.scratch, team.worker * work.scratch.shape[1], work.scratch.shape[1])
     block = BLOCK_ROWS if parameters.size * parameters.itemsize < STREAMED_BYTES else MANY_ROWS
     for s in range(len(starts)):
         visited = vector(order, starts[s], stops[s] - starts[s])
         rows = len(visited)
-        first, last = own_share(rows, team, LOSS_ROWS)
+        first, last = own_share(rows, team.worker, team.workers, LOSS_ROWS)
         share = loss_share(shape.divisor, totals[s])
         of_penalties = penalty_share(shape.shared_penalty, totals[s])
         l1, l2 = shape.l1 * of_penalties, shape.l2 * of_penalties
         for start in range(first, last, block):
             stop = lesser(start + block, last)
             fetch_targets(targets, weights, vector(visited, start, stop - start))
-            rows_forward(shape, parameters, inputs, visited, rows, start, stop, key, step + s, work, scratch)
-            rows_loss(shape, targets, weights, visited, start, stop, share, work, scratch)
-            rows_backward(shape, parameters, rows, start, stop, key, step + s, work, scratch)
+            rows_forward(
+                layers, parameters, inputs, visited, rows, start, stop, key, step + s,
+                scratch, logits, activations, dropped,
+            )  # fmt: skip
+            rows_loss(
+                shape, targets, weights, visited, start, stop, share,
+                scratch, logits, own_targets, own_weights, parts, deltas,
+            )  # fmt: skip
+            rows_backward(
+                layers, parameters, rows, start, stop, key, step + s, scratch, logits, activations, deltas
+            )
         objective = 0.0
         if team.worker == 0 and (l1 > 0 or l2 > 0):
-            for layer in range(len(shape.activations)):
-                w = matrix(parameters, shape.weights[layer], shape.sizes[layer], shape.sizes[layer + 1])
-                objective += penalty(l1, l2, w)
+            for layer in range(len(layers)):
+                here = layers[layer]
+                objective += penalty(l1, l2, matrix(parameters, here.weights, here.n_in, here.n_out))
         wait(team)
         if team.worker == 0:
             for part in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
-                objective += work.losses[part] / shape.value_divisor
+                objective += parts[part] / shape.value_divisor
             losses[s] = objective
         weights_step(
-            shape, rule, parameters, gradients, moments, step + s, inputs, visited,
-            l1, l2, rates[s, 0], rates[s, 1], team, work,
+            layers, rule, parameters, gradients, moments, step + s, inputs, visited,
+            l1, l2, rates[s, 0], rates[s, 1], team, scratch, slices, activations, dropped, deltas,
         )  # fmt: skip
+        if rule.clip_norm < np.inf:
+            # The norm needs the whole gradient before any of it is applied.
+            wait(team)
+            if team.worker == 0:
+                update(shape, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
         wait(team)
     restore_subnormals(before)
 

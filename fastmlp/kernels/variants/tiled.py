@@ -17,11 +17,11 @@ import math
 import numpy as np
 
 from fastmlp.kernels import descents, scalars, sweeps
+from fastmlp.kernels.columns import column_sums
 from fastmlp.kernels.narrow import MOST_UNITS, narrow_output_loss
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 from fastmlp.kernels.variants.baseline import output_loss as wide_output_loss
-from fastmlp.kernels.views import vector
 
 NO_ORDER = np.empty(0, np.int64)
 
@@ -43,22 +43,8 @@ def input_gradient(delta, w, scratch, out):
 
 
 def bias_gradient(delta, out):
-    """out (n_out,) = the sum of delta (rows, n_out) over its rows, eight of which go by at a time."""
-    rows, units = delta.shape
-    whole = rows - rows % 8
-    for j in range(units):
-        out[j] = 0
-    for i in range(0, whole, 8):
-        eight = vector(delta, i * units, 8 * units)
-        for j in range(units):
-            low = (eight[j] + eight[j + units]) + (eight[j + 2 * units] + eight[j + 3 * units])
-            high = (eight[j + 4 * units] + eight[j + 5 * units]) + (
-                eight[j + 6 * units] + eight[j + 7 * units]
-            )
-            out[j] += low + high
-    for i in range(whole, rows):
-        for j in range(units):
-            out[j] += delta[i, j]
+    """out (n_out,) = the sum of delta (rows, n_out) over its rows."""
+    column_sums(delta, out)
 
 
 def output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):

@@ -1,0 +1,157 @@
+"""Losses of sixteen rows at once, a row to a lane: what `fastmlp.kernels.narrow` does between two transposes.
+
+Separate because it is written in vectors, where jitted loops over lanes took 0.8 s to compile. An argument is
+a (units, LANES) array, and each unit's row of it one vector.
+"""
+
+# mypy: ignore-errors
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+
+from fastmlp.activations import EXP, SIGMOID, SOFTMAX
+from fastmlp.kernels import formulas, residuals
+from fastmlp.kernels.lanes import broadcast
+from fastmlp.kernels.symbols import Symbol, at_least, fma, intrinsic_like, where
+from fastmlp.kernels.vectors import FLOATS, INT, ITEMSIZE, counted, data_pointer
+
+LANES = 16
+"""Rows abreast: a wide vector of float32, two of float64."""
+
+SCALES, LOSSES, LOG_TOTALS = range(3)
+"""Rows of `sums`: what the rows count, their losses, the logarithms of softmax's sums."""
+
+
+class Rows:
+    """Emits loads and stores of an array's rows."""
+
+    def __init__(self, builder, dtype, pointer, units):
+        self.builder, self.pointer, self.units = builder, pointer, units
+        self.type, self.align = ir.VectorType(FLOATS[dtype], LANES), ITEMSIZE[dtype]
+
+    def _place(self, unit):
+        at = INT(unit) if isinstance(unit, int) else unit
+        return self.builder.gep(self.pointer, [at], source_etype=self.type)
+
+    def __getitem__(self, unit):
+        return Symbol(self.builder, self.builder.load(self._place(unit), typ=self.type, align=self.align))
+
+    def __setitem__(self, unit, symbol):
+        self.builder.store(symbol.value, self._place(unit), align=self.align)
+
+    def each(self):
+        """The loop over units."""
+        return counted(self.builder, self.units)
+
+
+class Running:
+    """A vector that changes from one pass through a loop to the next, in a register."""
+
+    def __init__(self, first):
+        self._builder, self._place = first.builder, cgutils.alloca_once(first.builder, first.value.type)
+        self.value = first
+
+    @property
+    def value(self):
+        """What it is where code is being written."""
+        return Symbol(self._builder, self._builder.load(self._place))
+
+    @value.setter
+    def value(self, symbol):
+        self._builder.store(symbol.value, self._place)
+
+
+def _taken(context, builder, kind, value):
+    """An argument as `abreast` says: rows of an array, a vector of one float, an integer."""
+    if isinstance(kind, types.Array):
+        units = builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0)
+        return Rows(builder, kind.dtype, data_pointer(context, builder, kind, value), units)
+    return Symbol(builder, broadcast(builder, value, LANES) if isinstance(kind, types.Float) else value)
+
+
+def abreast(emit):
+    """Make of `emit`, which takes `Rows`, vectors of one number, and integers, what jitted code calls."""
+
+    def call(typing_context, *kinds):
+        def code(context, builder, signature, values):
+            emit(*(_taken(context, builder, *pair) for pair in zip(signature.args, values, strict=True)))
+            return context.get_dummy_value()
+
+        return types.none(*map(types.unliteral, kinds)), code
+
+    return intrinsic_like(emit, call)
+
+
+@abreast
+def softmax(logits, outputs, sums):
+    """outputs = softmax down the columns; logits less their maximum; sums[LOG_TOTALS]."""
+    top = Running(logits[0])
+    with logits.each() as j:
+        top.value = at_least(top.value, logits[j])
+    total = Running(logits[0].number(0.0))
+    with logits.each() as j:
+        z = logits[j] - top.value
+        e = formulas.exp_nonpositive(z)
+        logits[j], outputs[j] = z, e
+        total.value = total.value + e
+    inverse = 1.0 / total.value
+    sums[LOG_TOTALS] = formulas.log(total.value)
+    with logits.each() as j:
+        outputs[j] = outputs[j] * inverse
+
+
+@abreast
+def cross_entropy(least, most, logits, wanted, outputs, sums):
+    """After `softmax`: sums[LOSSES] = scale * sum of -wanted * log(outputs); outputs become the deltas."""
+    scales, log_total, loss = sums[SCALES], sums[LOG_TOTALS], Running(least.number(0.0))
+    with logits.each() as j:
+        y = wanted[j]
+        loss.value = fma(y, log_total - logits[j], loss.value)
+        outputs[j] = scales * (outputs[j] - y)
+    sums[LOSSES] = scales * residuals.bounded(loss.value, least, most)
+
+
+@abreast
+def binary_cross_entropy(least, most, logits, wanted, outputs, sums):
+    """sums[LOSSES], by the logits; outputs become the deltas."""
+    scales, loss = sums[SCALES], Running(least.number(0.0))
+    with logits.each() as j:
+        z, y = logits[j], wanted[j]
+        loss.value = loss.value + residuals.bounded(fma(-z, y, formulas.softplus(z)), least, most)
+        outputs[j] = scales * (outputs[j] - y)
+    sums[LOSSES] = scales * loss.value
+
+
+@abreast
+def poisson(deviance, logits, wanted, outputs, sums):
+    """sums[LOSSES], by the logits, of the loss or of the deviance; outputs become the deltas."""
+    scales = sums[SCALES]
+    loss = Running(scales.number(0.0))
+    with logits.each() as j:
+        a, y = outputs[j], wanted[j]
+        value = fma(-y, logits[j], a)
+        least_possible = where(y.equals(0.0), 0.0, y * (1.0 - formulas.log(y)))
+        loss.value = loss.value + where(deviance, value - least_possible, value)
+        outputs[j] = scales * (a - y)
+    sums[LOSSES] = scales * loss.value
+
+
+@abreast
+def element_losses(loss, output, parameter, wanted, outputs, sums):
+    """sums[LOSSES] of the residuals outputs - wanted; outputs become the derivative by the logits."""
+    scales, none = sums[SCALES], parameter.number(0.0)
+    total, along = Running(none), Running(none)
+    with outputs.each() as j:
+        a = outputs[j]
+        value, by_a = residuals.loss_of(loss, parameter, a - wanted[j])
+        total.value = total.value + value
+        along.value = fma(a, by_a, along.value)
+    with outputs.each() as j:
+        a = outputs[j]
+        by_a = residuals.loss_of(loss, parameter, a - wanted[j])[1]
+        by_a = where(output.equals(SOFTMAX), by_a - along.value, by_a)
+        slope = where(output.equals(SIGMOID), a * (1.0 - a), 1.0)
+        slope = where(output.equals(EXP), a, where(output.equals(SOFTMAX), a, slope))
+        outputs[j] = scales * by_a * slope
+    sums[LOSSES] = scales * total.value
