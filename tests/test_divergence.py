@@ -185,6 +185,18 @@ def test_a_weight_whose_square_overflows_is_no_divergence(backend, l1):
 
 
 @every_backend
+@pytest.mark.parametrize("loss", ["mse", "mae"])
+def test_losses_whose_sum_overflows_are_no_divergence(backend, loss):
+    """Of ten outputs each is near float32's greatest number, and their mean is finite."""
+    y = np.full((8, 10), {"mse": 1.2e19, "mae": 1e38}[loss])
+    model = fastmlp.fit(
+        Network([1, 10], loss=loss), np.zeros((8, 1)), y, optimizer=SGD(0.0), epochs=1, dtype="float32",
+        backend=backend,
+    )  # fmt: skip
+    assert model.history["loss"] == pytest.approx([{"mse": 1.44e38, "mae": 1e38}[loss]], rel=1e-5)
+
+
+@every_backend
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("scale", [1e-310, 1e-40, 1e30, -1e30])
 def test_subnormal_and_huge_inputs_are_no_divergence(backend, scale, dtype):

@@ -23,7 +23,7 @@ LEVELS = (
     ("kernels.pieces", "kernels.vectors"),
     ("kernels.symbols", "reference"),
     ("kernels.coefficients", "kernels.views"),
-    ("kernels.formulas", "kernels.program"),
+    ("kernels.formulas", "kernels.program", "kernels.residuals"),
     (
         "kernels.buffers",
         "kernels.contract",
@@ -33,7 +33,7 @@ LEVELS = (
         "kernels.tiles",
         "kernels.workers",
     ),
-    ("kernels.bind", "kernels.columns", "kernels.panels", "kernels.residuals"),
+    ("kernels.bind", "kernels.columns", "kernels.panels"),
     ("kernels.abreast", "kernels.elements", "kernels.sideways"),
     ("kernels.stages",),
     (

@@ -26,6 +26,11 @@ def weight_gradient(x, delta, out, step, descend, rate, keep, panel):
         sweeps.weight_gradient(x, NO_ORDER, delta, out, 0, start, stop, descend, rate, keep, panel)
 
 
+@numba.njit(error_model="numpy")
+def pay(rows, lanes):
+    return sideways.pays_backward(1, rows, lanes), sideways.pays_forward(1, rows, lanes)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("rows", [130, 47])
@@ -39,8 +44,9 @@ def test_rows_together_or_a_few_at_a_time_have_the_same_bits(rows, dtype):
         return rng.standard_normal(shape).astype(dtype)
 
     panel = np.full(scratch_length(200, rows, itemsize), np.nan, dtype)
-    assert sideways.few_backward(1, rows, lanes)
-    assert lanes < 4 or sideways.few_forward(1, rows, lanes)
+    backward, forward = pay(rows, lanes)
+    assert backward
+    assert lanes < 4 or forward
     for n_out in range(1, lanes):
         for n_in in (1, 30, 200):
             x, w, b, delta = normal(rows, n_in), normal(n_in, n_out), normal(n_out), normal(rows, n_out)

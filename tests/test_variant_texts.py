@@ -13,12 +13,14 @@ import fastmlp
 from fastmlp import registry
 from fastmlp.activations import TANH
 from fastmlp.kernels import bind
+from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline, tiled
 
 X = np.linspace(-1, 1, 24).reshape(12, 2)
 
 right_activate = baseline.activate
+right_bias_gradient = baseline.bias_gradient
 right_output_loss = baseline.output_loss
 
 
@@ -123,6 +125,13 @@ def helped(scale):
     return bias_gradient
 
 
+def formula(scale):
+    def tanh(z):
+        return scale * z
+
+    return jittable(tanh)
+
+
 WAYS = {
     "a closure": closed,
     "a decorated closure": lambda scale: numba.njit(closed(scale)),
@@ -151,6 +160,31 @@ def of_kind(kind):
             return math.cos(z)
 
     return tanh
+
+
+def test_formulas_that_differ_in_one_number_are_two(trained):
+    once, twice = (trained(f"formula {scale}", tanh=formula(scale)) for scale in (1.0, 2.0))
+    assert not np.allclose(once, twice)
+
+
+def softmax(z, out):
+    raise NotImplementedError("linear outputs have none")
+
+
+def rows_loss(x):
+    return 2.0 * x
+
+
+def halved_bias_gradient(delta, out):
+    right_bias_gradient(delta, out)
+    out[0] = rows_loss(out[0]) / 2
+
+
+def test_a_variant_s_own_names_may_be_those_of_our_functions(trained):
+    """What the programs call by these names is theirs, and what a variant calls is its own."""
+    slots = {"softmax": softmax, "bias_gradient": halved_bias_gradient}
+    ours = trained("named", tiled.VARIANT, **slots)
+    np.testing.assert_allclose(ours, trained("reference"), rtol=1e-12)
 
 
 @pytest.mark.parametrize("decorate", [lambda f: f, numba.njit], ids=["plain", "decorated"])

@@ -1,7 +1,8 @@
 """Losses of sixteen rows at once, a row to a lane: what `fastmlp.kernels.narrow` does between two transposes.
 
-Separate because it is written in vectors, where jitted loops over lanes took 0.8 s to compile. An argument is
-a (units, LANES) array, and each unit's row of it one vector.
+Separate because it is written in vectors, where jitted loops over lanes took 0.8 s to compile. Arrays are
+(units, LANES), and `sums` (3, LANES), a vector to each row; lanes beyond the batch's last row hold anything.
+What is summed over units is scaled first: the loss of an element may be near the greatest float.
 """
 
 # mypy: ignore-errors
@@ -109,32 +110,32 @@ def cross_entropy(least, most, logits, wanted, outputs, sums):
         y = wanted[j]
         loss.value = fma(y, log_total - logits[j], loss.value)
         outputs[j] = scales * (outputs[j] - y)
-    sums[LOSSES] = scales * residuals.bounded(loss.value, least, most)
+    sums[LOSSES] = scales * residuals.within(loss.value, least, most)
 
 
 @abreast
 def binary_cross_entropy(least, most, logits, wanted, outputs, sums):
-    """sums[LOSSES], by the logits; outputs become the deltas."""
+    """sums[LOSSES], computed from the logits; outputs, their sigmoid, become the deltas."""
     scales, loss = sums[SCALES], Running(least.number(0.0))
     with logits.each() as j:
         z, y = logits[j], wanted[j]
-        loss.value = loss.value + residuals.bounded(fma(-z, y, formulas.softplus(z)), least, most)
+        loss.value = fma(scales, residuals.within(fma(-z, y, formulas.softplus(z)), least, most), loss.value)
         outputs[j] = scales * (outputs[j] - y)
-    sums[LOSSES] = scales * loss.value
+    sums[LOSSES] = loss.value
 
 
 @abreast
 def poisson(deviance, logits, wanted, outputs, sums):
-    """sums[LOSSES], by the logits, of the loss or of the deviance; outputs become the deltas."""
+    """sums[LOSSES], of the loss or the deviance, from the logits; outputs, their exp, become the deltas."""
     scales = sums[SCALES]
     loss = Running(scales.number(0.0))
     with logits.each() as j:
         a, y = outputs[j], wanted[j]
         value = fma(-y, logits[j], a)
-        least_possible = where(y.equals(0.0), 0.0, y * (1.0 - formulas.log(y)))
-        loss.value = loss.value + where(deviance, value - least_possible, value)
+        least = where(y < formulas.SMALLEST_NORMAL, 0.0, y * (1.0 - formulas.log(y)))
+        loss.value = fma(scales, where(deviance, value - least, value), loss.value)
         outputs[j] = scales * (a - y)
-    sums[LOSSES] = scales * loss.value
+    sums[LOSSES] = loss.value
 
 
 @abreast
@@ -142,16 +143,14 @@ def element_losses(loss, output, parameter, wanted, outputs, sums):
     """sums[LOSSES] of the residuals outputs - wanted; outputs become the derivative by the logits."""
     scales, none = sums[SCALES], parameter.number(0.0)
     total, along = Running(none), Running(none)
+    with outputs.builder.if_then(output.equals(SOFTMAX).value), outputs.each() as j:
+        a = outputs[j]
+        along.value = fma(a, residuals.element_loss(loss, parameter, a - wanted[j])[1], along.value)
     with outputs.each() as j:
         a = outputs[j]
-        value, by_a = residuals.loss_of(loss, parameter, a - wanted[j])
-        total.value = total.value + value
-        along.value = fma(a, by_a, along.value)
-    with outputs.each() as j:
-        a = outputs[j]
-        by_a = residuals.loss_of(loss, parameter, a - wanted[j])[1]
-        by_a = where(output.equals(SOFTMAX), by_a - along.value, by_a)
+        value, by_a = residuals.element_loss(loss, parameter, a - wanted[j])
+        total.value = fma(scales, value, total.value)
         slope = where(output.equals(SIGMOID), a * (1.0 - a), 1.0)
         slope = where(output.equals(EXP), a, where(output.equals(SOFTMAX), a, slope))
-        outputs[j] = scales * by_a * slope
-    sums[LOSSES] = scales * total.value
+        outputs[j] = scales * (by_a - along.value) * slope
+    sums[LOSSES] = total.value

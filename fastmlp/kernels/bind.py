@@ -29,7 +29,7 @@ from fastmlp.kernels.cache import kept_on_disk, why_not_kept
 from fastmlp.kernels.pieces import INNER, OPTIONS, piece
 from fastmlp.kernels.program import PIECES
 from fastmlp.kernels.sources import digest_of, sources
-from fastmlp.kernels.variant import ALLOCATING, INLINED, Bound, Variant
+from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
 
 Function = Callable[..., Any]
 
@@ -120,7 +120,6 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
     compiles it once.
     """
     inner = _inner(function, functions)
-    inline = inline or function in INLINED
     key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
         copy = _rebound(function, inner)
@@ -177,14 +176,14 @@ def _content(function: Any, inner: Mapping[str, Function], above: tuple[Any, ...
     compiled meet in a third, and there one name must mean one code, or one program runs the other's.
     So in one process, where functions of one text may differ in their defaults and in what they name.
     """
-    plain, options = getattr(function, "py_func", function), _options(function)
+    plain, options = _plain(function), _options(function)
     names = [f"{name}={_full_name(value)}" for name, value in inner.items()]
     values = [plain.__defaults__, *(cell.cell_contents for cell in plain.__closure__ or ())]
     for name in sorted({*plain.__code__.co_names} & plain.__globals__.keys() - inner.keys()):
         value = plain.__globals__[name]
         if isinstance(value, CONSTANTS):
             values.append((name, value))
-        elif hasattr(value, "py_func") and value not in (function, *above):
+        elif _plain(value) is not value and value not in (function, *above):
             names.append(f"{name}={_full_name(value, (function, *above))}")
     own = [sources(Path(plain.__code__.co_filename)), repr(sorted(options.items())), *sorted(names)]
     return digest_of([*map(str.encode, own), *_text(plain.__code__), dumps(values)])
@@ -206,10 +205,15 @@ def _text(code: types.CodeType) -> Iterator[bytes]:
 
 
 def _full_name(function: Any, above: tuple[Any, ...] = ()) -> str:
-    plain = getattr(function, "py_func", getattr(function, "_defn", function))
+    plain = _plain(function)
     name = f"{plain.__module__}.{getattr(plain, '__qualname__', repr(plain))}"
-    decorated = hasattr(function, "py_func") and not _is_ours(plain) and not DIGESTED.fullmatch(name)
+    decorated = plain is not function and not _is_ours(plain) and not DIGESTED.fullmatch(name)
     return f"{name}.{_content(function, {}, above)}" if decorated else name
+
+
+def _plain(function: Any) -> Any:
+    """Return what a dispatcher or an intrinsic of Numba's was made of; anything else as it is."""
+    return getattr(function, "py_func", getattr(function, "_defn", function))
 
 
 def _options(function: Any) -> dict[str, Any]:
@@ -229,10 +233,11 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
     inner: dict[str, Function] = {}
     for instruction in dis.get_instructions(function.__code__):
         name = str(instruction.argval)
-        value = functions.get(name, function.__globals__.get(name))
+        value: Any = functions.get(name, function.__globals__.get(name))
         if instruction.opname != "LOAD_GLOBAL":
             continue
-        if name in PIECES:
+        # A user's function may have helpers of such a name.
+        if name in PIECES and (name in functions or _is_ours(getattr(value, "py_func", value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
             inner[name] = _link(value, functions)

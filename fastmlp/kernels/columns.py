@@ -32,9 +32,9 @@ def emit_sums(build, dtype, rows, columns, a, out):
             total = v.shift(out, at)
             v.store(build.fadd(v.load(total, mask), terms[0]), total, mask)
 
-        v.sweep(columns, column)
+        v.over(columns, column)
 
-    v.sweep(columns, lambda j, mask: v.store(v.zero, v.shift(out, build.mul(j, INT(v.itemsize))), mask))
+    v.over(columns, lambda j, mask: v.store(v.zero, v.shift(out, build.mul(j, INT(v.itemsize))), mask))
     rest = build.srem(rows, INT(ROWS))
     whole = build.sub(rows, rest)
     with counted(build, whole, ROWS) as i:

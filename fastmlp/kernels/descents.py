@@ -83,7 +83,7 @@ def emit_adam(build, dtype, n, pointers, scalars):
         for value, place in zip((p, first, second), places[1:]):
             v.store(value, place, mask)
 
-    v.sweep(n, step)
+    v.over(n, step)
 
 
 @intrinsic

@@ -54,7 +54,7 @@ BACKWARD = {
 """delta times the activation's derivative where the activation is a."""
 
 
-def cross_entropy_term(z, y):
+def cross_entropy_term(z, y) -> tuple[float, float]:
     """Binary cross-entropy of a logit, and its derivative."""
     e = formulas.exp_nonpositive(-magnitude(z))
     probability = where(z >= 0.0, 1.0, e) / (1.0 + e)
@@ -65,7 +65,7 @@ def cross_entropy_term(z, y):
 def squared_error(output):
     """The formula of the squared error of an output and its derivative, from the logit."""
 
-    def term(z, y):
+    def term(z, y) -> tuple[float, float]:
         a = FUNCTIONS[output](z)
         error = a - y
         return error * error, BACKWARD[output](error + error, a)

@@ -34,7 +34,7 @@ def emit_pack(build, arguments, kinds, code):
             at = build.mul(j, INT(v.itemsize))
             v.store(v.load(v.shift(source, at), mask), v.shift(target, at), mask)
 
-        v.sweep(columns, copy)
+        v.over(columns, copy)
 
 
 def emit_transpose(build, arguments, kinds, code):

@@ -67,7 +67,7 @@ PIECES = {
     "penalty": Piece(types.float64),
     **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam", "update"), Piece()),
 }
-"""The slots and what else all programs share: products over some rows, ways to compute a loss, the update."""
+"""The slots, and what else programs share: products over some rows, losses, the phases of a step."""
 
 
 LAYER = np.dtype(
@@ -160,7 +160,11 @@ class Team(NamedTuple):
 
 
 def forward(layers, parameters, inputs, key, step, scratch, logits, activations, dropped):
-    """Fill logits of all layers, activations of the hidden ones, dropped where a layer drops."""
+    """Fill logits of all layers, activations of the hidden ones, dropped where a layer drops.
+
+    layers : as `Shape.layers`; parameters (P,); inputs (rows, n_in)
+    scratch (n,), logits, activations, dropped : as in `Workspace`
+    """
     rows = inputs.shape[0]
     last = len(layers) - 1
     source = inputs
@@ -185,13 +189,13 @@ def loss_share(divisor, total):
 
 
 @jittable
-def penalty_share(shared, total):
+def penalty_share(shared: bool, total):
     """Return what the penalties count: 1, or 1 / total weight where the batch shares them."""
     return where(shared, where(total > 0.0, 1.0 / total, 0.0), 1.0)
 
 
 @jittable
-def adam_epsilon(epsilon, hat, correction2):
+def adam_epsilon(epsilon, hat: bool, correction2):
     """Return what is added to the root of the corrected second moment."""
     return where(hat, epsilon / sqrt(correction2), epsilon)
 
@@ -297,12 +301,8 @@ def predict(parameters, layers, inputs, memory, block, out):
     """
     output = layers[len(layers) - 1]
     units = block * (output.units + output.n_out)
-    logits, activations, dropped = (
-        vector(memory, 0, units),
-        vector(memory, units, units),
-        vector(memory, 0, 0),
-    )
-    scratch = vector(memory, 2 * units, len(memory) - 2 * units)
+    logits, activations = vector(memory, 0, units), vector(memory, units, units)
+    scratch, dropped = vector(memory, 2 * units, len(memory) - 2 * units), vector(memory, 0, 0)
     key, step = np.int64(0), np.int64(0)
     for start in range(0, len(inputs), block):
         rows = rows_of(inputs, start, lesser(start + block, len(inputs)))

@@ -1,4 +1,4 @@
-"""The losses of a single residual, and the bounds of a likelihood, for every loop over outputs."""
+"""The losses of a single residual, and the bounds of a likelihood: formulas for every loop over outputs."""
 
 # mypy: ignore-errors
 
@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 
-from fastmlp.kernels.symbols import Constant, at_least, at_most, jittable, magnitude, where
+from fastmlp.kernels.symbols import Constant, at_least, at_most, magnitude, where
 from fastmlp.losses import HUBER, MAE, MSE, PINBALL
 
 
@@ -24,7 +24,8 @@ def huber(d, r):
     """r^2 / 2 up to |r| = d, and its tangent beyond."""
     size = magnitude(r)
     near = size <= d
-    return where(near, 0.5 * r * r, d * (size - 0.5 * d)), where(near, r, where(r > 0.0, d, -d))
+    beyond = where(r > 0.0, d, where(r < 0.0, -d, r))
+    return where(near, 0.5 * r * r, d * (size - 0.5 * d)), where(near, r, beyond)
 
 
 def pinball(q, r):
@@ -36,11 +37,11 @@ def pinball(q, r):
 ELEMENT_LOSSES = {MSE: squared, MAE: absolute, HUBER: huber, PINBALL: pinball}
 
 
-def loss_of(loss, parameter, r):
+def element_loss(loss: int, parameter, r) -> tuple[float, float]:
     """An element-wise loss, given its code, of the residual r = a - target, and its derivative by a."""
     value = slope = r.number(0.0)
     for code, formula in ELEMENT_LOSSES.items():
-        # The code is a constant where it is compiled, and all but one are left out.
+        # A choice among four values, not of a way: where the code is a constant, LLVM leaves one.
         of_code = formula(parameter, r)
         value, slope = (
             where(loss.equals(code), new, old) for new, old in zip(of_code, (value, slope), strict=True)
@@ -48,25 +49,17 @@ def loss_of(loss, parameter, r):
     return value, slope
 
 
-element_loss = jittable(loss_of, results=2)
-
 # Of a probability of 1 - eps and of eps.
 LEAST_CROSS_ENTROPY = Constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
 MOST_CROSS_ENTROPY = Constant(-math.log(2.0**-23), -math.log(2.0**-52))
 
 
-def reported(clips, like):
-    """The least and the greatest cross-entropy to report, in `like`'s dtype; bounds where it `clips`."""
+def likelihood_bounds(clips: bool, like) -> tuple[float, float]:
+    """The least and greatest cross-entropy to report, in `like`'s dtype; infinite unless the loss `clips`."""
     least, most = like.number(LEAST_CROSS_ENTROPY), like.number(MOST_CROSS_ENTROPY)
     return where(clips, least, -math.inf), where(clips, most, math.inf)
 
 
-likelihood_bounds = jittable(reported, results=2)
-
-
-def bounded(value, least, most):
+def within(value, least, most):
     """The value, or the bound that it is beyond; a NaN stays one."""
     return at_most(at_least(value, least), most)
-
-
-within = jittable(bounded)

@@ -5,7 +5,7 @@
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels import formulas, symbols
+from fastmlp.kernels import formulas, residuals, symbols
 from fastmlp.kernels.symbols import jittable
 
 fma, sqrt, at_least = jittable(symbols.fma), jittable(symbols.sqrt), jittable(symbols.at_least)
@@ -15,6 +15,8 @@ sigmoid, tanh, softplus = jittable(formulas.sigmoid), jittable(formulas.tanh), j
 elu, elu_derivative = jittable(formulas.elu), jittable(formulas.elu_derivative)
 silu, silu_derivative = jittable(formulas.silu), jittable(formulas.silu_derivative)
 gelu, gelu_derivative = jittable(formulas.gelu), jittable(formulas.gelu_derivative)
+within, likelihood_bounds = jittable(residuals.within), jittable(residuals.likelihood_bounds)
+element_loss = jittable(residuals.element_loss)
 
 
 @intrinsic

@@ -9,8 +9,6 @@ times as wide. Here the lanes are samples, or inputs. Every sum is the same chai
 
 from __future__ import annotations
 
-from numba import types
-
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.pieces import apart
 from fastmlp.kernels.scalars import fma
@@ -19,18 +17,16 @@ from fastmlp.kernels.tiles import FIRST_ROWS, RELU, ROW_VECTORS, STORE, VECTOR_B
 from fastmlp.kernels.views import lesser
 
 
-def few_forward(n_out, rows, lanes):
+@jittable
+def pays_forward(n_out: int, rows: int, lanes: int) -> bool:
     """Whether `narrow_affine` is faster: turning x costs as much as six columns."""
     return (3 * n_out <= lanes) & (rows >= lanes)
 
 
-def few_backward(n_out, rows, lanes):
+@jittable
+def pays_backward(n_out: int, rows: int, lanes: int) -> bool:
     """Whether `narrow_weight_gradient` is faster, for so many rows of weights."""
     return (4 * n_out <= 3 * lanes) & (rows >= lanes)
-
-
-pays_forward = jittable(few_forward, result=types.boolean)
-pays_backward = jittable(few_backward, result=types.boolean)
 
 
 @apart

@@ -183,7 +183,7 @@ def loss_of(constants, places):
     if constants.loss == "cross_entropy":
         return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded)
     binary = constants.loss == "binary_cross_entropy"
-    term = jittable(cross_entropy_term if binary else squared_error(constants.output), results=2)
+    term = jittable(cross_entropy_term if binary else squared_error(constants.output))
 
     @stage
     def loss(work, rows):

@@ -9,7 +9,7 @@ and an 8x2 tile fell from 0.89 of peak to 0.75.
 Pass no number as a literal from a jitted caller: Numba compiles a callee anew for each.
 """
 
-from numba import njit, types
+from numba import njit
 
 from fastmlp.kernels.panels import pack, transpose
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
@@ -44,16 +44,14 @@ PACK_ROWS = 128
 PACK_ALWAYS_ROWS = 1 << 62 if MACHINE == AVX512 else 32
 
 
-def crowd(row_bytes):
+@jittable
+def conflicting(row_bytes: int) -> bool:
     """Whether rows this far apart crowd into few sets of the caches."""
     return (row_bytes >= 2048) & (row_bytes % 1024).equals(0)
 
 
-conflicting = jittable(crowd, result=types.boolean)
-
-
 @jittable
-def next_vectors(left, lanes):
+def next_vectors(left: int, lanes: int):
     """Vectors across the next panel: the most, or two where that would leave a sliver of one."""
     vectors = (left + lanes - 1) // lanes
     return where(vectors.equals(VECTORS + 1), 2, at_most(vectors, VECTORS))

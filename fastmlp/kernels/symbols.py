@@ -1,15 +1,16 @@
 """Numbers that write machine code: a formula in plain operators becomes instructions on a scalar or on vectors.
 
 Separate because Numba would make a function of every formula: to infer, lower and optimise the logarithm took
-0.3 s of a first training, and what says whether rows are many, one comparison, 0.05. A formula is a Python function of `Symbol`s, called while code is being written;
-`jittable` makes of it what jitted code calls. What it writes has no branches and no calls, so that a loop
-around it vectorises, and no flags that let LLVM reorder it.
+0.3 s of a first training, and what says whether rows are many, one comparison, 0.05. A formula is a Python
+function of `Symbol`s, called while code is being written; `jittable` makes of it what jitted code calls. What it
+writes has no branches and no calls, so that a loop around it vectorises, and no flags that let LLVM reorder it.
 """
 
 # mypy: ignore-errors
 
 import functools
 import inspect
+import typing
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -58,7 +59,7 @@ class Symbol:
     """A float in code that is being written, or an integer, or the truth of a comparison; or a vector of them.
 
     Beside one may stand a Python number or a `Constant`, which takes its dtype. Comparisons with NaN are false.
-    Integers are signed, and only those from 0 on are divided.
+    Integers are compared as signed, shifted as bits, and divided only from 0 on.
     """
 
     def __init__(self, builder, value):
@@ -201,29 +202,39 @@ class Polynomial:
 
 
 @functools.cache
-def jittable(formula, results=1, result=None):
-    """Return what jitted code calls a formula by, with integers, booleans, and floats, all as wide as the widest.
+def jittable(formula):
+    """Return what jitted code calls a formula by.
 
-    results : how many symbols it returns; a tuple if more than one
-    result : the type of each, if it is not that of the floats, or of the integers where there are none
+    Its annotations say what it takes and gives: `int` (as int64), `bool`, or else floats of one dtype; a tuple
+    gives several. Without an annotation it gives a float, or an integer where it takes no float.
     """
+    hints = typing.get_type_hints(formula)
+    names = [*inspect.signature(formula).parameters]
+    given = hints.get("return", int if {hints.get(name) for name in names} <= {int, bool} else float)
+    several = typing.get_args(given)
 
     def call(typing_context, *kinds):
         def emit(context, builder, signature, values):
             found = formula(*(Symbol(builder, value) for value in values))
-            if results == 1:
+            if not several:
                 return found.value
             return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
 
-        if not all(isinstance(kind, (types.Float, types.Integer, types.Boolean)) for kind in kinds):
+        wanted = [hints.get(name, float) for name in names]
+        if not all(isinstance(kind, ABSTRACT[want]) for kind, want in zip(kinds, wanted)):
             return None
-        number = max((kind for kind in kinds if isinstance(kind, types.Float)), default=types.intp)
-        alike = {types.Float: number, types.Integer: types.intp, types.Boolean: types.boolean}
-        taken = [next(alike[kin] for kin in alike if isinstance(kind, kin)) for kind in kinds]
-        given = number if result is None else result
-        return (given if results == 1 else types.UniTuple(given, results))(*taken), emit
+        floats = {types.unliteral(kind) for kind, want in zip(kinds, wanted) if want is float}
+        if len(floats) > 1:
+            return None
+        concrete = {int: types.intp, bool: types.boolean, float: next(iter(floats), None)}
+        result = types.Tuple([concrete[one] for one in several]) if several else concrete[given]
+        return result(*(concrete[want] for want in wanted)), emit
 
     return intrinsic_like(formula, call)
+
+
+ABSTRACT = {int: types.Integer, bool: types.Boolean, float: types.Float}
+"""By an annotation: the class of Numba's types."""
 
 
 def intrinsic_like(function, call):

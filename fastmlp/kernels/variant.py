@@ -12,19 +12,6 @@ import numpy as np
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 
-INLINED: set[Callable[..., Any]] = set()
-
-
-def inlined(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a template as compiled into its caller.
-
-    For what is called from one place and carries register tiles: LLVM goes over these again for
-    every function that stands between them and the entry point, 0.5 s each time.
-    """
-    INLINED.add(function)
-    return function
-
-
 ALLOCATING: set[Callable[..., Any]] = set()
 
 

@@ -143,7 +143,7 @@ class Vectors:
         masked = declare(self.module, name, ir.VoidType(), kinds)
         self.builder.call(masked, [value, pointer, *alignment, mask])
 
-    def sweep(self, count, do):
+    def over(self, count, do):
         """Write do(j, mask) for each vector of `count` elements, of which j is the first.
 
         The mask is None but for a last vector that is not whole.

@@ -39,7 +39,10 @@ def _view(context, builder, result, data, shape):
     return view
 
 
-lesser = jittable(at_most)
+@jittable
+def lesser(a: int, b: int):
+    """Return the lesser of two integers."""
+    return at_most(a, b)
 
 
 @intrinsic

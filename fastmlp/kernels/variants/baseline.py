@@ -27,7 +27,7 @@ from fastmlp.activations import (
     SOFTPLUS,
     TANH,
 )
-from fastmlp.kernels.residuals import element_loss, likelihood_bounds, within
+from fastmlp.kernels.scalars import element_loss, likelihood_bounds, within
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
@@ -260,7 +260,7 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
                 delta[i, j] = 0
         elif loss == CROSS_ENTROPY:
             row = cross_entropy_row(scale, z[i], targets[i], delta[i])
-            objective += scale * within(row, least, most)
+            objective += scale * within(row, np.float64(least), np.float64(most))
         elif loss == BINARY_CROSS_ENTROPY:
             for j in range(z.shape[1]):
                 objective += scale * within(softplus(z[i, j]) - z[i, j] * targets[i, j], least, most)
@@ -295,13 +295,13 @@ def cross_entropy_row(scale, z, targets, delta):
 def element_loss_row(loss, output, parameter, scale, z, targets, delta):
     """One row's element-wise loss; delta holds the outputs and becomes the derivative by z."""
     row = 0.0
-    along, bound = z.dtype.type(0), z.dtype.type(parameter)
+    along, parameter = z.dtype.type(0), z.dtype.type(parameter)
     if output == SOFTMAX:
         for j in range(len(z)):
-            along += delta[j] * element_loss(loss, bound, delta[j] - targets[j])[1]
+            along += delta[j] * element_loss(loss, parameter, delta[j] - targets[j])[1]
     for j in range(len(z)):
         a = delta[j]
-        value, by_a = element_loss(loss, bound, a - targets[j])
+        value, by_a = element_loss(loss, parameter, a - targets[j])
         row += value
         if output == SOFTMAX:
             delta[j] = scale * a * (by_a - along)

@@ -26,10 +26,11 @@ from fastmlp.kernels.program import (
 )
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.sweeps import affine as affine_rows
+from fastmlp.kernels.sweeps import compiled
 from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
 from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
 from fastmlp.kernels.symbols import at_most, jittable
-from fastmlp.kernels.variant import Variant, Work, inlined
+from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.vectors import prefetch
 from fastmlp.kernels.views import lesser, matrix, no_order, rows_of, vector
@@ -47,18 +48,16 @@ STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
 """Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
 
 
-def portion(count, worker, workers, unit):
+@jittable
+def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, int]:
     """Return [first, last) of the worker's share of `count` items, in whole units."""
     units = (count + unit - 1) // unit
     first, last = (units * before // workers * unit for before in (worker, worker + 1))
     return at_most(first, count), at_most(last, count)
 
 
-own_share = jittable(portion, results=2)
-
-
 @jittable
-def slice_of(numbers, n_out):
+def slice_of(numbers: int, n_out: int):
     """Return how many rows of gradients fit in so many numbers, in whole SLICE_ROWS."""
     return numbers // n_out // SLICE_ROWS * SLICE_ROWS
 
@@ -68,7 +67,8 @@ def rows_forward(
 ):  # fmt: skip
     """Take rows [first, last) of a batch of `rows` through all layers, up to the last one's logits.
 
-    Row i is row visited[i] of the inputs, or row i itself if `visited` is empty.
+    Row i is row visited[i] of the inputs (samples, n_in), or row i itself if `visited`, int64, is empty.
+    layers : as in `Shape`; parameters (P,); scratch : a worker's own; the other buffers as in `Workspace`
     """
     source = inputs
     for layer in range(len(layers)):
@@ -77,7 +77,7 @@ def rows_forward(
         w, b = matrix(parameters, here.weights, here.n_in, n_out), vector(parameters, here.biases, n_out)
         relu = hidden and here.activation == RELU
         z, a = matrix(logits, at, rows, n_out), matrix(activations, at, rows, n_out)
-        place = visited if layer == 0 else vector(visited, 0, 0)
+        place = visited if layer == 0 else no_order()
         affine_rows(source, place, w, b, a if relu else z, first, last, relu, scratch)
         source = a
         if hidden and not relu:
@@ -96,7 +96,7 @@ def forward(layers, parameters, inputs, key, step, scratch, logits, activations,
     )  # fmt: skip
 
 
-@inlined
+@compiled
 def fetch_targets(targets, weights, visited):
     """Ask for what the loss will read, a random line or two for each row: 12 us of a step of 380."""
     n_out = targets.shape[1]
@@ -114,6 +114,7 @@ def rows_loss(
 ):  # fmt: skip
     """Fill the last layer's deltas of rows [first, last), and their partial sums of the loss.
 
+    targets (samples, n_out), weights (samples,), visited (rows,) int64; logits, deltas : as in `Workspace`
     own_targets, own_weights : where the rows' targets and weights are copied to
     """
     output = shape.layers[len(shape.layers) - 1]
@@ -134,7 +135,7 @@ def rows_loss(
 
 
 def rows_backward(layers, parameters, rows, first, last, key, step, scratch, logits, activations, deltas):
-    """Take the deltas of rows [first, last) from the last layer back to the first."""
+    """Take the deltas of rows [first, last) from the last layer back to the first; as `rows_forward`."""
     for layer in range(len(layers) - 1, 0, -1):
         here, below = layers[layer], layers[layer - 1]
         n_in, n_out, at = here.n_in, here.n_out, below.units * rows
@@ -155,19 +156,22 @@ def weights_step(
     layers, rule, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate, team,
     scratch, slices, activations, dropped, deltas,
 ):  # fmt: skip
-    """Contract and update the worker's share of every layer's weights; spread the biases."""
+    """Contract and update the worker's share of every layer's weights; spread the biases. As `rows_forward`.
+
+    gradients (P,), moments (2, P) : written; slices : as in `Workspace`
+    """
     rows = len(visited)
     clipped = rule.clip_norm < np.inf
     plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
     for layer in range(len(layers)):
-        here, below = layers[layer], layers[layer - 1]
-        n_in, n_out, start_of = here.n_in, here.n_out, here.weights
+        here, below = layers[layer], layers[layer - 1]  # below the first: the last, which drops nothing
+        n_in, n_out = here.n_in, here.n_out
         hidden = dropped if below.dropout > 0 else activations
         source = inputs if layer == 0 else matrix(hidden, below.units * rows, rows, n_in)
         delta = matrix(deltas, here.units * rows, rows, n_out)
-        w, dw = matrix(parameters, start_of, n_in, n_out), matrix(gradients, start_of, n_in, n_out)
+        w, dw = matrix(parameters, here.weights, n_in, n_out), matrix(gradients, here.weights, n_in, n_out)
         first, last = own_share(n_in, team.worker, team.workers, SLICE_ROWS)
-        place = visited if layer == 0 else vector(visited, 0, 0)
+        place = visited if layer == 0 else no_order()
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
         slice_rows = slice_of(slices.shape[1], n_out)
         hot = matrix(slices, team.worker * slices.shape[1], slice_rows, n_out)
@@ -182,7 +186,7 @@ def weights_step(
             if l1 > 0 or l2 > 0:
                 penalty_gradient(l1, l2, rows_of(w, start, stop), g)
             if not clipped:
-                at = start_of + start * n_out
+                at = here.weights + start * n_out
                 update_part(rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
         if team.worker == layer % team.workers:
             db = vector(gradients, here.biases, n_out)

@@ -14,27 +14,24 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from fastmlp.kernels import descents, scalars, sweeps
 from fastmlp.kernels.columns import column_sums
 from fastmlp.kernels.narrow import MOST_UNITS, narrow_output_loss
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 from fastmlp.kernels.variants.baseline import output_loss as wide_output_loss
-
-NO_ORDER = np.empty(0, np.int64)
+from fastmlp.kernels.views import no_order
 
 
 def affine(x, w, b, scratch, out):
     """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
-    sweeps.affine(x, NO_ORDER, w, b, out, 0, x.shape[0], False, scratch)
+    sweeps.affine(x, no_order(), w, b, out, 0, x.shape[0], False, scratch)
 
 
 def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     one = out.dtype.type(1)
-    sweeps.weight_gradient(x, NO_ORDER, delta, out, 0, 0, x.shape[1], False, one, one, scratch)
+    sweeps.weight_gradient(x, no_order(), delta, out, 0, 0, x.shape[1], False, one, one, scratch)
 
 
 def input_gradient(delta, w, scratch, out):
