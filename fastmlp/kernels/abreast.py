@@ -14,7 +14,7 @@ from numba.core import cgutils
 from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels import formulas, residuals
 from fastmlp.kernels.lanes import broadcast
-from fastmlp.kernels.symbols import Symbol, at_least, fma, intrinsic_like, where
+from fastmlp.kernels.symbols import Symbol, at_least, fma, intrinsic_like, magnitude, where
 from fastmlp.kernels.vectors import FLOATS, INT, ITEMSIZE, counted, data_pointer
 
 LANES = 16
@@ -132,7 +132,7 @@ def poisson(deviance, logits, wanted, outputs, sums):
     with logits.each() as j:
         a, y = outputs[j], wanted[j]
         value = fma(-y, logits[j], a)
-        least = where(y < formulas.SMALLEST_NORMAL, 0.0, y * (1.0 - formulas.log(y)))
+        least = where(magnitude(y) < formulas.SMALLEST_NORMAL, 0.0, y * (1.0 - formulas.log(y)))
         loss.value = fma(scales, where(deviance, value - least, value), loss.value)
         outputs[j] = scales * (a - y)
     sums[LOSSES] = loss.value
