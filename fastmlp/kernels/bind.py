@@ -237,7 +237,7 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         if instruction.opname != "LOAD_GLOBAL":
             continue
         # A user's function may have helpers of such a name.
-        if name in PIECES and (name in functions or _is_ours(getattr(value, "py_func", value))):
+        if name in PIECES and (name in functions or _is_ours(_plain(value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
             inner[name] = _link(value, functions)

@@ -10,8 +10,8 @@ import functools
 
 from fastmlp.activations import LEAKY_SLOPE
 from fastmlp.kernels import formulas
-from fastmlp.kernels.residuals import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY
-from fastmlp.kernels.symbols import at_least, at_most, fma, jittable, magnitude, where
+from fastmlp.kernels.residuals import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY, within
+from fastmlp.kernels.symbols import at_least, fma, jittable, magnitude, where
 
 
 def identity(x):
@@ -75,7 +75,7 @@ def squared_error(output):
 
 def within_bounds(value):
     """The value as `Network.clips` has it."""
-    return at_most(at_least(value, LEAST_CROSS_ENTROPY), MOST_CROSS_ENTROPY)
+    return within(value, LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY)
 
 
 @jittable

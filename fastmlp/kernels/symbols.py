@@ -209,8 +209,8 @@ def jittable(formula):
     gives several. Without an annotation it gives a float, or an integer where it takes no float.
     """
     hints = typing.get_type_hints(formula)
-    names = [*inspect.signature(formula).parameters]
-    given = hints.get("return", int if {hints.get(name) for name in names} <= {int, bool} else float)
+    wanted = [hints.get(name, float) for name in inspect.signature(formula).parameters]
+    given = hints.get("return", float if float in wanted else int)
     several = typing.get_args(given)
 
     def call(typing_context, *kinds):
@@ -220,7 +220,6 @@ def jittable(formula):
                 return found.value
             return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
 
-        wanted = [hints.get(name, float) for name in names]
         if not all(isinstance(kind, ABSTRACT[want]) for kind, want in zip(kinds, wanted)):
             return None
         floats = {types.unliteral(kind) for kind, want in zip(kinds, wanted) if want is float}
