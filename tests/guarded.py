@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import mmap
 import os
 
 import numpy as np
 
 from fastmlp.backend import Data
-from fastmlp.kernels import adapter
+from fastmlp.kernels import adapter, buffers
 from fastmlp.kernels.adapter import prediction_of
 from fastmlp.kernels.program import Workspace
 from fastmlp.state import TrainState
@@ -82,15 +83,31 @@ def guarded_backend(backend, side):
     return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
 
 
+def guarded_workspace(side, network, rows, workers, dtype, private=0, predicting=False):
+    """As `buffers.workspace`, with a wall of its own for every buffer."""
+    wanted = buffers.lengths(network, rows, workers, dtype.itemsize, private, predicting)
+    parts = {name: guarded(np.zeros(length, dtype), side) for name, length in wanted.items()}
+    memory = next(iter(parts.values()))
+    apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
+    sums = guarded(np.zeros(rows), side)
+    _kept.append(parts)
+    return Workspace(memory, buffers.places(wanted, apart, workers), sums)
+
+
+_kept = []
+"""Buffers that places lead to, and nothing else holds."""
+
+
 @contextlib.contextmanager
 def guarded_workspaces(side):
-    """Let every buffer of a workspace, and a prediction's memory, lie against walls of its own."""
-    plain, memory = adapter.workspace, adapter.prediction_memory
-    adapter.workspace = lambda *given: Workspace(*(guarded(part, side) for part in plain(*given)))
-    adapter.prediction_memory = lambda *given: guarded(memory(*given), side)
+    """Let every buffer of a workspace, and the steps of a chunk, lie against walls of their own."""
+    workspace, steps_of = adapter.workspace, adapter.steps_of
+    adapter.workspace = functools.partial(guarded_workspace, side)
+    adapter.steps_of = lambda chunk: guarded(steps_of(chunk), side)
     prediction_of.cache_clear()  # what predictions before have left
     try:
         yield
     finally:
-        adapter.workspace, adapter.prediction_memory = plain, memory
+        adapter.workspace, adapter.steps_of = workspace, steps_of
         prediction_of.cache_clear()
+        _kept.clear()

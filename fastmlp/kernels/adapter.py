@@ -13,9 +13,9 @@ from fastmlp import optimizers
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
-from fastmlp.kernels.buffers import prediction_memory, workspace
+from fastmlp.kernels.buffers import workspace
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
-from fastmlp.kernels.program import ADAM, LAYER, RMSPROP, SGD, Rule, Shape
+from fastmlp.kernels.program import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, STEP, Shape, Workspace
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
 from fastmlp.layout import LayerSlices, layer_slices
@@ -47,20 +47,23 @@ def compiled_backend(variant: Variant) -> Backend:
         check_array("inputs", inputs, (rows, network.sizes[0]), dtype)
         check_array("out", out, (rows, network.sizes[-1]), dtype)
         try:
-            memory = idle.pop()
+            work = idle.pop()
         except IndexError:
-            memory = prediction_memory(network, block, dtype)
-        program.predict(writable(parameters), shape.layers, writable(inputs), memory, block, out)
-        idle.append(memory)
+            work = workspace(network, block, 1, dtype, predicting=True)
+        program.predict(
+            writable(parameters), shape.layers, writable(inputs), work.memory, work.places, block, out
+        )
+        idle.append(work)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         shape = resting_shape_of(network)
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
-        work = workspace(network, min(BLOCK_ROWS, len(data.inputs)), 1, parameters.dtype)
+        block = min(BLOCK_ROWS, len(data.inputs))
+        memory, places, _ = workspace(network, block, 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        return float(program.evaluate(shape, writable(parameters), *rows, total, work))
+        return float(program.evaluate(*shape, writable(parameters), *rows, total, memory, places, block))
 
     def gradient(
         network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
@@ -69,10 +72,12 @@ def compiled_backend(variant: Variant) -> Backend:
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
-        work = workspace(network, len(data.inputs), 1, parameters.dtype)
+        memory, places, _ = workspace(network, len(data.inputs), 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        return float(program.gradient(shape, parameters, *rows, total, key, step, work, gradients))
+        return float(
+            program.gradient(*shape, parameters, *rows, total, key, step, memory, places, gradients)
+        )
 
     def update(
         network: Network,
@@ -83,7 +88,7 @@ def compiled_backend(variant: Variant) -> Backend:
     ) -> TrainState:
         shape = shape_of(network)
         check_state(shape, state)
-        program.update(shape, rule_of(optimizer), *state, rate, bias_rate)
+        program.update(shape.layers, rule_of(optimizer), *state, rate, bias_rate)
         return state._replace(step=state.step + 1)
 
     def train_chunk(
@@ -100,7 +105,7 @@ def compiled_backend(variant: Variant) -> Backend:
         check_state(shape, state)
         check_data(shape, data, dtype)
         check_chunk(chunk, losses)
-        *steps, rows = chunk
+        rows, steps = chunk.batch_size, steps_of(chunk)
         workers = 1
         if variant.workers is not None:
             workers = variant.workers(Work.of(network, optimizer, rows, dtype, threads))
@@ -109,12 +114,13 @@ def compiled_backend(variant: Variant) -> Backend:
             entry, workers = program.bound(bound), min(workers, bound.most_workers)
         else:
             entry = program.train_chunk
-        rule, source = rule_of(optimizer), [*map(writable, data)]
+        rule, source, order = rule_of(optimizer), [*map(writable, data)], writable(chunk.order)
         work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
         run(
-            lambda team: entry(shape, rule, *state, *source, *steps, key, team, work, losses),
+            lambda team: entry(*shape, rule, *state, *source, order, steps, key, team, *work),
             workers,
         )
+        losses[:] = steps["objective"]
         return state._replace(step=state.step + len(losses))
 
     return Backend(variant.name, predict, evaluate, gradient, update, train_chunk)
@@ -130,28 +136,32 @@ def shape_of(network: Network) -> Shape:
     layers["units"] = np.cumsum(units) - units
     layers["activation"] = [ACTIVATIONS.index(name) for name in network.activations]
     layers["dropout"] = [*network.dropout, 0.0]
-    return Shape(
-        layers=layers,
-        loss=LOSSES.index(network.loss),
-        loss_parameter=network.loss_parameter,
-        divisor=network.divisor,
-        value_divisor=network.value_divisor,
-        shared_penalty=network.convention == "sklearn",
-        l1=network.l1,
-        l2=network.l2,
-    )
+    objective = np.zeros((), OBJECTIVE)
+    for name in ("loss_parameter", "divisor", "value_divisor", "l1", "l2"):
+        objective[name] = getattr(network, name)
+    objective["loss"] = LOSSES.index(network.loss)
+    objective["shared_penalty"] = network.convention == "sklearn"
+    return Shape(layers, objective[()])
+
+
+def steps_of(chunk: Chunk) -> NDArray[Any]:
+    """Return a chunk's steps as (steps,) STEP."""
+    steps = np.zeros(len(chunk.starts), STEP)
+    steps["start"], steps["stop"], steps["total"] = chunk.starts, chunk.stops, chunk.totals
+    steps["rate"], steps["bias_rate"] = chunk.rates.T
+    return steps
 
 
 class Prediction(NamedTuple):
     """What predictions of one size have in common, found in one look-up: each hashes the network, 0.3 us.
 
     shape : without dropout
-    idle : memory that predictions have left for the next: pop, then append. A list, so that calls from
+    idle : workspaces that predictions have left for the next: pop, then append. A list, so that calls from
         several threads never meet in one. Allocating anew takes 7 us, as much as one row.
     """
 
     shape: Shape
-    idle: list[Array]
+    idle: list[Workspace]
 
 
 @functools.lru_cache(maxsize=16)
@@ -170,39 +180,23 @@ def resting_shape_of(network: Network) -> Shape:
 
 
 @functools.lru_cache(maxsize=64)
-def rule_of(optimizer: Optimizer) -> Rule:
-    """Return an optimiser in numbers."""
-    plain = Rule(
-        code=SGD,
-        momentum=0.0,
-        nesterov=False,
-        beta1=0.0,
-        beta2=0.0,
-        epsilon=0.0,
-        epsilon_hat=False,
-        decay=0.0,
-        clip_norm=np.inf if optimizer.clip_norm is None else float(optimizer.clip_norm),
-    )
+def rule_of(optimizer: Optimizer) -> np.void:
+    """Return an optimiser in numbers, a RULE."""
+    rule = np.zeros((), RULE)
+    rule["clip_norm"] = np.inf if optimizer.clip_norm is None else optimizer.clip_norm
     match optimizer:
         case optimizers.SGD():
-            return plain._replace(momentum=float(optimizer.momentum), nesterov=optimizer.nesterov)
+            rule["code"], rule["momentum"], rule["nesterov"] = SGD, optimizer.momentum, optimizer.nesterov
         case optimizers.RMSprop():
-            return plain._replace(
-                code=RMSPROP,
-                momentum=float(optimizer.momentum),
-                beta2=float(optimizer.alpha),
-                epsilon=float(optimizer.epsilon),
-            )
+            rule["code"], rule["momentum"] = RMSPROP, optimizer.momentum
+            rule["beta2"], rule["epsilon"] = optimizer.alpha, optimizer.epsilon
         case optimizers.Adam():
-            return plain._replace(
-                code=ADAM,
-                beta1=float(optimizer.beta1),
-                beta2=float(optimizer.beta2),
-                epsilon=float(optimizer.epsilon),
-                epsilon_hat=bool(optimizer.epsilon_hat),
-                decay=float(getattr(optimizer, "weight_decay", 0.0)),
-            )
-    raise TypeError(f"optimizer must be an SGD, RMSprop, Adam or AdamW, got {optimizer!r}")
+            rule["code"], rule["decay"] = ADAM, getattr(optimizer, "weight_decay", 0.0)
+            for name in ("beta1", "beta2", "epsilon", "epsilon_hat"):
+                rule[name] = getattr(optimizer, name)
+        case _:
+            raise TypeError(f"optimizer must be an SGD, RMSprop, Adam or AdamW, got {optimizer!r}")
+    return rule[()]
 
 
 def writable(array: Array) -> Array:

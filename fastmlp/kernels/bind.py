@@ -275,7 +275,8 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
         if entry is None:
             return
         variant, network = _first_variant[qualname], entry["network"]
-        dtype = next(str(a.dtype) for a in ev.data["args"] if isinstance(a, numba.types.Array))
+        dtypes = (getattr(a, "dtype", None) for a in ev.data["args"])
+        dtype = next(str(dtype) for dtype in dtypes if isinstance(dtype, numba.types.Float))
         what = f"the {variant!r} backend for {dtype}"
         once = "once each for training, prediction and validation"
         key = what

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from fastmlp.kernels.panels import pack
 from fastmlp.kernels.pieces import helper
+from fastmlp.kernels.products import product
 from fastmlp.kernels.sweeps import compiled, next_vectors, weight_gradient
-from fastmlp.kernels.tiles import FIRST_ROWS, STORE, UPDATE, VECTOR_BYTES, VECTORS, stack, tile
+from fastmlp.kernels.tiles import STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.views import lesser
 
 DEPTH = 512
@@ -98,25 +99,21 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
             while left < n_out:
                 vectors = next_vectors(n_out - left, lanes)
                 columns = lesser(vectors * lanes, n_out - left)
-                i = top
-                while i < bottom:
-                    m = i - top
-                    count, height = stack(FIRST_ROWS, vectors, lesser(bottom - i, STRIP - m % STRIP))
-                    a = m // STRIP * STRIP * depth + m % STRIP
-                    place = (i - out_first) * n_out + left
+                for i in range(top, bottom, STRIP):
+                    height, place = lesser(STRIP, bottom - i), (i - out_first) * n_out + left
+                    a = (i - top) * depth
                     if k > 0 and not descend:
-                        tile(
-                            count, height, columns, depth, scratch, a, 1, STRIP, None, 0, 0,
+                        product(
+                            height, columns, depth, scratch, a, 1, STRIP, None, 0, 0,
                             scratch, panels + left * depth, vectors * lanes,
                             out, place, n_out, out, place, n_out, finish, one, one,
                         )  # fmt: skip
                     else:
-                        tile(
-                            count, height, columns, depth, scratch, a, 1, STRIP, None, 0, 0,
+                        product(
+                            height, columns, depth, scratch, a, 1, STRIP, None, 0, 0,
                             scratch, panels + left * depth, vectors * lanes,
                             None, 0, 0, out, place, n_out, finish, -rate, keep if k == 0 else one,
                         )  # fmt: skip
-                    i += count * height
                 left += columns
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.program import Workspace
+from fastmlp.kernels.program import PLACES, Workspace
 from fastmlp.layout import ALIGNMENT, aligned
 from fastmlp.network import Network
 
@@ -41,46 +41,59 @@ def scratch_length(widest: int, rows: int, itemsize: int) -> int:
     return panel if depth < BLOCKED_SIDE else panel + BLOCK_BYTES // itemsize + BLOCK_ROWS * widest
 
 
-def prediction_memory(network: Network, rows: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return what `program.predict` works in: logits and activations of so many rows, and scratch."""
-    line = ALIGNMENT // dtype.itemsize
-    units = 2 * rows * sum(network.sizes[1:])
-    return aligned(units + line + scratch_length(max(network.sizes), rows, dtype.itemsize), dtype)
-
-
 def slice_length(n_out: int, itemsize: int) -> int:
     """Return the numbers of a slice of gradient: 8 rows of weights, or SLICE_BYTES if that is more."""
     return max(SLICE_BYTES // itemsize, SLICE_ROWS * n_out)
 
 
-def workspace(network: Network, rows: int, workers: int, dtype: np.dtype[Any], private: int = 0) -> Workspace:
-    """Return buffers for batches of up to `rows` rows, shared by `workers` workers.
+def lengths(
+    network: Network, rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
+) -> dict[str, int]:
+    """Return the numbers in each of a workspace's buffers, by their names in `program.PLACES`.
+
+    For batches of up to `rows` rows, shared by `workers` workers.
 
     private : numbers that a worker has to itself, whole cache lines
+    predicting : whether it needs logits, activations and scratch only
     """
-    sizes, itemsize = network.sizes, dtype.itemsize
-    scratch = scratch_length(max(sizes), rows, itemsize)
-    slices = slice_length(max(sizes[1:]), itemsize)
+    sizes = network.sizes
     units = rows * sum(sizes[1:])
-    own = [workers * length for length in (scratch, slices, private)]
-    lengths = (rows * sizes[0], rows * sizes[-1], rows, *(4 * [units]), *own)
-    # One allocation for all, each part at a cache line: a call for one row costs little more.
-    line = ALIGNMENT // itemsize
-    padded = [-(-length // line) * line for length in lengths]
+    scratch = workers * scratch_length(max(sizes), rows, itemsize)
+    if predicting:
+        return {"logits": units, "activations": units, "scratch": scratch}
+    return {
+        "inputs": rows * sizes[0],
+        "targets": rows * sizes[-1],
+        "weights": rows,
+        **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
+        "scratch": scratch,
+        "slices": workers * slice_length(max(sizes[1:]), itemsize),
+        "private": workers * private,
+    }
+
+
+def workspace(
+    network: Network,
+    rows: int,
+    workers: int,
+    dtype: np.dtype[Any],
+    private: int = 0,
+    predicting: bool = False,
+) -> Workspace:
+    """Return buffers as `lengths` says, in one allocation, each at a cache line."""
+    buffers = lengths(network, rows, workers, dtype.itemsize, private, predicting)
+    line = ALIGNMENT // dtype.itemsize
+    padded = [-(-length // line) * line for length in buffers.values()]
+    starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
     memory = aligned(sum(padded), dtype)
-    starts = [0, *accumulate(padded)]
-    parts = [memory[start : start + length] for start, length in zip(starts, lengths, strict=False)]
-    inputs, targets, weights, logits, activations, dropped, deltas, scratches, sliced, privates = parts
-    return Workspace(
-        inputs=inputs,
-        targets=targets,
-        weights=weights,
-        losses=np.empty(rows),
-        logits=logits,
-        activations=activations,
-        dropped=dropped,
-        deltas=deltas,
-        scratch=scratches.reshape(workers, scratch),
-        slices=sliced.reshape(workers, slices),
-        private=privates.reshape(workers, private),
-    )
+    return Workspace(memory, places(buffers, starts, workers), np.empty(0 if predicting else rows))
+
+
+def places(buffers: dict[str, int], starts: dict[str, int], workers: int) -> np.void:
+    """Return a PLACES: where buffers of these lengths begin."""
+    found = np.zeros((), PLACES)
+    for name, start in starts.items():
+        found[name] = start
+    for name, length in (("scratch", "scratch_length"), ("slices", "slice_length"), ("private", "private_length")):
+        found[length] = buffers.get(name, 0) // workers
+    return found[()]

@@ -6,7 +6,7 @@ of sixteen rows are turned on their side, every sum over units becomes a sum ove
 deltas are turned back: 3 us.
 
 Exponentials and logarithms are the formulas', not slots of a variant: one that overrides `exp` or `softplus`
-may set `narrow_output_loss` to baseline's `output_loss`, which calls them.
+may take baseline's `output_loss`, which calls them.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -26,9 +26,11 @@ MOST_UNITS = 56
 """Of wider outputs the scratch does not hold sixteen rows in float64."""
 
 
-def narrow_output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
-    """As `baseline.output_loss`, for z of at most MOST_UNITS columns."""
+def output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
+    """As baseline; sixteen rows abreast where units would not fill the vectors."""
     rows, units = z.shape
+    if units > MOST_UNITS:
+        return wide_output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta)
     size = units * LANES
     logits, wanted = matrix(scratch, 0, units, LANES), matrix(scratch, size, units, LANES)
     outputs, sums = matrix(scratch, 2 * size, units, LANES), matrix(scratch, 3 * size, 3, LANES)

@@ -21,6 +21,7 @@ from llvmlite import binding, ir
 from numba import config, njit, types
 from numba.core import cgutils
 from numba.core.caching import CacheImpl
+from numba.core.callconv import RETCODE_NONE, RETCODE_OK
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
@@ -123,16 +124,22 @@ def piece(
 
 
 def calling(name: str, codes: int) -> Callable[..., Any]:
-    """Return what emits a call of a piece, as an intrinsic's code generator; codes as in `piece`."""
+    """Return what emits a call of a piece, as an intrinsic's code generator; codes as in `piece`.
+
+    A call goes by the convention of Numba's functions; an error ends the caller too, whether or not it stands
+    in a `try`.
+    """
 
     def emit(context, builder, signature, values):
         stub = _stub(context, builder.module, name, codes, signature)
-        convention = context.call_conv
-        result, taken = signature.return_type, signature.args
-        status, value = convention.call_function(builder, stub, result, taken, values)
-        with cgutils.if_unlikely(builder, status.is_error):
-            convention.return_status_propagate(builder, status)
-        return value
+        result = signature.return_type
+        place = cgutils.alloca_once(builder, context.get_value_type(result))
+        taken = context.get_arg_packer(signature.args).as_arguments(builder, values)
+        status = builder.call(stub, [place, builder.function.args[1], *taken])
+        good = [builder.icmp_signed("==", status, code) for code in (RETCODE_OK, RETCODE_NONE)]
+        with cgutils.if_unlikely(builder, builder.not_(builder.or_(*good))):
+            builder.ret(status)
+        return builder.load(place)
 
     return emit
 
@@ -154,46 +161,52 @@ def _stub(context, module, name, codes, signature):
     cells.linkage, cells.initializer = "internal", ir.Constant(cells.value_type, None)
     into, excinfo, *values = stub.args
     code = values.pop(0) if codes else INT(0)
-    blocks = [stub.append_basic_block(name) for name in ("entry", "resolve", "failed", "resolved", "found")]
-    entry, resolve, failed, resolved, found = blocks
+    entry, first, failed, found = map(stub.append_basic_block, ("entry", "first", "failed", "found"))
 
     builder = ir.IRBuilder(entry)
     cell = builder.gep(cells, [INT(0), code])
     known = builder.load_atomic(cell, "monotonic", 8)
-    builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), resolve, found)
+    builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), first, found)
 
-    builder.position_at_end(resolve)
-    made = _resolved(context, builder, wanted, code)
-    builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, resolved)
+    builder.position_at_end(first)
+    given = [builder.ptrtoint(wanted, INT), INT(wanted.value_type.count), code]
+    made = builder.call(_finder(context, module), [cell, *given])
+    builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, found)
 
     builder.position_at_end(failed)
     convention.return_exc(builder)
 
-    builder.position_at_end(resolved)
-    builder.store_atomic(made, cell, "monotonic", 8)
-    builder.branch(found)
-
     builder.position_at_end(found)
     place = builder.phi(INT)
     place.add_incoming(known, entry)
-    place.add_incoming(made, resolved)
+    place.add_incoming(made, first)
     target = convention.get_function_type(result, arguments)
     place = builder.inttoptr(place, target.as_pointer())
     builder.ret(builder.call(place, [into, excinfo, *values]))
     return stub
 
 
-def _resolved(context, builder, wanted, code):
-    """Emit a call of `_resolve`; return the address, or 0 where Python's error is set."""
-    module, api = builder.module, context.get_python_api(builder)
+def _finder(context, module):
+    """The function of a module that calls `_resolve`, and keeps the address in a cell.
+
+    It takes the cell, and what `_resolve` takes; it returns the address, or 0 where Python's error is set.
+    """
+    name = "fastmlp:find"
+    if name in module.globals:
+        return module.globals[name]
+    finder = ir.Function(module, ir.FunctionType(INT, [INT.as_pointer(), INT, INT, INT]), name)
+    finder.linkage = "linkonce_odr"
+    finder.attributes.add("noinline")
+    cell, *given = finder.args
+    builder = ir.IRBuilder(finder.append_basic_block("entry"))
+    api = context.get_python_api(builder)
     place = cgutils.alloca_once_value(builder, INT(0))
     before = normal_arithmetic(builder)
     gil = api.gil_ensure()
-    resolver = module.globals.get(RESOLVE) or ir.GlobalVariable(module, ir.IntType(8), RESOLVE)
+    resolver = ir.GlobalVariable(module, ir.IntType(8), RESOLVE)
     call = cgutils.get_or_insert_function(
         module, ir.FunctionType(POINTER, [POINTER, POINTER], var_arg=True), "PyObject_CallFunction"
     )
-    given = [builder.ptrtoint(wanted, INT), INT(wanted.value_type.count), code]
     made = builder.call(call, [resolver, context.insert_const_string(module, "LLL"), *given])
     with cgutils.if_likely(builder, cgutils.is_not_null(builder, made)):
         builder.store(api.long_as_longlong(made), place)
@@ -203,7 +216,9 @@ def _resolved(context, builder, wanted, code):
     # Whoever has no address will not come to where a program puts back what it found.
     with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
         arithmetic(builder, before)
-    return address
+        builder.store_atomic(address, cell, "monotonic", 8)
+    builder.ret(address)
+    return finder
 
 
 def apart(function: Any) -> Any:

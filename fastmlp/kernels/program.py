@@ -55,15 +55,19 @@ def loss_of(output, parameter, share, z, targets, weights, scratch, delta):
     return coded(CODE, output, parameter, share, z, targets, weights, scratch, delta)
 
 
+def update_of(rule, parameters, moments, step, rate, start, g):
+    """As `update_part`, of one code."""
+    coded(CODE, rule, parameters, moments, step, rate, start, g)
+
+
 PIECES = {
     **dict.fromkeys(("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather"), Piece()),
     **dict.fromkeys(("affine_rows", "weight_gradient_rows", "input_gradient_rows"), Piece()),
     "activate": Piece(codes=len(ACTIVATIONS), constant=activation),
     "activate_gradient": Piece(codes=len(ACTIVATIONS), constant=activation_gradient),
-    **dict.fromkeys(
-        ("output_loss", "narrow_output_loss", "wide_output_loss"), Piece(types.float64, len(LOSSES), loss_of)
-    ),
+    **dict.fromkeys(("output_loss", "wide_output_loss"), Piece(types.float64, len(LOSSES), loss_of)),
     **dict.fromkeys(("rows_forward", "rows_loss", "rows_backward", "weights_step"), Piece()),
+    "update_part": Piece(codes=3, constant=update_of),
     "penalty": Piece(types.float64),
     **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam", "update"), Piece()),
 }
@@ -86,66 +90,83 @@ activation : a code; dropout : a probability, 0 for the last
 """
 
 
+OBJECTIVE = np.dtype(
+    [
+        ("loss", np.int64),
+        *((name, np.float64) for name in ("loss_parameter", "divisor", "value_divisor", "l1", "l2")),
+        ("shared_penalty", np.bool_),
+    ],
+    align=True,
+)
+"""What training minimises, in numbers.
+
+loss : a code; loss_parameter : see `Network.loss_parameter`
+divisor : what the summed loss is divided by for its derivative, beside the batch's weight
+value_divisor : what the loss that is reported is divided by once more
+l1, l2 : the penalties; shared_penalty : whether they are divided by the batch's weight
+"""
+
+
 class Shape(NamedTuple):
     """A network in numbers.
 
     layers : (layers,) LAYER
-    loss : int code; loss_parameter : float, see `Network.loss_parameter`
-    divisor : float, what the summed loss is divided by for its derivative, beside the batch's weight
-    value_divisor : float, what the loss that is reported is divided by once more
-    shared_penalty : bool, whether penalties are divided by the batch's weight
-    l1, l2 : float
+    objective : an OBJECTIVE
     """
 
     layers: np.ndarray
-    loss: int
-    loss_parameter: float
-    divisor: float
-    value_divisor: float
-    shared_penalty: bool
-    l1: float
-    l2: float
+    objective: np.void
 
 
-class Rule(NamedTuple):
-    """An optimiser in numbers: a code, and the constants that its slot takes.
+RULE = np.dtype(
+    [
+        ("code", np.int64),
+        *((name, np.float64) for name in ("momentum", "beta1", "beta2", "epsilon", "decay", "clip_norm")),
+        *((name, np.bool_) for name in ("nesterov", "epsilon_hat")),
+    ],
+    align=True,
+)
+"""An optimiser in numbers: a code, and the constants that its slot takes.
 
-    epsilon_hat : whether Adam's epsilon is added before the second moment is corrected
-    """
+epsilon_hat : whether Adam's epsilon is added before the second moment is corrected
+"""
 
-    code: int
-    momentum: float
-    nesterov: bool
-    beta1: float
-    beta2: float
-    epsilon: float
-    epsilon_hat: bool
-    decay: float
-    clip_norm: float
+STEP = np.dtype(
+    [(name, np.int64) for name in ("start", "stop")]
+    + [(name, np.float64) for name in ("total", "rate", "bias_rate", "objective")]
+)
+"""A step of a chunk: the rows order[start:stop] and their total weight, two rates; what it finds."""
+
+PLACES = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            *("inputs", "targets", "weights", "logits", "activations", "dropped", "deltas"),
+            *("scratch", "scratch_length", "slices", "slice_length", "private", "private_length"),
+        )
+    ]
+)
+"""Where the buffers for one batch begin in a workspace's memory; most are used layer after layer.
+
+inputs (rows * n_in), targets (rows * n_out), weights (rows) : the gathered batch
+logits, activations, dropped, deltas : (rows * units of all layers)
+scratch : (workers, scratch_length), `buffers.scratch_length`, for the matmul slots' own use
+slices : (workers, slice_length), `buffers.slice_length`, for gradients that are applied at once
+private : (workers, private_length), `variant.Bound.private`, for what a program lays out itself
+"""
 
 
 class Workspace(NamedTuple):
-    """Buffers for one batch, every one flat and used layer after layer.
+    """What a program works in, allocated once a call.
 
-    inputs (rows * n_in), targets (rows * n_out), weights (rows) : the gathered batch
-    losses : (rows) float64, for partial sums
-    logits, activations, dropped, deltas : (rows * units of all layers)
-    scratch : (workers, `buffers.scratch_length`) for the matmul slots' own use
-    slices : (workers, `buffers.slice_length`) for gradients that are applied at once
-    private : (workers, `variant.Bound.private`) for what a program lays out itself
+    memory : (n,) floating, all buffers
+    places : a PLACES
+    sums : (rows,) float64, for partial sums of the loss
     """
 
-    inputs: np.ndarray
-    targets: np.ndarray
-    weights: np.ndarray
-    losses: np.ndarray
-    logits: np.ndarray
-    activations: np.ndarray
-    dropped: np.ndarray
-    deltas: np.ndarray
-    scratch: np.ndarray
-    slices: np.ndarray
-    private: np.ndarray
+    memory: np.ndarray
+    places: np.void
+    sums: np.ndarray
 
 
 class Team(NamedTuple):
@@ -159,26 +180,27 @@ class Team(NamedTuple):
     barrier: np.ndarray
 
 
-def forward(layers, parameters, inputs, key, step, scratch, logits, activations, dropped):
+def forward(layers, parameters, inputs, key, step, memory, places):
     """Fill logits of all layers, activations of the hidden ones, dropped where a layer drops.
 
-    layers : as `Shape.layers`; parameters (P,); inputs (rows, n_in)
-    scratch (n,), logits, activations, dropped : as in `Workspace`
+    layers : (layers,) LAYER; parameters (P,); inputs (rows, n_in)
+    memory, places : as in `Workspace`
     """
     rows = inputs.shape[0]
     last = len(layers) - 1
+    scratch = vector(memory, places.scratch, places.scratch_length)
     source = inputs
     for layer in range(last + 1):
         here = layers[layer]
         n_out, at = here.n_out, here.units * rows
         w, b = matrix(parameters, here.weights, here.n_in, n_out), vector(parameters, here.biases, n_out)
-        z = matrix(logits, at, rows, n_out)
+        z = matrix(memory, places.logits + at, rows, n_out)
         affine(source, w, b, scratch, z)
         if layer < last:
-            source = matrix(activations, at, rows, n_out)
+            source = matrix(memory, places.activations + at, rows, n_out)
             activate(here.activation, z, source)
             if here.dropout > 0:
-                a, source = source, matrix(dropped, at, rows, n_out)
+                a, source = source, matrix(memory, places.dropped + at, rows, n_out)
                 drop(key, step, layer, 0, here.dropout, a, source)
 
 
@@ -200,68 +222,71 @@ def adam_epsilon(epsilon, hat: bool, correction2):
     return where(hat, epsilon / sqrt(correction2), epsilon)
 
 
-def gradient(shape, parameters, inputs, targets, weights, total, key, step, work, gradients):
+def gradient(
+    layers, objective, parameters, inputs, targets, weights, total, key, step, memory, places, gradients
+):  # fmt: skip
     """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
     rows = inputs.shape[0]
-    layers, last = shape.layers, len(shape.layers) - 1
-    logits, activations, dropped, deltas = work.logits, work.activations, work.dropped, work.deltas
-    scratch = vector(work.scratch, 0, work.scratch.shape[1])
-    forward(layers, parameters, inputs, key, step, scratch, logits, activations, dropped)
+    last = len(layers) - 1
+    scratch = vector(memory, places.scratch, places.scratch_length)
+    forward(layers, parameters, inputs, key, step, memory, places)
     output = layers[last]
-    z = matrix(logits, output.units * rows, rows, output.n_out)
-    delta = matrix(deltas, output.units * rows, rows, output.n_out)
-    share = loss_share(shape.divisor, total)
-    objective = output_loss(
-        shape.loss, output.activation, shape.loss_parameter, share, z, targets, weights, scratch, delta
+    at = output.units * rows
+    z = matrix(memory, places.logits + at, rows, output.n_out)
+    delta = matrix(memory, places.deltas + at, rows, output.n_out)
+    share = loss_share(objective.divisor, total)
+    value = output_loss(
+        objective.loss, output.activation, objective.loss_parameter, share, z, targets, weights, scratch, delta
     )
-    objective /= shape.value_divisor
-    of_penalties = penalty_share(shape.shared_penalty, total)
-    l1, l2 = shape.l1 * of_penalties, shape.l2 * of_penalties
+    value /= objective.value_divisor
+    of_penalties = penalty_share(objective.shared_penalty, total)
+    l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
     for layer in range(last, -1, -1):
         here, below = layers[layer], layers[layer - 1]
         n_in, n_out, at, p = here.n_in, here.n_out, below.units * rows, below.dropout
         w = matrix(parameters, here.weights, n_in, n_out)
         dw = matrix(gradients, here.weights, n_in, n_out)
-        a = matrix(activations, at, rows, n_in)
-        source = matrix(dropped, at, rows, n_in) if p > 0 else a
-        weight_gradient(inputs if layer == 0 else source, delta, scratch, dw)
+        hidden = places.dropped if p > 0 else places.activations
+        source = inputs if layer == 0 else matrix(memory, hidden + at, rows, n_in)
+        weight_gradient(source, delta, scratch, dw)
         bias_gradient(delta, vector(gradients, here.biases, n_out))
         if l1 > 0 or l2 > 0:
-            objective += penalty(l1, l2, w)
+            value += penalty(l1, l2, w)
             penalty_gradient(l1, l2, w, dw)
         if layer > 0:
-            next_delta = matrix(deltas, at, rows, n_in)
+            next_delta = matrix(memory, places.deltas + at, rows, n_in)
             input_gradient(delta, w, scratch, next_delta)
             if p > 0:
                 drop(key, step, layer - 1, 0, p, next_delta, next_delta)
-            z = matrix(logits, at, rows, n_in)
+            z = matrix(memory, places.logits + at, rows, n_in)
+            a = matrix(memory, places.activations + at, rows, n_in)
             activate_gradient(below.activation, z, a, next_delta)
             delta = next_delta
-    return objective
+    return value
 
 
-def update(shape, rule, parameters, gradients, moments, step, rate, bias_rate):
+def update(layers, rule, parameters, gradients, moments, step, rate, bias_rate):
     """Apply gradients to parameters; step counts the updates done before."""
     if rule.clip_norm < np.inf:
         clip(rule.clip_norm, gradients)
-    for layer in range(len(shape.layers)):
-        here = shape.layers[layer]
+    for layer in range(len(layers)):
+        here = layers[layer]
         of_weights = vector(gradients, here.weights, here.biases - here.weights)
-        update_part(rule, parameters, moments, step, rate, here.weights, of_weights)
+        update_part(rule.code, rule, parameters, moments, step, rate, here.weights, of_weights)
         of_biases = vector(gradients, here.biases, here.end - here.biases)
-        update_part(rule, parameters, moments, step, bias_rate, here.biases, of_biases)
+        update_part(rule.code, rule, parameters, moments, step, bias_rate, here.biases, of_biases)
 
 
-def update_part(rule, parameters, moments, step, rate, start, g):
-    """Apply the gradient g (n,) to the n parameters that begin at `start`."""
+def update_part(code, rule, parameters, moments, step, rate, start, g):
+    """Apply the gradient g (n,) to the n parameters that begin at `start`; code is the rule's."""
     n = len(g)
     p, first = vector(parameters, start, n), vector(moments, start, n)
     second = vector(moments, moments.shape[1] + start, n)
-    if rule.code == SGD:
+    if code == SGD:
         sgd(rate, rule.momentum, rule.nesterov, g, p, first)
-    elif rule.code == RMSPROP:
+    elif code == RMSPROP:
         rmsprop(rate, rule.beta2, rule.epsilon, rule.momentum, g, p, first, second)
-    elif rule.code == ADAM:
+    elif code == ADAM:
         taken = float(step + 1)  # an integer's power would be a loop of its own
         correction1, correction2 = 1.0 - rule.beta1**taken, 1.0 - rule.beta2**taken
         epsilon = adam_epsilon(rule.epsilon, rule.epsilon_hat, correction2)
@@ -271,63 +296,58 @@ def update_part(rule, parameters, moments, step, rate, start, g):
 
 
 def train_chunk(
-    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, starts, stops, totals, rates, key, team, work, losses,
+    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, steps, key, team, memory, places, sums,
 ):  # fmt: skip
-    """Take all steps of a chunk; write each one's objective to losses (steps,)."""
+    """Take all steps (STEP) of a chunk; write to each one its objective."""
     before = flush_subnormals()
     n_in, n_out = inputs.shape[1], targets.shape[1]
-    for s in range(len(starts)):
-        visited = vector(order, starts[s], stops[s] - starts[s])
+    for s in range(len(steps)):
+        now = steps[s]
+        visited = vector(order, now.start, now.stop - now.start)
         rows = len(visited)
-        x, y = matrix(work.inputs, 0, rows, n_in), matrix(work.targets, 0, rows, n_out)
-        w = vector(work.weights, 0, rows)
+        x, y = matrix(memory, places.inputs, rows, n_in), matrix(memory, places.targets, rows, n_out)
+        w = vector(memory, places.weights, rows)
         gather(inputs, visited, x)
         gather(targets, visited, y)
         for i in range(rows):
             w[i] = weights[visited[i]]
-        losses[s] = gradient(shape, parameters, x, y, w, totals[s], key, step + s, work, gradients)
-        update(shape, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
+        now.objective = gradient(
+            layers, objective, parameters, x, y, w, now.total, key, step + s, memory, places, gradients
+        )
+        update(layers, rule, parameters, gradients, moments, step + s, now.rate, now.bias_rate)
     restore_subnormals(before)
 
 
-def predict(parameters, layers, inputs, memory, block, out):
+def predict(parameters, layers, inputs, memory, places, block, out):
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out), `block` rows at a time.
 
-    Of a call for one row, 12 us, taking `Workspace` field by field from Python would be a quarter.
-
-    layers : as `Shape.layers`, without dropout
-    memory : floating, `buffers.prediction_memory`
+    layers : as in `Shape`, without dropout
     """
     output = layers[len(layers) - 1]
-    units = block * (output.units + output.n_out)
-    logits, activations = vector(memory, 0, units), vector(memory, units, units)
-    scratch, dropped = vector(memory, 2 * units, len(memory) - 2 * units), vector(memory, 0, 0)
     key, step = np.int64(0), np.int64(0)
     for start in range(0, len(inputs), block):
         rows = rows_of(inputs, start, lesser(start + block, len(inputs)))
-        forward(layers, parameters, rows, key, step, scratch, logits, activations, dropped)
-        z = matrix(logits, output.units * len(rows), len(rows), output.n_out)
+        forward(layers, parameters, rows, key, step, memory, places)
+        z = matrix(memory, places.logits + output.units * len(rows), len(rows), output.n_out)
         activate(output.activation, z, rows_of(out, start, start + len(rows)))
 
 
-def evaluate(shape, parameters, inputs, targets, weights, total, work):
-    """Return the loss over all rows, without penalties, block by block; shape is without dropout."""
+def evaluate(layers, objective, parameters, inputs, targets, weights, total, memory, places, block):
+    """Return the loss over all rows, without penalties, `block` rows at a time; layers as `predict`."""
     key, step = np.int64(0), np.int64(0)
-    block = len(work.weights)
-    logits, activations, dropped, deltas = work.logits, work.activations, work.dropped, work.deltas
-    scratch = vector(work.scratch, 0, work.scratch.shape[1])
-    output = shape.layers[len(shape.layers) - 1]
-    share = loss_share(shape.divisor, total)
+    scratch = vector(memory, places.scratch, places.scratch_length)
+    output = layers[len(layers) - 1]
+    share = loss_share(objective.divisor, total)
     loss = 0.0
     for start in range(0, len(inputs), block):
         stop = lesser(start + block, len(inputs))
         rows, at = stop - start, output.units * (stop - start)
-        x = rows_of(inputs, start, stop)
-        forward(shape.layers, parameters, x, key, step, scratch, logits, activations, dropped)
-        z, delta = matrix(logits, at, rows, output.n_out), matrix(deltas, at, rows, output.n_out)
+        forward(layers, parameters, rows_of(inputs, start, stop), key, step, memory, places)
+        z = matrix(memory, places.logits + at, rows, output.n_out)
+        delta = matrix(memory, places.deltas + at, rows, output.n_out)
         loss += output_loss(
-            shape.loss, output.activation, shape.loss_parameter, share,
+            objective.loss, output.activation, objective.loss_parameter, share,
             z, rows_of(targets, start, stop), vector(weights, start, rows), scratch, delta,
         )  # fmt: skip
-    return loss / shape.value_divisor
+    return loss / objective.value_divisor

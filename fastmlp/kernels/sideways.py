@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.pieces import apart
+from fastmlp.kernels.products import product
 from fastmlp.kernels.scalars import fma
 from fastmlp.kernels.symbols import jittable
-from fastmlp.kernels.tiles import FIRST_ROWS, RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS, stack, tile
+from fastmlp.kernels.tiles import RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.views import lesser
 
 
@@ -30,38 +31,23 @@ def pays_backward(n_out: int, rows: int, lanes: int) -> bool:
 
 
 @apart
-def outputs_sideways(rows, columns, depth, a, a_step, b, b_at, b_row, c, c_at, c_row, finish):
-    """c (rows, columns) += a[:rows] @ b, a's element (m, k) being a[m + k * a_step]."""
-    zero = c.dtype.type(0)
-    lanes = VECTOR_BYTES // c.itemsize
-    vectors = (columns + lanes - 1) // lanes
-    m = 0
-    while m < rows:
-        count, height = stack(FIRST_ROWS, vectors, rows - m)
-        at = c_at + m * c_row
-        tile(
-            count, height, columns, depth, a, m, 1, a_step, None, 0, 0, b, b_at, b_row,
-            c, at, c_row, c, at, c_row, finish, zero, zero,
-        )  # fmt: skip
-        m += count * height
-
-
-@apart
 def narrow_affine(x, w, b, out, start, stop, relu, panel):
     """As `sweeps.affine` without an order, by strips of samples whose inputs are turned into `panel`."""
     n_in, n_out = w.shape
+    zero = out.dtype.type(0)
     width = VECTORS * (VECTOR_BYTES // out.itemsize)
     turned = n_in * width
     for i in range(start, stop, width):
         columns = lesser(width, stop - i)
         transpose(columns, n_in, x, i * n_in, n_in, panel, 0, width)
         for m in range(n_out):
-            bias = out.dtype.type(0) if b is None else b[m]
+            bias = zero if b is None else b[m]
             for j in range(width):
                 panel[turned + m * width + j] = bias
         finish = RELU if relu else STORE
-        outputs_sideways(
-            n_out, columns, n_in, w, n_out, panel, 0, width, panel, turned, width, finish
+        product(
+            n_out, columns, n_in, w, 0, 1, n_out, None, 0, 0, panel, 0, width,
+            panel, turned, width, panel, turned, width, finish, zero, zero,
         )  # fmt: skip
         transpose(n_out, columns, panel, turned, width, out, i * n_out, n_out)
 
@@ -70,6 +56,7 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
 def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel):
     """As `sweeps.weight_gradient` without an order; fewer than four outputs take the tiles of one row."""
     n_in, n_out = x.shape[1], delta.shape[1]
+    zero = out.dtype.type(0)
     lanes = VECTOR_BYTES // out.itemsize
     width = lanes * (ROW_VECTORS if n_out < 4 else VECTORS)
     flat = out.reshape(-1)
@@ -77,7 +64,10 @@ def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate,
         columns = lesser(width, stop - i)
         for j in range(n_out * width):
             panel[j] = 0
-        outputs_sideways(n_out, columns, len(delta), delta, n_out, x, i, n_in, panel, 0, width, STORE)
+        product(
+            n_out, columns, len(delta), delta, 0, 1, n_out, None, 0, 0, x, i, n_in,
+            panel, 0, width, panel, 0, width, STORE, zero, zero,
+        )  # fmt: skip
         at, size = (i - out_first) * n_out, columns * n_out
         if not descend:
             transpose(n_out, columns, panel, 0, width, out, at, n_out)

@@ -12,24 +12,10 @@ Pass no number as a literal from a jitted caller: Numba compiles a callee anew f
 from numba import njit
 
 from fastmlp.kernels.panels import pack, transpose
+from fastmlp.kernels.products import product, product_of_depth, product_of_rows
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
 from fastmlp.kernels.symbols import at_most, jittable, where
-from fastmlp.kernels.tiles import (
-    FIRST_ROWS,
-    FIRST_ROWS_OF_ORDER,
-    GATE,
-    MACHINE,
-    RELU,
-    ROW_VECTORS,
-    STORE,
-    UPDATE,
-    VECTOR_BYTES,
-    VECTORS,
-    stack,
-    tile,
-    tile_of_depth,
-    tile_of_rows,
-)
+from fastmlp.kernels.tiles import GATE, MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.vectors import AVX512, address
 from fastmlp.kernels.views import lesser
 
@@ -88,22 +74,18 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
             pack(n_in, columns, w, left, n_out, panel, 0, vectors * lanes)
         place = address(panel, 0) if packed else address(w, left)
         row = vectors * lanes if packed else n_out
-        i = start
-        while i < stop:
-            if len(order) == 0:
-                count, rows = stack(FIRST_ROWS, vectors, stop - i)
-                tile(
-                    count, rows, columns, n_in, x, i * n_in, n_in, 1, None, 0, 0, place, 0, row,
-                    b, left, 0, out, i * n_out + left, n_out, finish, zero, zero,
-                )  # fmt: skip
-            else:
-                count, rows = stack(FIRST_ROWS_OF_ORDER, vectors, stop - i)
-                known = order.size - i if left == 0 else 0
-                tile_of_rows(
-                    count, rows, columns, n_in, x, 0, n_in, 1, order, i, known, place, 0, row,
-                    b, left, 0, out, i * n_out + left, n_out, finish, zero, zero,
-                )  # fmt: skip
-            i += count * rows
+        at = start * n_out + left
+        if len(order) == 0:
+            product(
+                stop - start, columns, n_in, x, start * n_in, n_in, 1, None, 0, 0, place, 0, row,
+                b, left, 0, out, at, n_out, finish, zero, zero,
+            )  # fmt: skip
+        else:
+            known = order.size - start if left == 0 else 0
+            product_of_rows(
+                stop - start, columns, n_in, x, 0, n_in, 1, order, start, known, place, 0, row,
+                b, left, 0, out, at, n_out, finish, zero, zero,
+            )  # fmt: skip
         left += columns
 
 
@@ -126,16 +108,12 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
         vectors = next_vectors(n_in - left, lanes)
         columns = lesser(vectors * lanes, n_in - left)
         transpose(columns, n_out, w, left * n_out, n_out, panel, 0, vectors * lanes)
-        i = start
-        while i < stop:
-            count, rows = stack(FIRST_ROWS, vectors, stop - i)
-            at = i * n_in + left
-            gate = address(hidden, at) if relu else 0
-            tile(
-                count, rows, columns, n_out, delta, i * n_out, n_out, 1, None, 0, 0, panel, 0, vectors * lanes,
-                gate, 0, n_in, out, at, n_in, finish, zero, zero,
-            )  # fmt: skip
-            i += count * rows
+        at = start * n_in + left
+        gate, gate_row = (address(hidden, at), n_in) if relu else (0, 0)
+        product(
+            stop - start, columns, n_out, delta, start * n_out, n_out, 1, None, 0, 0, panel, 0, vectors * lanes,
+            gate, 0, gate_row, out, at, n_in, finish, zero, zero,
+        )  # fmt: skip
         left += columns
 
 
@@ -169,19 +147,15 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
             pack(depth, columns, delta, left, n_out, panel, 0, vectors * lanes)
         place = address(panel, 0) if packed else address(delta, left)
         row = vectors * lanes if packed else n_out
-        i = start
-        while i < stop:
-            count, rows = stack(FIRST_ROWS, vectors, stop - i)
-            at = (i - out_first) * n_out + left
-            if len(order) == 0:
-                tile(
-                    count, rows, columns, depth, x, i, 1, n_in, None, 0, 0, place, 0, row,
-                    None, 0, 0, out, at, n_out, finish, -rate, keep,
-                )  # fmt: skip
-            else:
-                tile_of_depth(
-                    count, rows, columns, depth, x, i, 1, n_in, order, 0, 0, place, 0, row,
-                    None, 0, 0, out, at, n_out, finish, -rate, keep,
-                )  # fmt: skip
-            i += count * rows
+        at = (start - out_first) * n_out + left
+        if len(order) == 0:
+            product(
+                stop - start, columns, depth, x, start, 1, n_in, None, 0, 0, place, 0, row,
+                None, 0, 0, out, at, n_out, finish, -rate, keep,
+            )  # fmt: skip
+        else:
+            product_of_depth(
+                stop - start, columns, depth, x, start, 1, n_in, order, 0, 0, place, 0, row,
+                None, 0, 0, out, at, n_out, finish, -rate, keep,
+            )  # fmt: skip
         left += columns

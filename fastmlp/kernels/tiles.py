@@ -9,30 +9,25 @@ Every element is one chain of FMAs over ascending k, whatever tile it falls in: 
 depend on how rows and columns are cut, to the last bit.
 """
 
-import math
 from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from fastmlp.kernels.pieces import address_of, calling, emitted, helper
+from fastmlp.kernels.pieces import address_of, emitted
 from fastmlp.kernels.vectors import (
     INT,
     ITEMSIZE,
     POINTER,
     Vectors,
-    byte_pointer,
     counted,
-    element,
     fetch_line,
     host,
     smaller,
 )
-from fastmlp.kernels.views import lesser
 
 # How it ends: C = acc; C = max(acc, 0); C = beta * C + alpha * acc; C = acc where start > 0, else 0.
 STORE, RELU, UPDATE, GATE = range(4)
@@ -254,112 +249,15 @@ def tiles_of(machine, kind):
     return Tiles(emitted(f"tile_{kind}_{machine.vector_bytes}", emit), heights, axes)
 
 
-def tile_intrinsic(machine, tiles):
-    """The intrinsic `tile` for a machine and a kind of tiles. All positions, rows and steps count elements.
-
-    tile(count, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known, b, b_at, b_row,
-         start, start_at, start_row, c, c_at, c_row, finish, alpha, beta)
-
-    count : number of tiles, one below another
-    rows, columns : size of each, one of the machine's shapes
-    depth : number of terms of each sum
-    a : its element (m, k) is, by kind,
-        strided  a[a_at + m * a_row + k * a_step]
-        rows     a[a_at + order[order_at + m] * a_row + k * a_step]
-        depth    a[a_at + m + order[order_at + k] * a_step]
-    order : int64, or None when strided
-    known : entries of order from order_at on, read by kind "rows": the rows of each next tile are
-        fetched into the caches while its predecessor is computed
-    b : rows of B, read from b[b_at + k * b_row]
-    start : None for 0, or an array: the chain of (m, n) starts at start[start_at + m * start_row + n]
-        (a bias with start_row = 0, or c itself to resume); for GATE, the array that gates
-    c : overwritten, at c[c_at + m * c_row]
-        b, start and c may be addresses (see `address`) in place of an array and its position
-    finish : STORE, RELU, GATE or UPDATE, the only one that reads alpha and beta
-
-    Raw pointers: nothing is checked, nothing is counted, and the arrays are used as flat memory.
-    """
-
-    call = calling(tiles.name, math.prod(tiles.axes))
-    lanes = {dtype: machine.vector_bytes // itemsize for dtype, itemsize in ITEMSIZE.items()}
-
-    @intrinsic
-    def tile(
-        typing_context, count, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known,
-        b, b_at, b_row, start, start_at, start_row, c, c_at, c_row, finish, alpha, beta,
-    ):  # fmt: skip
-        dtype = a.dtype
-        integer = types.intp
-
-        def emit(context, build, signature, arguments):
-            kinds = signature.args
-            count, rows, columns, depth = arguments[:4]
-            at = lambda i: byte_pointer(
-                build, element(context, build, kinds[i], arguments[i], arguments[i + 1])
-            )
-            size = lambda i: build.mul(arguments[i], INT(ITEMSIZE[dtype]))
-            vectors = build.sdiv(build.add(columns, INT(lanes[dtype] - 1)), INT(lanes[dtype]))
-            whole = build.icmp_signed("==", build.mul(vectors, INT(lanes[dtype])), columns)
-            code = build.add(build.mul(rows, INT(tiles.axes[1])), vectors)
-            code = build.add(build.mul(code, INT(tiles.axes[2])), build.zext(whole, INT))
-            values = [
-                code, at(4), at(8), at(11), at(14), at(17),
-                count, columns, depth, arguments[10], size(6), size(7), size(13), size(16), size(19),
-                *arguments[20:],
-            ]  # fmt: skip
-            return call(context, build, types.void(integer, *taken_by(dtype)), values)
-
-        signature = types.void(
-            integer, integer, integer, integer, a, integer, integer, integer, order, integer, integer,
-            b, integer, integer, start, integer, integer, c, integer, integer, integer, dtype, dtype,
-        )  # fmt: skip
-        return signature, emit
-
-    return tile
-
-
-def first_rows(machine, kind):
-    """Which tile to take when `left` rows are to do: table[vectors, left], for left below its width.
-
-    The cut of least cost by what a tile takes: its FMAs (two a cycle, latency 4), its loads
-    (two a cycle), and a constant worth about a tenth of its work.
-    """
-    width = 2 * max(max(heights) for heights in machine.shapes) + 1
-    table = np.zeros((machine.row + 1, width + 1), np.int64)
-    for j, heights in enumerate(shapes(machine, kind), 1):
-        cost = [0.0] * width
-        for left in range(1, width):
-            round_of_k = {m: max(m * j / 2, (m + j) / 2, 4) for m in heights if m <= left}
-            options = [(c * 1.1 + cost[left - m], -m) for m, c in round_of_k.items()]
-            cost[left], negative = min(options)
-            table[j, left] = -negative
-        table[j, width] = max(heights)
-    return table
-
-
-@helper
-def stack(table, vectors, left):
-    """Return (count, rows): so many tiles of so many rows come next where `left` rows are to do."""
-    beyond = table.shape[1] - 1
-    rows = table[vectors, lesser(left, beyond)]
-    count = 1
-    while left > count * rows and table[vectors, lesser(left - count * rows, beyond)] == rows:
-        count += 1
-    return count, rows
-
-
 VECTOR_BYTES, VECTORS, ROW_VECTORS = MACHINE.vector_bytes, MACHINE.vectors, MACHINE.row
-FIRST_ROWS = first_rows(MACHINE, "strided")
-FIRST_ROWS_OF_ORDER = first_rows(MACHINE, "rows")
 
-ALL_TILES = [tiles_of(MACHINE, kind) for kind in KINDS]
-tile, tile_of_rows, tile_of_depth = (tile_intrinsic(MACHINE, tiles) for tiles in ALL_TILES)
+ALL_TILES = {kind: tiles_of(MACHINE, kind) for kind in KINDS}
 
 
 def compile_tiles(dtype: str) -> None:
     """Compile the tiles of every shape for a NumPy dtype, or load them."""
     taken = taken_by(from_dtype(np.dtype(dtype)))
-    for tiles in ALL_TILES:
+    for tiles in ALL_TILES.values():
         for vectors, heights in enumerate(tiles.shapes, 1):
             for rows, whole in product(heights, range(2)):
                 address_of(tiles.name, taken, tiles.code(rows, vectors, whole))

@@ -63,37 +63,35 @@ def slice_of(numbers: int, n_out: int):
 
 
 def rows_forward(
-    layers, parameters, inputs, visited, rows, first, last, key, step, scratch, logits, activations, dropped
+    layers, parameters, inputs, visited, rows, first, last, key, step, worker, memory, places
 ):  # fmt: skip
-    """Take rows [first, last) of a batch of `rows` through all layers, up to the last one's logits.
+    """Take rows [first, last) of a batch of `rows` rows through all layers, up to the last one's logits.
 
     Row i is row visited[i] of the inputs (samples, n_in), or row i itself if `visited`, int64, is empty.
-    layers : as in `Shape`; parameters (P,); scratch : a worker's own; the other buffers as in `Workspace`
+    layers : as in `Shape`; parameters (P,); worker : whose scratch to use; memory, places : as in `Workspace`
     """
+    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
     source = inputs
     for layer in range(len(layers)):
         here, hidden = layers[layer], layer < len(layers) - 1
         n_out, at = here.n_out, here.units * rows
         w, b = matrix(parameters, here.weights, here.n_in, n_out), vector(parameters, here.biases, n_out)
         relu = hidden and here.activation == RELU
-        z, a = matrix(logits, at, rows, n_out), matrix(activations, at, rows, n_out)
+        z, a = matrix(memory, places.logits + at, rows, n_out), matrix(memory, places.activations + at, rows, n_out)
         place = visited if layer == 0 else no_order()
         affine_rows(source, place, w, b, a if relu else z, first, last, relu, scratch)
         source = a
         if hidden and not relu:
             activate(here.activation, rows_of(z, first, last), rows_of(a, first, last))
         if hidden and here.dropout > 0:
-            source = matrix(dropped, at, rows, n_out)
+            source = matrix(memory, places.dropped + at, rows, n_out)
             drop(key, step, layer, first, here.dropout, rows_of(a, first, last), rows_of(source, first, last))
 
 
-def forward(layers, parameters, inputs, key, step, scratch, logits, activations, dropped):
+def forward(layers, parameters, inputs, key, step, memory, places):
     """As the template."""
     rows = len(inputs)
-    rows_forward(
-        layers, parameters, inputs, no_order(), rows, 0, rows, key, step,
-        scratch, logits, activations, dropped,
-    )  # fmt: skip
+    rows_forward(layers, parameters, inputs, no_order(), rows, 0, rows, key, step, 0, memory, places)
 
 
 @compiled
@@ -109,76 +107,77 @@ def fetch_targets(targets, weights, visited):
 
 
 def rows_loss(
-    shape, targets, weights, visited, first, last, share,
-    scratch, logits, own_targets, own_weights, losses, deltas,
+    layers, objective, targets, weights, visited, first, last, share, worker, memory, places, sums
 ):  # fmt: skip
     """Fill the last layer's deltas of rows [first, last), and their partial sums of the loss.
 
-    targets (samples, n_out), weights (samples,), visited (rows,) int64; logits, deltas : as in `Workspace`
-    own_targets, own_weights : where the rows' targets and weights are copied to
+    targets (samples, n_out), weights (samples,), visited (rows,) int64; the others as `rows_forward`
     """
-    output = shape.layers[len(shape.layers) - 1]
-    rows, n_out = len(visited), targets.shape[1]
-    z = matrix(logits, output.units * rows, rows, n_out)
-    delta = matrix(deltas, output.units * rows, rows, n_out)
-    y = matrix(own_targets, 0, rows, n_out)
+    output = layers[len(layers) - 1]
+    rows, n_out, at = len(visited), output.n_out, output.units * len(visited)
+    z, delta = matrix(memory, places.logits + at, rows, n_out), matrix(memory, places.deltas + at, rows, n_out)
+    own_targets, own_weights = matrix(memory, places.targets, rows, n_out), vector(memory, places.weights, rows)
+    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
     for start in range(first, last, LOSS_ROWS):
         stop = lesser(start + LOSS_ROWS, last)
-        gather(targets, vector(visited, start, stop - start), rows_of(y, start, stop))
-        for i in range(start, stop):
-            own_weights[i] = weights[visited[i]]
-        losses[start // LOSS_ROWS] = output_loss(
-            shape.loss, output.activation, shape.loss_parameter, share,
-            rows_of(z, start, stop), rows_of(y, start, stop), vector(own_weights, start, stop - start),
-            scratch, rows_of(delta, start, stop),
+        y, w = rows_of(own_targets, start, stop), vector(own_weights, start, stop - start)
+        gather(targets, vector(visited, start, stop - start), y)
+        for i in range(len(w)):
+            w[i] = weights[visited[start + i]]
+        sums[start // LOSS_ROWS] = output_loss(
+            objective.loss, output.activation, objective.loss_parameter, share,
+            rows_of(z, start, stop), y, w, scratch, rows_of(delta, start, stop),
         )  # fmt: skip
 
 
-def rows_backward(layers, parameters, rows, first, last, key, step, scratch, logits, activations, deltas):
+def rows_backward(layers, parameters, rows, first, last, key, step, worker, memory, places):
     """Take the deltas of rows [first, last) from the last layer back to the first; as `rows_forward`."""
+    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
     for layer in range(len(layers) - 1, 0, -1):
         here, below = layers[layer], layers[layer - 1]
         n_in, n_out, at = here.n_in, here.n_out, below.units * rows
         w = matrix(parameters, here.weights, n_in, n_out)
-        delta = matrix(deltas, here.units * rows, rows, n_out)
-        next_delta, a = matrix(deltas, at, rows, n_in), matrix(activations, at, rows, n_in)
+        delta = matrix(memory, places.deltas + here.units * rows, rows, n_out)
+        next_delta = matrix(memory, places.deltas + at, rows, n_in)
+        a = matrix(memory, places.activations + at, rows, n_in)
         relu = below.activation == RELU
         input_gradient_rows(delta, w, a, next_delta, first, last, relu, scratch)
         own = rows_of(next_delta, first, last)
         if not relu:
-            z = rows_of(matrix(logits, at, rows, n_in), first, last)
+            z = rows_of(matrix(memory, places.logits + at, rows, n_in), first, last)
             activate_gradient(below.activation, z, rows_of(a, first, last), own)
         if below.dropout > 0:
             drop(key, step, layer - 1, first, below.dropout, own, own)
 
 
 def weights_step(
-    layers, rule, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate, team,
-    scratch, slices, activations, dropped, deltas,
+    layers, rule, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate,
+    worker, workers, memory, places,
 ):  # fmt: skip
     """Contract and update the worker's share of every layer's weights; spread the biases. As `rows_forward`.
 
-    gradients (P,), moments (2, P) : written; slices : as in `Workspace`
+    gradients (P,), moments (2, P) : written
     """
     rows = len(visited)
     clipped = rule.clip_norm < np.inf
     plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
+    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
+    slices = places.slices + worker * places.slice_length
     for layer in range(len(layers)):
         here, below = layers[layer], layers[layer - 1]  # below the first: the last, which drops nothing
         n_in, n_out = here.n_in, here.n_out
-        hidden = dropped if below.dropout > 0 else activations
-        source = inputs if layer == 0 else matrix(hidden, below.units * rows, rows, n_in)
-        delta = matrix(deltas, here.units * rows, rows, n_out)
+        hidden = places.dropped if below.dropout > 0 else places.activations
+        source = inputs if layer == 0 else matrix(memory, hidden + below.units * rows, rows, n_in)
+        delta = matrix(memory, places.deltas + here.units * rows, rows, n_out)
         w, dw = matrix(parameters, here.weights, n_in, n_out), matrix(gradients, here.weights, n_in, n_out)
-        first, last = own_share(n_in, team.worker, team.workers, SLICE_ROWS)
+        first, last = own_share(n_in, worker, workers, SLICE_ROWS)
         place = visited if layer == 0 else no_order()
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
-        slice_rows = slice_of(slices.shape[1], n_out)
-        hot = matrix(slices, team.worker * slices.shape[1], slice_rows, n_out)
+        slice_rows = slice_of(places.slice_length, n_out)
         # A worker may have no rows of a layer with few inputs, and a range no step of 0.
         for start in range(first, last, last - first + 1 if plain else slice_rows):
             stop = last if plain else lesser(start + slice_rows, last)
-            g = rows_of(dw, start, stop) if clipped else rows_of(hot, 0, stop - start)
+            g = rows_of(dw, start, stop) if clipped else matrix(memory, slices, stop - start, n_out)
             g = rows_of(w, start, stop) if plain else g
             weight_gradient_rows(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
             if plain:
@@ -187,65 +186,59 @@ def weights_step(
                 penalty_gradient(l1, l2, rows_of(w, start, stop), g)
             if not clipped:
                 at = here.weights + start * n_out
-                update_part(rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
-        if team.worker == layer % team.workers:
+                update_part(rule.code, rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
+        if worker == layer % workers:
             db = vector(gradients, here.biases, n_out)
             bias_gradient(delta, db)
             if not clipped:
-                update_part(rule, parameters, moments, step, bias_rate, here.biases, db)
+                update_part(rule.code, rule, parameters, moments, step, bias_rate, here.biases, db)
 
 
 def train_fused(
-    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, starts, stops, totals, rates, key, team, work, losses,
+    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, steps, key, team, memory, places, sums,
 ):  # fmt: skip
-    """Take all steps of a chunk; write each one's objective to losses (steps,)."""
+    """As the template `train_chunk`."""
     before = flush_subnormals()
-    layers = shape.layers
-    logits, activations, dropped, deltas = work.logits, work.activations, work.dropped, work.deltas
-    own_targets, own_weights, parts, slices = work.targets, work.weights, work.losses, work.slices
-    scratch = vector(work.scratch, team.worker * work.scratch.shape[1], work.scratch.shape[1])
+    worker, workers = team.worker, team.workers
     block = BLOCK_ROWS if parameters.size * parameters.itemsize < STREAMED_BYTES else MANY_ROWS
-    for s in range(len(starts)):
-        visited = vector(order, starts[s], stops[s] - starts[s])
+    for s in range(len(steps)):
+        now = steps[s]
+        visited = vector(order, now.start, now.stop - now.start)
         rows = len(visited)
-        first, last = own_share(rows, team.worker, team.workers, LOSS_ROWS)
-        share = loss_share(shape.divisor, totals[s])
-        of_penalties = penalty_share(shape.shared_penalty, totals[s])
-        l1, l2 = shape.l1 * of_penalties, shape.l2 * of_penalties
+        first, last = own_share(rows, worker, workers, LOSS_ROWS)
+        share = loss_share(objective.divisor, now.total)
+        of_penalties = penalty_share(objective.shared_penalty, now.total)
+        l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
         for start in range(first, last, block):
             stop = lesser(start + block, last)
             fetch_targets(targets, weights, vector(visited, start, stop - start))
             rows_forward(
-                layers, parameters, inputs, visited, rows, start, stop, key, step + s,
-                scratch, logits, activations, dropped,
-            )  # fmt: skip
-            rows_loss(
-                shape, targets, weights, visited, start, stop, share,
-                scratch, logits, own_targets, own_weights, parts, deltas,
-            )  # fmt: skip
-            rows_backward(
-                layers, parameters, rows, start, stop, key, step + s, scratch, logits, activations, deltas
+                layers, parameters, inputs, visited, rows, start, stop, key, step + s, worker, memory, places
             )
-        objective = 0.0
-        if team.worker == 0 and (l1 > 0 or l2 > 0):
+            rows_loss(
+                layers, objective, targets, weights, visited, start, stop, share, worker, memory, places, sums
+            )
+            rows_backward(layers, parameters, rows, start, stop, key, step + s, worker, memory, places)
+        value = 0.0
+        if worker == 0 and (l1 > 0 or l2 > 0):
             for layer in range(len(layers)):
                 here = layers[layer]
-                objective += penalty(l1, l2, matrix(parameters, here.weights, here.n_in, here.n_out))
+                value += penalty(l1, l2, matrix(parameters, here.weights, here.n_in, here.n_out))
         wait(team)
-        if team.worker == 0:
+        if worker == 0:
             for part in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
-                objective += parts[part] / shape.value_divisor
-            losses[s] = objective
+                value += sums[part] / objective.value_divisor
+            now.objective = value
         weights_step(
             layers, rule, parameters, gradients, moments, step + s, inputs, visited,
-            l1, l2, rates[s, 0], rates[s, 1], team, scratch, slices, activations, dropped, deltas,
+            l1, l2, now.rate, now.bias_rate, worker, workers, memory, places,
         )  # fmt: skip
         if rule.clip_norm < np.inf:
             # The norm needs the whole gradient before any of it is applied.
             wait(team)
-            if team.worker == 0:
-                update(shape, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
+            if worker == 0:
+                update(layers, rule, parameters, gradients, moments, step + s, now.rate, now.bias_rate)
         wait(team)
     restore_subnormals(before)
 

@@ -34,6 +34,7 @@ from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.updates import MOMENTS, UPDATES
 from fastmlp.kernels.variant import Bound, Variant, Work
 from fastmlp.kernels.variants import fused
+from fastmlp.kernels.views import vector
 from fastmlp.kernels.workers import wait
 
 BLOCK_ROWS = 64
@@ -57,23 +58,24 @@ WORTH_SECONDS = 0.02
 
 
 def train_registers(
-    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, starts, stops, totals, rates, key, team, work, losses,
+    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, steps, key, team, memory, places, sums,
 ):  # fmt: skip
     """As the template `train_chunk`."""
     before = flush_subnormals()
-    run(parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
+    run(parameters, inputs, targets, weights, order, steps)
     restore_subnormals(before)
 
 
 def train_blocks(
-    shape, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, starts, stops, totals, rates, key, team, work, losses,
+    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    order, steps, key, team, memory, places, sums,
 ):  # fmt: skip
-    """As the template `train_chunk`; what a worker needs stands in its row of work.private."""
+    """As the template `train_chunk`; what a worker needs stands in its row of the private buffer."""
     wide_vectors()
     before = flush_subnormals()
-    own = work.private[team.worker]
+    shared = vector(memory, places.private, places.private_length)
+    own = vector(memory, places.private + team.worker * places.private_length, places.private_length)
     for i in range(SHARED):
         own[i] = 0
     copy_in(own, 0, parameters, LAYOUT)
@@ -86,17 +88,18 @@ def train_blocks(
         for _ in range(step % POWERS):
             power1 *= rule.beta1
             power2 *= rule.beta2
-    for s in range(len(starts)):
-        start, stop = starts[s], stops[s]
-        share = loss_share(shape.divisor, totals[s])
-        l2 = shape.l2 * penalty_share(shape.shared_penalty, totals[s])
-        objective = 0.0
+    for s in range(len(steps)):
+        now = steps[s]
+        start, stop = now.start, now.stop
+        share = loss_share(objective.divisor, now.total)
+        l2 = objective.l2 * penalty_share(objective.shared_penalty, now.total)
+        value = 0.0
         if PENALISED:
-            objective += 0.5 * l2 * squares(own)
+            value += 0.5 * l2 * squares(own)
         renew(own, 0)
         if GROUPED:
-            turn = SHARED + s % 2 * GROUPS * SECTION
-            sums = s % 2 * GROUPS
+            parity = s % 2
+            turn = SHARED + parity * GROUPS * SECTION
             blocks = (stop - start + BLOCK - 1) // BLOCK
             for group in range(
                 GROUPS * team.worker // team.workers, GROUPS * (team.worker + 1) // team.workers
@@ -109,15 +112,15 @@ def train_blocks(
                     rows = min(BLOCK, last - at)
                     take_rows(own, inputs, targets, weights, order, at, rows, share)
                     to_logits(own, rows)
-                    loss += loss_and_delta(own, rows) / shape.value_divisor
+                    loss += loss_and_delta(own, rows) / objective.value_divisor
                     to_gradients(own, rows)
-                hand_over(own, work.private[0], turn + group * SECTION)
-                work.losses[sums + group] = loss
+                hand_over(own, shared, turn + group * SECTION)
+                sums[parity * GROUPS + group] = loss
             # One barrier a step: the next step's groups go to the other turn's places.
             wait(team)
-            add_groups(own, work.private[0], turn)
+            add_groups(own, shared, turn)
             for group in range(GROUPS):
-                objective += work.losses[sums + group]
+                value += sums[parity * GROUPS + group]
         else:
             if BLOCKS:
                 clear(own, 0)
@@ -125,17 +128,17 @@ def train_blocks(
                 rows = min(BLOCK, stop - at)
                 take_rows(own, inputs, targets, weights, order, at, rows, share)
                 to_logits(own, rows)
-                objective += loss_and_delta(own, rows) / shape.value_divisor
+                value += loss_and_delta(own, rows) / objective.value_divisor
                 to_gradients(own, rows)
         if team.worker == 0:
-            losses[s] = objective
+            now.objective = value
         if POWERED:
             if (step + s) % POWERS == 0:
                 power1, power2 = rule.beta1 ** (step + s), rule.beta2 ** (step + s)
             power1 *= rule.beta1
             power2 *= rule.beta2
-        update_weights(own, l2, rule, rates[s, 0], 1.0 - power1, 1.0 - power2)
-        update_biases(own, l2, rule, rates[s, 1], 1.0 - power1, 1.0 - power2)
+        update_weights(own, l2, rule, now.rate, 1.0 - power1, 1.0 - power2)
+        update_biases(own, l2, rule, now.bias_rate, 1.0 - power1, 1.0 - power2)
     if team.worker == 0:
         copy_out(own, 0, parameters, LAYOUT)
         if MOMENTS > 0:

@@ -16,10 +16,9 @@ import math
 
 from fastmlp.kernels import descents, scalars, sweeps
 from fastmlp.kernels.columns import column_sums
-from fastmlp.kernels.narrow import MOST_UNITS, narrow_output_loss
+from fastmlp.kernels.narrow import output_loss
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
-from fastmlp.kernels.variants.baseline import output_loss as wide_output_loss
 from fastmlp.kernels.views import no_order
 
 
@@ -44,13 +43,6 @@ def bias_gradient(delta, out):
     column_sums(delta, out)
 
 
-def output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
-    """As baseline; sixteen rows abreast where units would not fill the vectors."""
-    if z.shape[1] > MOST_UNITS:
-        return wide_output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta)
-    return narrow_output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta)
-
-
 def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, first, second):
     """As baseline, by whole vectors and without divisions."""
     real = p.dtype.type
@@ -70,6 +62,7 @@ VARIANT = Variant(
         "adam": adam,
         "bias_gradient": bias_gradient,
         "output_loss": output_loss,
+        "wide_output_loss": baseline.output_loss,
         "exp": scalars.exp,
         "root": scalars.sqrt,
         "tanh": scalars.tanh,
