@@ -34,8 +34,8 @@ LEVELS = (
         "kernels.workers",
     ),
     ("kernels.bind", "kernels.columns", "kernels.panels"),
-    ("kernels.abreast", "kernels.elements", "kernels.sideways"),
-    ("kernels.stages",),
+    ("kernels.abreast", "kernels.elements", "kernels.products"),
+    ("kernels.sideways", "kernels.stages"),
     (
         "kernels.adapter",
         "kernels.descents",

@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from fastmlp.kernels.panels import pack
 from fastmlp.kernels.pieces import helper
+from fastmlp.kernels import products
 from fastmlp.kernels.products import product
-from fastmlp.kernels.sweeps import compiled, next_vectors, weight_gradient
+from fastmlp.kernels.sweeps import compiled, weight_gradient
+from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.tiles import STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.views import lesser
+
+next_vectors = jittable(products.next_vectors)
 
 DEPTH = 512
 """Rows of a block: the result is read and written once in so many terms."""
@@ -69,7 +73,7 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
         count = lesser(group, rows - start)
         left = 0
         while left < n_out:
-            columns = lesser(next_vectors(n_out - left, lanes) * lanes, n_out - left)
+            columns = lesser(next_vectors(n_out - left, VECTORS, lanes) * lanes, n_out - left)
             row = (columns + lanes - 1) // lanes * lanes
             source = (first + start) * n_out + left
             pack(count, columns, delta, source, n_out, scratch, at + left * rows + start * row, row)
@@ -97,22 +101,21 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
             pack_strips(x, order, k, depth, top, bottom - top, scratch)
             left = 0
             while left < n_out:
-                vectors = next_vectors(n_out - left, lanes)
+                vectors = next_vectors(n_out - left, VECTORS, lanes)
                 columns = lesser(vectors * lanes, n_out - left)
                 for i in range(top, bottom, STRIP):
                     height, place = lesser(STRIP, bottom - i), (i - out_first) * n_out + left
                     a = (i - top) * depth
                     if k > 0 and not descend:
                         product(
-                            height, columns, depth, scratch, a, 1, STRIP, None, 0, 0,
-                            scratch, panels + left * depth, vectors * lanes,
-                            out, place, n_out, out, place, n_out, finish, one, one,
+                            scratch, a, 1, STRIP, scratch, panels + left * depth, vectors * lanes,
+                            out, place, n_out, out, place, n_out, height, columns, depth, finish, one, one, VECTORS,
                         )  # fmt: skip
                     else:
                         product(
-                            height, columns, depth, scratch, a, 1, STRIP, None, 0, 0,
-                            scratch, panels + left * depth, vectors * lanes,
-                            None, 0, 0, out, place, n_out, finish, -rate, keep if k == 0 else one,
+                            scratch, a, 1, STRIP, scratch, panels + left * depth, vectors * lanes,
+                            None, 0, 0, out, place, n_out, height, columns, depth, finish, -rate,
+                            keep if k == 0 else one, VECTORS,
                         )  # fmt: skip
                 left += columns
 

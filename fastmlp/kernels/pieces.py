@@ -135,7 +135,8 @@ def calling(name: str, codes: int) -> Callable[..., Any]:
         result = signature.return_type
         place = cgutils.alloca_once(builder, context.get_value_type(result))
         taken = context.get_arg_packer(signature.args).as_arguments(builder, values)
-        status = builder.call(stub, [place, builder.function.args[1], *taken])
+        excinfo = builder.bitcast(builder.function.args[1], stub.args[1].type)
+        status = builder.call(stub, [place, excinfo, *taken])
         good = [builder.icmp_signed("==", status, code) for code in (RETCODE_OK, RETCODE_NONE)]
         with cgutils.if_unlikely(builder, builder.not_(builder.or_(*good))):
             builder.ret(status)

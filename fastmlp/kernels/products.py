@@ -1,7 +1,8 @@
-"""Matrix products of register tiles: any number of rows, of as many columns as fit the vectors across.
+"""Matrix products of register tiles, of any size: C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
-Separate from `fastmlp.kernels.tiles`, where a tile has one shape: here the rows are cut into stacks of tiles,
-and each stack is called by its shape.
+Separate from `fastmlp.kernels.tiles`, where a tile has one shape. Here columns are cut into panels, as many
+vectors across as a tile has, and rows into stacks of tiles, each called by its shape. It is written in LLVM's
+language: as jitted loops in each of a layer's products it was a fifth of what a first training compiled.
 """
 
 # mypy: ignore-errors
@@ -13,93 +14,68 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
+from numba.core.registry import cpu_target
 
-from fastmlp.kernels.pieces import calling
-from fastmlp.kernels.tiles import ALL_TILES, MACHINE, shapes, taken_by
-from fastmlp.kernels.vectors import BYTE, INT, ITEMSIZE, byte_pointer, element
+from fastmlp.kernels.panels import PACK, TRANSPOSE
+from fastmlp.kernels.panels import taken_by as copied
+from fastmlp.kernels.pieces import calling, emitted
+from fastmlp.kernels.symbols import Symbol, at_most, intrinsic_like, where
+from fastmlp.kernels.tiles import ALL_TILES, GATE, KINDS, MACHINE, STORE, VECTORS, shapes, taken_by
+from fastmlp.kernels.vectors import (
+    BYTE,
+    FLOATS,
+    INT,
+    ITEMSIZE,
+    POINTER,
+    ascending,
+    byte_pointer,
+    data_pointer,
+    smaller,
+)
+
+IN_PLACE, PACKED, TRANSPOSED = range(3)
+"""How tiles read B: where it lies; from a copy of each panel; or B lies transposed, and is copied so."""
+
+NOTHING = ir.Constant(POINTER, None)
 
 
-def product_intrinsic(machine, kind, tiles):
-    """The intrinsic `product` for a machine and a kind of tiles. All positions, rows and steps count elements.
+class Operands(NamedTuple):
+    """What a product is given: LLVM values. Rows and steps are in bytes from one to the next.
 
-    product(rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known, b, b_at, b_row,
-            start, start_at, start_row, c, c_at, c_row, finish, alpha, beta)
-
-    rows : any number; columns : at most as many as fit the vectors across a tile
-    depth : number of terms of each sum
-    a : its element (m, k) is, by kind,
-        strided  a[a_at + m * a_row + k * a_step]
-        rows     a[a_at + order[order_at + m] * a_row + k * a_step]
-        depth    a[a_at + m + order[order_at + k] * a_step]
-    order : int64, or None when strided
-    known : entries of order from order_at on, read by kind "rows": the rows of each next tile are
-        fetched into the caches while its predecessor is computed
-    b : rows of B, read from b[b_at + k * b_row]
-    start : None for 0, or an array: the chain of (m, n) starts at start[start_at + m * start_row + n]
-        (a bias with start_row = 0, or c itself to resume); for GATE, the array that gates
-    c : overwritten, at c[c_at + m * c_row]
-        b, start and c may be addresses (see `address`) in place of an array and its position
-    finish : STORE, RELU, GATE or UPDATE, the only one that reads alpha and beta
-
-    Raw pointers: nothing is checked, nothing is counted, and the arrays are used as flat memory.
+    kind : a place in `tiles.KINDS`; a, order, known, a_row, a_step : as `tiles.emit_tile`
+    b, b_row : B, or its transpose
+    panel : scratch for a panel of B, as deep as B and as wide as a tile
+    start, start_row : nothing for 0, or the chain of (m, n) starts there (a bias with start_row = 0, or c
+        itself to resume); for GATE, the array that gates
+    c, c_row : the result
+    rows, columns, depth : of A, of B, and terms of each sum
+    finish : STORE, RELU, GATE, or UPDATE, the only one that reads alpha and beta
+    packing : IN_PLACE, PACKED or TRANSPOSED
+    across : the most vectors across a tile; beyond VECTORS only for tiles of one row
+    alpha, beta : of the dtype
     """
 
-    call = calling(tiles.name, math.prod(tiles.axes))
-    lanes = {dtype: machine.vector_bytes // itemsize for dtype, itemsize in ITEMSIZE.items()}
-    table = Table(f"cuts_{kind}_{machine.vector_bytes}", cuts(machine, kind))
-
-    @intrinsic
-    def product(
-        typing_context, rows, columns, depth, a, a_at, a_row, a_step, order, order_at, known,
-        b, b_at, b_row, start, start_at, start_row, c, c_at, c_row, finish, alpha, beta,
-    ):  # fmt: skip
-        dtype = a.dtype
-        integer = types.intp
-
-        def emit(context, build, signature, arguments):
-            rows, columns, depth, known = (arguments[i] for i in (0, 1, 2, 9))
-            at = lambda i: element(context, build, signature.args[i], arguments[i], arguments[i + 1])
-            size = lambda i: build.mul(arguments[i], INT(ITEMSIZE[dtype]))
-            a, order, b, start, c = map(at, (3, 7, 10, 13, 16))
-            a_row, a_step, b_row, start_row, c_row = map(size, (5, 6, 12, 15, 18))
-            # How far apart the places are where A and the order are read for one row and the next.
-            a_down = {"strided": a_row, "rows": INT(0), "depth": INT(ITEMSIZE[dtype])}[kind]
-            order_down = INT(8 if kind == "rows" else 0)
-            vectors = build.sdiv(build.add(columns, INT(lanes[dtype] - 1)), INT(lanes[dtype]))
-            whole = build.icmp_signed("==", build.mul(vectors, INT(lanes[dtype])), columns)
-
-            before, head, body, after = build.block, *map(build.append_basic_block, ("head", "body", "after"))
-            build.branch(head)
-            build.position_at_end(head)
-            done = build.phi(INT)
-            done.add_incoming(INT(0), before)
-            build.cbranch(build.icmp_signed("<", done, rows), body, after)
-            build.position_at_end(body)
-            below = lambda pointer, row: byte_pointer(
-                build, build.gep(pointer, [build.mul(row, done)], source_etype=BYTE)
-            )
-            count, height = next_stack(build, table, vectors, build.sub(rows, done))
-            code = build.add(build.mul(height, INT(tiles.axes[1])), vectors)
-            code = build.add(build.mul(code, INT(tiles.axes[2])), build.zext(whole, INT))
-            values = [
-                code, below(a, a_down), below(order, order_down), byte_pointer(build, b),
-                below(start, start_row), below(c, c_row), count, columns, depth, build.sub(known, done),
-                a_row, a_step, b_row, start_row, c_row, *arguments[19:],
-            ]  # fmt: skip
-            call(context, build, types.void(integer, *taken_by(dtype)), values)
-            done.add_incoming(build.add(done, build.mul(count, height)), build.block)
-            build.branch(head)
-            build.position_at_end(after)
-            return context.get_dummy_value()
-
-        signature = types.void(
-            integer, integer, integer, a, integer, integer, integer, order, integer, integer,
-            b, integer, integer, start, integer, integer, c, integer, integer, integer, dtype, dtype,
-        )  # fmt: skip
-        return signature, emit
-
-    return product
+    kind: ir.Value
+    a: ir.Value
+    b: ir.Value
+    c: ir.Value
+    rows: ir.Value
+    columns: ir.Value
+    depth: ir.Value
+    a_row: ir.Value
+    a_step: ir.Value
+    b_row: ir.Value
+    c_row: ir.Value
+    alpha: ir.Value
+    beta: ir.Value
+    order: ir.Value = NOTHING
+    known: ir.Value = INT(0)
+    panel: ir.Value = NOTHING
+    start: ir.Value = NOTHING
+    start_row: ir.Value = INT(0)
+    finish: ir.Value = INT(0)
+    packing: ir.Value = INT(IN_PLACE)
+    across: ir.Value = INT(VECTORS)
 
 
 def cuts(machine, kind):
@@ -123,40 +99,219 @@ def cuts(machine, kind):
     return table
 
 
-class Table(NamedTuple):
-    """A constant of compiled code; equal names mean equal values.
-
-    values : (vectors, left, 2) int64, as `cuts` gives them
-    """
-
-    name: str
-    values: np.ndarray
-
-    def at(self, build, index):
-        """Emit the number at a place in the flat table."""
-        found = build.module.globals.get(self.name)
-        if found is None:
-            numbers = ir.Constant(ir.ArrayType(INT, self.values.size), self.values.ravel().tolist())
-            found = cgutils.global_constant(build.module, self.name, numbers)
-        return build.load(build.gep(found, [INT(0), index]))
+CUTS = np.stack([cuts(MACHINE, kind) for kind in KINDS])
 
 
-def next_stack(build, table, vectors, left):
+def next_stack(build, kind, vectors, left):
     """Emit which tiles come next where `left` rows are to do; return how many, and the rows of each."""
-    width = table.values.shape[1]
-    row = build.mul(vectors, INT(2 * width))
-    tallest, beyond = table.at(build, row), build.sub(left, INT(width - 1))
+    name = f"cuts_{MACHINE.vector_bytes}"
+    if name not in build.module.globals:
+        numbers = ir.Constant(ir.ArrayType(INT, CUTS.size), CUTS.ravel().tolist())
+        cgutils.global_constant(build.module, name, numbers)
+    read = lambda at: build.load(build.gep(build.module.globals[name], [INT(0), at]))
+    _, across, width, _ = CUTS.shape
+    row = build.mul(build.add(build.mul(kind, INT(across)), vectors), INT(2 * width))
+    tallest, beyond = read(row), build.sub(left, INT(width - 1))
     tall = cgutils.alloca_once_value(build, INT(0))
     with build.if_then(build.icmp_signed(">", beyond, INT(0))):
         build.store(build.sdiv(build.add(beyond, build.sub(tallest, INT(1))), tallest), tall)
     tall = build.load(tall)
     place = build.add(row, build.mul(build.sub(left, build.mul(tall, tallest)), INT(2)))
-    height, alike = table.at(build, place), table.at(build, build.add(place, INT(1)))
+    height, alike = read(place), read(build.add(place, INT(1)))
     short = build.icmp_signed("==", tall, INT(0))
     joined = build.or_(short, build.icmp_signed("==", height, tallest))
     return build.add(tall, build.select(joined, alike, INT(0))), build.select(short, height, tallest)
 
 
-product, product_of_rows, product_of_depth = (
-    product_intrinsic(MACHINE, kind, tiles) for kind, tiles in ALL_TILES.items()
-)
+def taken_by_product(dtype):
+    """The types of `Operands`."""
+    pointers, scalars = ("a", "b", "c", "order", "panel", "start"), ("alpha", "beta")
+    kind = lambda name: types.voidptr if name in pointers else dtype if name in scalars else types.intp
+    return tuple(map(kind, Operands._fields))
+
+
+def shifted(build, pointer, offset):
+    """The pointer moved by so many bytes."""
+    return build.gep(pointer, [offset], source_etype=BYTE)
+
+
+def call(build, name, codes, kinds, values):
+    """Emit a call of a piece; pointers are given what Numba's void pointers have for a type."""
+    pairs = zip(kinds, values, strict=True)
+    values = [byte_pointer(build, value) if kind == types.voidptr else value for kind, value in pairs]
+    calling(name, codes)(cpu_target.target_context, build, types.void(*kinds), values)
+
+
+def next_vectors(left: int, across: int, lanes: int):
+    """Vectors across the next panel: the most, or two where that would leave a sliver of one."""
+    vectors = (left + lanes - 1) // lanes
+    usual = where(vectors.equals(VECTORS + 1), 2, at_most(vectors, VECTORS))
+    return where(across > VECTORS, at_most(vectors, across), usual)
+
+
+def emit_product(build, arguments, kinds, code):
+    """Write the function of a product."""
+    o = Operands(*arguments)
+    dtype = kinds[Operands._fields.index("alpha")]
+    itemsize, lanes = ITEMSIZE[dtype], MACHINE.vector_bytes // ITEMSIZE[dtype]
+    equal = lambda value, number: build.icmp_signed("==", value, INT(number))
+    started = build.icmp_unsigned("!=", o.start, NOTHING)
+    start_row = build.select(started, o.start_row, INT(0))
+    # How far apart the places are where A and the order are read for one row and the next.
+    by_rows = equal(o.kind, KINDS.index("rows"))
+    a_down, order_down = build.select(by_rows, INT(0), o.a_row), build.select(by_rows, INT(8), INT(0))
+
+    with ascending(build, o.columns) as (left, to_the_right):
+        rest, along = build.sub(o.columns, left), build.mul(left, INT(itemsize))
+        vectors = next_vectors(Symbol(build, rest), Symbol(build, o.across), lanes).value
+        width = build.mul(vectors, INT(lanes))
+        columns = smaller(build, width, rest)
+        panel_row = build.mul(vectors, INT(MACHINE.vector_bytes))
+        for packing, copy, source, shape in (
+            (PACKED, PACK, shifted(build, o.b, along), (columns, o.depth)),
+            (TRANSPOSED, TRANSPOSE, shifted(build, o.b, build.mul(left, o.b_row)), (o.depth, columns)),
+        ):
+            with build.if_then(equal(o.packing, packing)):
+                call(build, copy, 0, copied(dtype), [source, o.panel, *shape, o.b_row, panel_row, o.alpha])
+        in_place = equal(o.packing, IN_PLACE)
+        b = build.select(in_place, shifted(build, o.b, along), o.panel)
+        b_row = build.select(in_place, o.b_row, panel_row)
+        start = build.select(started, shifted(build, o.start, along), NOTHING)
+        c = shifted(build, o.c, along)
+        known = build.select(equal(left, 0), o.known, INT(0))
+        whole = build.zext(build.icmp_signed("==", width, columns), INT)
+
+        with ascending(build, o.rows) as (done, down):
+            below = lambda pointer, row: shifted(build, pointer, build.mul(row, done))
+            count, height = next_stack(build, o.kind, vectors, build.sub(o.rows, done))
+            values = [
+                below(o.a, a_down), below(o.order, order_down), b, below(start, start_row), below(c, o.c_row),
+                count, columns, o.depth, build.sub(known, done), o.a_row, o.a_step, b_row, start_row, o.c_row,
+                o.finish, o.alpha, o.beta,
+            ]  # fmt: skip
+            for number, tiles in enumerate(ALL_TILES.values()):
+                with build.if_then(equal(o.kind, number)):
+                    shape = build.add(build.mul(height, INT(tiles.axes[1])), vectors)
+                    shape = build.add(build.mul(shape, INT(tiles.axes[2])), whole)
+                    taken = types.intp, *taken_by(dtype)
+                    call(build, tiles.name, math.prod(tiles.axes), taken, [shape, *values])
+            down(build.mul(count, height))
+        to_the_right(columns)
+
+
+PRODUCT = emitted(f"product_{MACHINE.vector_bytes}", emit_product)
+
+
+class Matrix:
+    """An array (rows, columns), or (columns,), of a product that is being written; None has no place."""
+
+    def __init__(self, context, builder, kind, value):
+        self.builder, self.kind, self.data = builder, kind, NOTHING
+        if kind != types.none:
+            self.data = data_pointer(context, builder, kind, value)
+            shape = cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, value).shape)
+            self.rows, self.columns = (Symbol(builder, n) for n in [INT(1), *shape][-2:])
+            self.itemsize = kind.dtype.bitwidth // 8
+            self.row = self.columns * self.itemsize
+
+    def at(self, row, column=0):
+        """The place of an element."""
+        return shifted(self.builder, self.data, (self.row * row + column * self.itemsize).value)
+
+
+def of_arrays(emit):
+    """Make of `emit`, which takes `Matrix`es and `Symbol`s, what jitted code calls with arrays and numbers.
+
+    The first argument is an array; integers become int64, and floats of its dtype.
+    """
+
+    def call(typing_context, *kinds):
+        dtype = kinds[0].dtype
+        given = [
+            dtype if isinstance(kind, types.Float) else types.intp if isinstance(kind, types.Integer) else kind
+            for kind in map(types.unliteral, kinds)
+        ]
+
+        def code(context, builder, signature, values):
+            number = (types.Number, types.Boolean)
+            emit(
+                *(
+                    Symbol(builder, value)
+                    if isinstance(kind, number)
+                    else Matrix(context, builder, kind, value)
+                    for kind, value in zip(signature.args, values, strict=True)
+                )
+            )
+            return context.get_dummy_value()
+
+        return types.none(*given), code
+
+    return intrinsic_like(emit, call)
+
+
+def multiply(builder, kind, dtype, **operands):
+    """Emit the product with A of a kind. operands : `Operands`; alpha and beta are 0 unless given."""
+    none = ir.Constant(FLOATS[dtype], 0.0)
+    o = Operands(**{"kind": KINDS.index(kind), "alpha": none, "beta": none, **operands})
+    values = [INT(value) if isinstance(value, int) else getattr(value, "value", value) for value in o]
+    call(builder, PRODUCT, 0, taken_by_product(dtype), values)
+
+
+@of_arrays
+def product_of_rows(x, order, first, rows, w, packing, panel, b, out, finish, across):
+    """out[first : first + rows] = x[order][first : first + rows] @ w + b; an empty order: rows as they lie."""
+    builder = x.builder
+    operands = dict(
+        b=w.data, c=out.at(first), rows=rows, columns=w.columns, depth=w.rows, a_row=x.row, a_step=x.itemsize,
+        b_row=w.row, c_row=out.row, panel=panel.data, start=b.data, finish=finish, packing=packing, across=across,
+    )  # fmt: skip
+    with builder.if_else((order.columns > 0).value) as (ordered, straight):
+        with ordered:
+            places = {"order": order.at(0, first), "known": order.columns - first}
+            multiply(builder, "rows", x.kind.dtype, a=x.data, **places, **operands)
+        with straight:
+            multiply(builder, "strided", x.kind.dtype, a=x.at(first), **operands)
+
+
+@of_arrays
+def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, finish, alpha, beta):
+    """out[to : to + rows] = (x[order].T @ delta)[first : first + rows]; an empty order: rows as they lie."""
+    builder = x.builder
+    operands = dict(
+        a=x.at(0, first), b=delta.data, c=out.at(to), rows=rows, columns=delta.columns, depth=delta.rows,
+        a_row=x.itemsize, a_step=x.row, b_row=delta.row, c_row=out.row, panel=panel.data, finish=finish,
+        packing=packing, alpha=alpha, beta=beta,
+    )  # fmt: skip
+    with builder.if_else((order.columns > 0).value) as (ordered, straight):
+        with ordered:
+            multiply(builder, "depth", x.kind.dtype, order=order.data, **operands)
+        with straight:
+            multiply(builder, "strided", x.kind.dtype, **operands)
+
+
+@of_arrays
+def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
+    """out[first : first + rows] = (delta @ w.T)[first : first + rows], and 0 where `gated` and gate is not > 0."""
+    builder = delta.builder
+    multiply(
+        builder, "strided", delta.kind.dtype, a=delta.at(first), b=w.data, c=out.at(first), rows=rows,
+        columns=w.rows, depth=w.columns, a_row=delta.row, a_step=delta.itemsize, b_row=w.row, c_row=out.row,
+        panel=panel.data, packing=TRANSPOSED, start=builder.select(gated.value, gate.at(first), NOTHING),
+        start_row=gate.row, finish=builder.select(gated.value, INT(GATE), INT(STORE)),
+    )  # fmt: skip
+
+
+@of_arrays
+def product(
+    a, a_at, a_row, a_step, b, b_at, b_row, start, start_at, start_row, c, c_at, c_row,
+    rows, columns, depth, finish, alpha, beta, across,
+):  # fmt: skip
+    """Any product of flat arrays: elements (m, k) at a[a_at + m * a_row + k * a_step], and so on."""
+    size = a.itemsize
+    place = lambda array, at: array.at(0, at) if array.data != NOTHING else NOTHING
+    multiply(
+        a.builder, "strided", a.kind.dtype, a=place(a, a_at), b=place(b, b_at), c=place(c, c_at), rows=rows,
+        columns=columns, depth=depth, a_row=a_row * size, a_step=a_step * size, b_row=b_row * size,
+        c_row=c_row * size, start=place(start, start_at), start_row=start_row * size, finish=finish,
+        alpha=alpha, beta=beta, across=across,
+    )  # fmt: skip

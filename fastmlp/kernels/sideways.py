@@ -46,8 +46,8 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
                 panel[turned + m * width + j] = bias
         finish = RELU if relu else STORE
         product(
-            n_out, columns, n_in, w, 0, 1, n_out, None, 0, 0, panel, 0, width,
-            panel, turned, width, panel, turned, width, finish, zero, zero,
+            w, 0, 1, n_out, panel, 0, width, panel, turned, width, panel, turned, width,
+            n_out, columns, n_in, finish, zero, zero, VECTORS,
         )  # fmt: skip
         transpose(n_out, columns, panel, turned, width, out, i * n_out, n_out)
 
@@ -58,15 +58,16 @@ def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate,
     n_in, n_out = x.shape[1], delta.shape[1]
     zero = out.dtype.type(0)
     lanes = VECTOR_BYTES // out.itemsize
-    width = lanes * (ROW_VECTORS if n_out < 4 else VECTORS)
+    across = ROW_VECTORS if n_out < 4 else VECTORS
+    width = lanes * across
     flat = out.reshape(-1)
     for i in range(start, stop, width):
         columns = lesser(width, stop - i)
         for j in range(n_out * width):
             panel[j] = 0
         product(
-            n_out, columns, len(delta), delta, 0, 1, n_out, None, 0, 0, x, i, n_in,
-            panel, 0, width, panel, 0, width, STORE, zero, zero,
+            delta, 0, 1, n_out, x, i, n_in, panel, 0, width, panel, 0, width,
+            n_out, columns, len(delta), STORE, zero, zero, across,
         )  # fmt: skip
         at, size = (i - out_first) * n_out, columns * n_out
         if not descend:

@@ -11,13 +11,17 @@ Pass no number as a literal from a jitted caller: Numba compiles a callee anew f
 
 from numba import njit
 
-from fastmlp.kernels.panels import pack, transpose
-from fastmlp.kernels.products import product, product_of_depth, product_of_rows
+from fastmlp.kernels.products import (
+    IN_PLACE,
+    PACKED,
+    product_by_transposed,
+    product_of_columns,
+    product_of_rows,
+)
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
-from fastmlp.kernels.symbols import at_most, jittable, where
-from fastmlp.kernels.tiles import GATE, MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
-from fastmlp.kernels.vectors import AVX512, address
-from fastmlp.kernels.views import lesser
+from fastmlp.kernels.symbols import jittable, where
+from fastmlp.kernels.tiles import MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
+from fastmlp.kernels.vectors import AVX512
 
 compiled = njit(error_model="numpy", inline="always")
 
@@ -30,17 +34,34 @@ PACK_ROWS = 128
 PACK_ALWAYS_ROWS = 1 << 62 if MACHINE == AVX512 else 32
 
 
-@jittable
-def conflicting(row_bytes: int) -> bool:
+def conflicting(row_bytes):
     """Whether rows this far apart crowd into few sets of the caches."""
     return (row_bytes >= 2048) & (row_bytes % 1024).equals(0)
 
 
 @jittable
-def next_vectors(left: int, lanes: int):
-    """Vectors across the next panel: the most, or two where that would leave a sliver of one."""
-    vectors = (left + lanes - 1) // lanes
-    return where(vectors.equals(VECTORS + 1), 2, at_most(vectors, VECTORS))
+def packing_forward(rows: int, row_bytes: int):
+    """How tiles read W, for so many rows of x."""
+    crowded = (rows >= PACK_ROWS) & conflicting(row_bytes)
+    return where(crowded | (rows >= PACK_ALWAYS_ROWS), rows.number(PACKED), IN_PLACE)
+
+
+@jittable
+def packing_backward(rows: int):
+    """How tiles read the deltas, for so many rows of weights."""
+    return where(rows >= PACK_ROWS, rows.number(PACKED), IN_PLACE)
+
+
+@jittable
+def across(rows: int, ordered: int):
+    """Vectors across a tile: more where only one row of x is to do, which waits for its sums where they are few."""
+    return where(rows.equals(1) & ordered.equals(0), rows.number(ROW_VECTORS), VECTORS)
+
+
+@jittable
+def chosen(condition: bool, a: int, b: int):
+    """Return a where the condition holds, else b."""
+    return where(condition, a, b)
 
 
 @compiled
@@ -54,39 +75,12 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
     out : (rows, n_out) floating, C-contiguous, rows start to stop overwritten
     panel : scratch for a depth of n_in
     """
-    n_in, n_out = w.shape
-    lanes = VECTOR_BYTES // out.itemsize
-    zero = out.dtype.type(0)
-    finish = RELU if relu else STORE
-    packed = stop - start >= PACK_ROWS and conflicting(n_out * out.itemsize)
-    packed = packed or stop - start >= PACK_ALWAYS_ROWS
-    alone = stop - start == 1 and len(order) == 0
-    left = 0
-    if len(order) == 0 and pays_forward(n_out, stop - start, lanes):
+    rows, n_out = stop - start, w.shape[1]
+    if len(order) == 0 and pays_forward(n_out, rows, VECTOR_BYTES // out.itemsize):
         narrow_affine(x, w, b, out, start, stop, relu, panel)
-        left = n_out
-    while left < n_out:
-        vectors = next_vectors(n_out - left, lanes)
-        if alone:
-            vectors = lesser((n_out - left + lanes - 1) // lanes, ROW_VECTORS)
-        columns = lesser(vectors * lanes, n_out - left)
-        if packed:
-            pack(n_in, columns, w, left, n_out, panel, 0, vectors * lanes)
-        place = address(panel, 0) if packed else address(w, left)
-        row = vectors * lanes if packed else n_out
-        at = start * n_out + left
-        if len(order) == 0:
-            product(
-                stop - start, columns, n_in, x, start * n_in, n_in, 1, None, 0, 0, place, 0, row,
-                b, left, 0, out, at, n_out, finish, zero, zero,
-            )  # fmt: skip
-        else:
-            known = order.size - start if left == 0 else 0
-            product_of_rows(
-                stop - start, columns, n_in, x, 0, n_in, 1, order, start, known, place, 0, row,
-                b, left, 0, out, at, n_out, finish, zero, zero,
-            )  # fmt: skip
-        left += columns
+    else:
+        packing, finish = packing_forward(rows, n_out * out.itemsize), chosen(relu, RELU, STORE)
+        product_of_rows(x, order, start, rows, w, packing, panel, b, out, finish, across(rows, len(order)))
 
 
 @compiled
@@ -99,22 +93,7 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
     out : (rows, n_in) floating, C-contiguous, rows start to stop overwritten
     panel : scratch for a depth of n_out
     """
-    finish = GATE if relu else STORE
-    n_in, n_out = w.shape
-    lanes = VECTOR_BYTES // out.itemsize
-    zero = out.dtype.type(0)
-    left = 0
-    while left < n_in:
-        vectors = next_vectors(n_in - left, lanes)
-        columns = lesser(vectors * lanes, n_in - left)
-        transpose(columns, n_out, w, left * n_out, n_out, panel, 0, vectors * lanes)
-        at = start * n_in + left
-        gate, gate_row = (address(hidden, at), n_in) if relu else (0, 0)
-        product(
-            stop - start, columns, n_out, delta, start * n_out, n_out, 1, None, 0, 0, panel, 0, vectors * lanes,
-            gate, 0, gate_row, out, at, n_in, finish, zero, zero,
-        )  # fmt: skip
-        left += columns
+    product_by_transposed(delta, start, stop - start, w, panel, hidden, out, relu)
 
 
 @compiled
@@ -130,32 +109,11 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
     out : (.., n_out) floating, C-contiguous, its row i - out_first being row i of the gradient
     panel : scratch for a depth of `rows`
     """
-    finish = UPDATE if descend else STORE
-    n_in, n_out = x.shape[1], delta.shape[1]
-    depth = delta.shape[0]
-    lanes = VECTOR_BYTES // out.itemsize
-    left = 0
-    if len(order) == 0 and pays_backward(n_out, stop - start, lanes):
+    rows, n_out = stop - start, delta.shape[1]
+    if len(order) == 0 and pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize):
         narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel)
-        left = n_out
-    while left < n_out:
-        vectors = next_vectors(n_out - left, lanes)
-        columns = lesser(vectors * lanes, n_out - left)
-        # a panel, or delta itself where too few tiles would use the copy
-        packed = stop - start >= PACK_ROWS
-        if packed:
-            pack(depth, columns, delta, left, n_out, panel, 0, vectors * lanes)
-        place = address(panel, 0) if packed else address(delta, left)
-        row = vectors * lanes if packed else n_out
-        at = (start - out_first) * n_out + left
-        if len(order) == 0:
-            product(
-                stop - start, columns, depth, x, start, 1, n_in, None, 0, 0, place, 0, row,
-                None, 0, 0, out, at, n_out, finish, -rate, keep,
-            )  # fmt: skip
-        else:
-            product_of_depth(
-                stop - start, columns, depth, x, start, 1, n_in, order, 0, 0, place, 0, row,
-                None, 0, 0, out, at, n_out, finish, -rate, keep,
-            )  # fmt: skip
-        left += columns
+    else:
+        packing, finish = packing_backward(rows), chosen(descend, UPDATE, STORE)
+        product_of_columns(
+            x, order, start, rows, delta, packing, panel, out, start - out_first, finish, -rate, keep
+        )

@@ -171,8 +171,8 @@ class Vectors:
 
 
 @contextmanager
-def counted(builder, count, step=1):
-    """The loop `for index in range(0, count, step)`; yields the index."""
+def ascending(builder, count):
+    """The loop over an index from 0 while it is below count; yields it, and what tells how far to go on."""
     before, head = builder.block, builder.append_basic_block("head")
     body, after = builder.append_basic_block("body"), builder.append_basic_block("after")
     builder.branch(head)
@@ -181,10 +181,19 @@ def counted(builder, count, step=1):
     index.add_incoming(INT(0), before)
     builder.cbranch(builder.icmp_signed("<", index, count), body, after)
     builder.position_at_end(body)
-    yield index
-    index.add_incoming(builder.add(index, INT(step)), builder.block)
+    steps = []
+    yield index, steps.append
+    index.add_incoming(builder.add(index, *steps), builder.block)
     builder.branch(head)
     builder.position_at_end(after)
+
+
+@contextmanager
+def counted(builder, count, step=1):
+    """The loop `for index in range(0, count, step)`; yields the index."""
+    with ascending(builder, count) as (index, go_on):
+        yield index
+        go_on(INT(step))
 
 
 def smaller(builder, a, b):
