@@ -20,7 +20,7 @@ from numba import types
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.symbols import jittable, sqrt, where
-from fastmlp.kernels.views import lesser, matrix, rows_of, vector
+from fastmlp.kernels.views import biases_of, lesser, matrix, rows_of, units_of, vector, weights_of
 from fastmlp.losses import LOSSES
 
 SGD, RMSPROP, ADAM = range(3)
@@ -192,15 +192,13 @@ def forward(layers, parameters, inputs, key, step, memory, places):
     source = inputs
     for layer in range(last + 1):
         here = layers[layer]
-        n_out, at = here.n_out, here.units * rows
-        w, b = matrix(parameters, here.weights, here.n_in, n_out), vector(parameters, here.biases, n_out)
-        z = matrix(memory, places.logits + at, rows, n_out)
-        affine(source, w, b, scratch, z)
+        z = units_of(memory, places.logits, here, rows)
+        affine(source, weights_of(parameters, here), biases_of(parameters, here), scratch, z)
         if layer < last:
-            source = matrix(memory, places.activations + at, rows, n_out)
+            source = units_of(memory, places.activations, here, rows)
             activate(here.activation, z, source)
             if here.dropout > 0:
-                a, source = source, matrix(memory, places.dropped + at, rows, n_out)
+                a, source = source, units_of(memory, places.dropped, here, rows)
                 drop(key, step, layer, 0, here.dropout, a, source)
 
 
@@ -231,9 +229,7 @@ def gradient(
     scratch = vector(memory, places.scratch, places.scratch_length)
     forward(layers, parameters, inputs, key, step, memory, places)
     output = layers[last]
-    at = output.units * rows
-    z = matrix(memory, places.logits + at, rows, output.n_out)
-    delta = matrix(memory, places.deltas + at, rows, output.n_out)
+    z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
     share = loss_share(objective.divisor, total)
     value = output_loss(
         objective.loss, output.activation, objective.loss_parameter, share, z, targets, weights, scratch, delta
@@ -243,23 +239,21 @@ def gradient(
     l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
     for layer in range(last, -1, -1):
         here, below = layers[layer], layers[layer - 1]
-        n_in, n_out, at, p = here.n_in, here.n_out, below.units * rows, below.dropout
-        w = matrix(parameters, here.weights, n_in, n_out)
-        dw = matrix(gradients, here.weights, n_in, n_out)
+        w, dw, p = weights_of(parameters, here), weights_of(gradients, here), below.dropout
         hidden = places.dropped if p > 0 else places.activations
-        source = inputs if layer == 0 else matrix(memory, hidden + at, rows, n_in)
+        source = inputs if layer == 0 else units_of(memory, hidden, below, rows)
         weight_gradient(source, delta, scratch, dw)
-        bias_gradient(delta, vector(gradients, here.biases, n_out))
+        bias_gradient(delta, biases_of(gradients, here))
         if l1 > 0 or l2 > 0:
             value += penalty(l1, l2, w)
             penalty_gradient(l1, l2, w, dw)
         if layer > 0:
-            next_delta = matrix(memory, places.deltas + at, rows, n_in)
+            next_delta = units_of(memory, places.deltas, below, rows)
             input_gradient(delta, w, scratch, next_delta)
             if p > 0:
                 drop(key, step, layer - 1, 0, p, next_delta, next_delta)
-            z = matrix(memory, places.logits + at, rows, n_in)
-            a = matrix(memory, places.activations + at, rows, n_in)
+            z = units_of(memory, places.logits, below, rows)
+            a = units_of(memory, places.activations, below, rows)
             activate_gradient(below.activation, z, a, next_delta)
             delta = next_delta
     return value
@@ -329,7 +323,7 @@ def predict(parameters, layers, inputs, memory, places, block, out):
     for start in range(0, len(inputs), block):
         rows = rows_of(inputs, start, lesser(start + block, len(inputs)))
         forward(layers, parameters, rows, key, step, memory, places)
-        z = matrix(memory, places.logits + output.units * len(rows), len(rows), output.n_out)
+        z = units_of(memory, places.logits, output, len(rows))
         activate(output.activation, z, rows_of(out, start, start + len(rows)))
 
 
@@ -342,10 +336,9 @@ def evaluate(layers, objective, parameters, inputs, targets, weights, total, mem
     loss = 0.0
     for start in range(0, len(inputs), block):
         stop = lesser(start + block, len(inputs))
-        rows, at = stop - start, output.units * (stop - start)
+        rows = stop - start
         forward(layers, parameters, rows_of(inputs, start, stop), key, step, memory, places)
-        z = matrix(memory, places.logits + at, rows, output.n_out)
-        delta = matrix(memory, places.deltas + at, rows, output.n_out)
+        z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
         loss += output_loss(
             objective.loss, output.activation, objective.loss_parameter, share,
             z, rows_of(targets, start, stop), vector(weights, start, rows), scratch, delta,

@@ -22,6 +22,7 @@ from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays
 from fastmlp.kernels.symbols import jittable, where
 from fastmlp.kernels.tiles import MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.vectors import AVX512
+from fastmlp.kernels.views import chosen
 
 compiled = njit(error_model="numpy", inline="always")
 
@@ -56,12 +57,6 @@ def packing_backward(rows: int):
 def across(rows: int, ordered: int):
     """Vectors across a tile: more where only one row of x is to do, which waits for its sums where they are few."""
     return where(rows.equals(1) & ordered.equals(0), rows.number(ROW_VECTORS), VECTORS)
-
-
-@jittable
-def chosen(condition: bool, a: int, b: int):
-    """Return a where the condition holds, else b."""
-    return where(condition, a, b)
 
 
 @compiled

@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.symbols import at_most, jittable
+from fastmlp.kernels.symbols import at_most, jittable, where
 
 INT = ir.IntType(64)
 
@@ -37,6 +37,12 @@ def _view(context, builder, result, data, shape):
     for name, value in fields.items():
         view = model.set(builder, view, value, name)
     return view
+
+
+@jittable
+def chosen(condition: bool, a: int, b: int):
+    """Return a where the condition holds, else b."""
+    return where(condition, a, b)
 
 
 @jittable
@@ -65,6 +71,62 @@ def matrix(typing_context, array, start, rows, columns):
     def emit(context, builder, signature, values):
         place = _place(context, builder, array, *values[:2])
         return _view(context, builder, result, place, values[2:])
+
+    return result(array, types.intp, types.intp, types.intp), emit
+
+
+def _field(context, builder, record, value, name):
+    """Return an int64 of a record."""
+    place = builder.gep(value, [ir.Constant(ir.IntType(32), i) for i in (0, record.offset(name))])
+    return builder.load(builder.bitcast(place, INT.as_pointer()))
+
+
+def _of_layer(name, rows, columns):
+    """The intrinsic (array, layer) for what begins with an element of a flat array that a layer's record names."""
+
+    @intrinsic
+    def view(typing_context, array, layer):
+        result = types.Array(array.dtype, 2 if rows else 1, "C")
+
+        def emit(context, builder, signature, values):
+            field = lambda name: _field(context, builder, layer, values[1], name)
+            place = _place(context, builder, array, values[0], field(name))
+            return _view(context, builder, result, place, [field(n) for n in (rows, columns) if n])
+
+        return result(array, layer), emit
+
+    return view
+
+
+weights_of = _of_layer("weights", "n_in", "n_out")
+"""weights_of(vector, layer): a layer's weights in a flat vector (P,) of parameters or gradients."""
+
+biases_of = _of_layer("biases", None, "n_out")
+"""biases_of(vector, layer): its biases."""
+
+
+@intrinsic
+def units_of(typing_context, memory, start, layer, rows):
+    """Return as (rows, n_out) a layer's units in a buffer of all layers' that begins with element `start`."""
+    result = types.Array(memory.dtype, 2, "C")
+
+    def emit(context, builder, signature, values):
+        memory_, start_, layer_, rows_ = values
+        units, n_out = (_field(context, builder, layer, layer_, name) for name in ("units", "n_out"))
+        place = _place(context, builder, memory, memory_, builder.add(start_, builder.mul(units, rows_)))
+        return _view(context, builder, result, place, [rows_, n_out])
+
+    return result(memory, types.intp, layer, types.intp), emit
+
+
+@intrinsic
+def part_of(typing_context, array, start, length, number):
+    """Return as (length,) one of equal parts, of which the first begins with element `start`."""
+    result = types.Array(array.dtype, 1, "C")
+
+    def emit(context, builder, signature, values):
+        place = builder.add(values[1], builder.mul(values[2], values[3]))
+        return _view(context, builder, result, _place(context, builder, array, values[0], place), [values[2]])
 
     return result(array, types.intp, types.intp, types.intp), emit
 

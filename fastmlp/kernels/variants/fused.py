@@ -33,7 +33,7 @@ from fastmlp.kernels.symbols import at_most, jittable
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.vectors import prefetch
-from fastmlp.kernels.views import lesser, matrix, no_order, rows_of, vector
+from fastmlp.kernels.views import biases_of, chosen, lesser, matrix, no_order, part_of, rows_of, units_of, vector, weights_of
 from fastmlp.kernels.workers import wait
 
 LOSS_ROWS = 16
@@ -70,22 +70,23 @@ def rows_forward(
     Row i is row visited[i] of the inputs (samples, n_in), or row i itself if `visited`, int64, is empty.
     layers : as in `Shape`; parameters (P,); worker : whose scratch to use; memory, places : as in `Workspace`
     """
-    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
-    source = inputs
+    scratch = part_of(memory, places.scratch, places.scratch_length, worker)
+    source, order = inputs, visited
     for layer in range(len(layers)):
         here, hidden = layers[layer], layer < len(layers) - 1
-        n_out, at = here.n_out, here.units * rows
-        w, b = matrix(parameters, here.weights, here.n_in, n_out), vector(parameters, here.biases, n_out)
-        relu = hidden and here.activation == RELU
-        z, a = matrix(memory, places.logits + at, rows, n_out), matrix(memory, places.activations + at, rows, n_out)
-        place = visited if layer == 0 else no_order()
-        affine_rows(source, place, w, b, a if relu else z, first, last, relu, scratch)
-        source = a
-        if hidden and not relu:
-            activate(here.activation, rows_of(z, first, last), rows_of(a, first, last))
-        if hidden and here.dropout > 0:
-            source = matrix(memory, places.dropped + at, rows, n_out)
-            drop(key, step, layer, first, here.dropout, rows_of(a, first, last), rows_of(source, first, last))
+        w, b = weights_of(parameters, here), biases_of(parameters, here)
+        relu = hidden & (here.activation == RELU)
+        z = units_of(memory, chosen(relu, places.activations, places.logits), here, rows)
+        affine_rows(source, order, w, b, z, first, last, relu, scratch)
+        order = no_order()
+        if hidden:
+            source = units_of(memory, places.activations, here, rows)
+            a = rows_of(source, first, last)
+            if not relu:
+                activate(here.activation, rows_of(z, first, last), a)
+            if here.dropout > 0:
+                source = units_of(memory, places.dropped, here, rows)
+                drop(key, step, layer, first, here.dropout, a, rows_of(source, first, last))
 
 
 def forward(layers, parameters, inputs, key, step, memory, places):
@@ -114,10 +115,10 @@ def rows_loss(
     targets (samples, n_out), weights (samples,), visited (rows,) int64; the others as `rows_forward`
     """
     output = layers[len(layers) - 1]
-    rows, n_out, at = len(visited), output.n_out, output.units * len(visited)
-    z, delta = matrix(memory, places.logits + at, rows, n_out), matrix(memory, places.deltas + at, rows, n_out)
-    own_targets, own_weights = matrix(memory, places.targets, rows, n_out), vector(memory, places.weights, rows)
-    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
+    rows = len(visited)
+    z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
+    own_targets, own_weights = matrix(memory, places.targets, rows, output.n_out), vector(memory, places.weights, rows)
+    scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     for start in range(first, last, LOSS_ROWS):
         stop = lesser(start + LOSS_ROWS, last)
         y, w = rows_of(own_targets, start, stop), vector(own_weights, start, stop - start)
@@ -132,19 +133,17 @@ def rows_loss(
 
 def rows_backward(layers, parameters, rows, first, last, key, step, worker, memory, places):
     """Take the deltas of rows [first, last) from the last layer back to the first; as `rows_forward`."""
-    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
+    scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     for layer in range(len(layers) - 1, 0, -1):
         here, below = layers[layer], layers[layer - 1]
-        n_in, n_out, at = here.n_in, here.n_out, below.units * rows
-        w = matrix(parameters, here.weights, n_in, n_out)
-        delta = matrix(memory, places.deltas + here.units * rows, rows, n_out)
-        next_delta = matrix(memory, places.deltas + at, rows, n_in)
-        a = matrix(memory, places.activations + at, rows, n_in)
+        w, delta = weights_of(parameters, here), units_of(memory, places.deltas, here, rows)
+        next_delta = units_of(memory, places.deltas, below, rows)
+        a = units_of(memory, places.activations, below, rows)
         relu = below.activation == RELU
         input_gradient_rows(delta, w, a, next_delta, first, last, relu, scratch)
         own = rows_of(next_delta, first, last)
         if not relu:
-            z = rows_of(matrix(memory, places.logits + at, rows, n_in), first, last)
+            z = rows_of(units_of(memory, places.logits, below, rows), first, last)
             activate_gradient(below.activation, z, rows_of(a, first, last), own)
         if below.dropout > 0:
             drop(key, step, layer - 1, first, below.dropout, own, own)
@@ -161,17 +160,15 @@ def weights_step(
     rows = len(visited)
     clipped = rule.clip_norm < np.inf
     plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
-    scratch = vector(memory, places.scratch + worker * places.scratch_length, places.scratch_length)
-    slices = places.slices + worker * places.slice_length
+    scratch = part_of(memory, places.scratch, places.scratch_length, worker)
+    slices, order = places.slices + worker * places.slice_length, visited
     for layer in range(len(layers)):
         here, below = layers[layer], layers[layer - 1]  # below the first: the last, which drops nothing
-        n_in, n_out = here.n_in, here.n_out
-        hidden = places.dropped if below.dropout > 0 else places.activations
-        source = inputs if layer == 0 else matrix(memory, hidden + below.units * rows, rows, n_in)
-        delta = matrix(memory, places.deltas + here.units * rows, rows, n_out)
-        w, dw = matrix(parameters, here.weights, n_in, n_out), matrix(gradients, here.weights, n_in, n_out)
-        first, last = own_share(n_in, worker, workers, SLICE_ROWS)
-        place = visited if layer == 0 else no_order()
+        hidden = chosen(below.dropout > 0, places.dropped, places.activations)
+        source = inputs if layer == 0 else units_of(memory, hidden, below, rows)
+        delta, n_out = units_of(memory, places.deltas, here, rows), here.n_out
+        w, dw = weights_of(parameters, here), weights_of(gradients, here)
+        first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
         slice_rows = slice_of(places.slice_length, n_out)
         # A worker may have no rows of a layer with few inputs, and a range no step of 0.
@@ -179,7 +176,7 @@ def weights_step(
             stop = last if plain else lesser(start + slice_rows, last)
             g = rows_of(dw, start, stop) if clipped else matrix(memory, slices, stop - start, n_out)
             g = rows_of(w, start, stop) if plain else g
-            weight_gradient_rows(source, place, delta, g, start, start, stop, plain, r, keep, scratch)
+            weight_gradient_rows(source, order, delta, g, start, start, stop, plain, r, keep, scratch)
             if plain:
                 continue
             if l1 > 0 or l2 > 0:
@@ -187,8 +184,9 @@ def weights_step(
             if not clipped:
                 at = here.weights + start * n_out
                 update_part(rule.code, rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
+        order = no_order()
         if worker == layer % workers:
-            db = vector(gradients, here.biases, n_out)
+            db = biases_of(gradients, here)
             bias_gradient(delta, db)
             if not clipped:
                 update_part(rule.code, rule, parameters, moments, step, bias_rate, here.biases, db)
@@ -224,7 +222,7 @@ def train_fused(
         if worker == 0 and (l1 > 0 or l2 > 0):
             for layer in range(len(layers)):
                 here = layers[layer]
-                value += penalty(l1, l2, matrix(parameters, here.weights, here.n_in, here.n_out))
+                value += penalty(l1, l2, weights_of(parameters, here))
         wait(team)
         if worker == 0:
             for part in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
