@@ -10,6 +10,7 @@ What is summed over units is scaled first: the loss of an element may be near th
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.extending import intrinsic
 
 from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels import formulas, residuals
@@ -84,6 +85,46 @@ def abreast(emit):
     return intrinsic_like(emit, call)
 
 
+@intrinsic
+def weigh(typing_context, share, weights, first, count, sums):
+    """sums[SCALES] = share * weights[first : first + count]."""
+
+    def emit(context, builder, signature, values):
+        source = data_pointer(context, builder, weights, values[1])
+        target = data_pointer(context, builder, sums, values[4])
+        element, double = FLOATS[weights.dtype], FLOATS[types.float64]
+        convert = builder.fptrunc if element != double else lambda value, kind: value
+        widen = builder.fpext if element != double else convert
+        with counted(builder, values[3]) as i:
+            at = builder.gep(source, [builder.add(values[2], i)], source_etype=element)
+            scale = builder.fmul(values[0], widen(builder.load(at, typ=element), double))
+            builder.store(convert(scale, element), builder.gep(target, [i], source_etype=element))
+        return context.get_dummy_value()
+
+    return types.void(types.float64, weights, types.intp, types.intp, sums), emit
+
+
+@intrinsic
+def total_loss(typing_context, count, sums):
+    """Return the first `count` of sums[LOSSES], added one after another in float64; rows that count 0 add 0."""
+
+    def emit(context, builder, signature, values):
+        place = data_pointer(context, builder, sums, values[1])
+        element, double = FLOATS[sums.dtype], FLOATS[types.float64]
+        total = cgutils.alloca_once_value(builder, ir.Constant(double, 0.0))
+        read = lambda row, i: builder.load(
+            builder.gep(place, [builder.add(INT(row * LANES), i)], source_etype=element), typ=element
+        )
+        with counted(builder, values[0]) as i:
+            none = builder.fcmp_ordered("==", read(SCALES, i), ir.Constant(element, 0.0))
+            loss = builder.select(none, ir.Constant(element, 0.0), read(LOSSES, i))
+            loss = loss if element == double else builder.fpext(loss, double)
+            builder.store(builder.fadd(builder.load(total), loss), total)
+        return builder.load(total)
+
+    return types.float64(types.intp, sums), emit
+
+
 @abreast
 def softmax(logits, outputs, sums):
     """outputs = softmax down the columns; logits less their maximum; sums[LOG_TOTALS]."""
@@ -122,6 +163,14 @@ def binary_cross_entropy(least, most, logits, wanted, outputs, sums):
         loss.value = fma(scales, residuals.within(fma(-z, y, formulas.softplus(z)), least, most), loss.value)
         outputs[j] = scales * (outputs[j] - y)
     sums[LOSSES] = loss.value
+
+
+@abreast
+def blank(outputs, sums):
+    """Deltas of rows that count 0 become exactly 0: 0 * inf must not arise."""
+    none = sums[SCALES].equals(0.0)
+    with outputs.each() as j:
+        outputs[j] = where(none, 0.0, outputs[j])
 
 
 @abreast

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from fastmlp.activations import SOFTMAX
 from fastmlp.kernels import abreast
-from fastmlp.kernels.abreast import LANES, LOSSES, SCALES
+from fastmlp.kernels.abreast import LANES
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.scalars import likelihood_bounds
-from fastmlp.kernels.views import lesser, matrix, vector
+from fastmlp.kernels.views import lesser, matrix
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
 MOST_UNITS = 56
@@ -34,7 +34,6 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
     size = units * LANES
     logits, wanted = matrix(scratch, 0, units, LANES), matrix(scratch, size, units, LANES)
     outputs, sums = matrix(scratch, 2 * size, units, LANES), matrix(scratch, 3 * size, 3, LANES)
-    scales, losses = vector(sums, SCALES * LANES, LANES), vector(sums, LOSSES * LANES, LANES)
     parameter = z.dtype.type(parameter)
     least, most = likelihood_bounds(parameter != 0, parameter)
     objective = 0.0
@@ -43,8 +42,7 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
         # Lanes beyond the last row hold what was there before; nothing reads them.
         transpose(count, units, z, start * units, units, logits, 0, LANES)
         transpose(count, units, targets, start * units, units, wanted, 0, LANES)
-        for i in range(count):
-            scales[i] = share * weights[start + i]
+        abreast.weigh(share, weights, start, count, sums)
         if output == SOFTMAX:
             abreast.softmax(logits, outputs, sums)
         else:
@@ -57,12 +55,7 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
             abreast.poisson(loss == POISSON_DEVIANCE, logits, wanted, outputs, sums)
         else:
             abreast.element_losses(loss, output, parameter, wanted, outputs, sums)
+        abreast.blank(outputs, sums)
         transpose(units, count, outputs, 0, LANES, delta, start * units, units)
-        for i in range(count):
-            if scales[i] == 0:
-                # 0 * inf must not arise: a row without weight contributes exactly nothing.
-                for j in range(units):
-                    delta[start + i, j] = 0
-            else:
-                objective += losses[i]
+        objective += abreast.total_loss(count, sums)
     return objective

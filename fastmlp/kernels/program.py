@@ -68,7 +68,7 @@ PIECES = {
     **dict.fromkeys(("output_loss", "wide_output_loss"), Piece(types.float64, len(LOSSES), loss_of)),
     **dict.fromkeys(("rows_forward", "rows_loss", "rows_backward", "weights_step"), Piece()),
     "update_part": Piece(codes=3, constant=update_of),
-    "penalty": Piece(types.float64),
+    **dict.fromkeys(("penalty", "penalties"), Piece(types.float64)),
     **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam", "update"), Piece()),
 }
 """The slots, and what else programs share: products over some rows, losses, the phases of a step."""
@@ -220,6 +220,14 @@ def adam_epsilon(epsilon, hat: bool, correction2):
     return where(hat, epsilon / sqrt(correction2), epsilon)
 
 
+def penalties(layers, parameters, l1, l2):
+    """Return the penalties on the weights of all layers."""
+    total = 0.0
+    for layer in range(len(layers)):
+        total += penalty(l1, l2, weights_of(parameters, layers[layer]))
+    return total
+
+
 def gradient(
     layers, objective, parameters, inputs, targets, weights, total, key, step, memory, places, gradients
 ):  # fmt: skip
@@ -237,6 +245,8 @@ def gradient(
     value /= objective.value_divisor
     of_penalties = penalty_share(objective.shared_penalty, total)
     l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
+    if l1 > 0 or l2 > 0:
+        value += penalties(layers, parameters, l1, l2)
     for layer in range(last, -1, -1):
         here, below = layers[layer], layers[layer - 1]
         w, dw, p = weights_of(parameters, here), weights_of(gradients, here), below.dropout
@@ -245,7 +255,6 @@ def gradient(
         weight_gradient(source, delta, scratch, dw)
         bias_gradient(delta, biases_of(gradients, here))
         if l1 > 0 or l2 > 0:
-            value += penalty(l1, l2, w)
             penalty_gradient(l1, l2, w, dw)
         if layer > 0:
             next_delta = units_of(memory, places.deltas, below, rows)

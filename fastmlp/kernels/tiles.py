@@ -21,6 +21,7 @@ from fastmlp.kernels.pieces import address_of, emitted
 from fastmlp.kernels.vectors import (
     INT,
     ITEMSIZE,
+    LINE_BYTES,
     POINTER,
     Vectors,
     counted,
@@ -40,9 +41,6 @@ ENDS = {"strided": (STORE, RELU, UPDATE, GATE), "rows": (STORE, RELU), "depth": 
 """The ends that each kind has; the others would only be compiled."""
 
 MACHINE = host()
-
-LINE = 64
-"""Bytes of a cache line."""
 
 
 def shapes(machine, kind):
@@ -153,7 +151,7 @@ def emit_tile(build, arguments, dtype, machine, kind, rows, vectors, masked):
                 fetch_line(build, v.shift(v.shift(a, place), column))
             build.branch(walk)
             build.position_at_end(walk)
-            end = smaller(build, build.add(at_halt[0], INT(LINE // v.itemsize)), depth)
+            end = smaller(build, build.add(at_halt[0], INT(LINE_BYTES // v.itemsize)), depth)
         before_loop = build.block
         build.branch(loop)
 

@@ -11,6 +11,7 @@ import llvmlite.binding
 import numba
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 INT = ir.IntType(64)
@@ -20,6 +21,9 @@ BYTE = ir.IntType(8)
 POINTER = ir.PointerType()
 FLOATS = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 ITEMSIZE = {types.float32: 4, types.float64: 8}
+LINE_BYTES = 64
+"""A cache line."""
+
 # LLVM 22 moved the alignment of a masked access from an argument to an attribute.
 ALIGNMENT_KIND = [] if llvmlite.binding.llvm_version_info >= (22,) else [INT32]
 
@@ -238,15 +242,34 @@ def fetch_line(builder, pointer):
 
 
 @intrinsic
-def prefetch(typing_context, array, index):
-    """Ask for the cache line of element `index` of a C-contiguous array, to be read soon."""
+def prefetch_rows(typing_context, array, order, first, last):
+    """Ask for the rows order[first:last] of a C-contiguous (rows, columns) or (rows,) array, to be read soon."""
 
     def emit(context, builder, signature, arguments):
-        base = data_pointer(context, builder, signature.args[0], arguments[0])
-        fetch_line(
-            builder, builder.gep(base, [arguments[1]], source_etype=context.get_data_type(array.dtype))
-        )
+        base, places = (data_pointer(context, builder, *pair) for pair in zip(signature.args[:2], arguments[:2]))
+        shape = cgutils.unpack_tuple(builder, context.make_array(array)(context, builder, arguments[0]).shape)
+        row_bytes = builder.mul([*shape, INT(1)][1], INT(array.dtype.bitwidth // 8))
+        with counted(builder, builder.sub(arguments[3], arguments[2])) as i:
+            at = builder.gep(places, [builder.add(arguments[2], i)], source_etype=INT)
+            row = builder.gep(base, [builder.mul(builder.load(at, typ=INT), row_bytes)], source_etype=BYTE)
+            with counted(builder, row_bytes, LINE_BYTES) as j:
+                fetch_line(builder, builder.gep(row, [j], source_etype=BYTE))
         return context.get_dummy_value()
 
-    if isinstance(array, types.Array) and isinstance(index, types.Integer):
-        return types.void(array, types.intp), emit
+    return types.void(array, order, types.intp, types.intp), emit
+
+
+@intrinsic
+def add_quotients(typing_context, value, terms, count, divisor):
+    """Return value + terms[0] / divisor + terms[1] / divisor + .., in this order; float64."""
+
+    def emit(context, builder, signature, arguments):
+        total = cgutils.alloca_once_value(builder, arguments[0])
+        place = data_pointer(context, builder, terms, arguments[1])
+        double = FLOATS[types.float64]
+        with counted(builder, arguments[2]) as i:
+            term = builder.load(builder.gep(place, [i], source_etype=double), typ=double)
+            builder.store(builder.fadd(builder.load(total), builder.fdiv(term, arguments[3])), total)
+        return builder.load(total)
+
+    return types.float64(types.float64, terms, types.intp, types.float64), emit

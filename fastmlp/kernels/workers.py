@@ -14,14 +14,13 @@ import os
 import threading
 from collections.abc import Callable
 
-import numba
 import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels.pieces import INNER, OPTIONS
+from fastmlp.kernels.pieces import calling, emitted
 from fastmlp.kernels.program import Team
+from fastmlp.kernels.vectors import INT, INT32, byte_pointer, data_pointer, declare
 
 SPINS = 2000
 """Polls before yielding: about 50 us, longer than the workers of one step lie apart."""
@@ -88,61 +87,54 @@ class _Gang:
             self._errors.append(error)
 
 
-def _address(context, builder, array_type, array, index):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.gep(data, [index], source_etype=ir.IntType(64))
+def emit_wait(builder, arguments, kinds, code):
+    """Write what `wait` does where there are several workers."""
+    workers, barrier = arguments
+    place = lambda index: builder.gep(barrier, [INT(index)], source_etype=INT)
+    read = lambda index: builder.load_atomic(place(index), "seq_cst", 8, typ=INT)
+    add = lambda index, amount: builder.atomic_rmw("add", place(index), amount, "seq_cst")
+    equal = lambda a, b: builder.icmp_signed("==", a, b)
+
+    with builder.if_then(equal(read(ABANDONED), INT(0))):
+        generation = read(GENERATION)
+        last = equal(add(ARRIVED, INT(1)), builder.sub(workers, INT(1)))
+        with builder.if_else(last) as (opens, waits):
+            with opens:
+                add(ARRIVED, builder.neg(workers))
+                add(GENERATION, INT(1))
+            with waits:
+                before = builder.block
+                head, spin, give_way, after = map(
+                    builder.append_basic_block, ("head", "spin", "give_way", "after")
+                )
+                builder.branch(head)
+                builder.position_at_end(head)
+                spins = builder.phi(INT)
+                builder.cbranch(equal(read(GENERATION), generation), spin, after)
+                builder.position_at_end(spin)
+                more = builder.add(spins, INT(1))
+                builder.cbranch(builder.icmp_signed(">", more, INT(SPINS)), give_way, head)
+                builder.position_at_end(give_way)
+                builder.call(declare(builder.module, YIELD, INT32, []), [])
+                builder.cbranch(equal(read(ABANDONED), INT(0)), head, after)
+                for value, block in ((INT(0), before), (more, spin), (more, give_way)):
+                    spins.add_incoming(value, block)
+                builder.position_at_end(after)
+
+
+WAIT = emitted("wait", emit_wait)
 
 
 @intrinsic
-def fetch_add(typing_context, array, index, amount):
-    """Atomically add to array[index]; return what it held before."""
+def wait(typing_context, team):
+    """Return when all workers of the team have come here, or when one of them never will."""
 
-    def emit(context, builder, signature, arguments):
-        place = _address(context, builder, signature.args[0], arguments[0], arguments[1])
-        return builder.atomic_rmw("add", place, arguments[2], "seq_cst")
-
-    return types.int64(array, types.intp, types.int64), emit
-
-
-@intrinsic
-def load(typing_context, array, index):
-    """Atomically read array[index]."""
-
-    def emit(context, builder, signature, arguments):
-        place = _address(context, builder, signature.args[0], arguments[0], arguments[1])
-        return builder.load_atomic(place, "seq_cst", 8, typ=ir.IntType(64))
-
-    return types.int64(array, types.intp), emit
-
-
-@intrinsic
-def give_way(typing_context):
-    """Let the scheduler run somebody else."""
-
-    def emit(context, builder, signature, arguments):
-        kind = ir.FunctionType(ir.IntType(32), [])
-        name = YIELD
-        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
-        builder.call(function, [])
+    def emit(context, builder, signature, values):
+        _, workers, barrier = (builder.extract_value(values[0], i) for i in range(len(Team._fields)))
+        with builder.if_then(builder.icmp_signed(">", workers, INT(1))):
+            place = byte_pointer(builder, data_pointer(context, builder, team.types[-1], barrier))
+            signature = types.void(types.intp, types.voidptr)
+            calling(WAIT, 0)(context, builder, signature, [workers, place])
         return context.get_dummy_value()
 
-    return types.void(), emit
-
-
-@numba.njit(_nrt=False, **OPTIONS, **INNER)
-def wait(team):
-    """Return when all workers of the team have come here, or when one of them never will."""
-    if team.workers == 1 or load(team.barrier, ABANDONED) != 0:
-        return
-    generation = load(team.barrier, GENERATION)
-    if fetch_add(team.barrier, ARRIVED, 1) == team.workers - 1:
-        fetch_add(team.barrier, ARRIVED, -team.workers)
-        fetch_add(team.barrier, GENERATION, 1)
-        return
-    spins = 0
-    while load(team.barrier, GENERATION) == generation:
-        spins += 1
-        if spins > SPINS:
-            give_way()
-            if load(team.barrier, ABANDONED) != 0:
-                return
+    return types.void(team), emit

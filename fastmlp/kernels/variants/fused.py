@@ -13,8 +13,6 @@ or sixteen give the same bits. It wins wherever a step is more than a few micros
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastmlp.activations import RELU
 from fastmlp.kernels.buffers import SLICE_ROWS
 from fastmlp.kernels.program import (
@@ -26,13 +24,12 @@ from fastmlp.kernels.program import (
 )
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.sweeps import affine as affine_rows
-from fastmlp.kernels.sweeps import compiled
 from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
 from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
 from fastmlp.kernels.symbols import at_most, jittable
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import tiled
-from fastmlp.kernels.vectors import prefetch
+from fastmlp.kernels.vectors import add_quotients, prefetch_rows
 from fastmlp.kernels.views import biases_of, chosen, lesser, matrix, no_order, part_of, rows_of, units_of, vector, weights_of
 from fastmlp.kernels.workers import wait
 
@@ -42,16 +39,27 @@ LOSS_ROWS = 16
 BLOCK_ROWS = 128
 """Rows that a worker takes through the layers together: their activations stay in L2."""
 
-LINE_BYTES = 64
+INFINITE = float("inf")
 
 STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
 """Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
 
 
+def whole(count, unit):
+    """Return in how many units so many items fit."""
+    return (count + unit - 1) // unit
+
+
+@jittable
+def parts_of(rows: int):
+    """Return how many partial sums of the loss a batch has."""
+    return whole(rows, LOSS_ROWS)
+
+
 @jittable
 def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, int]:
     """Return [first, last) of the worker's share of `count` items, in whole units."""
-    units = (count + unit - 1) // unit
+    units = whole(count, unit)
     first, last = (units * before // workers * unit for before in (worker, worker + 1))
     return at_most(first, count), at_most(last, count)
 
@@ -93,18 +101,6 @@ def forward(layers, parameters, inputs, key, step, memory, places):
     """As the template."""
     rows = len(inputs)
     rows_forward(layers, parameters, inputs, no_order(), rows, 0, rows, key, step, 0, memory, places)
-
-
-@compiled
-def fetch_targets(targets, weights, visited):
-    """Ask for what the loss will read, a random line or two for each row: 12 us of a step of 380."""
-    n_out = targets.shape[1]
-    line = LINE_BYTES // targets.itemsize
-    for i in range(len(visited)):
-        row = visited[i]
-        prefetch(weights, row)
-        for j in range(0, n_out, line):
-            prefetch(targets, row * n_out + j)
 
 
 def rows_loss(
@@ -158,8 +154,8 @@ def weights_step(
     gradients (P,), moments (2, P) : written
     """
     rows = len(visited)
-    clipped = rule.clip_norm < np.inf
-    plain = rule.code == SGD and rule.momentum == 0 and l1 == 0 and not clipped
+    clipped = rule.clip_norm < INFINITE
+    plain = (rule.code == SGD) & (rule.momentum == 0) & (l1 == 0) & (not clipped)
     scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     slices, order = places.slices + worker * places.slice_length, visited
     for layer in range(len(layers)):
@@ -170,10 +166,10 @@ def weights_step(
         w, dw = weights_of(parameters, here), weights_of(gradients, here)
         first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
         r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
-        slice_rows = slice_of(places.slice_length, n_out)
         # A worker may have no rows of a layer with few inputs, and a range no step of 0.
-        for start in range(first, last, last - first + 1 if plain else slice_rows):
-            stop = last if plain else lesser(start + slice_rows, last)
+        together = chosen(plain, last - first + 1, slice_of(places.slice_length, n_out))
+        for start in range(first, last, together):
+            stop = lesser(start + together, last)
             g = rows_of(dw, start, stop) if clipped else matrix(memory, slices, stop - start, n_out)
             g = rows_of(w, start, stop) if plain else g
             weight_gradient_rows(source, order, delta, g, start, start, stop, plain, r, keep, scratch)
@@ -199,7 +195,7 @@ def train_fused(
     """As the template `train_chunk`."""
     before = flush_subnormals()
     worker, workers = team.worker, team.workers
-    block = BLOCK_ROWS if parameters.size * parameters.itemsize < STREAMED_BYTES else MANY_ROWS
+    block = chosen(parameters.size * parameters.itemsize < STREAMED_BYTES, BLOCK_ROWS, MANY_ROWS)
     for s in range(len(steps)):
         now = steps[s]
         visited = vector(order, now.start, now.stop - now.start)
@@ -210,7 +206,9 @@ def train_fused(
         l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
         for start in range(first, last, block):
             stop = lesser(start + block, last)
-            fetch_targets(targets, weights, vector(visited, start, stop - start))
+            # A random line or two for each row: waiting for them in the loss was 12 us of a step of 380.
+            prefetch_rows(targets, visited, start, stop)
+            prefetch_rows(weights, visited, start, stop)
             rows_forward(
                 layers, parameters, inputs, visited, rows, start, stop, key, step + s, worker, memory, places
             )
@@ -220,19 +218,15 @@ def train_fused(
             rows_backward(layers, parameters, rows, start, stop, key, step + s, worker, memory, places)
         value = 0.0
         if worker == 0 and (l1 > 0 or l2 > 0):
-            for layer in range(len(layers)):
-                here = layers[layer]
-                value += penalty(l1, l2, weights_of(parameters, here))
+            value = penalties(layers, parameters, l1, l2)
         wait(team)
         if worker == 0:
-            for part in range((rows + LOSS_ROWS - 1) // LOSS_ROWS):
-                value += sums[part] / objective.value_divisor
-            now.objective = value
+            now.objective = add_quotients(value, sums, parts_of(rows), objective.value_divisor)
         weights_step(
             layers, rule, parameters, gradients, moments, step + s, inputs, visited,
             l1, l2, now.rate, now.bias_rate, worker, workers, memory, places,
         )  # fmt: skip
-        if rule.clip_norm < np.inf:
+        if rule.clip_norm < INFINITE:
             # The norm needs the whole gradient before any of it is applied.
             wait(team)
             if worker == 0:
