@@ -100,14 +100,13 @@ _kept = []
 
 @contextlib.contextmanager
 def guarded_workspaces(side):
-    """Let every buffer of a workspace, and the steps of a chunk, lie against walls of their own."""
-    workspace, steps_of = adapter.workspace, adapter.steps_of
+    """Let every buffer of a workspace lie against walls of its own."""
+    workspace = adapter.workspace
     adapter.workspace = functools.partial(guarded_workspace, side)
-    adapter.steps_of = lambda chunk: guarded(steps_of(chunk), side)
     prediction_of.cache_clear()  # what predictions before have left
     try:
         yield
     finally:
-        adapter.workspace, adapter.steps_of = workspace, steps_of
+        adapter.workspace = workspace
         prediction_of.cache_clear()
         _kept.clear()

@@ -106,15 +106,14 @@ def weigh(typing_context, share, weights, first, count, sums):
 
 @intrinsic
 def total_loss(typing_context, count, sums):
-    """Return the first `count` of sums[LOSSES], added one after another in float64; rows that count 0 add 0."""
+    """Return the first `count` of sums[LOSSES], added one by one in float64; rows that count 0 add 0."""
 
     def emit(context, builder, signature, values):
         place = data_pointer(context, builder, sums, values[1])
         element, double = FLOATS[sums.dtype], FLOATS[types.float64]
         total = cgutils.alloca_once_value(builder, ir.Constant(double, 0.0))
-        read = lambda row, i: builder.load(
-            builder.gep(place, [builder.add(INT(row * LANES), i)], source_etype=element), typ=element
-        )
+        at = lambda row, i: builder.gep(place, [builder.add(INT(row * LANES), i)], source_etype=element)
+        read = lambda row, i: builder.load(at(row, i), typ=element)
         with counted(builder, values[0]) as i:
             none = builder.fcmp_ordered("==", read(SCALES, i), ir.Constant(element, 0.0))
             loss = builder.select(none, ir.Constant(element, 0.0), read(LOSSES, i))

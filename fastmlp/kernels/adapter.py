@@ -15,7 +15,7 @@ from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
 from fastmlp.kernels.buffers import workspace
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
-from fastmlp.kernels.program import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, STEP, Shape, Workspace
+from fastmlp.kernels.program import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, Shape, Workspace
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
 from fastmlp.layout import LayerSlices, layer_slices
@@ -75,9 +75,7 @@ def compiled_backend(variant: Variant) -> Backend:
         memory, places, _ = workspace(network, len(data.inputs), 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        return float(
-            program.gradient(*shape, parameters, *rows, total, key, step, memory, places, gradients)
-        )
+        return float(program.gradient(*shape, parameters, *rows, total, key, step, memory, places, gradients))
 
     def update(
         network: Network,
@@ -105,7 +103,7 @@ def compiled_backend(variant: Variant) -> Backend:
         check_state(shape, state)
         check_data(shape, data, dtype)
         check_chunk(chunk, losses)
-        rows, steps = chunk.batch_size, steps_of(chunk)
+        *visits, rows = chunk
         workers = 1
         if variant.workers is not None:
             workers = variant.workers(Work.of(network, optimizer, rows, dtype, threads))
@@ -114,13 +112,10 @@ def compiled_backend(variant: Variant) -> Backend:
             entry, workers = program.bound(bound), min(workers, bound.most_workers)
         else:
             entry = program.train_chunk
-        rule, source, order = rule_of(optimizer), [*map(writable, data)], writable(chunk.order)
+        rule, source = rule_of(optimizer), map(writable, data)
+        given = *shape, rule, *state, *source, *map(writable, visits), losses, key
         work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
-        run(
-            lambda team: entry(*shape, rule, *state, *source, order, steps, key, team, *work),
-            workers,
-        )
-        losses[:] = steps["objective"]
+        run(lambda team: entry(*given, team, *work), workers)
         return state._replace(step=state.step + len(losses))
 
     return Backend(variant.name, predict, evaluate, gradient, update, train_chunk)
@@ -136,20 +131,12 @@ def shape_of(network: Network) -> Shape:
     layers["units"] = np.cumsum(units) - units
     layers["activation"] = [ACTIVATIONS.index(name) for name in network.activations]
     layers["dropout"] = [*network.dropout, 0.0]
-    objective = np.zeros((), OBJECTIVE)
+    objective = np.zeros(1, OBJECTIVE)[0]
     for name in ("loss_parameter", "divisor", "value_divisor", "l1", "l2"):
         objective[name] = getattr(network, name)
     objective["loss"] = LOSSES.index(network.loss)
     objective["shared_penalty"] = network.convention == "sklearn"
-    return Shape(layers, objective[()])
-
-
-def steps_of(chunk: Chunk) -> NDArray[Any]:
-    """Return a chunk's steps as (steps,) STEP."""
-    steps = np.zeros(len(chunk.starts), STEP)
-    steps["start"], steps["stop"], steps["total"] = chunk.starts, chunk.stops, chunk.totals
-    steps["rate"], steps["bias_rate"] = chunk.rates.T
-    return steps
+    return Shape(layers, objective)
 
 
 class Prediction(NamedTuple):
@@ -182,7 +169,7 @@ def resting_shape_of(network: Network) -> Shape:
 @functools.lru_cache(maxsize=64)
 def rule_of(optimizer: Optimizer) -> np.void:
     """Return an optimiser in numbers, a RULE."""
-    rule = np.zeros((), RULE)
+    rule = np.zeros(1, RULE)[0]
     rule["clip_norm"] = np.inf if optimizer.clip_norm is None else optimizer.clip_norm
     match optimizer:
         case optimizers.SGD():
@@ -196,7 +183,7 @@ def rule_of(optimizer: Optimizer) -> np.void:
                 rule[name] = getattr(optimizer, name)
         case _:
             raise TypeError(f"optimizer must be an SGD, RMSprop, Adam or AdamW, got {optimizer!r}")
-    return rule[()]
+    return rule
 
 
 def writable(array: Array) -> Array:

@@ -10,9 +10,9 @@ while they pass by: 0.77.
 
 from __future__ import annotations
 
+from fastmlp.kernels import products
 from fastmlp.kernels.panels import pack
 from fastmlp.kernels.pieces import helper
-from fastmlp.kernels import products
 from fastmlp.kernels.products import product
 from fastmlp.kernels.sweeps import compiled, weight_gradient
 from fastmlp.kernels.symbols import jittable
@@ -109,7 +109,8 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
                     if k > 0 and not descend:
                         product(
                             scratch, a, 1, STRIP, scratch, panels + left * depth, vectors * lanes,
-                            out, place, n_out, out, place, n_out, height, columns, depth, finish, one, one, VECTORS,
+                            out, place, n_out, out, place, n_out, height, columns, depth, finish,
+                            one, one, VECTORS,
                         )  # fmt: skip
                     else:
                         product(

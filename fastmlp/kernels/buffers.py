@@ -6,7 +6,6 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fastmlp.kernels.program import PLACES, Workspace
 from fastmlp.layout import ALIGNMENT, aligned
@@ -91,9 +90,13 @@ def workspace(
 
 def places(buffers: dict[str, int], starts: dict[str, int], workers: int) -> np.void:
     """Return a PLACES: where buffers of these lengths begin."""
-    found = np.zeros((), PLACES)
+    found = np.zeros(1, PLACES)[0]
     for name, start in starts.items():
         found[name] = start
-    for name, length in (("scratch", "scratch_length"), ("slices", "slice_length"), ("private", "private_length")):
+    for name, length in (
+        ("scratch", "scratch_length"),
+        ("slices", "slice_length"),
+        ("private", "private_length"),
+    ):
         found[length] = buffers.get(name, 0) // workers
-    return found[()]
+    return found

@@ -7,6 +7,7 @@ language: as jitted loops in each of a layer's products it was a fifth of what a
 
 # mypy: ignore-errors
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -228,7 +229,11 @@ def of_arrays(emit):
     def call(typing_context, *kinds):
         dtype = kinds[0].dtype
         given = [
-            dtype if isinstance(kind, types.Float) else types.intp if isinstance(kind, types.Integer) else kind
+            dtype
+            if isinstance(kind, types.Float)
+            else types.intp
+            if isinstance(kind, types.Integer)
+            else kind
             for kind in map(types.unliteral, kinds)
         ]
 
@@ -259,39 +264,39 @@ def multiply(builder, kind, dtype, **operands):
 
 @of_arrays
 def product_of_rows(x, order, first, rows, w, packing, panel, b, out, finish, across):
-    """out[first : first + rows] = x[order][first : first + rows] @ w + b; an empty order: rows as they lie."""
+    """Rows first, .. of out = x[order] @ w + b, so many; with an empty order, of x @ w + b."""
     builder = x.builder
-    operands = dict(
-        b=w.data, c=out.at(first), rows=rows, columns=w.columns, depth=w.rows, a_row=x.row, a_step=x.itemsize,
-        b_row=w.row, c_row=out.row, panel=panel.data, start=b.data, finish=finish, packing=packing, across=across,
+    product_of = functools.partial(
+        multiply, builder, dtype=x.kind.dtype, b=w.data, c=out.at(first), rows=rows, columns=w.columns,
+        depth=w.rows, a_row=x.row, a_step=x.itemsize, b_row=w.row, c_row=out.row, panel=panel.data,
+        start=b.data, finish=finish, packing=packing, across=across,
     )  # fmt: skip
     with builder.if_else((order.columns > 0).value) as (ordered, straight):
         with ordered:
-            places = {"order": order.at(0, first), "known": order.columns - first}
-            multiply(builder, "rows", x.kind.dtype, a=x.data, **places, **operands)
+            product_of("rows", a=x.data, order=order.at(0, first), known=order.columns - first)
         with straight:
-            multiply(builder, "strided", x.kind.dtype, a=x.at(first), **operands)
+            product_of("strided", a=x.at(first))
 
 
 @of_arrays
 def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, finish, alpha, beta):
-    """out[to : to + rows] = (x[order].T @ delta)[first : first + rows]; an empty order: rows as they lie."""
+    """Rows to, .. of out = rows first, .. of x[order].T @ delta, so many; with an empty order, of x.T @ delta."""
     builder = x.builder
-    operands = dict(
-        a=x.at(0, first), b=delta.data, c=out.at(to), rows=rows, columns=delta.columns, depth=delta.rows,
-        a_row=x.itemsize, a_step=x.row, b_row=delta.row, c_row=out.row, panel=panel.data, finish=finish,
-        packing=packing, alpha=alpha, beta=beta,
+    product_of = functools.partial(
+        multiply, builder, dtype=x.kind.dtype, a=x.at(0, first), b=delta.data, c=out.at(to), rows=rows,
+        columns=delta.columns, depth=delta.rows, a_row=x.itemsize, a_step=x.row, b_row=delta.row, c_row=out.row,
+        panel=panel.data, finish=finish, packing=packing, alpha=alpha, beta=beta,
     )  # fmt: skip
     with builder.if_else((order.columns > 0).value) as (ordered, straight):
         with ordered:
-            multiply(builder, "depth", x.kind.dtype, order=order.data, **operands)
+            product_of("depth", order=order.data)
         with straight:
-            multiply(builder, "strided", x.kind.dtype, **operands)
+            product_of("strided")
 
 
 @of_arrays
 def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
-    """out[first : first + rows] = (delta @ w.T)[first : first + rows], and 0 where `gated` and gate is not > 0."""
+    """Rows first, .. of out = delta @ w.T, so many; where `gated`, 0 unless gate is above 0."""
     builder = delta.builder
     multiply(
         builder, "strided", delta.kind.dtype, a=delta.at(first), b=w.data, c=out.at(first), rows=rows,

@@ -131,12 +131,6 @@ RULE = np.dtype(
 epsilon_hat : whether Adam's epsilon is added before the second moment is corrected
 """
 
-STEP = np.dtype(
-    [(name, np.int64) for name in ("start", "stop")]
-    + [(name, np.float64) for name in ("total", "rate", "bias_rate", "objective")]
-)
-"""A step of a chunk: the rows order[start:stop] and their total weight, two rates; what it finds."""
-
 PLACES = np.dtype(
     [
         (name, np.int64)
@@ -240,7 +234,15 @@ def gradient(
     z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
     share = loss_share(objective.divisor, total)
     value = output_loss(
-        objective.loss, output.activation, objective.loss_parameter, share, z, targets, weights, scratch, delta
+        objective.loss,
+        output.activation,
+        objective.loss_parameter,
+        share,
+        z,
+        targets,
+        weights,
+        scratch,
+        delta,
     )
     value /= objective.value_divisor
     of_penalties = penalty_share(objective.shared_penalty, total)
@@ -300,14 +302,13 @@ def update_part(code, rule, parameters, moments, step, rate, start, g):
 
 def train_chunk(
     layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, steps, key, team, memory, places, sums,
+    order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
-    """Take all steps (STEP) of a chunk; write to each one its objective."""
+    """Take all steps of a chunk; write each one's objective to losses (steps,)."""
     before = flush_subnormals()
     n_in, n_out = inputs.shape[1], targets.shape[1]
-    for s in range(len(steps)):
-        now = steps[s]
-        visited = vector(order, now.start, now.stop - now.start)
+    for s in range(len(starts)):
+        visited = vector(order, starts[s], stops[s] - starts[s])
         rows = len(visited)
         x, y = matrix(memory, places.inputs, rows, n_in), matrix(memory, places.targets, rows, n_out)
         w = vector(memory, places.weights, rows)
@@ -315,10 +316,10 @@ def train_chunk(
         gather(targets, visited, y)
         for i in range(rows):
             w[i] = weights[visited[i]]
-        now.objective = gradient(
-            layers, objective, parameters, x, y, w, now.total, key, step + s, memory, places, gradients
+        losses[s] = gradient(
+            layers, objective, parameters, x, y, w, totals[s], key, step + s, memory, places, gradients
         )
-        update(layers, rule, parameters, gradients, moments, step + s, now.rate, now.bias_rate)
+        update(layers, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
     restore_subnormals(before)
 
 
@@ -347,7 +348,10 @@ def evaluate(layers, objective, parameters, inputs, targets, weights, total, mem
         stop = lesser(start + block, len(inputs))
         rows = stop - start
         forward(layers, parameters, rows_of(inputs, start, stop), key, step, memory, places)
-        z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
+        z, delta = (
+            units_of(memory, places.logits, output, rows),
+            units_of(memory, places.deltas, output, rows),
+        )
         loss += output_loss(
             objective.loss, output.activation, objective.loss_parameter, share,
             z, rows_of(targets, start, stop), vector(weights, start, rows), scratch, delta,

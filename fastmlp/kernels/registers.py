@@ -9,7 +9,6 @@ through the network, most of it the sigmoid: 3-4-1 has about 170 instructions in
 Spare lanes of a short batch repeat its last row with a share of 0.
 """
 
-import functools
 from itertools import pairwise
 
 from llvmlite import ir
@@ -101,31 +100,34 @@ class _Step:
         return updated[::-1]
 
 
-def _field(builder, record, steps, step, name):
-    """The place of a step's field, a float64 or an int64."""
-    at = builder.add(builder.mul(step, INT(record.size)), INT(record.offset(name)))
-    kind = ir.DoubleType() if record.typeof(name) == types.float64 else INT
-    place = builder.gep(builder.bitcast(steps, ir.IntType(8).as_pointer()), [at])
-    return builder.bitcast(place, kind.as_pointer())
-
-
 def chunk(constants):
     """The intrinsic that runs all steps of a chunk of batches of at most constants.rows rows.
 
-    (parameters, inputs, targets, weights, order, steps) : as the template `train_chunk` takes them
+    (parameters, inputs, targets, weights, order, starts, stops, shares, rates, losses), where
+    shares (steps,) and rates (steps, 2) are float64.
     """
     sizes, lanes = constants.sizes, constants.rows
     shapes = list(pairwise(sizes))
 
     @intrinsic
-    def run(typingctx, parameters, inputs, targets, weights, order, steps):
+    def run(typingctx, parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses):
         dtype = parameters.dtype
 
         def codegen(context, builder, signature, args):
             element, double = context.get_data_type(dtype), ir.DoubleType()
-            arrays = [cgutils.create_struct_proxy(t)(context, builder, a) for t, a in zip(signature.args, args)]
-            flat, x_data, y_data, weight_data, order_at, _ = (array.data for array in arrays)
-            steps_taken = arrays[-1]
+            data = [cgutils.create_struct_proxy(t)(context, builder, a) for t, a in zip(signature.args, args)]
+            (
+                flat,
+                x_data,
+                y_data,
+                weight_data,
+                order_at,
+                starts_at,
+                stops_at,
+                totals_at,
+                rates_at,
+                losses_at,
+            ) = (d.data for d in data)
 
             machine = Machine(builder, None, element)
             emitter = _Step(machine, constants, lanes)
@@ -141,9 +143,9 @@ def chunk(constants):
                 slots.append(cgutils.alloca_once(builder, vector))
                 builder.store(spread(read(flat, INT(p))), slots[p])
             numbers = ir.Constant(ir.VectorType(INT, lanes), [INT(i) for i in range(lanes)])
-            with cgutils.for_range(builder, builder.extract_value(steps_taken.shape, 0), intp=INT) as loop:
-                now = functools.partial(_field, builder, steps.dtype, steps_taken.data, loop.index)
-                start, stop = builder.load(now("start")), builder.load(now("stop"))
+            with cgutils.for_range(builder, builder.extract_value(data[5].shape, 0), intp=INT) as loop:
+                s = loop.index
+                start, stop = read(starts_at, s), read(stops_at, s)
                 last = builder.sub(stop, INT(1))
                 x = [ir.Constant(vector, ir.Undefined) for _ in range(sizes[0])]
                 y = [ir.Constant(vector, ir.Undefined) for _ in range(sizes[-1])]
@@ -158,7 +160,7 @@ def chunk(constants):
                     weight = widened(read(weight_data, row))
                     weighted = builder.insert_element(weighted, weight, INT32(lane))
                 real = builder.icmp_signed("<", numbers, spread(builder.sub(stop, start)))
-                total = builder.fmul(builder.load(now("total")), ir.Constant(double, float(sizes[-1])))
+                total = builder.fmul(read(totals_at, s), ir.Constant(double, float(sizes[-1])))
                 some = builder.fcmp_ordered(">", total, ir.Constant(double, 0.0))
                 share = builder.fdiv(ir.Constant(double, 1.0), total)
                 share = builder.select(some, share, ir.Constant(double, 0.0))
@@ -174,8 +176,11 @@ def chunk(constants):
                 activations = emitter.forward(layers, x)
                 loss, deltas = emitter.loss(activations[-1], y, shares)
                 summed = builder.extract_element(sum_lanes(builder, loss), INT32(0))
-                builder.store(widened(summed), now("objective"))
-                rate, bias_rate = (spread(narrowed(builder.load(now(n)))) for n in ("rate", "bias_rate"))
+                builder.store(widened(summed), builder.gep(losses_at, [s]))
+                twice = builder.mul(s, INT(2))
+                rate, bias_rate = (
+                    spread(narrowed(read(rates_at, builder.add(twice, INT(i))))) for i in range(2)
+                )
                 updated = emitter.backward(layers, activations, deltas, rate, bias_rate)
                 fresh = [w for weights, biases in updated for row in (*weights, biases) for w in row]
                 for slot, value in zip(slots, fresh):
@@ -185,7 +190,8 @@ def chunk(constants):
                 builder.store(value, builder.gep(flat, [INT(p)]))
             return context.get_dummy_value()
 
-        return types.none(parameters, inputs, targets, weights, order, steps), codegen
+        types_of = (parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
+        return types.none(*types_of), codegen
 
     return run
 

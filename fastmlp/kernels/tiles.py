@@ -20,7 +20,6 @@ from numba.np.numpy_support import from_dtype
 from fastmlp.kernels.pieces import address_of, emitted
 from fastmlp.kernels.vectors import (
     INT,
-    ITEMSIZE,
     LINE_BYTES,
     POINTER,
     Vectors,

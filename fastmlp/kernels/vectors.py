@@ -246,7 +246,9 @@ def prefetch_rows(typing_context, array, order, first, last):
     """Ask for the rows order[first:last] of a C-contiguous (rows, columns) or (rows,) array, to be read soon."""
 
     def emit(context, builder, signature, arguments):
-        base, places = (data_pointer(context, builder, *pair) for pair in zip(signature.args[:2], arguments[:2]))
+        base, places = (
+            data_pointer(context, builder, *pair) for pair in zip(signature.args[:2], arguments[:2])
+        )
         shape = cgutils.unpack_tuple(builder, context.make_array(array)(context, builder, arguments[0]).shape)
         row_bytes = builder.mul([*shape, INT(1)][1], INT(array.dtype.bitwidth // 8))
         with counted(builder, builder.sub(arguments[3], arguments[2])) as i:

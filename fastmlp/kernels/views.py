@@ -82,7 +82,7 @@ def _field(context, builder, record, value, name):
 
 
 def _of_layer(name, rows, columns):
-    """The intrinsic (array, layer) for what begins with an element of a flat array that a layer's record names."""
+    """The intrinsic (array, layer): what begins with the element of a flat array that a layer's record names."""
 
     @intrinsic
     def view(typing_context, array, layer):

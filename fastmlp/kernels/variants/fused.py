@@ -30,7 +30,18 @@ from fastmlp.kernels.symbols import at_most, jittable
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.vectors import add_quotients, prefetch_rows
-from fastmlp.kernels.views import biases_of, chosen, lesser, matrix, no_order, part_of, rows_of, units_of, vector, weights_of
+from fastmlp.kernels.views import (
+    biases_of,
+    chosen,
+    lesser,
+    matrix,
+    no_order,
+    part_of,
+    rows_of,
+    units_of,
+    vector,
+    weights_of,
+)
 from fastmlp.kernels.workers import wait
 
 LOSS_ROWS = 16
@@ -113,7 +124,10 @@ def rows_loss(
     output = layers[len(layers) - 1]
     rows = len(visited)
     z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
-    own_targets, own_weights = matrix(memory, places.targets, rows, output.n_out), vector(memory, places.weights, rows)
+    own_targets, own_weights = (
+        matrix(memory, places.targets, rows, output.n_out),
+        vector(memory, places.weights, rows),
+    )
     scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     for start in range(first, last, LOSS_ROWS):
         stop = lesser(start + LOSS_ROWS, last)
@@ -190,19 +204,18 @@ def weights_step(
 
 def train_fused(
     layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, steps, key, team, memory, places, sums,
+    order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """As the template `train_chunk`."""
     before = flush_subnormals()
     worker, workers = team.worker, team.workers
     block = chosen(parameters.size * parameters.itemsize < STREAMED_BYTES, BLOCK_ROWS, MANY_ROWS)
-    for s in range(len(steps)):
-        now = steps[s]
-        visited = vector(order, now.start, now.stop - now.start)
+    for s in range(len(starts)):
+        visited = vector(order, starts[s], stops[s] - starts[s])
         rows = len(visited)
         first, last = own_share(rows, worker, workers, LOSS_ROWS)
-        share = loss_share(objective.divisor, now.total)
-        of_penalties = penalty_share(objective.shared_penalty, now.total)
+        share = loss_share(objective.divisor, totals[s])
+        of_penalties = penalty_share(objective.shared_penalty, totals[s])
         l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
         for start in range(first, last, block):
             stop = lesser(start + block, last)
@@ -221,16 +234,16 @@ def train_fused(
             value = penalties(layers, parameters, l1, l2)
         wait(team)
         if worker == 0:
-            now.objective = add_quotients(value, sums, parts_of(rows), objective.value_divisor)
+            losses[s] = add_quotients(value, sums, parts_of(rows), objective.value_divisor)
         weights_step(
             layers, rule, parameters, gradients, moments, step + s, inputs, visited,
-            l1, l2, now.rate, now.bias_rate, worker, workers, memory, places,
+            l1, l2, rates[s, 0], rates[s, 1], worker, workers, memory, places,
         )  # fmt: skip
         if rule.clip_norm < INFINITE:
             # The norm needs the whole gradient before any of it is applied.
             wait(team)
             if worker == 0:
-                update(layers, rule, parameters, gradients, moments, step + s, now.rate, now.bias_rate)
+                update(layers, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
         wait(team)
     restore_subnormals(before)
 

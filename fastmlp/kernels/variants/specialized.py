@@ -59,17 +59,17 @@ WORTH_SECONDS = 0.02
 
 def train_registers(
     layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, steps, key, team, memory, places, sums,
+    order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """As the template `train_chunk`."""
     before = flush_subnormals()
-    run(parameters, inputs, targets, weights, order, steps)
+    run(parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
     restore_subnormals(before)
 
 
 def train_blocks(
     layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
-    order, steps, key, team, memory, places, sums,
+    order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """As the template `train_chunk`; what a worker needs stands in its row of the private buffer."""
     wide_vectors()
@@ -88,11 +88,10 @@ def train_blocks(
         for _ in range(step % POWERS):
             power1 *= rule.beta1
             power2 *= rule.beta2
-    for s in range(len(steps)):
-        now = steps[s]
-        start, stop = now.start, now.stop
-        share = loss_share(objective.divisor, now.total)
-        l2 = objective.l2 * penalty_share(objective.shared_penalty, now.total)
+    for s in range(len(starts)):
+        start, stop = starts[s], stops[s]
+        share = loss_share(objective.divisor, totals[s])
+        l2 = objective.l2 * penalty_share(objective.shared_penalty, totals[s])
         value = 0.0
         if PENALISED:
             value += 0.5 * l2 * squares(own)
@@ -131,14 +130,14 @@ def train_blocks(
                 value += loss_and_delta(own, rows) / objective.value_divisor
                 to_gradients(own, rows)
         if team.worker == 0:
-            now.objective = value
+            losses[s] = value
         if POWERED:
             if (step + s) % POWERS == 0:
                 power1, power2 = rule.beta1 ** (step + s), rule.beta2 ** (step + s)
             power1 *= rule.beta1
             power2 *= rule.beta2
-        update_weights(own, l2, rule, now.rate, 1.0 - power1, 1.0 - power2)
-        update_biases(own, l2, rule, now.bias_rate, 1.0 - power1, 1.0 - power2)
+        update_weights(own, l2, rule, rates[s, 0], 1.0 - power1, 1.0 - power2)
+        update_biases(own, l2, rule, rates[s, 1], 1.0 - power1, 1.0 - power2)
     if team.worker == 0:
         copy_out(own, 0, parameters, LAYOUT)
         if MOMENTS > 0:
