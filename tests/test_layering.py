@@ -35,7 +35,8 @@ LEVELS = (
     ),
     ("kernels.bind", "kernels.columns", "kernels.panels"),
     ("kernels.abreast", "kernels.elements", "kernels.products"),
-    ("kernels.sideways", "kernels.stages"),
+    ("kernels.matmuls", "kernels.stages"),
+    ("kernels.sideways",),
     (
         "kernels.adapter",
         "kernels.descents",

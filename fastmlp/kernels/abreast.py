@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 from fastmlp.activations import EXP, SIGMOID, SOFTMAX
 from fastmlp.kernels import formulas, residuals
 from fastmlp.kernels.lanes import broadcast
-from fastmlp.kernels.symbols import Symbol, at_least, fma, intrinsic_like, magnitude, where
+from fastmlp.kernels.symbols import Symbol, at_least, fma, intrinsic_of, magnitude, where
 from fastmlp.kernels.vectors import FLOATS, INT, ITEMSIZE, counted, data_pointer
 
 LANES = 16
@@ -74,15 +74,7 @@ def _taken(context, builder, kind, value):
 
 def abreast(emit):
     """Make of `emit`, which takes `Rows`, vectors of one number, and integers, what jitted code calls."""
-
-    def call(typing_context, *kinds):
-        def code(context, builder, signature, values):
-            emit(*(_taken(context, builder, *pair) for pair in zip(signature.args, values, strict=True)))
-            return context.get_dummy_value()
-
-        return types.none(*map(types.unliteral, kinds)), code
-
-    return intrinsic_like(emit, call)
+    return intrinsic_of(emit, _taken)
 
 
 @intrinsic

@@ -11,9 +11,9 @@ while they pass by: 0.77.
 from __future__ import annotations
 
 from fastmlp.kernels import products
+from fastmlp.kernels.matmuls import product
 from fastmlp.kernels.panels import pack
 from fastmlp.kernels.pieces import helper
-from fastmlp.kernels.products import product
 from fastmlp.kernels.sweeps import compiled, weight_gradient
 from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.tiles import STORE, UPDATE, VECTOR_BYTES, VECTORS

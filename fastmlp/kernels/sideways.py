@@ -9,9 +9,9 @@ times as wide. Here the lanes are samples, or inputs. Every sum is the same chai
 
 from __future__ import annotations
 
+from fastmlp.kernels.matmuls import product
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.pieces import apart
-from fastmlp.kernels.products import product
 from fastmlp.kernels.scalars import fma
 from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.tiles import RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS

@@ -1,4 +1,4 @@
-"""The matrix products of a layer, as sweeps of register tiles over arrays.
+"""Which product of register tiles each operation of a layer is.
 
 Each takes the slice of rows (of samples, or of weights) it is to do: any slicing gives the
 same bits, so workers share one product without talking. `panel` is scratch of a worker's own,
@@ -11,13 +11,8 @@ Pass no number as a literal from a jitted caller: Numba compiles a callee anew f
 
 from numba import njit
 
-from fastmlp.kernels.products import (
-    IN_PLACE,
-    PACKED,
-    product_by_transposed,
-    product_of_columns,
-    product_of_rows,
-)
+from fastmlp.kernels.matmuls import product_by_transposed, product_of_columns, product_of_rows
+from fastmlp.kernels.products import IN_PLACE, PACKED
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
 from fastmlp.kernels.symbols import jittable, where
 from fastmlp.kernels.tiles import MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS

@@ -236,6 +236,23 @@ ABSTRACT = {int: types.Integer, bool: types.Boolean, float: types.Float}
 """By an annotation: the class of Numba's types."""
 
 
+def intrinsic_of(emit, operand):
+    """Return Numba's intrinsic of `emit`, called as that is, which returns nothing.
+
+    operand : operand(context, builder, kind, value) makes of an argument what `emit` takes
+    """
+
+    def call(typing_context, *kinds):
+        def code(context, builder, signature, values):
+            given = zip(signature.args, values, strict=True)
+            emit(*(operand(context, builder, kind, value) for kind, value in given))
+            return context.get_dummy_value()
+
+        return types.none(*map(types.unliteral, kinds)), code
+
+    return intrinsic_like(emit, call)
+
+
 def intrinsic_like(function, call):
     """Return Numba's intrinsic of call(typing_context, *kinds), called as `function` is."""
     first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
