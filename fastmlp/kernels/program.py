@@ -26,6 +26,9 @@ from fastmlp.losses import LOSSES
 SGD, RMSPROP, ADAM = range(3)
 """The codes of the optimisers' slots; AdamW is ADAM with a decay."""
 
+UNBOUNDED = float("inf")
+"""The `clip_norm` of an optimiser that does not clip."""
+
 
 class Piece(NamedTuple):
     """How a slot is a piece (`fastmlp.kernels.pieces`).
@@ -138,7 +141,8 @@ PLACES = np.dtype(
             *("inputs", "targets", "weights", "logits", "activations", "dropped", "deltas"),
             *("scratch", "scratch_length", "slices", "slice_length", "private", "private_length"),
         )
-    ]
+    ],
+    align=True,
 )
 """Where the buffers for one batch begin in a workspace's memory; most are used layer after layer.
 
@@ -234,16 +238,9 @@ def gradient(
     z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
     share = loss_share(objective.divisor, total)
     value = output_loss(
-        objective.loss,
-        output.activation,
-        objective.loss_parameter,
-        share,
-        z,
-        targets,
-        weights,
-        scratch,
-        delta,
-    )
+        objective.loss, output.activation, objective.loss_parameter, share,
+        z, targets, weights, scratch, delta,
+    )  # fmt: skip
     value /= objective.value_divisor
     of_penalties = penalty_share(objective.shared_penalty, total)
     l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
@@ -272,7 +269,7 @@ def gradient(
 
 def update(layers, rule, parameters, gradients, moments, step, rate, bias_rate):
     """Apply gradients to parameters; step counts the updates done before."""
-    if rule.clip_norm < np.inf:
+    if rule.clip_norm < UNBOUNDED:
         clip(rule.clip_norm, gradients)
     for layer in range(len(layers)):
         here = layers[layer]

@@ -17,6 +17,7 @@ from fastmlp.activations import RELU
 from fastmlp.kernels.buffers import SLICE_ROWS
 from fastmlp.kernels.program import (
     SGD,
+    UNBOUNDED,
     loss_share,
     penalty_share,
     update,
@@ -49,8 +50,6 @@ LOSS_ROWS = 16
 
 BLOCK_ROWS = 128
 """Rows that a worker takes through the layers together: their activations stay in L2."""
-
-INFINITE = float("inf")
 
 STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
 """Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
@@ -124,10 +123,8 @@ def rows_loss(
     output = layers[len(layers) - 1]
     rows = len(visited)
     z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
-    own_targets, own_weights = (
-        matrix(memory, places.targets, rows, output.n_out),
-        vector(memory, places.weights, rows),
-    )
+    own_targets = matrix(memory, places.targets, rows, output.n_out)
+    own_weights = vector(memory, places.weights, rows)
     scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     for start in range(first, last, LOSS_ROWS):
         stop = lesser(start + LOSS_ROWS, last)
@@ -168,7 +165,7 @@ def weights_step(
     gradients (P,), moments (2, P) : written
     """
     rows = len(visited)
-    clipped = rule.clip_norm < INFINITE
+    clipped = rule.clip_norm < UNBOUNDED
     plain = (rule.code == SGD) & (rule.momentum == 0) & (l1 == 0) & (not clipped)
     scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     slices, order = places.slices + worker * places.slice_length, visited
@@ -239,7 +236,7 @@ def train_fused(
             layers, rule, parameters, gradients, moments, step + s, inputs, visited,
             l1, l2, rates[s, 0], rates[s, 1], worker, workers, memory, places,
         )  # fmt: skip
-        if rule.clip_norm < INFINITE:
+        if rule.clip_norm < UNBOUNDED:
             # The norm needs the whole gradient before any of it is applied.
             wait(team)
             if worker == 0:
