@@ -77,6 +77,61 @@ def test_a_kernel_that_returns_what_nobody_asked_for_is_refused(tmp_path):
         fit(name)
 
 
+UNKNOWN = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+def output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
+    activate(CODE, z, delta)
+    return 0.0
+
+VARIANT = Variant("{name}", baseline.VARIANT, {{"output_loss": output_loss}})
+"""
+
+
+@pytest.mark.parametrize("code", [-1, 11, 10**9])
+def test_a_code_that_nobody_has_is_refused(tmp_path, code):
+    path = tmp_path / f"unknown{abs(code)}.py"
+    path.write_text(UNKNOWN.format(name=path.stem).replace("CODE", str(code)))
+    with pytest.raises(ValueError, match=f"^activate must be given a code below 11, got {code}$"):
+        fit(registry.register_file(path))
+
+
+CAUGHT = """
+import numpy as np
+from fastmlp.kernels.variant import Variant, allocating
+from fastmlp.kernels.variants import baseline
+
+def bias_gradient(delta, out):
+    if delta.shape[1] == 3:
+        raise ValueError("three")
+    for j in range(len(out)):
+        out[j] = 0
+
+def clip(clip_norm, gradients):
+    part = gradients[:3].copy()
+    try:
+        bias_gradient(part.reshape(1, 3), part)
+    except Exception:
+        gradients[:] = 0
+
+VARIANT = Variant("caught", baseline.VARIANT, {"bias_gradient": bias_gradient, "clip": clip})
+"""
+
+
+def test_an_exception_of_a_kernel_is_caught_by_the_one_that_calls_it(tmp_path):
+    path = tmp_path / "caught.py"
+    path.write_text(CAUGHT)
+    network = fastmlp.Network([2, 1])
+    start = fastmlp.fit(network, X, X[:, :1], epochs=1, seed=0, backend="baseline", progress=False)
+    options = {"optimizer": fastmlp.SGD(0.1, clip_norm=1.0), "epochs": 1, "progress": False}
+    initial = start.weights, start.biases
+    model = fastmlp.fit(
+        network, X, X[:, :1], initial=initial, backend=registry.register_file(path), **options
+    )
+    np.testing.assert_array_equal(model.weights[0], start.weights[0])
+
+
 def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(tmp_path, monkeypatch):
     name = variant(tmp_path, "interrupted", "0")
 

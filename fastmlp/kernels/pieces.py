@@ -15,6 +15,7 @@ import inspect
 import os
 import pickle
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from llvmlite import binding, ir
@@ -88,7 +89,7 @@ def piece(
 
     result : what it returns, one of Numba's types
     codes : how many values its first argument has, if that is a code and each has machine code of its own;
-        the caller's word, as a position in an array is
+        ValueError at a call with another
     of_code : of_code(code), the dispatcher for a code
     others : a function that takes what these take
     """
@@ -97,6 +98,8 @@ def piece(
     name = compiled.py_func.__qualname__
 
     def make(arguments, code):
+        if codes and not 0 <= code < codes:
+            raise ValueError(f"{compiled.py_func.__name__} must be given a code below {codes}, got {code}")
         chosen = of_code(code) if codes else compiled
         chosen.compile(arguments if result == types.none else result(*arguments))
         made = chosen.overloads[arguments]
@@ -124,22 +127,23 @@ def piece(
 
 
 def calling(name: str, codes: int) -> Callable[..., Any]:
-    """Return what emits a call of a piece, as an intrinsic's code generator; codes as in `piece`.
-
-    A call goes by the convention of Numba's functions; an error ends the caller too, whether or not it stands
-    in a `try`.
-    """
+    """Return what emits a call of a piece, as an intrinsic's code generator; codes as in `piece`."""
 
     def emit(context, builder, signature, values):
         stub = _stub(context, builder.module, name, codes, signature)
         result = signature.return_type
         place = cgutils.alloca_once(builder, context.get_value_type(result))
         taken = context.get_arg_packer(signature.args).as_arguments(builder, values)
-        excinfo = builder.bitcast(builder.function.args[1], stub.args[1].type)
-        status = builder.call(stub, [place, excinfo, *taken])
-        good = [builder.icmp_signed("==", status, code) for code in (RETCODE_OK, RETCODE_NONE)]
+        # As `call_conv.call_function`, by half of its instructions: errors go where the caller's own would.
+        excinfo = builder.function.args[1]
+        code = builder.call(stub, [place, builder.bitcast(excinfo, stub.args[1].type), *taken])
+        good = [builder.icmp_signed("==", code, right) for right in (RETCODE_OK, RETCODE_NONE)]
         with cgutils.if_unlikely(builder, builder.not_(builder.or_(*good))):
-            builder.ret(status)
+            if excinfo.type.is_opaque:  # `emitted` code, which has no `try`
+                builder.ret(code)
+            else:
+                status = SimpleNamespace(code=code, excinfoptr=builder.load(excinfo))
+                context.call_conv.return_status_propagate(builder, status)
         return builder.load(place)
 
     return emit
@@ -165,8 +169,9 @@ def _stub(context, module, name, codes, signature):
     entry, first, failed, found = map(stub.append_basic_block, ("entry", "first", "failed", "found"))
 
     builder = ir.IRBuilder(entry)
-    cell = builder.gep(cells, [INT(0), code])
-    known = builder.load_atomic(cell, "monotonic", 8)
+    valid = builder.icmp_unsigned("<", code, INT(cells.value_type.count))
+    cell = builder.gep(cells, [INT(0), builder.select(valid, code, INT(0))])
+    known = builder.select(valid, builder.load_atomic(cell, "monotonic", 8), INT(0))
     builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), first, found)
 
     builder.position_at_end(first)
