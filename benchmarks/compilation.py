@@ -1,5 +1,7 @@
 """What the first training on a machine compiles, and how long each function takes: CPU seconds, cold cache.
 
+Beside them the calls and operations that Numba types in a function: a count that no noise moves.
+
 python -m benchmarks.compilation [BACKEND [DTYPE]] trains 784-128-10 for an epoch, then predicts, then
 validates. What a function calls is counted where it stands by itself; what no function of Numba's stands
 for (register tiles, loading, the steps themselves) is the rest.
@@ -16,10 +18,6 @@ from typing import Any
 
 import numpy as np
 
-SHOWN = 20
-"""Functions to list; the others are summed up."""
-
-
 def main(backend: str = "auto", dtype: str = "float32") -> None:
     """Compile in this process, and print the table."""
     with tempfile.TemporaryDirectory() as cache:
@@ -33,6 +31,7 @@ def main(backend: str = "auto", dtype: str = "float32") -> None:
 
             def __init__(self) -> None:
                 self.seconds: Counter[str] = Counter()
+                self.typed: Counter[str] = Counter()
                 self._began: list[float] = []
 
             def on_start(self, ev: Any) -> None:
@@ -40,7 +39,10 @@ def main(backend: str = "auto", dtype: str = "float32") -> None:
 
             def on_end(self, ev: Any) -> None:
                 took = time.process_time() - self._began.pop()
-                self.seconds[ev.data["dispatcher"].py_func.__qualname__.split(".")[0]] += took
+                compiled = ev.data["dispatcher"]
+                name = compiled.py_func.__qualname__.split(".")[0]
+                self.seconds[name] += took
+                self.typed[name] = sum(len(o.type_annotation.calltypes) for o in compiled.overloads.values())
                 self._began = [began + took for began in self._began]
 
         rng = np.random.default_rng(0)
@@ -58,10 +60,8 @@ def main(backend: str = "auto", dtype: str = "float32") -> None:
             model = fit()
             trained = time.process_time() - began
             print(f"{'training, ' + model.backend:<28}{trained:6.2f} s")
-            for name, seconds in clock.seconds.most_common(SHOWN):
-                print(f"    {name:<24}{seconds:6.2f}")
-            others = sum(seconds for _, seconds in clock.seconds.most_common()[SHOWN:])
-            print(f"    {'other functions':<24}{others:6.2f}")
+            for name, seconds in clock.seconds.most_common():
+                print(f"    {name:<24}{seconds:6.2f}{clock.typed[name]:6d}")
             print(f"    {'the rest':<24}{trained - clock.seconds.total():6.2f}")
             began = time.process_time()
             model.predict(X)
