@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+
 def main(backend: str = "auto", dtype: str = "float32") -> None:
     """Compile in this process, and print the table."""
     with tempfile.TemporaryDirectory() as cache:
