@@ -13,7 +13,7 @@ from numba.core import errors
 import fastmlp
 from fastmlp import registry
 from fastmlp.kernels.variant import Variant
-from fastmlp.kernels.variants import baseline
+from fastmlp.kernels.variants import baseline, fused
 
 SIGNALLED = """
 import ctypes
@@ -21,7 +21,7 @@ import numpy as np
 import fastmlp
 from fastmlp import registry
 from fastmlp.kernels.variant import Variant
-from fastmlp.kernels.variants import baseline
+from fastmlp.kernels.variants import baseline, fused
 
 right = baseline.affine
 signal_oneself = ctypes.CDLL(None)["raise"]
@@ -67,6 +67,21 @@ def test_subnormal_numbers_are_heeded_again_after_an_error(monkeypatch):
     X = np.ones((4, 2))
     with pytest.raises(errors.TypingError):
         fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend=variant.name)
+    assert (np.array([5e-324]) * 1.0)[0] > 0
+
+
+def raising_activate(code, z, out):
+    raise ValueError("not today")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_subnormal_numbers_are_heeded_again_after_a_kernel_raised(monkeypatch, threads):
+    variant = Variant("raising", fused.VARIANT, {"activate": raising_activate})
+    monkeypatch.setitem(registry._files, variant.name, variant)
+    X = np.ones((512, 300))
+    network = fastmlp.Network([300, 100, 1], "tanh")
+    with pytest.raises(ValueError, match="not today"):
+        fastmlp.fit(network, X, X[:, 0], epochs=1, batch_size=512, backend=variant.name, threads=threads)
     assert (np.array([5e-324]) * 1.0)[0] > 0
 
 

@@ -175,9 +175,17 @@ def rows_loss(x):
     return 2.0 * x
 
 
+def penalties(x):
+    return x + 1.0
+
+
+def exp(x):
+    return x - 1.0
+
+
 def halved_bias_gradient(delta, out):
     right_bias_gradient(delta, out)
-    out[0] = rows_loss(out[0]) / 2
+    out[0] = exp(penalties(rows_loss(out[0]) / 2))
 
 
 def test_a_variant_s_own_names_may_be_those_of_our_functions(trained):

@@ -165,8 +165,8 @@ def _jitted(copy: Function, function: Function, **options: Any) -> Function:
     return numba.njit(copy, **{"_nrt": allocates, **OPTIONS, **options})
 
 
-def _is_ours(function: Function) -> bool:
-    return function.__module__.startswith(OURS)
+def _is_ours(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith(OURS)
 
 
 def _content(function: Any, inner: Mapping[str, Function], above: tuple[Any, ...] = ()) -> str:
@@ -233,17 +233,25 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
     inner: dict[str, Function] = {}
     for instruction in dis.get_instructions(function.__code__):
         name = str(instruction.argval)
-        value: Any = functions.get(name, function.__globals__.get(name))
         if instruction.opname != "LOAD_GLOBAL":
             continue
-        # A user's function may have helpers of such a name.
-        if name in PIECES and (name in functions or _is_ours(_plain(value))):
+        own, bound = function.__globals__.get(name), functions.get(name)
+        if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
+            bound = None  # a user's function has a helper of such a name
+        value: Any = own if bound is None else bound
+        if name in PIECES and (bound is not None or _is_ours(_plain(value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
             inner[name] = _link(value, functions)
-        elif name in functions:
-            inner[name] = functions[name]
+        elif bound is not None:
+            inner[name] = bound
     return inner
+
+
+def _is_foreign(value: Any) -> bool:
+    """Return whether it is a function, jitted or not, that is not ours."""
+    plain = _plain(value)
+    return isinstance(plain, types.FunctionType) and not _is_ours(plain)
 
 
 def _rebound(function: Function, names: Mapping[str, Function]) -> types.FunctionType:

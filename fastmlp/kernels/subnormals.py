@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import llvmlite.binding
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -76,3 +76,18 @@ def restore_subnormals(typing_context, before):
         return context.get_dummy_value()
 
     return types.void(types.int32), emit
+
+
+@intrinsic
+def _heed(typing_context):
+    def emit(context, builder, signature, arguments):
+        normal_arithmetic(builder)
+        return context.get_dummy_value()
+
+    return types.void(), emit
+
+
+@njit(_nrt=False)
+def heed_subnormals():
+    """Heed subnormal numbers in this thread from here on; compiled when something has gone wrong."""
+    _heed()

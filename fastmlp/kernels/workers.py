@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels.pieces import calling, emitted
 from fastmlp.kernels.program import Team
+from fastmlp.kernels.subnormals import heed_subnormals
 from fastmlp.kernels.vectors import INT, INT32, byte_pointer, data_pointer, declare
 
 SPINS = 2000
@@ -41,9 +42,17 @@ def run(program: Callable[[Team], None], workers: int) -> None:
     fails, the others leave the barrier, what they wrote is of no use, and its error is raised.
     """
     if workers == 1:
-        program(Team(0, 1, np.zeros(BARRIER, np.int64)))
+        _call(program, Team(0, 1, np.zeros(BARRIER, np.int64)))
     else:
         _Gang(program).run(workers)
+
+
+def _call(program: Callable[[Team], None], team: Team) -> None:
+    try:
+        program(team)
+    except BaseException:
+        heed_subnormals()  # it ended before it put back how this thread computes
+        raise
 
 
 class _Gang:
@@ -81,7 +90,7 @@ class _Gang:
                 self._gate.set()
             self._gate.wait()
             if self._workers:
-                self._program(Team(worker, self._workers, self._barrier))
+                _call(self._program, Team(worker, self._workers, self._barrier))
         except BaseException as error:
             self._barrier[ABANDONED] = 1
             self._errors.append(error)
