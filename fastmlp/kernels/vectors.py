@@ -205,11 +205,7 @@ def smaller(builder, a, b):
 
 
 def element(context, builder, kind, array, position):
-    """The address of element `position` of an array taken as flat memory; null for None."""
-    if kind == types.none:
-        return ir.Constant(POINTER, None)
-    if isinstance(kind, types.Integer):  # what `address` returned
-        return builder.inttoptr(array, POINTER)
+    """The place of element `position` of an array taken as flat memory."""
     offset = builder.mul(position, INT(kind.dtype.bitwidth // 8))
     return builder.gep(data_pointer(context, builder, kind, array), [offset], source_etype=BYTE)
 
@@ -223,16 +219,6 @@ def data_pointer(context, builder, kind, array):
     """The place of an array's first element, without a type: llvmlite would store nothing else there."""
     place = context.make_array(kind)(context, builder, array).data
     return builder.inttoptr(builder.ptrtoint(place, INT), POINTER)
-
-
-@intrinsic
-def address(typing_context, array, position):
-    """The address of element `position`, for a choice between arrays; the caller keeps them alive."""
-
-    def emit(context, builder, signature, arguments):
-        return builder.ptrtoint(element(context, builder, signature.args[0], *arguments), INT)
-
-    return types.intp(array, types.intp), emit
 
 
 def fetch_line(builder, pointer):
