@@ -20,7 +20,16 @@ from numba import types
 from fastmlp.activations import ACTIVATIONS
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.symbols import jittable, sqrt, where
-from fastmlp.kernels.views import biases_of, lesser, matrix, rows_of, units_of, vector, weights_of
+from fastmlp.kernels.views import (
+    biases_of,
+    lesser,
+    matrix,
+    record_of,
+    rows_of,
+    units_of,
+    vector,
+    weights_of,
+)
 from fastmlp.losses import LOSSES
 
 SGD, RMSPROP, ADAM = range(3)
@@ -152,6 +161,9 @@ scratch : (workers, scratch_length), `buffers.scratch_length`, for the matmul sl
 slices : (workers, slice_length), `buffers.slice_length`, for gradients that are applied at once
 private : (workers, private_length), `variant.Bound.private`, for what a program lays out itself
 """
+
+
+places_at = record_of(PLACES)
 
 
 class Workspace(NamedTuple):
@@ -320,11 +332,13 @@ def train_chunk(
     restore_subnormals(before)
 
 
-def predict(parameters, layers, inputs, memory, places, block, out):
+def predict(parameters, layers, inputs, memory, address, block, out):
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out), `block` rows at a time.
 
     layers : as in `Shape`, without dropout
+    address : of the PLACES: a record's dtype is hashed at every call, a microsecond of one row's 17
     """
+    places = places_at(address)
     output = layers[len(layers) - 1]
     key, step = np.int64(0), np.int64(0)
     for start in range(0, len(inputs), block):

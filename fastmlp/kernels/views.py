@@ -11,6 +11,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
 
 from fastmlp.kernels.symbols import at_most, jittable, where
 
@@ -73,6 +74,20 @@ def matrix(typing_context, array, start, rows, columns):
         return _view(context, builder, result, place, values[2:])
 
     return result(array, types.intp, types.intp, types.intp), emit
+
+
+def record_of(dtype):
+    """The intrinsic (address): the record of a NumPy dtype that lies there, which the caller keeps alive."""
+    record = from_dtype(dtype)
+
+    @intrinsic
+    def view(typing_context, address):
+        def emit(context, builder, signature, values):
+            return builder.inttoptr(values[0], context.get_value_type(record))
+
+        return record(types.intp), emit
+
+    return view
 
 
 def _field(context, builder, record, value, name):
