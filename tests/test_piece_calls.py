@@ -21,7 +21,7 @@ import numpy as np
 import fastmlp
 from fastmlp import registry
 from fastmlp.kernels.variant import Variant
-from fastmlp.kernels.variants import baseline, fused
+from fastmlp.kernels.variants import baseline
 
 right = baseline.affine
 signal_oneself = ctypes.CDLL(None)["raise"]

@@ -98,8 +98,7 @@ def test_a_code_that_nobody_has_is_refused(tmp_path, code):
 
 
 CAUGHT = """
-import numpy as np
-from fastmlp.kernels.variant import Variant, allocating
+from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 
 def bias_gradient(delta, out):
