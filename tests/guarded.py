@@ -16,7 +16,7 @@ import numpy as np
 from fastmlp.backend import Data
 from fastmlp.kernels import adapter, buffers
 from fastmlp.kernels.adapter import prediction_of
-from fastmlp.kernels.program import Workspace
+from fastmlp.kernels.records import Workspace
 from fastmlp.state import TrainState
 
 SIDES = ("after", "before")

@@ -18,7 +18,7 @@ LEVELS = (
     ("activations", "archive", "batches", "budget", "checks", "estimators.warned", "interrupts", "losses"),
     ("initializers", "schedules"),
     ("network", "optimizers"),
-    ("kernels.subnormals", "layout", "state"),
+    ("kernels.records", "kernels.subnormals", "layout", "state"),
     ("backend", "kernels.cache", "kernels.sources", "kernels.variant"),
     ("kernels.pieces", "kernels.vectors"),
     ("kernels.symbols", "reference"),

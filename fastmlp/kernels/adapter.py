@@ -15,7 +15,7 @@ from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
 from fastmlp.kernels.buffers import workspace
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
-from fastmlp.kernels.program import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, Shape, Workspace
+from fastmlp.kernels.records import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, Shape, Workspace
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
 from fastmlp.layout import LayerSlices, layer_slices

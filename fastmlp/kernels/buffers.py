@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.kernels.program import PLACES, Workspace
+from fastmlp.kernels.records import PLACES, Workspace
 from fastmlp.layout import ALIGNMENT, aligned
 from fastmlp.network import Network
 
@@ -48,7 +48,7 @@ def slice_length(n_out: int, itemsize: int) -> int:
 def lengths(
     network: Network, rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
 ) -> dict[str, int]:
-    """Return the numbers in each of a workspace's buffers, by their names in `program.PLACES`.
+    """Return the numbers in each of a workspace's buffers, by their names in `records.PLACES`.
 
     For batches of up to `rows` rows, shared by `workers` workers.
 

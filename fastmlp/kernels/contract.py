@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.backend import Chunk, Data
-from fastmlp.kernels.program import Shape
+from fastmlp.kernels.records import Shape
 from fastmlp.state import TrainState
 
 Array = NDArray[Any]

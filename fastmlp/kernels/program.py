@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 
 from fastmlp.activations import ACTIVATIONS
+from fastmlp.kernels.records import ADAM, PLACES, RMSPROP, SGD, UNBOUNDED
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.symbols import jittable, sqrt, where
 from fastmlp.kernels.views import (
@@ -31,12 +32,6 @@ from fastmlp.kernels.views import (
     weights_of,
 )
 from fastmlp.losses import LOSSES
-
-SGD, RMSPROP, ADAM = range(3)
-"""The codes of the optimisers' slots; AdamW is ADAM with a decay."""
-
-UNBOUNDED = float("inf")
-"""The `clip_norm` of an optimiser that does not clip."""
 
 
 class Piece(NamedTuple):
@@ -86,108 +81,7 @@ PIECES = {
 """The slots, and what else programs share: products over some rows, losses, the phases of a step."""
 
 
-LAYER = np.dtype(
-    [
-        *((name, np.int64) for name in ("n_in", "n_out", "weights", "biases", "end", "units", "activation")),
-        ("dropout", np.float64),
-    ],
-    align=True,
-)
-"""A layer in numbers. A record: compiled code takes all layers as one array, and a field is a load.
-
-n_in, n_out : its inputs and units
-weights, biases, end : places in the flat vector (`fastmlp.layout`)
-units : the place of its units in a row of the workspace
-activation : a code; dropout : a probability, 0 for the last
-"""
-
-
-OBJECTIVE = np.dtype(
-    [
-        ("loss", np.int64),
-        *((name, np.float64) for name in ("loss_parameter", "divisor", "value_divisor", "l1", "l2")),
-        ("shared_penalty", np.bool_),
-    ],
-    align=True,
-)
-"""What training minimises, in numbers.
-
-loss : a code; loss_parameter : see `Network.loss_parameter`
-divisor : what the summed loss is divided by for its derivative, beside the batch's weight
-value_divisor : what the loss that is reported is divided by once more
-l1, l2 : the penalties; shared_penalty : whether they are divided by the batch's weight
-"""
-
-
-class Shape(NamedTuple):
-    """A network in numbers.
-
-    layers : (layers,) LAYER
-    objective : an OBJECTIVE
-    """
-
-    layers: np.ndarray
-    objective: np.void
-
-
-RULE = np.dtype(
-    [
-        ("code", np.int64),
-        *((name, np.float64) for name in ("momentum", "beta1", "beta2", "epsilon", "decay", "clip_norm")),
-        *((name, np.bool_) for name in ("nesterov", "epsilon_hat")),
-    ],
-    align=True,
-)
-"""An optimiser in numbers: a code, and the constants that its slot takes.
-
-epsilon_hat : whether Adam's epsilon is added before the second moment is corrected
-"""
-
-PLACES = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("inputs", "targets", "weights", "logits", "activations", "dropped", "deltas"),
-            *("scratch", "scratch_length", "slices", "slice_length", "private", "private_length"),
-        )
-    ],
-    align=True,
-)
-"""Where the buffers for one batch begin in a workspace's memory; most are used layer after layer.
-
-inputs (rows * n_in), targets (rows * n_out), weights (rows) : the gathered batch
-logits, activations, dropped, deltas : (rows * units of all layers)
-scratch : (workers, scratch_length), `buffers.scratch_length`, for the matmul slots' own use
-slices : (workers, slice_length), `buffers.slice_length`, for gradients that are applied at once
-private : (workers, private_length), `variant.Bound.private`, for what a program lays out itself
-"""
-
-
 places_at = record_of(PLACES)
-
-
-class Workspace(NamedTuple):
-    """What a program works in, allocated once a call.
-
-    memory : (n,) floating, all buffers
-    places : a PLACES
-    sums : (rows,) float64, for partial sums of the loss
-    """
-
-    memory: np.ndarray
-    places: np.void
-    sums: np.ndarray
-
-
-class Team(NamedTuple):
-    """Which of the threads that run a program together this one is.
-
-    worker, workers : int; barrier : see `fastmlp.kernels.workers`
-    """
-
-    worker: int
-    workers: int
-    barrier: np.ndarray
 
 
 def forward(layers, parameters, inputs, key, step, memory, places):

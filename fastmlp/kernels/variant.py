@@ -83,7 +83,7 @@ class Bound(NamedTuple):
     names : names(constants) gives what the template's global names stand for
     constants : all that `names` goes by, hashable; its repr tells programs apart in the disk cache
     sizes : units of every layer, to speak of it
-    private : numbers that each worker has to itself, see `fastmlp.kernels.program.PLACES`
+    private : numbers that each worker has to itself, see `fastmlp.kernels.records.PLACES`
     most_workers : how many threads can share a step
     """
 

@@ -19,7 +19,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastmlp.kernels.pieces import calling, emitted
-from fastmlp.kernels.program import Team
+from fastmlp.kernels.records import Team
 from fastmlp.kernels.subnormals import heed_subnormals
 from fastmlp.kernels.vectors import INT, INT32, byte_pointer, data_pointer, declare
 

@@ -15,14 +15,8 @@ from __future__ import annotations
 
 from fastmlp.activations import RELU
 from fastmlp.kernels.buffers import SLICE_ROWS
-from fastmlp.kernels.program import (
-    SGD,
-    UNBOUNDED,
-    loss_share,
-    penalty_share,
-    update,
-    update_part,
-)
+from fastmlp.kernels.program import loss_share, penalty_share, update, update_part
+from fastmlp.kernels.records import SGD, UNBOUNDED
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.sweeps import affine as affine_rows
 from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
