@@ -60,6 +60,7 @@ class Case(NamedTuple):
     written : {position: expected array}, float64
     returned : expected return value, or None
     bound : {position: largest absolute error allowed}, arrays or scalars
+    scratch : position of the array that a slot may leave in any state, or None
     """
 
     label: str
@@ -67,13 +68,35 @@ class Case(NamedTuple):
     written: dict[int, Array]
     returned: float | None
     bound: dict[int, Any]
+    scratch: int | None = None
 
     def fresh(self) -> tuple[Any, ...]:
-        """Return the arguments with copies of the arrays that the slot writes to."""
-        return tuple(a.copy() if i in self.written else a for i, a in enumerate(self.arguments))
+        """Return the arguments with copies of the arrays, but for the scratch; one given twice stays one."""
+        kept = () if self.scratch is None else (self.scratch,)
+        arrays = {
+            id(a): a.copy()
+            for i, a in enumerate(self.arguments)
+            if isinstance(a, np.ndarray) and i not in kept
+        }
+        return tuple(arrays.get(id(a), a) for a in self.arguments)
+
+    def inputs(self) -> dict[int, Array]:
+        """Return the arrays by position that a slot must leave as they are, down to the bits."""
+        written = [self.arguments[i] for i in self.written]
+        return {
+            i: a
+            for i, a in enumerate(self.arguments)
+            if isinstance(a, np.ndarray) and i != self.scratch and not any(a is out for out in written)
+        }
 
     def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
-        """Raise AssertionError unless a call's outcome agrees with the reference."""
+        """Raise AssertionError unless a call of `fresh` arguments agrees with the reference.
+
+        A slot must also leave its inputs as they were: what comes after it in a step reads them.
+        """
+        for position, given in self.inputs().items():
+            same = arguments[position].tobytes() == given.tobytes()
+            assert same, f"argument {position} is an input, and the slot has changed it"
         for position, expected in self.written.items():
             error = np.abs(arguments[position].astype(np.float64) - expected)
             worst = np.max(error - self.bound[position])
@@ -119,8 +142,15 @@ def _few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
     return ulp * _eps(dtype) * np.maximum(np.abs(expected), 1)
 
 
+def _unset(dtype: np.dtype[Any], *shape: int) -> Array:
+    """Return an array of NaN, which shows in the outcome where a slot reads it, or does not write it."""
+    return np.full(shape, np.nan, dtype)
+
+
 def _scratch(sizes: Sizes, dtype: np.dtype[Any]) -> Array:
-    return aligned(scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize), dtype)
+    scratch = aligned(scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize), dtype)
+    scratch[:] = np.nan
+    return scratch
 
 
 # --- matmuls -------------------------------------------------------------------------------------
@@ -132,7 +162,7 @@ def _affine(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Ite
     expected = _wide(x) @ _wide(w) + _wide(b)
     bound = _dot_bound(dtype, x, w) + _few_ulp(dtype, b)
     scratch = _scratch(sizes, dtype)
-    yield Case("", (x, w, b, scratch, np.empty((rows, n_out), dtype)), {4: expected}, None, {4: bound})
+    yield Case("", (x, w, b, scratch, _unset(dtype, rows, n_out)), {4: expected}, None, {4: bound}, 3)
 
 
 def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
@@ -141,14 +171,14 @@ def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Size
     expected = _wide(x).T @ _wide(delta)
     bound = _dot_bound(dtype, x.T, delta)
     scratch = _scratch(sizes, dtype)
-    yield Case("", (x, delta, scratch, np.empty((n_in, n_out), dtype)), {3: expected}, None, {3: bound})
+    yield Case("", (x, delta, scratch, _unset(dtype, n_in, n_out)), {3: expected}, None, {3: bound}, 2)
 
 
 def _bias_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     delta = _normal(rng, dtype, sizes.rows, sizes.n_out)
     expected = _wide(delta).sum(axis=0)
     bound = _dot_bound(dtype, np.ones((1, sizes.rows)), delta)[0]
-    yield Case("", (delta, np.empty(sizes.n_out, dtype)), {1: expected}, None, {1: bound})
+    yield Case("", (delta, _unset(dtype, sizes.n_out)), {1: expected}, None, {1: bound})
 
 
 def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
@@ -157,13 +187,13 @@ def _input_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes
     expected = _wide(delta) @ _wide(w).T
     bound = _dot_bound(dtype, delta, w.T)
     scratch = _scratch(sizes, dtype)
-    yield Case("", (delta, w, scratch, np.empty((rows, n_in), dtype)), {3: expected}, None, {3: bound})
+    yield Case("", (delta, w, scratch, _unset(dtype, rows, n_in)), {3: expected}, None, {3: bound}, 2)
 
 
 def _gather(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     source = _normal(rng, dtype, 3 * sizes.rows, sizes.n_in)
     order = rng.integers(0, len(source), sizes.rows)
-    out = np.empty((sizes.rows, sizes.n_in), dtype)
+    out = _unset(dtype, sizes.rows, sizes.n_in)
     yield Case("", (source, order, out), {2: _wide(source[order])}, None, {2: 0.0})
 
 
@@ -179,14 +209,14 @@ def _activate(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> I
             # Rounding z - max is relative to their distance, and the sum walks over n_out terms.
             spread = z.max(axis=1, keepdims=True) - z
             bound = 2 * _eps(dtype) * expected * (4 + spread + np.sqrt(sizes.n_out))
-        yield Case(name, (code, z, np.empty_like(z)), {2: expected}, None, {2: bound})
+        yield Case(name, (code, z, _unset(dtype, *z.shape)), {2: expected}, None, {2: bound})
 
 
 def _activate_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     z = 4 * _normal(rng, dtype, sizes.rows, sizes.n_out)
     delta = _normal(rng, dtype, sizes.rows, sizes.n_out)
     for code, name in enumerate(HIDDEN):
-        a = reference.activate(name, z)
+        a = np.array(reference.activate(name, z))  # a step has an array of its own for it, identity's too
         expected = reference.activate_gradient(name, _wide(z), _wide(a), _wide(delta))
         # gelu's and silu's slopes are sums of terms of size |z|.
         bound = _few_ulp(dtype, np.abs(delta) * np.maximum(np.abs(z), 1))
@@ -229,10 +259,11 @@ def _loss_case(
     walked = np.sqrt(z.size) * abs(expected[0])
     return Case(
         f"{network.output}-{network.loss}" + "-clipped" * network.clips,
-        (*numbers, z, targets, weights, scratch, np.empty_like(z)),
+        (*numbers, z, targets, weights, scratch, _unset(z.dtype, *z.shape)),
         {8: expected[1]},
         expected[0],
         {8: 8 * _eps(z.dtype) * size * share, -1: 8 * _eps(z.dtype) * (size + walked)},
+        7,
     )
 
 
@@ -257,11 +288,16 @@ def _penalty_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Siz
 
 def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     a = _normal(rng, dtype, sizes.rows, sizes.n_out)
-    for key, step, layer, first, p in ((7, 0, 0, 0, 0.5), (2**32 - 1, 2**33 + 5, 3, 21, 0.1)):
+    # A step drops activations into another array, and the deltas of those where they stand.
+    for key, step, layer, first, p, out in (
+        (7, 0, 0, 0, 0.5, _unset(dtype, *a.shape)),
+        (2**32 - 1, 2**33 + 5, 3, 21, 0.1, a),
+    ):
         mask = reference.dropout_mask(key, step, layer, (first + sizes.rows, sizes.n_out), p)[first:]
         expected = _wide(a) * mask / (1 - p)
-        arguments = (key, step, layer, first, p, a, np.empty_like(a))
-        yield Case(f"p={p:g}", arguments, {6: expected}, None, {6: _few_ulp(dtype, expected, 2)})
+        arguments = (key, step, layer, first, p, a, out)
+        label = f"p={p:g}" + ", in place" * (out is a)
+        yield Case(label, arguments, {6: expected}, None, {6: _few_ulp(dtype, expected, 2)})
 
 
 # --- steps ---------------------------------------------------------------------------------------

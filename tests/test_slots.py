@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastmlp.kernels.bind import slot
+from fastmlp.kernels.variants import baseline
 from fastmlp.registry import variants
 from fastmlp.slots import AGREEMENT_SIZES, SLOTS
 
@@ -27,3 +28,63 @@ def test_slot_agrees_with_the_reference(variant, name, dtype):
                 case.check(arguments, returned)
             except AssertionError as error:
                 raise AssertionError(f"{variant}.{name} {case.label} {sizes}: {error}") from None
+
+
+def right(case):
+    """A call's arguments and return value as the reference has them."""
+    arguments = case.fresh()
+    for position, expected in case.written.items():
+        arguments[position][...] = expected
+    return arguments, case.returned
+
+
+@pytest.mark.parametrize("name", SLOTS)
+def test_a_slot_that_changes_an_input_is_caught(name):
+    tried = set()
+    for case in SLOTS[name].cases(np.random.default_rng(0), np.dtype(np.float32), AGREEMENT_SIZES[1]):
+        case.check(*right(case))
+        for position in case.inputs():
+            arguments, returned = right(case)
+            last = arguments[position].reshape(-1)[-1:].view(np.uint8)
+            last ^= 1  # the least that can change, at the far end
+            with pytest.raises(AssertionError, match=f"argument {position} is an input"):
+                case.check(arguments, returned)
+            tried.add(position)
+    assert tried or name == "clip", "clip alone has no array but the one that it scales"
+
+
+def bias_gradient_that_zeroes_the_deltas(delta, out):
+    baseline.bias_gradient(delta, out)
+    delta[:] = 0
+
+
+def bias_gradient_on_top_of_what_was_there(delta, out):
+    out += delta.sum(axis=0)
+
+
+def bias_gradient_without_the_last_unit(delta, out):
+    out[:-1] = delta[:, :-1].sum(axis=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (bias_gradient_that_zeroes_the_deltas, "argument 0 is an input"),
+        (bias_gradient_on_top_of_what_was_there, "argument 1 is off"),
+        (bias_gradient_without_the_last_unit, "argument 1 is off"),
+    ],
+)
+def test_a_slot_that_is_wrong_beside_its_numbers_is_caught(wrong, message):
+    for sizes in AGREEMENT_SIZES[1:3]:
+        for case in SLOTS["bias_gradient"].cases(np.random.default_rng(0), np.dtype(np.float64), sizes):
+            arguments = case.fresh()
+            with pytest.raises(AssertionError, match=message):
+                case.check(arguments, wrong(*arguments))
+
+
+def test_an_array_that_is_given_twice_stays_one():
+    cases = SLOTS["drop"].cases(np.random.default_rng(0), np.dtype(np.float64), AGREEMENT_SIZES[1])
+    (in_place,) = (case for case in cases if case.label.endswith("in place"))
+    arguments = in_place.fresh()
+    assert arguments[5] is arguments[6]
+    assert arguments[5] is not in_place.arguments[5]
