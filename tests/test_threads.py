@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import numba
 import numpy as np
 import pytest
+import threadpoolctl
+from joblib.externals.loky.backend import context as loky
 from problems import COMPILED_DTYPES
 
 import fastmlp
-from fastmlp import registry
+from fastmlp import budget, registry
 from fastmlp.kernels.variant import Work
 
 OF_SEVERAL_WORKERS = [name for name, variant in registry.variants().items() if variant.workers is not None]
@@ -58,6 +66,129 @@ def test_a_process_of_joblib_takes_its_share_of_the_cores(monkeypatch):
     work = Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None)
     assert work.threads == 1
     assert Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), 5).threads == 5
+
+
+CONTAINERS = {
+    # what stands in /sys/fs/cgroup, what in /proc/self/cgroup, cores
+    "half a core": ({"cpu.max": "50000 100000"}, "0::/", 1),
+    "a core and a half": ({"cpu.max": "150000 100000"}, "0::/", 2),
+    "three cores": ({"cpu.max": "300000 100000"}, "0::/", 3),
+    "no bound": ({"cpu.max": "max 100000"}, "0::/", 64),
+    "the root of a machine": ({}, "0::/", 64),
+    "version 1": (
+        {"cpu/cpu.cfs_quota_us": "50000", "cpu/cpu.cfs_period_us": "100000"},
+        "4:memory:/docker/ab\n3:cpu,cpuacct:/docker/ab\n0::/",
+        1,
+    ),
+    "version 1, no bound": (
+        {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"},
+        "1:cpu:/\n0::/",
+        64,
+    ),
+}
+
+SERVICES = {
+    "a service": ({"system.slice/a.service/cpu.max": "50000 100000"}, "0::/system.slice/a.service", 1),
+    "a slice's bound": (
+        {"a.slice/cpu.max": "150000 100000", "a.slice/b.scope/cpu.max": "max 100000"},
+        "0::/a.slice/b.scope",
+        2,
+    ),
+    "a slice of version 1": (
+        {"cpu/a/cpu.cfs_quota_us": "200000", "cpu/a/cpu.cfs_period_us": "100000"},
+        "7:name=systemd:/a\n6:cpuset:/\n5:cpu:/a/b",
+        2,
+    ),
+    "of another namespace": ({"cpu.max": "50000 100000"}, "0::/../../elsewhere", 1),
+    "nothing that is a quota": ({"cpu.max": "what now"}, "0::/", 64),
+}
+
+
+@pytest.mark.parametrize("name", [*CONTAINERS, *SERVICES])
+def test_a_quota_of_the_cgroups_bounds_the_cores(name, tmp_path, monkeypatch):
+    files, membership, cores = {**CONTAINERS, **SERVICES}[name]
+    mounted, groups = tmp_path / "mounted", tmp_path / "membership"
+    groups.write_text(membership + "\n")
+    for place, text in files.items():
+        (mounted / place).parent.mkdir(parents=True, exist_ok=True)
+        (mounted / place).write_text(text + "\n")
+    found = budget.quota(mounted, groups)
+    monkeypatch.setattr(budget, "quota", lambda: found)
+    monkeypatch.setattr(budget, "_affinity", lambda: 64)
+    assert budget.cores() == cores
+    if name in CONTAINERS:  # joblib looks at no group but the root
+
+        def there(path):
+            return Path(path.replace("/sys/fs/cgroup", str(mounted)))
+
+        def opened(path):
+            return there(path).open()
+
+        exists = SimpleNamespace(exists=lambda path: there(path).exists())
+        monkeypatch.setattr(loky, "os", SimpleNamespace(path=exists))
+        monkeypatch.setattr(loky, "open", opened, raising=False)
+        assert loky._cpu_count_cgroup(64) == cores
+
+
+def test_the_cores_of_this_process_are_those_that_joblib_counts():
+    code = """
+import os
+import joblib
+from fastmlp import budget
+print(budget.cores() == joblib.cpu_count())
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    assert budget.cores() == 1
+print(budget.cores() == joblib.cpu_count())
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "LOKY_MAX_CPU_COUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]
+
+
+def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
+    def blas():
+        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
+
+    class Watch(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            self.seen = blas()
+
+    monkeypatch.setattr(budget, "_affinity", lambda: 4)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
+    network, large = fastmlp.Network([2, 1]), fastmlp.Network([784, 128, 10])
+    for quota, others, cores, held in ((0.5, 2, 1, 1), (2.5, 1, 3, 1), (float("inf"), 2, 4, 2)):
+        monkeypatch.setattr(budget, "quota", lambda quota=quota: quota)
+        assert Work.of(large, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None).threads == cores
+        with threadpoolctl.threadpool_limits(others, user_api="blas"):
+            watch = Watch()
+            options = {"epochs": 1, "backend": "reference", "callbacks": [watch], "progress": False}
+            fastmlp.fit(network, np.ones((3, 2)), np.ones(3), **options)
+            assert (watch.seen, blas()) == ({held}, {others})
+
+
+def test_a_blas_that_is_loaded_meanwhile_is_held_by_the_next_and_given_back():
+    code = """
+import numpy, sys
+from threadpoolctl import threadpool_info
+from fastmlp.budget import blas_threads
+blas = lambda: [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"]
+assert "scipy" not in sys.modules
+with blas_threads(1):
+    import scipy.linalg.cython_blas
+    with blas_threads(2):
+        print(*blas())
+print(*blas())
+"""
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    held, after = done.stdout.splitlines()
+    assert set(held.split()) == {"1"}
+    assert set(after.split()) == {str(min(2, budget.cores()))}
 
 
 @pytest.mark.parametrize("backend", registry.variants())

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numba
 import numpy as np
 
+from fastmlp.budget import cores
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
 
@@ -26,12 +26,11 @@ def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use.
+    """Return how many cores this process may use: as the system says, see `fastmlp.budget.cores`.
 
     NUMBA_NUM_THREADS bounds them: joblib sets it in its worker processes, so that they share the machine.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, int(numba.config.NUMBA_NUM_THREADS))
+    return min(cores(), int(numba.config.NUMBA_NUM_THREADS))
 
 
 class Work(NamedTuple):
