@@ -96,22 +96,23 @@ def _libraries(modules: int) -> list[Any]:
 
 def _hold() -> None:
     for library in _libraries(len(sys.modules)):
-        _found.setdefault(library.filepath, (library, library.num_threads))
-        library.set_num_threads(min(_held))
+        _, found = _found.setdefault(library.filepath, (library, library.num_threads))
+        library.set_num_threads(min(*_held, found))
 
 
 @contextmanager
 def blas_threads(threads: int | None) -> Iterator[None]:
     """Hold NumPy's and SciPy's BLAS to `threads`, for the backends that call it, and give it back.
 
-    None holds it to a quota below the affinity, the one bound that a BLAS does not see by itself.
+    Somebody else's limit that is less stays. None holds it to a quota below the affinity, the one bound that
+    a BLAS does not see by itself.
     """
-    if threads is None and cores() >= _affinity():
-        yield
-        return
+    if threads is None:
+        if cores() >= _affinity():
+            yield
+            return
+        threads = cores()
     with _lock:
-        if threads is None:  # and to no more than somebody else has set
-            threads = min([cores(), *(library.num_threads for library in _libraries(len(sys.modules)))])
         _held.append(threads)
         _hold()
     try:

@@ -132,10 +132,10 @@ def test_a_quota_of_the_cgroups_bounds_the_cores(name, tmp_path, monkeypatch):
 
 def test_the_cores_of_this_process_are_those_that_joblib_counts():
     code = """
-import os
+import math, os
 import joblib
 from fastmlp import budget
-print(budget.cores() == joblib.cpu_count())
+print(budget.cores() == math.ceil(min(joblib.cpu_count(), budget.quota())))
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     assert budget.cores() == 1
@@ -167,6 +167,16 @@ def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
             options = {"epochs": 1, "backend": "reference", "callbacks": [watch], "progress": False}
             fastmlp.fit(network, np.ones((3, 2)), np.ones(3), **options)
             assert (watch.seen, blas()) == ({held}, {others})
+
+
+def test_the_blas_is_never_given_more_than_somebody_else_has_set():
+    def blas():
+        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
+
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        with budget.blas_threads(2):
+            assert blas() == {1}
+        assert blas() == {1}
 
 
 def test_a_blas_that_is_loaded_meanwhile_is_held_by_the_next_and_given_back():
