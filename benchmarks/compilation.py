@@ -2,9 +2,9 @@
 
 Beside them the calls and operations that Numba types in a function: a count that no noise moves.
 
-python -m benchmarks.compilation [BACKEND [DTYPE]] trains 784-128-10 for an epoch, then predicts, then
-validates. What a function calls is counted where it stands by itself; what no function of Numba's stands
-for (register tiles, loading, the steps themselves) is the rest.
+python -m benchmarks.compilation [BACKEND [DTYPE]] trains 784-128-10 for an epoch on one thread, then
+predicts, then validates. What a function calls is counted where it stands by itself; what no function of
+Numba's stands for (register tiles, loading, the steps themselves) is the rest.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(backend: str = "auto", dtype: str = "float32") -> None:
 
         def fit(**options: Any) -> fastmlp.Model:
             return fastmlp.fit(
-                network, X, y, epochs=1, batch_size=128, backend=backend, progress=False, **options
+                network, X, y, epochs=1, batch_size=128, backend=backend, threads=1, progress=False, **options
             )
 
         clock = Clock()

@@ -1,21 +1,45 @@
-"""How long to time: every benchmark's rounds are cut to fit into --benchmark-max-time."""
+"""What every benchmark has: its share of threads, and rounds cut to fit into --benchmark-max-time."""
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
+from share import check_threads
+from threadpoolctl import threadpool_limits
 
 LEAST_ROUNDS = 5
 MOST_ROUNDS = 1000
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _libraries_on_one_thread():
+    """Hold BLAS and OpenMP to one thread."""
+    import scipy.linalg.cython_blas  # noqa: F401 # which `blas` calls: loaded later it would not be held
+
+    with threadpool_limits(1):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _table_says_its_threads(benchmark):
+    yield
+    assert re.search(r", \d+ threads?$", benchmark.group), (
+        f"{benchmark.group!r} does not end with `in_words(threads)`"
+    )
+
+
 @pytest.fixture
 def rounds(request):
-    """A function that says how many rounds of a call fit into --benchmark-max-time, by one call of it."""
+    """A function that says how many rounds of a call fit into --benchmark-max-time, by one call of it.
+
+    AssertionError if the call keeps other than `threads` threads busy.
+    """
     budget = float(request.config.getoption("benchmark_max_time"))
 
-    def fitting(call):
+    def fitting(call, threads=1):
+        check_threads(call, threads)
         began = time.perf_counter()
         call()
         seconds = max(time.perf_counter() - began, 1e-6)

@@ -1,15 +1,23 @@
-"""Whole trainings and predictions on every backend, held to the reference's numbers, then timed."""
+"""Whole trainings and predictions on every backend, held to the reference's numbers, then timed.
+
+Every row of a table has the same number of threads: one, and trainings that are worth two also two.
+"""
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 import pytest
+from share import in_words
 from sklearn.datasets import load_digits
 
 import fastmlp
+from fastmlp import registry
+from fastmlp.kernels.variant import Work as Step
+from fastmlp.kernels.variant import usable_cores
 from fastmlp.optimizers import Optimizer
 
 
@@ -63,7 +71,25 @@ def data_of(work, dtype):
     return X.astype(dtype), labels
 
 
-def train(work, dtype, backend):
+def rows():
+    """Works, dtypes, threads and backends: with two threads the backends that give a step of the work two."""
+    for work, dtype in itertools.product(WORKS, ("float32", "float64")):
+        for threads in range(1, 1 + min(2, usable_cores())):
+            for backend in fastmlp.backends():
+                if threads == 1 or workers(work, dtype, backend, threads) == threads:
+                    yield pytest.param(
+                        work, dtype, threads, backend, id=f"{work}-{dtype}-{threads}-{backend}"
+                    )
+
+
+def workers(work, dtype, backend, threads):
+    variant = registry.variants().get(backend)
+    if variant is None or variant.workers is None:
+        return 1
+    return variant.workers(Step.of(work.network, work.optimizer, work.batch_size, np.dtype(dtype), threads))
+
+
+def train(work, dtype, backend, threads=1):
     return fastmlp.fit(
         work.network,
         *data_of(work, dtype),
@@ -73,6 +99,7 @@ def train(work, dtype, backend):
         seed=0,
         progress=False,
         backend=backend,
+        threads=threads,
     )
 
 
@@ -86,19 +113,17 @@ def tolerance(work, dtype, steps):
     return 8 * np.finfo(dtype).eps * np.sqrt(max(work.network.sizes) * steps)
 
 
-@pytest.mark.parametrize("backend", fastmlp.backends())
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("work", WORKS, ids=str)
-def test_epochs(benchmark, rounds, work, dtype, backend):
-    model = train(work, dtype, backend)
+@pytest.mark.parametrize(("work", "dtype", "threads", "backend"), list(rows()))
+def test_epochs(benchmark, rounds, work, dtype, threads, backend):
+    model = train(work, dtype, backend, threads)
     expected = trained_reference(work, dtype).history["loss"]
     steps = work.epochs * -(-work.rows // work.batch_size)
     np.testing.assert_allclose(model.history["loss"], expected, rtol=tolerance(work, dtype, steps))
 
-    benchmark.group = f"epochs {work} {dtype}"
+    benchmark.group = f"epochs {work} {dtype}, {in_words(threads)}"
     benchmark.extra_info["rows"] = work.epochs * work.rows
-    call = functools.partial(train, work, dtype, backend)
-    benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)
+    call = functools.partial(train, work, dtype, backend, threads)
+    benchmark.pedantic(call, rounds=rounds(call, threads), warmup_rounds=1)
 
 
 @pytest.mark.parametrize("backend", fastmlp.backends())
@@ -118,7 +143,8 @@ def test_predict(benchmark, rounds, work, dtype, backend):
     )
     np.testing.assert_allclose(model.predict(X), reference.predict(X), atol=tolerance(work, dtype, 1))
 
-    benchmark.group = f"predict {'-'.join(map(str, work.network.sizes))} {work.rows} rows {dtype}"
+    sizes = "-".join(map(str, work.network.sizes))
+    benchmark.group = f"predict {sizes} {work.rows} rows {dtype}, {in_words(1)}"
     benchmark.extra_info["rows"] = work.rows
     call = functools.partial(model.predict, X)
     benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)

@@ -1,5 +1,7 @@
 """MLPClassifier and MLPRegressor beside scikit-learn's: the same training, to the same loss, then timed.
 
+Each has one thread: scikit-learn's is the BLAS's, see `conftest.py`.
+
 pytest --benchmark-only benchmarks/test_estimator_speed.py
 """
 
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import sklearn.neural_network
+from share import in_words
 from sklearn.datasets import load_diabetes, load_digits, make_classification
 
 import fastmlp
@@ -52,7 +55,8 @@ def data_of(work):
 
 
 def fit(work, package):
-    estimator = getattr(PACKAGES[package], work.estimator)(random_state=0, **dict(work.options))
+    own = {"threads": 1} if package == "fastmlp" else {}
+    estimator = getattr(PACKAGES[package], work.estimator)(random_state=0, **dict(work.options), **own)
     return estimator.fit(*data_of(work))
 
 
@@ -68,7 +72,7 @@ def test_fit(benchmark, rounds, work, package):
     assert ours.n_iter_ == theirs.n_iter_
     assert ours.loss_ == pytest.approx(theirs.loss_, rel=TOLERANCE)
 
-    benchmark.group = f"fit {work.estimator} {work}"
+    benchmark.group = f"fit {work.estimator} {work}, {in_words(1)}"
     call = functools.partial(fit, work, package)
     benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)
 
@@ -81,6 +85,6 @@ def test_predict(benchmark, rounds, work, package, rows):
     estimator, other = fitted(work, package), fitted(work, "scikit-learn")
     np.testing.assert_allclose(estimator.predict(X), other.predict(X), rtol=TOLERANCE)
 
-    benchmark.group = f"predict {work.estimator} {work} {rows} rows"
+    benchmark.group = f"predict {work.estimator} {work} {rows} rows, {in_words(1)}"
     call = functools.partial(estimator.predict, X)
     benchmark.pedantic(call, rounds=rounds(call), warmup_rounds=1)

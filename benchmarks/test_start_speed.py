@@ -5,12 +5,13 @@ Every round is a process of its own, timed from its start to its end.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from peers.__main__ import environment
+from share import in_words
 
 import fastmlp
 
@@ -32,10 +33,10 @@ IMPORTS = {
 
 
 def run(script, *arguments, cache=None):
-    """Run a script in a new process, with Numba's disk cache at `cache`; return what it wrote."""
-    environment = os.environ if cache is None else {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    """Run a script in a new process on one thread, Numba's disk cache at `cache`; return what it wrote."""
+    variables = environment(threads=1) | ({} if cache is None else {"NUMBA_CACHE_DIR": str(cache)})
     command = [sys.executable, "-c", script, *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout, done.stderr
 
@@ -43,6 +44,7 @@ def run(script, *arguments, cache=None):
 @pytest.fixture(scope="session")
 def caches(tmp_path_factory):
     """A function that returns each backend's own cache directory, filled by whoever fits first."""
+    run("import numba, scipy.linalg.cython_blas, scipy.special")  # the first would read them from the disk
     made = {}
     return lambda backend: made.setdefault(backend, tmp_path_factory.mktemp(backend))
 
@@ -59,13 +61,13 @@ def check(outcome, compiles):
 
 @pytest.mark.parametrize("what", IMPORTS)
 def test_import(benchmark, what):
-    benchmark.group = "start: import"
+    benchmark.group = f"start: import, {in_words(1)}"
     benchmark.pedantic(run, (IMPORTS[what],), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize("backend", fastmlp.backends()[1:])
 def test_first_fit_cold(benchmark, caches, backend):
-    benchmark.group = "start: first fit, nothing compiled yet"
+    benchmark.group = f"start: first fit, nothing compiled yet, {in_words(1)}"
     outcome = benchmark.pedantic(run, (FIT, backend), {"cache": caches(backend)}, rounds=1)
     check(outcome, compiles=True)
 
@@ -75,5 +77,5 @@ def test_first_fit_warm(benchmark, caches, backend):
     if not any(caches(backend).iterdir()):
         run(FIT, backend, cache=caches(backend))
     check(run(FIT, backend, cache=caches(backend)), compiles=False)
-    benchmark.group = "start: first fit, from the disk cache"
+    benchmark.group = f"start: first fit, from the disk cache, {in_words(1)}"
     benchmark.pedantic(run, (FIT, backend), {"cache": caches(backend)}, rounds=5)

@@ -36,7 +36,11 @@ def ways(work, threads, shuffle=True):
 def _prepare(work, flags):
     digest = hashlib.sha256(SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
     library = Path(tempfile.mkdtemp(prefix="fastmlp-peers-")) / f"notebook-{digest}.so"
-    subprocess.run(["cc", *flags, "-shared", "-fPIC", "-o", library, SOURCE, "-lm"], check=True)
+    # Linked without the flags: -ffast-math makes gcc 12's library flush subnormals for all of its process.
+    code = library.with_suffix(".o")
+    subprocess.run(["cc", *flags, "-c", "-fPIC", "-o", code, SOURCE], check=True)
+    subprocess.run(["cc", "-shared", "-o", library, code, "-lm"], check=True)
+    code.unlink()
     train = ctypes.CDLL(str(library)).train
     train.restype = ctypes.c_float
     train.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float, *[ctypes.c_void_p] * 3]
