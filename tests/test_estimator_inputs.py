@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from likeness import assert_same
-from pairs import BINARY, X, Y, each, make, pair, unconverged, y_for
+from pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
 
 import fastmlp
 
@@ -90,3 +90,38 @@ def test_labels_come_back_as_they_went_in():
         assert ours.score(rows, y) == theirs.score(rows, y)
     sparse = make(fastmlp, "MLPClassifier").fit(X, scipy.sparse.csr_matrix(several))
     assert scipy.sparse.issparse(sparse.predict(X))
+
+
+SEVERAL = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
+
+
+@unconverged
+@pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
+@pytest.mark.parametrize("weights", [None, np.linspace(0.5, 1.5, 120)])
+def test_sparse_labels_stop_early_as_scikit_learns(form, weights):
+    theirs, ours = (
+        estimator.fit(X, form(SEVERAL), weights) for estimator in pair("MLPClassifier", early_stopping=True)
+    )
+    assert ours.validation_scores_ == theirs.validation_scores_
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-10)
+    assert (ours.predict(X) != theirs.predict(X)).nnz == 0
+
+
+@unconverged
+@pytest.mark.parametrize("metric", ["loss", "f1_micro", lambda e, X, y: e.score(X, y)])
+def test_sparse_labels_are_scored_by_any_metric_as_dense_ones(metric):
+    sparse, dense = (
+        make(fastmlp, "MLPClassifier", early_stopping=True, stopping_metric=metric).fit(X, y)
+        for y in (scipy.sparse.csr_matrix(SEVERAL), SEVERAL)
+    )
+    assert sparse.validation_scores_ == dense.validation_scores_
+
+
+@unconverged
+@pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}])
+def test_sparse_targets_train_as_dense_ones(options):
+    targets = np.c_[np.maximum(TARGETS, 0), TARGETS]
+    sparse, dense = (
+        make(fastmlp, "MLPRegressor", **options).fit(X, y) for y in (scipy.sparse.csr_array(targets), targets)
+    )
+    assert_same(sparse, dense, X, 0.0)

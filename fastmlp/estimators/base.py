@@ -286,7 +286,7 @@ class Perceptron(Fitted):
         """
         if not self.early_stopping or held_out is None:
             return None
-        inputs, weights = held_out.inputs, held_out.score_weights
+        inputs, weights, count = held_out.inputs, held_out.score_weights, len(held_out.targets)
         metric = self.stopping_metric
         if metric == "loss":
             return lambda run: -run.history["validation_loss"][-1]
@@ -296,11 +296,11 @@ class Perceptron(Fitted):
             def score() -> float:
                 return self._default_score(y, self._decoded(self._outputs(inputs)), weights)
 
-            return lambda run: heeding(run, len(y), score)
+            return lambda run: heeding(run, count, score)
         scorer = get_scorer(metric)
         # Rows held out have no feature names left, and none shall be asked for.
         nameless = object.__new__(type(self))
         nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
         takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
         options = {"sample_weight": weights} if weights is not None and takes_weights else {}
-        return lambda run: heeding(run, len(y), lambda: float(scorer(nameless, inputs, y, **options)))
+        return lambda run: heeding(run, count, lambda: float(scorer(nameless, inputs, y, **options)))
