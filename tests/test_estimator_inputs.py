@@ -125,3 +125,20 @@ def test_sparse_targets_train_as_dense_ones(options):
         make(fastmlp, "MLPRegressor", **options).fit(X, y) for y in (scipy.sparse.csr_array(targets), targets)
     )
     assert_same(sparse, dense, X, 0.0)
+
+
+BOOLEANS = [
+    *(("adam", name, True) for name in ("alpha", "epsilon", "learning_rate_init")),
+    *(("adam", name, False) for name in ("alpha", "beta_1", "beta_2")),
+    *(("sgd", "momentum", value) for value in (True, False)),
+    *(("lbfgs", "alpha", value) for value in (True, False)),
+]
+
+
+@unconverged
+@each
+@pytest.mark.parametrize(("solver", "parameter", "value"), BOOLEANS)
+def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, value):
+    theirs, ours = (e.fit(X, y_for(name)) for e in pair(name, solver=solver, **{parameter: value}))
+    assert_same(ours, theirs, X, 1e-10)
+    assert ours.get_params()[parameter] is value
