@@ -83,6 +83,15 @@ def test_partial_fit_goes_on_after_itself_and_after_fit(name, solver, rate):
 
 
 @unconverged
+def test_partial_fit_with_lbfgs_ignores_early_stopping():
+    estimators = pair("MLPRegressor", solver="lbfgs", early_stopping=True)
+    for _ in range(2):
+        for estimator in estimators:
+            estimator.partial_fit(X, TARGETS)
+        assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@unconverged
 @each
 @pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"shuffle": False}])
 def test_a_random_state_is_drawn_from_as_scikit_learn_does(name, options):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 from likeness import assert_same
-from pairs import BINARY, X, Y, each, make, pair, unconverged, y_for
+from pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
 
 import fastmlp
 
@@ -90,3 +90,55 @@ def test_labels_come_back_as_they_went_in():
         assert ours.score(rows, y) == theirs.score(rows, y)
     sparse = make(fastmlp, "MLPClassifier").fit(X, scipy.sparse.csr_matrix(several))
     assert scipy.sparse.issparse(sparse.predict(X))
+
+
+SEVERAL = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
+
+
+@unconverged
+@pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
+@pytest.mark.parametrize("weights", [None, np.linspace(0.5, 1.5, 120)])
+def test_sparse_labels_stop_early_as_dense_ones_of_scikit_learns(form, weights):
+    theirs, ours = pair("MLPClassifier", early_stopping=True)
+    theirs.fit(X, SEVERAL, weights)
+    ours.fit(X, form(SEVERAL), weights)  # as scikit-learn 1.9; 1.7 raises TypeError
+    assert ours.validation_scores_ == theirs.validation_scores_
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-10)
+    np.testing.assert_array_equal(ours.predict(X).toarray(), theirs.predict(X))
+
+
+@unconverged
+@pytest.mark.parametrize("metric", ["loss", "f1_micro", lambda e, X, y: e.score(X, y)])
+def test_sparse_labels_are_scored_by_any_metric_as_dense_ones(metric):
+    sparse, dense = (
+        make(fastmlp, "MLPClassifier", early_stopping=True, stopping_metric=metric).fit(X, y)
+        for y in (scipy.sparse.csr_matrix(SEVERAL), SEVERAL)
+    )
+    assert sparse.validation_scores_ == dense.validation_scores_
+
+
+@unconverged
+@pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}])
+def test_sparse_targets_train_as_dense_ones(options):
+    targets = np.c_[np.maximum(TARGETS, 0), TARGETS]
+    sparse, dense = (
+        make(fastmlp, "MLPRegressor", **options).fit(X, y) for y in (scipy.sparse.csr_array(targets), targets)
+    )
+    assert_same(sparse, dense, X, 0.0)
+
+
+BOOLEANS = [
+    *(("adam", name, True) for name in ("alpha", "epsilon", "learning_rate_init")),
+    *(("adam", name, False) for name in ("alpha", "beta_1", "beta_2")),
+    *(("sgd", "momentum", value) for value in (True, False)),
+    *(("lbfgs", "alpha", value) for value in (True, False)),
+]
+
+
+@unconverged
+@each
+@pytest.mark.parametrize(("solver", "parameter", "value"), BOOLEANS)
+def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, value):
+    theirs, ours = (e.fit(X, y_for(name)) for e in pair(name, solver=solver, **{parameter: value}))
+    assert_same(ours, theirs, X, 1e-10)
+    assert ours.get_params()[parameter] is value

@@ -9,7 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from pairs import BINARY, NAMES, TARGETS, X, Y, each, make, pair, unconverged, y_for
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning, NotFittedError
 
 import fastmlp
 
@@ -47,6 +47,16 @@ def with_params(**params):
     return lambda estimator: estimator.set_params(**params).fit(X, BINARY)
 
 
+def with_early_stopping(X, y, *weights, classes, **params):
+    """A first partial_fit; only the classifier's takes classes."""
+
+    def act(estimator):
+        options = {"classes": classes} if type(estimator).__name__ == "MLPClassifier" else {}
+        return estimator.set_params(early_stopping=True, **params).partial_fit(X, y, *weights, **options)
+
+    return act
+
+
 NAN = X.copy()
 NAN[3, 1] = np.nan
 
@@ -69,6 +79,12 @@ REFUSALS = {
     "betas": with_params(beta_1=1.0),
     "n_iter_no_change": with_params(n_iter_no_change=-1),
     "early stopping in partial_fit": lambda e: e.set_params(early_stopping=True).fit(X, Y).partial_fit(X, Y),
+    "first partial_fit with early stopping": with_early_stopping(X, BINARY, classes=[0, 1]),
+    "early stopping, lengths": with_early_stopping(X, BINARY[:5], classes=[0, 1]),
+    "early stopping, rows": with_early_stopping(NAN, BINARY, classes=[0, 1]),
+    "early stopping, a column": with_early_stopping(X, BINARY[:, None], classes=[0, 1]),
+    "early stopping, weights": with_early_stopping(X, BINARY, [1, 2], classes=[0, 1]),
+    "early stopping, hidden sizes": with_early_stopping(X, BINARY, classes=[0, 1], hidden_layer_sizes=(0,)),
     "validation too small": lambda e: e.set_params(early_stopping=True, validation_fraction=0.001).fit(X, Y),
     "diverged": lambda e: e.set_params(
         solver="sgd", learning_rate_init=1e100, activation="identity", alpha=1e9
@@ -82,9 +98,16 @@ CLASSIFIERS = {
     "unknown class": lambda e: e.partial_fit(X, BINARY, classes=[0, 1]).partial_fit(X, Y),
     "continuous y": call("fit", X, TARGETS),
     "warm start, other classes": lambda e: e.set_params(warm_start=True).fit(X, Y).fit(X, BINARY),
+    "early stopping, unknown class": with_early_stopping(X, Y, classes=[0, 1]),
+    "early stopping, several labels": with_early_stopping(X, np.c_[Y, Y] + 1, classes=[0, 1, 2]),
     "stratified split": lambda e: e.set_params(early_stopping=True).fit(X, np.arange(120) == 3),
 }
-REGRESSORS = {"loss": with_params(loss="cubed")}
+REGRESSORS = {
+    "loss": with_params(loss="cubed"),
+    "early stopping, other outputs": lambda e: (
+        e.fit(X, TARGETS).set_params(early_stopping=True).partial_fit(X, np.c_[TARGETS, TARGETS])
+    ),
+}
 
 ALL_REFUSALS = [
     *((name, what, act) for name in NAMES for what, act in REFUSALS.items()),
@@ -99,7 +122,10 @@ ALL_REFUSALS = [
 def test_errors_have_scikit_learns_words(name, what, act):
     raised = []
     for estimator in pair(name):
-        with pytest.raises((ValueError, TypeError, AttributeError, NotFittedError)) as caught:
+        # A warning is an error here.
+        with pytest.raises(
+            (ValueError, TypeError, AttributeError, NotFittedError, DataConversionWarning)
+        ) as caught:
             act(estimator)
         raised.append((type(caught.value), squeezed(caught.value)))
     if what in ("solver", "loss"):  # ours list more choices

@@ -115,7 +115,11 @@ HOSTILE = {
     "y: big-endian": Row({"y": other_endian}),
     "y: zero columns": Row({"y": np.ones((12, 0))}, r"y must have shape .*, got \(12, 0\)"),
     # weights
-    "weights: all zero": Row({"sample_weight": np.zeros(12)}, "sample_weight must not be all zero"),
+    "weights: all zero": Row(
+        {"sample_weight": np.zeros(12)},
+        "sample_weight must not be all zero",
+        better="must contain at least one non-zero",  # scikit-learn 1.9's words; 1.7 divides by 0
+    ),
     "weights: negative": Row(
         {"sample_weight": put(3, -1)},
         "sample_weight must be at least 0, got -1",

@@ -91,7 +91,7 @@ class Perceptron(Fitted):
     def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> Perceptron:
         """Fit, or train on for so many epochs."""
         incremental = epochs is not None
-        callbacks = self._all_callbacks(incremental)
+        callbacks = self._all_callbacks()
         sizes = hidden_sizes(self)
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
         dtype = self._dtype() if first else self._current_model().parameters.dtype
@@ -99,6 +99,9 @@ class Perceptron(Fitted):
         self._learn_targets(y, incremental)
         rows = rows_of(X, self._targets(y), sample_weight, self._class_weights(y, incremental))
         rng = check_random_state(self.random_state)
+        # As in scikit-learn: errors of X, y and sample_weight come first, and lbfgs ignores early_stopping.
+        if incremental and self.early_stopping and self.solver != "lbfgs":
+            raise ValueError("partial_fit does not support early_stopping=True")
         if first:
             self.n_iter_ = self.t_ = 0
             network, parameters = self._drawn(rows, sizes, rng)
@@ -121,9 +124,7 @@ class Perceptron(Fitted):
         X, y = validate_data(self, X, y, dtype=dtype, reset=reset, **options)
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
-    def _all_callbacks(self, incremental: bool) -> list[Callback]:
-        if self.early_stopping and incremental:
-            raise ValueError("partial_fit does not support early_stopping=True")
+    def _all_callbacks(self) -> list[Callback]:
         for name, given in (("dropout", np.any(self.dropout)), ("validation_set", self.validation_set)):
             if self.solver == "lbfgs" and given:
                 raise ValueError(f"{name} needs solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
@@ -286,7 +287,7 @@ class Perceptron(Fitted):
         """
         if not self.early_stopping or held_out is None:
             return None
-        inputs, weights = held_out.inputs, held_out.score_weights
+        inputs, weights, count = held_out.inputs, held_out.score_weights, len(held_out.targets)
         metric = self.stopping_metric
         if metric == "loss":
             return lambda run: -run.history["validation_loss"][-1]
@@ -296,11 +297,11 @@ class Perceptron(Fitted):
             def score() -> float:
                 return self._default_score(y, self._decoded(self._outputs(inputs)), weights)
 
-            return lambda run: heeding(run, len(y), score)
+            return lambda run: heeding(run, count, score)
         scorer = get_scorer(metric)
         # Rows held out have no feature names left, and none shall be asked for.
         nameless = object.__new__(type(self))
         nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
         takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
         options = {"sample_weight": weights} if weights is not None and takes_weights else {}
-        return lambda run: heeding(run, len(y), lambda: float(scorer(nameless, inputs, y, **options)))
+        return lambda run: heeding(run, count, lambda: float(scorer(nameless, inputs, y, **options)))

@@ -143,7 +143,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
-        y : (rows,) class labels, or (rows, n_out) of 0 and 1 for several labels a row
+        y : (rows,) class labels, or (rows, n_out) of 0 and 1, also sparse, for several labels a row
         sample_weight : (rows,) array of at least 0, optional
 
         Returns
@@ -191,7 +191,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
         Returns
         -------
-        (rows,) array of labels, or (rows, n_out) of 0 and 1 for several labels a row
+        (rows,) array of labels, or (rows, n_out) of 0 and 1 for several labels a row, sparse if y was
         """
         return self._decoded(self._outputs_for(X))
 

@@ -42,6 +42,11 @@ def hidden_activations(estimator: Any, layers: int) -> list[str]:
     return [ACTIVATIONS.get(name, name) if isinstance(name, str) else name for name in names]
 
 
+def number(value: Any) -> Any:
+    """Return a number of scikit-learn's as the trainer takes it: True is 1 there, and refused here."""
+    return float(value) if isinstance(value, bool) else value
+
+
 def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str) -> Network:
     """Return the network that the estimator's parameters describe; output and loss are the trainer's."""
     return Network(
@@ -50,7 +55,7 @@ def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str) -> 
         output,
         loss,
         dropout=estimator.dropout,
-        l2=estimator.alpha,
+        l2=number(estimator.alpha),
         huber_delta=getattr(estimator, "huber_delta", 1.0),
         quantile=getattr(estimator, "quantile", 0.5),
         convention="sklearn",
@@ -62,8 +67,9 @@ def optimizer_of(estimator: Any) -> Optimizer:
     if isinstance(estimator.solver, Optimizer):
         return estimator.solver
     scheduled = isinstance(estimator.learning_rate, Schedule)
-    rate = estimator.learning_rate if scheduled else estimator.learning_rate_init
+    rate = estimator.learning_rate if scheduled else number(estimator.learning_rate_init)
     if estimator.solver == "sgd":
         nesterov = bool(estimator.nesterovs_momentum) and estimator.momentum > 0
-        return SGD(rate, estimator.momentum, nesterov)
-    return Adam(rate, estimator.beta_1, estimator.beta_2, estimator.epsilon, epsilon_hat=True)
+        return SGD(rate, number(estimator.momentum), nesterov)
+    beta_1, beta_2, epsilon = map(number, (estimator.beta_1, estimator.beta_2, estimator.epsilon))
+    return Adam(rate, beta_1, beta_2, epsilon, epsilon_hat=True)

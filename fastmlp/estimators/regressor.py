@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
@@ -95,7 +96,8 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
-        y : (rows,) or (rows, n_out) real numbers; the poisson loss is defined from 0 on
+        y : (rows,) or (rows, n_out) real numbers, also sparse if n_out > 1; the poisson loss is defined
+            from 0 on
         sample_weight : (rows,) array of at least 0, optional
 
         Returns
@@ -140,9 +142,11 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     # --- what y means -------------------------------------------------------------------------------
 
-    def _targets(self, y: Array) -> Array:
+    def _targets(self, y: Any) -> Array:
         if y.dtype.kind not in "buif":  # scikit-learn lets strings pass, and then fails to subtract them
             raise TypeError(f"y must hold real numbers, got dtype {y.dtype}")
+        # scikit-learn trains on a sparse array of several columns, too.
+        y = y.toarray() if scipy.sparse.issparse(y) else y
         return y.reshape(len(y), -1)
 
     def _ends_in(self) -> tuple[str, str]:

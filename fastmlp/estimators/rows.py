@@ -54,11 +54,15 @@ def rows_of(X: Any, targets: Array, sample_weight: Any, class_weights: Array | N
     X : validated (rows, n_in), dense or sparse, of the dtype to train in
     sample_weight : (rows,) or None, as the user passed it
     class_weights : (rows,) or None; they count in the loss and not in scores
+
+    Raises ValueError if a sample weight is not finite or below 0, or if all are 0.
     """
     score_weights = None
     weights = np.ones(X.shape[0], X.dtype)
     if sample_weight is not None:
         score_weights = _check_sample_weight(sample_weight, X, ensure_non_negative=True)
+        if not score_weights.any():  # scikit-learn 1.9 says so in the line above, 1.7 does not
+            raise ValueError("Sample weights must contain at least one non-zero number.")
         weights = score_weights.astype(X.dtype)
     if class_weights is not None:
         weights *= class_weights.astype(X.dtype)
