@@ -134,6 +134,42 @@ def test_trainings_at_once_compute_what_they_compute_alone(scenario, backend):
     assert done.returncode == 0, done.stderr
 
 
+FORKS = """
+import os, threading, warnings
+import numpy as np
+import fastmlp
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
+X, y = np.ones((100_000, 10)), np.zeros(100_000)
+# Little to compute and much to check: most of the time goes to the numbers of X.
+model = fastmlp.fit(fastmlp.Network([10, 1]), X, y, epochs=0, backend="baseline")
+over = threading.Event()
+
+def predict():
+    while not over.is_set():
+        model.predict(X)
+
+beside = threading.Thread(target=predict, daemon=True)
+beside.start()
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+over.set()
+beside.join(20)
+os._exit(beside.is_alive())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_another_thread_computes_leaves_that_thread_running():
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-X", "faulthandler", "-c", FORKS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr or "the thread hangs"
+
+
 def test_the_blas_is_given_back_when_the_last_of_several_trainings_ends():
     def blas():
         return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}

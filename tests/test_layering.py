@@ -130,6 +130,26 @@ def test_the_oracle_shares_nothing_with_the_kernels():
     assert not [name for name in imports(MODULES["reference"]) if name.startswith("kernels.")]
 
 
+BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot", "matvec", "vecmat", "linalg"}
+
+BLAS_CALLERS = {"reference", "slots", "kernels.variants.blas"}
+"""The oracles of trainings and of kernels, and the backend that is made of it."""
+
+
+def calls_the_blas(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        named = isinstance(node, ast.Attribute) and node.attr in BLAS_WORDS
+        imported = isinstance(node, ast.ImportFrom) and BLAS_WORDS & set(f"{node.module}".split("."))
+        if named or imported or isinstance(getattr(node, "op", None), ast.MatMult):
+            return True
+    return False
+
+
+def test_the_blas_is_called_where_the_documentation_says_only():
+    # a fork beside its threads hangs them
+    assert {module for module, path in MODULES.items() if calls_the_blas(path)} == BLAS_CALLERS
+
+
 def test_importing_the_package_is_light():
     heavy = ["numba", "sklearn", "matplotlib", "scipy", "tqdm", "pandas"]
     code = f"""
