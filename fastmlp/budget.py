@@ -6,16 +6,15 @@ each put back what they found: the second found what the first had set.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fastmlp import forks
+
 _lock = threading.RLock()  # a signal handler that forks may come while this thread holds it
-if hasattr(os, "register_at_fork"):
-    # A process forked while another thread holds it would find it locked for ever.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+forks.wait_for(_lock)
 
 _held: list[int] = []
 """The budgets of the trainings that run now; the least of them holds."""

@@ -15,6 +15,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
+    ("forks",),
     ("activations", "archive", "batches", "budget", "checks", "estimators.warned", "interrupts", "losses"),
     ("initializers", "schedules"),
     ("network", "optimizers"),
