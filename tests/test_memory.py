@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import fastmlp
+from fastmlp.kernels.adapter import IDLE_BYTES, prediction_of
 from fastmlp.kernels.buffers import SCRATCH_BYTES
 from fastmlp.layout import parameter_count
 from fastmlp.loop import MAX_CHUNK_VISITS
@@ -98,6 +99,66 @@ def test_a_training_that_is_over_leaves_nothing_to_the_garbage_collector(outcome
         assert kept[0]() is None
     finally:
         gc.enable()
+
+
+IDLE = """
+import sys, threading
+import numpy as np
+import fastmlp
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+X = np.ones((256, 10), "float32")
+
+def model(width):
+    return fastmlp.fit(fastmlp.Network([10, width, 5]), X, X[:, :5], epochs=0, backend="baseline")
+
+model(2).predict(X)
+before = resident()
+models = [model(15000 + i) for i in range(4)]
+for one in models:
+    one.predict(X)
+
+print(resident() - before)
+gate = threading.Barrier(8)
+
+def predict():
+    gate.wait()
+    models[0].predict(X)
+
+threads = [threading.Thread(target=predict) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(resident() - before)
+models.clear()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_what_predictions_work_in_is_bounded_and_goes_with_its_model():
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=True)
+    models, threads, gone = map(int, done.stdout.split())
+    four = 4 * 4 * parameter_count((10, 15003, 5))  # float32
+    assert models <= IDLE_BYTES + four + CONSTANT
+    assert threads <= IDLE_BYTES + four + CONSTANT
+    assert gone <= CONSTANT
+
+
+def test_predictions_of_one_model_share_a_workspace():
+    """However many rows they have: a server that is asked for 1 to 256 rows keeps one, not 256."""
+    network = fastmlp.Network([3, 4, 2])
+    model = fastmlp.fit(network, np.ones((9, 3)), np.ones((9, 2)), epochs=0, backend="baseline")
+    wanted, blocks = model.predict(np.ones((1, 3))), []
+    for rows in (9, 1, 5, 9, 300, 2):
+        assert np.array_equal(model.predict(np.ones((rows, 3))), np.tile(wanted, (rows, 1)))
+        (idle,) = prediction_of(network, model.parameters).idle
+        blocks.append(idle.block)
+    assert blocks == [9, 9, 9, 9, 256, 256]
 
 
 def bound_of(sizes, rows, batch_size, epochs, itemsize):
