@@ -35,7 +35,7 @@ kinds = {"output": "softmax" if loss == "cross_entropy" else "identity", "loss":
 X = np.ones((rows, sizes[0]), dtype)
 y = np.ones(rows, int) if loss == "cross_entropy" else np.ones((rows, sizes[-1]), dtype)
 
-def fit(sizes, rows):
+def fit(sizes, rows, epochs):
     # The backend is one that auto takes for what is large; rates of 0 keep all numbers finite.
     fastmlp.fit(
         fastmlp.Network(sizes, **kinds), X[:rows], y[:rows], optimizer=fastmlp.Adam(0.0), epochs=epochs,
@@ -45,9 +45,9 @@ def fit(sizes, rows):
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-fit((sizes[0], 2, sizes[-1]), 2)  # loads, or compiles
+fit((sizes[0], 2, sizes[-1]), 2, 1)  # loads, or compiles
 before = peak()
-fit(sizes, rows)
+fit(sizes, rows, epochs)
 print(peak() - before)
 """
 
@@ -67,6 +67,7 @@ DROPPING = {"hidden": "gelu", "dropout": 0.1}
         pytest.param((20, 400, 400, 10), 20_000, 20_000, 1, "float64", "mse", DROPPING, id="batch float64"),
         pytest.param((100, 2, 10), 1_000_000, 10_000, 1, "float32", "cross_entropy", {}, id="rows, labels"),
         pytest.param((100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs"),
+        pytest.param((1, 1), 1, 1, 400_000, "float32", "mse", {}, id="history"),
     ],
 )
 def test_a_training_takes_little_beside_its_data(sizes, rows, batch_size, epochs, dtype, loss, options):
@@ -170,4 +171,5 @@ def bound_of(sizes, rows, batch_size, epochs, itemsize):
     drawn = 2 * min(epochs, MAX_CHUNK_VISITS / rows + 2)
     # Target and weight; natural order and the row orders, or before them three numbers to check a label.
     a_row = itemsize * (sizes[-1] + 1) + 8 * max(3, 1 + drawn)
-    return parameters + a_batch_row * batch_size + a_row * rows + CONSTANT
+    history = 41 * epochs  # a float, and its place in a list that grows by an eighth
+    return parameters + a_batch_row * batch_size + a_row * rows + history + CONSTANT
