@@ -45,3 +45,11 @@ def blas_threads(threads: int | None) -> Iterator[None]:
                 threadpool_limits(limits=min(_held), user_api="blas")
             else:
                 _found.pop().restore_original_limits()
+
+
+def found_blas_threads() -> int | None:
+    """Return how many threads the BLAS uses now; None if it does not tell."""
+    from threadpoolctl import threadpool_info
+
+    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return max(pools, default=None)
