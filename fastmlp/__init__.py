@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastmlp import forks  # noqa: F401  # forks wait for the imports that come after it
+
 if TYPE_CHECKING:
     from fastmlp.archive import CheckpointError
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit

@@ -41,6 +41,11 @@ DTYPES = ("<f4", "<f8", "<i8")
 SEAL, UNSEALED = b"sha256:", b"0" * 64
 """The zip's comment: the digest in hexadecimal, taken while 64 zeros stood in its place."""
 
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+"""Opens without waiting: a pipe that nobody is at the other end of would keep us for ever."""
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
 PIECE = 1 << 20
 """Bytes that are hashed at a time."""
 
@@ -71,7 +76,7 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
         raise ValueError(f"a checkpoint's header may take {MAX_HEADER} bytes, got {len(text)}")
     target = Path(os.path.realpath(path))  # a plain write follows links, too
     _remove_abandoned(target)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    temporary = target.with_name(_temporary_name(target.name, secrets.token_hex(4)))
     # 0o666 less the umask: the mode of any new file.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -177,23 +182,32 @@ def _remove_abandoned(target: Path) -> None:
         names = [name for name in os.listdir(target.parent) if _is_temporary(name, target.name)]
         for name in names:
             with contextlib.suppress(OSError):
-                descriptor = os.open(target.with_name(name), os.O_RDONLY)
+                descriptor = os.open(target.with_name(name), os.O_RDONLY | AT_ONCE | NO_LINK)
                 try:
-                    if _lock(descriptor, wait=False):
+                    if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, wait=False):
                         os.unlink(target.with_name(name))
                 finally:
                     os.close(descriptor)
 
 
+def _temporary_name(target: str, token: str) -> str:
+    """Return the name of a temporary file, by a token of 8 hexadecimal digits.
+
+    As long for every target, which may have the longest name that there is; and of digits that follow from
+    target and token, so that a file of that name is one of ours.
+    """
+    digits = hashlib.sha256(os.fsencode(token + target)).hexdigest()[:8]
+    return f".fastmlp-{token}{digits}.tmp"
+
+
 def _is_temporary(name: str, of: str) -> bool:
-    start, end = f".{of}.", ".tmp"
-    return name.startswith(start) and name.endswith(end) and len(name) == len(start) + 8 + len(end)
+    return name == _temporary_name(of, name[len(".fastmlp-") :][:8])
 
 
 def _inherit(target: Path, descriptor: int) -> None:
     """Give the new file the mode and owner of the old; refuse as opening the old for writing would."""
     try:
-        old = os.open(target, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0))
+        old = os.open(target, os.O_WRONLY | AT_ONCE)
     except FileNotFoundError:
         return
     try:
@@ -223,8 +237,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """Open without waiting: a pipe that nobody writes to would keep us for ever."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return os.open(path, flags | AT_ONCE)
 
 
 def _check_seal(file: BinaryIO | io.RawIOBase, size: int) -> None:

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastmlp import forks
+
 _lock = threading.RLock()  # a signal handler that forks may come while this thread holds it
-if hasattr(os, "register_at_fork"):
-    # A process forked while another thread holds it would find it locked for ever.
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
+forks.wait_for(_lock)
 
 _held: list[int] = []
 """The budgets of the trainings that run now; the least of them holds."""
@@ -126,3 +126,11 @@ def blas_threads(threads: int | None) -> Iterator[None]:
                 for library, found in _found.values():
                     library.set_num_threads(found)
                 _found.clear()
+
+
+def found_blas_threads() -> int | None:
+    """Return how many threads the BLAS uses now; None if it does not tell."""
+    from threadpoolctl import threadpool_info
+
+    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return max(pools, default=None)

@@ -32,6 +32,9 @@ from fastmlp.state import Snapshot
 Array = NDArray[Any]
 Path = str | os.PathLike[str]
 
+MOST_BLAS_THREADS = 1 << 12
+"""What a file may say: a BLAS might start as many."""
+
 FORMAT = 1
 """Raised with every change of what is written; older formats stay readable, newer ones are refused."""
 
@@ -119,6 +122,7 @@ def setting(
     batch_size: int,
     shuffle: bool,
     seed: int,
+    blas_threads: int | None,
 ) -> dict[str, Any]:
     """Return, in JSON's types, all that decides a training's course.
 
@@ -134,6 +138,7 @@ def setting(
         "initial": fingerprint(parameters),
         "data": fingerprint(*data),
         "validation": None if held_out is None else fingerprint(*held_out),
+        "blas_threads": None if blas_threads is None else min(blas_threads, MOST_BLAS_THREADS),
     }
 
 
@@ -191,6 +196,12 @@ class Saved(NamedTuple):
         backend: str = self.snapshot.setting["backend"]
         return backend
 
+    @property
+    def blas_threads(self) -> int | None:
+        """What its BLAS was held to; None if it did not tell, or in a file that is older than this."""
+        threads: int | None = self.snapshot.setting.get("blas_threads")
+        return threads
+
 
 def read_training(path: Path) -> Saved:
     """Return the training in a file that a `Checkpoint` wrote; CheckpointError if there is none."""
@@ -213,6 +224,7 @@ def check_same_training(
     snapshot, path = saved.snapshot, os.fspath(saved.path)
     then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
     now = {**current, "callbacks": callbacks, "backend": then["backend"]}
+    del now["blas_threads"]  # the file's, if it has them
     off = [name for name in now if then.get(name) != now[name]]
     if off:
         short = [
@@ -347,6 +359,8 @@ def _snapshot(
     _expect(setting["network"] == described(network), "the training is of another network")
     checks.whole("seed", setting["seed"], 0)
     registry.get(setting["backend"])
+    if setting.get("blas_threads") is not None:
+        checks.whole("blas_threads", setting["blas_threads"], 1, MOST_BLAS_THREADS)
     # Its squares may have overflowed where parameters are finite: infinite moments only stop a weight.
     moments = arrays["moments"]
     _expect(moments.ndim == 2 and len(moments) <= 2 and moments.shape[1] == parameters.size, "no moments")

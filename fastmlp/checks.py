@@ -80,14 +80,21 @@ def instance(what: str, value: object, wanted: type | tuple[type, ...], choices:
         raise TypeError(f"{what} must be {choices}, got {shown(value)}{hint}")
 
 
+FINITE_PIECE = 1 << 16
+"""Numbers that are looked at together: their mask fits in L2, where one of the whole array takes memory."""
+
+
 def finite(array: NDArray[Any]) -> bool:
     """Return whether all of a floating, contiguous array is finite.
 
-    A finite sum of squares proves finite terms; the BLAS forms it without a mask of the array's size,
-    and vdot, unlike dot, without a warning where it overflows.
+    Not by a sum of squares from the BLAS, whose threads hang for ever if another thread forks meanwhile.
     """
-    flat = array.ravel()
-    return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
+    if array.size <= FINITE_PIECE:
+        # 0.7 us for a row; `all` takes 1.8.
+        return bool(np.count_nonzero(np.isfinite(array)) == array.size)
+    flat = array.reshape(-1)
+    pieces = range(0, flat.size, FINITE_PIECE)
+    return all(finite(flat[start : start + FINITE_PIECE]) for start in pieces)
 
 
 def _interval(low: float, high: float, open_low: bool, open_high: bool) -> str:

@@ -76,7 +76,7 @@ class Task(NamedTuple):
         if self.classes == 0:
             residuals = self.held_targets - outputs[:, 0]
             spread = self.held_targets - self.held_targets.mean()
-            return float(1 - (residuals @ residuals) / (spread @ spread))
+            return float(1 - (residuals**2).sum() / (spread**2).sum())
         labels = outputs.argmax(axis=1) if self.n_out > 1 else outputs[:, 0] > 0.5
         return float(np.mean(labels == self.held_targets))
 

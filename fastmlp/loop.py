@@ -48,6 +48,7 @@ class Plan(NamedTuple):
     orders : None visits the rows as they stand
     stays_finite : whether a loss or parameter that is not finite raises DivergenceError
     setting : for a `Snapshot`
+    blas_threads : what the BLAS is held to; None for as many as `threads`
     """
 
     network: Network
@@ -62,6 +63,7 @@ class Plan(NamedTuple):
     threads: int | None
     stays_finite: bool
     setting: dict[str, Any]
+    blas_threads: int | None = None
 
 
 def train(
@@ -83,7 +85,7 @@ def train(
             if resumed is not None:
                 for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
                     _take_over(callback, run, saved)
-            with blas_threads(plan.threads):
+            with blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
         finally:
             # All that began shall end, in their order, even if one of them raises.

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checkpoint, checks
 from fastmlp.backend import Data
+from fastmlp.budget import found_blas_threads
 from fastmlp.callbacks import Callback, Progress
 from fastmlp.checkpoint import Checkpoint
 from fastmlp.data import as_array, clean, clean_inputs, clean_targets, clean_weights, take
@@ -100,8 +101,9 @@ def fit(
     resume : path, optional
         A file that a `Checkpoint` wrote in the same training; it continues from there, and all that
         follows has the bits of a training that nothing interrupted. Everything else must be given
-        as before, but `epochs` may grow, and None for the seed and "auto" for the backend mean
-        those of the file.
+        as before, but `epochs` may grow, None for the seed and "auto" for the backend mean those of
+        the file, and `threads` may differ: the BLAS of NumPy and SciPy keeps the file's number of
+        threads, on which its bits depend.
 
     Returns
     -------
@@ -150,10 +152,13 @@ def fit(
 
     state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams.initial))
     setting: dict[str, Any] = {}
+    # It sums in another order on another number of threads.
+    held_blas_threads = saved.blas_threads if saved else None
     if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
-            network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed
-        )
+            network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
+            held_blas_threads or threads or found_blas_threads(),
+        )  # fmt: skip
     if saved:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
         checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
@@ -170,6 +175,7 @@ def fit(
         threads=threads,
         stays_finite=True,
         setting=setting,
+        blas_threads=held_blas_threads,
     )
     run = train(plan, state, callbacks, saved.snapshot if saved else None)
     model = Model(network, state.parameters, run.history, chosen, run.stop_reason)

@@ -15,7 +15,6 @@ import numpy as np
 
 from fastmlp.backend import Data
 from fastmlp.kernels import adapter, buffers
-from fastmlp.kernels.adapter import prediction_of
 from fastmlp.kernels.records import Workspace
 from fastmlp.state import TrainState
 
@@ -103,10 +102,8 @@ def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
     workspace = adapter.workspace
     adapter.workspace = functools.partial(guarded_workspace, side)
-    prediction_of.cache_clear()  # what predictions before have left
     try:
         yield
     finally:
         adapter.workspace = workspace
-        prediction_of.cache_clear()
         _kept.clear()

@@ -141,6 +141,44 @@ def test_paths_that_are_no_files_are_refused(path):
     assert os.listdir(path.parent) == []
 
 
+def test_what_has_the_longest_name_there_is_can_be_written(path):
+    longest = path.with_name("n" * os.pathconf(path.parent, "PC_NAME_MAX"))
+    archive.write(longest, *OLD)
+    archive.write(longest, *NEW)
+    assert same(archive.read(longest), NEW)
+    assert os.listdir(path.parent) == [longest.name]
+
+
+def test_the_sweep_takes_files_that_a_writer_of_this_path_left_and_nothing_else(path):
+    ours = archive._temporary_name(path.name, "12345678")
+    another_s = archive._temporary_name("another", "12345678")
+    kept = {
+        another_s,
+        *(ours.replace("12345678", token) for token in ("87654321", "settings")),
+        *(f".{path.name}.{middle}.tmp" for middle in ("settings", "deadbeef", "12345678")),
+        os.fsdecode(b".fastmlp-\xff1234567abcdefgh.tmp"),
+    }
+    for name in {ours, *kept}:
+        path.with_name(name).write_text("somebody's")
+    archive.write(path, *NEW)
+    assert set(os.listdir(path.parent)) == {path.name, *kept}
+
+
+def test_the_sweep_waits_for_no_pipe_and_follows_no_link(path):
+    pipes = [archive._temporary_name(path.name, "12345678"), f".{path.name}.12345678.tmp"]
+    link, target = archive._temporary_name(path.name, "abcdef01"), path.with_name("target")
+    for pipe in pipes:
+        os.mkfifo(path.with_name(pipe))
+    target.write_text("somebody's")
+    path.with_name(link).symlink_to(target)
+    writer = threading.Thread(target=archive.write, args=(path, *NEW), daemon=True)
+    writer.start()
+    writer.join(20)
+    assert not writer.is_alive(), "it waits at a pipe"
+    assert same(archive.read(path), NEW)
+    assert set(os.listdir(path.parent)) == {path.name, "target", link, *pipes}
+
+
 # --- faults ------------------------------------------------------------------------------------------------
 
 

@@ -134,6 +134,81 @@ def test_trainings_at_once_compute_what_they_compute_alone(scenario, backend):
     assert done.returncode == 0, done.stderr
 
 
+FORKS = """
+import os, threading, warnings
+import numpy as np
+import fastmlp
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
+X, y = np.ones((100_000, 10)), np.zeros(100_000)
+# Little to compute and much to check: most of the time goes to the numbers of X.
+model = fastmlp.fit(fastmlp.Network([10, 1]), X, y, epochs=0, backend="baseline")
+over = threading.Event()
+
+def predict():
+    while not over.is_set():
+        model.predict(X)
+
+beside = threading.Thread(target=predict, daemon=True)
+beside.start()
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+over.set()
+beside.join(20)
+os._exit(beside.is_alive())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_fork_while_another_thread_computes_leaves_that_thread_running():
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-X", "faulthandler", "-c", FORKS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stderr or "the thread hangs"
+
+
+IMPORTING = """
+import os, signal, sys, threading, time
+import numpy as np
+import fastmlp
+
+module, = sys.argv[1:]
+begun = threading.Event()
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            begun.set()
+            time.sleep(0.3)
+
+def fit():
+    fastmlp.fit(fastmlp.Network([2, 1]), np.ones((4, 2)), np.ones(4), epochs=1, backend="reference")
+
+sys.meta_path.insert(0, Slow())
+beside = threading.Thread(target=fit)
+beside.start()
+begun.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(20)
+    fit()
+    os._exit(0)
+beside.join()
+sys.exit(os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.parametrize("module", ["fastmlp.trainer", "fastmlp.archive", "numba"])
+def test_a_fork_waits_for_what_another_thread_imports(module):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IMPORTING, module]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, check=False)
+    assert done.returncode == 0, done.stderr or "the new process hangs"
+
+
 def test_the_blas_is_given_back_when_the_last_of_several_trainings_ends():
     def blas():
         return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}

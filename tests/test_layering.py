@@ -15,6 +15,7 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
+    ("forks",),
     ("activations", "archive", "batches", "budget", "checks", "estimators.warned", "interrupts", "losses"),
     ("initializers", "schedules"),
     ("network", "optimizers"),
@@ -128,6 +129,26 @@ def test_a_kernel_shares_nothing_with_its_oracle(module):
 
 def test_the_oracle_shares_nothing_with_the_kernels():
     assert not [name for name in imports(MODULES["reference"]) if name.startswith("kernels.")]
+
+
+BLAS_WORDS = {"dot", "vdot", "inner", "matmul", "einsum", "tensordot", "vecdot", "matvec", "vecmat", "linalg"}
+
+BLAS_CALLERS = {"reference", "slots", "kernels.variants.blas"}
+"""The oracles of trainings and of kernels, and the backend that is made of it."""
+
+
+def calls_the_blas(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        named = isinstance(node, ast.Attribute) and node.attr in BLAS_WORDS
+        imported = isinstance(node, ast.ImportFrom) and BLAS_WORDS & set(f"{node.module}".split("."))
+        if named or imported or isinstance(getattr(node, "op", None), ast.MatMult):
+            return True
+    return False
+
+
+def test_the_blas_is_called_where_the_documentation_says_only():
+    # a fork beside its threads hangs them
+    assert {module for module, path in MODULES.items() if calls_the_blas(path)} == BLAS_CALLERS
 
 
 def test_importing_the_package_is_light():

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import fastmlp
+from fastmlp.kernels.adapter import IDLE_BYTES, prediction_of
 from fastmlp.kernels.buffers import SCRATCH_BYTES
 from fastmlp.layout import parameter_count
 from fastmlp.loop import MAX_CHUNK_VISITS
@@ -34,7 +35,7 @@ kinds = {"output": "softmax" if loss == "cross_entropy" else "identity", "loss":
 X = np.ones((rows, sizes[0]), dtype)
 y = np.ones(rows, int) if loss == "cross_entropy" else np.ones((rows, sizes[-1]), dtype)
 
-def fit(sizes, rows):
+def fit(sizes, rows, epochs):
     # The backend is one that auto takes for what is large; rates of 0 keep all numbers finite.
     fastmlp.fit(
         fastmlp.Network(sizes, **kinds), X[:rows], y[:rows], optimizer=fastmlp.Adam(0.0), epochs=epochs,
@@ -44,9 +45,9 @@ def fit(sizes, rows):
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
-fit((sizes[0], 2, sizes[-1]), 2)  # loads, or compiles
+fit((sizes[0], 2, sizes[-1]), 2, 1)  # loads, or compiles
 before = peak()
-fit(sizes, rows)
+fit(sizes, rows, epochs)
 print(peak() - before)
 """
 
@@ -66,6 +67,7 @@ DROPPING = {"hidden": "gelu", "dropout": 0.1}
         pytest.param((20, 400, 400, 10), 20_000, 20_000, 1, "float64", "mse", DROPPING, id="batch float64"),
         pytest.param((100, 2, 10), 1_000_000, 10_000, 1, "float32", "cross_entropy", {}, id="rows, labels"),
         pytest.param((100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs"),
+        pytest.param((1, 1), 1, 1, 400_000, "float32", "mse", {}, id="history"),
     ],
 )
 def test_a_training_takes_little_beside_its_data(sizes, rows, batch_size, epochs, dtype, loss, options):
@@ -100,6 +102,66 @@ def test_a_training_that_is_over_leaves_nothing_to_the_garbage_collector(outcome
         gc.enable()
 
 
+IDLE = """
+import sys, threading
+import numpy as np
+import fastmlp
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+X = np.ones((256, 10), "float32")
+
+def model(width):
+    return fastmlp.fit(fastmlp.Network([10, width, 5]), X, X[:, :5], epochs=0, backend="baseline")
+
+model(2).predict(X)
+before = resident()
+models = [model(15000 + i) for i in range(4)]
+for one in models:
+    one.predict(X)
+
+print(resident() - before)
+gate = threading.Barrier(8)
+
+def predict():
+    gate.wait()
+    models[0].predict(X)
+
+threads = [threading.Thread(target=predict) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(resident() - before)
+models.clear()
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_what_predictions_work_in_is_bounded_and_goes_with_its_model():
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=True)
+    models, threads, gone = map(int, done.stdout.split())
+    four = 4 * 4 * parameter_count((10, 15003, 5))  # float32
+    assert models <= IDLE_BYTES + four + CONSTANT
+    assert threads <= IDLE_BYTES + four + CONSTANT
+    assert gone <= CONSTANT
+
+
+def test_predictions_of_one_model_share_a_workspace():
+    """However many rows they have: a server that is asked for 1 to 256 rows keeps one, not 256."""
+    network = fastmlp.Network([3, 4, 2])
+    model = fastmlp.fit(network, np.ones((9, 3)), np.ones((9, 2)), epochs=0, backend="baseline")
+    wanted, blocks = model.predict(np.ones((1, 3))), []
+    for rows in (9, 1, 5, 9, 300, 2):
+        assert np.array_equal(model.predict(np.ones((rows, 3))), np.tile(wanted, (rows, 1)))
+        (idle,) = prediction_of(network, model.parameters).idle
+        blocks.append(idle.block)
+    assert blocks == [9, 9, 9, 9, 256, 256]
+
+
 def bound_of(sizes, rows, batch_size, epochs, itemsize):
     """Bytes that the README promises. X is not among them: it is neither copied nor masked."""
     # Themselves, their gradient, two moments; and all but the gradient once more, should it diverge.
@@ -109,4 +171,5 @@ def bound_of(sizes, rows, batch_size, epochs, itemsize):
     drawn = 2 * min(epochs, MAX_CHUNK_VISITS / rows + 2)
     # Target and weight; natural order and the row orders, or before them three numbers to check a label.
     a_row = itemsize * (sizes[-1] + 1) + 8 * max(3, 1 + drawn)
-    return parameters + a_batch_row * batch_size + a_row * rows + CONSTANT
+    history = 41 * epochs  # a float, and its place in a list that grows by an eighth
+    return parameters + a_batch_row * batch_size + a_row * rows + history + CONSTANT

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+import threadpoolctl
 from problems import data_set
 
 import fastmlp
@@ -89,6 +90,39 @@ def test_every_optimiser_goes_on_in_its_bits_from_every_step(name, backend, tmp_
 @pytest.mark.parametrize("backend", registry.backends())
 def test_every_backend_goes_on_in_its_bits(backend, tmp_path, monkeypatch):
     check_every_stop(monkeypatch, tmp_path / "c", backend, OPTIMIZERS["adam"])
+
+
+@pytest.mark.parametrize(("backend", "threads"), [("reference", 1), ("reference", None), ("blas", 1)])
+def test_the_blas_goes_on_with_the_threads_that_it_had(backend, threads, tmp_path):
+    """It sums in another order on one thread than on two."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 301)), rng.standard_normal((300, 1))
+    network, path, told = Network([301, 303, 1]), tmp_path / "c", []
+
+    class Tell(Callback):
+        def on_train_begin(self, run):
+            told.clear()
+
+        def on_epoch_end(self, run):
+            found = threadpoolctl.threadpool_info()
+            told.append({pool["num_threads"] for pool in found if pool["user_api"] == "blas"})
+
+    def fit(epochs, callback, **options):
+        given = {"batch_size": None, "seed": 0, "backend": backend, "callbacks": [callback]}
+        return fastmlp.fit(network, x, y, epochs=epochs, **given, **options)
+
+    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+        whole = fit(4, Tell(), threads=2)
+        fit(1, Checkpoint(path), threads=2)
+        fit(2, Checkpoint(path), threads=threads, resume=path)
+        rest = fit(4, Tell(), threads=threads, resume=path)
+    assert told == [{2}, {2}]
+    assert_same(rest, whole)
+
+
+def test_any_number_of_threads_that_fit_takes_can_be_resumed(tmp_path):
+    fit(epochs=1, threads=10**9, callbacks=[Checkpoint(tmp_path / "c")])
+    assert fit(epochs=1, resume=tmp_path / "c").history["loss"]
 
 
 SCRIPT = """

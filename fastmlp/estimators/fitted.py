@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from fastmlp import checks
 from fastmlp.estimators.descriptions import network_of
 from fastmlp.estimators.sparse_rows import blocks
 from fastmlp.layout import flatten
@@ -78,7 +78,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             and X.shape[1] == self.n_features_in_
             and X.flags.c_contiguous
             and "feature_names_in_" not in vars(self)
-            and math.isfinite(np.vdot(X, X))
+            and checks.finite(X)
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import weakref
 from typing import Any, NamedTuple
 
 import numba
@@ -15,7 +16,7 @@ from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
 from fastmlp.kernels.buffers import workspace
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
-from fastmlp.kernels.records import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, Shape, Workspace
+from fastmlp.kernels.records import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, Shape
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import run
 from fastmlp.layout import LayerSlices, layer_slices
@@ -28,6 +29,9 @@ Array = NDArray[Any]
 
 BLOCK_ROWS = 256
 """Rows that predict and evaluate take at a time: what they allocate does not grow with the data."""
+
+IDLE_BYTES = 128 << 20
+"""What workspaces may take between predictions, those of all models together."""
 
 
 def compiled_backend(variant: Variant) -> Backend:
@@ -42,19 +46,23 @@ def compiled_backend(variant: Variant) -> Backend:
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
         block = min(BLOCK_ROWS, rows)
-        shape, idle = prediction_of(network, block, dtype)
+        _, shape, idle, _ = prediction_of(network, parameters)
         check_parameters(shape, parameters)
         check_array("inputs", inputs, (rows, network.sizes[0]), dtype)
         check_array("out", out, (rows, network.sizes[-1]), dtype)
         try:
-            work, address = idle.pop()
+            work = idle.pop()
         except IndexError:
-            work = workspace(network, block, 1, dtype, predicting=True)
-            address = work.places.__array_interface__["data"][0]
-        program.predict(
-            writable(parameters), shape.layers, writable(inputs), work.memory, address, block, out
-        )
-        idle.append((work, address))
+            work = None
+        if work is None or work.block < block:
+            work = Reusable(network, block, dtype)
+        try:
+            program.predict(
+                writable(parameters), shape.layers, writable(inputs), work.memory, work.address, block, out
+            )
+        finally:
+            if work.kept:
+                idle.append(work)
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
         shape = resting_shape_of(network)
@@ -140,22 +148,69 @@ def shape_of(network: Network) -> Shape:
     return Shape(layers, objective)
 
 
-class Prediction(NamedTuple):
-    """What predictions of one size have in common, found in one look-up: each hashes the network, 0.3 us.
+class Reusable:
+    """A workspace of predictions, for the next ones of its model where it is kept: allocating takes 7 us.
 
-    shape : without dropout
-    idle : workspaces that predictions have left for the next, and their places' addresses: pop, then append.
-        A list, so that calls from several threads never meet in one. Allocating anew takes 7 us, as one row.
+    block : rows of a prediction that it has room for at a time
+    address : of its PLACES
+    kept : whether it may lie idle
     """
 
+    __slots__ = ("__weakref__", "address", "block", "kept", "memory", "places")
+
+    def __init__(self, network: Network, block: int, dtype: np.dtype[Any]) -> None:
+        self.memory, self.places, _ = workspace(network, block, 1, dtype, predicting=True)
+        self.address = self.places.__array_interface__["data"][0]
+        self.block = block
+        # Counted first: two threads that come at once may both find no room, but never both the last of it.
+        _kept[id(self)] = self
+        if self.memory.nbytes <= IDLE_BYTES < _kept_bytes():
+            for prediction in list(_predictions.values()):
+                prediction.idle.clear()
+        self.kept = _kept_bytes() <= IDLE_BYTES
+        if not self.kept:
+            del _kept[id(self)]
+
+
+_kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary()
+"""By their ids, those that lie idle, or will when their predictions are made."""
+
+
+def _kept_bytes() -> int:
+    found = [reference() for reference in _kept.valuerefs()]
+    return sum(work.memory.nbytes for work in found if work is not None)
+
+
+class Prediction(NamedTuple):
+    """What the predictions of one model have in common, found by its parameters in 0.2 us.
+
+    network : the model's
+    shape : the network in numbers, without dropout
+    idle : workspaces that predictions have left for the next: pop, then append. A list, so that calls from
+        several threads never meet in one.
+    watch : what takes this away when the parameters go
+    """
+
+    network: Network
     shape: Shape
-    idle: list[tuple[Workspace, int]]
+    idle: list[Reusable]
+    watch: weakref.ref[Array]
 
 
-@functools.lru_cache(maxsize=16)
-def prediction_of(network: Network, block: int, dtype: np.dtype[Any]) -> Prediction:
-    """Return what predictions of `block` rows at a time, in `dtype`, need to know."""
-    return Prediction(resting_shape_of(network), [])
+_predictions: dict[int, Prediction] = {}
+"""By the ids of the models' parameters."""
+
+
+def prediction_of(network: Network, parameters: Array) -> Prediction:
+    """Return what predictions with these parameters have in common."""
+    key = id(parameters)
+    known = _predictions.get(key)
+    if known is None or (known.network is not network and known.network != network):
+        # Not by the module's names, which are gone when a process ends.
+        predictions = _predictions
+        watch = weakref.ref(parameters, lambda _: predictions.pop(key, None))
+        known = _predictions[key] = Prediction(network, resting_shape_of(network), [], watch)
+    return known
 
 
 @functools.lru_cache(maxsize=64)

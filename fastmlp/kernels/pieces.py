@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import ctypes
 import inspect
-import os
 import pickle
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -27,6 +26,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
+from fastmlp import forks
 from fastmlp.kernels.cache import cache_of, kept_on_disk
 from fastmlp.kernels.sources import sources
 from fastmlp.kernels.subnormals import arithmetic, normal_arithmetic
@@ -39,13 +39,7 @@ INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 helper = register_jitable(_nrt=False, **OPTIONS, **INNER)
 """Makes of a short function one that jitted code may call as well as Python."""
 
-if hasattr(os, "register_at_fork"):
-    # A process forked while another thread compiles would find the lock held for ever.
-    os.register_at_fork(
-        before=global_compiler_lock.acquire,
-        after_in_parent=global_compiler_lock.release,
-        after_in_child=global_compiler_lock.release,
-    )
+forks.wait_for(global_compiler_lock)
 
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 RESOLVE = "fastmlp:resolve"
