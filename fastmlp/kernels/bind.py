@@ -10,6 +10,7 @@ programs that have them in common; the rest is compiled into what calls it.
 
 from __future__ import annotations
 
+import difflib
 import dis
 import functools
 import re
@@ -24,6 +25,7 @@ import numpy as np
 from numba.core import event
 from numba.core.serialize import dumps
 
+from fastmlp import checks
 from fastmlp.kernels import program
 from fastmlp.kernels.cache import kept_on_disk, why_not_kept
 from fastmlp.kernels.pieces import INNER, OPTIONS, piece
@@ -44,7 +46,7 @@ class Program:
     """A variant's entry points as attributes, each bound when first asked for: a fit needs one or two."""
 
     def __init__(self, variant: Variant) -> None:
-        self._functions = {**TEMPLATES, **variant.resolved()}
+        self._functions = functions_of(variant)
         self._variant, self._digest = variant.name, _digest(variant)
         self.bound = functools.lru_cache(MOST_BOUND)(self._bound)
 
@@ -97,12 +99,54 @@ TEMPLATES: dict[str, Function] = {
 }
 
 
+def functions_of(variant: Variant) -> dict[str, Function]:
+    """Return the functions that the variant's programs are made of, by name."""
+    check_slots(variant)
+    return {**TEMPLATES, **variant.resolved()}
+
+
+def check_slots(variant: Variant) -> None:
+    """Raise ValueError for a slot that no program of the variant calls, TypeError for what is no function.
+
+    A misspelt one would leave the base to run in its place, unseen.
+    """
+    known = {**TEMPLATES, **(variant.base.resolved() if variant.base else {})}
+    called = _called({**known, **variant.slots})
+    for name, function in variant.slots.items():
+        what = f"slot {name!r} of the variant {variant.name!r}"
+        if not callable(function):
+            raise TypeError(f"{what} must be a function, got {checks.shown(function)}")
+        if name in called:
+            continue
+        if name in known:
+            raise ValueError(f"the {what} would never run: what its base has in its place does not call it")
+        choices = sorted(called & known.keys())
+        close = difflib.get_close_matches(str(name), choices, 1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown {what}; {meant}choose from: {', '.join(choices)}")
+
+
+def _called(functions: Mapping[str, Function]) -> set[str]:
+    """Return the names by which the entry points, and what they call, call anything."""
+    called = {*ENTRY_POINTS}
+    seen: set[Any] = set()
+    pending = [functions[name] for name in ENTRY_POINTS]
+    while pending:
+        function = pending.pop()
+        if isinstance(function, types.FunctionType) and function not in seen:
+            seen.add(function)
+            names = function.__code__.co_names
+            called.update(names)
+            pending += [_meant(name, function, functions) for name in names]
+    return called
+
+
 def slot(variant: Variant, name: str) -> Function:
     """Return one slot of the variant, compiled by itself when first called; for tests and timing.
 
     A scalar that is a formula (`fastmlp.kernels.scalars`) can be called from jitted code only.
     """
-    functions = {**TEMPLATES, **variant.resolved()}
+    functions = functions_of(variant)
     function = functions[name]
     if not isinstance(function, types.FunctionType):
         return function
@@ -235,17 +279,23 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         name = str(instruction.argval)
         if instruction.opname != "LOAD_GLOBAL":
             continue
-        own, bound = function.__globals__.get(name), functions.get(name)
-        if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
-            bound = None  # a user's function has a helper of such a name
-        value: Any = own if bound is None else bound
-        if name in PIECES and (bound is not None or _is_ours(_plain(value))):
+        value = _meant(name, function, functions)
+        bound = name in functions and value is functions[name]
+        if name in PIECES and (bound or _is_ours(_plain(value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
             inner[name] = _link(value, functions)
-        elif bound is not None:
-            inner[name] = bound
+        elif bound:
+            inner[name] = value
     return inner
+
+
+def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:
+    """Return what a global name of a function stands for: the variant's, its module's own, or None."""
+    own, bound = function.__globals__.get(name), functions.get(name)
+    if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
+        bound = None  # a user's function has a helper of such a name
+    return own if bound is None else bound
 
 
 def _is_foreign(value: Any) -> bool:
