@@ -16,10 +16,13 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
     ("activations", "archive", "batches", "budget", "checks", "estimators.warned", "interrupts", "losses"),
+    ("kernels.codes",),
+    ("kernels.shapes",),
+    ("kernels.sources",),
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("kernels.records", "kernels.subnormals", "layout", "state"),
-    ("backend", "kernels.cache", "kernels.sources", "kernels.variant"),
+    ("backend", "kernels.cache", "kernels.variant"),
     ("kernels.pieces", "kernels.vectors"),
     ("kernels.symbols", "reference"),
     ("kernels.coefficients", "kernels.views"),

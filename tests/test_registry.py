@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -144,3 +146,29 @@ def test_a_slot_that_nobody_calls_is_refused(monkeypatch, base, name, function, 
     monkeypatch.setitem(registry._files, "misspelt", variant)
     with pytest.raises(error, match=said):
         fit("misspelt")
+
+
+ZIPPED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, fastmlp
+assert fastmlp.__file__.startswith(sys.argv[1])
+X = np.linspace(-1, 1, 10).reshape(5, 2)
+for backend in sys.argv[2:]:
+    model = fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=2, seed=0, backend=backend)
+    print(f"{model.history['loss'][-1]:.9f}")
+"""
+
+
+@pytest.mark.parametrize(
+    "backends", [("reference",), pytest.param(("reference", "baseline"), marks=pytest.mark.slow)]
+)
+def test_the_package_works_from_a_zip(tmp_path, backends):
+    package, path = Path(fastmlp.__file__).parent, tmp_path / "fastmlp.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for source in package.rglob("*.py"):
+            file.write(source, source.relative_to(package.parent))
+    command = [sys.executable, "-c", ZIPPED, str(path), *backends]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert len(set(run.stdout.splitlines())) == 1
+    assert run.stdout.count("\n") == len(backends)
