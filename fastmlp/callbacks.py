@@ -25,6 +25,10 @@ def no_snapshot() -> Snapshot:
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
+SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot")
+"""Of a `Run`: what the training sets as it goes on, and `rate_factor`, which callbacks set, too."""
+
+
 class Run:
     """What a callback sees of the training that it accompanies.
 
@@ -39,7 +43,17 @@ class Run:
     stop_reason : str or None, what `stop` was last told; `interrupted` : bool, by Ctrl-C
     snapshot : function that returns all that the rest of the training depends on, between chunks
     rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
+
+    Nothing else can be set: AttributeError. A training would not notice.
     """
+
+    network: Network
+    parameters: NDArray[Any]
+    moments: NDArray[Any]
+    epochs: int
+    rows: int
+    history: dict[str, list[float]]
+    snapshot: Callable[[], Snapshot]
 
     def __init__(
         self,
@@ -51,19 +65,29 @@ class Run:
         history: dict[str, list[float]],
         snapshot: Callable[[], Snapshot] = no_snapshot,
     ) -> None:
-        self.network = network
-        self.parameters = parameters
-        self.moments = moments
-        self.epochs = epochs
-        self.rows = rows
-        self.history = history
-        self.snapshot = snapshot
+        vars(self).update(
+            network=network,
+            parameters=parameters,
+            moments=moments,
+            epochs=epochs,
+            rows=rows,
+            history=history,
+            snapshot=snapshot,
+        )
         self.epoch = 0
         self.step = 0
         self.rows_seen = 0
         self.rate_factor = 1.0
         self.stop_reason: str | None = None
         self.interrupted = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in SETTABLE:
+            raise AttributeError(
+                f"run.{name} cannot be set; to end the training call run.stop(reason), "
+                "to change parameters or moments write into them: run.parameters[...] = values"
+            )
+        super().__setattr__(name, value)
 
     @property
     def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:

@@ -162,3 +162,21 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.real("weight_decay", self.weight_decay, 0)
+
+
+OPTIMIZERS: tuple[type[Optimizer], ...] = (SGD, RMSprop, Adam, AdamW)
+"""All that there are: each has its rule in the reference and its code in the kernels."""
+
+
+def check_optimizer(what: str, optimizer: object) -> None:
+    """Raise TypeError unless `optimizer` is one of OPTIMIZERS.
+
+    A subclass is none: whoever goes by its type would take its parent's rule.
+    """
+    wanted = "an SGD, RMSprop, Adam or AdamW"
+    checks.instance(what, optimizer, OPTIMIZERS, wanted)
+    if type(optimizer) not in OPTIMIZERS:
+        parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
+        raise TypeError(
+            f"{what} must be {wanted}, got {checks.shown(optimizer)}; a subclass would train as {parent}"
+        )

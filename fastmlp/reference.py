@@ -16,7 +16,7 @@ from fastmlp.activations import LEAKY_SLOPE
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.layout import layer_views
 from fastmlp.network import Network
-from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, check_optimizer
 from fastmlp.state import TrainState
 
 Array = NDArray[Any]
@@ -265,6 +265,7 @@ def update(
     network: Network, optimizer: Optimizer, state: TrainState, rate: float, bias_rate: float
 ) -> TrainState:
     """Apply state.gradients in place; return the state with its step advanced."""
+    check_optimizer("optimizer", optimizer)
     p, g = state.parameters, state.gradients
     first, second = state.moments
     t = state.step + 1

@@ -67,6 +67,16 @@ def test_callbacks_hear_of_the_end_after_an_error():
     assert recorder.events == ["begin", "end"]
 
 
+@pytest.mark.parametrize("name", ["stop", "stop_training", "parameters", "layers"])
+def test_what_a_training_would_not_notice_cannot_be_set(name):
+    class Sets(Callback):
+        def on_epoch_end(self, run):
+            setattr(run, name, True)
+
+    with pytest.raises(AttributeError, match=f"^run.{name} cannot be set; to end the training call run.stop"):
+        fit("reference", callbacks=[Sets()])
+
+
 def test_a_callback_may_stop_the_training():
     class Stops(Callback):
         def on_epoch_end(self, run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -17,6 +18,9 @@ import fastmlp
 from fastmlp import SGD, Adam, AdamW, RMSprop, registry
 from fastmlp.ahead import compile_ahead
 from fastmlp.backend import Chunk, Data
+from fastmlp.kernels import bind
+from fastmlp.kernels.cache import why_not_kept
+from fastmlp.kernels.variants import baseline
 from fastmlp.layout import parameter_count
 from fastmlp.state import initial_state
 
@@ -154,9 +158,9 @@ print(out[0, 0], flush=True)
 """
 
 
-def run_process(cache, *arguments):
+def run_process(cache, *arguments, **environment):
     """What a new process prints, on both streams; its Numba caches in a directory of the test's."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}
     command = [sys.executable, "-W", "error", "-c", TRAIN, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -201,6 +205,95 @@ def test_one_compilation_for_a_machine_and_another_after_an_edit(tmp_path):
     edited = run_process(cache, source)
     assert float(edited.stdout) == pytest.approx(value + 100), "stale machine code"
     assert len(edited.stderr.splitlines()) == 1
+
+
+HELPED = """
+import numba, scales
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+right = baseline.affine
+
+@numba.njit
+def added():
+    return scales.scaled(scales.ADDED)
+
+def adding(added):
+    def affine(x, w, b, *others):
+        right(x, w, b, *others)
+        out = others[-1]
+        for i in range(out.shape[0]):
+            for j in range(out.shape[1]):
+                out[i, j] += added()
+    return affine
+
+VARIANT = Variant("mine", baseline.VARIANT, {"affine": adding(added)})
+"""
+
+SCALES = """
+import numba
+ADDED = 100.0
+@numba.njit
+def scaled(x):
+    return 1.0 * x
+"""
+
+EDITS = {
+    "a number of another module": ("ADDED = 100.0", "ADDED = 200.0"),
+    "a jitted function of another module": ("1.0 * x", "2.0 * x"),
+}
+
+
+@pytest.fixture
+def helped(tmp_path, monkeypatch):
+    """Return what makes a variant anew whose slot reads the module `scales`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = tmp_path / "mine.py"
+    source.write_text(HELPED)
+
+    def make(scales):
+        (tmp_path / "scales.py").write_text(scales)
+        monkeypatch.delitem(sys.modules, "scales", raising=False)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(registry, "_files", {})
+        name = registry.register_file(source)
+        return registry.variants()[name]
+
+    yield make
+    sys.modules.pop("scales", None)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_beside_a_variant_gives_other_names(helped, edit):
+    first, again, edited = (
+        bind.Program(helped(scales)).predict for scales in (SCALES, SCALES, SCALES.replace(*EDITS[edit]))
+    )
+    assert first is again
+    assert why_not_kept(first) is None
+    assert edited.py_func.__qualname__ != first.py_func.__qualname__
+
+
+def test_what_cannot_be_known_is_not_kept(helped):
+    program = bind.Program(helped(SCALES.replace("100.0", "__import__('re').match('a', 'a')")))
+    reason = why_not_kept(program.predict)
+    assert reason.startswith("what it is made of cannot be known: fastmlp_variant_mine_")
+    assert reason.endswith(".added reads an object of re.Match")
+    assert why_not_kept(bind.Program(baseline.VARIANT).predict) is None
+
+
+@pytest.mark.slow  # compiles four programs
+@pytest.mark.parametrize("edit", [*EDITS, None])
+def test_an_edit_beside_a_variant_compiles_it_anew(tmp_path, edit):
+    cache, source, scales = tmp_path / "cache", tmp_path / "mine.py", tmp_path / "scales.py"
+    source.write_text(HELPED)
+    scales.write_text(SCALES)
+    first = run_process(cache, source, PYTHONPATH=tmp_path)
+    if edit is not None:
+        scales.write_text(SCALES.replace(*EDITS[edit]) + "\n# another size")
+    second = run_process(cache, source, PYTHONPATH=tmp_path)
+    assert float(second.stdout) - float(first.stdout) == pytest.approx(0 if edit is None else 100)
+    assert len(second.stderr.splitlines()) == (edit is not None)
 
 
 def test_programs_that_two_processes_compiled_meet_in_a_third(tmp_path):

@@ -42,6 +42,14 @@ def make(what, *arguments, **options):
     return lambda backend: what(*arguments, **options)
 
 
+class Lion(Adam):
+    """Has a rule of its own, which nobody would call."""
+
+
+class Wide(Normal):
+    """As `Lion`."""
+
+
 START = ([np.ones((3, 2)), np.ones((2, 1))], [np.zeros(2), np.zeros(1)])
 
 
@@ -121,6 +129,8 @@ MISTAKES = {
     ),
     "optimizer's class": (fit(optimizer=SGD), "SGD", "instance"),
     "optimizer by name": (fit(optimizer="adam"), "'adam'", "an SGD, RMSprop, Adam or AdamW"),
+    "a subclass of an optimizer": (fit(optimizer=Lion()), "Lion(", "would train as Adam"),
+    "a subclass of a weight_init": (make(Network, [3, 1], weight_init=Wide()), "Wide(", "instance of Normal"),
     "sizes for a network": (fit([3, 4, 1]), "[3, 4, 1]", "a Network"),
     "arguments in another order": (lambda _: fastmlp.fit(X, Y, REGRESSION), "array([[0.", "a Network"),
     "an array of epochs": (fit(epochs=X), "array([[0.", "whole number"),

@@ -146,3 +146,19 @@ def test_trainings_are_real_torchs(backend, which):
     np.testing.assert_allclose(model.history["loss"], trace, rtol=1e-11)
     for w, linear in zip(model.weights, net[::2], strict=True):
         np.testing.assert_allclose(w, linear.weight.detach().numpy().T, atol=1e-11)
+
+
+class Lion(Adam):
+    """A rule of its own, which no backend has."""
+
+
+def test_a_subclass_does_not_train_as_its_parent():
+    network, state = fastmlp.Network([1, 1]), initial_state(np.ones(2))
+    for backend in registry.backends():
+        with pytest.raises(
+            TypeError, match=r"^optimizer must be .*, got Lion.* a subclass would train as Adam$"
+        ):
+            registry.get(backend).update(network, Lion(), state, 0.1, 0.1)
+    for solve in (fastmlp.MLPRegressor(solver=Lion()).fit, fastmlp.MLPRegressor(solver=Lion()).partial_fit):
+        with pytest.raises(TypeError, match=r"^solver must be .*, got Lion"):
+            solve(np.ones((3, 1)), np.ones(3))

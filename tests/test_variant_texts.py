@@ -12,7 +12,6 @@ import pytest
 import fastmlp
 from fastmlp import registry
 from fastmlp.activations import TANH
-from fastmlp.kernels import bind
 from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline, tiled
@@ -39,21 +38,6 @@ def trained(monkeypatch):
 
     yield train
     registry._compiled.cache_clear()
-
-
-@numba.njit
-def even(n):
-    return n == 0 or odd(n - 1)
-
-
-@numba.njit
-def odd(n):
-    return n != 0 and even(n - 1)
-
-
-def test_helpers_that_call_one_another_have_names():
-    names = {bind._content(helper, {}) for helper in (even, odd)}
-    assert len(names) == 2
 
 
 def activate_others(*others):
@@ -211,24 +195,6 @@ def test_what_was_defined_in_no_file_differs_by_what_it_names(trained):
         exec(NAMING, scope)
         found.append(trained(f"linear {scale}", tanh=scope["tanh"]))
     assert not np.allclose(*found)
-
-
-NESTED = """
-def bias_gradient(delta, out):
-    sums = [delta[:, j].sum() for j in range(len(out))]
-    add = lambda x: x + 0.0
-    for j in range(len(out)):
-        out[j] = add(sums[j])
-"""
-
-
-def test_a_name_on_the_disk_has_no_address_in_it():
-    names = set()
-    for _ in range(2):
-        scope = {"__name__": __name__}
-        exec(NESTED, scope)
-        names.add(bind._content(scope["bias_gradient"], {}))
-    assert len(names) == 1
 
 
 @numba.njit

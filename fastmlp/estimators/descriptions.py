@@ -8,7 +8,7 @@ from typing import Any
 
 from fastmlp.activations import HIDDEN
 from fastmlp.network import Network
-from fastmlp.optimizers import SGD, Adam, Optimizer
+from fastmlp.optimizers import SGD, Adam, Optimizer, check_optimizer
 from fastmlp.schedules import Schedule
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
@@ -65,6 +65,7 @@ def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str) -> 
 def optimizer_of(estimator: Any) -> Optimizer:
     """Return the optimiser that the estimator's parameters describe."""
     if isinstance(estimator.solver, Optimizer):
+        check_optimizer("solver", estimator.solver)
         return estimator.solver
     scheduled = isinstance(estimator.learning_rate, Schedule)
     rate = estimator.learning_rate if scheduled else number(estimator.learning_rate_init)

@@ -225,6 +225,7 @@ def resting_shape_of(network: Network) -> Shape:
 @functools.lru_cache(maxsize=64)
 def rule_of(optimizer: Optimizer) -> np.void:
     """Return an optimiser in numbers, a RULE."""
+    optimizers.check_optimizer("optimizer", optimizer)
     rule = np.zeros(1, RULE)[0]
     rule["clip_norm"] = np.inf if optimizer.clip_norm is None else optimizer.clip_norm
     match optimizer:
@@ -237,8 +238,6 @@ def rule_of(optimizer: Optimizer) -> np.void:
             rule["code"], rule["decay"] = ADAM, getattr(optimizer, "weight_decay", 0.0)
             for name in ("beta1", "beta2", "epsilon", "epsilon_hat"):
                 rule[name] = getattr(optimizer, name)
-        case _:
-            raise TypeError(f"optimizer must be an SGD, RMSprop, Adam or AdamW, got {optimizer!r}")
     return rule
 
 

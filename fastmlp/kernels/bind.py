@@ -1,7 +1,7 @@
 """Joins the program's templates with a variant's slots, and has Numba compile the result.
 
 A template is copied with its globals rebound to the variant's functions, under a qualified name
-that carries a digest of them and of all sources. Of the ways to specialise a Numba function
+that carries a digest of all that it reaches. Of the ways to specialise a Numba function
 this is the one that a second process finds in the disk cache, and that an edit invalidates:
 closures and functions passed as arguments are never found again, and rebound globals under an
 unchanged name are found with the wrong code. Most slots are pieces, found in the same way by all
@@ -10,25 +10,24 @@ programs that have them in common; the rest is compiled into what calls it.
 
 from __future__ import annotations
 
+import difflib
 import dis
 import functools
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numba
-import numpy as np
 from numba.core import event
-from numba.core.serialize import dumps
 
+from fastmlp import checks
 from fastmlp.kernels import program
 from fastmlp.kernels.cache import kept_on_disk, why_not_kept
-from fastmlp.kernels.pieces import INNER, OPTIONS, piece
+from fastmlp.kernels.pieces import INNER, OPTIONS, how, piece
 from fastmlp.kernels.program import PIECES
-from fastmlp.kernels.sources import digest_of, sources
+from fastmlp.kernels.sources import Reach, text_of
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
 
 Function = Callable[..., Any]
@@ -44,8 +43,8 @@ class Program:
     """A variant's entry points as attributes, each bound when first asked for: a fit needs one or two."""
 
     def __init__(self, variant: Variant) -> None:
-        self._functions = {**TEMPLATES, **variant.resolved()}
-        self._variant, self._digest = variant.name, _digest(variant)
+        self._functions = functions_of(variant)
+        self._variant = variant.name
         self.bound = functools.lru_cache(MOST_BOUND)(self._bound)
 
     def __getattr__(self, name: str) -> Function:
@@ -53,11 +52,11 @@ class Program:
             raise AttributeError(name)
         function = self._functions[name]
         inner = _inner(function, self._functions)
-        digest = digest_of([self._digest.encode(), _content(function, inner).encode()])
+        reach = _reach(function, inner, **ENTRY)
         # Variants that differ in nothing that an entry point calls have one between them.
-        qualname = f"{name}_{digest}"
+        qualname = f"{name}_{reach.digest}"
         if qualname not in _shared:
-            _shared[qualname] = _entry(qualname, self._variant, function, inner)
+            _shared[qualname] = _entry(qualname, self._variant, function, inner, reach)
         setattr(self, name, _shared[qualname])
         return _shared[qualname]
 
@@ -66,10 +65,11 @@ class Program:
 
         Its name has a digest of the constants in it: Numba's cache sees code and names only.
         """
-        names = {**_inner(bound.template, TEMPLATES), **bound.names(bound.constants)}
-        digest = digest_of([self._digest.encode(), repr(bound.constants).encode()])
-        name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{digest}"
-        return _entry(name, self._variant, bound.template, names)
+        inner = _inner(bound.template, TEMPLATES)
+        reach = _reach(bound.template, inner, bound.names, repr(bound.constants), **ENTRY)
+        name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{reach.digest}"
+        names = {**inner, **bound.names(bound.constants)}
+        return _entry(name, self._variant, bound.template, names, reach)
 
 
 MOST_BOUND = 64
@@ -83,11 +83,14 @@ _first_variant: dict[str, str] = {}
 """By qualified name: entry points that this process has made, and the variant that asked for one first."""
 
 
-def _entry(qualname: str, variant: str, function: Function, names: Mapping[str, Function]) -> Function:
-    copy = _rebound(function, names)
-    copy.__qualname__ = qualname
+ENTRY = {"no_cfunc_wrapper": True}
+
+
+def _entry(
+    qualname: str, variant: str, function: Function, names: Mapping[str, Function], reach: Reach
+) -> Function:
     _first_variant[qualname] = variant
-    return kept_on_disk(_jitted(copy, function, no_cfunc_wrapper=True))
+    return kept_on_disk(_jitted(qualname, function, names, **ENTRY), reach)
 
 
 TEMPLATES: dict[str, Function] = {
@@ -97,19 +100,61 @@ TEMPLATES: dict[str, Function] = {
 }
 
 
+def functions_of(variant: Variant) -> dict[str, Function]:
+    """Return the functions that the variant's programs are made of, by name."""
+    check_slots(variant)
+    return {**TEMPLATES, **variant.resolved()}
+
+
+def check_slots(variant: Variant) -> None:
+    """Raise ValueError for a slot that no program of the variant calls, TypeError for what is no function.
+
+    A misspelt one would leave the base to run in its place, unseen.
+    """
+    known = {**TEMPLATES, **(variant.base.resolved() if variant.base else {})}
+    called = _called({**known, **variant.slots})
+    for name, function in variant.slots.items():
+        what = f"slot {name!r} of the variant {variant.name!r}"
+        if not callable(function):
+            raise TypeError(f"{what} must be a function, got {checks.shown(function)}")
+        if name in called:
+            continue
+        if name in known:
+            raise ValueError(f"the {what} would never run: what its base has in its place does not call it")
+        choices = sorted(called & known.keys())
+        close = difflib.get_close_matches(str(name), choices, 1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown {what}; {meant}choose from: {', '.join(choices)}")
+
+
+def _called(functions: Mapping[str, Function]) -> set[str]:
+    """Return the names by which the entry points, and what they call, call anything."""
+    called = {*ENTRY_POINTS}
+    seen: set[Any] = set()
+    pending = [functions[name] for name in ENTRY_POINTS]
+    while pending:
+        function = pending.pop()
+        if isinstance(function, types.FunctionType) and function not in seen:
+            seen.add(function)
+            names = function.__code__.co_names
+            called.update(names)
+            pending += [_meant(name, function, functions) for name in names]
+    return called
+
+
 def slot(variant: Variant, name: str) -> Function:
     """Return one slot of the variant, compiled by itself when first called; for tests and timing.
 
     A scalar that is a formula (`fastmlp.kernels.scalars`) can be called from jitted code only.
     """
-    functions = {**TEMPLATES, **variant.resolved()}
+    functions = functions_of(variant)
     function = functions[name]
     if not isinstance(function, types.FunctionType):
         return function
     inner = _inner(function, functions)
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        _linked[key] = _jitted(_rebound(function, inner), function)
+        _linked[key] = _jitted(function.__qualname__, function, inner)
     return _linked[key]
 
 
@@ -122,9 +167,9 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
     inner = _inner(function, functions)
     key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        copy = _rebound(function, inner)
-        copy.__qualname__ = f"{function.__qualname__}.{_content(function, inner)}"
-        _linked[key] = _jitted(copy, function, inline="always" if inline else "never", **INNER)
+        options = {"inline": "always" if inline else "never", **INNER}
+        reach = _reach(function, inner, **options)
+        _linked[key] = _jitted(f"{function.__qualname__}.{reach.digest}", function, inner, **options)
     return _linked[key]
 
 
@@ -142,73 +187,54 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     if key in _linked:
         return _linked[key]
     result, codes, constant = PIECES[name]
-    content = _content(function, inner)
-
-    def jitted(template: Any, names: Mapping[str, Any], qualname: str, **options: Any) -> Any:
-        copy = _rebound(template, names)
-        copy.__qualname__ = qualname
-        return _jitted(copy, plain, **INNER, **options)
+    label = plain.__qualname__
 
     def of_code(code: int) -> Any:
+        assert constant is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
-        names = {"coded": coded, "CODE": code}
-        return kept_on_disk(jitted(constant, names, f"{plain.__qualname__}.{code}.{content}"))
+        names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
+        reach = _reach(constant, names, **options)
+        return kept_on_disk(_jitted(f"{label}.{code}.{reach.digest}", constant, names, **options), reach)
 
-    whole = kept_on_disk(jitted(plain, inner, f"{plain.__qualname__}.{content}", **_options(function)))
-    _linked[key] = piece(whole, result, codes, constant and of_code, constant)
+    options = {**INNER, **_options(function)}
+    reach = _reach(plain, inner, *PIECES[name], **options)
+    whole = kept_on_disk(_jitted(f"{label}.{reach.digest}", plain, inner, **options), reach)
+    _linked[key] = piece(whole, reach, result, codes, constant and of_code, constant)
     return _linked[key]
 
 
-def _jitted(copy: Function, function: Function, **options: Any) -> Function:
-    """Return a copy of `function` as Numba compiles it."""
-    allocates = function in ALLOCATING or not _is_ours(function)
-    return numba.njit(copy, **{"_nrt": allocates, **OPTIONS, **options})
+def _jitted(qualname: str, function: Function, names: Mapping[str, Any], **options: Any) -> Function:
+    """Return a copy of a function as Numba compiles it, with its global names standing for others.
+
+    Machine code from the disk cache carries its inner functions' names. Programs that two processes
+    compiled meet in a third, and there one name must mean one code, or one program runs the other's.
+    """
+    copy = _rebound(function, names)
+    copy.__qualname__ = qualname
+    return numba.njit(copy, **{**_settings(function), **options})
+
+
+def _reach(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Reach:
+    """Return what the copy is made of.
+
+    more : what else its machine code is made of
+    """
+    return Reach(_rebound(function, names), {**_settings(function), **options}, *more, _how())
+
+
+@functools.cache
+def _how() -> str:
+    """Return what machine code depends on beside what it is made of: how it is put together here."""
+    return text_of(__name__) + how()
+
+
+def _settings(function: Function) -> dict[str, Any]:
+    """Return Numba's options for a function."""
+    return {"_nrt": function in ALLOCATING or not _is_ours(function), **OPTIONS}
 
 
 def _is_ours(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).startswith(OURS)
-
-
-def _content(function: Any, inner: Mapping[str, Function], above: tuple[Any, ...] = ()) -> str:
-    """Return a digest of a function's code and of all that it calls, but for those `above` that call it.
-
-    Machine code from the disk cache carries its inner functions' names. Programs that two processes
-    compiled meet in a third, and there one name must mean one code, or one program runs the other's.
-    So in one process, where functions of one text may differ in their defaults and in what they name.
-    """
-    plain, options = _plain(function), _options(function)
-    names = [f"{name}={_full_name(value)}" for name, value in inner.items()]
-    values = [plain.__defaults__, *(cell.cell_contents for cell in plain.__closure__ or ())]
-    for name in sorted({*plain.__code__.co_names} & plain.__globals__.keys() - inner.keys()):
-        value = plain.__globals__[name]
-        if isinstance(value, CONSTANTS):
-            values.append((name, value))
-        elif _plain(value) is not value and value not in (function, *above):
-            names.append(f"{name}={_full_name(value, (function, *above))}")
-    own = [sources(Path(plain.__code__.co_filename)), repr(sorted(options.items())), *sorted(names)]
-    return digest_of([*map(str.encode, own), *_text(plain.__code__), dumps(values)])
-
-
-CONSTANTS = (bool, int, float, complex, str, tuple, np.generic, np.ndarray)
-"""What a compiled function takes from its module as it is."""
-
-
-def _text(code: types.CodeType) -> Iterator[bytes]:
-    """Yield what tells a function's code from another's, and is the same in every process."""
-    yield code.co_code
-    yield repr(code.co_names).encode()
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _text(constant)
-        else:
-            yield repr(constant).encode()
-
-
-def _full_name(function: Any, above: tuple[Any, ...] = ()) -> str:
-    plain = _plain(function)
-    name = f"{plain.__module__}.{getattr(plain, '__qualname__', repr(plain))}"
-    decorated = plain is not function and not _is_ours(plain) and not DIGESTED.fullmatch(name)
-    return f"{name}.{_content(function, {}, above)}" if decorated else name
 
 
 def _plain(function: Any) -> Any:
@@ -219,11 +245,8 @@ def _plain(function: Any) -> Any:
 def _options(function: Any) -> dict[str, Any]:
     """Return what Numba's decorator was told, if it has been over a function."""
     given = getattr(function, "targetoptions", {})
-    return {k: sorted(v) if isinstance(v, set) else v for k, v in given.items() if k != "nopython"}
+    return {name: value for name, value in given.items() if name != "nopython"}
 
-
-DIGESTED = re.compile(r".*\.[0-9a-f]{16}")
-"""The name of what is compiled here, and has its content in it."""
 
 _linked: dict[tuple[Any, ...], Function] = {}
 
@@ -235,17 +258,23 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         name = str(instruction.argval)
         if instruction.opname != "LOAD_GLOBAL":
             continue
-        own, bound = function.__globals__.get(name), functions.get(name)
-        if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
-            bound = None  # a user's function has a helper of such a name
-        value: Any = own if bound is None else bound
-        if name in PIECES and (bound is not None or _is_ours(_plain(value))):
+        value = _meant(name, function, functions)
+        bound = name in functions and value is functions[name]
+        if name in PIECES and (bound or _is_ours(_plain(value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
             inner[name] = _link(value, functions)
-        elif bound is not None:
-            inner[name] = bound
+        elif bound:
+            inner[name] = value
     return inner
+
+
+def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:
+    """Return what a global name of a function stands for: the variant's, its module's own, or None."""
+    own, bound = function.__globals__.get(name), functions.get(name)
+    if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
+        bound = None  # a user's function has a helper of such a name
+    return own if bound is None else bound
 
 
 def _is_foreign(value: Any) -> bool:
@@ -262,12 +291,6 @@ def _rebound(function: Function, names: Mapping[str, Function]) -> types.Functio
     copy.__module__ = function.__module__
     copy.__qualname__ = function.__qualname__
     return copy
-
-
-def _digest(variant: Variant) -> str:
-    """Return a digest of every source that a variant's machine code depends on."""
-    plain = (getattr(f, "py_func", f) for f in variant.resolved().values())
-    return sources(*{Path(f.__code__.co_filename) for f in plain if isinstance(f, types.FunctionType)})
 
 
 class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped

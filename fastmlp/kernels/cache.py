@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import pickle
+import re
 import secrets
 import stat
 from collections.abc import Callable
@@ -22,6 +23,8 @@ import llvmlite
 import numba
 from numba.core.caching import CacheImpl, CompileResultCacheImpl, FunctionCache, NullCache
 from numba.core.serialize import dumps
+
+from fastmlp.kernels.sources import Reach
 
 SWITCH = "FASTMLP_CACHE"
 """The environment variable that turns the cache off if it is 0."""
@@ -36,23 +39,25 @@ COMPILER = (
 """What machine code depends on beside its source, its types and the processor."""
 
 
-def kept_on_disk(entry: Any) -> Any:
+def kept_on_disk(entry: Any, reach: Reach) -> Any:
     """Have a function of `numba.njit` load its machine code from the disk, and save it there.
 
     Where that cannot be done safely it just compiles; `why_not_kept` then has the reason.
+
+    reach : what the function is made of; its qualified name has the digest in it
     """
     if not numba.config.DISABLE_JIT:
-        entry._cache = cache_of(entry.py_func, CompileResultCacheImpl)
+        entry._cache = cache_of(entry.py_func, CompileResultCacheImpl, reach)
     return entry
 
 
-def cache_of(function: Callable[..., Any], form: type[CacheImpl]) -> Any:
+def cache_of(function: Callable[..., Any], form: type[CacheImpl], reach: Reach) -> Any:
     """Return the cache on the disk of what is compiled for a function, which is kept there in that form.
 
     Where that cannot be done safely it keeps nothing.
     """
     try:
-        return _Cache(function, form)
+        return _Cache(function, form, reach)
     except _Refused as refused:
         return _NotKept(str(refused))
 
@@ -76,8 +81,11 @@ class _NotKept(NullCache):  # type: ignore[misc]  # numba is untyped
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba is untyped
     """Numba's cache of a function, with files of ours below it."""
 
-    def __init__(self, function: Callable[..., Any], form: type[CacheImpl]) -> None:
+    def __init__(self, function: Callable[..., Any], form: type[CacheImpl], reach: Reach) -> None:
         self._impl_class = form
+        self._reach = reach
+        if reach.unknown is not None:
+            raise _Refused(f"what it is made of cannot be known: {reach.unknown}")
         if os.environ.get(SWITCH) == "0":
             raise _Refused(f"{SWITCH} is 0")
         try:
@@ -92,12 +100,18 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba is untyped
             raise _Refused(f"the cache directory cannot be used: {error}") from None
         if not stat.S_ISDIR(found.st_mode) or not _only_ours(found):
             raise _Refused(f"others could write to {str(directory)!r}; remove it, or set NUMBA_CACHE_DIR")
-        self._cache_file = _Files(directory, self._impl.filename_base)
+        # The name has the digest; Numba's has the function's line, too, and moves with what stands above.
+        self._cache_file = _Files(directory, re.sub("[<>]", "", function.__qualname__))
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        """Return types and processor; the code is in the name, closures over jitted functions included."""
+        return sig, codegen.magic_tuple()
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Save if the disk lets us; the next process compiles if it did not."""
-        with contextlib.suppress(OSError):
-            super().save_overload(sig, data)
+        """Save if the disk lets us, and if the name still says what was compiled; else the next compiles."""
+        if self._reach.unchanged():
+            with contextlib.suppress(OSError):
+                super().save_overload(sig, data)
 
 
 class _Files:

@@ -11,6 +11,7 @@ alone, which is loaded from the disk cache or compiled, and from then on it jump
 from __future__ import annotations
 
 import ctypes
+import functools
 import inspect
 import pickle
 from collections.abc import Callable
@@ -28,7 +29,7 @@ from numba.extending import intrinsic, register_jitable
 
 from fastmlp import forks
 from fastmlp.kernels.cache import cache_of, kept_on_disk
-from fastmlp.kernels.sources import sources
+from fastmlp.kernels.sources import Reach, marked, text_of
 from fastmlp.kernels.subnormals import arithmetic, normal_arithmetic
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
@@ -77,10 +78,16 @@ def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
 
 
 def piece(
-    compiled: Any, result: Any = types.none, codes: int = 0, of_code: Any = None, others: Any = None
+    compiled: Any,
+    reach: Reach,
+    result: Any = types.none,
+    codes: int = 0,
+    of_code: Any = None,
+    others: Any = None,
 ) -> Any:
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
 
+    reach : what the piece is made of
     result : what it returns, one of Numba's types
     codes : how many values its first argument has, if that is a code and each has machine code of its own;
         ValueError at a call with another
@@ -117,6 +124,7 @@ def piece(
     own = inspect.signature(others or compiled.py_func).parameters.values()
     call.__signature__ = inspect.Signature([*first, *own])
     call.__qualname__ = name
+    marked(call, reach)
     return intrinsic(call)
 
 
@@ -221,20 +229,33 @@ def _finder(context, module):
     return finder
 
 
+@functools.cache
+def how() -> str:
+    """Return what the machine code of a piece depends on beside what it is made of: how it is called."""
+    return text_of(__name__, normal_arithmetic.__module__)
+
+
 def apart(function: Any) -> Any:
-    """Make a piece of a function that no variant overrides, and that makes no arrays."""
-    function.__qualname__ = f"{function.__qualname__}.{sources()}"
-    return piece(kept_on_disk(njit(_nrt=False, **OPTIONS, **INNER)(function)))
+    """Make a piece of a function that no variant overrides, and that makes no arrays.
+
+    It stands below all that the function names: what is defined later would not be in its digest.
+    """
+    options = {"_nrt": False, **OPTIONS, **INNER}
+    reach = Reach(function, options, how())
+    function.__qualname__ = f"{function.__qualname__}.{reach.digest}"
+    return piece(kept_on_disk(njit(**options)(function), reach), reach)
 
 
 def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> str:
     """Make a piece that is written in LLVM's language; return its name, for `calling` and `address_of`.
 
+    It stands below all that `emit` names, as `apart`.
     emit : emit(builder, arguments, kinds, code) writes the function of a code, from a first block where the
         builder is; its arguments have Numba's types `kinds`
     """
-    name = emit.__qualname__ = f"{name}.{sources()}"
-    cache = cache_of(emit, _LibraryForm)
+    reach = Reach(emit, how())
+    name = emit.__qualname__ = f"{name}.{reach.digest}"
+    cache = cache_of(emit, _LibraryForm, reach)
 
     def make(arguments, code):
         target, key = cpu_target.target_context, (arguments, code)

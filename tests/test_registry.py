@@ -1,0 +1,174 @@
+"""Which backends there are: plugins that are broken or take a name, files, slots that nobody calls."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp import registry
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline, fused, tiled
+
+X = np.linspace(-1, 1, 8).reshape(4, 2)
+
+DECLARED = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+VARIANT = Variant({name!r}, baseline.VARIANT, {{}}{more})
+"""
+
+
+def fit(backend):
+    network = fastmlp.Network([2, 1])
+    return fastmlp.fit(network, X, X[:, :1], epochs=1, seed=0, backend=backend, progress=False)
+
+
+def source(name, more=""):
+    return DECLARED.format(name=name, more=more)
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """Install distributions of one plugin each: {name of its module: its text}."""
+
+    def install(**texts):
+        for name, text in texts.items():
+            (tmp_path / f"{name}.py").write_text(text)
+            info = tmp_path / f"{name}-1.0.dist-info"
+            info.mkdir()
+            (info / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+            (info / "entry_points.txt").write_text(f"[fastmlp.variants]\n{name} = {name}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+        registry._installed.cache_clear()
+
+    before = {*sys.modules}
+    yield install
+    registry._installed.cache_clear()
+    for name in {*sys.modules} - before:
+        if Path(getattr(sys.modules[name], "__file__", None) or "").parent == tmp_path:
+            del sys.modules[name]
+
+
+def test_a_plugin_is_a_backend(plugins):
+    plugins(good_plugin=source("good"))
+    assert "good" in registry.backends()
+
+
+BROKEN = {
+    "cannot be imported": ("import there_is_no_such_module", "ModuleNotFoundError: No module named"),
+    "is no Python": ("VARIANT = (", "SyntaxError"),
+    "declares nothing": ("", "must declare VARIANT"),
+    "declares something else": ("VARIANT = 3", "got 3"),
+    "is named as a built-in": (source("baseline"), "'baseline' exists already"),
+    "is named as the reference": (source("reference"), "'reference' exists already"),
+    "is named auto": (source("auto"), "no variant can be named 'auto'"),
+    "has no name": (source(""), "must be letters"),
+    "has a number for a name": (source(3), "got 3"),
+    "has two lines for a name": (source("a\nb"), "must be letters"),
+    "misspells a slot": (source("mine").replace("{}", '{"biass_gradient": max}'), "mean 'bias_gradient'"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_plugin_is_left_out_and_told_once(plugins, kind):
+    text, why = BROKEN[kind]
+    before = registry.variants()
+    plugins(broken_plugin=text, good_plugin=source("good"))
+    with pytest.warns(
+        RuntimeWarning, match=r"the plugin 'broken_plugin' \(broken_plugin\) is left out: "
+    ) as told:
+        fit("reference")
+    (warning,) = told
+    assert why in str(warning.message)
+    assert "\n" not in str(warning.message)
+    assert registry.variants() == {**before, "good": registry.variants()["good"]}
+    fit("reference")  # warnings are errors
+
+
+def test_of_two_plugins_of_one_name_there_is_one(plugins):
+    plugins(first=source("twice"), second=source("twice"))
+    with pytest.warns(RuntimeWarning, match=r"^the plugin 'second' .* named 'twice' exists already"):
+        registry.backends()
+
+
+@pytest.mark.parametrize("name", ["auto", "reference", "fused", "", "a\nb"])
+def test_a_file_s_variant_must_have_a_name_of_its_own(tmp_path, name):
+    before = registry.variants()
+    path = tmp_path / "mine.py"
+    path.write_text(source(name))
+    with pytest.raises(ValueError, match="name"):
+        registry.register_file(path)
+    assert registry.variants() == before
+
+
+def test_files_of_one_name_are_two_modules(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_files", {})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        path = tmp_path / name / "mine.py"
+        path.write_text(source(name, ", lambda work: 1.0"))
+        assert registry.register_file(path) == name
+    first, second = (registry.variants()[name].seconds.__module__ for name in ("one", "two"))
+    assert first != second
+
+
+@pytest.mark.parametrize("seconds", [lambda work: 1 / 0, lambda work: "soon", lambda work: math.nan])
+def test_a_variant_whose_estimate_is_no_number_is_not_chosen(monkeypatch, seconds):
+    monkeypatch.setitem(registry._files, "odd", Variant("odd", baseline.VARIANT, {}, seconds))
+    work = fastmlp.Network([2, 1]), fastmlp.SGD(), 4, np.dtype("f8"), 1
+    with pytest.warns(RuntimeWarning, match="^the backend 'odd' is left out of the choice: "):
+        assert registry.choose("auto", *work).name != "odd"
+
+
+def nothing():
+    pass
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "function", "error", "said"),
+    [
+        (baseline, "biass_gradient", nothing, ValueError, "unknown slot .* did you mean 'bias_gradient'"),
+        (baseline, "", nothing, ValueError, "unknown slot .* choose from: activate, "),
+        (tiled, "rows_forward", nothing, ValueError, "unknown slot 'rows_forward'"),
+        (fused, "affine", nothing, ValueError, "slot 'affine' .* would never run"),
+        (baseline, "affine", None, TypeError, "slot 'affine' .* must be a function, got None"),
+    ],
+)
+def test_a_slot_that_nobody_calls_is_refused(monkeypatch, base, name, function, error, said):
+    variant = Variant("misspelt", base.VARIANT, {name: function})
+    monkeypatch.setitem(registry._files, "misspelt", variant)
+    with pytest.raises(error, match=said):
+        fit("misspelt")
+
+
+ZIPPED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np, fastmlp
+assert fastmlp.__file__.startswith(sys.argv[1])
+X = np.linspace(-1, 1, 10).reshape(5, 2)
+for backend in sys.argv[2:]:
+    model = fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=2, seed=0, backend=backend)
+    print(f"{model.history['loss'][-1]:.9f}")
+"""
+
+
+@pytest.mark.parametrize(
+    "backends", [("reference",), pytest.param(("reference", "baseline"), marks=pytest.mark.slow)]
+)
+def test_the_package_works_from_a_zip(tmp_path, backends):
+    package, path = Path(fastmlp.__file__).parent, tmp_path / "fastmlp.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for source in package.rglob("*.py"):
+            file.write(source, source.relative_to(package.parent))
+    command = [sys.executable, "-c", ZIPPED, str(path), *backends]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert len(set(run.stdout.splitlines())) == 1
+    assert run.stdout.count("\n") == len(backends)
