@@ -20,7 +20,7 @@ LEVELS = (
     ("network", "optimizers"),
     ("kernels.records", "kernels.subnormals", "layout", "state"),
     ("backend", "kernels.cache", "kernels.sources", "kernels.variant"),
-    ("kernels.pieces", "kernels.vectors"),
+    ("kernels.own", "kernels.pieces", "kernels.vectors"),
     ("kernels.symbols", "reference"),
     ("kernels.coefficients", "kernels.views"),
     ("kernels.formulas", "kernels.program", "kernels.residuals"),

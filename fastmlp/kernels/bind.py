@@ -26,6 +26,7 @@ from numba.core.serialize import dumps
 
 from fastmlp.kernels import program
 from fastmlp.kernels.cache import kept_on_disk, why_not_kept
+from fastmlp.kernels.own import entry_of
 from fastmlp.kernels.pieces import INNER, OPTIONS, piece
 from fastmlp.kernels.program import PIECES
 from fastmlp.kernels.sources import digest_of, sources
@@ -66,10 +67,14 @@ class Program:
 
         Its name has a digest of the constants in it: Numba's cache sees code and names only.
         """
-        names = {**_inner(bound.template, TEMPLATES), **bound.names(bound.constants)}
         digest = digest_of([self._digest.encode(), repr(bound.constants).encode()])
         name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{digest}"
-        return _entry(name, self._variant, bound.template, names)
+
+        def make() -> Function:
+            names = {**_inner(bound.template, TEMPLATES), **bound.names(bound.constants)}
+            return _entry(name, self._variant, bound.template, names)
+
+        return entry_of(_entry(name, self._variant, bound.template, {}), make)
 
 
 MOST_BOUND = 64
