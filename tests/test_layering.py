@@ -15,7 +15,17 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
-    ("activations", "archive", "batches", "budget", "checks", "estimators.warned", "interrupts", "losses"),
+    (
+        "activations",
+        "archive",
+        "batches",
+        "budget",
+        "checks",
+        "estimators.warned",
+        "interrupts",
+        "losses",
+        "notices",
+    ),
     ("initializers", "schedules"),
     ("network", "optimizers"),
     ("kernels.records", "kernels.subnormals", "layout", "state"),

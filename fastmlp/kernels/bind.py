@@ -13,7 +13,6 @@ from __future__ import annotations
 import dis
 import functools
 import re
-import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -31,6 +30,7 @@ from fastmlp.kernels.pieces import INNER, OPTIONS, piece
 from fastmlp.kernels.program import PIECES
 from fastmlp.kernels.sources import digest_of, sources
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
+from fastmlp.notices import say
 
 Function = Callable[..., Any]
 
@@ -298,11 +298,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
             key = f"{entry[0]} {dtype}"
         if key not in self._said:
             self._said.add(key)
-            print(
-                f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}")
 
     @staticmethod
     def _how_often(entry: Any, once: str) -> str:
