@@ -14,6 +14,7 @@ from fastmlp import checks
 from fastmlp.archive import CheckpointError
 from fastmlp.layout import layer_views
 from fastmlp.network import Network
+from fastmlp.notices import Notices
 from fastmlp.state import Snapshot
 
 if TYPE_CHECKING:
@@ -242,9 +243,11 @@ class Progress(Callback):
             return
         from tqdm import tqdm
 
+        # Of stderr itself it would ask the width unasked, and flush it where nothing is forgiven.
         self.bar = tqdm(
-            total=run.epochs * run.rows, initial=run.rows_seen, unit="row", unit_scale=True, file=sys.stderr
-        )
+            total=run.epochs * run.rows, initial=run.rows_seen, unit="row", unit_scale=True, file=Notices(),
+            dynamic_ncols=True,
+        )  # fmt: skip
 
     def on_chunk_end(self, run: Run) -> None:
         """Move the bar."""

@@ -17,6 +17,7 @@ from fastmlp.datasets import RECIPES, Recipe, Task, load
 from fastmlp.divergence import DivergenceError
 from fastmlp.model import Model
 from fastmlp.network import Network
+from fastmlp.notices import say
 from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
@@ -39,13 +40,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Mistake as mistake:
         parser.error(str(mistake))
     except KeyboardInterrupt:
-        print("fastmlp: interrupted", file=sys.stderr)
+        say("fastmlp: interrupted")
         return 130
     except OSError as error:
         # What reads our output has gone, or the disk is full: say it once, and let the exit be quiet.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
-            print(f"fastmlp: error: cannot write: {error.strerror}", file=sys.stderr)
+            say(f"fastmlp: error: cannot write: {error.strerror}")
         return 1
     return code
 
@@ -204,7 +205,7 @@ def _train(arguments: argparse.Namespace) -> int:
         if outcome.model.backend != "reference" and not arguments.no_reference:
             _print_comparison(task, outcome, _measured(arguments, task, settings, "reference"))
     except DivergenceError as error:
-        print(f"fastmlp: {error}; here that is --learning-rate", file=sys.stderr)
+        say(f"fastmlp: {error}; here that is --learning-rate")
         return 1
     return 0
 

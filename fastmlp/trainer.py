@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import sys
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
@@ -29,6 +28,7 @@ from fastmlp.layout import flatten
 from fastmlp.loop import Plan, train, with_state
 from fastmlp.model import Model
 from fastmlp.network import Network
+from fastmlp.notices import Notices
 from fastmlp.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.registry import choose
 from fastmlp.state import initial_state
@@ -225,7 +225,7 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
     for callback in checked:
         checks.instance("every callback", callback, Callback, "a Callback")
     if progress is None:
-        progress = sys.stderr is not None and sys.stderr.isatty()
+        progress = Notices().isatty()
     if checks.flag("progress", progress):
         checked.append(Progress())
     # A checkpoint is taken when all others have heard of the chunk: it holds their states.

@@ -16,7 +16,17 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 LEVELS = (
     ("forks",),
-    ("activations", "archive", "batches", "budget", "checks", "estimators.warned", "interrupts", "losses"),
+    (
+        "activations",
+        "archive",
+        "batches",
+        "budget",
+        "checks",
+        "estimators.warned",
+        "interrupts",
+        "losses",
+        "notices",
+    ),
     ("kernels.codes",),
     ("kernels.shapes",),
     ("kernels.sources",),
@@ -24,7 +34,7 @@ LEVELS = (
     ("network", "optimizers"),
     ("kernels.records", "kernels.subnormals", "layout", "state"),
     ("backend", "kernels.cache", "kernels.variant"),
-    ("kernels.pieces", "kernels.vectors"),
+    ("kernels.own", "kernels.pieces", "kernels.vectors"),
     ("kernels.symbols", "reference"),
     ("kernels.coefficients", "kernels.views"),
     ("kernels.formulas", "kernels.program", "kernels.residuals"),

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
+from numba.core.codegen import JITCPUCodegen
+from numba.core.extending import _Intrinsic
+from numba.core.imputils import builtin_registry
+from numba.core.registry import CPUDispatcher, cpu_target
+from numba.core.types import Function as NumbaFunction
 from problems import COMPILED_DTYPES, eps, parameters_for, targets_for
 from test_compilation import compilations
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, registry
+from fastmlp.backend import Chunk, Data
+from fastmlp.kernels import own
+from fastmlp.kernels.adapter import compiled_backend
 from fastmlp.kernels.variants import specialized
+from fastmlp.layout import parameter_count
+from fastmlp.state import initial_state
 
 CLASSES = {"output": "softmax", "loss": "cross_entropy"}
 BINARY = {"output": "sigmoid", "loss": "binary_cross_entropy"}
@@ -223,3 +235,100 @@ def test_a_second_process_loads_every_network_from_the_disk_cache(tmp_path):
     assert second.stderr == ""
     assert second.stdout == first.stdout
     assert len(set(first.stdout.splitlines())) == 2, "one network's program served the other"
+
+
+# --- memory --------------------------------------------------------------------------------------
+
+
+def census():
+    """What there is of the kinds of things that a program is made of."""
+    gc.collect()
+    kinds = (_Intrinsic, own.Intrinsic, NumbaFunction, CPUDispatcher, JITCPUCodegen)
+    found = Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
+    registered = len(builtin_registry.functions) + len(cpu_target.target_context._defns)
+    return found, registered
+
+
+def train_by(backend, sizes, **options):
+    """Take a step of a network's own program."""
+    network = Network(sizes, **options)
+    rows, (n_in, n_out) = 2, (sizes[0], sizes[-1])
+    data = Data(np.ones((rows, n_in)), np.ones((rows, n_out)), np.ones(rows))
+    state = initial_state(np.full(parameter_count(sizes), 0.1))
+    chunk = Chunk(np.arange(rows), np.zeros(1, int), np.full(1, rows), np.ones(1), np.full((1, 2), 0.1), rows)
+    backend.train_chunk(network, SGD(0.1), state, data, chunk, 0, 1, np.empty(1))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, pytest.param({"l2": 0.1}, marks=pytest.mark.slow)], ids=["registers", "blocks"]
+)
+def test_a_program_keeps_its_machine_code_and_nothing_else(options, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CACHE", "0")
+    kept = compiled_backend(specialized.VARIANT)
+    train_by(kept, (1, 2, 1), **options)  # what programs share is made now
+    before, registered = census()
+    backend = compiled_backend(specialized.VARIANT)
+    train_by(backend, (2, 1, 1), **options)
+    after, still_registered = census()
+    assert after - before == {CPUDispatcher: 1, own._Codegen: 1}, "what the program was made of has stayed"
+    assert still_registered == registered + 1, "Numba knows more than the entry point"
+    del backend
+    assert census() == (before, registered)
+
+
+SEARCH = f"""
+import ctypes, gc, sys
+import numpy as np, fastmlp
+
+X = np.linspace(-1, 1, 64).reshape(16, 4)
+
+def train(i):
+    # A twentieth live in registers: Adam takes the rest to memory.
+    optimizer = fastmlp.SGD(0.1) if i % 20 == 0 else fastmlp.Adam(0.01)
+    network = fastmlp.Network([4, 1 + i % 25, 1 + i // 25, 1], "tanh")
+    fastmlp.fit(
+        network, X, X[:, 0], optimizer=optimizer, epochs=1, batch_size=8, seed=0, backend="specialized"
+    )
+
+def resident():
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * {4096}
+
+train(0)
+train(1)
+before = resident()
+for i in range(2, 302):
+    train(i)
+print((resident() - before) / 300)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and trims glibc's heap")
+@pytest.mark.slow
+def test_a_search_over_300_networks_keeps_less_than_a_megabyte_each(tmp_path, told):
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    for kind in ("cold", "warm"):
+        command = [sys.executable, "-c", SEARCH]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        assert bool(done.stderr) == (kind == "cold"), done.stderr
+        each = float(done.stdout)
+        told(f"300 networks, {kind}: {each / 1e6:.2f} MB each")
+        assert each < 1e6
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_pass_managers_are_freed():
+    """A program takes some 70, of 16 KiB each."""
+    codegen = own._Codegen("test")
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    before = resident()
+    for _ in range(500):
+        codegen._function_pass_manager()
+        codegen._module_pass_manager()
+    assert resident() - before < 4 << 20

@@ -14,7 +14,6 @@ import difflib
 import dis
 import functools
 import re
-import sys
 import types
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,10 +24,12 @@ from numba.core import event
 from fastmlp import checks
 from fastmlp.kernels import program
 from fastmlp.kernels.cache import kept_on_disk, why_not_kept
+from fastmlp.kernels.own import entry_of
 from fastmlp.kernels.pieces import INNER, OPTIONS, how, piece
 from fastmlp.kernels.program import PIECES
 from fastmlp.kernels.sources import Reach, text_of
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
+from fastmlp.notices import say
 
 Function = Callable[..., Any]
 
@@ -68,8 +69,12 @@ class Program:
         inner = _inner(bound.template, TEMPLATES)
         reach = _reach(bound.template, inner, bound.names, repr(bound.constants), **ENTRY)
         name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{reach.digest}"
-        names = {**inner, **bound.names(bound.constants)}
-        return _entry(name, self._variant, bound.template, names, reach)
+
+        def make() -> Function:
+            names = {**inner, **bound.names(bound.constants)}
+            return _entry(name, self._variant, bound.template, names, reach)
+
+        return entry_of(_entry(name, self._variant, bound.template, {}, reach), make)
 
 
 MOST_BOUND = 64
@@ -316,11 +321,7 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
             key = f"{entry[0]} {dtype}"
         if key not in self._said:
             self._said.add(key)
-            print(
-                f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}")
 
     @staticmethod
     def _how_often(entry: Any, once: str) -> str:

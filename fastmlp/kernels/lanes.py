@@ -17,8 +17,8 @@ import functools
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
+from fastmlp.kernels.own import Intrinsic
 from fastmlp.kernels.symbols import Symbol, fma
 from fastmlp.kernels.vectors import INT, INT32, host
 
@@ -101,11 +101,11 @@ def sequence(stages):
     """One intrinsic (work, rows) that runs stages in order, those that are None left out."""
     stages = [s for s in stages if s is not None]
 
-    @intrinsic
+    @Intrinsic
     def run(typingctx, work, rows):
         called = {}
         for s in stages:
-            if hasattr(s, "py_func"):
+            if isinstance(s, Intrinsic):
                 kind = typingctx.resolve_value_type(s)
                 called[s] = kind, kind.get_call_type(typingctx, (work, types.int64), {})
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
+from fastmlp.kernels.pieces import apart
 from fastmlp.kernels.vectors import host
 
 
@@ -177,8 +177,8 @@ def table(layers):
     )
 
 
-# Not inlined: called once a chunk, so that one compilation may serve all networks.
-@numba.njit(nogil=True, error_model="numpy")
+# Pieces: called once a chunk, so that one compilation may serve all networks.
+@apart
 def copy_in(work, base, vector, layout):
     """Copy a flat vector (P,) to the section at `base`."""
     for layer in range(layout.shape[0]):
@@ -190,7 +190,7 @@ def copy_in(work, base, vector, layout):
             work[base + b + j] = vector[flat + n_in * n_out + j]
 
 
-@numba.njit(nogil=True, error_model="numpy")
+@apart
 def copy_out(work, base, vector, layout):
     """Copy the section at `base` to a flat vector (P,)."""
     for layer in range(layout.shape[0]):

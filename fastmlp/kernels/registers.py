@@ -14,10 +14,10 @@ from itertools import pairwise
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from fastmlp.kernels.elements import BACKWARD, FUNCTIONS, cross_entropy_term
 from fastmlp.kernels.lanes import Machine, broadcast, sum_lanes
+from fastmlp.kernels.own import Intrinsic
 from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.vectors import INT, INT32
 
@@ -109,7 +109,7 @@ def chunk(constants):
     sizes, lanes = constants.sizes, constants.rows
     shapes = list(pairwise(sizes))
 
-    @intrinsic
+    @Intrinsic
     def run(typingctx, parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses):
         dtype = parameters.dtype
 

@@ -5,11 +5,9 @@ Separate because these know the mathematics and the layout (`fastmlp.kernels.pad
 derivative needs is taken from the activation's value, which leaves out gelu and silu.
 """
 
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic
 
 from fastmlp.kernels import lanes
 from fastmlp.kernels.elements import (
@@ -21,18 +19,11 @@ from fastmlp.kernels.elements import (
     weighted,
     within_bounds,
 )
+from fastmlp.kernels.own import Intrinsic, stage
 from fastmlp.kernels.padded import dividing_lanes
 from fastmlp.kernels.scalars import accumulate, at_least, exp_nonpositive, log, wide_vectors
 from fastmlp.kernels.symbols import Symbol, jittable
 from fastmlp.kernels.vectors import INT
-
-OPTIONS = {
-    "forceinline": True,
-    "error_model": "numpy",
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-}
-stage = numba.njit(**OPTIONS)
 
 # --- activations -----------------------------------------------------------------------------------
 
@@ -186,7 +177,7 @@ def loss_of(constants, places):
     term = jittable(cross_entropy_term if binary else squared_error(constants.output))
 
     @stage
-    def loss(work, rows):
+    def loss(work, rows) -> float:
         wide_vectors()
         total = type(work[0])(0)
         for i in range(rows * stride):
@@ -203,7 +194,7 @@ def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
     """Cross-entropy of softmax from the logits: sum y (log sum exp - z), delta = softmax - y."""
 
     @stage
-    def loss(work, rows):
+    def loss(work, rows) -> float:
         wide_vectors()
         zero, one = type(work[0])(0), type(work[0])(1)
         total = zero
@@ -255,7 +246,7 @@ def gather(where):
     first, last = where.layers[0], where.layers[-1]
     n_in, n_out, stride, most = first.n_in, last.n_out, last.out_stride, last.most
 
-    @intrinsic
+    @Intrinsic
     def copy_rows(typingctx, work, inputs, targets, weights, order, start, rows, share):
         def codegen(context, builder, signature, args):
             arrays = zip(signature.args[:5], args)

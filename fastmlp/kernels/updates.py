@@ -6,8 +6,8 @@ A stage takes (work, penalty, rule, rate, correction1, correction2).
 
 # mypy: ignore-errors
 
+from fastmlp.kernels.own import stage
 from fastmlp.kernels.scalars import fma, multiplied_sqrt, sqrt, wide_vectors
-from fastmlp.kernels.stages import stage
 
 
 def sgd(at, count, where, penalised):

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import llvmlite.binding
-import numba
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 INT = ir.IntType(64)
@@ -61,21 +61,29 @@ NEON = Machine(16, WIDE, 8, False)
 SSE = Machine(16, NARROW, 8, False)
 
 
+AVX2_NEEDS = {"sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma"}
+AVX512_NEEDS = {*AVX2_NEEDS, "f16c", "avx512f", "avx512vl"}
+"""By LLVM's names. Whoever turns one off turns off what is built on it."""
+
+
 def host():
-    """The `Machine` Numba compiles for, with its overrides of the host's features respected."""
-    if numba.config.CPU_FEATURES is not None:
-        named = set(numba.config.CPU_FEATURES.split(","))
-        has = lambda feature: "+" + feature in named
-    else:
-        features = llvmlite.binding.get_host_cpu_features()
-        has = lambda feature: features.get(feature, False)
-    if numba.config.CPU_NAME == "generic" and numba.config.CPU_FEATURES is None:
-        has = lambda feature: False
-    if has("avx512f") and has("avx512vl"):
+    """The `Machine` Numba compiles for, whatever NUMBA_CPU_NAME, NUMBA_CPU_FEATURES and NUMBA_ENABLE_AVX say."""
+    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return machine_of(triple, features)
+
+
+def machine_of(triple, features):
+    """The `Machine` of a target.
+
+    features : as LLVM takes them, "+avx,-avx2"
+    """
+    named = {feature[1:]: feature[0] == "+" for feature in features.split(",") if feature}
+    on, off = ({name for name in named if named[name] == there} for there in (True, False))
+    if on >= {"avx512f", "avx512vl"} and not off & AVX512_NEEDS:
         return AVX512
-    if has("avx2") and has("fma"):
+    if on >= {"avx2", "fma"} and not off & AVX2_NEEDS:
         return AVX2
-    return NEON if llvmlite.binding.get_process_triple().startswith(("aarch64", "arm64")) else SSE
+    return NEON if triple.startswith(("aarch64", "arm64")) else SSE
 
 
 def declare(module, name, result, arguments):

@@ -26,10 +26,10 @@ import numpy as np
 from fastmlp import optimizers
 from fastmlp.kernels import registers, stages
 from fastmlp.kernels.lanes import sequence
+from fastmlp.kernels.own import stage
 from fastmlp.kernels.padded import Constants, copy_in, copy_out, plan, table
 from fastmlp.kernels.program import loss_share, penalty_share
 from fastmlp.kernels.scalars import accumulate, wide_vectors
-from fastmlp.kernels.stages import stage
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.updates import MOMENTS, UPDATES
 from fastmlp.kernels.variant import Bound, Variant, Work
@@ -154,7 +154,7 @@ def squares_of(count):
     """The stage that sums the squares of the weights, whose padding is 0."""
 
     @stage
-    def squares(work):
+    def squares(work) -> float:
         wide_vectors()
         total = type(work[0])(0)
         for i in range(count):

@@ -1,0 +1,150 @@
+"""What is compiled for one network and goes with it: its code generators, its types, its machine code.
+
+Numba keeps every `@intrinsic` in its registries for ever, and what it has compiled in the one engine that it
+has for all: 8 MB for each network that had a program of its own, a gigabyte after a search over a hundred
+shapes. What is made here is held by nothing but the program that it is made for.
+
+Numba's private parts are touched here for that; tried on 0.62.1 and 0.68.1.
+"""
+
+# mypy: ignore-errors
+
+import copy
+import functools
+import pickle
+import typing
+import weakref
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from llvmlite.binding.ffi import lib
+from numba import types
+from numba.core.caching import NullCache
+from numba.core.codegen import JITCPUCodegen
+from numba.core.compiler import CompileResult, Flags
+from numba.core.registry import cpu_target
+from numba.core.serialize import dumps
+from numba.core.typing.templates import AbstractTemplate
+
+FLAGS = Flags()
+FLAGS.forceinline, FLAGS.nrt, FLAGS.error_model = True, True, "numpy"
+
+
+class Intrinsic:
+    """As Numba's `@intrinsic` of the same function; forgotten with the last reference to it."""
+
+    def __init__(self, definition):
+        functools.update_wrapper(self, definition)
+        del self.__wrapped__  # its code would be taken for the function that jitted code calls
+        parts = {"key": self.__name__, "definition": staticmethod(definition), "known": {}}
+        template = type(f"{self.__name__}_template", (_Template,), parts)
+        # This table has a weak reference to the key; the template must not lead back to it.
+        cpu_target.typing_context.insert_global(self, types.Function(template))
+        weakref.finalize(self, _forget, template.known)
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class _Template(AbstractTemplate):
+    """Types a call, and has the code generator for it found under a key of its own."""
+
+    def generic(self, args, kws):
+        """Return the signature of a call, None if there is none."""
+        args = tuple(map(types.unliteral, args))
+        if args not in self.known:
+            found = self.definition(self.context, *args)
+            if found is None:
+                return None
+            signature, emit = found
+            key = f"{self.key} {id(emit)}"
+            cpu_target.target_context.insert_func_defn([(emit, key, signature.args)])
+            self.known[args] = self.known[signature.args] = signature, key
+        return self.known[args][0]
+
+    def get_impl_key(self, signature):
+        """Return what the code generator is found under."""
+        return self.known[signature.args][1]
+
+
+def _forget(known):
+    for key in {key for _, key in known.values()}:
+        cpu_target.target_context.remove_user_function(key)
+
+
+def stage(function):
+    """Make of a Python function of (work, ..) what jitted code calls, compiled into what calls it.
+
+    It returns nothing, or a number of work's dtype if it is annotated to return a float.
+    """
+    returns = "return" in typing.get_type_hints(function)
+
+    def definition(typing_context, work, *others):
+        signature = (work.dtype if returns else types.none)(work, *others)
+
+        def emit(context, builder, signature, arguments):
+            flags = FLAGS.copy()
+            compiled = context.compile_subroutine(builder, function, signature, flags=flags, caching=False)
+            return context.call_internal(builder, compiled.fndesc, signature, arguments)
+
+        return signature, emit
+
+    functools.update_wrapper(definition, function)
+    return Intrinsic(definition)
+
+
+def entry_of(entry: Any, make: Callable[[], Any]) -> Any:
+    """Have a dispatcher keep nothing but its machine code, in an engine that goes with it.
+
+    entry : not called so far, with a cache on the disk
+    make : make() gives the dispatcher of the same name that is compiled where the disk has none
+    """
+    _give_compiler(entry)
+    entry._cache = _Loading(entry._cache, make)
+    return entry
+
+
+class _Codegen(JITCPUCodegen):
+    """Frees LLVM's pass managers, which llvmlite's classes forget to: 33 KiB a function, 4 MB a program."""
+
+    def _function_pass_manager(self, **options):
+        manager, builder = super()._function_pass_manager(**options)
+        manager._dispose = functools.partial(lib.LLVMPY_DisposeNewFunctionPassManger, manager._ptr)
+        return manager, builder
+
+    def _module_pass_manager(self, **options):
+        manager, builder = super()._module_pass_manager(**options)
+        manager._dispose = functools.partial(lib.LLVMPY_DisposeNewModulePassManger, manager._ptr)
+        return manager, builder
+
+
+def _give_compiler(dispatcher):
+    """Have a dispatcher compile and load by a code generator, and in an engine, of its own."""
+    shared = cpu_target.target_context
+    constants = copy.copy(shared._get_constants)
+    constants._cache = {}  # has a key for the type of every code generator
+    context = shared.subtarget(_internal_codegen=_Codegen("fastmlp"), _get_constants=constants)
+    described = {"typing_context": cpu_target.typing_context, "target_context": context}
+    dispatcher._compiler.targetdescr = SimpleNamespace(options=cpu_target.options, **described)
+    dispatcher.targetctx = context
+
+
+class _Loading(NullCache):
+    """Has what is not on the disk compiled elsewhere, and takes only the machine code."""
+
+    def __init__(self, disk, make):
+        self._disk, self._make = disk, make
+
+    def load_overload(self, sig, target_context):
+        """Return what is on the disk, or else is compiled now; Numba's dispatcher sees no difference."""
+        found = self._disk.load_overload(sig, target_context)
+        if found is None:
+            entry = self._make()
+            _give_compiler(entry)
+            entry.compile(sig)
+            (made,) = entry.overloads.values()
+            # Pickled, as on the disk: what it was made of is not reachable from it.
+            found = CompileResult._rebuild(target_context, *pickle.loads(dumps(made._reduce())))
+        found.library._shared_module = None  # for other functions to be linked with
+        return found
