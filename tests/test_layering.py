@@ -22,7 +22,7 @@ LEVELS = (
     ("backend", "kernels.cache", "kernels.sources", "kernels.variant"),
     ("kernels.pieces", "kernels.vectors"),
     ("kernels.symbols", "reference"),
-    ("kernels.coefficients", "kernels.views"),
+    ("kernels.arithmetic", "kernels.coefficients", "kernels.views"),
     ("kernels.formulas", "kernels.program", "kernels.residuals"),
     (
         "kernels.buffers",

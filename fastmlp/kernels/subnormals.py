@@ -2,7 +2,7 @@
 
 A training that has nearly converged fills Adam's moments with them, and x86 takes some hundred cycles
 for each: 30-100-1 slowed from 14 to 27 us a step. The processor's own switch does it, per thread; it
-is set where a chunk begins and put back where it ends.
+is set where a chunk, a gradient or an update begins, and put back where it ends.
 """
 
 # mypy: ignore-errors
