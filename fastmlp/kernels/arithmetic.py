@@ -10,8 +10,7 @@ Multiply-adds round once (`symbols.fma`) where `fma` is written, and twice elsew
 - Products are one chain of fma for each element, k ascending. Logits begin with the bias, k over the inputs;
   the delta of the layer below begins with 0, k over the units; a weight's gradient with 0, k over the rows of
   the batch. Where a chain is cut, the next part begins with what the one before has stored.
-- Bias gradients begin with 0. Eight rows, added as a tree of pairs, join the sum at a time
-  (`columns.ROWS`); rows that make no eight follow one by one.
+- Bias gradients begin with 0, and the rows of the batch are added one by one.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then it is divided by `value_divisor`;
   then the sum of the layers' penalties, the first layer's first, is added.
 - A gradient is complete before anything else is done to it: `with_decay`, then, where l1 > 0,

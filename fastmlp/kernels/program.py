@@ -223,6 +223,7 @@ def train_chunk(
     order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
+    before = flush_subnormals()
     n_in, n_out = inputs.shape[1], targets.shape[1]
     for s in range(len(starts)):
         visited = vector(order, starts[s], stops[s] - starts[s])
@@ -237,6 +238,7 @@ def train_chunk(
             layers, objective, parameters, x, y, w, totals[s], key, step + s, memory, places, gradients
         )
         update(layers, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
+    restore_subnormals(before)
 
 
 def predict(parameters, layers, inputs, memory, address, block, out):
