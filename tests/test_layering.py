@@ -36,7 +36,7 @@ LEVELS = (
     ("backend", "kernels.cache", "kernels.variant"),
     ("kernels.own", "kernels.pieces", "kernels.vectors"),
     ("kernels.symbols", "reference"),
-    ("kernels.coefficients", "kernels.views"),
+    ("kernels.arithmetic", "kernels.coefficients", "kernels.views"),
     ("kernels.formulas", "kernels.program", "kernels.residuals"),
     (
         "kernels.buffers",

@@ -12,6 +12,7 @@ from numba.core import errors
 
 import fastmlp
 from fastmlp import registry
+from fastmlp.backend import Data
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline, fused
 
@@ -82,6 +83,17 @@ def test_subnormal_numbers_are_heeded_again_after_a_kernel_raised(monkeypatch, t
     network = fastmlp.Network([300, 100, 1], "tanh")
     with pytest.raises(ValueError, match="not today"):
         fastmlp.fit(network, X, X[:, 0], epochs=1, batch_size=512, backend=variant.name, threads=threads)
+    assert (np.array([5e-324]) * 1.0)[0] > 0
+
+
+def test_subnormal_numbers_are_heeded_again_after_a_gradient_raised(monkeypatch):
+    variant = Variant("raising in a gradient", baseline.VARIANT, {"activate": raising_activate})
+    monkeypatch.setitem(registry._files, variant.name, variant)
+    data, gradients = Data(np.ones((4, 2)), np.ones((4, 1)), np.ones(4)), np.empty(13)
+    with pytest.raises(ValueError, match="not today"):
+        registry.get(variant.name).gradient(
+            fastmlp.Network([2, 3, 1], "tanh"), np.ones(13), data, 0, 0, gradients
+        )
     assert (np.array([5e-324]) * 1.0)[0] > 0
 
 

@@ -20,10 +20,10 @@ def affine(x, w, b, out, step, relu, panel):
 
 
 @numba.njit(error_model="numpy")
-def weight_gradient(x, delta, out, step, descend, rate, keep, panel):
+def weight_gradient(x, delta, out, step, descend, rate, l2, panel):
     for start in range(0, len(out), step):
         stop = min(start + step, len(out))
-        sweeps.weight_gradient(x, NO_ORDER, delta, out, 0, start, stop, descend, rate, keep, panel)
+        sweeps.weight_gradient(x, NO_ORDER, delta, out, 0, start, stop, descend, rate, l2, out, panel)
 
 
 @numba.njit(error_model="numpy")

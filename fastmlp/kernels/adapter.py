@@ -18,7 +18,7 @@ from fastmlp.kernels.buffers import workspace
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
 from fastmlp.kernels.records import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, Shape
 from fastmlp.kernels.variant import Variant, Work
-from fastmlp.kernels.workers import run
+from fastmlp.kernels.workers import call, run
 from fastmlp.layout import LayerSlices, layer_slices
 from fastmlp.losses import LOSSES
 from fastmlp.network import Network
@@ -84,7 +84,8 @@ def compiled_backend(variant: Variant) -> Backend:
         memory, places, _ = workspace(network, len(data.inputs), 1, parameters.dtype)
         rows = map(writable, data)
         total = float(data.weights.sum(dtype=np.float64))
-        return float(program.gradient(*shape, parameters, *rows, total, key, step, memory, places, gradients))
+        given = *shape, parameters, *rows, total, key, step, memory, places, gradients
+        return float(call(program.gradient, *given))
 
     def update(
         network: Network,
@@ -95,7 +96,7 @@ def compiled_backend(variant: Variant) -> Backend:
     ) -> TrainState:
         shape = shape_of(network)
         check_state(shape, state)
-        program.update(shape.layers, rule_of(optimizer), *state, rate, bias_rate)
+        call(program.update, shape.layers, rule_of(optimizer), *state, rate, bias_rate)
         return state._replace(step=state.step + 1)
 
     def train_chunk(

@@ -81,20 +81,20 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
 
 
 @compiled
-def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, keep, scratch):
+def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
     """As `sweeps.weight_gradient`; scratch : `scratch_length`.
 
-    A descent over more than DEPTH rows is taken in parts of DEPTH rows: that rounds otherwise than
-    `sweeps`, though alike for every cut of the work.
+    Between blocks of DEPTH rows the sums wait in `out`, or in `sums` where `descend`.
     """
     rows, n_out = delta.shape
     lanes = VECTOR_BYTES // out.itemsize
     strips = strip_rows(out.itemsize)
     panels = strips * DEPTH
-    one = out.dtype.type(1)
-    finish = UPDATE if descend else STORE
+    waiting = sums if descend else out
     for k in range(0, rows, DEPTH):
         depth = lesser(DEPTH, rows - k)
+        steps = descend and k + depth == rows
+        target, finish = out if steps else waiting, UPDATE if steps else STORE
         pack_panels(delta, k, depth, scratch, panels, lanes)
         for top in range(start, stop, strips):
             bottom = lesser(top + strips, stop)
@@ -106,25 +106,27 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
                 for i in range(top, bottom, STRIP):
                     height, place = lesser(STRIP, bottom - i), (i - out_first) * n_out + left
                     a = (i - top) * depth
-                    if k > 0 and not descend:
+                    if k > 0:
                         product(
                             scratch, a, 1, STRIP, scratch, panels + left * depth, vectors * lanes,
-                            out, place, n_out, out, place, n_out, height, columns, depth, finish,
-                            one, one, VECTORS,
+                            waiting, place, n_out, target, place, n_out, height, columns, depth, finish,
+                            rate, l2, VECTORS,
                         )  # fmt: skip
                     else:
                         product(
                             scratch, a, 1, STRIP, scratch, panels + left * depth, vectors * lanes,
-                            None, 0, 0, out, place, n_out, height, columns, depth, finish, -rate,
-                            keep if k == 0 else one, VECTORS,
+                            None, 0, 0, target, place, n_out, height, columns, depth, finish, rate,
+                            l2, VECTORS,
                         )  # fmt: skip
                 left += columns
 
 
 @compiled
-def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, keep, scratch):
+def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
     """As `sweeps.weight_gradient`: blocked where weights are large or rows are many, else as there."""
     if x.shape[1] * delta.shape[1] * out.itemsize >= LARGE_BYTES or delta.shape[0] >= MANY_ROWS:
-        blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, keep, scratch)
+        blocked_weight_gradient(
+            x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch
+        )
     else:
-        weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, keep, scratch)
+        weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch)

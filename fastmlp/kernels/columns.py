@@ -12,7 +12,7 @@ from fastmlp.kernels.tiles import MACHINE
 from fastmlp.kernels.vectors import INT, Vectors, counted, data_pointer
 
 ROWS = 8
-"""Rows that are summed, as a tree, before they join the sum: one load and store of it for eight."""
+"""Rows that join the sum in one pass over it: one load and store of it for eight."""
 
 
 def emit_sums(build, dtype, rows, columns, a, out):
@@ -25,12 +25,12 @@ def emit_sums(build, dtype, rows, columns, a, out):
 
         def column(j, mask):
             at = build.mul(j, INT(v.itemsize))
-            places = [v.shift(v.shift(source, build.mul(row_bytes, INT(m))), at) for m in range(count)]
-            terms = [v.load(place, mask) for place in places]
-            while len(terms) > 1:
-                terms = [build.fadd(*pair) for pair in zip(terms[::2], terms[1::2], strict=True)]
-            total = v.shift(out, at)
-            v.store(build.fadd(v.load(total, mask), terms[0]), total, mask)
+            place = v.shift(out, at)
+            total = v.load(place, mask)
+            for m in range(count):
+                row = v.shift(source, build.mul(row_bytes, INT(m)))
+                total = build.fadd(total, v.load(v.shift(row, at), mask))
+            v.store(total, place, mask)
 
         v.over(columns, column)
 

@@ -62,13 +62,13 @@ def product_of_rows(x, order, first, rows, w, packing, panel, b, out, finish, ac
 
 
 @of_arrays
-def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, finish, alpha, beta):
+def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, finish, rate, l2):
     """Rows to, .. of out = rows first, .. of x[order].T @ delta, so many; with an empty order, of x.T."""
     builder = x.builder
     product_of = functools.partial(
         multiply, builder, dtype=x.kind.dtype, a=x.at(0, first), b=delta.data, c=out.at(to), rows=rows,
         columns=delta.columns, depth=delta.rows, a_row=x.itemsize, a_step=x.row, b_row=delta.row,
-        c_row=out.row, panel=panel.data, finish=finish, packing=packing, alpha=alpha, beta=beta,
+        c_row=out.row, panel=panel.data, finish=finish, packing=packing, rate=rate, l2=l2,
     )  # fmt: skip
     with builder.if_else((order.columns > 0).value) as (ordered, straight):
         with ordered:
@@ -92,7 +92,7 @@ def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
 @of_arrays
 def product(
     a, a_at, a_row, a_step, b, b_at, b_row, start, start_at, start_row, c, c_at, c_row,
-    rows, columns, depth, finish, alpha, beta, across,
+    rows, columns, depth, finish, rate, l2, across,
 ):  # fmt: skip
     """Any product of flat arrays: elements (m, k) at a[a_at + m * a_row + k * a_step], and so on."""
     size = a.itemsize
@@ -101,5 +101,5 @@ def product(
         a.builder, "strided", a.kind.dtype, a=place(a, a_at), b=place(b, b_at), c=place(c, c_at), rows=rows,
         columns=columns, depth=depth, a_row=a_row * size, a_step=a_step * size, b_row=b_row * size,
         c_row=c_row * size, start=place(start, start_at), start_row=start_row * size, finish=finish,
-        alpha=alpha, beta=beta, across=across,
+        rate=rate, l2=l2, across=across,
     )  # fmt: skip

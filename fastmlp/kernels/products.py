@@ -48,10 +48,10 @@ class Operands(NamedTuple):
         itself to resume); for GATE, the array that gates
     c, c_row : the result
     rows, columns, depth : of A, of B, and terms of each sum
-    finish : STORE, RELU, GATE, or UPDATE, the only one that reads alpha and beta
+    finish : STORE, RELU, GATE, or UPDATE, the only one that reads rate and l2
     packing : IN_PLACE, PACKED or TRANSPOSED
     across : the most vectors across a tile; beyond VECTORS only for tiles of one row
-    alpha, beta : of the dtype
+    rate, l2 : of the dtype
     """
 
     kind: ir.Value
@@ -65,8 +65,8 @@ class Operands(NamedTuple):
     a_step: ir.Value
     b_row: ir.Value
     c_row: ir.Value
-    alpha: ir.Value
-    beta: ir.Value
+    rate: ir.Value
+    l2: ir.Value
     order: ir.Value = NOTHING
     known: ir.Value = INT(0)
     panel: ir.Value = NOTHING
@@ -124,7 +124,7 @@ def next_stack(build, kind, vectors, left):
 
 def taken_by_product(dtype):
     """The types of `Operands`."""
-    pointers, scalars = ("a", "b", "c", "order", "panel", "start"), ("alpha", "beta")
+    pointers, scalars = ("a", "b", "c", "order", "panel", "start"), ("rate", "l2")
     kind = lambda name: types.voidptr if name in pointers else dtype if name in scalars else types.intp
     return tuple(map(kind, Operands._fields))
 
@@ -151,7 +151,7 @@ def next_vectors(left: int, across: int, lanes: int):
 def emit_product(build, arguments, kinds, code):
     """Write the function of a product."""
     o = Operands(*arguments)
-    dtype = kinds[Operands._fields.index("alpha")]
+    dtype = kinds[Operands._fields.index("rate")]
     itemsize, lanes = ITEMSIZE[dtype], MACHINE.vector_bytes // ITEMSIZE[dtype]
     equal = lambda value, number: build.icmp_signed("==", value, INT(number))
     started = build.icmp_unsigned("!=", o.start, NOTHING)
@@ -171,7 +171,7 @@ def emit_product(build, arguments, kinds, code):
             (TRANSPOSED, TRANSPOSE, shifted(build, o.b, build.mul(left, o.b_row)), (o.depth, columns)),
         ):
             with build.if_then(equal(o.packing, packing)):
-                call(build, copy, 0, copied(dtype), [source, o.panel, *shape, o.b_row, panel_row, o.alpha])
+                call(build, copy, 0, copied(dtype), [source, o.panel, *shape, o.b_row, panel_row, o.rate])
         in_place = equal(o.packing, IN_PLACE)
         b = build.select(in_place, shifted(build, o.b, along), o.panel)
         b_row = build.select(in_place, o.b_row, panel_row)
@@ -186,7 +186,7 @@ def emit_product(build, arguments, kinds, code):
             values = [
                 below(o.a, a_down), below(o.order, order_down), b, below(start, start_row), below(c, o.c_row),
                 count, columns, o.depth, build.sub(known, done), o.a_row, o.a_step, b_row, start_row, o.c_row,
-                o.finish, o.alpha, o.beta,
+                o.finish, o.rate, o.l2,
             ]  # fmt: skip
             for number, tiles in enumerate(ALL_TILES.values()):
                 with build.if_then(equal(o.kind, number)):
@@ -202,8 +202,8 @@ PRODUCT = emitted(f"product_{MACHINE.vector_bytes}", emit_product)
 
 
 def multiply(builder, kind, dtype, **operands):
-    """Emit the product with A of a kind. operands : `Operands`; alpha and beta are 0 unless given."""
+    """Emit the product with A of a kind. operands : `Operands`; rate and l2 are 0 unless given."""
     none = ir.Constant(FLOATS[dtype], 0.0)
-    o = Operands(**{"kind": KINDS.index(kind), "alpha": none, "beta": none, **operands})
+    o = Operands(**{"kind": KINDS.index(kind), "rate": none, "l2": none, **operands})
     values = [INT(value) if isinstance(value, int) else getattr(value, "value", value) for value in o]
     call(builder, PRODUCT, 0, taken_by_product(dtype), values)

@@ -18,6 +18,7 @@ import numpy as np
 from numba import types
 
 from fastmlp.activations import ACTIVATIONS
+from fastmlp.kernels.arithmetic import LOSS_ROWS
 from fastmlp.kernels.records import ADAM, PLACES, RMSPROP, SGD, UNBOUNDED
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.symbols import jittable, sqrt, where
@@ -132,10 +133,24 @@ def penalties(layers, parameters, l1, l2):
     return total
 
 
+def add_losses(value, objective, output, share, z, targets, weights, scratch, delta):
+    """Return value plus the loss of all rows, a part after another; otherwise as the slot `output_loss`."""
+    rows = len(weights)
+    for start in range(0, rows, LOSS_ROWS):
+        stop = lesser(start + LOSS_ROWS, rows)
+        value += output_loss(
+            objective.loss, output, objective.loss_parameter, share, rows_of(z, start, stop),
+            rows_of(targets, start, stop), vector(weights, start, stop - start), scratch,
+            rows_of(delta, start, stop),
+        )  # fmt: skip
+    return value
+
+
 def gradient(
     layers, objective, parameters, inputs, targets, weights, total, key, step, memory, places, gradients
 ):  # fmt: skip
     """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
+    before = flush_subnormals()
     rows = inputs.shape[0]
     last = len(layers) - 1
     scratch = vector(memory, places.scratch, places.scratch_length)
@@ -143,10 +158,7 @@ def gradient(
     output = layers[last]
     z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
     share = loss_share(objective.divisor, total)
-    value = output_loss(
-        objective.loss, output.activation, objective.loss_parameter, share,
-        z, targets, weights, scratch, delta,
-    )  # fmt: skip
+    value = add_losses(0.0, objective, output.activation, share, z, targets, weights, scratch, delta)
     value /= objective.value_divisor
     of_penalties = penalty_share(objective.shared_penalty, total)
     l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
@@ -170,11 +182,13 @@ def gradient(
             a = units_of(memory, places.activations, below, rows)
             activate_gradient(below.activation, z, a, next_delta)
             delta = next_delta
+    restore_subnormals(before)
     return value
 
 
 def update(layers, rule, parameters, gradients, moments, step, rate, bias_rate):
     """Apply gradients to parameters; step counts the updates done before."""
+    before = flush_subnormals()
     if rule.clip_norm < UNBOUNDED:
         clip(rule.clip_norm, gradients)
     for layer in range(len(layers)):
@@ -183,6 +197,7 @@ def update(layers, rule, parameters, gradients, moments, step, rate, bias_rate):
         update_part(rule.code, rule, parameters, moments, step, rate, here.weights, of_weights)
         of_biases = vector(gradients, here.biases, here.end - here.biases)
         update_part(rule.code, rule, parameters, moments, step, bias_rate, here.biases, of_biases)
+    restore_subnormals(before)
 
 
 def update_part(code, rule, parameters, moments, step, rate, start, g):
@@ -257,8 +272,8 @@ def evaluate(layers, objective, parameters, inputs, targets, weights, total, mem
             units_of(memory, places.logits, output, rows),
             units_of(memory, places.deltas, output, rows),
         )
-        loss += output_loss(
-            objective.loss, output.activation, objective.loss_parameter, share,
-            z, rows_of(targets, start, stop), vector(weights, start, rows), scratch, delta,
+        loss = add_losses(
+            loss, objective, output.activation, share, z, rows_of(targets, start, stop),
+            vector(weights, start, rows), scratch, delta,
         )  # fmt: skip
     return loss / objective.value_divisor

@@ -9,13 +9,15 @@ times as wide. Here the lanes are samples, or inputs. Every sum is the same chai
 
 from __future__ import annotations
 
+from fastmlp.kernels.arithmetic import descended, with_decay
 from fastmlp.kernels.matmuls import product
 from fastmlp.kernels.panels import transpose
 from fastmlp.kernels.pieces import apart
-from fastmlp.kernels.scalars import fma
 from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.tiles import RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.views import lesser
+
+step, penalised = jittable(descended), jittable(with_decay)
 
 
 @jittable
@@ -53,7 +55,7 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
 
 
 @apart
-def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel):
+def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, l2, panel):
     """As `sweeps.weight_gradient` without an order; fewer than four outputs take the tiles of one row."""
     n_in, n_out = x.shape[1], delta.shape[1]
     zero = out.dtype.type(0)
@@ -76,4 +78,7 @@ def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate,
         turned = n_out * width
         transpose(n_out, columns, panel, 0, width, panel, turned, n_out)
         for j in range(size):
-            flat[at + j] = fma(-rate, panel[turned + j], keep * flat[at + j])
+            g = panel[turned + j]
+            if l2 > 0:
+                g = penalised(g, l2, flat[at + j])
+            flat[at + j] = step(flat[at + j], rate, g)

@@ -87,23 +87,24 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 
 
 @compiled
-def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, keep, panel):
-    """out = (x[order].T @ delta)[start:stop]; where `descend`, out = keep * out - rate * that.
+def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, panel):
+    """out = (x[order].T @ delta)[start:stop]; where `descend`, out -= rate * (that + l2 * out).
 
     A panel of delta stays in L1 while the columns of x pass by. The descent never lets the gradient
-    leave its registers: keep = 1 - rate * l2 is gradient descent with or without weight decay.
+    leave its registers.
 
     x : (samples, n_in) floating, C-contiguous
     order : (rows,) int64, the sample of each row of `delta`; empty, row i is sample i
     delta : (rows, n_out) floating, C-contiguous
     out : (.., n_out) floating, C-contiguous, its row i - out_first being row i of the gradient
+    sums : like out; a variant that cuts the rows may keep unfinished sums here where `descend`
     panel : scratch for a depth of `rows`
     """
     rows, n_out = stop - start, delta.shape[1]
     if len(order) == 0 and pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize):
-        narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, keep, panel)
+        narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, l2, panel)
     else:
         packing, finish = packing_backward(rows), chosen(descend, UPDATE, STORE)
         product_of_columns(
-            x, order, start, rows, delta, packing, panel, out, start - out_first, finish, -rate, keep
+            x, order, start, rows, delta, packing, panel, out, start - out_first, finish, rate, l2
         )

@@ -17,7 +17,9 @@ from llvmlite import ir
 from numba import types
 from numba.np.numpy_support import from_dtype
 
+from fastmlp.kernels.arithmetic import descended, with_decay
 from fastmlp.kernels.pieces import address_of, emitted
+from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.vectors import (
     INT,
     LINE_BYTES,
@@ -29,7 +31,8 @@ from fastmlp.kernels.vectors import (
     smaller,
 )
 
-# How it ends: C = acc; C = max(acc, 0); C = beta * C + alpha * acc; C = acc where start > 0, else 0.
+# How it ends: C = acc; C = max(acc, 0); C = descended(C, rate, with_decay(acc, l2, C)) of
+# `fastmlp.kernels.arithmetic`; C = acc where start > 0, else 0.
 STORE, RELU, UPDATE, GATE = range(4)
 
 # Where the elements of A lie: by strides, or with the rows of X in the order of an index array,
@@ -78,7 +81,7 @@ def taken_by(dtype):
 
 def emit_tile(build, arguments, dtype, machine, kind, rows, vectors, masked):
     """Write the function of a stack of tiles of one shape."""
-    a, order, b, start, c, *integers, alpha, beta = arguments
+    a, order, b, start, c, *integers, rate, l2 = arguments
     count, columns, depth, known, a_row, a_step, b_row, start_row, c_row, finish = integers
     v = Vectors(build, dtype, machine.vector_bytes)
     grid = [(m, j) for m in range(rows) for j in range(vectors)]
@@ -87,7 +90,7 @@ def emit_tile(build, arguments, dtype, machine, kind, rows, vectors, masked):
     within = lambda pointer, row, m, j: v.shift(v.shift(pointer, build.mul(row, INT(m))), j * v.bytes)
     if kind == "strided":
         distances = multiples(build, a_row, rows)
-    scale, keep = v.splat(alpha), v.splat(beta)
+    rate, l2 = (Symbol(build, v.splat(number)) for number in (rate, l2))
     # A branch, not loads under an empty mask: a masked-off load of an unmapped page (null) is
     # suppressed by a microcode assist of some thousand cycles.
     started = build.icmp_unsigned("!=", start, ir.Constant(POINTER, None))
@@ -188,8 +191,9 @@ def emit_tile(build, arguments, dtype, machine, kind, rows, vectors, masked):
             phi.add_incoming(after, walked)
             sums.append(phi)
 
-        relu, update, gate, store, stored = (
-            build.append_basic_block(n) for n in ("relu", "update", "gate", "store", "stored")
+        relu, update, plain, decaying, gate, store, stored = (
+            build.append_basic_block(n)
+            for n in ("relu", "update", "plain", "decaying", "gate", "store", "stored")
         )
         choice = build.switch(finish, store)
         for code, block in (RELU, relu), (UPDATE, update), (GATE, gate):
@@ -203,9 +207,18 @@ def emit_tile(build, arguments, dtype, machine, kind, rows, vectors, masked):
             v.store(v.relu(value), target, masks[j])
         build.branch(stored)
         build.position_at_end(update)
+        # Two ends: what most have no need for was a hundredth of a step of 32 rows.
+        build.cbranch(build.fcmp_ordered("==", arguments[-1], ir.Constant(v.scalar, 0.0)), plain, decaying)
+        build.position_at_end(plain)
         for (_, j), value, target in zip(grid, sums, targets):
-            kept = build.fmul(keep, v.load(target, masks[j]))
-            v.store(v.fma(scale, value, kept), target, masks[j])
+            weight = Symbol(build, v.load(target, masks[j]))
+            v.store(descended(weight, rate, Symbol(build, value)).value, target, masks[j])
+        build.branch(stored)
+        build.position_at_end(decaying)
+        for (_, j), value, target in zip(grid, sums, targets):
+            weight = Symbol(build, v.load(target, masks[j]))
+            gradient = with_decay(Symbol(build, value), l2, weight)
+            v.store(descended(weight, rate, gradient).value, target, masks[j])
         build.branch(stored)
         build.position_at_end(gate)
         for (m, j), value, target in zip(grid, sums, targets):

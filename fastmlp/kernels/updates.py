@@ -22,7 +22,7 @@ def sgd(at, count, where, penalised):
             g = work[g_at + i]
             if penalised:
                 g = fma(l2, work[at + i], g)
-            work[at + i] -= r * g
+            work[at + i] = fma(-r, g, work[at + i])
 
     return update
 

@@ -108,6 +108,8 @@ class Variant(NamedTuple):
     workers : how many threads a step is worth, at most work.threads; None if the program has one
     specialize : specialize(network, optimizer, most rows of a step, dtype) gives the network's own
         `train_chunk`, or None where it has none and the variant's serves it
+    exact : whether it follows the order of operations in `fastmlp.kernels.arithmetic`, and so trains with the
+        same bits as the others that do; a training may change from one of them to another
     """
 
     name: str
@@ -116,6 +118,7 @@ class Variant(NamedTuple):
     seconds: Callable[[Work], float] | None = None
     workers: Callable[[Work], int] | None = None
     specialize: Specialize | None = None
+    exact: bool = False
 
     def resolved(self) -> dict[str, Callable[..., Any]]:
         """Return the functions by name, those of the bases included."""

@@ -256,16 +256,16 @@ def prefetch_rows(typing_context, array, order, first, last):
 
 
 @intrinsic
-def add_quotients(typing_context, value, terms, count, divisor):
-    """Return value + terms[0] / divisor + terms[1] / divisor + .., in this order; float64."""
+def total_of(typing_context, terms, count):
+    """Return terms[0] + terms[1] + .., so many, in this order from 0; float64."""
 
     def emit(context, builder, signature, arguments):
-        total = cgutils.alloca_once_value(builder, arguments[0])
-        place = data_pointer(context, builder, terms, arguments[1])
         double = FLOATS[types.float64]
-        with counted(builder, arguments[2]) as i:
+        total = cgutils.alloca_once_value(builder, ir.Constant(double, 0.0))
+        place = data_pointer(context, builder, terms, arguments[0])
+        with counted(builder, arguments[1]) as i:
             term = builder.load(builder.gep(place, [i], source_etype=double), typ=double)
-            builder.store(builder.fadd(builder.load(total), builder.fdiv(term, arguments[3])), total)
+            builder.store(builder.fadd(builder.load(total), term), total)
         return builder.load(total)
 
-    return types.float64(types.float64, terms, types.intp, types.float64), emit
+    return types.float64(terms, types.intp), emit

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numba import types
@@ -42,14 +43,15 @@ def run(program: Callable[[Team], None], workers: int) -> None:
     fails, the others leave the barrier, what they wrote is of no use, and its error is raised.
     """
     if workers == 1:
-        _call(program, Team(0, 1, np.zeros(BARRIER, np.int64)))
+        call(program, Team(0, 1, np.zeros(BARRIER, np.int64)))
     else:
         _Gang(program).run(workers)
 
 
-def _call(program: Callable[[Team], None], team: Team) -> None:
+def call(program: Callable[..., Any], *arguments: Any) -> Any:
+    """Return program(*arguments), a program that takes subnormal numbers for 0."""
     try:
-        program(team)
+        return program(*arguments)
     except BaseException:
         heed_subnormals()  # it ended before it put back how this thread computes
         raise
@@ -90,7 +92,7 @@ class _Gang:
                 self._gate.set()
             self._gate.wait()
             if self._workers:
-                _call(self._program, Team(worker, self._workers, self._barrier))
+                call(self._program, Team(worker, self._workers, self._barrier))
         except BaseException as error:
             self._barrier[ABANDONED] = 1
             self._errors.append(error)

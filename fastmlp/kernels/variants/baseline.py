@@ -27,7 +27,7 @@ from fastmlp.activations import (
     SOFTPLUS,
     TANH,
 )
-from fastmlp.kernels.scalars import element_loss, likelihood_bounds, within
+from fastmlp.kernels.scalars import element_loss, fma, likelihood_bounds, within
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
 
@@ -330,7 +330,11 @@ def penalty_gradient(l1, l2, w, dw):
     first, second = w.dtype.type(l1), w.dtype.type(l2)
     for k in range(w.shape[0]):
         for j in range(w.shape[1]):
-            dw[k, j] += second * w[k, j] + first * np.sign(w[k, j])
+            dw[k, j] = fma(second, w[k, j], dw[k, j])
+    if l1 > 0:
+        for k in range(w.shape[0]):
+            for j in range(w.shape[1]):
+                dw[k, j] += first * np.sign(w[k, j])
 
 
 # --- dropout -------------------------------------------------------------------------------------
@@ -380,7 +384,7 @@ def sgd(rate, momentum, nesterov, g, p, velocity):
     r, mu = real(rate), real(momentum)
     if momentum == 0:
         for i in range(len(p)):
-            p[i] -= r * g[i]
+            p[i] = fma(-r, g[i], p[i])
         return
     for i in range(len(p)):
         velocity[i] = mu * velocity[i] + g[i]

@@ -14,6 +14,7 @@ or sixteen give the same bits. It wins wherever a step is more than a few micros
 from __future__ import annotations
 
 from fastmlp.activations import RELU
+from fastmlp.kernels.arithmetic import LOSS_ROWS
 from fastmlp.kernels.buffers import SLICE_ROWS
 from fastmlp.kernels.program import loss_share, penalty_share, update, update_part
 from fastmlp.kernels.records import SGD, UNBOUNDED
@@ -24,7 +25,7 @@ from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
 from fastmlp.kernels.symbols import at_most, jittable
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import tiled
-from fastmlp.kernels.vectors import add_quotients, prefetch_rows
+from fastmlp.kernels.vectors import prefetch_rows, total_of
 from fastmlp.kernels.views import (
     biases_of,
     chosen,
@@ -38,9 +39,6 @@ from fastmlp.kernels.views import (
     weights_of,
 )
 from fastmlp.kernels.workers import wait
-
-LOSS_ROWS = 16
-"""Rows whose loss makes one partial sum, whoever computes it, so that the sum has one order."""
 
 BLOCK_ROWS = 128
 """Rows that a worker takes through the layers together: their activations stay in L2."""
@@ -143,11 +141,11 @@ def rows_backward(layers, parameters, rows, first, last, key, step, worker, memo
         relu = below.activation == RELU
         input_gradient_rows(delta, w, a, next_delta, first, last, relu, scratch)
         own = rows_of(next_delta, first, last)
+        if below.dropout > 0:
+            drop(key, step, layer - 1, first, below.dropout, own, own)
         if not relu:
             z = rows_of(units_of(memory, places.logits, below, rows), first, last)
             activate_gradient(below.activation, z, rows_of(a, first, last), own)
-        if below.dropout > 0:
-            drop(key, step, layer - 1, first, below.dropout, own, own)
 
 
 def weights_step(
@@ -156,7 +154,7 @@ def weights_step(
 ):  # fmt: skip
     """Contract and update the worker's share of every layer's weights; spread the biases. As `rows_forward`.
 
-    gradients (P,), moments (2, P) : written
+    gradients (P,), moments (2, P) : written; the gradients not whole, unless the optimiser clips
     """
     rows = len(visited)
     clipped = rule.clip_norm < UNBOUNDED
@@ -170,14 +168,15 @@ def weights_step(
         delta, n_out = units_of(memory, places.deltas, here, rows), here.n_out
         w, dw = weights_of(parameters, here), weights_of(gradients, here)
         first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
-        r, keep = w.dtype.type(rate), w.dtype.type(1.0 - rate * l2)
+        r, decay = w.dtype.type(rate), w.dtype.type(l2)
         # A worker may have no rows of a layer with few inputs, and a range no step of 0.
         together = chosen(plain, last - first + 1, slice_of(places.slice_length, n_out))
         for start in range(first, last, together):
             stop = lesser(start + together, last)
-            g = rows_of(dw, start, stop) if clipped else matrix(memory, slices, stop - start, n_out)
+            sums = rows_of(dw, start, stop)
+            g = sums if clipped else matrix(memory, slices, stop - start, n_out)
             g = rows_of(w, start, stop) if plain else g
-            weight_gradient_rows(source, order, delta, g, start, start, stop, plain, r, keep, scratch)
+            weight_gradient_rows(source, order, delta, g, start, start, stop, plain, r, decay, sums, scratch)
             if plain:
                 continue
             if l1 > 0 or l2 > 0:
@@ -220,12 +219,12 @@ def train_fused(
                 layers, objective, targets, weights, visited, start, stop, share, worker, memory, places, sums
             )
             rows_backward(layers, parameters, rows, start, stop, key, step + s, worker, memory, places)
-        value = 0.0
+        of_weights = 0.0
         if worker == 0 and (l1 > 0 or l2 > 0):
-            value = penalties(layers, parameters, l1, l2)
+            of_weights = penalties(layers, parameters, l1, l2)
         wait(team)
         if worker == 0:
-            losses[s] = add_quotients(value, sums, parts_of(rows), objective.value_divisor)
+            losses[s] = total_of(sums, parts_of(rows)) / objective.value_divisor + of_weights
         weights_step(
             layers, rule, parameters, gradients, moments, step + s, inputs, visited,
             l1, l2, rates[s, 0], rates[s, 1], worker, workers, memory, places,
@@ -254,4 +253,6 @@ def workers(work: Work) -> int:
     return max(1, min(work.threads, work.rows // LOSS_ROWS, int(microseconds / 20)))
 
 
-VARIANT = Variant("fused", tiled.VARIANT, {"train_chunk": train_fused, "forward": forward}, seconds, workers)
+VARIANT = Variant(
+    "fused", tiled.VARIANT, {"train_chunk": train_fused, "forward": forward}, seconds, workers, exact=True
+)

@@ -26,5 +26,10 @@ def seconds(work: Work) -> float:
 
 
 VARIANT = Variant(
-    "packed", fused.VARIANT, {"weight_gradient_rows": weight_gradient_rows}, seconds, fused.workers
+    "packed",
+    fused.VARIANT,
+    {"weight_gradient_rows": weight_gradient_rows},
+    seconds,
+    fused.workers,
+    exact=True,
 )

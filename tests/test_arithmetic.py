@@ -1,0 +1,140 @@
+"""One arithmetic: variants that are `exact` train with equal bits, whichever way they cut the work."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES, parameters_for, targets_for
+from trajectories import BINARY, CLASSES, TRAININGS
+
+from fastmlp import SGD, Adam, Network, registry
+from fastmlp.backend import Chunk, Data
+from fastmlp.kernels.adapter import compiled_backend
+from fastmlp.optimizers import Optimizer
+from fastmlp.state import TrainState
+
+EXACT = {name: variant for name, variant in registry.variants().items() if variant.exact}
+
+
+class Steps(NamedTuple):
+    """Two passes over random rows, in batches; inputs are of size `scale`."""
+
+    sizes: tuple[int, ...]
+    options: dict[str, Any]
+    optimizer: Optimizer
+    rows: int
+    batch: int
+    scale: float = 1.0
+
+
+RECTIFIED = {"hidden": "relu", **CLASSES}
+
+STEPS = {
+    # Where tiles end, panels and groups of rows.
+    "wide and narrow layers": Steps((65, 33, 10), {**RECTIFIED, "l2": 0.01}, SGD(0.1), 100, 45),
+    "turned on its side": Steps((40, 50, 2), {**CLASSES, "l2": 0.01}, SGD(0.1), 100, 45),
+    "no penalty": Steps((40, 50, 3), CLASSES, SGD(0.1), 100, 33),
+    "l1": Steps((9, 20, 2), {**CLASSES, "l1": 0.003}, SGD(0.1), 50, 31),
+    "copied into panels": Steps((130, 140, 60), RECTIFIED, SGD(0.1), 150, 140),
+    "one row": Steps((17, 150, 3), RECTIFIED, SGD(0.1), 5, 1),
+    # Losses of more units than are taken abreast.
+    "many classes": Steps((13, 17, 70), {"hidden": "sigmoid", **CLASSES}, SGD(0.1), 100, 37),
+    "many labels": Steps((13, 70), {**BINARY, "l2": 0.3}, SGD(0.1), 100, 37),
+    "many numbers": Steps((13, 17, 70), {"loss": "mse", "l2": 0.3}, Adam(0.1), 100, 37),
+    # What is packed: sums are cut at 512 rows.
+    "many rows": Steps((8, 5, 3), {**RECTIFIED, "l2": 0.01}, SGD(0.1), 2300, 2200),
+    "many rows, adam": Steps((8, 25, 3), {**RECTIFIED, "l2": 0.01}, Adam(0.1), 2300, 2200),
+    "a large layer": Steps((520, 520, 3), {**RECTIFIED, "l2": 0.01}, SGD(0.1), 1100, 1030),
+    "a large layer, no penalty": Steps((520, 520, 3), RECTIFIED, SGD(0.1), 600, 600),
+    "a large layer, momentum": Steps((520, 520, 3), RECTIFIED, SGD(0.1, 0.9), 600, 600),
+    "subnormal numbers": Steps((9, 7, 1), {"loss": "mse"}, Adam(0.1), 60, 30, scale=1e-40),
+    **{
+        name: Steps(t.sizes, t.options, t.optimizer, 70, min(t.batch_size or 70, 70))
+        for name, t in TRAININGS.items()
+    },
+}
+
+
+def problem(steps, dtype):
+    """Return a network, its parameters (P,), data, and a chunk that visits them."""
+    network, rng = Network(steps.sizes, **steps.options), np.random.default_rng(3)
+    inputs = steps.scale * rng.standard_normal((steps.rows, steps.sizes[0]))
+    targets = targets_for(network.loss, rng, steps.rows, steps.sizes[-1])
+    weights = rng.integers(0, 4, steps.rows)
+    data = Data(*(np.ascontiguousarray(a, dtype) for a in (inputs, targets, weights)))
+    layers = zip(*parameters_for(steps.sizes, rng, 0.3), strict=True)
+    parameters = np.concatenate([part.ravel() for layer in layers for part in layer]).astype(dtype)
+    order = np.concatenate([rng.permutation(steps.rows) for _ in range(2)])
+    starts = np.concatenate([at + np.arange(0, steps.rows, steps.batch) for at in (0, steps.rows)])
+    stops = np.minimum(starts + steps.batch, np.where(starts < steps.rows, 1, 2) * steps.rows)
+    totals = [weights[order[slice(*ends)]].sum(dtype=float) for ends in zip(starts, stops, strict=True)]
+    rates = rng.uniform(0.001, 0.01, (len(starts), 2))
+    chunk = Chunk(order, starts, stops, np.array(totals), rates, steps.batch)
+    return network, parameters, data, chunk
+
+
+def fresh(parameters):
+    """Return a state before the first step; nothing reads the gradients before they are written."""
+    moments = np.zeros((2, parameters.size), parameters.dtype)
+    return TrainState(parameters.copy(), np.full_like(parameters, np.nan), moments, 0)
+
+
+class Outcome(NamedTuple):
+    """What a training ends with: parameters (P,), moments (2, P), losses (steps,)."""
+
+    parameters: np.ndarray
+    moments: np.ndarray
+    losses: np.ndarray
+
+
+@functools.cache
+def of_workers(name, count):
+    """Return a variant whose steps are always shared by so many threads, however small."""
+    return compiled_backend(EXACT[name]._replace(workers=lambda work: count))
+
+
+def by_chunk(backend, network, optimizer, parameters, data, chunk):
+    losses = np.empty(len(chunk.starts))
+    state = backend.train_chunk(network, optimizer, fresh(parameters), data, chunk, 77, None, losses)
+    return Outcome(state.parameters, state.moments, losses)
+
+
+def by_gradients(backend, network, optimizer, parameters, data, chunk):
+    state, losses = fresh(parameters), []
+    for start, stop, rates in zip(chunk.starts, chunk.stops, chunk.rates, strict=True):
+        batch = Data(*(array[chunk.order[start:stop]] for array in data))
+        losses.append(backend.gradient(network, state.parameters, batch, 77, state.step, state.gradients))
+        state = backend.update(network, optimizer, state, *rates.tolist())
+    return Outcome(state.parameters, state.moments, np.array(losses))
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("name", STEPS)
+def test_exact_variants_train_with_equal_bits(name, dtype):
+    given = network, _, data, _ = problem(STEPS[name], dtype)
+    found, values = {}, {}
+    for backend, variant in EXACT.items():
+        for workers in (1, 3) if variant.workers else (1,):
+            several = of_workers(backend, workers)
+            found[backend, workers] = by_chunk(several, network, STEPS[name].optimizer, *given[1:])
+        alone = registry.get(backend)
+        found[backend, "gradient, update"] = by_gradients(alone, network, STEPS[name].optimizer, *given[1:])
+        values[backend] = alone.evaluate(network, given[1], data)
+    first, *others = found
+    assert all(np.isfinite(array).all() for array in found[first])
+    for other in others:
+        for what in Outcome._fields:
+            got, wanted = getattr(found[other], what), getattr(found[first], what)
+            assert got.tobytes() == wanted.tobytes(), f"{what} of {other} are not those of {first}"
+    assert len({*values.values()}) == 1
+
+
+def test_an_evaluation_and_a_gradient_add_losses_in_the_same_order():
+    network, parameters, data, _ = problem(STEPS["no penalty"], np.float64)
+    for name in EXACT:
+        backend = registry.get(name)
+        loss = backend.gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
+        assert loss == backend.evaluate(network, parameters, data)
