@@ -27,7 +27,7 @@ LEVELS = (
         "losses",
         "notices",
     ),
-    ("kernels.codes",),
+    ("kernels.bytecode",),
     ("kernels.shapes",),
     ("kernels.sources",),
     ("initializers", "schedules"),

@@ -1,6 +1,6 @@
 """What any object is by itself, and which others it reaches: the part of a digest that is data.
 
-Separate from `fastmlp.kernels.codes`, which knows functions. What cannot be known raises Opaque.
+Separate from `fastmlp.kernels.bytecode`, which knows functions. What cannot be known raises Opaque.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from numba.core.dispatcher import Dispatcher
 from numba.core.typing import templates
 from numba.extending import _Intrinsic
 
-from fastmlp.kernels.codes import (
+from fastmlp.kernels.bytecode import (
     ATOMS,
     METHODS,
     OURS,

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.kernels.codes import (
+from fastmlp.kernels.bytecode import (
     ATOMS,
     OURS,
     Unknown,
