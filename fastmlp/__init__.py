@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fastmlp.activations import Activation
     from fastmlp.archive import CheckpointError
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
     from fastmlp.checkpoint import Checkpoint, load, save
@@ -15,10 +16,12 @@ if TYPE_CHECKING:
     from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.initializers import Normal
     from fastmlp.interrupts import Interrupted
+    from fastmlp.losses import Loss, RowLoss
     from fastmlp.model import Model
     from fastmlp.network import Network
     from fastmlp.optimizers import SGD, Adam, AdamW, RMSprop
     from fastmlp.registry import backends
+    from fastmlp.rules import Rule
     from fastmlp.schedules import (
         Constant,
         Cosine,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "activations": ("Activation",),
     "archive": ("CheckpointError",),
     "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
     "checkpoint": ("Checkpoint", "load", "save"),
@@ -41,10 +45,12 @@ _HOME = {
     "estimators.regressor": ("MLPRegressor",),
     "initializers": ("Normal",),
     "interrupts": ("Interrupted",),
+    "losses": ("Loss", "RowLoss"),
     "model": ("Model",),
     "network": ("Network",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
     "registry": ("backends",),
+    "rules": ("Rule",),
     "schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
     "trainer": ("fit",),
 }
@@ -54,6 +60,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "SGD",
+    "Activation",
     "Adam",
     "AdamW",
     "Callback",
@@ -66,6 +73,7 @@ __all__ = [
     "Exponential",
     "Interrupted",
     "InverseScaling",
+    "Loss",
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
@@ -74,6 +82,8 @@ __all__ = [
     "Normal",
     "Progress",
     "RMSprop",
+    "RowLoss",
+    "Rule",
     "StepDecay",
     "TimeLimit",
     "Warmup",

@@ -1,6 +1,6 @@
 """The optimisers: frozen descriptions whose definitions and defaults are PyTorch's (torch.optim).
 
-The update rules themselves stand in `fastmlp.reference`.
+The steps that they take are formulas in `fastmlp.rules`, and once more in `fastmlp.reference`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.rules import RULES, AdamConstants, Rule
 from fastmlp.schedules import Schedule, as_schedule
 
 
@@ -36,9 +37,19 @@ class Optimizer:
             checks.real("clip_norm", self.clip_norm, 0, open_low=True)
 
     @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        raise NotImplementedError
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        raise NotImplementedError
+
+    @property
     def moment_rows(self) -> int:
         """How many rows of `TrainState.moments` the updates depend on."""
-        return 2
+        return self.rule.moments
 
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
@@ -75,9 +86,14 @@ class SGD(Optimizer):
             as_schedule(self.bias_learning_rate)
 
     @property
-    def moment_rows(self) -> int:
-        """How many rows of `TrainState.moments` the updates depend on."""
-        return 1 if self.momentum else 0
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return RULES["sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"]
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        return (self.momentum,)
 
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
@@ -112,6 +128,16 @@ class RMSprop(Optimizer):
         checks.real("epsilon", self.epsilon, 0, open_low=True)
         checks.real("momentum", self.momentum, 0, 1, open_high=True)
 
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return RULES["rmsprop"]
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        return self.alpha, self.epsilon, self.momentum
+
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
@@ -143,6 +169,17 @@ class Adam(Optimizer):
         checks.real("epsilon", self.epsilon, 0, open_low=True)
         checks.flag("epsilon_hat", self.epsilon_hat)
 
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return RULES["adam"]
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        decay = getattr(self, "weight_decay", 0.0)
+        return AdamConstants(self.beta1, self.beta2, self.epsilon, decay, float(self.epsilon_hat))
+
 
 @dataclass(frozen=True)
 class AdamW(Adam):
@@ -162,3 +199,32 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.real("weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True)
+class RuleOptimizer(Optimizer):
+    """What a user's `Rule` makes when it is called."""
+
+    made_by: Rule
+    values: tuple[float, ...]
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in zip(self.rule.constants, self.values, strict=True):
+            checks.real(name, value)
+        checks.real("weight_decay", self.weight_decay, 0)
+
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return self.made_by
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        return *self.values, self.weight_decay
+
+
+OPTIMIZERS = (SGD, RMSprop, Adam, AdamW, RuleOptimizer)
+"""What `fit` takes; a subclass of one would train as its parent."""

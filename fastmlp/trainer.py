@@ -28,7 +28,7 @@ from fastmlp.layout import flatten
 from fastmlp.loop import Plan, train, with_state
 from fastmlp.model import Model
 from fastmlp.network import Network
-from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.optimizers import OPTIMIZERS, Adam, Optimizer
 from fastmlp.registry import choose
 from fastmlp.state import initial_state
 
@@ -123,7 +123,7 @@ def fit(
     """
     checks.instance("network", network, Network, "a Network")
     optimizer = Adam() if optimizer is None else optimizer
-    checks.instance("optimizer", optimizer, (SGD, RMSprop, Adam), "an SGD, RMSprop, Adam or AdamW")
+    checks.instance("optimizer", optimizer, OPTIMIZERS, "an SGD, RMSprop, Adam, AdamW, or what a Rule makes")
     epochs = checks.whole("epochs", epochs, 0)
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)

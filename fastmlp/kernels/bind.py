@@ -152,10 +152,10 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     def of_code(code: int) -> Any:
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
         names = {"coded": coded, "CODE": code}
-        return kept_on_disk(jitted(constant, names, f"{plain.__qualname__}.{code}.{content}"))
+        return kept_on_disk(jitted(constant, names, f"{plain.__qualname__}.{codes[code].key}.{content}"))
 
     whole = kept_on_disk(jitted(plain, inner, f"{plain.__qualname__}.{content}", **_options(function)))
-    _linked[key] = piece(whole, result, codes, constant and of_code, constant)
+    _linked[key] = piece(whole, result, of_code if codes else None, constant)
     return _linked[key]
 
 

@@ -19,7 +19,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.kernels.symbols import Symbol, fma
+from fastmlp.formulas.numbers import fma
+from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.vectors import INT, INT32, host
 
 MOST_UNROLLED = 96

@@ -8,7 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import fastmlp.activations
+import fastmlp.formulas
 import fastmlp.losses
+import fastmlp.rules
 
 
 def digest_of(texts: Iterable[bytes]) -> str:
@@ -18,8 +20,10 @@ def digest_of(texts: Iterable[bytes]) -> str:
 
 @functools.cache
 def _ours() -> list[bytes]:
-    modules = [Path(module.__file__ or "") for module in (fastmlp.activations, fastmlp.losses)]
-    return [source.read_bytes() for source in {*modules, *Path(__file__).parent.rglob("*.py")}]
+    modules = [Path(module.__file__ or "") for module in (fastmlp.activations, fastmlp.losses, fastmlp.rules)]
+    folders = [Path(__file__).parent, Path(fastmlp.formulas.__file__).parent]
+    found = {*modules, *(file for folder in folders for file in folder.rglob("*.py"))}
+    return [source.read_bytes() for source in found]
 
 
 def sources(*files: Path) -> str:

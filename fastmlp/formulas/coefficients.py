@@ -1,6 +1,6 @@
-"""The coefficients of the polynomials in `fastmlp.kernels.formulas`: minimax, by Remez exchange in 60 digits."""
+"""The coefficients of the polynomials in `fastmlp.formulas.elementary`: minimax, by Remez exchange in 60 digits."""
 
-from fastmlp.kernels.symbols import Polynomial
+from fastmlp.formulas.numbers import Polynomial
 
 # (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2
 EXP = Polynomial(
@@ -151,5 +151,32 @@ MILLS = Polynomial(
         -0.0063654458573926325,
         0.006501305691813034,
         -0.0010552800540208746,
+    ),
+)
+
+# (sin r - r) / r^3 and (cos r - 1 + r^2 / 2) / r^4 in powers of r^2, for |r| <= pi / 4
+SINE = Polynomial(
+    single=(-0.16666654908639716, 0.00833217584652429, -0.0001951697747239402),
+    double=(
+        -0.16666666666666666,
+        0.008333333333333323,
+        -0.00019841269841255064,
+        2.7557319214188127e-06,
+        -2.5052104910978156e-08,
+        1.6058366548151126e-10,
+        -7.578693844195953e-13,
+    ),
+)
+
+COSINE = Polynomial(
+    single=(0.04166664680751199, -0.0013887364496095785, 2.4438091805173397e-05),
+    double=(
+        0.041666666666666664,
+        -0.0013888888888888879,
+        2.4801587301574857e-05,
+        -2.755731921662385e-07,
+        2.0876754614205355e-09,
+        -1.1470318492090636e-11,
+        4.739141230246858e-14,
     ),
 )
