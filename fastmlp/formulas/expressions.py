@@ -188,14 +188,18 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return found
 
     def on_arrays(self, dtype: np.dtype[Any], values: Mapping[str, Any]) -> Any:
-        """Return its value for arrays, floats or NumPy scalars of the variables; constants have the dtype."""
+        """Return its value for arrays of the dtype, or floats, in place of the variables.
+
+        What depends on floats alone is computed in float64, and rounded where it meets an array.
+        """
 
         def step(node: Expression, parts: list[Any]) -> Any:
-            if node.operation == VARIABLE:
-                return values[node.operands[0]]
-            if node.operation == CONSTANT:
-                return node.operands[0] if node.truth else dtype.type(node.operands[0])
-            return OPERATIONS[node.operation].on_arrays(*parts)
+            if node.operation in (VARIABLE, CONSTANT):
+                return values[node.operands[0]] if node.operation == VARIABLE else node.operands[0]
+            if node.operation == "where" and isinstance(parts[0], np.ndarray):
+                parts[1:] = (dtype.type(x) if isinstance(x, float) else x for x in parts[1:])
+            value = OPERATIONS[node.operation].on_arrays(*parts)
+            return value.item() if isinstance(value, np.generic) else value
 
         return self.fold(step)
 
