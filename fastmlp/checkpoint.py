@@ -305,6 +305,8 @@ def _told_of(path: Path) -> Iterator[None]:
     """Say of which file something is wrong or missing."""
     try:
         yield
+    except _OtherPiece as error:
+        raise CheckpointError(f"{os.fspath(path)!r} {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         missing = "it lacks " if isinstance(error, KeyError) else ""
@@ -349,17 +351,19 @@ def _network(description: dict[str, Any], pieces: dict[str, Piece]) -> Network:
     return Network(**given)
 
 
+class _OtherPiece(Exception):
+    """A piece of the user's is missing, or is not the one that was."""
+
+
 def _piece(description: Any, pieces: dict[str, Piece]) -> Any:
     """Return the piece of a user's that was described; the name of one of fastmlp's own as it is."""
     if isinstance(description, str):
         return description
     name, digest = str(description["piece"]), description["digest"]
     if name not in pieces:
-        raise CheckpointError(f"it was trained with {name!r}, a piece of your own; give it in pieces=[...]")
+        raise _OtherPiece(f"was trained with {name!r}, a piece of your own: give it in pieces=[...]")
     if pieces[name].digest != digest:
-        raise CheckpointError(
-            f"it was trained with another {name!r} than the one given: their formulas differ"
-        )
+        raise _OtherPiece(f"was trained with another {name!r} than the one given: their formulas differ")
     return pieces[name]
 
 

@@ -92,7 +92,7 @@ class Loss(Piece):
         if parameter is not None:
             listed = isinstance(parameter, (Sequence, np.ndarray)) and not isinstance(parameter, str)
             values = parameter if listed else [parameter]
-            parameter = tuple(checks.real(f"the parameter of {what}", value) for value in values)  # type: ignore[union-attr]
+            parameter = tuple(checks.real(f"the parameter of {what}", value) for value in values)
             if not parameter:
                 raise ValueError(f"the parameter of {what} must hold a number, got none")
         wanted = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]

@@ -26,7 +26,7 @@ class Piece:
         """Set name and digest of a user's piece; ValueError if the name is no name, or one of ours."""
         what = type(self).__name__
         if not isinstance(name, str) or not NAME.fullmatch(name):
-            raise ValueError(f"the name of a {what} must be letters, digits and _, got {checks.shown(name)}")
+            raise ValueError(f"a name of {what} must be letters, digits and _, got {checks.shown(name)}")
         if name in taken:
             raise ValueError(f"{name!r} is one of fastmlp's own; give the {what} another name")
         told = [what, name, *(formula.digest for formula in formulas), repr(more)]

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp import checks
 from fastmlp.formulas import elementary, numbers
 
 LIBRARIES = tuple(os.path.dirname(file) + os.sep for file in (os.path.dirname(__file__), np.__file__))
@@ -123,7 +124,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     def __float__(self) -> float:
         raise Refused("a Python number is made of a value, as functions of math do; use NumPy's functions")
 
-    __int__ = __index__ = __complex__ = __float__  # type: ignore[assignment]
+    __int__ = __index__ = __complex__ = __float__
 
     def __len__(self) -> int:
         raise Refused("a value has no length here, nor elements")
@@ -152,7 +153,12 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     def digest(self) -> str:
         """A digest of what it computes."""
         lines: list[str] = []
-        self.fold(lambda node, parts: lines.append(_line(node, parts)) or len(lines) - 1)
+
+        def step(node: Expression, parts: list[int]) -> int:
+            lines.append(_line(node, parts))
+            return len(lines) - 1
+
+        self.fold(step)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
     def fold(
@@ -255,10 +261,8 @@ def operate(operation: str, *operands: Any) -> Expression:
     if all(part.operation == CONSTANT for part in parts) and not OPERATIONS[operation].reduces:
         with np.errstate(all="ignore"):
             return as_expression(OPERATIONS[operation].on_arrays(*(part.operands[0] for part in parts)))
-    truths = {"where": (True, False, False)}.get(operation)
-    if operation.startswith("logical_"):
-        truths = (True,) * len(parts)
-    for part, truth in zip(parts, truths or (False,) * len(parts), strict=True):
+    truths = [operation.startswith("logical_") or (operation, i) == ("where", 0) for i in range(len(parts))]
+    for part, truth in zip(parts, truths, strict=True):
         if part.truth and not truth:
             raise Refused("it computes with the truth of a comparison; use np.where(comparison, 1.0, 0.0)")
         if truth and not part.truth:
@@ -395,4 +399,4 @@ def _place(error: BaseException) -> str:
     if not own:
         return ""
     line, file, text = own[-1].lineno, os.path.basename(own[-1].filename), own[-1].line
-    return f" at line {line} of {file!r}" + (f", {text!r}" if text else "")
+    return f" at line {line} of {file!r}" + (f", {checks.shown(text)}" if text else "")

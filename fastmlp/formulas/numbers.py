@@ -126,6 +126,7 @@ class Polynomial:
     double: tuple[float, ...] = ()
 
     def __call__(self, x):
+        """Return the polynomial of x."""
         coefficients = self.single if x.single else self.double
         if len(coefficients) < 8:
             return horner(coefficients, x)

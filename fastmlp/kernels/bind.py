@@ -150,6 +150,7 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
         return _jitted(copy, plain, **INNER, **options)
 
     def of_code(code: int) -> Any:
+        assert codes is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
         names = {"coded": coded, "CODE": code}
         return kept_on_disk(jitted(constant, names, f"{plain.__qualname__}.{codes[code].key}.{content}"))
