@@ -89,22 +89,17 @@ class Loss(Piece):
     ) -> None:
         what = f"the loss {checks.shown(name)}"
         checks.choice("output", output, OUTPUTS)
-        if parameter is not None:
-            listed = isinstance(parameter, (Sequence, np.ndarray)) and not isinstance(parameter, str)
-            values = parameter if listed else [parameter]
-            parameter = tuple(checks.real(f"the parameter of {what}", value) for value in values)
-            if not parameter:
-                raise ValueError(f"the parameter of {what} must hold a number, got none")
+        numbers = None if parameter is None else _numbers(f"the parameter of {what}", parameter)
         wanted = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
         first = wanted[0].name if wanted else ""
         source = "logit" if first in ("logit", "logits") else "output"
         given = [variable(source), variable("target")]
-        if parameter is not None:
-            given.append(variable(NUMBER if len(parameter) == 1 else "parameter"))  # type: ignore[arg-type]
+        if numbers is not None:
+            given.append(variable(NUMBER if len(numbers) == 1 else "parameter"))
         value = _one(what, trace(what, function, *given))
         if source not in value.names():
             raise ValueError(f"{what} must depend on its {source}")
-        self._set(name, value, source, output, parameter)
+        self._set(name, value, source, output, numbers)
 
     def _set(
         self, name: str, value: Expression, source: str, output: str, parameter: tuple[float, ...] | None
@@ -169,6 +164,15 @@ class RowLoss(Loss):
                 f"the loss {checks.shown(name)} must be one number for a row; end it by np.sum or np.max"
             )
         super()._set(name, value, source, output, parameter)
+
+
+def _numbers(what: str, given: object) -> tuple[float, ...]:
+    """Return a number, or a sequence of them, as floats."""
+    listed = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str)
+    found = tuple(checks.real(what, value) for value in (given if listed else [given]))  # type: ignore[attr-defined]
+    if not found:
+        raise ValueError(f"{what} must hold a number, got none")
+    return found
 
 
 # --- fastmlp's own: formulas of one element ------------------------------------------------------------

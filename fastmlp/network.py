@@ -174,7 +174,7 @@ class Network:
 
     @property
     def loss_parameters(self) -> tuple[float, ...]:
-        """What the loss's formula takes for each output: huber's delta, pinball's quantile, 1 where it clips."""
+        """What the loss takes for each output: huber's delta, pinball's quantile, 1 where it clips."""
         own = {"huber": self.huber_delta, "pinball": self.quantile}
         given = loss_of(self.loss).parameter or (own.get(loss_of(self.loss).name, float(self.clips)),)
         return given if len(given) == self.sizes[-1] else given * self.sizes[-1]

@@ -1,8 +1,8 @@
 """Derivatives of expressions: one line for each operation, and one walk.
 
-The walk goes back from a result to a variable and carries, for every node, the derivative of the result by it
-(reverse mode: Griewank and Walther, "Evaluating Derivatives", 2008, chapter 3). For a formula of one element that is its slope; for
-a row, with sums over its units, the gradient.
+The walk goes back from a result to a variable and carries, for every node, the derivative of the result by
+it (reverse mode: Griewank and Walther, "Evaluating Derivatives", 2008, chapter 3). For a formula of one
+element that is its slope; for a row, with sums over its units, the gradient.
 """
 
 from __future__ import annotations

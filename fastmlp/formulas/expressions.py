@@ -1,9 +1,9 @@
 """Functions that a user writes with NumPy's words, traced once into expressions.
 
-An expression is what a function computes, as a graph of operations. It identifies a user's activation, loss or
-rule wherever it was typed; it runs on arrays (the reference), on symbols (the kernels), and has derivatives
-(`fastmlp.formulas.derivatives`). Tracing calls the function with `Expression`s, which NumPy's functions and
-operators hand to `OPERATIONS` (NEP 13 and 18).
+An expression is what a function computes, as a graph of operations. It identifies a user's activation, loss
+or rule wherever it was typed; it runs on arrays (the reference), on symbols (the kernels), and has
+derivatives (`fastmlp.formulas.derivatives`). Tracing calls the function with `Expression`s, which NumPy's
+functions and operators hand to `OPERATIONS` (NEP 13 and 18).
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return self.fold(step)
 
     def on_numbers(self, values: Mapping[str, Any], known: Mapping[int, Any] | None = None) -> Any:
-        """Return its value for numbers of `fastmlp.formulas` in place of the variables; known as in `fold`."""
+        """Return its value for numbers of `fastmlp.formulas` in place of variables; known as in `fold`."""
 
         def step(node: Expression, parts: list[Any]) -> Any:
             if node.operation in (VARIABLE, CONSTANT):

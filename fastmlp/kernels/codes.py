@@ -1,7 +1,7 @@
 """Codes of activations, losses and rules: what compiled programs know them by.
 
-A code of fastmlp's own is its place in its table. A user's gets the next free one of the process; what lies on
-the disk has the piece's key in its name, never the code.
+A code of fastmlp's own is its place in its table. A user's gets the next free one of the process; what lies
+on the disk has the piece's key in its name, never the code.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Codes:
                 if piece.key not in self._codes:
                     if len(self._entries) == MOST_CODES:
                         raise ValueError(
-                            f"a process can use {MOST_CODES - self.own} {self._kind}s of your own, and has used them; "
-                            "give what changes from one to the next as a parameter"
+                            f"a process can use {MOST_CODES - self.own} {self._kind}s of your own, and has "
+                            "used them; give what changes from one to the next as a parameter"
                         )
                     self._entries.append(piece)
                     self._codes[piece.key] = len(self._entries) - 1

@@ -261,9 +261,10 @@ def specialize(network, optimizer, rows, dtype):
         ACTIVATION_CODES.code(entry)
     grouped = rows >= GROUPED_ROWS
     constants = Constants(
-        network.sizes, tuple(entry.key for entry in hidden), network.output, loss.key, network.clips, rule.key,
-        network.l2 > 0, dtype.name, dtype.itemsize, BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS,
-        rows > BLOCK_ROWS, GROUPS if grouped else 1,
+        network.sizes, tuple(entry.key for entry in hidden), network.output, loss.key, network.clips,
+        rule.key, network.l2 > 0, dtype.name, dtype.itemsize,
+        BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS, rows > BLOCK_ROWS,
+        GROUPS if grouped else 1,
     )  # fmt: skip
     means = (network.divisor, network.value_divisor) == (network.sizes[-1], 1)
     plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and loss.element is not None and means
