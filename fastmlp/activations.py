@@ -19,7 +19,7 @@ from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE
 from fastmlp.formulas.expressions import Expression, trace, variable
 from fastmlp.formulas.numbers import fma, where
-from fastmlp.pieces import Piece
+from fastmlp.pieces import Piece, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -69,13 +69,13 @@ class Activation(Piece):
 
     def __init__(self, name: str, function: Formula, slope: Formula | None = None) -> None:
         what = f"the activation {checks.shown(name)}"
-        value = _one(what, trace(what, function, variable("z")))
+        value = one_number(what, trace(what, function, variable("z")))
         if "z" not in value.names():
             raise ValueError(f"{what} must depend on its argument")
         derived = gradient(value, "z")
         if slope is not None:
             what = f"the slope of {what}"
-            derived = _one(what, trace(what, slope, *map(variable, _parameters(what, slope))))
+            derived = one_number(what, trace(what, slope, *map(variable, _parameters(what, slope))))
         self._set(name, value, derived)
 
     def _set(self, name: str, value: Expression, slope: Expression) -> None:
@@ -89,7 +89,7 @@ class Activation(Piece):
         self.short, self.short_backward = _is_short(value), _is_short(slope)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.name, self.value, self.derivative)
+        return restored, (type(self), self.name, self.value, self.derivative)
 
     def on_array(self, z: Array) -> Array:
         """Return the activation of z, an array of any shape, in its dtype."""
@@ -98,20 +98,6 @@ class Activation(Piece):
     def backward_on_array(self, delta: Array, z: Array, a: Array) -> Array:
         """Return delta times the derivative at z, where the activation is a; arrays of one shape."""
         return np.asarray(self.by_delta.on_arrays(z.dtype, {"delta": delta, "z": z, "a": a}))
-
-
-def _restored(kind: Any, *parts: Any) -> Any:
-    """Return a piece from its expressions, as pickle keeps it: the function itself is not needed."""
-    piece = kind.__new__(kind)
-    piece._set(*parts)
-    return piece
-
-
-def _one(what: str, expressions: tuple[Expression, ...]) -> Expression:
-    if len(expressions) != 1 or expressions[0].truth:
-        got = "a truth value" if len(expressions) == 1 else f"{len(expressions)} values"
-        raise ValueError(f"{what} must return one number, got {got}")
-    return expressions[0]
 
 
 def _parameters(what: str, slope: Formula) -> list[str]:
@@ -140,7 +126,8 @@ def _own(
     short_backward: bool = True,
 ) -> Activation:
     entry = Activation.__new__(Activation)
-    entry.name, entry.digest, entry.hidden, entry.output = name, "", hidden, output
+    entry.name = entry.key = name
+    entry.digest, entry.hidden, entry.output = "", hidden, output
     entry.short, entry.short_backward = short, short_backward
     entry.formula, entry.backward = formula, backward
     entry.reads = frozenset(inspect.signature(backward).parameters if backward else ()) - {"delta"}

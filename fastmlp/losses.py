@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.activations import OUTPUTS, _one, _restored
+from fastmlp.activations import OUTPUTS
 from fastmlp.formulas import elementary
 from fastmlp.formulas.derivatives import NUMBER, gradient, is_row, times
 from fastmlp.formulas.expressions import Expression, operate, trace, variable
 from fastmlp.formulas.numbers import Constant, at_least, at_most, fma, magnitude, where
-from fastmlp.pieces import Piece
+from fastmlp.pieces import Piece, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -96,7 +96,7 @@ class Loss(Piece):
         given = [variable(source), variable("target")]
         if numbers is not None:
             given.append(variable(NUMBER if len(numbers) == 1 else "parameter"))
-        value = _one(what, trace(what, function, *given))
+        value = one_number(what, trace(what, function, *given))
         if source not in value.names():
             raise ValueError(f"{what} must depend on its {source}")
         self._set(name, value, source, output, numbers)
@@ -104,8 +104,7 @@ class Loss(Piece):
     def _set(
         self, name: str, value: Expression, source: str, output: str, parameter: tuple[float, ...] | None
     ) -> None:
-        more = (source, output, parameter)
-        self._identify(name, LOSSES, value, more=more)
+        self._identify(name, LOSSES, value, form=output, data=parameter)
         self.function, self.source, self.outputs, self.parameter = value, source, (output,), parameter
         self.value = value if self.by_row else operate("sum", value)
         derivative = gradient(self.value, source)
@@ -121,7 +120,7 @@ class Loss(Piece):
         return value + (zero := z.number(0.0)), delta + zero
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.name, self.function, self.source, self.outputs[0], self.parameter)
+        return restored, (type(self), self.name, self.function, self.source, self.outputs[0], self.parameter)
 
     def on_arrays(
         self, logits: Array, output: Array, targets: Array, parameter: Array
@@ -236,13 +235,8 @@ def _own(
     sklearn_divisor: float | None = None,
 ) -> Loss:
     entry = Loss.__new__(Loss)
-    entry.name, entry.digest, entry.outputs, entry.element, entry.by_logit = (
-        name,
-        "",
-        outputs,
-        element,
-        by_logit,
-    )
+    entry.name = entry.key = name
+    entry.digest, entry.outputs, entry.element, entry.by_logit = "", outputs, element, by_logit
     entry.targets, entry.clips, entry.sklearn_divisor = targets, clips, sklearn_divisor
     entry.by_row, entry.parameter = element is None, None
     return entry

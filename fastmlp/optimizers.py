@@ -11,50 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.rules import RULES, AdamConstants, Rule
+from fastmlp.rules import RULES, AdamConstants, Optimizer, Rule, RuleOptimizer
 from fastmlp.schedules import Schedule, as_schedule
 
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Base of all optimisers.
-
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        At least 0.
-    clip_norm : float, optional
-        If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
-        clip_norm / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does.
-    """
-
-    learning_rate: float | Schedule
-    clip_norm: float | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        as_schedule(self.learning_rate)
-        if self.clip_norm is not None:
-            checks.real("clip_norm", self.clip_norm, 0, open_low=True)
-
-    @property
-    def rule(self) -> Rule:
-        """The step that it takes."""
-        raise NotImplementedError
-
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
-        raise NotImplementedError
-
-    @property
-    def moment_rows(self) -> int:
-        """How many rows of `TrainState.moments` the updates depend on."""
-        return self.rule.moments
-
-    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
-        """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
-        rates = as_schedule(self.learning_rate).rates(steps, steps_per_epoch)
-        return np.stack([rates, rates], axis=1)
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "RuleOptimizer"]
 
 
 @dataclass(frozen=True)
@@ -199,31 +159,6 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.real("weight_decay", self.weight_decay, 0)
-
-
-@dataclass(frozen=True)
-class RuleOptimizer(Optimizer):
-    """What a user's `Rule` makes when it is called."""
-
-    made_by: Rule
-    values: tuple[float, ...]
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in zip(self.rule.constants, self.values, strict=True):
-            checks.real(name, value)
-        checks.real("weight_decay", self.weight_decay, 0)
-
-    @property
-    def rule(self) -> Rule:
-        """The step that it takes."""
-        return self.made_by
-
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
-        return *self.values, self.weight_decay
 
 
 OPTIMIZERS = (SGD, RMSprop, Adam, AdamW, RuleOptimizer)

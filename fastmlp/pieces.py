@@ -13,36 +13,59 @@ NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 
 class Piece:
-    """A named part of a network or an optimiser; two of one name and of equal formulas are equal.
+    """A named part of a network or an optimiser; two of one name and one digest are equal.
 
     name : what files and errors call it
-    digest : of its formulas, if a user wrote it; empty for a part of fastmlp's own, which its name identifies
+    digest : of its formulas, and of what they are told unless it is said anew (a loss's parameter, a rule's
+        defaults), if a user wrote it; empty for a part of fastmlp's own, which its name identifies
+    key : of its formulas alone: what machine code is known by
     """
 
     name: str
     digest: str
+    key: str
 
-    def _identify(self, name: object, taken: Any, *formulas: Expression, more: Any = ()) -> None:
-        """Set name and digest of a user's piece; ValueError if the name is no name, or one of ours."""
+    def _identify(
+        self, name: object, taken: Any, *formulas: Expression, form: Any = (), data: Any = ()
+    ) -> None:
+        """Set name, digest and key of a user's piece; ValueError if the name is no name, or one of ours.
+
+        form : what its machine code depends on beside the formulas; data : what it is told when it runs
+        """
         what = type(self).__name__
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(f"a name of {what} must be letters, digits and _, got {checks.shown(name)}")
         if name in taken:
             raise ValueError(f"{name!r} is one of fastmlp's own; give the {what} another name")
-        told = [what, name, *(formula.digest for formula in formulas), repr(more)]
+        told = [what, name, *(formula.digest for formula in formulas), repr(form)]
         self.name = name
-        self.digest = hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
-
-    @property
-    def key(self) -> str:
-        """What tells it from every other."""
-        return f"{self.name}.{self.digest}" if self.digest else self.name
+        self.key = f"{name}.{_digest(told)}"
+        self.digest = _digest([*told, repr(data)])
 
     def __eq__(self, other: object) -> bool:
-        return type(other) is type(self) and other.key == self.key
+        return type(other) is type(self) and (other.name, other.digest) == (self.name, self.digest)
 
     def __hash__(self) -> int:
-        return hash(self.key)
+        return hash((self.name, self.digest))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def restored(kind: Any, *parts: Any) -> Any:
+    """Return a piece from its expressions, as pickle keeps it: the function itself is not needed."""
+    piece = kind.__new__(kind)
+    piece._set(*parts)
+    return piece
+
+
+def one_number(what: str, expressions: tuple[Expression, ...]) -> Expression:
+    """Return the one expression that a traced function gave; ValueError if it is no number."""
+    if len(expressions) != 1 or expressions[0].truth:
+        got = "a truth value" if len(expressions) == 1 else f"{len(expressions)} values"
+        raise ValueError(f"{what} must return one number, got {got}")
+    return expressions[0]

@@ -1,22 +1,24 @@
 """The steps that optimisers take: a table of fastmlp's own, and what a user's is.
 
-A rule is the formula of one parameter's step. fastmlp's own follow torch.optim; the reference has them once
-more, in NumPy. What a rule's constants are is the optimisers' matter (`fastmlp.optimizers`).
+A rule is the formula of one parameter's step, an optimiser a rule with its constants and rates. fastmlp's
+own rules follow torch.optim; the reference has them once more, in NumPy. The optimisers that take them stand
+in `fastmlp.optimizers`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.activations import _restored
 from fastmlp.formulas.expressions import Expression, trace, variable
 from fastmlp.formulas.numbers import fma, quotient, raised, root, sqrt, where
-from fastmlp.pieces import NAME, Piece
+from fastmlp.pieces import NAME, Piece, restored
+from fastmlp.schedules import Schedule, as_schedule
 
 Array = NDArray[Any]
 Step = Callable[..., Any]
@@ -84,12 +86,12 @@ class Rule(Piece):
         self._set(name, values, given)
 
     def _set(self, name: str, values: tuple[Expression, ...], constants: dict[str, float]) -> None:
-        self._identify(name, RULES, *values, more=tuple(constants.items()))
+        self._identify(name, RULES, *values, data=tuple(constants.items()))
         self.values, self.constants, self.moments = values, constants, len(values) - 1
         self.formula = self._on_numbers
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _restored, (type(self), self.name, self.values, self.constants)
+        return restored, (type(self), self.name, self.values, self.constants)
 
     def __call__(
         self,
@@ -110,8 +112,6 @@ class Rule(Piece):
         constants : float
             By name; those that are not given have their defaults.
         """
-        from fastmlp.optimizers import RuleOptimizer
-
         unknown = [name for name in constants if name not in self.constants]
         if unknown:
             choices = ", ".join([*self.constants, *RESERVED])
@@ -155,6 +155,76 @@ class Constants(dict[str, Any]):
 
 
 RESERVED = ("learning_rate", "weight_decay", "clip_norm")
+
+# --- optimisers, which take a rule's steps --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Base of all optimisers: a rule, what it is told, and rates.
+
+    Parameters
+    ----------
+    learning_rate : float or Schedule
+        At least 0.
+    clip_norm : float, optional
+        If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
+        clip_norm / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does.
+    """
+
+    learning_rate: float | Schedule
+    clip_norm: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        as_schedule(self.learning_rate)
+        if self.clip_norm is not None:
+            checks.real("clip_norm", self.clip_norm, 0, open_low=True)
+
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        raise NotImplementedError
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        raise NotImplementedError
+
+    @property
+    def moment_rows(self) -> int:
+        """How many rows of `TrainState.moments` the updates depend on."""
+        return self.rule.moments
+
+    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
+        """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
+        rates = as_schedule(self.learning_rate).rates(steps, steps_per_epoch)
+        return np.stack([rates, rates], axis=1)
+
+
+@dataclass(frozen=True)
+class RuleOptimizer(Optimizer):
+    """What a user's `Rule` makes when it is called."""
+
+    made_by: Rule
+    values: tuple[float, ...]
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in zip(self.rule.constants, self.values, strict=True):
+            checks.real(name, value)
+        checks.real("weight_decay", self.weight_decay, 0)
+
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return self.made_by
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        return *self.values, self.weight_decay
+
 
 # --- fastmlp's own -------------------------------------------------------------------------------------
 
@@ -210,7 +280,8 @@ def adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any
 
 def _own(formula: Step, moments: int) -> Rule:
     entry = Rule.__new__(Rule)
-    entry.name, entry.digest, entry.formula, entry.moments = formula.__name__, "", formula, moments
+    entry.name = entry.key = formula.__name__
+    entry.digest, entry.formula, entry.moments = "", formula, moments
     return entry
 
 

@@ -115,11 +115,6 @@ def elu(x):
     return where(x > 0.0, x, expm1_nonpositive(at_most(x, 0.0)))
 
 
-def elu_derivative(x):
-    """1 above 0, e^x below."""
-    return where(x > 0.0, 1.0, exp_nonpositive(at_most(x, 0.0)))
-
-
 def _exp_of_negated(x):
     """e^-x, 0 and inf at the far ends."""
     return exp_clamped(at_least(at_most(-x, EXP_HIGHEST), EXP_LOWEST))

@@ -98,10 +98,7 @@ TEMPLATES: dict[str, Function] = {
 
 
 def slot(variant: Variant, name: str) -> Function:
-    """Return one slot of the variant, compiled by itself when first called; for tests and timing.
-
-    A scalar that is a formula (`fastmlp.kernels.scalars`) can be called from jitted code only.
-    """
+    """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
     functions = {**TEMPLATES, **variant.resolved()}
     function = functions[name]
     if not isinstance(function, types.FunctionType):
