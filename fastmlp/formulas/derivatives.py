@@ -50,8 +50,13 @@ def _choice(condition: Expression) -> tuple[Expression, Expression]:
 
 
 def _power(x: Expression, n: Expression, y: Expression) -> tuple[Any, Any]:
-    by_exponent = ZERO if n.operation == CONSTANT else y * operate("log", x)
-    return n * operate("power", x, n - 1.0), by_exponent
+    # y log(x) has the limit 0 where a positive power of 0 is taken.
+    by_exponent = ZERO if n.operation == CONSTANT else times(_unless_zero(y), operate("log", x))
+    return times(n, operate("power", x, n - 1.0)), by_exponent
+
+
+def _unless_zero(y: Expression) -> Expression:
+    return operate("where", operate("equal", y, 0.0), 0.0, y)
 
 
 def _at_top(x: Expression, top: Expression) -> Expression:

@@ -26,6 +26,7 @@ from fastmlp.formulas.numbers import (
     fma,
     from_bits,
     magnitude,
+    negated,
     sqrt,
     where,
     with_sign,
@@ -231,13 +232,14 @@ def erf(x):
 
 # ---------------------------------------------------------------- what a user's formulas may call
 
-EXPM1_HIGHEST = Constant(88.3, 709.4)
+EXPM1_LOWEST = -60.0
 # Whole powers up to here are products: as exact as the logarithm's way, and cheaper.
 MOST_FACTORS = 16
 LEAKY_SLOPE = 0.01
 TWO_OVER_PI = 0.6366197723675814
 # 1.5 * 2^23 (2^52): as SHIFT, without a bias, so that the low bits are the number of quarter turns.
 QUARTER_SHIFT = Constant(12582912.0, 6755399441055744.0)
+PARITY_END = Constant(2.0**22, 2.0**51)
 # pi / 2 in three parts: the products of the first two with n are exact by a fused multiply-add or without.
 MINUS_PI2_HIGH = Constant(-1.5703125, -1.5707963267341256)
 MINUS_PI2_MIDDLE = Constant(-0.0004837512969970703, -6.077100506303966e-11)
@@ -245,32 +247,50 @@ MINUS_PI2_LOW = Constant(-7.549789954891882e-08, -2.0222662487959506e-21)
 
 
 def expm1(x):
-    """e^x - 1, without cancellation near 0; overflows where e^x does."""
-    clamped = at_least(at_most(x, EXPM1_HIGHEST), EXP_LOWEST)
-    shifted, r = _reduced(clamped, SHIFT)
-    scale = _power_of_two(bits(shifted))
-    return where(x > EXPM1_HIGHEST, INFINITY, fma(scale, fma(r * r, EXP(r), r), scale - 1.0))
+    """e^x - 1, without cancellation near 0; overflows where e^x does, as only half of 2^n is formed."""
+    shifted, r = _reduced(at_least(at_most(x, EXP_HIGHEST), EXPM1_LOWEST), SHIFT)
+    half = _power_of_two(bits(shifted) - 1)
+    return 2.0 * fma(half, fma(r * r, EXP(r), r), half - 0.5)
 
 
 def log1p(x):
     """log(1 + x), by log(u) of the rounded sum u and what its rounding lost (Higham 2002, 1.14)."""
     u = 1.0 + x
     lost = x - (u - 1.0)
-    return where(u < INFINITY, log(u) + lost / u, log(u))
+    logarithm = log(u)
+    return where((u > 0.0) & (u < INFINITY), logarithm + lost / u, logarithm)
 
 
 def power(x, exponent):
-    """x to the power of a number, or of another; by products where it is a small whole number."""
-    if isinstance(x, (int, float)):
-        return exp(exponent * (math.log(x) if x > 0 else NAN))
+    """x to the power of a number, or of another; by products where it is a small whole number.
+
+    Else as e^(exponent log|x|), whose relative error grows with that product: 1 ulp for each 1 of it.
+    """
     if isinstance(exponent, (int, float)):
-        whole = abs(int(exponent))
-        if exponent == int(exponent) and whole <= MOST_FACTORS:
-            result = _whole_power(x, whole)
-            return 1.0 / result if exponent < 0 else result
         if exponent == 0.5:
             return sqrt(x)
-    return exp(exponent * log(x))
+        if abs(exponent) <= MOST_FACTORS and exponent == int(exponent):
+            result = _whole_power(x, abs(int(exponent)))
+            return 1.0 / result if exponent < 0 else result
+        exponent = x.number(exponent)
+    elif isinstance(x, (int, float)):
+        if 0 < x < INFINITY:
+            return exp(exponent * math.log(x))
+        x = exponent.number(x)
+    size = exp(exponent * log(magnitude(x)))
+    whole, odd = _parity(exponent)
+    signed = where(odd, with_sign(size, x), size)
+    result = where(x < 0.0, where(whole, signed, NAN), signed)
+    return where(x.equals(1.0) | exponent.equals(0.0), 1.0, result)
+
+
+def _parity(x):
+    """Whether x is a whole number, and whether it is an odd one; of 2^22 (2^51) and above none is odd."""
+    nearest = (x + QUARTER_SHIFT) - QUARTER_SHIFT
+    half = 0.5 * x
+    great, whole = magnitude(x) >= PARITY_END, nearest.equals(x)
+    even = ((half + QUARTER_SHIFT) - QUARTER_SHIFT).equals(half)
+    return great | whole, whole & negated(great | even)
 
 
 def _whole_power(x, n):

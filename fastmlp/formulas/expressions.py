@@ -258,6 +258,8 @@ def as_expression(value: Any) -> Expression:
 def operate(operation: str, *operands: Any) -> Expression:
     """Return an operation on expressions and numbers; of numbers alone, their value."""
     parts = [as_expression(operand) for operand in operands]
+    if operation == "where" and len(parts) != 3:
+        raise Refused("np.where takes a comparison and both of what it chooses from")
     if all(part.operation == CONSTANT for part in parts) and not OPERATIONS[operation].reduces:
         with np.errstate(all="ignore"):
             return as_expression(OPERATIONS[operation].on_arrays(*(part.operands[0] for part in parts)))
