@@ -269,7 +269,19 @@ def operate(operation: str, *operands: Any) -> Expression:
             raise Refused("it computes with the truth of a comparison; use np.where(comparison, 1.0, 0.0)")
         if truth and not part.truth:
             raise Refused("it takes a number for a truth value; compare it")
+    known = next((i for i, part in enumerate(parts) if part.truth and part.operation == CONSTANT), None)
+    if known is not None:
+        return _decided(operation, parts, known)
     return Expression(operation, *parts)
+
+
+def _decided(operation: str, parts: list[Expression], known: int) -> Expression:
+    """Return a choice, or two truths joined, of which one is known while the function is traced."""
+    truth = parts[known].operands[0]
+    if operation == "where":
+        return parts[1] if truth else parts[2]
+    other = parts[1 - known]
+    return parts[known] if truth == (operation == "logical_or") else other
 
 
 def _clip(x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Any:
