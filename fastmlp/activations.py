@@ -107,7 +107,7 @@ def _parameters(what: str, slope: Formula) -> list[str]:
     return wanted
 
 
-LONG = {"divide", "power", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf"}
+LONG = {"divide", "power", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf", "expit"}
 
 
 def _is_short(expression: Expression) -> bool:

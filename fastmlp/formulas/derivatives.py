@@ -49,6 +49,17 @@ def _choice(condition: Expression) -> tuple[Expression, Expression]:
     return operate("where", condition, 1.0, 0.0), operate("where", condition, 0.0, 1.0)
 
 
+def _extreme(first: Expression, second: Expression) -> tuple[Expression, Expression]:
+    """By each of two numbers, of which the first is taken, or the second; half by each where they are equal.
+
+    So the kinks of max(x, 0) + log1p(exp(-|x|)) cancel at 0, as they do in the function.
+    """
+    return tuple(  # type: ignore[return-value]
+        operate("where", one, 1.0, operate("where", other, 0.0, 0.5))
+        for one, other in ((first, second), (second, first))
+    )
+
+
 def _power(x: Expression, n: Expression, y: Expression) -> tuple[Any, Any]:
     # y log(x) has the limit 0 where a positive power of 0 is taken.
     by_exponent = ZERO if n.operation == CONSTANT else times(_unless_zero(y), operate("log", x))
@@ -83,8 +94,9 @@ DERIVATIVES: dict[str, Callable[..., tuple[Factor, ...]]] = {
     "cos": lambda x, y: (-operate("sin", x),),
     "tanh": lambda x, y: (1.0 - y * y,),
     "erf": lambda x, y: (2.0 / math.sqrt(math.pi) * operate("exp", -x * x),),
-    "maximum": lambda a, b, y: _choice(a >= b),
-    "minimum": lambda a, b, y: _choice(a <= b),
+    "expit": lambda x, y: (y * (1.0 - y),),
+    "maximum": lambda a, b, y: _extreme(a > b, a < b),
+    "minimum": lambda a, b, y: _extreme(a < b, a > b),
     "where": lambda c, a, b, y: (0.0, *_choice(c)),
     "sum": lambda x, y: (1.0,),
     "max": lambda x, y: (_at_top(x, y),),
@@ -92,10 +104,23 @@ DERIVATIVES: dict[str, Callable[..., tuple[Factor, ...]]] = {
 """By operation: the derivative of its value y by each operand; truth values have none."""
 
 
+OVERFLOWING = ("exp", "expm1")
+"""Whose derivative is infinite where they are, and mostly counts 0 there: 1 / (1 + exp(-x)) has the slope 0
+where exp(-x) is infinite, and not 0 * inf."""
+
+
+def is_constant(value: Expression) -> bool:
+    """Return whether it is a number, or a choice of two."""
+    return all(
+        part.operation == CONSTANT for part in (value.parts[1:] if value.operation == "where" else [value])
+    )
+
+
 def gradient(result: Expression, name: str) -> Expression:
     """Return the derivative of an expression by a variable: of each element, or of a row's sum by each unit.
 
-    A derivative where there is none is one of those beside it: of |x| at 0 it is 0.
+    Where there is none it is as PyTorch's autograd has it, amid those on both sides: of |x| at 0 it is 0, of
+    max(x, 0) a half.
     """
     order: list[Expression] = []
     depends: dict[int, bool] = {}
@@ -121,6 +146,8 @@ def gradient(result: Expression, name: str) -> Expression:
                     # A row's sum has one derivative, its units' ways to it add up.
                     along = operate("sum", by) if is_row(by) and not is_row(node) else by
                     share = times(along, as_expression(factor))
+                    if node.operation in OVERFLOWING and not is_constant(along):
+                        share = operate("where", operate("equal", along, 0.0), 0.0, share)
                     by_node[id(part)] = plus(by_node.get(id(part), ZERO), share)
     return found
 

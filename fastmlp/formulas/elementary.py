@@ -16,7 +16,7 @@ would delete. Multiply-adds are asked for explicitly (`fma`).
 
 import math
 
-from fastmlp.formulas.coefficients import COSINE, EXP, LOG, LOG1P, MILLS, SINE, TANH_P, TANH_Q
+from fastmlp.formulas.coefficients import COSINE, ERF, EXP, LOG, LOG1P, MILLS, SINE, TANH_P, TANH_Q
 from fastmlp.formulas.numbers import (
     SIGNIFICAND,
     Constant,
@@ -225,9 +225,10 @@ def gelu_derivative(x):
 
 
 def erf(x):
-    """The error function, as 1 - 2 (1 - Phi(sqrt(2) |x|)) with x's sign. Absolute accuracy near 0."""
+    """The error function: x P(x^2) within [-1, 1], else 1 - 2 (1 - Phi(sqrt(2) |x|)) with x's sign."""
+    square = at_most(x * x, 1.0)
     _, tail = _gaussian_tail(at_most(magnitude(x) * SQRT_TWO, GELU_END))
-    return with_sign(fma(-2.0, tail, 1.0), x)
+    return where(square < 1.0, x * ERF(square), with_sign(fma(-2.0, tail, 1.0), x))
 
 
 # ---------------------------------------------------------------- what a user's formulas may call
@@ -295,7 +296,7 @@ def _parity(x):
 
 def _whole_power(x, n):
     if n <= 1:
-        return x if n else where(x.equals(x), 1.0, 1.0)
+        return x if n else x.number(1.0)
     half = _whole_power(x, n // 2)
     return half * half * x if n % 2 else half * half
 

@@ -49,6 +49,12 @@ def _erf(x: Any) -> Any:
     return erf(x)
 
 
+def _expit(x: Any) -> Any:
+    from scipy.special import expit
+
+    return expit(x)
+
+
 def _over_row(reduce: Any) -> Callable[[Any], Any]:
     return lambda x: reduce(x, axis=1, keepdims=True)
 
@@ -71,6 +77,7 @@ OPERATIONS: dict[str, Operation] = {
     "cos": Operation(np.cos, elementary.cos),
     "tanh": Operation(np.tanh, elementary.tanh),
     "erf": Operation(_erf, elementary.erf),
+    "expit": Operation(_expit, elementary.sigmoid),
     "maximum": Operation(np.maximum, elementary.maximum),
     "minimum": Operation(np.minimum, elementary.minimum),
     "where": Operation(np.where, numbers.where),
@@ -296,12 +303,6 @@ def _logaddexp(a: Any, b: Any) -> Any:
     return operate("maximum", a, b) + operate("log1p", operate("exp", -abs(a - b)))
 
 
-def _expit(x: Any) -> Any:
-    """1 / (1 + e^-x); e^-|x| is at most 1 at both ends."""
-    e = operate("exp", -abs(x))
-    return operate("where", x >= 0, 1.0, e) / (1.0 + e)
-
-
 def _reduction(operation: str) -> Callable[..., Any]:
     def reduced(x: Any, axis: Any = None, keepdims: bool = True, **others: Any) -> Any:
         if others or axis not in (None, 1, -1):
@@ -329,8 +330,6 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "sinh": lambda x: (operate("expm1", x) - operate("expm1", -x)) / 2.0,
     "cosh": lambda x: (operate("exp", x) + operate("exp", -x)) / 2.0,
     "logaddexp": _logaddexp,
-    "expit": _expit,
-    "logistic": _expit,
     "clip": _clip,
     "fmax": lambda a, b: operate("maximum", a, b),
     "fmin": lambda a, b: operate("minimum", a, b),
@@ -346,7 +345,7 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "zeros_like": _filled(0.0),
     "ones_like": _filled(1.0),
 }
-"""NumPy's functions (and SciPy's ufuncs) that are made of the operations."""
+"""NumPy's functions that are made of the operations."""
 
 
 def _applied(name: str, inputs: Sequence[Any], **options: Any) -> Any:
@@ -360,8 +359,8 @@ def _applied(name: str, inputs: Sequence[Any], **options: Any) -> Any:
     return operate(name, *inputs)
 
 
-WORDS = sorted({*OPERATIONS, *COMPOSED} - {"float_power", "amax", "logistic"})
-"""The functions that a traced function may call."""
+WORDS = sorted({*OPERATIONS, *COMPOSED} - {"amax"})
+"""The functions that a traced function may call: NumPy's, and `erf` and `expit` of scipy.special."""
 
 
 def trace(what: str, function: Callable[..., Any], *arguments: Any) -> tuple[Expression, ...]:

@@ -49,8 +49,8 @@ def widest(*values):
 class Symbol:
     """A float in code that is being written, or an integer, or the truth of a comparison; or a vector of them.
 
-    Beside one may stand a Python number or a `Constant`, which takes its dtype, or a scalar float64, which is
-    rounded to its dtype and goes to all of its lanes. Comparisons with NaN are false.
+    Beside one may stand a Python number or a `Constant`, which takes its dtype, or a float64, which is rounded
+    to its dtype, and, if it is a scalar, goes to all of its lanes. Comparisons with NaN are false.
     Integers are compared as signed, shifted as bits, and divided only from 0 on.
     """
 
@@ -87,12 +87,14 @@ class Symbol:
         lanes = [ir.Constant(self.lane, number)] * kind.count if isinstance(kind, ir.VectorType) else number
         return ir.Constant(kind, lanes)
 
-    def _spread(self, scalar):
-        """Return a scalar float rounded to this one's dtype, in every lane if it is a vector."""
-        value, kind = scalar.value, self.value.type
-        if value.type != self.lane:
-            value = self.builder.fptrunc(value, self.lane)
-        if not self.lanes:
+    def _spread(self, other):
+        """Return a float rounded to this one's dtype, and a scalar in every lane if this one is a vector."""
+        value, kind = other.value, self.value.type
+        if other.lane != self.lane:
+            value = self.builder.fptrunc(
+                value, ir.VectorType(self.lane, kind.count) if other.lanes else self.lane
+            )
+        if other.lanes == self.lanes:
             return value
         empty = ir.Constant(kind, ir.Undefined)
         first = self.builder.insert_element(empty, value, INT32(0))
@@ -105,8 +107,11 @@ class Symbol:
         return Symbol(self.builder, self.like(other))
 
     def choose(self, condition, a, b):
-        """Return a where the condition holds, else b."""
+        """Return a where the condition holds, else b; each lane by its own, if the condition is a vector."""
         like = widest(a, b)
+        if condition.lanes > like.lanes:
+            shape = ir.Constant(ir.VectorType(like.lane, condition.lanes), ir.Undefined)
+            like = Symbol(self.builder, shape)
         return Symbol(self.builder, self.builder.select(condition.value, like.like(a), like.like(b)))
 
     def multiply_add(self, a, b, c):
