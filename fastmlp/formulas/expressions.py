@@ -122,6 +122,11 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_function__(self, function: Any, kinds: Any, inputs: Any, options: Any) -> Expression:
         return _applied(function.__name__, inputs, **options)
 
+    @property
+    def dtype(self) -> np.dtype[np.float64]:
+        """What a constant may be made of, which takes the dtype of what it meets."""
+        return np.dtype(np.float64)
+
     def __array__(self, *_: Any, **__: Any) -> Any:
         raise Refused("an array is made of a value; use NumPy's functions on the value itself")
 

@@ -104,10 +104,20 @@ def slot(variant: Variant, name: str) -> Function:
     if not isinstance(function, types.FunctionType):
         return function
     inner = _inner(function, functions)
+    template: Any = function
+    names = inner
+    if name in PIECES and PIECES[name].codes is not None:
+        # Each code has machine code of its own: what is called by all of them is the piece.
+        template, names = call_coded, {"coded": _piece(name, function, functions)}
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        _linked[key] = _jitted(_rebound(function, inner), function)
+        _linked[key] = _jitted(_rebound(template, names), function)
     return _linked[key]
+
+
+def call_coded(code, *others):  # type: ignore[no-untyped-def]
+    """Call a slot whose first argument is a code."""
+    return coded(code, *others)  # type: ignore[name-defined]  # noqa: F821
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
