@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fastmlp import forks  # noqa: F401  # forks wait for the imports that come after it
 
 if TYPE_CHECKING:
+    from fastmlp.activations import Activation
     from fastmlp.archive import CheckpointError
     from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
     from fastmlp.checkpoint import Checkpoint, load, save
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.initializers import Normal
     from fastmlp.interrupts import Interrupted
+    from fastmlp.losses import Loss, RowLoss
     from fastmlp.model import Model
     from fastmlp.network import Network
     from fastmlp.optimizers import SGD, Adam, AdamW, RMSprop
     from fastmlp.registry import backends
+    from fastmlp.rules import Rule
     from fastmlp.schedules import (
         Constant,
         Cosine,
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "activations": ("Activation",),
     "archive": ("CheckpointError",),
     "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
     "checkpoint": ("Checkpoint", "load", "save"),
@@ -43,10 +47,12 @@ _HOME = {
     "estimators.regressor": ("MLPRegressor",),
     "initializers": ("Normal",),
     "interrupts": ("Interrupted",),
+    "losses": ("Loss", "RowLoss"),
     "model": ("Model",),
     "network": ("Network",),
     "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
     "registry": ("backends",),
+    "rules": ("Rule",),
     "schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
     "trainer": ("fit",),
 }
@@ -56,6 +62,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "SGD",
+    "Activation",
     "Adam",
     "AdamW",
     "Callback",
@@ -68,6 +75,7 @@ __all__ = [
     "Exponential",
     "Interrupted",
     "InverseScaling",
+    "Loss",
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
@@ -76,6 +84,8 @@ __all__ = [
     "Normal",
     "Progress",
     "RMSprop",
+    "RowLoss",
+    "Rule",
     "StepDecay",
     "TimeLimit",
     "Warmup",

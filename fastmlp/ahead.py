@@ -16,7 +16,7 @@ from fastmlp.activations import HIDDEN
 from fastmlp.backend import Data
 from fastmlp.kernels.tiles import compile_tiles
 from fastmlp.layout import parameter_count
-from fastmlp.losses import OUTPUTS_OF
+from fastmlp.losses import LOSSES
 from fastmlp.network import Network
 from fastmlp.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.registry import get, variants
@@ -81,8 +81,8 @@ def _networks() -> Iterator[tuple[Network, Optimizer]]:
     """
     hidden = cycle(HIDDEN)
     optimizers = cycle((SGD(0.1, momentum=0.9), RMSprop(), Adam(clip_norm=1.0)))
-    for loss, outputs in OUTPUTS_OF.items():
-        for output, units in product(outputs, (1, 2, 100)):
+    for loss, entry in LOSSES.items():
+        for output, units in product(entry.outputs, (1, 2, 100)):
             if output != "softmax" or units > 1:
                 layers, chosen = (3, 32, 32, units), (next(hidden), next(hidden))
                 network = Network(layers, chosen, output, loss, dropout=0.1, l1=0.1, l2=0.1)

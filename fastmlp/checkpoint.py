@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from datetime import timedelta
 from numbers import Integral, Real
@@ -27,6 +27,7 @@ from fastmlp.layout import aligned, parameter_count
 from fastmlp.model import Model
 from fastmlp.network import Network
 from fastmlp.optimizers import Optimizer
+from fastmlp.pieces import Piece
 from fastmlp.state import Snapshot
 
 Array = NDArray[Any]
@@ -53,20 +54,25 @@ def save(model: Model, path: Path) -> None:
     _write(path, model, {}, None)
 
 
-def load(path: Path) -> Model:
+def load(path: Path, pieces: Iterable[Piece] = ()) -> Model:
     """Return the model in a file that `save` or a `Checkpoint` wrote.
 
     Of an unfinished training it is the model that `fit` would have returned, had it ended there:
     with `EarlyStopping` the best one so far.
 
+    Parameters
+    ----------
+    pieces : the activations and the loss of your own that its network has: the file knows their names only
+
     Raises
     ------
     CheckpointError
-        If the file is damaged, of a newer format, or not finite; or if its backend is not here.
+        If the file is damaged, of a newer format, or not finite; if its backend is not here; or if
+        it was trained with a piece of your own that is not given, or was another one then.
     OSError
         If it cannot be read.
     """
-    return _read(path).model
+    return _read(path, pieces).model
 
 
 class Checkpoint(Callback):
@@ -156,7 +162,12 @@ YOUNGER = {"convention": "torch", "epsilon_hat": False}
 
 
 def described(value: object) -> Any:
-    """Return a frozen description (a network, an optimiser, their fields) in JSON's types."""
+    """Return a frozen description (a network, an optimiser, their fields) in JSON's types.
+
+    Of a user's piece its name and its digest: a file holds no code.
+    """
+    if isinstance(value, Piece):
+        return {"piece": value.name, "digest": value.digest}
     if is_dataclass(value):
         named = {field.name: getattr(value, field.name) for field in fields(value)}
         told = {k: described(v) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]}
@@ -203,9 +214,9 @@ class Saved(NamedTuple):
         return threads
 
 
-def read_training(path: Path) -> Saved:
+def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
     """Return the training in a file that a `Checkpoint` wrote; CheckpointError if there is none."""
-    content = _read(path)
+    content = _read(path, pieces)
     if content.snapshot is None:
         raise CheckpointError(
             f"{os.fspath(path)!r} holds a model without its training; resume what a Checkpoint wrote"
@@ -290,7 +301,7 @@ def _write_training(path: Path, run: Run) -> None:
     _write(path, model, arrays, training)
 
 
-def _read(path: Path) -> _Content:
+def _read(path: Path, pieces: Iterable[Piece]) -> _Content:
     header, arrays = archive.read(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(
@@ -298,7 +309,7 @@ def _read(path: Path) -> _Content:
             f"this fastmlp reads format {FORMAT}"
         )
     with _told_of(path):
-        return _parse(header, arrays)
+        return _parse(header, arrays, {piece.name: piece for piece in pieces})
 
 
 @contextlib.contextmanager
@@ -306,14 +317,16 @@ def _told_of(path: Path) -> Iterator[None]:
     """Say of which file something is wrong or missing."""
     try:
         yield
+    except _OtherPiece as error:
+        raise CheckpointError(f"{os.fspath(path)!r} {error}") from None
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         missing = "it lacks " if isinstance(error, KeyError) else ""
         raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {missing}{reason}") from None
 
 
-def _parse(header: dict[str, Any], arrays: dict[str, Array]) -> _Content:
-    network = _network(header["network"])
+def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: dict[str, Piece]) -> _Content:
+    network = _network(header["network"], pieces)
     parameters = arrays["parameters"]
     count = parameter_count(network.sizes)
     _expect(
@@ -340,12 +353,30 @@ def _parse(header: dict[str, Any], arrays: dict[str, Array]) -> _Content:
     return _Content(Model(network, own, history, registry.get(header["backend"]), reason), snapshot)
 
 
-def _network(description: dict[str, Any]) -> Network:
+def _network(description: dict[str, Any], pieces: dict[str, Piece]) -> Network:
     given = {name: value for name, value in description.items() if name != "type"}
+    given["hidden"] = [_piece(one, pieces) for one in given["hidden"]]
+    given["loss"] = _piece(given["loss"], pieces)
     for name in ("weight_init", "bias_init"):
         if isinstance(given[name], dict):
             given[name] = Normal(given[name]["scale"])
     return Network(**given)
+
+
+class _OtherPiece(Exception):
+    """A piece of the user's is missing, or is not the one that was."""
+
+
+def _piece(description: Any, pieces: dict[str, Piece]) -> Any:
+    """Return the piece of a user's that was described; the name of one of fastmlp's own as it is."""
+    if isinstance(description, str):
+        return description
+    name, digest = str(description["piece"]), description["digest"]
+    if name not in pieces:
+        raise _OtherPiece(f"was trained with {name!r}, a piece of your own: give it in pieces=[...]")
+    if pieces[name].digest != digest:
+        raise _OtherPiece(f"was trained with another {name!r} than the one given: their formulas differ")
+    return pieces[name]
 
 
 def _snapshot(

@@ -304,7 +304,7 @@ def _print_work(arguments: argparse.Namespace, task: Task, settings: _Settings) 
     held = f"{len(task.held_inputs)} held out" if RECIPES[task.name].held_out else "none held out"
     network = settings.network
     sizes = "-".join(map(str, network.sizes))
-    activations = ", ".join([*dict.fromkeys(network.hidden), network.output])
+    activations = ", ".join(map(str, [*dict.fromkeys(network.hidden), network.output]))
     dropout = f", dropout {network.dropout[0]:g}" if any(network.dropout) else ""
     optimizer = type(settings.optimizer).__name__
     print(f"data       {task.name}: {rows} rows of {n_in} to train on, {held}")

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend import Data
+from fastmlp.losses import Loss, loss_of
 from fastmlp.network import Network
 
 Array = NDArray[Any]
@@ -95,18 +96,21 @@ def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtyp
     """
     array = as_array(what, value)
     n_out = network.sizes[-1]
-    labels = network.loss == "cross_entropy" and array.shape in ((rows,), (rows, 1))
+    loss = loss_of(network.loss)
+    labels = loss.targets == "distributions" and array.shape in ((rows,), (rows, 1))
     if labels:
         return _one_hot(what, array.reshape(rows), n_out, dtype)
+    if loss.digest and array.shape in ((rows,), (rows, 1)):
+        array = np.broadcast_to(array.reshape(rows, 1), (rows, n_out))
     if array.shape != (rows, n_out) and (array.shape, n_out) != ((rows,), 1):
         wanted = f"({rows}, {n_out})"
-        if network.loss == "cross_entropy":
+        if loss.targets == "distributions":
             wanted = f"({rows},) for class labels or {wanted} for one-hot rows"
         elif n_out == 1:
             wanted = f"({rows},) or {wanted}"
         raise ValueError(f"{what} must have shape {wanted}, got {array.shape}")
     targets = clean(what, array, dtype).reshape(rows, n_out)
-    _check_range(what, targets, network.loss)
+    _check_range(what, targets, loss)
     return targets
 
 
@@ -146,19 +150,19 @@ def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Ar
     return targets
 
 
-def _check_range(what: str, targets: Array, loss: str) -> None:
-    if loss == "binary_cross_entropy" and ((targets < 0) | (targets > 1)).any():
+def _check_range(what: str, targets: Array, loss: Loss) -> None:
+    if loss.targets == "within [0, 1]" and ((targets < 0) | (targets > 1)).any():
         wrong = targets[(targets < 0) | (targets > 1)][0]
-        raise ValueError(f"{what} must lie in [0, 1] for binary_cross_entropy, got {wrong}")
-    if loss in ("poisson", "poisson_deviance") and (targets < 0).any():
-        raise ValueError(f"{what} must be at least 0 for {loss}, got {targets.min()}")
-    if loss == "cross_entropy":
+        raise ValueError(f"{what} must lie in [0, 1] for {loss.name}, got {wrong}")
+    if loss.targets == "at least 0" and (targets < 0).any():
+        raise ValueError(f"{what} must be at least 0 for {loss.name}, got {targets.min()}")
+    if loss.targets == "distributions":
         sums = targets.sum(axis=1, dtype=np.float64)
         # The fused derivative takes the sum for 1; what float32 rounds may pass.
         wrong = (targets < 0).any(axis=1) | (np.abs(sums - 1) > 1e-5)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise ValueError(
-                f"{what} must hold one-hot or probability rows, at least 0 and of sum 1, for cross_entropy, "
+                f"{what} must hold one-hot or probability rows, at least 0 and of sum 1, for {loss.name}, "
                 f"got a least of {targets[row].min():g} and a sum of {sums[row]:g} in row {row}"
             )

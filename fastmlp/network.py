@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.activations import HIDDEN, OUTPUTS
+from fastmlp.activations import HIDDEN, OUTPUTS, Activation
 from fastmlp.initializers import BIAS_INITS, WEIGHT_INITS, Normal, check_init
-from fastmlp.losses import LOSSES, OUTPUTS_OF
+from fastmlp.losses import LOSSES, Loss, loss_of
 
 CONVENTIONS = ("torch", "sklearn")
 
@@ -30,14 +30,15 @@ class Network:
     ----------
     sizes : sequence of int
         Units of every layer, inputs first: (n_in, hidden..., n_out), two or more of at least 1.
-    hidden : str or sequence of str
-        Activation of the hidden layers, one name for all or one for each: identity, relu,
-        leaky_relu, elu, gelu, silu, softplus, sigmoid, tanh.
-    output : str
-        Activation of the last layer: identity, sigmoid, softmax, exp.
-    loss : str
-        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance or pinball.
-        Means over all elements, over rows for cross_entropy.
+    hidden : str or Activation, or a sequence of them
+        Activation of the hidden layers, one for all or one for each: identity, relu,
+        leaky_relu, elu, gelu, silu, softplus, sigmoid, tanh, or an `Activation` of your own.
+    output : str, optional
+        Activation of the last layer: identity, sigmoid, softmax, exp. None: what a `Loss` of your own
+        goes with, else identity.
+    loss : str or Loss
+        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance or pinball, or
+        a `Loss` or `RowLoss` of your own. Means over all elements, over rows for cross_entropy and `RowLoss`.
     dropout : float or sequence of float
         Probability in [0, 1) that a hidden unit is dropped while training; kept ones are scaled
         by 1 / (1 - p). One for all hidden layers or one for each.
@@ -73,9 +74,9 @@ class Network:
     """
 
     sizes: tuple[int, ...]
-    hidden: tuple[str, ...]
+    hidden: tuple[str | Activation, ...]
     output: str
-    loss: str
+    loss: str | Loss
     dropout: tuple[float, ...]
     l1: float
     l2: float
@@ -88,9 +89,9 @@ class Network:
     def __init__(
         self,
         sizes: Sequence[int],
-        hidden: str | Sequence[str] = "relu",
-        output: str = "identity",
-        loss: str = "mse",
+        hidden: str | Activation | Sequence[str | Activation] = "relu",
+        output: str | None = None,
+        loss: str | Loss = "mse",
         *,
         dropout: float | Sequence[float] = 0.0,
         l1: float = 0.0,
@@ -104,17 +105,26 @@ class Network:
         sizes = _check_sizes(sizes)
         depth = len(sizes) - 2
         if isinstance(hidden, str):  # even if there is no hidden layer that would take it
-            checks.choice("hidden activation", hidden, HIDDEN)
+            _check_activation(hidden)
         if isinstance(dropout, Real):
             checks.real("dropout", dropout, 0, 1, open_high=True)
-        hidden = _one_per_layer("hidden", hidden, str, depth)
+        hidden = _one_per_layer("hidden", hidden, (str, Activation), depth)
         dropout = _one_per_layer("dropout", dropout, Real, depth)
-        checks.choice("loss", loss, LOSSES)
+        if not isinstance(loss, Loss):
+            checks.choice("loss", loss, tuple(LOSSES), ", or a Loss of your own")
+        entry = loss_of(loss)
+        if output is None:
+            output = "identity" if isinstance(loss, str) else entry.outputs[0]
         checks.choice("output", output, OUTPUTS)
-        if output not in OUTPUTS_OF[loss]:
+        if output not in entry.outputs:
             raise ValueError(
-                f"output {output!r} does not go with loss {loss!r}; "
-                f"choose from: {', '.join(OUTPUTS_OF[loss])}"
+                f"output {output!r} does not go with loss {entry.name!r}; "
+                f"choose from: {', '.join(entry.outputs)}"
+            )
+        if entry.parameter is not None and len(entry.parameter) not in (1, sizes[-1]):
+            raise ValueError(
+                f"the parameter of loss {entry.name!r} must be a number or {sizes[-1]} of them, one for each "
+                f"output, got {len(entry.parameter)}"
             )
         if output == "softmax" and sizes[-1] == 1:
             raise ValueError("output 'softmax' needs at least 2 output units, got sizes[-1] = 1")
@@ -122,7 +132,7 @@ class Network:
         check_init("bias_init", bias_init, BIAS_INITS)
         values = {
             "sizes": sizes,
-            "hidden": tuple(checks.choice("hidden activation", name, HIDDEN) for name in hidden),
+            "hidden": tuple(map(_check_activation, hidden)),
             "output": output,
             "loss": loss,
             "dropout": tuple(checks.real("dropout", p, 0, 1, open_high=True) for p in dropout),
@@ -138,20 +148,18 @@ class Network:
             object.__setattr__(self, name, value)
 
     @property
-    def activations(self) -> tuple[str, ...]:
+    def activations(self) -> tuple[str | Activation, ...]:
         """The activation of every layer, the output's last."""
         return (*self.hidden, self.output)
 
     @property
     def divisor(self) -> float:
         """What a batch's summed loss is divided by for its derivative, beside the sum of its weights."""
-        if self.loss == "cross_entropy":
+        entry = loss_of(self.loss)
+        if entry.by_row:
             return 1.0
-        if self.convention == "sklearn":
-            if self.loss == "mse":
-                return 2.0
-            if self.loss in ("binary_cross_entropy", "poisson", "poisson_deviance"):
-                return 1.0
+        if self.convention == "sklearn" and entry.sklearn_divisor is not None:
+            return entry.sklearn_divisor
         return float(self.sizes[-1])
 
     @property
@@ -162,12 +170,20 @@ class Network:
     @property
     def clips(self) -> bool:
         """Whether the loss that is reported is that of probabilities held within eps and 1 - eps."""
-        return self.convention == "sklearn" and self.loss in ("cross_entropy", "binary_cross_entropy")
+        return self.convention == "sklearn" and loss_of(self.loss).clips
 
     @property
-    def loss_parameter(self) -> float:
-        """What the loss's formula takes: huber's delta, pinball's quantile, 1 where it clips, else 0."""
-        return {"huber": self.huber_delta, "pinball": self.quantile}.get(self.loss, float(self.clips))
+    def loss_parameters(self) -> tuple[float, ...]:
+        """What the loss takes for each output: huber's delta, pinball's quantile, 1 where it clips."""
+        own = {"huber": self.huber_delta, "pinball": self.quantile}
+        given = loss_of(self.loss).parameter or (own.get(loss_of(self.loss).name, float(self.clips)),)
+        return given if len(given) == self.sizes[-1] else given * self.sizes[-1]
+
+
+def _check_activation(given: object) -> str | Activation:
+    if isinstance(given, Activation):
+        return given
+    return checks.choice("hidden activation", given, HIDDEN, ", or an Activation of your own")
 
 
 def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:

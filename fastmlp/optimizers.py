@@ -1,6 +1,6 @@
 """The optimisers: frozen descriptions whose definitions and defaults are PyTorch's (torch.optim).
 
-The update rules themselves stand in `fastmlp.reference`.
+The steps that they take are formulas in `fastmlp.rules`, and once more in `fastmlp.reference`.
 """
 
 from __future__ import annotations
@@ -11,39 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.rules import RULES, AdamConstants, Optimizer, Rule, RuleOptimizer
 from fastmlp.schedules import Schedule, as_schedule
 
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Base of all optimisers.
-
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        At least 0.
-    clip_norm : float, optional
-        If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
-        clip_norm / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does.
-    """
-
-    learning_rate: float | Schedule
-    clip_norm: float | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        as_schedule(self.learning_rate)
-        if self.clip_norm is not None:
-            checks.real("clip_norm", self.clip_norm, 0, open_low=True)
-
-    @property
-    def moment_rows(self) -> int:
-        """How many rows of `TrainState.moments` the updates depend on."""
-        return 2
-
-    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
-        """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
-        rates = as_schedule(self.learning_rate).rates(steps, steps_per_epoch)
-        return np.stack([rates, rates], axis=1)
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "RuleOptimizer"]
 
 
 @dataclass(frozen=True)
@@ -75,9 +46,14 @@ class SGD(Optimizer):
             as_schedule(self.bias_learning_rate)
 
     @property
-    def moment_rows(self) -> int:
-        """How many rows of `TrainState.moments` the updates depend on."""
-        return 1 if self.momentum else 0
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return RULES["sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"]
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        return (self.momentum,)
 
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
@@ -112,6 +88,16 @@ class RMSprop(Optimizer):
         checks.real("epsilon", self.epsilon, 0, open_low=True)
         checks.real("momentum", self.momentum, 0, 1, open_high=True)
 
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return RULES["rmsprop"]
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        return self.alpha, self.epsilon, self.momentum
+
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
@@ -143,6 +129,17 @@ class Adam(Optimizer):
         checks.real("epsilon", self.epsilon, 0, open_low=True)
         checks.flag("epsilon_hat", self.epsilon_hat)
 
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return RULES["adam"]
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        decay = getattr(self, "weight_decay", 0.0)
+        return AdamConstants(self.beta1, self.beta2, self.epsilon, decay, float(self.epsilon_hat))
+
 
 @dataclass(frozen=True)
 class AdamW(Adam):
@@ -164,8 +161,8 @@ class AdamW(Adam):
         checks.real("weight_decay", self.weight_decay, 0)
 
 
-OPTIMIZERS: tuple[type[Optimizer], ...] = (SGD, RMSprop, Adam, AdamW)
-"""All that there are: each has its rule in the reference and its code in the kernels."""
+OPTIMIZERS: tuple[type[Optimizer], ...] = (SGD, RMSprop, Adam, AdamW, RuleOptimizer)
+"""All that there are."""
 
 
 def check_optimizer(what: str, optimizer: object) -> None:
@@ -173,7 +170,7 @@ def check_optimizer(what: str, optimizer: object) -> None:
 
     A subclass is none: whoever goes by its type would take its parent's rule.
     """
-    wanted = "an SGD, RMSprop, Adam or AdamW"
+    wanted = "an SGD, RMSprop, Adam, AdamW, or what a Rule makes"
     checks.instance(what, optimizer, OPTIMIZERS, wanted)
     if type(optimizer) not in OPTIMIZERS:
         parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)

@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.activations import LEAKY_SLOPE
+from fastmlp.activations import Activation
 from fastmlp.backend import Backend, Chunk, Data
+from fastmlp.formulas.elementary import LEAKY_SLOPE
 from fastmlp.layout import layer_views
+from fastmlp.losses import Loss
 from fastmlp.network import Network
-from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, check_optimizer
+from fastmlp.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, RuleOptimizer, check_optimizer
 from fastmlp.state import TrainState
 
 Array = NDArray[Any]
@@ -40,9 +42,11 @@ def normal_cdf(z: Array) -> Array:
     return (1 + erf(z / z.dtype.type(np.sqrt(2)))) / 2
 
 
-def activate(name: str, z: Array) -> Array:
+def activate(name: str | Activation, z: Array) -> Array:
     """Return the activation of z (rows, units)."""
     match name:
+        case Activation():
+            return name.on_array(z)
         case "identity":
             return z
         case "relu":
@@ -69,9 +73,11 @@ def activate(name: str, z: Array) -> Array:
     raise AssertionError(name)
 
 
-def activate_gradient(name: str, z: Array, a: Array, delta: Array) -> Array:
+def activate_gradient(name: str | Activation, z: Array, a: Array, delta: Array) -> Array:
     """Return the derivative of the loss by z, given delta, its derivative by a."""
     match name:
+        case Activation():
+            return name.backward_on_array(delta, z, a)
         case "identity":
             return delta
         case "relu":
@@ -127,6 +133,8 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
     """
     a = activate(network.output, z)
     match network.loss:
+        case Loss():
+            loss, delta = network.loss.on_arrays(z, a, targets, np.array(network.loss_parameters, z.dtype))
         case "cross_entropy":
             shifted = z - z.max(axis=1, keepdims=True)
             log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
@@ -294,6 +302,10 @@ def update(
             epsilon = optimizer.epsilon / unbias if optimizer.epsilon_hat else optimizer.epsilon
             root = np.sqrt(second) / unbias + epsilon
             p -= rates / (1 - optimizer.beta1**t) * first / root
+        case RuleOptimizer():
+            new = optimizer.rule.on_arrays(p, g, (first, second), rates, optimizer.constants, t)
+            for array, value in zip((p, first, second), new, strict=False):
+                array[...] = value
     return state._replace(step=t)
 
 

@@ -17,8 +17,9 @@ from fastmlp import optimizers, reference
 from fastmlp.activations import ACTIVATIONS, HIDDEN
 from fastmlp.kernels.buffers import scratch_length
 from fastmlp.layout import aligned
-from fastmlp.losses import LOSSES, OUTPUTS_OF
+from fastmlp.losses import LOSSES
 from fastmlp.network import Network
+from fastmlp.rules import MOST_CONSTANTS, RULES
 from fastmlp.state import TrainState
 
 Array = NDArray[Any]
@@ -230,7 +231,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
     weights[0] = 1
     scratch = _scratch(sizes, dtype)
     for loss in LOSSES:
-        for output in OUTPUTS_OF[loss]:
+        for output in LOSSES[loss].outputs:
             if output == "softmax" and n_out == 1:
                 continue
             network = Network([1, n_out], output=output, loss=loss, huber_delta=0.7, quantile=0.3)
@@ -250,7 +251,8 @@ def _loss_case(
     network: Network, z: Array, targets: Array, weights: Array, scratch: Array, expected: tuple[float, Array]
 ) -> Case:
     total = float(weights.sum()) * network.divisor
-    numbers = LOSSES.index(network.loss), ACTIVATIONS.index(network.output), network.loss_parameter, 1 / total
+    codes = list(LOSSES).index(network.loss), list(ACTIVATIONS).index(network.output)  # type: ignore[arg-type]
+    numbers = *codes, np.array(network.loss_parameters), 1 / total
     outputs = np.abs(reference.activate(network.output, _wide(z)))
     # Outputs, residuals and their products, each with some ulp of its own size squared.
     size = (1 + np.abs(z).max() + outputs.max()) ** 2
@@ -329,13 +331,11 @@ def _vectors(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> _V
     return _Vectors(network, gradient, parameters, first, np.abs(_normal(rng, dtype, gradient.size)))
 
 
-def _step_case(
-    label: str, scalars: tuple[Any, ...], vectors: _Vectors, after: TrainState, moments: int
-) -> Case:
+def _step_case(label: str, scalars: tuple[Any, ...], vectors: _Vectors, after: TrainState) -> Case:
     _, gradient, parameters, first, second = vectors
-    arguments = (*scalars, gradient, parameters, *(first, second)[:moments])
+    arguments = (*scalars, gradient, parameters, first, second)
     at = len(scalars) + 1
-    written = {at: after.parameters} | {at + 1 + i: after.moments[i] for i in range(moments)}
+    written = {at: after.parameters} | {at + 1 + i: after.moments[i] for i in range(2)}
     dtype = parameters.dtype
     terms = np.abs(gradient) + np.abs(first) + np.abs(second) + gradient * gradient
     # A step adds terms of about this size, which themselves carry a few ulp.
@@ -351,29 +351,28 @@ def _clip(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Itera
         yield Case(f"at {clip_norm:g}", (clip_norm, vectors.gradient), {1: after.gradients}, None, {1: bound})
 
 
-def _sgd(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+OPTIMIZERS = (
+    ("sgd", optimizers.SGD(0.1), 0),
+    ("momentum", optimizers.SGD(0.1, 0.9), 0),
+    ("nesterov", optimizers.SGD(0.1, 0.9, nesterov=True), 0),
+    ("rmsprop", optimizers.RMSprop(0.01), 0),
+    ("rmsprop with momentum", optimizers.RMSprop(0.01, momentum=0.9), 0),
+    ("adam", optimizers.Adam(0.001), 0),
+    ("adam, epsilon hat", optimizers.Adam(0.001, epsilon_hat=True), 3),
+    ("adamw", optimizers.AdamW(0.001), 10),
+)
+"""Of every rule: a label, what takes it, and the steps taken before."""
+
+
+def _apply_rule(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     vectors = _vectors(rng, dtype, sizes)
-    for momentum, nesterov in ((0.0, False), (0.9, False), (0.9, True)):
-        after = vectors.after(optimizers.SGD(0.1, momentum, nesterov), 0, 0.1)
-        label = f"momentum={momentum:g}" + (",nesterov" if nesterov else "")
-        yield _step_case(label, (0.1, momentum, nesterov), vectors, after, 1)
-
-
-def _rmsprop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
-    vectors = _vectors(rng, dtype, sizes)
-    vectors = vectors._replace(first=np.abs(vectors.first))  # the mean square
-    for momentum in (0.0, 0.9):
-        after = vectors.after(optimizers.RMSprop(0.01, momentum=momentum), 0, 0.01)
-        yield _step_case(f"momentum={momentum:g}", (0.01, 0.99, 1e-8, momentum), vectors, after, 2)
-
-
-def _adam(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
-    vectors = _vectors(rng, dtype, sizes)
-    for decay, step in ((0.0, 0), (0.01, 10)):
-        after = vectors.after(optimizers.AdamW(0.001, weight_decay=decay), step, 0.001)
-        corrections = (1 - 0.9 ** (step + 1), 1 - 0.999 ** (step + 1))
-        scalars = (0.001, 0.9, 0.999, 1e-8, decay, *corrections)
-        yield _step_case(f"decay={decay:g}", scalars, vectors, after, 2)
+    for label, optimizer, step in OPTIMIZERS:
+        given = vectors._replace(first=np.abs(vectors.first)) if "rms" in label else vectors  # a mean square
+        rate = float(optimizer.rates(np.array([step]), 1)[0, 0])
+        constants = np.zeros(MOST_CONSTANTS + 1)
+        constants[: len(optimizer.constants)] = optimizer.constants
+        scalars = list(RULES).index(optimizer.rule.name), rate, constants, float(step + 1)
+        yield _step_case(label, scalars, given, given.after(optimizer, step, rate))
 
 
 SLOTS = {
@@ -391,8 +390,6 @@ SLOTS = {
         Slot("penalty_gradient", _penalty_gradient),
         Slot("drop", _drop),
         Slot("clip", _clip),
-        Slot("sgd", _sgd),
-        Slot("rmsprop", _rmsprop),
-        Slot("adam", _adam),
+        Slot("apply_rule", _apply_rule),
     )
 }

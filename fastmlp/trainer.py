@@ -30,6 +30,7 @@ from fastmlp.model import Model
 from fastmlp.network import Network
 from fastmlp.notices import Notices
 from fastmlp.optimizers import Adam, Optimizer, check_optimizer
+from fastmlp.pieces import Piece
 from fastmlp.registry import choose
 from fastmlp.state import initial_state
 
@@ -73,7 +74,7 @@ def fit(
     network : Network
     X : (rows, n_in) array of finite real numbers; never changed
     y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
-    optimizer : SGD, RMSprop, Adam or AdamW; Adam() if None
+    optimizer : SGD, RMSprop, Adam, AdamW, or what a `Rule` of your own makes; Adam() if None
     epochs : int, at least 0
     batch_size : int or None
         Rows to a step, at least 1; the last batch of an epoch may be shorter. None: all rows.
@@ -130,7 +131,7 @@ def fit(
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)
     callbacks = check_callbacks(callbacks, progress)
-    saved = None if resume is None else checkpoint.read_training(resume)
+    saved = None if resume is None else checkpoint.read_training(resume, _pieces(network))
     seed = None if seed is None else checks.whole("seed", seed, 0)
     if seed is None:
         seed = saved.seed if saved else secrets.randbits(128)
@@ -182,6 +183,11 @@ def fit(
     if run.interrupted:
         raise Interrupted(model)
     return model
+
+
+def _pieces(network: Network) -> list[Piece]:
+    """Return the pieces of the user's own that a network has."""
+    return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
 
 
 def _streams(seed: int) -> Streams:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import sklearn.datasets
 
-from fastmlp.losses import OUTPUTS_OF
+from fastmlp.losses import LOSSES
 
-PAIRS = tuple((output, loss) for loss, outputs in OUTPUTS_OF.items() for output in outputs)
+PAIRS = tuple((output, loss) for loss, entry in LOSSES.items() for output in entry.outputs)
 """Every valid pair of output and loss."""
 
 COMPILED_DTYPES = (np.float32, np.float64)

@@ -18,6 +18,7 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import CLASSIFIER
 from fastmlp.estimators.rows import Rows
+from fastmlp.losses import Loss
 
 Array = NDArray[Any]
 
@@ -37,6 +38,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Also an optimiser of the trainer's, which brings its own rate or schedule.
     learning_rate : str or Schedule
         Also a schedule of the trainer's, for "sgd" and "adam"; it brings its own first rate.
+    loss : "log_loss", Loss or RowLoss
+        A loss of your own in place of the cross-entropy, whose output is what the labels need: "softmax"
+        for several classes, "sigmoid" for two, or for several labels.
     class_weight : dict, "balanced", list of dicts or None
         How much each class counts in the loss, as `sklearn.utils.class_weight.compute_sample_weight`
         has it; multiplied with sample_weight. Scores do not use it. "balanced" is not for partial_fit.
@@ -94,8 +98,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
     _parameter_constraints = CLASSIFIER
 
-    loss = "log_loss"
-
     def __init__(
         self,
         hidden_layer_sizes: Any = (100,),
@@ -133,6 +135,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         backend: str = "auto",
         threads: int | None = None,
         dtype: Any = None,
+        loss: Any = "log_loss",
     ) -> None:
         self._keep(locals())
 
@@ -257,10 +260,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     def _stratifies(self, rows: Rows) -> bool:
         return rows.targets.shape[1] == 1
 
-    def _ends_in(self) -> tuple[str, str]:
-        if self._label_binarizer.y_type_ == "multiclass":
-            return "softmax", "cross_entropy"
-        return "sigmoid", "binary_cross_entropy"
+    def _ends_in(self) -> tuple[str, str | Loss]:
+        several = self._label_binarizer.y_type_ == "multiclass"
+        output, loss = ("softmax", "cross_entropy") if several else ("sigmoid", "binary_cross_entropy")
+        return output, self.loss if isinstance(self.loss, Loss) else loss
 
     def _decoded(self, outputs: Array) -> Array:
         binarizer = self._label_binarizer

@@ -9,16 +9,18 @@ import numpy as np
 from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
+from fastmlp.activations import Activation
 from fastmlp.estimators.descriptions import ACTIVATIONS, LOSSES
-from fastmlp.optimizers import SGD, Adam, RMSprop
+from fastmlp.losses import Loss
+from fastmlp.optimizers import OPTIMIZERS
 from fastmlp.schedules import Schedule
 
 Constraints = dict[str, Any]
 
 COMMON: Constraints = {
     "hidden_layer_sizes": ["array-like", Interval(Integral, 1, None, closed="left")],
-    "activation": [StrOptions({*ACTIVATIONS}), "array-like"],
-    "solver": [StrOptions({"lbfgs", "sgd", "adam"}), SGD, RMSprop, Adam],
+    "activation": [StrOptions({*ACTIVATIONS}), Activation, "array-like"],
+    "solver": [StrOptions({"lbfgs", "sgd", "adam"}), *OPTIMIZERS],
     "alpha": [Interval(Real, 0, None, closed="left")],
     "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
     "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), Schedule],
@@ -51,10 +53,13 @@ COMMON: Constraints = {
     "dtype": "no_validation",
 }
 
-CLASSIFIER: Constraints = COMMON | {"class_weight": [dict, list, StrOptions({"balanced"}), None]}
+CLASSIFIER: Constraints = COMMON | {
+    "class_weight": [dict, list, StrOptions({"balanced"}), None],
+    "loss": [StrOptions({"log_loss"}), Loss],
+}
 
 REGRESSOR: Constraints = COMMON | {
-    "loss": [StrOptions({*LOSSES})],
+    "loss": [StrOptions({*LOSSES}), Loss],
     "huber_delta": [Interval(Real, 0, None, closed="neither")],
     "quantile": [Interval(Real, 0, 1, closed="neither")],
 }

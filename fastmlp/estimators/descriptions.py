@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from fastmlp.activations import HIDDEN
+from fastmlp.activations import HIDDEN, Activation
+from fastmlp.losses import Loss
 from fastmlp.network import Network
 from fastmlp.optimizers import SGD, Adam, Optimizer, check_optimizer
 from fastmlp.schedules import Schedule
@@ -34,10 +35,10 @@ def hidden_sizes(estimator: Any) -> list[int]:
     return sizes
 
 
-def hidden_activations(estimator: Any, layers: int) -> list[str]:
-    """Return the trainer's name of every hidden layer's activation."""
+def hidden_activations(estimator: Any, layers: int) -> list[str | Activation]:
+    """Return every hidden layer's activation: the trainer's name of it, or the user's own."""
     names = estimator.activation
-    names = [names] * layers if isinstance(names, str) else list(names)
+    names = [names] * layers if isinstance(names, (str, Activation)) else list(names)
     # An unknown name goes on to Network, which refuses it with the choices.
     return [ACTIVATIONS.get(name, name) if isinstance(name, str) else name for name in names]
 
@@ -47,7 +48,7 @@ def number(value: Any) -> Any:
     return float(value) if isinstance(value, bool) else value
 
 
-def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str) -> Network:
+def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str | Loss) -> Network:
     """Return the network that the estimator's parameters describe; output and loss are the trainer's."""
     return Network(
         sizes,

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.activations import Activation
 from fastmlp.data import as_array, clean
 from fastmlp.initializers import WEIGHT_INITS, Normal, check_init, draw_weights
 
@@ -21,7 +22,9 @@ Array = NDArray[Any]
 Start = tuple[list[Array], list[Array]]
 
 
-def start(sizes: Sequence[int], activations: Sequence[str], init: Any, rng: np.random.RandomState) -> Start:
+def start(
+    sizes: Sequence[int], activations: Sequence[str | Activation], init: Any, rng: np.random.RandomState
+) -> Start:
     """Return the first weights (n_in, n_out) and biases (n_out,) of every layer, float64 if drawn.
 
     Parameters
@@ -50,7 +53,9 @@ def start(sizes: Sequence[int], activations: Sequence[str], init: Any, rng: np.r
     )
 
 
-def _uniform(sizes: Sequence[int], activations: Sequence[str], rng: np.random.RandomState) -> Start:
+def _uniform(
+    sizes: Sequence[int], activations: Sequence[str | Activation], rng: np.random.RandomState
+) -> Start:
     """Glorot and Bengio (2010), biases within the bound too; sqrt(2 / ...) before logistic units."""
     weights, biases = [], []
     for (n_in, n_out), name in zip(pairwise(sizes), activations, strict=True):

@@ -15,6 +15,7 @@ from fastmlp import checks
 from fastmlp.estimators.descriptions import network_of
 from fastmlp.estimators.sparse_rows import blocks
 from fastmlp.layout import flatten
+from fastmlp.losses import Loss
 from fastmlp.model import Model
 from fastmlp.registry import get
 
@@ -27,7 +28,7 @@ SPARSE = ["csr", "csc"]
 class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     """The part of an estimator that predicts; the rest trains."""
 
-    def _ends_in(self) -> tuple[str, str]:
+    def _ends_in(self) -> tuple[str, str | Loss]:
         """Return the trainer's names of the output activation and of the loss."""
         raise NotImplementedError
 

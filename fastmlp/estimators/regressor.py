@@ -14,6 +14,7 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
+from fastmlp.losses import Loss
 
 Array = NDArray[Any]
 
@@ -27,8 +28,10 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     Parameters
     ----------
-    loss : str
-        Also mae, huber or pinball: means over rows and outputs, with the output "identity".
+    loss : str or Loss
+        Also mae, huber or pinball: means over rows and outputs, with the output "identity"; or a `Loss` or
+        `RowLoss` of your own, with its output. Where that has a parameter for each output, and y one
+        column, there are as many outputs, as for several quantiles.
     huber_delta : float
         Where huber turns from quadratic to linear; above 0.
     quantile : float
@@ -49,7 +52,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     def __init__(
         self,
-        loss: str = "squared_error",
+        loss: Any = "squared_error",
         hidden_layer_sizes: Any = (100,),
         activation: Any = "relu",
         *,
@@ -147,9 +150,13 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
             raise TypeError(f"y must hold real numbers, got dtype {y.dtype}")
         # scikit-learn trains on a sparse array of several columns, too.
         y = y.toarray() if scipy.sparse.issparse(y) else y
-        return y.reshape(len(y), -1)
+        targets = y.reshape(len(y), -1)
+        several = len(getattr(self.loss, "parameter", None) or ())
+        return np.repeat(targets, several, axis=1) if several and targets.shape[1] == 1 else targets
 
-    def _ends_in(self) -> tuple[str, str]:
+    def _ends_in(self) -> tuple[str, str | Loss]:
+        if isinstance(self.loss, Loss):
+            return self.loss.outputs[0], self.loss
         return "exp" if self.loss == "poisson" else "identity", LOSSES[self.loss]
 
     def _decoded(self, outputs: Array) -> Array:

@@ -12,10 +12,14 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.activations import EXP, SIGMOID, SOFTMAX
-from fastmlp.kernels import formulas, residuals
+from fastmlp.formulas import elementary
+from fastmlp.formulas.derivatives import NUMBER
+from fastmlp.formulas.numbers import at_least, fma, where
+from fastmlp.kernels.codes import LOSS_CODES, SOFTMAX
 from fastmlp.kernels.lanes import broadcast
-from fastmlp.kernels.symbols import Symbol, at_least, fma, intrinsic_of, magnitude, where
+from fastmlp.kernels.row_losses import First, Numbers, Running, emit_row_loss
+from fastmlp.kernels.scalars import chain_of, clipped, literal
+from fastmlp.kernels.symbols import Symbol, intrinsic_of
 from fastmlp.kernels.vectors import FLOATS, INT, ITEMSIZE, counted, data_pointer
 
 LANES = 16
@@ -47,25 +51,10 @@ class Rows:
         return counted(self.builder, self.units)
 
 
-class Running:
-    """A vector that changes from one pass through a loop to the next, in a register."""
-
-    def __init__(self, first):
-        self._builder, self._place = first.builder, cgutils.alloca_once(first.builder, first.value.type)
-        self.value = first
-
-    @property
-    def value(self):
-        """What it is where code is being written."""
-        return Symbol(self._builder, self._builder.load(self._place))
-
-    @value.setter
-    def value(self, symbol):
-        self._builder.store(symbol.value, self._place)
-
-
 def _taken(context, builder, kind, value):
-    """An argument as `abreast` says: rows of an array, a vector of one float, an integer."""
+    """An argument as `abreast` says: rows of an array, numbers of another, a vector of one float, an integer."""
+    if isinstance(kind, types.Array) and kind.ndim == 1:
+        return Numbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
     if isinstance(kind, types.Array):
         units = builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0)
         return Rows(builder, kind.dtype, data_pointer(context, builder, kind, value), units)
@@ -125,35 +114,24 @@ def softmax(logits, outputs, sums):
     total = Running(logits[0].number(0.0))
     with logits.each() as j:
         z = logits[j] - top.value
-        e = formulas.exp_nonpositive(z)
+        e = elementary.exp_nonpositive(z)
         logits[j], outputs[j] = z, e
         total.value = total.value + e
     inverse = 1.0 / total.value
-    sums[LOG_TOTALS] = formulas.log(total.value)
+    sums[LOG_TOTALS] = elementary.log(total.value)
     with logits.each() as j:
         outputs[j] = outputs[j] * inverse
 
 
 @abreast
-def cross_entropy(least, most, logits, wanted, outputs, sums):
+def cross_entropy(clips, logits, wanted, outputs, sums):
     """After `softmax`: sums[LOSSES] = scale * sum of -wanted * log(outputs); outputs become the deltas."""
-    scales, log_total, loss = sums[SCALES], sums[LOG_TOTALS], Running(least.number(0.0))
+    scales, log_total, loss = sums[SCALES], sums[LOG_TOTALS], Running(logits[0].number(0.0))
     with logits.each() as j:
         y = wanted[j]
         loss.value = fma(y, log_total - logits[j], loss.value)
         outputs[j] = scales * (outputs[j] - y)
-    sums[LOSSES] = scales * residuals.within(loss.value, least, most)
-
-
-@abreast
-def binary_cross_entropy(least, most, logits, wanted, outputs, sums):
-    """sums[LOSSES], computed from the logits; outputs, their sigmoid, become the deltas."""
-    scales, loss = sums[SCALES], Running(least.number(0.0))
-    with logits.each() as j:
-        z, y = logits[j], wanted[j]
-        loss.value = fma(scales, residuals.within(fma(-z, y, formulas.softplus(z)), least, most), loss.value)
-        outputs[j] = scales * (outputs[j] - y)
-    sums[LOSSES] = loss.value
+    sums[LOSSES] = scales * clipped.formula(clips, loss.value)
 
 
 @abreast
@@ -164,33 +142,41 @@ def blank(outputs, sums):
         outputs[j] = where(none, 0.0, outputs[j])
 
 
-@abreast
-def poisson(deviance, logits, wanted, outputs, sums):
-    """sums[LOSSES], of the loss or the deviance, from the logits; outputs, their exp, become the deltas."""
-    scales = sums[SCALES]
-    loss = Running(scales.number(0.0))
-    with logits.each() as j:
-        a, y = outputs[j], wanted[j]
-        value = fma(-y, logits[j], a)
-        least = where(magnitude(y) < formulas.SMALLEST_NORMAL, 0.0, y * (1.0 - formulas.log(y)))
-        loss.value = fma(scales, where(deviance, value - least, value), loss.value)
-        outputs[j] = scales * (a - y)
-    sums[LOSSES] = loss.value
+@intrinsic
+def element_losses(typing_context, loss, output, clips, parameters, logits, wanted, outputs, sums):
+    """sums[LOSSES] of logits, outputs and targets; outputs become the derivative by the logits.
+
+    loss : its code, a constant
+    """
+    if literal(loss):
+        entry = LOSS_CODES[loss.literal_value]
+        kinds = types.intp, types.boolean, parameters, logits, wanted, outputs, sums
+
+        def emit(context, builder, signature, values):
+            taken = (_taken(context, builder, *pair) for pair in zip(kinds, values[1:], strict=True))
+            emit_element_losses(entry, *taken)
+            return context.get_dummy_value()
+
+        return types.void(loss, *kinds), emit
 
 
-@abreast
-def element_losses(loss, output, parameter, wanted, outputs, sums):
-    """sums[LOSSES] of the residuals outputs - wanted; outputs become the derivative by the logits."""
-    scales, none = sums[SCALES], parameter.number(0.0)
+def emit_element_losses(entry, output, clips, parameters, logits, wanted, outputs, sums):
+    """Write what `element_losses` does."""
+    scales, builder = sums[SCALES], logits.builder
+    if entry.element is None:
+        arrays = {"logit": logits, "target": wanted, "output": outputs, "parameter": parameters}
+        arrays[NUMBER] = First(parameters)
+        sums[LOSSES] = scales * emit_row_loss(builder, entry, logits.units, arrays, scales)
+        return
+    none = scales.number(0.0)
     total, along = Running(none), Running(none)
-    with outputs.builder.if_then(output.equals(SOFTMAX).value), outputs.each() as j:
-        a = outputs[j]
-        along.value = fma(a, residuals.element_loss(loss, parameter, a - wanted[j])[1], along.value)
+    of_unit = lambda j: entry.element(logits[j], outputs[j], wanted[j], none + parameters[j])
+    if "softmax" in entry.outputs:
+        with builder.if_then(output.equals(SOFTMAX).value), outputs.each() as j:
+            along.value = fma(outputs[j], of_unit(j)[1], along.value)
     with outputs.each() as j:
-        a = outputs[j]
-        value, by_a = residuals.element_loss(loss, parameter, a - wanted[j])
+        value, slope = of_unit(j)
+        value = clipped.formula(clips, value) if entry.clips else value
         total.value = fma(scales, value, total.value)
-        slope = where(output.equals(SIGMOID), a * (1.0 - a), 1.0)
-        slope = where(output.equals(EXP), a, where(output.equals(SOFTMAX), a, slope))
-        outputs[j] = scales * (by_a - along.value) * slope
+        outputs[j] = scales * chain_of(entry, output, slope - along.value, outputs[j])
     sums[LOSSES] = total.value

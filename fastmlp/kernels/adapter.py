@@ -10,19 +10,19 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp import optimizers
-from fastmlp.activations import ACTIVATIONS
+from fastmlp.activations import activation_of
 from fastmlp.backend import Backend, Chunk, Data
 from fastmlp.kernels.bind import Program
 from fastmlp.kernels.buffers import workspace
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.contract import check_array, check_chunk, check_data, check_parameters, check_state
-from fastmlp.kernels.records import ADAM, LAYER, OBJECTIVE, RMSPROP, RULE, SGD, Shape
+from fastmlp.kernels.records import LAYER, RULE, UNBOUNDED, Shape, objective_of
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.workers import call, run
 from fastmlp.layout import LayerSlices, layer_slices
-from fastmlp.losses import LOSSES
+from fastmlp.losses import loss_of
 from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
+from fastmlp.optimizers import Optimizer, check_optimizer
 from fastmlp.state import TrainState
 
 Array = NDArray[Any]
@@ -139,12 +139,12 @@ def shape_of(network: Network) -> Shape:
     for name in LayerSlices._fields:
         layers[name] = [getattr(at, name) for at in slices]
     layers["units"] = np.cumsum(units) - units
-    layers["activation"] = [ACTIVATIONS.index(name) for name in network.activations]
+    layers["activation"] = [ACTIVATION_CODES.code(activation_of(a)) for a in network.activations]
     layers["dropout"] = [*network.dropout, 0.0]
-    objective = np.zeros(1, OBJECTIVE)[0]
-    for name in ("loss_parameter", "divisor", "value_divisor", "l1", "l2"):
+    objective = objective_of(np.array(network.loss_parameters))
+    for name in ("divisor", "value_divisor", "l1", "l2"):
         objective[name] = getattr(network, name)
-    objective["loss"] = LOSSES.index(network.loss)
+    objective["loss"] = LOSS_CODES.code(loss_of(network.loss))
     objective["shared_penalty"] = network.convention == "sklearn"
     return Shape(layers, objective)
 
@@ -226,19 +226,11 @@ def resting_shape_of(network: Network) -> Shape:
 @functools.lru_cache(maxsize=64)
 def rule_of(optimizer: Optimizer) -> np.void:
     """Return an optimiser in numbers, a RULE."""
-    optimizers.check_optimizer("optimizer", optimizer)
+    check_optimizer("optimizer", optimizer)
     rule = np.zeros(1, RULE)[0]
-    rule["clip_norm"] = np.inf if optimizer.clip_norm is None else optimizer.clip_norm
-    match optimizer:
-        case optimizers.SGD():
-            rule["code"], rule["momentum"], rule["nesterov"] = SGD, optimizer.momentum, optimizer.nesterov
-        case optimizers.RMSprop():
-            rule["code"], rule["momentum"] = RMSPROP, optimizer.momentum
-            rule["beta2"], rule["epsilon"] = optimizer.alpha, optimizer.epsilon
-        case optimizers.Adam():
-            rule["code"], rule["decay"] = ADAM, getattr(optimizer, "weight_decay", 0.0)
-            for name in ("beta1", "beta2", "epsilon", "epsilon_hat"):
-                rule[name] = getattr(optimizer, name)
+    rule["clip_norm"] = UNBOUNDED if optimizer.clip_norm is None else optimizer.clip_norm
+    rule["code"] = RULE_CODES.code(optimizer.rule)
+    rule["constants"][: len(optimizer.constants)] = optimizer.constants
     return rule
 
 

@@ -5,7 +5,7 @@ optimiser, the rows of a batch, the dtype and the machine's vectors, and on noth
 `exact` (`fastmlp.kernels.variant.Variant`) give equal parameters, moments and losses, with any number of
 threads, by `train_chunk` and by `gradient` followed by `update`. `tests/test_arithmetic.py` compares them.
 
-Multiply-adds round once (`symbols.fma`) where `fma` is written, and twice elsewhere.
+Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and twice elsewhere.
 
 - Products are one chain of fma for each element, k ascending. Logits begin with the bias, k over the inputs;
   the delta of the layer below begins with 0, k over the units; a weight's gradient with 0, k over the rows of
@@ -18,13 +18,13 @@ Multiply-adds round once (`symbols.fma`) where `fma` is written, and twice elsew
 - Dropped units are dropped after their activation; their delta is dropped before it is multiplied by the
   activation's slope.
 - The norm that clipping needs is a sum in float64 over the flat vector, in ascending order.
-- A step of plain SGD is `descended`; the others are written in the slots `sgd`, `rmsprop` and `adam`.
+- A step is its rule's formula (`fastmlp.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.subnormals`).
 """
 
 # mypy: ignore-errors
 
-from fastmlp.kernels.symbols import fma
+from fastmlp.formulas.numbers import fma
 
 LOSS_ROWS = 16
 """Rows whose losses make one part of the sum."""

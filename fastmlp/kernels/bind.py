@@ -148,19 +148,26 @@ def _called(functions: Mapping[str, Function]) -> set[str]:
 
 
 def slot(variant: Variant, name: str) -> Function:
-    """Return one slot of the variant, compiled by itself when first called; for tests and timing.
-
-    A scalar that is a formula (`fastmlp.kernels.scalars`) can be called from jitted code only.
-    """
+    """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
     functions = functions_of(variant)
     function = functions[name]
     if not isinstance(function, types.FunctionType):
         return function
     inner = _inner(function, functions)
+    template: Any = function
+    names = inner
+    if name in PIECES and PIECES[name].codes is not None:
+        # Each code has machine code of its own: what is called by all of them is the piece.
+        template, names = call_coded, {"coded": _piece(name, function, functions)}
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        _linked[key] = _jitted(function.__qualname__, function, inner)
+        _linked[key] = _jitted(function.__qualname__, template, names, **_settings(function))
     return _linked[key]
+
+
+def call_coded(code, *others):  # type: ignore[no-untyped-def]
+    """Call a slot whose first argument is a code."""
+    return coded(code, *others)  # type: ignore[name-defined]  # noqa: F821
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
@@ -196,15 +203,18 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
 
     def of_code(code: int) -> Any:
         assert constant is not None
+        assert codes is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
         names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
-        reach = _reach(constant, names, **options)
-        return kept_on_disk(_jitted(f"{label}.{code}.{reach.digest}", constant, names, **options), reach)
+        # With the code, though a user's may have another in the next process: other pieces are called by it.
+        reach = _reach(constant, names, codes[code], **options)
+        name = f"{label}.{codes[code].key}.{reach.digest}"
+        return kept_on_disk(_jitted(name, constant, names, **options), reach)
 
     options = {**INNER, **_options(function)}
-    reach = _reach(plain, inner, *PIECES[name], **options)
+    reach = _reach(plain, inner, result, codes is not None, constant, **options)
     whole = kept_on_disk(_jitted(f"{label}.{reach.digest}", plain, inner, **options), reach)
-    _linked[key] = piece(whole, reach, result, codes, constant and of_code, constant)
+    _linked[key] = piece(whole, reach, result, of_code if codes else None, constant)
     return _linked[key]
 
 

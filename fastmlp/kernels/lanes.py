@@ -18,8 +18,9 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from fastmlp.formulas.numbers import fma
 from fastmlp.kernels.own import Intrinsic
-from fastmlp.kernels.symbols import Symbol, fma
+from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.vectors import INT, INT32, host
 
 MOST_UNROLLED = 96

@@ -29,6 +29,7 @@ from numba.extending import intrinsic, register_jitable
 
 from fastmlp import forks
 from fastmlp.kernels.cache import cache_of, kept_on_disk
+from fastmlp.kernels.codes import MOST_CODES
 from fastmlp.kernels.sources import Reach, marked, text_of
 from fastmlp.kernels.subnormals import arithmetic, normal_arithmetic
 
@@ -78,29 +79,21 @@ def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
 
 
 def piece(
-    compiled: Any,
-    reach: Reach,
-    result: Any = types.none,
-    codes: int = 0,
-    of_code: Any = None,
-    others: Any = None,
+    compiled: Any, reach: Reach, result: Any = types.none, of_code: Any = None, others: Any = None
 ) -> Any:
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
 
     reach : what the piece is made of
     result : what it returns, one of Numba's types
-    codes : how many values its first argument has, if that is a code and each has machine code of its own;
-        ValueError at a call with another
-    of_code : of_code(code), the dispatcher for a code
+    of_code : of_code(code), the dispatcher for a code, if its first argument is one and each has machine code
+        of its own; ValueError if there is no such code
     others : a function that takes what these take
     """
     if config.DISABLE_JIT:
         return compiled
-    name = compiled.py_func.__qualname__
+    name, codes = compiled.py_func.__qualname__, 0 if of_code is None else MOST_CODES
 
     def make(arguments, code):
-        if codes and not 0 <= code < codes:
-            raise ValueError(f"{compiled.py_func.__name__} must be given a code below {codes}, got {code}")
         chosen = of_code(code) if codes else compiled
         chosen.compile(arguments if result == types.none else result(*arguments))
         made = chosen.overloads[arguments]

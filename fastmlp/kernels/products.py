@@ -16,10 +16,11 @@ from numba import types
 from numba.core import cgutils
 from numba.core.registry import cpu_target
 
+from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.panels import PACK, TRANSPOSE
 from fastmlp.kernels.panels import taken_by as copied
 from fastmlp.kernels.pieces import calling, emitted
-from fastmlp.kernels.symbols import Symbol, at_most, where
+from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.tiles import ALL_TILES, KINDS, MACHINE, VECTORS, shapes, taken_by
 from fastmlp.kernels.vectors import (
     BYTE,

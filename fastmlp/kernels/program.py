@@ -17,67 +17,69 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import types
 
-from fastmlp.activations import ACTIVATIONS
+from fastmlp.formulas.numbers import where
 from fastmlp.kernels.arithmetic import LOSS_ROWS
-from fastmlp.kernels.records import ADAM, PLACES, RMSPROP, SGD, UNBOUNDED
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, Codes
+from fastmlp.kernels.records import PLACES, UNBOUNDED
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
-from fastmlp.kernels.symbols import jittable, sqrt, where
+from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.views import (
     biases_of,
+    constants_of,
     lesser,
     matrix,
+    parameters_of,
     record_of,
     rows_of,
     units_of,
     vector,
     weights_of,
 )
-from fastmlp.losses import LOSSES
 
 
 class Piece(NamedTuple):
     """How a slot is a piece (`fastmlp.kernels.pieces`).
 
     result : what it returns, one of Numba's types
-    codes : how many values its first argument has, if that is a code and each has machine code of its own
+    codes : of which its first argument is one, if each has machine code of its own
     constant : the template that calls it, as `coded`, with the constant CODE for that
     """
 
     result: types.Type = types.none
-    codes: int = 0
+    codes: Codes | None = None
     constant: Callable[..., Any] | None = None
 
 
-def activation(z, out):
+def activate_one(z, out):
     """As `activate`, of one code."""
     coded(CODE, z, out)
 
 
-def activation_gradient(z, a, delta):
+def activate_gradient_one(z, a, delta):
     """As `activate_gradient`, of one code."""
     coded(CODE, z, a, delta)
 
 
-def loss_of(output, parameter, share, z, targets, weights, scratch, delta):
+def output_loss_one(output, parameters, share, z, targets, weights, scratch, delta):
     """As `output_loss`, of one code."""
-    return coded(CODE, output, parameter, share, z, targets, weights, scratch, delta)
+    return coded(CODE, output, parameters, share, z, targets, weights, scratch, delta)
 
 
-def update_of(rule, parameters, moments, step, rate, start, g):
-    """As `update_part`, of one code."""
-    coded(CODE, rule, parameters, moments, step, rate, start, g)
+def apply_rule_one(rate, constants, t, g, p, first, second):
+    """As `apply_rule`, of one code."""
+    coded(CODE, rate, constants, t, g, p, first, second)
 
 
 PIECES = {
     **dict.fromkeys(("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather"), Piece()),
     **dict.fromkeys(("affine_rows", "weight_gradient_rows", "input_gradient_rows"), Piece()),
-    "activate": Piece(codes=len(ACTIVATIONS), constant=activation),
-    "activate_gradient": Piece(codes=len(ACTIVATIONS), constant=activation_gradient),
-    **dict.fromkeys(("output_loss", "wide_output_loss"), Piece(types.float64, len(LOSSES), loss_of)),
+    "activate": Piece(codes=ACTIVATION_CODES, constant=activate_one),
+    "activate_gradient": Piece(codes=ACTIVATION_CODES, constant=activate_gradient_one),
+    **dict.fromkeys(("output_loss", "wide_output_loss"), Piece(types.float64, LOSS_CODES, output_loss_one)),
     **dict.fromkeys(("rows_forward", "rows_loss", "rows_backward", "weights_step"), Piece()),
-    "update_part": Piece(codes=3, constant=update_of),
+    "apply_rule": Piece(codes=RULE_CODES, constant=apply_rule_one),
     **dict.fromkeys(("penalty", "penalties"), Piece(types.float64)),
-    **dict.fromkeys(("penalty_gradient", "drop", "clip", "sgd", "rmsprop", "adam", "update"), Piece()),
+    **dict.fromkeys(("penalty_gradient", "drop", "clip", "update", "update_part"), Piece()),
 }
 """The slots, and what else programs share: products over some rows, losses, the phases of a step."""
 
@@ -119,12 +121,6 @@ def penalty_share(shared: bool, total):
     return where(shared, where(total > 0.0, 1.0 / total, 0.0), 1.0)
 
 
-@jittable
-def adam_epsilon(epsilon, hat: bool, correction2):
-    """Return what is added to the root of the corrected second moment."""
-    return where(hat, epsilon / sqrt(correction2), epsilon)
-
-
 def penalties(layers, parameters, l1, l2):
     """Return the penalties on the weights of all layers."""
     total = 0.0
@@ -139,8 +135,8 @@ def add_losses(value, objective, output, share, z, targets, weights, scratch, de
     for start in range(0, rows, LOSS_ROWS):
         stop = lesser(start + LOSS_ROWS, rows)
         value += output_loss(
-            objective.loss, output, objective.loss_parameter, share, rows_of(z, start, stop),
-            rows_of(targets, start, stop), vector(weights, start, stop - start), scratch,
+            objective.loss, output, parameters_of(objective, targets.shape[1]), share,
+            rows_of(z, start, stop), rows_of(targets, start, stop), vector(weights, start, stop - start), scratch,
             rows_of(delta, start, stop),
         )  # fmt: skip
     return value
@@ -194,28 +190,18 @@ def update(layers, rule, parameters, gradients, moments, step, rate, bias_rate):
     for layer in range(len(layers)):
         here = layers[layer]
         of_weights = vector(gradients, here.weights, here.biases - here.weights)
-        update_part(rule.code, rule, parameters, moments, step, rate, here.weights, of_weights)
+        update_part(rule, parameters, moments, step, rate, here.weights, of_weights)
         of_biases = vector(gradients, here.biases, here.end - here.biases)
-        update_part(rule.code, rule, parameters, moments, step, bias_rate, here.biases, of_biases)
+        update_part(rule, parameters, moments, step, bias_rate, here.biases, of_biases)
     restore_subnormals(before)
 
 
-def update_part(code, rule, parameters, moments, step, rate, start, g):
-    """Apply the gradient g (n,) to the n parameters that begin at `start`; code is the rule's."""
+def update_part(rule, parameters, moments, step, rate, start, g):
+    """Apply the gradient g (n,) to the n parameters that begin at `start`; step counts the updates before."""
     n = len(g)
     p, first = vector(parameters, start, n), vector(moments, start, n)
     second = vector(moments, moments.shape[1] + start, n)
-    if code == SGD:
-        sgd(rate, rule.momentum, rule.nesterov, g, p, first)
-    elif code == RMSPROP:
-        rmsprop(rate, rule.beta2, rule.epsilon, rule.momentum, g, p, first, second)
-    elif code == ADAM:
-        taken = float(step + 1)  # an integer's power would be a loop of its own
-        correction1, correction2 = 1.0 - rule.beta1**taken, 1.0 - rule.beta2**taken
-        epsilon = adam_epsilon(rule.epsilon, rule.epsilon_hat, correction2)
-        adam(
-            rate, rule.beta1, rule.beta2, epsilon, rule.decay, correction1, correction2, g, p, first, second,
-        )  # fmt: skip
+    apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, first, second)
 
 
 def train_chunk(

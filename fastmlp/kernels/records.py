@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SGD, RMSPROP, ADAM = range(3)
-"""The codes of the optimisers' slots; AdamW is ADAM with a decay."""
+from fastmlp.rules import MOST_CONSTANTS
 
 UNBOUNDED = float("inf")
 """The `clip_norm` of an optimiser that does not clip."""
@@ -36,18 +35,26 @@ activation : a code; dropout : a probability, 0 for the last
 OBJECTIVE = np.dtype(
     [
         ("loss", np.int64),
-        *((name, np.float64) for name in ("loss_parameter", "divisor", "value_divisor", "l1", "l2")),
+        *((name, np.float64) for name in ("divisor", "value_divisor", "l1", "l2")),
         ("shared_penalty", np.bool_),
     ],
     align=True,
 )
-"""What training minimises, in numbers.
+"""What training minimises, in numbers. The loss's parameters (n_out,), float64, follow it in memory.
 
-loss : a code; loss_parameter : see `Network.loss_parameter`
+loss : a code; its parameters : see `Network.loss_parameters`
 divisor : what the summed loss is divided by for its derivative, beside the batch's weight
 value_divisor : what the loss that is reported is divided by once more
 l1, l2 : the penalties; shared_penalty : whether they are divided by the batch's weight
 """
+
+
+def objective_of(parameters: NDArray[np.float64]) -> np.void:
+    """Return an OBJECTIVE of zeros, which these parameters of its loss (n_out,) follow."""
+    memory = np.zeros(OBJECTIVE.itemsize + parameters.nbytes, np.uint8)
+    memory[OBJECTIVE.itemsize :] = parameters.view(np.uint8)
+    record: np.void = memory[: OBJECTIVE.itemsize].view(OBJECTIVE)[0]
+    return record
 
 
 class Shape(NamedTuple):
@@ -62,16 +69,12 @@ class Shape(NamedTuple):
 
 
 RULE = np.dtype(
-    [
-        ("code", np.int64),
-        *((name, np.float64) for name in ("momentum", "beta1", "beta2", "epsilon", "decay", "clip_norm")),
-        *((name, np.bool_) for name in ("nesterov", "epsilon_hat")),
-    ],
+    [("code", np.int64), ("clip_norm", np.float64), ("constants", np.float64, (MOST_CONSTANTS + 1,))],
     align=True,
 )
-"""An optimiser in numbers: a code, and the constants that its slot takes.
+"""An optimiser in numbers.
 
-epsilon_hat : whether Adam's epsilon is added before the second moment is corrected
+code : of its rule; constants : what the rule's formula is told, see `Optimizer.constants`
 """
 
 PLACES = np.dtype(

@@ -15,9 +15,10 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
-from fastmlp.kernels.elements import BACKWARD, FUNCTIONS, cross_entropy_term
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES
 from fastmlp.kernels.lanes import Machine, broadcast, sum_lanes
 from fastmlp.kernels.own import Intrinsic
+from fastmlp.kernels.scalars import backward_of
 from fastmlp.kernels.symbols import Symbol
 from fastmlp.kernels.vectors import INT, INT32
 
@@ -25,15 +26,17 @@ MOST_ROWS = 16
 MOST_VECTORS = 64
 """Beyond so many vectors of parameters the registers overflow, and so does the gain."""
 
-LOSSES = ("mse", "binary_cross_entropy")
-
 
 class _Step:
     """Emits one step on lists of vectors."""
 
     def __init__(self, machine, constants, lanes):
         self.machine, self.builder, self.lanes = machine, machine.builder, lanes
-        self.hidden, self.output, self.loss_name = constants.hidden, constants.output, constants.loss
+        self.hidden = [ACTIVATION_CODES.of_key(key) for key in constants.hidden]
+        self.output, self.loss_entry = (
+            ACTIVATION_CODES.of_key(constants.output),
+            LOSS_CODES.of_key(constants.loss),
+        )
 
     def constant(self, value):
         return self.machine.constant(value, self.lanes)
@@ -52,28 +55,22 @@ class _Step:
                     total = self.machine.multiply_add(a, weights[i][j], total)
                 logits.append(total)
             last = k == len(layers) - 1
-            activations.append(logits if last else [self.call(FUNCTIONS[self.hidden[k]], z) for z in logits])
+            activations.append(logits if last else [self.call(self.hidden[k].formula, z) for z in logits])
         return activations
 
-    def loss(self, logits, targets, share):
+    def loss(self, logits, targets, share, parameter):
         """The loss summed over outputs, lane by lane, and the deltas."""
-        builder, total, deltas = self.builder, self.constant(0), []
+        builder, total, deltas, entry = self.builder, self.constant(0), [], self.loss_entry
         none = builder.fcmp_ordered("==", share, self.constant(0))
-        for z, y in zip(logits, targets):
-            if self.loss_name == "binary_cross_entropy":
-                both = cross_entropy_term(Symbol(builder, z), Symbol(builder, y))
-                term, error = (symbol.value for symbol in both)
-                delta = builder.fmul(error, share)
-            else:
-                a = self.call(FUNCTIONS[self.output], z)
-                error = builder.fsub(a, y)
-                term = builder.fmul(error, error)
-                # Twice the share and the slope do not wait for the error.
-                slope = self.call(BACKWARD[self.output], builder.fadd(share, share), a)
-                delta = builder.fmul(error, slope)
+        for logit, target in zip(logits, targets):
+            z, y = Symbol(builder, logit), Symbol(builder, target)
+            a = self.output.formula(z)
+            term, slope = entry.element(z, a, y, Symbol(builder, parameter))
+            slope = slope if entry.by_logit else backward_of(self.output, slope, z, a)
+            delta = builder.fmul(slope.value, share)
             # 0 * inf must not arise: a row without weight contributes exactly nothing.
             deltas.append(builder.select(none, self.constant(0), delta))
-            total = builder.select(none, total, self.machine.multiply_add(term, share, total))
+            total = builder.select(none, total, self.machine.multiply_add(term.value, share, total))
         return total, deltas
 
     def backward(self, layers, activations, deltas, rate, bias_rate):
@@ -95,7 +92,11 @@ class _Step:
                     total = builder.fmul(deltas[0], row[0])
                     for d, w in zip(deltas[1:], row[1:]):
                         total = self.machine.multiply_add(d, w, total)
-                    passed.append(self.call(BACKWARD[self.hidden[k - 1]], total, a))
+                    passed.append(
+                        backward_of(
+                            self.hidden[k - 1], Symbol(builder, total), None, Symbol(builder, a)
+                        ).value
+                    )
                 deltas = passed
         return updated[::-1]
 
@@ -103,19 +104,23 @@ class _Step:
 def chunk(constants):
     """The intrinsic that runs all steps of a chunk of batches of at most constants.rows rows.
 
-    (parameters, inputs, targets, weights, order, starts, stops, shares, rates, losses), where
+    (parameters, inputs, targets, weights, order, starts, stops, shares, rates, losses, parameter), where
     shares (steps,) and rates (steps, 2) are float64.
     """
     sizes, lanes = constants.sizes, constants.rows
     shapes = list(pairwise(sizes))
 
     @Intrinsic
-    def run(typingctx, parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses):
+    def run(
+        typingctx, parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses, parameter
+    ):  # fmt: skip
         dtype = parameters.dtype
 
         def codegen(context, builder, signature, args):
             element, double = context.get_data_type(dtype), ir.DoubleType()
-            data = [cgutils.create_struct_proxy(t)(context, builder, a) for t, a in zip(signature.args, args)]
+            data = [
+                cgutils.create_struct_proxy(t)(context, builder, a) for t, a in zip(signature.args[:-1], args)
+            ]
             (
                 flat,
                 x_data,
@@ -174,7 +179,7 @@ def chunk(constants):
                     layers.append((rows[:-1], rows[-1]))
                     p += (n_in + 1) * n_out
                 activations = emitter.forward(layers, x)
-                loss, deltas = emitter.loss(activations[-1], y, shares)
+                loss, deltas = emitter.loss(activations[-1], y, shares, spread(narrowed(args[-1])))
                 summed = builder.extract_element(sum_lanes(builder, loss), INT32(0))
                 builder.store(widened(summed), builder.gep(losses_at, [s]))
                 twice = builder.mul(s, INT(2))
@@ -190,8 +195,8 @@ def chunk(constants):
                 builder.store(value, builder.gep(flat, [INT(p)]))
             return context.get_dummy_value()
 
-        types_of = (parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
-        return types.none(*types_of), codegen
+        arrays = (parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
+        return types.none(*arrays, types.float64), codegen
 
     return run
 

@@ -36,6 +36,8 @@ from fastmlp.kernels.bytecode import (
     of_function,
     several,
 )
+from fastmlp.kernels.codes import Codes
+from fastmlp.pieces import Piece
 
 PASSED_OVER = {
     *("__doc__", "__module__", "__dict__", "__weakref__", "__annotations__", "__firstlineno__"),
@@ -52,6 +54,8 @@ class Opaque(Exception):
 def shape_of(value: Any) -> Shape:
     """Return the shape of what is none of ATOMS and no tuple."""
     kind = type(value)
+    if isinstance(value, (Piece, Codes)):
+        return b"digested " + full_name(kind).encode(), value.digested()
     for base in kind.__mro__:
         if base in SHAPES:
             return SHAPES[base](value)

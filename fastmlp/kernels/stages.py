@@ -9,62 +9,59 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 
+from fastmlp.formulas.numbers import where
 from fastmlp.kernels import lanes
-from fastmlp.kernels.elements import (
-    BACKWARD,
-    FUNCTIONS,
-    cross_entropy_term,
-    identity,
-    squared_error,
-    weighted,
-    within_bounds,
-)
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
+from fastmlp.kernels.descents import emit_steps
 from fastmlp.kernels.own import Intrinsic, stage
 from fastmlp.kernels.padded import dividing_lanes
-from fastmlp.kernels.scalars import accumulate, at_least, exp_nonpositive, log, wide_vectors
+from fastmlp.kernels.scalars import (
+    accumulate,
+    at_least,
+    backward_of,
+    clipped,
+    constants_at,
+    exp_nonpositive,
+    log,
+    wide_vectors,
+)
 from fastmlp.kernels.symbols import Symbol, jittable
-from fastmlp.kernels.vectors import INT
+from fastmlp.kernels.vectors import FLOATS, INT, data_pointer
 
 # --- activations -----------------------------------------------------------------------------------
 
-IN_TILE = ("identity", "relu", "leaky_relu")
-"""Activations that end a tile while it is in registers; the others take a pass of their own."""
 
-HIDDEN = (*IN_TILE, "elu", "softplus", "sigmoid", "tanh")
-"""The hidden activations that there are stages for."""
-
-OUTPUTS = ("identity", "sigmoid", "exp")
-"""The outputs whose squared error there is a stage for."""
-
-
-def rectify(name):
-    """The end of a tile of logits, where it has one."""
-    if name not in IN_TILE or name == "identity":
+def rectify(key):
+    """The end of a tile of logits, where the activation is short enough for one."""
+    entry = ACTIVATION_CODES.of_key(key)
+    if not entry.short or key == "identity":
         return None
 
     def finish(machine, z, pointer):
-        return FUNCTIONS[name](Symbol(machine.builder, z)).value
+        return entry.formula(Symbol(machine.builder, z)).value
 
     return finish
 
 
-def times_derivative(name, distance):
+def times_derivative(key, distance):
     """The end of a tile of derivatives by an activation, which stands `distance` elements from the tile."""
-    if name in ("identity", "softplus"):
+    entry = ACTIVATION_CODES.of_key(key)
+    if not entry.short_backward or key == "identity":
         return None
 
     def finish(machine, delta, pointer):
         a = machine.load(pointer, delta.type.count, distance)
-        return BACKWARD[name](Symbol(machine.builder, delta), Symbol(machine.builder, a)).value
+        return backward_of(entry, Symbol(machine.builder, delta), None, Symbol(machine.builder, a)).value
 
     return finish
 
 
-def activate(layer, name):
+def activate(layer, key):
     """The activation over a block, in place; columns of padding too, which keeps the loop whole."""
-    if name in IN_TILE:
+    entry = ACTIVATION_CODES.of_key(key)
+    if entry.short:
         return None
-    function, at, stride = jittable(FUNCTIONS[name]), layer.outputs, layer.out_stride
+    function, at, stride = jittable(entry.formula), layer.outputs, layer.out_stride
 
     @stage
     def activation(work, rows):
@@ -77,18 +74,19 @@ def activate(layer, name):
     return activation
 
 
-def activate_gradient(layer, name):
+def activate_gradient(layer, key):
     """The deltas of the layer's inputs times the derivative, where the tile could not do it."""
-    if layer.input_deltas < 0 or name != "softplus":
+    entry = ACTIVATION_CODES.of_key(key)
+    if layer.input_deltas < 0 or entry.short_backward:
         return None
-    backward_of = jittable(BACKWARD[name])
+    backward = jittable(lambda delta, a: backward_of(entry, delta, None, a))
     a_at, delta_at, stride = layer.inputs, layer.input_deltas, layer.in_stride
 
     @stage
     def slope(work, rows):
         wide_vectors()
         for i in range(rows * stride):
-            work[delta_at + i] = backward_of(work[delta_at + i], work[a_at + i])
+            work[delta_at + i] = backward(work[delta_at + i], work[a_at + i])
 
     return slope
 
@@ -163,38 +161,52 @@ def refresh(layer):
     return repeat_bias
 
 
-# --- losses: (work, rows) -> the rows' loss; deltas are written -------------------------------------
+# --- losses: (work, rows, parameter) -> the rows' loss; deltas are written --------------------------
 
 
 def loss_of(constants, places):
     """The loss and the last layer's deltas. Shares are 0 in columns of padding, so one flat loop serves."""
     layer, y_at, share_at = places.layers[-1], places.targets, places.shares
     z_at, delta_at, stride, n_out = layer.outputs, layer.deltas, layer.out_stride, layer.n_out
-    bounded = jittable(within_bounds if constants.clips else identity)
-    if constants.loss == "cross_entropy":
-        return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded)
-    binary = constants.loss == "binary_cross_entropy"
-    term = jittable(cross_entropy_term if binary else squared_error(constants.output))
+    clips, entry = constants.clips, LOSS_CODES.of_key(constants.loss)
+    if entry.element is None:
+        return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, clips)
+    output = ACTIVATION_CODES.of_key(constants.output)
+
+    @jittable
+    def term(z, y, parameter) -> tuple[float, float]:
+        a = output.formula(z)
+        value, slope = entry.element(z, a, y, parameter)
+        return value, slope if entry.by_logit else backward_of(output, slope, z, a)
 
     @stage
-    def loss(work, rows) -> float:
+    def loss(work, rows, parameter) -> float:
         wide_vectors()
-        total = type(work[0])(0)
+        total, number = type(work[0])(0), type(work[0])(parameter)
         for i in range(rows * stride):
             share = work[share_at + i]
-            value, delta = term(work[z_at + i], work[y_at + i])
-            total = accumulate(total, weighted(share, bounded(value)))
+            value, delta = term(work[z_at + i], work[y_at + i], number)
+            total = accumulate(total, weighted(share, clipped(clips, value)))
             work[delta_at + i] = weighted(share, delta)
         return total
 
     return loss
 
 
-def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
+@jittable
+def weighted(share, value):
+    """share * value, and nothing of a row without weight: 0 * inf must not arise.
+
+    A select, as a branch would take all that only the value needs into it, and keep the loop scalar.
+    """
+    return where(share.equals(0.0), 0.0, share * value)
+
+
+def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, clips):
     """Cross-entropy of softmax from the logits: sum y (log sum exp - z), delta = softmax - y."""
 
     @stage
-    def loss(work, rows) -> float:
+    def loss(work, rows, parameter) -> float:
         wide_vectors()
         zero, one = type(work[0])(0), type(work[0])(1)
         total = zero
@@ -212,7 +224,7 @@ def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
                 dot = accumulate(dot, work[y_at + at + j] * shifted)
                 labels = accumulate(labels, work[y_at + at + j])
             share = work[share_at + at]
-            total = accumulate(total, weighted(share, bounded(log(summed) * labels - dot)))
+            total = accumulate(total, weighted(share, clipped(clips, log(summed) * labels - dot)))
             inverse = one / summed
             for j in range(n_out):
                 error = work[delta_at + at + j] * inverse - work[y_at + at + j]
@@ -220,6 +232,40 @@ def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, bounded):
         return total
 
     return loss
+
+
+# --- steps ---------------------------------------------------------------------------------------
+
+
+def update(key, at, count, plan, penalised):
+    """intrinsic(work, penalty, constants, rate, t): a rule's step of `count` parameters from `at` on."""
+    entry = RULE_CODES.of_key(key)
+    offsets = plan.gradients + at, at, plan.first + at, plan.second + at
+
+    @Intrinsic
+    def take(typingctx, work, penalty, constants, rate, t):
+        def codegen(context, builder, signature, args):
+            base = data_pointer(context, builder, work, args[0])
+            kind = FLOATS[work.dtype]
+            pointers = [builder.gep(base, [INT(offset)], source_etype=kind) for offset in offsets]
+            told = constants_at(context, builder, constants, args[2])
+            penalty, rate, t = (Symbol(builder, args[i]) for i in (1, 3, 4))
+            emit_steps(
+                builder,
+                work.dtype,
+                entry,
+                INT(count),
+                pointers,
+                rate,
+                told,
+                t,
+                penalty if penalised else None,
+            )
+            return context.get_dummy_value()
+
+        return types.void(work, types.float64, constants, types.float64, types.float64), codegen
+
+    return take
 
 
 # --- rows of a batch -----------------------------------------------------------------------------
@@ -237,13 +283,13 @@ def _copy(machine, source, target, count, most):
         machine.store(machine.load(source, width, at), target, at)
 
 
-def gather(where):
+def gather(plan):
     """intrinsic(work, inputs, targets, weights, order, start, rows, share): a block's rows into the workspace.
 
     An intrinsic because Numba's loop copies element by element: inputs and work might overlap for
     all that LLVM knows.
     """
-    first, last = where.layers[0], where.layers[-1]
+    first, last = plan.layers[0], plan.layers[-1]
     n_in, n_out, stride, most = first.n_in, last.n_out, last.out_stride, last.most
 
     @Intrinsic
@@ -260,7 +306,7 @@ def gather(where):
                 from_inputs = builder.gep(inputs, [builder.mul(row, INT(n_in))])
                 from_targets = builder.gep(targets, [builder.mul(row, INT(n_out))])
                 _copy(machine, from_inputs, machine.at(first.inputs, (r, n_in)), n_in, most)
-                _copy(machine, from_targets, machine.at(where.targets, (r, stride)), n_out, most)
+                _copy(machine, from_targets, machine.at(plan.targets, (r, stride)), n_out, most)
                 weight = builder.load(builder.gep(weights, [row]))
                 if element != ir.DoubleType():
                     weight = builder.fpext(weight, ir.DoubleType())
@@ -270,7 +316,7 @@ def gather(where):
                 width, places = _places(n_out, most)
                 spread, shares = (
                     lanes.broadcast(builder, counts, width),
-                    machine.at(where.shares, (r, stride)),
+                    machine.at(plan.shares, (r, stride)),
                 )
                 for at in places:
                     machine.store(spread, shares, at)

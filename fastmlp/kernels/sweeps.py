@@ -11,10 +11,11 @@ Pass no number as a literal from a jitted caller: Numba compiles a callee anew f
 
 from numba import njit
 
+from fastmlp.formulas.numbers import where
 from fastmlp.kernels.matmuls import product_by_transposed, product_of_columns, product_of_rows
 from fastmlp.kernels.products import IN_PLACE, PACKED
 from fastmlp.kernels.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
-from fastmlp.kernels.symbols import jittable, where
+from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.tiles import MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.vectors import AVX512
 from fastmlp.kernels.views import chosen

@@ -11,37 +11,21 @@ writes has no branches and no calls, so that a loop around it vectorises, and no
 import functools
 import inspect
 import typing
-from dataclasses import dataclass
 
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels.vectors import declare
-
-SIGNIFICAND = {True: 23, False: 52}
-"""By `Symbol.single`: the bits of a number's pattern to the right of its exponent."""
-
-
-@dataclass(frozen=True)
-class Constant:
-    """A number that is another one in float32 than in float64."""
-
-    single: float
-    double: float
-
-    def __neg__(self):
-        return Constant(-self.single, -self.double)
-
-    def of(self, symbol):
-        """Return the one for a symbol's dtype."""
-        return self.single if symbol.single else self.double
+from fastmlp.formulas.numbers import Constant
+from fastmlp.kernels import roots
+from fastmlp.kernels.vectors import INT32, declare
 
 
 def _operator(of_floats, of_integers, swapped=False):
     def operate(self, other):
-        values = self.value, self.like(other)
-        name = of_floats if self.is_float else of_integers
+        like = widest(self, other)
+        values = like.like(self), like.like(other)
+        name = of_floats if like.is_float else of_integers
         return Symbol(self.builder, getattr(self.builder, name)(*values[:: -1 if swapped else 1]))
 
     return operate
@@ -49,16 +33,24 @@ def _operator(of_floats, of_integers, swapped=False):
 
 def _comparison(sign):
     def compare(self, other):
-        compared = self.builder.fcmp_ordered if self.is_float else self.builder.icmp_signed
-        return Symbol(self.builder, compared(sign, self.value, self.like(other)))
+        like = widest(self, other)
+        compared = self.builder.fcmp_ordered if like.is_float else self.builder.icmp_signed
+        return Symbol(self.builder, compared(sign, like.like(self), like.like(other)))
 
     return compare
+
+
+def widest(*values):
+    """Return the symbol of most lanes among them, of scalars a float32 if there is one; all take its type."""
+    symbols = [value for value in values if isinstance(value, Symbol)]
+    return max(symbols, key=lambda symbol: (symbol.lanes, symbol.is_float and symbol.single))
 
 
 class Symbol:
     """A float in code that is being written, or an integer, or the truth of a comparison; or a vector of them.
 
-    Beside one may stand a Python number or a `Constant`, which takes its dtype. Comparisons with NaN are false.
+    Beside one may stand a Python number or a `Constant`, which takes its dtype, or a float64, which is rounded
+    to its dtype, and, if it is a scalar, goes to all of its lanes. Comparisons with NaN are false.
     Integers are compared as signed, shifted as bits, and divided only from 0 on.
     """
 
@@ -72,6 +64,12 @@ class Symbol:
         return kind.element if isinstance(kind, ir.VectorType) else kind
 
     @property
+    def lanes(self):
+        """How many lanes a vector has; 0 for a scalar."""
+        kind = self.value.type
+        return kind.count if isinstance(kind, ir.VectorType) else 0
+
+    @property
     def is_float(self):
         return isinstance(self.lane, (ir.FloatType, ir.DoubleType))
 
@@ -83,15 +81,81 @@ class Symbol:
     def like(self, other):
         """Return the LLVM value of another symbol or of a number, which is given this one's type."""
         if isinstance(other, Symbol):
-            return other.value
+            return other.value if other.value.type == self.value.type else self._spread(other)
         number = other.of(self) if isinstance(other, Constant) else other
         kind = self.value.type
         lanes = [ir.Constant(self.lane, number)] * kind.count if isinstance(kind, ir.VectorType) else number
         return ir.Constant(kind, lanes)
 
+    def _spread(self, other):
+        """Return a float rounded to this one's dtype, and a scalar in every lane if this one is a vector."""
+        value, kind = other.value, self.value.type
+        if other.lane != self.lane:
+            value = self.builder.fptrunc(
+                value, ir.VectorType(self.lane, kind.count) if other.lanes else self.lane
+            )
+        if other.lanes == self.lanes:
+            return value
+        empty = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(empty, value, INT32(0))
+        return self.builder.shuffle_vector(
+            first, empty, ir.Constant(ir.VectorType(INT32, kind.count), [0] * kind.count)
+        )
+
     def number(self, other):
         """Return a number as a symbol of this one's type."""
         return Symbol(self.builder, self.like(other))
+
+    def choose(self, condition, a, b):
+        """Return a where the condition holds, else b; each lane by its own, if the condition is a vector."""
+        like = widest(a, b)
+        if condition.lanes > like.lanes:
+            shape = ir.Constant(ir.VectorType(like.lane, condition.lanes), ir.Undefined)
+            like = Symbol(self.builder, shape)
+        return Symbol(self.builder, self.builder.select(condition.value, like.like(a), like.like(b)))
+
+    def multiply_add(self, a, b, c):
+        """Return a * b + c, with one rounding where the machine can."""
+        # fmuladd: on a machine without the instruction LLVM splits it where llvm.fma would call libm
+        like = widest(a, b, c)
+        return like.number(a).call("fmuladd", b, c)
+
+    def sqrt(self):
+        """Return the square root by the instruction; Numba's `math.sqrt` is a call, which keeps a loop scalar."""
+        return self.call("sqrt")
+
+    def root(self):
+        """Return the square root; see `fastmlp.kernels.roots`."""
+        return roots.sqrt(self)
+
+    def quotient(self, divisor):
+        """Return what it is over a divisor above 0; see `fastmlp.kernels.roots`."""
+        like = widest(self, divisor)
+        return roots.quotient(like.number(self), like.number(divisor))
+
+    def raised(self, exponent):
+        """Return it to the power of another."""
+        return self.call("pow", exponent)
+
+    def magnitude(self):
+        """Return it with the sign bit cleared."""
+        return self.call("fabs")
+
+    def with_sign(self, sign):
+        """Return it with the sign bit of another."""
+        return self.call("copysign", sign)
+
+    def negated(self):
+        """Return whether a truth does not hold."""
+        return Symbol(self.builder, self.builder.not_(self.value))
+
+    def bits(self):
+        """Return its bit pattern, an integer of its own width: Numba's would widen to int64."""
+        return self.cast(ir.IntType(32 if self.single else 64))
+
+    def from_bits(self):
+        """Return the float with this bit pattern."""
+        return self.cast(ir.FloatType() if self.single else ir.DoubleType())
 
     def cast(self, lane):
         """Return its bits as another type."""
@@ -126,81 +190,6 @@ class Symbol:
         return Symbol(self.builder, self.builder.fneg(self.value))
 
 
-def where(condition, a, b):
-    """Return a where the condition holds, else b; one of them is a symbol."""
-    like = a if isinstance(a, Symbol) else b
-    return Symbol(like.builder, like.builder.select(condition.value, like.like(a), like.like(b)))
-
-
-def at_most(x, limit):
-    """Return min(x, limit), but NaN where x is: one packed instruction in this order of operands."""
-    return where(x > limit, limit, x)
-
-
-def at_least(x, limit):
-    """Return max(x, limit), but NaN where x is."""
-    return where(x < limit, limit, x)
-
-
-def fma(a, b, c):
-    """Return a * b + c, with one rounding where the machine can. One of them is a symbol."""
-    like = next(x for x in (a, b, c) if isinstance(x, Symbol))
-    # fmuladd: on a machine without the instruction LLVM splits it where llvm.fma would call libm
-    return Symbol(like.builder, like.like(a)).call("fmuladd", b, c)
-
-
-def sqrt(x):
-    """Return the square root by the instruction; Numba's `math.sqrt` is a call, which keeps a loop scalar."""
-    return x.call("sqrt")
-
-
-def magnitude(x):
-    """Return |x|, the sign bit cleared."""
-    return x.call("fabs")
-
-
-def with_sign(size, sign):
-    """Return |size| with the sign bit of the second."""
-    return size.call("copysign", sign)
-
-
-def bits(x):
-    """Return the bit pattern of a float, an integer of its own width: Numba's would widen to int64."""
-    return x.cast(ir.IntType(32 if x.single else 64))
-
-
-def from_bits(pattern):
-    """Return the float with this bit pattern."""
-    return pattern.cast(ir.FloatType() if pattern.single else ir.DoubleType())
-
-
-def horner(coefficients, x):
-    """Return the polynomial of x, its constant coefficient first."""
-    total = coefficients[-1]
-    for coefficient in coefficients[-2::-1]:
-        total = fma(total, x, coefficient)
-    return total
-
-
-@dataclass(frozen=True)
-class Polynomial:
-    """The coefficients of a polynomial, the constant one first; a call writes one fused step a coefficient.
-
-    From 8 coefficients on as even(x^2) + x odd(x^2): one multiply more, half the chain of dependent steps. The
-    chain, 4 cycles a step, is what a long polynomial waits for even with several iterations of a loop in flight.
-    """
-
-    single: tuple[float, ...]
-    double: tuple[float, ...] = ()
-
-    def __call__(self, x):
-        coefficients = self.single if x.single else self.double
-        if len(coefficients) < 8:
-            return horner(coefficients, x)
-        square = x * x
-        return fma(horner(coefficients[1::2], square), x, horner(coefficients[0::2], square))
-
-
 @functools.cache
 def jittable(formula):
     """Return what jitted code calls a formula by.
@@ -229,7 +218,9 @@ def jittable(formula):
         result = types.Tuple([concrete[one] for one in several]) if several else concrete[given]
         return result(*(concrete[want] for want in wanted)), emit
 
-    return intrinsic_like(formula, call)
+    made = intrinsic_like(formula, call)
+    made.formula = formula
+    return made
 
 
 ABSTRACT = {int: types.Integer, bool: types.Boolean, float: types.Float}

@@ -13,7 +13,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import from_dtype
 
-from fastmlp.kernels.symbols import at_most, jittable, where
+from fastmlp.formulas.numbers import at_most, where
+from fastmlp.kernels.symbols import jittable
 
 INT = ir.IntType(64)
 
@@ -170,3 +171,34 @@ def rows_of(typing_context, array, first, last):
         return _view(context, builder, result, place, [rows, columns])
 
     return result(array, types.intp, types.intp), emit
+
+
+@intrinsic
+def constants_of(typing_context, rule):
+    """Return a RULE's constants, float64."""
+    result = types.Array(types.float64, 1, "C")
+
+    def emit(context, builder, signature, values):
+        length = INT(rule.typeof("constants").nitems)
+        return _view(
+            context, builder, result, _within(builder, values[0], rule.offset("constants")), [length]
+        )
+
+    return result(rule), emit
+
+
+@intrinsic
+def parameters_of(typing_context, objective, count):
+    """Return the parameters of an OBJECTIVE's loss (count,), float64."""
+    result = types.Array(types.float64, 1, "C")
+
+    def emit(context, builder, signature, values):
+        return _view(context, builder, result, _within(builder, values[0], objective.size), [values[1]])
+
+    return result(objective, types.intp), emit
+
+
+def _within(builder, record, offset):
+    """Return the place of float64 numbers, so many bytes from the begin of a record."""
+    place = builder.gep(builder.bitcast(record, ir.IntType(8).as_pointer()), [INT(offset)])
+    return builder.bitcast(place, ir.DoubleType().as_pointer())

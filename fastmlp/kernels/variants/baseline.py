@@ -13,26 +13,22 @@ import math
 
 import numpy as np
 
-from fastmlp.activations import (
-    ELU,
-    EXP,
-    GELU,
-    IDENTITY,
-    LEAKY_RELU,
-    LEAKY_SLOPE,
-    RELU,
-    SIGMOID,
-    SILU,
-    SOFTMAX,
-    SOFTPLUS,
-    TANH,
+from fastmlp.kernels.codes import CROSS_ENTROPY, SOFTMAX
+from fastmlp.kernels.row_losses import row_loss
+from fastmlp.kernels.scalars import (
+    activation,
+    activation_backward,
+    clipped,
+    element_loss,
+    exp,
+    fma,
+    is_row_loss,
+    log,
+    output_chain,
+    step_element,
+    within_bounds,
 )
-from fastmlp.kernels.scalars import element_loss, fma, likelihood_bounds, within
 from fastmlp.kernels.variant import Variant, Work
-from fastmlp.losses import BINARY_CROSS_ENTROPY, CROSS_ENTROPY, POISSON, POISSON_DEVIANCE
-
-SQRT_HALF = math.sqrt(0.5)
-SQRT_TWO_PI = math.sqrt(2.0 * math.pi)
 
 # --- matmuls -------------------------------------------------------------------------------------
 
@@ -84,146 +80,27 @@ def gather(rows_of, order, out):
             out[i, j] = rows_of[row, j]
 
 
-# --- scalars, which a variant may override one by one (losses of narrow outputs in `tiled`: narrow.py) ---
-
-
-def exp(z):
-    """e^z."""
-    return math.exp(z)
-
-
-def root(z):
-    """The square root of z >= 0."""
-    return math.sqrt(z)
-
-
-def tanh(z):
-    """The hyperbolic tangent."""
-    return math.tanh(z)
-
-
-def logistic(z):
-    """1 / (1 + exp(-z)), with no overflow at either end."""
-    one = type(z)(1)
-    if z >= 0:
-        return one / (one + math.exp(-z))
-    e = math.exp(z)
-    return e / (one + e)
-
-
-def softplus(z):
-    """log(1 + exp(z)), with no overflow at either end."""
-    return max(z, type(z)(0)) + math.log1p(math.exp(-abs(z)))
-
-
-def elu(z):
-    """z above 0, exp(z) - 1 below."""
-    return z if z > 0 else math.expm1(z)
-
-
-def elu_slope(z):
-    """The derivative of `elu`."""
-    return type(z)(1) if z > 0 else math.exp(z)
-
-
-def silu(z):
-    """z * logistic(z)."""
-    return z * logistic(z)
-
-
-def silu_slope(z):
-    """The derivative of `silu`."""
-    return logistic(z) * (type(z)(1) + z * logistic(-z))
-
-
-def gelu(z):
-    """z * Phi(z), Phi the standard normal distribution function by erf."""
-    return z * type(z)(0.5) * (type(z)(1) + math.erf(z * type(z)(SQRT_HALF)))
-
-
-def gelu_slope(z):
-    """The derivative of `gelu`: Phi(z) + z * phi(z)."""
-    cdf = type(z)(0.5) * (type(z)(1) + math.erf(z * type(z)(SQRT_HALF)))
-    return cdf + z * math.exp(type(z)(-0.5) * z * z) * type(z)(1.0 / SQRT_TWO_PI)
-
-
-# --- activations ---------------------------------------------------------------------------------
+# --- activations and losses: their formulas stand in `fastmlp.activations` and `fastmlp.losses` ----------
 
 
 def activate(code, z, out):
     """out = the activation `code` of z, both (rows, units); may be z itself."""
-    rows, units = z.shape
-    zero = z.dtype.type(0)
-    slope = z.dtype.type(LEAKY_SLOPE)
     if code == SOFTMAX:
         softmax(z, out)
         return
-    for i in range(rows):
-        if code == IDENTITY:
-            for j in range(units):
-                out[i, j] = z[i, j]
-        elif code == RELU:
-            for j in range(units):
-                out[i, j] = zero if z[i, j] < zero else z[i, j]  # a nan stays one
-        elif code == LEAKY_RELU:
-            for j in range(units):
-                out[i, j] = z[i, j] if z[i, j] > zero else slope * z[i, j]
-        elif code == ELU:
-            for j in range(units):
-                out[i, j] = elu(z[i, j])
-        elif code == GELU:
-            for j in range(units):
-                out[i, j] = gelu(z[i, j])
-        elif code == SILU:
-            for j in range(units):
-                out[i, j] = silu(z[i, j])
-        elif code == SOFTPLUS:
-            for j in range(units):
-                out[i, j] = softplus(z[i, j])
-        elif code == SIGMOID:
-            for j in range(units):
-                out[i, j] = logistic(z[i, j])
-        elif code == TANH:
-            for j in range(units):
-                out[i, j] = tanh(z[i, j])
-        elif code == EXP:
-            for j in range(units):
-                out[i, j] = exp(z[i, j])
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            out[i, j] = activation(code, z[i, j])
 
 
 def activate_gradient(code, z, a, delta):
     """delta (rows, units) *= the derivative of the activation `code` at z, where it is a.
 
-    relu's z is not read: a program whose tiles end in relu never writes it.
+    A program may leave z unwritten where the derivative does not read it (`Activation.reads`).
     """
-    rows, units = z.shape
-    one, zero = z.dtype.type(1), z.dtype.type(0)
-    slope = z.dtype.type(LEAKY_SLOPE)
-    for i in range(rows):
-        if code == RELU:
-            for j in range(units):
-                delta[i, j] = delta[i, j] if a[i, j] > zero else zero
-        elif code == LEAKY_RELU:
-            for j in range(units):
-                delta[i, j] *= one if z[i, j] > zero else slope
-        elif code == ELU:
-            for j in range(units):
-                delta[i, j] *= elu_slope(z[i, j])
-        elif code == GELU:
-            for j in range(units):
-                delta[i, j] *= gelu_slope(z[i, j])
-        elif code == SILU:
-            for j in range(units):
-                delta[i, j] *= silu_slope(z[i, j])
-        elif code == SOFTPLUS:
-            for j in range(units):
-                delta[i, j] *= logistic(z[i, j])
-        elif code == SIGMOID:
-            for j in range(units):
-                delta[i, j] *= a[i, j] * (one - a[i, j])
-        elif code == TANH:
-            for j in range(units):
-                delta[i, j] *= one - a[i, j] * a[i, j]
+    for i in range(z.shape[0]):
+        for j in range(z.shape[1]):
+            delta[i, j] = activation_backward(code, delta[i, j], z[i, j], a[i, j])
 
 
 def softmax(z, out):
@@ -240,17 +117,14 @@ def softmax(z, out):
             out[i, j] /= total
 
 
-# --- losses --------------------------------------------------------------------------------------
-
-
-def output_loss(loss, output, parameter, share, z, targets, weights, scratch, delta):
+def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
-    `output` and `loss` are codes, `parameter` is `Network.loss_parameter`; row i counts with
-    share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
+    `output` and `loss` are codes, `parameters` (n_out,) float64 are `Network.loss_parameters`; row i counts
+    with share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
     """
     activate(output, z, delta)
-    least, most = likelihood_bounds(parameter != 0, z.dtype.type(0))
+    clips = parameters[0] != 0
     objective = 0.0
     for i in range(z.shape[0]):
         scale = z.dtype.type(share * weights[i])
@@ -259,59 +133,39 @@ def output_loss(loss, output, parameter, share, z, targets, weights, scratch, de
             for j in range(z.shape[1]):
                 delta[i, j] = 0
         elif loss == CROSS_ENTROPY:
-            row = cross_entropy_row(scale, z[i], targets[i], delta[i])
-            objective += scale * within(row, np.float64(least), np.float64(most))
-        elif loss == BINARY_CROSS_ENTROPY:
-            for j in range(z.shape[1]):
-                objective += scale * within(softplus(z[i, j]) - z[i, j] * targets[i, j], least, most)
-                delta[i, j] = scale * (delta[i, j] - targets[i, j])
-        elif loss == POISSON or loss == POISSON_DEVIANCE:
-            for j in range(z.shape[1]):
-                objective += scale * (delta[i, j] - targets[i, j] * z[i, j])
-                if loss == POISSON_DEVIANCE and targets[i, j] != 0:
-                    objective += scale * targets[i, j] * (math.log(targets[i, j]) - 1.0)
-                delta[i, j] = scale * (delta[i, j] - targets[i, j])
+            objective += scale * cross_entropy_row(clips, scale, z[i], targets[i], delta[i])
+        elif is_row_loss(loss):
+            objective += scale * row_loss(loss, scale, parameters, z[i], targets[i], delta[i])
         else:
-            objective += scale * element_loss_row(loss, output, parameter, scale, z[i], targets[i], delta[i])
+            along = z.dtype.type(0)
+            if output == SOFTMAX:
+                for j in range(z.shape[1]):
+                    a, parameter = delta[i, j], z.dtype.type(parameters[j])
+                    along += a * element_loss(loss, z[i, j], a, targets[i, j], parameter)[1]
+            row = 0.0
+            for j in range(z.shape[1]):
+                a, parameter = delta[i, j], z.dtype.type(parameters[j])
+                value, slope = element_loss(loss, z[i, j], a, targets[i, j], parameter)
+                row += within_bounds(loss, clips, value)
+                delta[i, j] = scale * output_chain(loss, output, slope - along, a)
+            objective += scale * row
     return objective
 
 
-def cross_entropy_row(scale, z, targets, delta):
+def cross_entropy_row(clips, scale, z, targets, delta):
     """One row's cross-entropy; delta holds the softmax and becomes scale * (softmax - targets)."""
     top = z[0]
     for j in range(1, len(z)):
         top = max(top, z[j])
-    total = 0.0
+    total = z.dtype.type(0)
     for j in range(len(z)):
         total += exp(z[j] - top)
-    log_total = math.log(total)
-    row = 0.0
+    log_total = log(total)
+    row = z.dtype.type(0)
     for j in range(len(z)):
         row += targets[j] * (log_total - (z[j] - top))
         delta[j] = scale * (delta[j] - targets[j])
-    return row
-
-
-def element_loss_row(loss, output, parameter, scale, z, targets, delta):
-    """One row's element-wise loss; delta holds the outputs and becomes the derivative by z."""
-    row = 0.0
-    along, parameter = z.dtype.type(0), z.dtype.type(parameter)
-    if output == SOFTMAX:
-        for j in range(len(z)):
-            along += delta[j] * element_loss(loss, parameter, delta[j] - targets[j])[1]
-    for j in range(len(z)):
-        a = delta[j]
-        value, by_a = element_loss(loss, parameter, a - targets[j])
-        row += value
-        if output == SOFTMAX:
-            delta[j] = scale * a * (by_a - along)
-        elif output == SIGMOID:
-            delta[j] = scale * by_a * a * (z.dtype.type(1) - a)
-        elif output == EXP:
-            delta[j] = scale * by_a * a
-        else:
-            delta[j] = scale * by_a
-    return row
+    return clipped(clips, row)
 
 
 def penalty(l1, l2, w):
@@ -378,44 +232,13 @@ def clip(clip_norm, gradients):
             gradients[i] *= gradients.dtype.type(scale)
 
 
-def sgd(rate, momentum, nesterov, g, p, velocity):
-    """p -= rate * g, or along the velocity momentum * velocity + g; all (n,)."""
-    real = p.dtype.type
-    r, mu = real(rate), real(momentum)
-    if momentum == 0:
-        for i in range(len(p)):
-            p[i] = fma(-r, g[i], p[i])
-        return
-    for i in range(len(p)):
-        velocity[i] = mu * velocity[i] + g[i]
-        p[i] -= r * (g[i] + mu * velocity[i] if nesterov else velocity[i])
+def apply_rule(code, rate, constants, t, g, p, first, second):
+    """p and its moments (n,) = what the rule `code` makes of them and of the gradient g (n,).
 
-
-def rmsprop(rate, alpha, epsilon, momentum, g, p, square, velocity):
-    """p -= rate * velocity, the velocity gathering g / (sqrt(square) + epsilon); all (n,)."""
-    real = p.dtype.type
-    r, keep, take = real(rate), real(alpha), real(1.0 - alpha)
-    eps, mu = real(epsilon), real(momentum)
-    for i in range(len(p)):
-        square[i] = keep * square[i] + take * g[i] * g[i]
-        velocity[i] = mu * velocity[i] + g[i] / (root(square[i]) + eps)
-        p[i] -= r * velocity[i]
-
-
-def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, first, second):
-    """p -= rate / correction1 * first / (sqrt(second / correction2) + epsilon); all (n,).
-
-    `decay` shrinks p by 1 - rate * decay before (AdamW).
+    constants : float64, see `Optimizer.constants`; t counts the steps from 1, float64
     """
-    real = p.dtype.type
-    keep1, take1 = real(beta1), real(1.0 - beta1)
-    keep2, take2 = real(beta2), real(1.0 - beta2)
-    shrink, r = real(1.0 - rate * decay), real(rate / correction1)
-    unbias, eps = real(1.0 / math.sqrt(correction2)), real(epsilon)
     for i in range(len(p)):
-        first[i] = keep1 * first[i] + take1 * g[i]
-        second[i] = keep2 * second[i] + take2 * g[i] * g[i]
-        p[i] = shrink * p[i] - r * first[i] / (root(second[i]) * unbias + eps)
+        step_element(code, i, rate, constants, t, g, p, first, second)
 
 
 def seconds(work: Work) -> float:
@@ -429,18 +252,16 @@ VARIANT = Variant(
     {
         "activate": activate,
         "activate_gradient": activate_gradient,
-        "adam": adam,
         "affine": affine,
         "bias_gradient": bias_gradient,
         "clip": clip,
+        "apply_rule": apply_rule,
         "drop": drop,
         "gather": gather,
         "input_gradient": input_gradient,
         "output_loss": output_loss,
         "penalty": penalty,
         "penalty_gradient": penalty_gradient,
-        "rmsprop": rmsprop,
-        "sgd": sgd,
         "weight_gradient": weight_gradient,
     },
     seconds,

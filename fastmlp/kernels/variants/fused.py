@@ -13,16 +13,17 @@ or sixteen give the same bits. It wins wherever a step is more than a few micros
 
 from __future__ import annotations
 
-from fastmlp.activations import RELU
+from fastmlp.formulas.numbers import at_most
 from fastmlp.kernels.arithmetic import LOSS_ROWS
 from fastmlp.kernels.buffers import SLICE_ROWS
+from fastmlp.kernels.codes import RELU, SGD
 from fastmlp.kernels.program import loss_share, penalty_share, update, update_part
-from fastmlp.kernels.records import SGD, UNBOUNDED
+from fastmlp.kernels.records import UNBOUNDED
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
 from fastmlp.kernels.sweeps import affine as affine_rows
 from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
 from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
-from fastmlp.kernels.symbols import at_most, jittable
+from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import tiled
 from fastmlp.kernels.vectors import prefetch_rows, total_of
@@ -32,6 +33,7 @@ from fastmlp.kernels.views import (
     lesser,
     matrix,
     no_order,
+    parameters_of,
     part_of,
     rows_of,
     units_of,
@@ -125,7 +127,7 @@ def rows_loss(
         for i in range(len(w)):
             w[i] = weights[visited[start + i]]
         sums[start // LOSS_ROWS] = output_loss(
-            objective.loss, output.activation, objective.loss_parameter, share,
+            objective.loss, output.activation, parameters_of(objective, output.n_out), share,
             rows_of(z, start, stop), y, w, scratch, rows_of(delta, start, stop),
         )  # fmt: skip
 
@@ -158,7 +160,7 @@ def weights_step(
     """
     rows = len(visited)
     clipped = rule.clip_norm < UNBOUNDED
-    plain = (rule.code == SGD) & (rule.momentum == 0) & (l1 == 0) & (not clipped)
+    plain = (rule.code == SGD) & (l1 == 0) & (not clipped)
     scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     slices, order = places.slices + worker * places.slice_length, visited
     for layer in range(len(layers)):
@@ -183,13 +185,13 @@ def weights_step(
                 penalty_gradient(l1, l2, rows_of(w, start, stop), g)
             if not clipped:
                 at = here.weights + start * n_out
-                update_part(rule.code, rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
+                update_part(rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
         order = no_order()
         if worker == layer % workers:
             db = biases_of(gradients, here)
             bias_gradient(delta, db)
             if not clipped:
-                update_part(rule.code, rule, parameters, moments, step, bias_rate, here.biases, db)
+                update_part(rule, parameters, moments, step, bias_rate, here.biases, db)
 
 
 def train_fused(

@@ -23,19 +23,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp import optimizers
+from fastmlp.activations import activation_of
 from fastmlp.kernels import registers, stages
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.lanes import sequence
 from fastmlp.kernels.own import stage
 from fastmlp.kernels.padded import Constants, copy_in, copy_out, plan, table
 from fastmlp.kernels.program import loss_share, penalty_share
 from fastmlp.kernels.scalars import accumulate, wide_vectors
 from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
-from fastmlp.kernels.updates import MOMENTS, UPDATES
 from fastmlp.kernels.variant import Bound, Variant, Work
 from fastmlp.kernels.variants import fused
-from fastmlp.kernels.views import vector
+from fastmlp.kernels.views import constants_of, parameters_of, vector
 from fastmlp.kernels.workers import wait
+from fastmlp.losses import loss_of
 
 BLOCK_ROWS = 64
 """Rows taken through the network together: 128 or 256 were no faster at 30-100-1 and 4-32-16-4."""
@@ -44,9 +45,6 @@ GROUPED_ROWS = 1024
 """Batches from here on are summed in groups, which threads may share."""
 
 GROUPS = 8
-
-POWERS = 16
-"""Steps between which the powers of Adam's decays are multiplied up, not computed anew."""
 
 MOST_UNITS, MOST_PARAMETERS, MOST_LAYERS = 128, 1 << 14, 8
 """Where the gain ends: at 64-128-10, 9 610 parameters, `fused` takes 1.5 times as long, and it falls."""
@@ -63,7 +61,8 @@ def train_registers(
 ):  # fmt: skip
     """As the template `train_chunk`."""
     before = flush_subnormals()
-    run(parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses)
+    parameter = parameters_of(objective, 1)[0]
+    run(parameters, inputs, targets, weights, order, starts, stops, totals, rates, losses, parameter)
     restore_subnormals(before)
 
 
@@ -81,13 +80,7 @@ def train_blocks(
     copy_in(own, 0, parameters, LAYOUT)
     copy_in(own, FIRST, moments[0], LAYOUT)
     copy_in(own, SECOND, moments[1], LAYOUT)
-    power1, power2 = 1.0, 1.0
-    if POWERED:
-        # Computed at the same steps wherever chunks end, so that they always have the same bits.
-        power1, power2 = rule.beta1 ** (step - step % POWERS), rule.beta2 ** (step - step % POWERS)
-        for _ in range(step % POWERS):
-            power1 *= rule.beta1
-            power2 *= rule.beta2
+    constants, parameter = constants_of(rule), parameters_of(objective, 1)[0]
     for s in range(len(starts)):
         start, stop = starts[s], stops[s]
         share = loss_share(objective.divisor, totals[s])
@@ -111,7 +104,7 @@ def train_blocks(
                     rows = min(BLOCK, last - at)
                     take_rows(own, inputs, targets, weights, order, at, rows, share)
                     to_logits(own, rows)
-                    loss += loss_and_delta(own, rows) / objective.value_divisor
+                    loss += loss_and_delta(own, rows, parameter) / objective.value_divisor
                     to_gradients(own, rows)
                 hand_over(own, shared, turn + group * SECTION)
                 sums[parity * GROUPS + group] = loss
@@ -127,17 +120,13 @@ def train_blocks(
                 rows = min(BLOCK, stop - at)
                 take_rows(own, inputs, targets, weights, order, at, rows, share)
                 to_logits(own, rows)
-                value += loss_and_delta(own, rows) / objective.value_divisor
+                value += loss_and_delta(own, rows, parameter) / objective.value_divisor
                 to_gradients(own, rows)
         if team.worker == 0:
             losses[s] = value
-        if POWERED:
-            if (step + s) % POWERS == 0:
-                power1, power2 = rule.beta1 ** (step + s), rule.beta2 ** (step + s)
-            power1 *= rule.beta1
-            power2 *= rule.beta2
-        update_weights(own, l2, rule, rates[s, 0], 1.0 - power1, 1.0 - power2)
-        update_biases(own, l2, rule, rates[s, 1], 1.0 - power1, 1.0 - power2)
+        t = float(step + s + 1)
+        update_weights(own, l2, constants, rates[s, 0], t)
+        update_biases(own, l2, constants, rates[s, 1], t)
     if team.worker == 0:
         copy_out(own, 0, parameters, LAYOUT)
         if MOMENTS > 0:
@@ -208,7 +197,6 @@ def block_names(constants):
             stages.activate_gradient(layer, name),
         )
     ]
-    update = UPDATES[constants.rule]
     return {
         "renew": sequence([stages.refresh(layer) for layer in layers]),
         "take_rows": stages.gather(where),
@@ -216,16 +204,17 @@ def block_names(constants):
         "loss_and_delta": stages.loss_of(constants, where),
         "to_gradients": sequence(to_gradients),
         "squares": squares_of(where.weights),
-        "update_weights": update(0, where.weights, where, constants.l2),
-        "update_biases": update(where.weights, where.section - where.weights, where, False),
+        "update_weights": stages.update(constants.rule, 0, where.weights, where, constants.l2),
+        "update_biases": stages.update(
+            constants.rule, where.weights, where.section - where.weights, where, False
+        ),
         **group_stages(where, constants.groups),
         "LAYOUT": table(layers),
         "SHARED": where.shared,
         "SECTION": where.section,
         "FIRST": where.first,
         "SECOND": where.second,
-        "MOMENTS": MOMENTS[constants.rule],
-        "POWERED": constants.rule == "adam",
+        "MOMENTS": RULE_CODES.of_key(constants.rule).moments,
         "PENALISED": constants.l2,
         "BLOCK": constants.rows,
         "BLOCKS": constants.blocks,
@@ -239,29 +228,19 @@ def register_names(constants):
     return {"run": registers.chunk(constants)}
 
 
-def rule_name(optimizer):
-    """Return which stage an optimiser needs; None if there is none."""
-    match optimizer:
-        case optimizers.Optimizer(clip_norm=float() | int()):
-            return None
-        case optimizers.SGD(momentum=0):
-            return "sgd"
-        case optimizers.SGD(nesterov=nesterov):
-            return "nesterov" if nesterov else "momentum"
-        case optimizers.RMSprop():
-            return "rmsprop"
-        case optimizers.Adam():
-            return "adam"
-    return None
-
-
 def has_stages(network):
-    """Whether everything in the network's description has a stage."""
-    if any(network.dropout) or network.l1 > 0 or not {*network.hidden} <= {*stages.HIDDEN}:
+    """Whether everything in the network's description has a stage.
+
+    No logit of a hidden layer is kept, so that a derivative has to go by the activation's value.
+    """
+    if any(network.dropout) or network.l1 > 0:
         return False
-    if network.loss == "mse":
-        return network.output in stages.OUTPUTS
-    return network.loss in ("binary_cross_entropy", "cross_entropy")
+    if any("z" in activation_of(hidden).reads for hidden in network.hidden):
+        return False
+    loss = loss_of(network.loss)
+    if loss.element is None:
+        return loss.name == "cross_entropy" and not loss.digest
+    return network.output != "softmax" and len({*network.loss_parameters}) == 1
 
 
 def is_small(sizes):
@@ -272,19 +251,23 @@ def is_small(sizes):
 
 def specialize(network, optimizer, rows, dtype):
     """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
-    rule = rule_name(optimizer)
-    if rule is None or not is_small(network.sizes) or not has_stages(network):
+    if optimizer.clip_norm is not None or not is_small(network.sizes) or not has_stages(network):
         return None
+    rule, loss = optimizer.rule, loss_of(network.loss)
+    # A piece is known by its key once it has a code.
+    LOSS_CODES.code(loss), RULE_CODES.code(rule)
+    hidden = [activation_of(name) for name in network.hidden]
+    for entry in hidden:
+        ACTIVATION_CODES.code(entry)
     grouped = rows >= GROUPED_ROWS
     constants = Constants(
-        network.sizes, network.hidden, network.output, network.loss, network.clips, rule, network.l2 > 0,
-        dtype.name, dtype.itemsize, BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS,
-        rows > BLOCK_ROWS, GROUPS if grouped else 1,
+        network.sizes, tuple(entry.key for entry in hidden), network.output, loss.key, network.clips,
+        rule.key, network.l2 > 0, dtype.name, dtype.itemsize,
+        BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS, rows > BLOCK_ROWS,
+        GROUPS if grouped else 1,
     )  # fmt: skip
     means = (network.divisor, network.value_divisor) == (network.sizes[-1], 1)
-    plain = (
-        rule == "sgd" and not (constants.l2 or constants.clips) and network.loss in registers.LOSSES and means
-    )
+    plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and loss.element is not None and means
     if plain and registers.fit(network.sizes, rows, dtype.itemsize):
         constants = constants._replace(rows=registers.lanes_for(rows))
         return Bound(train_registers, register_names, constants, network.sizes, 0, 1)

@@ -1,4 +1,4 @@
-"""tiled: register tiles for the matmuls, polynomials for exp and its like; all else as baseline.
+"""tiled: register tiles for the matmuls, losses and steps by whole vectors; all else as baseline.
 
 It wins over BLAS where a layer's matmul is short of some megaflops: a tile starts without a call's
 overhead, its edges are masked and not padded, and three vectors by eight rows of accumulators keep
@@ -12,9 +12,7 @@ than 5 % only in single layers of a few units (at most by a quarter).
 
 from __future__ import annotations
 
-import math
-
-from fastmlp.kernels import descents, scalars, sweeps
+from fastmlp.kernels import descents, sweeps
 from fastmlp.kernels.columns import column_sums
 from fastmlp.kernels.narrow import output_loss
 from fastmlp.kernels.variant import Variant
@@ -43,13 +41,9 @@ def bias_gradient(delta, out):
     column_sums(delta, out)
 
 
-def adam(rate, beta1, beta2, epsilon, decay, correction1, correction2, g, p, first, second):
-    """As baseline, by whole vectors and without divisions."""
-    real = p.dtype.type
-    descents.adam(
-        g, p, first, second, real(rate / correction1), real(beta1), real(1.0 - beta1), real(beta2),
-        real(1.0 - beta2), real(1.0 - rate * decay), real(1.0 / math.sqrt(correction2)), real(epsilon),
-    )  # fmt: skip
+def apply_rule(code, rate, constants, t, g, p, first, second):
+    """As baseline, by whole vectors and without the divider."""
+    descents.take_steps(code, rate, constants, t, g, p, first, second)
 
 
 VARIANT = Variant(
@@ -59,21 +53,10 @@ VARIANT = Variant(
         "affine": affine,
         "weight_gradient": weight_gradient,
         "input_gradient": input_gradient,
-        "adam": adam,
+        "apply_rule": apply_rule,
         "bias_gradient": bias_gradient,
         "output_loss": output_loss,
         "wide_output_loss": baseline.output_loss,
-        "exp": scalars.exp,
-        "root": scalars.sqrt,
-        "tanh": scalars.tanh,
-        "logistic": scalars.sigmoid,
-        "softplus": scalars.softplus,
-        "elu": scalars.elu,
-        "elu_slope": scalars.elu_derivative,
-        "silu": scalars.silu,
-        "silu_slope": scalars.silu_derivative,
-        "gelu": scalars.gelu,
-        "gelu_slope": scalars.gelu_derivative,
     },
     exact=True,
 )

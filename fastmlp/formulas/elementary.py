@@ -1,7 +1,7 @@
 """Elementwise mathematics that vectorises: exp, log, tanh, sigmoid and friends as polynomials.
 
 Separate because Numba has no vector mathematics library: `math.exp` in a loop is a scalar call an element. A formula
-takes symbols (`fastmlp.kernels.symbols`) and is free of branches and calls, so that a plain loop over an array that
+takes numbers (`fastmlp.formulas.numbers`) and is free of branches and calls, so that a plain loop over an array that
 calls it becomes packed instructions. Formulas are written once; constants and polynomials have a value for each
 dtype, so float32 never widens.
 
@@ -14,8 +14,10 @@ would delete. Multiply-adds are asked for explicitly (`fma`).
 
 # mypy: ignore-errors
 
-from fastmlp.kernels.coefficients import EXP, LOG, LOG1P, MILLS, TANH_P, TANH_Q
-from fastmlp.kernels.symbols import (
+import math
+
+from fastmlp.formulas.coefficients import COSINE, ERF, EXP, LOG, LOG1P, MILLS, SINE, TANH_P, TANH_Q
+from fastmlp.formulas.numbers import (
     SIGNIFICAND,
     Constant,
     at_least,
@@ -24,6 +26,8 @@ from fastmlp.kernels.symbols import (
     fma,
     from_bits,
     magnitude,
+    negated,
+    sqrt,
     where,
     with_sign,
 )
@@ -112,11 +116,6 @@ def elu(x):
     return where(x > 0.0, x, expm1_nonpositive(at_most(x, 0.0)))
 
 
-def elu_derivative(x):
-    """1 above 0, e^x below."""
-    return where(x > 0.0, 1.0, exp_nonpositive(at_most(x, 0.0)))
-
-
 def _exp_of_negated(x):
     """e^-x, 0 and inf at the far ends."""
     return exp_clamped(at_least(at_most(-x, EXP_HIGHEST), EXP_LOWEST))
@@ -198,6 +197,7 @@ def softplus(x):
 MILLS_RATE = 0.3
 GELU_END = Constant(14.5, 39.0)
 INVERSE_SQRT_TAU = 0.3989422804014327
+SQRT_TWO = 1.4142135623730951
 
 
 def _gaussian_tail(a):
@@ -222,3 +222,134 @@ def gelu_derivative(x):
     a = at_most(magnitude(x), GELU_END)
     e, tail = _gaussian_tail(a)
     return fma(with_sign(a, x), INVERSE_SQRT_TAU * e, where(x < 0.0, tail, 1.0 - tail))
+
+
+def erf(x):
+    """The error function: x P(x^2) within [-1, 1], else 1 - 2 (1 - Phi(sqrt(2) |x|)) with x's sign."""
+    square = at_most(x * x, 1.0)
+    _, tail = _gaussian_tail(at_most(magnitude(x) * SQRT_TWO, GELU_END))
+    return where(square < 1.0, x * ERF(square), with_sign(fma(-2.0, tail, 1.0), x))
+
+
+# ---------------------------------------------------------------- what a user's formulas may call
+
+EXPM1_LOWEST = -60.0
+# Whole powers up to here are products: as exact as the logarithm's way, and cheaper.
+MOST_FACTORS = 16
+LEAKY_SLOPE = 0.01
+TWO_OVER_PI = 0.6366197723675814
+# 1.5 * 2^23 (2^52): as SHIFT, without a bias, so that the low bits are the number of quarter turns.
+QUARTER_SHIFT = Constant(12582912.0, 6755399441055744.0)
+PARITY_END = Constant(2.0**22, 2.0**51)
+# pi / 2 in three parts: the products of the first two with n are exact by a fused multiply-add or without.
+MINUS_PI2_HIGH = Constant(-1.5703125, -1.5707963267341256)
+MINUS_PI2_MIDDLE = Constant(-0.0004837512969970703, -6.077100506303966e-11)
+MINUS_PI2_LOW = Constant(-7.549789954891882e-08, -2.0222662487959506e-21)
+
+
+def expm1(x):
+    """e^x - 1, without cancellation near 0; overflows where e^x does, as only half of 2^n is formed."""
+    shifted, r = _reduced(at_least(at_most(x, EXP_HIGHEST), EXPM1_LOWEST), SHIFT)
+    half = _power_of_two(bits(shifted) - 1)
+    return 2.0 * fma(half, fma(r * r, EXP(r), r), half - 0.5)
+
+
+def log1p(x):
+    """log(1 + x), by log(u) of the rounded sum u and what its rounding lost (Higham 2002, 1.14)."""
+    u = 1.0 + x
+    lost = x - (u - 1.0)
+    logarithm = log(u)
+    return where((u > 0.0) & (u < INFINITY), logarithm + lost / u, logarithm)
+
+
+def power(x, exponent):
+    """x to the power of a number, or of another; by products where it is a small whole number.
+
+    Else as e^(exponent log|x|), whose relative error grows with that product: 1 ulp for each 1 of it.
+    """
+    if isinstance(exponent, (int, float)):
+        if exponent == 0.5:
+            return sqrt(x)
+        if abs(exponent) <= MOST_FACTORS and exponent == int(exponent):
+            result = _whole_power(x, abs(int(exponent)))
+            return 1.0 / result if exponent < 0 else result
+        exponent = x.number(exponent)
+    elif isinstance(x, (int, float)):
+        if 0 < x < INFINITY:
+            return exp(exponent * math.log(x))
+        x = exponent.number(x)
+    size = exp(exponent * log(magnitude(x)))
+    whole, odd = _parity(exponent)
+    signed = where(odd, with_sign(size, x), size)
+    result = where(x < 0.0, where(whole, signed, NAN), signed)
+    return where(x.equals(1.0) | exponent.equals(0.0), 1.0, result)
+
+
+def _parity(x):
+    """Whether x is a whole number, and whether it is an odd one; of 2^22 (2^51) and above none is odd."""
+    nearest = (x + QUARTER_SHIFT) - QUARTER_SHIFT
+    half = 0.5 * x
+    great, whole = magnitude(x) >= PARITY_END, nearest.equals(x)
+    even = ((half + QUARTER_SHIFT) - QUARTER_SHIFT).equals(half)
+    return great | whole, whole & negated(great | even)
+
+
+def _whole_power(x, n):
+    if n <= 1:
+        return x if n else x.number(1.0)
+    half = _whole_power(x, n // 2)
+    return half * half * x if n % 2 else half * half
+
+
+def _quarter_turns(x):
+    """The multiple n of pi / 2 that is nearest to x, its pattern's low bits, and the remainder."""
+    shifted = fma(x, TWO_OVER_PI, QUARTER_SHIFT)
+    n = shifted - QUARTER_SHIFT
+    r = fma(n, MINUS_PI2_LOW, fma(n, MINUS_PI2_MIDDLE, fma(n, MINUS_PI2_HIGH, x)))
+    return bits(shifted), at_least(at_most(r, 0.8), -0.8)
+
+
+def _sine_or_cosine(x, turns):
+    """sin(x + turns * pi / 2) by polynomials on |r| <= pi / 4; a turn more makes of a sine a cosine."""
+    pattern, r = _quarter_turns(x)
+    pattern = pattern + turns
+    square = r * r
+    sine = fma(r * square, SINE(square), r)
+    cosine = fma(square * square, COSINE(square), fma(-0.5, square, 1.0))
+    value = where((pattern & 1).equals(1), cosine, sine)
+    return where((pattern & 2).equals(2), -value, value)
+
+
+def sin(x):
+    """The sine. Exact reduction up to |x| = 1e5 (float64: 1e9); beyond, its error grows with |x| eps."""
+    return _sine_or_cosine(x, 0)
+
+
+def cos(x):
+    """The cosine, as exact as `sin`."""
+    return _sine_or_cosine(x, 1)
+
+
+def sign(x):
+    """1, -1, or x itself where it is a zero or NaN."""
+    return where(x > 0.0, 1.0, where(x < 0.0, -1.0, x))
+
+
+def maximum(a, b):
+    """The greater of two numbers, NaN where one is: NumPy's."""
+    return where(a >= b, a, where(a < b, b, a + b))
+
+
+def minimum(a, b):
+    """The lesser of two numbers, NaN where one is: NumPy's."""
+    return where(a <= b, a, where(a > b, b, a + b))
+
+
+def relu(x):
+    """max(x, 0), where NaN stays."""
+    return where(x < 0.0, 0.0, x)
+
+
+def leaky_relu(x):
+    """x, or a little of it below 0."""
+    return where(x < 0.0, LEAKY_SLOPE * x, x)

@@ -1,0 +1,425 @@
+"""Functions that a user writes with NumPy's words, traced once into expressions.
+
+An expression is what a function computes, as a graph of operations. It identifies a user's activation, loss
+or rule wherever it was typed; it runs on arrays (the reference), on symbols (the kernels), and has
+derivatives (`fastmlp.formulas.derivatives`). Tracing calls the function with `Expression`s, which NumPy's
+functions and operators hand to `OPERATIONS` (NEP 13 and 18).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+import os
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.formulas import elementary, numbers
+
+LIBRARIES = tuple(os.path.dirname(file) + os.sep for file in (os.path.dirname(__file__), np.__file__))
+"""Where the files of fastmlp and of NumPy are: an error in them arose in what called them."""
+
+
+class Refused(Exception):
+    """What a function does cannot be traced; says why."""
+
+
+class Operation(NamedTuple):
+    """One thing that an expression may do.
+
+    on_arrays : of NumPy's; on_numbers : of `fastmlp.formulas`, for the numbers that write machine code
+    truth : whether it gives a truth value
+    reduces : whether it goes over the units of a row, (rows, units) to (rows, 1)
+    """
+
+    on_arrays: Callable[..., Any]
+    on_numbers: Callable[..., Any] | None
+    truth: bool = False
+    reduces: bool = False
+
+
+def _erf(x: Any) -> Any:
+    from scipy.special import erf
+
+    return erf(x)
+
+
+def _expit(x: Any) -> Any:
+    from scipy.special import expit
+
+    return expit(x)
+
+
+def _over_row(reduce: Any) -> Callable[[Any], Any]:
+    return lambda x: reduce(x, axis=1, keepdims=True)
+
+
+OPERATIONS: dict[str, Operation] = {
+    "add": Operation(np.add, operator.add),
+    "subtract": Operation(np.subtract, operator.sub),
+    "multiply": Operation(np.multiply, operator.mul),
+    "divide": Operation(np.divide, operator.truediv),
+    "power": Operation(np.power, elementary.power),
+    "negative": Operation(np.negative, operator.neg),
+    "absolute": Operation(np.absolute, numbers.magnitude),
+    "sign": Operation(np.sign, elementary.sign),
+    "sqrt": Operation(np.sqrt, numbers.sqrt),
+    "exp": Operation(np.exp, elementary.exp),
+    "expm1": Operation(np.expm1, elementary.expm1),
+    "log": Operation(np.log, elementary.log),
+    "log1p": Operation(np.log1p, elementary.log1p),
+    "sin": Operation(np.sin, elementary.sin),
+    "cos": Operation(np.cos, elementary.cos),
+    "tanh": Operation(np.tanh, elementary.tanh),
+    "erf": Operation(_erf, elementary.erf),
+    "expit": Operation(_expit, elementary.sigmoid),
+    "maximum": Operation(np.maximum, elementary.maximum),
+    "minimum": Operation(np.minimum, elementary.minimum),
+    "where": Operation(np.where, numbers.where),
+    "greater": Operation(np.greater, operator.gt, truth=True),
+    "greater_equal": Operation(np.greater_equal, operator.ge, truth=True),
+    "less": Operation(np.less, operator.lt, truth=True),
+    "less_equal": Operation(np.less_equal, operator.le, truth=True),
+    "equal": Operation(np.equal, numbers.equal, truth=True),
+    "logical_and": Operation(np.logical_and, operator.and_, truth=True),
+    "logical_or": Operation(np.logical_or, operator.or_, truth=True),
+    "logical_not": Operation(np.logical_not, numbers.negated, truth=True),
+    "sum": Operation(_over_row(np.sum), None, reduces=True),
+    "max": Operation(_over_row(np.max), None, reduces=True),
+}
+"""What an expression is made of; a derivative for each stands in `fastmlp.formulas.derivatives`."""
+
+VARIABLE, CONSTANT = "variable", "constant"
+
+
+class Expression(np.lib.mixins.NDArrayOperatorsMixin):
+    """A value that a traced function computes: an operation on others, a variable, or a constant.
+
+    operation : a key of `OPERATIONS`, VARIABLE or CONSTANT
+    operands : expressions; of a variable its name, of a constant its value, a float or a bool
+    truth : whether it is a truth value
+    """
+
+    __slots__ = ("operands", "operation", "truth")
+
+    def __init__(self, operation: str, *operands: Any) -> None:
+        self.operation, self.operands = operation, operands
+        if operation == CONSTANT:
+            self.truth = isinstance(operands[0], bool)
+        else:
+            self.truth = operation in OPERATIONS and OPERATIONS[operation].truth
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Expression:
+        if method != "__call__" or options:
+            raise Refused(f"np.{ufunc.__name__}{'' if options else '.' + method} with these arguments")
+        return _applied(ufunc.__name__, inputs)
+
+    def __array_function__(self, function: Any, kinds: Any, inputs: Any, options: Any) -> Expression:
+        return _applied(function.__name__, inputs, **options)
+
+    @property
+    def dtype(self) -> np.dtype[np.float64]:
+        """What a constant may be made of, which takes the dtype of what it meets."""
+        return np.dtype(np.float64)
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise Refused("an array is made of a value; use NumPy's functions on the value itself")
+
+    def __bool__(self) -> bool:
+        raise Refused("Python's if, and, or, not, min or max asks whether a value holds; use np.where")
+
+    def __float__(self) -> float:
+        raise Refused("a Python number is made of a value, as functions of math do; use NumPy's functions")
+
+    __int__ = __index__ = __complex__ = __float__
+
+    def __len__(self) -> int:
+        raise Refused("a value has no length here, nor elements")
+
+    def __iter__(self) -> Any:
+        raise Refused("a value has no elements here; write the formula of one element")
+
+    def __getitem__(self, _: Any) -> Any:
+        raise Refused("a value has no elements here; write the formula of one element")
+
+    def sum(self, **options: Any) -> Expression:
+        """Return the sum over a row."""
+        return _applied("sum", (self,), **options)
+
+    def max(self, **options: Any) -> Expression:
+        """Return the greatest of a row."""
+        return _applied("max", (self,), **options)
+
+    def clip(self, low: Any = None, high: Any = None) -> Expression:
+        """Return it within bounds."""
+        return _applied("clip", (self, low, high))
+
+    # An expression is what it computes: equal graphs are one, whoever traced them.
+
+    @property
+    def digest(self) -> str:
+        """A digest of what it computes."""
+        lines: list[str] = []
+
+        def step(node: Expression, parts: list[int]) -> int:
+            lines.append(_line(node, parts))
+            return len(lines) - 1
+
+        self.fold(step)
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+    def fold(
+        self, step: Callable[[Expression, list[Any]], Any], known: Mapping[int, Any] | None = None
+    ) -> Any:
+        """Return step(node, results of its operands) of this node, each node of the graph visited once.
+
+        known : results by the id of a node, which is not visited then
+        """
+        done: dict[int, Any] = dict(known or {})
+        todo = [self]
+        while todo:
+            node = todo[-1]
+            parts = () if id(node) in done else node.parts
+            waiting = [part for part in parts if id(part) not in done]
+            if waiting:
+                todo += waiting
+                continue
+            todo.pop()
+            if id(node) not in done:
+                done[id(node)] = step(node, [done[id(part)] for part in parts])
+        return done[id(self)]
+
+    @staticmethod
+    def digested() -> list[Any]:
+        """Return what machine code that is made of expressions depends on, beside their digests."""
+        return [(name, operation.on_numbers) for name, operation in OPERATIONS.items()]
+
+    @property
+    def parts(self) -> tuple[Expression, ...]:
+        """The expressions that it is made of."""
+        return () if self.operation in (VARIABLE, CONSTANT) else self.operands
+
+    def names(self) -> set[str]:
+        """Return the variables that it depends on."""
+        found: set[str] = set()
+        self.fold(lambda node, _: found.add(node.operands[0]) if node.operation == VARIABLE else None)
+        return found
+
+    def on_arrays(self, dtype: np.dtype[Any], values: Mapping[str, Any]) -> Any:
+        """Return its value for arrays of the dtype, or floats, in place of the variables.
+
+        What depends on floats alone is computed in float64, and rounded where it meets an array.
+        """
+
+        def step(node: Expression, parts: list[Any]) -> Any:
+            if node.operation in (VARIABLE, CONSTANT):
+                return values[node.operands[0]] if node.operation == VARIABLE else node.operands[0]
+            if node.operation == "where" and isinstance(parts[0], np.ndarray):
+                parts[1:] = (dtype.type(x) if isinstance(x, float) else x for x in parts[1:])
+            value = OPERATIONS[node.operation].on_arrays(*parts)
+            return value.item() if isinstance(value, np.generic) else value
+
+        return self.fold(step)
+
+    def on_numbers(self, values: Mapping[str, Any], known: Mapping[int, Any] | None = None) -> Any:
+        """Return its value for numbers of `fastmlp.formulas` in place of variables; known as in `fold`."""
+
+        def step(node: Expression, parts: list[Any]) -> Any:
+            if node.operation in (VARIABLE, CONSTANT):
+                return values[node.operands[0]] if node.operation == VARIABLE else node.operands[0]
+            if node.operation == "where" and not any(map(numbers.is_number, parts[1:])):
+                parts[1] = like.number(parts[1])
+            return OPERATIONS[node.operation].on_numbers(*parts)  # type: ignore[misc]
+
+        like = next(iter(values.values()))
+        return self.fold(step, known)
+
+
+def _line(node: Expression, parts: list[int]) -> str:
+    """Return a node in a digest's words; its operands are earlier lines."""
+    if node.operation in (VARIABLE, CONSTANT):
+        return f"{node.operation} {node.operands[0]!r}"
+    return f"{node.operation} {' '.join(map(str, parts))}"
+
+
+def variable(name: str) -> Expression:
+    """Return an expression that stands for a value to be given."""
+    return Expression(VARIABLE, name)
+
+
+def constant(value: float | bool) -> Expression:
+    """Return an expression of a number or a truth value."""
+    return Expression(CONSTANT, value)
+
+
+def as_expression(value: Any) -> Expression:
+    """Return a number as an expression, an expression as it is; `Refused` otherwise."""
+    if isinstance(value, Expression):
+        return value
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)):
+        return constant(bool(value))
+    if isinstance(value, (int, float, np.integer, np.floating)):
+        return constant(float(value))
+    if isinstance(value, np.ndarray):
+        raise Refused(f"it takes an array of shape {value.shape} from outside; only numbers can be constants")
+    raise Refused(f"it computes with {type(value).__name__}, where a number is wanted")
+
+
+def operate(operation: str, *operands: Any) -> Expression:
+    """Return an operation on expressions and numbers; of numbers alone, their value."""
+    parts = [as_expression(operand) for operand in operands]
+    if operation == "where" and len(parts) != 3:
+        raise Refused("np.where takes a comparison and both of what it chooses from")
+    if all(part.operation == CONSTANT for part in parts) and not OPERATIONS[operation].reduces:
+        with np.errstate(all="ignore"):
+            return as_expression(OPERATIONS[operation].on_arrays(*(part.operands[0] for part in parts)))
+    truths = [operation.startswith("logical_") or (operation, i) == ("where", 0) for i in range(len(parts))]
+    for part, truth in zip(parts, truths, strict=True):
+        if part.truth and not truth:
+            raise Refused("it computes with the truth of a comparison; use np.where(comparison, 1.0, 0.0)")
+        if truth and not part.truth:
+            raise Refused("it takes a number for a truth value; compare it")
+    known = next((i for i, part in enumerate(parts) if part.truth and part.operation == CONSTANT), None)
+    if known is not None:
+        return _decided(operation, parts, known)
+    return Expression(operation, *parts)
+
+
+def _decided(operation: str, parts: list[Expression], known: int) -> Expression:
+    """Return a choice, or two truths joined, of which one is known while the function is traced."""
+    truth = parts[known].operands[0]
+    if operation == "where":
+        return parts[1] if truth else parts[2]
+    other = parts[1 - known]
+    return parts[known] if truth == (operation == "logical_or") else other
+
+
+def _clip(x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Any:
+    low, high = bounds.pop("min", low), bounds.pop("max", high)
+    if bounds:
+        raise Refused(f"np.clip with {', '.join(bounds)}")
+    x = x if low is None else operate("maximum", x, low)
+    return x if high is None else operate("minimum", x, high)
+
+
+def _logaddexp(a: Any, b: Any) -> Any:
+    return operate("maximum", a, b) + operate("log1p", operate("exp", -abs(a - b)))
+
+
+def _reduction(operation: str) -> Callable[..., Any]:
+    def reduced(x: Any, axis: Any = None, keepdims: bool = True, **others: Any) -> Any:
+        if others or axis not in (None, 1, -1):
+            raise Refused(f"np.{operation} over a row takes no other axis, and no {', '.join(others)}")
+        return operate(operation, x)
+
+    return reduced
+
+
+def _filled(value: float) -> Callable[..., Any]:
+    return lambda x, **_: constant(value)
+
+
+COMPOSED: dict[str, Callable[..., Any]] = {
+    "positive": lambda x: x,
+    "square": lambda x: x * x,
+    "reciprocal": lambda x: 1.0 / x,
+    "float_power": lambda x, y: operate("power", x, y),
+    "fabs": abs,
+    "abs": abs,
+    "exp2": lambda x: operate("exp", x * math.log(2.0)),
+    "log2": lambda x: operate("log", x) / math.log(2.0),
+    "log10": lambda x: operate("log", x) / math.log(10.0),
+    "tan": lambda x: operate("sin", x) / operate("cos", x),
+    "sinh": lambda x: (operate("expm1", x) - operate("expm1", -x)) / 2.0,
+    "cosh": lambda x: (operate("exp", x) + operate("exp", -x)) / 2.0,
+    "logaddexp": _logaddexp,
+    "clip": _clip,
+    "fmax": lambda a, b: operate("maximum", a, b),
+    "fmin": lambda a, b: operate("minimum", a, b),
+    "heaviside": lambda x, half: operate("where", x > 0, 1.0, operate("where", x < 0, 0.0, half)),
+    "not_equal": lambda a, b: operate("logical_not", operate("equal", a, b)),
+    "bitwise_and": lambda a, b: operate("logical_and", a, b),
+    "bitwise_or": lambda a, b: operate("logical_or", a, b),
+    "invert": lambda a: operate("logical_not", a),
+    "isnan": lambda x: operate("logical_not", operate("equal", x, x)),
+    "sum": _reduction("sum"),
+    "max": _reduction("max"),
+    "amax": _reduction("max"),
+    "zeros_like": _filled(0.0),
+    "ones_like": _filled(1.0),
+}
+"""NumPy's functions that are made of the operations."""
+
+
+def _applied(name: str, inputs: Sequence[Any], **options: Any) -> Any:
+    if name in COMPOSED:
+        given = [as_expression(x) if isinstance(x, np.generic) else x for x in inputs]
+        return COMPOSED[name](*given, **options)
+    if name not in OPERATIONS:
+        raise Refused(f"np.{name} is not among the functions that docs/pieces.md lists")
+    if options:
+        raise Refused(f"np.{name} with {', '.join(options)}")
+    return operate(name, *inputs)
+
+
+WORDS = sorted({*OPERATIONS, *COMPOSED} - {"amax"})
+"""The functions that a traced function may call: NumPy's, and `erf` and `expit` of scipy.special."""
+
+
+def trace(what: str, function: Callable[..., Any], *arguments: Any) -> tuple[Expression, ...]:
+    """Return what a function computes of its arguments, which are expressions, or tuples of them.
+
+    One expression for each value that it returns. It is called twice: what computes something else the
+    second time depends on more than its arguments.
+
+    Raises
+    ------
+    ValueError
+        In one line that names the line of the function which cannot be traced.
+    """
+    first, second = (_called(what, function, arguments) for _ in range(2))
+    if [e.digest for e in first] != [e.digest for e in second]:
+        raise ValueError(f"{what} computes another formula every time that it is called; it must be pure")
+    return first
+
+
+def _called(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Expression, ...]:
+    try:
+        returned = function(*arguments)
+        values = list(_flat(returned))
+        if not values:
+            raise Refused(f"it returns {returned!r}, where a value is wanted")
+        return tuple(map(as_expression, values))
+    except Refused as refused:
+        raise ValueError(f"{what} cannot be traced{_place(refused)}: {refused}") from None
+    except RecursionError:
+        raise ValueError(f"{what} cannot be traced: it calls itself without end") from None
+    except Exception as error:
+        # A user's function may raise anything: its own mistakes are told with its line.
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{what} cannot be traced{_place(error)}: {type(error).__name__}: {said}") from None
+
+
+def _flat(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _flat(one)
+    elif value is not None:
+        yield value
+
+
+def _place(error: BaseException) -> str:
+    """Return where in the user's own text an error arose, in words; nothing if nowhere."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
+    if not own:
+        return ""
+    line, file, text = own[-1].lineno, os.path.basename(own[-1].filename), own[-1].line
+    return f" at line {line} of {file!r}" + (f", {checks.shown(text)}" if text else "")

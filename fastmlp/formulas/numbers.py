@@ -1,0 +1,134 @@
+"""The words that formulas are written in, beside the operators: what each number type does in its own way.
+
+Separate from the number types, so that a formula needs none of them: `fastmlp.kernels.symbols.Symbol` writes
+machine code. A number beside which a Python number or a `Constant` stands gives it its dtype.
+"""
+
+# mypy: ignore-errors
+
+from dataclasses import dataclass
+
+SIGNIFICAND = {True: 23, False: 52}
+"""By a number's `single`: the bits of its pattern to the right of its exponent."""
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number that is another one in float32 than in float64."""
+
+    single: float
+    double: float
+
+    def __neg__(self):
+        return Constant(-self.single, -self.double)
+
+    def of(self, number):
+        """Return the one for a number's dtype."""
+        return self.single if number.single else self.double
+
+
+def is_number(value):
+    """Return whether it is a number of a type that knows the words, and no Python number or constant."""
+    return hasattr(value, "choose")
+
+
+def _number(*values):
+    return next(filter(is_number, values))
+
+
+def where(condition, a, b):
+    """Return a where the condition holds, else b; one of them is a number."""
+    return _number(a, b).choose(condition, a, b)
+
+
+def at_most(x, limit):
+    """Return min(x, limit), but NaN where x is: one packed instruction in this order of operands."""
+    return where(x > limit, limit, x)
+
+
+def at_least(x, limit):
+    """Return max(x, limit), but NaN where x is."""
+    return where(x < limit, limit, x)
+
+
+def fma(a, b, c):
+    """Return a * b + c, with one rounding where the machine can. One of them is a number."""
+    return _number(a, b, c).multiply_add(a, b, c)
+
+
+def sqrt(x):
+    """Return the square root, rounded once."""
+    return x.sqrt()
+
+
+def root(x):
+    """Return the square root of x >= 0 within 2 ulp, as fast as the machine has it."""
+    return x.root()
+
+
+def quotient(a, b):
+    """Return a / b of b > 0 within 2 ulp, as fast as the machine has it."""
+    return a.quotient(b)
+
+
+def raised(x, exponent):
+    """Return x to the power of another number; of two scalars."""
+    return x.raised(exponent)
+
+
+def magnitude(x):
+    """Return |x|, the sign bit cleared."""
+    return x.magnitude()
+
+
+def with_sign(size, sign):
+    """Return |size| with the sign bit of the second."""
+    return size.with_sign(sign)
+
+
+def equal(a, b):
+    """Return whether two numbers are equal; one of them is a number."""
+    return _number(a, b).equals(b if is_number(a) else a)
+
+
+def negated(condition):
+    """Return whether a condition does not hold."""
+    return condition.negated()
+
+
+def bits(x):
+    """Return the bit pattern of a float, an integer of its own width."""
+    return x.bits()
+
+
+def from_bits(pattern):
+    """Return the float with this bit pattern."""
+    return pattern.from_bits()
+
+
+def horner(coefficients, x):
+    """Return the polynomial of x, its constant coefficient first."""
+    total = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        total = fma(total, x, coefficient)
+    return total
+
+
+@dataclass(frozen=True)
+class Polynomial:
+    """The coefficients of a polynomial, the constant one first; a call writes one fused step a coefficient.
+
+    From 8 coefficients on as even(x^2) + x odd(x^2): one multiply more, half the chain of dependent steps. The
+    chain, 4 cycles a step, is what a long polynomial waits for even with several iterations of a loop in flight.
+    """
+
+    single: tuple[float, ...]
+    double: tuple[float, ...] = ()
+
+    def __call__(self, x):
+        """Return the polynomial of x."""
+        coefficients = self.single if x.single else self.double
+        if len(coefficients) < 8:
+            return horner(coefficients, x)
+        square = x * x
+        return fma(horner(coefficients[1::2], square), x, horner(coefficients[0::2], square))

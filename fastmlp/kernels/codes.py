@@ -1,0 +1,67 @@
+"""Codes of activations, losses and rules: what compiled programs know them by.
+
+A code of fastmlp's own is its place in its table. A user's gets the next free one of the process; what lies
+on the disk has the piece's key in its name, and the code in its digest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from fastmlp.activations import ACTIVATIONS
+from fastmlp.formulas.expressions import Expression
+from fastmlp.losses import LOSSES
+from fastmlp.pieces import Piece
+from fastmlp.rules import RULES
+
+MOST_CODES = 1024
+"""Different pieces of a kind in one process: every program has a table of so many addresses."""
+
+
+class Codes:
+    """The codes of one kind of piece."""
+
+    def __init__(self, kind: str, own: Mapping[str, Piece]) -> None:
+        self._kind, self._lock = kind, threading.Lock()
+        self._entries: list[Any] = list(own.values())
+        self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
+        self.own = len(self._entries)
+
+    def code(self, piece: Piece) -> int:
+        """Return the code of a piece, of this process only."""
+        if piece.key not in self._codes:
+            with self._lock:
+                if piece.key not in self._codes:
+                    if len(self._entries) == MOST_CODES:
+                        raise ValueError(
+                            f"a process can use {MOST_CODES - self.own} {self._kind}s of your own, and has "
+                            "used them; give what changes from one to the next as a parameter"
+                        )
+                    self._entries.append(piece)
+                    self._codes[piece.key] = len(self._entries) - 1
+        return self._codes[piece.key]
+
+    def digested(self) -> list[Any]:
+        """Return what machine code that goes by the codes depends on: fastmlp's own."""
+        return [*self._entries[: self.own], Expression.digested()]
+
+    def of_key(self, key: str) -> Any:
+        """Return the piece of a key, which has a code already."""
+        return self._entries[self._codes[key]]
+
+    def __getitem__(self, code: int) -> Any:
+        if not 0 <= code < len(self._entries):
+            raise ValueError(f"no {self._kind} has the code {code}; they have 0 to {len(self._entries) - 1}")
+        return self._entries[code]
+
+
+ACTIVATION_CODES = Codes("activation", ACTIVATIONS)
+LOSS_CODES = Codes("loss", LOSSES)
+RULE_CODES = Codes("rule", RULES)
+
+RELU, SOFTMAX = (list(ACTIVATIONS).index(name) for name in ("relu", "softmax"))
+CROSS_ENTROPY = list(LOSSES).index("cross_entropy")
+SGD = list(RULES).index("sgd")
+"""What programs treat in a way of its own."""

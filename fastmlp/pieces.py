@@ -1,0 +1,75 @@
+"""What activations, losses and rules have in common: a name, and formulas that identify them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Any
+
+from fastmlp import checks
+from fastmlp.formulas.expressions import Expression
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+
+
+class Piece:
+    """A named part of a network or an optimiser; two of one name and one digest are equal.
+
+    name : what files and errors call it
+    digest : of its formulas, and of what they are told unless it is said anew (a loss's parameter, a rule's
+        defaults), if a user wrote it; empty for a part of fastmlp's own, which its name identifies
+    key : of its formulas alone: what machine code is known by
+    """
+
+    name: str
+    digest: str
+    key: str
+
+    def _identify(
+        self, name: object, taken: Any, *formulas: Expression, form: Any = (), data: Any = ()
+    ) -> None:
+        """Set name, digest and key of a user's piece; ValueError if the name is no name, or one of ours.
+
+        form : what its machine code depends on beside the formulas; data : what it is told when it runs
+        """
+        what = type(self).__name__
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise ValueError(f"a name of {what} must be letters, digits and _, got {checks.shown(name)}")
+        if name in taken:
+            raise ValueError(f"{name!r} is one of fastmlp's own; give the {what} another name")
+        told = [what, name, *(formula.digest for formula in formulas), repr(form)]
+        self.name = name
+        self.key = f"{name}.{_digest(told)}"
+        self.digest = _digest([*told, repr(data)])
+
+    def digested(self) -> list[Any]:
+        """Return what machine code that is made of it depends on: formulas, and what is said of them."""
+        raise NotImplementedError
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and (other.name, other.digest) == (self.name, self.digest)
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.digest))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+
+def _digest(lines: list[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def restored(kind: Any, *parts: Any) -> Any:
+    """Return a piece from its expressions, as pickle keeps it: the function itself is not needed."""
+    piece = kind.__new__(kind)
+    piece._set(*parts)
+    return piece
+
+
+def one_number(what: str, expressions: tuple[Expression, ...]) -> Expression:
+    """Return the one expression that a traced function gave; ValueError if it is no number."""
+    if len(expressions) != 1 or expressions[0].truth:
+        got = "a truth value" if len(expressions) == 1 else f"{len(expressions)} values"
+        raise ValueError(f"{what} must return one number, got {got}")
+    return expressions[0]
