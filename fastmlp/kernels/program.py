@@ -136,8 +136,8 @@ def add_losses(value, objective, output, share, z, targets, weights, scratch, de
         stop = lesser(start + LOSS_ROWS, rows)
         value += output_loss(
             objective.loss, output, parameters_of(objective, targets.shape[1]), share,
-            rows_of(z, start, stop), rows_of(targets, start, stop), vector(weights, start, stop - start), scratch,
-            rows_of(delta, start, stop),
+            rows_of(z, start, stop), rows_of(targets, start, stop), vector(weights, start, stop - start),
+            scratch, rows_of(delta, start, stop),
         )  # fmt: skip
     return value
 
