@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastmlp import registry
+from fastmlp.backend import registry
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

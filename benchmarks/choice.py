@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from fastmlp import registry
-from fastmlp.budget import blas_threads
+from fastmlp.backend import registry
+from fastmlp.system.budget import blas_threads
 
 from .peers.choice import epochs_for
 from .peers.fastmlp_peer import fit, network_of, optimizer_of

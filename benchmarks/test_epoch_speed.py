@@ -15,10 +15,10 @@ from share import in_words
 from sklearn.datasets import load_digits
 
 import fastmlp
-from fastmlp import registry
+from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work as Step
 from fastmlp.kernels.variant import usable_cores
-from fastmlp.optimizers import Optimizer
+from fastmlp.model.optimizers import Optimizer
 
 
 class Work(NamedTuple):

@@ -18,11 +18,11 @@ import pytest
 from numba import njit
 from share import in_words
 
-from fastmlp.kernels.bind import slot
-from fastmlp.kernels.subnormals import flush_subnormals, heed_subnormals
-from fastmlp.layout import aligned
-from fastmlp.registry import variants
-from fastmlp.slots import BENCHMARK_SIZES, SLOTS, Sizes
+from fastmlp.backend.registry import variants
+from fastmlp.kernels.codegen.subnormals import flush_subnormals, heed_subnormals
+from fastmlp.kernels.jit.bind import slot
+from fastmlp.model.layout import aligned
+from fastmlp.testing.slots import BENCHMARK_SIZES, SLOTS, Sizes
 
 
 def rows():

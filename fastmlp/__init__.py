@@ -5,26 +5,21 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from fastmlp import forks  # noqa: F401  # forks wait for the imports that come after it
+from fastmlp.system import forks  # noqa: F401  # forks wait for the imports that come after it
 
 if TYPE_CHECKING:
-    from fastmlp.activations import Activation
-    from fastmlp.archive import CheckpointError
-    from fastmlp.callbacks import Callback, EarlyStopping, Progress, TimeLimit
-    from fastmlp.checkpoint import Checkpoint, load, save
-    from fastmlp.divergence import DivergenceError
+    from fastmlp.backend.registry import backends
     from fastmlp.estimators.classifier import MLPClassifier
     from fastmlp.estimators.display import LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor
-    from fastmlp.initializers import Normal
-    from fastmlp.interrupts import Interrupted
-    from fastmlp.losses import Loss, RowLoss
-    from fastmlp.model import Model
-    from fastmlp.network import Network
-    from fastmlp.optimizers import SGD, Adam, AdamW, RMSprop
-    from fastmlp.registry import backends
-    from fastmlp.rules import Rule
-    from fastmlp.schedules import (
+    from fastmlp.files.archive import CheckpointError
+    from fastmlp.model.activations import Activation
+    from fastmlp.model.initializers import Normal
+    from fastmlp.model.losses import Loss, RowLoss
+    from fastmlp.model.network import Network
+    from fastmlp.model.optimizers import SGD, Adam, AdamW, RMSprop
+    from fastmlp.model.rules import Rule
+    from fastmlp.model.schedules import (
         Constant,
         Cosine,
         Exponential,
@@ -32,29 +27,34 @@ if TYPE_CHECKING:
         StepDecay,
         Warmup,
     )
-    from fastmlp.trainer import fit
+    from fastmlp.system.interrupts import Interrupted
+    from fastmlp.training.callbacks import Callback, EarlyStopping, Progress, TimeLimit
+    from fastmlp.training.checkpoint import Checkpoint, load, save
+    from fastmlp.training.divergence import DivergenceError
+    from fastmlp.training.model import Model
+    from fastmlp.training.trainer import fit
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "activations": ("Activation",),
-    "archive": ("CheckpointError",),
-    "callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
-    "checkpoint": ("Checkpoint", "load", "save"),
-    "divergence": ("DivergenceError",),
+    "model.activations": ("Activation",),
+    "files.archive": ("CheckpointError",),
+    "training.callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
+    "training.checkpoint": ("Checkpoint", "load", "save"),
+    "training.divergence": ("DivergenceError",),
     "estimators.classifier": ("MLPClassifier",),
     "estimators.display": ("LossCurveDisplay",),
     "estimators.regressor": ("MLPRegressor",),
-    "initializers": ("Normal",),
-    "interrupts": ("Interrupted",),
-    "losses": ("Loss", "RowLoss"),
-    "model": ("Model",),
-    "network": ("Network",),
-    "optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
-    "registry": ("backends",),
-    "rules": ("Rule",),
-    "schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
-    "trainer": ("fit",),
+    "model.initializers": ("Normal",),
+    "system.interrupts": ("Interrupted",),
+    "model.losses": ("Loss", "RowLoss"),
+    "training.model": ("Model",),
+    "model.network": ("Network",),
+    "model.optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "backend.registry": ("backends",),
+    "model.rules": ("Rule",),
+    "model.schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
+    "training.trainer": ("fit",),
 }
 """Names by the module that holds them; loaded when first touched, so that the import is quick."""
 

@@ -14,9 +14,10 @@ MANY = 1000
 
 COMPILE = """
 import numpy as np
-from fastmlp import Network, registry
-from fastmlp.ahead import compile_ahead
-from fastmlp.backend import Data
+from fastmlp import Network
+from fastmlp.backend import registry
+from fastmlp.cli.ahead import compile_ahead
+from fastmlp.model.backend import Data
 
 # The tests begin at the other end: whoever comes second finds the program in the disk cache.
 for dtype in ("float64", "float32"):

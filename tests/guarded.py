@@ -13,10 +13,10 @@ import os
 
 import numpy as np
 
-from fastmlp.backend import Data
-from fastmlp.kernels import adapter, buffers
-from fastmlp.kernels.records import Workspace
-from fastmlp.state import TrainState
+from fastmlp.kernels.program.records import Workspace
+from fastmlp.kernels.runtime import adapter, workspace
+from fastmlp.model.backend import Data
+from fastmlp.model.state import TrainState
 
 SIDES = ("after", "before")
 
@@ -84,13 +84,13 @@ def guarded_backend(backend, side):
 
 def guarded_workspace(side, network, rows, workers, dtype, private=0, predicting=False):
     """As `buffers.workspace`, with a wall of its own for every buffer."""
-    wanted = buffers.lengths(network, rows, workers, dtype.itemsize, private, predicting)
+    wanted = workspace.lengths(network, rows, workers, dtype.itemsize, private, predicting)
     parts = {name: guarded(np.zeros(length, dtype), side) for name, length in wanted.items()}
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
     sums = guarded(np.zeros(rows), side)
     _kept.append(parts)
-    return Workspace(memory, buffers.places(wanted, apart, workers), sums)
+    return Workspace(memory, workspace.places(wanted, apart, workers), sums)
 
 
 _kept = []

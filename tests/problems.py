@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import sklearn.datasets
 
-from fastmlp.losses import LOSSES
+from fastmlp.model.losses import LOSSES
 
 PAIRS = tuple((output, loss) for loss, entry in LOSSES.items() for output in entry.outputs)
 """Every valid pair of output and loss."""

@@ -8,8 +8,8 @@ import pytest
 from problems import COMPILED_DTYPES, eps
 
 import fastmlp
-from fastmlp import registry
-from fastmlp.activations import HIDDEN
+from fastmlp.backend import registry
+from fastmlp.model.activations import HIDDEN
 
 # The middle, both tails, subnormals, and where a naive exp overflows in either dtype.
 POINTS = np.concatenate(

@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from fastmlp import ahead, registry
+from fastmlp.backend import registry
+from fastmlp.cli import ahead
 
 FITS = """
 import sys

@@ -17,8 +17,8 @@ import faults
 import numpy as np
 import pytest
 
-from fastmlp import archive
-from fastmlp.archive import CheckpointError
+from fastmlp.files import archive
+from fastmlp.files.archive import CheckpointError
 
 OLD = ({"name": "old"}, {"values": np.arange(5.0)})
 NEW = ({"name": "new", "list": [1, None, "x"]}, {"values": np.arange(7, dtype="f4"), "a/b": np.arange(3)})
@@ -218,7 +218,7 @@ def test_a_fault_at_any_call_is_raised_and_leaves_the_old_or_the_new_file(path, 
 KILLS = """
 import os, sys
 import faults, test_archive
-from fastmlp import archive
+from fastmlp.files import archive
 path = sys.argv[1]
 archive.write(path, *test_archive.OLD)
 calls = test_archive.calls_of_a_write(path)

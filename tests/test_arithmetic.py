@@ -10,11 +10,12 @@ import pytest
 from problems import COMPILED_DTYPES, parameters_for, targets_for
 from trajectories import BINARY, CLASSES, TRAININGS
 
-from fastmlp import SGD, Adam, Network, registry
-from fastmlp.backend import Chunk, Data
-from fastmlp.kernels.adapter import compiled_backend
-from fastmlp.optimizers import Optimizer
-from fastmlp.state import TrainState
+from fastmlp import SGD, Adam, Network
+from fastmlp.backend import registry
+from fastmlp.kernels.runtime.adapter import compiled_backend
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.state import TrainState
 
 EXACT = {name: variant for name, variant in registry.variants().items() if variant.exact}
 

@@ -15,8 +15,8 @@ import pytest
 from problems import COMPILED_DTYPES
 from trajectories import TRAININGS
 
-from fastmlp.registry import variants
-from fastmlp.slots import SLOTS
+from fastmlp.backend.registry import variants
+from fastmlp.testing.slots import SLOTS
 
 pytestmark = pytest.mark.slow  # everything compiles anew: three minutes
 

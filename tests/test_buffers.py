@@ -7,10 +7,10 @@ import pytest
 from problems import COMPILED_DTYPES
 
 import fastmlp
-from fastmlp import registry
-from fastmlp.activations import HIDDEN
-from fastmlp.backend import Data
-from fastmlp.layout import parameter_count
+from fastmlp.backend import registry
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import parameter_count
 
 TOGETHER = (
     ("identity", "relu", "leaky_relu"),

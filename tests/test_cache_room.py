@@ -10,7 +10,7 @@ import sys
 import numba
 import pytest
 
-from fastmlp.kernels import cache
+from fastmlp.kernels.jit import cache
 
 MB = 1 << 20
 
@@ -73,7 +73,7 @@ def test_within_the_bound_nothing_goes(compiled, tmp_path):
 WORK = """
 import os, sys
 from pathlib import Path
-from fastmlp.kernels import cache
+from fastmlp.kernels.jit import cache
 
 directory, turn = Path(sys.argv[1]), int(sys.argv[2])
 files, loaded = cache._Files(directory, "shared"), 0

@@ -11,7 +11,9 @@ import threadpoolctl
 from problems import data_set
 
 import fastmlp
-from fastmlp import SGD, Callback, EarlyStopping, Network, TimeLimit, loop, registry
+from fastmlp import SGD, Callback, EarlyStopping, Network, TimeLimit
+from fastmlp.backend import registry
+from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh")

@@ -15,18 +15,9 @@ from problems import data_set
 from test_archive import sealed, zipped
 
 import fastmlp
-from fastmlp import (
-    Adam,
-    Callback,
-    Checkpoint,
-    CheckpointError,
-    EarlyStopping,
-    Network,
-    Normal,
-    archive,
-    checkpoint,
-    loop,
-)
+from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, Normal
+from fastmlp.files import archive
+from fastmlp.training import checkpoint, loop
 
 X, Y = data_set("diabetes", 50)
 GOLDEN = Path(__file__).parent / "golden"

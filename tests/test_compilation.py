@@ -15,14 +15,15 @@ from numba.core.runtime import _nrt_python, rtsys
 from problems import COMPILED_DTYPES, PAIRS, targets_for
 
 import fastmlp
-from fastmlp import SGD, Adam, AdamW, RMSprop, registry
-from fastmlp.ahead import compile_ahead
-from fastmlp.backend import Chunk, Data
-from fastmlp.kernels import bind
-from fastmlp.kernels.cache import why_not_kept
+from fastmlp import SGD, Adam, AdamW, RMSprop
+from fastmlp.backend import registry
+from fastmlp.cli.ahead import compile_ahead
+from fastmlp.kernels.jit import bind
+from fastmlp.kernels.jit.cache import why_not_kept
 from fastmlp.kernels.variants import baseline
-from fastmlp.layout import parameter_count
-from fastmlp.state import initial_state
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import initial_state
 
 
 class Compilations(event.Listener):
@@ -85,7 +86,7 @@ class AfterOneStep(fastmlp.Callback):
 @pytest.mark.parametrize("backend", [n for n, v in registry.variants().items() if v.specialize is None])
 def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, monkeypatch):
     """Arrays of a checkpoint, and models that joblib maps into memory, are read-only."""
-    monkeypatch.setattr("fastmlp.loop.MAX_CHUNK_STEPS", 1)
+    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
     X = np.random.default_rng(0).standard_normal((9, 3))
 
     def fit(**options):
@@ -144,8 +145,8 @@ def test_steps_allocate_nothing(backend, dtype, threads):
 TRAIN = """
 import sys
 import numpy as np, fastmlp
-from fastmlp import registry
-from fastmlp.backend import Data
+from fastmlp.backend import registry
+from fastmlp.model.backend import Data
 name = registry.register_file(sys.argv[1]) if len(sys.argv) > 1 else "baseline"
 X = np.linspace(-1, 1, 10).reshape(5, 2)
 network, parameters = fastmlp.Network([2, 1]), np.array([1.0, 1.0, 10.0])

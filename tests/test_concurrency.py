@@ -12,7 +12,7 @@ import sys
 import pytest
 import threadpoolctl
 
-from fastmlp.budget import blas_threads
+from fastmlp.system.budget import blas_threads
 
 WATCHDOG = 90
 """Seconds; the scenarios take two, or ten where they compile."""
@@ -66,8 +66,8 @@ found = at_once(8, lambda seed: [outcome(seed, 1) for _ in range(3)])
 assert all(one == WANTED[seed] for seed in range(8) for one in found[seed])
 """,
     "threads that are cold": """
-import fastmlp.kernels.adapter, fastmlp.registry
-fastmlp.registry._compiled.cache_clear()
+import fastmlp.kernels.runtime.adapter, fastmlp.backend.registry
+fastmlp.backend.registry._compiled.cache_clear()
 assert at_once(8, lambda seed: outcome(seed, 1)) == WANTED
 """,
     "threads with workers of their own": """
@@ -97,7 +97,7 @@ assert outcome(5, 1) == WANTED[5]
 """,
     "a fork while another thread sets the BLAS": """
 import time, warnings
-from fastmlp import budget
+from fastmlp.system import budget
 warnings.simplefilter("ignore", DeprecationWarning)
 taken = threading.Event()
 def hold():
@@ -202,7 +202,7 @@ sys.exit(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("module", ["fastmlp.trainer", "fastmlp.archive", "numba"])
+@pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.files.archive", "numba"])
 def test_a_fork_waits_for_what_another_thread_imports(module):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IMPORTING, module]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, check=False)

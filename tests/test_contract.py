@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastmlp import SGD, Network, registry
-from fastmlp.backend import Chunk, Data
-from fastmlp.state import initial_state
+from fastmlp import SGD, Network
+from fastmlp.backend import registry
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.state import initial_state
 
 NETWORK = Network([3, 4, 2])
 P, ROWS = 26, 5

@@ -10,18 +10,9 @@ import pytest
 from problems import data_set
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    AdamW,
-    Callback,
-    DivergenceError,
-    EarlyStopping,
-    Network,
-    RMSprop,
-    loop,
-    registry,
-)
+from fastmlp import SGD, Adam, AdamW, Callback, DivergenceError, EarlyStopping, Network, RMSprop
+from fastmlp.backend import registry
+from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
 

@@ -8,9 +8,9 @@ import pytest
 from problems import COMPILED_DTYPES
 
 import fastmlp
-from fastmlp import reference, registry
-from fastmlp.backend import Data
-from fastmlp.layout import flatten, layer_views
+from fastmlp.backend import reference, registry
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import flatten, layer_views
 
 PLACES = [
     (0, 0, 0, 0.5),

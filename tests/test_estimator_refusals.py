@@ -101,7 +101,7 @@ def test_an_error_between_the_values_of_an_epoch_is_the_one_that_comes_out(monke
     def fail(*_):
         raise MemoryError("the validation's own")
 
-    backend = fastmlp.registry.get("reference")._replace(evaluate=fail)
+    backend = fastmlp.backend.registry.get("reference")._replace(evaluate=fail)
     monkeypatch.setattr("fastmlp.estimators.base.choose", lambda *_: backend)
     with pytest.raises(MemoryError, match="the validation's own"):
         made(MLPClassifier, validation_set=(X, LABELS)).fit(X, LABELS)

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from problems import COMPILED_DTYPES, PAIRS, eps, parameters_for, targets_for
 
-from fastmlp import Network, registry
-from fastmlp.activations import HIDDEN
-from fastmlp.backend import Data
-from fastmlp.layout import flatten
+from fastmlp import Network
+from fastmlp.backend import registry
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import flatten
 
 SIZES = (3, 5, 4, 2)
 ROWS = 6

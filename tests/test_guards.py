@@ -16,12 +16,13 @@ from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
 from problems import COMPILED_DTYPES, targets_for
 from trajectories import CLASSES, TRAININGS, Training
 
-import fastmlp.trainer
-from fastmlp import Adam, Network, registry
-from fastmlp.backend import Data
-from fastmlp.kernels.bind import slot
-from fastmlp.layout import parameter_count
-from fastmlp.slots import AGREEMENT_SIZES, SLOTS, Sizes
+import fastmlp.training.trainer
+from fastmlp import Adam, Network
+from fastmlp.backend import registry
+from fastmlp.kernels.jit.bind import slot
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS, Sizes
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs mprotect")
 
@@ -59,7 +60,7 @@ def try_backend(name):
     cases = list(itertools.product([*TRAININGS.values(), PACKED], COMPILED_DTYPES))
 
     def run(backend, where):
-        fastmlp.trainer.choose = lambda *_: backend
+        fastmlp.training.trainer.choose = lambda *_: backend
         for training, dtype in cases:
             print(f"{name} {training} {np.dtype(dtype)}, {where}", flush=True)
             yield trajectories.run(training, name, dtype)

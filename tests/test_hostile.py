@@ -14,7 +14,8 @@ from likeness import assert_same
 from problems import put
 
 import fastmlp
-from fastmlp import Network, registry
+from fastmlp import Network
+from fastmlp.backend import registry
 
 X = np.round(np.random.default_rng(0).normal(0, 4, (12, 3)))  # whole: exact in every type
 Y = {"classes": np.arange(12) % 3, "values": X @ [1, -2, 0.5]}

@@ -15,19 +15,11 @@ import pytest
 from problems import data_set
 
 import fastmlp
-from fastmlp import (
-    Callback,
-    Checkpoint,
-    Interrupted,
-    Network,
-    checkpoint,
-    interrupts,
-    loop,
-    reference,
-    registry,
-    trainer,
-)
+from fastmlp import Callback, Checkpoint, Interrupted, Network
+from fastmlp.backend import reference, registry
 from fastmlp.estimators import base
+from fastmlp.system import interrupts
+from fastmlp.training import checkpoint, loop, trainer
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh", dropout=0.2)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fastmlp.kernels.vectors import AVX2, AVX512, NEON, SSE, machine_of
+from fastmlp.kernels.codegen.vectors import AVX2, AVX512, NEON, SSE, machine_of
 
 WHOLE = "+avx,+avx2,+avx512f,+avx512vl,+f16c,+fma,+sse4.2"
 
@@ -36,12 +36,13 @@ def test_a_machine_has_what_the_features_leave(triple, features, machine):
 STEP = """
 import numpy as np
 from numba import njit
-from fastmlp.kernels import descents, vectors
+from fastmlp.kernels.elementwise import steps
+from fastmlp.kernels.codegen import vectors
 
 @njit
 def step(g, p, first, second):
     one = g[0] / g[0]
-    descents.adam(g, p, first, second, one / 8, one / 2, one / 2, one / 2, one / 2, one, one, one / 4)
+    steps.adam(g, p, first, second, one / 8, one / 2, one / 2, one / 2, one / 2, one, one, one / 4)
 
 g, p, first, second = np.full(35, 2.0, "f"), np.ones(35, "f"), np.zeros(35, "f"), np.full(35, 4.0, "f")
 step(g, p, first, second)

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp.kernels.adapter import IDLE_BYTES, prediction_of
-from fastmlp.kernels.buffers import SCRATCH_BYTES
-from fastmlp.layout import parameter_count
-from fastmlp.loop import MAX_CHUNK_VISITS
+from fastmlp.kernels.runtime.adapter import IDLE_BYTES, prediction_of
+from fastmlp.kernels.runtime.workspace import SCRATCH_BYTES
+from fastmlp.model.layout import parameter_count
+from fastmlp.training.loop import MAX_CHUNK_VISITS
 
 pytest.importorskip("resource", reason="the system tells no largest resident size")
 

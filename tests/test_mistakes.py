@@ -8,19 +8,9 @@ import scipy.sparse
 from problems import put
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    AdamW,
-    EarlyStopping,
-    Network,
-    Normal,
-    RMSprop,
-    TimeLimit,
-    optimizers,
-    registry,
-    schedules,
-)
+from fastmlp import SGD, Adam, AdamW, EarlyStopping, Network, Normal, RMSprop, TimeLimit
+from fastmlp.backend import registry
+from fastmlp.model import optimizers, schedules
 
 X = np.arange(12.0).reshape(4, 3) / 12
 Y = np.array([0.0, 1, 1, 0])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import registry
+from fastmlp.backend import registry
 
 X = np.array([[0.0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]])
 Y = np.array([0.0, 1, 1, 0])

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 import fastmlp
-from fastmlp.notices import say
+from fastmlp.system.notices import say
 
 
 class Faulty:

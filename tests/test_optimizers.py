@@ -8,9 +8,10 @@ import pytest
 from problems import COMPILED_DTYPES, eps, parameters_for
 
 import fastmlp
-from fastmlp import SGD, Adam, AdamW, Network, RMSprop, registry
-from fastmlp.layout import layer_views
-from fastmlp.state import initial_state
+from fastmlp import SGD, Adam, AdamW, Network, RMSprop
+from fastmlp.backend import registry
+from fastmlp.model.layout import layer_views
+from fastmlp.model.state import initial_state
 
 NETWORK = Network([3, 5, 2])
 STEPS = 12

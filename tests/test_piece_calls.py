@@ -11,16 +11,16 @@ import pytest
 from numba.core import errors
 
 import fastmlp
-from fastmlp import registry
-from fastmlp.backend import Data
+from fastmlp.backend import registry
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline, fused
+from fastmlp.model.backend import Data
 
 SIGNALLED = """
 import ctypes
 import numpy as np
 import fastmlp
-from fastmlp import registry
+from fastmlp.backend import registry
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 
@@ -102,7 +102,7 @@ import os, signal, threading, time
 import numpy as np
 from numba.core.compiler_lock import global_compiler_lock
 import fastmlp
-from fastmlp import registry
+from fastmlp.backend import registry
 
 def predict(hidden):
     network = fastmlp.Network([2, 3, 1], hidden)

@@ -11,9 +11,9 @@ from numba.core import errors
 from test_compilation import compilations
 
 import fastmlp
-from fastmlp import registry
-from fastmlp.kernels import pieces
-from fastmlp.kernels.tiles import ALL_TILES, taken_by
+from fastmlp.backend import registry
+from fastmlp.kernels.gemm.microkernel import ALL_TILES, taken_by
+from fastmlp.kernels.jit import lazy
 
 X = np.linspace(-1, 1, 12).reshape(6, 2)
 
@@ -27,7 +27,7 @@ FITS = """
 from test_compilation import compilations
 from test_pieces import fit
 import fastmlp
-from fastmlp.slots import SLOTS
+from fastmlp.testing.slots import SLOTS
 
 fit("baseline")
 for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):
@@ -138,7 +138,7 @@ def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pieces, "address_of", interrupted)
+        patch.setattr(lazy, "address_of", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fit(name)
     fit(name)
@@ -149,7 +149,7 @@ def test_every_tile_has_machine_code_of_its_own():
     shapes = [(rows, vectors) for vectors, heights in enumerate(tiles.shapes, 1) for rows in heights]
     some = [shapes[0], shapes[-1]]
     codes = [tiles.code(*shape, whole) for shape in some for whole in range(2)]
-    addresses = [pieces.address_of(tiles.name, taken_by(pieces.types.float32), code) for code in codes]
+    addresses = [lazy.address_of(tiles.name, taken_by(lazy.types.float32), code) for code in codes]
     assert len(set(addresses)) == len(codes)
     assert 0 not in addresses
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import fastmlp
-from fastmlp import initializers, losses, registry
-from fastmlp.activations import HIDDEN, OUTPUTS
+from fastmlp.backend import registry
+from fastmlp.model import initializers, losses
+from fastmlp.model.activations import HIDDEN, OUTPUTS
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

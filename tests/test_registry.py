@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import registry
+from fastmlp.backend import registry
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline, fused, tiled
 

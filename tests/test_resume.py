@@ -26,9 +26,9 @@ from fastmlp import (
     Network,
     RMSprop,
     Warmup,
-    loop,
-    registry,
 )
+from fastmlp.backend import registry
+from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
 NETWORK = Network([10, 6, 1], hidden="tanh", dropout=0.3, l2=0.01)
@@ -128,7 +128,7 @@ def test_any_number_of_threads_that_fit_takes_can_be_resumed(tmp_path):
 SCRIPT = """
 import json, sys
 import test_resume as t
-from fastmlp import loop
+from fastmlp.training import loop
 how, path, backend = sys.argv[1:]
 loop.MAX_CHUNK_STEPS = 1
 if how == "stop":
@@ -161,7 +161,7 @@ def test_without_a_seed_the_file_has_it(tmp_path):
     keep = Keep()
     whole = fit(seed=None, callbacks=[Checkpoint(tmp_path / "c", 99), keep])
     stopped = tmp_path / "stopped"
-    seed = fastmlp.checkpoint.read_training(tmp_path / "c").seed
+    seed = fastmlp.training.checkpoint.read_training(tmp_path / "c").seed
     fit(seed=seed, callbacks=[Checkpoint(stopped, 99), StopAt(2 * BATCHES)])
     assert_same(fit(seed=None, resume=stopped), whole)
 
@@ -220,7 +220,7 @@ def test_time_also_passes_within_an_epoch(tmp_path, monkeypatch):
     class Watch(Callback):
         def on_chunk_end(self, run):
             if path.exists():
-                steps.append(fastmlp.checkpoint.read_training(path).snapshot.step)
+                steps.append(fastmlp.training.checkpoint.read_training(path).snapshot.step)
 
     fit(callbacks=[Watch(), Checkpoint(path, timedelta(microseconds=1))])
     assert steps == list(range(1, EPOCHS * BATCHES))

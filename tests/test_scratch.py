@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastmlp.kernels import blocked, buffers, vectors
+from fastmlp.kernels.codegen import vectors
+from fastmlp.kernels.gemm import blocked
+from fastmlp.kernels.runtime import workspace
 
 SIDES = np.arange(1, 4001)
 """Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""
@@ -25,8 +27,8 @@ def test_panels_fit_into_scratch(machine, itemsize):
     machine = getattr(vectors, machine)
     panels = SIDES * machine.vectors * (machine.vector_bytes // itemsize)
     for there in (
-        lengths(lambda units: buffers.scratch_length(units, 1, itemsize)),
-        lengths(lambda rows: buffers.scratch_length(1, rows, itemsize)),
+        lengths(lambda units: workspace.scratch_length(units, 1, itemsize)),
+        lengths(lambda rows: workspace.scratch_length(1, rows, itemsize)),
     ):
         short = SIDES[panels > there[SIDES]]
         assert not short.size, f"at a depth of {short[0]} a panel of {panels[short[0] - 1]} does not fit"
@@ -36,9 +38,9 @@ def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsi
     monkeypatch.setattr(blocked, "VECTORS", getattr(vectors, machine).vectors)
     monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(vectors, machine).vector_bytes)
     needed = lengths(lambda n_out: blocked.scratch_length(n_out, itemsize))
-    of_many_rows = lengths(lambda units: buffers.scratch_length(units, blocked.MANY_ROWS, itemsize))
+    of_many_rows = lengths(lambda units: workspace.scratch_length(units, blocked.MANY_ROWS, itemsize))
     assert (of_many_rows >= needed).all()
-    there = lengths(lambda units: buffers.scratch_length(units, 1, itemsize))
+    there = lengths(lambda units: workspace.scratch_length(units, 1, itemsize))
     for n_out in SIDES:
         n_in = SIDES[SIDES * n_out * itemsize >= blocked.LARGE_BYTES]  # as `weight_gradient_rows` asks
         short = n_in[there[np.maximum(n_in, n_out)] < needed[n_out]]

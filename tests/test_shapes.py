@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from problems import PAIRS, eps, parameters_for, targets_for
 
 import fastmlp
-from fastmlp import registry
-from fastmlp.activations import HIDDEN
+from fastmlp.backend import registry
+from fastmlp.model.activations import HIDDEN
 
 EPOCHS = 2
 OPTIMIZERS = (

@@ -6,9 +6,9 @@ import numba
 import numpy as np
 import pytest
 
-from fastmlp.kernels import sideways, sweeps
-from fastmlp.kernels.buffers import scratch_length
-from fastmlp.kernels.tiles import MACHINE
+from fastmlp.kernels.gemm import dispatch, sideways
+from fastmlp.kernels.gemm.microkernel import MACHINE
+from fastmlp.kernels.runtime.workspace import scratch_length
 
 NO_ORDER = np.empty(0, np.int64)
 
@@ -16,14 +16,14 @@ NO_ORDER = np.empty(0, np.int64)
 @numba.njit(error_model="numpy")
 def affine(x, w, b, out, step, relu, panel):
     for start in range(0, len(out), step):
-        sweeps.affine(x, NO_ORDER, w, b, out, start, min(start + step, len(out)), relu, panel)
+        dispatch.affine(x, NO_ORDER, w, b, out, start, min(start + step, len(out)), relu, panel)
 
 
 @numba.njit(error_model="numpy")
 def weight_gradient(x, delta, out, step, descend, rate, l2, panel):
     for start in range(0, len(out), step):
         stop = min(start + step, len(out))
-        sweeps.weight_gradient(x, NO_ORDER, delta, out, 0, start, stop, descend, rate, l2, out, panel)
+        dispatch.weight_gradient(x, NO_ORDER, delta, out, 0, start, stop, descend, rate, l2, out, panel)
 
 
 @numba.njit(error_model="numpy")

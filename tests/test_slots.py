@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastmlp.kernels.bind import slot
+from fastmlp.backend.registry import variants
+from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.variants import baseline
-from fastmlp.registry import variants
-from fastmlp.slots import AGREEMENT_SIZES, SLOTS
+from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS
 
 
 def test_the_table_has_every_slot_of_the_baseline():

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp.kernels import sources
-from fastmlp.kernels.symbols import jittable
+from fastmlp.kernels.codegen.symbols import jittable
+from fastmlp.kernels.jit import digest
 
 PACKAGE = Path(fastmlp.__file__).parent
 
@@ -166,8 +166,8 @@ REACHED = {
 }  # fmt: skip
 
 
-def digest(made):
-    reach = sources.Reach(made.slot)
+def digest_of_slot(made):
+    reach = digest.Reach(made.slot)
     assert reach.unknown is None
     assert reach.unchanged()
     return reach.digest
@@ -177,7 +177,7 @@ def digest(made):
 def test_what_a_slot_reaches_stands_in_its_digest(module, what):
     defined, used, before, after = REACHED[what]
     text = SLOT.replace("USE", used) + defined
-    first, again, edited = (digest(module(helper=h, slots=text)) for h in (before, before, after))
+    first, again, edited = (digest_of_slot(module(helper=h, slots=text)) for h in (before, before, after))
     assert first == again
     assert first != edited
 
@@ -198,7 +198,7 @@ NOT_REACHED = {
 @pytest.mark.parametrize("what", NOT_REACHED)
 def test_what_a_slot_does_not_reach_changes_nothing(module, what):
     text = SLOT.replace("USE", "helper.f(1)")
-    first, edited = (digest(module(helper=helper, slots=text)) for helper in NOT_REACHED[what])
+    first, edited = (digest_of_slot(module(helper=helper, slots=text)) for helper in NOT_REACHED[what])
     assert first == edited
 
 
@@ -250,14 +250,14 @@ UNKNOWN = {
 def test_what_cannot_be_known_is_told(module, what):
     defined, used, said = UNKNOWN[what]
     made = module(helper="A = 1", slots=SLOT.replace("USE", used) + defined)
-    first, second = (sources.Reach(made.slot) for _ in range(2))
+    first, second = (digest.Reach(made.slot) for _ in range(2))
     assert said in first.unknown
     assert first.digest != second.digest, "a name of what is unknown was given twice"
 
 
 def test_what_changes_after_it_was_read_is_noticed(module):
     made = module(helper="SCALE = 1.0", slots=SLOT.replace("USE", "helper.SCALE"))
-    reach = sources.Reach(made.slot)
+    reach = digest.Reach(made.slot)
     made.helper.SCALE = 2.0
     assert not reach.unchanged()
 
@@ -266,7 +266,7 @@ OVERLOADED = """
 import types, numba
 from numba.extending import overload
 import fastmlp
-from fastmlp.kernels import sources
+from fastmlp.kernels.jit import digest
 
 def f(): pass
 def helper(): return NUMBER
@@ -274,7 +274,7 @@ def helper(): return NUMBER
 def of_f(): return helper
 @numba.njit
 def calls(): return f()
-print(sources.Reach(calls).digest)
+print(digest.Reach(calls).digest)
 """
 
 
@@ -301,19 +301,21 @@ def test_functions_that_call_one_another_have_digests():
 
 
 def digest_of_jitted(function):
-    reach = sources.Reach(function)
+    reach = digest.Reach(function)
     assert reach.unknown is None
     return reach.digest
 
 
 DIGESTS = """
-from fastmlp import registry
-from fastmlp.kernels import bind, pieces, sources
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import bind
+from fastmlp.kernels.jit import lazy
+from fastmlp.kernels.jit import digest
 for variant in registry.variants().values():
     program = bind.Program(variant)
     for name in bind.ENTRY_POINTS:
         print(getattr(program, name).py_func.__qualname__)
-print(*sorted(pieces._makers), sep="\\n")
+print(*sorted(lazy._makers), sep="\\n")
 """
 
 
@@ -354,17 +356,19 @@ def test_another_docstring_or_comment_gives_the_same_names(tmp_path):
 
 
 KNOWN = """
-from fastmlp import registry
-from fastmlp.kernels import bind, pieces, sources
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import bind
+from fastmlp.kernels.jit import lazy
+from fastmlp.kernels.jit import digest
 
 made = []
 
-class Reach(sources.Reach):
+class Reach(digest.Reach):
     def __init__(self, *roots):
         super().__init__(*roots)
         made.append(self)
 
-bind.Reach = pieces.Reach = Reach
+bind.Reach = lazy.Reach = Reach
 for variant in registry.variants().values():
     program = bind.Program(variant)
     for name in bind.ENTRY_POINTS:

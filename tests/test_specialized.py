@@ -19,13 +19,14 @@ from problems import COMPILED_DTYPES, eps, parameters_for, targets_for
 from test_compilation import compilations
 
 import fastmlp
-from fastmlp import SGD, Adam, AdamW, Network, RMSprop, registry
-from fastmlp.backend import Chunk, Data
-from fastmlp.kernels import own
-from fastmlp.kernels.adapter import compiled_backend
+from fastmlp import SGD, Adam, AdamW, Network, RMSprop
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import disposable
+from fastmlp.kernels.runtime.adapter import compiled_backend
 from fastmlp.kernels.variants import specialized
-from fastmlp.layout import parameter_count
-from fastmlp.state import initial_state
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import initial_state
 
 CLASSES = {"output": "softmax", "loss": "cross_entropy"}
 BINARY = {"output": "sigmoid", "loss": "binary_cross_entropy"}
@@ -184,7 +185,7 @@ def test_where_chunks_end_changes_nothing(batch_size, monkeypatch):
 
     optimizer = SGD(0.1) if batch_size < 50 else Adam(0.01)
     whole = run(optimizer)
-    monkeypatch.setattr(fastmlp.loop, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(fastmlp.training.loop, "CHUNK_SECONDS", 0.0)
     np.testing.assert_array_equal(run(optimizer).parameters, whole.parameters)
 
 
@@ -243,7 +244,7 @@ def test_a_second_process_loads_every_network_from_the_disk_cache(tmp_path):
 def census():
     """What there is of the kinds of things that a program is made of."""
     gc.collect()
-    kinds = (_Intrinsic, own.Intrinsic, NumbaFunction, CPUDispatcher, JITCPUCodegen)
+    kinds = (_Intrinsic, disposable.Intrinsic, NumbaFunction, CPUDispatcher, JITCPUCodegen)
     found = Counter(type(thing) for thing in gc.get_objects() if issubclass(type(thing), kinds))
     registered = len(builtin_registry.functions) + len(cpu_target.target_context._defns)
     return found, registered
@@ -270,7 +271,9 @@ def test_a_program_keeps_its_machine_code_and_nothing_else(options, monkeypatch)
     backend = compiled_backend(specialized.VARIANT)
     train_by(backend, (2, 1, 1), **options)
     after, still_registered = census()
-    assert after - before == {CPUDispatcher: 1, own._Codegen: 1}, "what the program was made of has stayed"
+    assert after - before == {CPUDispatcher: 1, disposable._Codegen: 1}, (
+        "what the program was made of has stayed"
+    )
     assert still_registered == registered + 1, "Numba knows more than the entry point"
     del backend
     assert census() == (before, registered)
@@ -321,7 +324,7 @@ def test_a_search_over_300_networks_keeps_less_than_a_megabyte_each(tmp_path, to
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_pass_managers_are_freed():
     """A program takes some 70, of 16 KiB each."""
-    codegen = own._Codegen("test")
+    codegen = disposable._Codegen("test")
 
     def resident():
         with open("/proc/self/statm") as file:

@@ -16,8 +16,9 @@ from joblib.externals.loky.backend import context as loky
 from problems import COMPILED_DTYPES
 
 import fastmlp
-from fastmlp import budget, registry
+from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work
+from fastmlp.system import budget
 
 OF_SEVERAL_WORKERS = [name for name, variant in registry.variants().items() if variant.workers is not None]
 """The others compute in one thread; what a BLAS below them does with its own is its affair."""
@@ -134,7 +135,7 @@ def test_the_cores_of_this_process_are_those_that_joblib_counts():
     code = """
 import math, os
 import joblib
-from fastmlp import budget
+from fastmlp.system import budget
 print(budget.cores() == math.ceil(min(joblib.cpu_count(), budget.quota())))
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -183,7 +184,7 @@ def test_a_blas_that_is_loaded_meanwhile_is_held_by_the_next_and_given_back():
     code = """
 import numpy, sys
 from threadpoolctl import threadpool_info
-from fastmlp.budget import blas_threads
+from fastmlp.system.budget import blas_threads
 blas = lambda: [p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"]
 assert "scipy" not in sys.modules
 with blas_threads(1):

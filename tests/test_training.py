@@ -8,10 +8,12 @@ import pytest
 from problems import data_set
 
 import fastmlp
-from fastmlp import SGD, Adam, Callback, Network, batches, loop, registry, trainer
-from fastmlp.backend import Data
-from fastmlp.layout import flatten
-from fastmlp.state import initial_state
+from fastmlp import SGD, Adam, Callback, Network
+from fastmlp.backend import registry
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import flatten
+from fastmlp.model.state import initial_state
+from fastmlp.training import batches, loop, trainer
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh")
@@ -266,7 +268,7 @@ def test_validation_split_off_is_not_trained_on(monkeypatch):
         seen.append(data)
         return reference.train_chunk(network, optimizer, state, data, *others)
 
-    monkeypatch.setattr("fastmlp.trainer.choose", lambda *_: reference._replace(train_chunk=spy))
+    monkeypatch.setattr("fastmlp.training.trainer.choose", lambda *_: reference._replace(train_chunk=spy))
     model = fit("reference", validation=0.3, epochs=1, sample_weight=1 + np.arange(50.0))
     trained = seen[0].inputs
     assert len(trained) == 35

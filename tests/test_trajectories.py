@@ -9,9 +9,10 @@ import pytest
 from problems import COMPILED_DTYPES
 from trajectories import EPOCHS, TRAININGS, allowed, check, expected
 
-from fastmlp import optimizers, registry, schedules
-from fastmlp.activations import HIDDEN
-from fastmlp.losses import LOSSES
+from fastmlp.backend import registry
+from fastmlp.model import optimizers, schedules
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.losses import LOSSES
 
 
 def cases():

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import fastmlp
-from fastmlp import registry
-from fastmlp.activations import ACTIVATIONS
-from fastmlp.kernels.symbols import jittable
+from fastmlp.backend import registry
+from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline, tiled
+from fastmlp.model.activations import ACTIVATIONS
 
 TANH = list(ACTIVATIONS).index("tanh")
 X = np.linspace(-1, 1, 24).reshape(12, 2)

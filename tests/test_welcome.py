@@ -10,7 +10,8 @@ import pandas
 import pytest
 
 import fastmlp
-from fastmlp import SGD, Adam, Network, registry
+from fastmlp import SGD, Adam, Network
+from fastmlp.backend import registry
 
 X = np.arange(12.0).reshape(4, 3) / 12
 Y = np.array([0.0, 1, 1, 0])

@@ -10,9 +10,9 @@ import numba
 import numpy as np
 import pytest
 
-from fastmlp.kernels import workers
-from fastmlp.kernels.workers import run
-from fastmlp.kernels.workers import wait as barrier
+from fastmlp.kernels.runtime import threads
+from fastmlp.kernels.runtime.threads import run
+from fastmlp.kernels.runtime.threads import wait as barrier
 
 
 @numba.njit(nogil=True)
@@ -77,7 +77,7 @@ def test_fewer_threads_than_wanted_do_the_work_together(granted, monkeypatch):
         seen.append((team.worker, team.workers))
         wait(team)
 
-    monkeypatch.setattr(workers.threading, "Thread", Scarce)
+    monkeypatch.setattr(threads.threading, "Thread", Scarce)
     run(program, 3)
     assert sorted(seen) == [(w, granted + 1) for w in range(granted + 1)]
 

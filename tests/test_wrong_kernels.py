@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from trajectories import check
 
-from fastmlp import registry
-from fastmlp.activations import ACTIVATIONS
+from fastmlp.backend import registry
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
+from fastmlp.model.activations import ACTIVATIONS
 
 ELU = list(ACTIVATIONS).index("elu")
 

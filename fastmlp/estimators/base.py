@@ -15,9 +15,7 @@ from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import validate_data
 
-from fastmlp.callbacks import Callback, Run, TimeLimit
-from fastmlp.checkpoint import Checkpoint
-from fastmlp.data import floating_dtype
+from fastmlp.backend.registry import choose
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, optimizer_of
@@ -26,14 +24,16 @@ from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
 from fastmlp.estimators.sparse_rows import for_sparse_rows
 from fastmlp.estimators.warned import warn
-from fastmlp.layout import flatten, parameter_count
-from fastmlp.loop import Plan, heeding, train
-from fastmlp.model import Model
-from fastmlp.network import Network
-from fastmlp.optimizers import SGD
-from fastmlp.registry import choose
-from fastmlp.state import TrainState
-from fastmlp.trainer import check_callbacks
+from fastmlp.model.layout import flatten, parameter_count
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import SGD
+from fastmlp.model.state import TrainState
+from fastmlp.training.callbacks import Callback, Run, TimeLimit
+from fastmlp.training.checkpoint import Checkpoint
+from fastmlp.training.data import floating_dtype
+from fastmlp.training.loop import Plan, heeding, train
+from fastmlp.training.model import Model
+from fastmlp.training.trainer import check_callbacks
 
 Array = NDArray[Any]
 

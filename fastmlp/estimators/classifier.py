@@ -18,7 +18,7 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import CLASSIFIER
 from fastmlp.estimators.rows import Rows
-from fastmlp.losses import Loss
+from fastmlp.model.losses import Loss
 
 Array = NDArray[Any]
 

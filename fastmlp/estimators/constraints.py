@@ -9,11 +9,11 @@ import numpy as np
 from sklearn.metrics import get_scorer_names
 from sklearn.utils._param_validation import Interval, Options, StrOptions
 
-from fastmlp.activations import Activation
 from fastmlp.estimators.descriptions import ACTIVATIONS, LOSSES
-from fastmlp.losses import Loss
-from fastmlp.optimizers import OPTIMIZERS
-from fastmlp.schedules import Schedule
+from fastmlp.model.activations import Activation
+from fastmlp.model.losses import Loss
+from fastmlp.model.optimizers import OPTIMIZERS
+from fastmlp.model.schedules import Schedule
 
 Constraints = dict[str, Any]
 

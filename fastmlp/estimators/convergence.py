@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.callbacks import Callback, Run
-from fastmlp.interrupts import LeftBehind
-from fastmlp.optimizers import Optimizer
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.system.interrupts import LeftBehind
+from fastmlp.training.callbacks import Callback, Run
 
 LEAST_RATE = 1e-6
 """Where "adaptive" stops instead of dividing the rate by 5 once more."""

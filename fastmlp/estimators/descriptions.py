@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from fastmlp.activations import HIDDEN, Activation
-from fastmlp.losses import Loss
-from fastmlp.network import Network
-from fastmlp.optimizers import SGD, Adam, Optimizer, check_optimizer
-from fastmlp.schedules import Schedule
+from fastmlp.model.activations import HIDDEN, Activation
+from fastmlp.model.losses import Loss
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import SGD, Adam, Optimizer, check_optimizer
+from fastmlp.model.schedules import Schedule
 
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
 """The hidden activations by the names that a user may give: scikit-learn's, and the trainer's."""

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.activations import Activation
-from fastmlp.data import as_array, clean
-from fastmlp.initializers import WEIGHT_INITS, Normal, check_init, draw_weights
+from fastmlp.model.activations import Activation
+from fastmlp.model.initializers import WEIGHT_INITS, Normal, check_init, draw_weights
+from fastmlp.training.data import as_array, clean
 
 Array = NDArray[Any]
 Start = tuple[list[Array], list[Array]]
@@ -66,7 +66,7 @@ def _uniform(
 
 
 class ComposedOrders:
-    """Row orders, each a permutation of the one before (`fastmlp.batches.Orders`)."""
+    """Row orders, each a permutation of the one before (`fastmlp.training.batches.Orders`)."""
 
     state: dict[str, Any] = {}  # noqa: RUF012  (nothing is resumed)
 

@@ -12,12 +12,12 @@ from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp import checks
+from fastmlp.backend.registry import get
 from fastmlp.estimators.descriptions import network_of
 from fastmlp.estimators.sparse_rows import blocks
-from fastmlp.layout import flatten
-from fastmlp.losses import Loss
-from fastmlp.model import Model
-from fastmlp.registry import get
+from fastmlp.model.layout import flatten
+from fastmlp.model.losses import Loss
+from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 

@@ -12,14 +12,14 @@ import scipy.optimize
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp.backend import Backend, Data
-from fastmlp.budget import blas_threads
-from fastmlp.callbacks import Callback, Run
 from fastmlp.estimators.warned import warn
-from fastmlp.interrupts import until_stopped
-from fastmlp.layout import layer_slices
-from fastmlp.loop import LONG_SECONDS, most_seconds
-from fastmlp.network import Network
+from fastmlp.model.backend import Backend, Data
+from fastmlp.model.layout import layer_slices
+from fastmlp.model.network import Network
+from fastmlp.system.budget import blas_threads
+from fastmlp.system.interrupts import until_stopped
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.loop import LONG_SECONDS, most_seconds
 
 Array = NDArray[Any]
 

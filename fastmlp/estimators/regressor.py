@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
-from fastmlp.losses import Loss
+from fastmlp.model.losses import Loss
 
 Array = NDArray[Any]
 

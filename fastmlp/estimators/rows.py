@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight
 
-from fastmlp.backend import Data
+from fastmlp.model.backend import Data
 
 Array = NDArray[Any]
 

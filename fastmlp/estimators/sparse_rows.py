@@ -9,10 +9,10 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import NDArray
 
-from fastmlp.backend import Array, Backend, Chunk, Data, loss_in_parts
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
-from fastmlp.state import TrainState
+from fastmlp.model.backend import Array, Backend, Chunk, Data, loss_in_parts
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.state import TrainState
 
 DENSE_BYTES = 1 << 24
 """Dense rows held at a time, unless one batch takes more: 16 MiB."""

@@ -1,6 +1,6 @@
 """The words that formulas are written in, beside the operators: what each number type does in its own way.
 
-Separate from the number types, so that a formula needs none of them: `fastmlp.kernels.symbols.Symbol` writes
+Separate from the number types, so that a formula needs none of them: `fastmlp.kernels.codegen.symbols.Symbol` writes
 machine code. A number beside which a Python number or a `Constant` stands gives it its dtype.
 """
 

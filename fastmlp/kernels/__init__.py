@@ -1,1 +1,40 @@
-"""The compiled backends: slots and program templates, joined by `bind` into variants."""
+"""What a writer of kernels needs, from one place; the rooms below say where a new thing goes.
+
+codegen : the target machine, and numbers and vectors that write code for it
+program : the compiled program as templates, and what it is told
+jit : joining templates with a variant's functions, compiling, and machine code on disk
+gemm : matrix products: register tiles, panels, and the choice among them
+elementwise : losses, sums down columns, and optimisers' steps, by whole vectors
+small : programs of single small networks, whose sizes are constants
+runtime : a variant as a backend: numbers for descriptions, buffers, threads, checks
+variants : one file, one backend
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmlp.backend.registry import register_file, variants
+    from fastmlp.kernels.jit.bind import slot
+    from fastmlp.kernels.variant import Variant
+    from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS
+
+_HOME = {
+    "Variant": "kernels.variant",
+    "slot": "kernels.jit.bind",
+    "register_file": "backend.registry",
+    "variants": "backend.registry",
+    "SLOTS": "testing.slots",
+    "AGREEMENT_SIZES": "testing.slots",
+}
+"""By name, the module that holds it; loaded when first touched, since some stand above the kernels."""
+
+__all__ = ["AGREEMENT_SIZES", "SLOTS", "Variant", "register_file", "slot", "variants"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastmlp.kernels' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"fastmlp.{_HOME[name]}"), name)

@@ -10,11 +10,11 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from fastmlp.activations import ACTIVATIONS
 from fastmlp.formulas.expressions import Expression
-from fastmlp.losses import LOSSES
-from fastmlp.pieces import Piece
-from fastmlp.rules import RULES
+from fastmlp.model.activations import ACTIVATIONS
+from fastmlp.model.losses import LOSSES
+from fastmlp.model.pieces import Piece
+from fastmlp.model.rules import RULES
 
 MOST_CODES = 1024
 """Different pieces of a kind in one process: every program has a table of so many addresses."""

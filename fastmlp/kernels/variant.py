@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from fastmlp.budget import cores
-from fastmlp.network import Network
-from fastmlp.optimizers import Optimizer
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.system.budget import cores
 
 ALLOCATING: set[Callable[..., Any]] = set()
 
@@ -26,7 +26,7 @@ def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def usable_cores() -> int:
-    """Return how many cores this process may use: as the system says, see `fastmlp.budget.cores`.
+    """Return how many cores this process may use: as the system says, see `fastmlp.system.budget.cores`.
 
     NUMBA_NUM_THREADS bounds them: joblib sets it in its worker processes, so that they share the machine.
     """
@@ -78,11 +78,11 @@ class Work(NamedTuple):
 class Bound(NamedTuple):
     """An entry point that serves one network only, with the network's numbers as constants.
 
-    template : takes the arguments of `fastmlp.kernels.program.train_chunk`
+    template : takes the arguments of `fastmlp.kernels.program.templates.train_chunk`
     names : names(constants) gives what the template's global names stand for
     constants : all that `names` goes by, hashable; its repr tells programs apart in the disk cache
     sizes : units of every layer, to speak of it
-    private : numbers that each worker has to itself, see `fastmlp.kernels.records.PLACES`
+    private : numbers that each worker has to itself, see `fastmlp.kernels.program.records.PLACES`
     most_workers : how many threads can share a step
     """
 
@@ -102,13 +102,13 @@ class Variant(NamedTuple):
 
     name : what `fit(backend=...)` calls it
     base : the variant whose slots it takes over where it has none of its own; None for the first
-    slots : functions by slot name (see `fastmlp.slots`) or by template name
-        (see `fastmlp.kernels.program`), plain Python that Numba compiles
+    slots : functions by slot name (see `fastmlp.testing.slots`) or by template name
+        (see `fastmlp.kernels.program.templates`), plain Python that Numba compiles
     seconds : estimate of one training step, for backend="auto"; None leaves it out of the choice
     workers : how many threads a step is worth, at most work.threads; None if the program has one
     specialize : specialize(network, optimizer, most rows of a step, dtype) gives the network's own
         `train_chunk`, or None where it has none and the variant's serves it
-    exact : whether it follows the order of operations in `fastmlp.kernels.arithmetic`, and so trains with the
+    exact : whether it follows the order of operations in `kernels.program.arithmetic`, and so trains with the
         same bits as the others that do; a training may change from one of them to another
     """
 

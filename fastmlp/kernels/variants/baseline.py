@@ -13,9 +13,7 @@ import math
 
 import numpy as np
 
-from fastmlp.kernels.codes import CROSS_ENTROPY, SOFTMAX
-from fastmlp.kernels.row_losses import row_loss
-from fastmlp.kernels.scalars import (
+from fastmlp.kernels.codegen.scalars import (
     activation,
     activation_backward,
     clipped,
@@ -28,6 +26,8 @@ from fastmlp.kernels.scalars import (
     step_element,
     within_bounds,
 )
+from fastmlp.kernels.codes import CROSS_ENTROPY, SOFTMAX
+from fastmlp.kernels.elementwise.row_losses import row_loss
 from fastmlp.kernels.variant import Variant, Work
 
 # --- matmuls -------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def gather(rows_of, order, out):
             out[i, j] = rows_of[row, j]
 
 
-# --- activations and losses: their formulas stand in `fastmlp.activations` and `fastmlp.losses` ----------
+# --- activations and losses: their formulas stand in `fastmlp.model` -------------------------------------
 
 
 def activate(code, z, out):

@@ -14,20 +14,10 @@ or sixteen give the same bits. It wins wherever a step is more than a few micros
 from __future__ import annotations
 
 from fastmlp.formulas.numbers import at_most
-from fastmlp.kernels.arithmetic import LOSS_ROWS
-from fastmlp.kernels.buffers import SLICE_ROWS
-from fastmlp.kernels.codes import RELU, SGD
-from fastmlp.kernels.program import loss_share, penalty_share, update, update_part
-from fastmlp.kernels.records import UNBOUNDED
-from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
-from fastmlp.kernels.sweeps import affine as affine_rows
-from fastmlp.kernels.sweeps import input_gradient as input_gradient_rows
-from fastmlp.kernels.sweeps import weight_gradient as weight_gradient_rows
-from fastmlp.kernels.symbols import jittable
-from fastmlp.kernels.variant import Variant, Work
-from fastmlp.kernels.variants import tiled
-from fastmlp.kernels.vectors import prefetch_rows, total_of
-from fastmlp.kernels.views import (
+from fastmlp.kernels.codegen.subnormals import flush_subnormals, restore_subnormals
+from fastmlp.kernels.codegen.symbols import jittable
+from fastmlp.kernels.codegen.vectors import prefetch_rows, total_of
+from fastmlp.kernels.codegen.views import (
     biases_of,
     chosen,
     lesser,
@@ -40,7 +30,17 @@ from fastmlp.kernels.views import (
     vector,
     weights_of,
 )
-from fastmlp.kernels.workers import wait
+from fastmlp.kernels.codes import RELU, SGD
+from fastmlp.kernels.gemm.dispatch import affine as affine_rows
+from fastmlp.kernels.gemm.dispatch import input_gradient as input_gradient_rows
+from fastmlp.kernels.gemm.dispatch import weight_gradient as weight_gradient_rows
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.kernels.program.records import UNBOUNDED
+from fastmlp.kernels.program.templates import loss_share, penalty_share, update, update_part
+from fastmlp.kernels.runtime.threads import wait
+from fastmlp.kernels.runtime.workspace import SLICE_ROWS
+from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.variants import tiled
 
 BLOCK_ROWS = 128
 """Rows that a worker takes through the layers together: their activations stay in L2."""

@@ -3,7 +3,7 @@
 It wins where a layer's weights pass 1 MB, half of L2: there the columns of the batch, read 4 or 8 KB
 apart, evict one another, and copying both operands once into the order in which the tiles read them
 doubles the speed of that product; so it does for batches of some thousand rows, whose deltas outgrow L2
-(see `fastmlp.kernels.blocked`).
+(see `fastmlp.kernels.gemm.blocked`).
 """
 
 # mypy: ignore-errors
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from fastmlp.kernels.blocked import LARGE_BYTES, MANY_ROWS, weight_gradient_rows
+from fastmlp.kernels.gemm.blocked import LARGE_BYTES, MANY_ROWS, weight_gradient_rows
 from fastmlp.kernels.variant import Variant, Work
 from fastmlp.kernels.variants import fused
 

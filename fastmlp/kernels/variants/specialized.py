@@ -3,9 +3,9 @@
 It wins where a step is so short that what `fused` spends on finding its way costs more than the
 arithmetic: up to some tens of microseconds. Sizes, activations, loss and kind of optimiser are bound
 when the program is compiled, so every loop has a known length, every array a known place in one
-private workspace that stays in L1 or L2, and a layer is straight code (`fastmlp.kernels.stages`).
+private workspace that stays in L1 or L2, and a layer is straight code (`fastmlp.kernels.small.stages`).
 Networks of a few dozen parameters, trained by plain SGD on up to 16 rows, live in vector registers
-throughout (`fastmlp.kernels.registers`). The price is a compilation of a second or two for every
+throughout (`fastmlp.kernels.small.registers`). The price is a compilation of a second or two for every
 network, once a machine; rates, moments' decays, penalties' sizes and weights are data and need none.
 Whatever has no stage here (gelu, silu, dropout, l1, clipping, most losses) runs as `fused`.
 
@@ -23,20 +23,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.activations import activation_of
-from fastmlp.kernels import registers, stages
+from fastmlp.kernels.codegen.scalars import accumulate, wide_vectors
+from fastmlp.kernels.codegen.subnormals import flush_subnormals, restore_subnormals
+from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
-from fastmlp.kernels.lanes import sequence
-from fastmlp.kernels.own import stage
-from fastmlp.kernels.padded import Constants, copy_in, copy_out, plan, table
-from fastmlp.kernels.program import loss_share, penalty_share
-from fastmlp.kernels.scalars import accumulate, wide_vectors
-from fastmlp.kernels.subnormals import flush_subnormals, restore_subnormals
+from fastmlp.kernels.jit.disposable import stage
+from fastmlp.kernels.program.templates import loss_share, penalty_share
+from fastmlp.kernels.runtime.threads import wait
+from fastmlp.kernels.small import registers, stages
+from fastmlp.kernels.small.lanes import sequence
+from fastmlp.kernels.small.padded import Constants, copy_in, copy_out, plan, table
 from fastmlp.kernels.variant import Bound, Variant, Work
 from fastmlp.kernels.variants import fused
-from fastmlp.kernels.views import constants_of, parameters_of, vector
-from fastmlp.kernels.workers import wait
-from fastmlp.losses import loss_of
+from fastmlp.model.activations import activation_of
+from fastmlp.model.losses import loss_of
 
 BLOCK_ROWS = 64
 """Rows taken through the network together: 128 or 256 were no faster at 30-100-1 and 4-32-16-4."""

@@ -12,28 +12,29 @@ than 5 % only in single layers of a few units (at most by a quarter).
 
 from __future__ import annotations
 
-from fastmlp.kernels import descents, sweeps
-from fastmlp.kernels.columns import column_sums
-from fastmlp.kernels.narrow import output_loss
+from fastmlp.kernels.codegen.views import no_order
+from fastmlp.kernels.elementwise import steps
+from fastmlp.kernels.elementwise.column_sums import column_sums
+from fastmlp.kernels.elementwise.narrow import output_loss
+from fastmlp.kernels.gemm import dispatch
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
-from fastmlp.kernels.views import no_order
 
 
 def affine(x, w, b, scratch, out):
     """out (rows, n_out) = x (rows, n_in) @ w (n_in, n_out) + b (n_out,)."""
-    sweeps.affine(x, no_order(), w, b, out, 0, x.shape[0], False, scratch)
+    dispatch.affine(x, no_order(), w, b, out, 0, x.shape[0], False, scratch)
 
 
 def weight_gradient(x, delta, scratch, out):
     """out (n_in, n_out) = x.T @ delta, for x (rows, n_in) and delta (rows, n_out)."""
     one = out.dtype.type(1)
-    sweeps.weight_gradient(x, no_order(), delta, out, 0, 0, x.shape[1], False, one, one, out, scratch)
+    dispatch.weight_gradient(x, no_order(), delta, out, 0, 0, x.shape[1], False, one, one, out, scratch)
 
 
 def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
-    sweeps.input_gradient(delta, w, out, out, 0, delta.shape[0], False, scratch)
+    dispatch.input_gradient(delta, w, out, out, 0, delta.shape[0], False, scratch)
 
 
 def bias_gradient(delta, out):
@@ -43,7 +44,7 @@ def bias_gradient(delta, out):
 
 def apply_rule(code, rate, constants, t, g, p, first, second):
     """As baseline, by whole vectors and without the divider."""
-    descents.take_steps(code, rate, constants, t, g, p, first, second)
+    steps.take_steps(code, rate, constants, t, g, p, first, second)
 
 
 VARIANT = Variant(

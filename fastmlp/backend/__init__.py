@@ -1,0 +1,1 @@
+"""Which backends there are, and the NumPy one that all others are held to."""

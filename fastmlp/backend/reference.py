@@ -1,0 +1,331 @@
+"""The whole mathematics in NumPy: the shortest text that is right, and the oracle for the rest.
+
+Rows of X are samples, z is a layer's affine output, a its activation, delta the derivative of the
+loss by z. Every formula is written once and plainly; speed is the compiled backends' matter.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.formulas.elementary import LEAKY_SLOPE
+from fastmlp.model.activations import Activation
+from fastmlp.model.backend import Backend, Chunk, Data
+from fastmlp.model.layout import layer_views
+from fastmlp.model.losses import Loss
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, RuleOptimizer, check_optimizer
+from fastmlp.model.state import TrainState
+
+Array = NDArray[Any]
+
+DIVERGING = np.errstate(over="ignore", invalid="ignore")
+"""A training that diverges shows in its losses; NumPy need not warn of it, as no kernel does."""
+
+# --- activations ---------------------------------------------------------------------------------
+
+
+def logistic(z: Array) -> Array:
+    """Return 1 / (1 + exp(-z)), with no overflow at either end."""
+    e = np.exp(-np.abs(z))
+    return np.where(z >= 0, 1, e) / (1 + e)
+
+
+def normal_cdf(z: Array) -> Array:
+    """Return the standard normal distribution function, by erf."""
+    from scipy.special import erf
+
+    return (1 + erf(z / z.dtype.type(np.sqrt(2)))) / 2
+
+
+def activate(name: str | Activation, z: Array) -> Array:
+    """Return the activation of z (rows, units)."""
+    match name:
+        case Activation():
+            return name.on_array(z)
+        case "identity":
+            return z
+        case "relu":
+            return np.maximum(z, 0)
+        case "leaky_relu":
+            return np.where(z > 0, z, LEAKY_SLOPE * z)
+        case "elu":
+            return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
+        case "gelu":
+            return z * normal_cdf(z)
+        case "silu":
+            return z * logistic(z)
+        case "softplus":
+            return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
+        case "sigmoid":
+            return logistic(z)
+        case "tanh":
+            return np.tanh(z)
+        case "softmax":
+            e = np.exp(z - z.max(axis=1, keepdims=True))
+            return e / e.sum(axis=1, keepdims=True)
+        case "exp":
+            return np.exp(z)
+    raise AssertionError(name)
+
+
+def activate_gradient(name: str | Activation, z: Array, a: Array, delta: Array) -> Array:
+    """Return the derivative of the loss by z, given delta, its derivative by a."""
+    match name:
+        case Activation():
+            return name.backward_on_array(delta, z, a)
+        case "identity":
+            return delta
+        case "relu":
+            return np.where(z > 0, delta, 0)  # 0 * inf must not arise
+        case "leaky_relu":
+            return delta * np.where(z > 0, 1, z.dtype.type(LEAKY_SLOPE))
+        case "elu":
+            return delta * np.where(z > 0, 1, np.exp(np.minimum(z, 0)))
+        case "gelu":
+            density = np.exp(-z * z / 2) / z.dtype.type(np.sqrt(2 * np.pi))
+            return delta * (normal_cdf(z) + z * density)
+        case "silu":
+            return delta * (logistic(z) * (1 + z * logistic(-z)))
+        case "softplus":
+            return delta * logistic(z)
+        case "sigmoid":
+            return delta * (a * (1 - a))
+        case "tanh":
+            return delta * (1 - a * a)
+        case "softmax":
+            return a * (delta - (delta * a).sum(axis=1, keepdims=True))
+        case "exp":
+            return delta * a
+    raise AssertionError(name)
+
+
+# --- the objective --------------------------------------------------------------------------------------
+
+
+def element_loss(network: Network, a: Array, targets: Array) -> tuple[Array, Array]:
+    """Return an element-wise loss of outputs a (rows, n_out), and its derivative by a."""
+    r = a - targets
+    match network.loss:
+        case "mse":
+            return r * r, 2 * r
+        case "mae":
+            return np.abs(r), np.sign(r)
+        case "huber":
+            d = network.huber_delta
+            small = np.abs(r) <= d
+            return np.where(small, r * r / 2, d * (np.abs(r) - d / 2)), np.clip(r, -d, d)
+        case "pinball":
+            q = network.quantile
+            slope = np.where(r > 0, 1 - q, -q * (r < 0)).astype(r.dtype)
+            return r * slope, slope
+    raise AssertionError(network.loss)
+
+
+def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> tuple[float, Array]:
+    """Return the loss of logits z (rows, n_out), and its derivative by z.
+
+    Rows count with `weights` (rows,); a batch whose weights are all zero has loss and derivative 0.
+    """
+    a = activate(network.output, z)
+    match network.loss:
+        case Loss():
+            loss, delta = network.loss.on_arrays(z, a, targets, np.array(network.loss_parameters, z.dtype))
+        case "cross_entropy":
+            shifted = z - z.max(axis=1, keepdims=True)
+            log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+            # The labels' weights sum to 1, so a * sum(targets) = a; 0 * -inf never arises.
+            loss, delta = (targets * (log_sum - shifted)).sum(axis=1, keepdims=True), a - targets
+        case "binary_cross_entropy":
+            loss = np.maximum(z, 0) - z * targets + np.log1p(np.exp(-np.abs(z)))
+            delta = a - targets
+        case "poisson":
+            loss, delta = a - targets * z, a - targets
+        case "poisson_deviance":
+            from scipy.special import xlogy
+
+            loss, delta = a - targets * z + xlogy(targets, targets) - targets, a - targets
+        case _:
+            loss, by_a = element_loss(network, a, targets)
+            delta = activate_gradient(network.output, z, a, by_a)
+    if network.clips:
+        eps = np.finfo(z.dtype).eps
+        loss = np.clip(loss, -np.log1p(-eps), -np.log(eps))
+    total = float(weights.sum(dtype=np.float64)) * network.divisor
+    if total == 0:
+        return 0.0, np.zeros_like(z)
+    share = weights[:, None] / z.dtype.type(total)
+    counts = share > 0  # 0 * inf must not arise
+    value = float(np.where(counts, loss * share, 0).sum(dtype=np.float64)) / network.value_divisor
+    return value, np.where(counts, delta * share, 0)
+
+
+def penalty_share(network: Network, weights: Array) -> float:
+    """Return what a penalty counts in the objective of a batch whose rows have these weights (rows,)."""
+    if network.convention == "torch":
+        return 1.0
+    total = float(weights.sum(dtype=np.float64))
+    return 1 / total if total > 0 else 0.0
+
+
+def penalty(network: Network, w: Array) -> float:
+    """Return the penalties on one layer's weights."""
+    # In this order no penalty of 0 meets the infinite square of a weight that is finite.
+    return float((network.l1 * np.abs(w) + network.l2 / 2 * w * w).sum())
+
+
+def penalty_gradient(network: Network, w: Array) -> Array:
+    """Return the derivative of `penalty` by w."""
+    return network.l1 * np.sign(w) + network.l2 * w
+
+
+# --- dropout -------------------------------------------------------------------------------------
+
+
+def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return a hash of 32-bit words: Wellons' "lowbias32" (2018)."""
+    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return bits ^ (bits >> np.uint32(16))
+
+
+def dropout_mask(key: int, step: int, layer: int, shape: tuple[int, int], p: float) -> Array:
+    """Return which units (rows, units) of a batch are kept: the definition for every backend.
+
+    A pure function of its arguments: row is the position in the batch, step counts updates from 0,
+    hidden layers count from 0, arithmetic is modulo 2^32.
+    """
+    word = np.array([key], np.uint32)
+    for number in (step, layer):
+        word = scramble(word ^ np.uint32(number % 2**32))
+    rows = scramble(word + np.arange(shape[0], dtype=np.uint32) * np.uint32(0x9E3779B9))
+    units = np.arange(shape[1], dtype=np.uint32) * np.uint32(0x85EBCA6B)
+    return scramble(rows[:, None] + units) >= np.uint32(p * 2**32)
+
+
+# --- forward and back --------------------------------------------------------------------------------
+
+
+def forward(network: Network, parameters: Array, inputs: Array) -> Array:
+    """Return the last layer's logits (rows, n_out), nothing dropped."""
+    *hidden, (w_last, b_last) = layer_views(parameters, network.sizes)
+    a = inputs
+    for name, (w, b) in zip(network.hidden, hidden, strict=True):
+        a = activate(name, a @ w + b)
+    return a @ w_last + b_last
+
+
+@DIVERGING
+def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
+    """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
+    out[...] = activate(network.output, forward(network, parameters, inputs))
+
+
+@DIVERGING
+def evaluate(network: Network, parameters: Array, data: Data) -> float:
+    """Return the loss over all rows of data, without dropout and penalties."""
+    logits = forward(network, parameters, data.inputs)
+    return output_loss(network, logits, data.targets, data.weights)[0]
+
+
+@DIVERGING
+def gradient(network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array) -> float:
+    """Write the objective's gradient over all rows of data to gradients (P,); return the objective."""
+    layers = layer_views(parameters, network.sizes)
+    sources, logits, activations, scales = [data.inputs], [], [], []
+    for layer, name in enumerate(network.hidden):
+        w, b = layers[layer]
+        logits.append(sources[-1] @ w + b)
+        activations.append(activate(name, logits[-1]))
+        scale = np.ones((), parameters.dtype)
+        if p := network.dropout[layer]:
+            mask = dropout_mask(key, step, layer, activations[-1].shape, p)
+            scale = mask * parameters.dtype.type(1 / (1 - p))
+        scales.append(scale)
+        sources.append(activations[-1] * scale)
+
+    w, b = layers[-1]
+    share = penalty_share(network, data.weights)
+    objective, delta = output_loss(network, sources[-1] @ w + b, data.targets, data.weights)
+
+    for layer in reversed(range(len(layers))):
+        w, _ = layers[layer]
+        w_gradient, b_gradient = layer_views(gradients, network.sizes)[layer]
+        w_gradient[...] = sources[layer].T @ delta + share * penalty_gradient(network, w)
+        b_gradient[...] = delta.sum(axis=0)
+        objective += share * penalty(network, w)
+        if layer > 0:
+            by_a = delta @ w.T * scales[layer - 1]
+            name = network.hidden[layer - 1]
+            delta = activate_gradient(name, logits[layer - 1], activations[layer - 1], by_a)
+    return objective
+
+
+# --- the step ------------------------------------------------------------------------------------
+
+
+@DIVERGING
+def update(
+    network: Network, optimizer: Optimizer, state: TrainState, rate: float, bias_rate: float
+) -> TrainState:
+    """Apply state.gradients in place; return the state with its step advanced."""
+    check_optimizer("optimizer", optimizer)
+    p, g = state.parameters, state.gradients
+    first, second = state.moments
+    t = state.step + 1
+    rates = np.empty_like(p)
+    for w_rates, b_rates in layer_views(rates, network.sizes):
+        w_rates[...], b_rates[...] = rate, bias_rate
+
+    if optimizer.clip_norm is not None:
+        g *= min(1.0, optimizer.clip_norm / (float(np.linalg.norm(g.astype(np.float64))) + 1e-6))
+    match optimizer:
+        case SGD(momentum=0):
+            p -= rates * g
+        case SGD():
+            first[...] = optimizer.momentum * first + g
+            p -= rates * (g + optimizer.momentum * first if optimizer.nesterov else first)
+        case RMSprop():
+            first[...] = optimizer.alpha * first + (1 - optimizer.alpha) * g * g
+            second[...] = optimizer.momentum * second + g / (np.sqrt(first) + optimizer.epsilon)
+            p -= rates * second
+        case Adam():
+            if isinstance(optimizer, AdamW):
+                p *= 1 - rates * optimizer.weight_decay
+            first[...] = optimizer.beta1 * first + (1 - optimizer.beta1) * g
+            second[...] = optimizer.beta2 * second + (1 - optimizer.beta2) * g * g
+            unbias = math.sqrt(1 - optimizer.beta2**t)
+            epsilon = optimizer.epsilon / unbias if optimizer.epsilon_hat else optimizer.epsilon
+            root = np.sqrt(second) / unbias + epsilon
+            p -= rates / (1 - optimizer.beta1**t) * first / root
+        case RuleOptimizer():
+            new = optimizer.rule.on_arrays(p, g, (first, second), rates, optimizer.constants, t)
+            for array, value in zip((p, first, second), new, strict=False):
+                array[...] = value
+    return state._replace(step=t)
+
+
+def train_chunk(
+    network: Network,
+    optimizer: Optimizer,
+    state: TrainState,
+    data: Data,
+    chunk: Chunk,
+    key: int,
+    threads: int | None,
+    losses: NDArray[np.float64],
+) -> TrainState:
+    """Take the chunk's steps; write each one's objective to losses (steps,) float64."""
+    for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
+        rows = chunk.order[start:stop]
+        batch = Data(data.inputs[rows], data.targets[rows], data.weights[rows])
+        losses[s] = gradient(network, state.parameters, batch, key, state.step, state.gradients)
+        state = update(network, optimizer, state, *chunk.rates[s].tolist())
+    return state
+
+
+BACKEND = Backend("reference", predict, evaluate, gradient, update, train_chunk)

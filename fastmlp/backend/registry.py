@@ -1,0 +1,173 @@
+"""Which backends there are, and which one `backend="auto"` takes.
+
+A backend is a file: every module in `fastmlp.kernels.variants`, every entry point of the group
+"fastmlp.variants", and every path given to `register_file` declares a `VARIANT`. A plugin, as an entry
+point is called here, that cannot be used is left out with a warning: it is not for it to decide what runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+import pkgutil
+import re
+import sys
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend import reference
+from fastmlp.model.backend import Backend
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.variant import Variant, Work
+
+_files: dict[str, Variant] = {}
+
+
+def variants() -> dict[str, Variant]:
+    """Return the compiled backends' declarations by name: bases first, files given last."""
+    return {**_installed(), **_files}
+
+
+def backends() -> tuple[str, ...]:
+    """Return the names that `fit(backend=...)` takes beside "auto", the reference first."""
+    return ("reference", *variants())
+
+
+def get(name: str) -> Backend:
+    """Return a backend by name; ValueError with the choices if there is none."""
+    checks.choice("backend", name, backends())
+    return reference.BACKEND if name == "reference" else _compiled(name)
+
+
+def choose(
+    name: str,
+    network: Network,
+    optimizer: Optimizer,
+    rows: int,
+    dtype: np.dtype[Any],
+    threads: int | None,
+    steps: int | None = None,
+) -> Backend:
+    """Return the named backend; for "auto" the one that says it takes the fewest seconds a step.
+
+    Parameters
+    ----------
+    rows : rows of a batch
+    steps : of the whole training, if known
+    """
+    if name != "auto":
+        checks.choice("backend", name, ("auto", *backends()))
+        return get(name)
+    from fastmlp.kernels.variant import Work
+
+    work = Work.of(network, optimizer, rows, dtype, threads, steps)
+    estimates = {name: _estimate(v, work) for name, v in variants().items() if v.seconds is not None}
+    return get(min(estimates, key=estimates.__getitem__))
+
+
+def _estimate(variant: Variant, work: Work) -> float:
+    """Return the seconds that a variant says a step takes; infinity, with a warning, if it says no number."""
+    assert variant.seconds is not None
+    try:
+        seconds = float(variant.seconds(work))
+        if not math.isnan(seconds):
+            return seconds
+        reason = "it is nan"
+    except Exception as error:  # a plugin's function may raise anything
+        reason = _line(error)
+    _warn(f"the backend {variant.name!r} is left out of the choice: it gives no estimate, {reason}")
+    return math.inf
+
+
+def register_file(path: str | Path) -> str:
+    """Load the variant that a Python file declares; return its name.
+
+    ValueError or TypeError if it declares none that can be used, or one with a name that is taken.
+    """
+    path = Path(path)
+    # Two files of one name are two modules.
+    place = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:8]
+    spec = importlib.util.spec_from_file_location(f"fastmlp_variant_{path.stem}_{place}", path)
+    if spec is None or spec.loader is None or not path.exists():
+        raise ValueError(f"a variant must be a Python file, got {str(path)!r}")
+    module = importlib.util.module_from_spec(spec)
+    # Machine code loaded from the disk cache looks its functions' module up by name.
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    variant = _checked(_declared(module), backends())
+    _files[variant.name] = variant
+    return variant.name
+
+
+@functools.cache
+def _installed() -> dict[str, Variant]:
+    """Return the variants of the package and the plugins, bases first."""
+    package = importlib.import_module("fastmlp.kernels.variants")
+    found = [
+        _declared(importlib.import_module(f"{package.__name__}.{info.name}"))
+        for info in pkgutil.iter_modules(package.__path__)
+    ]
+    for entry in sorted(importlib.metadata.entry_points(group="fastmlp.variants")):
+        try:
+            found.append(_checked(_declared(entry.load()), ["reference", *(v.name for v in found)]))
+        except Exception as error:  # importing somebody's module may raise anything
+            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {_line(error)}")
+    return {variant.name: variant for variant in sorted(found, key=_depth)}
+
+
+def _depth(variant: Variant) -> int:
+    return 0 if variant.base is None else 1 + _depth(variant.base)
+
+
+def _declared(module: Any) -> Variant:
+    from fastmlp.kernels.variant import Variant
+
+    variant = getattr(module, "VARIANT", None)
+    if not isinstance(variant, Variant):
+        raise ValueError(
+            f"{module.__name__} must declare VARIANT = Variant(...), got {checks.shown(variant)}"
+        )
+    return variant
+
+
+def _checked(variant: Variant, taken: Iterable[str]) -> Variant:
+    """Return the variant if it can stand beside those whose names are taken."""
+    from fastmlp.kernels.jit.bind import check_slots
+
+    name = variant.name
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
+        raise ValueError(f"a variant's name must be letters, digits and . + - _, got {checks.shown(name)}")
+    if name == "auto":
+        raise ValueError("no variant can be named 'auto', which chooses among them")
+    if name in taken:
+        raise ValueError(f"a backend named {name!r} exists already; give the variant another name")
+    check_slots(variant)
+    return variant
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=3)
+
+
+@functools.cache
+def _compiled(name: str) -> Backend:
+    from fastmlp.kernels.runtime.adapter import compiled_backend
+
+    return compiled_backend(variants()[name])

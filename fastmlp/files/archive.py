@@ -1,0 +1,294 @@
+"""One file of named arrays and a JSON header: written whole or not at all, checked before it is believed.
+
+The file is an uncompressed `.npz` that `numpy.load` opens too, with a SHA-256 of itself in the zip's
+comment. It says nothing of networks; `fastmlp.training.checkpoint` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import secrets
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+try:
+    import fcntl
+except ImportError:  # not POSIX; there an open file cannot be removed, which serves as its lock
+    fcntl = None  # type: ignore[assignment]
+
+Arrays = Mapping[str, NDArray[Any]]
+
+HEADER = "header.json"
+
+MAX_HEADER = 1 << 20
+"""Bytes of JSON that are parsed at most. What grows with the training is in arrays."""
+
+DTYPES = ("<f4", "<f8", "<i8")
+"""What an array may hold: all that a training consists of."""
+
+SEAL, UNSEALED = b"sha256:", b"0" * 64
+"""The zip's comment: the digest in hexadecimal, taken while 64 zeros stood in its place."""
+
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)
+"""Opens without waiting: a pipe that nobody is at the other end of would keep us for ever."""
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+PIECE = 1 << 20
+"""Bytes that are hashed at a time."""
+
+
+class CheckpointError(ValueError):
+    """A file that is not a whole, sound checkpoint, or not one of this training."""
+
+
+def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Arrays) -> None:
+    """Replace the file at `path` with this content, durably: after any failure the old one is there.
+
+    It is written beside `path`, flushed to the disk and renamed. The same content gives the same bytes.
+
+    Parameters
+    ----------
+    header : what `json` can write without NaN and infinities
+    arrays : of float32, float64 or int64, by names that are identifiers or paths of them
+
+    Raises
+    ------
+    OSError
+        If the operating system refuses; nothing is left behind then.
+    ValueError, TypeError
+        If the header is not JSON.
+    """
+    text = json.dumps(header, allow_nan=False, sort_keys=True).encode()
+    if len(text) > MAX_HEADER:
+        raise ValueError(f"a checkpoint's header may take {MAX_HEADER} bytes, got {len(text)}")
+    target = Path(os.path.realpath(path))  # a plain write follows links, too
+    _remove_abandoned(target)
+    temporary = target.with_name(_temporary_name(target.name, secrets.token_hex(4)))
+    # 0o666 less the umask: the mode of any new file.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        _lock(descriptor, wait=True)  # a sweeper may hold it for a moment
+        if not os.fstat(descriptor).st_nlink:  # another writer took it for abandoned before the lock
+            return write(path, header, arrays)
+        _inherit(target, descriptor)
+        _write_sealed(descriptor, text, arrays)
+        os.fsync(descriptor)
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    finally:
+        os.close(descriptor)
+    _sync_directory(target.parent)
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return (header, arrays) of a file that `write` wrote, once its seal and its shape have been checked.
+
+    The arrays are read-only views of what was read.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, or was never such a file.
+    OSError
+        If it cannot be read.
+    """
+    with open(os.fspath(path), "rb", buffering=0, opener=_open_at_once) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise CheckpointError(f"{os.fspath(path)!r} is not a file")
+        try:
+            _check_seal(file, found.st_size)
+            return _parse(file, found.st_size)
+        except CheckpointError as error:
+            raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {error}") from None
+        except Exception as error:
+            # The seal holds, so somebody made it like this. zipfile, json and numpy answer a crafted
+            # file with a dozen kinds of exception, of which they document three; seeking to where it
+            # points, the operating system with EINVAL.
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                raise
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {reason}") from None
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+class _Hashed:
+    """A file that only grows, and the digest of what has gone into it; all that zipfile needs."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.digest = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        _write_all(self.descriptor, data)
+        return len(data)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+def _write_sealed(descriptor: int, text: bytes, arrays: Arrays) -> None:
+    file = _Hashed(descriptor)
+    with zipfile.ZipFile(file, "w") as archive:  # type: ignore[call-overload]  # a file that only grows
+        archive.comment = SEAL + UNSEALED
+        # A ZipInfo of our own has no clock in it.
+        archive.writestr(zipfile.ZipInfo(HEADER), text)
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
+                native = np.asarray(array, np.dtype(array.dtype).newbyteorder("<"), order="C")
+                npy.write_array(member, native, version=(1, 0), allow_pickle=False)
+    os.lseek(descriptor, -len(UNSEALED), os.SEEK_END)
+    _write_all(descriptor, file.digest.hexdigest().encode())
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Take the lock that a writer holds for as long as it lives; return whether it could be had."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed writers of this target have left: their locks went with them."""
+    with contextlib.suppress(OSError):
+        names = [name for name in os.listdir(target.parent) if _is_temporary(name, target.name)]
+        for name in names:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(target.with_name(name), os.O_RDONLY | AT_ONCE | NO_LINK)
+                try:
+                    if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, wait=False):
+                        os.unlink(target.with_name(name))
+                finally:
+                    os.close(descriptor)
+
+
+def _temporary_name(target: str, token: str) -> str:
+    """Return the name of a temporary file, by a token of 8 hexadecimal digits.
+
+    As long for every target, which may have the longest name that there is; and of digits that follow from
+    target and token, so that a file of that name is one of ours.
+    """
+    digits = hashlib.sha256(os.fsencode(token + target)).hexdigest()[:8]
+    return f".fastmlp-{token}{digits}.tmp"
+
+
+def _is_temporary(name: str, of: str) -> bool:
+    return name == _temporary_name(of, name[len(".fastmlp-") :][:8])
+
+
+def _inherit(target: Path, descriptor: int) -> None:
+    """Give the new file the mode and owner of the old; refuse as opening the old for writing would."""
+    try:
+        old = os.open(target, os.O_WRONLY | AT_ONCE)
+    except FileNotFoundError:
+        return
+    try:
+        found = os.fstat(old)
+    finally:
+        os.close(old)
+    if not stat.S_ISREG(found.st_mode):
+        raise OSError(errno.EINVAL, "not a regular file", str(target))
+    if hasattr(os, "fchown"):
+        with contextlib.suppress(PermissionError):  # only root gives files away
+            os.fchown(descriptor, found.st_uid, found.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+
+
+def _sync_directory(directory: Path) -> None:
+    """Make the renaming itself durable."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | AT_ONCE)
+
+
+def _check_seal(file: BinaryIO | io.RawIOBase, size: int) -> None:
+    digest = hashlib.sha256()
+    left = size - len(UNSEALED)
+    while left > 0:
+        piece = file.read(min(left, PIECE))
+        if not piece:
+            break
+        digest.update(piece)
+        left -= len(piece)
+    digest.update(UNSEALED)
+    if left or file.read(len(UNSEALED)) != digest.hexdigest().encode():
+        raise CheckpointError("its checksum does not hold")
+
+
+def _parse(file: Any, size: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    file.seek(0)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if archive.comment[: len(SEAL)] != SEAL or len({m.filename for m in members}) < len(members):
+            raise CheckpointError("it is a zip of another kind")
+        # Stored members lie in the file itself: together they cannot be larger, and none can swell.
+        if sum(m.file_size for m in members) > size or any(m.compress_type for m in members):
+            raise CheckpointError("its members are larger than the file")
+        if HEADER not in archive.NameToInfo or archive.getinfo(HEADER).file_size > MAX_HEADER:
+            raise CheckpointError(f"its header is missing or above {MAX_HEADER} bytes")
+        header = json.loads(archive.read(HEADER), parse_constant=_refuse_constant)
+        if not isinstance(header, dict):
+            raise CheckpointError("its header is not an object")
+        return header, dict(_arrays(archive, members))
+
+
+def _refuse_constant(name: str) -> float:
+    raise CheckpointError(f"{name} stands in its header")
+
+
+def _arrays(archive: zipfile.ZipFile, members: list[zipfile.ZipInfo]) -> Iterator[tuple[str, NDArray[Any]]]:
+    for member in members:
+        if member.filename == HEADER:
+            continue
+        content = archive.read(member)
+        start = io.BytesIO(content)
+        if npy.read_magic(start) != (1, 0):
+            raise CheckpointError(f"{member.filename} is an array of another version")
+        shape, fortran, dtype = npy.read_array_header_1_0(start)
+        count = 1
+        for length in shape:
+            count *= length
+        whole = len(content) - start.tell() == count * dtype.itemsize
+        if dtype.str not in DTYPES or fortran or min(shape, default=0) < 0 or not whole:
+            raise CheckpointError(f"{member.filename} is not an array of its size in {', '.join(DTYPES)}")
+        array = np.frombuffer(content, dtype, count, start.tell()).reshape(shape)
+        yield member.filename.removesuffix(".npy"), array

@@ -1,0 +1,213 @@
+"""What jitted loops call for each element: formulas, the entries of tables by their codes, words to LLVM."""
+
+# mypy: ignore-errors
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp.formulas import elementary, numbers
+from fastmlp.formulas.numbers import where
+from fastmlp.kernels.codegen.symbols import Symbol, jittable
+from fastmlp.kernels.codegen.vectors import FLOATS, INT, data_pointer
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, SOFTMAX
+from fastmlp.model.activations import ACTIVATIONS
+from fastmlp.model.losses import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY, within
+from fastmlp.model.rules import MOST_CONSTANTS
+
+fma, exp, log = jittable(numbers.fma), jittable(elementary.exp), jittable(elementary.log)
+exp_nonpositive, at_least = jittable(elementary.exp_nonpositive), jittable(numbers.at_least)
+
+
+@jittable
+def clipped(clips: bool, value):
+    """A cross-entropy as `Network.clips` has it."""
+    return where(clips, within(value, LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY), value)
+
+
+def literal(code):
+    """Whether a code is known where code is written: Numba tries a call without it first, which is refused."""
+    return isinstance(code, types.IntegerLiteral)
+
+
+@intrinsic
+def activation(typing_context, code, z):
+    """Return the activation of one number, by its code, a constant."""
+    if literal(code) and isinstance(z, types.Float):
+        formula = ACTIVATION_CODES[code.literal_value].formula
+
+        def emit(context, builder, signature, values):
+            return formula(Symbol(builder, values[1])).value
+
+        return z(code, z), emit
+
+
+@intrinsic
+def activation_backward(typing_context, code, delta, z, a):
+    """Return delta times the derivative at z, where the activation is a; by its code, a constant."""
+    if literal(code) and isinstance(z, types.Float):
+        entry = ACTIVATION_CODES[code.literal_value]
+
+        def emit(context, builder, signature, values):
+            delta, z, a = (Symbol(builder, value) for value in values[1:])
+            return backward_of(entry, delta, z, a).value
+
+        return delta(code, delta, z, a), emit
+
+
+def backward_of(entry, delta, z, a):
+    """Return delta times an activation's derivative, of numbers of `fastmlp.formulas`."""
+    read = {"z": z, "a": a}
+    return entry.backward(delta, **{name: read[name] for name in entry.reads})
+
+
+def chain_of(entry, output, by_a, a):
+    """Return the derivative by a logit of a loss whose derivative by the output a, or by the logit, is by_a.
+
+    output : its activation's code, an integer `Symbol`; of softmax, less the sum of a * by_a over the row
+    """
+    found = by_a
+    if not entry.by_logit:
+        for code, activation in enumerate(ACTIVATIONS.values()):
+            if activation.name in entry.outputs and activation.name != "identity":
+                new = by_a * a if code == SOFTMAX else activation.backward(by_a, a=a)
+                found = where(output.equals(code), new, found)
+    return found
+
+
+@intrinsic
+def output_chain(typing_context, loss, output, by_a, a):
+    """Return the derivative by a logit, see `chain_of`; by the loss's code, a constant."""
+    if literal(loss) and isinstance(a, types.Float):
+        entry = LOSS_CODES[loss.literal_value]
+
+        def emit(context, builder, signature, values):
+            return chain_of(entry, *(Symbol(builder, value) for value in values[1:])).value
+
+        return a(loss, types.intp, a, a), emit
+
+
+@intrinsic
+def within_bounds(typing_context, loss, clips, value):
+    """Return the loss of one element as `Network.clips` has it; by its code, a constant."""
+    if literal(loss) and isinstance(value, types.Float):
+        entry = LOSS_CODES[loss.literal_value]
+
+        def emit(context, builder, signature, values):
+            symbols = [Symbol(builder, value) for value in values[1:]]
+            return (clipped.formula(*symbols) if entry.clips else symbols[1]).value
+
+        return value(loss, types.boolean, value), emit
+
+
+@intrinsic
+def is_row_loss(typing_context, loss):
+    """Return whether a loss is a user's that goes over a row: `row_loss`; by its code, a constant."""
+    if literal(loss):
+        entry = LOSS_CODES[loss.literal_value]
+
+        def emit(context, builder, signature, values):
+            return ir.Constant(ir.IntType(1), bool(entry.digest and entry.element is None))
+
+        return types.boolean(loss), emit
+
+
+@intrinsic
+def element_loss(typing_context, loss, z, a, y, parameter):
+    """Return the loss of one element, and its derivative by a or by z; by its code, a constant.
+
+    0 of a loss that has no formula of one element.
+    """
+    if literal(loss) and isinstance(z, types.Float):
+        element = LOSS_CODES[loss.literal_value].element or (lambda z, a, y, parameter: (z.number(0.0),) * 2)
+
+        def emit(context, builder, signature, values):
+            both = element(*(Symbol(builder, value) for value in values[1:]))
+            return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in both])
+
+        return types.UniTuple(z, 2)(loss, z, z, z, z), emit
+
+
+def constants_at(context, builder, kind, value):
+    """Return a rule's constants, scalars, from the float64 array that holds them."""
+    place, double = data_pointer(context, builder, kind, value), FLOATS[types.float64]
+    read = lambda i: builder.load(builder.gep(place, [INT(i)], source_etype=double), typ=double)
+    return [Symbol(builder, read(i)) for i in range(MOST_CONSTANTS + 1)]
+
+
+@intrinsic
+def step_element(typing_context, code, i, rate, constants, t, g, p, first, second):
+    """Take the step of parameter i and its moments, arrays (n,); by the rule's code, a constant."""
+    if literal(code):
+        entry = RULE_CODES[code.literal_value]
+
+        def emit(context, builder, signature, values):
+            arrays = zip(signature.args[5:], values[5:], strict=True)
+            kind = FLOATS[p.dtype]
+            at = [
+                builder.gep(data_pointer(context, builder, *array), [values[1]], source_etype=kind)
+                for array in arrays
+            ]
+            told = constants_at(context, builder, constants, values[3])
+            numbers = Symbol(builder, values[2]), told, Symbol(builder, values[4])
+            take_step(entry, *numbers, [Place(builder, place, kind) for place in at])
+            return context.get_dummy_value()
+
+        arrays = g, p, first, second
+        return types.void(code, types.intp, types.float64, constants, types.float64, *arrays), emit
+
+
+class Place:
+    """Where a number lies, or a vector of them, in code that is being written."""
+
+    def __init__(self, builder, pointer, kind):
+        self.builder, self.pointer, self.kind = builder, pointer, kind
+
+    def load(self):
+        return Symbol(self.builder, self.builder.load(self.pointer, typ=self.kind))
+
+    def store(self, symbol):
+        self.builder.store(symbol.value, self.pointer)
+
+
+def take_step(entry, rate, constants, t, places, penalty=None):
+    """Write a rule's step, from and to the places of a gradient, a parameter and its two moments.
+
+    Only the moments that the rule has are read and written.
+    penalty : times the parameter, it is added to the gradient
+    """
+    at_g, at_p, *at_moments = places
+    g, p = at_g.load(), at_p.load()
+    if penalty is not None:
+        g = numbers.fma(penalty, p, g)
+    at_moments = at_moments[: entry.moments]
+    new, moments = entry.formula(p, g, [place.load() for place in at_moments], rate, constants, t)
+    for place, symbol in zip([at_p, *at_moments], [new, *moments], strict=True):
+        place.store(symbol)
+
+
+@intrinsic
+def accumulate(typing_context, total, term):
+    """Return total + term, where LLVM may add the terms of a loop in any order: it makes vectors of them."""
+
+    def emit(context, builder, signature, values):
+        return builder.fadd(*values, flags=("reassoc", "nsz"))
+
+    if isinstance(total, types.Float) and total == term:
+        return total(total, term), emit
+
+
+@intrinsic
+def wide_vectors(typing_context):
+    """Call once in a function whose loops should use 512-bit vectors where the machine has them.
+
+    LLVM tunes most AVX-512 processors to 256 bits; this sets the attribute that clang's -mprefer-vector-width=512
+    sets. llvmlite only knows attributes without a value, hence the call past its check. Numba optimises, and vectorises,
+    every jitted function by itself before it is inlined: the call must stand in the function that has the loop.
+    """
+
+    def emit(context, builder, signature, values):
+        set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+        return context.get_dummy_value()
+
+    return types.none(), emit

@@ -1,0 +1,253 @@
+"""Numbers that write machine code: a formula in plain operators becomes instructions on a scalar or on vectors.
+
+Separate because Numba would make a function of every formula: to infer, lower and optimise the logarithm took
+0.3 s of a first training, and what says whether rows are many, one comparison, 0.05. A formula is a Python
+function of `Symbol`s, called while code is being written; `jittable` makes of it what jitted code calls. What it
+writes has no branches and no calls, so that a loop around it vectorises, and no flags that let LLVM reorder it.
+"""
+
+# mypy: ignore-errors
+
+import functools
+import inspect
+import typing
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp.formulas.numbers import Constant
+from fastmlp.kernels.codegen import roots
+from fastmlp.kernels.codegen.vectors import INT32, declare
+
+
+def _operator(of_floats, of_integers, swapped=False):
+    def operate(self, other):
+        like = widest(self, other)
+        values = like.like(self), like.like(other)
+        name = of_floats if like.is_float else of_integers
+        return Symbol(self.builder, getattr(self.builder, name)(*values[:: -1 if swapped else 1]))
+
+    return operate
+
+
+def _comparison(sign):
+    def compare(self, other):
+        like = widest(self, other)
+        compared = self.builder.fcmp_ordered if like.is_float else self.builder.icmp_signed
+        return Symbol(self.builder, compared(sign, like.like(self), like.like(other)))
+
+    return compare
+
+
+def widest(*values):
+    """Return the symbol of most lanes among them, of scalars a float32 if there is one; all take its type."""
+    symbols = [value for value in values if isinstance(value, Symbol)]
+    return max(symbols, key=lambda symbol: (symbol.lanes, symbol.is_float and symbol.single))
+
+
+class Symbol:
+    """A float in code that is being written, or an integer, or the truth of a comparison; or a vector of them.
+
+    Beside one may stand a Python number or a `Constant`, which takes its dtype, or a float64, which is rounded
+    to its dtype, and, if it is a scalar, goes to all of its lanes. Comparisons with NaN are false.
+    Integers are compared as signed, shifted as bits, and divided only from 0 on.
+    """
+
+    def __init__(self, builder, value):
+        self.builder, self.value = builder, value
+
+    @property
+    def lane(self):
+        """The LLVM type of one lane."""
+        kind = self.value.type
+        return kind.element if isinstance(kind, ir.VectorType) else kind
+
+    @property
+    def lanes(self):
+        """How many lanes a vector has; 0 for a scalar."""
+        kind = self.value.type
+        return kind.count if isinstance(kind, ir.VectorType) else 0
+
+    @property
+    def is_float(self):
+        return isinstance(self.lane, (ir.FloatType, ir.DoubleType))
+
+    @property
+    def single(self):
+        """Whether it has 32 bits."""
+        return self.lane in (ir.FloatType(), ir.IntType(32))
+
+    def like(self, other):
+        """Return the LLVM value of another symbol or of a number, which is given this one's type."""
+        if isinstance(other, Symbol):
+            return other.value if other.value.type == self.value.type else self._spread(other)
+        number = other.of(self) if isinstance(other, Constant) else other
+        kind = self.value.type
+        lanes = [ir.Constant(self.lane, number)] * kind.count if isinstance(kind, ir.VectorType) else number
+        return ir.Constant(kind, lanes)
+
+    def _spread(self, other):
+        """Return a float rounded to this one's dtype, and a scalar in every lane if this one is a vector."""
+        value, kind = other.value, self.value.type
+        if other.lane != self.lane:
+            value = self.builder.fptrunc(
+                value, ir.VectorType(self.lane, kind.count) if other.lanes else self.lane
+            )
+        if other.lanes == self.lanes:
+            return value
+        empty = ir.Constant(kind, ir.Undefined)
+        first = self.builder.insert_element(empty, value, INT32(0))
+        return self.builder.shuffle_vector(
+            first, empty, ir.Constant(ir.VectorType(INT32, kind.count), [0] * kind.count)
+        )
+
+    def number(self, other):
+        """Return a number as a symbol of this one's type."""
+        return Symbol(self.builder, self.like(other))
+
+    def choose(self, condition, a, b):
+        """Return a where the condition holds, else b; each lane by its own, if the condition is a vector."""
+        like = widest(a, b)
+        if condition.lanes > like.lanes:
+            shape = ir.Constant(ir.VectorType(like.lane, condition.lanes), ir.Undefined)
+            like = Symbol(self.builder, shape)
+        return Symbol(self.builder, self.builder.select(condition.value, like.like(a), like.like(b)))
+
+    def multiply_add(self, a, b, c):
+        """Return a * b + c, with one rounding where the machine can."""
+        # fmuladd: on a machine without the instruction LLVM splits it where llvm.fma would call libm
+        like = widest(a, b, c)
+        return like.number(a).call("fmuladd", b, c)
+
+    def sqrt(self):
+        """Return the square root by the instruction; Numba's `math.sqrt` is a call, which keeps a loop scalar."""
+        return self.call("sqrt")
+
+    def root(self):
+        """Return the square root; see `fastmlp.kernels.codegen.roots`."""
+        return roots.sqrt(self)
+
+    def quotient(self, divisor):
+        """Return what it is over a divisor above 0; see `fastmlp.kernels.codegen.roots`."""
+        like = widest(self, divisor)
+        return roots.quotient(like.number(self), like.number(divisor))
+
+    def raised(self, exponent):
+        """Return it to the power of another."""
+        return self.call("pow", exponent)
+
+    def magnitude(self):
+        """Return it with the sign bit cleared."""
+        return self.call("fabs")
+
+    def with_sign(self, sign):
+        """Return it with the sign bit of another."""
+        return self.call("copysign", sign)
+
+    def negated(self):
+        """Return whether a truth does not hold."""
+        return Symbol(self.builder, self.builder.not_(self.value))
+
+    def bits(self):
+        """Return its bit pattern, an integer of its own width: Numba's would widen to int64."""
+        return self.cast(ir.IntType(32 if self.single else 64))
+
+    def from_bits(self):
+        """Return the float with this bit pattern."""
+        return self.cast(ir.FloatType() if self.single else ir.DoubleType())
+
+    def cast(self, lane):
+        """Return its bits as another type."""
+        kind = self.value.type
+        kind = ir.VectorType(lane, kind.count) if isinstance(kind, ir.VectorType) else lane
+        return Symbol(self.builder, self.builder.bitcast(self.value, kind))
+
+    def call(self, name, *others):
+        """Return what one of LLVM's intrinsic functions gives for it, and others like it."""
+        kind = self.value.type
+        shape = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
+        name = f"llvm.{name}.{shape}f{32 if self.single else 64}"
+        values = [self.value, *map(self.like, others)]
+        function = declare(self.builder.module, name, kind, [kind] * len(values))
+        return Symbol(self.builder, self.builder.call(function, values))
+
+    __add__ = __radd__ = _operator("fadd", "add")
+    __mul__ = __rmul__ = _operator("fmul", "mul")
+    __sub__, __rsub__ = _operator("fsub", "sub"), _operator("fsub", "sub", swapped=True)
+    __truediv__, __rtruediv__ = _operator("fdiv", None), _operator("fdiv", None, swapped=True)
+    __floordiv__, __mod__ = _operator(None, "sdiv"), _operator(None, "srem")
+    __and__ = _operator(None, "and_")
+    __or__ = _operator(None, "or_")
+    __lshift__, __rshift__ = _operator(None, "shl"), _operator(None, "lshr")
+    __lt__, __gt__, __le__, __ge__ = map(_comparison, ("<", ">", "<=", ">="))
+
+    def equals(self, other):
+        """Return whether they are equal."""
+        return _comparison("==")(self, other)
+
+    def __neg__(self):
+        return Symbol(self.builder, self.builder.fneg(self.value))
+
+
+@functools.cache
+def jittable(formula):
+    """Return what jitted code calls a formula by.
+
+    Its annotations say what it takes and gives: `int` (as int64), `bool`, or else floats of one dtype; a tuple
+    gives several. Without an annotation it gives a float, or an integer where it takes no float.
+    """
+    hints = typing.get_type_hints(formula)
+    wanted = [hints.get(name, float) for name in inspect.signature(formula).parameters]
+    given = hints.get("return", float if float in wanted else int)
+    several = typing.get_args(given)
+
+    def call(typing_context, *kinds):
+        def emit(context, builder, signature, values):
+            found = formula(*(Symbol(builder, value) for value in values))
+            if not several:
+                return found.value
+            return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
+
+        if not all(isinstance(kind, ABSTRACT[want]) for kind, want in zip(kinds, wanted)):
+            return None
+        floats = {types.unliteral(kind) for kind, want in zip(kinds, wanted) if want is float}
+        if len(floats) > 1:
+            return None
+        concrete = {int: types.intp, bool: types.boolean, float: next(iter(floats), None)}
+        result = types.Tuple([concrete[one] for one in several]) if several else concrete[given]
+        return result(*(concrete[want] for want in wanted)), emit
+
+    made = intrinsic_like(formula, call)
+    made.formula = formula
+    return made
+
+
+ABSTRACT = {int: types.Integer, bool: types.Boolean, float: types.Float}
+"""By an annotation: the class of Numba's types."""
+
+
+def intrinsic_of(emit, operand):
+    """Return Numba's intrinsic of `emit`, called as that is, which returns nothing.
+
+    operand : operand(context, builder, kind, value) makes of an argument what `emit` takes
+    """
+
+    def call(typing_context, *kinds):
+        def code(context, builder, signature, values):
+            given = zip(signature.args, values, strict=True)
+            emit(*(operand(context, builder, kind, value) for kind, value in given))
+            return context.get_dummy_value()
+
+        return types.none(*map(types.unliteral, kinds)), code
+
+    return intrinsic_like(emit, call)
+
+
+def intrinsic_like(function, call):
+    """Return Numba's intrinsic of call(typing_context, *kinds), called as `function` is."""
+    first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    call.__signature__ = inspect.Signature([first, *inspect.signature(function).parameters.values()])
+    call.__name__, call.__doc__ = function.__name__, function.__doc__
+    call.__qualname__, call.__module__ = function.__qualname__, function.__module__
+    return intrinsic(call)

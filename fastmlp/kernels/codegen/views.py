@@ -1,0 +1,204 @@
+"""Views of arrays, made without the questions that a slice and a reshape of NumPy's ask.
+
+Whether a bound is negative or beyond the end, whether the strides allow it: for Numba each is code, and a
+third of what compiling a program took. Here the caller's word counts. So with `lesser`, where Numba makes a
+function of each pair of types that `min` is called with.
+"""
+
+# mypy: ignore-errors
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+from numba.np.numpy_support import from_dtype
+
+from fastmlp.formulas.numbers import at_most, where
+from fastmlp.kernels.codegen.symbols import jittable
+
+INT = ir.IntType(64)
+
+
+def _place(context, builder, array, value, start):
+    """Return the address of element `start` of an array."""
+    data = context.data_model_manager[array].get(builder, value, "data")
+    return builder.gep(data, [start])
+
+
+def _view(context, builder, result, data, shape):
+    itemsize = INT(context.get_abi_sizeof(context.get_data_type(result.dtype)))
+    fields = {
+        "nitems": builder.mul(*shape) if len(shape) == 2 else shape[0],
+        "itemsize": itemsize,
+        "data": data,
+        "shape": cgutils.pack_array(builder, shape),
+        "strides": cgutils.pack_array(builder, [builder.mul(itemsize, n) for n in shape[1:]] + [itemsize]),
+    }
+    model = context.data_model_manager[result]
+    view = ir.Constant(model.get_value_type(), None)
+    for name, value in fields.items():
+        view = model.set(builder, view, value, name)
+    return view
+
+
+@jittable
+def chosen(condition: bool, a: int, b: int):
+    """Return a where the condition holds, else b."""
+    return where(condition, a, b)
+
+
+@jittable
+def lesser(a: int, b: int):
+    """Return the lesser of two integers."""
+    return at_most(a, b)
+
+
+@intrinsic
+def vector(typing_context, array, start, length):
+    """Return as (length,) what begins with element `start` of a C-contiguous array."""
+    result = types.Array(array.dtype, 1, "C")
+
+    def emit(context, builder, signature, values):
+        place = _place(context, builder, array, *values[:2])
+        return _view(context, builder, result, place, values[2:])
+
+    return result(array, types.intp, types.intp), emit
+
+
+@intrinsic
+def matrix(typing_context, array, start, rows, columns):
+    """Return as (rows, columns) what begins with element `start` of a C-contiguous array."""
+    result = types.Array(array.dtype, 2, "C")
+
+    def emit(context, builder, signature, values):
+        place = _place(context, builder, array, *values[:2])
+        return _view(context, builder, result, place, values[2:])
+
+    return result(array, types.intp, types.intp, types.intp), emit
+
+
+def record_of(dtype):
+    """The intrinsic (address): the record of a NumPy dtype that lies there, which the caller keeps alive."""
+    record = from_dtype(dtype)
+
+    @intrinsic
+    def view(typing_context, address):
+        def emit(context, builder, signature, values):
+            return builder.inttoptr(values[0], context.get_value_type(record))
+
+        return record(types.intp), emit
+
+    return view
+
+
+def _field(context, builder, record, value, name):
+    """Return an int64 of a record."""
+    place = builder.gep(value, [ir.Constant(ir.IntType(32), i) for i in (0, record.offset(name))])
+    return builder.load(builder.bitcast(place, INT.as_pointer()))
+
+
+def _of_layer(name, rows, columns):
+    """The intrinsic (array, layer): what begins with the element of a flat array that a layer's record names."""
+
+    @intrinsic
+    def view(typing_context, array, layer):
+        result = types.Array(array.dtype, 2 if rows else 1, "C")
+
+        def emit(context, builder, signature, values):
+            field = lambda name: _field(context, builder, layer, values[1], name)
+            place = _place(context, builder, array, values[0], field(name))
+            return _view(context, builder, result, place, [field(n) for n in (rows, columns) if n])
+
+        return result(array, layer), emit
+
+    return view
+
+
+weights_of = _of_layer("weights", "n_in", "n_out")
+"""weights_of(vector, layer): a layer's weights in a flat vector (P,) of parameters or gradients."""
+
+biases_of = _of_layer("biases", None, "n_out")
+"""biases_of(vector, layer): its biases."""
+
+
+@intrinsic
+def units_of(typing_context, memory, start, layer, rows):
+    """Return as (rows, n_out) a layer's units in a buffer of all layers' that begins with element `start`."""
+    result = types.Array(memory.dtype, 2, "C")
+
+    def emit(context, builder, signature, values):
+        memory_, start_, layer_, rows_ = values
+        units, n_out = (_field(context, builder, layer, layer_, name) for name in ("units", "n_out"))
+        place = _place(context, builder, memory, memory_, builder.add(start_, builder.mul(units, rows_)))
+        return _view(context, builder, result, place, [rows_, n_out])
+
+    return result(memory, types.intp, layer, types.intp), emit
+
+
+@intrinsic
+def part_of(typing_context, array, start, length, number):
+    """Return as (length,) one of equal parts, of which the first begins with element `start`."""
+    result = types.Array(array.dtype, 1, "C")
+
+    def emit(context, builder, signature, values):
+        place = builder.add(values[1], builder.mul(values[2], values[3]))
+        return _view(context, builder, result, _place(context, builder, array, values[0], place), [values[2]])
+
+    return result(array, types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def no_order(typing_context):
+    """Return the order of no rows, (0,) int64."""
+    result = types.Array(types.int64, 1, "C")
+
+    def emit(context, builder, signature, values):
+        nowhere = ir.Constant(context.get_data_type(types.CPointer(types.int64)), None)
+        return _view(context, builder, result, nowhere, [INT(0)])
+
+    return result(), emit
+
+
+@intrinsic
+def rows_of(typing_context, array, first, last):
+    """Return the rows [first, last) of a C-contiguous (rows, columns) array."""
+    result = types.Array(array.dtype, 2, "C")
+
+    def emit(context, builder, signature, values):
+        shape = context.data_model_manager[array].get(builder, values[0], "shape")
+        columns, rows = builder.extract_value(shape, 1), builder.sub(values[2], values[1])
+        place = _place(context, builder, array, values[0], builder.mul(values[1], columns))
+        return _view(context, builder, result, place, [rows, columns])
+
+    return result(array, types.intp, types.intp), emit
+
+
+@intrinsic
+def constants_of(typing_context, rule):
+    """Return a RULE's constants, float64."""
+    result = types.Array(types.float64, 1, "C")
+
+    def emit(context, builder, signature, values):
+        length = INT(rule.typeof("constants").nitems)
+        return _view(
+            context, builder, result, _within(builder, values[0], rule.offset("constants")), [length]
+        )
+
+    return result(rule), emit
+
+
+@intrinsic
+def parameters_of(typing_context, objective, count):
+    """Return the parameters of an OBJECTIVE's loss (count,), float64."""
+    result = types.Array(types.float64, 1, "C")
+
+    def emit(context, builder, signature, values):
+        return _view(context, builder, result, _within(builder, values[0], objective.size), [values[1]])
+
+    return result(objective, types.intp), emit
+
+
+def _within(builder, record, offset):
+    """Return the place of float64 numbers, so many bytes from the begin of a record."""
+    place = builder.gep(builder.bitcast(record, ir.IntType(8).as_pointer()), [INT(offset)])
+    return builder.bitcast(place, ir.DoubleType().as_pointer())

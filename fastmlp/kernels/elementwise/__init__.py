@@ -1,0 +1,1 @@
+"""Losses, sums down columns, and optimisers' steps, by whole vectors."""

@@ -1,0 +1,60 @@
+"""Steps of optimisers over whole vectors, where a loop that LLVM vectorises has tails and narrower vectors."""
+
+# mypy: ignore-errors
+
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp.kernels.codegen.scalars import constants_at, literal, take_step
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.vectors import INT, Vectors, data_pointer
+from fastmlp.kernels.codes import RULE_CODES
+from fastmlp.kernels.gemm.microkernel import MACHINE
+
+
+class Place:
+    """Where a vector lies; lanes outside the mask are not touched."""
+
+    def __init__(self, vectors, pointer, mask):
+        self.v, self.pointer, self.mask = vectors, pointer, mask
+
+    def load(self):
+        return Symbol(self.v.builder, self.v.load(self.pointer, self.mask))
+
+    def store(self, symbol):
+        self.v.store(symbol.value, self.pointer, self.mask)
+
+
+def emit_steps(build, dtype, entry, n, pointers, rate, constants, t, penalty=None):
+    """Write one step of a rule over n numbers.
+
+    pointers : of a gradient, parameters and two moments, all as long; the others as `scalars.take_step` has them
+    """
+    v = Vectors(build, dtype, MACHINE.vector_bytes)
+
+    def step(i, mask):
+        at = build.mul(i, INT(v.itemsize))
+        take_step(
+            entry, rate, constants, t, [Place(v, v.shift(pointer, at), mask) for pointer in pointers], penalty
+        )
+
+    v.over(n, step)
+
+
+@intrinsic
+def take_steps(typing_context, code, rate, constants, t, g, p, first, second):
+    """Take a step of all of p and its moments, as `apply_rule`; by the rule's code, a constant."""
+    if literal(code):
+        entry = RULE_CODES[code.literal_value]
+
+        def emit(context, build, signature, values):
+            arrays = list(zip(signature.args[4:], values[4:], strict=True))
+            n = build.extract_value(context.make_array(g)(context, build, values[4]).shape, 0)
+            pointers = [data_pointer(context, build, *array) for array in arrays]
+            told = constants_at(context, build, constants, values[2])
+            emit_steps(
+                build, g.dtype, entry, n, pointers, Symbol(build, values[1]), told, Symbol(build, values[3])
+            )
+            return context.get_dummy_value()
+
+        return types.void(code, types.float64, constants, types.float64, g, p, first, second), emit

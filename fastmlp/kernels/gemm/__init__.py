@@ -1,0 +1,1 @@
+"""Matrix products: register tiles, panels, and the choice among them."""

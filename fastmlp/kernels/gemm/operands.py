@@ -1,0 +1,105 @@
+"""The matrix products of layers, as jitted code calls them: arrays become the operands of a product.
+
+Separate because `fastmlp.kernels.gemm.macrokernel` knows nothing of arrays, and jitted code nothing of its twenty
+operands: each that it would name is a statement that Numba has to type and to lower, about a millisecond.
+"""
+
+# mypy: ignore-errors
+
+import functools
+
+from numba import types
+from numba.core import cgutils
+
+from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
+from fastmlp.kernels.codegen.vectors import INT, data_pointer
+from fastmlp.kernels.gemm.macrokernel import NOTHING, TRANSPOSED, multiply, shifted
+from fastmlp.kernels.gemm.microkernel import GATE, STORE
+
+
+class Matrix:
+    """An array (rows, columns), or (columns,), of a product that is being written; None has no place."""
+
+    def __init__(self, context, builder, kind, value):
+        self.builder, self.kind, self.data = builder, kind, NOTHING
+        if kind != types.none:
+            self.data = data_pointer(context, builder, kind, value)
+            shape = cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, value).shape)
+            self.rows, self.columns = (Symbol(builder, n) for n in [INT(1), *shape][-2:])
+            self.itemsize = kind.dtype.bitwidth // 8
+            self.row = self.columns * self.itemsize
+
+    def at(self, row, column=0):
+        """The place of an element."""
+        return shifted(self.builder, self.data, (self.row * row + column * self.itemsize).value)
+
+
+def of_arrays(emit):
+    """Make of `emit`, which takes `Matrix`es and `Symbol`s, what jitted code calls with arrays, numbers."""
+
+    def operand(context, builder, kind, value):
+        if isinstance(kind, (types.Number, types.Boolean)):
+            return Symbol(builder, value)
+        return Matrix(context, builder, kind, value)
+
+    return intrinsic_of(emit, operand)
+
+
+@of_arrays
+def product_of_rows(x, order, first, rows, w, packing, panel, b, out, finish, across):
+    """Rows first, .. of out = x[order] @ w + b, so many; with an empty order, of x @ w + b."""
+    builder = x.builder
+    product_of = functools.partial(
+        multiply, builder, dtype=x.kind.dtype, b=w.data, c=out.at(first), rows=rows, columns=w.columns,
+        depth=w.rows, a_row=x.row, a_step=x.itemsize, b_row=w.row, c_row=out.row, panel=panel.data,
+        start=b.data, finish=finish, packing=packing, across=across,
+    )  # fmt: skip
+    with builder.if_else((order.columns > 0).value) as (ordered, straight):
+        with ordered:
+            product_of("rows", a=x.data, order=order.at(0, first), known=order.columns - first)
+        with straight:
+            product_of("strided", a=x.at(first))
+
+
+@of_arrays
+def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, finish, rate, l2):
+    """Rows to, .. of out = rows first, .. of x[order].T @ delta, so many; with an empty order, of x.T."""
+    builder = x.builder
+    product_of = functools.partial(
+        multiply, builder, dtype=x.kind.dtype, a=x.at(0, first), b=delta.data, c=out.at(to), rows=rows,
+        columns=delta.columns, depth=delta.rows, a_row=x.itemsize, a_step=x.row, b_row=delta.row,
+        c_row=out.row, panel=panel.data, finish=finish, packing=packing, rate=rate, l2=l2,
+    )  # fmt: skip
+    with builder.if_else((order.columns > 0).value) as (ordered, straight):
+        with ordered:
+            product_of("depth", order=order.data)
+        with straight:
+            product_of("strided")
+
+
+@of_arrays
+def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
+    """Rows first, .. of out = delta @ w.T, so many; where `gated`, 0 unless gate is above 0."""
+    builder = delta.builder
+    multiply(
+        builder, "strided", delta.kind.dtype, a=delta.at(first), b=w.data, c=out.at(first), rows=rows,
+        columns=w.rows, depth=w.columns, a_row=delta.row, a_step=delta.itemsize, b_row=w.row, c_row=out.row,
+        panel=panel.data, packing=TRANSPOSED, start=builder.select(gated.value, gate.at(first), NOTHING),
+        start_row=gate.row, finish=builder.select(gated.value, INT(GATE), INT(STORE)),
+    )  # fmt: skip
+
+
+@of_arrays
+def product(
+    a, a_at, a_row, a_step, b, b_at, b_row, start, start_at, start_row, c, c_at, c_row,
+    rows, columns, depth, finish, rate, l2, across,
+):  # fmt: skip
+    """Any product of flat arrays: elements (m, k) at a[a_at + m * a_row + k * a_step], and so on."""
+    size = a.itemsize
+    place = lambda array, at: array.data if array.data is NOTHING else array.at(0, at)
+    multiply(
+        a.builder, "strided", a.kind.dtype, a=place(a, a_at), b=place(b, b_at), c=place(c, c_at), rows=rows,
+        columns=columns, depth=depth, a_row=a_row * size, a_step=a_step * size, b_row=b_row * size,
+        c_row=c_row * size, start=place(start, start_at), start_row=start_row * size, finish=finish,
+        rate=rate, l2=l2, across=across,
+    )  # fmt: skip

@@ -1,0 +1,347 @@
+"""Joins the program's templates with a variant's slots, and has Numba compile the result.
+
+A template is copied with its globals rebound to the variant's functions, under a qualified name
+that carries a digest of all that it reaches. Of the ways to specialise a Numba function
+this is the one that a second process finds in the disk cache, and that an edit invalidates:
+closures and functions passed as arguments are never found again, and rebound globals under an
+unchanged name are found with the wrong code. Most slots are pieces, found in the same way by all
+programs that have them in common; the rest is compiled into what calls it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import dis
+import functools
+import re
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numba
+from numba.core import event
+
+from fastmlp import checks
+from fastmlp.kernels.jit.cache import kept_on_disk, why_not_kept
+from fastmlp.kernels.jit.digest import Reach, text_of
+from fastmlp.kernels.jit.disposable import entry_of
+from fastmlp.kernels.jit.lazy import INNER, OPTIONS, how, piece
+from fastmlp.kernels.program import templates
+from fastmlp.kernels.program.templates import PIECES
+from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
+from fastmlp.system.notices import say
+
+Function = Callable[..., Any]
+
+OURS = "fastmlp.kernels."
+
+
+ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
+"""The templates that are called from Python, in `fastmlp.kernels.program.templates`."""
+
+
+class Program:
+    """A variant's entry points as attributes, each bound when first asked for: a fit needs one or two."""
+
+    def __init__(self, variant: Variant) -> None:
+        self._functions = functions_of(variant)
+        self._variant = variant.name
+        self.bound = functools.lru_cache(MOST_BOUND)(self._bound)
+
+    def __getattr__(self, name: str) -> Function:
+        if name not in ENTRY_POINTS:
+            raise AttributeError(name)
+        function = self._functions[name]
+        inner = _inner(function, self._functions)
+        reach = _reach(function, inner, **ENTRY)
+        # Variants that differ in nothing that an entry point calls have one between them.
+        qualname = f"{name}_{reach.digest}"
+        if qualname not in _shared:
+            _shared[qualname] = _entry(qualname, self._variant, function, inner, reach)
+        setattr(self, name, _shared[qualname])
+        return _shared[qualname]
+
+    def _bound(self, bound: Bound) -> Function:
+        """Return the entry point of one network.
+
+        Its name has a digest of the constants in it: Numba's cache sees code and names only.
+        """
+        inner = _inner(bound.template, TEMPLATES)
+        reach = _reach(bound.template, inner, bound.names, repr(bound.constants), **ENTRY)
+        name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{reach.digest}"
+
+        def make() -> Function:
+            names = {**inner, **bound.names(bound.constants)}
+            return _entry(name, self._variant, bound.template, names, reach)
+
+        return entry_of(_entry(name, self._variant, bound.template, {}, reach), make)
+
+
+MOST_BOUND = 64
+"""Networks whose own entry points a process keeps."""
+
+ENTRY_NAME = re.compile(rf"({'|'.join(ENTRY_POINTS)})(@(?P<network>[\d-]+))?_[0-9a-f]{{16}}")
+"""The qualified name of a compiled entry point."""
+
+_shared: dict[str, Function] = {}
+_first_variant: dict[str, str] = {}
+"""By qualified name: entry points that this process has made, and the variant that asked for one first."""
+
+
+ENTRY = {"no_cfunc_wrapper": True}
+
+
+def _entry(
+    qualname: str, variant: str, function: Function, names: Mapping[str, Function], reach: Reach
+) -> Function:
+    _first_variant[qualname] = variant
+    return kept_on_disk(_jitted(qualname, function, names, **ENTRY), reach)
+
+
+TEMPLATES: dict[str, Function] = {
+    name: value
+    for name, value in vars(templates).items()
+    if isinstance(value, types.FunctionType) and value.__module__ == templates.__name__
+}
+
+
+def functions_of(variant: Variant) -> dict[str, Function]:
+    """Return the functions that the variant's programs are made of, by name."""
+    check_slots(variant)
+    return {**TEMPLATES, **variant.resolved()}
+
+
+def check_slots(variant: Variant) -> None:
+    """Raise ValueError for a slot that no program of the variant calls, TypeError for what is no function.
+
+    A misspelt one would leave the base to run in its place, unseen.
+    """
+    known = {**TEMPLATES, **(variant.base.resolved() if variant.base else {})}
+    called = _called({**known, **variant.slots})
+    for name, function in variant.slots.items():
+        what = f"slot {name!r} of the variant {variant.name!r}"
+        if not callable(function):
+            raise TypeError(f"{what} must be a function, got {checks.shown(function)}")
+        if name in called:
+            continue
+        if name in known:
+            raise ValueError(f"the {what} would never run: what its base has in its place does not call it")
+        choices = sorted(called & known.keys())
+        close = difflib.get_close_matches(str(name), choices, 1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(f"unknown {what}; {meant}choose from: {', '.join(choices)}")
+
+
+def _called(functions: Mapping[str, Function]) -> set[str]:
+    """Return the names by which the entry points, and what they call, call anything."""
+    called = {*ENTRY_POINTS}
+    seen: set[Any] = set()
+    pending = [functions[name] for name in ENTRY_POINTS]
+    while pending:
+        function = pending.pop()
+        if isinstance(function, types.FunctionType) and function not in seen:
+            seen.add(function)
+            names = function.__code__.co_names
+            called.update(names)
+            pending += [_meant(name, function, functions) for name in names]
+    return called
+
+
+def slot(variant: Variant, name: str) -> Function:
+    """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
+    functions = functions_of(variant)
+    function = functions[name]
+    if not isinstance(function, types.FunctionType):
+        return function
+    inner = _inner(function, functions)
+    template: Any = function
+    names = inner
+    if name in PIECES and PIECES[name].codes is not None:
+        # Each code has machine code of its own: what is called by all of them is the piece.
+        template, names = call_coded, {"coded": _piece(name, function, functions)}
+    key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
+    if key not in _linked:
+        _linked[key] = _jitted(function.__qualname__, template, names, **_settings(function))
+    return _linked[key]
+
+
+def call_coded(code, *others):  # type: ignore[no-untyped-def]
+    """Call a slot whose first argument is a code."""
+    return coded(code, *others)  # type: ignore[name-defined]  # noqa: F821
+
+
+def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
+    """Return `function` compiled, with every function that it names taken from `functions` first.
+
+    What needs none of a variant's own functions is shared between variants, so that one process
+    compiles it once.
+    """
+    inner = _inner(function, functions)
+    key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
+    if key not in _linked:
+        options = {"inline": "always" if inline else "never", **INNER}
+        reach = _reach(function, inner, **options)
+        _linked[key] = _jitted(f"{function.__qualname__}.{reach.digest}", function, inner, **options)
+    return _linked[key]
+
+
+def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
+    """Return what calls `function` as the piece `name` of the program (`PIECES`).
+
+    A function of ours that takes a code is compiled for each with the code as a constant, and without the
+    branches of the others. One that Numba's decorator has been over already calls what its own file says,
+    and keeps its options.
+    """
+    plain = getattr(function, "py_func", function)
+    decorated = plain is not function
+    inner = {} if decorated else _inner(function, functions)
+    key = ("piece", function, *sorted((name, id(f)) for name, f in inner.items()))
+    if key in _linked:
+        return _linked[key]
+    result, codes, constant = PIECES[name]
+    label = plain.__qualname__
+
+    def of_code(code: int) -> Any:
+        assert constant is not None
+        assert codes is not None
+        coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
+        names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
+        # With the code, though a user's may have another in the next process: other pieces are called by it.
+        reach = _reach(constant, names, codes[code], **options)
+        name = f"{label}.{codes[code].key}.{reach.digest}"
+        return kept_on_disk(_jitted(name, constant, names, **options), reach)
+
+    options = {**INNER, **_options(function)}
+    reach = _reach(plain, inner, result, codes is not None, constant, **options)
+    whole = kept_on_disk(_jitted(f"{label}.{reach.digest}", plain, inner, **options), reach)
+    _linked[key] = piece(whole, reach, result, of_code if codes else None, constant)
+    return _linked[key]
+
+
+def _jitted(qualname: str, function: Function, names: Mapping[str, Any], **options: Any) -> Function:
+    """Return a copy of a function as Numba compiles it, with its global names standing for others.
+
+    Machine code from the disk cache carries its inner functions' names. Programs that two processes
+    compiled meet in a third, and there one name must mean one code, or one program runs the other's.
+    """
+    copy = _rebound(function, names)
+    copy.__qualname__ = qualname
+    return numba.njit(copy, **{**_settings(function), **options})
+
+
+def _reach(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Reach:
+    """Return what the copy is made of.
+
+    more : what else its machine code is made of
+    """
+    return Reach(_rebound(function, names), {**_settings(function), **options}, *more, _how())
+
+
+@functools.cache
+def _how() -> str:
+    """Return what machine code depends on beside what it is made of: how it is put together here."""
+    return text_of(__name__) + how()
+
+
+def _settings(function: Function) -> dict[str, Any]:
+    """Return Numba's options for a function."""
+    return {"_nrt": function in ALLOCATING or not _is_ours(function), **OPTIONS}
+
+
+def _is_ours(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).startswith(OURS)
+
+
+def _plain(function: Any) -> Any:
+    """Return what a dispatcher or an intrinsic of Numba's was made of; anything else as it is."""
+    return getattr(function, "py_func", getattr(function, "_defn", function))
+
+
+def _options(function: Any) -> dict[str, Any]:
+    """Return what Numba's decorator was told, if it has been over a function."""
+    given = getattr(function, "targetoptions", {})
+    return {name: value for name, value in given.items() if name != "nopython"}
+
+
+_linked: dict[tuple[Any, ...], Function] = {}
+
+
+def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, Function]:
+    """Return the compiled functions that `function` names."""
+    inner: dict[str, Function] = {}
+    for instruction in dis.get_instructions(function.__code__):
+        name = str(instruction.argval)
+        if instruction.opname != "LOAD_GLOBAL":
+            continue
+        value = _meant(name, function, functions)
+        bound = name in functions and value is functions[name]
+        if name in PIECES and (bound or _is_ours(_plain(value))):
+            inner[name] = _piece(name, value, functions)
+        elif isinstance(value, types.FunctionType):
+            inner[name] = _link(value, functions)
+        elif bound:
+            inner[name] = value
+    return inner
+
+
+def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:
+    """Return what a global name of a function stands for: the variant's, its module's own, or None."""
+    own, bound = function.__globals__.get(name), functions.get(name)
+    if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
+        bound = None  # a user's function has a helper of such a name
+    return own if bound is None else bound
+
+
+def _is_foreign(value: Any) -> bool:
+    """Return whether it is a function, jitted or not, that is not ours."""
+    plain = _plain(value)
+    return isinstance(plain, types.FunctionType) and not _is_ours(plain)
+
+
+def _rebound(function: Function, names: Mapping[str, Function]) -> types.FunctionType:
+    scope = {**function.__globals__, **names}
+    copy = types.FunctionType(
+        function.__code__, scope, function.__name__, function.__defaults__, function.__closure__
+    )
+    copy.__module__ = function.__module__
+    copy.__qualname__ = function.__qualname__
+    return copy
+
+
+class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
+    """Says on stderr, once for each program and dtype, that it compiles."""
+
+    def __init__(self) -> None:
+        self._said: set[str] = set()
+
+    def on_start(self, ev: Any) -> None:
+        """Speak if what compiles is an entry point."""
+        qualname = ev.data["dispatcher"].py_func.__qualname__
+        entry = ENTRY_NAME.fullmatch(qualname)
+        if entry is None:
+            return
+        variant, network = _first_variant[qualname], entry["network"]
+        dtypes = (getattr(a, "dtype", None) for a in ev.data["args"])
+        dtype = next(str(dtype) for dtype in dtypes if isinstance(dtype, numba.types.Float))
+        what = f"the {variant!r} backend for {dtype}"
+        once = "once each for training, prediction and validation"
+        key = what
+        if network is not None:
+            what, once = f"{what} and a {network} network", "once for this network"
+            key = f"{entry[0]} {dtype}"
+        if key not in self._said:
+            self._said.add(key)
+            say(f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}")
+
+    @staticmethod
+    def _how_often(entry: Any, once: str) -> str:
+        reason = why_not_kept(entry)
+        if reason is None:
+            return f"this happens {once}, later runs load it from the disk cache"
+        return f"later runs will compile again, for {reason}"
+
+    def on_end(self, ev: Any) -> None:
+        """Nothing to say."""
+
+
+event.register("numba:compile", _Announcer())

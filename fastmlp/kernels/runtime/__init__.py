@@ -1,0 +1,1 @@
+"""A variant as a backend: numbers for descriptions, buffers, threads, checks."""

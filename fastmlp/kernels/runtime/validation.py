@@ -1,0 +1,73 @@
+"""What compiled code takes on trust, checked before it runs: a wrong shape there is a wrong address."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastmlp.kernels.program.records import Shape
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.state import TrainState
+
+Array = NDArray[Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
+    """Raise ValueError unless the array has this shape and dtype, in C order."""
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        order = "" if array.flags.c_contiguous else ", not in C order"
+        raise ValueError(
+            f"{what} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, "
+            f"got {array.dtype} of {array.shape}{order}"
+        )
+
+
+def check_parameters(shape: Shape, parameters: Array) -> None:
+    """Raise ValueError unless these are the network's parameters (P,), float32 or float64."""
+    dtype = parameters.dtype if parameters.dtype in FLOATS else FLOATS[1]
+    check_array("parameters", parameters, (int(shape.layers["end"][-1]),), dtype)
+
+
+def check_state(shape: Shape, state: TrainState) -> None:
+    """Raise ValueError unless the state is one of this network."""
+    check_parameters(shape, state.parameters)
+    count, dtype = state.parameters.size, state.parameters.dtype
+    check_array("gradients", state.gradients, (count,), dtype)
+    check_array("moments", state.moments, (2, count), dtype)
+
+
+def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
+    """Raise ValueError unless the data have the network's width, and a row."""
+    rows = len(data.inputs)
+    check_array("inputs", data.inputs, (max(rows, 1), int(shape.layers["n_in"][0])), dtype)
+    check_array("targets", data.targets, (rows, int(shape.layers["n_out"][-1])), dtype)
+    check_array("weights", data.weights, (rows,), dtype)
+
+
+def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
+    """Raise ValueError unless every step lies within the order and the batch size.
+
+    The order's own values are the caller's word: looking at all of them would take as long as
+    copying the rows that they name.
+    """
+    steps = len(chunk.starts)
+    check_array("order", chunk.order, (chunk.order.size,), np.int64)
+    check_array("starts", chunk.starts, (steps,), np.int64)
+    check_array("stops", chunk.stops, (steps,), np.int64)
+    check_array("totals", chunk.totals, (steps,), np.float64)
+    check_array("rates", chunk.rates, (steps, 2), np.float64)
+    check_array("losses", losses, (steps,), np.float64)
+    if steps and (
+        chunk.starts.min() < 0
+        or chunk.stops.max() > chunk.order.size
+        or (rows := chunk.stops - chunk.starts).min() < 1
+        or rows.max() > chunk.batch_size
+    ):
+        raise ValueError(
+            f"every step must visit 1 to batch_size={chunk.batch_size} rows within the order's "
+            f"{chunk.order.size}, got starts {chunk.starts.min()} and stops up to {chunk.stops.max()}"
+        )

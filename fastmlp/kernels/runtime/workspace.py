@@ -1,0 +1,102 @@
+"""The buffers that a program works in, allocated once a call so that no step allocates."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+
+from fastmlp.kernels.program.records import PLACES, Workspace
+from fastmlp.model.layout import ALIGNMENT, aligned
+from fastmlp.model.network import Network
+
+SCRATCH_BYTES = 256
+"""Bytes of scratch for each term that a matmul contracts over: a panel of up to 4 wide vectors."""
+
+SCRATCH_ROWS = 32
+"""Rows of scratch beside the panel: a register tile's worth, and some."""
+
+BLOCKED_SIDE = 256
+"""The side from which on `packed` may pack a layer: 1 MiB holds any weights below it, in float64 too."""
+
+BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
+"""What `fastmlp.kernels.gemm.blocked` packs at a time: bytes of one operand, rows of the other."""
+
+SLICE_BYTES = 1 << 16
+"""Gradient that is formed before the optimiser is applied to it: a share of L2."""
+
+SLICE_ROWS = 8
+"""Rows of weights that a slice of gradient holds at least."""
+
+
+def scratch_length(widest: int, rows: int, itemsize: int) -> int:
+    """Return the numbers of scratch that a slot needs for layers of at most so many units, and rows.
+
+    Room for a panel of as many terms as either has, and for the blocks that packed operands come in.
+    """
+    depth = max(widest, rows)
+    panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
+    return panel if depth < BLOCKED_SIDE else panel + BLOCK_BYTES // itemsize + BLOCK_ROWS * widest
+
+
+def slice_length(n_out: int, itemsize: int) -> int:
+    """Return the numbers of a slice of gradient: 8 rows of weights, or SLICE_BYTES if that is more."""
+    return max(SLICE_BYTES // itemsize, SLICE_ROWS * n_out)
+
+
+def lengths(
+    network: Network, rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
+) -> dict[str, int]:
+    """Return the numbers in each of a workspace's buffers, by their names in `records.PLACES`.
+
+    For batches of up to `rows` rows, shared by `workers` workers.
+
+    private : numbers that a worker has to itself, whole cache lines
+    predicting : whether it needs logits, activations and scratch only
+    """
+    sizes = network.sizes
+    units = rows * sum(sizes[1:])
+    scratch = workers * scratch_length(max(sizes), rows, itemsize)
+    if predicting:
+        return {"logits": units, "activations": units, "scratch": scratch}
+    return {
+        "inputs": rows * sizes[0],
+        "targets": rows * sizes[-1],
+        "weights": rows,
+        **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
+        "scratch": scratch,
+        "slices": workers * slice_length(max(sizes[1:]), itemsize),
+        "private": workers * private,
+    }
+
+
+def workspace(
+    network: Network,
+    rows: int,
+    workers: int,
+    dtype: np.dtype[Any],
+    private: int = 0,
+    predicting: bool = False,
+) -> Workspace:
+    """Return buffers as `lengths` says, in one allocation, each at a cache line."""
+    buffers = lengths(network, rows, workers, dtype.itemsize, private, predicting)
+    line = ALIGNMENT // dtype.itemsize
+    padded = [-(-length // line) * line for length in buffers.values()]
+    starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
+    memory = aligned(sum(padded), dtype)
+    return Workspace(memory, places(buffers, starts, workers), np.empty(0 if predicting else rows))
+
+
+def places(buffers: dict[str, int], starts: dict[str, int], workers: int) -> np.void:
+    """Return a PLACES: where buffers of these lengths begin."""
+    found = np.zeros(1, PLACES)[0]
+    for name, start in starts.items():
+        found[name] = start
+    for name, length in (
+        ("scratch", "scratch_length"),
+        ("slices", "slice_length"),
+        ("private", "private_length"),
+    ):
+        found[length] = buffers.get(name, 0) // workers
+    return found

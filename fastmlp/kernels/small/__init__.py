@@ -1,0 +1,1 @@
+"""Programs of single small networks, whose sizes are constants."""

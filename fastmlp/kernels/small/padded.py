@@ -1,0 +1,202 @@
+"""Where a small network's arrays stand in a private workspace whose rows are whole vectors.
+
+Separate because everything that `fastmlp.kernels.small.stages` emits is offsets into this layout. Every row
+of a weight matrix, activation or delta is a whole number of vectors, so that no loop has a tail:
+the padding is zero and stays zero, because its gradient is. A section holds one padded parameter
+vector: all layers' weights, then all biases. Parameters are section 0; gradients and two moments follow.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmlp.kernels.codegen.vectors import host
+from fastmlp.kernels.jit.lazy import apart
+
+
+class Constants(NamedTuple):
+    """All that a program for one network is bound to; whatever is not here is data.
+
+    hidden : activations by name; rule : "sgd", "momentum", "nesterov", "rmsprop" or "adam"
+    clips : whether the loss does (`Network.clips`); l2 : whether there is a penalty
+    dtype, itemsize : of the numbers
+    rows : the most rows that a step takes through the network together
+    blocks : whether a step may have more rows than that
+    groups : of blocks, whose gradients are summed one after another whoever computed them
+    """
+
+    sizes: tuple[int, ...]
+    hidden: tuple[str, ...]
+    output: str
+    loss: str
+    clips: bool
+    rule: str
+    l2: bool
+    dtype: str
+    itemsize: int
+    rows: int
+    blocks: bool
+    groups: int
+
+
+class Layer(NamedTuple):
+    """Where a layer's arrays stand in the workspace; parameters are offsets within a section.
+
+    narrow : the weights stand transposed, (n_out, in_stride)
+    lanes : of the vectors along this layer's outputs, or inputs where it is narrow
+    flat : place of the weights in the caller's flat vector; biases follow
+    transposed : W' (n_out, in_stride), for layers that pass a delta down, or -1
+    spread_bias : the bias repeated over a vector, where narrow, or -1
+    input_deltas : -1 in the first layer
+    most : lanes of the machine's vector
+    """
+
+    n_in: int
+    n_out: int
+    narrow: bool
+    lanes: int
+    in_stride: int
+    out_stride: int
+    flat: int
+    weights: int
+    biases: int
+    transposed: int
+    spread_bias: int
+    inputs: int
+    outputs: int
+    deltas: int
+    input_deltas: int
+    most: int
+
+
+class Plan(NamedTuple):
+    """A whole workspace.
+
+    weights : elements of a section that are weights; biases follow up to `section`
+    gradients, first, second : offsets of the sections
+    targets, shares : (rows, the last layer's out_stride); a share is what an element's loss counts
+    shared : offset of the groups' gradients, two turns of `groups` sections; only worker 0's are used
+    size : of one worker's workspace, whole vectors
+    """
+
+    layers: tuple[Layer, ...]
+    weights: int
+    section: int
+    gradients: int
+    first: int
+    second: int
+    targets: int
+    shares: int
+    shared: int
+    size: int
+
+
+def up(n, multiple):
+    """Return n rounded up to a multiple."""
+    return -(-n // multiple) * multiple
+
+
+def fitting_lanes(n, most):
+    """Return the smallest vector that holds n, at least 4 elements, at most the machine's."""
+    return max(min(4, most), min(most, 1 << (n - 1).bit_length()))
+
+
+def dividing_lanes(stride, most):
+    """Return the longest vector of which the stride is a whole number."""
+    return min(most, stride & -stride)
+
+
+def plan(constants):
+    """Return the layout for a network."""
+    most = host().vector_bytes // constants.itemsize
+    sizes = constants.sizes
+    count = len(sizes) - 1
+    # Row tiles and groups of narrow rows run over into spare rows.
+    rows = constants.rows + 2 * most
+    drafts = []
+    flat, in_stride, in_lanes = 0, sizes[0], most
+    for i in range(count):
+        n_in, n_out = sizes[i], sizes[i + 1]
+        narrow = 0 < i == count - 1 and n_out <= in_lanes // 2
+        lanes = in_lanes if narrow else fitting_lanes(n_out, most)
+        out_stride = n_out if narrow else up(n_out, lanes)
+        drafts.append((n_in, n_out, narrow, lanes, in_stride, out_stride, flat))
+        flat += n_in * n_out + n_out
+        in_stride, in_lanes = out_stride, lanes
+
+    at = 0
+
+    def take(n, multiple=most):
+        nonlocal at
+        start, at = at, up(at + n, multiple)
+        return start
+
+    weights = [
+        take(n_out * stride if narrow else n_in * out) for n_in, n_out, narrow, _, stride, out, _ in drafts
+    ]
+    # A whole number of the optimiser's unrolled loop, which then has no tail.
+    all_weights = at = up(at, 4 * most)
+    biases = [take(out_stride) for *_, out_stride, _ in drafts]
+    section = at = up(at, 4 * most)
+    gradients, first, second = (take(section) for _ in range(3))
+    inputs, input_deltas = take(rows * sizes[0]), -1
+    layers = []
+    for i, (n_in, n_out, narrow, lanes, in_stride, out_stride, flat) in enumerate(drafts):
+        transposed = take(up(n_out, most) * up(in_stride, most)) if i > 0 and not narrow else -1
+        spread = take(most) if narrow else -1
+        outputs, deltas = take(rows * out_stride), take(rows * out_stride)
+        layers.append(
+            Layer(
+                n_in, n_out, narrow, lanes, in_stride, out_stride, flat, weights[i], biases[i],
+                transposed, spread, inputs, outputs, deltas, input_deltas, most,
+            )
+        )  # fmt: skip
+        inputs, input_deltas = outputs, deltas
+    targets, shares = take(rows * layers[-1].out_stride), take(rows * layers[-1].out_stride)
+    shared = take(2 * constants.groups * section if constants.groups > 1 else 0)
+    size = up(at + most, 4 * most)
+    return Plan(
+        tuple(layers), all_weights, section, gradients, first, second, targets, shares, shared, size
+    )  # fmt: skip
+
+
+def table(layers):
+    """Return what `copy_in` goes by, (layers, 7) int64.
+
+    n_in, n_out, place in the flat vector, place in a section, strides along inputs and outputs there,
+    place of the biases.
+    """
+    strides = [(1, at.in_stride) if at.narrow else (at.out_stride, 1) for at in layers]
+    return np.array(
+        [
+            (at.n_in, at.n_out, at.flat, at.weights, *pair, at.biases)
+            for at, pair in zip(layers, strides, strict=True)
+        ]
+    )
+
+
+# Pieces: called once a chunk, so that one compilation may serve all networks.
+@apart
+def copy_in(work, base, vector, layout):
+    """Copy a flat vector (P,) to the section at `base`."""
+    for layer in range(layout.shape[0]):
+        n_in, n_out, flat, w, down, right, b = layout[layer]
+        for i in range(n_in):
+            for j in range(n_out):
+                work[base + w + i * down + j * right] = vector[flat + i * n_out + j]
+        for j in range(n_out):
+            work[base + b + j] = vector[flat + n_in * n_out + j]
+
+
+@apart
+def copy_out(work, base, vector, layout):
+    """Copy the section at `base` to a flat vector (P,)."""
+    for layer in range(layout.shape[0]):
+        n_in, n_out, flat, w, down, right, b = layout[layer]
+        for i in range(n_in):
+            for j in range(n_out):
+                vector[flat + i * n_out + j] = work[base + w + i * down + j * right]
+        for j in range(n_out):
+            vector[flat + n_in * n_out + j] = work[base + b + j]

@@ -1,0 +1,96 @@
+"""The contract between the trainer and whatever computes: a few functions, no hidden state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.state import TrainState
+
+Array = NDArray[Any]
+
+
+class Data(NamedTuple):
+    """Rows to learn from, C-contiguous and of one floating dtype, finite, never written.
+
+    inputs : (rows, n_in)
+    targets : (rows, n_out); one-hot or probabilities for cross_entropy
+    weights : (rows,), at least 0
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array
+
+
+class Chunk(NamedTuple):
+    """Steps to take without coming back: step s visits rows order[starts[s]:stops[s]].
+
+    Kernels know nothing of epochs; a chunk may be a part of one or span many.
+
+    order : (visits,) int64
+    starts, stops : (steps,) int64
+    totals : (steps,) float64, the sums of the visited rows' weights
+    rates : (steps, 2) float64, the learning rates of weights and of biases
+    batch_size : rows of the training's full batches, which this chunk need not contain: results
+        may depend on it and must not depend on where chunks end
+    """
+
+    order: NDArray[np.int64]
+    starts: NDArray[np.int64]
+    stops: NDArray[np.int64]
+    totals: NDArray[np.float64]
+    rates: NDArray[np.float64]
+    batch_size: int
+
+
+Predict = Callable[[Network, Array, Array, Array], None]
+Evaluate = Callable[[Network, Array, Data], float]
+Gradient = Callable[[Network, Array, Data, int, int, Array], float]
+Update = Callable[[Network, Optimizer, TrainState, float, float], TrainState]
+TrainChunk = Callable[
+    [Network, Optimizer, TrainState, Data, Chunk, int, int | None, NDArray[np.float64]], TrainState
+]
+
+
+def loss_in_parts(weights: Array, parts: Iterable[slice], loss_of: Callable[[slice], float]) -> float:
+    """Return the loss over all rows from that of each part, `loss_of(rows)`, by the parts' weights (rows,).
+
+    No part overflows whose mean does not, and rows that weigh nothing are not asked for.
+    """
+    total = float(weights.sum(dtype=np.float64))
+    loss = 0.0
+    for rows in parts:
+        if counts := float(weights[rows].sum(dtype=np.float64)):
+            loss += counts / total * loss_of(rows)
+    return loss
+
+
+class Backend(NamedTuple):
+    """What a backend does. All arrays are C-contiguous and of one dtype, float32 or float64.
+
+    predict(network, parameters, inputs, out)
+        Write the network's output for inputs (rows, n_in) to out (rows, n_out).
+    evaluate(network, parameters, data)
+        Return the loss over all rows of data, without dropout and penalties.
+    gradient(network, parameters, data, key, step, gradients)
+        Write the gradient of the objective over all rows of data to gradients (P,) and return
+        the objective before the update: loss plus penalties. key and step choose the dropout masks.
+    update(network, optimizer, state, rate, bias_rate)
+        Apply state.gradients (which clipping may scale); return the state with its step advanced.
+    train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
+        Take the chunk's steps, write each one's objective to losses (steps,) float64, and return
+        the state with its step advanced.
+    """
+
+    name: str
+    predict: Predict
+    evaluate: Evaluate
+    gradient: Gradient
+    update: Update
+    train_chunk: TrainChunk

@@ -1,0 +1,297 @@
+"""The losses: a table of fastmlp's own, and what a user's is.
+
+Element-wise losses are means over all elements, cross_entropy is a mean over rows, as in
+PyTorch. Each row counts with its sample weight, and a mean divides by the batch's sum of them.
+poisson_deviance is half the Poisson deviance: poisson plus what depends on the targets alone, so
+that it is 0 where the outputs are the targets. The reference has the formulas once more, in NumPy.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.formulas import elementary
+from fastmlp.formulas.derivatives import NUMBER, gradient, is_row, times
+from fastmlp.formulas.expressions import Expression, operate, trace, variable
+from fastmlp.formulas.numbers import Constant, at_least, at_most, fma, magnitude, where
+from fastmlp.model.activations import OUTPUTS
+from fastmlp.model.pieces import Piece, one_number, restored
+
+Array = NDArray[Any]
+Formula = Callable[..., Any]
+
+CHAIN: dict[str, Callable[[Expression, Expression], Expression]] = {
+    "identity": lambda by_a, a: by_a,
+    "sigmoid": lambda by_a, a: times(by_a, a * (1.0 - a)),
+    "exp": lambda by_a, a: times(by_a, a),
+    "softmax": lambda by_a, a: a * (by_a - operate("sum", a * by_a)),
+}
+"""By output: the derivative by the logit, from that by the output, whose value is a."""
+
+
+class Loss(Piece):
+    """A loss of a user's own, the mean over rows and outputs of a function of one output and its target.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits and _; none of fastmlp's own names.
+    function : callable
+        function(output, target), or function(output, target, parameter): the loss of one element, in
+        NumPy's words (see `Activation`). If its first parameter is named `logit`, it gets what the
+        output's activation is applied to, where a loss may be computed without overflow.
+    output : str
+        The activation of the network's last layer: identity, sigmoid, softmax or exp.
+    parameter : float or sequence of float, optional
+        What the function gets as its third argument: a number, or one for each output.
+
+    Notes
+    -----
+    Rows count with their sample weights, as they do in mse. One column of y is the target of every output.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the function cannot be traced, in one line that names its line; or for an unknown output.
+
+    Attributes
+    ----------
+    outputs : the outputs that it goes with
+    by_row : whether it is a mean over rows, and not over rows and outputs
+    element : callable
+        element(z, a, y, parameter), on the numbers of `fastmlp.formulas`: the loss of one element, and its
+        derivative by the output or, where `by_logit`, by the logit; None if it goes over a row
+    value, delta : expressions of logit, output, target and parameter (NUMBER, if it is one): a row's loss,
+        and its derivative by each logit
+    """
+
+    outputs: tuple[str, ...]
+    by_row: bool = False
+    clips: bool = False
+    targets: str = "any"
+    sklearn_divisor: float | None = None
+    element: Formula | None = None
+    by_logit: bool = False
+
+    def __init__(
+        self,
+        name: str,
+        function: Formula,
+        output: str = "identity",
+        parameter: float | Sequence[float] | None = None,
+    ) -> None:
+        what = f"the loss {checks.shown(name)}"
+        checks.choice("output", output, OUTPUTS)
+        numbers = None if parameter is None else _numbers(f"the parameter of {what}", parameter)
+        wanted = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
+        first = wanted[0].name if wanted else ""
+        source = "logit" if first in ("logit", "logits") else "output"
+        given = [variable(source), variable("target")]
+        if numbers is not None:
+            given.append(variable(NUMBER if len(numbers) == 1 else "parameter"))
+        value = one_number(what, trace(what, function, *given))
+        if source not in value.names():
+            raise ValueError(f"{what} must depend on its {source}")
+        self._set(name, value, source, output, numbers)
+
+    def _set(
+        self, name: str, value: Expression, source: str, output: str, parameter: tuple[float, ...] | None
+    ) -> None:
+        self._identify(name, LOSSES, value, form=output, data=parameter)
+        self.function, self.source, self.outputs, self.parameter = value, source, (output,), parameter
+        self.value = value if self.by_row else operate("sum", value)
+        derivative = gradient(self.value, source)
+        a = variable("output")
+        self.delta = derivative if source == "logit" else CHAIN[output](derivative, a)
+
+        if not self.by_row and output != "softmax":
+            self.element, self.by_logit = self._element, True
+
+    def _element(self, z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+        given = {"logit": z, "output": a, "target": y, "parameter": parameter, NUMBER: parameter}
+        value, delta = self.function.on_numbers(given), self.delta.on_numbers(given)
+        return value + (zero := z.number(0.0)), delta + zero
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), self.name, self.function, self.source, self.outputs[0], self.parameter)
+
+    def digested(self) -> list[Any]:
+        """Return what machine code that is made of it depends on."""
+        said = [self.key, self.outputs, self.by_row, self.by_logit, self.clips]
+        return [*said, *([self.delta.digest, Expression.digested()] if self.digest else [self.element])]
+
+    def on_arrays(
+        self, logits: Array, output: Array, targets: Array, parameter: Array
+    ) -> tuple[Array, Array]:
+        """Return the rows' losses (rows, 1) and their derivative by the logits; all (rows, n_out).
+
+        parameter : (n_out,)
+        """
+        values = {"logit": logits, "output": output, "target": targets, "parameter": parameter}
+        values[NUMBER] = parameter[0]
+        value = self.value.on_arrays(logits.dtype, values)
+        delta = self.delta.on_arrays(logits.dtype, values)
+        return np.broadcast_to(value, (len(logits), 1)), np.broadcast_to(delta, logits.shape)
+
+
+class RowLoss(Loss):
+    """A loss of a user's own, the mean over rows of a function of all of a row's outputs and targets.
+
+    Parameters
+    ----------
+    name, output, parameter : as for `Loss`
+    function : callable
+        function(output, target) or function(output, target, parameter): the loss of a row. What it
+        gets stands for all outputs of the row; `np.sum` and `np.max` go over them. If its first
+        parameter is named `logits`, it gets what the output's activation is applied to.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As for `Loss`; and if the function gives a value for each output, which no sum or max ends.
+    """
+
+    by_row = True
+
+    def _set(
+        self, name: str, value: Expression, source: str, output: str, parameter: tuple[float, ...] | None
+    ) -> None:
+        if is_row(value):
+            raise ValueError(
+                f"the loss {checks.shown(name)} must be one number for a row; end it by np.sum or np.max"
+            )
+        super()._set(name, value, source, output, parameter)
+
+
+def _numbers(what: str, given: object) -> tuple[float, ...]:
+    """Return a number, or a sequence of them, as floats."""
+    listed = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str)
+    found = tuple(checks.real(what, value) for value in (given if listed else [given]))  # type: ignore[attr-defined]
+    if not found:
+        raise ValueError(f"{what} must hold a number, got none")
+    return found
+
+
+# --- fastmlp's own: formulas of one element ------------------------------------------------------------
+
+# Each takes the logit z, the output a, the target y and the parameter, and gives the loss and its derivative
+# by the output, or by the logit where `by_logit`.
+
+
+def squared(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """(a - y)^2."""
+    r = a - y
+    return r * r, r + r
+
+
+def absolute(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """|a - y|."""
+    r = a - y
+    return magnitude(r), elementary.sign(r)
+
+
+def huber(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """r^2 / 2 up to |r| = delta, and its tangent beyond; r = a - y."""
+    r, d = a - y, parameter
+    size = magnitude(r)
+    near = size <= d
+    beyond = where(r > 0.0, d, where(r < 0.0, -d, r))
+    return where(near, 0.5 * r * r, d * (size - 0.5 * d)), where(near, r, beyond)
+
+
+def pinball(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """|r|, (1 - quantile) times above 0 and quantile times below; r = a - y."""
+    r = a - y
+    slope = where(r > 0.0, 1.0 - parameter, where(r < 0.0, -parameter, r.number(0.0)))
+    return r * slope, slope
+
+
+def binary_cross_entropy(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """log(1 + e^z) - y z, of a logit of any size."""
+    return fma(-z, y, elementary.softplus(z)), a - y
+
+
+def poisson(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """a - y log(a), of a logit log(a)."""
+    return fma(-y, z, a), a - y
+
+
+def poisson_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """`poisson`, less its value where the output is the target."""
+    least = where(magnitude(y) < elementary.SMALLEST_NORMAL, 0.0, y * (1.0 - elementary.log(y)))
+    return fma(-y, z, a) - least, a - y
+
+
+def _own(
+    name: str,
+    element: Formula | None,
+    outputs: tuple[str, ...],
+    *,
+    by_logit: bool = False,
+    targets: str = "any",
+    clips: bool = False,
+    sklearn_divisor: float | None = None,
+) -> Loss:
+    entry = Loss.__new__(Loss)
+    entry.name = entry.key = name
+    entry.digest, entry.outputs, entry.element, entry.by_logit = "", outputs, element, by_logit
+    entry.targets, entry.clips, entry.sklearn_divisor = targets, clips, sklearn_divisor
+    entry.by_row, entry.parameter = element is None, None
+    return entry
+
+
+_RANGES = ("identity", "sigmoid", "softmax", "exp")
+
+LOSSES = {
+    entry.name: entry
+    for entry in (
+        _own("mse", squared, _RANGES, sklearn_divisor=2.0),
+        _own("mae", absolute, _RANGES),
+        _own("huber", huber, _RANGES),
+        _own(
+            "binary_cross_entropy",
+            binary_cross_entropy,
+            ("sigmoid",),
+            by_logit=True,
+            targets="within [0, 1]",
+            clips=True,
+            sklearn_divisor=1.0,
+        ),
+        _own("cross_entropy", None, ("softmax",), by_logit=True, targets="distributions", clips=True),
+        _own("poisson", poisson, ("exp",), by_logit=True, targets="at least 0", sklearn_divisor=1.0),
+        _own("pinball", pinball, ("identity", "sigmoid", "exp")),
+        _own(
+            "poisson_deviance",
+            poisson_deviance,
+            ("exp",),
+            by_logit=True,
+            targets="at least 0",
+            sklearn_divisor=1.0,
+        ),
+    )
+}
+"""fastmlp's own by name. Outputs are those on whose range a loss is defined; the likelihoods take their
+canonical output only, whose fused form is stable for logits of any size. Of a loss without a formula of
+one element, the rows' formula stands in the kernels."""
+
+
+def loss_of(given: str | Loss) -> Loss:
+    """Return the entry of a name, a user's loss as it is."""
+    return LOSSES[given] if isinstance(given, str) else given
+
+
+# Of a probability of 1 - eps and of eps.
+LEAST_CROSS_ENTROPY = Constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
+MOST_CROSS_ENTROPY = Constant(-math.log(2.0**-23), -math.log(2.0**-52))
+
+
+def within(value: Any, least: Any, most: Any) -> Any:
+    """Return the value, or the bound that it is beyond; a NaN stays one."""
+    return at_most(at_least(value, least), most)

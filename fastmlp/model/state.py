@@ -1,0 +1,65 @@
+"""What changes while a network trains: flat arrays of one dtype, and a step counter."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class TrainState(NamedTuple):
+    """The whole state of training; the arrays are updated in place.
+
+    parameters : (P,) floating, laid out as `fastmlp.model.layout` says
+    gradients : (P,) floating, of the last step; a backend that never forms them leaves it as it is
+    moments : (2, P) floating; SGD keeps its velocity in row 0, RMSprop the mean square in row 0
+        and its momentum in row 1, Adam the first moment in row 0 and the second in row 1
+    step : updates done so far
+    """
+
+    parameters: Array
+    gradients: Array
+    moments: Array
+    step: int
+
+
+class Snapshot(NamedTuple):
+    """A training between two chunks: everything that the rest of it depends on.
+
+    The arrays are the live ones; copy or write them before the next chunk.
+
+    setting : what must be the same for the rest to be the same (see `fastmlp.training.checkpoint`)
+    parameters : (P,) floating
+    moments : (rows, P) floating, those rows that the optimiser uses
+    step : updates done so far
+    order : (rows,) int64, the row order of an epoch under way, else empty
+    order_state : of the NumPy generator that draws the orders of later epochs
+    pending : (2, steps) float64, for `fastmlp.training.loop.EpochLosses`: of an epoch under way
+    history : lists of one value for every complete epoch
+    callbacks : (class name, `Callback.state_dict()`) of those that have a state
+    """
+
+    setting: dict[str, Any]
+    parameters: Array
+    moments: Array
+    step: int
+    order: NDArray[np.int64]
+    order_state: dict[str, Any]
+    pending: NDArray[np.float64]
+    history: dict[str, list[float]]
+    callbacks: list[tuple[str, dict[str, Any]]]
+
+
+def initial_state(parameters: Array) -> TrainState:
+    """Return the state that starts from `parameters`, which it owns from then on."""
+    # np.zeros maps pages lazily, zeros_like does not: what no step touches costs no memory, as moments that
+    # an optimiser has no use for, or gradients where the steps are taken on a draft.
+    return TrainState(
+        parameters,
+        np.zeros(parameters.size, parameters.dtype),
+        np.zeros((2, parameters.size), parameters.dtype),
+        0,
+    )

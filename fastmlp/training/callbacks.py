@@ -1,0 +1,266 @@
+"""What may happen between compiled chunks: stopping, watching, showing."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.layout import layer_views
+from fastmlp.model.network import Network
+from fastmlp.model.state import Snapshot
+from fastmlp.system.notices import Notices
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+
+def no_snapshot() -> Snapshot:
+    """Raise RuntimeError."""
+    raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
+
+
+SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot")
+"""Of a `Run`: what the training sets as it goes on, and `rate_factor`, which callbacks set, too."""
+
+
+class Run:
+    """What a callback sees of the training that it accompanies.
+
+    Attributes
+    ----------
+    network : Network
+    parameters : (P,) floating, the live vector; copy what you want to keep
+    moments : (2, P) floating, the optimiser's live vectors (see `fastmlp.model.state`)
+    epochs : int, asked for; `epoch` : int, complete so far; `step` : int, updates so far
+    rows : int, training rows in an epoch; `rows_seen` : int, rows visited so far
+    history : dict of lists, one value for every complete epoch
+    stop_reason : str or None, what `stop` was last told; `interrupted` : bool, by Ctrl-C
+    snapshot : function that returns all that the rest of the training depends on, between chunks
+    rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
+
+    Nothing else can be set: AttributeError. A training would not notice.
+    """
+
+    network: Network
+    parameters: NDArray[Any]
+    moments: NDArray[Any]
+    epochs: int
+    rows: int
+    history: dict[str, list[float]]
+    snapshot: Callable[[], Snapshot]
+
+    def __init__(
+        self,
+        network: Network,
+        parameters: NDArray[Any],
+        moments: NDArray[Any],
+        epochs: int,
+        rows: int,
+        history: dict[str, list[float]],
+        snapshot: Callable[[], Snapshot] = no_snapshot,
+    ) -> None:
+        vars(self).update(
+            network=network,
+            parameters=parameters,
+            moments=moments,
+            epochs=epochs,
+            rows=rows,
+            history=history,
+            snapshot=snapshot,
+        )
+        self.epoch = 0
+        self.step = 0
+        self.rows_seen = 0
+        self.rate_factor = 1.0
+        self.stop_reason: str | None = None
+        self.interrupted = False
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in SETTABLE:
+            raise AttributeError(
+                f"run.{name} cannot be set; to end the training call run.stop(reason), "
+                "to change parameters or moments write into them: run.parameters[...] = values"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Live views (weights, biases) of every layer."""
+        return layer_views(self.parameters, self.network.sizes)
+
+    def stop(self, reason: str) -> None:
+        """Ask the training to end now; the model keeps the reason."""
+        self.stop_reason = reason
+
+
+class Callback:
+    """Base of callbacks; override what you need.
+
+    A chunk is at most about 0.2 s of compiled work. If `on_epoch_end` is overridden, every epoch
+    ends a chunk, unless `hear_by` allows more; the others cost nothing per epoch.
+    """
+
+    def on_train_begin(self, run: Run) -> None:
+        """Run before the first step."""
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Run after every chunk, mid-epoch or not; after one of no steps, too, if Ctrl-C left its own."""
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Run after every epoch, once its values stand in `run.history`."""
+
+    def hear_by(self, run: Run) -> int:
+        """Return the epoch at whose end `on_epoch_end` must run next; asked before every chunk.
+
+        A later one than the next saves what a chunk costs, some 0.1 ms; `on_epoch_end` then finds
+        the values of several epochs in the history, or earlier than it asked for if another
+        callback made an end.
+        """
+        return run.epoch + 1
+
+    def on_train_end(self, run: Run) -> None:
+        """Run after the last step, however training ended."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training must know: by name, what JSON can write, or arrays.
+
+        Arrays of float32, float64 or int64; no NaN or infinity elsewhere. Empty: nothing.
+        """
+        return {}
+
+    def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
+        """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
+
+
+class EarlyStopping(Callback):
+    """Stop when a monitored value has not improved, and restore the best parameters.
+
+    Parameters
+    ----------
+    patience : int
+        Epochs in a row without improvement that are borne, at least 1.
+    min_delta : float
+        An improvement is a fall by more than this below the best so far; at least 0.
+    monitor : str, optional
+        A key of the history: "validation_loss" or "loss". By default the former where there is
+        validation, else the latter.
+
+    Notes
+    -----
+    "validation_loss" belongs to the parameters at the epoch's end. "loss" is measured while the
+    epoch runs, before each update, so the parameters kept with it are those at that epoch's end.
+    """
+
+    def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
+        self.patience = checks.whole("patience", patience, 1)
+        self.min_delta = checks.real("min_delta", min_delta, 0)
+        if monitor is not None:
+            checks.choice("monitor", monitor, ("validation_loss", "loss"))
+        self.monitor = monitor
+
+    def on_train_begin(self, run: Run) -> None:
+        """Forget any earlier training."""
+        if self.monitor == "validation_loss" and "validation_loss" not in run.history:
+            raise ValueError("EarlyStopping(monitor='validation_loss') needs fit(validation=...)")
+        default = "validation_loss" if "validation_loss" in run.history else "loss"
+        self.key = self.monitor or default
+        self.best = math.inf
+        self.best_epoch = 0
+        self.best_parameters = run.parameters.copy()
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Keep the parameters if they are the best so far; stop if patience is at its end."""
+        value = run.history[self.key][-1]
+        if value < self.best - self.min_delta:
+            self.best, self.best_epoch = value, run.epoch
+            self.best_parameters[...] = run.parameters
+        self._stop_if_out_of_patience(run)
+
+    def _stop_if_out_of_patience(self, run: Run) -> None:
+        if run.epoch - self.best_epoch >= self.patience:
+            run.stop(f"{self.key} has not improved for {self.patience} epochs")
+
+    def on_train_end(self, run: Run) -> None:
+        """Put the best parameters back."""
+        if self.best_epoch:
+            run.parameters[...] = self.best_parameters
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best so far; JSON has no infinity for the value before the first epoch."""
+        return {
+            "monitor": self.key,
+            "best": self.best if self.best_epoch else None,
+            "best_epoch": self.best_epoch,
+            "best_parameters": self.best_parameters,
+        }
+
+    def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
+        """Go on from the best so far; stop at once if patience had come to its end."""
+        if state["monitor"] != self.key:
+            raise CheckpointError(
+                f"EarlyStopping watched {state['monitor']!r} before the checkpoint, and now {self.key!r}"
+            )
+        self.best_epoch = checks.whole("best_epoch", state["best_epoch"], 0, run.epoch)
+        self.best = checks.real("best", state["best"]) if self.best_epoch else math.inf
+        self.best_parameters[...] = state["best_parameters"]
+        self._stop_if_out_of_patience(run)
+
+
+class TimeLimit(Callback):
+    """Stop after `seconds` of wall-clock time, within a chunk: 0.2 s, or a step if that takes longer.
+
+    The time is that of one call of `fit`: a resumed training has all of it again.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = checks.real("seconds", seconds, 0, open_low=True)
+
+    def on_train_begin(self, run: Run) -> None:
+        """Start the clock."""
+        self.end = time.monotonic() + self.seconds
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Stop if time is up."""
+        if time.monotonic() >= self.end:
+            run.stop(f"time limit of {self.seconds:g} s reached")
+
+
+class Progress(Callback):
+    """A tqdm bar on stderr with the epoch, its loss and the rows per second."""
+
+    bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, run: Run) -> None:
+        """Open the bar, if there is a stderr to show it on."""
+        if sys.stderr is None:
+            return
+        from tqdm import tqdm
+
+        # Of stderr itself it would ask the width unasked, and flush it where nothing is forgiven.
+        self.bar = tqdm(
+            total=run.epochs * run.rows, initial=run.rows_seen, unit="row", unit_scale=True, file=Notices(),
+            dynamic_ncols=True,
+        )  # fmt: skip
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Move the bar."""
+        if self.bar is None:
+            return
+        self.bar.set_description(f"epoch {run.epoch}/{run.epochs}", refresh=False)
+        if run.history["loss"]:
+            shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
+            self.bar.set_postfix(shown, refresh=False)
+        self.bar.update(run.rows_seen - self.bar.n)
+
+    def on_train_end(self, run: Run) -> None:
+        """Close the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

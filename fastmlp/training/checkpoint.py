@@ -1,0 +1,430 @@
+"""Models and trainings on disk: `save` and `load`, the callback that saves as it goes, and resuming.
+
+What a file consists of stands here; how it is written and believed is `fastmlp.files.archive`'s matter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, is_dataclass
+from datetime import timedelta
+from numbers import Integral, Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.backend import registry
+from fastmlp.files import archive
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.backend import Data
+from fastmlp.model.initializers import Normal
+from fastmlp.model.layout import aligned, parameter_count
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.pieces import Piece
+from fastmlp.model.state import Snapshot
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.model import Model
+
+Array = NDArray[Any]
+Path = str | os.PathLike[str]
+
+MOST_BLAS_THREADS = 1 << 12
+"""What a file may say: a BLAS might start as many."""
+
+FORMAT = 1
+"""Raised with every change of what is written; older formats stay readable, newer ones are refused."""
+
+
+def save(model: Model, path: Path) -> None:
+    """Write a model to one file, durably; after a failure the old file is still there.
+
+    The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written; nothing is left behind then.
+    """
+    checks.instance("model", model, Model, "a Model")
+    _write(path, model, {}, None)
+
+
+def load(path: Path, pieces: Iterable[Piece] = ()) -> Model:
+    """Return the model in a file that `save` or a `Checkpoint` wrote.
+
+    Of an unfinished training it is the model that `fit` would have returned, had it ended there:
+    with `EarlyStopping` the best one so far.
+
+    Parameters
+    ----------
+    pieces : the activations and the loss of your own that its network has: the file knows their names only
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, of a newer format, or not finite; if its backend is not here; or if
+        it was trained with a piece of your own that is not given, or was another one then.
+    OSError
+        If it cannot be read.
+    """
+    return _read(path, pieces).model
+
+
+class Checkpoint(Callback):
+    """Write the training to a file as it goes on, for `load` and for `fit(resume=)`.
+
+    Written every so often, and when training ends or is interrupted. A training that is resumed
+    from the file continues bit for bit, whatever interrupted it.
+
+    Parameters
+    ----------
+    path : where to; each file replaces the one before it, and is whole at every moment
+    every : int or timedelta
+        So many epochs, at least 1, or so much time, then at the end of a chunk of about 0.2 s,
+        even within an epoch.
+    """
+
+    def __init__(self, path: Path, every: int | timedelta = 1) -> None:
+        self.path = os.fspath(path)
+        if isinstance(every, timedelta):
+            checks.real("every", every.total_seconds(), 0, open_low=True)
+        else:
+            every = checks.whole("every", every, 1)
+        self.every = every
+
+    def on_train_begin(self, run: Run) -> None:
+        """Count from here."""
+        self.epoch, self.time = run.epoch, time.monotonic()
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Make every epoch's end a chunk's end, at which all callbacks have heard of it."""
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Write if it is time, or if this is the end."""
+        if isinstance(self.every, timedelta):
+            due = time.monotonic() - self.time >= self.every.total_seconds()
+        else:
+            due = run.epoch - self.epoch >= self.every
+        if due or run.stop_reason is not None or run.epoch == run.epochs:
+            _write_training(self.path, run)
+            self.epoch, self.time = run.epoch, time.monotonic()
+
+
+# --- what a training must have in common with the one that it resumes -------------------------------------
+
+
+def setting(
+    network: Network,
+    optimizer: Optimizer,
+    backend: str,
+    parameters: Array,
+    data: Data,
+    held_out: Data | None,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    blas_threads: int | None,
+) -> dict[str, Any]:
+    """Return, in JSON's types, all that decides a training's course.
+
+    The data enter as their SHA-256, which takes about a second a gigabyte.
+    """
+    return {
+        "network": described(network),
+        "optimizer": described(optimizer),
+        "backend": backend,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "seed": seed,
+        "initial": fingerprint(parameters),
+        "data": fingerprint(*data),
+        "validation": None if held_out is None else fingerprint(*held_out),
+        "blas_threads": None if blas_threads is None else min(blas_threads, MOST_BLAS_THREADS),
+    }
+
+
+def fingerprint(*arrays: Array) -> str:
+    """Return the SHA-256 of C-contiguous arrays: of their dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+YOUNGER = {"convention": "torch", "epsilon_hat": False}
+"""Fields that are younger than the format, and what they are in the files from before them."""
+
+
+def described(value: object) -> Any:
+    """Return a frozen description (a network, an optimiser, their fields) in JSON's types.
+
+    Of a user's piece its name and its digest: a file holds no code.
+    """
+    if isinstance(value, Piece):
+        return {"piece": value.name, "digest": value.digest}
+    if is_dataclass(value):
+        named = {field.name: getattr(value, field.name) for field in fields(value)}
+        told = {k: described(v) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]}
+        return {"type": type(value).__name__, **told}
+    match value:
+        case None | str():
+            return value
+        case bool() | np.bool_():
+            return bool(value)
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value)
+        case tuple():
+            return [described(one) for one in value]
+    raise AssertionError(value)
+
+
+# --- resuming ---------------------------------------------------------------------------------------------
+
+
+class Saved(NamedTuple):
+    """A training as a file holds it."""
+
+    path: Path
+    snapshot: Snapshot
+
+    @property
+    def seed(self) -> int:
+        """What its random streams came from."""
+        seed: int = self.snapshot.setting["seed"]
+        return seed
+
+    @property
+    def backend(self) -> str:
+        """Which backend trained."""
+        backend: str = self.snapshot.setting["backend"]
+        return backend
+
+    @property
+    def blas_threads(self) -> int | None:
+        """What its BLAS was held to; None if it did not tell, or in a file that is older than this."""
+        threads: int | None = self.snapshot.setting.get("blas_threads")
+        return threads
+
+
+def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
+    """Return the training in a file that a `Checkpoint` wrote; CheckpointError if there is none."""
+    content = _read(path, pieces)
+    if content.snapshot is None:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} holds a model without its training; resume what a Checkpoint wrote"
+        )
+    return Saved(path, content.snapshot)
+
+
+def check_same_training(
+    saved: Saved, current: dict[str, Any], callbacks: list[str], optimizer: Optimizer, rows: int, epochs: int
+) -> None:
+    """Raise CheckpointError unless the saved training is the one that `fit` was asked for.
+
+    The number of epochs may differ: a training may be prolonged. So may a backend that was named:
+    it goes on from there, in its own bits.
+    """
+    snapshot, path = saved.snapshot, os.fspath(saved.path)
+    then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
+    now = {**current, "callbacks": callbacks, "backend": then["backend"]}
+    del now["blas_threads"]  # the file's, if it has them
+    off = [name for name in now if then.get(name) != now[name]]
+    if off:
+        short = [
+            f"{name} ({then.get(name)!r} then, {now[name]!r} now)"
+            if name in ("batch_size", "shuffle")
+            else name
+            for name in off
+        ]
+        raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(short)}")
+    batches = -(-rows // current["batch_size"])
+    done, within = divmod(snapshot.step, batches)
+    if snapshot.step > epochs * batches:
+        raise CheckpointError(f"{path!r} holds {snapshot.step / batches:g} epochs, more than epochs={epochs}")
+    shuffled = current["shuffle"] and batches > 1
+    if (
+        any(len(values) != done for values in snapshot.history.values())
+        or ("validation_loss" in snapshot.history) != (current["validation"] is not None)
+        or len(snapshot.moments) != optimizer.moment_rows
+        or snapshot.order.size != (rows if within and shuffled else 0)
+        or bool(snapshot.order_state) != shuffled
+        or snapshot.pending.shape[1] != within
+    ):
+        raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+class _Content(NamedTuple):
+    model: Model
+    snapshot: Snapshot | None
+
+
+def _write(path: Path, model: Model, arrays: archive.Arrays, training: dict[str, Any] | None) -> None:
+    header = {
+        "format": FORMAT,
+        "network": described(model.network),
+        "backend": model.backend,
+        "stop_reason": model.stop_reason,
+        "history": list(model.history),
+        "training": training,
+    }
+    history = {f"history/{name}": np.array(values, float) for name, values in model.history.items()}
+    archive.write(path, header, {"parameters": model.parameters, **history, **arrays})
+
+
+def _write_training(path: Path, run: Run) -> None:
+    snapshot = run.snapshot()
+    arrays = {name: getattr(snapshot, name) for name in ("moments", "order", "pending")}
+    states = []
+    for place, (name, state) in enumerate(snapshot.callbacks):
+        own = {key: value for key, value in state.items() if isinstance(value, np.ndarray)}
+        arrays |= {f"callbacks/{place}/{key}": value for key, value in own.items()}
+        states.append([name, {key: value for key, value in state.items() if key not in own}])
+    training = {
+        "setting": snapshot.setting,
+        "step": snapshot.step,
+        "order_state": snapshot.order_state,
+        "callbacks": states,
+    }
+    backend = registry.get(snapshot.setting["backend"])
+    model = Model(run.network, snapshot.parameters, snapshot.history, backend, run.stop_reason)
+    _write(path, model, arrays, training)
+
+
+def _read(path: Path, pieces: Iterable[Piece]) -> _Content:
+    header, arrays = archive.read(path)
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "
+            f"this fastmlp reads format {FORMAT}"
+        )
+    with _told_of(path):
+        return _parse(header, arrays, {piece.name: piece for piece in pieces})
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Say of which file something is wrong or missing."""
+    try:
+        yield
+    except _OtherPiece as error:
+        raise CheckpointError(f"{os.fspath(path)!r} {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        missing = "it lacks " if isinstance(error, KeyError) else ""
+        raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {missing}{reason}") from None
+
+
+def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: dict[str, Piece]) -> _Content:
+    network = _network(header["network"], pieces)
+    parameters = arrays["parameters"]
+    count = parameter_count(network.sizes)
+    _expect(
+        parameters.shape == (count,) and parameters.dtype.kind == "f", "the parameters are not the network's"
+    )
+    _expect(np.isfinite(parameters).all(), "a parameter is not finite")
+    history = {}
+    for name in header["history"]:
+        values = arrays[f"history/{name}"]
+        _expect(values.ndim == 1 and np.isfinite(values).all(), "the history is not finite")
+        history[name] = values.astype(float).tolist()
+    _expect("loss" in history and set(history) <= {"loss", "validation_loss"}, "the history lacks the loss")
+    reason = header["stop_reason"]
+    _expect(reason is None or isinstance(reason, str), "the reason for stopping is no text")
+    snapshot = None
+    if header["training"] is not None:
+        snapshot = _snapshot(header["training"], arrays, network, parameters, history)
+        for _, state in snapshot.callbacks:
+            if state.get("best_epoch"):
+                parameters = state["best_parameters"]
+                _expect(parameters.shape == (count,) and np.isfinite(parameters).all(), "no best parameters")
+    own = aligned(count, parameters.dtype)
+    own[...] = parameters
+    return _Content(Model(network, own, history, registry.get(header["backend"]), reason), snapshot)
+
+
+def _network(description: dict[str, Any], pieces: dict[str, Piece]) -> Network:
+    given = {name: value for name, value in description.items() if name != "type"}
+    given["hidden"] = [_piece(one, pieces) for one in given["hidden"]]
+    given["loss"] = _piece(given["loss"], pieces)
+    for name in ("weight_init", "bias_init"):
+        if isinstance(given[name], dict):
+            given[name] = Normal(given[name]["scale"])
+    return Network(**given)
+
+
+class _OtherPiece(Exception):
+    """A piece of the user's is missing, or is not the one that was."""
+
+
+def _piece(description: Any, pieces: dict[str, Piece]) -> Any:
+    """Return the piece of a user's that was described; the name of one of fastmlp's own as it is."""
+    if isinstance(description, str):
+        return description
+    name, digest = str(description["piece"]), description["digest"]
+    if name not in pieces:
+        raise _OtherPiece(f"was trained with {name!r}, a piece of your own: give it in pieces=[...]")
+    if pieces[name].digest != digest:
+        raise _OtherPiece(f"was trained with another {name!r} than the one given: their formulas differ")
+    return pieces[name]
+
+
+def _snapshot(
+    training: dict[str, Any],
+    arrays: dict[str, Array],
+    network: Network,
+    parameters: Array,
+    history: dict[str, list[float]],
+) -> Snapshot:
+    setting, step = training["setting"], checks.whole("step", training["step"], 0)
+    _expect(setting["network"] == described(network), "the training is of another network")
+    checks.whole("seed", setting["seed"], 0)
+    registry.get(setting["backend"])
+    if setting.get("blas_threads") is not None:
+        checks.whole("blas_threads", setting["blas_threads"], 1, MOST_BLAS_THREADS)
+    # Its squares may have overflowed where parameters are finite: infinite moments only stop a weight.
+    moments = arrays["moments"]
+    _expect(moments.ndim == 2 and len(moments) <= 2 and moments.shape[1] == parameters.size, "no moments")
+    _expect(moments.dtype == parameters.dtype and not np.isnan(moments).any(), "a moment is not a number")
+    order = arrays["order"]
+    _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")
+    pending = arrays["pending"]
+    _expect(pending.ndim == 2 and len(pending) == 2 and np.isfinite(pending).all(), "no pending losses")
+    if training["order_state"]:  # empty where rows are visited as they stand
+        np.random.PCG64().state = training["order_state"]  # refuses what is none
+    callbacks = [
+        (str(name), {**state, **_under(f"callbacks/{place}/", arrays)})
+        for place, (name, state) in enumerate(training["callbacks"])
+    ]
+    return Snapshot(
+        setting=setting,
+        parameters=parameters,
+        moments=moments,
+        step=step,
+        order=order,
+        order_state=training["order_state"],
+        pending=pending,
+        history=history,
+        callbacks=callbacks,
+    )
+
+
+def _under(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
+
+
+def _expect(holds: bool | np.bool_, otherwise: str) -> None:
+    if not holds:
+        raise CheckpointError(otherwise)

@@ -1,0 +1,168 @@
+"""From what a user passes to clean arrays: checked, native, C-contiguous, of one floating dtype."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastmlp import checks
+from fastmlp.model.backend import Data
+from fastmlp.model.losses import Loss, loss_of
+from fastmlp.model.network import Network
+
+Array = NDArray[Any]
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def as_array(what: str, value: ArrayLike) -> Array:
+    """Return `value` as an array of real numbers, without a copy where it is one.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything but booleans, integers or floats.
+    ValueError
+        If it is ragged.
+    """
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")
+    if hasattr(value, "toarray") and not hasattr(value, "__array__"):
+        raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{what} must be a rectangular array of numbers: {reason}") from None
+    if array.dtype.kind not in "buif":
+        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
+        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
+    return array
+
+
+def floating_dtype(dtype: DTypeLike | None, inputs: Array) -> np.dtype[Any]:
+    """Return float32 or float64: `dtype` if given, else float32 if X is, else float64."""
+    if isinstance(dtype, np.dtype) and dtype in FLOATS:
+        return dtype
+    if dtype is None:
+        return FLOATS[0] if inputs.dtype.newbyteorder("=") == FLOATS[0] else FLOATS[1]
+    try:
+        wanted = np.dtype(dtype).newbyteorder("=")
+    except TypeError:
+        wanted = np.dtype(object)  # not None, which NumPy holds equal to float64
+    if wanted not in FLOATS:
+        raise ValueError(f"dtype must be float32 or float64, got {checks.shown(dtype)}")
+    return wanted
+
+
+def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return `array` as C-contiguous, native `dtype` and finite; a copy only where it must be."""
+    cleaned = array
+    if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
+        with np.errstate(over="ignore"):
+            cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
+    if not checks.finite(cleaned):
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
+        value = np.asarray(array)[first]
+        place = ", ".join(map(str, first))
+        if np.isfinite(value):
+            raise ValueError(f"{what}[{place}] = {value!s} does not fit into {dtype}")
+        raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+    return cleaned
+
+
+def clean_inputs(what: str, value: ArrayLike, n_in: int, dtype: DTypeLike | None) -> Array:
+    """Return X as a clean (rows, n_in) array of `dtype` (of X's own if None).
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is not a two-dimensional array of finite real numbers with n_in columns and a row.
+    """
+    array = as_array(what, value)
+    if array.ndim != 2 or array.shape[1] != n_in:
+        raise ValueError(f"{what} must have shape (rows, {n_in}), got {array.shape}")
+    if array.shape[0] == 0:
+        raise ValueError(f"{what} must hold at least 1 row, got 0")
+    return clean(what, array, floating_dtype(dtype, array))
+
+
+def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return y as a clean (rows, n_out) array on which the network's loss is defined.
+
+    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy.
+    """
+    array = as_array(what, value)
+    n_out = network.sizes[-1]
+    loss = loss_of(network.loss)
+    labels = loss.targets == "distributions" and array.shape in ((rows,), (rows, 1))
+    if labels:
+        return _one_hot(what, array.reshape(rows), n_out, dtype)
+    if loss.digest and array.shape in ((rows,), (rows, 1)):
+        array = np.broadcast_to(array.reshape(rows, 1), (rows, n_out))
+    if array.shape != (rows, n_out) and (array.shape, n_out) != ((rows,), 1):
+        wanted = f"({rows}, {n_out})"
+        if loss.targets == "distributions":
+            wanted = f"({rows},) for class labels or {wanted} for one-hot rows"
+        elif n_out == 1:
+            wanted = f"({rows},) or {wanted}"
+        raise ValueError(f"{what} must have shape {wanted}, got {array.shape}")
+    targets = clean(what, array, dtype).reshape(rows, n_out)
+    _check_range(what, targets, loss)
+    return targets
+
+
+def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return sample weights as a clean (rows,) array, ones if None."""
+    if value is None:
+        return np.ones(rows, dtype)
+    array = as_array(what, value)
+    if array.shape != (rows,):
+        raise ValueError(f"{what} must have shape ({rows},), got {array.shape}")
+    weights = clean(what, array, dtype)
+    if (weights < 0).any():
+        raise ValueError(f"{what} must be at least 0, got {weights.min()}")
+    if not weights.any():
+        raise ValueError(f"{what} must not be all zero")
+    # Only their ratios count. An exact scaling to a largest weight in [1, 2) keeps sums in range.
+    _, exponent = np.frexp(weights.max())
+    scaled: Array = np.ldexp(weights, 1 - int(exponent))
+    return scaled
+
+
+def take(data: Data, rows: NDArray[np.int64]) -> Data:
+    """Return copies of the given rows."""
+    return Data(data.inputs[rows], data.targets[rows], data.weights[rows])
+
+
+def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Array:
+    if labels.dtype.kind == "b":
+        labels = labels.astype(np.int64)
+    wrong = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
+    if wrong.any():
+        raise ValueError(
+            f"{what} must hold class labels 0..{classes - 1} (sizes[-1] = {classes}), got {labels[wrong][0]}"
+        )
+    targets = np.zeros((labels.size, classes), dtype)
+    targets[np.arange(labels.size), labels.astype(np.int64)] = 1
+    return targets
+
+
+def _check_range(what: str, targets: Array, loss: Loss) -> None:
+    if loss.targets == "within [0, 1]" and ((targets < 0) | (targets > 1)).any():
+        wrong = targets[(targets < 0) | (targets > 1)][0]
+        raise ValueError(f"{what} must lie in [0, 1] for {loss.name}, got {wrong}")
+    if loss.targets == "at least 0" and (targets < 0).any():
+        raise ValueError(f"{what} must be at least 0 for {loss.name}, got {targets.min()}")
+    if loss.targets == "distributions":
+        sums = targets.sum(axis=1, dtype=np.float64)
+        # The fused derivative takes the sum for 1; what float32 rounds may pass.
+        wrong = (targets < 0).any(axis=1) | (np.abs(sums - 1) > 1e-5)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            raise ValueError(
+                f"{what} must hold one-hot or probability rows, at least 0 and of sum 1, for {loss.name}, "
+                f"got a least of {targets[row].min():g} and a sum of {sums[row]:g} in row {row}"
+            )

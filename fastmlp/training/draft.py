@@ -1,0 +1,38 @@
+"""A chunk's steps are taken on a draft: what else looks at a training sees whole chunks only.
+
+So a chunk that diverges, or that Ctrl-C leaves behind in the middle of a step, has changed nothing.
+"""
+
+from __future__ import annotations
+
+from fastmlp.model.layout import aligned
+from fastmlp.model.state import TrainState, initial_state
+
+
+class Draft:
+    """A second set of arrays for a training's state."""
+
+    def __init__(self, moment_rows: int) -> None:
+        self._rows = moment_rows
+        self._arrays: TrainState | None = None
+
+    def of(self, state: TrainState, changed: bool = True) -> TrainState:
+        """Return a copy of the state, which the next one overwrites.
+
+        changed : False if nothing has written to the state since it accepted the last draft
+        """
+        if self._arrays is None:
+            self._arrays = initial_state(aligned(state.parameters.size, state.parameters.dtype))
+            changed = True
+        if changed:
+            self._copy(state, self._arrays)
+        return self._arrays._replace(step=state.step)
+
+    def accept(self, draft: TrainState, state: TrainState) -> TrainState:
+        """Write the draft to the state's arrays; return the state with the draft's step."""
+        self._copy(draft, state)
+        return state._replace(step=draft.step)
+
+    def _copy(self, source: TrainState, target: TrainState) -> None:
+        target.parameters[...] = source.parameters
+        target.moments[: self._rows] = source.moments[: self._rows]

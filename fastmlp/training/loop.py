@@ -1,0 +1,319 @@
+"""The training loop: chunks of steps for the backend, and everything that happens between them."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.backend import Backend, Chunk, Data, loss_in_parts
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.system.budget import blas_threads
+from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
+from fastmlp.training.batches import Batches, Orders, visited_weights
+from fastmlp.training.callbacks import Callback, Run, no_snapshot
+from fastmlp.training.divergence import DivergenceError, last_finite, sound
+from fastmlp.training.draft import Draft
+
+Result = TypeVar("Result")
+
+CHUNK_SECONDS = 0.2
+"""Python is heard again after so much compiled work: Ctrl-C, callbacks and clocks answer."""
+
+LONG_SECONDS = 0.5
+"""Estimated seconds, in slow hands, from which on a step is watched: the thread for it takes 0.1 ms."""
+
+LAYER_SECONDS = 8e-5
+"""What a layer takes the reference in a step, however small it is: a first chunk must bear with that."""
+
+MAX_CHUNK_STEPS = 1 << 14
+"""Bounds what a chunk's rates and losses take, 0.6 MiB: 10 ns a step less than with four times that."""
+
+MAX_CHUNK_VISITS = 1 << 22
+"""Bounds what the row orders drawn for one chunk take: 32 MiB, or two epochs' if that is more."""
+
+
+class Plan(NamedTuple):
+    """What stays the same throughout a training.
+
+    orders : None visits the rows as they stand
+    stays_finite : whether a loss or parameter that is not finite raises DivergenceError
+    setting : for a `Snapshot`
+    blas_threads : what the BLAS is held to; None for as many as `threads`
+    """
+
+    network: Network
+    optimizer: Optimizer
+    backend: Backend
+    data: Data
+    held_out: Data | None
+    epochs: int
+    batch_size: int
+    orders: Orders | None
+    dropout_key: int
+    threads: int | None
+    stays_finite: bool
+    setting: dict[str, Any]
+    blas_threads: int | None = None
+
+
+def train(
+    plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None = None
+) -> Run:
+    """Train in place on state.parameters and state.moments; return the finished run.
+
+    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0.
+    Raises DivergenceError if a loss or a parameter becomes something that is not finite and shall not.
+    """
+    training = _Training(plan, state, callbacks, resumed)
+    run = training.run
+    begun: list[Callback] = []
+    with deferred(run.stop) as signals:
+        try:
+            for callback in callbacks:
+                callback.on_train_begin(run)
+                begun.append(callback)
+            if resumed is not None:
+                for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
+                    _take_over(callback, run, saved)
+            with blas_threads(plan.blas_threads or plan.threads):
+                training.run_chunks()
+        finally:
+            # All that began shall end, in their order, even if one of them raises.
+            with ExitStack() as ends:
+                # Last of all the run lets go of what it is part of: a circle would keep every array
+                # until the garbage collector comes, which counts objects and not their bytes.
+                ends.callback(setattr, run, "snapshot", no_snapshot)
+                for callback in reversed(begun):
+                    ends.callback(callback.on_train_end, run)
+    run.interrupted = signal.SIGINT in signals
+    return run
+
+
+def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
+    try:
+        callback.load_state_dict(run, saved)
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"the checkpoint's state of {type(callback).__name__} is not sound: {reason}"
+        ) from error
+
+
+class _Training:
+    """A training under way: the run that callbacks see, and what they do not."""
+
+    def __init__(
+        self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
+    ) -> None:
+        rows = plan.data.inputs.shape[0]
+        history: dict[str, list[float]] = {"loss": []}
+        if plan.held_out is not None:
+            history["validation_loss"] = []
+        self.plan, self.state, self.callbacks = plan, state, callbacks
+        self.steps_before = state.step
+        self.batches = Batches(rows, plan.batch_size, plan.orders)
+        self.losses = EpochLosses(self.batches.per_epoch)
+        self.hearing = [callback for callback in callbacks if _wants_epochs(callback)]
+        self.heard = bool(self.hearing) or plan.held_out is not None
+        layers = len(plan.network.sizes) - 1
+        self.pace = most_seconds(state.parameters.size, plan.batch_size) + LAYER_SECONDS * layers
+        """Seconds a step."""
+        self.draft = Draft(plan.optimizer.moment_rows)
+        held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
+        longest = most_seconds(state.parameters.size, max(plan.batch_size, held_out))
+        self.drafts = plan.stays_finite or longest >= LONG_SECONDS
+        self.run = Run(
+            plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
+        )
+        if resumed is not None:
+            self._resume(resumed)
+
+    def _resume(self, saved: Snapshot) -> None:
+        state, run = self.state, self.run
+        state.parameters[...] = saved.parameters
+        state.moments[: len(saved.moments)] = saved.moments
+        self.state = state._replace(step=saved.step)
+        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.losses.pending = saved.pending
+        run.step = saved.step
+        run.rows_seen = self.batches.rows_before(saved.step)
+        run.history.update(saved.history)
+        run.epoch = len(run.history["loss"])
+
+    def snapshot(self) -> Snapshot:
+        order, order_state = self.batches.position(self.run.step)
+        return Snapshot(
+            setting=self.plan.setting,
+            parameters=self.state.parameters,
+            moments=self.state.moments[: self.plan.optimizer.moment_rows],
+            step=self.run.step,
+            order=order,
+            order_state=order_state,
+            pending=self.losses.pending,
+            history=self.run.history,
+            callbacks=[(type(c).__name__, c.state_dict()) for c in with_state(self.callbacks)],
+        )
+
+    def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
+        """Take the chunk's steps in place; return the state and the objectives (steps,)."""
+        plan, objectives = self.plan, np.empty(len(chunk.starts))
+        state = plan.backend.train_chunk(
+            plan.network, plan.optimizer, state, plan.data, chunk, plan.dropout_key, plan.threads, objectives
+        )
+        return state, objectives
+
+    def run_chunks(self) -> None:
+        plan, run, batches = self.plan, self.run, self.batches
+        uniform = bool((plan.data.weights == 1).all())
+        by_rows = plan.network.convention == "sklearn"
+        total = plan.epochs * batches.per_epoch
+        while run.step < total and run.stop_reason is None:
+            numbers = np.arange(run.step, run.step + self._steps_now(total))
+            before = batches.position(run.step)
+            visits = batches.visit(numbers)
+            totals = visited_weights(plan.data.weights, uniform, *visits)
+            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
+            chunk = Chunk(*visits, totals, run.rate_factor * rates, batches.batch_size)
+            ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
+            try:
+                objectives, validation_loss = self._take(chunk, ends)
+            except LeftBehind:  # self.state is as it was
+                batches.resume(run.step, *before)
+                self._end_chunk()  # of no steps: a Checkpoint writes now that the training shall stop
+                break
+            run.step = self.state.step - self.steps_before
+            run.rows_seen = batches.rows_before(run.step)
+            counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else totals
+            run.history["loss"] += self.losses.add(counts[: len(objectives)], objectives)
+            run.epoch = len(run.history["loss"])
+            if len(objectives) < len(numbers):
+                raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
+            if ends:
+                self._end_epoch(validation_loss)
+            self._end_chunk()
+
+    def _steps_now(self, total: int) -> int:
+        """Return how many steps the next chunk takes, at most up to an epoch's end that must be heard."""
+        run, batches = self.run, self.batches
+        steps = min(
+            max(1, int(CHUNK_SECONDS / max(self.pace, 1e-9))),
+            MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step,
+        )  # fmt: skip
+        if not self.heard:
+            return steps
+        epochs = [c.hear_by(run) for c in self.hearing] if self.plan.held_out is None else [run.epoch + 1]
+        return min(steps, (min(epochs) - run.epoch) * batches.per_epoch - run.step % batches.per_epoch)
+
+    def _take(self, chunk: Chunk, ends: bool) -> tuple[NDArray[np.float64], float | None]:
+        """Take a chunk's steps; return the objectives (steps,), fewer if they stop being finite.
+
+        Where an epoch ends, with the validation loss. LeftBehind if that takes long and is stopped.
+        """
+        plan = self.plan
+        state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
+        began = time.perf_counter()
+        after, objectives = heeding(self.run, plan.batch_size, lambda: self.advance(state, chunk))
+        # A first chunk that compiled makes the next one small, which recovers.
+        self.pace = (time.perf_counter() - began) / len(chunk.starts)
+        if plan.stays_finite and not sound(objectives, after.parameters):
+            self.state, objectives = last_finite(self.advance, self.state, chunk, self.draft)
+            return objectives, None
+        validation_loss = None
+        if ends and (held_out := plan.held_out) is not None:
+            rows = held_out.inputs.shape[0]
+            validation_loss = heeding(self.run, rows, lambda: self._evaluate(after.parameters, held_out))
+        self.state = self.draft.accept(after, self.state) if self.drafts else after
+        return objectives, validation_loss
+
+    def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
+        """Return the loss over all rows; LeftBehind where they are many and the training shall stop."""
+        evaluate, network = self.plan.backend.evaluate, self.plan.network
+        rows = data.inputs.shape[0]
+        at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
+        if rows <= at_once:
+            return evaluate(network, parameters, data)
+
+        def parts() -> Iterator[slice]:
+            for start in range(0, rows, at_once):
+                if self.run.stop_reason is not None:
+                    raise LeftBehind
+                yield slice(start, start + at_once)
+
+        def loss_of(some: slice) -> float:
+            return evaluate(network, parameters, Data(*(array[some] for array in data)))
+
+        return loss_in_parts(data.weights, parts(), loss_of)
+
+    def _end_epoch(self, validation_loss: float | None) -> None:
+        plan, run = self.plan, self.run
+        if validation_loss is not None:
+            if plan.stays_finite and not math.isfinite(validation_loss):
+                raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
+            run.history["validation_loss"].append(validation_loss)
+        for callback in self.callbacks:
+            callback.on_epoch_end(run)
+
+    def _end_chunk(self) -> None:
+        for callback in self.callbacks:
+            callback.on_chunk_end(self.run)
+
+
+def heeding(run: Run, rows: int, call: Callable[[], Result]) -> Result:
+    """Return call(), which takes so many rows; LeftBehind if it is long and the training shall stop."""
+    if most_seconds(run.parameters.size, rows) < LONG_SECONDS:
+        return call()
+    return until_stopped(call, lambda: run.stop_reason is not None)
+
+
+def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks that have a state to save."""
+    return [c for c in callbacks if type(c).state_dict is not Callback.state_dict]
+
+
+def _wants_epochs(callback: Callback) -> bool:
+    return getattr(callback.on_epoch_end, "__func__", None) is not Callback.on_epoch_end
+
+
+def most_seconds(parameters: int, rows: int) -> float:
+    """Return what so many rows surely take: 6 flops a weight and 200 a row, at 2 GF/s."""
+    return rows * (6 * parameters + 200) / 2e9
+
+
+HEADROOM = 2.0**-64
+"""Keeps the sum of an epoch's finite losses finite; a power of two rounds nothing."""
+
+
+class EpochLosses:
+    """Means over epochs of the steps' objectives, whatever the chunks' bounds."""
+
+    def __init__(self, per_epoch: int) -> None:
+        self._per_epoch = per_epoch
+        self.pending = np.empty((2, 0))
+        """(2, steps) of the epoch under way: objectives times weights times HEADROOM, and weights."""
+
+    def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
+        """Take the next steps' objectives (steps,), and what each counts in its epoch's mean.
+
+        Returns the mean of every epoch that is now complete.
+        """
+        if self._per_epoch == 1:  # its own mean: what follows would take 4 ns a step, of 100 in the smallest
+            return objectives.tolist()
+        fresh = np.stack([objectives * (counts * HEADROOM), counts])
+        self.pending = np.concatenate([self.pending, fresh], axis=1)
+        complete = self.pending.shape[1] // self._per_epoch
+        bound = complete * self._per_epoch
+        done = self.pending[:, :bound].reshape(2, complete, self._per_epoch).sum(axis=2)
+        self.pending = self.pending[:, bound:]
+        return (done[0] / done[1] / HEADROOM).tolist()

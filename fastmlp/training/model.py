@@ -1,0 +1,96 @@
+"""What `fit` returns: a trained network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp.model.backend import Backend
+from fastmlp.model.layout import layer_views
+from fastmlp.model.network import Network
+from fastmlp.training.data import clean_inputs
+
+
+class Model:
+    """A network with its parameters.
+
+    Attributes
+    ----------
+    network : Network
+    parameters : (P,) floating, all weights and biases in one vector (see `fastmlp.model.layout`)
+    history : dict of lists of float
+        "loss", and "validation_loss" where there was validation: one value for every epoch.
+    backend : str, the name of the backend that trained it
+    stop_reason : str or None, why training ended before its last epoch
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        parameters: NDArray[Any],
+        history: dict[str, list[float]],
+        backend: Backend,
+        stop_reason: str | None,
+    ) -> None:
+        self.network = network
+        self.parameters = parameters
+        self.history = history
+        self.stop_reason = stop_reason
+        self._backend = backend
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that trained the model and predicts with it."""
+        return self._backend.name
+
+    @property
+    def weights(self) -> list[NDArray[Any]]:
+        """Per layer the weights (n_in, n_out), views into `parameters`."""
+        return [weights for weights, _ in layer_views(self.parameters, self.network.sizes)]
+
+    @property
+    def biases(self) -> list[NDArray[Any]]:
+        """Per layer the biases (n_out,), views into `parameters`."""
+        return [biases for _, biases in layer_views(self.parameters, self.network.sizes)]
+
+    def predict(self, X: ArrayLike) -> NDArray[Any]:
+        """Return the network's output for every row.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array of finite real numbers
+
+        Returns
+        -------
+        (rows, n_out) array of the model's dtype
+
+        Raises
+        ------
+        ValueError, TypeError
+            If X is not such an array.
+        """
+        return self.forward(clean_inputs("X", X, self.network.sizes[0], self.parameters.dtype))
+
+    def forward(self, inputs: NDArray[Any]) -> NDArray[Any]:
+        """Return the output for inputs (rows, n_in) that are known to be clean, without a check.
+
+        Clean is C-contiguous, finite, of the model's dtype, and at least one row.
+        """
+        out = np.empty((inputs.shape[0], self.network.sizes[-1]), self.parameters.dtype)
+        self._backend.predict(self.network, self.parameters, inputs, out)
+        return out
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_backend": self.backend}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        from fastmlp.backend.registry import get
+
+        self.__dict__.update(state, _backend=get(state["_backend"]))
+
+    def __repr__(self) -> str:
+        losses = self.history["loss"]
+        trained = f"{len(losses)} epochs" + (f", loss {losses[-1]:.4g}" if losses else "")
+        return f"Model({list(self.network.sizes)}, {trained}, backend {self.backend!r})"

@@ -1,0 +1,306 @@
+"""`fit`: from a description and rows of data to a trained model.
+
+All randomness is drawn here, from streams that do not disturb each other, so that every backend
+sees the same start, split, row orders and dropout masks.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastmlp import checks
+from fastmlp.backend.registry import choose
+from fastmlp.model.backend import Data
+from fastmlp.model.initializers import draw_biases, draw_weights
+from fastmlp.model.layout import flatten
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
+from fastmlp.model.pieces import Piece
+from fastmlp.model.state import initial_state
+from fastmlp.system.budget import found_blas_threads
+from fastmlp.system.interrupts import Interrupted
+from fastmlp.system.notices import Notices
+from fastmlp.training import checkpoint
+from fastmlp.training.callbacks import Callback, Progress
+from fastmlp.training.checkpoint import Checkpoint
+from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights, take
+from fastmlp.training.loop import Plan, train, with_state
+from fastmlp.training.model import Model
+
+Array = NDArray[Any]
+Validation = float | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+
+
+class Streams(NamedTuple):
+    """Independent sources of randomness, all from one seed."""
+
+    initial: np.random.Generator
+    split: np.random.Generator
+    order: np.random.Generator
+    dropout_key: int
+
+
+def fit(
+    network: Network,
+    X: ArrayLike,
+    y: ArrayLike,
+    *,
+    optimizer: Optimizer | None = None,
+    epochs: int = 100,
+    batch_size: int | None = 32,
+    shuffle: bool = True,
+    seed: int | None = None,
+    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
+    sample_weight: ArrayLike | None = None,
+    validation: Validation | None = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool | None = None,
+    backend: str = "auto",
+    threads: int | None = None,
+    dtype: DTypeLike | None = None,
+    resume: str | os.PathLike[str] | None = None,
+) -> Model:
+    """Train a network.
+
+    Parameters
+    ----------
+    network : Network
+    X : (rows, n_in) array of finite real numbers; never changed
+    y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
+    optimizer : SGD, RMSprop, Adam, AdamW, or what a `Rule` of your own makes; Adam() if None
+    epochs : int, at least 0
+    batch_size : int or None
+        Rows to a step, at least 1; the last batch of an epoch may be shorter. None: all rows.
+    shuffle : bool
+        Draw a new order of the rows for every epoch. With one batch to an epoch the order has
+        no meaning and none is drawn.
+    seed : int, optional
+        Fixes the start, the split, the orders and the dropout masks, on every backend alike.
+    initial : (weights, biases), optional
+        Start from these: lists of (n_in, n_out) and (n_out,) arrays, which are copied.
+    sample_weight : (rows,) array of at least 0, optional
+        A batch's loss is the mean weighted with these.
+    validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
+        A share of the rows to split off, or rows of their own; measured after every epoch.
+    callbacks : iterable of Callback
+        EarlyStopping, TimeLimit, or your own.
+    progress : bool, optional
+        A progress bar on stderr; None shows one if stderr is a terminal.
+    backend : str
+        "auto" takes the fastest that fits; see `fastmlp.backends`.
+    threads : int, optional
+        Upper bound for the worker threads, at least 1; None leaves it to the backend.
+    dtype : float32, float64 or None
+        None follows X: float32 stays, everything else becomes float64.
+    resume : path, optional
+        A file that a `Checkpoint` wrote in the same training; it continues from there, and all that
+        follows has the bits of a training that nothing interrupted. Everything else must be given
+        as before, but `epochs` may grow, None for the seed and "auto" for the backend mean those of
+        the file, and `threads` may differ: the BLAS of NumPy and SciPy keeps the file's number of
+        threads, on which its bits depend.
+
+    Returns
+    -------
+    Model
+        With history["loss"], one value for every epoch, measured as its batches are visited,
+        before each update; and history["validation_loss"] where there is validation.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a mistake in the arguments, in one line.
+    CheckpointError
+        If the file to resume from is damaged, or of other data or another training.
+    DivergenceError
+        If a loss or a parameter becomes infinite or NaN; it carries the last finite parameters.
+    Interrupted
+        After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
+        is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
+    """
+    checks.instance("network", network, Network, "a Network")
+    optimizer = Adam() if optimizer is None else optimizer
+    check_optimizer("optimizer", optimizer)
+    epochs = checks.whole("epochs", epochs, 0)
+    shuffle = checks.flag("shuffle", shuffle)
+    threads = None if threads is None else checks.whole("threads", threads, 1)
+    callbacks = check_callbacks(callbacks, progress)
+    saved = None if resume is None else checkpoint.read_training(resume, _pieces(network))
+    seed = None if seed is None else checks.whole("seed", seed, 0)
+    if seed is None:
+        seed = saved.seed if saved else secrets.randbits(128)
+    streams = _streams(seed)
+    backend = saved.backend if saved and backend == "auto" else backend
+
+    inputs = clean_inputs("X", X, network.sizes[0], dtype)
+    rows = inputs.shape[0]
+    data = Data(
+        inputs,
+        clean_targets("y", y, network, rows, inputs.dtype),
+        clean_weights("sample_weight", sample_weight, rows, inputs.dtype),
+    )
+    data, held_out = _split(network, data, validation, streams.split)
+    rows = data.inputs.shape[0]
+    batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
+    steps = epochs * -(-rows // batch_size)
+    chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps)
+
+    state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams.initial))
+    setting: dict[str, Any] = {}
+    # It sums in another order on another number of threads.
+    held_blas_threads = saved.blas_threads if saved else None
+    if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
+        setting = checkpoint.setting(
+            network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
+            held_blas_threads or threads or found_blas_threads(),
+        )  # fmt: skip
+    if saved:
+        names = [type(callback).__name__ for callback in with_state(callbacks)]
+        checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
+    plan = Plan(
+        network=network,
+        optimizer=optimizer,
+        backend=chosen,
+        data=data,
+        held_out=held_out,
+        epochs=epochs,
+        batch_size=batch_size,
+        orders=IndependentOrders(streams.order) if shuffle and batch_size < rows else None,
+        dropout_key=streams.dropout_key,
+        threads=threads,
+        stays_finite=True,
+        setting=setting,
+        blas_threads=held_blas_threads,
+    )
+    run = train(plan, state, callbacks, saved.snapshot if saved else None)
+    model = Model(network, state.parameters, run.history, chosen, run.stop_reason)
+    if run.interrupted:
+        raise Interrupted(model)
+    return model
+
+
+def _pieces(network: Network) -> list[Piece]:
+    """Return the pieces of the user's own that a network has."""
+    return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
+
+
+def _streams(seed: int) -> Streams:
+    initial, split, order, dropout = np.random.SeedSequence(seed).spawn(4)
+    return Streams(
+        np.random.default_rng(initial),
+        np.random.default_rng(split),
+        np.random.default_rng(order),
+        int(dropout.generate_state(1, np.uint32)[0]),
+    )
+
+
+class IndependentOrders:
+    """Row orders, each drawn without regard to the one before (`fastmlp.training.batches.Orders`)."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self._rng = rng
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Of the generator; setting it goes back to there."""
+        return dict(self._rng.bit_generator.state)
+
+    @state.setter
+    def state(self, state: dict[str, Any]) -> None:
+        self._rng.bit_generator.state = state
+
+    def draw(self, out: NDArray[np.int64]) -> None:
+        """Write the orders of the next epochs to out (epochs, rows)."""
+        out[...] = np.arange(out.shape[1])
+        # permuted shuffles the rows of its argument one after another, so that the orders do not
+        # depend on how many are drawn at once.
+        self._rng.permuted(out, axis=1, out=out)
+
+
+def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+    """Return the callbacks as a new list, with a progress bar if one is wanted."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
+    checked = list(callbacks)
+    for callback in checked:
+        checks.instance("every callback", callback, Callback, "a Callback")
+    if progress is None:
+        progress = Notices().isatty()
+    if checks.flag("progress", progress):
+        checked.append(Progress())
+    # A checkpoint is taken when all others have heard of the chunk: it holds their states.
+    return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
+
+
+def _initial_parameters(
+    network: Network,
+    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None,
+    dtype: np.dtype[Any],
+    rng: np.random.Generator,
+) -> Array:
+    if initial is None:
+        pairs = list(pairwise(network.sizes))
+        drawn = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
+        biases_drawn = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
+        return flatten(drawn, biases_drawn, network, dtype)
+    try:
+        weights, biases = (list(arrays) for arrays in initial)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"initial must be a pair of lists, (weights, biases), got {checks.shown(initial)}"
+        ) from None
+    return flatten(
+        [
+            clean(f"initial weights[{i}]", as_array("initial weights", w), dtype)
+            for i, w in enumerate(weights)
+        ],
+        [clean(f"initial biases[{i}]", as_array("initial biases", b), dtype) for i, b in enumerate(biases)],
+        network,
+        dtype,
+    )
+
+
+def _split(
+    network: Network, data: Data, validation: Validation | None, rng: np.random.Generator
+) -> tuple[Data, Data | None]:
+    """Return the rows to train on and the rows held out, if any."""
+    if validation is None:
+        return data, None
+    if isinstance(validation, (tuple, list)):
+        return data, _given_validation(network, validation, data.inputs.dtype)
+    if not isinstance(validation, Real):
+        raise TypeError(
+            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
+            f"got {checks.shown(validation)}"
+        )
+    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    rows = data.inputs.shape[0]
+    held = round(share * rows)
+    if not 0 < held < rows:
+        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
+    order = rng.permutation(rows)
+    train_rows, held_rows = np.sort(order[held:]), np.sort(order[:held])
+    for what, chosen in (("training", train_rows), ("validation", held_rows)):
+        if not data.weights[chosen].any():
+            raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
+    return take(data, train_rows), take(data, held_rows)
+
+
+def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: np.dtype[Any]) -> Data:
+    if len(validation) not in (2, 3):
+        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
+    X, y, *rest = validation
+    inputs = clean_inputs("validation X", X, network.sizes[0], dtype)
+    rows = inputs.shape[0]
+    return Data(
+        inputs,
+        clean_targets("validation y", y, network, rows, dtype),
+        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
+    )
