@@ -47,6 +47,7 @@ LEVELS = (
     ("kernels.blocked",),
     ("kernels.variants.*",),
     ("registry", "slots"),
+    ("testing",),
     ("callbacks", "data", "datasets", "draft"),
     ("divergence",),
     ("loop", "model"),
