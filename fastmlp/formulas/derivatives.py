@@ -95,6 +95,7 @@ DERIVATIVES: dict[str, Callable[..., tuple[Factor, ...]]] = {
     "tanh": lambda x, y: (1.0 - y * y,),
     "erf": lambda x, y: (2.0 / math.sqrt(math.pi) * operate("exp", -x * x),),
     "expit": lambda x, y: (y * (1.0 - y),),
+    "softplus": lambda x, y: (operate("expit", x),),
     "maximum": lambda a, b, y: _extreme(a > b, a < b),
     "minimum": lambda a, b, y: _extreme(a < b, a > b),
     "where": lambda c, a, b, y: (0.0, *_choice(c)),

@@ -278,10 +278,11 @@ def power(x, exponent):
         if 0 < x < INFINITY:
             return exp(exponent * math.log(x))
         x = exponent.number(x)
-    size = exp(exponent * log(magnitude(x)))
+    logarithm = log(magnitude(x))
+    size = exp(where(logarithm.equals(0.0), 0.0, exponent * logarithm))
     whole, odd = _parity(exponent)
     signed = where(odd, with_sign(size, x), size)
-    result = where(x < 0.0, where(whole, signed, NAN), signed)
+    result = where((x < 0.0) & (x > -INFINITY) & negated(whole), NAN, signed)
     return where(x.equals(1.0) | exponent.equals(0.0), 1.0, result)
 
 

@@ -78,6 +78,7 @@ OPERATIONS: dict[str, Operation] = {
     "tanh": Operation(np.tanh, elementary.tanh),
     "erf": Operation(_erf, elementary.erf),
     "expit": Operation(_expit, elementary.sigmoid),
+    "softplus": Operation(lambda x: np.logaddexp(0.0, x), elementary.softplus),
     "maximum": Operation(np.maximum, elementary.maximum),
     "minimum": Operation(np.minimum, elementary.minimum),
     "where": Operation(np.where, numbers.where),
@@ -286,10 +287,23 @@ def operate(operation: str, *operands: Any) -> Expression:
             raise Refused("it computes with the truth of a comparison; use np.where(comparison, 1.0, 0.0)")
         if truth and not part.truth:
             raise Refused("it takes a number for a truth value; compare it")
+    if operation in ("log", "log1p") and (exponent := _exponent(operation, *parts)) is not None:
+        return Expression("softplus", exponent)
     known = next((i for i, part in enumerate(parts) if part.truth and part.operation == CONSTANT), None)
     if known is not None:
         return _decided(operation, parts, known)
     return Expression(operation, *parts)
+
+
+def _exponent(operation: str, x: Expression) -> Expression | None:
+    """Return x of log1p(exp(x)) or log(1 + exp(x)): softplus does not overflow, and is cheaper."""
+    if operation == "log" and x.operation == "add":
+        one, x = x.operands if x.operands[0].operation == CONSTANT else x.operands[::-1]
+        if one.operation != CONSTANT or one.operands[0] != 1.0:
+            return None
+    elif operation == "log":
+        return None
+    return x.operands[0] if x.operation == "exp" else None
 
 
 def _decided(operation: str, parts: list[Expression], known: int) -> Expression:
@@ -310,6 +324,9 @@ def _clip(x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Any:
 
 
 def _logaddexp(a: Any, b: Any) -> Any:
+    for zero, x in ((a, b), (b, a)):
+        if not isinstance(zero, Expression) and zero == 0:
+            return operate("softplus", x)
     return operate("maximum", a, b) + operate("log1p", operate("exp", -abs(a - b)))
 
 
@@ -369,7 +386,7 @@ def _applied(name: str, inputs: Sequence[Any], **options: Any) -> Any:
     return operate(name, *inputs)
 
 
-WORDS = sorted({*OPERATIONS, *COMPOSED} - {"amax"})
+WORDS = sorted({*OPERATIONS, *COMPOSED} - {"amax", "softplus"})
 """The functions that a traced function may call: NumPy's, and `erf` and `expit` of scipy.special."""
 
 

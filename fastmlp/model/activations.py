@@ -113,7 +113,21 @@ def _parameters(what: str, slope: Formula) -> list[str]:
     return wanted
 
 
-LONG = {"divide", "power", "sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf", "expit"}
+LONG = {
+    "divide",
+    "power",
+    "sqrt",
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sin",
+    "cos",
+    "tanh",
+    "erf",
+    "expit",
+    "softplus",
+}
 
 
 def _is_short(expression: Expression) -> bool:

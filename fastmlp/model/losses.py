@@ -90,9 +90,7 @@ class Loss(Piece):
         what = f"the loss {checks.shown(name)}"
         checks.choice("output", output, OUTPUTS)
         numbers = None if parameter is None else _numbers(f"the parameter of {what}", parameter)
-        wanted = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
-        first = wanted[0].name if wanted else ""
-        source = "logit" if first in ("logit", "logits") else "output"
+        source = "logit" if _first_parameter(function) in ("logit", "logits") else "output"
         given = [variable(source), variable("target")]
         if numbers is not None:
             given.append(variable(NUMBER if len(numbers) == 1 else "parameter"))
@@ -168,6 +166,14 @@ class RowLoss(Loss):
                 f"the loss {checks.shown(name)} must be one number for a row; end it by np.sum or np.max"
             )
         super()._set(name, value, source, output, parameter)
+
+
+def _first_parameter(function: object) -> str:
+    """Return the name of what a function takes first; an empty one if that cannot be known."""
+    try:
+        return next(iter(inspect.signature(function).parameters), "")  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # no function, or one without a signature, as some of NumPy's
+        return ""
 
 
 def _numbers(what: str, given: object) -> tuple[float, ...]:
