@@ -9,9 +9,9 @@ import statistics
 
 import numpy as np
 import pytest
-from benchmarks.stopwatch import Stopwatch
 
 import fastmlp
+from benchmarks.stopwatch import Stopwatch
 from fastmlp import Activation, Adam, Loss, Network, Rule
 
 ALLOWED = 1.3

@@ -40,15 +40,16 @@ from sklearn.base import clone
 from test_compilation import AfterOneStep, compilations
 
 import fastmlp
-from fastmlp import SGD, Activation, CheckpointError, Loss, Network, RowLoss, Rule, registry
-from fastmlp.activations import ACTIVATIONS
-from fastmlp.backend import Data
+from fastmlp import SGD, Activation, CheckpointError, Loss, Network, RowLoss, Rule
+from fastmlp.backend import registry
 from fastmlp.formulas.expressions import OPERATIONS, WORDS, _applied, operate, trace, variable
+from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codes import MOST_CODES, Codes
-from fastmlp.kernels.symbols import jittable
 from fastmlp.kernels.variants import specialized
-from fastmlp.layout import flatten
-from fastmlp.losses import LOSSES
+from fastmlp.model.activations import ACTIVATIONS
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import flatten
+from fastmlp.model.losses import LOSSES
 from fastmlp.testing import check
 
 # --- what they compute ---------------------------------------------------------------------------------
@@ -542,7 +543,7 @@ def test_a_loss_with_another_parameter_is_another(tmp_path):
 
 @pytest.mark.parametrize("name", ["mish, sine, focal", "quantiles, own Adam, clipped"])
 def test_a_training_continues_bit_for_bit(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("fastmlp.loop.MAX_CHUNK_STEPS", 1)
+    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
     path = tmp_path / "training"
     train(name, "reference", callbacks=[fastmlp.Checkpoint(path, 99), AfterOneStep()])
     resumed = train(name, "reference", resume=path, callbacks=[fastmlp.Checkpoint(path, 99)])
