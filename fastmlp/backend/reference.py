@@ -6,13 +6,16 @@ loss by z. Every formula is written once and plainly; speed is the compiled back
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.formulas.derivatives import gradient as gradient_of
 from fastmlp.formulas.elementary import LEAKY_SLOPE
+from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Backend, Chunk, Data
 from fastmlp.model.layout import layer_views
@@ -101,7 +104,14 @@ def activate_gradient(name: str | Activation, z: Array, a: Array, delta: Array) 
             return a * (delta - (delta * a).sum(axis=1, keepdims=True))
         case "exp":
             return delta * a
-    raise AssertionError(name)
+        case _:
+            return delta * slope_of(name).on_arrays(z.dtype, {"z": z})
+
+
+@functools.cache
+def slope_of(name: str) -> Expression:
+    """Return the derivative of an activation whose slope is not written above."""
+    return gradient_of(activate(name, variable("z")), "z")  # type: ignore[arg-type]
 
 
 # --- the objective --------------------------------------------------------------------------------------

@@ -14,13 +14,13 @@ from fastmlp import checks
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from fastmlp.model.optimizers import NAMED, SGD, Optimizer
 from fastmlp.system.notices import say
 from fastmlp.training.callbacks import Progress, Run
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.model import Model
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam, "adamw": AdamW}
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
 
 DTYPES = ("float32", "float64")
 

@@ -7,6 +7,7 @@ from numbers import Real
 from typing import Any
 
 from fastmlp.model.activations import HIDDEN, Activation
+from fastmlp.model.losses import LOSSES as OWN_LOSSES
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, check_optimizer
@@ -15,12 +16,8 @@ from fastmlp.model.schedules import Schedule
 ACTIVATIONS = {"logistic": "sigmoid"} | {name: name for name in HIDDEN}
 """The hidden activations by the names that a user may give: scikit-learn's, and the trainer's."""
 
-LOSSES = {
-    "squared_error": "mse",
-    "poisson": "poisson_deviance",
-    "mae": "mae",
-    "huber": "huber",
-    "pinball": "pinball",
+LOSSES = {"squared_error": "mse", "poisson": "poisson_deviance"} | {
+    name: name for name, entry in OWN_LOSSES.items() if "identity" in entry.outputs and name != "mse"
 }
 """The regression losses by the names that a user may give: scikit-learn's two, and the trainer's."""
 

@@ -161,7 +161,12 @@ class AdamW(Adam):
         checks.real("weight_decay", self.weight_decay, 0)
 
 
-OPTIMIZERS: tuple[type[Optimizer], ...] = (SGD, RMSprop, Adam, AdamW, RuleOptimizer)
+NAMED: tuple[type[Optimizer], ...] = tuple(
+    kind for kind in vars().copy().values() if isinstance(kind, type) and kind.__module__ == __name__
+)
+"""fastmlp's own: those that this file defines. The command line knows them by their names in lower case."""
+
+OPTIMIZERS = (*NAMED, RuleOptimizer)
 """All that there are."""
 
 
@@ -170,7 +175,7 @@ def check_optimizer(what: str, optimizer: object) -> None:
 
     A subclass is none: whoever goes by its type would take its parent's rule.
     """
-    wanted = "an SGD, RMSprop, Adam, AdamW, or what a Rule makes"
+    wanted = f"an {', '.join(kind.__name__ for kind in NAMED)}, or what a Rule makes"
     checks.instance(what, optimizer, OPTIMIZERS, wanted)
     if type(optimizer) not in OPTIMIZERS:
         parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)

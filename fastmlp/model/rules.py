@@ -232,6 +232,21 @@ class RuleOptimizer(Optimizer):
 
 # --- fastmlp's own -------------------------------------------------------------------------------------
 
+RULES: dict[str, Rule] = {}
+"""fastmlp's own by name. Each formula stands here once for every kernel."""
+
+
+def _own(moments: int) -> Callable[[Step], Step]:
+    """Make an entry of a formula, which remembers so many numbers for each parameter."""
+
+    def add(formula: Step) -> Step:
+        entry = RULES[formula.__name__] = Rule.__new__(Rule)
+        entry.name = entry.key = formula.__name__
+        entry.digest, entry.formula, entry.moments = "", formula, moments
+        return formula
+
+    return add
+
 
 class AdamConstants(NamedTuple):
     """What `adam` is told; epsilon_hat : 1 where epsilon is added before the second moment is corrected."""
@@ -243,23 +258,27 @@ class AdamConstants(NamedTuple):
     epsilon_hat: Any
 
 
+@_own(moments=0)
 def sgd(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
     """Along the gradient."""
     return fma(-rate, g, p), ()
 
 
+@_own(moments=1)
 def momentum(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
     """Along a velocity."""
     velocity = fma(constants[0], moments[0], g)
     return fma(-rate, velocity, p), (velocity,)
 
 
+@_own(moments=1)
 def nesterov(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
     """Along the gradient and the velocity that it makes."""
     velocity = fma(constants[0], moments[0], g)
     return fma(-rate, fma(constants[0], velocity, g), p), (velocity,)
 
 
+@_own(moments=2)
 def rmsprop(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
     """Along a velocity of gradients over their root mean square."""
     alpha, epsilon, mu = constants[:3]
@@ -269,6 +288,7 @@ def rmsprop(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> 
     return fma(-rate, velocity, p), (square, velocity)
 
 
+@_own(moments=2)
 def adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
     """Along the first moment over the root of the second, both corrected for their start at 0."""
     c = AdamConstants(*constants[: len(AdamConstants._fields)])
@@ -280,17 +300,3 @@ def adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any
     move = quotient(first, fma(root(second), unbias, epsilon))
     r = rate / (1.0 - raised(c.beta1, t))
     return fma(-r, move, (1.0 - rate * c.decay) * p), (first, second)
-
-
-def _own(formula: Step, moments: int) -> Rule:
-    entry = Rule.__new__(Rule)
-    entry.name = entry.key = formula.__name__
-    entry.digest, entry.formula, entry.moments = "", formula, moments
-    return entry
-
-
-RULES = {
-    entry.name: entry
-    for entry in (_own(sgd, 0), _own(momentum, 1), _own(nesterov, 1), _own(rmsprop, 2), _own(adam, 2))
-}
-"""fastmlp's own by name. Each formula stands here once for every kernel."""
