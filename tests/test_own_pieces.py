@@ -62,7 +62,13 @@ def has_program(name):
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize(
     ("backend", "name"),
-    [(b, name) for b in registry.variants() for name in CASES if b != "specialized" or has_program(name)],
+    [
+        # The others take activations, losses and steps from these.
+        pytest.param(b, name, marks=() if b in ("baseline", "fused", "specialized") else pytest.mark.slow)
+        for b in registry.variants()
+        for name in CASES
+        if b != "specialized" or has_program(name)
+    ],
 )
 def test_backends_agree_with_the_reference(backend, name, dtype):
     wanted, got = train(name, "reference"), train(name, backend, dtype)
