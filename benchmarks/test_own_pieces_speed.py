@@ -1,4 +1,4 @@
-"""Pieces of a user's own beside built-in ones of like arithmetic, in whole epochs: within 1.3 times their time.
+"""Pieces of a user's own beside built-in ones of like arithmetic, in whole epochs: at most 1.3 times as long.
 
 Both train in turns, so that what else the machine does meets both; each is held to the reference first.
 """
@@ -9,9 +9,9 @@ import statistics
 
 import numpy as np
 import pytest
-from benchmarks.stopwatch import Stopwatch
 
 import fastmlp
+from benchmarks.stopwatch import Stopwatch
 from fastmlp import Activation, Adam, Loss, Network, Rule
 
 ALLOWED = 1.3
