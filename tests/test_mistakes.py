@@ -120,7 +120,11 @@ MISTAKES = {
         "validation=",
     ),
     "optimizer's class": (fit(optimizer=SGD), "SGD", "instance"),
-    "optimizer by name": (fit(optimizer="adam"), "'adam'", "an SGD, RMSprop, Adam or AdamW"),
+    "optimizer by name": (
+        fit(optimizer="adam"),
+        "'adam'",
+        "an SGD, RMSprop, Adam, AdamW, or what a Rule makes",
+    ),
     "sizes for a network": (fit([3, 4, 1]), "[3, 4, 1]", "a Network"),
     "arguments in another order": (lambda _: fastmlp.fit(X, Y, REGRESSION), "array([[0.", "a Network"),
     "an array of epochs": (fit(epochs=X), "array([[0.", "whole number"),

@@ -13,6 +13,7 @@ from test_compilation import compilations
 import fastmlp
 from fastmlp import registry
 from fastmlp.kernels import pieces
+from fastmlp.kernels.codes import MOST_CODES
 from fastmlp.kernels.tiles import ALL_TILES, taken_by
 
 X = np.linspace(-1, 1, 12).reshape(6, 2)
@@ -89,7 +90,7 @@ VARIANT = Variant("{name}", baseline.VARIANT, {{"output_loss": output_loss}})
 """
 
 
-@pytest.mark.parametrize("code", [-1, 11, 10**9])
+@pytest.mark.parametrize("code", [-1, MOST_CODES - 1, 10**9])
 def test_a_code_that_nobody_has_is_refused(tmp_path, code):
     path = tmp_path / f"unknown{abs(code)}.py"
     path.write_text(UNKNOWN.format(name=path.stem).replace("CODE", str(code)))
