@@ -1,4 +1,4 @@
-"""Pieces of a user's own beside built-in ones of like arithmetic, in whole epochs: within 1.3 times.
+"""Pieces of a user's own beside built-in ones of like arithmetic, in whole epochs: at most 1.3 times.
 
 Both train in turns, so that what else the machine does meets both; each is held to the reference first.
 """

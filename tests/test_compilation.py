@@ -301,7 +301,7 @@ def test_programs_that_two_processes_compiled_meet_in_a_third(tmp_path):
     """Inner functions of cached machine code keep their names: one name must mean one code."""
     (tmp_path / "mine.py").write_text(VARIANT.replace("ADDED", "100.0"))
     script = (
-        "import sys\nimport numpy as np, fastmlp\nfrom fastmlp import registry\n"
+        "import sys\nimport numpy as np, fastmlp\nfrom fastmlp.backend import registry\n"
         "registry.register_file(sys.argv[1])\n"
         "network, parameters, out = fastmlp.Network([3, 4, 1]), np.linspace(-1, 1, 21), np.empty((4, 1))\n"
         "for name in sys.argv[2:]:\n"

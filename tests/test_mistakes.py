@@ -118,7 +118,11 @@ MISTAKES = {
         "validation=",
     ),
     "optimizer's class": (fit(optimizer=SGD), "SGD", "instance"),
-    "optimizer by name": (fit(optimizer="adam"), "'adam'", "an SGD, RMSprop, Adam or AdamW"),
+    "optimizer by name": (
+        fit(optimizer="adam"),
+        "'adam'",
+        "an SGD, RMSprop, Adam, AdamW, or what a Rule makes",
+    ),
     "a subclass of an optimizer": (fit(optimizer=Lion()), "Lion(", "would train as Adam"),
     "a subclass of a weight_init": (make(Network, [3, 1], weight_init=Wide()), "Wide(", "instance of Normal"),
     "sizes for a network": (fit([3, 4, 1]), "[3, 4, 1]", "a Network"),

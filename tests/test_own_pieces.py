@@ -63,7 +63,13 @@ def has_program(name):
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize(
     ("backend", "name"),
-    [(b, name) for b in registry.variants() for name in CASES if b != "specialized" or has_program(name)],
+    [
+        # The others take activations, losses and steps from these.
+        pytest.param(b, name, marks=() if b in ("baseline", "fused", "specialized") else pytest.mark.slow)
+        for b in registry.variants()
+        for name in CASES
+        if b != "specialized" or has_program(name)
+    ],
 )
 def test_backends_agree_with_the_reference(backend, name, dtype):
     wanted, got = train(name, "reference"), train(name, backend, dtype)
@@ -529,6 +535,21 @@ def test_files_ask_for_their_pieces(tmp_path):
         with pytest.raises(CheckpointError, match=says) as caught:
             fastmlp.load(path, pieces=given)
         assert "\n" not in str(caught.value)
+
+
+def test_two_pieces_of_one_name_are_told_apart_in_a_file(tmp_path):
+    first, second = Activation("one", np.tanh), Activation("one", np.sin)
+    network = Network([5, 4, 4, 3], [first, second])
+    fastmlp.save(
+        fastmlp.fit(network, X, Y, epochs=1, backend="reference", progress=False), tmp_path / "model"
+    )
+    assert fastmlp.load(tmp_path / "model", pieces=[second, first]).network == network
+
+
+@pytest.mark.parametrize("given", [mish, 3, [np.tanh], ["mish"]])
+def test_pieces_for_a_file_are_pieces(tmp_path, given):
+    with pytest.raises(TypeError, match=r"^(every one of )?pieces must be "):
+        fastmlp.load(tmp_path / "model", pieces=given)
 
 
 def test_a_loss_with_another_parameter_is_another(tmp_path):

@@ -12,6 +12,7 @@ from test_compilation import compilations
 
 import fastmlp
 from fastmlp.backend import registry
+from fastmlp.kernels.codes import MOST_CODES
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, taken_by
 from fastmlp.kernels.jit import lazy
 
@@ -89,7 +90,7 @@ VARIANT = Variant("{name}", baseline.VARIANT, {{"output_loss": output_loss}})
 """
 
 
-@pytest.mark.parametrize("code", [-1, 11, 10**9])
+@pytest.mark.parametrize("code", [-1, MOST_CODES - 1, 10**9])
 def test_a_code_that_nobody_has_is_refused(tmp_path, code):
     path = tmp_path / f"unknown{abs(code)}.py"
     path.write_text(UNKNOWN.format(name=path.stem).replace("CODE", str(code)))

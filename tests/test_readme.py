@@ -27,6 +27,7 @@ assert accuracy > 0.9, accuracy
 assert losses[-1] < losses[0] / 10, losses
 assert first_weights.shape == (64, 128)
 assert model.backend == "four_rows"
+assert (np.diff(below) > 0.1).all(), below
 """
 
 
@@ -47,6 +48,7 @@ def test_the_python_examples_run(tmp_path):
         ("outputs", OUTPUTS),
         ("losses", losses.LOSSES),
         ("optimisers", ("SGD", "RMSprop", "Adam", "AdamW")),
+        ("of your own", ("Activation", "Loss", "RowLoss", "Rule")),
         ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "schedules"]),
         ("initialisers", (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)")),
     ],

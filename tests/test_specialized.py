@@ -15,6 +15,7 @@ from numba.core.extending import _Intrinsic
 from numba.core.imputils import builtin_registry
 from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types import Function as NumbaFunction
+from own_pieces import quantiles, smoothed
 from problems import COMPILED_DTYPES, eps, parameters_for, targets_for
 from test_compilation import compilations
 
@@ -47,7 +48,8 @@ def specialize(network, optimizer=None, rows=32, dtype=FLOAT32):
         (Network([3, 4, 1], "silu"), Adam()),
         (Network([3, 4, 1], dropout=0.1), Adam()),
         (Network([3, 4, 1], l1=0.1), Adam()),
-        (Network([3, 4, 1], loss="huber"), Adam()),
+        (Network([3, 4, 3], loss=smoothed), Adam()),
+        (Network([3, 4, 3], loss=quantiles), Adam()),
         (Network([3, 4, 2], output="softmax", loss="mse"), Adam()),
         (Network([3, 4, 1]), SGD(0.1, clip_norm=1)),
         (Network([3, 4000, 1]), Adam()),

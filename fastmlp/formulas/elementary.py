@@ -35,25 +35,6 @@ from fastmlp.formulas.numbers import (
 INFINITY, NAN = float("inf"), float("nan")
 SMALLEST_NORMAL = Constant(2.0**-126, 2.0**-1022)
 
-ROOT_GUESS = Constant(0x5F375A86, 0x5FE6EB50C7B537A9)
-
-
-def multiplied_sqrt(x):
-    """sqrt(x) for x >= 0 by Newton's iteration on multipliers, within 2 ulp; exact at 0, imprecise if subnormal.
-
-    A loop with a square root and a division waits for the one divider; this leaves it the division, and Adam's loop
-    takes half the time. Order matters: (x y) y, since y y overflows at x = 0.
-    """
-    half = 0.5 * x
-    # 1 / sqrt(x) within 3.5 %, by halving and negating the exponent in the bit pattern
-    y = from_bits(ROOT_GUESS - (bits(x) >> 1))
-    for _ in range(2 if x.single else 3):
-        y = y * fma(-(half * y), y, 1.5)
-    root = x * y
-    root = fma(0.5 * y, fma(-root, root, x), root)
-    return where(x < INFINITY, root, x)
-
-
 # ---------------------------------------------------------------- exp and what is built on it
 
 LOG2_E = 1.4426950408889634

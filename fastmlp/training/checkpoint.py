@@ -73,6 +73,8 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Model:
         it was trained with a piece of your own that is not given, or was another one then.
     OSError
         If it cannot be read.
+    TypeError
+        If pieces are none.
     """
     return _read(path, pieces).model
 
@@ -304,6 +306,11 @@ def _write_training(path: Path, run: Run) -> None:
 
 
 def _read(path: Path, pieces: Iterable[Piece]) -> _Content:
+    if isinstance(pieces, Piece) or not isinstance(pieces, Iterable):
+        raise TypeError(f"pieces must be a list of your own, got {checks.shown(pieces)}")
+    pieces = list(pieces)
+    for piece in pieces:
+        checks.instance("every one of pieces", piece, Piece, "an Activation, a Loss or a RowLoss")
     header, arrays = archive.read(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(
@@ -311,7 +318,7 @@ def _read(path: Path, pieces: Iterable[Piece]) -> _Content:
             f"this fastmlp reads format {FORMAT}"
         )
     with _told_of(path):
-        return _parse(header, arrays, {piece.name: piece for piece in pieces})
+        return _parse(header, arrays, pieces)
 
 
 @contextlib.contextmanager
@@ -327,7 +334,7 @@ def _told_of(path: Path) -> Iterator[None]:
         raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {missing}{reason}") from None
 
 
-def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: dict[str, Piece]) -> _Content:
+def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> _Content:
     network = _network(header["network"], pieces)
     parameters = arrays["parameters"]
     count = parameter_count(network.sizes)
@@ -355,7 +362,7 @@ def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: dict[str, P
     return _Content(Model(network, own, history, registry.get(header["backend"]), reason), snapshot)
 
 
-def _network(description: dict[str, Any], pieces: dict[str, Piece]) -> Network:
+def _network(description: dict[str, Any], pieces: list[Piece]) -> Network:
     given = {name: value for name, value in description.items() if name != "type"}
     given["hidden"] = [_piece(one, pieces) for one in given["hidden"]]
     given["loss"] = _piece(given["loss"], pieces)
@@ -369,16 +376,18 @@ class _OtherPiece(Exception):
     """A piece of the user's is missing, or is not the one that was."""
 
 
-def _piece(description: Any, pieces: dict[str, Piece]) -> Any:
+def _piece(description: Any, pieces: list[Piece]) -> Any:
     """Return the piece of a user's that was described; the name of one of fastmlp's own as it is."""
     if isinstance(description, str):
         return description
     name, digest = str(description["piece"]), description["digest"]
-    if name not in pieces:
+    named = [piece for piece in pieces if piece.name == name]
+    if not named:
         raise _OtherPiece(f"was trained with {name!r}, a piece of your own: give it in pieces=[...]")
-    if pieces[name].digest != digest:
+    same = [piece for piece in named if piece.digest == digest]
+    if not same:
         raise _OtherPiece(f"was trained with another {name!r} than the one given: their formulas differ")
-    return pieces[name]
+    return same[0]
 
 
 def _snapshot(

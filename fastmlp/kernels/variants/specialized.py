@@ -7,7 +7,7 @@ private workspace that stays in L1 or L2, and a layer is straight code (`fastmlp
 Networks of a few dozen parameters, trained by plain SGD on up to 16 rows, live in vector registers
 throughout (`fastmlp.kernels.small.registers`). The price is a compilation of a second or two for every
 network, once a machine; rates, moments' decays, penalties' sizes and weights are data and need none.
-Whatever has no stage here (gelu, silu, dropout, l1, clipping, most losses) runs as `fused`.
+Whatever has no stage here (gelu, silu, dropout, l1, clipping, users' losses of rows) runs as `fused`.
 
 Large batches go through the network in blocks of rows. From 1024 rows on the blocks form eight groups
 whose gradients are summed one after another, so that any number of threads gives the same bits.
