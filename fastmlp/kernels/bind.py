@@ -98,19 +98,30 @@ TEMPLATES: dict[str, Function] = {
 
 
 def slot(variant: Variant, name: str) -> Function:
-    """Return one slot of the variant, compiled by itself when first called; for tests and timing.
+    """Return one slot of the variant for Python to call, compiled when first called; for tests and timing.
 
-    A scalar that is a formula (`fastmlp.kernels.scalars`) can be called from jitted code only.
+    A piece runs the machine code that trainings run. A scalar that is a formula
+    (`fastmlp.kernels.scalars`) can be called from jitted code only.
     """
     functions = {**TEMPLATES, **variant.resolved()}
     function = functions[name]
-    if not isinstance(function, types.FunctionType):
+    if name in PIECES:
+        function, inner = called_from_python, {"called": _piece(name, function, functions)}
+    elif isinstance(function, types.FunctionType):
+        inner = _inner(function, functions)
+    else:
         return function
-    inner = _inner(function, functions)
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        _linked[key] = _jitted(_rebound(function, inner), function)
+        copy = _rebound(function, inner)
+        copy.__qualname__ = f"{function.__qualname__}.{_content(function, inner)}"
+        _linked[key] = kept_on_disk(_jitted(copy, function))
     return _linked[key]
+
+
+def called_from_python(*arguments: Any) -> Any:
+    """Call a piece, which only compiled code can."""
+    return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
