@@ -1,6 +1,7 @@
-"""For tests and benchmarks alike: which of the two run, and `--variant FILE` for a kernel variant of yours.
+"""For tests and benchmarks alike: which of the two run, in how many processes, and `--variant FILE`.
 
-`pytest` runs tests/, `pytest --benchmark-only` runs benchmarks/, and a path runs what it says.
+`pytest` runs tests/, `pytest --benchmark-only` runs benchmarks/, and a path runs what it says. FILE
+declares a kernel variant of yours.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastmlp.backend import registry
+from fastmlp.system.budget import cores
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,10 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the given variants before tests are collected over the registry; choose the directory."""
+    config.pluginmanager.register(Figures(config))
     for path in config.getoption("--variant"):
         registry.register_file(path)
     if config.getoption("benchmark_only") and config.args_source == pytest.Config.ArgsSource.TESTPATHS:
         config.args = [str(config.rootpath / "benchmarks")]
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Use all cores for a whole suite: a few tests end sooner in one process, and what times needs a core."""
+    paths = [Path(config.invocation_params.dir, argument) for argument in config.args]
+    timed = config.getoption("benchmark_only") or any(path.name == "benchmarks" for path in paths)
+    whole = all(path.is_dir() for path in paths) and not config.getoption("keyword")
+    return cores() if whole and not timed else 0
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -39,11 +50,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], request: pytest.FixtureRequest) -> Callable[[str], None]:
+def told(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return what prints a figure that a test has reached, past pytest's capture."""
+    return lambda figure: request.node.user_properties.append(("told", figure))
 
-    def tell(figure: str) -> None:
-        with capsys.disabled():
-            print(f"\n{request.node.name}: {figure}", end="", flush=True)
 
-    return tell
+class Figures:
+    """Prints what tests have told, in whichever process they ran."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Print the figures of a test that has run."""
+        terminal = self._config.pluginmanager.get_plugin("terminalreporter")
+        for name, figure in report.user_properties:
+            if name == "told" and report.when == "call" and terminal is not None:
+                terminal.ensure_newline()
+                terminal.write_line(f"{report.nodeid.rpartition('::')[2]}: {figure}")

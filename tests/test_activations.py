@@ -6,6 +6,7 @@ import naive
 import numpy as np
 import pytest
 from problems import COMPILED_DTYPES, eps
+from selection import crossed
 
 import fastmlp
 from fastmlp.backend import registry
@@ -41,9 +42,7 @@ def one_unit(hidden, dtype, backend):
     )
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("hidden", HIDDEN)
-@pytest.mark.parametrize("backend", registry.backends())
+@crossed(backend=registry.backends(), hidden=HIDDEN, dtype=COMPILED_DTYPES)
 def test_values_over_the_whole_range(backend, hidden, dtype):
     z = POINTS.astype(dtype)
     got = one_unit(hidden, dtype, backend).predict(z[:, None])[:, 0]
@@ -55,18 +54,18 @@ def test_values_over_the_whole_range(backend, hidden, dtype):
     assert not wrong.any(), f"{hidden} of {z[wrong][:3]} is {got[wrong][:3]}, not {wanted[wrong][:3]}"
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("backend", registry.backends())
-@pytest.mark.parametrize(
-    ("output", "loss"),
-    [
+@crossed(
+    backend=registry.backends(),
+    pair=[
         ("sigmoid", "binary_cross_entropy"),
         ("softmax", "cross_entropy"),
         ("sigmoid", "mse"),
         ("softmax", "mse"),
     ],
+    dtype=COMPILED_DTYPES,
 )
-def test_losses_of_logits_of_any_size_are_finite_and_right(backend, output, loss, dtype):
+def test_losses_of_logits_of_any_size_are_finite_and_right(backend, pair, dtype):
+    output, loss = pair
     network = fastmlp.Network([2, 2], output=output, loss=loss)
     initial = ([np.eye(2)], [np.zeros(2)])
     for size in (5e-324, 1e-40, 1.0, 30.0, 100.0, 1000.0, 1e6, 1e30):
@@ -80,8 +79,7 @@ def test_losses_of_logits_of_any_size_are_finite_and_right(backend, output, loss
         assert np.isfinite(learnt.parameters).all()
 
 
-@pytest.mark.parametrize("backend", registry.backends())
-@pytest.mark.parametrize("output", naive.OUTPUTS)
+@crossed(backend=registry.backends(), output=list(naive.OUTPUTS))
 def test_outputs(backend, output):
     z = np.random.default_rng(0).normal(0, 3, (7, 3))
     network = fastmlp.Network([3, 3], output=output, loss="mse")

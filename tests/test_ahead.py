@@ -64,6 +64,15 @@ def test_a_later_process_compiles_nothing_and_a_second_warmup_says_so(tmp_path):
     assert run("-c", FITS, "baseline", "float32", **cache).stderr == ""
 
 
+@pytest.mark.parametrize(("backend", "dtype"), [("fused", "float32")])
+def test_what_a_backend_needs_is_compiled_ahead(backend, dtype):
+    """In the cache that the tests share, where some of it is already."""
+    command = ["-m", "fastmlp", "warmup", "--backend", backend, "--dtype", dtype]
+    assert {key[:2] for key in told(run(*command))} == {(backend, dtype)}
+    run("-c", FITS, backend, dtype)
+
+
+@pytest.mark.matrix
 def test_the_default_is_all_that_auto_may_need():
     first, again = (told(run("-m", "fastmlp", "warmup")) for _ in range(2))
     assert set(first.values()) <= {"compiled in", LOADED}

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from problems import COMPILED_DTYPES
+from selection import crossed
 
 import fastmlp
 from fastmlp.backend import registry
@@ -38,10 +38,9 @@ def everything(backend, dtype, hidden, dropout):
     return objective, gradients, model.parameters, *model.history.values(), model.predict(X)
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("backend", registry.backends())
-def test_results_do_not_depend_on_what_fresh_memory_holds(monkeypatch, backend, dtype):
-    cases = [(hidden, dropout) for hidden in TOGETHER for dropout in (0.0, 0.4)]
+@crossed(backend=registry.backends(), hidden=TOGETHER, dtype=COMPILED_DTYPES)
+def test_results_do_not_depend_on_what_fresh_memory_holds(monkeypatch, backend, hidden, dtype):
+    cases = [(hidden, dropout) for dropout in (0.0, 0.4)]
     clean = [everything(backend, dtype, *case) for case in cases]
     # patched only now: whatever compiles has compiled, and machine code allocates by itself
     monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.zeros(shape, dtype) - np.array(77, dtype))

@@ -9,16 +9,14 @@ import numpy as np
 import pytest
 import threadpoolctl
 from problems import data_set
+from selection import some_backends
 
 import fastmlp
 from fastmlp import SGD, Callback, EarlyStopping, Network, TimeLimit
-from fastmlp.backend import registry
 from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh")
-
-every_backend = pytest.mark.parametrize("backend", registry.backends())
 
 
 def fit(backend, network=SMALL, x=X, y=Y, **options):
@@ -48,7 +46,7 @@ class Recorder(Callback):
         self.events.append("end")
 
 
-@every_backend
+@some_backends
 def test_callbacks_hear_in_order(backend):
     recorder = Recorder()
     fit(backend, epochs=3, validation=0.2, callbacks=[recorder])
@@ -100,7 +98,7 @@ class Keeper(Callback):
         self.kept.append(run.parameters.copy())
 
 
-@every_backend
+@some_backends
 @pytest.mark.parametrize("monitor", [None, "loss"])
 def test_early_stopping_restores_the_best_parameters_exactly(backend, monitor):
     keeper = Keeper()
@@ -140,7 +138,7 @@ def test_early_stopping_does_not_hide_a_training_that_diverges():
     assert np.isfinite(stopping.best_parameters).all()
 
 
-@every_backend
+@some_backends
 def test_a_time_limit_stops_between_chunks(backend, monkeypatch):
     monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
     model = fit(backend, epochs=10**6, callbacks=[TimeLimit(1e-9)])
@@ -148,7 +146,7 @@ def test_a_time_limit_stops_between_chunks(backend, monkeypatch):
     assert model.history["loss"] == []  # one step of four
 
 
-@every_backend
+@some_backends
 def test_the_progress_bar(backend, capfd):
     fit(backend, epochs=1, progress=False)
     capfd.readouterr()
@@ -227,7 +225,7 @@ class EveryThird(Callback):
         self.heard.append((run.epoch, len(run.history["loss"])))
 
 
-@every_backend
+@some_backends
 def test_a_callback_may_let_epochs_pass_unheard(backend):
     alone, beside = EveryThird(), EveryThird()
     fit(backend, epochs=8, callbacks=[alone])
@@ -236,7 +234,7 @@ def test_a_callback_may_let_epochs_pass_unheard(backend):
     assert beside.heard == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
-@every_backend
+@some_backends
 def test_a_callback_may_change_the_rate(backend):
     class Halve(Callback):
         def on_epoch_end(self, run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from numba.core import event
 from numba.core.runtime import _nrt_python, rtsys
 from problems import COMPILED_DTYPES, PAIRS, targets_for
+from selection import crossed, few, matrix
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, RMSprop
@@ -24,6 +26,8 @@ from fastmlp.kernels.variants import baseline
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
+
+OF_ANY_NETWORK = [name for name, variant in registry.variants().items() if variant.specialize is None]
 
 
 class Compilations(event.Listener):
@@ -58,8 +62,14 @@ def everything(backend, dtype, sizes, rows, X=None, **network):
     assert model.parameters.dtype == dtype
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("backend", [n for n, v in registry.variants().items() if v.specialize is None])
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    # Each compiles all that a backend has.
+    [
+        pytest.param(*case, marks=[] if case in (("baseline", np.float64), ("fused", np.float32)) else matrix)
+        for case in itertools.product(OF_ANY_NETWORK, COMPILED_DTYPES)
+    ],
+)
 def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
     list(compile_ahead([backend], [dtype]))
     read_only = np.ones((7, 6), dtype)
@@ -83,7 +93,7 @@ class AfterOneStep(fastmlp.Callback):
         run.stop("one step")
 
 
-@pytest.mark.parametrize("backend", [n for n, v in registry.variants().items() if v.specialize is None])
+@pytest.mark.parametrize("backend", few(OF_ANY_NETWORK))
 def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, monkeypatch):
     """Arrays of a checkpoint, and models that joblib maps into memory, are read-only."""
     monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
@@ -102,9 +112,7 @@ def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, monkeypatch)
     assert compiled == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("backend", registry.variants())
+@crossed(backend=registry.variants(), dtype=COMPILED_DTYPES, threads=[1, 2])
 def test_steps_allocate_nothing(backend, dtype, threads):
     sizes, rows = (5, 33, 17, 3), 64
     network = fastmlp.Network(

@@ -7,7 +7,8 @@ import pickle
 
 import numpy as np
 import pytest
-from problems import data_set
+from problems import COMPILED_DTYPES, data_set
+from selection import crossed, some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Callback, DivergenceError, EarlyStopping, Network, RMSprop
@@ -15,8 +16,6 @@ from fastmlp.backend import registry
 from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
-
-every_backend = pytest.mark.parametrize("backend", registry.backends())
 
 OVERFLOWS = {
     "sgd": (Network([10, 6, 1], hidden="tanh"), SGD(fastmlp.Exponential(0.5, 2.0), 0.9)),
@@ -66,8 +65,7 @@ def only_until(step, backend, network, optimizer, **options):
     return look.parameters
 
 
-@every_backend
-@pytest.mark.parametrize("name", OVERFLOWS)
+@crossed(backend=registry.backends(), name=list(OVERFLOWS))
 def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, backend):
     network, optimizer = OVERFLOWS[name]
     count = Count()
@@ -83,7 +81,7 @@ def test_the_error_names_the_step_and_carries_what_was_finite_before_it(name, ba
     assert count.ended == 1
 
 
-@every_backend
+@some_backends
 def test_where_chunks_end_changes_nothing(backend, monkeypatch):
     network, optimizer = OVERFLOWS["sgd"]
     whole = diverge(backend, network, optimizer)
@@ -94,7 +92,7 @@ def test_where_chunks_end_changes_nothing(backend, monkeypatch):
         np.testing.assert_array_equal(cut.parameters, whole.parameters)
 
 
-@every_backend
+@some_backends
 def test_dead_units_and_weights_whose_squares_overflow_do_not_count(backend):
     """0 * inf must not arise: neither in a relu that is off, nor in a penalty of weight 0."""
     network = Network([2, 3, 2])
@@ -109,7 +107,7 @@ def test_dead_units_and_weights_whose_squares_overflow_do_not_count(backend):
     assert np.abs(caught.value.parameters).max() > 1e21
 
 
-@every_backend
+@some_backends
 def test_a_parameter_that_overflows_in_the_last_step_with_a_finite_loss(backend):
     with pytest.raises(DivergenceError) as caught:
         fastmlp.fit(
@@ -120,7 +118,7 @@ def test_a_parameter_that_overflows_in_the_last_step_with_a_finite_loss(backend)
     assert "epoch 1, after 0 updates" in str(error)
 
 
-@every_backend
+@some_backends
 def test_an_infinite_weight_that_the_loss_does_not_show(backend):
     """A sigmoid of an infinite input is 1: the loss stays finite, the model would not be."""
     network = Network([1, 1, 1], hidden="sigmoid")
@@ -134,7 +132,7 @@ def test_an_infinite_weight_that_the_loss_does_not_show(backend):
     assert caught.value.parameters[0] == 1.7e308
 
 
-@every_backend
+@some_backends
 def test_a_validation_loss_that_overflows(backend):
     network = Network([1, 1], output="exp", loss="poisson")
     initial = ([np.ones((1, 1))], [np.zeros(1)])
@@ -162,7 +160,7 @@ def test_the_error_travels_between_processes():
     np.testing.assert_array_equal(copy.parameters, error.parameters)
 
 
-@every_backend
+@some_backends
 @pytest.mark.parametrize("l1", [0.0, 1e-3])
 def test_a_weight_whose_square_overflows_is_no_divergence(backend, l1):
     """A weight of 1e20 in float32, for an input of 1e-20: only an l2 penalty would square it."""
@@ -175,7 +173,7 @@ def test_a_weight_whose_square_overflows_is_no_divergence(backend, l1):
     assert model.history["loss"] == pytest.approx([1 + l1 * 1e20], rel=8 * float(np.finfo(np.float32).eps))
 
 
-@every_backend
+@some_backends
 @pytest.mark.parametrize("loss", ["mse", "mae"])
 def test_losses_whose_sum_overflows_are_no_divergence(backend, loss):
     """Of ten outputs each is near float32's greatest number, and their mean is finite."""
@@ -187,9 +185,7 @@ def test_losses_whose_sum_overflows_are_no_divergence(backend, loss):
     assert model.history["loss"] == pytest.approx([{"mse": 1.44e38, "mae": 1e38}[loss]], rel=1e-5)
 
 
-@every_backend
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("scale", [1e-310, 1e-40, 1e30, -1e30])
+@crossed(backend=registry.backends(), scale=[1e-310, 1e-40, 1e30, -1e30], dtype=COMPILED_DTYPES)
 def test_subnormal_and_huge_inputs_are_no_divergence(backend, scale, dtype):
     """Rows of one value each, that nothing cancels: the float64 reference's answer is the answer."""
     network = Network([2, 2], output="softmax", loss="cross_entropy")

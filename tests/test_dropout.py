@@ -6,6 +6,7 @@ import naive
 import numpy as np
 import pytest
 from problems import COMPILED_DTYPES
+from selection import crossed, some_backends
 
 import fastmlp
 from fastmlp.backend import reference, registry
@@ -27,10 +28,11 @@ def test_the_mask_is_the_transcribed_hash(key, step, layer, p):
     np.testing.assert_array_equal(got, naive.mask(key, step, layer, 9, 7, p))
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("backend", registry.backends())
-@pytest.mark.parametrize(("key", "step", "layer", "p"), [place for place in PLACES if place[2] < 2])
-def test_the_units_that_a_backend_drops_are_the_masks(backend, dtype, key, step, layer, p):
+@crossed(
+    backend=registry.backends(), place=[place for place in PLACES if place[2] < 2], dtype=COMPILED_DTYPES
+)
+def test_the_units_that_a_backend_drops_are_the_masks(backend, place, dtype):
+    key, step, layer, p = place
     # With ones everywhere and an identity, the last weights' gradient by row shows what was kept.
     dropout = [0.0, 0.0]
     dropout[layer] = p
@@ -60,7 +62,7 @@ def test_a_mask_keeps_its_share_and_differs_by_step_layer_and_key(p):
         assert abs(together - (1 - p) ** 2) < five_sigma
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_prediction_and_validation_drop_nothing(backend):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((20, 3)), rng.standard_normal(20)

@@ -13,6 +13,7 @@ import sklearn.datasets
 import sklearn.neural_network
 from likeness import assert_same
 from problems import data_set
+from selection import matrix
 from sklearn.datasets import make_multilabel_classification
 
 import fastmlp
@@ -166,10 +167,12 @@ def test_the_reference_takes_scikit_learns_steps(index):
 @pytest.mark.parametrize(
     ("backend", "every"),
     [
-        *((name, 1) for name in COMPILED if name != "specialized"),
-        # It compiles for every network: 2 s each.
-        ("specialized", 19),  # adam, and sgd in both ways and rates
-        pytest.param("specialized", 9, marks=pytest.mark.slow),
+        *((name, 19) for name in COMPILED),  # adam, and sgd in both ways and rates
+        *(
+            # "specialized" compiles for every network: 2 s each.
+            pytest.param(name, 9 if name == "specialized" else 1, marks=matrix)
+            for name in COMPILED
+        ),
     ],
 )
 def test_the_compiled_backends_take_scikit_learns_steps(backend, every):

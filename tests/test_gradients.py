@@ -8,6 +8,7 @@ import naive
 import numpy as np
 import pytest
 from problems import COMPILED_DTYPES, PAIRS, eps, parameters_for, targets_for
+from selection import crossed
 
 from fastmlp import Network
 from fastmlp.backend import registry
@@ -109,10 +110,9 @@ def test_the_reference_agrees_with_central_differences(hidden, output, loss, ext
     np.testing.assert_allclose(got, wanted, rtol=0, atol=allowed)
 
 
-@pytest.mark.parametrize("extra", ["all", "sklearn"])
-@pytest.mark.parametrize(("output", "loss"), PAIRS)
-@pytest.mark.parametrize("backend", registry.backends())
-def test_the_objective_is_the_transcribed_one(backend, output, loss, extra):
+@crossed(backend=registry.backends(), pair=PAIRS, extra=["all", "sklearn"])
+def test_the_objective_is_the_transcribed_one(backend, pair, extra):
+    output, loss = pair
     problem = smooth_problem("tanh", output, loss, extra)
     network, data = problem.network, problem.data
     got = registry.get(backend).gradient(
@@ -127,9 +127,7 @@ def test_the_objective_is_the_transcribed_one(backend, output, loss, extra):
     assert got == pytest.approx(wanted, rel=1e-13)  # some hundred roundings of eps, at random
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("backend", registry.variants())
-@pytest.mark.parametrize("hidden", HIDDEN)
+@crossed(backend=registry.variants(), hidden=HIDDEN, dtype=COMPILED_DTYPES)
 def test_a_compiled_gradient_agrees_with_the_reference(backend, dtype, hidden):
     for _, output, loss, extra in (case for case in CASES if case[0] == hidden):
         problem = smooth_problem(hidden, output, loss, extra)

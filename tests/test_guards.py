@@ -38,7 +38,8 @@ def try_slots(variants, names):
     calls = 0
     for variant, name in itertools.product(variants, names):
         kernel = slot(registry.variants()[variant], name)
-        takes = list(inspect.signature(getattr(kernel, "py_func", kernel)).parameters)
+        function = registry.variants()[variant].resolved()[name]
+        takes = list(inspect.signature(getattr(function, "py_func", function)).parameters)
         for dtype, sizes in itertools.product(map(np.dtype, COMPILED_DTYPES), SIZES):
             cases = SLOTS[name].cases(np.random.default_rng(0), dtype, sizes)
             for case, side in itertools.product(cases, SIDES):

@@ -15,6 +15,7 @@ import weakref
 
 import numpy as np
 import pytest
+from selection import matrix
 
 import fastmlp
 from fastmlp.kernels.runtime.adapter import IDLE_BYTES, prediction_of
@@ -61,12 +62,26 @@ DROPPING = {"hidden": "gelu", "dropout": 0.1}
 @pytest.mark.parametrize(
     ("sizes", "rows", "batch_size", "epochs", "dtype", "loss", "options"),
     [
-        pytest.param((500, 3000, 3000, 10), 100, 10, 2, "float32", "mse", {}, id="parameters float32"),
+        pytest.param(
+            (500, 3000, 3000, 10), 100, 10, 2, "float32", "mse", {}, id="parameters float32", marks=matrix
+        ),
         pytest.param((500, 2000, 2000, 10), 100, 10, 2, "float64", "mse", {}, id="parameters float64"),
-        pytest.param((20, 400, 400, 10), 40_000, 40_000, 1, "float32", "mse", DROPPING, id="batch float32"),
+        pytest.param(
+            (20, 400, 400, 10),
+            40_000,
+            40_000,
+            1,
+            "float32",
+            "mse",
+            DROPPING,
+            id="batch float32",
+            marks=matrix,
+        ),
         pytest.param((20, 400, 400, 10), 20_000, 20_000, 1, "float64", "mse", DROPPING, id="batch float64"),
         pytest.param((100, 2, 10), 1_000_000, 10_000, 1, "float32", "cross_entropy", {}, id="rows, labels"),
-        pytest.param((100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs"),
+        pytest.param(
+            (100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs", marks=matrix
+        ),
         pytest.param((1, 1), 1, 1, 400_000, "float32", "mse", {}, id="history"),
     ],
 )

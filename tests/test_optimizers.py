@@ -6,6 +6,7 @@ import naive
 import numpy as np
 import pytest
 from problems import COMPILED_DTYPES, eps, parameters_for
+from selection import crossed
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop
@@ -50,10 +51,9 @@ def flat_views(parameters):
     return [part for layer in layer_views(parameters, NETWORK.sizes) for part in layer]
 
 
-@pytest.mark.parametrize("clip_norm", [None, 1.0, 1e3])
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("backend", registry.backends())
+@crossed(
+    backend=registry.backends(), name=list(OPTIMIZERS), dtype=COMPILED_DTYPES, clip_norm=[None, 1.0, 1e3]
+)
 def test_updates_are_torchs(backend, name, dtype, clip_norm):
     optimizer, transcription = OPTIMIZERS[name]
     optimizer = type(optimizer)(**{**vars(optimizer), "clip_norm": clip_norm})
@@ -97,8 +97,7 @@ def torch_network(torch, weights, biases, hidden):
     return torch.nn.Sequential(*layers)
 
 
-@pytest.mark.parametrize("backend", registry.backends())
-@pytest.mark.parametrize("which", range(4))
+@crossed(backend=registry.backends(), which=range(4))
 def test_trainings_are_real_torchs(backend, which):
     torch = pytest.importorskip("torch")
     nn, optim = torch.nn, torch.optim

@@ -46,8 +46,7 @@ for _ in range(3):
 def run(script, path):
     path.write_text(script)
     command = [sys.executable, "-W", "ignore", str(path)]
-    environment = {**os.environ, "FASTMLP_CACHE": "0"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
 def test_control_c_in_compiled_code_that_then_asks_for_a_piece(tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import threadpoolctl
 from problems import data_set
+from selection import matrix, some_backends
 
 import fastmlp
 from fastmlp import (
@@ -27,7 +28,6 @@ from fastmlp import (
     RMSprop,
     Warmup,
 )
-from fastmlp.backend import registry
 from fastmlp.training import loop
 
 X, Y = data_set("diabetes", 50)
@@ -87,7 +87,7 @@ def test_every_optimiser_goes_on_in_its_bits_from_every_step(name, backend, tmp_
     told(f"{stops} stops, every bit the same")
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_every_backend_goes_on_in_its_bits(backend, tmp_path, monkeypatch):
     check_every_stop(monkeypatch, tmp_path / "c", backend, OPTIMIZERS["adam"])
 
@@ -139,7 +139,7 @@ else:
 """
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", [pytest.param("reference", marks=matrix), "fused"])
 def test_another_process_goes_on_in_the_same_bits(backend, tmp_path):
     def process(how):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import PAIRS, eps, parameters_for, targets_for
+from selection import crossed
 
 import fastmlp
 from fastmlp.backend import registry
@@ -21,9 +22,7 @@ OPTIMIZERS = (
 )
 
 # One fixed sequence of examples, everywhere: a failure here is a failure on the next machine.
-FIXED = settings(
-    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
-)
+FIXED = settings(deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -53,6 +52,7 @@ def problems(draw):
     return network, rng.standard_normal((rows, widths[0])), targets_for(loss, rng, rows, widths[-1]), options
 
 
+@pytest.mark.parametrize("examples", [12, pytest.param(60, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "backend",
     # "specialized" compiles for each network, 12 s; test_specialized.py holds it to the reference.
@@ -61,8 +61,8 @@ def problems(draw):
         for n, v in registry.variants().items()
     ],
 )
-def test_a_training_of_any_shape_equals_the_references(backend):
-    @FIXED
+def test_a_training_of_any_shape_equals_the_references(backend, examples):
+    @settings(FIXED, max_examples=examples)
     @given(problems())
     def agrees(problem):
         network, X, y, options = problem
@@ -84,10 +84,13 @@ def test_a_training_of_any_shape_equals_the_references(backend):
     agrees()
 
 
-@pytest.mark.parametrize("optimizer", [fastmlp.SGD(0.05), fastmlp.AdamW(0.01, epsilon=1e-3)], ids=repr)
-@pytest.mark.parametrize(("batch", "sizes"), [(2070, (20, 17, 3)), (590, (530, 515, 2))])
-@pytest.mark.parametrize("backend", registry.variants())
-def test_batches_and_layers_beyond_the_caches(backend, batch, sizes, optimizer):
+@crossed(
+    backend=registry.variants(),
+    large=[(2070, (20, 17, 3)), (590, (530, 515, 2))],
+    optimizer=[fastmlp.SGD(0.05), fastmlp.AdamW(0.01, epsilon=1e-3)],
+)
+def test_batches_and_layers_beyond_the_caches(backend, large, optimizer):
+    batch, sizes = large
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((batch + 30, sizes[0])), rng.standard_normal((batch + 30, sizes[-1]))
     options = {"optimizer": optimizer, "epochs": 1, "batch_size": batch, "seed": 0}
@@ -100,8 +103,7 @@ def test_batches_and_layers_beyond_the_caches(backend, batch, sizes, optimizer):
     np.testing.assert_allclose(got.history["loss"], wanted.history["loss"], rtol=allowed)
 
 
-@pytest.mark.parametrize("rows", [1, 255, 256, 257, 600])
-@pytest.mark.parametrize("backend", registry.variants())
+@crossed(backend=registry.variants(), rows=[1, 255, 256, 257, 600])
 def test_prediction_and_evaluation_in_blocks(backend, rows):
     rng = np.random.default_rng(0)
     X, y = rng.standard_normal((rows, 3)), rng.standard_normal((rows, 2))

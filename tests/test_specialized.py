@@ -17,6 +17,7 @@ from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types import Function as NumbaFunction
 from own_pieces import quantiles, smoothed
 from problems import COMPILED_DTYPES, eps, parameters_for, targets_for
+from selection import matrix
 from test_compilation import compilations
 
 import fastmlp
@@ -118,9 +119,9 @@ TRAININGS = [
 
 @pytest.mark.parametrize(
     ("which", "dtype"),
-    # Each compiles, 3 s: the dtypes take turns, and `-m slow` has the others.
+    # Each compiles, 3 s: the dtypes take turns, and `-m matrix` has the others.
     [
-        pytest.param(which, dtype, marks=[pytest.mark.slow] * ((which + turn) % 2))
+        pytest.param(which, dtype, marks=[matrix] * ((which + turn) % 2))
         for which in range(len(TRAININGS))
         for turn, dtype in enumerate(COMPILED_DTYPES)
     ],
@@ -148,7 +149,7 @@ def test_a_program_for_one_network_equals_the_reference(which, dtype):
     np.testing.assert_allclose(got.history["loss"], wanted.history["loss"], rtol=allowed, atol=allowed)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=matrix)])
 def test_any_number_of_threads_gives_the_same_bits(dtype):
     network, optimizer, rows = Network([4, 9, 3], "tanh", **CLASSES), Adam(0.01), 3001
     rng = np.random.default_rng(0)
@@ -167,7 +168,7 @@ def test_any_number_of_threads_gives_the_same_bits(dtype):
         assert model.history == models[0].history
 
 
-@pytest.mark.parametrize("batch_size", [16, 20, 50])
+@pytest.mark.parametrize("batch_size", [16, pytest.param(20, marks=matrix), 50])
 def test_where_chunks_end_changes_nothing(batch_size, monkeypatch):
     network = Network([3, 4, 1], "tanh")
     rng = np.random.default_rng(0)

@@ -14,6 +14,7 @@ import pytest
 import threadpoolctl
 from joblib.externals.loky.backend import context as loky
 from problems import COMPILED_DTYPES
+from selection import crossed
 
 import fastmlp
 from fastmlp.backend import registry
@@ -33,9 +34,7 @@ TRAININGS = {
 }
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("name", TRAININGS)
-@pytest.mark.parametrize("backend", OF_SEVERAL_WORKERS)
+@crossed(backend=OF_SEVERAL_WORKERS, name=list(TRAININGS), dtype=COMPILED_DTYPES)
 def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
     options, optimizer = TRAININGS[name]
     rng = np.random.default_rng(0)

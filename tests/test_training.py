@@ -6,6 +6,7 @@ import naive
 import numpy as np
 import pytest
 from problems import data_set
+from selection import some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Network
@@ -17,8 +18,6 @@ from fastmlp.training import batches, loop, trainer
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh")
-
-every_backend = pytest.mark.parametrize("backend", registry.backends())
 
 # The same sums in another order or grouping: some ulp a step.
 RELATIVE = 1e-11
@@ -32,7 +31,7 @@ def fit(backend, network=SMALL, x=X, y=Y, **options):
 # --- orders, batches and chunks ------------------------------------------------------------------
 
 
-@every_backend
+@some_backends
 def test_without_shuffling_rows_are_visited_in_order_and_the_last_batch_is_short(backend):
     start = fit(backend, epochs=0)
     model = fit(backend, shuffle=False, initial=(start.weights, start.biases))
@@ -64,7 +63,7 @@ def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
-@every_backend
+@some_backends
 def test_where_chunks_end_changes_nothing(backend, monkeypatch):
     network = Network([10, 6, 1], dropout=0.3)
     options = {"sample_weight": np.arange(50) % 3, "optimizer": Adam(fastmlp.Cosine(0.01, 50, unit="step"))}
@@ -82,7 +81,7 @@ class Watcher(Callback):
         assert np.isfinite(run.parameters).all()
 
 
-@every_backend
+@some_backends
 def test_watching_changes_nothing(backend):
     alone = fit(backend)
     watched = fit(backend, validation=(X, Y), callbacks=[Watcher()], progress=True)
@@ -90,7 +89,7 @@ def test_watching_changes_nothing(backend):
     assert alone.history["loss"] == pytest.approx(watched.history["loss"], rel=1e-14)
 
 
-@every_backend
+@some_backends
 def test_batch_sizes_beyond_the_rows_mean_all_rows(backend):
     whole, beyond = fit(backend, batch_size=None), fit(backend, batch_size=51)
     np.testing.assert_array_equal(whole.parameters, beyond.parameters)
@@ -99,7 +98,7 @@ def test_batch_sizes_beyond_the_rows_mean_all_rows(backend):
 # --- seeds ----------------------------------------------------------------------------------------
 
 
-@every_backend
+@some_backends
 def test_a_seed_reproduces_and_another_differs(backend):
     network = Network([10, 6, 1], dropout=0.2)
     one, same, other = (fit(backend, network, seed=seed, validation=0.2) for seed in (1, 1, 2))
@@ -123,7 +122,7 @@ def test_dropout_and_validation_do_not_disturb_the_start():
 # --- history ------------------------------------------------------------------------------------------
 
 
-@every_backend
+@some_backends
 def test_the_loss_of_an_epoch_is_measured_before_each_update_and_weighted_by_rows(backend):
     weights = 1.0 + np.arange(50) % 4
     start = fit(backend, epochs=0)
@@ -136,7 +135,7 @@ def test_the_loss_of_an_epoch_is_measured_before_each_update_and_weighted_by_row
     )
 
 
-@every_backend
+@some_backends
 def test_no_epochs_give_an_untrained_model(backend):
     model = fit(backend, epochs=0, validation=(X, Y))
     assert model.history == {"loss": [], "validation_loss": []}
@@ -145,7 +144,7 @@ def test_no_epochs_give_an_untrained_model(backend):
     assert backend in repr(model)
 
 
-@every_backend
+@some_backends
 @pytest.mark.parametrize("scale", [1.0, 3e153])
 def test_a_validation_of_many_rows_is_measured_in_parts_to_the_same_mean(backend, scale, monkeypatch):
     rows, targets = np.tile(X, (14, 1)), scale * np.tile(Y, 14)
@@ -158,7 +157,7 @@ def test_a_validation_of_many_rows_is_measured_in_parts_to_the_same_mean(backend
     np.testing.assert_allclose(parts.history["validation_loss"], whole.history["validation_loss"], RELATIVE)
 
 
-@every_backend
+@some_backends
 def test_the_penalties_are_a_part_of_the_loss_and_not_of_the_validation_loss(backend):
     network = Network([10, 6, 1], l1=0.1, l2=0.5)
     model = fit(backend, network, optimizer=SGD(0.0), epochs=1, batch_size=None, validation=(X, Y))
@@ -170,7 +169,7 @@ def test_the_penalties_are_a_part_of_the_loss_and_not_of_the_validation_loss(bac
 # --- sample weights -------------------------------------------------------------------------------
 
 
-@every_backend
+@some_backends
 @pytest.mark.parametrize(
     ("output", "loss"), [("identity", "mse"), ("softmax", "cross_entropy"), ("exp", "poisson")]
 )
@@ -187,7 +186,7 @@ def test_whole_weights_are_repeated_rows(backend, output, loss):
     assert weighted.history["loss"] == pytest.approx(repeated.history["loss"], rel=RELATIVE)
 
 
-@every_backend
+@some_backends
 def test_rows_of_weight_zero_contribute_nothing(backend):
     weights = np.ones(50)
     weights[20:] = 0
@@ -204,7 +203,7 @@ def test_rows_of_weight_zero_contribute_nothing(backend):
 # --- start, dtype ---------------------------------------------------------------------------------
 
 
-@every_backend
+@some_backends
 def test_a_given_start_is_copied_and_results_are_the_models_own(backend):
     weights, biases = [np.ones((10, 6)), np.ones((6, 1))], [np.zeros(6), np.zeros(1)]
     before = [a.copy() for a in (*weights, *biases)]
@@ -218,7 +217,7 @@ def test_a_given_start_is_copied_and_results_are_the_models_own(backend):
     np.testing.assert_array_equal(again.parameters, model.parameters)
 
 
-@every_backend
+@some_backends
 @pytest.mark.parametrize(
     ("given", "dtype", "wanted"),
     [
@@ -237,7 +236,7 @@ def test_dtypes(backend, given, dtype, wanted):
     assert all(w.dtype == wanted for w in (*model.weights, *model.biases))
 
 
-@every_backend
+@some_backends
 def test_labels_and_one_hot_rows_are_the_same(backend):
     x, y = data_set("iris")
     network = Network([4, 5, 3], output="softmax", loss="cross_entropy")
@@ -251,7 +250,7 @@ def test_labels_and_one_hot_rows_are_the_same(backend):
 # --- validation ---------------------------------------------------------------------------------
 
 
-@every_backend
+@some_backends
 def test_validation_given(backend):
     weights = 1.0 + np.arange(10)
     model = fit(backend, validation=(X[:10], Y[:10], weights))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from problems import COMPILED_DTYPES
+from selection import crossed
 from trajectories import EPOCHS, TRAININGS, allowed, check, expected
 
 from fastmlp.backend import registry
@@ -15,15 +14,7 @@ from fastmlp.model.activations import HIDDEN
 from fastmlp.model.losses import LOSSES
 
 
-def cases():
-    """Every training on every backend in every dtype; but one that compiles for each takes them in turn."""
-    for backend, variant in registry.variants().items():
-        for (row, name), (turn, dtype) in itertools.product(enumerate(TRAININGS), enumerate(COMPILED_DTYPES)):
-            marks = [pytest.mark.slow] * (variant.specialize is not None and (row + turn) % 2)
-            yield pytest.param(backend, name, dtype, marks=marks)
-
-
-@pytest.mark.parametrize(("backend", "name", "dtype"), list(cases()))
+@crossed(backend=registry.variants(), name=list(TRAININGS), dtype=COMPILED_DTYPES)
 def test_a_training_ends_where_the_reference_does(backend, name, dtype):
     check(name, backend, dtype)
 

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pandas
-import pytest
+from selection import crossed, some_backends
 
 import fastmlp
 from fastmlp import SGD, Adam, Network
@@ -77,8 +77,7 @@ def assert_same(got, wanted):
         assert np.asarray(one).dtype == np.asarray(other).dtype
 
 
-@pytest.mark.parametrize("kind", WELCOME)
-@pytest.mark.parametrize("backend", registry.backends())
+@crossed(backend=registry.backends(), kind=list(WELCOME))
 def test_the_same_numbers_in_another_guise_give_the_same_bits_and_stay_as_they_are(backend, kind):
     given = [WELCOME[kind](array) for array in (GRID, WHOLE, 1 + WHOLE)]
     before = [content(value) for value in given]
@@ -86,14 +85,14 @@ def test_the_same_numbers_in_another_guise_give_the_same_bits_and_stay_as_they_a
     assert [content(value) for value in given] == before
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_a_row_that_a_stride_of_0_repeats(backend):
     given = [np.broadcast_to(array[0], array.shape) for array in (GRID, WHOLE, 1 + WHOLE)]
     assert given[0].strides[0] == 0
     assert_same(run(backend, *given), run(backend, *(array.copy() for array in given)))
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_clean_input_stays_as_it_is(backend):
     given = [GRID.copy(), WHOLE.copy(), 1 + WHOLE]
     before = [content(value) for value in given]
@@ -101,7 +100,7 @@ def test_clean_input_stays_as_it_is(backend):
     assert [content(value) for value in given] == before
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_booleans_are_0_and_1(backend):
     assert_same(
         run(backend, GRID > 0, WHOLE > 0, WHOLE > 1),
@@ -109,23 +108,21 @@ def test_booleans_are_0_and_1(backend):
     )
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_pandas(backend):
     frame = pandas.DataFrame(GRID, columns=list("abc"))
     wanted = run(backend, GRID, WHOLE, 1 + WHOLE)
     assert_same(run(backend, frame, pandas.Series(WHOLE), pandas.Series(1 + WHOLE)), wanted)
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_numbers_of_numpy_count_like_python_s(backend):
     options = {"seed": np.uint8(3), "threads": np.int64(1), "shuffle": np.bool_(True)}
     model = fit(backend, epochs=np.int8(100), batch_size=np.int16(1), **options)
     assert len(model.history["loss"]) == 100
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("backend", registry.backends())
-@pytest.mark.parametrize("scale", [2.0**-100, 2.0**100])
+@crossed(backend=registry.backends(), dtype=[np.float32, np.float64], scale=[2.0**-100, 2.0**100])
 def test_only_the_ratios_of_sample_weights_count(backend, dtype, scale):
     weights = np.array([1, 2, 0, 3], dtype)
     plain, scaled = (
@@ -136,7 +133,7 @@ def test_only_the_ratios_of_sample_weights_count(backend, dtype, scale):
     np.testing.assert_array_equal(plain.parameters, scaled.parameters)
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_a_model_survives_pickling(backend):
     model = fit(backend, seed=0)
     copy = pickle.loads(pickle.dumps(model))
@@ -144,7 +141,7 @@ def test_a_model_survives_pickling(backend):
     np.testing.assert_array_equal(copy.predict(X), model.predict(X))
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_one_buffer_may_serve_as_everything(backend):
     """Inputs, targets and weights that overlap, and a start that is the data's own memory."""
     buffer = 1 + np.arange(12.0)
@@ -161,7 +158,7 @@ def test_one_buffer_may_serve_as_everything(backend):
     np.testing.assert_array_equal(buffer, 1 + np.arange(12.0))
 
 
-@pytest.mark.parametrize("backend", registry.backends())
+@some_backends
 def test_one_class_is_learnt_like_any_other(backend):
     network = Network([3, 4, 3], output="softmax", loss="cross_entropy")
     model = fit(backend, network, y=[1, 1, 1, 1], epochs=50, optimizer=Adam(0.1))

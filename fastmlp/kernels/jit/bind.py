@@ -151,23 +151,23 @@ def slot(variant: Variant, name: str) -> Function:
     """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
     functions = functions_of(variant)
     function = functions[name]
-    if not isinstance(function, types.FunctionType):
+    if name in PIECES:
+        function, inner = called_from_python, {"called": _piece(name, function, functions)}
+    elif isinstance(function, types.FunctionType):
+        inner = _inner(function, functions)
+    else:
         return function
-    inner = _inner(function, functions)
-    template: Any = function
-    names = inner
-    if name in PIECES and PIECES[name].codes is not None:
-        # Each code has machine code of its own: what is called by all of them is the piece.
-        template, names = call_coded, {"coded": _piece(name, function, functions)}
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        _linked[key] = _jitted(function.__qualname__, template, names, **_settings(function))
+        reach = _reach(function, inner)
+        qualname = f"{function.__qualname__}.{reach.digest}"
+        _linked[key] = kept_on_disk(_jitted(qualname, function, inner, **_settings(function)), reach)
     return _linked[key]
 
 
-def call_coded(code, *others):  # type: ignore[no-untyped-def]
-    """Call a slot whose first argument is a code."""
-    return coded(code, *others)  # type: ignore[name-defined]  # noqa: F821
+def called_from_python(*arguments: Any) -> Any:
+    """Call a piece, which only compiled code can."""
+    return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
