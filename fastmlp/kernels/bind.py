@@ -106,8 +106,7 @@ def slot(variant: Variant, name: str) -> Function:
     inner = _inner(function, functions)
     template: Any = function
     names = inner
-    if name in PIECES and PIECES[name].codes is not None:
-        # Each code has machine code of its own: what is called by all of them is the piece.
+    if _takes_code(name):
         template, names = call_coded, {"coded": _piece(name, function, functions)}
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
@@ -250,10 +249,17 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         if name in PIECES and (bound is not None or _is_ours(_plain(value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
-            inner[name] = _link(value, functions)
+            # One of ours that a user calls, by any name: the code may be known when it runs, and not before.
+            coded = _is_ours(value) and _takes_code(value.__name__) and not _is_ours(function)
+            inner[name] = _piece(value.__name__, value, functions) if coded else _link(value, functions)
         elif bound is not None:
             inner[name] = bound
     return inner
+
+
+def _takes_code(name: str) -> bool:
+    """Return whether a slot's first argument is a code, and each has machine code of its own."""
+    return name in PIECES and PIECES[name].codes is not None
 
 
 def _is_foreign(value: Any) -> bool:
