@@ -11,6 +11,7 @@ import numba
 import pytest
 
 from fastmlp.kernels.jit import cache
+from fastmlp.kernels.jit.digest import Reach
 
 MB = 1 << 20
 
@@ -23,7 +24,7 @@ def twice(x):
 def compiled(tmp_path, monkeypatch):
     """compiled(): a function with a cache in a directory of the test's, compiled when called."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
-    return lambda: cache.kept_on_disk(numba.njit(twice))
+    return lambda: cache.kept_on_disk(numba.njit(twice), Reach(twice))
 
 
 def filled(directory, base, count, size=MB // 4):
@@ -74,6 +75,7 @@ WORK = """
 import os, sys
 from pathlib import Path
 from fastmlp.kernels.jit import cache
+from fastmlp.kernels.jit.digest import Reach
 
 directory, turn = Path(sys.argv[1]), int(sys.argv[2])
 files, loaded = cache._Files(directory, "shared"), 0

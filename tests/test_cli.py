@@ -27,7 +27,7 @@ def value(output, key):
 
 
 def test_digits_reach_97_percent_and_are_compared_with_the_reference(capsys):
-    assert main.main(["train", "digits", "--backend", "baseline"]) == 0
+    assert main(["train", "digits", "--backend", "baseline"]) == 0
     output, progress = capsys.readouterr()
     assert float(value(output, "accuracy").split()[0]) >= 97
     assert re.fullmatch(r"[\d.]+ times as fast as the reference", value(output, "speed-up"))
@@ -39,7 +39,7 @@ def test_digits_reach_97_percent_and_are_compared_with_the_reference(capsys):
 
 @pytest.mark.parametrize("name", datasets.RECIPES)
 def test_every_data_set_trains(capsys, name):
-    assert main.main(["train", name, *QUICK, "--no-reference"]) == 0
+    assert main(["train", name, *QUICK, "--no-reference"]) == 0
     output, progress = capsys.readouterr()
     assert "reference" not in output
     assert "row/s" not in progress
@@ -52,7 +52,7 @@ def test_every_data_set_trains(capsys, name):
 def test_every_option_is_heard(capsys):
     options = "--epochs 3 --batch-size 20 --hidden 9,5 --activation tanh --optimizer rmsprop"
     options += " --learning-rate 0.01 --dropout 0.1 --l2 0.001 --threads 1 --dtype float64 --seed 5"
-    assert main.main(["train", "iris", *options.split(), *QUICK]) == 0
+    assert main(["train", "iris", *options.split(), *QUICK]) == 0
     output = capsys.readouterr().out
     assert value(output, "network") == "4-9-5-3, tanh, softmax, cross_entropy, dropout 0.1"
     assert value(output, "training") == "3 epochs in batches of 20, RMSprop at 0.01, float64, seed 5"
@@ -61,13 +61,13 @@ def test_every_option_is_heard(capsys):
 def test_the_same_seed_gives_the_same_loss(capsys):
     lines = []
     for _ in range(2):
-        assert main.main(["train", "wine", *QUICK, "--no-reference", "--epochs", "2", "--seed", "3"]) == 0
+        assert main(["train", "wine", *QUICK, "--no-reference", "--epochs", "2", "--seed", "3"]) == 0
         lines.append(value(capsys.readouterr().out, "loss"))
     assert lines[0] == lines[1]
 
 
 def test_no_hidden_layer(capsys):
-    assert main.main(["train", "iris", *QUICK, "--hidden", "none", "--backend", "reference"]) == 0
+    assert main(["train", "iris", *QUICK, "--hidden", "none", "--backend", "reference"]) == 0
     output = capsys.readouterr().out
     assert value(output, "network").startswith("4-3,")
     assert "speed-up" not in output
@@ -106,7 +106,7 @@ def test_no_hidden_layer(capsys):
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, says):
     with pytest.raises(SystemExit) as left:
-        main.main(arguments.split())
+        main(arguments.split())
     output, errors = capsys.readouterr()
     assert left.value.code == 2
     assert output == ""
@@ -117,7 +117,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, says):
 
 def test_a_diverging_training_says_so(capsys):
     wild = ["--optimizer", "sgd", "--learning-rate", "1e30"]
-    assert main.main(["train", "iris", *QUICK, *wild]) == 1
+    assert main(["train", "iris", *QUICK, *wild]) == 1
     assert "diverged" in capsys.readouterr().err
 
 
@@ -126,7 +126,7 @@ def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "_measured", interrupt)
-    assert main.main(["train", "iris", *QUICK]) == 130
+    assert main(["train", "iris", *QUICK]) == 130
     assert capsys.readouterr().err == "fastmlp: interrupted\n"
 
 

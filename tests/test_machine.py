@@ -35,18 +35,17 @@ def test_a_machine_has_what_the_features_leave(triple, features, machine):
 
 STEP = """
 import numpy as np
-from numba import njit
-from fastmlp.kernels.elementwise import steps
+from fastmlp.kernels import slot
 from fastmlp.kernels.codegen import vectors
-
-@njit
-def step(g, p, first, second):
-    one = g[0] / g[0]
-    steps.adam(g, p, first, second, one / 8, one / 2, one / 2, one / 2, one / 2, one, one, one / 4)
+from fastmlp.kernels.codes import RULE_CODES
+from fastmlp.kernels.variants import tiled
+from fastmlp.model.rules import MOST_CONSTANTS, RULES
 
 g, p, first, second = np.full(35, 2.0, "f"), np.ones(35, "f"), np.zeros(35, "f"), np.full(35, 4.0, "f")
-step(g, p, first, second)
-assert np.allclose(p, 1 - 1 / 8 / (2 + 1 / 4)), p
+constants = np.zeros(MOST_CONSTANTS + 1)
+constants[:3] = 0.5, 0.5, 0.25
+slot(tiled.VARIANT, "apply_rule")(RULE_CODES.code(RULES["adam"]), 0.125, constants, 1.0, g, p, first, second)
+assert np.allclose(p, 1 - 0.25 / (2 * 2**0.5 + 0.25)), p
 print(8 * vectors.host().vector_bytes)
 """
 """Adam has instructions that only AVX-512 has: LLVM ends the process where they are not."""

@@ -502,7 +502,11 @@ def test_numbers_of_a_rule_are_chosen_element_by_element():
     """A rate is one number, what it is chosen by is a vector."""
     rule = Rule(
         "turns",
-        lambda p, g, m, rate, c, t: p - np.where(g > 0, rate, 0.5 * rate) * g * np.where(t > 2, 1.0, 0.5),
+        lambda p, g, moments, rate, c, t: (
+            p - np.where(g > 0, rate, 0.5 * rate) * g * np.where(t > 2, moments[0], 0.5),
+            np.where(t > 1, 0.75, rate),
+        ),
+        moments=1,
     )
     runs = [
         fastmlp.fit(
@@ -513,6 +517,17 @@ def test_numbers_of_a_rule_are_chosen_element_by_element():
     ]  # fmt: skip
     for run in runs[1:]:
         np.testing.assert_allclose(run, runs[0], atol=100 * eps(np.float32))
+
+
+def test_a_slope_may_be_one_number():
+    steps, slanted = Activation("steps", np.sign), Activation("slanted", lambda z: 2 * z)
+    runs = [
+        fastmlp.fit(
+            Network([5, 4, 4, 3], [steps, slanted]), X, Y, epochs=2, seed=0, backend=backend, progress=False
+        ).parameters
+        for backend in ("reference", "baseline")
+    ]
+    np.testing.assert_allclose(*runs, atol=1e-14)
 
 
 # --- files ---------------------------------------------------------------------------------------------

@@ -49,7 +49,7 @@ def test_the_python_examples_run(tmp_path):
         ("losses", losses.LOSSES),
         ("optimisers", ("SGD", "RMSprop", "Adam", "AdamW")),
         ("of your own", ("Activation", "Loss", "RowLoss", "Rule")),
-        ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "schedules"]),
+        ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "model.schedules"]),
         ("initialisers", (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)")),
     ],
 )

@@ -111,7 +111,7 @@ def test_the_blas_goes_on_with_the_threads_that_it_had(backend, threads, tmp_pat
         given = {"batch_size": None, "seed": 0, "backend": backend, "callbacks": [callback]}
         return fastmlp.fit(network, x, y, epochs=epochs, **given, **options)
 
-    with threadpoolctl.threadpool_limits(1, user_api="blas"):
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
         whole = fit(4, Tell(), threads=2)
         fit(1, Checkpoint(path), threads=2)
         fit(2, Checkpoint(path), threads=threads, resume=path)

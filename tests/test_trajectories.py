@@ -39,9 +39,7 @@ def test_the_table_meets_everything_there_is():
     met = {name for names in hidden for name in ([names] if isinstance(names, str) else names)}
     assert met == set(HIDDEN)
     assert {t.options["loss"] for t in trainings} == set(LOSSES)
-    subclasses = {*optimizers.Optimizer.__subclasses__(), *optimizers.Adam.__subclasses__()}
-    own = {optimizers.RuleOptimizer}  # of users: tests/test_own_pieces.py
-    assert {type(t.optimizer) for t in trainings} == subclasses - own
+    assert {type(t.optimizer) for t in trainings} == set(optimizers.NAMED)
     rates = {type(t.optimizer.learning_rate) for t in trainings}
     known = {v for v in vars(schedules).values() if isinstance(v, type) and issubclass(v, schedules.Schedule)}
     # Constant stands behind a plain number, Exponential under a warm-up.

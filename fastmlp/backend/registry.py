@@ -41,6 +41,12 @@ def variants() -> dict[str, Variant]:
     return {**_installed(), **_files}
 
 
+def get_variant(name: str) -> Variant:
+    """Return a compiled backend's declaration by name; ValueError with the choices if there is none."""
+    checks.choice("variant", name, tuple(variants()))
+    return variants()[name]
+
+
 def backends() -> tuple[str, ...]:
     """Return the names that `fit(backend=...)` takes beside "auto", the reference first."""
     return ("reference", *variants())

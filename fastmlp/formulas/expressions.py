@@ -220,10 +220,11 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         def step(node: Expression, parts: list[Any]) -> Any:
             if node.operation in (VARIABLE, CONSTANT):
                 return values[node.operands[0]] if node.operation == VARIABLE else node.operands[0]
-            if node.operation == "where" and isinstance(parts[0], np.ndarray):
+            if not any(isinstance(part, np.ndarray) for part in parts):
+                return OPERATIONS[node.operation].on_arrays(*parts).item()
+            if node.operation == "where":
                 parts[1:] = (dtype.type(x) if isinstance(x, float) else x for x in parts[1:])
-            value = OPERATIONS[node.operation].on_arrays(*parts)
-            return value.item() if isinstance(value, np.generic) else value
+            return OPERATIONS[node.operation].on_arrays(*parts)
 
         return self.fold(step)
 

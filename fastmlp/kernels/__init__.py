@@ -16,7 +16,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastmlp.backend.registry import register_file, variants
+    from fastmlp.backend.registry import get_variant, register_file
     from fastmlp.kernels.jit.bind import slot
     from fastmlp.kernels.variant import Variant
     from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS
@@ -25,13 +25,13 @@ _HOME = {
     "Variant": "kernels.variant",
     "slot": "kernels.jit.bind",
     "register_file": "backend.registry",
-    "variants": "backend.registry",
+    "get_variant": "backend.registry",
     "SLOTS": "testing.slots",
     "AGREEMENT_SIZES": "testing.slots",
 }
 """By name, the module that holds it; loaded when first touched, since some stand above the kernels."""
 
-__all__ = ["AGREEMENT_SIZES", "SLOTS", "Variant", "register_file", "slot", "variants"]
+__all__ = ["AGREEMENT_SIZES", "SLOTS", "Variant", "get_variant", "register_file", "slot"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Codes of activations, losses and rules: what compiled programs know them by.
 
 A code of fastmlp's own is its place in its table. A user's gets the next free one of the process; what lies
-on the disk has the piece's key in its name, and the code in its digest.
+on the disk has the piece's key in its name, and in calls of other pieces.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class Codes:
     def digested(self) -> list[Any]:
         """Return what machine code that goes by the codes depends on: fastmlp's own."""
         return [*self._entries[: self.own], Expression.digested()]
+
+    def code_of_key(self, key: str) -> int:
+        """Return the code of a key whose piece has one already."""
+        return self._codes[key]
 
     def of_key(self, key: str) -> Any:
         """Return the piece of a key, which has a code already."""

@@ -84,7 +84,8 @@ class Activation(Piece):
         self.by_delta = by_delta = times(variable("delta"), slope)
         self.reads = frozenset(slope.names())
         self.formula = lambda z: value.on_numbers({"z": z})
-        self.backward = lambda delta, **read: by_delta.on_numbers({"delta": delta, **read})
+        # Of np.sign it is the number 0, whatever delta is.
+        self.backward = lambda delta, **read: delta.number(by_delta.on_numbers({"delta": delta, **read}))
         self.hidden, self.output = True, False
         self.short, self.short_backward = _is_short(value), _is_short(slope)
 
@@ -103,7 +104,8 @@ class Activation(Piece):
 
     def backward_on_array(self, delta: Array, z: Array, a: Array) -> Array:
         """Return delta times the derivative at z, where the activation is a; arrays of one shape."""
-        return np.asarray(self.by_delta.on_arrays(z.dtype, {"delta": delta, "z": z, "a": a}))
+        found = self.by_delta.on_arrays(z.dtype, {"delta": delta, "z": z, "a": a})
+        return np.broadcast_to(np.asarray(found, z.dtype), z.shape)
 
 
 def _parameters(what: str, slope: Formula) -> list[str]:

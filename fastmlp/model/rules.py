@@ -127,7 +127,7 @@ class Rule(Piece):
         self, parameter: Array, gradient: Array, moments: Any, rate: Any, constants: Any, t: float
     ) -> list[Array]:
         """Return the new parameters and moments, of arrays of one shape and dtype; the rest are floats."""
-        given = self._named(parameter, gradient, moments, rate, constants, t)
+        given = self._named(parameter, gradient, moments, rate, constants, float(t))
         found = (value.on_arrays(parameter.dtype, given) for value in self.values)
         return [np.broadcast_to(value, parameter.shape) for value in found]
 

@@ -128,9 +128,7 @@ def blas_threads(threads: int | None) -> Iterator[None]:
                 _found.clear()
 
 
-def found_blas_threads() -> int | None:
-    """Return how many threads the BLAS uses now; None if it does not tell."""
-    from threadpoolctl import threadpool_info
-
-    pools = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
-    return max(pools, default=None)
+def found_blas_threads(most: int | None) -> int | None:
+    """Return how many threads the BLAS uses while it is held to `most`; None if it does not tell."""
+    with blas_threads(most):
+        return max((library.num_threads for library in _libraries(len(sys.modules))), default=None)

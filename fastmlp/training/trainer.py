@@ -159,7 +159,7 @@ def fit(
     if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
-            held_blas_threads or threads or found_blas_threads(),
+            held_blas_threads or found_blas_threads(threads),
         )  # fmt: skip
     if saved:
         names = [type(callback).__name__ for callback in with_state(callbacks)]

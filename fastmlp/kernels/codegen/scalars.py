@@ -183,7 +183,7 @@ def take_step(entry, rate, constants, t, places, penalty=None):
     at_moments = at_moments[: entry.moments]
     new, moments = entry.formula(p, g, [place.load() for place in at_moments], rate, constants, t)
     for place, symbol in zip([at_p, *at_moments], [new, *moments], strict=True):
-        place.store(symbol)
+        place.store(p.number(symbol))  # which may be one number for all parameters
 
 
 @intrinsic

@@ -206,15 +206,16 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
         assert codes is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
         names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
-        # With the code, though a user's may have another in the next process: other pieces are called by it.
-        reach = _reach(constant, names, codes[code], **options)
+        # A code may stand for another piece in the next process. Ours call other pieces by its key.
+        digested = {"coded": coded} if _is_ours(plain) else names
+        reach = _reach(constant, digested, codes[code], **options)
         name = f"{label}.{codes[code].key}.{reach.digest}"
         return kept_on_disk(_jitted(name, constant, names, **options), reach)
 
     options = {**INNER, **_options(function)}
     reach = _reach(plain, inner, result, codes is not None, constant, **options)
     whole = kept_on_disk(_jitted(f"{label}.{reach.digest}", plain, inner, **options), reach)
-    _linked[key] = piece(whole, reach, result, of_code if codes else None, constant)
+    _linked[key] = piece(whole, reach, result, codes, of_code, constant)
     return _linked[key]
 
 
@@ -278,10 +279,17 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         if name in PIECES and (bound or _is_ours(_plain(value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
-            inner[name] = _link(value, functions)
+            # One of ours that a user calls, by any name: the code may be known when it runs, and not before.
+            coded = _is_ours(value) and _takes_code(value.__name__) and not _is_ours(function)
+            inner[name] = _piece(value.__name__, value, functions) if coded else _link(value, functions)
         elif bound:
             inner[name] = value
     return inner
+
+
+def _takes_code(name: str) -> bool:
+    """Return whether a slot's first argument is a code, and each has machine code of its own."""
+    return name in PIECES and PIECES[name].codes is not None
 
 
 def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:

@@ -37,6 +37,7 @@ class Intrinsic:
     def __init__(self, definition):
         functools.update_wrapper(self, definition)
         del self.__wrapped__  # its code would be taken for the function that jitted code calls
+        self._defn = definition  # as Numba's, for digests
         parts = {"key": self.__name__, "definition": staticmethod(definition), "known": {}}
         template = type(f"{self.__name__}_template", (_Template,), parts)
         # This table has a weak reference to the key; the template must not lead back to it.

@@ -28,7 +28,7 @@ from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
 from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
-from fastmlp.kernels.codes import MOST_CODES
+from fastmlp.kernels.codes import MOST_CODES, Codes
 from fastmlp.kernels.jit.cache import cache_of, kept_on_disk
 from fastmlp.kernels.jit.digest import Reach, marked, text_of
 from fastmlp.system import forks
@@ -50,13 +50,21 @@ _makers: dict[str, Callable[[tuple[Any, ...], int], tuple[Any, str]]] = {}
 """By name: what compiles or loads a piece for some argument types and code; it returns Numba's library of
 machine code, and the symbol in there."""
 
+_codes: dict[str, Codes] = {}
+"""By name: what the codes of a piece stand for, if it takes one."""
+
 _found: dict[tuple[str, tuple[Any, ...], int], tuple[int, Any]] = {}
 """What the process has compiled or loaded: an address, and the library, lest the code be freed."""
 
 
 def _resolve(wanted, length, code):
-    """Return the address of the piece whose name and argument types are pickled at `wanted`."""
-    return address_of(*pickle.loads(ctypes.string_at(wanted, length)), code)
+    """Return the address of the piece whose name and argument types are pickled at `wanted`.
+
+    And the key of what its code stands for, where that was known when the call was written: the code itself
+    may be another in this process.
+    """
+    name, arguments, *key = pickle.loads(ctypes.string_at(wanted, length))
+    return address_of(name, arguments, _codes[name].code_of_key(*key) if key else code)
 
 
 # The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
@@ -79,22 +87,29 @@ def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
 
 
 def piece(
-    compiled: Any, reach: Reach, result: Any = types.none, of_code: Any = None, others: Any = None
+    compiled: Any,
+    reach: Reach,
+    result: Any = types.none,
+    codes: Codes | None = None,
+    of_code: Any = None,
+    others: Any = None,
 ) -> Any:
     """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
 
     reach : what the piece is made of
     result : what it returns, one of Numba's types
-    of_code : of_code(code), the dispatcher for a code, if its first argument is one and each has machine code
-        of its own; ValueError if there is no such code
+    codes : of which its first argument is one, if each has machine code of its own
+    of_code : of_code(code), the dispatcher for a code; ValueError if there is no such code
     others : a function that takes what these take
     """
     if config.DISABLE_JIT:
         return compiled
-    name, codes = compiled.py_func.__qualname__, 0 if of_code is None else MOST_CODES
+    name, many = compiled.py_func.__qualname__, 0 if codes is None else MOST_CODES
+    if codes is not None:
+        _codes[name] = codes
 
     def make(arguments, code):
-        chosen = of_code(code) if codes else compiled
+        chosen = of_code(code) if many else compiled
         chosen.compile(arguments if result == types.none else result(*arguments))
         made = chosen.overloads[arguments]
         if made.signature.return_type != result:
@@ -105,27 +120,34 @@ def piece(
     _makers[name] = make
 
     def call(typing_context, *given):
-        if codes:
-            arguments = types.intp, *given[1:]
-        else:
+        key = None
+        if codes is None:
             arguments = compiled._compiler.fold_argument_types(given, {})[1]  # *others becomes one
-        return result(*map(types.unliteral, arguments)), calling(name, codes)
+        else:
+            arguments = types.intp, *given[1:]
+            if isinstance(given[0], types.IntegerLiteral):
+                key = codes[given[0].literal_value].key
+        return result(*map(types.unliteral, arguments)), calling(name, many, key)
 
     # Numba matches arguments by the names of the function's parameters.
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    first = [inspect.Parameter(name, positional) for name in ("typing_context", "code")[: 1 + (codes > 0)]]
+    first = [inspect.Parameter(name, positional) for name in ("typing_context", "code")[: 1 + (many > 0)]]
     own = inspect.signature(others or compiled.py_func).parameters.values()
     call.__signature__ = inspect.Signature([*first, *own])
     call.__qualname__ = name
     marked(call, reach)
-    return intrinsic(call)
+    return intrinsic(prefer_literal=codes is not None)(call)
 
 
-def calling(name: str, codes: int) -> Callable[..., Any]:
-    """Return what emits a call of a piece, as an intrinsic's code generator; codes as in `piece`."""
+def calling(name: str, codes: int, key: str | None = None) -> Callable[..., Any]:
+    """Return what emits a call of a piece, as an intrinsic's code generator.
+
+    codes : how many its first argument may be, 0 if it takes none
+    key : of what the code stands for, where that is a constant
+    """
 
     def emit(context, builder, signature, values):
-        stub = _stub(context, builder.module, name, codes, signature)
+        stub = _stub(context, builder.module, name, codes, signature, key)
         result = signature.return_type
         place = cgutils.alloca_once(builder, context.get_value_type(result))
         taken = context.get_arg_packer(signature.args).as_arguments(builder, values)
@@ -144,23 +166,27 @@ def calling(name: str, codes: int) -> Callable[..., Any]:
     return emit
 
 
-def _stub(context, module, name, codes, signature):
+def _stub(context, module, name, codes, signature, key):
     """The function of a module that a piece is called by."""
     convention = context.call_conv
     result, arguments = signature.return_type, signature.args[codes > 0 :]
-    symbol = f"fastmlp:{name}({', '.join(map(str, arguments))})"
+    symbol = f"fastmlp:{name}{[key] if key else ''}({', '.join(map(str, arguments))})"
     if symbol in module.globals:
         return module.globals[symbol]
     stub = ir.Function(module, convention.get_function_type(result, signature.args), symbol)
     stub.linkage = "linkonce_odr"
     stub.attributes.add("noinline")
     wanted = cgutils.global_constant(
-        module, f"{symbol}.wanted", cgutils.make_bytearray(pickle.dumps((name, arguments)))
+        module,
+        f"{symbol}.wanted",
+        cgutils.make_bytearray(pickle.dumps((name, arguments, *filter(None, [key])))),
     )
-    cells = cgutils.add_global_variable(module, ir.ArrayType(INT, max(codes, 1)), f"{symbol}.cells")
+    count = max(codes, 1) if key is None else 1
+    cells = cgutils.add_global_variable(module, ir.ArrayType(INT, count), f"{symbol}.cells")
     cells.linkage, cells.initializer = "internal", ir.Constant(cells.value_type, None)
     into, excinfo, *values = stub.args
     code = values.pop(0) if codes else INT(0)
+    code = code if key is None else INT(0)
     entry, first, failed, found = map(stub.append_basic_block, ("entry", "first", "failed", "found"))
 
     builder = ir.IRBuilder(entry)

@@ -37,6 +37,7 @@ from fastmlp.kernels.jit.bytecode import (
     of_function,
     several,
 )
+from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.model.pieces import Piece
 
 PASSED_OVER = {
@@ -204,7 +205,7 @@ SHAPES: dict[type, Callable[[Any], Shape]] = {
     np.dtype: lambda value: (b"dtype", [repr(value)]),
     np.ufunc: _of_ufunc,
     Dispatcher: _of_dispatcher,
-    _Intrinsic: lambda value: (b"intrinsic", [value._defn]),
+    **dict.fromkeys((_Intrinsic, Intrinsic), lambda value: (b"intrinsic", [value._defn])),
     kinds.Type: _of_kind,
     ir.Type: lambda value: (b"llvm type", [str(value)]),
     ir.Constant: lambda value: (b"llvm constant", [str(value)]),
