@@ -241,7 +241,7 @@ def _reach(function: Function, names: Mapping[str, Any], *more: Any, **options: 
 @functools.cache
 def _how() -> str:
     """Return what machine code depends on beside what it is made of: how it is put together here."""
-    return text_of(__name__) + how()
+    return text_of(__name__, entry_of.__module__) + how()
 
 
 def _settings(function: Function) -> dict[str, Any]:

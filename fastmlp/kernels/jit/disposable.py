@@ -27,9 +27,6 @@ from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.core.typing.templates import AbstractTemplate
 
-FLAGS = Flags()
-FLAGS.forceinline, FLAGS.nrt, FLAGS.error_model = True, True, "numpy"
-
 
 class Intrinsic:
     """As Numba's `@intrinsic` of the same function; forgotten with the last reference to it."""
@@ -85,7 +82,8 @@ def stage(function):
         signature = (work.dtype if returns else types.none)(work, *others)
 
         def emit(context, builder, signature, arguments):
-            flags = FLAGS.copy()
+            flags = Flags()
+            flags.forceinline, flags.nrt, flags.error_model = True, True, "numpy"
             compiled = context.compile_subroutine(builder, function, signature, flags=flags, caching=False)
             return context.call_internal(builder, compiled.fndesc, signature, arguments)
 

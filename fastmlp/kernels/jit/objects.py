@@ -90,7 +90,7 @@ _classes: dict[type, Shape] = {}
 def _of_class(value: type) -> Shape:
     if value in _classes:
         return _classes[value]
-    if is_library(value):
+    if is_library(value) or value is Intrinsic:  # as Numba's decorator, which it stands for
         return b"named " + full_name(value).encode(), []
     own = {name: held for name, held in vars(value).items() if name not in PASSED_OVER}
     if isinstance(value, enum.EnumMeta):
