@@ -15,7 +15,6 @@ import weakref
 
 import numpy as np
 import pytest
-
 from selection import matrix
 
 import fastmlp
