@@ -13,13 +13,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     What a process has compiled others load from the disk; at the same time, each would compile it.
     """
     for item in items:
-        values = (
-            item.callspec.params.values()
-            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
-            else ()
-        )
+        values = item.callspec.params.values() if hasattr(item, "callspec") else ()
         families = {family(value) for value in values if isinstance(value, str)} - {None}
-        if families:
+        if families and item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(" ".join(sorted(families))))
 
 

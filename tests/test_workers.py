@@ -14,6 +14,8 @@ from fastmlp.kernels import workers
 from fastmlp.kernels.workers import run
 from fastmlp.kernels.workers import wait as barrier
 
+pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+
 
 @numba.njit(nogil=True)
 def wait(team):
