@@ -38,7 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Use all cores for a whole suite: a few tests end sooner in one process, and what times needs a core."""
     paths = [Path(config.invocation_params.dir, argument) for argument in config.args]
-    timed = config.getoption("benchmark_only") or any(path.name == "benchmarks" for path in paths)
+    timed = config.getoption("benchmark_only") or (
+        not config.getoption("benchmark_disable") and any(path.name == "benchmarks" for path in paths)
+    )
     whole = all(path.is_dir() for path in paths) and not config.getoption("keyword")
     return cores() if whole and not timed else 0
 

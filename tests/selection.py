@@ -22,14 +22,14 @@ SHARE = 3
 """The other backends have every third case that these have."""
 
 
-def _is_given(backend):
+def is_given(backend):
     """Whether `--variant` names it."""
     return backend in registry._files
 
 
 def few(names):
     """The backends of these names, for what they have in common: the quick suite has FEW."""
-    return [pytest.param(name, marks=[] if name in FEW or _is_given(name) else matrix) for name in names]
+    return [pytest.param(name, marks=[] if name in FEW or is_given(name) else matrix) for name in names]
 
 
 some_backends = pytest.mark.parametrize("backend", few(registry.backends()))
@@ -46,13 +46,20 @@ def crossed(**axes):
     for places in itertools.product(*(range(len(values)) for values in axes.values())):
         values = [axis[place] for axis, place in zip(map(list, axes.values()), places, strict=True)]
         quick = _on_the_diagonal(axes, dict(zip(names, places, strict=True)))
-        cases.append(pytest.param(*values, marks=[] if quick else matrix))
+        cases.append(pytest.param(*values, marks=[] if quick else matrix, id="-".join(map(_label, values))))
     return pytest.mark.parametrize(names, cases)
+
+
+def _label(value):
+    """What a test's name calls it."""
+    if isinstance(value, tuple):
+        return "-".join(map(_label, value))
+    return value.__name__ if isinstance(value, type) else str(value)
 
 
 def _on_the_diagonal(axes, places):
     backend = list(axes["backend"])[places["backend"]] if "backend" in axes else FEW[0]
-    if _is_given(backend):
+    if is_given(backend):
         return True
     others = [name for name in axes if name != "backend"]
     longest = max(others, key=lambda name: len(axes[name]))

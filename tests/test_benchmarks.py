@@ -12,6 +12,8 @@ import pytest
 
 from benchmarks.share import check_threads
 
+pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+
 ROOT = Path(__file__).parent.parent
 DATA = bytes(1 << 20)
 

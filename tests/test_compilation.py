@@ -14,7 +14,7 @@ import pytest
 from numba.core import event
 from numba.core.runtime import _nrt_python, rtsys
 from problems import COMPILED_DTYPES, PAIRS, targets_for
-from selection import crossed, few, matrix
+from selection import crossed, few, is_given, matrix
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, RMSprop
@@ -28,6 +28,9 @@ from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
 
 OF_ANY_NETWORK = [name for name, variant in registry.variants().items() if variant.specialize is None]
+
+COMPILED_WHOLE = (("baseline", np.float64), ("fused", np.float32))
+"""Of which the quick suite compiles all that there is."""
 
 
 class Compilations(event.Listener):
@@ -66,8 +69,8 @@ def everything(backend, dtype, sizes, rows, X=None, **network):
     ("backend", "dtype"),
     # Each compiles all that a backend has.
     [
-        pytest.param(*case, marks=[] if case in (("baseline", np.float64), ("fused", np.float32)) else matrix)
-        for case in itertools.product(OF_ANY_NETWORK, COMPILED_DTYPES)
+        pytest.param(name, dtype, marks=[] if (name, dtype) in COMPILED_WHOLE or is_given(name) else matrix)
+        for name, dtype in itertools.product(OF_ANY_NETWORK, COMPILED_DTYPES)
     ],
 )
 def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):

@@ -14,6 +14,8 @@ import threadpoolctl
 
 from fastmlp.system.budget import blas_threads
 
+pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+
 WATCHDOG = 90
 """Seconds; all scenarios take some five, or fifteen where they compile."""
 

@@ -22,6 +22,8 @@ from fastmlp.estimators import base
 from fastmlp.system import interrupts
 from fastmlp.training import checkpoint, loop, trainer
 
+pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh", dropout=0.2)
 

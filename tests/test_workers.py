@@ -14,6 +14,8 @@ from fastmlp.kernels.runtime import threads
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.threads import wait as barrier
 
+pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+
 
 @numba.njit(nogil=True)
 def wait(team):
