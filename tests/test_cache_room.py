@@ -24,6 +24,7 @@ def twice(x):
 def compiled(tmp_path, monkeypatch):
     """compiled(): a function with a cache in a directory of the test's, compiled when called."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(cache, "_directories", set())  # those of other tests are not to be pruned
     return lambda: cache.kept_on_disk(numba.njit(twice), Reach(twice))
 
 
