@@ -120,14 +120,14 @@ def piece(
     _makers[name] = make
 
     def call(typing_context, *given):
-        key = None
         if codes is None:
             arguments = compiled._compiler.fold_argument_types(given, {})[1]  # *others becomes one
-        else:
-            arguments = types.intp, *given[1:]
-            if isinstance(given[0], types.IntegerLiteral):
-                key = codes[given[0].literal_value].key
-        return result(*map(types.unliteral, arguments)), calling(name, many, key)
+            return result(*map(types.unliteral, arguments)), calling(name, 0)
+        code, others = given[0], map(types.unliteral, given[1:])
+        if isinstance(code, types.IntegerLiteral):
+            # With the literal: Numba finds code generators by the types of arguments.
+            return result(code, *others), calling(name, many, codes[code.literal_value].key)
+        return result(types.intp, *others), calling(name, many)
 
     # Numba matches arguments by the names of the function's parameters.
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
