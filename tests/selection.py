@@ -18,8 +18,14 @@ FEW = ("reference", "baseline", "fused")
 """The oracle, the program of the templates and the one that works by rows and on threads. The others run
 one of these programs with some functions of their own, which test_slots.py tries one by one."""
 
-SHARE = 3
-"""The other backends have every third case that these have."""
+SHARE, SHARE_THAT_COMPILES = 3, 9
+"""The other backends have every third case of those; one that compiles for each network has every ninth."""
+
+
+def _share(backend):
+    if backend in FEW:
+        return 1
+    return SHARE if registry.variants()[backend].specialize is None else SHARE_THAT_COMPILES
 
 
 def is_given(backend):
@@ -64,7 +70,8 @@ def _on_the_diagonal(axes, places):
     others = [name for name in axes if name != "backend"]
     longest = max(others, key=lambda name: len(axes[name]))
     turn = places[longest] + places.get("backend", 0)
-    if backend not in FEW and turn % min(SHARE, len(axes[longest])):
+    turn, between = divmod(turn, min(_share(backend), len(axes[longest])))
+    if between:
         return False
     for name in others:
         if name != longest:

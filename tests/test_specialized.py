@@ -117,11 +117,19 @@ TRAININGS = [
 ]
 
 
+def label(which):
+    network, optimizer, _ = TRAININGS[which]
+    kinds = *network.hidden, network.output, network.loss, type(optimizer).__name__
+    return "-".join(map(str, (*network.sizes, *kinds)))
+
+
 @pytest.mark.parametrize(
     ("which", "dtype"),
     # Each compiles, 3 s: the dtypes take turns, and `-m matrix` has the others.
     [
-        pytest.param(which, dtype, marks=[matrix] * ((which + turn) % 2))
+        pytest.param(
+            which, dtype, marks=[matrix] * ((which + turn) % 2), id=f"{label(which)}-{dtype.__name__}"
+        )
         for which in range(len(TRAININGS))
         for turn, dtype in enumerate(COMPILED_DTYPES)
     ],

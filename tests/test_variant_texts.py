@@ -191,7 +191,13 @@ def test_a_variant_s_own_names_may_be_those_of_our_functions(trained):
     np.testing.assert_allclose(ours, trained("reference"), rtol=1e-12)
 
 
-@pytest.mark.parametrize("decorate", [lambda f: f, numba.njit], ids=["plain", "decorated"])
+@pytest.mark.parametrize(
+    "decorate",
+    [
+        pytest.param(lambda f: f, marks=pytest.mark.matrix, id="plain"),
+        pytest.param(numba.njit, id="decorated"),
+    ],
+)
 def test_slots_that_differ_in_one_name_are_two(trained, decorate):
     sine, cosine = (trained(kind, activate=decorate(of_kind(kind))) for kind in ("sin", "cos"))
     assert not np.allclose(sine, cosine)
