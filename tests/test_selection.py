@@ -8,7 +8,7 @@ from problems import COMPILED_DTYPES
 from selection import FEW, crossed, some_backends
 from trajectories import TRAININGS
 
-from fastmlp import registry
+from fastmlp.backend import registry
 
 
 def quick(mark):
