@@ -71,11 +71,6 @@ def quotient(a, b):
     return a.quotient(b)
 
 
-def raised(x, exponent):
-    """Return x to the power of another number; of two scalars."""
-    return x.raised(exponent)
-
-
 def magnitude(x):
     """Return |x|, the sign bit cleared."""
     return x.magnitude()

@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.expressions import Expression, trace, variable
-from fastmlp.formulas.numbers import fma, quotient, raised, root, sqrt, where
+from fastmlp.formulas.numbers import fma, quotient, root, sqrt, where
 from fastmlp.model.pieces import NAME, Piece, restored
 from fastmlp.model.schedules import Schedule, as_schedule
 
@@ -293,10 +294,10 @@ def adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any
     """Along the first moment over the root of the second, both corrected for their start at 0."""
     c = AdamConstants(*constants[: len(AdamConstants._fields)])
     first, second = moments
-    unbias = 1.0 / sqrt(1.0 - raised(c.beta2, t))
+    unbias = 1.0 / sqrt(1.0 - decayed(c.beta2, t))
     epsilon = where(c.epsilon_hat > 0.0, c.epsilon * unbias, c.epsilon)
     first = fma(c.beta1, first, (1.0 - c.beta1) * g)
     second = fma(c.beta2, second, (1.0 - c.beta2) * g * g)
     move = quotient(first, fma(root(second), unbias, epsilon))
-    r = rate / (1.0 - raised(c.beta1, t))
+    r = rate / (1.0 - decayed(c.beta1, t))
     return fma(-r, move, (1.0 - rate * c.decay) * p), (first, second)

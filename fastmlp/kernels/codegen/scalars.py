@@ -131,7 +131,14 @@ def element_loss(typing_context, loss, z, a, y, parameter):
 def constants_at(context, builder, kind, value):
     """Return a rule's constants, scalars, from the float64 array that holds them."""
     place, double = data_pointer(context, builder, kind, value), FLOATS[types.float64]
-    read = lambda i: builder.load(builder.gep(place, [INT(i)], source_etype=double), typ=double)
+    # Nobody writes to them while a program runs: what follows from them alone is computed once a chunk.
+    never_changes = builder.module.add_metadata([])
+
+    def read(i):
+        value = builder.load(builder.gep(place, [INT(i)], source_etype=double), typ=double)
+        value.set_metadata("invariant.load", never_changes)
+        return value
+
     return [Symbol(builder, read(i)) for i in range(MOST_CONSTANTS + 1)]
 
 

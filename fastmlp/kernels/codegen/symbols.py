@@ -133,10 +133,6 @@ class Symbol:
         like = widest(self, divisor)
         return roots.quotient(like.number(self), like.number(divisor))
 
-    def raised(self, exponent):
-        """Return it to the power of another."""
-        return self.call("pow", exponent)
-
     def magnitude(self):
         """Return it with the sign bit cleared."""
         return self.call("fabs")
