@@ -18,7 +18,7 @@ from fastmlp.formulas.elementary import LEAKY_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Backend, Chunk, Data
-from fastmlp.model.layout import layer_views
+from fastmlp.model.layout import layer_slices, layer_views
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, RuleOptimizer, check_optimizer
@@ -284,15 +284,29 @@ def update(
 ) -> TrainState:
     """Apply state.gradients in place; return the state with its step advanced."""
     check_optimizer("optimizer", optimizer)
-    p, g = state.parameters, state.gradients
-    first, second = state.moments
-    t = state.step + 1
-    rates = np.empty_like(p)
-    for w_rates, b_rates in layer_views(rates, network.sizes):
-        w_rates[...], b_rates[...] = rate, bias_rate
-
+    optimizer.check_layers(len(network.sizes) - 1)
+    g = state.gradients
+    parts = layer_slices(network.sizes)
+    for layer, part in enumerate(parts):
+        if optimizer.rate_factor(layer) == 0:
+            g[part.weights : part.end] = 0
     if optimizer.clip_norm is not None:
         g *= min(1.0, optimizer.clip_norm / (float(np.linalg.norm(g.astype(np.float64))) + 1e-6))
+    for layer, part in enumerate(parts):
+        if factor := optimizer.rate_factor(layer):
+            rates = np.empty(part.end - part.weights, g.dtype)
+            rates[: part.biases - part.weights], rates[part.biases - part.weights :] = rate, bias_rate
+            rates *= g.dtype.type(factor)
+            own = slice(part.weights, part.end)
+            p, (first, second) = state.parameters[own], state.moments[:, own]
+            take_step(optimizer.of_layer(layer), p, g[own], first, second, rates, state.step + 1)
+    return state._replace(step=state.step + 1)
+
+
+def take_step(
+    optimizer: Optimizer, p: Array, g: Array, first: Array, second: Array, rates: Array, t: int
+) -> None:
+    """Take step t, counted from 1, of parameters p (n,) and their moments along the gradient g."""
     match optimizer:
         case SGD(momentum=0):
             p -= rates * g
@@ -316,7 +330,6 @@ def update(
             new = optimizer.rule.on_arrays(p, g, (first, second), rates, optimizer.constants, t)
             for array, value in zip((p, first, second), new, strict=False):
                 array[...] = value
-    return state._replace(step=t)
 
 
 def train_chunk(

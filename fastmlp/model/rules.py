@@ -7,8 +7,8 @@ in `fastmlp.model.optimizers`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -100,6 +100,8 @@ class Rule(Piece):
         *,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
+        layer_rates: Sequence[float] | None = None,
+        layer_decays: Sequence[float] | None = None,
         **constants: float,
     ) -> Any:
         """Return an optimiser that takes this step.
@@ -109,7 +111,7 @@ class Rule(Piece):
         learning_rate : float or Schedule
         weight_decay : float
             At least 0; every step multiplies the parameters by 1 - rate * weight_decay first, as AdamW.
-        clip_norm : as for every optimiser
+        clip_norm, layer_rates, layer_decays : as for every optimiser
         constants : float
             By name; those that are not given have their defaults.
         """
@@ -118,7 +120,15 @@ class Rule(Piece):
             choices = ", ".join([*self.constants, *RESERVED])
             raise TypeError(f"{self.name} has no constant {unknown[0]!r}; choose from: {choices}")
         values = tuple({**self.constants, **constants}.values())
-        return RuleOptimizer(learning_rate, self, values, weight_decay, clip_norm=clip_norm)
+        return RuleOptimizer(
+            learning_rate,
+            self,
+            values,
+            weight_decay,
+            clip_norm=clip_norm,
+            layer_rates=layer_rates,
+            layer_decays=layer_decays,
+        )
 
     def digested(self) -> list[Any]:
         """Return what machine code that is made of it depends on."""
@@ -159,7 +169,7 @@ class Constants(dict[str, Any]):
         return self[name]
 
 
-RESERVED = ("learning_rate", "weight_decay", "clip_norm")
+RESERVED = ("learning_rate", "weight_decay", "clip_norm", "layer_rates", "layer_decays")
 
 # --- optimisers, which take a rule's steps --------------------------------------------------------------
 
@@ -175,15 +185,49 @@ class Optimizer:
     clip_norm : float, optional
         If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
         clip_norm / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does.
+    layer_rates : sequence of float, optional
+        A factor of the rates for each layer, at least 0. 0 freezes a layer: its parameters and moments
+        stay, and its gradient is not counted in the norm that clips.
+    layer_decays : sequence of float, optional
+        A factor of weight_decay for each layer, at least 0; of optimisers that have one.
     """
 
     learning_rate: float | Schedule
     clip_norm: float | None = field(default=None, kw_only=True)
+    layer_rates: Sequence[float] | None = field(default=None, kw_only=True)
+    layer_decays: Sequence[float] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         as_schedule(self.learning_rate)
         if self.clip_norm is not None:
             checks.real("clip_norm", self.clip_norm, 0, open_low=True)
+        for name in ("layer_rates", "layer_decays"):
+            given = getattr(self, name)
+            if given is not None:
+                if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
+                    raise TypeError(f"{name} must hold a number for each layer, got {checks.shown(given)}")
+                factors = tuple(checks.real(f"{name}[{i}]", value, 0) for i, value in enumerate(given))
+                object.__setattr__(self, name, factors)
+        if self.layer_decays is not None and not hasattr(self, "weight_decay"):
+            raise ValueError(f"layer_decays needs a weight_decay, and {type(self).__name__} has none")
+
+    def check_layers(self, layers: int) -> None:
+        """Raise ValueError unless what is given for each layer is given for so many."""
+        for name in ("layer_rates", "layer_decays"):
+            given = getattr(self, name)
+            if given is not None and len(given) != layers:
+                raise ValueError(f"{name} must hold {layers} numbers, one for each layer, got {len(given)}")
+
+    def of_layer(self, layer: int) -> Optimizer:
+        """Return the optimiser of one layer, with the layer's own weight_decay."""
+        if self.layer_decays is None:
+            return self
+        own = self.weight_decay * self.layer_decays[layer]  # type: ignore[attr-defined]
+        return replace(self, layer_decays=None, weight_decay=own)  # type: ignore[call-arg]
+
+    def rate_factor(self, layer: int) -> float:
+        """Return the factor of a layer's rates."""
+        return 1.0 if self.layer_rates is None else self.layer_rates[layer]
 
     @property
     def rule(self) -> Rule:

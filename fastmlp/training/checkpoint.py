@@ -161,7 +161,7 @@ def fingerprint(*arrays: Array) -> str:
     return digest.hexdigest()
 
 
-YOUNGER = {"convention": "torch", "epsilon_hat": False}
+YOUNGER = {"convention": "torch", "epsilon_hat": False, "layer_rates": None, "layer_decays": None}
 """Fields that are younger than the format, and what they are in the files from before them."""
 
 

@@ -128,6 +128,7 @@ def fit(
     checks.instance("network", network, Network, "a Network")
     optimizer = Adam() if optimizer is None else optimizer
     check_optimizer("optimizer", optimizer)
+    optimizer.check_layers(len(network.sizes) - 1)
     epochs = checks.whole("epochs", epochs, 0)
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)

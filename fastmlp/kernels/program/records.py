@@ -69,11 +69,17 @@ class Shape(NamedTuple):
 
 
 RULE = np.dtype(
-    [("code", np.int64), ("clip_norm", np.float64), ("constants", np.float64, (MOST_CONSTANTS + 1,))],
+    [
+        ("code", np.int64),
+        ("clip_norm", np.float64),
+        ("rate_factor", np.float64),
+        ("constants", np.float64, (MOST_CONSTANTS + 1,)),
+    ],
     align=True,
 )
-"""An optimiser in numbers.
+"""An optimiser in numbers, for one layer.
 
+rate_factor : of the layer's rates; 0 freezes it
 code : of its rule; constants : what the rule's formula is told, see `Optimizer.constants`
 """
 

@@ -182,17 +182,23 @@ def gradient(
     return value
 
 
-def update(layers, rule, parameters, gradients, moments, step, rate, bias_rate):
-    """Apply gradients to parameters; step counts the updates done before."""
+def update(layers, rules, parameters, gradients, moments, step, rate, bias_rate):
+    """Apply gradients to parameters; step counts the updates done before. rules : (layers,) RULE"""
     before = flush_subnormals()
-    if rule.clip_norm < UNBOUNDED:
-        clip(rule.clip_norm, gradients)
     for layer in range(len(layers)):
         here = layers[layer]
-        of_weights = vector(gradients, here.weights, here.biases - here.weights)
-        update_part(rule, parameters, moments, step, rate, here.weights, of_weights)
-        of_biases = vector(gradients, here.biases, here.end - here.biases)
-        update_part(rule, parameters, moments, step, bias_rate, here.biases, of_biases)
+        if rules[layer].rate_factor == 0:
+            for i in range(here.weights, here.end):
+                gradients[i] = 0
+    if rules[0].clip_norm < UNBOUNDED:
+        clip(rules[0].clip_norm, gradients)
+    for layer in range(len(layers)):
+        here, rule = layers[layer], rules[layer]
+        if rule.rate_factor != 0:
+            of_weights = vector(gradients, here.weights, here.biases - here.weights)
+            update_part(rule, parameters, moments, step, rate * rule.rate_factor, here.weights, of_weights)
+            of_biases = vector(gradients, here.biases, here.end - here.biases)
+            update_part(rule, parameters, moments, step, bias_rate * rule.rate_factor, here.biases, of_biases)
     restore_subnormals(before)
 
 
@@ -205,7 +211,7 @@ def update_part(rule, parameters, moments, step, rate, start, g):
 
 
 def train_chunk(
-    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    layers, objective, rules, parameters, gradients, moments, step, inputs, targets, weights,
     order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """Take all steps of a chunk; write each one's objective to losses (steps,)."""
@@ -223,7 +229,7 @@ def train_chunk(
         losses[s] = gradient(
             layers, objective, parameters, x, y, w, totals[s], key, step + s, memory, places, gradients
         )
-        update(layers, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
+        update(layers, rules, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
     restore_subnormals(before)
 
 

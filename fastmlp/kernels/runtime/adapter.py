@@ -102,7 +102,7 @@ def compiled_backend(variant: Variant) -> Backend:
     ) -> TrainState:
         shape = shape_of(network)
         check_state(shape, state)
-        call(program.update, shape.layers, rule_of(optimizer), *state, rate, bias_rate)
+        call(program.update, shape.layers, rules_of(optimizer, len(shape.layers)), *state, rate, bias_rate)
         return state._replace(step=state.step + 1)
 
     def train_chunk(
@@ -128,8 +128,8 @@ def compiled_backend(variant: Variant) -> Backend:
             entry, workers = program.bound(bound), min(workers, bound.most_workers)
         else:
             entry = program.train_chunk
-        rule, source = rule_of(optimizer), map(writable, data)
-        given = *shape, rule, *state, *source, *map(writable, visits), losses, key
+        rules, source = rules_of(optimizer, len(shape.layers)), map(writable, data)
+        given = *shape, rules, *state, *source, *map(writable, visits), losses, key
         work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
         run(lambda team: entry(*given, team, *work), workers)
         return state._replace(step=state.step + len(losses))
@@ -230,14 +230,18 @@ def resting_shape_of(network: Network) -> Shape:
 
 
 @functools.lru_cache(maxsize=64)
-def rule_of(optimizer: Optimizer) -> np.void:
-    """Return an optimiser in numbers, a RULE."""
+def rules_of(optimizer: Optimizer, layers: int) -> Array:
+    """Return an optimiser in numbers, (layers,) RULE."""
     check_optimizer("optimizer", optimizer)
-    rule = np.zeros(1, RULE)[0]
-    rule["clip_norm"] = UNBOUNDED if optimizer.clip_norm is None else optimizer.clip_norm
-    rule["code"] = RULE_CODES.code(optimizer.rule)
-    rule["constants"][: len(optimizer.constants)] = optimizer.constants
-    return rule
+    optimizer.check_layers(layers)
+    rules = np.zeros(layers, RULE)
+    rules["clip_norm"] = UNBOUNDED if optimizer.clip_norm is None else optimizer.clip_norm
+    rules["code"] = RULE_CODES.code(optimizer.rule)
+    for layer, rule in enumerate(rules):
+        rule["rate_factor"] = optimizer.rate_factor(layer)
+        constants = optimizer.of_layer(layer).constants
+        rule["constants"][: len(constants)] = constants
+    return rules
 
 
 def writable(array: Array) -> Array:

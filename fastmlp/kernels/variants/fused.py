@@ -151,7 +151,7 @@ def rows_backward(layers, parameters, rows, first, last, key, step, worker, memo
 
 
 def weights_step(
-    layers, rule, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate,
+    layers, rules, parameters, gradients, moments, step, inputs, visited, l1, l2, rate, bias_rate,
     worker, workers, memory, places,
 ):  # fmt: skip
     """Contract and update the worker's share of every layer's weights; spread the biases. As `rows_forward`.
@@ -159,18 +159,22 @@ def weights_step(
     gradients (P,), moments (2, P) : written; the gradients not whole, unless the optimiser clips
     """
     rows = len(visited)
-    clipped = rule.clip_norm < UNBOUNDED
-    plain = (rule.code == SGD) & (l1 == 0) & (not clipped)
+    clipped = rules[0].clip_norm < UNBOUNDED
+    plain = (rules[0].code == SGD) & (l1 == 0) & (not clipped)
     scratch = part_of(memory, places.scratch, places.scratch_length, worker)
     slices, order = places.slices + worker * places.slice_length, visited
     for layer in range(len(layers)):
-        here, below = layers[layer], layers[layer - 1]  # below the first: the last, which drops nothing
+        here, below, rule = layers[layer], layers[layer - 1], rules[layer]
+        if rule.rate_factor == 0:
+            order = no_order()
+            continue
+        # Below the first layer is the last, which drops nothing.
         hidden = chosen(below.dropout > 0, places.dropped, places.activations)
         source = inputs if layer == 0 else units_of(memory, hidden, below, rows)
         delta, n_out = units_of(memory, places.deltas, here, rows), here.n_out
         w, dw = weights_of(parameters, here), weights_of(gradients, here)
         first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
-        r, decay = w.dtype.type(rate), w.dtype.type(l2)
+        r, decay = w.dtype.type(rate * rule.rate_factor), w.dtype.type(l2)
         # A worker may have no rows of a layer with few inputs, and a range no step of 0.
         together = chosen(plain, last - first + 1, slice_of(places.slice_length, n_out))
         for start in range(first, last, together):
@@ -185,17 +189,19 @@ def weights_step(
                 penalty_gradient(l1, l2, rows_of(w, start, stop), g)
             if not clipped:
                 at = here.weights + start * n_out
-                update_part(rule, parameters, moments, step, rate, at, vector(g, 0, g.size))
+                own_rate = rate * rule.rate_factor
+                update_part(rule, parameters, moments, step, own_rate, at, vector(g, 0, g.size))
         order = no_order()
         if worker == layer % workers:
             db = biases_of(gradients, here)
             bias_gradient(delta, db)
             if not clipped:
-                update_part(rule, parameters, moments, step, bias_rate, here.biases, db)
+                own_rate = bias_rate * rule.rate_factor
+                update_part(rule, parameters, moments, step, own_rate, here.biases, db)
 
 
 def train_fused(
-    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    layers, objective, rules, parameters, gradients, moments, step, inputs, targets, weights,
     order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """As the template `train_chunk`."""
@@ -228,14 +234,14 @@ def train_fused(
         if worker == 0:
             losses[s] = total_of(sums, parts_of(rows)) / objective.value_divisor + of_weights
         weights_step(
-            layers, rule, parameters, gradients, moments, step + s, inputs, visited,
+            layers, rules, parameters, gradients, moments, step + s, inputs, visited,
             l1, l2, rates[s, 0], rates[s, 1], worker, workers, memory, places,
         )  # fmt: skip
-        if rule.clip_norm < UNBOUNDED:
+        if rules[0].clip_norm < UNBOUNDED:
             # The norm needs the whole gradient before any of it is applied.
             wait(team)
             if worker == 0:
-                update(layers, rule, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
+                update(layers, rules, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
         wait(team)
     restore_subnormals(before)
 

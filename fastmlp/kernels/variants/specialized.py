@@ -56,7 +56,7 @@ WORTH_SECONDS = 0.02
 
 
 def train_registers(
-    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    layers, objective, rules, parameters, gradients, moments, step, inputs, targets, weights,
     order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """As the template `train_chunk`."""
@@ -67,7 +67,7 @@ def train_registers(
 
 
 def train_blocks(
-    layers, objective, rule, parameters, gradients, moments, step, inputs, targets, weights,
+    layers, objective, rules, parameters, gradients, moments, step, inputs, targets, weights,
     order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
 ):  # fmt: skip
     """As the template `train_chunk`; what a worker needs stands in its row of the private buffer."""
@@ -80,7 +80,7 @@ def train_blocks(
     copy_in(own, 0, parameters, LAYOUT)
     copy_in(own, FIRST, moments[0], LAYOUT)
     copy_in(own, SECOND, moments[1], LAYOUT)
-    constants, parameter = constants_of(rule), parameters_of(objective, 1)[0]
+    constants, parameter = constants_of(rules[0]), parameters_of(objective, 1)[0]
     for s in range(len(starts)):
         start, stop = starts[s], stops[s]
         share = loss_share(objective.divisor, totals[s])
@@ -251,7 +251,8 @@ def is_small(sizes):
 
 def specialize(network, optimizer, rows, dtype):
     """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
-    if optimizer.clip_norm is not None or not is_small(network.sizes) or not has_stages(network):
+    by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
+    if by_layer or optimizer.clip_norm is not None or not is_small(network.sizes) or not has_stages(network):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
     # A piece is known by its key once it has a code.
