@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from fastmlp.kernels.codegen.vectors import AVX2, AVX512, NEON, SSE, machine_of
+from fastmlp.kernels.codegen.machine import AVX2, AVX512, NEON, SSE, machine_of
 
 WHOLE = "+avx,+avx2,+avx512f,+avx512vl,+f16c,+fma,+sse4.2"
 
@@ -36,7 +36,7 @@ def test_a_machine_has_what_the_features_leave(triple, features, machine):
 STEP = """
 import numpy as np
 from fastmlp.kernels import slot
-from fastmlp.kernels.codegen import vectors
+from fastmlp.kernels.codegen import machine
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.kernels.variants import tiled
 from fastmlp.model.rules import MOST_CONSTANTS, RULES
@@ -46,7 +46,7 @@ constants = np.zeros(MOST_CONSTANTS + 1)
 constants[:3] = 0.5, 0.5, 0.25
 slot(tiled.VARIANT, "apply_rule")(RULE_CODES.code(RULES["adam"]), 0.125, constants, 1.0, g, p, first, second)
 assert np.allclose(p, 1 - 0.25 / (2 * 2**0.5 + 0.25)), p
-print(8 * vectors.host().vector_bytes)
+print(8 * machine.host().vector_bytes)
 """
 """Adam has instructions that only AVX-512 has: LLVM ends the process where they are not."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fastmlp.kernels.codegen import vectors
+from fastmlp.kernels.codegen import machine as machines
 from fastmlp.kernels.gemm import blocked
 from fastmlp.kernels.runtime import workspace
 
@@ -24,7 +24,7 @@ def lengths(length):
 
 
 def test_panels_fit_into_scratch(machine, itemsize):
-    machine = getattr(vectors, machine)
+    machine = getattr(machines, machine)
     panels = SIDES * machine.vectors * (machine.vector_bytes // itemsize)
     for there in (
         lengths(lambda units: workspace.scratch_length(units, 1, itemsize)),
@@ -35,8 +35,8 @@ def test_panels_fit_into_scratch(machine, itemsize):
 
 
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize):
-    monkeypatch.setattr(blocked, "VECTORS", getattr(vectors, machine).vectors)
-    monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(vectors, machine).vector_bytes)
+    monkeypatch.setattr(blocked, "VECTORS", getattr(machines, machine).vectors)
+    monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(machines, machine).vector_bytes)
     needed = lengths(lambda n_out: blocked.scratch_length(n_out, itemsize))
     of_many_rows = lengths(lambda units: workspace.scratch_length(units, blocked.MANY_ROWS, itemsize))
     assert (of_many_rows >= needed).all()

@@ -9,7 +9,8 @@ the multipliers: 0.14 ns. Vectors of another width, and other machines, divide.
 
 from llvmlite import ir
 
-from fastmlp.kernels.codegen.vectors import AVX512, declare, host
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.vectors import declare
 
 NEWTON_STEPS = {True: 1, False: 2}
 """By `Symbol.single`: from 14 bits to 28, and to 56."""
@@ -18,7 +19,7 @@ LEAST = {True: 2.0**-126, False: 2.0**-1022}
 
 
 def _approximates(x):
-    return host() == AVX512 and x.lanes * (4 if x.single else 8) == AVX512.vector_bytes
+    return host().approximates_roots and x.lanes * (4 if x.single else 8) == host().vector_bytes
 
 
 def _guess(name, x):

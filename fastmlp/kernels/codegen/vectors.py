@@ -5,13 +5,11 @@ tails. What is emitted here keeps the full width, and a masked vector replaces e
 """
 
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 INT = ir.IntType(64)
@@ -26,64 +24,6 @@ LINE_BYTES = 64
 
 # LLVM 22 moved the alignment of a masked access from an argument to an attribute.
 ALIGNMENT_KIND = [] if llvmlite.binding.llvm_version_info >= (22,) else [INT32]
-
-
-class Machine(NamedTuple):
-    """What decides the shape of a tile.
-
-    vector_bytes : width of one register
-    shapes : for each number of vectors across, from 1, the numbers of rows a tile may have;
-        rows * vectors accumulators, `vectors` of B and one broadcast of A must fit in the
-        register file. Few rows are listed, as each costs about 12 ms of compilation.
-    row : the most vectors across a tile of one row, which waits for its FMAs where they are few:
-        a row through 784-128 took 6.1 us by three vectors
-    masks : whether a masked load costs little more than a plain one (AVX-512: one instruction more).
-        Then only the tallest tiles exist without a mask too; elsewhere every tile does.
-    """
-
-    vector_bytes: int
-    shapes: tuple[tuple[int, ...], ...]
-    row: int
-    masks: bool
-
-    @property
-    def vectors(self):
-        """The most vectors across a tile."""
-        return len(self.shapes)
-
-
-# 32 registers: 8x3 and 12x2 reach 0.97 to 1.0 of peak, 8x2 0.90, 12x1 0.78, 8x1 0.70.
-WIDE = ((1, 2, 4, 8, 12), (1, 4, 8, 12), (1, 4, 8))
-NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
-AVX512 = Machine(64, WIDE, 8, True)
-AVX2 = Machine(32, NARROW, 8, False)
-NEON = Machine(16, WIDE, 8, False)
-SSE = Machine(16, NARROW, 8, False)
-
-
-AVX2_NEEDS = {"sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma"}
-AVX512_NEEDS = {*AVX2_NEEDS, "f16c", "avx512f", "avx512vl"}
-"""By LLVM's names. Whoever turns one off turns off what is built on it."""
-
-
-def host():
-    """The `Machine` Numba compiles for, whatever NUMBA_CPU_NAME, NUMBA_CPU_FEATURES and NUMBA_ENABLE_AVX say."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return machine_of(triple, features)
-
-
-def machine_of(triple, features):
-    """The `Machine` of a target.
-
-    features : as LLVM takes them, "+avx,-avx2"
-    """
-    named = {feature[1:]: feature[0] == "+" for feature in features.split(",") if feature}
-    on, off = ({name for name in named if named[name] == there} for there in (True, False))
-    if on >= {"avx512f", "avx512vl"} and not off & AVX512_NEEDS:
-        return AVX512
-    if on >= {"avx2", "fma"} and not off & AVX2_NEEDS:
-        return AVX2
-    return NEON if triple.startswith(("aarch64", "arm64")) else SSE
 
 
 def declare(module, name, result, arguments):

@@ -13,7 +13,6 @@ from numba import njit
 
 from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.symbols import jittable
-from fastmlp.kernels.codegen.vectors import AVX512
 from fastmlp.kernels.codegen.views import chosen
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, PACKED
 from fastmlp.kernels.gemm.microkernel import MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
@@ -25,10 +24,7 @@ compiled = njit(error_model="numpy", inline="always")
 # Copying B into a panel costs about one tile of work; it pays when this many rows use it.
 PACK_ROWS = 128
 
-# For so many rows W is copied wherever its rows lie. A tile of AVX-512 does enough with each vector of W that
-# it may come from L2; 4x3 tiles of 8 lanes went from 0.75 of peak to 0.88 at 128 x 784 x 128. At 32 rows the copy pays
-# for itself (in float64 the product takes 0.89 of the time), at 16 it costs a tenth.
-PACK_ALWAYS_ROWS = 1 << 62 if MACHINE == AVX512 else 32
+PACK_ALWAYS_ROWS = MACHINE.pack_rows
 
 
 def conflicting(row_bytes):

@@ -81,7 +81,7 @@ class Operands(NamedTuple):
 def cuts(machine, kind):
     """How to cut `left` rows into tiles: table[vectors, left] is (rows of the next tile, tiles of as many).
 
-    The cut of least cost by what a tile takes: its FMAs (two a cycle, latency 4), its loads
+    The cut of least cost by what a tile takes: its FMAs, its loads
     (two a cycle), and a constant worth about a tenth of its work. At left = 0 stands the tallest tile, which
     comes first where there are more rows than the table has.
     """
@@ -90,7 +90,8 @@ def cuts(machine, kind):
     for j, heights in enumerate(shapes(machine, kind), 1):
         cost = [0.0]
         for left in range(1, most + 1):
-            round_of_k = {m: max(m * j / 2, (m + j) / 2, 4) for m in heights if m <= left}
+            ports, latency = machine.fma_ports, machine.fma_latency
+            round_of_k = {m: max(m * j / ports, (m + j) / 2, latency) for m in heights if m <= left}
             least, height = min((c * 1.1 + cost[left - m], -m) for m, c in round_of_k.items())
             cost.append(least)
             rows, tiles = table[j, left + height]

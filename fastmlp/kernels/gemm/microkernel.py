@@ -17,17 +17,9 @@ from llvmlite import ir
 from numba import types
 from numba.np.numpy_support import from_dtype
 
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import (
-    INT,
-    LINE_BYTES,
-    POINTER,
-    Vectors,
-    counted,
-    fetch_line,
-    host,
-    smaller,
-)
+from fastmlp.kernels.codegen.vectors import INT, LINE_BYTES, POINTER, Vectors, counted, fetch_line, smaller
 from fastmlp.kernels.jit.lazy import address_of, emitted
 from fastmlp.kernels.program.arithmetic import descended, with_decay
 

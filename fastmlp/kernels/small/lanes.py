@@ -19,19 +19,15 @@ from numba import types
 from numba.core import cgutils
 
 from fastmlp.formulas.numbers import fma
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import INT, INT32, broadcast, host, shuffle
+from fastmlp.kernels.codegen.vectors import INT, INT32, broadcast, shuffle
 from fastmlp.kernels.jit.disposable import Intrinsic
 
 MOST_UNROLLED = 96
 """Multiply-adds of one tile that are emitted straight; longer sums loop."""
 
-ACCUMULATORS = 24 if len(host().shapes[0]) > 4 else 9
-"""Vectors that a tile may sum in: what 32 or 16 registers leave beside its operands.
-
-LLVM loads operands that lie side by side together, before it needs them: of 12 sums it kept some on the stack, and
-products in AVX2 ran at half of the speed.
-"""
+ACCUMULATORS = host().accumulators
 
 
 class Machine:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp.kernels.codegen.vectors import host
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.jit.lazy import apart
 
 
