@@ -218,3 +218,21 @@ def test_a_worker_without_a_share_of_a_layer_of_few_inputs():
     options = {"optimizer": rule, "epochs": 1, "batch_size": 500, "seed": 0, "backend": "fused"}
     alone, two = (fastmlp.fit(network, X, y, threads=threads, **options) for threads in (1, 2))
     np.testing.assert_array_equal(alone.parameters, two.parameters)
+
+
+FIRST = """
+import numpy as np, fastmlp, threadpoolctl
+
+class Tell(fastmlp.Callback):
+    def on_epoch_end(self, run):
+        pools = [pool for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+        print(sorted({pool["num_threads"] for pool in pools}), len({pool["filepath"] for pool in pools}))
+
+X = np.ones((4, 3))
+fastmlp.fit(fastmlp.Network([3, 1]), X, X[:, 0], epochs=1, backend="blas", threads=1, callbacks=[Tell()])
+"""
+
+
+def test_the_first_training_of_a_process_holds_every_blas():
+    done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=True)
+    assert done.stdout.split("] ")[0] == "[1", done.stdout

@@ -40,4 +40,5 @@ VARIANT = Variant(
     "blas",
     baseline.VARIANT,
     {"affine": affine, "weight_gradient": weight_gradient, "input_gradient": input_gradient},
+    libraries=("scipy.linalg.cython_blas",),
 )
