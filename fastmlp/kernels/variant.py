@@ -110,8 +110,8 @@ class Variant(NamedTuple):
         `train_chunk`, or None where it has none and the variant's serves it
     exact : whether it follows the order of operations in `kernels.program.arithmetic`, and so trains with the
         same bits as the others that do; a training may change from one of them to another
-    libraries : modules of the BLAS or of other threaded libraries that its slots call: they are loaded before a
-        training begins, which then holds their threads
+    libraries : modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded
+        before a training begins, which then holds their threads
     """
 
     name: str
