@@ -11,6 +11,8 @@ import pytest
 
 from fastmlp import ahead, registry
 
+pytestmark = pytest.mark.xdist_group("ahead")  # they compile the same
+
 FITS = """
 import sys
 import numpy as np
