@@ -29,6 +29,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the given variants before tests are collected over the registry; choose the directory."""
     config.pluginmanager.register(Figures(config))
+    if config.getoption("dist") != "no":
+        config.option.benchmark_disable = (
+            True  # as pytest-benchmark does where several processes run, and warns
+        )
     for path in config.getoption("--variant"):
         registry.register_file(path)
     if config.getoption("benchmark_only") and config.args_source == pytest.Config.ArgsSource.TESTPATHS:

@@ -12,6 +12,8 @@ import pytest
 from fastmlp.backend import registry
 from fastmlp.cli import ahead
 
+pytestmark = pytest.mark.xdist_group("ahead")  # they compile the same
+
 FITS = """
 import sys
 import numpy as np
