@@ -80,7 +80,7 @@ def _networks() -> Iterator[tuple[Network, Optimizer]]:
     Outputs are few or many, and hidden layers wide enough for few, where kernels differ.
     """
     hidden = cycle(HIDDEN)
-    optimizers = cycle((SGD(0.1, momentum=0.9), RMSprop(), Adam(clip_norm=1.0)))
+    optimizers = cycle((SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0)))
     for loss, entry in LOSSES.items():
         for output, units in product(entry.outputs, (1, 2, 100)):
             if output != "softmax" or units > 1:

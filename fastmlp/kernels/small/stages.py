@@ -5,6 +5,8 @@ Separate because these know the mathematics and the layout (`fastmlp.kernels.sma
 derivative needs is taken from the activation's value, which leaves out gelu and silu.
 """
 
+import functools
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -74,12 +76,19 @@ def activate(layer, key):
     return activation
 
 
+# Cached, here and below: what is made of a formula for jitted code stays with Numba for ever.
+@functools.cache
+def _backward(key):
+    entry = ACTIVATION_CODES.of_key(key)
+    return jittable(lambda delta, a: backward_of(entry, delta, None, a))
+
+
 def activate_gradient(layer, key):
     """The deltas of the layer's inputs times the derivative, where the tile could not do it."""
     entry = ACTIVATION_CODES.of_key(key)
     if layer.input_deltas < 0 or entry.short_backward:
         return None
-    backward = jittable(lambda delta, a: backward_of(entry, delta, None, a))
+    backward = _backward(key)
     a_at, delta_at, stride = layer.inputs, layer.input_deltas, layer.in_stride
 
     @stage
@@ -164,6 +173,19 @@ def refresh(layer):
 # --- losses: (work, rows, parameter) -> the rows' loss; deltas are written --------------------------
 
 
+@functools.cache
+def _term(loss, output):
+    entry, output = LOSS_CODES.of_key(loss), ACTIVATION_CODES.of_key(output)
+
+    @jittable
+    def term(z, y, parameter) -> tuple[float, float]:
+        a = output.formula(z)
+        value, slope = entry.element(z, a, y, parameter)
+        return value, slope if entry.by_logit else backward_of(output, slope, z, a)
+
+    return term
+
+
 def loss_of(constants, places):
     """The loss and the last layer's deltas. Shares are 0 in columns of padding, so one flat loop serves."""
     layer, y_at, share_at = places.layers[-1], places.targets, places.shares
@@ -171,13 +193,7 @@ def loss_of(constants, places):
     clips, entry = constants.clips, LOSS_CODES.of_key(constants.loss)
     if entry.element is None:
         return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, clips)
-    output = ACTIVATION_CODES.of_key(constants.output)
-
-    @jittable
-    def term(z, y, parameter) -> tuple[float, float]:
-        a = output.formula(z)
-        value, slope = entry.element(z, a, y, parameter)
-        return value, slope if entry.by_logit else backward_of(output, slope, z, a)
+    term = _term(constants.loss, constants.output)
 
     @stage
     def loss(work, rows, parameter) -> float:
