@@ -132,3 +132,9 @@ def test_every_public_name_is_there():
     assert set(fastmlp.__all__) <= set(dir(fastmlp))
     with pytest.raises(AttributeError, match="fit_transform"):
         fastmlp.fit_transform  # noqa: B018
+
+
+def test_every_folder_is_a_package():
+    """What has no __init__.py is not installed."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert not [folder for folder in folders if not (folder / "__init__.py").exists()]

@@ -544,7 +544,7 @@ def test_files_ask_for_their_pieces(tmp_path):
         ([], "was trained with 'mish', a piece of your own: give it in pieces"),
         (
             [mish, sine, Loss("focal", huber_loss, "sigmoid", parameter=1.0)],
-            "another 'focal' than the one given",
+            "another 'focal' than is given",
         ),
     ):
         with pytest.raises(CheckpointError, match=says) as caught:
@@ -591,3 +591,115 @@ def test_a_training_continues_bit_for_bit(tmp_path, monkeypatch, name):
 def test_every_operation_is_a_word():
     assert {*OPERATIONS} - {*WORDS} == {"softplus"}  # as np.log1p(np.exp(z)) and np.logaddexp(0, z)
     assert SGD(0.1).rule.digest == ""
+
+
+# --- what a hard look found ---------------------------------------------------------------------------
+
+
+ROWS = np.random.default_rng(5).normal(size=(40, 4))
+
+
+def losses_of(backends, y, **options):
+    fits = {"epochs": 3, "batch_size": 16, "seed": 1, **options}
+    network = fits.pop("network")
+    return [fastmlp.fit(network, ROWS, y, backend=backend, **fits).history["loss"] for backend in backends]
+
+
+def test_rules_that_differ_in_their_constants_alone_are_two():
+    def step(p, g, moments, rate, c, t):
+        return p - rate * g
+
+    few, many = Rule("plain", step), Rule("plain", step, constants={"unused": 50.0})
+    assert few.key != many.key
+    for rule in (few, many):
+        network = Network([4, 6, 1], "tanh")
+        wanted, *got = losses_of(["reference", "fused"], ROWS[:, 0], network=network, optimizer=rule(0.01))
+        np.testing.assert_allclose(got[0], wanted, rtol=1e-10)
+
+
+def test_a_rule_that_moves_what_stands_still_spoils_no_padding():
+    rule = Rule("signs", lambda p, g, m, rate, c, t: p - np.where(g > 0, rate, -rate))
+    network = Network([4, 6, 1], "tanh")
+    wanted, got = losses_of(["reference", "specialized"], ROWS[:, 0], network=network, optimizer=rule(0.01))
+    np.testing.assert_allclose(got, wanted, rtol=1e-10)
+
+
+def test_a_slope_that_is_infinite_at_0_spoils_no_padding():
+    root = Activation("root", lambda z: np.sqrt(abs(z)), slope=lambda a: 0.5 / a)
+    options = {"network": Network([4, 6, 1], root), "optimizer": SGD(1e-3)}
+    wanted, got = losses_of(["reference", "specialized"], ROWS[:, 0], **options)
+    np.testing.assert_allclose(got, wanted, rtol=1e-10)
+
+
+ROW_LOSSES = {
+    "a sum within a sum": lambda o, t: np.sum(np.log(np.sum(np.exp(o))) - o) / 3,
+    "the sum of a maximum": lambda o, t: np.sum(np.max(o)) + np.sum((o - t) ** 2),
+    "as many as there are": lambda o, t: np.sum((o - t) ** 2) / np.sum(np.ones_like(o)),
+    "a product of sums": lambda o, t: np.sum(o * np.sum(o * t)) + np.max(o) * np.sum(t),
+}
+
+
+@pytest.mark.parametrize("name", ROW_LOSSES)
+def test_sums_of_what_all_units_share(name):
+    loss = RowLoss("shared", ROW_LOSSES[name])
+    network, y = Network([4, 3], loss=loss), ROWS[:, :3]
+    wanted, *got = losses_of(["reference", "baseline", "fused"], y, network=network, optimizer=SGD(0.01))
+    for losses in got:
+        np.testing.assert_allclose(losses, wanted, rtol=1e-10)
+    rng = np.random.default_rng(0)
+    z, targets, step = rng.normal(size=(1, 3)), rng.normal(size=(1, 3)), 1e-6
+    value = lambda z: loss.on_arrays(z, z, targets, np.zeros(3))[0][0, 0]  # noqa: E731
+    slopes = [(value(z + step * e) - value(z - step * e)) / (2 * step) for e in np.eye(3)]
+    np.testing.assert_allclose(loss.on_arrays(z, z, targets, np.zeros(3))[1][0], slopes, rtol=1e-6, atol=1e-8)
+
+
+def test_labels_are_classes_for_a_loss_of_softmax():
+    labels = (ROWS[:, 0] > 0).astype(int) + (ROWS[:, 1] > 0)
+    own = RowLoss("entropy", lambda output, target: -np.sum(target * np.log(output)), output="softmax")
+    networks = Network([4, 3], loss=own), Network([4, 3], output="softmax", loss="cross_entropy")
+    first, second = (losses_of(["fused"], labels, network=network)[0] for network in networks)
+    np.testing.assert_allclose(first, second, rtol=1e-9)
+
+
+def of_400_terms(z):
+    total = 0.0
+    for i in range(1, 400):
+        total = total + np.sin(i * z) / i
+    return total
+
+
+def test_a_long_formula_is_copied_and_pickled():
+    long = Activation("long", of_400_terms)
+    assert copy.deepcopy(long) == pickle.loads(pickle.dumps(long)) == long
+
+
+@numba.vectorize
+def square(x):
+    return 3 * x
+
+
+class Sub(Activation):
+    pass
+
+
+GONE_WRONG = {
+    "a sum in a loss": (lambda: Loss("l", lambda o, t: (o - np.sum(o)) ** 2), "only a RowLoss may"),
+    "a sum in an activation": (lambda: Activation("l", lambda z: z / np.sum(z)), "only a RowLoss may"),
+    "a sum in a rule": (lambda: Rule("l", lambda p, g, m, r, c, t: p - np.max(g)), "only a RowLoss may"),
+    "a ufunc of somebody's": (lambda: Activation("l", lambda z: square(z)), "a ufunc that is not NumPy's"),
+    "a subclass": (lambda: Sub("l", lambda z: z), "would compute as its parent"),
+    "a number for a slope": (lambda: Activation("l", lambda z: z, slope=3), "must be a function, got 3"),
+    "a list of constants": (lambda: Rule("l", lambda p, *_: p, constants=[1]), "must be a dict, got"),
+    "a dict's word": (lambda: Rule("l", lambda p, *_: p, constants={"values": 1}), "got 'values'"),
+}
+
+
+@pytest.mark.parametrize("what", GONE_WRONG)
+def test_what_would_go_wrong_later_is_refused(what):
+    make, told = GONE_WRONG[what]
+    with pytest.raises((TypeError, ValueError), match=told):
+        make()
+
+
+def test_one_number_may_be_an_array():
+    assert Loss("l", lambda o, t, p: p * o, parameter=np.array(2.0)).parameter == (2.0,)

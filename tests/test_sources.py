@@ -14,7 +14,7 @@ import pytest
 
 import fastmlp
 from fastmlp.kernels.codegen.symbols import jittable
-from fastmlp.kernels.jit import digest
+from fastmlp.kernels.jit import bytecode, digest
 
 PACKAGE = Path(fastmlp.__file__).parent
 
@@ -396,3 +396,9 @@ def test_a_formula_of_ours_is_its_own_text():
     assert digest_of_jitted(formula(1.0)) != digest_of_jitted(formula(2.0))
     assert digest_of_jitted(formula(1.0)) == digest_of_jitted(formula(1.0))
     assert digest_of_jitted(formula(np.float32(1))) != digest_of_jitted(formula(np.float64(1)))
+
+
+@pytest.mark.parametrize("name", ["_math", "_numba", "__numpy", "_types", "numbers_of_mine"])
+def test_a_user_s_module_is_none_of_python_s_own(name):
+    assert not bytecode.is_computing(name)
+    assert bytecode.is_computing("_operator")

@@ -11,7 +11,15 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, as_expression, constant, operate
+from fastmlp.formulas.expressions import (
+    CONSTANT,
+    VARIABLE,
+    Expression,
+    as_expression,
+    constant,
+    is_row,
+    operate,
+)
 
 Factor = Expression | float
 
@@ -144,25 +152,10 @@ def gradient(result: Expression, name: str) -> Expression:
             factors = DERIVATIVES[node.operation](*node.operands, node)
             for part, factor in zip(node.operands, factors, strict=True):
                 if depends[id(part)]:
-                    # A row's sum has one derivative, its units' ways to it add up.
-                    along = operate("sum", by) if is_row(by) and not is_row(node) else by
-                    share = times(along, as_expression(factor))
-                    if node.operation in OVERFLOWING and not is_constant(along):
-                        share = operate("where", operate("equal", along, 0.0), 0.0, share)
+                    share = times(by, as_expression(factor))
+                    if node.operation in OVERFLOWING and not is_constant(by):
+                        share = operate("where", operate("equal", by, 0.0), 0.0, share)
+                    # What all units of a row depend on has one derivative: their ways to it add up.
+                    share = operate("sum", share) if is_row(node) and not is_row(part) else share
                     by_node[id(part)] = plus(by_node.get(id(part), ZERO), share)
     return found
-
-
-NUMBER = "number"
-"""The variable that is one number for all units of a row."""
-
-
-def is_row(node: Expression) -> bool:
-    """Return whether a value differs from unit to unit of a row, which a reduction does not."""
-
-    def step(inner: Expression, parts: list[bool]) -> bool:
-        if inner.operation == VARIABLE:
-            return bool(inner.operands[0] != NUMBER)
-        return any(parts) and inner.operation not in ("sum", "max")
-
-    return bool(node.fold(step))

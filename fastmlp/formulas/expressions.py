@@ -12,6 +12,7 @@ import hashlib
 import math
 import operator
 import os
+import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -118,6 +119,8 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Expression:
         if method != "__call__" or options:
             raise Refused(f"np.{ufunc.__name__}{'' if options else '.' + method} with these arguments")
+        if getattr(np, ufunc.__name__, None) is not ufunc and not _is_special(ufunc):
+            raise Refused(f"{ufunc.__name__} is a ufunc that is not NumPy's")
         return _applied(ufunc.__name__, inputs)
 
     def __array_function__(self, function: Any, kinds: Any, inputs: Any, options: Any) -> Expression:
@@ -195,6 +198,17 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
                 done[id(node)] = step(node, [done[id(part)] for part in parts])
         return done[id(self)]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Flat: a graph may be deeper than Python recurses.
+        nodes: list[tuple[str, tuple[Any, ...]]] = []
+
+        def step(node: Expression, parts: list[int]) -> int:
+            nodes.append((node.operation, tuple(parts) if node.parts else node.operands))
+            return len(nodes) - 1
+
+        self.fold(step)
+        return _rebuilt, (nodes,)
+
     @staticmethod
     def digested() -> list[Any]:
         """Return what machine code that is made of expressions depends on, beside their digests."""
@@ -242,6 +256,21 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return self.fold(step, known)
 
 
+def _rebuilt(nodes: list[tuple[str, tuple[Any, ...]]]) -> Expression:
+    """Return an expression from its nodes, each after its operands, as pickle keeps it."""
+    made: list[Expression] = []
+    for operation, operands in nodes:
+        leaf = operation in (VARIABLE, CONSTANT)
+        made.append(Expression(operation, *(operands if leaf else (made[place] for place in operands))))
+    return made[-1]
+
+
+def _is_special(ufunc: Any) -> bool:
+    """Return whether it is one of SciPy's, which has been imported if it is."""
+    special = sys.modules.get("scipy.special")
+    return special is not None and getattr(special, ufunc.__name__, None) is ufunc
+
+
 def _line(node: Expression, parts: list[int]) -> str:
     """Return a node in a digest's words; its operands are earlier lines."""
     if node.operation in (VARIABLE, CONSTANT):
@@ -274,9 +303,27 @@ def as_expression(value: Any) -> Expression:
     raise Refused(f"it computes with {type(value).__name__}, where a number is wanted")
 
 
+NUMBER, ONES = "number", "ones"
+"""The variables that are one number for all units of a row, and 1 for each of them."""
+
+
+def is_row(expression: Expression) -> bool:
+    """Return whether a value differs from unit to unit of a row, which a reduction does not."""
+
+    def step(node: Expression, parts: list[bool]) -> bool:
+        if node.operation == VARIABLE:
+            return bool(node.operands[0] != NUMBER)
+        return any(parts) and not (node.operation in OPERATIONS and OPERATIONS[node.operation].reduces)
+
+    return bool(expression.fold(step))
+
+
 def operate(operation: str, *operands: Any) -> Expression:
     """Return an operation on expressions and numbers; of numbers alone, their value."""
     parts = [as_expression(operand) for operand in operands]
+    if OPERATIONS[operation].reduces and not is_row(parts[0]):
+        # What is the same for all units: its sum is so many times that.
+        return parts[0] if operation == "max" else parts[0] * Expression("sum", variable(ONES))
     if operation == "where" and len(parts) != 3:
         raise Refused("np.where takes a comparison and both of what it chooses from")
     if all(part.operation == CONSTANT for part in parts) and not OPERATIONS[operation].reduces:
@@ -436,7 +483,7 @@ def _flat(value: Any) -> Any:
 def _place(error: BaseException) -> str:
     """Return where in the user's own text an error arose, in words; nothing if nowhere."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if not frame.filename.startswith(LIBRARIES)]
+    own = [f for f in frames if not f.filename.startswith(LIBRARIES) and "site-packages" not in f.filename]
     if not own:
         return ""
     line, file, text = own[-1].lineno, os.path.basename(own[-1].filename), own[-1].line

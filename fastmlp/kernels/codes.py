@@ -35,9 +35,10 @@ class Codes:
             with self._lock:
                 if piece.key not in self._codes:
                     if len(self._entries) == MOST_CODES:
+                        kinds = self._kind + ("es" if self._kind.endswith("s") else "s")
                         raise ValueError(
-                            f"a process can use {MOST_CODES - self.own} {self._kind}s of your own, and has "
-                            "used them; give what changes from one to the next as a parameter"
+                            f"a process can use {MOST_CODES - self.own} {kinds} of your own, and has used "
+                            "them; give what changes from one to the next as a parameter"
                         )
                     self._entries.append(piece)
                     self._codes[piece.key] = len(self._entries) - 1

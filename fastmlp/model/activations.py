@@ -19,7 +19,7 @@ from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE
 from fastmlp.formulas.expressions import Expression, trace, variable
 from fastmlp.formulas.numbers import fma, where
-from fastmlp.model.pieces import Piece, one_number, restored
+from fastmlp.model.pieces import Piece, one_number, refuse_reductions, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -72,6 +72,7 @@ class Activation(Piece):
         value = one_number(what, trace(what, function, variable("z")))
         if "z" not in value.names():
             raise ValueError(f"{what} must depend on its argument")
+        refuse_reductions(what, value)
         derived = gradient(value, "z")
         if slope is not None:
             what = f"the slope of {what}"
@@ -109,6 +110,8 @@ class Activation(Piece):
 
 
 def _parameters(what: str, slope: Formula) -> list[str]:
+    if not callable(slope):
+        raise TypeError(f"{what} must be a function, got {checks.shown(slope)}")
     wanted = list(inspect.signature(slope).parameters)
     if not wanted or not {*wanted} <= {"z", "a"}:
         raise ValueError(f"{what} must take z, a, or z and a, by these names, got {', '.join(wanted)}")

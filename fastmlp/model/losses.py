@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.formulas import elementary
-from fastmlp.formulas.derivatives import NUMBER, gradient, is_row, times
-from fastmlp.formulas.expressions import Expression, operate, trace, variable
+from fastmlp.formulas.derivatives import gradient, times
+from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, trace, variable
 from fastmlp.formulas.numbers import Constant, at_least, at_most, fma, magnitude, where
 from fastmlp.model.activations import OUTPUTS
-from fastmlp.model.pieces import Piece, one_number, restored
+from fastmlp.model.pieces import Piece, one_number, refuse_reductions, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -97,6 +97,8 @@ class Loss(Piece):
         value = one_number(what, trace(what, function, *given))
         if source not in value.names():
             raise ValueError(f"{what} must depend on its {source}")
+        if not self.by_row:
+            refuse_reductions(what, value)
         self._set(name, value, source, output, numbers)
 
     def _set(
@@ -132,8 +134,9 @@ class Loss(Piece):
 
         parameter : (n_out,)
         """
-        values = {"logit": logits, "output": output, "target": targets, "parameter": parameter}
-        values[NUMBER] = parameter[0]
+        values = {"logit": logits, "output": output, "target": targets}
+        values |= {"parameter": np.broadcast_to(parameter, logits.shape), NUMBER: parameter[0]}
+        values[ONES] = np.ones_like(logits)
         value = self.value.on_arrays(logits.dtype, values)
         delta = self.delta.on_arrays(logits.dtype, values)
         return np.broadcast_to(value, (len(logits), 1)), np.broadcast_to(delta, logits.shape)
@@ -178,6 +181,7 @@ def _first_parameter(function: object) -> str:
 
 def _numbers(what: str, given: object) -> tuple[float, ...]:
     """Return a number, or a sequence of them, as floats."""
+    given = given[()] if isinstance(given, np.ndarray) and given.ndim == 0 else given
     listed = isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str)
     found = tuple(checks.real(what, value) for value in (given if listed else [given]))  # type: ignore[attr-defined]
     if not found:

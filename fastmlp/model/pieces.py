@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from fastmlp import checks
-from fastmlp.formulas.expressions import Expression
+from fastmlp.formulas.expressions import OPERATIONS, Expression
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
@@ -33,6 +33,9 @@ class Piece:
         form : what its machine code depends on beside the formulas; data : what it is told when it runs
         """
         what = type(self).__name__
+        if not type(self).__module__.startswith("fastmlp."):
+            parent = type(self).__mro__[1].__name__
+            raise TypeError(f"{what} is a subclass of {parent}, and would compute as its parent")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(f"a name of {what} must be letters, digits and _, got {checks.shown(name)}")
         if name in taken:
@@ -65,6 +68,15 @@ def restored(kind: Any, *parts: Any) -> Any:
     piece = kind.__new__(kind)
     piece._set(*parts)
     return piece
+
+
+def refuse_reductions(what: str, expression: Expression) -> None:
+    """Raise ValueError if an expression goes over the units of a row."""
+    found: set[str] = set()
+    expression.fold(lambda node, _: found.add(node.operation))
+    for operation in sorted(found & OPERATIONS.keys()):
+        if OPERATIONS[operation].reduces:
+            raise ValueError(f"{what} goes over a row by np.{operation}, which only a RowLoss may")
 
 
 def one_number(what: str, expressions: tuple[Expression, ...]) -> Expression:

@@ -18,7 +18,7 @@ from fastmlp import checks
 from fastmlp.formulas.elementary import decayed
 from fastmlp.formulas.expressions import Expression, trace, variable
 from fastmlp.formulas.numbers import fma, quotient, root, sqrt, where
-from fastmlp.model.pieces import NAME, Piece, restored
+from fastmlp.model.pieces import NAME, Piece, refuse_reductions, restored
 from fastmlp.model.schedules import Schedule, as_schedule
 
 Array = NDArray[Any]
@@ -63,11 +63,13 @@ class Rule(Piece):
     ) -> None:
         what = f"the rule {checks.shown(name)}"
         moments = checks.whole(f"moments of {what}", moments, 0, MOST_MOMENTS)
+        if not isinstance(constants, (Mapping, type(None))):
+            raise TypeError(f"constants of {what} must be a dict, got {checks.shown(constants)}")
         given = dict(constants or {})
         if len(given) > MOST_CONSTANTS:
             raise ValueError(f"{what} may have {MOST_CONSTANTS} constants, got {len(given)}")
         for key, value in given.items():
-            if not isinstance(key, str) or not NAME.fullmatch(key) or key in RESERVED:
+            if not isinstance(key, str) or not NAME.fullmatch(key) or key in RESERVED or hasattr(dict, key):
                 raise ValueError(f"a constant of {what} must have a name of its own, got {checks.shown(key)}")
             given[key] = checks.real(f"{key} of {what}", value)
         values = trace(
@@ -80,6 +82,8 @@ class Rule(Piece):
             Constants({key: variable(f"constant{i}") for i, key in enumerate(given)}),
             variable("t"),
         )
+        for expression in values:
+            refuse_reductions(what, expression)
         if len(values) != 1 + moments:
             raise ValueError(
                 f"{what} must return the new parameter and {moments} moments, got {len(values)} values"
@@ -87,7 +91,7 @@ class Rule(Piece):
         self._set(name, values, given)
 
     def _set(self, name: str, values: tuple[Expression, ...], constants: dict[str, float]) -> None:
-        self._identify(name, RULES, *values, data=tuple(constants.items()))
+        self._identify(name, RULES, *values, form=len(constants), data=tuple(constants.items()))
         self.values, self.constants, self.moments = values, constants, len(values) - 1
         self.formula = self._on_numbers
 
@@ -117,7 +121,7 @@ class Rule(Piece):
         """
         unknown = [name for name in constants if name not in self.constants]
         if unknown:
-            choices = ", ".join([*self.constants, *RESERVED])
+            choices = ", ".join([*self.constants, *RESERVED[1:]])
             raise TypeError(f"{self.name} has no constant {unknown[0]!r}; choose from: {choices}")
         values = tuple({**self.constants, **constants}.values())
         return RuleOptimizer(
@@ -169,7 +173,7 @@ class Constants(dict[str, Any]):
         return self[name]
 
 
-RESERVED = ("learning_rate", "weight_decay", "clip_norm", "layer_rates", "layer_decays")
+RESERVED = ("self", "learning_rate", "weight_decay", "clip_norm", "layer_rates", "layer_decays")
 
 # --- optimisers, which take a rule's steps --------------------------------------------------------------
 

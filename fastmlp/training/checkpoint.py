@@ -386,7 +386,9 @@ def _piece(description: Any, pieces: list[Piece]) -> Any:
         raise _OtherPiece(f"was trained with {name!r}, a piece of your own: give it in pieces=[...]")
     same = [piece for piece in named if piece.digest == digest]
     if not same:
-        raise _OtherPiece(f"was trained with another {name!r} than the one given: their formulas differ")
+        raise _OtherPiece(
+            f"was trained with another {name!r} than is given: their formulas or parameters differ"
+        )
     return same[0]
 
 

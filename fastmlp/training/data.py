@@ -97,7 +97,8 @@ def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtyp
     array = as_array(what, value)
     n_out = network.sizes[-1]
     loss = loss_of(network.loss)
-    labels = loss.targets == "distributions" and array.shape in ((rows,), (rows, 1))
+    by_class = loss.targets == "distributions" or bool(loss.digest and network.output == "softmax")
+    labels = by_class and array.shape in ((rows,), (rows, 1))
     if labels:
         return _one_hot(what, array.reshape(rows), n_out, dtype)
     if loss.digest and array.shape in ((rows,), (rows, 1)):

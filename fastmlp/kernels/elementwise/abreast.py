@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.formulas import elementary
-from fastmlp.formulas.derivatives import NUMBER
+from fastmlp.formulas.expressions import NUMBER
 from fastmlp.formulas.numbers import at_least, fma, where
 from fastmlp.kernels.codegen.scalars import chain_of, clipped, literal
 from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of

@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.formulas import elementary
-from fastmlp.formulas.derivatives import NUMBER
+from fastmlp.formulas.expressions import NUMBER, ONES
 from fastmlp.kernels.codegen.scalars import literal
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import FLOATS, INT, counted, data_pointer
@@ -51,6 +51,16 @@ class Numbers:
         self.builder.store(symbol.value, self._place(unit))
 
 
+class Same:
+    """An array whose elements are one number."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __getitem__(self, unit):
+        return self.number
+
+
 class First:
     """An array of which every unit has the first number."""
 
@@ -86,6 +96,7 @@ def emit_row_loss(builder, entry, units, arrays, scale):
     scale : the rows', a `Symbol`
     """
     known = {}
+    arrays = {**arrays, ONES: Same(scale.number(1.0))}
     loops = loops_of(entry.value, entry.delta)
     for reductions in loops:
         found = {}

@@ -58,8 +58,10 @@ def home_of(function: types.FunctionType) -> str:
 
 
 def is_computing(module: str) -> bool:
-    """Whether a module is of the packages in COMPUTING, or of the C code below them."""
-    return module.partition(".")[0].lstrip("_") in COMPUTING
+    """Whether a module is of the packages in COMPUTING, or of Python's own C code below them."""
+    package = module.partition(".")[0]
+    below = package in sys.stdlib_module_names and package.lstrip("_") in COMPUTING
+    return package in COMPUTING or below
 
 
 def is_library(value: Any) -> bool:

@@ -235,12 +235,44 @@ def has_stages(network):
     """
     if any(network.dropout) or network.l1 > 0:
         return False
-    if any("z" in activation_of(hidden).reads for hidden in network.hidden):
+    hidden = [activation_of(name) for name in network.hidden]
+    if any("z" in entry.reads or not _keeps_padding(entry) for entry in hidden):
         return False
     loss = loss_of(network.loss)
     if loss.element is None:
         return loss.name == "cross_entropy" and not loss.digest
     return network.output != "softmax" and len({*network.loss_parameters}) == 1
+
+
+TIMES, RATES = (*range(1, 33), 100, 1000, 10**4, 10**6), (1e-6, 1e-3, 1.0)
+"""Where a user's rule is tried."""
+
+
+@functools.cache
+def _keeps_padding(activation):
+    """Whether padding, whose logits and deltas are 0, gets finite activations and deltas of 0."""
+    if not activation.digest:
+        return True
+    zero = np.zeros(1)
+    with np.errstate(all="ignore"):
+        a = activation.on_array(zero)
+        delta = activation.backward_on_array(zero, zero, a)
+    return bool(np.isfinite(a).all() and (delta == 0).all())
+
+
+@functools.lru_cache(maxsize=64)
+def _stays_zero(optimizer):
+    """Whether a step of its rule leaves padding alone: a parameter of 0 with a gradient and moments of 0."""
+    rule, zero = optimizer.rule, np.zeros(1)
+    if not rule.digest:
+        return True
+    with np.errstate(all="ignore"):
+        return all(
+            (value == 0).all()
+            for rate in RATES
+            for t in TIMES
+            for value in rule.on_arrays(zero, zero, (zero, zero), rate, optimizer.constants, t)
+        )
 
 
 def is_small(sizes):
@@ -253,6 +285,8 @@ def specialize(network, optimizer, rows, dtype):
     """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
     by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
     if by_layer or optimizer.clip_norm is not None or not is_small(network.sizes) or not has_stages(network):
+        return None
+    if not _stays_zero(optimizer):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
     # A piece is known by its key once it has a code.

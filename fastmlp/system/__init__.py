@@ -1,0 +1,1 @@
+"""What the process and the system give: threads, signals, forks, stderr."""
