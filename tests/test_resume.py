@@ -120,6 +120,19 @@ def test_the_blas_goes_on_with_the_threads_that_it_had(backend, threads, tmp_pat
     assert_same(rest, whole)
 
 
+@pytest.mark.parametrize("backend", ["reference", "blas"])
+def test_a_blas_of_fewer_threads_than_it_had_is_refused(backend, tmp_path):
+    path = tmp_path / "c"
+    options = {"seed": 0, "backend": backend, "callbacks": [Checkpoint(path)]}
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        fastmlp.fit(NETWORK, X, Y, epochs=1, **options)
+    with (
+        threadpoolctl.threadpool_limits(1, user_api="blas"),
+        pytest.raises(CheckpointError, match="on 2 threads, which decides its bits, and here it may have 1"),
+    ):
+        fastmlp.fit(NETWORK, X, Y, epochs=2, resume=path, **options)
+
+
 def test_any_number_of_threads_that_fit_takes_can_be_resumed(tmp_path):
     fit(epochs=1, threads=10**9, callbacks=[Checkpoint(tmp_path / "c")])
     assert fit(epochs=1, resume=tmp_path / "c").history["loss"]

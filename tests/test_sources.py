@@ -212,6 +212,7 @@ UNKNOWN = {
     "an object of NumPy's": ("R = np.random.default_rng()", "R", "slots.slot reads an object of numpy"),
     "a subclass of a list": ("class L(list): pass\nR = L()", "R", "slots.slot reads an object of slots.L"),
     "an array of objects": ("R = np.array([None])", "R", "slots.slot reads an array of objects"),
+    "a large array": ("R = np.ones(10**6)", "R[0]", "an array of 8000000 bytes, and Numba keeps none above"),
     "a file": ("def f(): return open('a').read()", "f()", "slots.f calls open()"),
     "the environment": (
         "import os\ndef f(): return os.environ['A']",

@@ -58,6 +58,14 @@ def get(name: str) -> Backend:
     return reference.BACKEND if name == "reference" else _compiled(name)
 
 
+def calls_blas(name: str) -> bool:
+    """Return whether a backend's sums are in the order of the BLAS, which goes by its number of threads."""
+    variant = variants().get(name)
+    while variant is not None and not variant.libraries:
+        variant = variant.base
+    return name == "reference" or variant is not None
+
+
 def choose(
     name: str,
     network: Network,

@@ -265,6 +265,15 @@ def check_same_training(
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
 
 
+def check_blas_threads(saved: Saved, wanted: int, found: int | None) -> None:
+    """Raise CheckpointError if the BLAS may use fewer threads than the training did: its sums would differ."""
+    if found is not None and found < wanted:
+        raise CheckpointError(
+            f"{os.fspath(saved.path)!r} was trained with a BLAS on {wanted} threads, which decides its bits, "
+            f"and here it may have {found}; allow it as many, as by OPENBLAS_NUM_THREADS"
+        )
+
+
 # --- the file ---------------------------------------------------------------------------------------------
 
 

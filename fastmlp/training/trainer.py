@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
-from fastmlp.backend.registry import choose
+from fastmlp.backend.registry import calls_blas, choose
 from fastmlp.model.backend import Data
 from fastmlp.model.initializers import draw_biases, draw_weights
 from fastmlp.model.layout import flatten
@@ -157,6 +157,8 @@ def fit(
     setting: dict[str, Any] = {}
     # It sums in another order on another number of threads.
     held_blas_threads = saved.blas_threads if saved else None
+    if saved and held_blas_threads and calls_blas(chosen.name):
+        checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
     if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,

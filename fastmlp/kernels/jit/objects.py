@@ -106,9 +106,15 @@ def _of_class(value: type) -> Shape:
     return shape
 
 
+MOST_ARRAY_BYTES = 10**6
+"""Of a global array: code that has a larger one Numba does not save (`BaseContext.make_constant_array`)."""
+
+
 def _of_array(value: Any) -> Shape:
     if value.dtype.hasobject:
         raise Opaque("an array of objects")
+    if value.nbytes > MOST_ARRAY_BYTES:
+        raise Opaque(f"an array of {value.nbytes} bytes, and Numba keeps none above {MOST_ARRAY_BYTES}")
     return b"array " + value.tobytes(), [value.dtype, value.shape, value.flags.c_contiguous]
 
 
