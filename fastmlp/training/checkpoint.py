@@ -266,7 +266,7 @@ def check_same_training(
 
 
 def check_blas_threads(saved: Saved, wanted: int, found: int | None) -> None:
-    """Raise CheckpointError if the BLAS may use fewer threads than the training did: its sums would differ."""
+    """Raise CheckpointError if the BLAS may use fewer threads than the training did: sums would differ."""
     if found is not None and found < wanted:
         raise CheckpointError(
             f"{os.fspath(saved.path)!r} was trained with a BLAS on {wanted} threads, which decides its bits, "
