@@ -21,10 +21,11 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 
-`specialized` is not exact. It takes the same formulas and steps, and the same chains for products and biases,
-but for networks that live in registers, whose lanes are rows; narrow last layers, whose dot products are split
-over lanes (a chain would leave 15 of 16 lanes empty); batches from 1024 rows on, summed in eight groups that
-threads share; and losses, summed in the dtype over a block, in any order. The last bits differ: some eps a step.
+`specialized` is not exact. It takes the same formulas and steps, and the same chains for products and
+biases, but for networks that live in registers, whose lanes are rows; narrow last layers, whose dot products
+are split over lanes (a chain would leave 15 of 16 lanes empty); batches from 1024 rows on, summed in eight
+groups that threads share; and losses, summed in the dtype over a block, in any order. The last bits differ:
+some eps a step.
 """
 
 # mypy: ignore-errors
