@@ -66,6 +66,7 @@ def test_a_later_process_compiles_nothing_and_a_second_warmup_says_so(tmp_path):
     assert run("-c", FITS, "baseline", "float32", **cache).stderr == ""
 
 
+@pytest.mark.matrix  # 16 s
 @pytest.mark.parametrize(("backend", "dtype"), [("fused", "float32")])
 def test_what_a_backend_needs_is_compiled_ahead(backend, dtype):
     """In the cache that the tests share, where some of it is already."""
