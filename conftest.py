@@ -29,7 +29,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Register the given variants before tests are collected over the registry; choose the directory."""
     config.pluginmanager.register(Figures(config))
-    if config.getoption("dist") != "no":
+    if config.getoption("dist", "no") != "no":
         config.option.benchmark_disable = (
             True  # as pytest-benchmark does where several processes run, and warns
         )
