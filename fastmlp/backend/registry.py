@@ -60,10 +60,7 @@ def get(name: str) -> Backend:
 
 def calls_blas(name: str) -> bool:
     """Return whether a backend's sums are in the order of the BLAS, which goes by its number of threads."""
-    variant = variants().get(name)
-    while variant is not None and not variant.libraries:
-        variant = variant.base
-    return name == "reference" or variant is not None
+    return name == "reference" or bool(variants()[name].called_libraries())
 
 
 def choose(

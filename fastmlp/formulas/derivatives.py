@@ -17,7 +17,7 @@ from fastmlp.formulas.expressions import (
     Expression,
     as_expression,
     constant,
-    is_row,
+    node_is_row,
     operate,
 )
 
@@ -133,11 +133,14 @@ def gradient(result: Expression, name: str) -> Expression:
     """
     order: list[Expression] = []
     depends: dict[int, bool] = {}
+    rows: dict[int, bool] = {}
 
-    def note(node: Expression, parts: list[Any]) -> None:
+    def note(node: Expression, parts: list[bool]) -> bool:
         order.append(node)
         own = node.operation == VARIABLE and node.operands[0] == name
         depends[id(node)] = own or any(depends[id(part)] for part in node.parts)
+        rows[id(node)] = node_is_row(node, parts)
+        return rows[id(node)]
 
     result.fold(note)
     by_node = {id(result): ONE}
@@ -156,6 +159,6 @@ def gradient(result: Expression, name: str) -> Expression:
                     if node.operation in OVERFLOWING and not is_constant(by):
                         share = operate("where", operate("equal", by, 0.0), 0.0, share)
                     # What all units of a row depend on has one derivative: their ways to it add up.
-                    share = operate("sum", share) if is_row(node) and not is_row(part) else share
+                    share = operate("sum", share) if rows[id(node)] and not rows[id(part)] else share
                     by_node[id(part)] = plus(by_node.get(id(part), ZERO), share)
     return found

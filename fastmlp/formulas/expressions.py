@@ -309,13 +309,14 @@ NUMBER, ONES = "number", "ones"
 
 def is_row(expression: Expression) -> bool:
     """Return whether a value differs from unit to unit of a row, which a reduction does not."""
+    return bool(expression.fold(node_is_row))
 
-    def step(node: Expression, parts: list[bool]) -> bool:
-        if node.operation == VARIABLE:
-            return bool(node.operands[0] != NUMBER)
-        return any(parts) and not (node.operation in OPERATIONS and OPERATIONS[node.operation].reduces)
 
-    return bool(expression.fold(step))
+def node_is_row(node: Expression, parts: list[bool]) -> bool:
+    """Return `is_row` of a node by that of its operands: a step of `Expression.fold`."""
+    if node.operation == VARIABLE:
+        return bool(node.operands[0] != NUMBER)
+    return any(parts) and not (node.operation in OPERATIONS and OPERATIONS[node.operation].reduces)
 
 
 def operate(operation: str, *operands: Any) -> Expression:

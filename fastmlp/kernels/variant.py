@@ -127,3 +127,8 @@ class Variant(NamedTuple):
         """Return the functions by name, those of the bases included."""
         inherited = self.base.resolved() if self.base is not None else {}
         return {**inherited, **self.slots}
+
+    def called_libraries(self) -> tuple[str, ...]:
+        """Return the modules of the libraries that its slots call, those of the bases included."""
+        inherited = self.base.called_libraries() if self.base is not None else ()
+        return (*inherited, *self.libraries)

@@ -113,10 +113,6 @@ class Vectors:
         fused = declare(self.module, f"llvm.fma.{self.suffix}", self.type, [self.type] * 3)
         return self.builder.call(fused, [a, b, c])
 
-    def sqrt(self, a):
-        root = declare(self.module, f"llvm.sqrt.{self.suffix}", self.type, [self.type])
-        return self.builder.call(root, [a])
-
     def relu(self, a):
         """max(a, 0), where NaN stays NaN."""
         return self.builder.select(self.builder.fcmp_ordered("<", a, self.zero), self.zero, a)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib
 import weakref
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numba
@@ -42,13 +41,6 @@ IDLE_BYTES = 128 << 20
 """What workspaces may take between predictions, those of all models together."""
 
 
-def _libraries(variant: Variant) -> Iterator[str]:
-    """Yield the modules whose libraries a variant's slots call, those of its bases included."""
-    yield from variant.libraries
-    if variant.base is not None:
-        yield from _libraries(variant.base)
-
-
 def compiled_backend(variant: Variant) -> Backend:
     """Return the variant as a backend; it compiles, or loads from the disk cache, when called."""
     if numba.config.DISABLE_JIT:
@@ -57,7 +49,7 @@ def compiled_backend(variant: Variant) -> Backend:
             "unset it, or choose backend='reference'"
         )
     program = Program(variant)
-    for module in _libraries(variant):
+    for module in variant.called_libraries():
         importlib.import_module(module)
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
