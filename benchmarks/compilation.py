@@ -22,7 +22,7 @@ import numpy as np
 def main(backend: str = "auto", dtype: str = "float32") -> None:
     """Compile in this process, and print the table."""
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["NUMBA_CACHE_DIR"] = cache  # before numba is imported
+        os.environ["FASTMLP_CACHE_DIR"] = cache  # before numba is imported
         from numba.core import event
 
         import fastmlp
