@@ -12,16 +12,17 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import stat
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import zipfile
 
 try:
     import fcntl
@@ -76,7 +77,7 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
         raise ValueError(f"a checkpoint's header may take {MAX_HEADER} bytes, got {len(text)}")
     target = Path(os.path.realpath(path))  # a plain write follows links, too
     _remove_abandoned(target)
-    temporary = target.with_name(_temporary_name(target.name, secrets.token_hex(4)))
+    temporary = target.with_name(_temporary_name(target.name, os.urandom(4).hex()))
     # 0o666 less the umask: the mode of any new file.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -153,6 +154,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _write_sealed(descriptor: int, text: bytes, arrays: Arrays) -> None:
+    import zipfile  # not before it is needed: with its compressors it takes 5 ms of a first training
+
     file = _Hashed(descriptor)
     with zipfile.ZipFile(file, "w") as archive:  # type: ignore[call-overload]  # a file that only grows
         archive.comment = SEAL + UNSEALED
@@ -255,6 +258,8 @@ def _check_seal(file: BinaryIO | io.RawIOBase, size: int) -> None:
 
 
 def _parse(file: Any, size: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    import zipfile
+
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,8 @@ def as_array(what: str, value: ArrayLike) -> Array:
     ValueError
         If it is ragged.
     """
-    if isinstance(value, np.ma.MaskedArray):
+    # NumPy loads its masked arrays when they are first named, for 10 ms.
+    if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")
     if hasattr(value, "toarray") and not hasattr(value, "__array__"):
         raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")

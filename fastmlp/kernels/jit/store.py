@@ -14,7 +14,6 @@ import importlib.util
 import json
 import os
 import re
-import secrets
 import stat
 import sys
 import time
@@ -215,7 +214,7 @@ def _path(place: Path, name: str, key: str, kind: str) -> Path:
 @contextlib.contextmanager
 def _written(place: Path, name: str, *parts: bytes) -> Iterator[Path]:
     """Write a file beside the others, which is removed in the end if it is still there."""
-    temporary = place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{secrets.token_hex(4)}.tmp"
+    temporary = place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             for part in parts:

@@ -71,10 +71,20 @@ class Shape(NamedTuple):
 
     layers : (layers,) LAYER
     objective : an OBJECTIVE
+    words : of a call, what they say of the network, and where they are
     """
 
     layers: NDArray[Any]
     objective: np.void
+    words: dict[str, int]
+
+    @classmethod
+    def of(cls, layers: NDArray[Any], objective: np.void) -> Shape:
+        """Return what these say."""
+        first, last = layers[0], layers[-1]
+        numbers = {"depth": len(layers), "size": last["end"], "n_in": first["n_in"], "n_out": last["n_out"]}
+        places = {"layers": address_of(layers), "objective": address_of(objective)}
+        return cls(layers, objective, {**{name: int(n) for name, n in numbers.items()}, **places})
 
 
 RULE = np.dtype(
@@ -159,18 +169,19 @@ WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
 class Call:
     """A call, as a program's entry point takes it by its address.
 
+    arrays, numbers : by name; numbers may be addresses that are known, of what is `held`
     words : the memory, int64; whoever changes a word changes the call
     """
 
-    __slots__ = ("_arrays", "address", "words")
+    __slots__ = ("_held", "address", "words")
 
-    def __init__(self, arrays: dict[str, Any], numbers: dict[str, int]) -> None:
+    def __init__(self, arrays: dict[str, Any], numbers: dict[str, int], *held: Any) -> None:
         words = [0] * len(WORDS)
         for name, one in arrays.items():
             words[WORDS[name]] = address_of(one)
         for name, number in numbers.items():
             words[WORDS[name]] = number
-        self._arrays = arrays  # lest they be freed
+        self._held = arrays, held
         self.words = array.array("q", words)
         self.address = self.words.buffer_info()[0]
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
+from fastmlp.kernels.jit.engine import Entry
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import (
     ARRAYS,
@@ -27,6 +28,7 @@ from fastmlp.kernels.program.records import (
 )
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.validation import (
+    FLOATS,
     check_array,
     check_chunk,
     check_data,
@@ -48,6 +50,9 @@ Array = NDArray[Any]
 BATCH_ROWS = 256
 """Rows that predict and evaluate take at a time: what they allocate does not grow with the data."""
 
+NAMES = {dtype: dtype.name for dtype in FLOATS}
+"""Of dtypes: NumPy makes the name anew whenever it is asked for one."""
+
 IDLE_BYTES = 128 << 20
 """What workspaces may take between predictions, those of all models together."""
 
@@ -64,7 +69,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
-        batch = min(BATCH_ROWS, rows)
+        batch = rows if rows < BATCH_ROWS else BATCH_ROWS
         _, shape, idle, _ = prediction_of(network, parameters)
         check_parameters(shape, parameters)
         check_array("inputs", inputs, (rows, network.sizes[0]), dtype)
@@ -74,9 +79,9 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         except IndexError:
             work = None
         if work is None or work.batch < batch:
-            work = Reusable(network, shape, parameters, batch)
+            work = Reusable(entries.get("predict", NAMES[dtype]), network, shape, parameters, batch)
         try:
-            entries.get("predict", dtype.name)(work.call_for(inputs, out))
+            work.predict(inputs, out)
         finally:
             if work.kept:
                 idle.append(work)
@@ -90,7 +95,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
         work = workspace(network, batch, 1, parameters.dtype)
         call = call_of(shape, work, batch, parameters=parameters, **data._asdict(), **arrays)
-        entries.get("evaluate", parameters.dtype.name)(call.address)
+        entries.get("evaluate", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
     def gradient(
@@ -109,7 +114,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         }  # fmt: skip
         work = workspace(network, rows, 1, parameters.dtype)
         call = call_of(shape, work, rows, steps=1, step=step, key=key, **data._asdict(), **arrays)
-        entries.get("gradient", parameters.dtype.name)(call.address)
+        entries.get("gradient", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
     def update(
@@ -125,7 +130,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         given = dict(zip(TrainState._fields, arrays, strict=False))
         given |= {"rules": rules_of(optimizer, len(shape.layers)), "rates": np.array([[rate, bias_rate]])}
         call = call_of(shape, None, 0, step=step, steps=1, **given)
-        entries.get("update", state.parameters.dtype.name)(call.address)
+        entries.get("update", NAMES[state.parameters.dtype])(call.address)
         return state._replace(step=step + 1)
 
     def train_chunk(
@@ -147,9 +152,9 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             workers = choice.workers(Work.of(network, optimizer, rows, dtype, threads))
         bound = choice.specialize and choice.specialize(network, optimizer, rows, dtype)
         if bound:
-            entry, workers = entries.of_network(bound, dtype.name), min(workers, bound.most_workers)
+            entry, workers = entries.of_network(bound, NAMES[dtype]), min(workers, bound.most_workers)
         else:
-            entry = entries.get("train_chunk", dtype.name)
+            entry = entries.get("train_chunk", NAMES[dtype])
         work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
         barrier, given = np.zeros(BARRIER, np.int64), {**state._asdict(), **data._asdict(), **chunk._asdict()}
         del given["batch_size"]
@@ -169,26 +174,33 @@ def call_of(shape: Shape, work: Workspace | None, batch: int, **given: Any) -> C
     batch : the most rows of a step, for which there is room in `work`
     given : arrays and numbers by their names in `fastmlp.kernels.program.records`
     """
-    arrays = {"layers": shape.layers, "objective": shape.objective}
-    first, last = shape.layers[0], shape.layers[-1]
-    numbers = {
-        "depth": len(shape.layers), "size": int(last["end"]), "n_in": int(first["n_in"]),
-        "n_out": int(last["n_out"]), "batch": batch, "samples": len(given.get("inputs", ())),
-    }  # fmt: skip
+    arrays: dict[str, Any] = {}
+    numbers = {**shape.words, "batch": batch, "samples": len(given.get("inputs", ()))}
     if work is not None:
         numbers |= {"length": work.memory.size, **work.numbers}
         arrays |= {"memory": work.memory, "sums": np.empty(batch)}
     for name, value in given.items():
         (arrays if name in ARRAYS else numbers)[name] = value
-    return Call(arrays, numbers)
+    if "rules" in arrays:
+        rules: Rules = arrays.pop("rules")
+        numbers["rules"] = rules.address
+        return Call(arrays, numbers, shape, rules)
+    return Call(arrays, numbers, shape)
 
 
 @functools.lru_cache(maxsize=64)
-def no_rules(layers: int) -> Array:
-    """Return the rules (layers,) RULE of an optimiser that clips, and that nobody asks for a step."""
+def no_rules(layers: int) -> Rules:
+    """Return the rules of an optimiser that clips, and that nobody asks for a step."""
     rules = np.zeros(layers, RULE)
     rules["rate_factor"] = 1
-    return rules
+    return Rules(rules, address_of(rules))
+
+
+class Rules(NamedTuple):
+    """An optimiser in numbers. records : (layers,) RULE; address : where they are"""
+
+    records: Array
+    address: int
 
 
 @functools.lru_cache(maxsize=64)
@@ -206,7 +218,7 @@ def shape_of(network: Network) -> Shape:
         objective[name] = getattr(network, name)
     objective["loss"] = LOSS_CODES.code(loss_of(network.loss))
     objective["shared_penalty"] = network.convention == "sklearn"
-    return Shape(layers, objective)
+    return Shape.of(layers, objective)
 
 
 class Reusable:
@@ -216,10 +228,11 @@ class Reusable:
     kept : whether it may lie idle
     """
 
-    __slots__ = ("__weakref__", "_call", "batch", "bytes", "kept")
+    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "kept")
 
-    def __init__(self, network: Network, shape: Shape, parameters: Array, batch: int) -> None:
+    def __init__(self, entry: Entry, network: Network, shape: Shape, parameters: Array, batch: int) -> None:
         work = workspace(network, batch, 1, parameters.dtype, predicting=True)
+        self._entry = entry
         self._call = call_of(shape, work, batch)
         self._call.words[PARAMETERS] = address_of(parameters)  # not held: with them goes what leads here
         self.batch, self.bytes = batch, work.memory.nbytes
@@ -232,11 +245,11 @@ class Reusable:
         if not self.kept:
             del _kept[id(self)]
 
-    def call_for(self, inputs: Array, out: Array) -> int:
-        """Return the address of the call that predicts for these inputs."""
+    def predict(self, inputs: Array, out: Array) -> None:
+        """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
         words = self._call.words
         words[INPUTS], words[OUT], words[SAMPLES] = address_of(inputs), address_of(out), len(inputs)
-        return self._call.address
+        self._entry(self._call.address)
 
 
 PARAMETERS, INPUTS, OUT, SAMPLES = (WORDS[name] for name in ("parameters", "inputs", "out", "samples"))
@@ -288,12 +301,12 @@ def resting_shape_of(network: Network) -> Shape:
     shape = shape_of(network)
     layers = shape.layers.copy()
     layers["dropout"] = 0
-    return shape._replace(layers=layers)
+    return Shape.of(layers, shape.objective)
 
 
 @functools.lru_cache(maxsize=64)
-def rules_of(optimizer: Optimizer, layers: int) -> Array:
-    """Return an optimiser in numbers, (layers,) RULE."""
+def rules_of(optimizer: Optimizer, layers: int) -> Rules:
+    """Return an optimiser in numbers."""
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(layers)
     rules = np.zeros(layers, RULE)
@@ -303,4 +316,4 @@ def rules_of(optimizer: Optimizer, layers: int) -> Array:
         rule["rate_factor"] = optimizer.rate_factor(layer)
         constants = optimizer.of_layer(layer).constants
         rule["constants"][: len(constants)] = constants
-    return rules
+    return Rules(rules, address_of(rules))

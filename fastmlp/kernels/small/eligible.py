@@ -88,6 +88,7 @@ def is_small(sizes):
     return max(sizes) <= MOST_UNITS and parameters <= MOST_PARAMETERS and len(sizes) <= MOST_LAYERS
 
 
+@functools.lru_cache(maxsize=64)
 def specialize(network, optimizer, rows, dtype):
     """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
     by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
