@@ -106,7 +106,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         check_data(shape, data, parameters.dtype)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
         losses = np.empty(1)
-        arrays = {
+        arrays: dict[str, Any] = {
             "parameters": parameters, "gradients": gradients, "losses": losses,
             "rules": no_rules(len(shape.layers)),
             "totals": data.weights.sum(dtype=np.float64, keepdims=True), "rates": np.zeros((1, 2)),
