@@ -27,6 +27,11 @@ import numpy as np
 from fastmlp.kernels.codegen.machine import target
 from fastmlp.system.notices import say
 
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
 PLACE = "FASTMLP_CACHE_DIR"
 """The environment variable that names the directory; without it NUMBA_CACHE_DIR does, or the user's cache."""
 
@@ -207,8 +212,13 @@ _lost: set[Path] = set()
 
 
 def _path(place: Path, name: str, key: str, kind: str) -> Path:
-    digest = hashlib.sha256(f"{compiler()} {key}".encode()).hexdigest()[:32]
+    digest = hash_of(f"{compiler()} {key}")
     return place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{digest}.{kind}"
+
+
+def hash_of(text: str) -> str:
+    """Return 32 hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @contextlib.contextmanager
@@ -305,3 +315,43 @@ class Names:
 def names() -> Names:
     """Return the names that are kept for this package."""
     return Names()
+
+
+@contextlib.contextmanager
+def only_one(name: str, key: str) -> Iterator[None]:
+    """Have one process of the machine at a time compile what a name and a key say, and the others wait for it.
+
+    The lock goes with its holder. Where there are no such locks, or the holder takes longer than anybody should,
+    nobody waits.
+    """
+    held = None
+    try:
+        place = directory()
+        held = _locked(place / f"lock.{hash_of(f'{name} {key}')[:1]}")
+    except (OSError, Refused):
+        pass
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+MOST_PATIENCE, POLL = 60.0, 0.01
+"""Seconds that a process waits for another to compile what it needs, and between two looks."""
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of a file, None if it cannot be had in time."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    latest = time.monotonic() + MOST_PATIENCE
+    while time.monotonic() < latest:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            time.sleep(POLL)
+    os.close(descriptor)
+    return None

@@ -127,7 +127,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         shape = shape_of(network)
         check_state(shape, state)
         *arrays, step = state
-        given = dict(zip(TrainState._fields, arrays, strict=False))
+        given: dict[str, Any] = dict(zip(TrainState._fields, arrays, strict=False))
         given |= {"rules": rules_of(optimizer, len(shape.layers)), "rates": np.array([[rate, bias_rate]])}
         call = call_of(shape, None, 0, step=step, steps=1, **given)
         entries.get("update", NAMES[state.parameters.dtype])(call.address)
