@@ -9,12 +9,15 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
+import numpy as np
+
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Optimizer
+from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import say
 from fastmlp.training.callbacks import Progress, Run
 from fastmlp.training.divergence import DivergenceError
@@ -165,8 +168,9 @@ class _Settings(NamedTuple):
 class _Outcome(NamedTuple):
     """A training, measured.
 
-    seconds : of the steps themselves, compiling, loading and input checks left out
-    preparing : of the tiny training before, in which the backend compiles or loads
+    seconds : of the steps themselves, without compiling, loading and input checks
+    preparing : spent on a tiny training before, in which the backend compiles or loads, and on what compiled
+        later
     """
 
     model: Model
@@ -175,22 +179,27 @@ class _Outcome(NamedTuple):
     preparing: float
 
 
-class _Stopwatch(Progress):
-    """A progress bar, or none, that measures from the first step to the last, itself left out."""
+class _Clock(Progress):
+    """A progress bar, or none, that sums up the time from the first step to the last without its own.
+
+    working, compiling : seconds, as in `fastmlp.system.compiling.Lap`
+    """
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown
-        self.seconds = 0.0
+        self.working = self.compiling = 0.0
 
     def on_train_begin(self, run: Run) -> None:
-        if self.shown:
-            super().on_train_begin(run)
-        self._began = time.perf_counter()
+        super().on_train_begin(run)
+        self._chunk = Stopwatch()
 
     def on_chunk_end(self, run: Run) -> None:
-        self.seconds += time.perf_counter() - self._began
-        super().on_chunk_end(run)
-        self._began = time.perf_counter()
+        lap = self._chunk.lap()
+        self.working += lap.working
+        self.compiling += lap.compiling
+        if self.shown:
+            super().on_chunk_end(run)
+        self._chunk.lap()  # of the bar
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -259,12 +268,23 @@ def _widths(text: str) -> list[int]:
 def _measured(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> _Outcome:
     """Train once on a few rows, so that the backend is compiled or loaded, then in earnest."""
     began = time.perf_counter()
-    _fitted(arguments, task, settings, backend, _Stopwatch(shown=False), tiny=True)
+    backend = _chosen(arguments, task, settings, backend)
+    _fitted(arguments, task, settings, backend, _Clock(shown=False), tiny=True)
     preparing = time.perf_counter() - began
-    stopwatch = _Stopwatch(shown=not arguments.quiet)
-    model = _fitted(arguments, task, settings, backend, stopwatch)
+    clock = _Clock(shown=not arguments.quiet)
+    model = _fitted(arguments, task, settings, backend, clock)
     score = task.score(model.predict(task.held_inputs))
-    return _Outcome(model, score, stopwatch.seconds, preparing)
+    return _Outcome(model, score, clock.working, preparing + clock.compiling)
+
+
+def _chosen(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> str:
+    """Return the backend's name; for "auto" that of the whole training, which is not that of a few rows."""
+    from fastmlp.backend.registry import choose
+
+    network, optimizer, _, epochs, batch_size = settings
+    steps = epochs * -(-len(task.inputs) // batch_size)
+    dtype = np.dtype(arguments.dtype)
+    return choose(backend, network, optimizer, batch_size, dtype, arguments.threads, steps).name
 
 
 def _fitted(
@@ -272,11 +292,9 @@ def _fitted(
     task: Task,
     settings: _Settings,
     backend: str,
-    stopwatch: _Stopwatch,
+    clock: _Clock,
     tiny: bool = False,
 ) -> Model:
-    import numpy as np
-
     rows = settings.batch_size if tiny else len(task.inputs)
     # A training that diverges is reported once, by its loss; NumPy need not warn at every step.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -288,7 +306,7 @@ def _fitted(
             epochs=1 if tiny else settings.epochs,
             batch_size=settings.batch_size,
             seed=arguments.seed,
-            callbacks=[stopwatch],
+            callbacks=[clock],
             progress=False,
             backend=backend,
             threads=arguments.threads,

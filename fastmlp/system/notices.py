@@ -36,10 +36,24 @@ class Notices:
             return bool(self._stream.isatty())
         return False
 
+    def __eq__(self, other: object) -> bool:
+        # tqdm asks which bars stand where a line is to be written.
+        return isinstance(other, Notices) and other._stream is self._stream
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
 def say(line: str) -> None:
-    """Write a line to stderr, if it can be written."""
-    Notices().write(line + "\n")
+    """Write a line to stderr, above a progress bar that stands there, if it can be written."""
+    bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    with _forgiven:
+        if bars is None:
+            Notices().write(f"{line}\n")
+        else:
+            bars.write(f"{line}\n", file=Notices(), end="")
+
+
+def in_notebook() -> bool:
+    """Return whether a Jupyter kernel runs this process."""
+    return "ipykernel" in sys.modules

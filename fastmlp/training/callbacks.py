@@ -15,7 +15,8 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot
-from fastmlp.system.notices import Notices
+from fastmlp.system.compiling import Stopwatch
+from fastmlp.system.notices import Notices, in_notebook, say
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -233,26 +234,32 @@ class TimeLimit(Callback):
 
 
 class Progress(Callback):
-    """A tqdm bar on stderr with the epoch, its loss and the rows per second."""
+    """A tqdm bar on stderr, or in a notebook, with the epoch, its loss and the rows per second.
+
+    It opens when the first chunk ends: what the backend compiles before that is announced on a line of its
+    own. Rates and the time left are those of the work alone, whatever has been compiled meanwhile.
+    """
 
     bar: tqdm[Any] | None = None
 
     def on_train_begin(self, run: Run) -> None:
-        """Open the bar, if there is a stderr to show it on."""
-        if sys.stderr is None:
-            return
-        from tqdm import tqdm
-
-        # Of stderr itself it would ask the width unasked, and flush it where nothing is forgiven.
-        self.bar = tqdm(
-            total=run.epochs * run.rows, initial=run.rows_seen, unit="row", unit_scale=True, file=Notices(),
-            dynamic_ncols=True,
-        )  # fmt: skip
+        """Start the clock."""
+        self._stopwatch = Stopwatch()
+        self._rows_before = run.rows_seen
 
     def on_chunk_end(self, run: Run) -> None:
-        """Move the bar."""
-        if self.bar is None:
+        """Move the bar, or open it, if there is a stderr to show it on."""
+        if sys.stderr is None:
             return
+        lap = self._stopwatch.lap()
+        if self.bar is None:
+            self.bar = _opened(run, self._rows_before)
+            self.bar.start_t -= lap.working
+            self.bar.last_print_t -= lap.working
+        else:
+            # What tqdm takes for working time began so much later.
+            self.bar.start_t += lap.compiling
+            self.bar.last_print_t += lap.compiling
         self.bar.set_description(f"epoch {run.epoch}/{run.epochs}", refresh=False)
         if run.history["loss"]:
             shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
@@ -260,7 +267,22 @@ class Progress(Callback):
         self.bar.update(run.rows_seen - self.bar.n)
 
     def on_train_end(self, run: Run) -> None:
-        """Close the bar."""
+        """Close the bar; say why training ended early, if it did."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+            if run.stop_reason is not None:
+                say(f"fastmlp: stopped after epoch {run.epoch} of {run.epochs}: {run.stop_reason}")
+
+
+def _opened(run: Run, rows_before: int) -> tqdm[Any]:
+    """Return a bar of all the rows that a training visits."""
+    if in_notebook():
+        from tqdm.auto import tqdm  # imports asyncio, 17 ms, which a kernel has imported
+    else:
+        from tqdm import tqdm
+    # Of stderr itself it would ask the width unasked, and flush it where nothing is forgiven.
+    return tqdm(
+        total=run.epochs * run.rows, initial=rows_before, unit="row", unit_scale=True, file=Notices(),
+        dynamic_ncols=True,
+    )  # fmt: skip

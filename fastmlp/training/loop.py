@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +17,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.budget import blas_threads
+from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.training.batches import Batches, Orders, visited_weights
 from fastmlp.training.callbacks import Callback, Run, no_snapshot
@@ -223,10 +223,12 @@ class _Training:
         """
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
-        began = time.perf_counter()
+        stopwatch = Stopwatch()
         after, objectives = heeding(self.run, plan.batch_size, lambda: self.advance(state, chunk))
-        # A first chunk that compiled makes the next one small, which recovers.
-        self.pace = (time.perf_counter() - began) / len(chunk.starts)
+        taken = stopwatch.lap()
+        # After a chunk beside which something compiled the next has no more steps: where another thread
+        # compiled, this one worked meanwhile, and took longer than the difference.
+        self.pace = max(taken.working, CHUNK_SECONDS if taken.compiling else 0.0) / len(chunk.starts)
         if plan.stays_finite and not sound(objectives, after.parameters):
             self.state, objectives = last_finite(self.advance, self.state, chunk, self.draft)
             return objectives, None

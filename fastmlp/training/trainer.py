@@ -27,7 +27,7 @@ from fastmlp.model.pieces import Piece
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.system.notices import Notices
+from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
 from fastmlp.training.callbacks import Callback, Progress
 from fastmlp.training.checkpoint import Checkpoint
@@ -93,7 +93,7 @@ def fit(
     callbacks : iterable of Callback
         EarlyStopping, TimeLimit, or your own.
     progress : bool, optional
-        A progress bar on stderr; None shows one if stderr is a terminal.
+        A progress bar on stderr; None shows one if stderr is a terminal, and in a Jupyter notebook.
     backend : str
         "auto" takes the fastest that fits; see `fastmlp.backends`.
     threads : int, optional
@@ -235,7 +235,7 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
     for callback in checked:
         checks.instance("every callback", callback, Callback, "a Callback")
     if progress is None:
-        progress = Notices().isatty()
+        progress = in_notebook() or Notices().isatty()
     if checks.flag("progress", progress):
         checked.append(Progress())
     # A checkpoint is taken when all others have heard of the chunk: it holds their states.

@@ -16,6 +16,7 @@ import functools
 import re
 import types
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numba
@@ -29,7 +30,7 @@ from fastmlp.kernels.jit.lazy import INNER, OPTIONS, how, piece
 from fastmlp.kernels.program import templates
 from fastmlp.kernels.program.templates import PIECES
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
-from fastmlp.system.notices import say
+from fastmlp.system.compiling import compiling
 
 Function = Callable[..., Any]
 
@@ -316,30 +317,46 @@ def _rebound(function: Function, names: Mapping[str, Function]) -> types.Functio
     return copy
 
 
+ABOUT_SECONDS = {"train_chunk": 4, "gradient": 2, "update": 1, "predict": 1, "evaluate": 1}
+"""What compiling an entry point takes, with all that a network calls: seconds on AMD EPYC, rounded up."""
+
+ABOUT_SECONDS_OF_A_NETWORK = 2
+"""What compiling the entry point of one network takes."""
+
+
 class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
-    """Says on stderr, once for each program and dtype, that it compiles."""
+    """Counts what Numba takes to compile, and says on stderr that an entry point compiles."""
 
     def __init__(self) -> None:
         self._said: set[str] = set()
+        self._open: list[AbstractContextManager[None]] = []
+        """Of compilations within one another: Numba's lock lets one thread compile at a time."""
 
     def on_start(self, ev: Any) -> None:
-        """Speak if what compiles is an entry point."""
+        """Begin to count; speak if what compiles is an entry point."""
         qualname = ev.data["dispatcher"].py_func.__qualname__
         entry = ENTRY_NAME.fullmatch(qualname)
-        if entry is None:
-            return
-        variant, network = _first_variant[qualname], entry["network"]
-        dtypes = (getattr(a, "dtype", None) for a in ev.data["args"])
+        counted = compiling() if entry is None else self._announced(ev.data, entry)
+        counted.__enter__()
+        self._open.append(counted)
+
+    def on_end(self, ev: Any) -> None:
+        """Count no longer."""
+        if self._open:  # not where Ctrl-C came into `on_start`
+            self._open.pop().__exit__(None, None, None)
+
+    def _announced(self, compiled: dict[str, Any], entry: re.Match[str]) -> AbstractContextManager[None]:
+        dtypes = (getattr(a, "dtype", None) for a in compiled["args"])
         dtype = next(str(dtype) for dtype in dtypes if isinstance(dtype, numba.types.Float))
-        what = f"the {variant!r} backend for {dtype}"
-        once = "once each for training, prediction and validation"
-        key = what
-        if network is not None:
-            what, once = f"{what} and a {network} network", "once for this network"
-            key = f"{entry[0]} {dtype}"
-        if key not in self._said:
-            self._said.add(key)
-            say(f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}")
+        what = key = f"the {_first_variant[entry[0]]!r} backend for {dtype}"
+        once, seconds = "once each for training, prediction and validation", ABOUT_SECONDS[entry[1]]
+        if entry["network"] is not None:
+            what, once = f"{what} and a {entry['network']} network", "once for this network"
+            key, seconds = f"{entry[0]} {dtype}", ABOUT_SECONDS_OF_A_NETWORK
+        if key in self._said:
+            return compiling()
+        self._said.add(key)
+        return compiling(what, seconds, self._how_often(compiled["dispatcher"], once))
 
     @staticmethod
     def _how_often(entry: Any, once: str) -> str:
@@ -347,9 +364,6 @@ class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
         if reason is None:
             return f"this happens {once}, later runs load it from the disk cache"
         return f"later runs will compile again, for {reason}"
-
-    def on_end(self, ev: Any) -> None:
-        """Nothing to say."""
 
 
 event.register("numba:compile", _Announcer())

@@ -32,6 +32,7 @@ from fastmlp.kernels.codes import MOST_CODES, Codes
 from fastmlp.kernels.jit.cache import cache_of, kept_on_disk
 from fastmlp.kernels.jit.digest import Reach, marked, text_of
 from fastmlp.system import forks
+from fastmlp.system.compiling import compiling
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
@@ -81,8 +82,9 @@ def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
     if key not in _found:
         with global_compiler_lock:
             if key not in _found:
-                library, symbol = _makers[name](arguments, code)
-                _found[key] = library.get_pointer_to_function(symbol), library
+                with compiling():
+                    library, symbol = _makers[name](arguments, code)
+                    _found[key] = library.get_pointer_to_function(symbol), library
     return _found[key][0]
 
 
