@@ -37,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return 0
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -68,9 +71,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastmlp", description="Train multi-layer perceptrons on a CPU, fast.")
     parser.add_argument("--version", action="version", version=f"fastmlp {fastmlp.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
 
-    backends = commands.add_parser("backends", help="list the backends", description="List the backends.")
+    backends = commands.add_parser(
+        "backends",
+        help="list the backends",
+        description="List the backends: of each the variant that it is based on, and what it overrides.",
+    )
     backends.set_defaults(run=_backends)
 
     warmup = commands.add_parser(
@@ -120,15 +128,14 @@ def _parser() -> argparse.ArgumentParser:
 def _backends(arguments: argparse.Namespace) -> int:
     from fastmlp.backend.registry import variants
 
-    print("reference    NumPy, the oracle for the others")
+    rows = [("NAME", "BASE", "WHAT IT OVERRIDES"), ("reference", "", "in NumPy; the others are held to it")]
     for name, variant in variants().items():
-        if variant.base is None:
-            what = f"compiled, all {len(variant.slots)} functions its own"
-        else:
-            own = [*variant.slots, *(["program for every small network"] if variant.specialize else [])]
-            what = f"compiled, {variant.base.name} with its own {', '.join(own)}"
-        print(f"{name:<11}  {what}")
-    print("auto         the fastest of these for the work at hand")
+        own = [*variant.slots, *(["train_chunk of each small network"] if variant.specialize else [])]
+        rows.append((name, variant.base.name if variant.base else "", ", ".join(own) or "nothing"))
+    rows.append(("auto", "", "takes the fastest of these for the work at hand"))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, base, what in rows:
+        print(f"{name:<{widths[0]}}  {base:<{widths[1]}}  {what}")
     return 0
 
 
