@@ -15,6 +15,7 @@ from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import validate_data
 
+from fastmlp import checks
 from fastmlp.backend.registry import choose
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
@@ -120,6 +121,8 @@ class Perceptron(Fitted):
 
     def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
         """Return X and y as scikit-learn validates them."""
+        checks.no_iterator("X", X)
+        checks.no_iterator("y", y)
         options = {"accept_sparse": SPARSE, "multi_output": True, "y_numeric": is_regressor(self)}
         X, y = validate_data(self, X, y, dtype=dtype, reset=reset, **options)
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y

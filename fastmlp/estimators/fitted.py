@@ -64,6 +64,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             check_is_fitted(self)
         dtype = self._model.parameters.dtype
         if not self._is_clean(X, dtype):
+            checks.no_iterator("X", X)
             X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
             sparse = scipy.sparse.issparse(X)
             X = X.tocsr().astype(dtype, copy=False) if sparse else np.ascontiguousarray(X, dtype)

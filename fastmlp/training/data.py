@@ -23,10 +23,11 @@ def as_array(what: str, value: ArrayLike) -> Array:
     Raises
     ------
     TypeError
-        If it holds anything but booleans, integers or floats.
+        If it holds anything but booleans, integers or floats, or is an iterator.
     ValueError
         If it is ragged.
     """
+    checks.no_iterator(what, value)
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")
     if hasattr(value, "toarray") and not hasattr(value, "__array__"):
