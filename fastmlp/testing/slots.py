@@ -7,6 +7,7 @@ from the same inputs, so that a tolerance speaks of the kernel's own rounding.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import reference
+from fastmlp.backend.registry import get_variant
 from fastmlp.kernels.runtime.workspace import scratch_length
 from fastmlp.model import optimizers
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN
@@ -63,6 +65,7 @@ class Case(NamedTuple):
     returned : expected return value, or None
     bound : {position: largest absolute error allowed}, arrays or scalars
     scratch : position of the array that a slot may leave in any state, or None
+    slot : the slot's name
     """
 
     label: str
@@ -71,6 +74,7 @@ class Case(NamedTuple):
     returned: float | None
     bound: dict[int, Any]
     scratch: int | None = None
+    slot: str = ""
 
     def fresh(self) -> tuple[Any, ...]:
         """Return the arguments with copies of the arrays, but for the scratch; one given twice stays one."""
@@ -94,29 +98,70 @@ class Case(NamedTuple):
     def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
         """Raise AssertionError unless a call of `fresh` arguments agrees with the reference.
 
-        A slot must also leave its inputs as they were: what comes after it in a step reads them.
+        A slot must also leave its inputs as they were: what comes after it in a step reads them. The error is
+        one line: the argument, the index that is farthest off, what was got there and what was wanted.
         """
         for position, given in self.inputs().items():
-            same = arguments[position].tobytes() == given.tobytes()
-            assert same, f"argument {position} is an input, and the slot has changed it"
+            array = arguments[position]
+            if array.tobytes() != given.tobytes():
+                bits = np.dtype(f"u{array.itemsize}")
+                index = _first(array.view(bits) != given.view(bits))
+                raise AssertionError(
+                    f"{self._element(position, array, index)} is an input, which a slot must not change: "
+                    f"it was {given[index]} and is {array[index]}"
+                )
         for position, expected in self.written.items():
-            error = np.abs(arguments[position].astype(np.float64) - expected)
-            worst = np.max(error - self.bound[position])
-            assert worst <= 0, f"argument {position} is off by {error.max():.3g}, {worst:.3g} too much"
+            array = arguments[position]
+            error = np.abs(_wide(array) - expected)
+            bound = np.broadcast_to(self.bound[position], error.shape)
+            wrong = ~(error <= bound)  # NaN, too
+            if wrong.any():
+                index = np.unravel_index(np.argmax(error - bound), error.shape)
+                raise AssertionError(
+                    f"{self._element(position, array, index)} is {array[index]} and should be "
+                    f"{expected[index]:.9g}: off by {error[index]:.3g}, allowed are {bound[index]:.3g}; "
+                    f"{np.count_nonzero(wrong)} of {wrong.size} elements are off"
+                )
         if self.returned is not None:
             # A sum of positive and negative terms in float64: as good as its terms.
             allowed = self.bound[-1]
-            assert abs(returned - self.returned) <= allowed, f"{returned} is not {self.returned}"
+            if returned is None or not abs(returned - self.returned) <= allowed:
+                raise AssertionError(
+                    f"{self._named()} returns {returned} and should return {self.returned:.9g}, "
+                    f"within {allowed:.3g}"
+                )
+
+    def _named(self) -> str:
+        return f"{self.slot}, {self.label}," if self.label else self.slot
+
+    def _element(self, position: int, array: Array, index: tuple[Any, ...]) -> str:
+        """Return what an element is called in the slot's signature."""
+        parameters = list(inspect.signature(get_variant("baseline").slots[self.slot]).parameters)
+        place = ", ".join(map(str, index))
+        return (
+            f"{self._named()} argument {position}: {parameters[position]}[{place}] "
+            f"(shape {array.shape}, {array.dtype})"
+        )
+
+
+def _first(where: Array) -> tuple[Any, ...]:
+    """Return the index of the first element that holds."""
+    return tuple(np.argwhere(where)[0])
 
 
 CaseMaker = Callable[[np.random.Generator, "np.dtype[Any]", Sizes], Iterator[Case]]
 
 
 class Slot(NamedTuple):
-    """A slot: its signature as written in `fastmlp.kernels.variants.baseline`, and its cases."""
+    """A slot: its name, and what makes its cases; `fastmlp.kernels.variants.baseline` has its signature."""
 
     name: str
-    cases: CaseMaker
+    make: CaseMaker
+
+    def cases(self, rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+        """Yield calls of the slot on a batch and a layer of these sizes, with what the reference says."""
+        for case in self.make(rng, dtype, sizes):
+            yield case._replace(slot=self.name)
 
 
 def _normal(rng: np.random.Generator, dtype: np.dtype[Any], *shape: int) -> Array:
