@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("fastmlp: interrupted")
         return 130
     except OSError as error:
-        # What reads our output has gone, or the disk is full: say it once, and let the exit be quiet.
+        # The reader of our output has gone, or the disk is full. Python would report it again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             say(f"fastmlp: error: cannot write: {error.strerror}")
@@ -163,7 +163,7 @@ def _warmup(arguments: argparse.Namespace) -> int:
 
 
 class _Settings(NamedTuple):
-    """Everything that defines a training but the rows and the backend."""
+    """All that defines a training, except the rows and the backend."""
 
     network: Network
     optimizer: Optimizer
@@ -273,7 +273,7 @@ def _widths(text: str) -> list[int]:
 
 
 def _measured(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> _Outcome:
-    """Train once on a few rows, so that the backend is compiled or loaded, then in earnest."""
+    """Train on a few rows, which compiles or loads the backend; then train on all rows, and measure that."""
     began = time.perf_counter()
     backend = _chosen(arguments, task, settings, backend)
     _fitted(arguments, task, settings, backend, _Clock(shown=False), tiny=True)

@@ -1,8 +1,8 @@
-"""The table of slots: what each takes, cases to try, what the reference says, how far off is right.
+"""The table of slots: for each the calls to try, the reference's results, and the largest error allowed.
 
-Tests and benchmarks run every row against every variant: a new slot, case or variant is a new test
-and a new benchmark without another line. What is expected is computed by the reference in float64
-from the same inputs, so that a tolerance speaks of the kernel's own rounding.
+Tests and benchmarks run every row against every variant. So a new slot, case or variant is a new test and a
+new benchmark without another line. The reference computes the expected results in float64 from the same
+inputs: a tolerance bounds the kernel's own rounding.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ AGREEMENT_SIZES = (
     Sizes(64, 32, 16),
     Sizes(48, 130, 60),
 )
-"""One row, one unit, few units of many rows, sizes that are no multiple of anything; last, enough of
-both for W and the deltas to be copied into panels."""
+"""One row, one unit, few units of many rows, sizes that are no multiple of a vector. The last are large
+enough for W and the deltas to be copied into panels."""
 
 BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256), Sizes(128, 128, 10))
 
@@ -59,9 +59,9 @@ BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256
 class Case(NamedTuple):
     """One call of a slot.
 
-    label : what distinguishes it, e.g. "relu"
-    arguments : what the slot takes; arrays in `written` are outputs, and inputs where they are both
-    written : {position: expected array}, float64
+    label : what distinguishes it from the other cases, e.g. "relu"
+    arguments : the slot's arguments; those in `written` are outputs, some of them also inputs
+    written : {position of an output: expected array}, float64
     returned : expected return value, or None
     bound : {position: largest absolute error allowed}, arrays or scalars
     scratch : position of the array that a slot may leave in any state, or None
@@ -77,7 +77,7 @@ class Case(NamedTuple):
     slot: str = ""
 
     def fresh(self) -> tuple[Any, ...]:
-        """Return the arguments with copies of the arrays, but for the scratch; one given twice stays one."""
+        """Return the arguments with copies of all arrays but the scratch; an array given twice stays one."""
         kept = () if self.scratch is None else (self.scratch,)
         arrays = {
             id(a): a.copy()
@@ -87,7 +87,7 @@ class Case(NamedTuple):
         return tuple(arrays.get(id(a), a) for a in self.arguments)
 
     def inputs(self) -> dict[int, Array]:
-        """Return the arrays by position that a slot must leave as they are, down to the bits."""
+        """Return by position the arrays of which a slot must not change a bit."""
         written = [self.arguments[i] for i in self.written]
         return {
             i: a
@@ -123,7 +123,7 @@ class Case(NamedTuple):
                     f"{np.count_nonzero(wrong)} of {wrong.size} elements are off"
                 )
         if self.returned is not None:
-            # A sum of positive and negative terms in float64: as good as its terms.
+            # A sum in float64 of positive and negative terms has the error of its terms.
             allowed = self.bound[-1]
             if returned is None or not abs(returned - self.returned) <= allowed:
                 raise AssertionError(
@@ -177,9 +177,9 @@ def _eps(dtype: np.dtype[Any]) -> float:
 
 
 def _dot_bound(dtype: np.dtype[Any], a: Array, b: Array) -> Array:
-    """Return the rounding of a dot product: random-walk growth of eps over its n terms, 8 sigma.
+    """Return a bound on a dot product's rounding, which grows as a random walk over n terms: 8 sigma.
 
-    Higham, "Accuracy and Stability of Numerical Algorithms" (2002), 3.1 has n * eps as the worst.
+    The worst case is n * eps: Higham, "Accuracy and Stability of Numerical Algorithms" (2002), 3.1.
     """
     return 8 * _eps(dtype) * np.sqrt(a.shape[1]) * (np.abs(_wide(a)) @ np.abs(_wide(b)) + 1)
 
@@ -190,7 +190,7 @@ def _few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
 
 
 def _unset(dtype: np.dtype[Any], *shape: int) -> Array:
-    """Return an array of NaN, which shows in the outcome where a slot reads it, or does not write it."""
+    """Return an array of NaN. NaN in a result shows that a slot reads the array, or does not write it."""
     return np.full(shape, np.nan, dtype)
 
 
@@ -253,7 +253,7 @@ def _activate(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> I
         expected = reference.activate(name, _wide(z))
         bound = _few_ulp(dtype, expected)
         if name == "softmax":
-            # Rounding z - max is relative to their distance, and the sum walks over n_out terms.
+            # The rounding of z - max is relative to the difference; that of the sum grows over n_out terms.
             spread = z.max(axis=1, keepdims=True) - z
             bound = 2 * _eps(dtype) * expected * (4 + spread + np.sqrt(sizes.n_out))
         yield Case(name, (code, z, _unset(dtype, *z.shape)), {2: expected}, None, {2: bound})
@@ -263,7 +263,7 @@ def _activate_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Si
     z = 4 * _normal(rng, dtype, sizes.rows, sizes.n_out)
     delta = _normal(rng, dtype, sizes.rows, sizes.n_out)
     for code, name in enumerate(HIDDEN):
-        a = np.array(reference.activate(name, z))  # a step has an array of its own for it, identity's too
+        a = np.array(reference.activate(name, z))  # in a step it is an array of its own, for identity too
         expected = reference.activate_gradient(name, _wide(z), _wide(a), _wide(delta))
         # gelu's and silu's slopes are sums of terms of size |z|.
         bound = _few_ulp(dtype, np.abs(delta) * np.maximum(np.abs(z), 1))
@@ -286,7 +286,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
                 targets /= targets.sum(axis=1, keepdims=True)
             expected = reference.output_loss(network, _wide(z), _wide(targets), _wide(weights))
             yield _loss_case(network, z, targets, weights, scratch, expected)
-            if "entropy" in loss:  # labels and logits that saturate, which scikit-learn's convention clips
+            if "entropy" in loss:  # scikit-learn's convention clips: labels, and logits that saturate
                 network = Network([1, n_out], output=output, loss=loss, convention="sklearn")
                 far, labels = 20 * z, np.eye(n_out, dtype=dtype)[rng.integers(0, n_out, rows)]
                 expected = reference.output_loss(network, far, labels, weights)  # eps is the dtype's
@@ -300,10 +300,10 @@ def _loss_case(
     codes = list(LOSSES).index(network.loss), list(ACTIVATIONS).index(network.output)  # type: ignore[arg-type]
     numbers = *codes, np.array(network.loss_parameters), 1 / total
     outputs = np.abs(reference.activate(network.output, _wide(z)))
-    # Outputs, residuals and their products, each with some ulp of its own size squared.
+    # Outputs, residuals and their products: the rounding of each is some ulp of at most this size.
     size = (1 + np.abs(z).max() + outputs.max()) ** 2
     share = weights.max() / total
-    # A sum walks sqrt(n) roundings of its size, and further where terms are alike and round alike.
+    # The sum's rounding grows with sqrt(n), and more where equal terms round in the same way.
     walked = np.sqrt(z.size) * abs(expected[0])
     return Case(
         f"{network.output}-{network.loss}" + "-clipped" * network.clips,
@@ -336,7 +336,7 @@ def _penalty_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Siz
 
 def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     a = _normal(rng, dtype, sizes.rows, sizes.n_out)
-    # A step drops activations into another array, and the deltas of those where they stand.
+    # A step writes dropped activations to another array, and dropped deltas in place.
     for key, step, layer, first, p, out in (
         (7, 0, 0, 0, 0.5, _unset(dtype, *a.shape)),
         (2**32 - 1, 2**33 + 5, 3, 21, 0.1, a),
@@ -384,7 +384,7 @@ def _step_case(label: str, scalars: tuple[Any, ...], vectors: _Vectors, after: T
     written = {at: after.parameters} | {at + 1 + i: after.moments[i] for i in range(2)}
     dtype = parameters.dtype
     terms = np.abs(gradient) + np.abs(first) + np.abs(second) + gradient * gradient
-    # A step adds terms of about this size, which themselves carry a few ulp.
+    # A step adds terms of about this size, each with an error of a few ulp.
     bound = {i: _few_ulp(dtype, np.abs(expected) + terms) for i, expected in written.items()}
     return Case(label, arguments, written, None, bound)
 
@@ -407,7 +407,7 @@ OPTIMIZERS = (
     ("adam, epsilon hat", optimizers.Adam(0.001, epsilon_hat=True), 3),
     ("adamw", optimizers.AdamW(0.001), 10),
 )
-"""Of every rule: a label, what takes it, and the steps taken before."""
+"""For every rule: a label, an optimiser that has it, and the number of steps taken before."""
 
 
 def _apply_rule(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:

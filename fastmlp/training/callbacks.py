@@ -1,4 +1,4 @@
-"""What may happen between compiled chunks: stopping, watching, showing."""
+"""Callbacks, which run between compiled chunks: early stopping, a time limit, a progress bar."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def no_snapshot() -> Snapshot:
 
 
 SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot")
-"""Of a `Run`: what the training sets as it goes on, and `rate_factor`, which callbacks set, too."""
+"""The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
 
 
 class Run:
-    """What a callback sees of the training that it accompanies.
+    """A training as its callbacks see it.
 
     Attributes
     ----------
@@ -46,7 +46,7 @@ class Run:
     snapshot : function that returns all that the rest of the training depends on, between chunks
     rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
 
-    Nothing else can be set: AttributeError. A training would not notice.
+    Setting an attribute that a training would not read raises AttributeError.
     """
 
     network: Network
@@ -112,17 +112,16 @@ class Callback:
         """Run before the first step."""
 
     def on_chunk_end(self, run: Run) -> None:
-        """Run after every chunk, mid-epoch or not; after one of no steps, too, if Ctrl-C left its own."""
+        """Run after every chunk, also within an epoch; after a step that Ctrl-C left behind, too."""
 
     def on_epoch_end(self, run: Run) -> None:
         """Run after every epoch, once its values stand in `run.history`."""
 
     def hear_by(self, run: Run) -> int:
-        """Return the epoch at whose end `on_epoch_end` must run next; asked before every chunk.
+        """Return the epoch after which `on_epoch_end` must run next; called before every chunk.
 
-        A later one than the next saves what a chunk costs, some 0.1 ms; `on_epoch_end` then finds
-        the values of several epochs in the history, or earlier than it asked for if another
-        callback made an end.
+        Each epoch that need not end a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of
+        several epochs in the history. It may run earlier than asked for, because of another callback.
         """
         return run.epoch + 1
 
@@ -130,9 +129,9 @@ class Callback:
         """Run after the last step, however training ended."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training must know: by name, what JSON can write, or arrays.
+        """Return what a resumed training needs, by name: values that JSON can write, or arrays.
 
-        Arrays of float32, float64 or int64; no NaN or infinity elsewhere. Empty: nothing.
+        Arrays are of float32, float64 or int64. Other values hold no NaN or infinity. {} if it needs nothing.
         """
         return {}
 
@@ -146,7 +145,7 @@ class EarlyStopping(Callback):
     Parameters
     ----------
     patience : int
-        Epochs in a row without improvement that are borne, at least 1.
+        Training stops after so many epochs in a row without an improvement; at least 1.
     min_delta : float
         An improvement is a fall by more than this below the best so far; at least 0.
     monitor : str, optional
@@ -203,7 +202,7 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
-        """Go on from the best so far; stop at once if patience had come to its end."""
+        """Go on from the best so far; stop at once if patience was at its end."""
         if state["monitor"] != self.key:
             raise CheckpointError(
                 f"EarlyStopping watched {state['monitor']!r} before the checkpoint, and now {self.key!r}"
@@ -215,9 +214,9 @@ class EarlyStopping(Callback):
 
 
 class TimeLimit(Callback):
-    """Stop after `seconds` of wall-clock time, within a chunk: 0.2 s, or a step if that takes longer.
+    """Stop after `seconds` of wall-clock time, or up to a chunk later: 0.2 s, or a step if that takes longer.
 
-    The time is that of one call of `fit`: a resumed training has all of it again.
+    The time is that of one call of `fit`. A resumed training has all of it again.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -281,7 +280,7 @@ def _opened(run: Run, rows_before: int) -> tqdm[Any]:
         from tqdm.auto import tqdm  # imports asyncio, 17 ms, which a kernel has imported
     else:
         from tqdm import tqdm
-    # Of stderr itself it would ask the width unasked, and flush it where nothing is forgiven.
+    # With stderr itself as its file, tqdm would fail where stderr cannot be asked for its width, or flushed.
     return tqdm(
         total=run.epochs * run.rows, initial=rows_before, unit="row", unit_scale=True, file=Notices(),
         dynamic_ncols=True,
