@@ -30,7 +30,7 @@ def main() -> None:
 def measure(backend: str, dtype: str) -> None:
     """Compile in this process, and print the table."""
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["NUMBA_CACHE_DIR"] = cache  # before numba is imported
+        os.environ["FASTMLP_CACHE_DIR"] = cache  # before numba is imported
         from numba.core import event
 
         import fastmlp

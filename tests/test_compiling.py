@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import subprocess
 import sys
 import threading
 import types
 
-import numba
 import numpy as np
 import pytest
 import tqdm.std
-from numba.core import event
 
 import fastmlp
 from fastmlp.backend import reference
 from fastmlp.cli.main import main
-from fastmlp.kernels.jit import bind, lazy  # noqa: F401  # bind listens to Numba
+from fastmlp.kernels.jit import engine, entries
 from fastmlp.system import compiling as clock
 from fastmlp.system.compiling import Stopwatch, compiling, seconds_compiling
 from fastmlp.training import loop, trainer
@@ -260,29 +259,63 @@ def test_the_first_command_on_a_machine_tells_the_speed_of_the_later_ones(tmp_pa
     assert cold < 2.5 * warm, "0.46 s against 0.05 where what compiles is counted"
 
 
-def test_what_numba_compiles_is_counted(now):
-    class Takes(event.Listener):
-        def on_start(self, ev):
-            now.seconds += 3
+def test_what_an_entry_point_takes_is_counted(now, monkeypatch):
+    def source():
+        now.seconds += 3  # the compiler is imported
+        return types.SimpleNamespace(name="predict_0", kept="", reach=reach, compiled=compiled)
 
-        def on_end(self, ev):
-            pass
+    def compiled(dtype):
+        now.seconds += 4
 
-    function = numba.njit(lambda x: x + 1)
+    def entry_of(name, dtype, compile_code):
+        now.seconds += 5  # it is not found on the disk
+        compile_code()
+
+    reach = types.SimpleNamespace(unknown="x")
+    monkeypatch.setattr(entries, "entry_of", entry_of)
     before = seconds_compiling()
-    with event.install_listener("numba:compile", Takes()):
-        function(1)
-    assert seconds_compiling() - before == 3
+    entries.Entries("mine", None, lasting=False)._entry("mine predict", "float32", source, str)
+    assert seconds_compiling() - before == 3 + 5 + 3 + 4
 
 
 def test_what_a_piece_takes_at_its_first_call_is_counted(now, monkeypatch):
-    def make(arguments, code):
+    def load(code):
         now.seconds += 3
-        return types.SimpleNamespace(get_pointer_to_function=lambda symbol: 1), "symbol"
+        return 1
 
-    monkeypatch.setitem(lazy._makers, "a piece", make)
-    monkeypatch.setattr(lazy, "_found", {})
+    monkeypatch.setattr(engine, "_found", {})
+    monkeypatch.setattr(engine.store, "load", lambda *_: "code")
+    monkeypatch.setattr(engine, "can_link", lambda code: True)
+    monkeypatch.setattr(engine, "common", lambda: types.SimpleNamespace(load=load))
     before = seconds_compiling()
-    lazy.address_of("a piece", (), 0)
-    lazy.address_of("a piece", (), 0)
+    for _ in range(2):
+        assert engine.address_of("a piece", b"", "", "") == 1
     assert seconds_compiling() - before == 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside another thread
+def test_a_new_process_counts_what_its_own_thread_compiles(now):
+    begun, ended = threading.Event(), threading.Event()
+
+    def other():
+        with compiling():
+            begun.set()
+            ended.wait()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+    now.seconds += 1
+    with compiling():
+        pid = os.fork()
+        if pid == 0:
+            before = seconds_compiling()
+            now.seconds += 2
+            own = seconds_compiling() - before
+    if pid == 0:
+        now.seconds += 4
+        os._exit(0 if (own, seconds_compiling() - before) == (2, 2) else 1)
+    ended.set()
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

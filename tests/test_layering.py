@@ -23,9 +23,12 @@ FLOORS = (
     ("kernels.program",),
     ("kernels.jit",),
     ("kernels.gemm", "kernels.runtime"),
-    ("backend", "kernels.elementwise"),
-    ("kernels.small", "training"),
-    ("cli", "estimators", "kernels.variants", "testing"),
+    ("kernels.elementwise",),
+    ("kernels.small",),
+    ("kernels.estimates",),
+    ("backend", "kernels.variants"),
+    ("training",),
+    ("cli", "estimators", "testing"),
     ("__main__",),
 )
 """The rooms: a module imports from its own room and from the floors below."""

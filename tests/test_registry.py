@@ -49,11 +49,11 @@ def plugins(tmp_path, monkeypatch):
             (info / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
             (info / "entry_points.txt").write_text(f"[fastmlp.variants]\n{name} = {name}\n")
         monkeypatch.syspath_prepend(tmp_path)
-        registry._installed.cache_clear()
+        registry._plugins.cache_clear()
 
     before = {*sys.modules}
     yield install
-    registry._installed.cache_clear()
+    registry._plugins.cache_clear()
     for name in {*sys.modules} - before:
         if Path(getattr(sys.modules[name], "__file__", None) or "").parent == tmp_path:
             del sys.modules[name]
@@ -263,7 +263,7 @@ def nothing():
     [
         (baseline, "biass_gradient", nothing, ValueError, "unknown slot .* did you mean 'bias_gradient'"),
         (baseline, "", nothing, ValueError, "unknown slot .* choose from: activate, "),
-        (tiled, "rows_forward", nothing, ValueError, "unknown slot 'rows_forward'"),
+        (tiled, "rows_sideways", nothing, ValueError, "unknown slot 'rows_sideways'"),
         (fused, "affine", nothing, ValueError, "slot 'affine' .* would never run"),
         (baseline, "affine", None, TypeError, "slot 'affine' .* must be a function, got None"),
     ],

@@ -25,7 +25,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 
 if TYPE_CHECKING:
-    from fastmlp.kernels.variant import Variant, Work
+    from fastmlp.kernels.variant import Choice, Variant, Work
 
 _files: dict[str, Variant] = {}
 _paths: dict[str, Path] = {}
@@ -34,7 +34,7 @@ _paths: dict[str, Path] = {}
 
 def variants() -> dict[str, Variant]:
     """Return the compiled backends' declarations by name: bases first, files given last."""
-    return {**_installed(), **_files}
+    return {**_own(), **_plugins(), **_files}
 
 
 def get_variant(name: str) -> Variant:
@@ -45,7 +45,9 @@ def get_variant(name: str) -> Variant:
 
 def backends() -> tuple[str, ...]:
     """Return the names that `fit(backend=...)` takes beside "auto", the reference first."""
-    return ("reference", *variants())
+    from fastmlp.kernels.estimates import OWN
+
+    return ("reference", *OWN, *_plugins(), *_files)
 
 
 def get(name: str) -> Backend:
@@ -56,7 +58,7 @@ def get(name: str) -> Backend:
 
 def calls_blas(name: str) -> bool:
     """Return whether a backend's sums are in the order of the BLAS, which goes by its number of threads."""
-    return name == "reference" or bool(variants()[name].called_libraries())
+    return name == "reference" or bool(choice_of(name).libraries)
 
 
 def choose(
@@ -81,21 +83,29 @@ def choose(
     from fastmlp.kernels.variant import Work
 
     work = Work.of(network, optimizer, rows, dtype, threads, steps)
-    estimates = {name: _estimate(v, work) for name, v in variants().items() if v.seconds is not None}
+    choices = {name: choice_of(name) for name in backends()[1:]}
+    estimates = {name: _estimate(name, c, work) for name, c in choices.items() if c.seconds is not None}
     return get(min(estimates, key=estimates.__getitem__))
 
 
-def _estimate(variant: Variant, work: Work) -> float:
+def choice_of(name: str) -> Choice:
+    """Return what decides over a compiled backend; fastmlp's own are not loaded for that."""
+    from fastmlp.kernels.estimates import OWN
+
+    return OWN[name] if name in OWN else variants()[name].choice
+
+
+def _estimate(name: str, choice: Choice, work: Work) -> float:
     """Return the seconds that a variant says a step takes; infinity, with a warning, if it says no number."""
-    assert variant.seconds is not None
+    assert choice.seconds is not None
     try:
-        seconds = float(variant.seconds(work))
+        seconds = float(choice.seconds(work))
         if not math.isnan(seconds):
             return seconds
         reason = "it is nan"
     except Exception as error:  # a plugin's function may raise anything
         reason = declarations.told(error)
-    _warn(f"the backend {variant.name!r} is left out of the choice: it gives no estimate, {reason}")
+    _warn(f"the backend {name!r} is left out of the choice: it gives no estimate, {reason}")
     return math.inf
 
 
@@ -123,16 +133,23 @@ def register_file(path: str | Path) -> str:
 
 
 @functools.cache
-def _installed() -> dict[str, Variant]:
-    """Return the variants of the package and the plugins, bases first."""
+def _own() -> dict[str, Variant]:
+    """Return the variants of the package, bases first."""
     package = importlib.import_module("fastmlp.kernels.variants")
     found = [
         declarations.declared(importlib.import_module(f"{package.__name__}.{info.name}"))
         for info in pkgutil.iter_modules(package.__path__)
     ]
+    return {variant.name: variant for variant in sorted(found, key=_depth)}
+
+
+@functools.cache
+def _plugins() -> dict[str, Variant]:
+    """Return the variants that installed packages declare, bases first."""
+    found: list[Variant] = []
     for entry in sorted(importlib.metadata.entry_points(group="fastmlp.variants")):
         try:
-            taken = ["reference", *(variant.name for variant in found)]
+            taken = ["reference", *_own(), *(variant.name for variant in found)]
             found.append(declarations.checked(declarations.declared(entry.load()), taken))
         except Exception as error:  # importing somebody's module may raise anything
             _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {declarations.told(error)}")
@@ -149,6 +166,24 @@ def _warn(message: str) -> None:
 
 @functools.cache
 def _compiled(name: str) -> Backend:
+    from fastmlp.kernels.estimates import OWN
+
+    if name not in OWN:
+        return backend_of(variants()[name])
+    from fastmlp.kernels.jit.entries import Entries
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(variants()[name])
+    # Without its functions, which a process with all machine code on the disk does not need.
+    return compiled_backend(name, OWN[name], Entries(name, lambda: variants()[name], lasting=True))
+
+
+def backend_of(variant: Variant) -> Backend:
+    """Return a variant as a backend, registered or not."""
+    from fastmlp.kernels.jit.bind import check_slots
+    from fastmlp.kernels.jit.entries import Entries
+    from fastmlp.kernels.runtime.adapter import compiled_backend
+
+    check_slots(variant)
+    return compiled_backend(
+        variant.name, variant.choice, Entries(variant.name, lambda: variant, lasting=False)
+    )

@@ -7,47 +7,64 @@ two know nothing of one another.
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from fastmlp.system import forks
 from fastmlp.system.notices import say
 
-_lock = threading.RLock()  # a signal handler that forks may come while this thread holds it
-forks.wait_for(_lock)
+_lock = threading.RLock()  # a signal handler may fork while this thread holds it
+forks.wait_for(_lock, 9)  # nothing else is taken while it is held
 
 
 class _Total:
-    """Seconds during which at least one of several stretches of time was open."""
+    """Seconds during which at least one thread was within `compiling`."""
 
     def __init__(self) -> None:
-        self._open = 0
+        self._depths: Counter[int] = Counter()
+        """By the ids of the threads that are within it: how many times."""
         self._began = 0.0
         self._closed = 0.0
 
     def begin(self) -> None:
-        """Open a stretch."""
+        """Have this thread enter."""
         with _lock:
-            if self._open == 0:
+            if not self._depths:
                 self._began = time.perf_counter()
-            self._open += 1
+            self._depths[threading.get_ident()] += 1
 
     def end(self) -> None:
-        """Close a stretch that `begin` opened."""
+        """Have this thread leave."""
         with _lock:
-            self._open -= 1
-            if self._open == 0:
-                self._closed += time.perf_counter() - self._began
+            self._leave(threading.get_ident(), 1)
+
+    def forget_others(self) -> None:
+        """Have all other threads leave: a new process has only the one that forked."""
+        with _lock:
+            for thread in {*self._depths} - {threading.get_ident()}:
+                self._leave(thread, self._depths[thread])
 
     def seconds(self) -> float:
-        """Return the sum, up to now where a stretch is open."""
+        """Return the sum, up to now if a thread is within."""
         with _lock:
-            return self._closed + (time.perf_counter() - self._began if self._open else 0.0)
+            return self._closed + (time.perf_counter() - self._began if self._depths else 0.0)
+
+    def _leave(self, thread: int, times: int) -> None:
+        self._depths[thread] -= times
+        if not self._depths[thread]:
+            del self._depths[thread]
+            if not self._depths:
+                self._closed += time.perf_counter() - self._began
 
 
 _total = _Total()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_total.forget_others)
 
 
 @contextlib.contextmanager

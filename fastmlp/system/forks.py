@@ -35,7 +35,8 @@ class Lock(Protocol):
         """Release it."""
 
 
-_locks: list[Lock] = []
+_locks: list[tuple[int, Lock]] = []
+"""With their ranks, the lowest first."""
 
 
 class _Taken(threading.local):
@@ -48,9 +49,14 @@ class _Taken(threading.local):
 _taken = _Taken()
 
 
-def wait_for(lock: Lock) -> None:
-    """Make every fork take the lock first, so that no other thread holds it in the new process."""
-    _locks.append(lock)
+def wait_for(lock: Lock, rank: int = 0) -> None:
+    """Make every fork take the lock first, so that no other thread holds it in the new process.
+
+    rank : a fork takes locks in the order of their ranks. It is higher than the rank of every lock that a
+        thread may hold when it takes this one
+    """
+    _locks.append((rank, lock))
+    _locks.sort(key=lambda ranked: ranked[0])
 
 
 def imported_elsewhere() -> list[str]:
@@ -67,7 +73,7 @@ def imported_elsewhere() -> list[str]:
 def _before() -> None:
     latest = time.monotonic() + MOST_SECONDS
     while True:
-        for lock in _locks:
+        for _, lock in _locks:
             lock.acquire()
             _taken.locks.append(lock)
         if not imported_elsewhere() or time.monotonic() > latest:
