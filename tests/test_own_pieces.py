@@ -42,7 +42,9 @@ from test_compilation import AfterOneStep, compilations
 import fastmlp
 from fastmlp import SGD, Activation, CheckpointError, Loss, Network, RowLoss, Rule
 from fastmlp.backend import registry
-from fastmlp.formulas.expressions import OPERATIONS, WORDS, _applied, operate, trace, variable
+from fastmlp.formulas.expressions import WORDS, _applied, operate, variable
+from fastmlp.formulas.operations import OPERATIONS
+from fastmlp.formulas.tracing import trace
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codes import MOST_CODES, Codes
 from fastmlp.kernels.small.eligible import specialize

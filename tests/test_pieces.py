@@ -71,9 +71,9 @@ def variant(tmp_path, name, what):
 
 
 def test_a_mistake_in_a_kernel_is_raised_where_it_is_called(tmp_path):
-    name = variant(tmp_path, "undefined", "undefined_name")
+    name = variant(tmp_path, "mistaken", "out.no_such_thing")
     for _ in range(2):  # a piece that failed is tried again
-        with pytest.raises(errors.TypingError, match="undefined_name"):
+        with pytest.raises(errors.TypingError, match="no_such_thing"):
             fit(name)
     fit("baseline")
 

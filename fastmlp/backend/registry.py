@@ -8,22 +8,17 @@ point is called here, that cannot be used is left out with a warning: it is not 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
-import importlib.util
 import math
-import os
-import re
 import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.backend import reference
+from fastmlp.backend import declarations, reference
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -35,6 +30,8 @@ GROUP = "fastmlp.variants"
 """The entry points by which packages declare variants."""
 
 _files: dict[str, Variant] = {}
+_paths: dict[str, Path] = {}
+"""The variants that files declare, and the files, by the variants' names."""
 
 
 def variants() -> dict[str, Variant]:
@@ -109,7 +106,7 @@ def _estimate(name: str, choice: Choice, work: Work) -> float:
             return seconds
         reason = "it is nan"
     except Exception as error:  # a plugin's function may raise anything
-        reason = _line(error)
+        reason = declarations.told(error)
     _warn(f"the backend {name!r} is left out of the choice: it gives no estimate, {reason}")
     return math.inf
 
@@ -117,20 +114,23 @@ def _estimate(name: str, choice: Choice, work: Work) -> float:
 def register_file(path: str | Path) -> str:
     """Load the variant that a Python file declares; return its name.
 
-    ValueError or TypeError if it declares none that can be used, or one with a name that is taken.
+    A file may be registered again after an edit: the new variant takes the place of the old one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        In one line, if the file cannot be run, if it declares no variant that can be used, or one with a name
+        that another file or backend has.
     """
-    path = Path(path)
-    # Two files of one name are two modules.
-    place = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"fastmlp_variant_{path.stem}_{place}", path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise ValueError(f"a variant must be a Python file, got {str(path)!r}")
-    module = importlib.util.module_from_spec(spec)
-    # Machine code loaded from the disk cache looks its functions' module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    variant = _checked(_declared(module), backends())
-    _files[variant.name] = variant
+    path = Path(path).absolute()
+    module = declarations.load(path)
+    earlier = [name for name in _files if _paths.get(name) == path]
+    taken = [name for name in backends() if name not in earlier]
+    variant = declarations.checked(declarations.declared(module), taken)
+    for name in earlier:
+        del _paths[name], _files[name]
+    _files[variant.name], _paths[variant.name] = variant, path
+    _compiled.cache_clear()
     return variant.name
 
 
@@ -141,7 +141,7 @@ def _own() -> dict[str, Variant]:
 
     package = importlib.import_module("fastmlp.kernels.variants")
     found = [
-        _declared(importlib.import_module(f"{package.__name__}.{info.name}"))
+        declarations.declared(importlib.import_module(f"{package.__name__}.{info.name}"))
         for info in pkgutil.iter_modules(package.__path__)
     ]
     return {variant.name: variant for variant in sorted(found, key=_depth)}
@@ -157,10 +157,10 @@ def _plugins() -> dict[str, Variant]:
     found: list[Variant] = []
     for entry in sorted(entry_points(group=GROUP)):
         try:
-            taken = ["reference", *_own(), *(v.name for v in found)]
-            found.append(_checked(_declared(entry.load()), taken))
+            taken = ["reference", *_own(), *(variant.name for variant in found)]
+            found.append(declarations.checked(declarations.declared(entry.load()), taken))
         except Exception as error:  # importing somebody's module may raise anything
-            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {_line(error)}")
+            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {declarations.told(error)}")
     return {variant.name: variant for variant in sorted(found, key=_depth)}
 
 
@@ -181,36 +181,6 @@ def _any_declares(group: str) -> bool:
 
 def _depth(variant: Variant) -> int:
     return 0 if variant.base is None else 1 + _depth(variant.base)
-
-
-def _declared(module: Any) -> Variant:
-    from fastmlp.kernels.variant import Variant
-
-    variant = getattr(module, "VARIANT", None)
-    if not isinstance(variant, Variant):
-        raise ValueError(
-            f"{module.__name__} must declare VARIANT = Variant(...), got {checks.shown(variant)}"
-        )
-    return variant
-
-
-def _checked(variant: Variant, taken: Iterable[str]) -> Variant:
-    """Return the variant if it can stand beside those whose names are taken."""
-    from fastmlp.kernels.jit.bind import check_slots
-
-    name = variant.name
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
-        raise ValueError(f"a variant's name must be letters, digits and . + - _, got {checks.shown(name)}")
-    if name == "auto":
-        raise ValueError("no variant can be named 'auto', which chooses among them")
-    if name in taken:
-        raise ValueError(f"a backend named {name!r} exists already; give the variant another name")
-    check_slots(variant)
-    return variant
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _warn(message: str) -> None:

@@ -1,7 +1,8 @@
 """Work for a process of its own beside this one, which never waits for it: at most one on a machine.
 
-What is to be done is written to a directory as a file, and whoever holds the directory's lock does it, file after
-file. The lock goes with its holder. A request that nobody took, as its process was killed, is taken by the next.
+What is to be done is written to a directory as a file, and whoever holds the directory's lock does it, file
+after file. The lock goes with its holder. A request that nobody took, as its process was killed, is taken by
+the next.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ except ImportError:  # not POSIX: there is no lock that goes with its holder
 SWITCH = "FASTMLP_BACKGROUND"
 """The environment variable that turns it off if it is 0."""
 
-COMMAND = "import sys; sys.path[:] = sys.argv[2:]; from fastmlp.system.background import serve; serve(sys.argv[1])"
+COMMAND = (
+    "import sys; sys.path[:] = sys.argv[2:]\nfrom fastmlp.system.background import serve; serve(sys.argv[1])"
+)
 
 LEAST_CORES = 2
 """With one there is no beside."""
@@ -34,7 +37,8 @@ LEAST_CORES = 2
 
 def is_possible() -> bool:
     """Return whether there can be a process beside this one."""
-    return os.environ.get(SWITCH) != "0" and fcntl is not None and bool(sys.executable) and cores() >= LEAST_CORES
+    wanted = os.environ.get(SWITCH) != "0" and fcntl is not None
+    return wanted and bool(sys.executable) and cores() >= LEAST_CORES
 
 
 def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: Any) -> bool:

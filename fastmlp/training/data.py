@@ -24,10 +24,11 @@ def as_array(what: str, value: ArrayLike) -> Array:
     Raises
     ------
     TypeError
-        If it holds anything but booleans, integers or floats.
+        If it holds anything but booleans, integers or floats, or is an iterator.
     ValueError
         If it is ragged.
     """
+    checks.no_iterator(what, value)
     # NumPy loads its masked arrays when they are first named, for 10 ms.
     if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")

@@ -26,7 +26,7 @@ from fastmlp.model.pieces import Piece
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.system.notices import Notices
+from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
 from fastmlp.training.callbacks import Callback, Progress
 from fastmlp.training.checkpoint import Checkpoint
@@ -97,7 +97,7 @@ def fit(
     callbacks : iterable of Callback
         EarlyStopping, TimeLimit, or your own.
     progress : bool, optional
-        A progress bar on stderr; None shows one if stderr is a terminal.
+        A progress bar on stderr; None shows one if stderr is a terminal, and in a Jupyter notebook.
     backend : str
         "auto" takes the fastest that fits; see `fastmlp.backends`.
     threads : int, optional
@@ -159,7 +159,7 @@ def fit(
 
     state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams))
     setting: dict[str, Any] = {}
-    # It sums in another order on another number of threads.
+    # A BLAS sums in another order on another number of threads.
     held_blas_threads = saved.blas_threads if saved else None
     if saved and held_blas_threads and calls_blas(chosen.name):
         checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
@@ -196,19 +196,19 @@ def fit(
 
 
 def _pieces(network: Network) -> list[Piece]:
-    """Return the pieces of the user's own that a network has."""
+    """Return the activations and the loss of a network that a user has written."""
     return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
 
 
 class IndependentOrders:
-    """Row orders, each drawn without regard to the one before (`fastmlp.training.batches.Orders`)."""
+    """Row orders that do not depend on one another (`fastmlp.training.batches.Orders`)."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
     @property
     def state(self) -> dict[str, Any]:
-        """Of the generator; setting it goes back to there."""
+        """State of the generator. Setting it continues from there."""
         return dict(self._rng.bit_generator.state)
 
     @state.setter
@@ -218,8 +218,8 @@ class IndependentOrders:
     def draw(self, out: NDArray[np.int64]) -> None:
         """Write the orders of the next epochs to out (epochs, rows)."""
         out[...] = np.arange(out.shape[1])
-        # permuted shuffles the rows of its argument one after another, so that the orders do not
-        # depend on how many are drawn at once.
+        # permuted shuffles the rows of its argument one after another. So the orders do not depend on how
+        # many are drawn at once.
         self._rng.permuted(out, axis=1, out=out)
 
 
@@ -231,10 +231,10 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
     for callback in checked:
         checks.instance("every callback", callback, Callback, "a Callback")
     if progress is None:
-        progress = Notices().isatty()
+        progress = in_notebook() or Notices().isatty()
     if checks.flag("progress", progress):
         checked.append(Progress())
-    # A checkpoint is taken when all others have heard of the chunk: it holds their states.
+    # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
     return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
 
 

@@ -23,6 +23,7 @@ from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.system import forks
+from fastmlp.system.compiling import compiling
 
 RESOLVE = "fastmlp:resolve"
 """The symbol of what compiled code calls to find a piece."""
@@ -97,7 +98,7 @@ def address_of(name: str, types: bytes, kind: str, key: str) -> int:
     """
     wanted = name, kind, key
     if wanted not in _found:
-        with lock:
+        with lock, compiling():
             if wanted not in _found:
                 code = store.load(name, f"{kind} {key}")
                 if code is None or not can_link(code):

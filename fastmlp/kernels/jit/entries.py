@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler
 from fastmlp.kernels.variant import Bound, Variant
-from fastmlp.system.notices import say
+from fastmlp.system.compiling import compiling
 
 ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
 """The templates that are called from Python, in `fastmlp.kernels.program.templates`."""
@@ -59,6 +60,7 @@ class Entries:
             lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
         )  # fmt: skip
 
+    @compiling()
     def _entry(
         self, what: str, dtype: str, source: Callable[[], Any], name: Callable[[str], str], network: str = ""
     ) -> Entry:
@@ -79,8 +81,8 @@ class Entries:
 
         def compiled() -> store.MachineCode:
             found = source()
-            _say(found.name, self._name, dtype, network, found.reach.unknown)
-            code: store.MachineCode = found.compiled(dtype)
+            with _announced(found.name, self._name, dtype, network, found.reach.unknown):
+                code: store.MachineCode = found.compiled(dtype)
             return code
 
         return entry_of(name(kept), dtype, compiled)
@@ -89,23 +91,32 @@ class Entries:
         return importlib.import_module("fastmlp.kernels.jit.bind").Program(self._load())
 
 
+ABOUT_SECONDS = {"train_chunk": 4, "gradient": 2, "update": 1, "predict": 1, "evaluate": 1}
+"""What compiling a template takes, with all that a network calls: seconds on AMD EPYC, rounded up."""
+
+ABOUT_SECONDS_OF_A_NETWORK = 2
+"""What compiling the entry point of one network takes."""
+
 _said: set[str] = set()
 
 
-def _say(name: str, variant: str, dtype: str, network: str, unknown: str | None) -> None:
-    """Say on stderr, once for each variant or network and dtype, that it compiles.
+def _announced(
+    name: str, variant: str, dtype: str, network: str, unknown: str | None
+) -> AbstractContextManager[None]:
+    """Return a context to compile in, which says so once for each variant or network and dtype.
 
     name : of the program; unknown : why the disk cannot keep it
     """
     what, once = f"the {variant!r} backend for {dtype}", "once each for training, prediction and validation"
+    key = f"{name} {dtype}" if network else what
     if network:
         what, once = f"{what} and a {network} network", "once for this network"
-    key = f"{name} {dtype}" if network else what
     if key in _said:
-        return
+        return compiling()
     _said.add(key)
     reason = store.why_not_kept() if unknown is None else f"what it is made of cannot be known: {unknown}"
     often = f"this happens {once}, later runs load it from the disk cache"
     if reason is not None:
         often = f"later runs will compile again, for {reason}"
-    say(f"fastmlp: compiling {what}; {often}")
+    seconds = ABOUT_SECONDS_OF_A_NETWORK if network else ABOUT_SECONDS[name.rpartition("_")[0]]
+    return compiling(what, seconds, often)

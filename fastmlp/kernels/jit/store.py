@@ -319,10 +319,10 @@ def names() -> Names:
 
 @contextlib.contextmanager
 def only_one(name: str, key: str) -> Iterator[None]:
-    """Have one process of the machine at a time compile what a name and a key say, and the others wait for it.
+    """Have one process at a time compile what a name and a key say, and the others wait for it.
 
-    The lock goes with its holder. Where there are no such locks, or the holder takes longer than anybody should,
-    nobody waits.
+    The lock goes with its holder. Where there are no such locks, or the holder takes longer than anybody
+    should, nobody waits.
     """
     held = None
     try:
