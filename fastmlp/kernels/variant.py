@@ -83,6 +83,7 @@ class Bound(NamedTuple):
     names : "module:function", of the constants; gives what the template's global names stand for
     constants : all that `names` goes by, hashable; its repr tells programs apart in the disk cache
     sizes : units of every layer, to speak of it
+    exact : whether it follows the order of operations of the exact variants
     private : numbers that each worker has to itself, see `fastmlp.kernels.program.records.BUFFERS`
     most_workers : how many threads can share a step
     """
@@ -93,6 +94,7 @@ class Bound(NamedTuple):
     sizes: tuple[int, ...]
     private: int
     most_workers: int
+    exact: bool
 
 
 Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]

@@ -114,7 +114,7 @@ def specialize(network, optimizer, rows, dtype):
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
         constants = constants._replace(rows=lanes_for(rows))
         return Bound(
-            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", constants, network.sizes, 0, 1
+            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", constants, network.sizes, 0, 1, False
         )
     return _blocks(constants)
 
@@ -123,7 +123,7 @@ def specialize(network, optimizer, rows, dtype):
 def _blocks(constants):
     return Bound(
         f"{PROGRAMS}:train_blocks", f"{PROGRAMS}:block_names", constants, constants.sizes, plan(constants).size,
-        GROUPS if constants.groups > 1 else 1,
+        GROUPS if constants.groups > 1 else 1, constants.groups == 1,
     )  # fmt: skip
 
 
