@@ -1,4 +1,4 @@
-"""What `backend="auto"` takes: what a program saves over the rest of a training, against what compiling takes.
+"""What `backend="auto"` takes: what a program saves over the rest of a training, or what compiling it takes.
 
 It chooses among backends that give the same bits, so that what lies on the disk decides over time alone, and
 a training may change from one to another between two chunks. A backend of other bits is taken from the first

@@ -86,6 +86,9 @@ def can_link(code: MachineCode) -> bool:
 _found: dict[tuple[str, str, str], int] = {}
 """By name, types and code: addresses of the pieces that the process has loaded."""
 
+compiled: list[str] = []
+"""What the process has compiled, and not loaded: names and for what."""
+
 known_to_compiler: dict[str, Callable[[], Any]] = {}
 """To be called before a piece is compiled: each tells the compiler of the pieces of a loaded program."""
 
@@ -115,6 +118,7 @@ def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> Machin
             code = store.load(name, key)  # another process may have had it compiled meanwhile
             if code is None or not can_link(code):
                 code = compile_code()
+                compiled.append(f"{name} {key}")
     return code
 
 
