@@ -15,8 +15,7 @@ from numba.np.numpy_support import from_dtype
 
 from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import jittable
-
-INT = ir.IntType(64)
+from fastmlp.kernels.codegen.types import INT
 
 
 def _place(context, builder, array, value, start):

@@ -9,7 +9,6 @@ What is summed over units is scaled first: the loss of an element may be near th
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.formulas import elementary
@@ -17,7 +16,8 @@ from fastmlp.formulas.expressions import NUMBER
 from fastmlp.formulas.numbers import at_least, fma, where
 from fastmlp.kernels.codegen.scalars import chain_of, clipped, literal
 from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
-from fastmlp.kernels.codegen.vectors import FLOATS, INT, ITEMSIZE, broadcast, counted, data_pointer
+from fastmlp.kernels.codegen.types import FLOATS, INT32, ITEMSIZE
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer
 from fastmlp.kernels.codes import LOSS_CODES, SOFTMAX
 from fastmlp.kernels.elementwise.row_losses import First, Numbers, Running, emit_row_loss
 
@@ -29,21 +29,24 @@ SCALES, LOSSES, LOG_TOTALS = range(3)
 
 
 class Rows:
-    """Emits loads and stores of an array's rows."""
+    """Writes loads and stores of the first LANES numbers of a matrix's rows.
 
-    def __init__(self, builder, dtype, pointer, units):
+    units : how many rows there are, an integer or a `Symbol`; row_bytes : from one to the next, so too
+    """
+
+    def __init__(self, builder, dtype, pointer, units, row_bytes=None):
         self.builder, self.pointer, self.units = builder, pointer, units
-        self.type, self.align = ir.VectorType(FLOATS[dtype], LANES), ITEMSIZE[dtype]
+        self.v = Vectors(builder, dtype, LANES * ITEMSIZE[dtype])
+        self.row_bytes = row_bytes or self.v.bytes
 
     def _place(self, unit):
-        at = INT(unit) if isinstance(unit, int) else unit
-        return self.builder.gep(self.pointer, [at], source_etype=self.type)
+        return self.v.shift(self.pointer, unit * self.row_bytes)
 
     def __getitem__(self, unit):
-        return Symbol(self.builder, self.builder.load(self._place(unit), typ=self.type, align=self.align))
+        return Symbol(self.builder, self.v.load(self._place(unit)))
 
     def __setitem__(self, unit, symbol):
-        self.builder.store(symbol.value, self._place(unit), align=self.align)
+        self.v.store(symbol.value, self._place(unit))
 
     def each(self):
         """The loop over units."""
@@ -55,14 +58,25 @@ def _taken(context, builder, kind, value):
     if isinstance(kind, types.Array) and kind.ndim == 1:
         return Numbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
     if isinstance(kind, types.Array):
-        units = builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0)
+        units = Symbol(builder, builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0))
         return Rows(builder, kind.dtype, data_pointer(context, builder, kind, value), units)
     return Symbol(builder, broadcast(builder, value, LANES) if isinstance(kind, types.Float) else value)
 
 
 def abreast(emit):
     """Make of `emit`, which takes `Rows`, vectors of one number, and integers, what jitted code calls."""
-    return intrinsic_of(emit, _taken)
+    made = intrinsic_of(emit, _taken)
+    made.emit = emit
+    return made
+
+
+def counts(share, weight):
+    """What a row counts: the product in float64, in the weight's dtype."""
+    double, builder = FLOATS[types.float64], share.builder
+    if weight.lane == double:
+        return share * weight
+    wide = Symbol(builder, builder.fpext(weight.value, double))
+    return weight.number(share * wide)
 
 
 @intrinsic
@@ -70,36 +84,38 @@ def weigh(typing_context, share, weights, first, count, sums):
     """sums[SCALES] = share * weights[first : first + count]."""
 
     def emit(context, builder, signature, values):
-        source = data_pointer(context, builder, weights, values[1])
-        target = data_pointer(context, builder, sums, values[4])
-        element, double = FLOATS[weights.dtype], FLOATS[types.float64]
-        convert = builder.fptrunc if element != double else lambda value, kind: value
-        widen = builder.fpext if element != double else convert
-        with counted(builder, values[3]) as i:
-            at = builder.gep(source, [builder.add(values[2], i)], source_etype=element)
-            scale = builder.fmul(values[0], widen(builder.load(at, typ=element), double))
-            builder.store(convert(scale, element), builder.gep(target, [i], source_etype=element))
+        share, _, first, count, _ = (Symbol(builder, value) for value in values)
+        source, target = (
+            Numbers(builder, array.dtype, data_pointer(context, builder, array, value))
+            for array, value in ((weights, values[1]), (sums, values[4]))
+        )
+        with counted(builder, count) as i:
+            target[i] = counts(share, source[first + i])
         return context.get_dummy_value()
 
     return types.void(types.float64, weights, types.intp, types.intp, sums), emit
 
 
+def emit_total(sums, count=LANES):
+    """Write the sum of the first `count` of sums[LOSSES], one by one in float64; rows that count 0 add 0."""
+    builder, double = sums.builder, FLOATS[types.float64]
+    losses = where(sums[SCALES].equals(0.0), 0.0, sums[LOSSES]).value
+    if not isinstance(count, int):
+        losses = builder.select(sums.v.first(count), losses, sums.v.zero)
+    if sums.v.scalar != double:
+        losses = builder.fpext(losses, ir.VectorType(double, LANES))
+    total = ir.Constant(double, 0.0)
+    for lane in range(LANES):
+        total = builder.fadd(total, builder.extract_element(losses, INT32(lane)))
+    return total
+
+
 @intrinsic
 def total_loss(typing_context, count, sums):
-    """Return the first `count` of sums[LOSSES], added one by one in float64; rows that count 0 add 0."""
+    """Return what `emit_total` writes."""
 
     def emit(context, builder, signature, values):
-        place = data_pointer(context, builder, sums, values[1])
-        element, double = FLOATS[sums.dtype], FLOATS[types.float64]
-        total = cgutils.alloca_once_value(builder, ir.Constant(double, 0.0))
-        at = lambda row, i: builder.gep(place, [builder.add(INT(row * LANES), i)], source_etype=element)
-        read = lambda row, i: builder.load(at(row, i), typ=element)
-        with counted(builder, values[0]) as i:
-            none = builder.fcmp_ordered("==", read(SCALES, i), ir.Constant(element, 0.0))
-            loss = builder.select(none, ir.Constant(element, 0.0), read(LOSSES, i))
-            loss = loss if element == double else builder.fpext(loss, double)
-            builder.store(builder.fadd(builder.load(total), loss), total)
-        return builder.load(total)
+        return emit_total(_taken(context, builder, sums, values[1]), Symbol(builder, values[0]))
 
     return types.float64(types.intp, sums), emit
 

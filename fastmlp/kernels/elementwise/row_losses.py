@@ -14,7 +14,8 @@ from fastmlp.formulas import elementary
 from fastmlp.formulas.expressions import NUMBER, ONES
 from fastmlp.kernels.codegen.scalars import literal
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import FLOATS, INT, counted, data_pointer
+from fastmlp.kernels.codegen.types import FLOATS
+from fastmlp.kernels.codegen.vectors import counted, data_pointer, integer
 from fastmlp.kernels.codes import LOSS_CODES
 
 
@@ -42,7 +43,7 @@ class Numbers:
         self.builder, self.kind, self.pointer = builder, FLOATS[dtype], pointer
 
     def _place(self, unit):
-        return self.builder.gep(self.pointer, [unit], source_etype=self.kind)
+        return self.builder.gep(self.pointer, [integer(unit)], source_etype=self.kind)
 
     def __getitem__(self, unit):
         return Symbol(self.builder, self.builder.load(self._place(unit), typ=self.kind))
@@ -68,7 +69,7 @@ class First:
         self.array = array
 
     def __getitem__(self, unit):
-        return self.array[INT(0)]
+        return self.array[0]
 
 
 def loops_of(value, delta):
@@ -113,7 +114,7 @@ def emit_row_loss(builder, entry, units, arrays, scale):
                 arrays["output"][unit] = scale * entry.delta.on_numbers(values, known)
         known |= {key: running.value for key, running in found.items()}
     # Of what differs from unit to unit nothing is left in a row's loss.
-    value = entry.value.on_numbers({"logit": scale, NUMBER: arrays[NUMBER][INT(0)]}, known)
+    value = entry.value.on_numbers({"logit": scale, NUMBER: arrays[NUMBER][0]}, known)
     return value if isinstance(value, Symbol) else scale.number(value)
 
 
@@ -138,7 +139,7 @@ def row_loss(typing_context, loss, scale, parameters, z, targets, delta):
                 for name, (kind, value) in zip(names, pairs, strict=True)
             }
             arrays[NUMBER] = First(arrays["parameter"])
-            units = builder.extract_value(context.make_array(z)(context, builder, values[3]).shape, 0)
+            units = Symbol(builder, builder.extract_value(context.make_array(z)(context, builder, values[3]).shape, 0))
             return emit_row_loss(builder, entry, units, arrays, scaled).value
 
         return scale(loss, scale, parameters, z, targets, delta), emit

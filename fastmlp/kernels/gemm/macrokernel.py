@@ -18,17 +18,9 @@ from numba.core.registry import cpu_target
 
 from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import (
-    BYTE,
-    FLOATS,
-    INT,
-    ITEMSIZE,
-    POINTER,
-    ascending,
-    byte_pointer,
-    smaller,
-)
-from fastmlp.kernels.gemm.microkernel import ALL_TILES, KINDS, MACHINE, VECTORS, shapes, taken_by
+from fastmlp.kernels.codegen.types import BYTE, FLOATS, INT, ITEMSIZE, POINTER
+from fastmlp.kernels.codegen.vectors import ascending, byte_pointer, smaller
+from fastmlp.kernels.gemm.microkernel import ALL_TILES, KINDS, MACHINE, VECTORS, Stack, shapes, taken_by
 from fastmlp.kernels.gemm.packing import PACK, TRANSPOSE
 from fastmlp.kernels.gemm.packing import taken_by as copied
 from fastmlp.kernels.jit.lazy import calling, emitted
@@ -104,24 +96,24 @@ CUTS = np.stack([cuts(MACHINE, kind) for kind in KINDS])
 
 
 def next_stack(build, kind, vectors, left):
-    """Emit which tiles come next where `left` rows are to do; return how many, and the rows of each."""
+    """Write which tiles come next where `left` rows are to do; return how many, and the rows of each."""
     name = f"cuts_{MACHINE.vector_bytes}"
     if name not in build.module.globals:
         numbers = ir.Constant(ir.ArrayType(INT, CUTS.size), CUTS.ravel().tolist())
         cgutils.global_constant(build.module, name, numbers)
-    read = lambda at: build.load(build.gep(build.module.globals[name], [INT(0), at]))
+    table = build.module.globals[name]
+    read = lambda at: Symbol(build, build.load(build.gep(table, [INT(0), at.value])))
     _, across, width, _ = CUTS.shape
-    row = build.mul(build.add(build.mul(kind, INT(across)), vectors), INT(2 * width))
-    tallest, beyond = read(row), build.sub(left, INT(width - 1))
+    row = (kind * across + vectors) * (2 * width)
+    tallest, beyond = read(row), left - (width - 1)
     tall = cgutils.alloca_once_value(build, INT(0))
-    with build.if_then(build.icmp_signed(">", beyond, INT(0))):
-        build.store(build.sdiv(build.add(beyond, build.sub(tallest, INT(1))), tallest), tall)
-    tall = build.load(tall)
-    place = build.add(row, build.mul(build.sub(left, build.mul(tall, tallest)), INT(2)))
-    height, alike = read(place), read(build.add(place, INT(1)))
-    short = build.icmp_signed("==", tall, INT(0))
-    joined = build.or_(short, build.icmp_signed("==", height, tallest))
-    return build.add(tall, build.select(joined, alike, INT(0))), build.select(short, height, tallest)
+    with build.if_then((beyond > 0).value):
+        build.store(((beyond + tallest - 1) // tallest).value, tall)
+    tall = Symbol(build, build.load(tall))
+    place = row + (left - tall * tallest) * 2
+    height, alike = read(place), read(place + 1)
+    joins = tall.equals(0) | height.equals(tallest)
+    return tall + where(joins, alike, 0), where(tall.equals(0), height, tallest)
 
 
 def taken_by_product(dtype):
@@ -139,7 +131,10 @@ def shifted(build, pointer, offset):
 def call(build, name, codes, kinds, values):
     """Emit a call of a piece; pointers are given what Numba's void pointers have for a type."""
     pairs = zip(kinds, values, strict=True)
-    values = [byte_pointer(build, value) if kind == types.voidptr else value for kind, value in pairs]
+    values = [
+        byte_pointer(build, value) if kind == types.voidptr else getattr(value, "value", value)
+        for kind, value in pairs
+    ]
     calling(name, codes)(cpu_target.target_context, build, types.void(*kinds), values)
 
 
@@ -153,50 +148,45 @@ def next_vectors(left: int, across: int, lanes: int):
 def emit_product(build, arguments, kinds, code):
     """Write the function of a product."""
     o = Operands(*arguments)
+    o = Operands(*(Symbol(build, a) if kind != types.voidptr else a for a, kind in zip(o, kinds, strict=True)))
     dtype = kinds[Operands._fields.index("rate")]
     itemsize, lanes = ITEMSIZE[dtype], MACHINE.vector_bytes // ITEMSIZE[dtype]
-    equal = lambda value, number: build.icmp_signed("==", value, INT(number))
-    started = build.icmp_unsigned("!=", o.start, NOTHING)
-    start_row = build.select(started, o.start_row, INT(0))
+    given = Symbol(build, build.icmp_unsigned("!=", o.start, NOTHING))
+    start_row = where(given, o.start_row, 0)
     # How far apart the places are where A and the order are read for one row and the next.
-    by_rows = equal(o.kind, KINDS.index("rows"))
-    a_down, order_down = build.select(by_rows, INT(0), o.a_row), build.select(by_rows, INT(8), INT(0))
+    by_rows = o.kind.equals(KINDS.index("rows"))
+    a_down, order_down = where(by_rows, 0, o.a_row), where(by_rows, o.a_row.number(8), 0)
+    place = lambda pointer, offset: shifted(build, pointer, offset.value)
 
     with ascending(build, o.columns) as (left, to_the_right):
-        rest, along = build.sub(o.columns, left), build.mul(left, INT(itemsize))
-        vectors = next_vectors(Symbol(build, rest), Symbol(build, o.across), lanes).value
-        width = build.mul(vectors, INT(lanes))
-        columns = smaller(build, width, rest)
-        panel_row = build.mul(vectors, INT(MACHINE.vector_bytes))
+        rest, along = o.columns - left, left * itemsize
+        vectors = next_vectors(rest, o.across, lanes)
+        columns, panel_row = smaller(vectors * lanes, rest), vectors * MACHINE.vector_bytes
         for packing, copy, source, shape in (
-            (PACKED, PACK, shifted(build, o.b, along), (columns, o.depth)),
-            (TRANSPOSED, TRANSPOSE, shifted(build, o.b, build.mul(left, o.b_row)), (o.depth, columns)),
+            (PACKED, PACK, place(o.b, along), (columns, o.depth)),
+            (TRANSPOSED, TRANSPOSE, place(o.b, left * o.b_row), (o.depth, columns)),
         ):
-            with build.if_then(equal(o.packing, packing)):
+            with build.if_then(o.packing.equals(packing).value):
                 call(build, copy, 0, copied(dtype), [source, o.panel, *shape, o.b_row, panel_row, o.rate])
-        in_place = equal(o.packing, IN_PLACE)
-        b = build.select(in_place, shifted(build, o.b, along), o.panel)
-        b_row = build.select(in_place, o.b_row, panel_row)
-        start = build.select(started, shifted(build, o.start, along), NOTHING)
-        c = shifted(build, o.c, along)
-        known = build.select(equal(left, 0), o.known, INT(0))
-        whole = build.zext(build.icmp_signed("==", width, columns), INT)
+        in_place = o.packing.equals(IN_PLACE)
+        b = build.select(in_place.value, place(o.b, along), o.panel)
+        start = build.select(given.value, place(o.start, along), NOTHING)
+        c, known = place(o.c, along), where(left.equals(0), o.known, 0)
+        whole = build.zext(columns.equals(vectors * lanes).value, INT)
 
         with ascending(build, o.rows) as (done, down):
-            below = lambda pointer, row: shifted(build, pointer, build.mul(row, done))
-            count, height = next_stack(build, o.kind, vectors, build.sub(o.rows, done))
-            values = [
-                below(o.a, a_down), below(o.order, order_down), b, below(start, start_row), below(c, o.c_row),
-                count, columns, o.depth, build.sub(known, done), o.a_row, o.a_step, b_row, start_row, o.c_row,
-                o.finish, o.rate, o.l2,
-            ]  # fmt: skip
+            count, height = next_stack(build, o.kind, vectors, o.rows - done)
+            stack = Stack(
+                place(o.a, a_down * done), place(o.order, order_down * done), b, place(start, start_row * done),
+                place(c, o.c_row * done), count, columns, o.depth, known - done, o.a_row, o.a_step,
+                where(in_place, o.b_row, panel_row), start_row, o.c_row, o.finish, o.rate, o.l2,
+            )  # fmt: skip
             for number, tiles in enumerate(ALL_TILES.values()):
-                with build.if_then(equal(o.kind, number)):
-                    shape = build.add(build.mul(height, INT(tiles.axes[1])), vectors)
-                    shape = build.add(build.mul(shape, INT(tiles.axes[2])), whole)
+                with build.if_then(o.kind.equals(number).value):
+                    shape = (height * tiles.axes[1] + vectors) * tiles.axes[2] + Symbol(build, whole)
                     taken = types.intp, *taken_by(dtype)
-                    call(build, tiles.name, math.prod(tiles.axes), taken, [shape, *values])
-            down(build.mul(count, height))
+                    call(build, tiles.name, math.prod(tiles.axes), taken, [shape, *stack])
+            down(count * height)
         to_the_right(columns)
 
 
