@@ -49,8 +49,21 @@ class Rows:
         self.v.store(symbol.value, self._place(unit))
 
     def each(self):
-        """The loop over units."""
-        return counted(self.builder, self.units)
+        """Yield the unit of the loop over units, once."""
+        with counted(self.builder, self.units) as unit:
+            yield unit
+
+
+class Held(list):
+    """As `Rows`, in registers; loops over units are written out. v : vectors with a lane for each row"""
+
+    def __init__(self, v, symbols):
+        super().__init__(symbols)
+        self.v, self.builder, self.units = v, v.builder, len(symbols)
+
+    def each(self):
+        """Yield each unit."""
+        yield from range(self.units)
 
 
 def _taken(context, builder, kind, value):
@@ -71,12 +84,12 @@ def abreast(emit):
 
 
 def counts(share, weight):
-    """What a row counts: the product in float64, in the weight's dtype."""
-    double, builder = FLOATS[types.float64], share.builder
-    if weight.lane == double:
-        return share * weight
-    wide = Symbol(builder, builder.fpext(weight.value, double))
-    return weight.number(share * wide)
+    """What a row counts, or several: the product in float64, in the weight's dtype."""
+    double = FLOATS[types.float64]
+    if weight.lane != double:
+        wide = ir.VectorType(double, weight.lanes) if weight.lanes else double
+        return weight.number(share * Symbol(share.builder, share.builder.fpext(weight.value, wide)))
+    return share * weight
 
 
 @intrinsic
@@ -96,16 +109,16 @@ def weigh(typing_context, share, weights, first, count, sums):
     return types.void(types.float64, weights, types.intp, types.intp, sums), emit
 
 
-def emit_total(sums, count=LANES):
-    """Write the sum of the first `count` of sums[LOSSES], one by one in float64; rows that count 0 add 0."""
+def emit_total(sums, count=None):
+    """Write the sum of sums[LOSSES], or of the first `count`, one by one in float64; rows that count 0 add 0."""
     builder, double = sums.builder, FLOATS[types.float64]
     losses = where(sums[SCALES].equals(0.0), 0.0, sums[LOSSES]).value
-    if not isinstance(count, int):
+    if count is not None:
         losses = builder.select(sums.v.first(count), losses, sums.v.zero)
     if sums.v.scalar != double:
-        losses = builder.fpext(losses, ir.VectorType(double, LANES))
+        losses = builder.fpext(losses, ir.VectorType(double, sums.v.lanes))
     total = ir.Constant(double, 0.0)
-    for lane in range(LANES):
+    for lane in range(sums.v.lanes):
         total = builder.fadd(total, builder.extract_element(losses, INT32(lane)))
     return total
 
@@ -124,17 +137,17 @@ def total_loss(typing_context, count, sums):
 def softmax(logits, outputs, sums):
     """outputs = softmax down the columns; logits less their maximum; sums[LOG_TOTALS]."""
     top = Running(logits[0])
-    with logits.each() as j:
+    for j in logits.each():
         top.value = at_least(top.value, logits[j])
     total = Running(logits[0].number(0.0))
-    with logits.each() as j:
+    for j in logits.each():
         z = logits[j] - top.value
         e = elementary.exp_nonpositive(z)
         logits[j], outputs[j] = z, e
         total.value = total.value + e
     inverse = 1.0 / total.value
     sums[LOG_TOTALS] = elementary.log(total.value)
-    with logits.each() as j:
+    for j in logits.each():
         outputs[j] = outputs[j] * inverse
 
 
@@ -142,7 +155,7 @@ def softmax(logits, outputs, sums):
 def cross_entropy(clips, logits, wanted, outputs, sums):
     """After `softmax`: sums[LOSSES] = scale * sum of -wanted * log(outputs); outputs become the deltas."""
     scales, log_total, loss = sums[SCALES], sums[LOG_TOTALS], Running(logits[0].number(0.0))
-    with logits.each() as j:
+    for j in logits.each():
         y = wanted[j]
         loss.value = fma(y, log_total - logits[j], loss.value)
         outputs[j] = scales * (outputs[j] - y)
@@ -153,7 +166,7 @@ def cross_entropy(clips, logits, wanted, outputs, sums):
 def blank(outputs, sums):
     """Deltas of rows that count 0 become exactly 0: 0 * inf must not arise."""
     none = sums[SCALES].equals(0.0)
-    with outputs.each() as j:
+    for j in outputs.each():
         outputs[j] = where(none, 0.0, outputs[j])
 
 
@@ -187,9 +200,10 @@ def emit_element_losses(entry, output, clips, parameters, logits, wanted, output
     total, along = Running(none), Running(none)
     of_unit = lambda j: entry.element(logits[j], outputs[j], wanted[j], none + parameters[j])
     if "softmax" in entry.outputs:
-        with builder.if_then(output.equals(SOFTMAX).value), outputs.each() as j:
-            along.value = fma(outputs[j], of_unit(j)[1], along.value)
-    with outputs.each() as j:
+        with builder.if_then(output.equals(SOFTMAX).value):
+            for j in outputs.each():
+                along.value = fma(outputs[j], of_unit(j)[1], along.value)
+    for j in outputs.each():
         value, slope = of_unit(j)
         value = clipped.formula(clips, value) if entry.clips else value
         total.value = fma(scales, value, total.value)

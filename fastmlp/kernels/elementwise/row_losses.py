@@ -14,7 +14,7 @@ from fastmlp.formulas import elementary
 from fastmlp.formulas.expressions import NUMBER, ONES
 from fastmlp.kernels.codegen.scalars import literal
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import FLOATS
+from fastmlp.kernels.codegen.types import FLOATS, INT
 from fastmlp.kernels.codegen.vectors import counted, data_pointer, integer
 from fastmlp.kernels.codes import LOSS_CODES
 
@@ -37,10 +37,10 @@ class Running:
 
 
 class Numbers:
-    """An array (n,) of a dtype, whose elements are numbers of code that is being written."""
+    """An array (n,) of a dtype or of int64, whose elements are numbers of code that is being written."""
 
     def __init__(self, builder, dtype, pointer):
-        self.builder, self.kind, self.pointer = builder, FLOATS[dtype], pointer
+        self.builder, self.kind, self.pointer = builder, FLOATS.get(dtype, INT), pointer
 
     def _place(self, unit):
         return self.builder.gep(self.pointer, [integer(unit)], source_etype=self.kind)

@@ -8,7 +8,7 @@ language: as jitted loops in each of a layer's products it was a fifth of what a
 # mypy: ignore-errors
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -19,8 +19,19 @@ from numba.core.registry import cpu_target
 from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import BYTE, FLOATS, INT, ITEMSIZE, POINTER
-from fastmlp.kernels.codegen.vectors import ascending, byte_pointer, smaller
-from fastmlp.kernels.gemm.microkernel import ALL_TILES, KINDS, MACHINE, VECTORS, Stack, shapes, taken_by
+from fastmlp.kernels.codegen.vectors import ascending, byte_pointer, counted, smaller
+from fastmlp.kernels.gemm.microkernel import (
+    ALL_TILES,
+    KINDS,
+    MACHINE,
+    STORE,
+    VECTORS,
+    Stack,
+    emit_tiles,
+    shapes,
+    stored,
+    taken_by,
+)
 from fastmlp.kernels.gemm.packing import PACK, TRANSPOSE
 from fastmlp.kernels.gemm.packing import taken_by as copied
 from fastmlp.kernels.jit.lazy import calling, emitted
@@ -29,6 +40,9 @@ IN_PLACE, PACKED, TRANSPOSED = range(3)
 """How tiles read B: where it lies; from a copy of each panel; or B lies transposed, and is copied so."""
 
 NOTHING = ir.Constant(POINTER, None)
+
+MOST_HEIGHT, MOST_ACROSS = 8, 4
+"""Rows and vectors of the tiles of `write_product`."""
 
 
 class Operands(NamedTuple):
@@ -47,27 +61,27 @@ class Operands(NamedTuple):
     rate, l2 : of the dtype
     """
 
-    kind: ir.Value
-    a: ir.Value
-    b: ir.Value
-    c: ir.Value
-    rows: ir.Value
-    columns: ir.Value
-    depth: ir.Value
-    a_row: ir.Value
-    a_step: ir.Value
-    b_row: ir.Value
-    c_row: ir.Value
-    rate: ir.Value
-    l2: ir.Value
-    order: ir.Value = NOTHING
-    known: ir.Value = INT(0)
-    panel: ir.Value = NOTHING
-    start: ir.Value = NOTHING
-    start_row: ir.Value = INT(0)
-    finish: ir.Value = INT(0)
-    packing: ir.Value = INT(IN_PLACE)
-    across: ir.Value = INT(VECTORS)
+    a: Any
+    b: Any
+    c: Any
+    rows: Any
+    columns: Any
+    depth: Any
+    a_row: Any
+    a_step: Any
+    b_row: Any
+    c_row: Any
+    kind: Any = 0
+    rate: Any = 0.0
+    l2: Any = 0.0
+    order: Any = NOTHING
+    known: Any = 0
+    panel: Any = NOTHING
+    start: Any = NOTHING
+    start_row: Any = 0
+    finish: Any = STORE
+    packing: Any = IN_PLACE
+    across: Any = VECTORS
 
 
 def cuts(machine, kind):
@@ -199,3 +213,58 @@ def multiply(builder, kind, dtype, **operands):
     o = Operands(**{"kind": KINDS.index(kind), "rate": none, "l2": none, **operands})
     values = [INT(value) if isinstance(value, int) else getattr(value, "value", value) for value in o]
     call(builder, PRODUCT, 0, taken_by_product(dtype), values)
+
+
+def splits(total, most):
+    """total cut into nearly equal parts of at most `most`: 7 vectors as 4 + 3, not 4 + 2 + 1."""
+    parts = -(-total // most)
+    return [total // parts + (p < total % parts) for p in range(parts)]
+
+
+def write_product(v, o, end=stored, a_sums=None, spreads=False):
+    """Write a product where it is needed, of a small network: of rows and columns one is an integer.
+
+    Whole tiles are taken of what is a `Symbol`: there must be room beyond. Calls of tiles, and the search for
+    their shapes, would take longer than the multiply-adds.
+
+    o : `Operands` with integers or `Symbol`s; of them kind, panel, finish, packing, rate and l2 are not asked
+    end, a_sums, spreads : as `emit_tiles`
+    """
+
+    def panel(left, vectors, mask=None, a_sums=None):
+        along = left * v.itemsize
+        b, c = v.shift(o.b, along), v.shift(o.c, along)
+        start = o.start if spreads else v.shift(o.start, along)
+        most = min(MOST_HEIGHT, MACHINE.accumulators // (vectors + (a_sums is not None)))
+
+        def stack(first, count, height):
+            given = Stack(
+                v.shift(o.a, o.a_row * first), NOTHING, b, v.shift(start, o.start_row * first),
+                v.shift(c, o.c_row * first), count, 0, o.depth, 0, o.a_row, o.a_step, o.b_row, o.start_row,
+                o.c_row, STORE, 0, 0,
+            )  # fmt: skip
+            sums = None if a_sums is None else v.shift(a_sums, first * v.itemsize)
+            started = o.start is not NOTHING
+            emit_tiles(
+                v, "strided", height, vectors, given, started, {STORE: end}, mask, False, sums, spreads
+            )
+
+        if not isinstance(o.rows, int):
+            stack(0, (o.rows + (most - 1)) // most, most)
+            return
+        height = splits(o.rows, most)[0]
+        rest = o.rows % height
+        stack(0, o.rows // height, height)
+        if rest:
+            stack(o.rows - rest, 1, rest)
+
+    if not isinstance(o.columns, int):
+        with counted(v.builder, o.columns, o.across * v.lanes) as left:
+            panel(left, o.across)
+        return
+    left = 0
+    for vectors in splits(-(-o.columns // v.lanes), MOST_ACROSS):
+        right = left + vectors * v.lanes
+        mask = v.first(o.columns - right + v.lanes) if right > o.columns else None
+        panel(left, vectors, mask, a_sums if left == 0 else None)
+        left = right

@@ -124,11 +124,12 @@ def taken_by(dtype):
     return (types.voidptr,) * 5 + (types.intp,) * 10 + (dtype,) * 2
 
 
-def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None):
+def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None, spreads=False):
     """Write a stack of tiles of one shape.
 
     o : `Stack`
     started : whether chains begin with what is at `start`, a truth or a `Symbol`; else with 0
+    spreads : whether that is one number for each row
     ends : by code: end(sum, target, guide, mask) gives the vector that is stored at the place `target`, where
         `guide` is its place at `start`. Where there is one end, `finish` is not asked.
     mask : of the last vector
@@ -156,9 +157,8 @@ def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True
             a_here, distances = v.shift(o.a, down * v.itemsize), [m * v.itemsize for m in range(rows)]
             column = lambda k: v.shift(a_here, o.a_step * index(k))
 
-        results = [
-            (within(c_here, o.c_row, m, j), within(start_here, o.start_row, m, j), masks[j]) for m, j in grid
-        ]
+        guide = lambda m, j: within(start_here, o.start_row, m, 0 if spreads else j)
+        results = [(within(c_here, o.c_row, m, j), guide(m, j), masks[j]) for m, j in grid]
         if fetches:
             for target, _, _ in results:
                 fetch_line(build, target)
@@ -167,7 +167,7 @@ def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True
             for m in reversed(range(rows)):
                 result = v.shift(place, m * v.itemsize)
                 results.insert((m + 1) * vectors, (result, result, lane))
-        starts = _starts(v, started, results)
+        starts = _starts(v, started, results, spreads)
 
         def walk(first, depth, values):
             """The chains over terms [first, depth), from the places of A and B for the first of them."""
@@ -213,13 +213,13 @@ def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True
             _switch(build, o.finish, {code: partial(store, end) for code, end in ends.items()})
 
 
-def _starts(v, started, results):
+def _starts(v, started, results, spreads):
     """What the chains of results begin with.
 
     A branch, not loads under an empty mask: a masked-off load of an unmapped page (null) is
     suppressed by a microcode assist of some thousand cycles.
     """
-    load = lambda: [v.load(guide, mask) for _, guide, mask in results]
+    load = lambda: [v.broadcast(guide) if spreads else v.load(guide, mask) for _, guide, mask in results]
     if isinstance(started, bool):
         return load() if started else [v.zero] * len(results)
     build = v.builder

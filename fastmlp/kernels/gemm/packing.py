@@ -12,7 +12,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import INT, ITEMSIZE
+from fastmlp.kernels.codegen.types import BIT, INT, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import (
     Vectors,
     byte_pointer,
@@ -57,38 +57,41 @@ def emit_pack(v, a, out, columns, rows, a_row, out_row):
         v.over(columns, copy)
 
 
-def emit_transpose(v, a, out, columns, rows, a_row, out_row):
+def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
     """Write the transpose, by blocks of lanes x lanes in registers.
 
-    Sizes are integers or `Symbol`s. Only blocks at the edges are masked, where there are any.
+    Sizes are integers or `Symbol`s. Blocks at the edges are masked; without `edges` they are whole, and go
+    beyond rows and columns where these are no multiples of lanes.
     """
     lanes, build = v.lanes, v.builder
     with counted(build, rows, lanes) as i, counted(build, columns, lanes) as j:
         height, width = rows - i, columns - j
         source = v.shift(v.shift(a, i * a_row), j * v.itemsize)
         target = v.shift(v.shift(out, j * out_row), i * v.itemsize)
-        whole, edge, done = (build.append_basic_block(name) for name in ("whole", "edge", "transposed"))
-        build.cbranch((smaller(height, width) >= lanes).value, whole, edge)
 
-        build.position_at_end(whole)
-        for m, row in enumerate(transposed(build, [v.load(v.shift(source, a_row * m)) for m in range(lanes)])):
-            v.store(row, v.shift(target, out_row * m))
-        build.branch(done)
+        def whole():
+            block = [v.load(v.shift(source, a_row * m)) for m in range(lanes)]
+            for m, row in enumerate(transposed(build, block)):
+                v.store(row, v.shift(target, out_row * m))
 
-        build.position_at_end(edge)
-        mask, last = v.first(width), height - 1
-        # Rows past the end repeat the last one and are not stored.
-        places = [v.shift(source, a_row * smaller(last.number(m), last)) for m in range(lanes)]
-        block = transposed(build, [v.load(place, mask) for place in places])
-        mask = v.first(height)
-        for m in range(lanes):
-            v.store(block[m], v.shift(target, out_row * m), mask)
-            if m + 1 < lanes:
-                following = build.append_basic_block(f"row_{m + 1}")
-                build.cbranch((width > m + 1).value, following, done)
-                build.position_at_end(following)
-        build.branch(done)
-        build.position_at_end(done)
+        inside = (smaller(height, width) >= lanes) if edges else Symbol(build, BIT(1))
+        with build.if_else(inside.value) as (inside, edge):
+            with inside:
+                whole()
+            with edge:
+                mask, last = v.first(width), height - 1
+                # Rows past the end repeat the last one and are not stored.
+                places = [v.shift(source, a_row * smaller(last.number(m), last)) for m in range(lanes)]
+                block = transposed(build, [v.load(place, mask) for place in places])
+                mask, done = v.first(height), build.append_basic_block("stored")
+                for m in range(lanes):
+                    v.store(block[m], v.shift(target, out_row * m), mask)
+                    if m + 1 < lanes:
+                        following = build.append_basic_block(f"row_{m + 1}")
+                        build.cbranch((width > m + 1).value, following, done)
+                        build.position_at_end(following)
+                build.branch(done)
+                build.position_at_end(done)
 
 
 def transposed(build, block):

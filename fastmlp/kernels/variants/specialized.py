@@ -31,7 +31,6 @@ from fastmlp.kernels.jit.disposable import stage
 from fastmlp.kernels.program.templates import loss_share, penalty_share
 from fastmlp.kernels.runtime.threads import wait
 from fastmlp.kernels.small import registers, stages
-from fastmlp.kernels.small.lanes import sequence
 from fastmlp.kernels.small.padded import Constants, copy_in, copy_out, plan, table
 from fastmlp.kernels.variant import Bound, Variant, Work
 from fastmlp.kernels.variants import fused
@@ -186,23 +185,23 @@ def block_names(constants):
     to_logits = [
         part
         for layer, name in zip(layers, names, strict=True)
-        for part in (stages.forward(layer, name), stages.activate(layer, name))
+        for part in (stages.forward(layer, name, where), stages.activate(layer, name))
     ]
     to_gradients = [
         part
         for layer, name in zip(reversed(layers), ("identity", *constants.hidden)[::-1], strict=True)
         for part in (
-            *stages.gradient(layer, where.gradients, "add" if constants.blocks else "zero"),
-            stages.backward(layer, name),
+            stages.gradient(layer, where, constants.blocks),
+            stages.backward(layer, name, where),
             stages.activate_gradient(layer, name),
         )
     ]
     return {
-        "renew": sequence([stages.refresh(layer) for layer in layers]),
+        "renew": stages.sequence([stages.refresh(layer, where) for layer in layers]),
         "take_rows": stages.gather(where),
-        "to_logits": sequence(to_logits),
+        "to_logits": stages.sequence(to_logits),
         "loss_and_delta": stages.loss_of(constants, where),
-        "to_gradients": sequence(to_gradients),
+        "to_gradients": stages.sequence(to_gradients),
         "squares": squares_of(where.weights),
         "update_weights": stages.update(constants.rule, 0, where.weights, where, constants.l2),
         "update_biases": stages.update(
