@@ -12,7 +12,9 @@ from trajectories import BINARY, CLASSES, TRAININGS
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
+from fastmlp.kernels.elementwise import narrow
 from fastmlp.kernels.runtime.adapter import compiled_backend
+from fastmlp.kernels.variants import specialized
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState
@@ -131,6 +133,34 @@ def test_exact_variants_train_with_equal_bits(name, dtype):
             got, wanted = getattr(found[other], what), getattr(found[first], what)
             assert got.tobytes() == wanted.tobytes(), f"{what} of {other} are not those of {first}"
     assert len({*values.values()}) == 1
+
+
+SPECIALIZED = [
+    name
+    for name, s in STEPS.items()
+    if s.batch < specialized.GROUPED_ROWS
+    and (found := specialized.specialize(Network(s.sizes, **s.options), s.optimizer, s.batch, np.dtype("f")))
+    and found.template is specialized.train_blocks
+]
+"""Of which the program for one network is exact: where it is not in registers, and not in groups."""
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("name", SPECIALIZED)
+def test_a_program_for_one_network_trains_with_the_same_bits(name, dtype):
+    given = network, parameters, data, chunk = problem(STEPS[name], dtype)
+    got, wanted = (
+        by_chunk(registry.get(backend), network, STEPS[name].optimizer, *given[1:])
+        for backend in ("specialized", "fused")
+    )
+    assert np.array_equal(got.parameters, wanted.parameters)
+    assert np.array_equal(got.moments, wanted.moments)
+    if network.l2 > 0 or network.sizes[-1] > narrow.MOST_UNITS:
+        # Sums of the dtype in another order: a penalty, the losses of many units.
+        terms = parameters.size * np.finfo(dtype).eps
+        np.testing.assert_allclose(got.losses, wanted.losses, rtol=terms)
+    else:
+        assert np.array_equal(got.losses, wanted.losses)
 
 
 def test_an_evaluation_and_a_gradient_add_losses_in_the_same_order():

@@ -131,6 +131,44 @@ def shuffle(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
 
 
+def transposed(v, places, mask=None):
+    """As many vectors as there are lanes: lane m of vector j is number j at places[m].
+
+    Parts of 128 bits are exchanged between vectors, the first time by loads of halves; then each part is
+    transposed by instructions that interleave two vectors, two of which start in a cycle.
+    """
+    build, lanes, half = v.builder, v.lanes, v.lanes // 2
+    part = min(lanes, 16 // v.itemsize)
+    if mask is None and lanes > part:
+        halves = v.of_lanes(half)
+        read = lambda m, side: halves.load(v.shift(places[m], side * halves.bytes))
+        pairs = ((read(m, side), read(m + half, side)) for side in range(2) for m in range(half))
+        block, stride = [shuffle(build, *pair, range(lanes)) for pair in pairs], half // 2
+    else:
+        block, stride = [v.load(place, mask) for place in places], half
+    while stride >= part:
+        low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
+        high = [lane + stride if not lane & stride else lanes + lane for lane in range(lanes)]
+        for m in range(lanes):
+            if not m & stride:
+                pair = block[m], block[m + stride]
+                block[m], block[m + stride] = shuffle(build, *pair, low), shuffle(build, *pair, high)
+        stride //= 2
+    starts, near = range(0, lanes, part), part // 2
+    low, high = (
+        [lane for at in starts for i in range(near) for lane in (at + side + i, lanes + at + side + i)]
+        for side in (0, near)
+    )
+    for _ in range(part.bit_length() - 1):
+        block = [
+            shuffle(build, block[at + i], block[at + i + near], order)
+            for at in starts
+            for i in range(near)
+            for order in (low, high)
+        ]
+    return block
+
+
 def broadcast(builder, scalar, lanes):
     """A scalar in every lane."""
     undefined = ir.Constant(ir.VectorType(scalar.type, lanes), ir.Undefined)

@@ -233,7 +233,8 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
 
     def panel(left, vectors, mask=None, a_sums=None):
         along = left * v.itemsize
-        b, c = v.shift(o.b, along), v.shift(o.c, along)
+        turned = o.packing == TRANSPOSED
+        b, c = v.shift(o.b, left * o.b_row if turned else along), v.shift(o.c, along)
         start = o.start if spreads else v.shift(o.start, along)
         most = min(MOST_HEIGHT, MACHINE.accumulators // (vectors + (a_sums is not None)))
 
@@ -246,7 +247,7 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
             sums = None if a_sums is None else v.shift(a_sums, first * v.itemsize)
             started = o.start is not NOTHING
             emit_tiles(
-                v, "strided", height, vectors, given, started, {STORE: end}, mask, False, sums, spreads
+                v, "strided", height, vectors, given, started, {STORE: end}, mask, False, sums, spreads, turned
             )
 
         if not isinstance(o.rows, int):
@@ -259,8 +260,14 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
             stack(o.rows - rest, 1, rest)
 
     if not isinstance(o.columns, int):
-        with counted(v.builder, o.columns, o.across * v.lanes) as left:
-            panel(left, o.across)
+        wide, many = o.across * v.lanes, 0
+        if o.across > 1:
+            # What is left for the last loop is not more than a vector.
+            many = (o.columns + (wide - v.lanes - 1)) // wide * wide
+            with counted(v.builder, many, wide) as left:
+                panel(left, o.across)
+        with counted(v.builder, o.columns - many, v.lanes) as left:
+            panel(left + many, 1)
         return
     left = 0
     for vectors in splits(-(-o.columns // v.lanes), MOST_ACROSS):

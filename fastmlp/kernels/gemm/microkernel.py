@@ -31,6 +31,7 @@ from fastmlp.kernels.codegen.vectors import (
     fetch_line,
     joined,
     smaller,
+    transposed,
 )
 from fastmlp.kernels.jit.lazy import address_of, emitted
 from fastmlp.kernels.program.arithmetic import descended, with_decay
@@ -124,7 +125,10 @@ def taken_by(dtype):
     return (types.voidptr,) * 5 + (types.intp,) * 10 + (dtype,) * 2
 
 
-def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None, spreads=False):
+def emit_tiles(
+    v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None, spreads=False,
+    turned=False,
+):  # fmt: skip
     """Write a stack of tiles of one shape.
 
     o : `Stack`
@@ -134,6 +138,8 @@ def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True
         `guide` is its place at `start`. Where there is one end, `finish` is not asked.
     mask : of the last vector
     fetches : whether to ask for the cache lines of the result before they are written
+    turned : whether what lies at b is the transpose of B, which is read in blocks of whole vectors; then depth
+        is an integer
     a_sums : a place (rows,) that gets the sums of A's rows, added to what is there if `started`; or None
     """
     build = v.builder
@@ -169,22 +175,33 @@ def emit_tiles(v, kind, rows, vectors, o, started, ends, mask=None, fetches=True
                 results.insert((m + 1) * vectors, (result, result, lane))
         starts = _starts(v, started, results, spreads)
 
-        def walk(first, depth, values):
-            """The chains over terms [first, depth), from the places of A and B for the first of them."""
+        def rows_of_b(b, terms):
+            """So many rows of B, each a list of vectors."""
+            if not turned:
+                return [[v.load(v.shift(b, j * v.bytes), masks[j]) for j in range(vectors)]]
+            places = [v.shift(b, o.b_row * n) for n in range(vectors * v.lanes)]
+            blocks = [transposed(v, places[n : n + v.lanes]) for n in range(0, len(places), v.lanes)]
+            return [list(row) for row in zip(*blocks)][:terms]
 
-            def term(k, values):
-                a, b, *sums = values
-                row = [v.load(v.shift(b, j * v.bytes), masks[j]) for j in range(vectors)]
+        def add(a, b, sums, k, terms=1):
+            """The chains after so many terms more, and where A and B go on."""
+            here = column(k) if column else a
+            for i, row in enumerate(rows_of_b(b, terms)):
                 if a_sums is not None:
                     row.append(v.constant(1.0))
-                here = column(k) if column else a
-                added = []
-                for m, distance in enumerate(distances):
-                    scalar = v.broadcast(v.shift(here, distance))
-                    added += [v.fma(scalar, x, total) for x, total in zip(row, sums[m * len(row) :])]
-                return [v.shift(a, o.a_step), v.shift(b, o.b_row), *added]
+                scalars = [v.broadcast(v.shift(here, distance + o.a_step * i)) for distance in distances]
+                pairs = zip(product(scalars, row), sums)
+                sums = [v.fma(scalar, x, total) for (scalar, x), total in pairs]
+            b_step = terms * v.itemsize if turned else o.b_row
+            return [v.shift(a, o.a_step * terms), v.shift(b, b_step), *sums]
 
-            return carried(build, first, depth, values, term)
+        def walk(first, depth, values):
+            """The chains over terms [first, depth), from the places of A and B for the first of them."""
+            together = v.lanes if turned else 1
+            rest = depth % together if turned else 0
+            step = lambda k, values: add(*values[:2], values[2:], k, together)
+            values = carried(build, first, depth - rest, values, step, together)
+            return add(*values[:2], values[2:], depth, rest) if rest else values
 
         values = [a_here, o.b, *starts]
         if kind == "rows":

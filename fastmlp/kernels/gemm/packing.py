@@ -18,8 +18,8 @@ from fastmlp.kernels.codegen.vectors import (
     byte_pointer,
     counted,
     element,
-    shuffle,
     smaller,
+    transposed,
 )
 from fastmlp.kernels.gemm.microkernel import MACHINE
 from fastmlp.kernels.jit.lazy import calling, emitted
@@ -70,8 +70,8 @@ def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
         target = v.shift(v.shift(out, j * out_row), i * v.itemsize)
 
         def whole():
-            block = [v.load(v.shift(source, a_row * m)) for m in range(lanes)]
-            for m, row in enumerate(transposed(build, block)):
+            block = transposed(v, [v.shift(source, a_row * m) for m in range(lanes)])
+            for m, row in enumerate(block):
                 v.store(row, v.shift(target, out_row * m))
 
         inside = (smaller(height, width) >= lanes) if edges else Symbol(build, BIT(1))
@@ -82,7 +82,7 @@ def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
                 mask, last = v.first(width), height - 1
                 # Rows past the end repeat the last one and are not stored.
                 places = [v.shift(source, a_row * smaller(last.number(m), last)) for m in range(lanes)]
-                block = transposed(build, [v.load(place, mask) for place in places])
+                block = transposed(v, places, mask)
                 mask, done = v.first(height), build.append_basic_block("stored")
                 for m in range(lanes):
                     v.store(block[m], v.shift(target, out_row * m), mask)
@@ -92,21 +92,6 @@ def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
                         build.position_at_end(following)
                 build.branch(done)
                 build.position_at_end(done)
-
-
-def transposed(build, block):
-    """As many vectors as each has lanes, rows turned into columns: log2(lanes) rounds of shuffles."""
-    block, lanes = list(block), len(block)
-    stride = lanes // 2
-    while stride:
-        low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
-        high = [lane + stride if not lane & stride else lanes + lane for lane in range(lanes)]
-        for m in range(lanes):
-            if not m & stride:
-                pair = block[m], block[m + stride]
-                block[m], block[m + stride] = shuffle(build, *pair, low), shuffle(build, *pair, high)
-        stride //= 2
-    return block
 
 
 def copy_intrinsic(name):

@@ -17,9 +17,6 @@ from fastmlp.kernels.elementwise.abreast import LANES
 from fastmlp.kernels.gemm.macrokernel import MOST_HEIGHT
 from fastmlp.kernels.jit.lazy import apart
 
-ACROSS = 4
-"""Vectors of rows that a sideways layer takes at once."""
-
 
 class Constants(NamedTuple):
     """All that a program for one network is bound to; whatever is not here is data.
@@ -53,8 +50,7 @@ class Layer(NamedTuple):
         (n_out, R), where a lane is a row of the batch
     lanes : of the vectors along this layer's outputs, or inputs where it is sideways
     flat : place of the weights in the caller's flat vector; biases follow
-    transposed : W' (n_out, in_stride), for layers that pass a delta down; of a layer that is sideways, the
-        transposed inputs (in_stride, R); or -1
+    transposed : W' (n_out, in_stride), for layers that pass a delta down and are not sideways; else -1
     input_deltas : -1 in the first layer
     """
 
@@ -125,7 +121,7 @@ def plan(constants):
     sizes = constants.sizes
     count = len(sizes) - 1
     # Tiles run over into spare rows.
-    rows = up(constants.rows, ACROSS * most) + max(most, MOST_HEIGHT)
+    rows = up(constants.rows, LANES) + max(most, MOST_HEIGHT)
     drafts = []
     flat, in_stride, in_lanes = 0, sizes[0], most
     for i in range(count):
@@ -156,7 +152,7 @@ def plan(constants):
     inputs, input_deltas = take(rows * sizes[0]), -1
     layers = []
     for i, (n_in, n_out, sideways, lanes, in_stride, out_stride, flat) in enumerate(drafts):
-        transposed = -1 if i == 0 else take(in_stride * (rows if sideways else up(n_out, most)))
+        transposed = -1 if i == 0 or sideways else take(in_stride * up(n_out, most))
         outputs, deltas = (take(rows * (n_out if sideways else out_stride)) for _ in range(2))
         layers.append(
             Layer(

@@ -25,11 +25,20 @@ from fastmlp.kernels.elementwise.abreast import LANES, Rows
 from fastmlp.kernels.elementwise.column_sums import emit_sums
 from fastmlp.kernels.elementwise.row_losses import Numbers, Same
 from fastmlp.kernels.elementwise.steps import emit_steps
-from fastmlp.kernels.gemm.macrokernel import NOTHING, Operands, write_product
+from fastmlp.kernels.gemm.macrokernel import IN_PLACE, NOTHING, TRANSPOSED, Operands, write_product
 from fastmlp.kernels.gemm.microkernel import MACHINE, stored
 from fastmlp.kernels.gemm.packing import emit_transpose
 from fastmlp.kernels.jit.disposable import Intrinsic
-from fastmlp.kernels.small.padded import ACROSS, dividing_lanes
+from fastmlp.kernels.small.padded import dividing_lanes
+
+
+TURNED_BYTES = 32
+"""Vectors that a sideways layer turns and multiplies: 512 bits are no faster, two shuffles of 256 start in a cycle,
+and a batch of 4 rows wastes less."""
+
+ACROSS = 4
+"""Vectors across a tile of one row, which waits for its multiply-adds where they are few: 100 inputs by one
+vector of rows cost 3 % of a step of 30-100-1."""
 
 
 class Memory:
@@ -49,14 +58,14 @@ class Memory:
         """Vectors of so many lanes."""
         return Vectors(self.builder, self.dtype, lanes * self.itemsize)
 
-    def product(self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, **options):
+    def product(self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE, **options):
         """Write C = start + A B. a : place, steps down and to the right; b, c : place, step down; in elements"""
         size = self.itemsize
         (a, a_row, a_step), (b, b_row), (c, c_row) = a, b, c
         operands = Operands(
             self.at(a), self.at(b), self.at(c), rows, columns, depth, a_row * size, a_step * size,
             b_row * size, c_row * size, start=start, start_row=start_row * size,
-            across=max(1, ACROSS // rows) if isinstance(rows, int) else ACROSS,
+            packing=packing, across=max(1, ACROSS // rows) if isinstance(rows, int) else 1,
         )  # fmt: skip
         write_product(self.vectors(lanes), operands, end, **options)
 
@@ -119,16 +128,10 @@ def forward(layer, activation, plan):
     entry = ACTIVATION_CODES.of_key(activation)
 
     def rows_abreast(memory, rows):
-        size, width = memory.itemsize, plan.most_rows
-        # Half a vector: a block has half as many spare rows, and half as many shuffles a number.
-        v = memory.vectors(min(dividing_lanes(layer.in_stride, plan.most), plan.most // 2))
-        emit_transpose(
-            v, memory.at(layer.inputs), memory.at(layer.transposed), layer.in_stride, rows,
-            layer.in_stride * size, width * size, edges=False,
-        )  # fmt: skip
         memory.product(
-            plan.most, (layer.weights, layer.in_stride, 1), (layer.transposed, width), (layer.outputs, width),
-            layer.n_out, rows, layer.n_in, memory.at(layer.biases), 1, spreads=True,
+            min(layer.lanes, TURNED_BYTES // memory.itemsize), (layer.weights, layer.in_stride, 1),
+            (layer.inputs, layer.in_stride), (layer.outputs, plan.most_rows), layer.n_out, rows, layer.n_in,
+            memory.at(layer.biases), 1, packing=TRANSPOSED, spreads=True,
         )  # fmt: skip
 
     def stage(memory, rows):
@@ -212,7 +215,7 @@ def refresh(layer, plan):
 
 
 def loss_of(constants, plan):
-    """intrinsic (work, rows, parameter): the loss of the rows; the last layer's deltas are written."""
+    """intrinsic(work, rows, parameter, value): value plus the losses of the rows; their deltas are written."""
     layer = plan.layers[-1]
     clips, entry = constants.clips, LOSS_CODES.of_key(constants.loss)
     output = ACTIVATION_CODES.code_of_key(constants.output)
@@ -252,14 +255,14 @@ def loss_of(constants, plan):
         return abreast.emit_total(sums)
 
     @Intrinsic
-    def loss(typingctx, work, rows, parameter):
+    def loss(typingctx, work, rows, parameter, value):
         def codegen(context, builder, signature, values):
             memory = Memory(context, builder, work, values[0])
-            rows, parameter = (Symbol(builder, value) for value in values[1:])
+            rows, parameter = (Symbol(builder, number) for number in values[1:3])
             add = lambda first, total: [builder.fadd(*total, emit(memory, first, parameter))]
-            return carried(builder, 0, rows, [ir.Constant(FLOATS[types.float64], 0.0)], add, LANES)[0]
+            return carried(builder, 0, rows, [values[3]], add, LANES)[0]
 
-        return types.float64(work, types.int64, types.float64), codegen
+        return types.float64(work, types.int64, types.float64, types.float64), codegen
 
     return loss
 

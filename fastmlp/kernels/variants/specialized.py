@@ -85,8 +85,6 @@ def train_blocks(
         share = loss_share(objective.divisor, totals[s])
         l2 = objective.l2 * penalty_share(objective.shared_penalty, totals[s])
         value = 0.0
-        if PENALISED:
-            value += 0.5 * l2 * squares(own)
         renew(own, 0)
         if GROUPED:
             parity = s % 2
@@ -103,7 +101,7 @@ def train_blocks(
                     rows = min(BLOCK, last - at)
                     take_rows(own, inputs, targets, weights, order, at, rows, share)
                     to_logits(own, rows)
-                    loss += loss_and_delta(own, rows, parameter) / objective.value_divisor
+                    loss = add_losses(own, rows, parameter, loss)
                     to_gradients(own, rows)
                 hand_over(own, shared, turn + group * SECTION)
                 sums[parity * GROUPS + group] = loss
@@ -119,8 +117,11 @@ def train_blocks(
                 rows = min(BLOCK, stop - at)
                 take_rows(own, inputs, targets, weights, order, at, rows, share)
                 to_logits(own, rows)
-                value += loss_and_delta(own, rows, parameter) / objective.value_divisor
+                value = add_losses(own, rows, parameter, value)
                 to_gradients(own, rows)
+        value /= objective.value_divisor
+        if PENALISED:
+            value += 0.5 * l2 * squares(own)
         if team.worker == 0:
             losses[s] = value
         t = float(step + s + 1)
@@ -200,7 +201,7 @@ def block_names(constants):
         "renew": stages.sequence([stages.refresh(layer, where) for layer in layers]),
         "take_rows": stages.gather(where),
         "to_logits": stages.sequence(to_logits),
-        "loss_and_delta": stages.loss_of(constants, where),
+        "add_losses": stages.loss_of(constants, where),
         "to_gradients": stages.sequence(to_gradients),
         "squares": squares_of(where.weights),
         "update_weights": stages.update(constants.rule, 0, where.weights, where, constants.l2),
