@@ -17,7 +17,7 @@ from fastmlp.formulas.numbers import at_least, fma, where
 from fastmlp.kernels.codegen.scalars import chain_of, clipped, literal
 from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
 from fastmlp.kernels.codegen.types import FLOATS, INT32, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, shuffle
 from fastmlp.kernels.codes import LOSS_CODES, SOFTMAX
 from fastmlp.kernels.elementwise.row_losses import First, Numbers, Running, emit_row_loss
 
@@ -110,17 +110,21 @@ def weigh(typing_context, share, weights, first, count, sums):
 
 
 def emit_total(sums, count=None):
-    """Write the sum of sums[LOSSES], or of the first `count`, one by one in float64; rows that count 0 add 0."""
+    """Write the sum of sums[LOSSES], or of the first `count`, in float64; rows that count 0 add 0.
+
+    By halves: row i and row i + LANES / 2 first. One after another they took 3 % of a step of 3-4-1.
+    """
     builder, double = sums.builder, FLOATS[types.float64]
     losses = where(sums[SCALES].equals(0.0), 0.0, sums[LOSSES]).value
     if count is not None:
         losses = builder.select(sums.v.first(count), losses, sums.v.zero)
     if sums.v.scalar != double:
         losses = builder.fpext(losses, ir.VectorType(double, sums.v.lanes))
-    total = ir.Constant(double, 0.0)
-    for lane in range(sums.v.lanes):
-        total = builder.fadd(total, builder.extract_element(losses, INT32(lane)))
-    return total
+    half = sums.v.lanes // 2
+    while half:
+        low, high = (shuffle(builder, losses, losses, range(at, at + half)) for at in (0, half))
+        losses, half = builder.fadd(low, high), half // 2
+    return builder.extract_element(losses, INT32(0))
 
 
 @intrinsic
