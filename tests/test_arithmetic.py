@@ -148,16 +148,16 @@ SPECIALIZED = [
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize("name", SPECIALIZED)
 def test_a_program_for_one_network_trains_with_the_same_bits(name, dtype):
-    given = network, parameters, data, chunk = problem(STEPS[name], dtype)
+    network, *given = problem(STEPS[name], dtype)
     got, wanted = (
-        by_chunk(registry.get(backend), network, STEPS[name].optimizer, *given[1:])
+        by_chunk(registry.get(backend), network, STEPS[name].optimizer, *given)
         for backend in ("specialized", "fused")
     )
     assert np.array_equal(got.parameters, wanted.parameters)
     assert np.array_equal(got.moments, wanted.moments)
     if network.l2 > 0 or network.sizes[-1] > narrow.MOST_UNITS:
         # Sums of the dtype in another order: a penalty, the losses of many units.
-        terms = parameters.size * np.finfo(dtype).eps
+        terms = got.parameters.size * np.finfo(dtype).eps
         np.testing.assert_allclose(got.losses, wanted.losses, rtol=terms)
     else:
         assert np.array_equal(got.losses, wanted.losses)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from fastmlp.formulas.numbers import fma, where
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BIT, BYTE, FLOATS, INT, INT32, ITEMSIZE, POINTER, declare
+from fastmlp.kernels.codegen.types import BYTE, FLOATS, INT, INT32, ITEMSIZE, POINTER, declare
 
 LINE_BYTES = 64
 """A cache line."""
@@ -85,7 +85,9 @@ class Vectors:
         if mask is None:
             return self.builder.load(pointer, typ=self.type, align=self.itemsize)
         name = f"llvm.masked.load.{self.suffix}.p0"
-        masked = declare(self.builder.module, name, self.type, [POINTER, *ALIGNMENT_KIND, mask.type, self.type])
+        masked = declare(
+            self.builder.module, name, self.type, [POINTER, *ALIGNMENT_KIND, mask.type, self.type]
+        )
         return self.builder.call(masked, [pointer, *self._alignment(), mask, self.zero])
 
     def store(self, value, pointer, mask=None):

@@ -19,7 +19,7 @@ from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
 from fastmlp.kernels.codegen.types import FLOATS, INT32, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, shuffle
 from fastmlp.kernels.codes import LOSS_CODES, SOFTMAX
-from fastmlp.kernels.elementwise.row_losses import First, Numbers, Running, emit_row_loss
+from fastmlp.kernels.elementwise.row_losses import Numbers, Running, Same, emit_row_loss
 
 LANES = 16
 """Rows abreast: a wide vector of float32, two of float64."""
@@ -71,7 +71,9 @@ def _taken(context, builder, kind, value):
     if isinstance(kind, types.Array) and kind.ndim == 1:
         return Numbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
     if isinstance(kind, types.Array):
-        units = Symbol(builder, builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0))
+        units = Symbol(
+            builder, builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0)
+        )
         return Rows(builder, kind.dtype, data_pointer(context, builder, kind, value), units)
     return Symbol(builder, broadcast(builder, value, LANES) if isinstance(kind, types.Float) else value)
 
@@ -197,7 +199,7 @@ def emit_element_losses(entry, output, clips, parameters, logits, wanted, output
     scales, builder = sums[SCALES], logits.builder
     if entry.element is None:
         arrays = {"logit": logits, "target": wanted, "output": outputs, "parameter": parameters}
-        arrays[NUMBER] = First(parameters)
+        arrays[NUMBER] = Same(parameters[0])
         sums[LOSSES] = scales * emit_row_loss(builder, entry, logits.units, arrays, scales)
         return
     none = scales.number(0.0)

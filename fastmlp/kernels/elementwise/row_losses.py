@@ -62,16 +62,6 @@ class Same:
         return self.number
 
 
-class First:
-    """An array of which every unit has the first number."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __getitem__(self, unit):
-        return self.array[0]
-
-
 def loops_of(value, delta):
     """Return the reductions of each loop over the units: a list of lists, in the order of the loops."""
     loop_of, reductions = {}, {}
@@ -138,8 +128,10 @@ def row_loss(typing_context, loss, scale, parameters, z, targets, delta):
                 name: Numbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
                 for name, (kind, value) in zip(names, pairs, strict=True)
             }
-            arrays[NUMBER] = First(arrays["parameter"])
-            units = Symbol(builder, builder.extract_value(context.make_array(z)(context, builder, values[3]).shape, 0))
+            arrays[NUMBER] = Same(arrays["parameter"][0])
+            units = Symbol(
+                builder, builder.extract_value(context.make_array(z)(context, builder, values[3]).shape, 0)
+            )
             return emit_row_loss(builder, entry, units, arrays, scaled).value
 
         return scale(loss, scale, parameters, z, targets, delta), emit

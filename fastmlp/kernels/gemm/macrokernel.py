@@ -1,8 +1,12 @@
 """Matrix products of register tiles, of any size: C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
 Separate from `fastmlp.kernels.gemm.microkernel`, where a tile has one shape. Here columns are cut into panels, as many
-vectors across as a tile has, and rows into stacks of tiles, each called by its shape. It is written in LLVM's
-language: as jitted loops in each of a layer's products it was a fifth of what a first training compiled.
+vectors across as a tile has, and rows into stacks of tiles. It is written in LLVM's language: as jitted loops
+in each of a layer's products it was a fifth of what a first training compiled.
+
+There are two macrokernels around the one microkernel. `emit_product` serves all sizes: it finds the cheapest tiles
+in a table, calls each by its shape, and masks the edges. `write_product` writes the tiles where they are needed,
+for one small network: a layer of 5-20-10-2 takes 50 ns, and a call of each tile would take as long.
 """
 
 # mypy: ignore-errors
@@ -46,9 +50,11 @@ MOST_HEIGHT, MOST_ACROSS = 8, 4
 
 
 class Operands(NamedTuple):
-    """What a product is given: LLVM values. Rows and steps are in bytes from one to the next.
+    """What a product is given: places in memory, and numbers. Rows and steps are in bytes from one to the next.
 
-    kind : a place in `tiles.KINDS`; a, order, known, a_row, a_step : as `tiles.emit_tile`
+    Numbers are LLVM values, `Symbol`s or integers for `multiply`, `Symbol`s or integers for `write_product`.
+
+    a, a_row, a_step, order, known : as `microkernel.Stack`; kind : a place in `microkernel.KINDS`
     b, b_row : B, or its transpose
     panel : scratch for a panel of B, as deep as B and as wide as a tile
     start, start_row : nothing for 0, or the chain of (m, n) starts there (a bias with start_row = 0, or c
@@ -162,7 +168,9 @@ def next_vectors(left: int, across: int, lanes: int):
 def emit_product(build, arguments, kinds, code):
     """Write the function of a product."""
     o = Operands(*arguments)
-    o = Operands(*(Symbol(build, a) if kind != types.voidptr else a for a, kind in zip(o, kinds, strict=True)))
+    o = Operands(
+        *(Symbol(build, a) if kind != types.voidptr else a for a, kind in zip(o, kinds, strict=True))
+    )
     dtype = kinds[Operands._fields.index("rate")]
     itemsize, lanes = ITEMSIZE[dtype], MACHINE.vector_bytes // ITEMSIZE[dtype]
     given = Symbol(build, build.icmp_unsigned("!=", o.start, NOTHING))
@@ -208,10 +216,10 @@ PRODUCT = emitted(f"product_{MACHINE.vector_bytes}", emit_product)
 
 
 def multiply(builder, kind, dtype, **operands):
-    """Emit the product with A of a kind. operands : `Operands`; rate and l2 are 0 unless given."""
-    none = ir.Constant(FLOATS[dtype], 0.0)
-    o = Operands(**{"kind": KINDS.index(kind), "rate": none, "l2": none, **operands})
-    values = [INT(value) if isinstance(value, int) else getattr(value, "value", value) for value in o]
+    """Write a call of the product with A of a kind. operands : `Operands`; rate and l2 are 0 unless given."""
+    kinds = {float: FLOATS[dtype], int: INT}
+    o = Operands(**{"kind": KINDS.index(kind), **operands})
+    values = [ir.Constant(kinds[type(value)], value) if type(value) in kinds else value for value in o]
     call(builder, PRODUCT, 0, taken_by_product(dtype), values)
 
 
@@ -222,12 +230,12 @@ def splits(total, most):
 
 
 def write_product(v, o, end=stored, a_sums=None, spreads=False):
-    """Write a product where it is needed, of a small network: of rows and columns one is an integer.
+    """Write a product where it is needed, of a small network. One of rows and columns, or both, is an integer.
 
-    Whole tiles are taken of what is a `Symbol`: there must be room beyond. Calls of tiles, and the search for
-    their shapes, would take longer than the multiply-adds.
+    Of a `Symbol` whole tiles are taken: there must be room beyond its rows or columns.
 
-    o : `Operands` with integers or `Symbol`s; of them kind, panel, finish, packing, rate and l2 are not asked
+    o : `Operands` without an order; `packing` is IN_PLACE, or TRANSPOSED, which copies nothing here. kind, panel,
+        finish, rate and l2 are not read.
     end, a_sums, spreads : as `emit_tiles`
     """
 
@@ -244,11 +252,10 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
                 v.shift(c, o.c_row * first), count, 0, o.depth, 0, o.a_row, o.a_step, o.b_row, o.start_row,
                 o.c_row, STORE, 0, 0,
             )  # fmt: skip
-            sums = None if a_sums is None else v.shift(a_sums, first * v.itemsize)
-            started = o.start is not NOTHING
             emit_tiles(
-                v, "strided", height, vectors, given, started, {STORE: end}, mask, False, sums, spreads, turned
-            )
+                v, "strided", height, vectors, given, o.start is not NOTHING, {STORE: end}, mask, fetches=False,
+                a_sums=a_sums and v.shift(a_sums, first * v.itemsize), spreads=spreads, turned=turned,
+            )  # fmt: skip
 
         if not isinstance(o.rows, int):
             stack(0, (o.rows + (most - 1)) // most, most)

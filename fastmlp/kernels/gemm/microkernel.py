@@ -1,12 +1,15 @@
 """Register tiles of a matrix product, C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
-A tile holds `rows` x `vectors` accumulators in registers and walks k once: `vectors` loads of
+A tile holds `rows` x `vectors` accumulators in registers and takes each k once: `vectors` loads of
 B and `rows` broadcasts of A feed rows * vectors FMAs. A is read by scalars, so its strides
 are free: (ld, 1) makes X @ W and (1, ld) makes X.T @ D of the same code. A call does a stack of
 tiles, one below another: called one by one, 8x3 tiles over 128 terms lost a tenth of their speed.
 
 Every element is one chain of FMAs over ascending k, whatever tile it falls in: results do not
 depend on how rows and columns are cut, to the last bit.
+
+Strides, depth and counts are integers or run-time values. Tiles of run-time values are pieces, one for each shape,
+and serve all networks; tiles of integers are written into the program of one network.
 """
 
 from functools import partial

@@ -12,12 +12,11 @@ No logit of a hidden layer is kept: what its activation's derivative needs is ta
 which leaves out gelu and silu. Nothing is checked, nothing is allocated.
 """
 
-from llvmlite import ir
 from numba import types
 
 from fastmlp.kernels.codegen.scalars import backward_of, constants_at
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BIT, FLOATS, INT, ITEMSIZE
+from fastmlp.kernels.codegen.types import BIT, INT, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.elementwise import abreast
@@ -31,14 +30,12 @@ from fastmlp.kernels.gemm.packing import emit_transpose
 from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.kernels.small.padded import dividing_lanes
 
-
 TURNED_BYTES = 32
-"""Vectors that a sideways layer turns and multiplies: 512 bits are no faster, two shuffles of 256 start in a cycle,
-and a batch of 4 rows wastes less."""
+"""Width of the vectors by which a sideways layer reads its inputs' transpose. 64 are no faster, since two shuffles
+of 32 start in a cycle, and waste more where rows are few."""
 
 ACROSS = 4
-"""Vectors across a tile of one row, which waits for its multiply-adds where they are few: 100 inputs by one
-vector of rows cost 3 % of a step of 30-100-1."""
+"""Vectors across a tile of one row, which waits for its multiply-adds: with one vector 30-100-1 took 3 % longer."""
 
 
 class Memory:
@@ -58,8 +55,15 @@ class Memory:
         """Vectors of so many lanes."""
         return Vectors(self.builder, self.dtype, lanes * self.itemsize)
 
-    def product(self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE, **options):
-        """Write C = start + A B. a : place, steps down and to the right; b, c : place, step down; in elements"""
+    def product(
+        self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
+        **options,
+    ):  # fmt: skip
+        """Write C = end(start + A B) by vectors of so many lanes, see `write_product`.
+
+        a : the offset of A, how far its rows are apart, and its columns; b, c : without columns; in elements
+        start : a place
+        """
         size = self.itemsize
         (a, a_row, a_step), (b, b_row), (c, c_row) = a, b, c
         operands = Operands(
@@ -89,10 +93,10 @@ def sequence(stages):
 # --- activations -----------------------------------------------------------------------------------
 
 
-def along(memory, rows, stride, offsets, formula):
-    """Write the formula of numbers at some offsets over `rows` rows of `stride`, to the first offset.
+def over_rows(memory, rows, stride, offsets, formula):
+    """Write the formula of the numbers at some offsets, for `rows` rows of `stride`; the first get the result.
 
-    By whole vectors, also over what is behind the rows.
+    By whole vectors: columns of padding too, and what is behind the last row.
     """
     v = memory.v
     first, *_ = places = [memory.at(offset) for offset in offsets]
@@ -102,11 +106,11 @@ def along(memory, rows, stride, offsets, formula):
 
 
 def activate(layer, key):
-    """The activation over a block, in place; columns of padding too, which keeps the loop whole."""
+    """The activation of all rows, in place, where the tile could not do it."""
     entry = ACTIVATION_CODES.of_key(key)
     if entry.short:
         return None
-    return lambda memory, rows: along(memory, rows, layer.out_stride, [layer.outputs], entry.formula)
+    return lambda memory, rows: over_rows(memory, rows, layer.out_stride, [layer.outputs], entry.formula)
 
 
 def activate_gradient(layer, key):
@@ -115,9 +119,8 @@ def activate_gradient(layer, key):
     if layer.input_deltas < 0 or entry.short_backward:
         return None
     formula = lambda delta, a: backward_of(entry, delta, None, a)
-    return lambda memory, rows: along(
-        memory, rows, layer.in_stride, [layer.input_deltas, layer.inputs], formula
-    )
+    offsets = layer.input_deltas, layer.inputs
+    return lambda memory, rows: over_rows(memory, rows, layer.in_stride, offsets, formula)
 
 
 # --- one layer -----------------------------------------------------------------------------------
@@ -127,7 +130,7 @@ def forward(layer, activation, plan):
     """outputs = inputs W + b, and the activation if it is short."""
     entry = ACTIVATION_CODES.of_key(activation)
 
-    def rows_abreast(memory, rows):
+    def sideways(memory, rows):
         memory.product(
             min(layer.lanes, TURNED_BYTES // memory.itemsize), (layer.weights, layer.in_stride, 1),
             (layer.inputs, layer.in_stride), (layer.outputs, plan.most_rows), layer.n_out, rows, layer.n_in,
@@ -144,7 +147,7 @@ def forward(layer, activation, plan):
             end=end if entry.short else stored,
         )  # fmt: skip
 
-    return rows_abreast if layer.sideways else stage
+    return sideways if layer.sideways else stage
 
 
 def backward(layer, activation, plan):
