@@ -1,4 +1,4 @@
-"""Losses of sixteen rows at once, a row to a lane: what `fastmlp.kernels.elementwise.narrow` does between two transposes.
+"""Losses of sixteen rows at once, a row to a lane; `fastmlp.kernels.elementwise.narrow` transposes before and after.
 
 Separate because it is written in vectors, where jitted loops over lanes took 0.8 s to compile. Arrays are
 (units, LANES), and `sums` (3, LANES), a vector to each row; lanes beyond the batch's last row hold anything.

@@ -6,7 +6,7 @@ in each of a layer's products it was a fifth of what a first training compiled.
 
 There are two macrokernels around the one microkernel. `emit_product` serves all sizes: it finds the cheapest tiles
 in a table, calls each by its shape, and masks the edges. `write_product` writes the tiles where they are needed,
-for one small network: a layer of 5-20-10-2 takes 50 ns, and a call of each tile would take as long.
+for one small network: 5-20-10-2 has eight products in a step of 0.7 us (4 rows, float64); `fused` takes 1.5 for a row.
 """
 
 # mypy: ignore-errors
