@@ -57,6 +57,6 @@ OWN = {
     "tiled": Choice(exact=True),
     "fused": Choice(fused_seconds, workers, exact=True),
     "packed": Choice(packed_seconds, workers, exact=True),
-    "specialized": Choice(specialized_seconds, workers, specialize),
+    "specialized": Choice(specialized_seconds, workers, specialize, exact=True),
 }
 """By name, bases first."""

@@ -122,7 +122,8 @@ class Variant(NamedTuple):
     specialize : specialize(network, optimizer, most rows of a step, dtype) gives the network's own
         `train_chunk`, or None where it has none and the variant's serves it
     exact : whether it follows the order of operations in `kernels.program.arithmetic`, and so trains with the
-        same bits as the others that do; a training may change from one of them to another
+        same bits as the others that do; a training may change from one of them to another. Of a network's own
+        program `Bound.exact` says it
     libraries : modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded
         before a training begins, which then holds their threads
     """
