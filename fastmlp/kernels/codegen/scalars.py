@@ -16,7 +16,6 @@ from fastmlp.model.losses import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY, within
 from fastmlp.model.rules import MOST_CONSTANTS
 
 fma, exp, log = jittable(numbers.fma), jittable(elementary.exp), jittable(elementary.log)
-exp_nonpositive, at_least = jittable(elementary.exp_nonpositive), jittable(numbers.at_least)
 
 
 @jittable
