@@ -23,8 +23,11 @@ def fused_seconds(work: Work) -> float:
 
 def workers(work: Work) -> int:
     """Return how many threads a step is worth: each needs 16 rows, and 20 us of work to share."""
+    most = min(work.threads, work.rows // LOSS_ROWS)
+    if most <= 1:
+        return 1
     microseconds = work.flops * work.itemsize / 4 / 9e4
-    return max(1, min(work.threads, work.rows // LOSS_ROWS, int(microseconds / 20)))
+    return max(1, min(most, int(microseconds / 20)))
 
 
 def packed_seconds(work: Work) -> float:

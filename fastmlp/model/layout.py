@@ -6,7 +6,9 @@ makes an optimiser one loop, an all-reduce one buffer and a checkpoint one array
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from ctypes import addressof, c_char
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -18,6 +20,9 @@ from fastmlp.model.network import Network
 Array = NDArray[Any]
 
 
+first_byte = c_char.from_buffer
+"""`addressof` of that is a third of the time of NumPy's own ways to an address."""
+
 ALIGNMENT = 64
 """Bytes: one cache line, and the widest vector register."""
 
@@ -27,7 +32,7 @@ def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
     dtype = np.dtype(dtype)
     extra = ALIGNMENT // dtype.itemsize
     raw = np.empty(length + extra, dtype)
-    start = -raw.__array_interface__["data"][0] % ALIGNMENT // dtype.itemsize
+    start = -addressof(first_byte(raw)) % ALIGNMENT // dtype.itemsize
     return raw[start : start + length]
 
 
@@ -41,22 +46,23 @@ class LayerSlices(NamedTuple):
     n_out: int
 
 
-def layer_slices(sizes: Sequence[int]) -> list[LayerSlices]:
+@functools.lru_cache(maxsize=64)
+def layer_slices(sizes: tuple[int, ...]) -> tuple[LayerSlices, ...]:
     """Return each layer's place in the flat vector, the first layer's first."""
     slices = []
     end = 0
     for n_in, n_out in pairwise(sizes):
         start, end = end, end + (n_in + 1) * n_out
         slices.append(LayerSlices(start, end - n_out, end, n_in, n_out))
-    return slices
+    return tuple(slices)
 
 
-def parameter_count(sizes: Sequence[int]) -> int:
+def parameter_count(sizes: tuple[int, ...]) -> int:
     """Return the length of the flat vector."""
     return layer_slices(sizes)[-1].end
 
 
-def layer_views(parameters: Array, sizes: Sequence[int]) -> list[tuple[Array, Array]]:
+def layer_views(parameters: Array, sizes: tuple[int, ...]) -> list[tuple[Array, Array]]:
     """Return per layer the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector."""
     return [
         (

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.rules import RULES, AdamConstants, Optimizer, Rule, RuleOptimizer
-from fastmlp.model.schedules import Schedule, as_schedule
+from fastmlp.model.schedules import Schedule, as_schedule, rates_of
 
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "RuleOptimizer"]
 
@@ -59,7 +59,7 @@ class SGD(Optimizer):
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
         rates = super().rates(steps, steps_per_epoch)
         if self.bias_learning_rate is not None:
-            rates[:, 1] = as_schedule(self.bias_learning_rate).rates(steps, steps_per_epoch)
+            rates[:, 1] = rates_of(self.bias_learning_rate, steps, steps_per_epoch)
         return rates
 
 

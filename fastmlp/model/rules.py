@@ -20,7 +20,7 @@ from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, quotient, root, sqrt, where
 from fastmlp.formulas.tracing import trace
 from fastmlp.model.pieces import NAME, Piece, refuse_reductions, restored
-from fastmlp.model.schedules import Schedule, as_schedule
+from fastmlp.model.schedules import Schedule, as_schedule, rates_of
 
 Array = NDArray[Any]
 Step = Callable[..., Any]
@@ -251,8 +251,9 @@ class Optimizer:
 
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
-        rates = as_schedule(self.learning_rate).rates(steps, steps_per_epoch)
-        return np.stack([rates, rates], axis=1)
+        rates = np.empty((len(steps), 2))
+        rates.T[...] = rates_of(self.learning_rate, steps, steps_per_epoch)
+        return rates
 
 
 @dataclass(frozen=True)

@@ -142,3 +142,8 @@ def as_schedule(rate: float | Schedule) -> Schedule:
     if type(rate) is Schedule:
         raise TypeError("learning_rate must be a number or one of the schedules, got the base Schedule")
     return rate if isinstance(rate, Schedule) else Constant(rate)
+
+
+def rates_of(rate: float | Schedule, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats | float:
+    """Return the rates (n,) of n updates, as `Schedule.rates`; a plain number is that of them all."""
+    return rate.rates(steps, steps_per_epoch) if isinstance(rate, Schedule) else rate

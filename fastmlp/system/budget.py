@@ -108,7 +108,7 @@ def blas_threads(threads: int | None) -> Iterator[None]:
     affinity: a BLAS goes by the affinity, and does not see the quota.
     """
     if threads is None:
-        if cores() >= _affinity():
+        if quota() >= _affinity():
             yield
             return
         threads = cores()

@@ -58,8 +58,8 @@ class Batches:
         self, steps: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return (order, starts, stops) of consecutive steps: step s visits order[starts[s]:stops[s]]."""
-        epochs, within = np.divmod(steps, self.per_epoch)
-        starts = within * self.batch_size
+        epochs = steps if self.per_epoch == 1 else steps // self.per_epoch
+        starts = (steps - epochs * self.per_epoch) * self.batch_size
         stops = np.minimum(starts + self.batch_size, self.rows)
         if self._draws is None:
             return self._natural, starts, stops

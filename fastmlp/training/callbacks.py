@@ -56,6 +56,12 @@ class Run:
     rows: int
     history: dict[str, list[float]]
     snapshot: Callable[[], Snapshot]
+    epoch: int
+    step: int
+    rows_seen: int
+    rate_factor: float
+    stop_reason: str | None
+    interrupted: bool
 
     def __init__(
         self,
@@ -75,13 +81,13 @@ class Run:
             rows=rows,
             history=history,
             snapshot=snapshot,
+            epoch=0,
+            step=0,
+            rows_seen=0,
+            rate_factor=1.0,
+            stop_reason=None,
+            interrupted=False,
         )
-        self.epoch = 0
-        self.step = 0
-        self.rows_seen = 0
-        self.rate_factor = 1.0
-        self.stop_reason: str | None = None
-        self.interrupted = False
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in SETTABLE:

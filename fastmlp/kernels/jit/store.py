@@ -102,8 +102,11 @@ def directory() -> Path:
     most_bytes()
     place = _place()
     try:
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = place.lstat()
+        try:
+            found = place.lstat()
+        except FileNotFoundError:
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            found = place.lstat()
         writable = os.access(place, os.W_OK)
     except OSError as error:
         raise Refused(f"there is no directory to write to; {PLACE} can name one ({error.strerror})") from None
@@ -306,10 +309,22 @@ class Names:
 
     def __init__(self) -> None:
         self._package = package_digest()
+        self._seen: tuple[int, int] | None = None
+        """Of the file when it was read last: its place on the disk, and its length, which only grows."""
         self._known = self._read()
 
     def _read(self) -> dict[str, Any]:
-        content = None if self._package is None else read("names", self._package, "json")
+        """Return what the file has, if it has changed since it was read last."""
+        if self._package is None:
+            return {}
+        try:
+            found = os.stat(_path(directory(), "names", self._package, "json"))
+        except (OSError, Refused):
+            return {}
+        seen, self._seen = self._seen, (found.st_ino, found.st_size)
+        if seen == self._seen:
+            return {}
+        content = read("names", self._package, "json")
         return {} if content is None else dict(json.loads(content))
 
     def get(self, what: str) -> str | None:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import (
-    ARRAYS,
     BARRIER,
     LAYER,
     RULE,
@@ -173,18 +172,13 @@ def call_of(shape: Shape, work: Workspace | None, batch: int, **given: Any) -> C
     batch : the most rows of a step, for which there is room in `work`
     given : arrays and numbers by their names in `fastmlp.kernels.program.records`
     """
-    arrays: dict[str, Any] = {}
-    numbers = {**shape.words, "batch": batch, "samples": len(given.get("inputs", ()))}
+    given |= {**shape.words, "batch": batch, "samples": len(given.get("inputs", ()))}
     if work is not None:
-        numbers |= {"length": work.memory.size, **work.numbers}
-        arrays |= {"memory": work.memory, "sums": np.empty(batch)}
-    for name, value in given.items():
-        (arrays if name in ARRAYS else numbers)[name] = value
-    if "rules" in arrays:
-        rules: Rules = arrays.pop("rules")
-        numbers["rules"] = rules.address
-        return Call(arrays, numbers, shape, rules)
-    return Call(arrays, numbers, shape)
+        given |= {"length": work.memory.size, **work.numbers, "memory": work.memory, "sums": np.empty(batch)}
+    rules: Rules | None = given.get("rules")
+    if rules is not None:
+        given["rules"] = rules.address
+    return Call(given, shape, rules)
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -88,11 +89,20 @@ def workspace(
     predicting: bool = False,
 ) -> Workspace:
     """Return buffers as `lengths` says, in one allocation, each at a cache line."""
-    buffers = lengths(network, rows, workers, dtype.itemsize, private, predicting)
-    line = ALIGNMENT // dtype.itemsize
+    total, given = _layout(network, rows, workers, dtype.itemsize, private, predicting)
+    return Workspace(aligned(total, dtype), given)
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(
+    network: Network, rows: int, workers: int, itemsize: int, private: int, predicting: bool
+) -> tuple[int, dict[str, int]]:
+    """Return how many numbers all buffers take, and a call's numbers."""
+    buffers = lengths(network, rows, workers, itemsize, private, predicting)
+    line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
-    return Workspace(aligned(sum(padded), dtype), numbers(buffers, starts, workers))
+    return sum(padded), numbers(buffers, starts, workers)
 
 
 def numbers(buffers: dict[str, int], starts: dict[str, int], workers: int) -> dict[str, int]:
