@@ -19,7 +19,7 @@ from selection import crossed, few, is_given, matrix
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, RMSprop
 from fastmlp.backend import registry
-from fastmlp.cli.ahead import compile_ahead
+from fastmlp.cli import ahead
 from fastmlp.kernels.jit import bind
 from fastmlp.kernels.variants import baseline
 from fastmlp.model.backend import Chunk, Data
@@ -73,7 +73,7 @@ def everything(backend, dtype, sizes, rows, X=None, **network):
     ],
 )
 def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
-    list(compile_ahead([backend], [dtype]))
+    list(ahead.compile_ahead(ahead.tasks([backend], [np.dtype(dtype).name]), processes=1))
     read_only = np.ones((7, 6), dtype)
     read_only.flags.writeable = False
     with compilations() as compiled:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import cycle, product
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba.core import event
 from numpy.typing import NDArray
 
-from fastmlp.backend.registry import get, variants
-from fastmlp.kernels.gemm.microkernel import compile_tiles
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import engine
+from fastmlp.kernels.jit.entries import EVERY
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.system.budget import cores
 from fastmlp.training.trainer import fit
 
 ROWS = 32
@@ -27,51 +29,86 @@ ROWS = 32
 
 
 class Ready(NamedTuple):
-    """A compiled program that the disk cache now holds.
+    """Machine code that the disk cache now holds.
 
-    use : training, prediction or validation
-    compiled : whether it was compiled just now; if not, it was there already
+    use : training, prediction, validation or gradient
+    compiled : pieces and programs that were compiled just now; the others were there already
     seconds : how long compiling or loading took
     """
 
     backend: str
     dtype: str
     use: str
-    compiled: bool
+    compiled: int
     seconds: float
+
+
+class Task(NamedTuple):
+    """What one process compiles: a use of a backend, for a dtype; network, batch : of the only one, if given."""
+
+    backend: str
+    dtype: str
+    use: str
+    network: Network | None = None
+    optimizer: Optimizer | None = None
+    batch: int = ROWS
 
 
 def choices_of_auto() -> tuple[str, ...]:
     """Return the names of the compiled backends that `backend="auto"` chooses among."""
-    return tuple(name for name, variant in variants().items() if variant.seconds is not None)
+    return tuple(name for name, choice in registry.choices().items() if choice.seconds is not None)
 
 
-def compile_ahead(backends: Iterable[str], dtypes: Iterable[str]) -> Iterator[Ready]:
-    """Compile what training, predicting and validating need, or load it from the disk cache; yield each.
+def tasks(backends: Iterable[str], dtypes: Iterable[str]) -> list[Task]:
+    """Return what training, predicting, validating and single gradients need, the longest first.
 
     A backend that has a program for each network trains none here. Such a program has the sizes, activations,
-    loss, optimiser and batch of its network as constants, so it serves no other. `fit` with epochs=1 compiles
-    it.
+    loss, optimiser and batch of its network as constants, so it serves no other: see `tasks_of_network`.
     """
-    backends = list(backends)
-    for dtype in dtypes:
-        for backend in backends:
-            for use, call in _uses(backend, dtype):
-                # Numba has an event for what it compiles, and none for what it loads.
-                began = time.perf_counter()
-                with event.install_recorder("numba:compile") as recorder:
-                    call()
-                yield Ready(backend, dtype, use, bool(recorder.buffer), time.perf_counter() - began)
+    every = [Task(backend, dtype, use) for use, backend, dtype in product(USES, list(backends), list(dtypes))]
+    return [one for one in every if one.use != "training" or not registry.choice_of(one.backend).specialize]
 
 
-def _uses(backend: str, dtype: str) -> list[tuple[str, Callable[[], object]]]:
-    """Return each use of a backend, with a call that uses it so with every kind of network."""
-    uses: list[tuple[str, Callable[[], object]]] = [
-        ("training", partial(_train, backend, dtype)),
-        ("prediction", partial(_predict, backend, dtype)),
-        ("validation", partial(_evaluate, backend, dtype)),
+def tasks_of_network(
+    backends: Iterable[str], dtypes: Iterable[str], network: Network, optimizer: Optimizer, batch: int
+) -> list[Task]:
+    """Return what the programs of one network need, of the backends that have one for it."""
+    every = product(list(backends), list(dtypes))
+    return [
+        Task(backend, dtype, "training", network, optimizer, batch)
+        for backend, dtype in every
+        if (specialize := registry.choice_of(backend).specialize) is not None
+        and specialize(network, optimizer, batch, np.dtype(dtype)) is not None
     ]
-    return uses[1:] if variants()[backend].specialize is not None else uses
+
+
+def compile_ahead(wanted: Iterable[Task], processes: int | None = None) -> Iterator[Ready]:
+    """Compile, or load from the disk cache, what tasks need; yield what is ready.
+
+    processes : how many work at a time; None for as many as there are cores. They share what each compiles.
+    """
+    wanted = list(wanted)
+    processes = min(len(wanted), cores() if processes is None else processes)
+    if processes <= 1:
+        yield from map(made_ready, wanted)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=context) as pool:
+        running = [pool.submit(made_ready, task) for task in wanted]
+        for future in as_completed(running):
+            yield future.result()
+
+
+def made_ready(task: Task) -> Ready:
+    """Do what a task says in this process."""
+    began, before = time.perf_counter(), len(engine.compiled)
+    if task.network is None:
+        USES[task.use](task.backend, task.dtype)
+    else:
+        assert task.optimizer is not None
+        _fit(task.backend, task.dtype, task.network, task.optimizer, task.batch)
+    seconds = time.perf_counter() - began
+    return Ready(task.backend, task.dtype, task.use, len(engine.compiled) - before, seconds)
 
 
 def _networks() -> Iterator[tuple[Network, Optimizer]]:
@@ -89,32 +126,59 @@ def _networks() -> Iterator[tuple[Network, Optimizer]]:
                 yield network, next(optimizers)
 
 
-def _rows(network: Network, dtype: str) -> Data:
-    targets = np.ones((ROWS, network.sizes[-1]), dtype) / network.sizes[-1]
-    return Data(np.ones((ROWS, network.sizes[0]), dtype), targets, np.ones(ROWS, dtype))
+def _rows(network: Network, dtype: str, rows: int = ROWS) -> Data:
+    targets = np.ones((rows, network.sizes[-1]), dtype) / network.sizes[-1]
+    return Data(np.ones((rows, network.sizes[0]), dtype), targets, np.ones(rows, dtype))
 
 
 def _train(backend: str, dtype: str) -> None:
-    compile_tiles(dtype)
+    _compile_tiles(dtype)
     for network, optimizer in _networks():
-        rows = _rows(network, dtype)
-        fit(
-            network, rows.inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
-            backend=backend, dtype=dtype, threads=1, progress=False,
-        )  # fmt: skip
+        _fit(backend, dtype, network, optimizer, ROWS)
+    registry.entries(backend).mark_ready(dtype, EVERY, None)
+
+
+def _fit(backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int) -> None:
+    rows = _rows(network, dtype, batch)
+    fit(
+        network, rows.inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
+        backend=backend, dtype=dtype, threads=1, progress=False,
+    )  # fmt: skip
+
+
+def _compile_tiles(dtype: str) -> None:
+    from fastmlp.kernels.gemm.microkernel import compile_tiles
+
+    compile_tiles(dtype)
 
 
 def _predict(backend: str, dtype: str) -> None:
-    compile_tiles(dtype)
+    _compile_tiles(dtype)
     for network, _ in _networks():
         out = np.empty((ROWS, network.sizes[-1]), dtype)
-        get(backend).predict(network, _zeros(network, dtype), _rows(network, dtype).inputs, out)
+        registry.get(backend).predict(network, _zeros(network, dtype), _rows(network, dtype).inputs, out)
 
 
 def _evaluate(backend: str, dtype: str) -> None:
     for network, _ in _networks():
-        get(backend).evaluate(network, _zeros(network, dtype), _rows(network, dtype))
+        registry.get(backend).evaluate(network, _zeros(network, dtype), _rows(network, dtype))
+
+
+def _differentiate(backend: str, dtype: str) -> None:
+    for network, _ in _networks():
+        parameters = _zeros(network, dtype)
+        rows = _rows(network, dtype)
+        registry.get(backend).gradient(network, parameters, rows, 0, 0, np.empty_like(parameters))
 
 
 def _zeros(network: Network, dtype: str) -> NDArray[Any]:
     return np.zeros(parameter_count(network.sizes), dtype)
+
+
+USES: dict[str, Callable[[str, str], None]] = {
+    "training": _train,
+    "gradient": _differentiate,
+    "prediction": _predict,
+    "validation": _evaluate,
+}
+"""Each use of a backend, with what uses it so with every kind of network; a gradient is lbfgs's."""

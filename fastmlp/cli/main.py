@@ -7,14 +7,16 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import numpy as np
 
 import fastmlp
 from fastmlp import checks
+from fastmlp.cli import cache
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
 from fastmlp.model.activations import HIDDEN
+from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Optimizer
 from fastmlp.system.compiling import Stopwatch
@@ -86,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
         help="compile ahead of time what trainings will need",
         description=(
             "Compile what training, predicting and validating need, so that no later process on this machine "
-            "does; what the disk cache holds already is only loaded. The specialized backend's training "
-            "programs are not among it: each is one network's own, and compiles when that first trains."
+            "does; what the disk cache holds already is only loaded. Programs of single networks, which the "
+            "specialized backend has, are compiled for the network that --network gives."
         ),
     )
     warmup.set_defaults(run=_warmup)
@@ -95,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
         "--backend", default="auto", metavar="NAME,NAME", help="default auto: all that auto chooses among"
     )
     warmup.add_argument("--dtype", default=",".join(DTYPES), metavar="NAME,NAME", help="default both")
+    warmup.add_argument("--network", metavar="N-N-N", help="also the programs of this network, as 64-128-10")
+    warmup.add_argument("--batch", type=int, default=32, metavar="N", help="its rows to a step; default 32")
+    warmup.add_argument("--activation", default="relu", metavar="NAME", help="its hidden layers'; default relu")
+    warmup.add_argument("--output", metavar="NAME", help="default: the first that goes with the loss")
+    warmup.add_argument(
+        "--loss", metavar="NAME", help="default mse for one output, cross_entropy for several"
+    )
+    warmup.add_argument("--optimizer", default="adam", metavar="NAME", help="default adam")
+
+    cache.add_command(commands)
 
     train = commands.add_parser(
         "train",
@@ -140,23 +152,42 @@ def _backends(arguments: argparse.Namespace) -> int:
 
 
 def _warmup(arguments: argparse.Namespace) -> int:
-    from fastmlp.backend.registry import variants
-    from fastmlp.cli.ahead import choices_of_auto, compile_ahead
+    from fastmlp.cli import ahead
 
     backends, dtypes = arguments.backend.split(","), arguments.dtype.split(",")
     try:
         for name in backends:
-            checks.choice("compiled backend", name, ("auto", *variants()))
+            checks.choice("compiled backend", name, ("auto", *fastmlp.backends()[1:]))
         for name in dtypes:
             checks.choice("dtype", name, DTYPES)
-    except ValueError as error:
+        if "auto" in backends:
+            backends = list(ahead.choices_of_auto())
+        tasks = ahead.tasks(backends, dtypes)
+        if arguments.network is not None:
+            tasks += _tasks_of_network(arguments, backends, dtypes)
+    except (ValueError, TypeError) as error:
         raise _Mistake(str(error)) from None
-    if "auto" in backends:
-        backends = list(choices_of_auto())
-    for ready in compile_ahead(backends, dtypes):
-        how = "compiled in" if ready.compiled else "was there already, loaded in"
-        print(f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} {ready.seconds:.1f} s", flush=True)
+    for ready in ahead.compile_ahead(tasks):
+        how = f"{ready.compiled} compiled" if ready.compiled else "was there already, loaded"
+        print(f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True)
     return 0
+
+
+def _tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes: list[str]) -> list[Any]:
+    """Return what the network's own programs need; ValueError or TypeError for a mistake in the arguments."""
+    from fastmlp.cli import ahead
+
+    try:
+        sizes = [int(width) for width in arguments.network.split("-")]
+    except ValueError:
+        raise ValueError(f"network must be sizes like 64-128-10, got {arguments.network!r}") from None
+    loss = arguments.loss or ("mse" if sizes[-1] == 1 else "cross_entropy")
+    checks.choice("loss", loss, tuple(LOSSES))
+    network = Network(sizes, arguments.activation, arguments.output or LOSSES[loss].outputs[0], loss)
+    checks.choice("optimizer", arguments.optimizer, tuple(OPTIMIZERS))
+    optimizer = OPTIMIZERS[arguments.optimizer](0.001)
+    batch = checks.whole("batch", arguments.batch, 1)
+    return ahead.tasks_of_network(backends, dtypes, network, optimizer, batch)
 
 
 # --- train ---------------------------------------------------------------------------------------

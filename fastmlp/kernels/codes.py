@@ -46,7 +46,11 @@ class Codes:
 
     def digested(self) -> list[Any]:
         """Return what machine code that goes by the codes depends on: fastmlp's own."""
-        return [*self._entries[: self.own], Expression.digested()]
+        return [*self.own_pieces(), Expression.digested()]
+
+    def own_pieces(self) -> list[Any]:
+        """Return fastmlp's own pieces."""
+        return self._entries[: self.own]
 
     def code_of_key(self, key: str) -> int:
         """Return the code of a key whose piece has one already."""

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
+from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler
 from fastmlp.kernels.variant import Bound, Variant
@@ -22,6 +23,11 @@ from fastmlp.system.compiling import compiling
 
 ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
 """The templates that are called from Python, in `fastmlp.kernels.program.templates`."""
+
+EVERY = "every one of fastmlp's own"
+"""Marks a program of which all pieces that fastmlp has are on the disk, as `fastmlp warmup` leaves it."""
+
+OWN = frozenset(piece.key for codes in BY_KIND.values() for piece in codes.own_pieces())
 
 MOST_BOUND = 64
 """Networks whose own entry points a process keeps."""
@@ -70,8 +76,10 @@ class Entries:
         """
         name = self._training(bound)
         key = name, dtype, pieces
-        if name and key not in self._ready and store.is_marked(name, f"{dtype} {pieces}"):
-            self._ready.add(key)
+        if name and key not in self._ready:
+            marks = [pieces, EVERY] if bound is None and OWN.issuperset(pieces.split(",")) else [pieces]
+            if any(store.is_marked(name, f"{dtype} {mark}") for mark in marks):
+                self._ready.add(key)
         return key in self._ready
 
     def mark_ready(self, dtype: str, pieces: str, bound: Bound | None) -> None:

@@ -50,6 +50,9 @@ ROOM = 1 << 20
 NAME = re.compile(r".+\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; of the last kind while it is being written."""
 
+BESIDE = re.compile(r"lock\.[0-9a-f]|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
+"""The name of a file of a few bytes for other processes: a lock, or a request (`fastmlp.system.background`)."""
+
 ABANDONED_SECONDS = 3600
 """A file that has been being written for so long was left by a process that was killed."""
 
@@ -240,15 +243,23 @@ def _written(place: Path, name: str, *parts: bytes) -> Iterator[Path]:
 
 def files(place: Path) -> list[tuple[int, int, Path]]:
     """Return (time of the last use, bytes, path) of the files of ours, the least recently used first."""
+    abandoned = (time.time() - ABANDONED_SECONDS) * 1e9
+    return [one for one in _listed(place, NAME) if one[2].suffix != ".tmp" or one[0] < abandoned]
+
+
+def files_beside(place: Path) -> list[tuple[int, int, Path]]:
+    """Return the same of what processes tell one another with; it does not count for the bound."""
+    return _listed(place, BESIDE)
+
+
+def _listed(place: Path, name: re.Pattern[str]) -> list[tuple[int, int, Path]]:
     found = []
-    abandoned = time.time() - ABANDONED_SECONDS
     with contextlib.suppress(OSError), os.scandir(place) as entries:
         for entry in entries:
-            if NAME.fullmatch(entry.name):
+            if name.fullmatch(entry.name):
                 with contextlib.suppress(FileNotFoundError):
                     status = entry.stat(follow_symlinks=False)
-                    if not entry.name.endswith(".tmp") or status.st_mtime < abandoned:
-                        found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
+                    found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
     return sorted(found)
 
 

@@ -1,0 +1,97 @@
+"""`fastmlp cache`: where compiled machine code is kept, how much there is, and how to remove it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+KINDS = {
+    "programs": "of backends, and of single networks",
+    "pieces": "that programs share: matrix products, activations, losses, optimisers",
+    "names": "of programs, by the sources that they were compiled from",
+    "marks": "of trainings of which everything is there",
+    "abandoned": "by processes that were killed",
+    "locks": "between processes that compile",
+    "requests": "to a process that compiles beside trainings",
+}
+"""What there may be, in the order in which it is shown."""
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to a parser's subparsers."""
+    parser = commands.add_parser(
+        "cache",
+        help="show where compiled code is kept, or remove it",
+        description=(
+            "Show the directory that compiled code is kept in between processes, how many files and bytes of "
+            "which kinds there are, and how many bytes they may take. FASTMLP_CACHE_DIR names the directory, "
+            "FASTMLP_CACHE_BYTES the bound, and FASTMLP_CACHE=0 keeps nothing."
+        ),
+    )
+    parser.set_defaults(run=_cache)
+    parser.add_argument("--clear", action="store_true", help="remove the files; what is needed compiles again")
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from fastmlp.kernels.jit import store
+
+    try:
+        place = store.directory()
+    except store.Refused as refused:
+        print(f"nothing is kept: {refused}")
+        return 0
+    found = [*store.files(place), *store.files_beside(place)]
+    if arguments.clear:
+        removed = [size for _, size, path in found if _removed(path)]
+        print(f"removed    {_told(len(removed), sum(removed))} of {place}")
+        return 0 if len(removed) == len(found) else 1
+    counts: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
+    for _, size, path in found:
+        kind = _kind(path)
+        counts[kind] += 1
+        sizes[kind] += size
+    print(f"directory  {place}")
+    for kind, words in KINDS.items():
+        if counts[kind]:
+            print(f"{kind:<9}  {_told(counts[kind], sizes[kind])} {words}")
+    print(f"together   {_told(counts.total(), sizes.total())}; at most {_bytes(store.most_bytes())} are kept")
+    if why := store.why_not_kept():
+        print(f"nothing more is kept: {why}")
+    return 0
+
+
+def _kind(path: Path) -> str:
+    """Return which of KINDS a file is."""
+    from fastmlp.kernels.jit.entries import ENTRY_POINTS
+
+    match path.suffix:
+        case ".bin":
+            is_program = re.match(f"({'|'.join(ENTRY_POINTS)})(@|_[0-9a-f]{{8}})", path.name)
+            return "programs" if is_program else "pieces"
+        case ".json":
+            return "names"
+        case ".done":
+            return "marks"
+        case ".tmp":
+            return "abandoned"
+    return "locks" if "lock" in path.name else "requests"
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file; whether it is gone, by whomever."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+    return not path.exists()
+
+
+def _told(count: int, size: int) -> str:
+    return f"{count} file{'s' * (count != 1)}, {_bytes(size)}"
+
+
+def _bytes(size: int) -> str:
+    return f"{size} bytes" if size < 1000 else f"{size / 1e3:.3g} kB" if size < 1e6 else f"{size / 1e6:.3g} MB"
