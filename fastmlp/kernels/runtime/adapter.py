@@ -162,6 +162,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             rules=rules_of(optimizer, len(shape.layers)), barrier=barrier, **given,
         )  # fmt: skip
         run(functools.partial(entry, call.address), workers, barrier)
+        entries.mark_ready(network, optimizer, NAMES[dtype], bound)
         return state._replace(step=state.step + len(losses))
 
     return Backend(name, predict, evaluate, gradient, update, train_chunk)
