@@ -31,18 +31,18 @@ def test_data_frames_bring_their_names(name, library):
 @unconverged
 @each
 @pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array])
-@pytest.mark.parametrize("options", [{"backend": "fused", "shuffle": False}, {"early_stopping": True}])
-def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options, monkeypatch):
-    from fastmlp.estimators import sparse_rows
-
-    monkeypatch.setattr(sparse_rows, "DENSE_BYTES", 1000)  # 31 rows: less than a batch
+@pytest.mark.parametrize(
+    "options",
+    [{"shuffle": False}, {"early_stopping": True}, {"early_stopping": True, "stopping_metric": "r2"}],
+)
+def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options):
     rows = np.where(np.abs(X) < 0.5, 0, X)
-    options = {"batch_size": 20, "solver": "sgd", **options}
+    options = {"batch_size": 20, "solver": "sgd", "backend": "fused", **options}
     dense = make(fastmlp, name, **options).fit(rows, y_for(name))
     sparse = make(fastmlp, name, **options).fit(form(rows), y_for(name))
-    assert_same(sparse, dense, rows, 1e-12)
-    np.testing.assert_allclose(sparse.validation_loss_curve_, dense.validation_loss_curve_, rtol=1e-12)
-    np.testing.assert_allclose(sparse.predict(form(rows)), dense.predict(rows), rtol=1e-12)
+    assert_same(sparse, dense, rows, 0.0)
+    np.testing.assert_array_equal(sparse.validation_loss_curve_, dense.validation_loss_curve_)
+    np.testing.assert_array_equal(sparse.predict(form(rows)), dense.predict(rows))
 
 
 @unconverged
