@@ -126,7 +126,7 @@ MISTAKES = {
     "optimizer by name": (
         fit(optimizer="adam"),
         "'adam'",
-        "an SGD, RMSprop, Adam, AdamW, or what a Rule makes",
+        "an SGD, RMSprop, Adam, AdamW, SparseAdam, or what a Rule makes",
     ),
     "a subclass of an optimizer": (fit(optimizer=Lion()), "Lion(", "would train as Adam"),
     "a subclass of a weight_init": (make(Network, [3, 1], weight_init=Wide()), "Wide(", "instance of Normal"),

@@ -11,11 +11,13 @@ factor change no bit but a zero's sign.
 
 # mypy: ignore-errors
 
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
+from numba.np.numpy_support import from_dtype
 
 from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.symbols import Symbol, jittable
@@ -34,7 +36,7 @@ from fastmlp.kernels.codegen.views import chosen
 from fastmlp.kernels.gemm.macrokernel import NOTHING, call, shifted
 from fastmlp.kernels.gemm.microkernel import MACHINE, RELU, STORE, UPDATE
 from fastmlp.kernels.gemm.operands import of_arrays
-from fastmlp.kernels.jit.lazy import emitted
+from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.kernels.program.arithmetic import descended, with_decay
 
 MOST_VECTORS = 8
@@ -206,6 +208,13 @@ def emit_sums(build, arguments, kinds, code):
 
 
 SUMS = emitted(f"sparse_sums_{MACHINE.vector_bytes}", emit_sums)
+
+
+def compile_sums(dtype: str) -> None:
+    """Compile the sums of every number of vectors for a NumPy dtype, or load them."""
+    for vectors, *others in product(range(1, AXES[0]), *map(range, AXES[1:])):
+        code = int(np.ravel_multi_index((vectors, *others), AXES))
+        compile_now(SUMS, taken_by(from_dtype(np.dtype(dtype))), str(code))
 
 
 def emit_product(build, arguments, kinds, code):
