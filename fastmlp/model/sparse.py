@@ -17,7 +17,7 @@ Array = NDArray[Any]
 MOST_COLUMNS = 2**31 - 1
 """Columns are numbered in 32 bits: half of what a non-zero would take beside its value."""
 
-DENSE_PIECE = 1 << 20
+DENSE_PIECE = 1 << 18
 """Numbers of a dense array that are looked at together, so that masks stay small."""
 
 
