@@ -82,8 +82,8 @@ def trained(backend, which, optimizer, dtype, sparse, threads=1):
 @crossed(backend=registry.backends(), which=list(NETWORKS), optimizer=list(OPTIMIZERS), dtype=COMPILED_DTYPES)
 def test_sparse_and_dense_inputs_train_alike(backend, which, optimizer, dtype):
     if backend not in SUMS_IN_ORDER:
-        # In float32 a gradient that cancels to its rounding may have either sign, and an adaptive rate makes a
-        # whole step of it.
+        # In float32 a gradient that cancels to its rounding may have either sign, of which an adaptive rate
+        # makes a whole step.
         dtype = np.float64
     (sparse, *predicted), (dense, *wanted) = (
         trained(backend, which, optimizer, dtype, given) for given in (True, False)
