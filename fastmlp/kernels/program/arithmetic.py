@@ -26,7 +26,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 
-`specialized` follows it, with exceptions; `variant.Bound.exact` says whether the program of a network is none of
+`specialized` follows it, with exceptions; `variant.Bound.exact` says whether a network's program is none of
 them. In the first two the last bits of parameters differ, some eps a step, in the others only those of the
 loss that is told:
 
