@@ -12,9 +12,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.formulas.numbers import where
+from fastmlp.formulas.numbers import fma, where
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import FLOATS, INT, INT32, Vectors, counted, data_pointer, smaller
+from fastmlp.kernels.codegen.types import FLOATS, INT32
+from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer, smaller
 from fastmlp.kernels.gemm.microkernel import MACHINE
 from fastmlp.kernels.program.arithmetic import with_decay
 
@@ -22,37 +23,26 @@ CHAINS, TOGETHER = 4, 64
 """Chains, and vectors that they sum before what they come to is added to the whole."""
 
 
-def emit_penalty(build, dtype, count, w, l1, l2):
-    """Write l1 * sum|w| + l2 / 2 * sum w^2 of so many numbers; return it, a float64."""
-    v = Vectors(build, dtype, MACHINE.vector_bytes)
-    first, half = (
-        Symbol(build, v.splat(number)) for number in (l1, build.fmul(l2, ir.Constant(v.scalar, 0.5)))
-    )
-    double = FLOATS[types.float64]
+def emit_penalty(v, count, w, l1, l2):
+    """Write l1 * sum|w| + l2 / 2 * sum w^2 of so many numbers; return it, a float64. l1, l2 : vectors"""
+    build, double, half = v.builder, FLOATS[types.float64], l2 * 0.5
     total = cgutils.alloca_once_value(build, ir.Constant(double, 0.0))
-    chains = [cgutils.alloca_once(build, v.type) for _ in range(CHAINS)]
 
-    def add(chain, at, mask):
-        weights = Symbol(build, v.load(v.shift(w, build.mul(at, INT(v.itemsize))), mask))
-        value = Symbol(build, build.load(chain, typ=v.type))
-        value = value.multiply_add(half * weights, weights, value)
-        build.store(value.multiply_add(first, weights.magnitude(), value).value, chain)
+    def added(at, value, mask=None):
+        weights, value = Symbol(build, v.load(v.shift(w, at * v.itemsize), mask)), Symbol(build, value)
+        return fma(first, weights.magnitude(), fma(half * weights, weights, value)).value
 
+    first, step = l1, CHAINS * v.lanes
     with counted(build, count, TOGETHER * v.lanes) as start:
-        for chain in chains:
-            build.store(v.zero, chain)
-        numbers = smaller(build, build.sub(count, start), INT(TOGETHER * v.lanes))
-        step = CHAINS * v.lanes
-        whole = build.mul(build.sdiv(numbers, INT(step)), INT(step))
-        with counted(build, whole, step) as i:
-            for c, chain in enumerate(chains):
-                add(chain, build.add(build.add(start, i), INT(c * v.lanes)), None)
-        with counted(build, build.sub(numbers, whole), v.lanes) as i:
-            at = build.add(whole, i)
-            add(chains[0], build.add(start, at), v.first(build.sub(numbers, at)))
-        lanes = build.load(chains[0], typ=v.type)
+        numbers = smaller(count - start, count.number(TOGETHER * v.lanes))
+        rest = numbers % step
+        each = lambda i, values: [added(start + i + c * v.lanes, value) for c, value in enumerate(values)]
+        chains = carried(build, 0, numbers - rest, [v.zero] * CHAINS, each, step)
+        edge = lambda i, values: [added(start + i, *values, v.first(numbers - i))]
+        chains[0] = carried(build, numbers - rest, numbers, chains[:1], edge, v.lanes)[0]
+        lanes = chains[0]
         for chain in chains[1:]:
-            lanes = build.fadd(lanes, build.load(chain, typ=v.type))
+            lanes = build.fadd(lanes, chain)
         for lane in range(v.lanes):
             term = build.extract_element(lanes, INT32(lane))
             term = term if v.scalar == double else build.fpext(term, double)
@@ -60,14 +50,21 @@ def emit_penalty(build, dtype, count, w, l1, l2):
     return build.load(total)
 
 
+def _given(context, build, kind, values):
+    """The vectors of an array's dtype, its places and how many numbers it has; l1 and l2 in every lane."""
+    v = Vectors(build, kind.dtype, MACHINE.vector_bytes)
+    l1, l2 = (Symbol(build, v.zero).number(Symbol(build, value)) for value in values[:2])
+    count = Symbol(build, context.make_array(kind)(context, build, values[2]).nitems)
+    return v, count, l1, l2
+
+
 @intrinsic
 def penalty_of(typing_context, l1, l2, w):
     """Return l1 * sum|w| + l2 / 2 * sum w^2 of a C-contiguous array, float64; l1 and l2 of its dtype."""
 
-    def emit(context, build, signature, arguments):
-        count = context.make_array(w)(context, build, arguments[2]).nitems
-        place = data_pointer(context, build, w, arguments[2])
-        return emit_penalty(build, w.dtype, count, place, *arguments[:2])
+    def emit(context, build, signature, values):
+        v, count, *both = _given(context, build, w, values)
+        return emit_penalty(v, count, data_pointer(context, build, w, values[2]), *both)
 
     return types.float64(w.dtype, w.dtype, w), emit
 
@@ -76,26 +73,22 @@ def penalty_of(typing_context, l1, l2, w):
 def add_penalty_gradient(typing_context, l1, l2, w, dw):
     """dw += l2 * w, then, where l1 > 0, l1 * sign(w); C-contiguous arrays, l1 and l2 of their dtype."""
 
-    def emit(context, build, signature, arguments):
-        v = Vectors(build, w.dtype, MACHINE.vector_bytes)
-        count = context.make_array(w)(context, build, arguments[2]).nitems
+    def emit(context, build, signature, values):
+        v, count, first, second = _given(context, build, w, values)
         weights, gradients = (
-            data_pointer(context, build, *pair) for pair in zip(signature.args[2:], arguments[2:])
+            data_pointer(context, build, *pair) for pair in zip(signature.args[2:], values[2:])
         )
-        first, second = (Symbol(build, v.splat(number)) for number in arguments[:2])
-        signs = build.fcmp_ordered(">", arguments[0], ir.Constant(v.scalar, 0.0))
 
         def each(add):
             def at(place, mask):
-                offset = build.mul(place, INT(v.itemsize))
-                weight = Symbol(build, v.load(v.shift(weights, offset), mask))
-                target = v.shift(gradients, offset)
-                gradient = Symbol(build, v.load(target, mask))
-                v.store(add(with_decay(gradient, second, weight), weight).value, target, mask)
+                weight = Symbol(build, v.load(v.shift(weights, place * v.itemsize), mask))
+                target = v.shift(gradients, place * v.itemsize)
+                gradient = with_decay(Symbol(build, v.load(target, mask)), second, weight)
+                v.store(add(gradient, weight).value, target, mask)
 
             v.over(count, at)
 
-        with build.if_else(signs) as (both, one):
+        with build.if_else((Symbol(build, values[0]) > 0.0).value) as (both, one):
             with both:
                 sign = lambda weight: where(weight > 0.0, 1.0, where(weight < 0.0, -1.0, weight))
                 each(lambda gradient, weight: gradient + first * sign(weight))

@@ -11,8 +11,9 @@ factor change no bit but a zero's sign.
 
 # mypy: ignore-errors
 
+from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -21,23 +22,30 @@ from numba.np.numpy_support import from_dtype
 
 from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.symbols import Symbol, jittable
+from fastmlp.kernels.codegen.types import FLOATS, INT, INT32, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import (
-    FLOATS,
-    INT,
-    INT32,
-    ITEMSIZE,
     Vectors,
     ascending,
+    carried,
     counted,
     fetch_line,
+    joined,
     smaller,
 )
 from fastmlp.kernels.codegen.views import chosen
 from fastmlp.kernels.gemm.macrokernel import NOTHING, call, shifted
-from fastmlp.kernels.gemm.microkernel import MACHINE, RELU, STORE, UPDATE
+from fastmlp.kernels.gemm.microkernel import (
+    DECAY,
+    MACHINE,
+    RELU,
+    STORE,
+    UPDATE,
+    ends_of,
+    starts_of,
+    switched,
+)
 from fastmlp.kernels.gemm.operands import of_arrays
 from fastmlp.kernels.jit.lazy import compile_now, emitted
-from fastmlp.kernels.program.arithmetic import descended, with_decay
 
 MOST_VECTORS = 8
 """Vectors of one sum: enough to keep the FMA units busy, and half of the fewest registers."""
@@ -51,7 +59,7 @@ AXES = MOST_VECTORS + 1, 2, 2
 
 
 class Sums(NamedTuple):
-    """What sums are given: LLVM values. Rows are in bytes from one to the next.
+    """What sums are given: places in memory, then `Symbol`s, or LLVM values for `multiply`. Rows are in bytes from one to the next.
 
     starts, places : sum s has the terms starts[p] to starts[p + 1], where p = places[s], int64, or s if nothing
     indices, values : of each term the row, int32, and the number
@@ -64,147 +72,105 @@ class Sums(NamedTuple):
     rate, l2 : of the dtype
     """
 
-    starts: ir.Value
-    places: ir.Value
-    indices: ir.Value
-    values: ir.Value
-    b: ir.Value
-    start: ir.Value
-    c: ir.Value
-    targets: ir.Value
-    b_row: ir.Value
-    c_row: ir.Value
-    count: ir.Value
-    columns: ir.Value
-    finish: ir.Value
-    far: ir.Value
-    rate: ir.Value
-    l2: ir.Value
+    starts: Any
+    places: Any
+    indices: Any
+    values: Any
+    b: Any
+    start: Any
+    c: Any
+    targets: Any
+    b_row: Any
+    c_row: Any
+    count: Any
+    columns: Any
+    finish: Any
+    far: Any
+    rate: Any
+    l2: Any
+
+
+POINTERS = 8
+"""The first so many of `Sums` are places in memory."""
 
 
 def taken_by(dtype):
     """The types of `Sums`."""
-    return (types.voidptr,) * 8 + (types.intp,) * 6 + (dtype,) * 2
+    return (types.voidptr,) * POINTERS + (types.intp,) * 6 + (dtype,) * 2
 
 
-def load_at(build, pointer, index, kind):
-    """The number at an index of an array of a kind, widened to 64 bits."""
-    value = build.load(build.gep(pointer, [index], source_etype=kind), typ=kind)
-    return value if kind == INT else build.sext(value, INT)
+def operands(build, arguments):
+    """The arguments of a piece as `Sums` has them."""
+    return Sums(*arguments[:POINTERS], *(Symbol(build, number) for number in arguments[POINTERS:]))
+
+
+def is_given(build, pointer):
+    """Whether a place is not nothing."""
+    return Symbol(build, build.icmp_unsigned("!=", pointer, NOTHING))
+
+
+def load_at(build, pointer, index, kind=INT):
+    """The number at an index of an array of a kind, in 64 bits."""
+    value = build.load(build.gep(pointer, [index.value], source_etype=kind), typ=kind)
+    return Symbol(build, value if kind == INT else build.sext(value, INT))
 
 
 def chosen_by(build, pointer, index):
-    """The number at an index, or the index itself where the array is nothing."""
+    """The number at an index of an array, int64, or the index itself where the array is nothing."""
     before, read, after = build.block, build.append_basic_block("read"), build.append_basic_block("after")
-    build.cbranch(build.icmp_unsigned("==", pointer, NOTHING), after, read)
+    build.cbranch(is_given(build, pointer).value, read, after)
     build.position_at_end(read)
-    value = load_at(build, pointer, index, INT)
+    value = load_at(build, pointer, index)
     build.branch(after)
     build.position_at_end(after)
-    found = build.phi(INT)
-    found.add_incoming(index, before)
-    found.add_incoming(value, read)
-    return found
+    return Symbol(build, joined(build, (index.value, before), (value.value, read)))
 
 
 def emit_sums(build, arguments, kinds, code):
     """Write the function of sums of so many vectors."""
     vectors, whole, far = map(int, np.unravel_index(code, AXES))
-    o = Sums(*arguments)
-    v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
-    mask = None if whole else v.first(build.sub(o.columns, INT((vectors - 1) * v.lanes)))
-    masks = [None] * (vectors - 1) + [mask]
-    parts = lambda pointer: [v.shift(pointer, j * v.bytes) for j in range(vectors)]
-    rate, l2 = (Symbol(build, v.splat(number)) for number in (o.rate, o.l2))
-    bounds = lambda s: [
-        load_at(build, o.starts, build.add(place, INT(i)), INT)
-        for place in [chosen_by(build, o.places, s)]
-        for i in (0, 1)
-    ]
-    row_at = lambda p: v.shift(o.b, build.mul(load_at(build, o.indices, p, INT32), o.b_row))
+    o, v = operands(build, arguments), Vectors(build, kinds[-1], MACHINE.vector_bytes)
+    masks = [None] * (vectors - 1) + [None if whole else v.first(o.columns - (vectors - 1) * v.lanes)]
+    parts = lambda place: [v.shift(place, j * v.bytes) for j in range(vectors)]
+    initial = starts_of(
+        v, is_given(build, o.start), [(None, *part) for part in zip(parts(o.start), masks)], False
+    )
+    ends = {code: ends_of(v, "strided", o.rate, o.l2)[code] for code in (STORE, RELU, UPDATE, DECAY)}
+    decays = o.finish.equals(UPDATE) & o.l2.equals(0.0).negated()
+    finish = where(decays, o.finish.number(DECAY), o.finish)
+    row = lambda p: parts(v.shift(o.b, load_at(build, o.indices, p, INT32) * o.b_row))
 
-    def ask(p):
-        for part in parts(row_at(p)):
-            fetch_line(build, part)
+    def bounds(s):
+        place = chosen_by(build, o.places, s)
+        return load_at(build, o.starts, place), load_at(build, o.starts, place + 1)
 
-    # A branch, not loads under an empty mask: see `microkernel`.
-    from_start, begin = build.append_basic_block("from_start"), build.append_basic_block("begin")
-    before = build.block
-    build.cbranch(build.icmp_unsigned("!=", o.start, NOTHING), from_start, begin)
-    build.position_at_end(from_start)
-    loaded = [v.load(*pair) for pair in zip(parts(o.start), masks)]
-    build.branch(begin)
-    build.position_at_end(begin)
-    initial = []
-    for value in loaded:
-        phi = build.phi(v.type)
-        phi.add_incoming(v.zero, before)
-        phi.add_incoming(value, from_start)
-        initial.append(phi)
+    def fetch(places):
+        for place in places:
+            fetch_line(build, place)
 
     with counted(build, o.count) as s:
         first, last = bounds(s)
-        target_at = lambda s: parts(v.shift(o.c, build.mul(chosen_by(build, o.targets, s), o.c_row)))
-        targets = target_at(s)
-        more = build.icmp_signed("<", build.add(s, INT(1)), o.count)
-        for target in target_at(build.select(more, build.add(s, INT(1)), s)):
-            fetch_line(build, target)
+        target = lambda s: parts(v.shift(o.c, chosen_by(build, o.targets, s) * o.c_row))
+        following = smaller(s + 1, o.count - 1)
+        fetch(target(following))
         if far:
-            with build.if_then(more):
-                following, end = bounds(build.add(s, INT(1)))
-                with counted(build, smaller(build, build.sub(end, following), INT(AHEAD))) as i:
-                    ask(build.add(following, i))
-        before_loop = build.block
-        loop, done = build.append_basic_block("loop"), build.append_basic_block("done")
-        build.cbranch(build.icmp_signed("<", first, last), loop, done)
+            begin, end = bounds(following)
+            with counted(build, smaller(end - begin, o.count.number(AHEAD))) as i:
+                fetch(row(begin + i))
 
-        build.position_at_end(loop)
-        p, *carried = phis = [build.phi(t) for t in [INT, *[v.type] * vectors]]
-        rows = parts(row_at(p))
-        if far:
-            ask(smaller(build, build.add(p, INT(AHEAD)), build.sub(last, INT(1))))
-        number = v.broadcast(v.shift(o.values, build.mul(p, INT(v.itemsize))))
-        after = [build.add(p, INT(1))]
-        after += [v.fma(number, v.load(row, mask), sum_) for row, mask, sum_ in zip(rows, masks, carried)]
-        walked = build.block
-        build.cbranch(build.icmp_signed("<", after[0], last), loop, done)
-        for phi, at_first, later in zip(phis, [first, *initial], after):
-            phi.add_incoming(at_first, before_loop)
-            phi.add_incoming(later, walked)
+        def add(p, sums):
+            if far:
+                fetch(row(smaller(p + AHEAD, last - 1)))
+            number = v.broadcast(v.shift(o.values, p * v.itemsize))
+            return [v.fma(number, v.load(*part), total) for *part, total in zip(row(p), masks, sums)]
 
-        build.position_at_end(done)
-        sums = []
-        for at_first, later in zip(initial, after[1:]):
-            phi = build.phi(v.type)
-            phi.add_incoming(at_first, before_loop)
-            phi.add_incoming(later, walked)
-            sums.append(phi)
-        relu, update, plain, decaying, store, stored = (
-            build.append_basic_block(n) for n in ("relu", "update", "plain", "decaying", "store", "stored")
-        )
-        choice = build.switch(o.finish, store)
-        choice.add_case(INT(RELU), relu)
-        choice.add_case(INT(UPDATE), update)
-        build.position_at_end(update)
-        build.cbranch(build.fcmp_ordered("==", o.l2, ir.Constant(v.scalar, 0.0)), plain, decaying)
-        weight = lambda target, mask: Symbol(build, v.load(target, mask))
-        gradient = lambda value: Symbol(build, value)
-        for block, end in (
-            (store, lambda value, target, mask: value),
-            (relu, lambda value, target, mask: v.relu(value)),
-            (plain, lambda value, *at: descended(weight(*at), rate, gradient(value)).value),
-            (
-                decaying,
-                lambda value, *at: (
-                    descended(weight(*at), rate, with_decay(gradient(value), l2, weight(*at))).value
-                ),
-            ),
-        ):
-            build.position_at_end(block)
-            for value, target, mask in zip(sums, targets, masks):
-                v.store(end(value, target, mask), target, mask)
-            build.branch(stored)
-        build.position_at_end(stored)
+        sums = carried(build, first, last, initial, add)
+
+        def store(end):
+            for value, place, mask in zip(sums, target(s), masks):
+                v.store(end(value, place, None, mask), place, mask)
+
+        switched(build, finish, {code: partial(store, end) for code, end in ends.items()})
 
 
 SUMS = emitted(f"sparse_sums_{MACHINE.vector_bytes}", emit_sums)
@@ -219,28 +185,21 @@ def compile_sums(dtype: str) -> None:
 
 def emit_product(build, arguments, kinds, code):
     """Write the function of sums of any width: columns are cut into blocks, none much narrower than another."""
-    o = Sums(*arguments)
-    dtype = kinds[-1]
+    o, dtype = operands(build, arguments), kinds[-1]
     lanes = MACHINE.vector_bytes // ITEMSIZE[dtype]
-    up = lambda a, b: build.sdiv(build.add(a, build.sub(b, INT(1))), b)
-    across = up(o.columns, INT(lanes))
-    blocks = up(across, INT(MOST_VECTORS))
-    width = build.mul(up(across, blocks), INT(lanes))
+    up = lambda a, b: (a + (b - 1)) // b
+    across = up(o.columns, lanes)
+    width = up(across, up(across, MOST_VECTORS)) * lanes
     with ascending(build, o.columns) as (left, to_the_right):
-        columns = smaller(build, width, build.sub(o.columns, left))
-        vectors = up(columns, INT(lanes))
-        whole = build.zext(build.icmp_signed("==", build.mul(vectors, INT(lanes)), columns), INT)
-        shape = INT(0)
-        for size, value in zip(AXES, (vectors, whole, o.far)):
-            shape = build.add(build.mul(shape, INT(size)), value)
-        along = build.mul(left, INT(ITEMSIZE[dtype]))
-        started = build.icmp_unsigned("!=", o.start, NOTHING)
+        columns = smaller(width, o.columns - left)
+        vectors = up(columns, lanes)
+        whole = Symbol(build, build.zext((vectors * lanes).equals(columns).value, INT))
+        along = (left * ITEMSIZE[dtype]).value
+        start = build.select(is_given(build, o.start).value, shifted(build, o.start, along), NOTHING)
         values = o._replace(
-            b=shifted(build, o.b, along),
-            c=shifted(build, o.c, along),
-            start=build.select(started, shifted(build, o.start, along), NOTHING),
-            columns=columns,
+            b=shifted(build, o.b, along), c=shifted(build, o.c, along), start=start, columns=columns
         )
+        shape = (vectors * AXES[1] + whole) * AXES[2] + o.far
         call(build, SUMS, int(np.prod(AXES)), (types.intp, *kinds), [shape, *values])
         to_the_right(columns)
 
@@ -249,14 +208,15 @@ PRODUCT = emitted(f"sparse_product_{MACHINE.vector_bytes}", emit_product)
 
 
 def multiply(builder, dtype, **given):
-    """Emit the product. given : `Sums`; what is not given is nothing, or 0."""
-    empty = dict.fromkeys(("places", "start", "targets"), NOTHING)
-    zeros = {name: ir.Constant(FLOATS[dtype], 0.0) for name in ("rate", "l2")}
-    values = [
-        INT(value) if isinstance(value, int) else getattr(value, "value", value)
-        for value in Sums(**{**empty, **zeros, "far": 0, **given})
-    ]
-    call(builder, PRODUCT, 0, taken_by(dtype), values)
+    """Write a call of the product. given : `Sums`; what is not given is nothing, or 0."""
+    zero = ir.Constant(FLOATS[dtype], 0.0)
+    others = {
+        **dict.fromkeys(("places", "start", "targets"), NOTHING),
+        "far": INT(0),
+        "rate": zero,
+        "l2": zero,
+    }
+    call(builder, PRODUCT, 0, taken_by(dtype), Sums(**{**others, **given}))
 
 
 @jittable
