@@ -408,7 +408,7 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
 def step_rows(call, step, l1, l2, rate, some, count, g, at):
     """Apply the gradients g (count, n_out) to rows some[:count] of the first layer's weights.
 
-    The rows and their moments are copied side by side, so that the rule's constants are computed once for all.
+    The rows and their moments are copied side by side, so that the constants of the rule are computed once.
     some : int64; then come the next rows, which are asked for
     at : where the memory has room for three times as many numbers as g has
     """
