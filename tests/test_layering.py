@@ -24,9 +24,10 @@ FLOORS = (
     ("kernels.jit",),
     ("kernels.gemm", "kernels.runtime"),
     ("backend", "kernels.elementwise"),
+    ("exchange",),
     ("kernels.small", "training"),
     ("cli", "estimators", "kernels.variants", "testing"),
-    ("__main__",),
+    ("__main__", "onnx"),
 )
 """The rooms: a module imports from its own room and from the floors below."""
 
