@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
@@ -48,7 +47,7 @@ class Parts(NamedTuple):
 
 
 def parts_of(what: str, chain: Chain, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return a chain as a network with parameters in float32 or float64.
+    """Return a chain as a network with its parameters.
 
     Parameters
     ----------
@@ -74,10 +73,6 @@ def parts_of(what: str, chain: Chain, output: str | None, loss: str | Loss | Non
     if output is not None and ends_in not in ("identity", output):
         raise ValueError(f"{what} ends in {ends_in}, got output={checks.shown(output)}")
     output = output or ends_in
-    kinds = [array.dtype for layer in layers for array in (layer.weights, layer.bias)]
-    dtype = np.result_type(np.float32, *kinds)
-    if dtype not in (np.float32, np.float64):
-        raise ValueError(f"{what} holds parameters of dtype {dtype}; they must fit into float64")
     sizes = [layers[0].weights.shape[0], *(layer.weights.shape[1] for layer in layers)]
     for place, layer in enumerate(layers):
         if layer.weights.shape[0] != sizes[place]:
@@ -87,8 +82,7 @@ def parts_of(what: str, chain: Chain, output: str | None, loss: str | Loss | Non
     network = Network(
         sizes, hidden, output, loss or natural_loss(output), dropout=[layer.dropout for layer in layers[1:]]
     )
-    arrays = [(layer.weights.astype(dtype), layer.bias.astype(dtype)) for layer in layers]
-    return Parts(network, [w for w, _ in arrays], [b for _, b in arrays])
+    return Parts(network, [layer.weights for layer in layers], [layer.bias for layer in layers])
 
 
 def natural_loss(output: str) -> str:

@@ -5,6 +5,7 @@ Operators are those of version 20 of the standard set, whose versions of single 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The activations that are operators, which runtimes know; the others are written by their formulas."""
 
-SINGLE = {"LeakyRelu", "Elu", "Gelu", "Softplus", "Erf"}
+SINGLE = {"LeakyRelu", "Elu", "Gelu", "Softplus", "Erf", "Cos"}
 """Operators that onnxruntime has for float32 only, or whose attributes are float32: not for float64."""
 
 Writer = Callable[["Graph", Any], str]
@@ -58,6 +59,12 @@ def _softplus(graph: Graph, inputs: list[str]) -> str:
     size = graph.add("Neg", [graph.add("Abs", inputs)])
     above = graph.add("Max", [inputs[0], graph.constant(0.0)])
     return graph.add("Add", [above, _log1p(graph, [graph.add("Exp", [size])])])
+
+
+def _cos(graph: Graph, inputs: list[str]) -> str:
+    if graph.has("Cos"):
+        return graph.add("Cos", inputs)
+    return graph.add("Sin", [graph.add("Add", [inputs[0], graph.constant(math.pi / 2)])])
 
 
 def _erf(graph: Graph, inputs: list[str]) -> str:
@@ -110,7 +117,7 @@ WRITTEN: dict[str, Writer] = {
     "log": _operator("Log"),
     "log1p": _log1p,
     "sin": _operator("Sin"),
-    "cos": _operator("Cos"),
+    "cos": _cos,
     "tanh": _operator("Tanh"),
     "erf": _erf,
     "expit": _operator("Sigmoid"),

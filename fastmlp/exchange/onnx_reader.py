@@ -128,10 +128,7 @@ class _Reader:
             self.arrays[output] = known[0]  # type: ignore[assignment]
         elif operator in ("Gemm", "MatMul"):
             self._layer(node, known, attributes)
-        elif (
-            operator == "Add"
-            and (bias := next((k for k in known if k is not None and k.size > 1), None)) is not None
-        ):
+        elif operator == "Add" and (bias := self._bias_among(known)) is not None:
             self._bias(node, bias, known)
         else:
             self.values[output] = self._elementwise(node, attributes, known)
@@ -166,6 +163,11 @@ class _Reader:
         self.layers.append(Layer(self._value(node, 0), weights, bias))
         # Only what comes from this layer is the chain from here on.
         self.values = {node.output[0]: variable(Z)}
+
+    def _bias_among(self, known: list[Any]) -> NDArray[Any] | None:
+        """Return what is added to every row: an array of several numbers, or of one to a layer's one unit."""
+        one = 1 if self.layers and len(self.layers[-1].bias) == 1 else 2
+        return next((array for array in known if array is not None and array.size >= one), None)
 
     def _bias(self, node: Any, bias: NDArray[Any], known: list[Any]) -> None:
         value = self._value(node, 0 if known[0] is None else 1)

@@ -108,8 +108,9 @@ def read(given: Any) -> Parts:
 
     if not isinstance(given, (MLPClassifier, MLPRegressor)):
         raise TypeError(
-            f"estimator must be an MLPClassifier or MLPRegressor, got {checks.shown(given)};"
-            " of a Pipeline or a search, pass the fitted step"
+            "estimator must be an MLPClassifier or MLPRegressor of scikit-learn's, got "
+            f"{checks.shown(given)}; of a Pipeline or a search, pass the fitted step;"
+            " fastmlp's own have it as model_"
         )
     check_is_fitted(given)
     output, loss = OUTPUTS[given.out_activation_]

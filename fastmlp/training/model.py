@@ -14,7 +14,7 @@ from fastmlp.model.backend import Backend
 from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
-from fastmlp.training.data import clean_inputs
+from fastmlp.training.data import clean_inputs, floating_dtype
 
 
 class Model(Portable):
@@ -47,7 +47,7 @@ class Model(Portable):
     @classmethod
     def assembled(cls, parts: Parts, backend: str) -> Self:
         """Return a model of a network and its parameters, untrained; backend as for `fit`."""
-        dtype = parts.weights[0].dtype
+        dtype = floating_dtype(None, np.empty(0, np.result_type(np.float32, *parts.weights, *parts.biases)))
         # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
         chosen = choose(backend, parts.network, SGD(), 1, dtype, None, 0)
         parameters = flatten(parts.weights, parts.biases, parts.network, dtype)
