@@ -26,7 +26,9 @@ FLOORS = (
     ("backend", "kernels.elementwise"),
     ("exchange",),
     ("kernels.small", "training"),
-    ("cli", "estimators", "kernels.variants", "testing"),
+    ("estimators", "kernels.variants", "testing"),
+    ("lab",),
+    ("cli",),
     ("__main__", "onnx"),
 )
 """The rooms: a module imports from its own room and from the floors below."""

@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn, TypeVar
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
+from fastmlp.lab.commands import add_commands, add_explain
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Optimizer
@@ -69,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
 
     backends = commands.add_parser("backends", help="list the backends", description="List the backends.")
     backends.set_defaults(run=_backends)
+    add_explain(backends)
+    add_commands(commands)
 
     warmup = commands.add_parser(
         "warmup",
