@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 from exchanged import CASES, PIECES, X, agrees, inputs, model, own_everything
+from missing import without
 from problems import COMPILED_DTYPES
 
 import fastmlp
@@ -335,19 +336,6 @@ def test_an_operation_that_a_format_lacks_is_named():
     ],
 )
 def test_a_missing_package_is_one_line(package, call, extra, monkeypatch):
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "meta_path", [Hidden(package), *sys.meta_path])
+    without(monkeypatch, package)
     with pytest.raises(ImportError, match=rf'needs {package}: pip install "fastmlp\[{extra}\]"$'):
         call(model("relu", np.float32))
-
-
-class Hidden:
-    """Makes a package one that is not installed."""
-
-    def __init__(self, package):
-        self.package = package
-
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] == self.package:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)

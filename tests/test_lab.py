@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from missing import without
 
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
@@ -104,11 +105,10 @@ def test_calls_are_timed_in_turns():
 
 
 def test_a_slot_is_timed_for_those_that_have_their_own():
-    assert {name for name in registry._installed() if rows.has_its_own(name, "affine")} == {
-        "baseline",
-        "blas",
-        "tiled",
-    }
+    own = [
+        name for name in ("baseline", "blas", "tiled", "fused", "packed") if rows.has_its_own(name, "affine")
+    ]
+    assert own == ["baseline", "blas", "tiled"]
     row = SlotRow("affine", "", Sizes(32, 30, 100), "float32")
     found = list(slots.measure(row, ["baseline", "tiled"], 0.01, CPU))
     assert [m.variant for m in found] == ["baseline", "tiled"]
@@ -208,9 +208,8 @@ def test_the_winner_is_the_fastest_and_the_reason_follows_from_the_numbers():
     assert [m.variant for m in ranked] == ["tiled", "blas"]
     said = words.reason(ranked, MACHINE)
     assert "tiled takes 6 us, 1.33 times as fast as blas." in said
-    assert (
-        "With 10.7 operations a byte it is bound by arithmetic" not in said
-    )  # memory's ridge is at 5, L1's at 0.5
+    # 48 KiB are in memory here, whose ridge is at 5 operations a byte.
+    assert "With 10.7 operations a byte it is bound by arithmetic, and reaches 87.4 GF/s, 87% of the" in said
     assert "register tiles" in said  # the variant's own file says how
     alike = words.reason([measurement("tiled", 6e-6), measurement("blas", 6.05e-6)], MACHINE)
     assert "which cannot be told from blas's 6.05 us" in alike
@@ -309,16 +308,16 @@ def test_mistakes_are_one_line(arguments, said, capsys):
 
 
 def test_rich_is_needed_and_named(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "rich", None)
-    monkeypatch.delitem(sys.modules, "rich.console", raising=False)
+    without(monkeypatch, "rich")
     assert main(["bench"]) == 2
-    assert 'fastmlp bench needs rich.console: pip install "fastmlp[lab]"' in capsys.readouterr().err
+    assert 'fastmlp bench needs rich: pip install "fastmlp[lab]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("slot", SLOTS)
 def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_files", dict(registry._files))
+    monkeypatch.setenv("FASTMLP_CACHE", "0")  # a kept copy may speak of this file at an earlier test's path
     name = f"lab_{slot}"
     assert main(["new-variant", name, "--slot", slot]) == 0
     assert f"fastmlp bench --variant {name}.py --watch" in capsys.readouterr().out
