@@ -34,7 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
             True  # as pytest-benchmark does where several processes run, and warns
         )
     for path in config.getoption("--variant"):
-        registry.register_file(path)
+        try:
+            registry.register_file(path)
+        except (ValueError, TypeError) as error:
+            raise pytest.UsageError(f"--variant: {error}") from None
     if config.getoption("benchmark_only") and config.args_source == pytest.Config.ArgsSource.TESTPATHS:
         config.args = [str(config.rootpath / "benchmarks")]
 

@@ -1,16 +1,15 @@
 """What the first training on a machine compiles, and how long each function takes: CPU seconds, cold cache.
 
-Beside them the calls and operations that Numba types in a function: a count that no noise moves.
-
-python -m benchmarks.compilation [BACKEND [DTYPE]] trains 784-128-10 for an epoch on one thread, then
-predicts, then validates. What a function calls is counted where it stands by itself; what no function of
-Numba's stands for (register tiles, loading, the steps themselves) is the rest.
+python -m benchmarks.compilation trains 784-128-10 for an epoch on one thread, then predicts, then validates.
+The second column counts the calls and operations that Numba types in a function; no noise moves it. A
+function's time is without that of the functions that are compiled within it. The rest is what Numba compiles
+no function for: register tiles, loading, and the steps themselves.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -19,10 +18,19 @@ from typing import Any
 import numpy as np
 
 
-def main(backend: str = "auto", dtype: str = "float32") -> None:
+def main() -> None:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compilation", description=__doc__)
+    parser.add_argument("backend", nargs="?", default="auto", help="default: %(default)s")
+    parser.add_argument("dtype", nargs="?", default="float32", choices=("float32", "float64"))
+    options = parser.parse_args()
+    measure(options.backend, options.dtype)
+
+
+def measure(backend: str, dtype: str) -> None:
     """Compile in this process, and print the table."""
     with tempfile.TemporaryDirectory() as cache:
-        os.environ["NUMBA_CACHE_DIR"] = cache  # before numba is imported
+        os.environ["FASTMLP_CACHE_DIR"] = cache  # before numba is imported
         from numba.core import event
 
         import fastmlp
@@ -73,4 +81,4 @@ def main(backend: str = "auto", dtype: str = "float32") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -1,18 +1,18 @@
 """Writes README.md's table of speeds from a benchmark run.
 
 pytest --benchmark-only benchmarks/test_epoch_speed.py --benchmark-json=speed.json
-python benchmarks/table.py speed.json
+python -m benchmarks.table speed.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
 README = Path(__file__).parent.parent / "README.md"
-BEGIN, END = "<!-- speed: python benchmarks/table.py -->\n", "<!-- end of speed -->"
+BEGIN, END = "<!-- speed: python -m benchmarks.table -->\n", "<!-- end of speed -->"
 PACKAGES = ("numpy", "numba", "scipy")
 
 
@@ -48,14 +48,16 @@ def machine(run):
 
 
 def main():
-    run = json.loads(Path(sys.argv[1]).read_text())
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser.add_argument("file", type=Path, help="what pytest --benchmark-json wrote")
+    run = json.loads(parser.parse_args().file.read_text())
     text = (
         f"Least time of a whole `fit` or `predict` on one thread in milliseconds, on {machine(run)}.\n\n"
         f"{table(run)}\n\n"
         "`x5` is five epochs, `b32` batches of 32 rows. Reproduce it with\n\n"
         "```sh\n"
         "pytest --benchmark-only benchmarks/test_epoch_speed.py --benchmark-json=speed.json\n"
-        "python benchmarks/table.py speed.json\n"
+        "python -m benchmarks.table speed.json\n"
         "```\n\n"
     )
     write_between(README, BEGIN, END, text)

@@ -34,7 +34,7 @@ IMPORTS = {
 
 def run(script, *arguments, cache=None):
     """Run a script in a new process on one thread, Numba's disk cache at `cache`; return what it wrote."""
-    variables = environment(threads=1) | ({} if cache is None else {"NUMBA_CACHE_DIR": str(cache)})
+    variables = environment(threads=1) | ({} if cache is None else {"FASTMLP_CACHE_DIR": str(cache)})
     command = [sys.executable, "-c", script, *arguments]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,15 @@ def instance(what: str, value: object, wanted: type | tuple[type, ...], choices:
     if not isinstance(value, wanted):
         hint = " (the class; make an instance of it)" if isinstance(value, type) else ""
         raise TypeError(f"{what} must be {choices}, got {shown(value)}{hint}")
+
+
+def no_iterator(what: str, value: object) -> None:
+    """Raise TypeError if `value` is a generator or another iterator, which gives its rows only once."""
+    if isinstance(value, Iterator) and not hasattr(value, "__array__"):
+        raise TypeError(
+            f"{what} must be an array, got {shown(value)}; collect what it gives, as with "
+            f"np.array(list({what.split()[-1]}))"
+        )
 
 
 FINITE_PIECE = 1 << 16

@@ -13,8 +13,8 @@ import os
 
 import numpy as np
 
-from fastmlp.kernels.program.records import Workspace
 from fastmlp.kernels.runtime import adapter, workspace
+from fastmlp.kernels.runtime.workspace import Workspace
 from fastmlp.model.backend import Data
 from fastmlp.model.state import TrainState
 
@@ -88,13 +88,12 @@ def guarded_workspace(side, network, rows, workers, dtype, private=0, predicting
     parts = {name: guarded(np.zeros(length, dtype), side) for name, length in wanted.items()}
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
-    sums = guarded(np.zeros(rows), side)
     _kept.append(parts)
-    return Workspace(memory, workspace.places(wanted, apart, workers), sums)
+    return Workspace(memory, workspace.numbers(wanted, apart, workers))
 
 
 _kept = []
-"""Buffers that places lead to, and nothing else holds."""
+"""Buffers that a call's numbers lead to, and nothing else holds."""
 
 
 @contextlib.contextmanager

@@ -58,7 +58,7 @@ def told(done):
 
 @pytest.mark.slow
 def test_a_later_process_compiles_nothing_and_a_second_warmup_says_so(tmp_path):
-    cache = {"NUMBA_CACHE_DIR": str(tmp_path)}
+    cache = {"FASTMLP_CACHE_DIR": str(tmp_path)}
     command = ["-m", "fastmlp", "warmup", "--backend", "baseline", "--dtype", "float32"]
     for how in ("compiled in", LOADED):
         uses = ("training", "prediction", "validation")

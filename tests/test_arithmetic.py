@@ -12,7 +12,6 @@ from trajectories import BINARY, CLASSES, TRAININGS
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
-from fastmlp.kernels.runtime.adapter import compiled_backend
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState
@@ -94,7 +93,7 @@ class Outcome(NamedTuple):
 @functools.cache
 def of_workers(name, count):
     """Return a variant whose steps are always shared by so many threads, however small."""
-    return compiled_backend(EXACT[name]._replace(workers=lambda work: count))
+    return registry.backend_of(EXACT[name]._replace(workers=lambda work: count))
 
 
 def by_chunk(backend, network, optimizer, parameters, data, chunk):

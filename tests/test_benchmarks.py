@@ -19,6 +19,27 @@ ROOT = Path(__file__).parent.parent
 DATA = bytes(1 << 20)
 
 
+COMMANDS = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for path in sorted((ROOT / "benchmarks").rglob("*.py"))
+    if '\nif __name__ == "__main__":' in path.read_text()
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command):
+    done = subprocess.run(
+        [sys.executable, "-m", command, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: ")
+    assert f"python -m {command}" in done.stdout
+
+
+def test_there_are_commands():
+    assert {"benchmarks.choice", "benchmarks.compilation", "benchmarks.peers"} <= set(COMMANDS)
+
+
 def alone():
     hashlib.sha256(DATA)  # lets go of Python's lock
 

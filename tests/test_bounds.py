@@ -25,7 +25,7 @@ TESTS = Path(__file__).parent
 
 def agreement(tmp_path, *arguments):
     """Run agreement tests in a process that checks bounds; return how it ended and what it printed."""
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "FASTMLP_CACHE_DIR": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "", *map(str, arguments)]
     done = subprocess.run(
         command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=500, check=False

@@ -30,7 +30,7 @@ print(model.history["loss"])
 
 
 def start(cache, *arguments, **environment):
-    return launched(TRAIN, {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}, *arguments)
+    return launched(TRAIN, {**os.environ, "FASTMLP_CACHE_DIR": str(cache), **environment}, *arguments)
 
 
 def launched(script, environment, *arguments, **options):
@@ -167,7 +167,7 @@ def test_without_a_place_to_write_to_it_compiles_and_says_so(filled, kind, tmp_p
     home.mkdir()
     (home / "file").write_text("not a directory")
     before = sorted(tmp_path.rglob("*"))
-    names = {"NUMBA_CACHE_DIR", "HOME", "XDG_CACHE_HOME"}
+    names = {"FASTMLP_CACHE_DIR", "HOME", "XDG_CACHE_HOME"}
     environment = {name: value for name, value in os.environ.items() if name not in names}
     if HOMES[kind] is not None:
         environment["HOME"] = str(home / HOMES[kind])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import fastmlp
+from fastmlp.backend.registry import variants
 from fastmlp.cli import datasets
 from fastmlp.cli import main as cli
 from fastmlp.cli.main import main
@@ -99,7 +100,6 @@ def test_no_hidden_layer(capsys):
         ("warmup --backend reference", "unknown compiled backend 'reference'; choose from: auto, baseline"),
         ("warmup --dtype float16", "unknown dtype 'float16'; choose from: float32, float64"),
         ("train", "required: DATASET"),
-        ("", "required: COMMAND"),
         ("tarin", "invalid choice: 'tarin'"),
         ("train iris --fast", "unrecognized arguments: --fast"),
     ],
@@ -136,10 +136,33 @@ def test_in_a_pipe():
     assert value(done.stdout, "accuracy") == "100.00 % on its own rows"
 
 
-def test_version_and_backends():
+def test_the_version():
     assert run("--version").stdout == f"fastmlp {fastmlp.__version__}\n"
-    listed = [line.split()[0] for line in run("backends").stdout.splitlines()]
-    assert set(listed) >= {"reference", "baseline", "auto"}
+
+
+def test_the_bare_command_prints_its_help(capsys):
+    assert main([]) == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert output == capsys.readouterr().out
+    for command in ("train", "backends", "warmup"):
+        assert re.search(rf"^ +{command} +\w", output, re.MULTILINE)
+
+
+def test_backends_are_listed_with_their_bases_and_what_they_override(capsys):
+    assert main(["backends"]) == 0
+    titles, *lines = capsys.readouterr().out.splitlines()
+    assert titles.split(None, 2) == ["NAME", "BASE", "WHAT IT OVERRIDES"]
+    at = titles.index("BASE"), titles.index("WHAT")
+    rows = {line[: at[0]].strip(): (line[at[0] : at[1]].strip(), line[at[1] :]) for line in lines}
+    assert list(rows) == [*fastmlp.backends(), "auto"]
+    for name, variant in variants().items():
+        base, own = rows[name]
+        assert base == (variant.base.name if variant.base else "")
+        assert set(own.split(", ")) >= set(variant.slots)
+    assert rows["specialized"] == ("fused", "train_chunk of each small network")
 
 
 @pytest.mark.parametrize("name", [name for name in datasets.RECIPES if name != "xor"])

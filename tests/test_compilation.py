@@ -21,7 +21,6 @@ from fastmlp import SGD, Adam, AdamW, RMSprop
 from fastmlp.backend import registry
 from fastmlp.cli.ahead import compile_ahead
 from fastmlp.kernels.jit import bind
-from fastmlp.kernels.jit.cache import why_not_kept
 from fastmlp.kernels.variants import baseline
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
@@ -172,7 +171,7 @@ print(out[0, 0], flush=True)
 
 def run_process(cache, *arguments, **environment):
     """What a new process prints, on both streams; its Numba caches in a directory of the test's."""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(cache), **environment}
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache), **environment}
     command = [sys.executable, "-W", "error", "-c", TRAIN, *map(str, arguments)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -279,19 +278,20 @@ def helped(tmp_path, monkeypatch):
 @pytest.mark.parametrize("edit", EDITS)
 def test_an_edit_beside_a_variant_gives_other_names(helped, edit):
     first, again, edited = (
-        bind.Program(helped(scales)).predict for scales in (SCALES, SCALES, SCALES.replace(*EDITS[edit]))
+        bind.Program(helped(scales)).source("predict")
+        for scales in (SCALES, SCALES, SCALES.replace(*EDITS[edit]))
     )
-    assert first is again
-    assert why_not_kept(first) is None
-    assert edited.py_func.__qualname__ != first.py_func.__qualname__
+    assert first.name == again.name
+    assert first.reach.unknown is None
+    assert edited.name != first.name
 
 
 def test_what_cannot_be_known_is_not_kept(helped):
     program = bind.Program(helped(SCALES.replace("100.0", "__import__('re').match('a', 'a')")))
-    reason = why_not_kept(program.predict)
-    assert reason.startswith("what it is made of cannot be known: fastmlp_variant_mine_")
+    reason = program.source("predict").reach.unknown
+    assert reason.startswith("fastmlp_variant_mine_")
     assert reason.endswith(".added reads an object of re.Match")
-    assert why_not_kept(bind.Program(baseline.VARIANT).predict) is None
+    assert bind.Program(baseline.VARIANT).source("predict").reach.unknown is None
 
 
 @pytest.mark.slow  # compiles four programs
@@ -319,7 +319,7 @@ def test_programs_that_two_processes_compiled_meet_in_a_third(tmp_path):
         "    registry.get(name).predict(network, parameters, np.ones((4, 3)), out)\n"
         "    print(name, out.tolist())\n"
     )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path / "cache")}
 
     def said(*names):
         command = [sys.executable, "-c", script, str(tmp_path / "mine.py"), *names]

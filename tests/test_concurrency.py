@@ -224,7 +224,7 @@ sys.exit(os.waitpid(pid, 0)[1])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.files.archive", "numba"])
+@pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.files.archive", "llvmlite"])
 def test_a_fork_waits_for_what_another_thread_imports(module):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IMPORTING, module]
     done = subprocess.run(command, capture_output=True, text=True, timeout=WATCHDOG, check=False)

@@ -7,7 +7,11 @@ import pytest
 import sklearn.neural_network
 from problems import data_set
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+import fastmlp
 from fastmlp import LossCurveDisplay, MLPClassifier
 
 matplotlib = pytest.importorskip("matplotlib")
@@ -64,8 +68,73 @@ def test_a_figure_of_its_own_and_scikit_learns_estimators():
     pyplot.close(display.figure_)
 
 
+def trained_model(epochs=3):
+    network = fastmlp.Network([4, 3], output="softmax", loss="cross_entropy")
+    return fastmlp.fit(network, X, Y, epochs=epochs, validation=0.2, seed=0, backend="reference")
+
+
+def test_a_model(ax):
+    model = trained_model()
+    display = LossCurveDisplay.from_estimator(model, ax=ax)
+    for line, wanted in zip(display.lines_, model.history.values(), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), wanted)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == ["Model: training loss", "Model: validation loss"]
+
+
+def test_within_a_pipeline_and_a_search(ax):
+    classifier = MLPClassifier(max_iter=3, random_state=0, backend="reference")
+    search = GridSearchCV(make_pipeline(StandardScaler(), classifier), {"mlpclassifier__alpha": [1e-3]}, cv=2)
+    best = search.fit(X, Y).best_estimator_
+    for given in (search, best):
+        display = LossCurveDisplay.from_estimator(given, ax=ax)
+        np.testing.assert_array_equal(display.lines_[0].get_ydata(), best[-1].loss_curve_)
+        assert ax.get_legend().get_texts()[0].get_text() == "MLPClassifier: training loss"
+
+
+LONG = np.arange(40)
+
+CURVES = {
+    "scores that rise": {
+        "loss": np.exp(-LONG),
+        "validation_loss": 2 * np.exp(-LONG),
+        "validation_scores": 1 - np.exp(-LONG),
+    },
+    "a loss that rises": {"loss": 1 + LONG**2, "validation_loss": 1 + LONG},
+    "a loss that goes up and down": {"loss": 2 + (-1.0) ** LONG},
+    "one epoch": {"loss": [1.0]},
+}
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("kind", CURVES)
+def test_the_legend_covers_no_curve(ax, kind, scale):
+    ax.set_yscale(scale)
+    display = LossCurveDisplay(**CURVES[kind], estimator_name="A classifier of a long name").plot(ax=ax)
+    display.figure_.canvas.draw()
+    legend = ax.get_legend().get_window_extent()
+    inside = ax.get_window_extent()
+    assert inside.y0 < legend.y0 < legend.y1 < inside.y1
+    for line in display.lines_:
+        assert not line.get_transform().transform_path(line.get_path()).intersects_bbox(legend, filled=False)
+        lowest, highest = line.get_window_extent().intervaly
+        assert inside.y0 <= lowest <= highest <= inside.y1
+
+
+def test_limits_that_a_user_has_set_stay(ax):
+    ax.set_ylim(0, 1)
+    LossCurveDisplay([0.5, 0.2]).plot(ax=ax)
+    assert ax.get_ylim() == (0, 1)
+
+
 def test_what_has_no_curve_is_refused():
     with pytest.raises(NotFittedError, match="not fitted yet"):
         LossCurveDisplay.from_estimator(MLPClassifier())
-    with pytest.raises(ValueError, match="MLPClassifier has no loss_curve_; solvers other than 'lbfgs'"):
+    with pytest.raises(ValueError, match=r"MLPClassifier has no loss_curve_; .* solver is not 'lbfgs'"):
         LossCurveDisplay.from_estimator(fitted(solver="lbfgs"))
+    with pytest.raises(ValueError, match="StandardScaler has no loss_curve_; an MLPClassifier or"):
+        LossCurveDisplay.from_estimator(make_pipeline(StandardScaler()).fit(X))
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        LossCurveDisplay.from_estimator(GridSearchCV(MLPClassifier(), {}))
+    with pytest.raises(ValueError, match=r"^the Model has no curve: it was trained for no whole epoch$"):
+        LossCurveDisplay.from_estimator(trained_model(epochs=0))

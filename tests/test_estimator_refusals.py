@@ -54,6 +54,22 @@ def test_refusals_are_one_line(case):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+def test_generators_are_refused_with_what_to_pass_instead(kind):
+    fitted = made(kind).fit(X, LABELS)
+    for call in (
+        lambda: made(kind).fit((row for row in X), LABELS),
+        lambda: made(kind).fit(X, LABELS).partial_fit(map(list, X), LABELS),
+        lambda: made(kind, validation_set=(iter(X), LABELS)).fit(X, LABELS),
+        lambda: fitted.predict(row for row in X),
+        lambda: fitted.score(iter(X), LABELS),
+    ):
+        with pytest.raises(TypeError, match=r"^X must be an array, got <.*; .* np\.array\(list\(X\)\)$"):
+            call()
+    with pytest.raises(TypeError, match=r"^y must be an array, got <.*; .* np\.array\(list\(y\)\)$"):
+        made(kind).fit(X, iter(LABELS))
+
+
 def test_sparse_rows_with_a_dense_validation_set():
     sparse = made(MLPClassifier, validation_set=(X, LABELS)).fit(scipy.sparse.csr_matrix(X), LABELS)
     dense = made(MLPClassifier, validation_set=(X, LABELS)).fit(X, LABELS)

@@ -23,13 +23,16 @@ FLOORS = (
     ("kernels.program",),
     ("kernels.jit",),
     ("kernels.gemm", "kernels.runtime"),
-    ("backend", "kernels.elementwise"),
+    ("kernels.elementwise",),
+    ("kernels.small",),
+    ("kernels.estimates",),
+    ("backend", "kernels.variants"),
     ("exchange",),
-    ("kernels.small", "training"),
-    ("estimators", "kernels.variants", "testing"),
-    ("lab",),
+    ("training",),
+    ("estimators", "testing"),
+    ("lab", "onnx"),
     ("cli",),
-    ("__main__", "onnx"),
+    ("__main__",),
 )
 """The rooms: a module imports from its own room and from the floors below."""
 

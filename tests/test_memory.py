@@ -173,7 +173,7 @@ def test_predictions_of_one_model_share_a_workspace():
     for rows in (9, 1, 5, 9, 300, 2):
         assert np.array_equal(model.predict(np.ones((rows, 3))), np.tile(wanted, (rows, 1)))
         (idle,) = prediction_of(network, model.parameters).idle
-        blocks.append(idle.block)
+        blocks.append(idle.batch)
     assert blocks == [9, 9, 9, 9, 256, 256]
 
 

@@ -42,10 +42,12 @@ from test_compilation import AfterOneStep, compilations
 import fastmlp
 from fastmlp import SGD, Activation, CheckpointError, Loss, Network, RowLoss, Rule
 from fastmlp.backend import registry
-from fastmlp.formulas.expressions import OPERATIONS, WORDS, _applied, operate, trace, variable
+from fastmlp.formulas.expressions import WORDS, _applied, operate, variable
+from fastmlp.formulas.operations import OPERATIONS
+from fastmlp.formulas.tracing import trace
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codes import MOST_CODES, Codes
-from fastmlp.kernels.variants import specialized
+from fastmlp.kernels.small.eligible import specialize
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
@@ -57,7 +59,7 @@ from fastmlp.testing import check
 
 def has_program(name):
     network, _, optimizer = CASES[name]
-    return specialized.specialize(network, optimizer, 8, np.dtype("float64")) is not None
+    return specialize(network, optimizer, 8, np.dtype("float64")) is not None
 
 
 @pytest.mark.parametrize("dtype", COMPILED_DTYPES)

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from numba import types
 from numba.core import errors
 from selection import matrix
 from test_compilation import compilations
@@ -16,7 +17,7 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.codes import MOST_CODES
 from fastmlp.kernels.gemm.microkernel import ALL_TILES, taken_by
-from fastmlp.kernels.jit import lazy
+from fastmlp.kernels.jit import engine, lazy
 
 X = np.linspace(-1, 1, 12).reshape(6, 2)
 
@@ -29,11 +30,11 @@ def fit(backend, hidden="relu", **options):
 FITS = """
 from test_pieces import fit
 import fastmlp
-from fastmlp.kernels.jit import lazy as pieces
+from fastmlp.kernels.jit import engine
 from fastmlp.testing.slots import SLOTS
 
 def found():  # compiled, or loaded from the disk
-    return {(name.split(".")[0], code) for name, _, code in pieces._found}
+    return {(name.split(".")[0], key) for name, _, key in engine._found}
 
 fit("baseline")
 for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):
@@ -70,9 +71,9 @@ def variant(tmp_path, name, what):
 
 
 def test_a_mistake_in_a_kernel_is_raised_where_it_is_called(tmp_path):
-    name = variant(tmp_path, "undefined", "undefined_name")
+    name = variant(tmp_path, "mistaken", "out.no_such_thing")
     for _ in range(2):  # a piece that failed is tried again
-        with pytest.raises(errors.TypingError, match="undefined_name"):
+        with pytest.raises(errors.TypingError, match="no_such_thing"):
             fit(name)
     fit("baseline")
 
@@ -146,7 +147,7 @@ def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(tmp_path, monk
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(lazy, "address_of", interrupted)
+        patch.setattr(engine, "address_of", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fit(name)
     fit(name)
@@ -157,7 +158,8 @@ def test_every_tile_has_machine_code_of_its_own():
     shapes = [(rows, vectors) for vectors, heights in enumerate(tiles.shapes, 1) for rows in heights]
     some = [shapes[0], shapes[-1]]
     codes = [tiles.code(*shape, whole) for shape in some for whole in range(2)]
-    addresses = [lazy.address_of(tiles.name, taken_by(lazy.types.float32), code) for code in codes]
+    taken = taken_by(types.float32)
+    addresses = [lazy.compile_now(tiles.name, taken, str(code)) for code in codes]
     assert len(set(addresses)) == len(codes)
     assert 0 not in addresses
 

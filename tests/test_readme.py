@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -28,6 +29,12 @@ assert losses[-1] < losses[0] / 10, losses
 assert first_weights.shape == (64, 128)
 assert model.backend == "four_rows"
 assert (np.diff(below) > 0.1).all(), below
+
+import naive  # the step that sums and averages, written out
+start = fastmlp.fit(xor.network, inputs, targets, epochs=0, seed=0)
+(w1, w2), (b1, b2) = start.weights, start.biases
+summed, _ = naive.notebook(w1, b1, w2, b2, inputs, targets[:, None], rate, 100)
+np.testing.assert_allclose(xor.history["loss"], summed, rtol=1e-12)  # as tests/test_notebook.py
 """
 
 
@@ -37,7 +44,15 @@ def test_the_python_examples_run(tmp_path):
         (tmp_path / name).write_text(text)
     # In a process of its own: the variant that it registers is nobody else's.
     command = [sys.executable, "-W", "error", "-c", SCRIPT + CHECKS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -60,5 +75,5 @@ def test_the_table_lists_what_there_is(row, names):
 
 def test_every_backend_has_its_row():
     section = README.partition("## Backends")[2].partition("\n## ")[0]
-    shipped = set(registry._installed())  # without those of --variant
+    shipped = set(registry._own())  # without those of --variant
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == {"reference", *shipped}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import subprocess
 import sys
 import zipfile
@@ -13,12 +14,14 @@ import pytest
 
 import fastmlp
 from fastmlp.backend import registry
+from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline, fused, tiled
 
 X = np.linspace(-1, 1, 8).reshape(4, 2)
 
 DECLARED = """
+from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 VARIANT = Variant({name!r}, baseline.VARIANT, {{}}{more})
@@ -46,11 +49,11 @@ def plugins(tmp_path, monkeypatch):
             (info / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
             (info / "entry_points.txt").write_text(f"[fastmlp.variants]\n{name} = {name}\n")
         monkeypatch.syspath_prepend(tmp_path)
-        registry._installed.cache_clear()
+        registry._plugins.cache_clear()
 
     before = {*sys.modules}
     yield install
-    registry._installed.cache_clear()
+    registry._plugins.cache_clear()
     for name in {*sys.modules} - before:
         if Path(getattr(sys.modules[name], "__file__", None) or "").parent == tmp_path:
             del sys.modules[name]
@@ -119,6 +122,130 @@ def test_files_of_one_name_are_two_modules(tmp_path, monkeypatch):
     assert first != second
 
 
+KERNEL = """from fastmlp.kernels import Variant
+from fastmlp.kernels.variants import baseline
+
+def bias_gradient(delta, out):
+    rows, units = delta.shape
+    for j in range(units):
+        out[j] = scaled(delta[:, j].sum())
+
+def scaled(x):
+    return 1.0 * x
+
+VARIANT = Variant("mine", baseline.VARIANT, {"bias_gradient": bias_gradient})
+"""
+
+FAULTS = {
+    "a syntax error": ("(delta, out):", "(delta, out)", "mine.py, line 4: SyntaxError: expected ':'"),
+    "a name that is not defined": (
+        '"mine"',
+        "mine",
+        "mine.py, line 12: NameError: name 'mine' is not defined",
+    ),
+    "one within a kernel": ("= scaled(", "= skaled(", "mine.py, line 7: name 'skaled' is not defined"),
+    "one in what it calls": ("1.0 * x", "ONE * x", "mine.py, line 10: name 'ONE' is not defined"),
+    "an import that fails": ("kernels import V", "kernels import W", "mine.py, line 1: ImportError: "),
+    "a wrong signature": (
+        "(delta, out):",
+        "(delta, scratch, out):",
+        "slot 'bias_gradient' of the variant 'mine' must take (delta, out), takes (delta, scratch, out)",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_a_variant_s_file_is_told_with_its_place(tmp_path, fault):
+    right, wrong, said = FAULTS[fault]
+    before, path = registry.variants(), tmp_path / "mine.py"
+    path.write_text(KERNEL.replace(right, wrong, 1))
+    with pytest.raises((ValueError, TypeError)) as caught:
+        registry.register_file(path)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert registry.variants() == before
+
+
+def test_a_signature_that_takes_more_than_it_must_is_right(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_files", {})
+    path = tmp_path / "mine.py"
+    path.write_text(KERNEL.replace("(delta, out):", "(delta, out, *others):", 1))
+    assert registry.register_file(path) == "mine"
+
+
+def test_pytest_tells_a_fault_in_a_variant_s_file(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(KERNEL.replace("(delta, out):", "(delta, out)", 1))
+    command = [sys.executable, "-m", "pytest", "-n0", "-q", f"--variant={path}", __file__]
+    root = Path(__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert done.stderr.strip() == f"ERROR: --variant: {path}, line 4: SyntaxError: expected ':'"
+    assert "INTERNALERROR" not in done.stdout
+
+
+def sums(name):
+    delta, out = np.ones((3, 2)), np.empty(2)
+    slot(registry.variants()[name], "bias_gradient")(delta, out)
+    return out.tolist()
+
+
+def test_a_file_is_registered_again_after_an_edit(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_files", {})
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "mine.py"
+    path.write_text(KERNEL)
+    stamp = path.stat()
+    assert registry.register_file(path) == "mine"
+    assert sums("mine") == [3, 3]
+    first = registry.get("mine")
+    # Of the same length and the same second: bytecode on the disk would pass for it.
+    path.write_text(KERNEL.replace("1.0 * x", "2.0 * x"))
+    os.utime(path, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    monkeypatch.chdir(tmp_path)
+    assert registry.register_file("mine.py") == "mine"
+    assert sums("mine") == [6, 6]
+    assert registry.get("mine") is not first
+    # What cannot be run leaves what there is.
+    path.write_text("VARIANT = (")
+    with pytest.raises(ValueError, match="SyntaxError"):
+        registry.register_file(path)
+    assert sums("mine") == [6, 6]
+    # Under another name it takes the place, too.
+    path.write_text(KERNEL.replace('"mine"', '"yours"'))
+    assert registry.register_file(path) == "yours"
+    assert "mine" not in registry.backends()
+
+
+def test_another_file_does_not_take_a_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_files", {})
+    (tmp_path / "mine.py").write_text(KERNEL)
+    (tmp_path / "other.py").write_text(KERNEL)
+    registry.register_file(tmp_path / "mine.py")
+    with pytest.raises(ValueError, match=r"^a backend named 'mine' exists already"):
+        registry.register_file(tmp_path / "other.py")
+
+
+BEYOND = """
+import sys
+import numpy as np
+from fastmlp.kernels import get_variant, register_file, slot
+try:
+    slot(get_variant(register_file(sys.argv[1])), "bias_gradient")(np.ones((3, 2)), np.empty(2))
+except IndexError as error:
+    print(error)
+"""
+
+
+def test_numba_tells_an_index_beyond_an_array_if_it_is_asked_to(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(KERNEL.replace("range(units)", "range(units + 1)").replace("delta[:, j]", "delta[:, 0]"))
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
+    command = [sys.executable, "-c", BEYOND, str(path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "index is out of bounds\n"
+
+
 @pytest.mark.parametrize("seconds", [lambda work: 1 / 0, lambda work: "soon", lambda work: math.nan])
 def test_a_variant_whose_estimate_is_no_number_is_not_chosen(monkeypatch, seconds):
     monkeypatch.setitem(registry._files, "odd", Variant("odd", baseline.VARIANT, {}, seconds))
@@ -136,7 +263,7 @@ def nothing():
     [
         (baseline, "biass_gradient", nothing, ValueError, "unknown slot .* did you mean 'bias_gradient'"),
         (baseline, "", nothing, ValueError, "unknown slot .* choose from: activate, "),
-        (tiled, "rows_forward", nothing, ValueError, "unknown slot 'rows_forward'"),
+        (tiled, "rows_sideways", nothing, ValueError, "unknown slot 'rows_sideways'"),
         (fused, "affine", nothing, ValueError, "slot 'affine' .* would never run"),
         (baseline, "affine", None, TypeError, "slot 'affine' .* must be a function, got None"),
     ],

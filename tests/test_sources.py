@@ -315,7 +315,7 @@ from fastmlp.kernels.jit import digest
 for variant in registry.variants().values():
     program = bind.Program(variant)
     for name in bind.ENTRY_POINTS:
-        print(getattr(program, name).py_func.__qualname__)
+        print(program.source(name).name)
 print(*sorted(lazy._makers), sep="\\n")
 """
 
@@ -373,7 +373,7 @@ bind.Reach = lazy.Reach = Reach
 for variant in registry.variants().values():
     program = bind.Program(variant)
     for name in bind.ENTRY_POINTS:
-        getattr(program, name)
+        program.source(name)
 print(len(made), [reach.unknown for reach in made if reach.unknown or not reach.unchanged()])
 """
 

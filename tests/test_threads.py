@@ -61,7 +61,7 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
 
 
 def test_a_process_of_joblib_takes_its_share_of_the_cores(monkeypatch):
-    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 1)  # as its environment has it
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # as its environment has it
     network = fastmlp.Network([784, 128, 10])
     work = Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None)
     assert work.threads == 1

@@ -10,17 +10,23 @@ import numba
 import numpy as np
 import pytest
 
+from fastmlp.kernels.program.barrier import wait as barrier_wait
+from fastmlp.kernels.program.records import BARRIER
 from fastmlp.kernels.runtime import threads
-from fastmlp.kernels.runtime.threads import run
-from fastmlp.kernels.runtime.threads import wait as barrier
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
 
 @numba.njit(nogil=True)
-def wait(team):
+def wait(barrier, workers):
     """The barrier, which only compiled code can call, for Python."""
-    barrier(team)
+    barrier_wait(barrier, workers)
+
+
+def run(program, workers):
+    """Run program(worker, workers, meet) by several workers, who meet where they call meet()."""
+    barrier = np.zeros(BARRIER, np.int64)
+    threads.run(lambda worker, count: program(worker, count, lambda: wait(barrier, count)), workers, barrier)
 
 
 def within(seconds, do):
@@ -42,19 +48,19 @@ def within(seconds, do):
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled():
-    run(wait, 2)
+    run(lambda worker, workers, meet: meet(), 2)
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2])
 def test_a_worker_that_fails_lets_the_others_go_and_its_error_is_raised(failing):
     left = []
 
-    def program(team):
-        if team.worker == failing:
+    def program(worker, workers, meet):
+        if worker == failing:
             raise MemoryError(f"worker {failing}")
         for _ in range(3):
-            wait(team)
-        left.append(team.worker)
+            meet()
+        left.append(worker)
 
     error = within(20, lambda: run(program, 3))
     assert isinstance(error, MemoryError)
@@ -74,10 +80,10 @@ def test_fewer_threads_than_wanted_do_the_work_together(granted, monkeypatch):
             started.append(self)
             super().start()
 
-    def program(team):
-        wait(team)
-        seen.append((team.worker, team.workers))
-        wait(team)
+    def program(worker, workers, meet):
+        meet()
+        seen.append((worker, workers))
+        meet()
 
     monkeypatch.setattr(threads.threading, "Thread", Scarce)
     run(program, 3)
@@ -113,12 +119,12 @@ def test_a_training_without_threads_to_be_had_computes_the_same_bits():
 def test_more_workers_than_cores_meet_at_every_barrier():
     counts = np.zeros(8, np.int64)
 
-    def program(team):
+    def program(worker, workers, meet):
         for _ in range(200):
-            counts[team.worker] += 1
-            wait(team)
-            assert counts.min() >= counts[team.worker] - 1
-            wait(team)
+            counts[worker] += 1
+            meet()
+            assert counts.min() >= counts[worker] - 1
+            meet()
 
     assert within(60, lambda: run(program, 8)) is None
     assert counts.tolist() == [200] * 8

@@ -6,8 +6,8 @@ python -m benchmarks.peers.page peers.json
 Of several files the later ones' works replace the earlier ones'.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 from ..table import write_between
@@ -60,7 +60,9 @@ def ratio(value):
 
 
 def main():
-    reports = [json.loads(Path(path).read_text()) for path in sys.argv[1:]]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.page", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, help="what benchmarks.peers --json wrote")
+    reports = [json.loads(path.read_text()) for path in parser.parse_args().files]
     report = reports[0]
     report["works"] = list({work["work"]: work for r in reports for work in r["works"]}.values())
     versions = ", ".join(

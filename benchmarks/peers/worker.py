@@ -4,6 +4,7 @@ Speaks JSON lines over its pipes: says once what it prepared, then takes a timed
 every line it reads. Between turns it sleeps, so that only one peer computes at a time.
 """
 
+import argparse
 import importlib
 import json
 import os
@@ -12,8 +13,13 @@ import time
 
 
 def main():
-    peer_name, work_name, cores = sys.argv[1:]
-    os.sched_setaffinity(0, {int(core) for core in cores.split(",")})  # before any library counts cores
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.worker", description=__doc__)
+    parser.add_argument("peer", metavar="PEER[:WAY]", help="a peer, or peak, the machine's multiply-adds")
+    parser.add_argument("work", help="a name of benchmarks.peers.works")
+    parser.add_argument("cores", help="numbers of the cores to run on, as in 0,1")
+    options = parser.parse_args()
+    cores = {int(core) for core in options.cores.split(",")}
+    os.sched_setaffinity(0, cores)  # before any library counts cores
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not reach the pipe
 
@@ -21,7 +27,7 @@ def main():
         print(json.dumps(values), file=answers)
 
     try:
-        turn, about = _prepare(peer_name, work_name)
+        turn, about = _prepare(options.peer, options.work)
     except ImportError as error:
         return answer(absent=f"not installed ({error})")
     except _LeftOut as error:

@@ -8,37 +8,35 @@ point is called here, that cannot be used is left out with a warning: it is not 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib
-import importlib.metadata
-import importlib.util
 import math
-import os
-import pkgutil
-import re
 import sys
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.backend import reference
+from fastmlp.backend import declarations, reference
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 
 if TYPE_CHECKING:
-    from fastmlp.kernels.variant import Variant, Work
+    from fastmlp.kernels.variant import Choice, Variant, Work
+
+GROUP = "fastmlp.variants"
+"""The entry points by which packages declare variants."""
 
 _files: dict[str, Variant] = {}
+_paths: dict[str, Path] = {}
+"""The variants that files declare, and the files, by the variants' names."""
 
 
 def variants() -> dict[str, Variant]:
     """Return the compiled backends' declarations by name: bases first, files given last."""
-    return {**_installed(), **_files}
+    return {**_own(), **_plugins(), **_files}
 
 
 def get_variant(name: str) -> Variant:
@@ -49,7 +47,9 @@ def get_variant(name: str) -> Variant:
 
 def backends() -> tuple[str, ...]:
     """Return the names that `fit(backend=...)` takes beside "auto", the reference first."""
-    return ("reference", *variants())
+    from fastmlp.kernels.estimates import OWN
+
+    return ("reference", *OWN, *_plugins(), *_files)
 
 
 def get(name: str) -> Backend:
@@ -60,7 +60,7 @@ def get(name: str) -> Backend:
 
 def calls_blas(name: str) -> bool:
     """Return whether a backend's sums are in the order of the BLAS, which goes by its number of threads."""
-    return name == "reference" or bool(variants()[name].called_libraries())
+    return name == "reference" or bool(choice_of(name).libraries)
 
 
 def choose(
@@ -85,92 +85,102 @@ def choose(
     from fastmlp.kernels.variant import Work
 
     work = Work.of(network, optimizer, rows, dtype, threads, steps)
-    estimates = {name: _estimate(v, work) for name, v in variants().items() if v.seconds is not None}
+    choices = {name: choice_of(name) for name in backends()[1:]}
+    estimates = {name: _estimate(name, c, work) for name, c in choices.items() if c.seconds is not None}
     return get(min(estimates, key=estimates.__getitem__))
 
 
-def _estimate(variant: Variant, work: Work) -> float:
+def choice_of(name: str) -> Choice:
+    """Return what decides over a compiled backend; fastmlp's own are not loaded for that."""
+    from fastmlp.kernels.estimates import OWN
+
+    return OWN[name] if name in OWN else variants()[name].choice
+
+
+def _estimate(name: str, choice: Choice, work: Work) -> float:
     """Return the seconds that a variant says a step takes; infinity, with a warning, if it says no number."""
-    assert variant.seconds is not None
+    assert choice.seconds is not None
     try:
-        seconds = float(variant.seconds(work))
+        seconds = float(choice.seconds(work))
         if not math.isnan(seconds):
             return seconds
         reason = "it is nan"
     except Exception as error:  # a plugin's function may raise anything
-        reason = _line(error)
-    _warn(f"the backend {variant.name!r} is left out of the choice: it gives no estimate, {reason}")
+        reason = declarations.told(error)
+    _warn(f"the backend {name!r} is left out of the choice: it gives no estimate, {reason}")
     return math.inf
 
 
 def register_file(path: str | Path) -> str:
     """Load the variant that a Python file declares; return its name.
 
-    ValueError or TypeError if it declares none that can be used, or one with a name that is taken.
+    A file may be registered again after an edit: the new variant takes the place of the old one.
+
+    Raises
+    ------
+    ValueError, TypeError
+        In one line, if the file cannot be run, if it declares no variant that can be used, or one with a name
+        that another file or backend has.
     """
-    path = Path(path)
-    # Two files of one name are two modules.
-    place = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"fastmlp_variant_{path.stem}_{place}", path)
-    if spec is None or spec.loader is None or not path.exists():
-        raise ValueError(f"a variant must be a Python file, got {str(path)!r}")
-    module = importlib.util.module_from_spec(spec)
-    # Machine code loaded from the disk cache looks its functions' module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    variant = _checked(_declared(module), backends())
-    _files[variant.name] = variant
+    path = Path(path).absolute()
+    module = declarations.load(path)
+    earlier = [name for name in _files if _paths.get(name) == path]
+    taken = [name for name in backends() if name not in earlier]
+    variant = declarations.checked(declarations.declared(module), taken)
+    for name in earlier:
+        del _paths[name], _files[name]
+    _files[variant.name], _paths[variant.name] = variant, path
+    _compiled.cache_clear()
     return variant.name
 
 
 @functools.cache
-def _installed() -> dict[str, Variant]:
-    """Return the variants of the package and the plugins, bases first."""
+def _own() -> dict[str, Variant]:
+    """Return the variants of the package, bases first."""
+    import pkgutil
+
     package = importlib.import_module("fastmlp.kernels.variants")
     found = [
-        _declared(importlib.import_module(f"{package.__name__}.{info.name}"))
+        declarations.declared(importlib.import_module(f"{package.__name__}.{info.name}"))
         for info in pkgutil.iter_modules(package.__path__)
     ]
-    for entry in sorted(importlib.metadata.entry_points(group="fastmlp.variants")):
-        try:
-            found.append(_checked(_declared(entry.load()), ["reference", *(v.name for v in found)]))
-        except Exception as error:  # importing somebody's module may raise anything
-            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {_line(error)}")
     return {variant.name: variant for variant in sorted(found, key=_depth)}
+
+
+@functools.cache
+def _plugins() -> dict[str, Variant]:
+    """Return the variants that installed packages declare, bases first."""
+    if not _any_declares(GROUP):
+        return {}
+    from importlib.metadata import entry_points
+
+    found: list[Variant] = []
+    for entry in sorted(entry_points(group=GROUP)):
+        try:
+            taken = ["reference", *_own(), *(variant.name for variant in found)]
+            found.append(declarations.checked(declarations.declared(entry.load()), taken))
+        except Exception as error:  # importing somebody's module may raise anything
+            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {declarations.told(error)}")
+    return {variant.name: variant for variant in sorted(found, key=_depth)}
+
+
+def _any_declares(group: str) -> bool:
+    """Return whether any package on the path may declare entry points of a group.
+
+    `importlib.metadata` knows, and takes 15 ms to be imported: a sixth of a first training.
+    """
+    for place in map(Path, sys.path):
+        if place.is_file():
+            return True  # a zip, which may hold packages
+        for kind in ("dist-info", "egg-info"):
+            for declared in place.glob(f"*.{kind}/entry_points.txt"):
+                if group in declared.read_text(errors="replace"):
+                    return True
+    return False
 
 
 def _depth(variant: Variant) -> int:
     return 0 if variant.base is None else 1 + _depth(variant.base)
-
-
-def _declared(module: Any) -> Variant:
-    from fastmlp.kernels.variant import Variant
-
-    variant = getattr(module, "VARIANT", None)
-    if not isinstance(variant, Variant):
-        raise ValueError(
-            f"{module.__name__} must declare VARIANT = Variant(...), got {checks.shown(variant)}"
-        )
-    return variant
-
-
-def _checked(variant: Variant, taken: Iterable[str]) -> Variant:
-    """Return the variant if it can stand beside those whose names are taken."""
-    from fastmlp.kernels.jit.bind import check_slots
-
-    name = variant.name
-    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]+", name):
-        raise ValueError(f"a variant's name must be letters, digits and . + - _, got {checks.shown(name)}")
-    if name == "auto":
-        raise ValueError("no variant can be named 'auto', which chooses among them")
-    if name in taken:
-        raise ValueError(f"a backend named {name!r} exists already; give the variant another name")
-    check_slots(variant)
-    return variant
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _warn(message: str) -> None:
@@ -179,6 +189,24 @@ def _warn(message: str) -> None:
 
 @functools.cache
 def _compiled(name: str) -> Backend:
+    from fastmlp.kernels.estimates import OWN
+
+    if name not in OWN:
+        return backend_of(variants()[name])
+    from fastmlp.kernels.jit.entries import Entries
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(variants()[name])
+    # Without its functions, which a process with all machine code on the disk does not need.
+    return compiled_backend(name, OWN[name], Entries(name, lambda: variants()[name], lasting=True))
+
+
+def backend_of(variant: Variant) -> Backend:
+    """Return a variant as a backend, registered or not."""
+    from fastmlp.kernels.jit.bind import check_slots
+    from fastmlp.kernels.jit.entries import Entries
+    from fastmlp.kernels.runtime.adapter import compiled_backend
+
+    check_slots(variant)
+    return compiled_backend(
+        variant.name, variant.choice, Entries(variant.name, lambda: variant, lasting=False)
+    )

@@ -23,7 +23,7 @@ from fastmlp.model.optimizers import SGD, Adam, Optimizer, RMSprop
 from fastmlp.training.trainer import fit
 
 ROWS = 32
-"""Of the batches that are trained: enough for every kind of product."""
+"""Rows of the batches that are trained: enough for every kind of matrix product."""
 
 
 class Ready(NamedTuple):
@@ -31,7 +31,7 @@ class Ready(NamedTuple):
 
     use : training, prediction or validation
     compiled : whether it was compiled just now; if not, it was there already
-    seconds : that compiling or loading it took
+    seconds : how long compiling or loading took
     """
 
     backend: str
@@ -47,17 +47,17 @@ def choices_of_auto() -> tuple[str, ...]:
 
 
 def compile_ahead(backends: Iterable[str], dtypes: Iterable[str]) -> Iterator[Ready]:
-    """Compile, or find in the disk cache, what training, predicting and validating need; one at a time.
+    """Compile what training, predicting and validating need, or load it from the disk cache; yield each.
 
-    A backend that has a program for each network trains none here: such a program holds the sizes,
-    activations, loss, optimiser and batch as constants, and serves nothing else. `fit` with epochs=1
-    compiles it.
+    A backend that has a program for each network trains none here. Such a program has the sizes, activations,
+    loss, optimiser and batch of its network as constants, so it serves no other. `fit` with epochs=1 compiles
+    it.
     """
     backends = list(backends)
     for dtype in dtypes:
         for backend in backends:
             for use, call in _uses(backend, dtype):
-                # Numba tells of what it compiles and not of what it loads.
+                # Numba has an event for what it compiles, and none for what it loads.
                 began = time.perf_counter()
                 with event.install_recorder("numba:compile") as recorder:
                     call()
@@ -65,7 +65,7 @@ def compile_ahead(backends: Iterable[str], dtypes: Iterable[str]) -> Iterator[Re
 
 
 def _uses(backend: str, dtype: str) -> list[tuple[str, Callable[[], object]]]:
-    """Return each use of a backend with a call that makes it of every kind of network."""
+    """Return each use of a backend, with a call that uses it so with every kind of network."""
     uses: list[tuple[str, Callable[[], object]]] = [
         ("training", partial(_train, backend, dtype)),
         ("prediction", partial(_predict, backend, dtype)),
@@ -75,9 +75,9 @@ def _uses(backend: str, dtype: str) -> list[tuple[str, Callable[[], object]]]:
 
 
 def _networks() -> Iterator[tuple[Network, Optimizer]]:
-    """Yield networks and optimisers that take together all there is: what none of them calls is not compiled.
+    """Yield networks and optimisers that together call everything that there is to compile.
 
-    Outputs are few or many, and hidden layers wide enough for few, where kernels differ.
+    Kernels differ for few and for many outputs, and for few outputs after a wide layer.
     """
     hidden = cycle(HIDDEN)
     optimizers = cycle((SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0)))

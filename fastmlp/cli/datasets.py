@@ -1,4 +1,4 @@
-"""The command line's data sets: small, real, at hand offline, each with settings that suit it."""
+"""The data sets of the command line: small and real, without a download, each with settings that suit it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ HELD_OUT = 0.2
 
 
 class Recipe(NamedTuple):
-    """How to train on a data set, where the user does not say.
+    """The settings of a data set, which hold where the user gives none.
 
-    bias_share : what part of SGD's rate the biases get
+    bias_share : the biases' rate over the weights' rate, for SGD
     held_out : False where there are too few rows to spare any
     """
 

@@ -9,6 +9,8 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn, TypeVar
 
+import numpy as np
+
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
@@ -16,6 +18,7 @@ from fastmlp.lab.commands import add_commands, add_explain
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Optimizer
+from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import say
 from fastmlp.training.callbacks import Progress, Run
 from fastmlp.training.divergence import DivergenceError
@@ -35,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.run is None:
+        parser.print_help()
+        return 0
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
@@ -44,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("fastmlp: interrupted")
         return 130
     except OSError as error:
-        # What reads our output has gone, or the disk is full: say it once, and let the exit be quiet.
+        # The reader of our output has gone, or the disk is full. Python would report it again at its exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if not isinstance(error, BrokenPipeError):
             say(f"fastmlp: error: cannot write: {error.strerror}")
@@ -66,9 +72,14 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fastmlp", description="Train multi-layer perceptrons on a CPU, fast.")
     parser.add_argument("--version", action="version", version=f"fastmlp {fastmlp.__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    parser.set_defaults(run=None)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
 
-    backends = commands.add_parser("backends", help="list the backends", description="List the backends.")
+    backends = commands.add_parser(
+        "backends",
+        help="list the backends",
+        description="List the backends: of each the variant that it is based on, and what it overrides.",
+    )
     backends.set_defaults(run=_backends)
     add_explain(backends)
     add_commands(commands)
@@ -120,15 +131,14 @@ def _parser() -> argparse.ArgumentParser:
 def _backends(arguments: argparse.Namespace) -> int:
     from fastmlp.backend.registry import variants
 
-    print("reference    NumPy, the oracle for the others")
+    rows = [("NAME", "BASE", "WHAT IT OVERRIDES"), ("reference", "", "in NumPy; the others are held to it")]
     for name, variant in variants().items():
-        if variant.base is None:
-            what = f"compiled, all {len(variant.slots)} functions its own"
-        else:
-            own = [*variant.slots, *(["program for every small network"] if variant.specialize else [])]
-            what = f"compiled, {variant.base.name} with its own {', '.join(own)}"
-        print(f"{name:<11}  {what}")
-    print("auto         the fastest of these for the work at hand")
+        own = [*variant.slots, *(["train_chunk of each small network"] if variant.specialize else [])]
+        rows.append((name, variant.base.name if variant.base else "", ", ".join(own) or "nothing"))
+    rows.append(("auto", "", "takes the fastest of these for the work at hand"))
+    widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
+    for name, base, what in rows:
+        print(f"{name:<{widths[0]}}  {base:<{widths[1]}}  {what}")
     return 0
 
 
@@ -156,7 +166,7 @@ def _warmup(arguments: argparse.Namespace) -> int:
 
 
 class _Settings(NamedTuple):
-    """Everything that defines a training but the rows and the backend."""
+    """All that defines a training, except the rows and the backend."""
 
     network: Network
     optimizer: Optimizer
@@ -168,8 +178,9 @@ class _Settings(NamedTuple):
 class _Outcome(NamedTuple):
     """A training, measured.
 
-    seconds : of the steps themselves, compiling, loading and input checks left out
-    preparing : of the tiny training before, in which the backend compiles or loads
+    seconds : of the steps themselves, without compiling, loading and input checks
+    preparing : spent on a tiny training before, in which the backend compiles or loads, and on what compiled
+        later
     """
 
     model: Model
@@ -178,22 +189,27 @@ class _Outcome(NamedTuple):
     preparing: float
 
 
-class _Stopwatch(Progress):
-    """A progress bar, or none, that measures from the first step to the last, itself left out."""
+class _Clock(Progress):
+    """A progress bar, or none, that sums up the time from the first step to the last without its own.
+
+    working, compiling : seconds, as in `fastmlp.system.compiling.Lap`
+    """
 
     def __init__(self, shown: bool) -> None:
         self.shown = shown
-        self.seconds = 0.0
+        self.working = self.compiling = 0.0
 
     def on_train_begin(self, run: Run) -> None:
-        if self.shown:
-            super().on_train_begin(run)
-        self._began = time.perf_counter()
+        super().on_train_begin(run)
+        self._chunk = Stopwatch()
 
     def on_chunk_end(self, run: Run) -> None:
-        self.seconds += time.perf_counter() - self._began
-        super().on_chunk_end(run)
-        self._began = time.perf_counter()
+        lap = self._chunk.lap()
+        self.working += lap.working
+        self.compiling += lap.compiling
+        if self.shown:
+            super().on_chunk_end(run)
+        self._chunk.lap()  # of the bar
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -260,14 +276,25 @@ def _widths(text: str) -> list[int]:
 
 
 def _measured(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> _Outcome:
-    """Train once on a few rows, so that the backend is compiled or loaded, then in earnest."""
+    """Train on a few rows, which compiles or loads the backend; then train on all rows, and measure that."""
     began = time.perf_counter()
-    _fitted(arguments, task, settings, backend, _Stopwatch(shown=False), tiny=True)
+    backend = _chosen(arguments, task, settings, backend)
+    _fitted(arguments, task, settings, backend, _Clock(shown=False), tiny=True)
     preparing = time.perf_counter() - began
-    stopwatch = _Stopwatch(shown=not arguments.quiet)
-    model = _fitted(arguments, task, settings, backend, stopwatch)
+    clock = _Clock(shown=not arguments.quiet)
+    model = _fitted(arguments, task, settings, backend, clock)
     score = task.score(model.predict(task.held_inputs))
-    return _Outcome(model, score, stopwatch.seconds, preparing)
+    return _Outcome(model, score, clock.working, preparing + clock.compiling)
+
+
+def _chosen(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> str:
+    """Return the backend's name; for "auto" that of the whole training, which is not that of a few rows."""
+    from fastmlp.backend.registry import choose
+
+    network, optimizer, _, epochs, batch_size = settings
+    steps = epochs * -(-len(task.inputs) // batch_size)
+    dtype = np.dtype(arguments.dtype)
+    return choose(backend, network, optimizer, batch_size, dtype, arguments.threads, steps).name
 
 
 def _fitted(
@@ -275,11 +302,9 @@ def _fitted(
     task: Task,
     settings: _Settings,
     backend: str,
-    stopwatch: _Stopwatch,
+    clock: _Clock,
     tiny: bool = False,
 ) -> Model:
-    import numpy as np
-
     rows = settings.batch_size if tiny else len(task.inputs)
     # A training that diverges is reported once, by its loss; NumPy need not warn at every step.
     with np.errstate(over="ignore", invalid="ignore"):
@@ -291,7 +316,7 @@ def _fitted(
             epochs=1 if tiny else settings.epochs,
             batch_size=settings.batch_size,
             seed=arguments.seed,
-            callbacks=[stopwatch],
+            callbacks=[clock],
             progress=False,
             backend=backend,
             threads=arguments.threads,

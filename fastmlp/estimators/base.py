@@ -15,6 +15,7 @@ from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import validate_data
 
+from fastmlp import checks
 from fastmlp.backend.registry import choose
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
@@ -39,14 +40,14 @@ Array = NDArray[Any]
 
 
 THREADED_FLOPS = 6e7
-"""Work of an epoch, 1 ms, from which on worker threads pay: every epoch starts them anew, 0.25 ms."""
+"""Worker threads pay from this work of an epoch on, 1 ms: starting them takes 0.25 ms in every epoch."""
 
 
 class Perceptron(Fitted):
     """Base of MLPClassifier and MLPRegressor, which say what y means."""
 
     def _keep(self, parameters: dict[str, Any]) -> None:
-        """Set what the constructor was given, as it was given, which scikit-learn's clone relies on."""
+        """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""
         self.__dict__ |= {name: value for name, value in parameters.items() if name != "self"}
 
     def __sklearn_tags__(self) -> Any:
@@ -55,7 +56,7 @@ class Perceptron(Fitted):
         return tags
 
     def _check_solver(self) -> bool:
-        """Return True, or raise what makes hasattr(self, "partial_fit") False."""
+        """Return True, or raise AttributeError, for which hasattr(self, "partial_fit") is False."""
         if self.solver == "lbfgs":
             raise AttributeError(
                 "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
@@ -65,17 +66,17 @@ class Perceptron(Fitted):
     # --- what the subclasses say --------------------------------------------------------------------
 
     def _learn_targets(self, y: Array, incremental: bool) -> None:
-        """Take note of what y can be; from the second training on check that it still is."""
+        """Keep the values that y can have; from the second training on check that y has no others."""
 
     def _check_targets(self, y: Array) -> None:
-        """Raise ValueError if validation rows have a y that training cannot lead to."""
+        """Raise ValueError if a y of validation rows cannot be predicted, as a class that is not in y."""
 
     def _targets(self, y: Array) -> Array:
         """Return y as what the network is to learn, (rows, n_out)."""
         raise NotImplementedError
 
     def _class_weights(self, y: Array, incremental: bool) -> Array | None:
-        """Return what each row's class counts, (rows,), or None."""
+        """Return the weight of each row's class, (rows,), or None."""
         return None
 
     def _decoded(self, outputs: Array) -> Array:
@@ -120,6 +121,8 @@ class Perceptron(Fitted):
 
     def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
         """Return X and y as scikit-learn validates them."""
+        checks.no_iterator("X", X)
+        checks.no_iterator("y", y)
         options = {"accept_sparse": SPARSE, "multi_output": True, "y_numeric": is_regressor(self)}
         X, y = validate_data(self, X, y, dtype=dtype, reset=reset, **options)
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
@@ -141,13 +144,13 @@ class Perceptron(Fitted):
         """Return the network that the parameters describe, and its first weights and biases."""
         sizes = [rows.inputs.shape[1], *hidden, rows.targets.shape[1]]
         network = network_of(self, sizes, *self._ends_in())
-        # The last layer's bound goes by the hidden layers' activation, too.
+        # The bound of the last layer's draw depends on the hidden layers' activation, too.
         names = [*network.hidden, (network.hidden or hidden_activations(self, 1))[-1]]
         weights, biases = start(sizes, names, self.init, rng)
         return network, flatten(weights, biases, network, rows.inputs.dtype)
 
     def _known(self, rows: Rows) -> tuple[Network, Array]:
-        """Return the network that there is, described anew, and its weights and biases."""
+        """Return the network with the parameters' current settings, and its weights and biases."""
         model, n_out = self._current_model(), rows.targets.shape[1]
         sizes = model.network.sizes
         if n_out != sizes[-1]:
@@ -158,7 +161,7 @@ class Perceptron(Fitted):
         self, network: Network, parameters: Array, rows: Rows, callbacks: Sequence[Callback]
     ) -> None:
         data = rows.dense_data
-        # Any optimiser: the solver asks the backend for gradients only.
+        # The optimiser does not matter: this solver asks the backend for gradients only.
         backend = choose(
             self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0
         )
@@ -237,7 +240,7 @@ class Perceptron(Fitted):
         return None if self.threads is None and long else self.threads or 1
 
     def _optimizer_fits(self, parameters: Array) -> bool:
-        """Whether an optimiser has gone before whose moments belong to these parameters."""
+        """Whether there is an optimiser of an earlier call whose moments belong to these parameters."""
         return hasattr(self, "_optimizer") and self._optimizer.moments.shape[1] == parameters.size
 
     def _new_optimizer(self, parameters: Array) -> OptimizerState:
@@ -281,9 +284,9 @@ class Perceptron(Fitted):
         return rows
 
     def _scoring(self, held_out: Rows | None) -> Callable[[Run], float] | None:
-        """Return what scores the live parameters after an epoch; None where the training loss decides.
+        """Return a function that scores the parameters after an epoch; None if the training loss decides.
 
-        It raises LeftBehind where that takes long and the training shall stop.
+        The function raises LeftBehind if that takes long and the training shall stop.
         """
         if not self.early_stopping or held_out is None:
             return None
@@ -299,7 +302,7 @@ class Perceptron(Fitted):
 
             return lambda run: heeding(run, count, score)
         scorer = get_scorer(metric)
-        # Rows held out have no feature names left, and none shall be asked for.
+        # The rows held out have no feature names, and an estimator with such names would warn of that.
         nameless = object.__new__(type(self))
         nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
         takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters

@@ -1,4 +1,4 @@
-"""MLPClassifier: class labels to targets, the network's outputs to labels and probabilities."""
+"""MLPClassifier: it turns labels into targets, and the network's outputs into labels and probabilities."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         A loss of your own in place of the cross-entropy, whose output is what the labels need: "softmax"
         for several classes, "sigmoid" for two, or for several labels.
     class_weight : dict, "balanced", list of dicts or None
-        How much each class counts in the loss, as `sklearn.utils.class_weight.compute_sample_weight`
-        has it; multiplied with sample_weight. Scores do not use it. "balanced" is not for partial_fit.
+        The weight of each class in the loss, as in `sklearn.utils.class_weight.compute_sample_weight`; it is
+        multiplied with sample_weight. Scores do not use it. partial_fit does not take "balanced".
     dropout : float or sequence of float
         Probability in [0, 1) that a hidden unit is dropped, one for all layers or one for each.
     init : str, Normal, (coefs, intercepts) or None
@@ -298,7 +298,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         if binarizer.y_type_.startswith("multilabel"):
             labels = likely.astype(int)
             return scipy.sparse.csr_matrix(labels) if binarizer.sparse_input_ else labels
-        # One class only, if y had no other: its unit learns 0 throughout.
+        # If y has a single class, the unit learns 0 for every row.
         return self.classes_[likely[:, 0] * (len(self.classes_) - 1)]
 
     def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:

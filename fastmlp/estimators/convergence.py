@@ -1,4 +1,4 @@
-"""What scikit-learn does after every epoch: keep its curves, print, lower the rate, and stop."""
+"""What scikit-learn does after every epoch: it keeps its curves, prints, lowers the rate, and stops."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LEAST_RATE = 1e-6
 class OptimizerState:
     """An optimiser and what it carries from one partial_fit to the next.
 
-    rule : Optimizer, as it was when training began: later changes of parameters do not touch it
+    rule : Optimizer, as it was when training began; later changes of the parameters do not change it
     schedule : "constant", "invscaling" or "adaptive"; power : of "invscaling"
-    initial_rate, learning_rate : float, where the schedule started and where it is. Rates below the
-        first by more than the root of the dtype's greatest number are held there: their steps are lost
-        in rounding, and the velocity that `change_rate` scales stays finite
+    initial_rate, learning_rate : float, where the schedule started and where it is. A rate does not fall
+        below the first one divided by the root of the dtype's greatest number: such steps are lost in
+        rounding, and the velocity that `change_rate` scales stays finite
     moments : (2, P) floating; step : updates done
     """
 
@@ -80,9 +80,10 @@ class Convergence(Callback):
             self.best_parameters = run.parameters.copy()
 
     def hear_by(self, run: Run) -> int:
-        """Return the first epoch after which training could stop, or has something to do or to print.
+        """Return the first epoch after which training could stop, or must score or print.
 
-        Epochs that do not improve come one by one, so that there is no stop before so many more.
+        An epoch adds at most one to the count of epochs without improvement. Training cannot stop before
+        that count is full.
         """
         estimator = self.estimator
         watched = self.score is not None or estimator.verbose
@@ -92,8 +93,8 @@ class Convergence(Callback):
         return int(max(run.epoch + 1, min(estimator.n_iter_ + most, run.epochs)))
 
     def on_epoch_end(self, run: Run) -> None:
-        """Do all that scikit-learn does, in its order, for every epoch since the last time."""
-        # An error or Ctrl-C may have come between the values of an epoch.
+        """Do all that scikit-learn does, in its order, for every epoch since the last call."""
+        # After an error or Ctrl-C one of an epoch's values may be missing.
         for epoch in range(self.estimator.n_iter_, min(map(len, run.history.values()))):
             self._take(epoch, run)
 
@@ -112,7 +113,7 @@ class Convergence(Callback):
         else:
             try:
                 score = self.score(run)
-            except LeftBehind:  # as scikit-learn, which Ctrl-C ends here: a loss without its score
+            except LeftBehind:  # as in scikit-learn, Ctrl-C leaves a loss without its score
                 return
             self._judge_score(score, run)
         state = estimator._optimizer
@@ -122,12 +123,12 @@ class Convergence(Callback):
             self._stop_or_slow_down(run)
 
     def on_train_end(self, run: Run) -> None:
-        """Take what is left, count the updates; put the parameters with the best score back.
+        """Do the rest of `on_epoch_end`, count the updates, and put the parameters with the best score back.
 
-        In a warm start none are, unless a score beats those of the earlier fits: as scikit-learn.
-        Where time was up before the first score, what was learnt so far stays.
+        After a warm start, as in scikit-learn, they are put back only if a score beats those of earlier fits.
+        If time was up before the first score, the parameters stay.
         """
-        # A stop of another callback's, or Ctrl-C, may have left epochs that nobody heard of.
+        # Another callback's stop, or Ctrl-C, may have left epochs for which `on_epoch_end` did not run.
         self.on_epoch_end(run)
         self.estimator._optimizer.step += run.step
         if self.best_parameters is not None and self.estimator.validation_scores_:
@@ -175,7 +176,7 @@ class Convergence(Callback):
 
 
 def fresh_curves(estimator: Any) -> None:
-    """Set the fitted attributes that training appends to, as they are before the first epoch."""
+    """Set the fitted attributes that training appends to, to what they are before the first epoch."""
     estimator.loss_ = np.float64(math.nan)
     estimator.loss_curve_ = []
     estimator.validation_loss_curve_ = []

@@ -26,7 +26,7 @@ def hidden_sizes(estimator: Any) -> list[int]:
     """Return the units of the hidden layers, which may be given as one number."""
     sizes = estimator.hidden_layer_sizes
     sizes = list(sizes) if hasattr(sizes, "__iter__") else [sizes]
-    # What is no number goes on to Network, which refuses it in one line.
+    # Network refuses what is not a number, in one line.
     if any(isinstance(size, Real) and size <= 0 for size in sizes):
         raise ValueError(f"hidden_layer_sizes must be > 0, got {sizes}.")
     return sizes
@@ -36,12 +36,12 @@ def hidden_activations(estimator: Any, layers: int) -> list[str | Activation]:
     """Return every hidden layer's activation: the trainer's name of it, or the user's own."""
     names = estimator.activation
     names = [names] * layers if isinstance(names, (str, Activation)) else list(names)
-    # An unknown name goes on to Network, which refuses it with the choices.
+    # Network refuses an unknown name, with the choices.
     return [ACTIVATIONS.get(name, name) if isinstance(name, str) else name for name in names]
 
 
 def number(value: Any) -> Any:
-    """Return a number of scikit-learn's as the trainer takes it: True is 1 there, and refused here."""
+    """Return a number as the trainer takes it: scikit-learn takes True for 1, the trainer refuses it."""
     return float(value) if isinstance(value, bool) else value
 
 

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
+
+from fastmlp.training.model import Model
 
 
 class LossCurveDisplay:
@@ -45,13 +48,15 @@ class LossCurveDisplay:
     def from_estimator(
         cls, estimator: Any, *, ax: Any = None, name: str | None = None, **line_options: Any
     ) -> LossCurveDisplay:
-        """Plot the curves of a fitted MLPClassifier or MLPRegressor, fastmlp's or scikit-learn's.
+        """Plot the curves of a trained network.
 
         Parameters
         ----------
-        estimator : fitted with a stochastic solver
+        estimator : Model, MLPClassifier or MLPRegressor
+            A model that `fit` returned, or a fitted estimator of fastmlp or scikit-learn. Of a Pipeline the
+            last step is taken, of a search the `best_estimator_`.
         ax : matplotlib Axes, optional; a new figure if None
-        name : str, optional; the class's name if None
+        name : str, optional; the name of the class if None
         **line_options : passed to matplotlib's plot for every line
 
         Raises
@@ -61,21 +66,32 @@ class LossCurveDisplay:
         ValueError
             If it has no curve, as after solver="lbfgs".
         """
-        check_is_fitted(estimator)
-        if not getattr(estimator, "loss_curve_", None):
+        trained = _trained(estimator)
+        name = type(trained).__name__ if name is None else name
+        if isinstance(trained, Model):
+            loss, validation_loss = trained.history["loss"], trained.history.get("validation_loss")
+            if not loss:
+                raise ValueError("the Model has no curve: it was trained for no whole epoch")
+            display = cls(loss, validation_loss=validation_loss, estimator_name=name)
+            return display.plot(ax=ax, **line_options)
+        if not getattr(trained, "loss_curve_", None):
             raise ValueError(
-                f"{type(estimator).__name__} has no loss_curve_; solvers other than 'lbfgs' leave one"
+                f"{type(trained).__name__} has no loss_curve_; an MLPClassifier or MLPRegressor has one, "
+                "if its solver is not 'lbfgs'"
             )
         display = cls(
-            estimator.loss_curve_,
-            validation_loss=getattr(estimator, "validation_loss_curve_", None),
-            validation_scores=getattr(estimator, "validation_scores_", None),
-            estimator_name=type(estimator).__name__ if name is None else name,
+            trained.loss_curve_,
+            validation_loss=getattr(trained, "validation_loss_curve_", None),
+            validation_scores=getattr(trained, "validation_scores_", None),
+            estimator_name=name,
         )
         return display.plot(ax=ax, **line_options)
 
     def plot(self, ax: Any = None, **line_options: Any) -> LossCurveDisplay:
-        """Draw the curves into `ax`, or into a new figure; returns the display itself."""
+        """Draw the curves into `ax`, or into a new figure; return the display itself.
+
+        Above the curves the axes have room for the legend.
+        """
         import matplotlib.pyplot as plt
         from matplotlib.cbook import normalize_kwargs
         from matplotlib.lines import Line2D
@@ -96,7 +112,10 @@ class LossCurveDisplay:
             label = f"{prefix}validation score"
             self.lines_.append(self._line(self.score_ax_, self.validation_scores, label, options))
             self.score_ax_.set_ylabel("Validation score")
-        ax.legend(handles=self.lines_)
+        legend = ax.legend(handles=self.lines_, loc="upper right")
+        for axes in (ax, self.score_ax_):
+            if axes is not None:
+                _make_room(axes, legend)
         return self
 
     @staticmethod
@@ -104,3 +123,31 @@ class LossCurveDisplay:
         epochs = np.arange(1, len(values) + 1)
         (line,) = ax.plot(epochs, values, **{"label": label, **options})
         return line
+
+
+def _trained(estimator: Any) -> Any:
+    """Return what is trained within a pipeline or a search; NotFittedError if nothing is."""
+    while not isinstance(estimator, Model):
+        check_is_fitted(estimator)
+        if isinstance(estimator, Pipeline):
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            break
+    return estimator
+
+
+def _make_room(axes: Any, legend: Any) -> None:
+    """Have the vertical axis go on above the curves for as much as the legend takes.
+
+    matplotlib's own "best" place does not see the curves of a twin.
+    """
+    axes.get_figure(root=True).draw_without_rendering()  # the legend has its size now
+    box, taken = axes.get_window_extent(), legend.get_window_extent()
+    margin = box.y1 - taken.y1
+    share = min((margin + taken.height + margin) / box.height, 0.8)
+    top = box.y0 + box.height / (1 - share)
+    # As data, and not as a limit: what is drawn later, and limits that a user has set, still count.
+    axes.update_datalim([axes.transData.inverted().transform((box.x0, top))], updatex=False)
+    axes.autoscale_view(scalex=False)

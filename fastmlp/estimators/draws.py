@@ -29,7 +29,7 @@ def start(
 
     Parameters
     ----------
-    activations : a name for every layer; scikit-learn's bound is narrower at "sigmoid"
+    activations : one for every layer; for "sigmoid" scikit-learn's bound is narrower
     init : None for scikit-learn's draw, a scheme of the trainer's (biases are 0), or
         (weights, biases)
     """
@@ -56,7 +56,7 @@ def start(
 def _uniform(
     sizes: Sequence[int], activations: Sequence[str | Activation], rng: np.random.RandomState
 ) -> Start:
-    """Glorot and Bengio (2010), biases within the bound too; sqrt(2 / ...) before logistic units."""
+    """Draw as Glorot and Bengio (2010), biases too; the bound before logistic units is sqrt(2 / ...)."""
     weights, biases = [], []
     for (n_in, n_out), name in zip(pairwise(sizes), activations, strict=True):
         bound = math.sqrt((2.0 if name == "sigmoid" else 6.0) / (n_in + n_out))

@@ -1,4 +1,4 @@
-"""What a trained estimator holds: a model, whose parameters coefs_ and intercepts_ are views of."""
+"""What a trained estimator holds: a model; coefs_ and intercepts_ are views of its parameters."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         return made
 
     def _current_model(self) -> Model:
-        """Return the model, or one of the arrays that the user has put into coefs_ or intercepts_."""
+        """Return the model, or a new one if the user has replaced an array in coefs_ or intercepts_."""
         shown = [*self.coefs_, *self.intercepts_]
         if len(shown) == len(self._views) and all(map(operator.is_, shown, self._views)):
             return self._model
@@ -85,13 +85,14 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             check_is_fitted(self)
         dtype = self._model.parameters.dtype
         if not self._is_clean(X, dtype):
+            checks.no_iterator("X", X)
             X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
             sparse = scipy.sparse.issparse(X)
             X = X.tocsr().astype(dtype, copy=False) if sparse else np.ascontiguousarray(X, dtype)
         return self._outputs(X)
 
     def _is_clean(self, X: Any, dtype: Any) -> bool:
-        """Whether X surely passes scikit-learn's validation, which takes longer than the network on a row."""
+        """Whether X surely passes scikit-learn's validation, which takes longer than predicting a row."""
         return (
             type(X) is np.ndarray
             and X.dtype == dtype

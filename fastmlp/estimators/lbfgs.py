@@ -25,7 +25,7 @@ Array = NDArray[Any]
 
 
 class Limits(NamedTuple):
-    """Where the search ends: the gradient's largest element, iterations, evaluations; threads to use."""
+    """When the search ends: the gradient's largest element, iterations, evaluations; and threads to use."""
 
     tol: float
     iterations: int
@@ -54,7 +54,7 @@ def minimise(
 
     def objective(point: Array) -> tuple[float, Array]:
         flat[place] = point
-        # Until Ctrl-C raises its error here, where Python hears it: nothing else stops the call.
+        # Nothing stops the call but Ctrl-C, whose error Python raises while it waits here.
         call = functools.partial(backend.gradient, network, flat, data, 0, 0, gradients)
         loss = until_stopped(call, lambda: False) if long else call()
         return loss, gradients[place]
@@ -76,7 +76,7 @@ def minimise(
         for callback in callbacks:
             callback.on_train_begin(run)
             ends.callback(callback.on_train_end, run)
-        if run.stop_reason is not None:  # SciPy iterates once whatever its limits are
+        if run.stop_reason is not None:  # SciPy takes one iteration whatever its limits are
             return objective(parameters[place].astype(np.float64))[0], 0
         result = scipy.optimize.minimize(
             objective,

@@ -198,7 +198,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         return outputs.ravel() if outputs.shape[1] == 1 else outputs
 
     def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
-        # A training that diverges is no error; its score cannot win.
+        # A training that diverges is no error, and must not have the best score.
         if not np.isfinite(predicted).all():
             return float("nan")
         return float(r2_score(y, predicted, sample_weight=sample_weight))

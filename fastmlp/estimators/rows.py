@@ -1,4 +1,4 @@
-"""Validated rows as training takes them, and the split that early stopping makes of them."""
+"""Validated rows in the form that training takes, and the split of them for early stopping."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Rows(NamedTuple):
 
     @property
     def dense_data(self) -> Data:
-        """The same for what has no use for sparse rows."""
+        """The same with dense rows, for a solver that takes no sparse ones."""
         inputs = self.inputs.toarray() if scipy.sparse.issparse(self.inputs) else self.inputs
         return Data(inputs, self.targets, self.weights)
 
@@ -76,7 +76,7 @@ def split(rows: Rows, fraction: float, stratify: bool, rng: np.random.RandomStat
         np.arange(len(rows.targets)),
         test_size=fraction,
         random_state=rng,
-        # The words that scikit-learn's message has where a class is too small.
+        # scikit-learn's message for a class that is too small contains these words.
         stratify=np.where(rows.targets[:, 0] > 0, "True", "False") if stratify else None,
     )
     trained, held = (rows.take(which) for which in chosen)

@@ -1,4 +1,4 @@
-"""Sparse inputs: rows become dense as steps reach them, so that the whole never does."""
+"""Sparse inputs: only the rows of the next steps become dense, never the whole matrix."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState
 
 DENSE_BYTES = 1 << 24
-"""Dense rows held at a time, unless one batch takes more: 16 MiB."""
+"""Bytes of the dense rows at a time, unless one batch takes more: 16 MiB."""
 
 
 def rows_at_once(inputs: Any) -> int:
@@ -37,7 +37,7 @@ def for_sparse_rows(backend: Backend) -> Backend:
     """
 
     def evaluate(network: Network, parameters: Array, data: Data) -> float:
-        if not scipy.sparse.issparse(data.inputs):  # validation rows that the user gave
+        if not scipy.sparse.issparse(data.inputs):  # the user gave dense validation rows
             return backend.evaluate(network, parameters, data)
 
         def loss_of(rows: slice) -> float:
@@ -81,7 +81,7 @@ def _dense(data: Data, rows: Any) -> Data:
 
 
 def _groups(chunk: Chunk, rows: int) -> Iterator[tuple[int, int]]:
-    """Yield [first, last) of steps whose rows stand side by side in the order, at most `rows` if they can."""
+    """Yield [first, last) of steps whose rows are adjacent in the order: at most `rows`, or a single step."""
     first = 0
     for step in range(1, len(chunk.starts)):
         apart = chunk.starts[step] != chunk.stops[step - 1]

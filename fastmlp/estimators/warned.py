@@ -1,4 +1,4 @@
-"""Warnings in scikit-learn's name: what a program filters there stays filtered."""
+"""Warnings that look like scikit-learn's, so that a program's filters for those apply."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 import warnings
 
 MODULE = "sklearn.neural_network._multilayer_perceptron"
-"""Where scikit-learn's estimators warn from. Its own examples silence them by
-`warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")`, which shall go on
-working when only the import has changed; so a filter sees this module, and a reader the line that called."""
+"""The module that scikit-learn's estimators warn from. Its own examples silence their warnings by
+`warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")`. That must still work when
+only the import has changed. So a filter sees this module, and the message shows the line of the caller."""
 
 
 def warn(message: str, category: type[Warning] = UserWarning) -> None:

@@ -1,7 +1,7 @@
-"""One file of named arrays and a JSON header: written whole or not at all, checked before it is believed.
+"""One file of named arrays and a JSON header: written whole or not at all, and checked when it is read.
 
-The file is an uncompressed `.npz` that `numpy.load` opens too, with a SHA-256 of itself in the zip's
-comment. It says nothing of networks; `fastmlp.training.checkpoint` does.
+The file is an uncompressed `.npz`, which `numpy.load` opens, too. The zip's comment holds a SHA-256 of the
+file. What the arrays mean is the matter of `fastmlp.training.checkpoint`.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import stat
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import zipfile
+
 try:
     import fcntl
-except ImportError:  # not POSIX; there an open file cannot be removed, which serves as its lock
+except ImportError:  # not POSIX: there an open file cannot be removed, which replaces the lock
     fcntl = None  # type: ignore[assignment]
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -33,16 +34,16 @@ Arrays = Mapping[str, NDArray[Any]]
 HEADER = "header.json"
 
 MAX_HEADER = 1 << 20
-"""Bytes of JSON that are parsed at most. What grows with the training is in arrays."""
+"""Most bytes of JSON that are parsed. All that grows with a training is in arrays."""
 
 DTYPES = ("<f4", "<f8", "<i8")
-"""What an array may hold: all that a training consists of."""
+"""The dtypes of arrays: a training needs no others."""
 
 SEAL, UNSEALED = b"sha256:", b"0" * 64
-"""The zip's comment: the digest in hexadecimal, taken while 64 zeros stood in its place."""
+"""The zip's comment: the digest in hexadecimal, of the file with 64 zeros in the digest's place."""
 
 AT_ONCE = getattr(os, "O_NONBLOCK", 0)
-"""Opens without waiting: a pipe that nobody is at the other end of would keep us for ever."""
+"""Opens without waiting: a pipe without a process at its other end would block for ever."""
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
@@ -51,17 +52,18 @@ PIECE = 1 << 20
 
 
 class CheckpointError(ValueError):
-    """A file that is not a whole, sound checkpoint, or not one of this training."""
+    """The file is damaged, is no checkpoint, or is one of another training."""
 
 
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Arrays) -> None:
-    """Replace the file at `path` with this content, durably: after any failure the old one is there.
+    """Replace the file at `path` with this content; after any failure the old file is still there.
 
-    It is written beside `path`, flushed to the disk and renamed. The same content gives the same bytes.
+    The content is written to another file beside `path`, flushed to the disk, and renamed. The same content
+    gives the same bytes.
 
     Parameters
     ----------
-    header : what `json` can write without NaN and infinities
+    header : an object that `json` can write, without NaN and infinities
     arrays : of float32, float64 or int64, by names that are identifiers or paths of them
 
     Raises
@@ -74,14 +76,14 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
     text = json.dumps(header, allow_nan=False, sort_keys=True).encode()
     if len(text) > MAX_HEADER:
         raise ValueError(f"a checkpoint's header may take {MAX_HEADER} bytes, got {len(text)}")
-    target = Path(os.path.realpath(path))  # a plain write follows links, too
+    target = Path(os.path.realpath(path))  # as a plain write, it follows links
     _remove_abandoned(target)
-    temporary = target.with_name(_temporary_name(target.name, secrets.token_hex(4)))
+    temporary = target.with_name(_temporary_name(target.name, os.urandom(4).hex()))
     # 0o666 less the umask: the mode of any new file.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        _lock(descriptor, wait=True)  # a sweeper may hold it for a moment
-        if not os.fstat(descriptor).st_nlink:  # another writer took it for abandoned before the lock
+        _lock(descriptor, wait=True)  # `_remove_abandoned` of another process may hold it for a moment
+        if not os.fstat(descriptor).st_nlink:  # another writer removed it before it was locked
             return write(path, header, arrays)
         _inherit(target, descriptor)
         _write_sealed(descriptor, text, arrays)
@@ -97,14 +99,14 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Return (header, arrays) of a file that `write` wrote, once its seal and its shape have been checked.
+    """Return (header, arrays) of a file that `write` wrote, after its checksum and its form are checked.
 
-    The arrays are read-only views of what was read.
+    The arrays are read-only views of the bytes that were read.
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, or was never such a file.
+        If the file is damaged, or is not such a file.
     OSError
         If it cannot be read.
     """
@@ -118,9 +120,9 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
         except CheckpointError as error:
             raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {error}") from None
         except Exception as error:
-            # The seal holds, so somebody made it like this. zipfile, json and numpy answer a crafted
-            # file with a dozen kinds of exception, of which they document three; seeking to where it
-            # points, the operating system with EINVAL.
+            # The checksum is right, so the file was made like this on purpose. For such files zipfile, json
+            # and numpy raise a dozen kinds of exception, of which they document three. The operating system
+            # raises EINVAL for a seek to a place that the file names.
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
                 raise
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -131,7 +133,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArra
 
 
 class _Hashed:
-    """A file that only grows, and the digest of what has gone into it; all that zipfile needs."""
+    """A file that is only appended to, and the digest of its bytes; it has the methods that zipfile needs."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -143,7 +145,7 @@ class _Hashed:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Do nothing: nothing is buffered."""
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -153,10 +155,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _write_sealed(descriptor: int, text: bytes, arrays: Arrays) -> None:
+    import zipfile  # not before it is needed: with its compressors it takes 5 ms of a first training
+
     file = _Hashed(descriptor)
-    with zipfile.ZipFile(file, "w") as archive:  # type: ignore[call-overload]  # a file that only grows
+    with zipfile.ZipFile(file, "w") as archive:  # type: ignore[call-overload]  # it cannot seek
         archive.comment = SEAL + UNSEALED
-        # A ZipInfo of our own has no clock in it.
+        # A ZipInfo that is made here has no time in it, so the same content gives the same bytes.
         archive.writestr(zipfile.ZipInfo(HEADER), text)
         for name, array in arrays.items():
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
@@ -167,7 +171,7 @@ def _write_sealed(descriptor: int, text: bytes, arrays: Arrays) -> None:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Take the lock that a writer holds for as long as it lives; return whether it could be had."""
+    """Take the lock that a writer holds while it lives; return whether that was possible."""
     if fcntl is not None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -177,7 +181,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 
 def _remove_abandoned(target: Path) -> None:
-    """Remove what killed writers of this target have left: their locks went with them."""
+    """Remove the temporary files of writers of this target that were killed: nobody holds their locks."""
     with contextlib.suppress(OSError):
         names = [name for name in os.listdir(target.parent) if _is_temporary(name, target.name)]
         for name in names:
@@ -191,10 +195,10 @@ def _remove_abandoned(target: Path) -> None:
 
 
 def _temporary_name(target: str, token: str) -> str:
-    """Return the name of a temporary file, by a token of 8 hexadecimal digits.
+    """Return the name of a temporary file of a target, for a token of 8 hexadecimal digits.
 
-    As long for every target, which may have the longest name that there is; and of digits that follow from
-    target and token, so that a file of that name is one of ours.
+    Its length does not depend on the target, whose name may be the longest that a file can have. Its last
+    digits follow from target and token, so a file with such a name is one of ours.
     """
     digits = hashlib.sha256(os.fsencode(token + target)).hexdigest()[:8]
     return f".fastmlp-{token}{digits}.tmp"
@@ -205,7 +209,7 @@ def _is_temporary(name: str, of: str) -> bool:
 
 
 def _inherit(target: Path, descriptor: int) -> None:
-    """Give the new file the mode and owner of the old; refuse as opening the old for writing would."""
+    """Give the new file the mode and owner of the old; raise OSError if the old could not be written."""
     try:
         old = os.open(target, os.O_WRONLY | AT_ONCE)
     except FileNotFoundError:
@@ -223,7 +227,7 @@ def _inherit(target: Path, descriptor: int) -> None:
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make the renaming itself durable."""
+    """Flush the renaming to the disk."""
     if os.name != "posix":
         return
     descriptor = os.open(directory, os.O_RDONLY)
@@ -255,12 +259,14 @@ def _check_seal(file: BinaryIO | io.RawIOBase, size: int) -> None:
 
 
 def _parse(file: Any, size: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    import zipfile
+
     file.seek(0)
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if archive.comment[: len(SEAL)] != SEAL or len({m.filename for m in members}) < len(members):
             raise CheckpointError("it is a zip of another kind")
-        # Stored members lie in the file itself: together they cannot be larger, and none can swell.
+        # Members are not compressed. So together they are not larger than the file, and none can expand.
         if sum(m.file_size for m in members) > size or any(m.compress_type for m in members):
             raise CheckpointError("its members are larger than the file")
         if HEADER not in archive.NameToInfo or archive.getinfo(HEADER).file_size > MAX_HEADER:

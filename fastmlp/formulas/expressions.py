@@ -1,100 +1,28 @@
-"""Functions that a user writes with NumPy's words, traced once into expressions.
+"""Formulas as graphs of operations: what functions that a user writes with NumPy's words are traced into.
 
-An expression is what a function computes, as a graph of operations. It identifies a user's activation, loss
-or rule wherever it was typed; it runs on arrays (the reference), on symbols (the kernels), and has
-derivatives (`fastmlp.formulas.derivatives`). Tracing calls the function with `Expression`s, which NumPy's
-functions and operators hand to `OPERATIONS` (NEP 13 and 18).
+An expression is what a function computes. It identifies a user's activation, loss or rule wherever that was
+typed. It runs on arrays (the reference) and on symbols (the kernels), and has derivatives
+(`fastmlp.formulas.derivatives`). NumPy's functions and operators, called with an `Expression`, give another
+one (NEP 13 and 18); `fastmlp.formulas.tracing` calls a user's function so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import operator
-import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from fastmlp import checks
-from fastmlp.formulas import elementary, numbers
-
-LIBRARIES = tuple(os.path.dirname(file) + os.sep for file in (os.path.dirname(__file__), np.__file__))
-"""Where the files of fastmlp and of NumPy are: an error in them arose in what called them."""
+from fastmlp.formulas import numbers
+from fastmlp.formulas.operations import OPERATIONS
 
 
 class Refused(Exception):
     """What a function does cannot be traced; says why."""
 
-
-class Operation(NamedTuple):
-    """One thing that an expression may do.
-
-    on_arrays : of NumPy's; on_numbers : of `fastmlp.formulas`, for the numbers that write machine code
-    truth : whether it gives a truth value
-    reduces : whether it goes over the units of a row, (rows, units) to (rows, 1)
-    """
-
-    on_arrays: Callable[..., Any]
-    on_numbers: Callable[..., Any] | None
-    truth: bool = False
-    reduces: bool = False
-
-
-def _erf(x: Any) -> Any:
-    from scipy.special import erf
-
-    return erf(x)
-
-
-def _expit(x: Any) -> Any:
-    from scipy.special import expit
-
-    return expit(x)
-
-
-def _over_row(reduce: Any) -> Callable[[Any], Any]:
-    return lambda x: reduce(x, axis=1, keepdims=True)
-
-
-OPERATIONS: dict[str, Operation] = {
-    "add": Operation(np.add, operator.add),
-    "subtract": Operation(np.subtract, operator.sub),
-    "multiply": Operation(np.multiply, operator.mul),
-    "divide": Operation(np.divide, operator.truediv),
-    "power": Operation(np.power, elementary.power),
-    "negative": Operation(np.negative, operator.neg),
-    "absolute": Operation(np.absolute, numbers.magnitude),
-    "sign": Operation(np.sign, elementary.sign),
-    "sqrt": Operation(np.sqrt, numbers.sqrt),
-    "exp": Operation(np.exp, elementary.exp),
-    "expm1": Operation(np.expm1, elementary.expm1),
-    "log": Operation(np.log, elementary.log),
-    "log1p": Operation(np.log1p, elementary.log1p),
-    "sin": Operation(np.sin, elementary.sin),
-    "cos": Operation(np.cos, elementary.cos),
-    "tanh": Operation(np.tanh, elementary.tanh),
-    "erf": Operation(_erf, elementary.erf),
-    "expit": Operation(_expit, elementary.sigmoid),
-    "softplus": Operation(lambda x: np.logaddexp(0.0, x), elementary.softplus),
-    "maximum": Operation(np.maximum, elementary.maximum),
-    "minimum": Operation(np.minimum, elementary.minimum),
-    "where": Operation(np.where, numbers.where),
-    "greater": Operation(np.greater, operator.gt, truth=True),
-    "greater_equal": Operation(np.greater_equal, operator.ge, truth=True),
-    "less": Operation(np.less, operator.lt, truth=True),
-    "less_equal": Operation(np.less_equal, operator.le, truth=True),
-    "equal": Operation(np.equal, numbers.equal, truth=True),
-    "logical_and": Operation(np.logical_and, operator.and_, truth=True),
-    "logical_or": Operation(np.logical_or, operator.or_, truth=True),
-    "logical_not": Operation(np.logical_not, numbers.negated, truth=True),
-    "sum": Operation(_over_row(np.sum), None, reduces=True),
-    "max": Operation(_over_row(np.max), None, reduces=True),
-}
-"""What an expression is made of; a derivative for each stands in `fastmlp.formulas.derivatives`."""
 
 VARIABLE, CONSTANT = "variable", "constant"
 
@@ -437,55 +365,3 @@ def _applied(name: str, inputs: Sequence[Any], **options: Any) -> Any:
 
 WORDS = sorted({*OPERATIONS, *COMPOSED} - {"amax", "softplus"})
 """The functions that a traced function may call: NumPy's, and `erf` and `expit` of scipy.special."""
-
-
-def trace(what: str, function: Callable[..., Any], *arguments: Any) -> tuple[Expression, ...]:
-    """Return what a function computes of its arguments, which are expressions, or tuples of them.
-
-    One expression for each value that it returns. It is called twice: what computes something else the
-    second time depends on more than its arguments.
-
-    Raises
-    ------
-    ValueError
-        In one line that names the line of the function which cannot be traced.
-    """
-    first, second = (_called(what, function, arguments) for _ in range(2))
-    if [e.digest for e in first] != [e.digest for e in second]:
-        raise ValueError(f"{what} computes another formula every time that it is called; it must be pure")
-    return first
-
-
-def _called(what: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Expression, ...]:
-    try:
-        returned = function(*arguments)
-        values = list(_flat(returned))
-        if not values:
-            raise Refused(f"it returns {returned!r}, where a value is wanted")
-        return tuple(map(as_expression, values))
-    except Refused as refused:
-        raise ValueError(f"{what} cannot be traced{_place(refused)}: {refused}") from None
-    except RecursionError:
-        raise ValueError(f"{what} cannot be traced: it calls itself without end") from None
-    except Exception as error:
-        # A user's function may raise anything: its own mistakes are told with its line.
-        said = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{what} cannot be traced{_place(error)}: {type(error).__name__}: {said}") from None
-
-
-def _flat(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        for one in value:
-            yield from _flat(one)
-    elif value is not None:
-        yield value
-
-
-def _place(error: BaseException) -> str:
-    """Return where in the user's own text an error arose, in words; nothing if nowhere."""
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [f for f in frames if not f.filename.startswith(LIBRARIES) and "site-packages" not in f.filename]
-    if not own:
-        return ""
-    line, file, text = own[-1].lineno, os.path.basename(own[-1].filename), own[-1].line
-    return f" at line {line} of {file!r}" + (f", {checks.shown(text)}" if text else "")

@@ -24,7 +24,7 @@ class Codes:
     """The codes of one kind of piece."""
 
     def __init__(self, kind: str, own: Mapping[str, Piece]) -> None:
-        self._kind, self._lock = kind, threading.Lock()
+        self.kind, self._lock = kind, threading.Lock()
         self._entries: list[Any] = list(own.values())
         self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
         self.own = len(self._entries)
@@ -35,7 +35,7 @@ class Codes:
             with self._lock:
                 if piece.key not in self._codes:
                     if len(self._entries) == MOST_CODES:
-                        kinds = self._kind + ("es" if self._kind.endswith("s") else "s")
+                        kinds = self.kind + ("es" if self.kind.endswith("s") else "s")
                         raise ValueError(
                             f"a process can use {MOST_CODES - self.own} {kinds} of your own, and has used "
                             "them; give what changes from one to the next as a parameter"
@@ -58,13 +58,14 @@ class Codes:
 
     def __getitem__(self, code: int) -> Any:
         if not 0 <= code < len(self._entries):
-            raise ValueError(f"no {self._kind} has the code {code}; they have 0 to {len(self._entries) - 1}")
+            raise ValueError(f"no {self.kind} has the code {code}; they have 0 to {len(self._entries) - 1}")
         return self._entries[code]
 
 
 ACTIVATION_CODES = Codes("activation", ACTIVATIONS)
 LOSS_CODES = Codes("loss", LOSSES)
 RULE_CODES = Codes("rule", RULES)
+BY_KIND = {codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CODES)}
 
 RELU, SOFTMAX = (list(ACTIVATIONS).index(name) for name in ("relu", "softmax"))
 CROSS_ENTROPY = list(LOSSES).index("cross_entropy")

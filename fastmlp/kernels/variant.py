@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from fastmlp.model.network import Network
@@ -30,7 +30,8 @@ def usable_cores() -> int:
 
     NUMBA_NUM_THREADS bounds them: joblib sets it in its worker processes, so that they share the machine.
     """
-    return min(cores(), int(numba.config.NUMBA_NUM_THREADS))
+    bound = os.environ.get("NUMBA_NUM_THREADS", "")
+    return min(cores(), int(bound)) if bound.isdecimal() and int(bound) else cores()
 
 
 class Work(NamedTuple):
@@ -78,16 +79,16 @@ class Work(NamedTuple):
 class Bound(NamedTuple):
     """An entry point that serves one network only, with the network's numbers as constants.
 
-    template : takes the arguments of `fastmlp.kernels.program.templates.train_chunk`
-    names : names(constants) gives what the template's global names stand for
+    template : "module:function", takes what `fastmlp.kernels.program.templates.train_chunk` takes
+    names : "module:function", of the constants; gives what the template's global names stand for
     constants : all that `names` goes by, hashable; its repr tells programs apart in the disk cache
     sizes : units of every layer, to speak of it
-    private : numbers that each worker has to itself, see `fastmlp.kernels.program.records.PLACES`
+    private : numbers that each worker has to itself, see `fastmlp.kernels.program.records.BUFFERS`
     most_workers : how many threads can share a step
     """
 
-    template: Callable[..., Any]
-    names: Callable[[Any], Mapping[str, Any]]
+    template: str
+    names: str
     constants: tuple[Any, ...]
     sizes: tuple[int, ...]
     private: int
@@ -95,6 +96,16 @@ class Bound(NamedTuple):
 
 
 Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
+
+
+class Choice(NamedTuple):
+    """What decides over a backend, beside its functions: the last fields of a `Variant`."""
+
+    seconds: Callable[[Work], float] | None = None
+    workers: Callable[[Work], int] | None = None
+    specialize: Specialize | None = None
+    exact: bool = False
+    libraries: tuple[str, ...] = ()
 
 
 class Variant(NamedTuple):
@@ -132,3 +143,8 @@ class Variant(NamedTuple):
         """Return the modules of the libraries that its slots call, those of the bases included."""
         inherited = self.base.called_libraries() if self.base is not None else ()
         return (*inherited, *self.libraries)
+
+    @property
+    def choice(self) -> Choice:
+        """What decides over it, with the libraries of its bases."""
+        return Choice(self.seconds, self.workers, self.specialize, self.exact, self.called_libraries())

@@ -17,8 +17,9 @@ from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE
-from fastmlp.formulas.expressions import Expression, trace, variable
+from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
+from fastmlp.formulas.tracing import trace
 from fastmlp.model.pieces import Piece, one_number, refuse_reductions, restored
 
 Array = NDArray[Any]

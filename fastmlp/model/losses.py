@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.derivatives import gradient, times
-from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, trace, variable
+from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, variable
 from fastmlp.formulas.numbers import Constant, at_least, at_most, fma, magnitude, where
+from fastmlp.formulas.tracing import trace
 from fastmlp.model.activations import OUTPUTS
 from fastmlp.model.pieces import Piece, one_number, refuse_reductions, restored
 

@@ -7,7 +7,8 @@ import re
 from typing import Any
 
 from fastmlp import checks
-from fastmlp.formulas.expressions import OPERATIONS, Expression
+from fastmlp.formulas.expressions import Expression
+from fastmlp.formulas.operations import OPERATIONS
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 

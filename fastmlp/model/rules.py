@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.formulas.elementary import decayed
-from fastmlp.formulas.expressions import Expression, trace, variable
+from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, quotient, root, sqrt, where
+from fastmlp.formulas.tracing import trace
 from fastmlp.model.pieces import NAME, Piece, refuse_reductions, restored
 from fastmlp.model.schedules import Schedule, as_schedule
 

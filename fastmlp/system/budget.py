@@ -1,7 +1,7 @@
-"""One budget of threads: how many cores there are for this process, and a BLAS that is held to its share.
+"""How many threads a training may use: the cores that this process has, and a limit for the BLAS.
 
-A BLAS has one number of threads for the whole process. Trainings that run at once must therefore not
-each put back what they found: the second found what the first had set.
+A BLAS has one number of threads for the whole process. Of two trainings that run at once the second finds the
+limit that the first has set, so it must not restore what it found. The limits of all trainings are kept here.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from typing import Any
 
 from fastmlp.system import forks
 
-_lock = threading.RLock()  # a signal handler that forks may come while this thread holds it
+_lock = threading.RLock()  # a signal handler may fork while this thread holds it
 forks.wait_for(_lock)
 
 _held: list[int] = []
-"""The budgets of the trainings that run now; the least of them holds."""
+"""The limits of the trainings that run now; the least of them is set."""
 
 _found: dict[str, tuple[Any, int]] = {}
-"""The libraries that they hold, by file, and the number of threads that each had before."""
+"""The libraries that are limited, by file, each with the number of threads that it had before."""
 
 
 def cores() -> int:
-    """Return how many cores the system lets this process use: its affinity, and its cgroups' quota.
+    """Return how many cores this process may use, by its affinity and by the CPU quota of its cgroups.
 
-    The numbers of joblib.cpu_count, which also hears its own variable. It is not asked: its import takes
-    30 ms, a tenth of what a first training takes with a warm cache.
+    joblib.cpu_count returns the same number, unless joblib's own environment variable is set. joblib is not
+    used here: its import takes 30 ms, a tenth of a first training with a warm cache.
     """
     return math.ceil(min(_affinity(), quota()))
 
@@ -41,12 +41,12 @@ def _affinity() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache  # 60 us, a fifth of the smallest training
+@functools.cache  # reading it takes 60 us, a fifth of the smallest training
 def quota(mounted: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float:
-    """Return how many cores' time the cgroups of this process grant it, say 0.5; infinity without a bound.
+    """Return the CPU quota that the cgroups of this process set, in cores, as 0.5; infinity if there is none.
 
-    A container sees its own group as the root. Under a service manager the group stands below the root, and
-    every group on the way to it binds.
+    A container sees its own group as the root. Under a service manager the group is below the root, and the
+    quotas of all groups above it count, too.
 
     Parameters
     ----------
@@ -78,15 +78,15 @@ def _quota_of(group: Path) -> float:
             period = (group / "cpu.cfs_period_us").read_text()
         # "max", or -1 in version 1: no bound
         return int(granted) / int(period) if granted != "max" and int(granted) > 0 else math.inf
-    except (OSError, ValueError, ZeroDivisionError):  # no such group here, or nothing that says a quota
+    except (OSError, ValueError, ZeroDivisionError):  # there is no such group, or its files set no quota
         return math.inf
 
 
 @functools.lru_cache(maxsize=1)
 def _libraries(modules: int) -> list[Any]:
-    """Return the BLAS libraries that are loaded. To look for them takes 0.6 ms, twice the smallest training.
+    """Return the BLAS libraries that are loaded. The search takes 0.6 ms, twice the smallest training.
 
-    modules : how many Python has loaded: a library comes with one
+    modules : how many modules Python has loaded; a library is loaded with a module, so the cache goes by it
     """
     from threadpoolctl import ThreadpoolController
 
@@ -102,10 +102,10 @@ def _hold() -> None:
 
 @contextmanager
 def blas_threads(threads: int | None) -> Iterator[None]:
-    """Hold NumPy's and SciPy's BLAS to `threads`, for the backends that call it, and give it back.
+    """Limit the BLAS of NumPy and SciPy to `threads` for the time of a `with` block.
 
-    Somebody else's limit that is less stays. None holds it to a quota below the affinity, the one bound that
-    a BLAS does not see by itself.
+    A lower limit that the program has set stays. None sets a limit only if the CPU quota is below the
+    affinity: a BLAS goes by the affinity, and does not see the quota.
     """
     if threads is None:
         if cores() >= _affinity():
@@ -129,6 +129,6 @@ def blas_threads(threads: int | None) -> Iterator[None]:
 
 
 def found_blas_threads(most: int | None) -> int | None:
-    """Return how many threads the BLAS uses while it is held to `most`; None if it does not tell."""
+    """Return how many threads the BLAS uses while it is limited to `most`; None if there is no BLAS."""
     with blas_threads(most):
         return max((library.num_threads for library in _libraries(len(sys.modules))), default=None)

@@ -1,7 +1,7 @@
-"""What a fork waits for: locks and imports that other threads are at would stay locked in the new process.
+"""A fork waits until other threads hold no lock of ours and import nothing that we need.
 
-Python locks a module while it is imported. A process forked by another thread meanwhile finds it locked for
-ever, and half imported, and hangs at its first need of it.
+A lock that another thread holds at a fork stays locked in the new process for ever. Python locks a module
+while it is imported: a new process that needs the module would find it locked and half imported, and hang.
 """
 
 from __future__ import annotations
@@ -16,30 +16,31 @@ from typing import Protocol
 PACKAGES = {
     *("fastmlp", "llvmlite", "matplotlib", "numba", "numpy", "scipy", "sklearn", "threadpoolctl", "tqdm"),
 }
-"""fastmlp and what it imports. Importing these runs no program; importing a user's module may."""
+"""fastmlp and what it imports. A user's modules are not among them: importing one may run a whole program."""
 
 MOST_SECONDS = 60.0
-"""What a fork waits for imports at most: whoever imports may itself be waiting for the thread that forks."""
+"""How long a fork waits for imports: the thread that imports may itself wait for the thread that forks."""
 
 POLL = 0.002
-"""Seconds between two looks at the imports under way."""
+"""Seconds between two checks of the imports under way."""
 
 
 class Lock(Protocol):
-    """A lock that its holder may take again: a signal's handler may fork while its thread holds it."""
+    """A reentrant lock: a signal handler may fork while its thread holds it."""
 
     def acquire(self) -> object:
-        """Take it, once no other thread has it."""
+        """Wait until no other thread holds it, and take it."""
 
     def release(self) -> object:
-        """Give it back."""
+        """Release it."""
 
 
-_locks: list[Lock] = []
+_locks: list[tuple[int, Lock]] = []
+"""With their ranks, the lowest first."""
 
 
 class _Taken(threading.local):
-    """What this thread has taken for its fork."""
+    """The locks that this thread has taken for its fork."""
 
     def __init__(self) -> None:
         self.locks: list[Lock] = []
@@ -48,15 +49,20 @@ class _Taken(threading.local):
 _taken = _Taken()
 
 
-def wait_for(lock: Lock) -> None:
-    """Have every fork hold the lock, so that no thread but the forking one has it in the new process."""
-    _locks.append(lock)
+def wait_for(lock: Lock, rank: int = 0) -> None:
+    """Make every fork take the lock first, so that no other thread holds it in the new process.
+
+    rank : a fork takes locks in the order of their ranks. It is higher than the rank of every lock that a
+        thread may hold when it takes this one
+    """
+    _locks.append((rank, lock))
+    _locks.sort(key=lambda ranked: ranked[0])
 
 
 def imported_elsewhere() -> list[str]:
     """Return the modules of PACKAGES that other threads are importing.
 
-    By what Python keeps for itself, weak references to the locks of modules; Python 3.11 to 3.13 have it.
+    It reads a private table of Python's, weak references to the locks of modules; tried on 3.11 to 3.13.
     """
     kept = getattr(importlib._bootstrap, "_module_locks", {})
     locks = {name: reference() for name, reference in list(kept.items()) if name.split(".")[0] in PACKAGES}
@@ -67,12 +73,12 @@ def imported_elsewhere() -> list[str]:
 def _before() -> None:
     latest = time.monotonic() + MOST_SECONDS
     while True:
-        for lock in _locks:
+        for _, lock in _locks:
             lock.acquire()
             _taken.locks.append(lock)
         if not imported_elsewhere() or time.monotonic() > latest:
             return
-        # An import may need the compiler's lock to come to its end.
+        # An import may need one of the locks, the compiler's, before it can end.
         _after()
         time.sleep(POLL)
 
@@ -83,6 +89,6 @@ def _after() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    # What is registered last runs first before a fork. logging's own hook takes its lock, which an import
-    # that we wait for may need: so logging comes before us.
+    # The hook that is registered last runs first before a fork. logging's hook takes a lock that an import
+    # may need, and ours waits for imports. So ours must run first, and logging is imported above.
     os.register_at_fork(before=_before, after_in_parent=_after, after_in_child=_after)

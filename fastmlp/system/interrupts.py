@@ -1,9 +1,9 @@
-"""Ctrl-C and SIGTERM while a training runs: it ends at its chunk's end, whole, and nothing is lost.
+"""Ctrl-C and SIGTERM while a training runs: the training ends after its chunk, and nothing is lost.
 
-Python hears a signal between two instructions of its own, which may be anywhere between a chunk's
-compiled steps and the bookkeeping that belongs to them. So the first signal only asks to stop, which
-a chunk of 0.2 s answers; a second one acts at once, as it would have without us. What may take longer,
-a single step of seconds, runs in a thread that can be left behind.
+Python handles a signal between two of its instructions. These may be a chunk's steps and the bookkeeping that
+belongs to them. So the first signal only asks the training to stop, which it does within a chunk of 0.2 s. A
+second signal acts at once, as it would without fastmlp. A single step of seconds runs in a thread that can be
+left behind.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 PATIENCE = 0.3
-"""Seconds that a long call is given to end once its training shall stop."""
+"""Seconds that a long call may still take once its training has been asked to stop."""
 
 POLL = 0.05
-"""Seconds between two looks at whether it shall."""
+"""Seconds between two checks whether a training has been asked to stop."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -46,7 +46,7 @@ class Interrupted(KeyboardInterrupt):
 
 
 class _Handler:
-    """Hears the signals for one training."""
+    """Handles the signals that come during one training."""
 
     def __init__(self, stop: Callable[[str], None]) -> None:
         self.stop = stop
@@ -64,8 +64,8 @@ class _Handler:
     def install(self) -> None:
         for number in SIGNALS:
             handler = signal.getsignal(number)
-            # A program that handles a signal itself goes on doing so. Ours is that of a training
-            # in whose callback this one runs.
+            # A handler of the program's own stays. A _Handler is that of another training, in whose callback
+            # this training runs.
             if handler in (signal.default_int_handler, signal.SIG_DFL) or isinstance(handler, _Handler):
                 self.before[number] = signal.signal(number, self)
 
@@ -76,11 +76,11 @@ class _Handler:
 
 @contextlib.contextmanager
 def deferred(stop: Callable[[str], None]) -> Iterator[set[int]]:
-    """Have the first SIGINT or SIGTERM call stop(reason); yield the set of signals that came.
+    """Make the first SIGINT or SIGTERM call stop(reason); yield the set of signals that came.
 
-    A SIGTERM is raised again at the end: by default it then ends the process. A SIGINT before an
-    error is a KeyboardInterrupt with that error as its context, lest whoever bears the error go on.
-    Outside the main thread, where Python delivers no signals, this does nothing.
+    A SIGTERM is raised again at the end, where it ends the process by default. An error after a SIGINT
+    becomes a KeyboardInterrupt with that error as its context: a program that catches the error would
+    otherwise go on after Ctrl-C. Outside the main thread Python delivers no signals, and this does nothing.
     """
     handler = _Handler(stop)
     if threading.current_thread() is threading.main_thread():
@@ -98,20 +98,20 @@ def deferred(stop: Callable[[str], None]) -> Iterator[set[int]]:
 
 
 class LeftBehind(Exception):
-    """A call did not end in time, and goes on without anybody who waits for it."""
+    """A call did not end in time. It goes on in its thread, and nobody waits for its result."""
 
 
 def until_stopped(call: Callable[[], Result], stopped: Callable[[], bool]) -> Result:
-    """Return call(); raise LeftBehind if stopped() came true and the call did not end within PATIENCE.
+    """Return call(); raise LeftBehind if it does not end within PATIENCE after stopped() has become true.
 
-    It runs in a thread of its own, since Python hears no signal while its main thread computes. A call that
-    is left behind goes on to its end, for which the process waits before its own, since a BLAS that is torn
-    down while it computes crashes; so all that it writes to must be its own.
+    The call runs in a thread of its own, because Python handles no signal while its main thread computes. A
+    call that is left behind goes on to its end, so nobody else may use the arrays that it writes. The process
+    waits for it before it exits: a BLAS that is unloaded while it computes crashes.
     """
     results: list[Result] = []
     errors: list[BaseException] = []
-    # A bare lock, which only the thread opens: a second Ctrl-C may raise its error anywhere here, and within
-    # a Future's or a Thread's own bookkeeping it leaves locks behind that the thread then waits at for ever.
+    # A bare lock that only the thread releases. A second Ctrl-C may raise its error anywhere here. Within the
+    # code of a Future or a Thread it would leave locks held, and the thread would wait for them for ever.
     running = threading.Lock()
     running.acquire()
 

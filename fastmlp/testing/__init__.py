@@ -1,4 +1,4 @@
-"""What holds kernels and users' own pieces to the reference."""
+"""Checks of kernels and of users' own pieces against the reference."""
 
 from fastmlp.testing.pieces import check
 

@@ -1,7 +1,7 @@
 """Whether a slope is the derivative of its function: for pieces of your own, and for fastmlp's.
 
-`check` compares in extended precision, where the machine has it, so that what it finds is a wrong formula
-and not a rounding.
+`check` computes in extended precision, where the machine has it. So it finds
+wrong formulas, and no roundings.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ MIDDLE = np.linspace(-12, 12, 241)
 TAILS = np.array(
     [s * x for s in (1, -1) for x in (1e-30, 1e-8, 1e-3, 15, 20, 30, 50, 88, 104, 400, 709, 800, 1e4)]
 )
-"""Where slopes are looked at: beyond, squares overflow in float32, and a training has diverged."""
+"""Where slopes are compared. Beyond, squares overflow in float32, and a training has diverged."""
 
 STEPS = (1e-6, 1e-5, 1e-4, 1e-3)
-"""Of differences, relative to where they are taken. The least is the closest, the greatest rounds least."""
+"""Steps of differences, relative to z. The least is closest to the slope, the greatest has least rounding."""
 
 CLOSE = 1e-6
-"""By how much, relatively, a slope may be beyond the differences on its two sides."""
+"""How far, relatively, a slope may lie outside of the differences on its two sides."""
 
 
 def check(piece: Activation | Loss | str) -> None:
     """Raise AssertionError unless the slope of an activation or a loss is its function's derivative.
 
-    The derived slope is held to differences of the function, a given one to the derived, from -1e4 to 1e4 and
-    wherever the function is finite. Where a function has a kink a slope may be any between those on both
-    sides. In float32 and float64 the slope must not be NaN where the function is finite.
+    The derived slope is compared with differences of the function, a given slope with the derived one, from
+    -1e4 to 1e4 where the function is finite. At a kink of the function a slope may be any number between the
+    slopes on both sides. In float32 and float64 the slope must not be NaN where the function is finite.
 
     Parameters
     ----------
     piece : Activation, Loss or str
-        A piece of your own, or the name of one of fastmlp's: its formula is the reference's, and its slope
-        that of the compiled code.
+        A piece of your own, or the name of one of fastmlp's. For a name the formula is the reference's, and
+        the slope is that of the compiled code.
 
     Raises
     ------
     AssertionError
-        In one line that says at which z, the activation's argument or the logit, and by how much.
+        In one line: the z (the activation's argument or the logit), the slope there, and what it should be.
     ValueError, TypeError
-        For a name that nothing has, or a piece that has no slope.
+        If there is no such name, or if the piece has no slope.
     """
     match piece:
         case Activation():
@@ -90,7 +90,7 @@ def _one_of(what: str, z: Array, bad: Array, slope: Array, wanted: Array) -> Non
 def _beside_differences(function: Function, z: Array, slope: Array) -> tuple[Array, Array]:
     """Return where a slope (n,) lies between the differences on both sides of z (n,), and their means.
 
-    Where the function is infinite or NaN, as at the ends of its domain, every slope does.
+    Where the function is infinite or NaN, as at the ends of its domain, every slope is right.
     """
     here = function(z)
     fits = ~np.isfinite(here) | ~np.isfinite(slope)
@@ -100,7 +100,7 @@ def _beside_differences(function: Function, z: Array, slope: Array) -> tuple[Arr
             above, below = z + step * size, z - step * size
             there, before = function(above), function(below)
             sides = np.stack([(there - here) / (above - z), (here - before) / (z - below)])
-            # Of terms of the size of z, too, which may cancel.
+            # The function's terms may be as large as z, and cancel.
             terms = np.maximum(np.maximum(np.abs(here), np.abs(there)), np.maximum(np.abs(z), 1))
             rounding = 64 * np.finfo(z.dtype).eps * terms / (above - z)
             slack = CLOSE * np.abs(sides).max(axis=0) + rounding
@@ -110,7 +110,7 @@ def _beside_differences(function: Function, z: Array, slope: Array) -> tuple[Arr
 
 
 def _check_expressions(what: str, value: Expression, slope: Expression) -> None:
-    """Hold a slope, of z and the activation a, to what is derived from a value, and that to differences."""
+    """Compare a slope, of z and the activation a, with the derived one, and that with differences."""
     with np.errstate(all="ignore"):
         z = np.concatenate([MIDDLE, TAILS]).astype(_precise(value))
         function = _function(value)
@@ -158,7 +158,7 @@ def _check_loss(loss: Loss) -> None:
         dtype = _precise(loss.value, loss.delta)
         z, y = _rows(output, units)
         _check_rows(repr(loss), of_rows, z.astype(dtype), y.astype(dtype))
-        # A loss of outputs near 0 may divide by them: what is within 50 must be right.
+        # A loss of outputs may divide by outputs near 0; for logits within 50 it must be right.
         near = (np.abs(z[:, 0]) <= 50) | (loss.source == "logit")
         for dtype in (np.float32, np.float64):
             value, delta = of_rows(z.astype(dtype), y.astype(dtype))
@@ -167,7 +167,7 @@ def _check_loss(loss: Loss) -> None:
 
 
 def _rows(output: str, units: int) -> tuple[Array, Array]:
-    """Return logits (n, units), the first column over the whole range, and targets such as the output has."""
+    """Return logits (n, units), the first column over the whole range, and targets in the output's range."""
     rng = np.random.default_rng(0)
     first = np.concatenate([MIDDLE[::4], TAILS])
     z = np.column_stack([first, rng.normal(0, 2, (len(first), units - 1))])
@@ -176,7 +176,7 @@ def _rows(output: str, units: int) -> tuple[Array, Array]:
 
 
 def _check_rows(what: str, of_rows: Callable[..., tuple[Array, Array]], z: Array, y: Array) -> None:
-    """Hold the derivative of rows' losses by each logit to differences; z, y (n, units)."""
+    """Compare the derivative of rows' losses by each logit with differences; z, y (n, units)."""
     _, delta = of_rows(z, y)
     for unit in range(z.shape[1]):
 
@@ -193,9 +193,9 @@ def _check_rows(what: str, of_rows: Callable[..., tuple[Array, Array]], z: Array
 
 
 def _check_own_activation(name: str) -> None:
-    """Hold what compiled code does to the derivative of the reference's text.
+    """Compare the compiled slope with the derivative of the reference's formula.
 
-    Not at 0, where the kinks of that text cancel and no derivative of its parts shows it.
+    z = 0 is left out: kinks of the formula's parts cancel there, which the parts' derivatives do not show.
     """
     value: Any = reference.activate(name, variable("z"))  # type: ignore[arg-type]
     derived = gradient(value, "z")
@@ -214,7 +214,7 @@ def _check_own_activation(name: str) -> None:
 
 
 def _check_softmax() -> None:
-    """Hold the reference's derivative, of the sum of a row's outputs times some numbers, to differences."""
+    """Compare the reference's derivative of a weighted sum of a row's outputs with differences."""
 
     def of_rows(z: Array, y: Array) -> tuple[Array, Array]:
         a = reference.activate("softmax", z)
@@ -225,7 +225,7 @@ def _check_softmax() -> None:
 
 
 def _check_own_loss(network: Network) -> None:
-    """Hold what compiled code does to differences of the reference's values."""
+    """Compare the compiled derivative with differences of the reference's values."""
     units = network.sizes[-1]
     z, y = _rows(network.output, units)
     z = z[np.abs(z[:, 0]) < 105]

@@ -1,12 +1,13 @@
-"""The table of slots: what each takes, cases to try, what the reference says, how far off is right.
+"""The table of slots: for each the calls to try, the reference's results, and the largest error allowed.
 
-Tests and benchmarks run every row against every variant: a new slot, case or variant is a new test
-and a new benchmark without another line. What is expected is computed by the reference in float64
-from the same inputs, so that a tolerance speaks of the kernel's own rounding.
+Tests and benchmarks run every row against every variant. So a new slot, case or variant is a new test and a
+new benchmark without another line. The reference computes the expected results in float64 from the same
+inputs: a tolerance bounds the kernel's own rounding.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import reference
+from fastmlp.backend.registry import get_variant
 from fastmlp.kernels.runtime.workspace import scratch_length
 from fastmlp.model import optimizers
 from fastmlp.model.activations import ACTIVATIONS, HIDDEN
@@ -48,8 +50,8 @@ AGREEMENT_SIZES = (
     Sizes(64, 32, 16),
     Sizes(48, 130, 60),
 )
-"""One row, one unit, few units of many rows, sizes that are no multiple of anything; last, enough of
-both for W and the deltas to be copied into panels."""
+"""One row, one unit, few units of many rows, sizes that are no multiple of a vector. The last are large
+enough for W and the deltas to be copied into panels."""
 
 BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256), Sizes(128, 128, 10))
 
@@ -57,12 +59,13 @@ BENCHMARK_SIZES = (Sizes(32, 30, 100), Sizes(128, 784, 128), Sizes(256, 256, 256
 class Case(NamedTuple):
     """One call of a slot.
 
-    label : what distinguishes it, e.g. "relu"
-    arguments : what the slot takes; arrays in `written` are outputs, and inputs where they are both
-    written : {position: expected array}, float64
+    label : what distinguishes it from the other cases, e.g. "relu"
+    arguments : the slot's arguments; those in `written` are outputs, some of them also inputs
+    written : {position of an output: expected array}, float64
     returned : expected return value, or None
     bound : {position: largest absolute error allowed}, arrays or scalars
     scratch : position of the array that a slot may leave in any state, or None
+    slot : the slot's name
     """
 
     label: str
@@ -71,9 +74,10 @@ class Case(NamedTuple):
     returned: float | None
     bound: dict[int, Any]
     scratch: int | None = None
+    slot: str = ""
 
     def fresh(self) -> tuple[Any, ...]:
-        """Return the arguments with copies of the arrays, but for the scratch; one given twice stays one."""
+        """Return the arguments with copies of all arrays but the scratch; an array given twice stays one."""
         kept = () if self.scratch is None else (self.scratch,)
         arrays = {
             id(a): a.copy()
@@ -83,7 +87,7 @@ class Case(NamedTuple):
         return tuple(arrays.get(id(a), a) for a in self.arguments)
 
     def inputs(self) -> dict[int, Array]:
-        """Return the arrays by position that a slot must leave as they are, down to the bits."""
+        """Return by position the arrays of which a slot must not change a bit."""
         written = [self.arguments[i] for i in self.written]
         return {
             i: a
@@ -94,29 +98,70 @@ class Case(NamedTuple):
     def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
         """Raise AssertionError unless a call of `fresh` arguments agrees with the reference.
 
-        A slot must also leave its inputs as they were: what comes after it in a step reads them.
+        A slot must also leave its inputs as they were: what comes after it in a step reads them. The error is
+        one line: the argument, the index that is farthest off, what was got there and what was wanted.
         """
         for position, given in self.inputs().items():
-            same = arguments[position].tobytes() == given.tobytes()
-            assert same, f"argument {position} is an input, and the slot has changed it"
+            array = arguments[position]
+            if array.tobytes() != given.tobytes():
+                bits = np.dtype(f"u{array.itemsize}")
+                index = _first(array.view(bits) != given.view(bits))
+                raise AssertionError(
+                    f"{self._element(position, array, index)} is an input, which a slot must not change: "
+                    f"it was {given[index]} and is {array[index]}"
+                )
         for position, expected in self.written.items():
-            error = np.abs(arguments[position].astype(np.float64) - expected)
-            worst = np.max(error - self.bound[position])
-            assert worst <= 0, f"argument {position} is off by {error.max():.3g}, {worst:.3g} too much"
+            array = arguments[position]
+            error = np.abs(_wide(array) - expected)
+            bound = np.broadcast_to(self.bound[position], error.shape)
+            wrong = ~(error <= bound)  # NaN, too
+            if wrong.any():
+                index = np.unravel_index(np.argmax(error - bound), error.shape)
+                raise AssertionError(
+                    f"{self._element(position, array, index)} is {array[index]} and should be "
+                    f"{expected[index]:.9g}: off by {error[index]:.3g}, allowed are {bound[index]:.3g}; "
+                    f"{np.count_nonzero(wrong)} of {wrong.size} elements are off"
+                )
         if self.returned is not None:
-            # A sum of positive and negative terms in float64: as good as its terms.
+            # A sum in float64 of positive and negative terms has the error of its terms.
             allowed = self.bound[-1]
-            assert abs(returned - self.returned) <= allowed, f"{returned} is not {self.returned}"
+            if returned is None or not abs(returned - self.returned) <= allowed:
+                raise AssertionError(
+                    f"{self._named()} returns {returned} and should return {self.returned:.9g}, "
+                    f"within {allowed:.3g}"
+                )
+
+    def _named(self) -> str:
+        return f"{self.slot}, {self.label}," if self.label else self.slot
+
+    def _element(self, position: int, array: Array, index: tuple[Any, ...]) -> str:
+        """Return what an element is called in the slot's signature."""
+        parameters = list(inspect.signature(get_variant("baseline").slots[self.slot]).parameters)
+        place = ", ".join(map(str, index))
+        return (
+            f"{self._named()} argument {position}: {parameters[position]}[{place}] "
+            f"(shape {array.shape}, {array.dtype})"
+        )
+
+
+def _first(where: Array) -> tuple[Any, ...]:
+    """Return the index of the first element that holds."""
+    return tuple(np.argwhere(where)[0])
 
 
 CaseMaker = Callable[[np.random.Generator, "np.dtype[Any]", Sizes], Iterator[Case]]
 
 
 class Slot(NamedTuple):
-    """A slot: its signature as written in `fastmlp.kernels.variants.baseline`, and its cases."""
+    """A slot: its name, and what makes its cases; `fastmlp.kernels.variants.baseline` has its signature."""
 
     name: str
-    cases: CaseMaker
+    make: CaseMaker
+
+    def cases(self, rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+        """Yield calls of the slot on a batch and a layer of these sizes, with what the reference says."""
+        for case in self.make(rng, dtype, sizes):
+            yield case._replace(slot=self.name)
 
 
 def _normal(rng: np.random.Generator, dtype: np.dtype[Any], *shape: int) -> Array:
@@ -132,9 +177,9 @@ def _eps(dtype: np.dtype[Any]) -> float:
 
 
 def _dot_bound(dtype: np.dtype[Any], a: Array, b: Array) -> Array:
-    """Return the rounding of a dot product: random-walk growth of eps over its n terms, 8 sigma.
+    """Return a bound on a dot product's rounding, which grows as a random walk over n terms: 8 sigma.
 
-    Higham, "Accuracy and Stability of Numerical Algorithms" (2002), 3.1 has n * eps as the worst.
+    The worst case is n * eps: Higham, "Accuracy and Stability of Numerical Algorithms" (2002), 3.1.
     """
     return 8 * _eps(dtype) * np.sqrt(a.shape[1]) * (np.abs(_wide(a)) @ np.abs(_wide(b)) + 1)
 
@@ -145,7 +190,7 @@ def _few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
 
 
 def _unset(dtype: np.dtype[Any], *shape: int) -> Array:
-    """Return an array of NaN, which shows in the outcome where a slot reads it, or does not write it."""
+    """Return an array of NaN. NaN in a result shows that a slot reads the array, or does not write it."""
     return np.full(shape, np.nan, dtype)
 
 
@@ -208,7 +253,7 @@ def _activate(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> I
         expected = reference.activate(name, _wide(z))
         bound = _few_ulp(dtype, expected)
         if name == "softmax":
-            # Rounding z - max is relative to their distance, and the sum walks over n_out terms.
+            # The rounding of z - max is relative to the difference; that of the sum grows over n_out terms.
             spread = z.max(axis=1, keepdims=True) - z
             bound = 2 * _eps(dtype) * expected * (4 + spread + np.sqrt(sizes.n_out))
         yield Case(name, (code, z, _unset(dtype, *z.shape)), {2: expected}, None, {2: bound})
@@ -218,7 +263,7 @@ def _activate_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Si
     z = 4 * _normal(rng, dtype, sizes.rows, sizes.n_out)
     delta = _normal(rng, dtype, sizes.rows, sizes.n_out)
     for code, name in enumerate(HIDDEN):
-        a = np.array(reference.activate(name, z))  # a step has an array of its own for it, identity's too
+        a = np.array(reference.activate(name, z))  # in a step it is an array of its own, for identity too
         expected = reference.activate_gradient(name, _wide(z), _wide(a), _wide(delta))
         # gelu's and silu's slopes are sums of terms of size |z|.
         bound = _few_ulp(dtype, np.abs(delta) * np.maximum(np.abs(z), 1))
@@ -241,7 +286,7 @@ def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -
                 targets /= targets.sum(axis=1, keepdims=True)
             expected = reference.output_loss(network, _wide(z), _wide(targets), _wide(weights))
             yield _loss_case(network, z, targets, weights, scratch, expected)
-            if "entropy" in loss:  # labels and logits that saturate, which scikit-learn's convention clips
+            if "entropy" in loss:  # scikit-learn's convention clips: labels, and logits that saturate
                 network = Network([1, n_out], output=output, loss=loss, convention="sklearn")
                 far, labels = 20 * z, np.eye(n_out, dtype=dtype)[rng.integers(0, n_out, rows)]
                 expected = reference.output_loss(network, far, labels, weights)  # eps is the dtype's
@@ -255,10 +300,10 @@ def _loss_case(
     codes = list(LOSSES).index(network.loss), list(ACTIVATIONS).index(network.output)  # type: ignore[arg-type]
     numbers = *codes, np.array(network.loss_parameters), 1 / total
     outputs = np.abs(reference.activate(network.output, _wide(z)))
-    # Outputs, residuals and their products, each with some ulp of its own size squared.
+    # Outputs, residuals and their products: the rounding of each is some ulp of at most this size.
     size = (1 + np.abs(z).max() + outputs.max()) ** 2
     share = weights.max() / total
-    # A sum walks sqrt(n) roundings of its size, and further where terms are alike and round alike.
+    # The sum's rounding grows with sqrt(n), and more where equal terms round in the same way.
     walked = np.sqrt(z.size) * abs(expected[0])
     return Case(
         f"{network.output}-{network.loss}" + "-clipped" * network.clips,
@@ -291,7 +336,7 @@ def _penalty_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Siz
 
 def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     a = _normal(rng, dtype, sizes.rows, sizes.n_out)
-    # A step drops activations into another array, and the deltas of those where they stand.
+    # A step writes dropped activations to another array, and dropped deltas in place.
     for key, step, layer, first, p, out in (
         (7, 0, 0, 0, 0.5, _unset(dtype, *a.shape)),
         (2**32 - 1, 2**33 + 5, 3, 21, 0.1, a),
@@ -339,7 +384,7 @@ def _step_case(label: str, scalars: tuple[Any, ...], vectors: _Vectors, after: T
     written = {at: after.parameters} | {at + 1 + i: after.moments[i] for i in range(2)}
     dtype = parameters.dtype
     terms = np.abs(gradient) + np.abs(first) + np.abs(second) + gradient * gradient
-    # A step adds terms of about this size, which themselves carry a few ulp.
+    # A step adds terms of about this size, each with an error of a few ulp.
     bound = {i: _few_ulp(dtype, np.abs(expected) + terms) for i, expected in written.items()}
     return Case(label, arguments, written, None, bound)
 
@@ -362,7 +407,7 @@ OPTIMIZERS = (
     ("adam, epsilon hat", optimizers.Adam(0.001, epsilon_hat=True), 3),
     ("adamw", optimizers.AdamW(0.001), 10),
 )
-"""Of every rule: a label, what takes it, and the steps taken before."""
+"""For every rule: a label, an optimiser that has it, and the number of steps taken before."""
 
 
 def _apply_rule(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:

@@ -1,4 +1,4 @@
-"""Which rows each step visits, and what they weigh: no step of a chunk draws anything itself."""
+"""Which rows each step visits, and the sum of their weights; both are known before a chunk begins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Orders(Protocol):
     """Draws the orders in which epochs visit the rows; how many are drawn at once changes nothing."""
 
     state: dict[str, Any]
-    """Of the generator, in what JSON can write; setting it goes back to there. Empty: cannot be resumed."""
+    """Of the generator, in JSON's types. Setting it continues from there; {} if that is not possible."""
 
     def draw(self, out: NDArray[np.int64]) -> None:
         """Write the orders of the next epochs to out (epochs, rows)."""
@@ -37,7 +37,7 @@ class Batches:
         return epochs * self.rows + min(within * self.batch_size, self.rows)
 
     def position(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
-        """Return (order, order_state) of a `Snapshot` before the given step, to which orders are drawn."""
+        """Return (order, order_state) of a `Snapshot` before the given step; orders are drawn up to there."""
         epoch, within = divmod(step, self.per_epoch)
         drawn = self._orders[epoch - self._first :] if within else self._orders[:0]
         return drawn.reshape(-1), {} if self._draws is None else self._draws.state
@@ -45,13 +45,13 @@ class Batches:
     def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
         """Go on from a `position`."""
         self._first = step // self.per_epoch
-        # A copy: a file's arrays are read-only, for which a compiled backend would compile anew.
+        # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
         self._orders = order.reshape(-1, self.rows).copy()
         if self._draws is not None:
             self._draws.state = order_state
 
     def steps_within(self, visits: int) -> int:
-        """Return how many steps may be asked for at once so that about `visits` rows are drawn."""
+        """Return how many steps visit about `visits` rows; without a bound if no orders are drawn."""
         return max(1, visits // self.batch_size) if self._draws else sys.maxsize
 
     def visit(
@@ -66,7 +66,7 @@ class Batches:
         first, last = int(epochs[0]), int(epochs[-1])
         orders = self._orders[first - self._first :]
         held = len(orders)
-        if held <= last - first:  # else no copy: an epoch of 10 million rows may take many chunks
+        if held <= last - first:  # else nothing is copied: an epoch of 10 million rows takes many chunks
             grown = np.empty((last + 1 - first, self.rows), np.int64)
             grown[:held] = orders
             self._draws.draw(grown[held:])

@@ -1,4 +1,4 @@
-"""What may happen between compiled chunks: stopping, watching, showing."""
+"""Callbacks, which run between compiled chunks: early stopping, a time limit, a progress bar."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot
-from fastmlp.system.notices import Notices
+from fastmlp.system.compiling import Stopwatch
+from fastmlp.system.notices import Notices, in_notebook, say
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -27,11 +28,11 @@ def no_snapshot() -> Snapshot:
 
 
 SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot")
-"""Of a `Run`: what the training sets as it goes on, and `rate_factor`, which callbacks set, too."""
+"""The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
 
 
 class Run:
-    """What a callback sees of the training that it accompanies.
+    """A training as its callbacks see it.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class Run:
     snapshot : function that returns all that the rest of the training depends on, between chunks
     rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
 
-    Nothing else can be set: AttributeError. A training would not notice.
+    Setting an attribute that a training would not read raises AttributeError.
     """
 
     network: Network
@@ -111,17 +112,16 @@ class Callback:
         """Run before the first step."""
 
     def on_chunk_end(self, run: Run) -> None:
-        """Run after every chunk, mid-epoch or not; after one of no steps, too, if Ctrl-C left its own."""
+        """Run after every chunk, also within an epoch; after a step that Ctrl-C left behind, too."""
 
     def on_epoch_end(self, run: Run) -> None:
         """Run after every epoch, once its values stand in `run.history`."""
 
     def hear_by(self, run: Run) -> int:
-        """Return the epoch at whose end `on_epoch_end` must run next; asked before every chunk.
+        """Return the epoch after which `on_epoch_end` must run next; called before every chunk.
 
-        A later one than the next saves what a chunk costs, some 0.1 ms; `on_epoch_end` then finds
-        the values of several epochs in the history, or earlier than it asked for if another
-        callback made an end.
+        Each epoch that need not end a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of
+        several epochs in the history. It may run earlier than asked for, because of another callback.
         """
         return run.epoch + 1
 
@@ -129,9 +129,9 @@ class Callback:
         """Run after the last step, however training ended."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training must know: by name, what JSON can write, or arrays.
+        """Return what a resumed training needs, by name: values that JSON can write, or arrays.
 
-        Arrays of float32, float64 or int64; no NaN or infinity elsewhere. Empty: nothing.
+        Arrays are of float32, float64 or int64. Other values hold no NaN or infinity. {} if it needs nothing.
         """
         return {}
 
@@ -145,7 +145,7 @@ class EarlyStopping(Callback):
     Parameters
     ----------
     patience : int
-        Epochs in a row without improvement that are borne, at least 1.
+        Training stops after so many epochs in a row without an improvement; at least 1.
     min_delta : float
         An improvement is a fall by more than this below the best so far; at least 0.
     monitor : str, optional
@@ -202,7 +202,7 @@ class EarlyStopping(Callback):
         }
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
-        """Go on from the best so far; stop at once if patience had come to its end."""
+        """Go on from the best so far; stop at once if patience was at its end."""
         if state["monitor"] != self.key:
             raise CheckpointError(
                 f"EarlyStopping watched {state['monitor']!r} before the checkpoint, and now {self.key!r}"
@@ -214,9 +214,9 @@ class EarlyStopping(Callback):
 
 
 class TimeLimit(Callback):
-    """Stop after `seconds` of wall-clock time, within a chunk: 0.2 s, or a step if that takes longer.
+    """Stop after `seconds` of wall-clock time, or up to a chunk later: 0.2 s, or a step if that takes longer.
 
-    The time is that of one call of `fit`: a resumed training has all of it again.
+    The time is that of one call of `fit`. A resumed training has all of it again.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -233,26 +233,32 @@ class TimeLimit(Callback):
 
 
 class Progress(Callback):
-    """A tqdm bar on stderr with the epoch, its loss and the rows per second."""
+    """A tqdm bar on stderr, or in a notebook, with the epoch, its loss and the rows per second.
+
+    It opens when the first chunk ends: what the backend compiles before that is announced on a line of its
+    own. Rates and the time left are those of the work alone, whatever has been compiled meanwhile.
+    """
 
     bar: tqdm[Any] | None = None
 
     def on_train_begin(self, run: Run) -> None:
-        """Open the bar, if there is a stderr to show it on."""
-        if sys.stderr is None:
-            return
-        from tqdm import tqdm
-
-        # Of stderr itself it would ask the width unasked, and flush it where nothing is forgiven.
-        self.bar = tqdm(
-            total=run.epochs * run.rows, initial=run.rows_seen, unit="row", unit_scale=True, file=Notices(),
-            dynamic_ncols=True,
-        )  # fmt: skip
+        """Start the clock."""
+        self._stopwatch = Stopwatch()
+        self._rows_before = run.rows_seen
 
     def on_chunk_end(self, run: Run) -> None:
-        """Move the bar."""
-        if self.bar is None:
+        """Move the bar, or open it, if there is a stderr to show it on."""
+        if sys.stderr is None:
             return
+        lap = self._stopwatch.lap()
+        if self.bar is None:
+            self.bar = _opened(run, self._rows_before)
+            self.bar.start_t -= lap.working
+            self.bar.last_print_t -= lap.working
+        else:
+            # What tqdm takes for working time began so much later.
+            self.bar.start_t += lap.compiling
+            self.bar.last_print_t += lap.compiling
         self.bar.set_description(f"epoch {run.epoch}/{run.epochs}", refresh=False)
         if run.history["loss"]:
             shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
@@ -260,7 +266,22 @@ class Progress(Callback):
         self.bar.update(run.rows_seen - self.bar.n)
 
     def on_train_end(self, run: Run) -> None:
-        """Close the bar."""
+        """Close the bar; say why training ended early, if it did."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+            if run.stop_reason is not None:
+                say(f"fastmlp: stopped after epoch {run.epoch} of {run.epochs}: {run.stop_reason}")
+
+
+def _opened(run: Run, rows_before: int) -> tqdm[Any]:
+    """Return a bar of all the rows that a training visits."""
+    if in_notebook():
+        from tqdm.auto import tqdm  # imports asyncio, 17 ms, which a kernel has imported
+    else:
+        from tqdm import tqdm
+    # With stderr itself as its file, tqdm would fail where stderr cannot be asked for its width, or flushed.
+    return tqdm(
+        total=run.epochs * run.rows, initial=rows_before, unit="row", unit_scale=True, file=Notices(),
+        dynamic_ncols=True,
+    )  # fmt: skip

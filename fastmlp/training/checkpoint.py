@@ -1,6 +1,6 @@
-"""Models and trainings on disk: `save` and `load`, the callback that saves as it goes, and resuming.
+"""Models and trainings on disk: `save` and `load`, the callback `Checkpoint`, and what `fit(resume=)` checks.
 
-What a file consists of stands here; how it is written and believed is `fastmlp.files.archive`'s matter.
+This module says what a file consists of. `fastmlp.files.archive` writes and reads it.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ Array = NDArray[Any]
 Path = str | os.PathLike[str]
 
 MOST_BLAS_THREADS = 1 << 12
-"""What a file may say: a BLAS might start as many."""
+"""The largest number that a file may hold: a BLAS might start as many threads."""
 
 FORMAT = 1
-"""Raised with every change of what is written; older formats stay readable, newer ones are refused."""
+"""A change of what is written increases it. Older formats stay readable, newer ones are refused."""
 
 
 def save(model: Model, path: Path) -> None:
-    """Write a model to one file, durably; after a failure the old file is still there.
+    """Write a model to one file, flushed to the disk; after a failure the old file is still there.
 
     The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code.
 
@@ -59,22 +59,22 @@ def save(model: Model, path: Path) -> None:
 def load(path: Path, pieces: Iterable[Piece] = ()) -> Model:
     """Return the model in a file that `save` or a `Checkpoint` wrote.
 
-    Of an unfinished training it is the model that `fit` would have returned, had it ended there:
-    with `EarlyStopping` the best one so far.
+    For an unfinished training it is the model that `fit` would return if it ended there: with `EarlyStopping`
+    the best one so far.
 
     Parameters
     ----------
-    pieces : the activations and the loss of your own that its network has: the file knows their names only
+    pieces : the activations and the loss of your own in its network; the file holds only their names
 
     Raises
     ------
     CheckpointError
-        If the file is damaged, of a newer format, or not finite; if its backend is not here; or if
-        it was trained with a piece of your own that is not given, or was another one then.
+        If the file is damaged, of a newer format, or not finite; if there is no such backend here; or if a
+        piece of your own that it was trained with is not given, or has changed since.
     OSError
         If it cannot be read.
     TypeError
-        If pieces are none.
+        If `pieces` holds anything else.
     """
     return _read(path, pieces).model
 
@@ -82,15 +82,15 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Model:
 class Checkpoint(Callback):
     """Write the training to a file as it goes on, for `load` and for `fit(resume=)`.
 
-    Written every so often, and when training ends or is interrupted. A training that is resumed
-    from the file continues bit for bit, whatever interrupted it.
+    The file is also written when training ends or is interrupted. A training that is resumed from it
+    continues bit for bit, whatever interrupted it.
 
     Parameters
     ----------
-    path : where to; each file replaces the one before it, and is whole at every moment
+    path : path of the file. Each one replaces the one before it; at every moment there is a whole file
     every : int or timedelta
-        So many epochs, at least 1, or so much time, then at the end of a chunk of about 0.2 s,
-        even within an epoch.
+        Write after so many epochs, at least 1, or after so much time: then at the end of a chunk of about
+        0.2 s, also within an epoch.
     """
 
     def __init__(self, path: Path, every: int | timedelta = 1) -> None:
@@ -106,7 +106,7 @@ class Checkpoint(Callback):
         self.epoch, self.time = run.epoch, time.monotonic()
 
     def on_epoch_end(self, run: Run) -> None:
-        """Make every epoch's end a chunk's end, at which all callbacks have heard of it."""
+        """Do nothing; being overridden makes every epoch's end the end of a chunk."""
 
     def on_chunk_end(self, run: Run) -> None:
         """Write if it is time, or if this is the end."""
@@ -119,7 +119,7 @@ class Checkpoint(Callback):
             self.epoch, self.time = run.epoch, time.monotonic()
 
 
-# --- what a training must have in common with the one that it resumes -------------------------------------
+# --- what a resumed training must have in common with the saved one ---------------------------------------
 
 
 def setting(
@@ -134,9 +134,9 @@ def setting(
     seed: int,
     blas_threads: int | None,
 ) -> dict[str, Any]:
-    """Return, in JSON's types, all that decides a training's course.
+    """Return, in JSON's types, all that a training's bits depend on.
 
-    The data enter as their SHA-256, which takes about a second a gigabyte.
+    Data are represented by their SHA-256, which takes about a second a gigabyte.
     """
     return {
         "network": described(network),
@@ -162,13 +162,13 @@ def fingerprint(*arrays: Array) -> str:
 
 
 YOUNGER = {"convention": "torch", "epsilon_hat": False, "layer_rates": None, "layer_decays": None}
-"""Fields that are younger than the format, and what they are in the files from before them."""
+"""Fields that were added after the format was made, with their values in files that lack them."""
 
 
 def described(value: object) -> Any:
     """Return a frozen description (a network, an optimiser, their fields) in JSON's types.
 
-    Of a user's piece its name and its digest: a file holds no code.
+    A user's piece is described by its name and digest: a file holds no code.
     """
     if isinstance(value, Piece):
         return {"piece": value.name, "digest": value.digest}
@@ -201,19 +201,19 @@ class Saved(NamedTuple):
 
     @property
     def seed(self) -> int:
-        """What its random streams came from."""
+        """The seed of its random generators."""
         seed: int = self.snapshot.setting["seed"]
         return seed
 
     @property
     def backend(self) -> str:
-        """Which backend trained."""
+        """The name of the backend that trained."""
         backend: str = self.snapshot.setting["backend"]
         return backend
 
     @property
     def blas_threads(self) -> int | None:
-        """What its BLAS was held to; None if it did not tell, or in a file that is older than this."""
+        """The limit for its BLAS; None if that was unknown, or if the file is older than this entry."""
         threads: int | None = self.snapshot.setting.get("blas_threads")
         return threads
 
@@ -233,13 +233,13 @@ def check_same_training(
 ) -> None:
     """Raise CheckpointError unless the saved training is the one that `fit` was asked for.
 
-    The number of epochs may differ: a training may be prolonged. So may a backend that was named:
-    it goes on from there, in its own bits.
+    The number of epochs may differ: a training may be prolonged. The backend may differ, if it is named: the
+    training then goes on in the other backend's bits.
     """
     snapshot, path = saved.snapshot, os.fspath(saved.path)
     then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
     now = {**current, "callbacks": callbacks, "backend": then["backend"]}
-    del now["blas_threads"]  # the file's, if it has them
+    del now["blas_threads"]  # taken from the file, if it has them
     off = [name for name in now if then.get(name) != now[name]]
     if off:
         short = [
@@ -266,7 +266,7 @@ def check_same_training(
 
 
 def check_blas_threads(saved: Saved, wanted: int, found: int | None) -> None:
-    """Raise CheckpointError if the BLAS may use fewer threads than the training did: sums would differ."""
+    """Raise CheckpointError if the BLAS may use fewer threads than it did: its sums would differ."""
     if found is not None and found < wanted:
         raise CheckpointError(
             f"{os.fspath(saved.path)!r} was trained with a BLAS on {wanted} threads, which decides its bits, "
@@ -332,7 +332,7 @@ def _read(path: Path, pieces: Iterable[Piece]) -> _Content:
 
 @contextlib.contextmanager
 def _told_of(path: Path) -> Iterator[None]:
-    """Say of which file something is wrong or missing."""
+    """Name the file in every error that arises while it is read."""
     try:
         yield
     except _OtherPiece as error:
@@ -382,11 +382,11 @@ def _network(description: dict[str, Any], pieces: list[Piece]) -> Network:
 
 
 class _OtherPiece(Exception):
-    """A piece of the user's is missing, or is not the one that was."""
+    """A piece of the user's is missing, or is not the one that the file was trained with."""
 
 
 def _piece(description: Any, pieces: list[Piece]) -> Any:
-    """Return the piece of a user's that was described; the name of one of fastmlp's own as it is."""
+    """Return the user's piece that is described; a name of fastmlp's own as it is."""
     if isinstance(description, str):
         return description
     name, digest = str(description["piece"]), description["digest"]
@@ -414,7 +414,7 @@ def _snapshot(
     registry.get(setting["backend"])
     if setting.get("blas_threads") is not None:
         checks.whole("blas_threads", setting["blas_threads"], 1, MOST_BLAS_THREADS)
-    # Its squares may have overflowed where parameters are finite: infinite moments only stop a weight.
+    # A moment may be infinite while parameters are finite: a square overflowed, and the weight stands still.
     moments = arrays["moments"]
     _expect(moments.ndim == 2 and len(moments) <= 2 and moments.shape[1] == parameters.size, "no moments")
     _expect(moments.dtype == parameters.dtype and not np.isnan(moments).any(), "a moment is not a number")
@@ -422,8 +422,8 @@ def _snapshot(
     _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")
     pending = arrays["pending"]
     _expect(pending.ndim == 2 and len(pending) == 2 and np.isfinite(pending).all(), "no pending losses")
-    if training["order_state"]:  # empty where rows are visited as they stand
-        np.random.PCG64().state = training["order_state"]  # refuses what is none
+    if training["order_state"]:  # empty if no orders are drawn
+        np.random.PCG64().state = training["order_state"]  # raises if it is no state
     callbacks = [
         (str(name), {**state, **_under(f"callbacks/{place}/", arrays)})
         for place, (name, state) in enumerate(training["callbacks"])

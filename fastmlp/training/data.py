@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,13 @@ def as_array(what: str, value: ArrayLike) -> Array:
     Raises
     ------
     TypeError
-        If it holds anything but booleans, integers or floats.
+        If it holds anything but booleans, integers or floats, or is an iterator.
     ValueError
         If it is ragged.
     """
-    if isinstance(value, np.ma.MaskedArray):
+    checks.no_iterator(what, value)
+    # NumPy loads its masked arrays when they are first named, for 10 ms.
+    if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")
     if hasattr(value, "toarray") and not hasattr(value, "__array__"):
         raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")

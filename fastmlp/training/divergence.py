@@ -1,8 +1,8 @@
-"""A training whose numbers stop being finite: noticed at a chunk's end, and traced to its step.
+"""A training whose numbers are no longer finite: it is noticed at a chunk's end, and traced to its step.
 
-Numbers never become finite again once a parameter is not, so a chunk that went wrong is halved until
-one step is left. Taking the chunk's steps again costs 0.2 s at most, once; looking after every step
-would cost every training.
+Once a parameter is not finite it never becomes finite again. So a chunk that went wrong is halved until one
+step is left. That takes the chunk's steps again, 0.2 s at most, and once. A check after every step would make
+every training slower.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class DivergenceError(FloatingPointError):
     def __init__(
         self, epoch: int, step: int, parameters: NDArray[Any], history: dict[str, list[float]]
     ) -> None:
-        super().__init__(epoch, step, parameters, history)  # for pickle, which joblib sends errors by
+        super().__init__(epoch, step, parameters, history)  # for pickle, by which joblib sends errors
         self.epoch, self.step, self.parameters, self.history = epoch, step, parameters, history
 
     def __str__(self) -> str:

@@ -1,6 +1,7 @@
-"""A chunk's steps are taken on a draft: what else looks at a training sees whole chunks only.
+"""A copy of a training's state, on which a chunk's steps are taken.
 
-So a chunk that diverges, or that Ctrl-C leaves behind in the middle of a step, has changed nothing.
+Everything else sees the state as it is between two chunks. So a chunk that diverges, or that Ctrl-C leaves
+behind in the middle of a step, has changed nothing.
 """
 
 from __future__ import annotations

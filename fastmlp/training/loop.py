@@ -1,10 +1,9 @@
-"""The training loop: chunks of steps for the backend, and everything that happens between them."""
+"""The training loop: it gives chunks of steps to the backend, and does all that happens between them."""
 
 from __future__ import annotations
 
 import math
 import signal
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple, TypeVar
@@ -18,6 +17,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.budget import blas_threads
+from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.training.batches import Batches, Orders, visited_weights
 from fastmlp.training.callbacks import Callback, Run, no_snapshot
@@ -27,19 +27,19 @@ from fastmlp.training.draft import Draft
 Result = TypeVar("Result")
 
 CHUNK_SECONDS = 0.2
-"""Python is heard again after so much compiled work: Ctrl-C, callbacks and clocks answer."""
+"""How long a chunk takes. Ctrl-C, callbacks and time limits act only between chunks."""
 
 LONG_SECONDS = 0.5
-"""Estimated seconds, in slow hands, from which on a step is watched: the thread for it takes 0.1 ms."""
+"""A step that may take so long runs in a thread that Ctrl-C can leave behind; the thread takes 0.1 ms."""
 
 LAYER_SECONDS = 8e-5
-"""What a layer takes the reference in a step, however small it is: a first chunk must bear with that."""
+"""What the reference takes for a layer in a step, however small: without it a first chunk is too long."""
 
 MAX_CHUNK_STEPS = 1 << 14
-"""Bounds what a chunk's rates and losses take, 0.6 MiB: 10 ns a step less than with four times that."""
+"""Bounds a chunk's rates and losses to 0.6 MiB. With four times as many a step takes 10 ns more."""
 
 MAX_CHUNK_VISITS = 1 << 22
-"""Bounds what the row orders drawn for one chunk take: 32 MiB, or two epochs' if that is more."""
+"""Bounds the row orders that are drawn for one chunk to 32 MiB, or to two epochs' if that is more."""
 
 
 class Plan(NamedTuple):
@@ -48,7 +48,7 @@ class Plan(NamedTuple):
     orders : None visits the rows as they stand
     stays_finite : whether a loss or parameter that is not finite raises DivergenceError
     setting : for a `Snapshot`
-    blas_threads : what the BLAS is held to; None for as many as `threads`
+    blas_threads : the limit for the BLAS; None for as many as `threads`
     """
 
     network: Network
@@ -72,7 +72,7 @@ def train(
     """Train in place on state.parameters and state.moments; return the finished run.
 
     Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0.
-    Raises DivergenceError if a loss or a parameter becomes something that is not finite and shall not.
+    Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
     """
     training = _Training(plan, state, callbacks, resumed)
     run = training.run
@@ -88,10 +88,10 @@ def train(
             with blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
         finally:
-            # All that began shall end, in their order, even if one of them raises.
+            # Every callback that began must end, in order, even if one of them raises.
             with ExitStack() as ends:
-                # Last of all the run lets go of what it is part of: a circle would keep every array
-                # until the garbage collector comes, which counts objects and not their bytes.
+                # At the very end the run drops its reference to the training. The cycle would keep every
+                # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
                 ends.callback(setattr, run, "snapshot", no_snapshot)
                 for callback in reversed(begun):
                     ends.callback(callback.on_train_end, run)
@@ -112,7 +112,7 @@ def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
 
 
 class _Training:
-    """A training under way: the run that callbacks see, and what they do not."""
+    """A training under way: the run that callbacks see, and what they do not see."""
 
     def __init__(
         self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
@@ -191,7 +191,7 @@ class _Training:
                 objectives, validation_loss = self._take(chunk, ends)
             except LeftBehind:  # self.state is as it was
                 batches.resume(run.step, *before)
-                self._end_chunk()  # of no steps: a Checkpoint writes now that the training shall stop
+                self._end_chunk()  # a Checkpoint writes here, since the training stops
                 break
             run.step = self.state.step - self.steps_before
             run.rows_seen = batches.rows_before(run.step)
@@ -205,7 +205,7 @@ class _Training:
             self._end_chunk()
 
     def _steps_now(self, total: int) -> int:
-        """Return how many steps the next chunk takes, at most up to an epoch's end that must be heard."""
+        """Return how many steps the next chunk takes: up to the epoch's end that a callback asks for."""
         run, batches = self.run, self.batches
         steps = min(
             max(1, int(CHUNK_SECONDS / max(self.pace, 1e-9))),
@@ -217,16 +217,19 @@ class _Training:
         return min(steps, (min(epochs) - run.epoch) * batches.per_epoch - run.step % batches.per_epoch)
 
     def _take(self, chunk: Chunk, ends: bool) -> tuple[NDArray[np.float64], float | None]:
-        """Take a chunk's steps; return the objectives (steps,), fewer if they stop being finite.
+        """Take a chunk's steps; return the objectives (steps,), and the validation loss if an epoch ends.
 
-        Where an epoch ends, with the validation loss. LeftBehind if that takes long and is stopped.
+        There are fewer objectives if a loss or a parameter is not finite after them. Raises LeftBehind if a
+        step or the validation takes long and the training has been asked to stop.
         """
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
-        began = time.perf_counter()
+        stopwatch = Stopwatch()
         after, objectives = heeding(self.run, plan.batch_size, lambda: self.advance(state, chunk))
-        # A first chunk that compiled makes the next one small, which recovers.
-        self.pace = (time.perf_counter() - began) / len(chunk.starts)
+        taken = stopwatch.lap()
+        # After a chunk beside which something compiled the next has no more steps: where another thread
+        # compiled, this one worked meanwhile, and took longer than the difference.
+        self.pace = max(taken.working, CHUNK_SECONDS if taken.compiling else 0.0) / len(chunk.starts)
         if plan.stays_finite and not sound(objectives, after.parameters):
             self.state, objectives = last_finite(self.advance, self.state, chunk, self.draft)
             return objectives, None
@@ -238,7 +241,7 @@ class _Training:
         return objectives, validation_loss
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
-        """Return the loss over all rows; LeftBehind where they are many and the training shall stop."""
+        """Return the loss over all rows; LeftBehind if they are many and the training shall stop."""
         evaluate, network = self.plan.backend.evaluate, self.plan.network
         rows = data.inputs.shape[0]
         at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
@@ -271,7 +274,7 @@ class _Training:
 
 
 def heeding(run: Run, rows: int, call: Callable[[], Result]) -> Result:
-    """Return call(), which takes so many rows; LeftBehind if it is long and the training shall stop."""
+    """Return call(), which works on so many rows; LeftBehind if that is long and the training shall stop."""
     if most_seconds(run.parameters.size, rows) < LONG_SECONDS:
         return call()
     return until_stopped(call, lambda: run.stop_reason is not None)
@@ -287,12 +290,12 @@ def _wants_epochs(callback: Callback) -> bool:
 
 
 def most_seconds(parameters: int, rows: int) -> float:
-    """Return what so many rows surely take: 6 flops a weight and 200 a row, at 2 GF/s."""
+    """Return a bound on the time of so many rows: 6 flops a weight and 200 a row, at 2 GF/s."""
     return rows * (6 * parameters + 200) / 2e9
 
 
 HEADROOM = 2.0**-64
-"""Keeps the sum of an epoch's finite losses finite; a power of two rounds nothing."""
+"""A factor that keeps the sum of an epoch's finite losses finite; a power of two rounds nothing."""
 
 
 class EpochLosses:
@@ -304,11 +307,11 @@ class EpochLosses:
         """(2, steps) of the epoch under way: objectives times weights times HEADROOM, and weights."""
 
     def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
-        """Take the next steps' objectives (steps,), and what each counts in its epoch's mean.
+        """Add the next steps' objectives (steps,), each with its weight in its epoch's mean.
 
         Returns the mean of every epoch that is now complete.
         """
-        if self._per_epoch == 1:  # its own mean: what follows would take 4 ns a step, of 100 in the smallest
+        if self._per_epoch == 1:  # its own mean; the general case takes 4 ns a step, the smallest step 100
             return objectives.tolist()
         fresh = np.stack([objectives * (counts * HEADROOM), counts])
         self.pending = np.concatenate([self.pending, fresh], axis=1)

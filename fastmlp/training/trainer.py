@@ -7,11 +7,10 @@ sees the same start, split, row orders and dropout masks.
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from numbers import Real
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -27,7 +26,7 @@ from fastmlp.model.pieces import Piece
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.system.notices import Notices
+from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
 from fastmlp.training.callbacks import Callback, Progress
 from fastmlp.training.checkpoint import Checkpoint
@@ -39,13 +38,18 @@ Array = NDArray[Any]
 Validation = float | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
 
 
-class Streams(NamedTuple):
-    """Independent sources of randomness, all from one seed."""
+class Streams:
+    """Independent sources of randomness, all from one seed; each is made when it is asked for, 10 us."""
 
-    initial: np.random.Generator
-    split: np.random.Generator
-    order: np.random.Generator
-    dropout_key: int
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def __getattr__(self, name: str) -> np.random.SeedSequence:
+        return np.random.SeedSequence(self._seed, spawn_key=(STREAMS.index(name),))
+
+
+STREAMS = ("initial", "split", "order", "dropout")
+"""In the order in which `SeedSequence.spawn` gives them."""
 
 
 def fit(
@@ -93,7 +97,7 @@ def fit(
     callbacks : iterable of Callback
         EarlyStopping, TimeLimit, or your own.
     progress : bool, optional
-        A progress bar on stderr; None shows one if stderr is a terminal.
+        A progress bar on stderr; None shows one if stderr is a terminal, and in a Jupyter notebook.
     backend : str
         "auto" takes the fastest that fits; see `fastmlp.backends`.
     threads : int, optional
@@ -136,8 +140,8 @@ def fit(
     saved = None if resume is None else checkpoint.read_training(resume, _pieces(network))
     seed = None if seed is None else checks.whole("seed", seed, 0)
     if seed is None:
-        seed = saved.seed if saved else secrets.randbits(128)
-    streams = _streams(seed)
+        seed = saved.seed if saved else int.from_bytes(os.urandom(16), "little")
+    streams = Streams(seed)
     backend = saved.backend if saved and backend == "auto" else backend
 
     inputs = clean_inputs("X", X, network.sizes[0], dtype)
@@ -147,15 +151,15 @@ def fit(
         clean_targets("y", y, network, rows, inputs.dtype),
         clean_weights("sample_weight", sample_weight, rows, inputs.dtype),
     )
-    data, held_out = _split(network, data, validation, streams.split)
+    data, held_out = _split(network, data, validation, streams)
     rows = data.inputs.shape[0]
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
     chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps)
 
-    state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams.initial))
+    state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams))
     setting: dict[str, Any] = {}
-    # It sums in another order on another number of threads.
+    # A BLAS sums in another order on another number of threads.
     held_blas_threads = saved.blas_threads if saved else None
     if saved and held_blas_threads and calls_blas(chosen.name):
         checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
@@ -175,8 +179,10 @@ def fit(
         held_out=held_out,
         epochs=epochs,
         batch_size=batch_size,
-        orders=IndependentOrders(streams.order) if shuffle and batch_size < rows else None,
-        dropout_key=streams.dropout_key,
+        orders=IndependentOrders(np.random.default_rng(streams.order))
+        if shuffle and batch_size < rows
+        else None,
+        dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
         threads=threads,
         stays_finite=True,
         setting=setting,
@@ -190,29 +196,19 @@ def fit(
 
 
 def _pieces(network: Network) -> list[Piece]:
-    """Return the pieces of the user's own that a network has."""
+    """Return the activations and the loss of a network that a user has written."""
     return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
 
 
-def _streams(seed: int) -> Streams:
-    initial, split, order, dropout = np.random.SeedSequence(seed).spawn(4)
-    return Streams(
-        np.random.default_rng(initial),
-        np.random.default_rng(split),
-        np.random.default_rng(order),
-        int(dropout.generate_state(1, np.uint32)[0]),
-    )
-
-
 class IndependentOrders:
-    """Row orders, each drawn without regard to the one before (`fastmlp.training.batches.Orders`)."""
+    """Row orders that do not depend on one another (`fastmlp.training.batches.Orders`)."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
 
     @property
     def state(self) -> dict[str, Any]:
-        """Of the generator; setting it goes back to there."""
+        """State of the generator. Setting it continues from there."""
         return dict(self._rng.bit_generator.state)
 
     @state.setter
@@ -222,8 +218,8 @@ class IndependentOrders:
     def draw(self, out: NDArray[np.int64]) -> None:
         """Write the orders of the next epochs to out (epochs, rows)."""
         out[...] = np.arange(out.shape[1])
-        # permuted shuffles the rows of its argument one after another, so that the orders do not
-        # depend on how many are drawn at once.
+        # permuted shuffles the rows of its argument one after another. So the orders do not depend on how
+        # many are drawn at once.
         self._rng.permuted(out, axis=1, out=out)
 
 
@@ -235,10 +231,10 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
     for callback in checked:
         checks.instance("every callback", callback, Callback, "a Callback")
     if progress is None:
-        progress = Notices().isatty()
+        progress = in_notebook() or Notices().isatty()
     if checks.flag("progress", progress):
         checked.append(Progress())
-    # A checkpoint is taken when all others have heard of the chunk: it holds their states.
+    # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
     return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
 
 
@@ -246,9 +242,10 @@ def _initial_parameters(
     network: Network,
     initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None,
     dtype: np.dtype[Any],
-    rng: np.random.Generator,
+    streams: Streams,
 ) -> Array:
     if initial is None:
+        rng = np.random.default_rng(streams.initial)
         pairs = list(pairwise(network.sizes))
         drawn = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
         biases_drawn = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
@@ -271,7 +268,7 @@ def _initial_parameters(
 
 
 def _split(
-    network: Network, data: Data, validation: Validation | None, rng: np.random.Generator
+    network: Network, data: Data, validation: Validation | None, streams: Streams
 ) -> tuple[Data, Data | None]:
     """Return the rows to train on and the rows held out, if any."""
     if validation is None:
@@ -288,7 +285,7 @@ def _split(
     held = round(share * rows)
     if not 0 < held < rows:
         raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
-    order = rng.permutation(rows)
+    order = np.random.default_rng(streams.split).permutation(rows)
     train_rows, held_rows = np.sort(order[held:]), np.sort(order[:held])
     for what, chosen in (("training", train_rows), ("validation", held_rows)):
         if not data.weights[chosen].any():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import NamedTuple
 
-from numba.core.registry import cpu_target
+from llvmlite import binding
 
 
 class Machine(NamedTuple):
@@ -64,9 +65,28 @@ AVX512_NEEDS = {*AVX2_NEEDS, "f16c", "avx512f", "avx512vl"}
 
 
 @functools.cache
+def target() -> tuple[str, str, str]:
+    """The triple, processor and features that Numba compiles for, by LLVM's names, found without Numba.
+
+    As Numba's `CPUCodegen.magic_tuple`, which heeds NUMBA_CPU_NAME, NUMBA_CPU_FEATURES and NUMBA_ENABLE_AVX.
+    """
+    name = os.environ.get("NUMBA_CPU_NAME") or binding.get_host_cpu_name()
+    features = os.environ.get("NUMBA_CPU_FEATURES", "" if name.lower() == "generic" else None)
+    if features is None:
+        found = binding.get_host_cpu_features()
+        # Numba's own list of processors whose virtual machines tell of AVX in vain.
+        without = {"corei7-avx", "core-avx-i", "sandybridge", "ivybridge", "nocona"}
+        enabled = os.environ.get("NUMBA_ENABLE_AVX")
+        if int(enabled) == 0 if enabled else name in without:
+            found.update(dict.fromkeys((feature for feature in found if feature.startswith("avx")), False))
+        features = found.flatten()
+    return binding.get_process_triple(), name, features
+
+
+@functools.cache
 def host() -> Machine:
-    """The `Machine` Numba compiles for, whatever NUMBA_CPU_NAME, NUMBA_CPU_FEATURES and NUMBA_ENABLE_AVX say."""
-    triple, _, features = cpu_target.target_context.codegen().magic_tuple()
+    """The `Machine` Numba compiles for."""
+    triple, _, features = target()
     return machine_of(triple, features)
 
 

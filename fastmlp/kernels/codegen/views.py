@@ -11,7 +11,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
-from numba.np.numpy_support import from_dtype
 
 from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import jittable
@@ -25,7 +24,8 @@ def _place(context, builder, array, value, start):
     return builder.gep(data, [start])
 
 
-def _view(context, builder, result, data, shape):
+def view(context, builder, result, data, shape):
+    """Emit an array of a type and a shape, LLVM values, that begins at `data`."""
     itemsize = INT(context.get_abi_sizeof(context.get_data_type(result.dtype)))
     fields = {
         "nitems": builder.mul(*shape) if len(shape) == 2 else shape[0],
@@ -60,7 +60,7 @@ def vector(typing_context, array, start, length):
 
     def emit(context, builder, signature, values):
         place = _place(context, builder, array, *values[:2])
-        return _view(context, builder, result, place, values[2:])
+        return view(context, builder, result, place, values[2:])
 
     return result(array, types.intp, types.intp), emit
 
@@ -72,23 +72,9 @@ def matrix(typing_context, array, start, rows, columns):
 
     def emit(context, builder, signature, values):
         place = _place(context, builder, array, *values[:2])
-        return _view(context, builder, result, place, values[2:])
+        return view(context, builder, result, place, values[2:])
 
     return result(array, types.intp, types.intp, types.intp), emit
-
-
-def record_of(dtype):
-    """The intrinsic (address): the record of a NumPy dtype that lies there, which the caller keeps alive."""
-    record = from_dtype(dtype)
-
-    @intrinsic
-    def view(typing_context, address):
-        def emit(context, builder, signature, values):
-            return builder.inttoptr(values[0], context.get_value_type(record))
-
-        return record(types.intp), emit
-
-    return view
 
 
 def _field(context, builder, record, value, name):
@@ -101,17 +87,17 @@ def _of_layer(name, rows, columns):
     """The intrinsic (array, layer): what begins with the element of a flat array that a layer's record names."""
 
     @intrinsic
-    def view(typing_context, array, layer):
+    def part(typing_context, array, layer):
         result = types.Array(array.dtype, 2 if rows else 1, "C")
 
         def emit(context, builder, signature, values):
             field = lambda name: _field(context, builder, layer, values[1], name)
             place = _place(context, builder, array, values[0], field(name))
-            return _view(context, builder, result, place, [field(n) for n in (rows, columns) if n])
+            return view(context, builder, result, place, [field(n) for n in (rows, columns) if n])
 
         return result(array, layer), emit
 
-    return view
+    return part
 
 
 weights_of = _of_layer("weights", "n_in", "n_out")
@@ -130,7 +116,7 @@ def units_of(typing_context, memory, start, layer, rows):
         memory_, start_, layer_, rows_ = values
         units, n_out = (_field(context, builder, layer, layer_, name) for name in ("units", "n_out"))
         place = _place(context, builder, memory, memory_, builder.add(start_, builder.mul(units, rows_)))
-        return _view(context, builder, result, place, [rows_, n_out])
+        return view(context, builder, result, place, [rows_, n_out])
 
     return result(memory, types.intp, layer, types.intp), emit
 
@@ -142,7 +128,7 @@ def part_of(typing_context, array, start, length, number):
 
     def emit(context, builder, signature, values):
         place = builder.add(values[1], builder.mul(values[2], values[3]))
-        return _view(context, builder, result, _place(context, builder, array, values[0], place), [values[2]])
+        return view(context, builder, result, _place(context, builder, array, values[0], place), [values[2]])
 
     return result(array, types.intp, types.intp, types.intp), emit
 
@@ -154,7 +140,7 @@ def no_order(typing_context):
 
     def emit(context, builder, signature, values):
         nowhere = ir.Constant(context.get_data_type(types.CPointer(types.int64)), None)
-        return _view(context, builder, result, nowhere, [INT(0)])
+        return view(context, builder, result, nowhere, [INT(0)])
 
     return result(), emit
 
@@ -168,7 +154,7 @@ def rows_of(typing_context, array, first, last):
         shape = context.data_model_manager[array].get(builder, values[0], "shape")
         columns, rows = builder.extract_value(shape, 1), builder.sub(values[2], values[1])
         place = _place(context, builder, array, values[0], builder.mul(values[1], columns))
-        return _view(context, builder, result, place, [rows, columns])
+        return view(context, builder, result, place, [rows, columns])
 
     return result(array, types.intp, types.intp), emit
 
@@ -180,9 +166,7 @@ def constants_of(typing_context, rule):
 
     def emit(context, builder, signature, values):
         length = INT(rule.typeof("constants").nitems)
-        return _view(
-            context, builder, result, _within(builder, values[0], rule.offset("constants")), [length]
-        )
+        return view(context, builder, result, _within(builder, values[0], rule.offset("constants")), [length])
 
     return result(rule), emit
 
@@ -193,7 +177,7 @@ def parameters_of(typing_context, objective, count):
     result = types.Array(types.float64, 1, "C")
 
     def emit(context, builder, signature, values):
-        return _view(context, builder, result, _within(builder, values[0], objective.size), [values[1]])
+        return view(context, builder, result, _within(builder, values[0], objective.size), [values[1]])
 
     return result(objective, types.intp), emit
 

@@ -17,6 +17,7 @@ from fastmlp.kernels.gemm.dispatch import compiled, weight_gradient
 from fastmlp.kernels.gemm.microkernel import STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import pack
+from fastmlp.kernels.gemm.thresholds import LARGE_BYTES, MANY_ROWS
 from fastmlp.kernels.jit.lazy import helper
 
 next_vectors = jittable(macrokernel.next_vectors)
@@ -29,13 +30,6 @@ STRIP = 24
 
 STRIPS_BYTES = 1 << 20
 """Half of L2, for the strips of x."""
-
-LARGE_BYTES = 1 << 20
-"""Weights from which on packing pays: half of L2."""
-
-MANY_ROWS = 2048
-"""A batch from which on it pays for small weights too, since `sweeps` streams panels of delta from beyond
-L2: by 12 % of a step of 784-128-10 here, by 28 % at twice as many rows."""
 
 
 def scratch_length(n_out, itemsize):

@@ -20,7 +20,7 @@ from numba.np.numpy_support import from_dtype
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import INT, LINE_BYTES, POINTER, Vectors, counted, fetch_line, smaller
-from fastmlp.kernels.jit.lazy import address_of, emitted
+from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.kernels.program.arithmetic import descended, with_decay
 
 # How it ends: C = acc; C = max(acc, 0); C = descended(C, rate, with_decay(acc, l2, C)) of
@@ -262,4 +262,4 @@ def compile_tiles(dtype: str) -> None:
     for tiles in ALL_TILES.values():
         for vectors, heights in enumerate(tiles.shapes, 1):
             for rows, whole in product(heights, range(2)):
-                address_of(tiles.name, taken, tiles.code(rows, vectors, whole))
+                compile_now(tiles.name, taken, str(tiles.code(rows, vectors, whole)))

@@ -101,7 +101,7 @@ def transposed(build, block):
 
 
 def copy_intrinsic(name):
-    call = calling(name, 0)
+    call = calling(name)
 
     @intrinsic
     def copy(typing_context, rows, columns, a, a_at, a_row, out, out_at, out_row):

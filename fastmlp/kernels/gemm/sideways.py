@@ -10,7 +10,7 @@ times as wide. Here the lanes are samples, or inputs. Every sum is the same chai
 from __future__ import annotations
 
 from fastmlp.kernels.codegen.symbols import jittable
-from fastmlp.kernels.codegen.views import lesser
+from fastmlp.kernels.codegen.views import lesser, vector
 from fastmlp.kernels.gemm.microkernel import RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import transpose
@@ -62,7 +62,7 @@ def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate,
     lanes = VECTOR_BYTES // out.itemsize
     across = ROW_VECTORS if n_out < 4 else VECTORS
     width = lanes * across
-    flat = out.reshape(-1)
+    flat = vector(out, 0, out.size)
     for i in range(start, stop, width):
         columns = lesser(width, stop - i)
         for j in range(n_out * width):

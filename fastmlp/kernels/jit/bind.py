@@ -13,89 +13,99 @@ from __future__ import annotations
 import difflib
 import dis
 import functools
-import re
+import importlib
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
-from numba.core import event
+import numpy as np
+from numba.core.compiler_lock import global_compiler_lock
+from numba.np.numpy_support import from_dtype
 
 from fastmlp import checks
-from fastmlp.kernels.jit.cache import kept_on_disk, why_not_kept
+from fastmlp.kernels.jit import emission, store
 from fastmlp.kernels.jit.digest import Reach, text_of
-from fastmlp.kernels.jit.disposable import entry_of
+from fastmlp.kernels.jit.entries import ENTRY_POINTS, name_of
 from fastmlp.kernels.jit.lazy import INNER, OPTIONS, how, piece
-from fastmlp.kernels.program import templates
+from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.kernels.program import records, templates, told
 from fastmlp.kernels.program.templates import PIECES
+from fastmlp.kernels.program.told import Told
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
-from fastmlp.system.notices import say
 
 Function = Callable[..., Any]
 
 OURS = "fastmlp.kernels."
 
 
-ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
-"""The templates that are called from Python, in `fastmlp.kernels.program.templates`."""
-
-
 class Program:
-    """A variant's entry points as attributes, each bound when first asked for: a fit needs one or two."""
+    """A variant's entry points, each made when first asked for: a fit needs one or two."""
 
     def __init__(self, variant: Variant) -> None:
         self._functions = functions_of(variant)
         self._variant = variant.name
-        self.bound = functools.lru_cache(MOST_BOUND)(self._bound)
+        self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
 
-    def __getattr__(self, name: str) -> Function:
-        if name not in ENTRY_POINTS:
-            raise AttributeError(name)
+    def source(self, name: str) -> Source:
+        """Return what an entry point is made of."""
         function = self._functions[name]
         inner = _inner(function, self._functions)
-        reach = _reach(function, inner, **ENTRY)
+        reach = _reach(function, inner, name in FLUSHING, self._raises, **INNER)
         # Variants that differ in nothing that an entry point calls have one between them.
         qualname = f"{name}_{reach.digest}"
-        if qualname not in _shared:
-            _shared[qualname] = _entry(qualname, self._variant, function, inner, reach)
-        setattr(self, name, _shared[qualname])
-        return _shared[qualname]
+        return Source(qualname, qualname, function, lambda: inner, reach, self._raises)
 
-    def _bound(self, bound: Bound) -> Function:
-        """Return the entry point of one network.
+    def source_of(self, bound: Bound) -> Source:
+        """Return what the entry point of one network is made of.
 
-        Its name has a digest of the constants in it: Numba's cache sees code and names only.
+        Its name has a digest of the constants in it: the disk cache sees names only.
         """
-        inner = _inner(bound.template, TEMPLATES)
-        reach = _reach(bound.template, inner, bound.names, repr(bound.constants), **ENTRY)
-        name = f"train_chunk@{'-'.join(map(str, bound.sizes))}_{reach.digest}"
-
-        def make() -> Function:
-            names = {**inner, **bound.names(bound.constants)}
-            return _entry(name, self._variant, bound.template, names, reach)
-
-        return entry_of(_entry(name, self._variant, bound.template, {}, reach), make)
+        template, names = located(bound.template), located(bound.names)
+        inner = _inner(template, TEMPLATES)
+        reach = _reach(template, inner, names, **INNER)
+        return Source(
+            name_of(reach.digest, bound), reach.digest, template,
+            lambda: {**inner, **names(bound.constants)}, reach, False,
+        )  # fmt: skip
 
 
-MOST_BOUND = 64
-"""Networks whose own entry points a process keeps."""
-
-ENTRY_NAME = re.compile(rf"({'|'.join(ENTRY_POINTS)})(@(?P<network>[\d-]+))?_[0-9a-f]{{16}}")
-"""The qualified name of a compiled entry point."""
-
-_shared: dict[str, Function] = {}
-_first_variant: dict[str, str] = {}
-"""By qualified name: entry points that this process has made, and the variant that asked for one first."""
+def located(place: str) -> Any:
+    """Return what "module:name" names."""
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
 
 
-ENTRY = {"no_cfunc_wrapper": True}
+class Source(NamedTuple):
+    """What an entry point is compiled from.
+
+    name : of its machine code; kept : what tells the name, see `entries.Entries`
+    names : names() gives what its global names stand for
+    raises : as `emission.emit_entry` takes it
+    """
+
+    name: str
+    kept: str
+    function: Function
+    names: Callable[[], Mapping[str, Any]]
+    reach: Reach
+    raises: bool
+
+    def compiled(self, dtype: str) -> MachineCode:
+        """Compile it for networks of a NumPy dtype, and keep it on the disk where its name says all of it."""
+        kind = Told(from_dtype(np.dtype(dtype)))
+        with global_compiler_lock:
+            dispatcher = _jitted(self.name, self.function, self.names(), emission.new_target(), **INNER)
+            dispatcher.compile((kind, numba.types.intp, numba.types.intp))
+            flushes = self.name.startswith(FLUSHING)
+            code = emission.emit_entry(dispatcher, f"{self.name}:{dtype}", flushes, self.raises)
+        if self.reach.unknown is None and self.reach.unchanged():
+            store.save(self.name, dtype, code)
+        return code
 
 
-def _entry(
-    qualname: str, variant: str, function: Function, names: Mapping[str, Function], reach: Reach
-) -> Function:
-    _first_variant[qualname] = variant
-    return kept_on_disk(_jitted(qualname, function, names, **ENTRY), reach)
+FLUSHING = ("train_chunk", "gradient", "update")
+"""The templates in which subnormal numbers are taken for 0."""
 
 
 TEMPLATES: dict[str, Function] = {
@@ -159,9 +169,7 @@ def slot(variant: Variant, name: str) -> Function:
         return function
     key = ("slot", function, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
-        reach = _reach(function, inner)
-        qualname = f"{function.__qualname__}.{reach.digest}"
-        _linked[key] = kept_on_disk(_jitted(qualname, function, inner, **_settings(function)), reach)
+        _linked[key] = _jitted(function.__qualname__, function, inner, None)
     return _linked[key]
 
 
@@ -181,7 +189,8 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
     if key not in _linked:
         options = {"inline": "always" if inline else "never", **INNER}
         reach = _reach(function, inner, **options)
-        _linked[key] = _jitted(f"{function.__qualname__}.{reach.digest}", function, inner, **options)
+        name = f"{function.__qualname__}.{reach.digest}"
+        _linked[key] = _jitted(name, function, inner, emission.shared_target(), **options)
     return _linked[key]
 
 
@@ -201,7 +210,7 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     result, codes, constant = PIECES[name]
     label = plain.__qualname__
 
-    def of_code(code: int) -> Any:
+    def of_code(code: int) -> tuple[Any, Reach]:
         assert constant is not None
         assert codes is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
@@ -210,24 +219,29 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
         digested = {"coded": coded} if _is_ours(plain) else names
         reach = _reach(constant, digested, codes[code], **options)
         name = f"{label}.{codes[code].key}.{reach.digest}"
-        return kept_on_disk(_jitted(name, constant, names, **options), reach)
+        return _jitted(name, constant, names, emission.shared_target(), **options), reach
 
     options = {**INNER, **_options(function)}
     reach = _reach(plain, inner, result, codes is not None, constant, **options)
-    whole = kept_on_disk(_jitted(f"{label}.{reach.digest}", plain, inner, **options), reach)
+    whole = _jitted(f"{label}.{reach.digest}", plain, inner, emission.shared_target(), **options)
     _linked[key] = piece(whole, reach, result, codes, of_code, constant)
     return _linked[key]
 
 
-def _jitted(qualname: str, function: Function, names: Mapping[str, Any], **options: Any) -> Function:
+def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target: Any, **options: Any) -> Any:
     """Return a copy of a function as Numba compiles it, with its global names standing for others.
+
+    target : of `emission`, in which it is compiled; None for Numba's own, which Python calls
 
     Machine code from the disk cache carries its inner functions' names. Programs that two processes
     compiled meet in a third, and there one name must mean one code, or one program runs the other's.
     """
     copy = _rebound(function, names)
     copy.__qualname__ = qualname
-    return numba.njit(copy, **{**_settings(function), **options})
+    dispatcher = numba.njit(copy, **{**_settings(function), **options})
+    if target is not None:
+        emission.give_target(dispatcher, target)
+    return dispatcher
 
 
 def _reach(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Reach:
@@ -241,7 +255,7 @@ def _reach(function: Function, names: Mapping[str, Any], *more: Any, **options: 
 @functools.cache
 def _how() -> str:
     """Return what machine code depends on beside what it is made of: how it is put together here."""
-    return text_of(__name__, entry_of.__module__) + how()
+    return text_of(__name__, told.__name__) + repr((records.ARRAYS, records.WORDS)) + how()
 
 
 def _settings(function: Function) -> dict[str, Any]:
@@ -314,42 +328,3 @@ def _rebound(function: Function, names: Mapping[str, Function]) -> types.Functio
     copy.__module__ = function.__module__
     copy.__qualname__ = function.__qualname__
     return copy
-
-
-class _Announcer(event.Listener):  # type: ignore[misc]  # numba is untyped
-    """Says on stderr, once for each program and dtype, that it compiles."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def on_start(self, ev: Any) -> None:
-        """Speak if what compiles is an entry point."""
-        qualname = ev.data["dispatcher"].py_func.__qualname__
-        entry = ENTRY_NAME.fullmatch(qualname)
-        if entry is None:
-            return
-        variant, network = _first_variant[qualname], entry["network"]
-        dtypes = (getattr(a, "dtype", None) for a in ev.data["args"])
-        dtype = next(str(dtype) for dtype in dtypes if isinstance(dtype, numba.types.Float))
-        what = f"the {variant!r} backend for {dtype}"
-        once = "once each for training, prediction and validation"
-        key = what
-        if network is not None:
-            what, once = f"{what} and a {network} network", "once for this network"
-            key = f"{entry[0]} {dtype}"
-        if key not in self._said:
-            self._said.add(key)
-            say(f"fastmlp: compiling {what}; {self._how_often(ev.data['dispatcher'], once)}")
-
-    @staticmethod
-    def _how_often(entry: Any, once: str) -> str:
-        reason = why_not_kept(entry)
-        if reason is None:
-            return f"this happens {once}, later runs load it from the disk cache"
-        return f"later runs will compile again, for {reason}"
-
-    def on_end(self, ev: Any) -> None:
-        """Nothing to say."""
-
-
-event.register("numba:compile", _Announcer())

@@ -90,6 +90,9 @@ def several(what: bytes, values: Iterable[Any]) -> Shape:
 _shapes: dict[types.FunctionType, tuple[int, Shape]] = {}
 """Of functions of our own modules, with how many globals the module had: while it loads, more come."""
 
+BESIDE = {"fastmlp.kernels.codegen.machine.target"}
+"""Functions whose results stand beside the digest, in the key of the disk cache."""
+
 METHODS: set[types.FunctionType] = set()
 """Of classes of our own modules, whether they have a closure or not."""
 
@@ -107,6 +110,8 @@ def of_function(function: types.FunctionType) -> Shape:
             raise Unknown(reach.unknown)
         return b"named " + reach.digest.encode(), []
     home, scope = home_of(function), function.__globals__
+    if full_name(function) in BESIDE:
+        return b"beside " + full_name(function).encode(), []
     if is_computing(home):
         return f"named {home}.{function.__code__.co_qualname}".encode(), [*_cells(function)]
     shape, foreign = _of_code(function)

@@ -1,30 +1,21 @@
-"""What is compiled for one network and goes with it: its code generators, its types, its machine code.
+"""What is compiled for one network and goes with it: its code generators and its types.
 
-Numba keeps every `@intrinsic` in its registries for ever, and what it has compiled in the one engine that it
-has for all: 8 MB for each network that had a program of its own, a gigabyte after a search over a hundred
-shapes. What is made here is held by nothing but the program that it is made for.
+Numba keeps every `@intrinsic` in its registries for ever: 8 MB for each network that had a program of its
+own, a gigabyte after a search over a hundred shapes. What is made here is held by nothing but the program
+that it is made for.
 
 Numba's private parts are touched here for that; tried on 0.62.1 and 0.68.1.
 """
 
 # mypy: ignore-errors
 
-import copy
 import functools
-import pickle
 import typing
 import weakref
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
-from llvmlite.binding.ffi import lib
 from numba import types
-from numba.core.caching import NullCache
-from numba.core.codegen import JITCPUCodegen
-from numba.core.compiler import CompileResult, Flags
+from numba.core.compiler import Flags
 from numba.core.registry import cpu_target
-from numba.core.serialize import dumps
 from numba.core.typing.templates import AbstractTemplate
 
 
@@ -91,59 +82,3 @@ def stage(function):
 
     functools.update_wrapper(definition, function)
     return Intrinsic(definition)
-
-
-def entry_of(entry: Any, make: Callable[[], Any]) -> Any:
-    """Have a dispatcher keep nothing but its machine code, in an engine that goes with it.
-
-    entry : not called so far, with a cache on the disk
-    make : make() gives the dispatcher of the same name that is compiled where the disk has none
-    """
-    _give_compiler(entry)
-    entry._cache = _Loading(entry._cache, make)
-    return entry
-
-
-class _Codegen(JITCPUCodegen):
-    """Frees LLVM's pass managers, which llvmlite's classes forget to: 33 KiB a function, 4 MB a program."""
-
-    def _function_pass_manager(self, **options):
-        manager, builder = super()._function_pass_manager(**options)
-        manager._dispose = functools.partial(lib.LLVMPY_DisposeNewFunctionPassManger, manager._ptr)
-        return manager, builder
-
-    def _module_pass_manager(self, **options):
-        manager, builder = super()._module_pass_manager(**options)
-        manager._dispose = functools.partial(lib.LLVMPY_DisposeNewModulePassManger, manager._ptr)
-        return manager, builder
-
-
-def _give_compiler(dispatcher):
-    """Have a dispatcher compile and load by a code generator, and in an engine, of its own."""
-    shared = cpu_target.target_context
-    constants = copy.copy(shared._get_constants)
-    constants._cache = {}  # has a key for the type of every code generator
-    context = shared.subtarget(_internal_codegen=_Codegen("fastmlp"), _get_constants=constants)
-    described = {"typing_context": cpu_target.typing_context, "target_context": context}
-    dispatcher._compiler.targetdescr = SimpleNamespace(options=cpu_target.options, **described)
-    dispatcher.targetctx = context
-
-
-class _Loading(NullCache):
-    """Has what is not on the disk compiled elsewhere, and takes only the machine code."""
-
-    def __init__(self, disk, make):
-        self._disk, self._make = disk, make
-
-    def load_overload(self, sig, target_context):
-        """Return what is on the disk, or else is compiled now; Numba's dispatcher sees no difference."""
-        found = self._disk.load_overload(sig, target_context)
-        if found is None:
-            entry = self._make()
-            _give_compiler(entry)
-            entry.compile(sig)
-            (made,) = entry.overloads.values()
-            # Pickled, as on the disk: what it was made of is not reachable from it.
-            found = CompileResult._rebuild(target_context, *pickle.loads(dumps(made._reduce())))
-        found.library._shared_module = None  # for other functions to be linked with
-        return found

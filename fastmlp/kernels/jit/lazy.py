@@ -3,14 +3,14 @@
 Numba links what a function calls into it, and optimises and assembles that again, in every function and
 every program above it, whether a network needs it or not. Here a program holds a stub, as one that a
 dynamic linker binds lazily does: at its first call it asks for the address of machine code of that piece
-alone, which is loaded from the disk cache or compiled, and from then on it jumps there.
+alone, which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`), and from then on it jumps
+there.
 """
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import inspect
 import pickle
@@ -18,20 +18,19 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from llvmlite import binding, ir
-from numba import config, njit, types
+from llvmlite import ir
+from numba import njit, types
 from numba.core import cgutils
-from numba.core.caching import CacheImpl
 from numba.core.callconv import RETCODE_NONE, RETCODE_OK
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic, register_jitable
 
 from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import MOST_CODES, Codes
-from fastmlp.kernels.jit.cache import cache_of, kept_on_disk
+from fastmlp.kernels.jit import emission
 from fastmlp.kernels.jit.digest import Reach, marked, text_of
-from fastmlp.system import forks
+from fastmlp.kernels.jit.engine import RESOLVE, address_of
+from fastmlp.kernels.jit.store import MachineCode, save
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
@@ -41,49 +40,44 @@ INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 helper = register_jitable(_nrt=False, **OPTIONS, **INNER)
 """Makes of a short function one that jitted code may call as well as Python."""
 
-forks.wait_for(global_compiler_lock)
-
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
-RESOLVE = "fastmlp:resolve"
-
-_makers: dict[str, Callable[[tuple[Any, ...], int], tuple[Any, str]]] = {}
-"""By name: what compiles or loads a piece for some argument types and code; it returns Numba's library of
-machine code, and the symbol in there."""
-
-_codes: dict[str, Codes] = {}
-"""By name: what the codes of a piece stand for, if it takes one."""
-
-_found: dict[tuple[str, tuple[Any, ...], int], tuple[int, Any]] = {}
-"""What the process has compiled or loaded: an address, and the library, lest the code be freed."""
 
 
-def _resolve(wanted, length, code):
-    """Return the address of the piece whose name and argument types are pickled at `wanted`.
+class Maker:
+    """What compiles a piece.
 
-    And the key of what its code stands for, where that was known when the call was written: the code itself
-    may be another in this process.
+    make : make(arguments, key) gives the finished library of Numba's, and the symbol in there
+    reach : what the piece is made of; reach_of(key), of what its code stands for as well
     """
-    name, arguments, *key = pickle.loads(ctypes.string_at(wanted, length))
-    return address_of(name, arguments, _codes[name].code_of_key(*key) if key else code)
+
+    def __init__(self, make: Callable[[Any, str], tuple[Any, str]], reach_of: Callable[[str], Reach]) -> None:
+        self.make, self.reach_of = make, reach_of
 
 
-# The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
-# an arbitrary address where an error arises outside of what its text can guard: Ctrl-C on entering it.
-binding.add_symbol(RESOLVE, id(_resolve))
+_makers: dict[str, Maker] = {}
+"""By the names of pieces."""
 
 
-def address_of(name: str, arguments: tuple[Any, ...], code: int) -> int:
-    """Return where the machine code of a piece is, for some types of its arguments; compile or load it first.
+def compiled_piece(name: str, arguments: tuple[Any, ...], key: str) -> MachineCode:
+    """Compile a piece for some types of its arguments; keep it on the disk where its name says all of it."""
+    maker = _makers[name]
+    with global_compiler_lock:
+        library, symbol = maker.make(arguments, key)
+        code = emission.machine_code_of(library, symbol)
+    reach = maker.reach_of(key)
+    if reach.unknown is None and reach.unchanged():
+        save(name, f"{text_of_types(arguments)} {key}", code)
+    return code
 
-    code : its code, 0 if it has none
-    """
-    key = name, arguments, code
-    if key not in _found:
-        with global_compiler_lock:
-            if key not in _found:
-                library, symbol = _makers[name](arguments, code)
-                _found[key] = library.get_pointer_to_function(symbol), library
-    return _found[key][0]
+
+def text_of_types(arguments: tuple[Any, ...]) -> str:
+    """Return the names of types."""
+    return ", ".join(map(str, arguments))
+
+
+def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
+    """Compile a piece, or load it, before anything calls it; return its address."""
+    return address_of(name, pickle.dumps(arguments), text_of_types(arguments), key)
 
 
 def piece(
@@ -99,39 +93,41 @@ def piece(
     reach : what the piece is made of
     result : what it returns, one of Numba's types
     codes : of which its first argument is one, if each has machine code of its own
-    of_code : of_code(code), the dispatcher for a code; ValueError if there is no such code
+    of_code : of_code(code), the dispatcher for a code and what it is made of; ValueError if there is no such
+    code
     others : a function that takes what these take
     """
-    if config.DISABLE_JIT:
-        return compiled
-    name, many = compiled.py_func.__qualname__, 0 if codes is None else MOST_CODES
-    if codes is not None:
-        _codes[name] = codes
+    name = compiled.py_func.__qualname__
 
-    def make(arguments, code):
-        chosen = of_code(code) if many else compiled
-        chosen.compile(arguments if result == types.none else result(*arguments))
-        made = chosen.overloads[arguments]
+    def chosen(key):
+        return (compiled, reach) if codes is None else of_code(codes.code_of_key(key))
+
+    def make(arguments, key):
+        dispatcher, _ = chosen(key)
+        dispatcher.compile(arguments if result == types.none else result(*arguments))
+        made = dispatcher.overloads[arguments]
         if made.signature.return_type != result:
             slot = compiled.py_func.__name__
             raise TypeError(f"{slot} must return nothing, returns {made.signature.return_type}")
         return made.library, made.fndesc.llvm_func_name
 
-    _makers[name] = make
+    _makers[name] = Maker(make, lambda key: chosen(key)[1])
 
     def call(typing_context, *given):
         if codes is None:
             arguments = compiled._compiler.fold_argument_types(given, {})[1]  # *others becomes one
-            return result(*map(types.unliteral, arguments)), calling(name, 0)
+            return result(*map(types.unliteral, arguments)), calling(name)
         code, others = given[0], map(types.unliteral, given[1:])
         if isinstance(code, types.IntegerLiteral):
             # With the literal: Numba finds code generators by the types of arguments.
-            return result(code, *others), calling(name, many, codes[code.literal_value].key)
-        return result(types.intp, *others), calling(name, many)
+            return result(code, *others), calling(name, codes.kind, codes[code.literal_value].key)
+        return result(types.intp, *others), calling(name, codes.kind)
 
     # Numba matches arguments by the names of the function's parameters.
     positional = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    first = [inspect.Parameter(name, positional) for name in ("typing_context", "code")[: 1 + (many > 0)]]
+    first = [
+        inspect.Parameter(name, positional) for name in ("typing_context", "code")[: 1 + (codes is not None)]
+    ]
     own = inspect.signature(others or compiled.py_func).parameters.values()
     call.__signature__ = inspect.Signature([*first, *own])
     call.__qualname__ = name
@@ -139,10 +135,10 @@ def piece(
     return intrinsic(prefer_literal=codes is not None)(call)
 
 
-def calling(name: str, codes: int, key: str | None = None) -> Callable[..., Any]:
+def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable[..., Any]:
     """Return what emits a call of a piece, as an intrinsic's code generator.
 
-    codes : how many its first argument may be, 0 if it takes none
+    codes : what kind of code its first argument is, or below what number it is; 0 if it takes none
     key : of what the code stands for, where that is a constant
     """
 
@@ -169,19 +165,23 @@ def calling(name: str, codes: int, key: str | None = None) -> Callable[..., Any]
 def _stub(context, module, name, codes, signature, key):
     """The function of a module that a piece is called by."""
     convention = context.call_conv
-    result, arguments = signature.return_type, signature.args[codes > 0 :]
+    result, arguments = signature.return_type, signature.args[bool(codes) :]
     symbol = f"fastmlp:{name}{[key] if key else ''}({', '.join(map(str, arguments))})"
     if symbol in module.globals:
         return module.globals[symbol]
     stub = ir.Function(module, convention.get_function_type(result, signature.args), symbol)
     stub.linkage = "linkonce_odr"
     stub.attributes.add("noinline")
+    kind = codes if isinstance(codes, str) else None
+    fixed = key if codes else ""
+    description = name, pickle.dumps(arguments), text_of_types(arguments), kind, fixed
     wanted = cgutils.global_constant(
         module,
         f"{symbol}.wanted",
-        cgutils.make_bytearray(pickle.dumps((name, arguments, *filter(None, [key])))),
+        cgutils.make_bytearray(pickle.dumps(description)),
     )
-    count = max(codes, 1) if key is None else 1
+    several = MOST_CODES if isinstance(codes, str) else codes
+    count = several if codes and key is None else 1
     cells = cgutils.add_global_variable(module, ir.ArrayType(INT, count), f"{symbol}.cells")
     cells.linkage, cells.initializer = "internal", ir.Constant(cells.value_type, None)
     into, excinfo, *values = stub.args
@@ -214,9 +214,10 @@ def _stub(context, module, name, codes, signature, key):
 
 
 def _finder(context, module):
-    """The function of a module that calls `_resolve`, and keeps the address in a cell.
+    """The function of a module that calls `engine._resolve`, and keeps the address in a cell.
 
-    It takes the cell, and what `_resolve` takes; it returns the address, or 0 where Python's error is set.
+    It takes the cell, and what `engine._resolve` takes; it returns the address, or 0 where Python's error is
+    set.
     """
     name = "fastmlp:find"
     if name in module.globals:
@@ -229,7 +230,7 @@ def _finder(context, module):
     api = context.get_python_api(builder)
     place = cgutils.alloca_once_value(builder, INT(0))
     before = normal_arithmetic(builder)
-    gil = api.gil_ensure()
+    gil = emission.python_call(builder, "PyGILState_Ensure", emission.INT32)
     resolver = ir.GlobalVariable(module, ir.IntType(8), RESOLVE)
     call = cgutils.get_or_insert_function(
         module, ir.FunctionType(POINTER, [POINTER, POINTER], var_arg=True), "PyObject_CallFunction"
@@ -238,9 +239,9 @@ def _finder(context, module):
     with cgutils.if_likely(builder, cgutils.is_not_null(builder, made)):
         builder.store(api.long_as_longlong(made), place)
         api.decref(made)
-    api.gil_release(gil)
+    emission.python_call(builder, "PyGILState_Release", emission.VOID, gil)
     address = builder.load(place)
-    # Whoever has no address will not come to where a program puts back what it found.
+    # Without an address Python has set an error, and the entry point puts the arithmetic back.
     with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
         arithmetic(builder, before)
         builder.store_atomic(address, cell, "monotonic", 8)
@@ -251,7 +252,7 @@ def _finder(context, module):
 @functools.cache
 def how() -> str:
     """Return what the machine code of a piece depends on beside what it is made of: how it is called."""
-    return text_of(__name__, normal_arithmetic.__module__)
+    return text_of(__name__, normal_arithmetic.__module__, emission.__name__)
 
 
 def apart(function: Any) -> Any:
@@ -262,11 +263,13 @@ def apart(function: Any) -> Any:
     options = {"_nrt": False, **OPTIONS, **INNER}
     reach = Reach(function, options, how())
     function.__qualname__ = f"{function.__qualname__}.{reach.digest}"
-    return piece(kept_on_disk(njit(**options)(function), reach), reach)
+    dispatcher = njit(**options)(function)
+    emission.give_target(dispatcher, emission.shared_target())
+    return piece(dispatcher, reach)
 
 
 def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> str:
-    """Make a piece that is written in LLVM's language; return its name, for `calling` and `address_of`.
+    """Make a piece that is written in LLVM's language; return its name, for `calling` and `compile_now`.
 
     It stands below all that `emit` names, as `apart`.
     emit : emit(builder, arguments, kinds, code) writes the function of a code, from a first block where the
@@ -274,43 +277,22 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> s
     """
     reach = Reach(emit, how())
     name = emit.__qualname__ = f"{name}.{reach.digest}"
-    cache = cache_of(emit, _LibraryForm, reach)
 
-    def make(arguments, code):
-        target, key = cpu_target.target_context, (arguments, code)
-        symbol = f"fastmlp:{name}.{code}({', '.join(map(str, arguments))})"
-        library = cache.load_overload(key, target)
-        if library is None:
-            library = target.codegen().create_library(symbol)
-            library.enable_object_caching()
-            module = library.create_ir_module(symbol)
-            taken = target.call_conv.get_function_type(types.none, arguments).args
-            # A pointer to bytes is one to anything for LLVM, and for llvmlite once it has no type.
-            untyped = [POINTER if isinstance(kind, ir.PointerType) else kind for kind in taken]
-            function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
-            builder = ir.IRBuilder(function.append_basic_block("entry"))
-            emit(builder, function.args[2:], arguments, code)
-            builder.ret(STATUS(0))
-            library.add_ir_module(module)
-            library.finalize()
-            cache.save_overload(key, library)
+    def make(arguments, key):
+        target = emission.shared_target()
+        symbol = f"fastmlp:{name}.{key}({text_of_types(arguments)})"
+        library = target.codegen().create_library(symbol)
+        module = library.create_ir_module(symbol)
+        taken = target.call_conv.get_function_type(types.none, arguments).args
+        # A pointer to bytes is one to anything for LLVM, and for llvmlite once it has no type.
+        untyped = [POINTER if isinstance(kind, ir.PointerType) else kind for kind in taken]
+        function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
+        builder = ir.IRBuilder(function.append_basic_block("entry"))
+        emit(builder, function.args[2:], arguments, int(key or 0))
+        builder.ret(STATUS(0))
+        library.add_ir_module(module)
+        library.finalize()
         return library, symbol
 
-    _makers[name] = make
+    _makers[name] = Maker(make, lambda key: reach)
     return name
-
-
-class _LibraryForm(CacheImpl):
-    """Machine code of LLVM's alone, on the disk."""
-
-    def reduce(self, library: Any) -> Any:
-        """Return what can be pickled."""
-        return library.serialize_using_object_code()
-
-    def rebuild(self, target: Any, reduced: Any) -> Any:
-        """Return the library."""
-        return target.codegen().unserialize_library(reduced)
-
-    def check_cachable(self, library: Any) -> bool:
-        """Whether it can be kept."""
-        return True

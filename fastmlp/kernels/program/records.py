@@ -1,17 +1,26 @@
-"""What a program is told, in numbers: a network, an optimiser, where its buffers are, which thread it is.
+"""What a program is told, in numbers: a network, an optimiser, rows, steps, and where its buffers are.
 
-Records of NumPy's where a program has many such numbers: compiled code takes one as an address, and a field
-is a load, where a tuple is copied whole at every mention.
+A program takes one address. There lies a call: words of 64 bits, each the address of an array or a whole
+number, in the order of `WORDS`. Compiled code reads them as the attributes of its only record
+(`fastmlp.kernels.codegen.told`).
 """
 
 from __future__ import annotations
 
+import array
+import ctypes
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.rules import MOST_CONSTANTS
+
+SLICE_ROWS = 8
+"""Rows of weights that a slice of gradient holds at least."""
+
+ARRIVED, GENERATION, ABANDONED, BARRIER = 0, 16, 17, 32
+"""Of a barrier's array: a place that all write, on a cache line of its own; two that all read; the length."""
 
 UNBOUNDED = float("inf")
 """The `clip_norm` of an optimiser that does not clip."""
@@ -62,10 +71,20 @@ class Shape(NamedTuple):
 
     layers : (layers,) LAYER
     objective : an OBJECTIVE
+    words : of a call, what they say of the network, and where they are
     """
 
     layers: NDArray[Any]
     objective: np.void
+    words: dict[str, int]
+
+    @classmethod
+    def of(cls, layers: NDArray[Any], objective: np.void) -> Shape:
+        """Return what these say."""
+        first, last = layers[0], layers[-1]
+        numbers = {"depth": len(layers), "size": last["end"], "n_in": first["n_in"], "n_out": last["n_out"]}
+        places = {"layers": address_of(layers), "objective": address_of(objective)}
+        return cls(layers, objective, {**{name: int(n) for name, n in numbers.items()}, **places})
 
 
 RULE = np.dtype(
@@ -83,45 +102,94 @@ rate_factor : of the layer's rates; 0 freezes it
 code : of its rule; constants : what the rule's formula is told, see `Optimizer.constants`
 """
 
-PLACES = np.dtype(
-    [
-        (name, np.int64)
-        for name in (
-            *("inputs", "targets", "weights", "logits", "activations", "dropped", "deltas"),
-            *("scratch", "scratch_length", "slices", "slice_length", "private", "private_length"),
-        )
-    ],
-    align=True,
-)
-"""Where the buffers for one batch begin in a workspace's memory; most are used layer after layer.
+ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
+    "layers": (LAYER, ("depth",)),
+    "objective": (OBJECTIVE, ()),
+    "rules": (RULE, ("depth",)),
+    "parameters": (None, ("size",)),
+    "gradients": (None, ("size",)),
+    "moments": (None, (2, "size")),
+    "inputs": (None, ("samples", "n_in")),
+    "targets": (None, ("samples", "n_out")),
+    "weights": (None, ("samples",)),
+    "order": (np.int64, ("visits",)),
+    "starts": (np.int64, ("steps",)),
+    "stops": (np.int64, ("steps",)),
+    "totals": (np.float64, ("steps",)),
+    "rates": (np.float64, ("steps", 2)),
+    "losses": (np.float64, ("steps",)),
+    "out": (None, ("samples", "n_out")),
+    "memory": (None, ("length",)),
+    "sums": (np.float64, ("batch",)),
+    "barrier": (np.int64, (BARRIER,)),
+}
+"""Arrays of a call by name: the dtype, None for that of the network's numbers, and the shape, by numbers of
+the call.
 
-inputs (rows * n_in), targets (rows * n_out), weights (rows) : the gathered batch
-logits, activations, dropped, deltas : (rows * units of all layers)
-scratch : (workers, scratch_length), `buffers.scratch_length`, for the matmul slots' own use
-slices : (workers, slice_length), `buffers.slice_length`, for gradients that are applied at once
+layers, objective : as in `Shape`; rules : RULE
+parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
+inputs, targets, weights : as in `fastmlp.model.backend.Data`
+order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`; losses : written, a step's
+objective
+out : predictions, written
+memory : all buffers for a batch; sums : partial sums of its loss
+barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
+"""
+
+BUFFERS = (
+    *("batch_inputs", "batch_targets", "batch_weights", "logits", "activations", "dropped", "deltas"),
+    *("scratch", "slices", "private"),
+)
+"""What lies in a call's memory; a number of the call says where each begins. Most are used layer after layer.
+
+batch_inputs (batch * n_in), batch_targets (batch * n_out), batch_weights (batch) : the gathered batch
+logits, activations, dropped, deltas : (batch * units of all layers)
+scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots' own use
+slices : (workers, slice_length), `workspace.slice_length`, for gradients that are applied at once
 private : (workers, private_length), `variant.Bound.private`, for what a program lays out itself
 """
 
+NUMBERS = (
+    *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
+    *BUFFERS,
+    *("scratch_length", "slice_length", "private_length"),
+)
+"""Whole numbers of a call by name.
 
-class Workspace(NamedTuple):
-    """What a program works in, allocated once a call.
+depth : layers; size : parameters; samples : rows of the inputs; n_in, n_out : of the network
+visits : rows of the order, 0 if the inputs are visited as they stand
+steps : of the call; step : steps that were taken before; key : of the dropout masks
+batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
+"""
 
-    memory : (n,) floating, all buffers
-    places : a PLACES
-    sums : (rows,) float64, for partial sums of the loss
+WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
+"""By name, the place of each word of a call."""
+
+
+class Call:
+    """A call, as a program's entry point takes it by its address.
+
+    arrays, numbers : by name; numbers may be addresses that are known, of what is `held`
+    words : the memory, int64; whoever changes a word changes the call
     """
 
-    memory: NDArray[Any]
-    places: np.void
-    sums: NDArray[np.float64]
+    __slots__ = ("_held", "address", "words")
+
+    def __init__(self, arrays: dict[str, Any], numbers: dict[str, int], *held: Any) -> None:
+        words = [0] * len(WORDS)
+        for name, one in arrays.items():
+            words[WORDS[name]] = address_of(one)
+        for name, number in numbers.items():
+            words[WORDS[name]] = number
+        self._held = arrays, held
+        self.words = array.array("q", words)
+        self.address = self.words.buffer_info()[0]
 
 
-class Team(NamedTuple):
-    """Which of the threads that run a program together this one is.
-
-    worker, workers : int; barrier : see `fastmlp.kernels.runtime.threads`
-    """
-
-    worker: int
-    workers: int
-    barrier: NDArray[np.int64]
+def address_of(one: Any) -> int:
+    """Return the address of an array's first element, or of a record."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(one))  # a third of the time that the other takes
+    except (TypeError, ValueError):  # read-only, or empty
+        address: int = one.__array_interface__["data"][0]
+        return address

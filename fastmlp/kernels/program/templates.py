@@ -4,6 +4,11 @@
 functions, and Numba compiles the copies. A name that is not defined here is a slot; their
 signatures stand in `fastmlp.testing.slots`. Sizes, activations, loss and optimiser are data, so
 that one compilation for each dtype serves every network. Nothing in a step allocates.
+
+A step has two phases. In the first every worker takes rows of the batch through all layers and back to their
+deltas. In the second every worker takes rows of the weights, contracts over the whole batch and applies the
+optimiser. That is two barriers a step whatever the depth, and no element is summed by two workers: one thread
+or sixteen give the same bits. The layers are walked once forward, once back, once over the weights.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -14,27 +19,35 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
 from numba import types
 
-from fastmlp.formulas.numbers import where
-from fastmlp.kernels.codegen.subnormals import flush_subnormals, restore_subnormals
+from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import jittable
+from fastmlp.kernels.codegen.vectors import prefetch_rows, total_of
 from fastmlp.kernels.codegen.views import (
     biases_of,
+    chosen,
     constants_of,
     lesser,
     matrix,
+    no_order,
     parameters_of,
-    record_of,
+    part_of,
     rows_of,
     units_of,
     vector,
     weights_of,
 )
-from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, Codes
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RELU, RULE_CODES, SGD, Codes
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.records import PLACES, UNBOUNDED
+from fastmlp.kernels.program.barrier import wait
+from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
+
+BLOCK_ROWS = 128
+"""Rows that a worker takes through the layers together: their activations stay in L2."""
+
+STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
+"""Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
 
 
 class Piece(NamedTuple):
@@ -79,34 +92,12 @@ PIECES = {
     **dict.fromkeys(("rows_forward", "rows_loss", "rows_backward", "weights_step"), Piece()),
     "apply_rule": Piece(codes=RULE_CODES, constant=apply_rule_one),
     **dict.fromkeys(("penalty", "penalties"), Piece(types.float64)),
-    **dict.fromkeys(("penalty_gradient", "drop", "clip", "update", "update_part"), Piece()),
+    **dict.fromkeys(("penalty_gradient", "drop", "clip", "update_all", "update_part"), Piece()),
 }
 """The slots, and what else programs share: products over some rows, losses, the phases of a step."""
 
 
-places_at = record_of(PLACES)
-
-
-def forward(layers, parameters, inputs, key, step, memory, places):
-    """Fill logits of all layers, activations of the hidden ones, dropped where a layer drops.
-
-    layers : (layers,) LAYER; parameters (P,); inputs (rows, n_in)
-    memory, places : as in `Workspace`
-    """
-    rows = inputs.shape[0]
-    last = len(layers) - 1
-    scratch = vector(memory, places.scratch, places.scratch_length)
-    source = inputs
-    for layer in range(last + 1):
-        here = layers[layer]
-        z = units_of(memory, places.logits, here, rows)
-        affine(source, weights_of(parameters, here), biases_of(parameters, here), scratch, z)
-        if layer < last:
-            source = units_of(memory, places.activations, here, rows)
-            activate(here.activation, z, source)
-            if here.dropout > 0:
-                a, source = source, units_of(memory, places.dropped, here, rows)
-                drop(key, step, layer, 0, here.dropout, a, source)
+# --- numbers of a step ------------------------------------------------------------------------------
 
 
 @jittable
@@ -121,70 +112,215 @@ def penalty_share(shared: bool, total):
     return where(shared, where(total > 0.0, 1.0 / total, 0.0), 1.0)
 
 
-def penalties(layers, parameters, l1, l2):
-    """Return the penalties on the weights of all layers."""
-    total = 0.0
+def whole(count, unit):
+    """Return in how many units so many items fit."""
+    return (count + unit - 1) // unit
+
+
+@jittable
+def parts_of(rows: int):
+    """Return how many partial sums of the loss a batch has."""
+    return whole(rows, LOSS_ROWS)
+
+
+@jittable
+def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, int]:
+    """Return [first, last) of the worker's share of `count` items, in whole units."""
+    units = whole(count, unit)
+    first, last = (units * before // workers * unit for before in (worker, worker + 1))
+    return at_most(first, count), at_most(last, count)
+
+
+@jittable
+def slice_of(numbers: int, n_out: int):
+    """Return how many rows of gradients fit in so many numbers, in whole SLICE_ROWS."""
+    return numbers // n_out // SLICE_ROWS * SLICE_ROWS
+
+
+@jittable
+def rows_at_once(parameter_bytes: int):
+    """Return how many rows a worker that streams takes through the layers together."""
+    return where(parameter_bytes < STREAMED_BYTES, parameter_bytes.number(BLOCK_ROWS), MANY_ROWS)
+
+
+# --- slots that a variant may override, in words of others ----------------------------------------
+
+
+def streams():
+    """Return whether products read rows where they lie, and gradients are applied slice by slice.
+
+    Else the rows of a batch are gathered first, and every gradient is formed whole.
+    """
+    return False
+
+
+def affine_rows(x, order, w, b, out, first, last, relu, scratch):
+    """Rows [first, last) of out = x @ w + b, and max(., 0) of it where `relu`; order : without rows."""
+    z = rows_of(out, first, last)
+    affine(rows_of(x, first, last), w, b, scratch, z)
+    if relu:
+        activate(RELU, z, z)
+
+
+def input_gradient_rows(delta, w, a, out, first, last, relu, scratch):
+    """Rows [first, last) of out = delta @ w.T, where `relu` times the derivative of the relu that made a."""
+    below, a = rows_of(out, first, last), rows_of(a, first, last)
+    input_gradient(rows_of(delta, first, last), w, scratch, below)
+    if relu:
+        activate_gradient(RELU, a, a, below)
+
+
+def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
+    """out = x.T @ delta, for all inputs, without a step."""
+    weight_gradient(x, delta, scratch, out)
+
+
+# --- the phases of a step -------------------------------------------------------------------------
+
+
+def inputs_of(call, start, rows):
+    """Return the inputs of a batch, and the order that names its rows there; without rows, row after row.
+
+    The batch has the visits from `start` on, or the samples where there is no order.
+    """
+    if call.visits == 0:
+        return rows_of(call.inputs, start, start + rows), no_order()
+    if streams():
+        return call.inputs, vector(call.order, start, rows)
+    return matrix(call.memory, call.batch_inputs, rows, call.n_in), no_order()
+
+
+def rows_forward(call, start, rows, first, last, step, worker):
+    """Take rows [first, last) of a batch of `rows` rows through all layers, up to the last one's logits.
+
+    call : a `told.Told`; start : see `inputs_of`
+    step : counts the updates before, for dropout; worker : whose scratch to use
+    """
+    layers, parameters, memory = call.layers, call.parameters, call.memory
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    if call.visits > 0 and not streams():
+        visited = vector(call.order, start + first, last - first)
+        gather(call.inputs, visited, rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last))
+    source, order = inputs_of(call, start, rows)
     for layer in range(len(layers)):
-        total += penalty(l1, l2, weights_of(parameters, layers[layer]))
-    return total
+        here, hidden = layers[layer], layer < len(layers) - 1
+        w, b = weights_of(parameters, here), biases_of(parameters, here)
+        relu = hidden & (here.activation == RELU)
+        z = units_of(memory, chosen(relu, call.activations, call.logits), here, rows)
+        affine_rows(source, order, w, b, z, first, last, relu, scratch)
+        order = no_order()
+        if hidden:
+            source = units_of(memory, call.activations, here, rows)
+            a = rows_of(source, first, last)
+            if not relu:
+                activate(here.activation, rows_of(z, first, last), a)
+            if here.dropout > 0:
+                source = units_of(memory, call.dropped, here, rows)
+                drop(call.key, step, layer, first, here.dropout, a, rows_of(source, first, last))
 
 
-def add_losses(value, objective, output, share, z, targets, weights, scratch, delta):
-    """Return value plus the loss of all rows, a part after another; otherwise as the slot `output_loss`."""
-    rows = len(weights)
-    for start in range(0, rows, LOSS_ROWS):
-        stop = lesser(start + LOSS_ROWS, rows)
-        value += output_loss(
-            objective.loss, output, parameters_of(objective, targets.shape[1]), share,
-            rows_of(z, start, stop), rows_of(targets, start, stop), vector(weights, start, stop - start),
-            scratch, rows_of(delta, start, stop),
+def rows_loss(call, start, rows, first, last, share, worker):
+    """Fill the last layer's deltas of rows [first, last), and partial sums of the loss; as `rows_forward`."""
+    output, objective, memory = call.layers[call.depth - 1], call.objective, call.memory
+    z, delta = units_of(memory, call.logits, output, rows), units_of(memory, call.deltas, output, rows)
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    gathered = call.visits > 0
+    for at in range(first, last, LOSS_ROWS):
+        stop = lesser(at + LOSS_ROWS, last)
+        count = stop - at
+        y, w = rows_of(call.targets, start + at, start + stop), vector(call.weights, start + at, count)
+        if gathered:
+            y = rows_of(matrix(memory, call.batch_targets, rows, output.n_out), at, stop)
+            w = vector(memory, call.batch_weights + at, count)
+            visited = vector(call.order, start + at, count)
+            gather(call.targets, visited, y)
+            weights = call.weights
+            for i in range(count):
+                w[i] = weights[visited[i]]
+        call.sums[at // LOSS_ROWS] = output_loss(
+            objective.loss, output.activation, parameters_of(objective, output.n_out), share,
+            rows_of(z, at, stop), y, w, scratch, rows_of(delta, at, stop),
         )  # fmt: skip
-    return value
 
 
-def gradient(
-    layers, objective, parameters, inputs, targets, weights, total, key, step, memory, places, gradients
-):  # fmt: skip
-    """Fill gradients (P,) over all rows of the batch; return the objective, penalties included."""
-    before = flush_subnormals()
-    rows = inputs.shape[0]
-    last = len(layers) - 1
-    scratch = vector(memory, places.scratch, places.scratch_length)
-    forward(layers, parameters, inputs, key, step, memory, places)
-    output = layers[last]
-    z, delta = units_of(memory, places.logits, output, rows), units_of(memory, places.deltas, output, rows)
-    share = loss_share(objective.divisor, total)
-    value = add_losses(0.0, objective, output.activation, share, z, targets, weights, scratch, delta)
-    value /= objective.value_divisor
-    of_penalties = penalty_share(objective.shared_penalty, total)
-    l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
-    if l1 > 0 or l2 > 0:
-        value += penalties(layers, parameters, l1, l2)
-    for layer in range(last, -1, -1):
+def rows_backward(call, rows, first, last, step, worker):
+    """Take the deltas of rows [first, last) from the last layer back to the first; as `rows_forward`."""
+    layers, parameters, memory = call.layers, call.parameters, call.memory
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    for layer in range(len(layers) - 1, 0, -1):
         here, below = layers[layer], layers[layer - 1]
-        w, dw, p = weights_of(parameters, here), weights_of(gradients, here), below.dropout
-        hidden = places.dropped if p > 0 else places.activations
-        source = inputs if layer == 0 else units_of(memory, hidden, below, rows)
-        weight_gradient(source, delta, scratch, dw)
-        bias_gradient(delta, biases_of(gradients, here))
-        if l1 > 0 or l2 > 0:
-            penalty_gradient(l1, l2, w, dw)
+        w, delta = weights_of(parameters, here), units_of(memory, call.deltas, here, rows)
+        next_delta = units_of(memory, call.deltas, below, rows)
+        a = units_of(memory, call.activations, below, rows)
+        relu = below.activation == RELU
+        input_gradient_rows(delta, w, a, next_delta, first, last, relu, scratch)
+        own = rows_of(next_delta, first, last)
+        if below.dropout > 0:
+            drop(call.key, step, layer - 1, first, below.dropout, own, own)
+        if not relu:
+            z = rows_of(units_of(memory, call.logits, below, rows), first, last)
+            activate_gradient(below.activation, z, rows_of(a, first, last), own)
+
+
+def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers):
+    """Contract the worker's share of every layer's weights over the batch, and update them; spread the
+    biases.
+
+    Where the optimiser clips, gradients are left whole in call.gradients, and nothing is updated.
+    l1, l2, rate, bias_rate : of this step; the others as `rows_forward`
+    """
+    layers, rules, memory, gradients = call.layers, call.rules, call.memory, call.gradients
+    clipped = rules[0].clip_norm < UNBOUNDED
+    kept = clipped | (not streams())  # gradients, whole, in call.gradients
+    plain = (rules[0].code == SGD) & (l1 == 0) & (not kept)
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    slices = call.slices + worker * call.slice_length
+    source, order = inputs_of(call, start, rows)
+    for layer in range(len(layers)):
+        here, rule = layers[layer], rules[layer]
         if layer > 0:
-            next_delta = units_of(memory, places.deltas, below, rows)
-            input_gradient(delta, w, scratch, next_delta)
-            if p > 0:
-                drop(key, step, layer - 1, 0, p, next_delta, next_delta)
-            z = units_of(memory, places.logits, below, rows)
-            a = units_of(memory, places.activations, below, rows)
-            activate_gradient(below.activation, z, a, next_delta)
-            delta = next_delta
-    restore_subnormals(before)
-    return value
+            below = layers[layer - 1]
+            source = units_of(memory, chosen(below.dropout > 0, call.dropped, call.activations), below, rows)
+            order = no_order()
+        if rule.rate_factor == 0:
+            continue
+        delta, n_out = units_of(memory, call.deltas, here, rows), here.n_out
+        w, dw = weights_of(call.parameters, here), weights_of(gradients, here)
+        first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
+        own_rate = rate * rule.rate_factor
+        r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
+        # A worker may have no rows of a layer with few inputs, and a range no step of 0.
+        together = chosen(streams() & (not plain), slice_of(call.slice_length, n_out), last - first + 1)
+        for at in range(first, last, together):
+            stop = lesser(at + together, last)
+            sums = rows_of(dw, at, stop)
+            g = sums if kept else matrix(memory, slices, stop - at, n_out)
+            g = rows_of(w, at, stop) if plain else g
+            weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
+            if plain:
+                continue
+            if l1 > 0 or l2 > 0:
+                penalty_gradient(l1, l2, rows_of(w, at, stop), g)
+            if not clipped:
+                update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+        if worker == layer % workers:
+            db = biases_of(gradients, here)
+            bias_gradient(delta, db)
+            if not clipped:
+                update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, db)
 
 
-def update(layers, rules, parameters, gradients, moments, step, rate, bias_rate):
-    """Apply gradients to parameters; step counts the updates done before. rules : (layers,) RULE"""
-    before = flush_subnormals()
+def update_part(call, rule, step, rate, start, g):
+    """Apply the gradient g (n,) to the n parameters that begin at `start`; step counts the updates before."""
+    n, moments = len(g), call.moments
+    p, first = vector(call.parameters, start, n), vector(moments, start, n)
+    second = vector(moments, moments.shape[1] + start, n)
+    apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, first, second)
+
+
+def update_all(call, step, rate, bias_rate):
+    """Apply call.gradients to all parameters, clipped before where the optimiser clips."""
+    layers, rules, gradients = call.layers, call.rules, call.gradients
     for layer in range(len(layers)):
         here = layers[layer]
         if rules[layer].rate_factor == 0:
@@ -196,76 +332,94 @@ def update(layers, rules, parameters, gradients, moments, step, rate, bias_rate)
         here, rule = layers[layer], rules[layer]
         if rule.rate_factor != 0:
             of_weights = vector(gradients, here.weights, here.biases - here.weights)
-            update_part(rule, parameters, moments, step, rate * rule.rate_factor, here.weights, of_weights)
+            update_part(call, rule, step, rate * rule.rate_factor, here.weights, of_weights)
             of_biases = vector(gradients, here.biases, here.end - here.biases)
-            update_part(rule, parameters, moments, step, bias_rate * rule.rate_factor, here.biases, of_biases)
-    restore_subnormals(before)
+            update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, of_biases)
 
 
-def update_part(rule, parameters, moments, step, rate, start, g):
-    """Apply the gradient g (n,) to the n parameters that begin at `start`; step counts the updates before."""
-    n = len(g)
-    p, first = vector(parameters, start, n), vector(moments, start, n)
-    second = vector(moments, moments.shape[1] + start, n)
-    apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, first, second)
+def penalties(call, l1, l2):
+    """Return the penalties on the weights of all layers."""
+    layers, total = call.layers, 0.0
+    for layer in range(len(layers)):
+        total += penalty(l1, l2, weights_of(call.parameters, layers[layer]))
+    return total
 
 
-def train_chunk(
-    layers, objective, rules, parameters, gradients, moments, step, inputs, targets, weights,
-    order, starts, stops, totals, rates, losses, key, team, memory, places, sums,
-):  # fmt: skip
-    """Take all steps of a chunk; write each one's objective to losses (steps,)."""
-    before = flush_subnormals()
-    n_in, n_out = inputs.shape[1], targets.shape[1]
-    for s in range(len(starts)):
-        visited = vector(order, starts[s], stops[s] - starts[s])
-        rows = len(visited)
-        x, y = matrix(memory, places.inputs, rows, n_in), matrix(memory, places.targets, rows, n_out)
-        w = vector(memory, places.weights, rows)
-        gather(inputs, visited, x)
-        gather(targets, visited, y)
-        for i in range(rows):
-            w[i] = weights[visited[i]]
-        losses[s] = gradient(
-            layers, objective, parameters, x, y, w, totals[s], key, step + s, memory, places, gradients
-        )
-        update(layers, rules, parameters, gradients, moments, step + s, rates[s, 0], rates[s, 1])
-    restore_subnormals(before)
+def descend(call, s, worker, workers, updates):
+    """Take step s of the call, and write its objective to call.losses.
 
-
-def predict(parameters, layers, inputs, memory, address, block, out):
-    """Write the network's output for inputs (rows, n_in) to out (rows, n_out), `block` rows at a time.
-
-    layers : as in `Shape`, without dropout
-    address : of the PLACES: a record's dtype is hashed at every call, a microsecond of one row's 17
+    updates : whether parameters are; else the optimiser must be one that clips, and gradients are left
     """
-    places = places_at(address)
-    output = layers[len(layers) - 1]
-    key, step = np.int64(0), np.int64(0)
-    for start in range(0, len(inputs), block):
-        rows = rows_of(inputs, start, lesser(start + block, len(inputs)))
-        forward(layers, parameters, rows, key, step, memory, places)
-        z = units_of(memory, places.logits, output, len(rows))
-        activate(output.activation, z, rows_of(out, start, start + len(rows)))
+    objective, rules = call.objective, call.rules
+    start, step, total = call.starts[s], call.step + s, call.totals[s]
+    rows, clipped = call.stops[s] - start, rules[0].clip_norm < UNBOUNDED
+    first, last = own_share(rows, worker, workers, LOSS_ROWS)
+    share, of_penalties = loss_share(objective.divisor, total), penalty_share(objective.shared_penalty, total)
+    l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
+    block = chosen(streams(), rows_at_once(call.size * call.parameters.itemsize), MANY_ROWS)
+    for at in range(first, last, block):
+        stop = lesser(at + block, last)
+        if call.visits > 0:
+            # A random line or two for each row: waiting for them in the loss was 12 us of a step of 380.
+            visited = vector(call.order, start, rows)
+            prefetch_rows(call.targets, visited, at, stop)
+            prefetch_rows(call.weights, visited, at, stop)
+        rows_forward(call, start, rows, at, stop, step, worker)
+        rows_loss(call, start, rows, at, stop, share, worker)
+        rows_backward(call, rows, at, stop, step, worker)
+    of_weights = 0.0
+    if worker == 0 and (l1 > 0 or l2 > 0):
+        of_weights = penalties(call, l1, l2)
+    wait(call.barrier, workers)
+    if worker == 0:
+        call.losses[s] = total_of(call.sums, parts_of(rows)) / objective.value_divisor + of_weights
+    rate, bias_rate = call.rates[s, 0], call.rates[s, 1]
+    weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers)
+    if clipped:
+        # The norm needs the whole gradient before any of it is applied.
+        wait(call.barrier, workers)
+        if worker == 0 and updates:
+            update_all(call, step, rate, bias_rate)
+    wait(call.barrier, workers)
 
 
-def evaluate(layers, objective, parameters, inputs, targets, weights, total, memory, places, block):
-    """Return the loss over all rows, without penalties, `block` rows at a time; layers as `predict`."""
-    key, step = np.int64(0), np.int64(0)
-    scratch = vector(memory, places.scratch, places.scratch_length)
-    output = layers[len(layers) - 1]
-    share = loss_share(objective.divisor, total)
-    loss = 0.0
-    for start in range(0, len(inputs), block):
-        stop = lesser(start + block, len(inputs))
-        rows = stop - start
-        forward(layers, parameters, rows_of(inputs, start, stop), key, step, memory, places)
-        z, delta = (
-            units_of(memory, places.logits, output, rows),
-            units_of(memory, places.deltas, output, rows),
-        )
-        loss = add_losses(
-            loss, objective, output.activation, share, z, rows_of(targets, start, stop),
-            vector(weights, start, rows), scratch, delta,
-        )  # fmt: skip
-    return loss / objective.value_divisor
+# --- entry points: of a call, and of which of so many workers this one is -------------------------------
+
+
+def train_chunk(call, worker, workers):
+    """Take all steps of the call; write each one's objective to call.losses."""
+    for s in range(call.steps):
+        descend(call, s, worker, workers, True)
+
+
+def gradient(call, worker, workers):
+    """Fill call.gradients over all samples; write the objective, penalties included, to call.losses."""
+    descend(call, 0, worker, workers, False)
+
+
+def update(call, worker, workers):
+    """Apply call.gradients to the parameters, at call.rates."""
+    update_all(call, call.step, call.rates[0, 0], call.rates[0, 1])
+
+
+def predict(call, worker, workers):
+    """Write the network's output for all samples to call.out, a batch at a time."""
+    output = call.layers[call.depth - 1]
+    for start in range(0, call.samples, call.batch):
+        rows = lesser(call.batch, call.samples - start)
+        rows_forward(call, start, rows, 0, rows, 0, worker)
+        z = units_of(call.memory, call.logits, output, rows)
+        activate(output.activation, z, rows_of(call.out, start, start + rows))
+
+
+def evaluate(call, worker, workers):
+    """Write the loss over all samples, without penalties, to call.losses, a batch at a time."""
+    share, loss = loss_share(call.objective.divisor, call.totals[0]), 0.0
+    for start in range(0, call.samples, call.batch):
+        rows = lesser(call.batch, call.samples - start)
+        rows_forward(call, start, rows, 0, rows, 0, worker)
+        rows_loss(call, start, rows, 0, rows, share, worker)
+        sums = call.sums
+        for part in range(parts_of(rows)):
+            loss += sums[part]
+    call.losses[0] = loss / call.objective.value_divisor

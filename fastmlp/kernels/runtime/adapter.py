@@ -4,26 +4,39 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 import weakref
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
-from fastmlp.kernels.jit.bind import Program
-from fastmlp.kernels.program.records import LAYER, RULE, UNBOUNDED, Shape, objective_of
-from fastmlp.kernels.runtime.threads import call, run
+from fastmlp.kernels.jit.engine import Entry
+from fastmlp.kernels.jit.entries import Entries
+from fastmlp.kernels.program.records import (
+    ARRAYS,
+    BARRIER,
+    LAYER,
+    RULE,
+    UNBOUNDED,
+    WORDS,
+    Call,
+    Shape,
+    address_of,
+    objective_of,
+)
+from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.validation import (
+    FLOATS,
     check_array,
     check_chunk,
     check_data,
     check_parameters,
     check_state,
 )
-from fastmlp.kernels.runtime.workspace import workspace
-from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.runtime.workspace import Workspace, workspace
+from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.activations import activation_of
 from fastmlp.model.backend import Backend, Chunk, Data
 from fastmlp.model.layout import LayerSlices, layer_slices
@@ -34,27 +47,29 @@ from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
 
-BLOCK_ROWS = 256
+BATCH_ROWS = 256
 """Rows that predict and evaluate take at a time: what they allocate does not grow with the data."""
+
+NAMES = {dtype: dtype.name for dtype in FLOATS}
+"""Of dtypes: NumPy makes the name anew whenever it is asked for one."""
 
 IDLE_BYTES = 128 << 20
 """What workspaces may take between predictions, those of all models together."""
 
 
-def compiled_backend(variant: Variant) -> Backend:
-    """Return the variant as a backend; it compiles, or loads from the disk cache, when called."""
-    if numba.config.DISABLE_JIT:
+def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
+    """Return a variant as a backend; it compiles, or loads from the disk, when called."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise RuntimeError(
             "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
             "unset it, or choose backend='reference'"
         )
-    program = Program(variant)
-    for module in variant.called_libraries():
+    for module in choice.libraries:
         importlib.import_module(module)
 
     def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
-        block = min(BLOCK_ROWS, rows)
+        batch = rows if rows < BATCH_ROWS else BATCH_ROWS
         _, shape, idle, _ = prediction_of(network, parameters)
         check_parameters(shape, parameters)
         check_array("inputs", inputs, (rows, network.sizes[0]), dtype)
@@ -63,12 +78,10 @@ def compiled_backend(variant: Variant) -> Backend:
             work = idle.pop()
         except IndexError:
             work = None
-        if work is None or work.block < block:
-            work = Reusable(network, block, dtype)
+        if work is None or work.batch < batch:
+            work = Reusable(entries.get("predict", NAMES[dtype]), network, shape, parameters, batch)
         try:
-            program.predict(
-                writable(parameters), shape.layers, writable(inputs), work.memory, work.address, block, out
-            )
+            work.predict(inputs, out)
         finally:
             if work.kept:
                 idle.append(work)
@@ -77,24 +90,32 @@ def compiled_backend(variant: Variant) -> Backend:
         shape = resting_shape_of(network)
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
-        block = min(BLOCK_ROWS, len(data.inputs))
-        memory, places, _ = workspace(network, block, 1, parameters.dtype)
-        rows = map(writable, data)
-        total = float(data.weights.sum(dtype=np.float64))
-        return float(program.evaluate(*shape, writable(parameters), *rows, total, memory, places, block))
+        batch = min(BATCH_ROWS, len(data.inputs))
+        losses = np.empty(1)
+        arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
+        work = workspace(network, batch, 1, parameters.dtype)
+        call = call_of(shape, work, batch, parameters=parameters, **data._asdict(), **arrays)
+        entries.get("evaluate", NAMES[parameters.dtype])(call.address)
+        return float(losses[0])
 
     def gradient(
         network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
     ) -> float:
-        shape = shape_of(network)
+        shape, rows = shape_of(network), len(data.inputs)
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
-        memory, places, _ = workspace(network, len(data.inputs), 1, parameters.dtype)
-        rows = map(writable, data)
-        total = float(data.weights.sum(dtype=np.float64))
-        given = *shape, parameters, *rows, total, key, step, memory, places, gradients
-        return float(call(program.gradient, *given))
+        losses = np.empty(1)
+        arrays: dict[str, Any] = {
+            "parameters": parameters, "gradients": gradients, "losses": losses,
+            "rules": no_rules(len(shape.layers)),
+            "totals": data.weights.sum(dtype=np.float64, keepdims=True), "rates": np.zeros((1, 2)),
+            "starts": np.zeros(1, np.int64), "stops": np.full(1, rows),
+        }  # fmt: skip
+        work = workspace(network, rows, 1, parameters.dtype)
+        call = call_of(shape, work, rows, steps=1, step=step, key=key, **data._asdict(), **arrays)
+        entries.get("gradient", NAMES[parameters.dtype])(call.address)
+        return float(losses[0])
 
     def update(
         network: Network,
@@ -105,8 +126,12 @@ def compiled_backend(variant: Variant) -> Backend:
     ) -> TrainState:
         shape = shape_of(network)
         check_state(shape, state)
-        call(program.update, shape.layers, rules_of(optimizer, len(shape.layers)), *state, rate, bias_rate)
-        return state._replace(step=state.step + 1)
+        *arrays, step = state
+        given: dict[str, Any] = dict(zip(TrainState._fields, arrays, strict=False))
+        given |= {"rules": rules_of(optimizer, len(shape.layers)), "rates": np.array([[rate, bias_rate]])}
+        call = call_of(shape, None, 0, step=step, steps=1, **given)
+        entries.get("update", NAMES[state.parameters.dtype])(call.address)
+        return state._replace(step=step + 1)
 
     def train_chunk(
         network: Network,
@@ -122,22 +147,60 @@ def compiled_backend(variant: Variant) -> Backend:
         check_state(shape, state)
         check_data(shape, data, dtype)
         check_chunk(chunk, losses)
-        *visits, rows = chunk
-        workers = 1
-        if variant.workers is not None:
-            workers = variant.workers(Work.of(network, optimizer, rows, dtype, threads))
-        bound = variant.specialize and variant.specialize(network, optimizer, rows, dtype)
-        if bound is not None:
-            entry, workers = program.bound(bound), min(workers, bound.most_workers)
+        rows, workers = chunk.batch_size, 1
+        if choice.workers is not None:
+            workers = choice.workers(Work.of(network, optimizer, rows, dtype, threads))
+        bound = choice.specialize and choice.specialize(network, optimizer, rows, dtype)
+        if bound:
+            entry, workers = entries.of_network(bound, NAMES[dtype]), min(workers, bound.most_workers)
         else:
-            entry = program.train_chunk
-        rules, source = rules_of(optimizer, len(shape.layers)), map(writable, data)
-        given = *shape, rules, *state, *source, *map(writable, visits), losses, key
+            entry = entries.get("train_chunk", NAMES[dtype])
         work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
-        run(lambda team: entry(*given, team, *work), workers)
+        barrier, given = np.zeros(BARRIER, np.int64), {**state._asdict(), **data._asdict(), **chunk._asdict()}
+        del given["batch_size"]
+        call = call_of(
+            shape, work, rows, steps=len(losses), visits=len(chunk.order), key=key, losses=losses,
+            rules=rules_of(optimizer, len(shape.layers)), barrier=barrier, **given,
+        )  # fmt: skip
+        run(functools.partial(entry, call.address), workers, barrier)
         return state._replace(step=state.step + len(losses))
 
-    return Backend(variant.name, predict, evaluate, gradient, update, train_chunk)
+    return Backend(name, predict, evaluate, gradient, update, train_chunk)
+
+
+def call_of(shape: Shape, work: Workspace | None, batch: int, **given: Any) -> Call:
+    """Return a call of a network's program.
+
+    batch : the most rows of a step, for which there is room in `work`
+    given : arrays and numbers by their names in `fastmlp.kernels.program.records`
+    """
+    arrays: dict[str, Any] = {}
+    numbers = {**shape.words, "batch": batch, "samples": len(given.get("inputs", ()))}
+    if work is not None:
+        numbers |= {"length": work.memory.size, **work.numbers}
+        arrays |= {"memory": work.memory, "sums": np.empty(batch)}
+    for name, value in given.items():
+        (arrays if name in ARRAYS else numbers)[name] = value
+    if "rules" in arrays:
+        rules: Rules = arrays.pop("rules")
+        numbers["rules"] = rules.address
+        return Call(arrays, numbers, shape, rules)
+    return Call(arrays, numbers, shape)
+
+
+@functools.lru_cache(maxsize=64)
+def no_rules(layers: int) -> Rules:
+    """Return the rules of an optimiser that clips, and that nobody asks for a step."""
+    rules = np.zeros(layers, RULE)
+    rules["rate_factor"] = 1
+    return Rules(rules, address_of(rules))
+
+
+class Rules(NamedTuple):
+    """An optimiser in numbers. records : (layers,) RULE; address : where they are"""
+
+    records: Array
+    address: int
 
 
 @functools.lru_cache(maxsize=64)
@@ -155,32 +218,41 @@ def shape_of(network: Network) -> Shape:
         objective[name] = getattr(network, name)
     objective["loss"] = LOSS_CODES.code(loss_of(network.loss))
     objective["shared_penalty"] = network.convention == "sklearn"
-    return Shape(layers, objective)
+    return Shape.of(layers, objective)
 
 
 class Reusable:
-    """A workspace of predictions, for the next ones of its model where it is kept: allocating takes 7 us.
+    """The call of a model's predictions, for the next ones where it is kept: allocating takes 7 us.
 
-    block : rows of a prediction that it has room for at a time
-    address : of its PLACES
+    batch : rows of a prediction that it has room for at a time
     kept : whether it may lie idle
     """
 
-    __slots__ = ("__weakref__", "address", "block", "kept", "memory", "places")
+    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "kept")
 
-    def __init__(self, network: Network, block: int, dtype: np.dtype[Any]) -> None:
-        self.memory, self.places, _ = workspace(network, block, 1, dtype, predicting=True)
-        self.address = self.places.__array_interface__["data"][0]
-        self.block = block
+    def __init__(self, entry: Entry, network: Network, shape: Shape, parameters: Array, batch: int) -> None:
+        work = workspace(network, batch, 1, parameters.dtype, predicting=True)
+        self._entry = entry
+        self._call = call_of(shape, work, batch)
+        self._call.words[PARAMETERS] = address_of(parameters)  # not held: with them goes what leads here
+        self.batch, self.bytes = batch, work.memory.nbytes
         # Counted first: two threads that come at once may both find no room, but never both the last of it.
         _kept[id(self)] = self
-        if self.memory.nbytes <= IDLE_BYTES < _kept_bytes():
+        if self.bytes <= IDLE_BYTES < _kept_bytes():
             for prediction in list(_predictions.values()):
                 prediction.idle.clear()
         self.kept = _kept_bytes() <= IDLE_BYTES
         if not self.kept:
             del _kept[id(self)]
 
+    def predict(self, inputs: Array, out: Array) -> None:
+        """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
+        words = self._call.words
+        words[INPUTS], words[OUT], words[SAMPLES] = address_of(inputs), address_of(out), len(inputs)
+        self._entry(self._call.address)
+
+
+PARAMETERS, INPUTS, OUT, SAMPLES = (WORDS[name] for name in ("parameters", "inputs", "out", "samples"))
 
 _kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary()
 """By their ids, those that lie idle, or will when their predictions are made."""
@@ -188,7 +260,7 @@ _kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary(
 
 def _kept_bytes() -> int:
     found = [reference() for reference in _kept.valuerefs()]
-    return sum(work.memory.nbytes for work in found if work is not None)
+    return sum(work.bytes for work in found if work is not None)
 
 
 class Prediction(NamedTuple):
@@ -229,12 +301,12 @@ def resting_shape_of(network: Network) -> Shape:
     shape = shape_of(network)
     layers = shape.layers.copy()
     layers["dropout"] = 0
-    return shape._replace(layers=layers)
+    return Shape.of(layers, shape.objective)
 
 
 @functools.lru_cache(maxsize=64)
-def rules_of(optimizer: Optimizer, layers: int) -> Array:
-    """Return an optimiser in numbers, (layers,) RULE."""
+def rules_of(optimizer: Optimizer, layers: int) -> Rules:
+    """Return an optimiser in numbers."""
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(layers)
     rules = np.zeros(layers, RULE)
@@ -244,17 +316,4 @@ def rules_of(optimizer: Optimizer, layers: int) -> Array:
         rule["rate_factor"] = optimizer.rate_factor(layer)
         constants = optimizer.of_layer(layer).constants
         rule["constants"][: len(constants)] = constants
-    return rules
-
-
-def writable(array: Array) -> Array:
-    """Return `array`, or a view of it that Numba does not see as read-only.
-
-    Kernels never write to their inputs; without this a read-only X would compile anew.
-    """
-    if array.flags.writeable:
-        return array
-    pointer = array.__array_interface__["data"][0]
-    interface = {**array.__array_interface__, "data": (pointer, False)}
-    holder = type("Memory", (), {"__array_interface__": interface, "base": array})()
-    return np.asarray(holder)
+    return Rules(rules, address_of(rules))

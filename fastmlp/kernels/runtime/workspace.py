@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fastmlp.kernels.program.records import PLACES, Workspace
+from fastmlp.kernels.program.records import SLICE_ROWS
 from fastmlp.model.layout import ALIGNMENT, aligned
 from fastmlp.model.network import Network
 
@@ -25,9 +26,6 @@ BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
 
 SLICE_BYTES = 1 << 16
 """Gradient that is formed before the optimiser is applied to it: a share of L2."""
-
-SLICE_ROWS = 8
-"""Rows of weights that a slice of gradient holds at least."""
 
 
 def scratch_length(widest: int, rows: int, itemsize: int) -> int:
@@ -48,7 +46,7 @@ def slice_length(n_out: int, itemsize: int) -> int:
 def lengths(
     network: Network, rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
 ) -> dict[str, int]:
-    """Return the numbers in each of a workspace's buffers, by their names in `records.PLACES`.
+    """Return the numbers in each of a workspace's buffers, by their names in `records.BUFFERS`.
 
     For batches of up to `rows` rows, shared by `workers` workers.
 
@@ -61,14 +59,24 @@ def lengths(
     if predicting:
         return {"logits": units, "activations": units, "scratch": scratch}
     return {
-        "inputs": rows * sizes[0],
-        "targets": rows * sizes[-1],
-        "weights": rows,
+        "batch_inputs": rows * sizes[0],
+        "batch_targets": rows * sizes[-1],
+        "batch_weights": rows,
         **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
         "scratch": scratch,
         "slices": workers * slice_length(max(sizes[1:]), itemsize),
         "private": workers * private,
     }
+
+
+class Workspace(NamedTuple):
+    """What a program works in, allocated once a call.
+
+    memory : (n,) floating, all buffers; numbers : of a call, where each begins and how much there is
+    """
+
+    memory: NDArray[Any]
+    numbers: dict[str, int]
 
 
 def workspace(
@@ -84,19 +92,10 @@ def workspace(
     line = ALIGNMENT // dtype.itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
-    memory = aligned(sum(padded), dtype)
-    return Workspace(memory, places(buffers, starts, workers), np.empty(0 if predicting else rows))
+    return Workspace(aligned(sum(padded), dtype), numbers(buffers, starts, workers))
 
 
-def places(buffers: dict[str, int], starts: dict[str, int], workers: int) -> np.void:
-    """Return a PLACES: where buffers of these lengths begin."""
-    found = np.zeros(1, PLACES)[0]
-    for name, start in starts.items():
-        found[name] = start
-    for name, length in (
-        ("scratch", "scratch_length"),
-        ("slices", "slice_length"),
-        ("private", "private_length"),
-    ):
-        found[length] = buffers.get(name, 0) // workers
-    return found
+def numbers(buffers: dict[str, int], starts: dict[str, int], workers: int) -> dict[str, int]:
+    """Return a call's numbers of buffers of these lengths, which begin there."""
+    shares = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
+    return {**starts, **{name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}}

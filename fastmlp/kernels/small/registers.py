@@ -22,10 +22,6 @@ from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES
 from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.kernels.small.lanes import Machine
 
-MOST_ROWS = 16
-MOST_VECTORS = 64
-"""Beyond so many vectors of parameters the registers overflow, and so does the gain."""
-
 
 class _Step:
     """Emits one step on lists of vectors."""
@@ -199,15 +195,3 @@ def chunk(constants):
         return types.none(*arrays, types.float64), codegen
 
     return run
-
-
-def lanes_for(rows):
-    """Return the vector that holds a batch."""
-    return max(4, 1 << (rows - 1).bit_length())
-
-
-def fit(sizes, rows, itemsize):
-    """Whether the parameters of a network stay in registers for batches of so many rows."""
-    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
-    vectors = parameters * max(1, lanes_for(rows) * itemsize // 64)
-    return rows <= MOST_ROWS and vectors <= MOST_VECTORS

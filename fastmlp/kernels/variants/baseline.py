@@ -28,7 +28,8 @@ from fastmlp.kernels.codegen.scalars import (
 )
 from fastmlp.kernels.codes import CROSS_ENTROPY, SOFTMAX
 from fastmlp.kernels.elementwise.row_losses import row_loss
-from fastmlp.kernels.variant import Variant, Work
+from fastmlp.kernels.estimates import OWN
+from fastmlp.kernels.variant import Variant
 
 # --- matmuls -------------------------------------------------------------------------------------
 
@@ -241,11 +242,6 @@ def apply_rule(code, rate, constants, t, g, p, first, second):
         step_element(code, i, rate, constants, t, g, p, first, second)
 
 
-def seconds(work: Work) -> float:
-    """Loops that LLVM vectorises reach about 6 GF/s; a unit's exp, a row's and a step's bookkeeping add."""
-    return 5e-7 + work.flops / 6e9 + work.rows * (7e-8 + 4e-9 * work.units)
-
-
 VARIANT = Variant(
     "baseline",
     None,
@@ -264,5 +260,5 @@ VARIANT = Variant(
         "penalty_gradient": penalty_gradient,
         "weight_gradient": weight_gradient,
     },
-    seconds,
+    *OWN["baseline"],
 )

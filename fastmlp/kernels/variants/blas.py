@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.variant import Variant, allocating
 from fastmlp.kernels.variants import baseline
 
@@ -40,5 +41,5 @@ VARIANT = Variant(
     "blas",
     baseline.VARIANT,
     {"affine": affine, "weight_gradient": weight_gradient, "input_gradient": input_gradient},
-    libraries=("scipy.linalg.cython_blas",),
+    *OWN["blas"],
 )

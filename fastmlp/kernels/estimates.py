@@ -1,0 +1,72 @@
+"""What a step takes on each backend of fastmlp's own: backend="auto" goes by it, and loads no kernel."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from fastmlp.kernels.gemm.thresholds import LARGE_BYTES, MANY_ROWS
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.kernels.small.eligible import GROUPED_ROWS, GROUPS, specialize
+from fastmlp.kernels.variant import Choice, Work
+
+WORTH_SECONDS = 0.02
+"""A training that `fused` ends in less is not worth a compilation to "auto"."""
+
+
+def baseline_seconds(work: Work) -> float:
+    """Loops that LLVM vectorises reach about 6 GF/s; a unit's exp, a row's and a step's bookkeeping add."""
+    return 5e-7 + work.flops / 6e9 + work.rows * (7e-8 + 4e-9 * work.units)
+
+
+def fused_seconds(work: Work) -> float:
+    """About 85 % of peak, split over the workers, a few passes over the units, and 80 ns a row.
+
+    A row of 1-1-1-1 or 9-6 takes 90 to 130 ns, nearly all of it for its loss and its place in tiles.
+    """
+    busy = work.flops * work.itemsize / 4 / 9e10 + work.rows * (8e-8 + 5e-10 * work.units)
+    return 1.5e-6 + busy / workers(work)
+
+
+def workers(work: Work) -> int:
+    """Return how many threads a step is worth: each needs 16 rows, and 20 us of work to share."""
+    microseconds = work.flops * work.itemsize / 4 / 9e4
+    return max(1, min(work.threads, work.rows // LOSS_ROWS, int(microseconds / 20)))
+
+
+def packed_seconds(work: Work) -> float:
+    """As fused, but a third less where weights are large and rows enough to pack for, or rows are many."""
+    largest = max(n_in * n_out for n_in, n_out in pairwise(work.sizes)) * work.itemsize
+    packs = work.rows >= (128 if largest >= LARGE_BYTES else MANY_ROWS)
+    gain = 0.7 if packs else 1.02
+    return gain * fused_seconds(work)
+
+
+def specialized_seconds(work: Work) -> float:
+    """What a step takes on 512-bit vectors: near peak, and some passes over rows, units and parameters.
+
+    Within 30 % of measurements from 4-32-16-4 to 64-128-10, within a factor of 2 for smaller networks:
+    close enough, as `fused` takes several times as long there.
+    """
+    dtype = np.dtype(f"f{work.itemsize}")
+    if work.network is None or specialize(work.network, work.optimizer, work.rows, dtype) is None:
+        return float("inf")
+    if work.steps is not None and work.steps * fused_seconds(work) < WORTH_SECONDS:
+        return float("inf")
+    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(work.sizes))
+    wide = work.itemsize / 4
+    busy = wide * (work.flops / 1.5e11 + 2e-10 * work.rows * work.units) + 5e-9 * work.rows
+    sharing = min(workers(work), GROUPS if work.rows >= GROUPED_ROWS else 1)
+    return 5e-8 + busy / sharing + 2.5e-10 * wide * parameters
+
+
+OWN = {
+    "baseline": Choice(baseline_seconds),
+    "blas": Choice(libraries=("scipy.linalg.cython_blas",)),
+    "tiled": Choice(exact=True),
+    "fused": Choice(fused_seconds, workers, exact=True),
+    "packed": Choice(packed_seconds, workers, exact=True),
+    "specialized": Choice(specialized_seconds, workers, specialize),
+}
+"""By name, bases first."""

@@ -1,0 +1,143 @@
+"""From what Numba has typed and lowered to object files, and nothing else: no engine of Numba's keeps the
+code.
+
+Numba's private parts are touched here and in `fastmlp.kernels.jit.disposable`; tried on 0.62.1 and 0.68.1.
+"""
+
+# mypy: ignore-errors
+
+import copy
+import functools
+from types import SimpleNamespace
+
+from llvmlite import ir
+from llvmlite.binding.ffi import lib
+from numba import types
+from numba.core import cgutils
+from numba.core.codegen import JITCPUCodegen
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
+
+from fastmlp.kernels.codegen.subnormals import arithmetic, flushing_arithmetic
+from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.system import forks
+
+forks.wait_for(global_compiler_lock, 2)
+
+INT, INT32, VOID, POINTER = ir.IntType(64), ir.IntType(32), ir.VoidType(), ir.IntType(8).as_pointer()
+
+
+class _Codegen(JITCPUCodegen):
+    """Optimises, and emits nothing: a function that others inline never becomes machine code by itself.
+
+    Frees LLVM's pass managers, which llvmlite's classes forget to: 33 KiB a function, 4 MB a program.
+    """
+
+    def _add_module(self, module):
+        pass
+
+    def set_env(self, env_name, env):
+        """Nothing: what needs an environment is not compiled here."""
+
+    def _function_pass_manager(self, **options):
+        manager, builder = super()._function_pass_manager(**options)
+        manager._dispose = functools.partial(lib.LLVMPY_DisposeNewFunctionPassManger, manager._ptr)
+        return manager, builder
+
+    def _module_pass_manager(self, **options):
+        manager, builder = super()._module_pass_manager(**options)
+        manager._dispose = functools.partial(lib.LLVMPY_DisposeNewModulePassManger, manager._ptr)
+        return manager, builder
+
+
+def new_target():
+    """Return a target context of Numba's with a code generator of its own, which goes with it."""
+    shared = cpu_target.target_context
+    constants = copy.copy(shared._get_constants)
+    constants._cache = {}  # has a key for the type of every code generator
+    return shared.subtarget(_internal_codegen=_Codegen("fastmlp"), _get_constants=constants)
+
+
+@functools.cache
+def shared_target():
+    """Return the target context of all that programs share."""
+    return new_target()
+
+
+def give_target(dispatcher, context):
+    """Have a dispatcher of Numba's compile in a target context."""
+    described = {"typing_context": cpu_target.typing_context, "target_context": context}
+    dispatcher._compiler.targetdescr = SimpleNamespace(options=cpu_target.options, **described)
+    dispatcher.targetctx = context
+
+
+def machine_code_of(library, symbol):
+    """Return the machine code of a finished library."""
+    module = library._final_module
+    names = [*module.functions, *module.global_variables]
+    externals = {one.name for one in names if one.is_declaration and not one.name.startswith("llvm.")}
+    return MachineCode(symbol, library._codegen._tm.emit_object(module), tuple(sorted(externals)))
+
+
+def python_call(builder, name, result, *given):
+    """Emit a call of a function of Python's, of which `fastmlp.kernels.jit.engine` has the names."""
+    signature = ir.FunctionType(result, [one.type for one in given])
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), given)
+
+
+def initialize_runtime():
+    """Have the symbols of Numba's runtime found: what allocates, and what raises errors of its own."""
+    rtsys.initialize(cpu_target.target_context)
+
+
+def emit_entry(compiled, name, flushes, raises):
+    """Return the machine code of an entry point around the only overload of a dispatcher.
+
+    flushes : whether subnormal numbers are taken for 0 while it runs
+    raises : whether it may raise errors beside those of pieces that cannot be had: a user's kernels may
+    """
+    (made,) = compiled.overloads.values()
+    context = compiled.targetctx
+    library = context.codegen().create_library(name)
+    module = library.create_ir_module(name)
+    inner = context.declare_function(module, made.fndesc)
+    function = ir.Function(module, ir.FunctionType(POINTER, [POINTER, INT, INT]), name)
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    before = flushing_arithmetic(builder) if flushes else None
+    arguments = made.signature.args
+    values = context.get_arg_packer(arguments).as_arguments(builder, function.args)
+    status, _ = context.call_conv.call_function(builder, inner, types.none, arguments, values)
+    if flushes:
+        arithmetic(builder, before)
+    with cgutils.if_unlikely(builder, status.is_error):
+        builder.ret(_fetched_error(context, builder, status, raises))
+    builder.ret(ir.Constant(POINTER, None))
+    library.add_linking_library(made.library)
+    library.add_ir_module(module)
+    library.finalize()
+    return machine_code_of(library, name)
+
+
+def _fetched_error(context, builder, status, raises):
+    """Take the error that is set, or that the kernel raised; return its address."""
+    api = context.get_python_api(builder)
+    gil = python_call(builder, "PyGILState_Ensure", INT32)
+    if raises:
+        context.call_conv.raise_error(builder, api, status)
+    else:
+        with builder.if_then(builder.not_(status.is_python_exc)):
+            api.err_set_string("PyExc_SystemError", "a kernel of fastmlp's own raised an error")
+    kind, value, trace = (cgutils.alloca_once_value(builder, ir.Constant(POINTER, None)) for _ in range(3))
+
+    call = functools.partial(python_call, builder)
+    call("PyErr_Fetch", VOID, kind, value, trace)
+    call("PyErr_NormalizeException", VOID, kind, value, trace)
+    found = builder.load(value)
+    has_trace = cgutils.is_not_null(builder, builder.load(trace))
+    with builder.if_then(builder.and_(has_trace, cgutils.is_not_null(builder, found))):
+        call("PyException_SetTraceback", INT32, found, builder.load(trace))
+    call("Py_DecRef", VOID, builder.load(kind))
+    call("Py_DecRef", VOID, builder.load(trace))
+    call("PyGILState_Release", VOID, gil)
+    return found

@@ -1,0 +1,175 @@
+"""Machine code in memory: object files, linked by LLVM's loader, and found by compiled code when it calls
+them.
+
+Numba is not needed for that. What is not on the disk is compiled, for which it is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+import pickle
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import binding
+from llvmlite.binding import ffi
+
+from fastmlp.kernels.codegen.machine import target
+from fastmlp.kernels.codes import BY_KIND
+from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.system import forks
+from fastmlp.system.compiling import compiling
+
+RESOLVE = "fastmlp:resolve"
+"""The symbol of what compiled code calls to find a piece."""
+
+lock = threading.RLock()
+"""Held while code is loaded or compiled."""
+
+forks.wait_for(lock, 1)
+forks.wait_for(ffi.lib._lock._lock, 3)  # llvmlite 0.44 to 0.50
+
+PYTHON = (
+    *("PyErr_Fetch", "PyErr_NormalizeException", "PyErr_SetString", "PyExc_SystemError"),
+    *("PyException_SetTraceback", "PyGILState_Ensure", "PyGILState_Release", "PyLong_AsLongLong"),
+    *("PyObject_CallFunction", "Py_DecRef"),
+)
+"""What machine code takes from Python; not every system exports it to a loader."""
+
+
+class Engine:
+    """A place in memory for machine code, which goes with the last reference to it."""
+
+    def __init__(self) -> None:
+        _, cpu, features = target()
+        machine = binding.Target.from_default_triple().create_target_machine(
+            cpu=cpu, features=features, opt=3, reloc="static", codemodel="jitdefault", jit=True
+        )
+        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+
+    def load(self, code: MachineCode) -> int:
+        """Link an object file, and return the address of its function."""
+        self._engine.add_object_file(binding.ObjectFileRef.from_data(code.object_code))
+        self._engine.finalize_object()
+        address: int = self._engine.get_function_address(code.symbol)
+        return address
+
+
+@functools.cache
+def common() -> Engine:
+    """Return where the pieces are, which any program may call; then LLVM finds the process's symbols."""
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    for name in PYTHON:
+        binding.add_symbol(name, ctypes.addressof(ctypes.c_char.in_dll(ctypes.pythonapi, name)))
+    return Engine()
+
+
+def can_link(code: MachineCode) -> bool:
+    """Whether all that the code needs from elsewhere is there; what is not ends the process when it is
+    linked.
+
+    What Numba brings, as its runtime, is there once it has been imported.
+    """
+    common()
+    if all(map(binding.address_of_symbol, code.externals)):
+        return True
+    importlib.import_module("fastmlp.kernels.jit.emission").initialize_runtime()
+    return all(map(binding.address_of_symbol, code.externals))
+
+
+_found: dict[tuple[str, str, str], int] = {}
+"""By name, types and code: addresses of the pieces that the process has loaded."""
+
+known_to_compiler: dict[str, Callable[[], Any]] = {}
+"""To be called before a piece is compiled: each tells the compiler of the pieces of a loaded program."""
+
+
+def address_of(name: str, types: bytes, kind: str, key: str) -> int:
+    """Return where the machine code of a piece is; load it, or compile it first.
+
+    types : a pickle of its arguments' types, Numba's; kind : their names
+    key : of what its code stands for, "" if it has none
+    """
+    wanted = name, kind, key
+    if wanted not in _found:
+        with lock, compiling():
+            if wanted not in _found:
+                code = store.load(name, f"{kind} {key}")
+                if code is None or not can_link(code):
+                    code = _compiler().compiled_piece(name, pickle.loads(types), key)
+                _found[wanted] = common().load(code)
+    return _found[wanted]
+
+
+def _compiler() -> Any:
+    compiler = importlib.import_module("fastmlp.kernels.jit.lazy")
+    while known_to_compiler:
+        known_to_compiler.popitem()[1]()
+    return compiler
+
+
+def _resolve(wanted: int, length: int, code: int) -> int:
+    """Return the address of the piece that is described, pickled, at `wanted`: see `lazy.calling`.
+
+    code : its code, where that was not known when the call was written
+    """
+    name, types, kind, codes, key = pickle.loads(ctypes.string_at(wanted, length))
+    if key is None:
+        key = str(code) if codes is None else BY_KIND[codes][code].key
+    return address_of(name, types, kind, key)
+
+
+# The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
+# an arbitrary address where an error arises outside of what its text can guard: Ctrl-C on entering it.
+binding.add_symbol(RESOLVE, id(_resolve))
+
+
+class Entry:
+    """A function of machine code with one signature for all: a call's address, which worker, of how many.
+
+    It runs without Python's lock, and returns 0, or the address of an exception that it owns.
+    """
+
+    def __init__(self, address: int, engine: Engine) -> None:
+        self._engine = engine
+        self._function = _SIGNATURE(address)
+
+    def __call__(self, call: int, worker: int = 0, workers: int = 1) -> None:
+        """Run it; raise what went wrong in there."""
+        failed = self._function(call, worker, workers)
+        if failed is not None:
+            raise _error(failed)
+
+
+_SIGNATURE = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
+
+
+def _error(address: int) -> BaseException:
+    owned = ctypes.cast(address, ctypes.py_object)
+    error: BaseException = owned.value
+    ctypes.pythonapi.Py_DecRef(owned)
+    return error
+
+
+def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> Entry:
+    """Return an entry point in an engine of its own; loaded, or compiled where the disk has none.
+
+    kind : of the network's numbers
+    """
+    with lock:
+        code = store.load(name, kind)
+        if code is None or not can_link(code):
+            code = compile_code()
+        engine = Engine()
+        return Entry(engine.load(code), engine)
+
+
+def is_compiler_loaded() -> bool:
+    """Whether this process has the compiler: then what it knows counts, not what was kept of it."""
+    return "fastmlp.kernels.jit.bind" in sys.modules

@@ -1,0 +1,122 @@
+"""The entry points of programs, by names that are known or that the compiler finds; what is said when it
+compiles.
+
+A warm process that loads no compiler asks `fastmlp.kernels.jit.store` for the name that a program had when it
+was compiled from the same sources.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import Any
+
+from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler
+from fastmlp.kernels.variant import Bound, Variant
+from fastmlp.system.compiling import compiling
+
+ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
+"""The templates that are called from Python, in `fastmlp.kernels.program.templates`."""
+
+MOST_BOUND = 64
+"""Networks whose own entry points a process keeps."""
+
+
+def name_of(digest: str, bound: Bound) -> str:
+    """Return the name of one network's machine code, by a digest of what all such programs are made of."""
+    constants = hashlib.sha256(f"{digest} {bound.constants!r}".encode()).hexdigest()[:16]
+    return f"train_chunk@{'-'.join(map(str, bound.sizes))}_{constants}"
+
+
+class Entries:
+    """A variant's entry points.
+
+    name : of the variant; load() gives it, with its functions
+    lasting : whether its functions are those of the installed package, whose names may be kept
+    """
+
+    def __init__(self, name: str, load: Callable[[], Variant], lasting: bool) -> None:
+        self._name, self._load, self._lasting = name, load, lasting
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self.of_network = lru_cache(MOST_BOUND)(self._of_network)
+
+    def get(self, template: str, dtype: str) -> Entry:
+        """Return an entry point for networks of a NumPy dtype."""
+        found = self._entries.get((template, dtype))
+        if found is None:
+            found = self._entries[template, dtype] = self._entry(
+                f"{self._name} {template}", dtype, lambda: self._program().source(template), lambda name: name
+            )
+        return found
+
+    def _of_network(self, bound: Bound, dtype: str) -> Entry:
+        """Return the entry point of one network."""
+        return self._entry(
+            bound.template, dtype, lambda: self._program().source_of(bound),
+            lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
+        )  # fmt: skip
+
+    @compiling()
+    def _entry(
+        self, what: str, dtype: str, source: Callable[[], Any], name: Callable[[str], str], network: str = ""
+    ) -> Entry:
+        """Return an entry point, loaded or compiled.
+
+        what : it is; source() says what it is made of, for which the compiler is loaded
+        name : name(kept) gives the name of its machine code from what was kept of it
+        network : the sizes of the only one that it serves
+        """
+        kept = store.names().get(what) if self._lasting and not is_compiler_loaded() else None
+        if kept is None:
+            found = source()
+            kept = found.kept
+            if self._lasting and found.reach.unknown is None:
+                store.names().put(what, kept)
+        else:
+            known_to_compiler[what] = source
+
+        def compiled() -> store.MachineCode:
+            found = source()
+            with _announced(found.name, self._name, dtype, network, found.reach.unknown):
+                code: store.MachineCode = found.compiled(dtype)
+            return code
+
+        return entry_of(name(kept), dtype, compiled)
+
+    def _program(self) -> Any:
+        return importlib.import_module("fastmlp.kernels.jit.bind").Program(self._load())
+
+
+ABOUT_SECONDS = {"train_chunk": 4, "gradient": 2, "update": 1, "predict": 1, "evaluate": 1}
+"""What compiling a template takes, with all that a network calls: seconds on AMD EPYC, rounded up."""
+
+ABOUT_SECONDS_OF_A_NETWORK = 2
+"""What compiling the entry point of one network takes."""
+
+_said: set[str] = set()
+
+
+def _announced(
+    name: str, variant: str, dtype: str, network: str, unknown: str | None
+) -> AbstractContextManager[None]:
+    """Return a context to compile in, which says so once for each variant or network and dtype.
+
+    name : of the program; unknown : why the disk cannot keep it
+    """
+    what, once = f"the {variant!r} backend for {dtype}", "once each for training, prediction and validation"
+    key = f"{name} {dtype}" if network else what
+    if network:
+        what, once = f"{what} and a {network} network", "once for this network"
+    if key in _said:
+        return compiling()
+    _said.add(key)
+    reason = store.why_not_kept() if unknown is None else f"what it is made of cannot be known: {unknown}"
+    often = f"this happens {once}, later runs load it from the disk cache"
+    if reason is not None:
+        often = f"later runs will compile again, for {reason}"
+    seconds = ABOUT_SECONDS_OF_A_NETWORK if network else ABOUT_SECONDS[name.rpartition("_")[0]]
+    return compiling(what, seconds, often)

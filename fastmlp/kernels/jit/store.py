@@ -1,0 +1,357 @@
+"""Where machine code is kept between processes, and what may be loaded from there; Numba is not needed.
+
+Every piece of machine code is a file of its own, in a directory and by an owner that nobody else can be, with
+a checksum; what does not hold is compiled anew. A file's name has a digest of all that its code is made of,
+and its key says for which types, processor and compiler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import re
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llvmlite
+import numpy as np
+
+from fastmlp.kernels.codegen.machine import target
+from fastmlp.system.notices import say
+
+try:
+    import fcntl
+except ImportError:  # not POSIX
+    fcntl = None  # type: ignore[assignment]
+
+PLACE = "FASTMLP_CACHE_DIR"
+"""The environment variable that names the directory; without it NUMBA_CACHE_DIR does, or the user's cache."""
+
+SWITCH = "FASTMLP_CACHE"
+"""The environment variable that turns the cache off if it is 0."""
+
+BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
+"""The environment variable that says how many bytes the files may take, and how many they may without it.
+
+The least recently loaded give way.
+"""
+
+ROOM = 1 << 20
+"""Bytes that must be free to promise that a program is kept: one takes up to 0.3 MB, its pieces the rest."""
+
+NAME = re.compile(r".+\.[0-9a-f]{32}\.(bin|json)|.+\.[0-9a-f]{8}\.tmp")
+"""The name of a file of ours; of the last kind while it is being written."""
+
+ABANDONED_SECONDS = 3600
+"""A file that has been being written for so long was left by a process that was killed."""
+
+DIGEST = hashlib.sha256().digest_size
+
+SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE")
+"""NUMBA_* variables that machine code depends on, beside those that name the processor."""
+
+
+class MachineCode(NamedTuple):
+    """What a compiler made.
+
+    symbol : of the function that is called; object_code : an object file
+    externals : symbols that it needs from elsewhere
+    """
+
+    symbol: str
+    object_code: bytes
+    externals: tuple[str, ...]
+
+
+class Refused(Exception):
+    """Nothing can be kept; the text says why."""
+
+
+@functools.cache
+def compiler() -> str:
+    """Return what machine code depends on beside source and types: versions, settings, the processor."""
+    settings = [os.environ.get(f"NUMBA_{name}") for name in SETTINGS]
+    return repr(
+        (_numba_version(), llvmlite.__version__, np.__version__, sys.version_info[:3], settings, target())
+    )
+
+
+def _numba_version() -> str:
+    """Return the version of Numba, which is not imported for it."""
+    if "numba" in sys.modules:
+        return str(sys.modules["numba"].__version__)
+    spec = importlib.util.find_spec("numba")
+    places = spec.submodule_search_locations if spec is not None else None
+    text = Path(next(iter(places or [""])), "_version.py").read_text()
+    found = re.search(r'"version": "([^"]+)"', text)
+    return found[1] if found else text
+
+
+def directory() -> Path:
+    """Return the directory that the files are in, made if it is not there; Refused if it cannot be used."""
+    if os.environ.get(SWITCH) == "0":
+        raise Refused(f"{SWITCH} is 0")
+    most_bytes()
+    place = _place()
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = place.lstat()
+        writable = os.access(place, os.W_OK)
+    except OSError as error:
+        raise Refused(f"there is no directory to write to; {PLACE} can name one ({error.strerror})") from None
+    if not stat.S_ISDIR(found.st_mode) or not _only_ours(found):
+        raise Refused(f"others could write to {str(place)!r}; remove it, or set {PLACE}")
+    if not writable:
+        raise Refused(f"there is no directory to write to; {PLACE} can name one")
+    return place
+
+
+def _place() -> Path:
+    """Return where the directory is, or shall be."""
+    for variable in (PLACE, "NUMBA_CACHE_DIR"):
+        if given := os.environ.get(variable):
+            return Path(given).absolute() / "fastmlp"
+    if sys.platform == "darwin":
+        home = Path("~/Library/Caches")
+    elif os.name == "nt":
+        home = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local"))
+    else:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    try:
+        return home.expanduser() / "fastmlp"
+    except RuntimeError:
+        raise Refused(f"there is no directory to write to; {PLACE} can name one") from None
+
+
+def most_bytes() -> int:
+    """Return how many bytes the files may take; Refused if what is said of it makes no sense."""
+    given = os.environ.get(BOUND, str(MOST_BYTES))
+    if not given.strip().isdecimal():
+        raise Refused(f"{BOUND} must be a whole number of bytes, got {given!r}")
+    if int(given) < ROOM:
+        raise Refused(f"{BOUND} is {given}, and a program needs up to {ROOM}")
+    return int(given)
+
+
+def why_not_kept() -> str | None:
+    """Return why nothing can be saved now, None if it can; the disk may be full."""
+    try:
+        place = directory()
+    except Refused as refused:
+        return str(refused)
+    try:
+        with _written(place, "room", bytes(ROOM)):
+            return None
+    except OSError as error:
+        _lost.add(place)
+        return f"{str(place)!r} takes no more files: {error.strerror}"
+
+
+def load(name: str, key: str) -> MachineCode | None:
+    """Return what was saved under a name and a key, None if nothing sound was."""
+    content = read(name, key, "bin")
+    if content is None:
+        return None
+    length = int.from_bytes(content[:4], "little")
+    symbol, externals = json.loads(content[4 : 4 + length])
+    return MachineCode(symbol, content[4 + length :], tuple(externals))
+
+
+def save(name: str, key: str, code: MachineCode) -> None:
+    """Save machine code, if the disk lets us."""
+    header = json.dumps([code.symbol, code.externals]).encode()
+    write(name, key, "bin", len(header).to_bytes(4, "little") + header + code.object_code)
+
+
+def read(name: str, key: str, kind: str) -> bytes | None:
+    """Return the content of a file, None if there is none that is sound."""
+    try:
+        path = _path(directory(), name, key, kind)
+        with open(path, "rb") as file:
+            if not _only_ours(os.fstat(file.fileno())):
+                return None
+            content = file.read()
+    except (OSError, Refused):
+        return None
+    checksum, content = content[:DIGEST], content[DIGEST:]
+    if hashlib.sha256(content).digest() != checksum:
+        return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # what was used last is removed last
+    return content
+
+
+def write(name: str, key: str, kind: str, content: bytes) -> None:
+    """Write a file, whole or not at all; where the disk takes no more, say so once."""
+    try:
+        place = directory()
+    except Refused:
+        return
+    try:
+        with _written(place, name, hashlib.sha256(content).digest(), content) as temporary:
+            os.replace(temporary, _path(place, name, key, kind))
+    except OSError as error:
+        if place not in _lost:
+            _lost.add(place)
+            why = f"{str(place)!r} takes no more files: {error.strerror}"
+            say(f"fastmlp: later runs will compile again, for {why}")
+        return
+    prune(place, most_bytes())
+
+
+_lost: set[Path] = set()
+"""Directories of which it was said that nothing more can be saved there."""
+
+
+def _path(place: Path, name: str, key: str, kind: str) -> Path:
+    digest = hash_of(f"{compiler()} {key}")
+    return place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{digest}.{kind}"
+
+
+def hash_of(text: str) -> str:
+    """Return 32 hexadecimal digits that stand for a text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@contextlib.contextmanager
+def _written(place: Path, name: str, *parts: bytes) -> Iterator[Path]:
+    """Write a file beside the others, which is removed in the end if it is still there."""
+    temporary = place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
+    try:
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            for part in parts:
+                file.write(part)
+        yield temporary
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def files(place: Path) -> list[tuple[int, int, Path]]:
+    """Return (time of the last use, bytes, path) of the files of ours, the least recently used first."""
+    found = []
+    abandoned = time.time() - ABANDONED_SECONDS
+    with contextlib.suppress(OSError), os.scandir(place) as entries:
+        for entry in entries:
+            if NAME.fullmatch(entry.name):
+                with contextlib.suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if not entry.name.endswith(".tmp") or status.st_mtime < abandoned:
+                        found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
+    return sorted(found)
+
+
+def prune(place: Path, most: int) -> None:
+    """Remove the least recently used files until the others take `most` bytes or less.
+
+    Another process may load, save or remove the same files meanwhile: each is whole or is not there.
+    """
+    found = files(place)
+    excess = sum(size for _, size, _ in found) - most
+    for _, size, path in found:
+        if excess <= 0:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+        excess -= size
+
+
+def _only_ours(found: os.stat_result) -> bool:
+    """Return whether this user owns a file and is the only one who could have written it."""
+    return not hasattr(os, "geteuid") or (
+        found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
+
+
+def package_digest() -> str | None:
+    """Return a digest of the sources that machine code is made of; None where they are no files."""
+    root = Path(__file__).parents[2]
+    text = hashlib.sha256()
+    try:
+        for room in ("formulas", "kernels", "model"):
+            for path in sorted((root / room).rglob("*.py")):
+                text.update(path.read_bytes())
+    except OSError:
+        return None
+    return text.hexdigest()[:16]
+
+
+class Names:
+    """By what a program is, the name of its machine code: known again in a process that loads no compiler.
+
+    A name has a digest of all that a program reaches, to find which takes the compiler. It is kept beside the
+    sources' digest: what stands in other files it cannot depend on.
+    """
+
+    def __init__(self) -> None:
+        self._package = package_digest()
+        self._known = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        content = None if self._package is None else read("names", self._package, "json")
+        return {} if content is None else dict(json.loads(content))
+
+    def get(self, what: str) -> str | None:
+        """Return a name, None if it is not known."""
+        found: str | None = self._known.get(what)
+        return found
+
+    def put(self, what: str, name: str) -> None:
+        """Keep a name."""
+        if self._package is not None and self._known.get(what) != name:
+            self._known = {**self._read(), **self._known, what: name}
+            write("names", self._package, "json", json.dumps(self._known).encode())
+
+
+@functools.cache
+def names() -> Names:
+    """Return the names that are kept for this package."""
+    return Names()
+
+
+@contextlib.contextmanager
+def only_one(name: str, key: str) -> Iterator[None]:
+    """Have one process at a time compile what a name and a key say, and the others wait for it.
+
+    The lock goes with its holder. Where there are no such locks, or the holder takes longer than anybody
+    should, nobody waits.
+    """
+    held = None
+    try:
+        place = directory()
+        held = _locked(place / f"lock.{hash_of(f'{name} {key}')[:1]}")
+    except (OSError, Refused):
+        pass
+    try:
+        yield
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+MOST_PATIENCE, POLL = 60.0, 0.01
+"""Seconds that a process waits for another to compile what it needs, and between two looks."""
+
+
+def _locked(path: Path) -> int | None:
+    """Return a descriptor that holds the lock of a file, None if it cannot be had in time."""
+    if fcntl is None:
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    latest = time.monotonic() + MOST_PATIENCE
+    while time.monotonic() < latest:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except OSError:
+            time.sleep(POLL)
+    os.close(descriptor)
+    return None

@@ -1,0 +1,113 @@
+"""Work for a process of its own beside this one, which never waits for it: at most one on a machine.
+
+What is to be done is written to a directory as a file, and whoever holds the directory's lock does it, file
+after file. The lock goes with its holder. A request that nobody took, as its process was killed, is taken by
+the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fastmlp.system.budget import cores
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: there is no lock that goes with its holder
+    fcntl = None  # type: ignore[assignment]
+
+SWITCH = "FASTMLP_BACKGROUND"
+"""The environment variable that turns it off if it is 0."""
+
+COMMAND = (
+    "import sys; sys.path[:] = sys.argv[2:]\nfrom fastmlp.system.background import serve; serve(sys.argv[1])"
+)
+
+LEAST_CORES = 2
+"""With one there is no beside."""
+
+
+def is_possible() -> bool:
+    """Return whether there can be a process beside this one."""
+    wanted = os.environ.get(SWITCH) != "0" and fcntl is not None
+    return wanted and bool(sys.executable) and cores() >= LEAST_CORES
+
+
+def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: Any) -> bool:
+    """Have function(*arguments) called by a process beside this one; return whether that may happen.
+
+    directory : that nobody else can write to: what lies there is unpickled and called
+    name : of the request; one of that name that waits already is enough
+    function : of a module that the other process can import
+    """
+    path = directory / f"{name}.request"
+    try:
+        content = pickle.dumps((function, arguments))
+    except Exception:  # somebody's object may raise anything
+        return False
+    try:
+        if not path.exists():
+            temporary = path.with_suffix(f".{os.urandom(4).hex()}")
+            temporary.write_bytes(content)
+            os.replace(temporary, path)
+        if not _is_served(directory):
+            _start(directory)
+    except OSError:
+        return False
+    return True
+
+
+def _is_served(directory: Path) -> bool:
+    with _lock(directory) as held:
+        return not held
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Any:
+    """Hold the directory's lock, if nobody else does; give whether."""
+    descriptor = os.open(directory / "background.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(descriptor)
+
+
+def _start(directory: Path) -> None:
+    """Start the process, in a session of its own: neither Ctrl-C nor the end of this one is its matter."""
+    nothing = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND, str(directory), *sys.path],
+        stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True,
+    )  # fmt: skip
+    # Lest it stay as a zombie when it ends; at this process's end the thread goes.
+    threading.Thread(target=process.wait, daemon=True).start()
+
+
+def serve(directory: str) -> None:
+    """Do what is asked for in a directory, until nothing is left; return at once where somebody else does."""
+    place = Path(directory)
+    with contextlib.suppress(OSError):
+        os.nice(19)
+    while requests := sorted(place.glob("*.request")):
+        with _lock(place) as held:
+            if not held:
+                return
+            for path in requests:
+                with contextlib.suppress(Exception):  # the request is somebody's, and nobody hears of it
+                    content = path.read_bytes()
+                    path.unlink()
+                    function, arguments = pickle.loads(content)
+                    function(*arguments)

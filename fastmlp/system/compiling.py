@@ -1,0 +1,118 @@
+"""The time that this process spends compiling, and the line that announces it.
+
+Whoever compiles, or loads what was compiled, counts it here. Whoever measures a training subtracts it. The
+two know nothing of one another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from fastmlp.system import forks
+from fastmlp.system.notices import say
+
+_lock = threading.RLock()  # a signal handler may fork while this thread holds it
+forks.wait_for(_lock, 9)  # nothing else is taken while it is held
+
+
+class _Total:
+    """Seconds during which at least one thread was within `compiling`."""
+
+    def __init__(self) -> None:
+        self._depths: Counter[int] = Counter()
+        """By the ids of the threads that are within it: how many times."""
+        self._began = 0.0
+        self._closed = 0.0
+
+    def begin(self) -> None:
+        """Have this thread enter."""
+        with _lock:
+            if not self._depths:
+                self._began = time.perf_counter()
+            self._depths[threading.get_ident()] += 1
+
+    def end(self) -> None:
+        """Have this thread leave."""
+        with _lock:
+            self._leave(threading.get_ident(), 1)
+
+    def forget_others(self) -> None:
+        """Have all other threads leave: a new process has only the one that forked."""
+        with _lock:
+            for thread in {*self._depths} - {threading.get_ident()}:
+                self._leave(thread, self._depths[thread])
+
+    def seconds(self) -> float:
+        """Return the sum, up to now if a thread is within."""
+        with _lock:
+            return self._closed + (time.perf_counter() - self._began if self._depths else 0.0)
+
+    def _leave(self, thread: int, times: int) -> None:
+        self._depths[thread] -= times
+        if not self._depths[thread]:
+            del self._depths[thread]
+            if not self._depths:
+                self._closed += time.perf_counter() - self._began
+
+
+_total = _Total()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_total.forget_others)
+
+
+@contextlib.contextmanager
+def compiling(what: str | None = None, about_seconds: float = 0.0, again: str = "") -> Iterator[None]:
+    """Count the time of a `with` block as spent compiling, and say on stderr that this begins.
+
+    Parameters
+    ----------
+    what : what is compiled, in words; None writes no line
+    about_seconds : how long it takes, about
+    again : when the same will be compiled again, in words
+    """
+    if what is not None:
+        say(f"fastmlp: compiling {what}, about {about_seconds:g} s; {again}")
+    _total.begin()
+    try:
+        yield
+    finally:
+        _total.end()
+
+
+def seconds_compiling() -> float:
+    """Return how many seconds this process has spent compiling so far.
+
+    Compilations within one another, and those of several threads at a time, count once, by wall time.
+    """
+    return _total.seconds()
+
+
+class Lap(NamedTuple):
+    """A stretch of wall time, in seconds.
+
+    working : without compiling; compiling : spent compiling by any thread of the process
+    """
+
+    working: float
+    compiling: float
+
+
+class Stopwatch:
+    """Measures one lap after another; the first begins when it is made."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter(), seconds_compiling()
+
+    def lap(self) -> Lap:
+        """Return the time since the last lap ended, and begin the next."""
+        began, compiled_before = self._last
+        now, compiled = self._last = time.perf_counter(), seconds_compiling()
+        compiling = compiled - compiled_before
+        return Lap(now - began - compiling, compiling)
