@@ -19,7 +19,7 @@ from fastmlp import Activation, Model, Network
 from fastmlp.exchange import c_header, jitted, numpy_source, onnx_graph
 from fastmlp.exchange.formulas import formula, functions
 from fastmlp.exchange.text import Language, write
-from fastmlp.formulas.expressions import OPERATIONS
+from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
 
 each_case = pytest.mark.parametrize("case", CASES)

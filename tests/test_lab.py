@@ -289,7 +289,7 @@ def test_a_file_is_measured_beside_all_others_where_it_has_its_own(wrong_variant
     [
         (["--slot", "affin"], "unknown slot 'affin'; choose from: affine, "),
         (["--variant", "tield"], "unknown variant 'tield'; choose from: baseline, "),
-        (["--variant", "none.py"], "a variant must be a Python file, got 'none.py'"),
+        (["--variant", "none.py"], "a variant must be a Python file, got "),
         (["--dtype", "float16"], "unknown dtype 'float16'; choose from: float32, float64"),
         (["--shape", "3,4"], "shape must be 3 whole numbers of at least 1, got '3,4'"),
         (["--network", "784"], "network must be sizes like 784-128-10, got '784'"),
@@ -317,7 +317,6 @@ def test_rich_is_needed_and_named(monkeypatch, capsys):
 def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(registry, "_files", dict(registry._files))
-    monkeypatch.setenv("FASTMLP_CACHE", "0")  # a kept copy may speak of this file at an earlier test's path
     name = f"lab_{slot}"
     assert main(["new-variant", name, "--slot", slot]) == 0
     assert f"fastmlp bench --variant {name}.py --watch" in capsys.readouterr().out
@@ -356,7 +355,7 @@ def test_explain_says_what_auto_takes_and_why(capsys):
     assert f"auto takes {chosen}" in printed
     assert "auto's choice: the least estimate" in printed
     assert main(["backends"]) == 0
-    assert "NumPy, the oracle" in capsys.readouterr().out
+    assert "WHAT IT OVERRIDES" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("kind", "word"), [("asm", "mul|fma|fml"), ("ir", "fmul|llvm.fma")])

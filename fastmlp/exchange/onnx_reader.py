@@ -12,7 +12,8 @@ from fastmlp.exchange.chains import Chain, Layer
 from fastmlp.exchange.formulas import Z, formula
 from fastmlp.exchange.onnx_graph import NATIVE, Graph
 from fastmlp.exchange.packages import needed
-from fastmlp.formulas.expressions import CONSTANT, OPERATIONS, VARIABLE, Expression, constant, variable
+from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, constant, variable
+from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import ACTIVATIONS
 
 DEFAULTS: dict[str, dict[str, Any]] = {

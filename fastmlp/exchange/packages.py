@@ -14,6 +14,7 @@ def needed(package: str, extra: str, what: str) -> Any:
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:
-        if error.name != package.partition(".")[0]:  # the package is there, and itself lacks another
+        top = package.partition(".")[0]
+        if error.name not in (top, package):  # the package is there, and itself lacks another
             raise
-        raise ImportError(f'{what} needs {package}: pip install "fastmlp[{extra}]"') from None
+        raise ImportError(f'{what} needs {top}: pip install "fastmlp[{extra}]"') from None

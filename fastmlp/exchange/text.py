@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from fastmlp.formulas.expressions import CONSTANT, OPERATIONS, VARIABLE, Expression
+from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression
+from fastmlp.formulas.operations import OPERATIONS
 
 LONGEST = 60
 """Characters: what is longer, or used twice, is a statement of its own. So parentheses never nest deeply."""

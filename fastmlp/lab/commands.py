@@ -42,7 +42,7 @@ def add_commands(commands: Any) -> None:
         "--slot",
         default="",
         metavar="NAME,NAME",
-        help="slots, and step for whole training steps; default all",
+        help="slots, and step for whole steps; default all, of files alone their slots",
     )
     add("--variant", default="", metavar="NAME,FILE", help="names and files of variants; default all")
     add(
@@ -166,7 +166,7 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
     for name in names:
         checks.choice("variant", name, tuple(variants()))
     only_files = bool(files) and len(files) == len(names)
-    slots = _listed(arguments.slot) or [*SLOTS, STEP]
+    slots = _listed(arguments.slot) or [*SLOTS, *([] if only_files else [STEP])]
     for slot in slots:
         checks.choice("slot", slot, (*SLOTS, STEP))
     dtypes = _listed(arguments.dtype) or list(DTYPES)

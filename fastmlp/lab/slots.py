@@ -6,34 +6,17 @@ numbers taken for 0 (a saturated softmax of `baseline` took 16 us in place of 10
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from numba import njit
 
-from fastmlp.kernels.codegen.subnormals import flush_subnormals, heed_subnormals
+from fastmlp.lab.flushing import subnormals_flushed
 from fastmlp.lab.measurements import Measurement, Wrong, in_short
 from fastmlp.lab.rows import SlotRow, kernel_of, traffic
 from fastmlp.lab.timing import Clock, in_alternation, once
 from fastmlp.model.layout import aligned
 from fastmlp.testing.slots import Case
-
-
-@njit  # type: ignore[untyped-decorator]
-def _flush() -> None:
-    flush_subnormals()
-
-
-@contextlib.contextmanager
-def subnormals_flushed() -> Iterator[None]:
-    """Take subnormal numbers for 0, as a training does."""
-    _flush()
-    try:
-        yield
-    finally:
-        heed_subnormals()
 
 
 def placed(case: Case) -> tuple[Any, ...]:
