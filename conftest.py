@@ -6,6 +6,7 @@ declares a kernel variant of yours.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from fastmlp.backend import registry
 from fastmlp.system.budget import cores
+
+os.environ.setdefault("FASTMLP_BACKGROUND", "0")  # nothing is measured beside a compiler
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

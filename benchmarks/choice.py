@@ -14,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from fastmlp.backend import registry
+from fastmlp.backend.choice import choose
 from fastmlp.system.budget import blas_threads
 
 from .peers.choice import epochs_for
@@ -63,7 +64,7 @@ def judge(work, rounds):
     turn_of = predict_turn if work.kind == "predict" else train_turn
     # Without the number of steps: what it takes for a training that repays a compilation.
     described = network_of(work), optimizer_of(work), work.batch, np.dtype(work.dtype), work.threads
-    chosen = registry.choose("auto", *described).name
+    chosen = choose("auto", *described).name
     turns, hopeless = {chosen: turn_of(work, chosen)}, {}
     first = turns[chosen]()
     for name in registry.variants():

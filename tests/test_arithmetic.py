@@ -12,11 +12,16 @@ from trajectories import BINARY, CLASSES, TRAININGS
 
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
+from fastmlp.kernels.small import eligible
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState
 
-EXACT = {name: variant for name, variant in registry.variants().items() if variant.exact}
+EXACT = {
+    name: variant
+    for name, variant in registry.variants().items()
+    if variant.exact and variant.specialize is None
+}
 
 
 class Steps(NamedTuple):
@@ -130,6 +135,34 @@ def test_exact_variants_train_with_equal_bits(name, dtype):
             got, wanted = getattr(found[other], what), getattr(found[first], what)
             assert got.tobytes() == wanted.tobytes(), f"{what} of {other} are not those of {first}"
     assert len({*values.values()}) == 1
+
+
+SPECIALIZED = {
+    name: bound.exact
+    for name, s in STEPS.items()
+    if s.batch < eligible.GROUPED_ROWS
+    and (bound := eligible.specialize(Network(s.sizes, **s.options), s.optimizer, s.batch, np.dtype("f")))
+    and bound.template.endswith("train_blocks")
+}
+"""Networks whose own programs keep their parameters' bits; and whether their losses, too: they are exact."""
+
+
+@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+@pytest.mark.parametrize("name", SPECIALIZED)
+def test_a_program_for_one_network_trains_with_the_same_bits(name, dtype):
+    network, *given = problem(STEPS[name], dtype)
+    got, wanted = (
+        by_chunk(registry.get(backend), network, STEPS[name].optimizer, *given)
+        for backend in ("specialized", "fused")
+    )
+    assert np.array_equal(got.parameters, wanted.parameters)
+    assert np.array_equal(got.moments, wanted.moments)
+    if not SPECIALIZED[name]:
+        # Sums of the dtype in another order: a penalty, the losses of many units.
+        terms = got.parameters.size * np.finfo(dtype).eps
+        np.testing.assert_allclose(got.losses, wanted.losses, rtol=terms)
+    else:
+        assert np.array_equal(got.losses, wanted.losses)
 
 
 def test_an_evaluation_and_a_gradient_add_losses_in_the_same_order():

@@ -202,7 +202,7 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
     monkeypatch.setattr("fastmlp.cli.main._fitted", fitted)
     steps = []
     monkeypatch.setattr(
-        "fastmlp.backend.registry.choose", lambda *work: steps.append(work[-1]) or reference.BACKEND
+        "fastmlp.backend.choice.choose", lambda *work: steps.append(work[-1]) or reference.BACKEND
     )
     main(["train", "digits", "--quiet"])
     assert steps == [30 * 45]

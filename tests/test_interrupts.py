@@ -17,7 +17,7 @@ from selection import some_backends
 
 import fastmlp
 from fastmlp import Callback, Checkpoint, Interrupted, Network
-from fastmlp.backend import reference, registry
+from fastmlp.backend import choice, reference
 from fastmlp.estimators import base
 from fastmlp.system import interrupts
 from fastmlp.training import checkpoint, loop, trainer
@@ -382,7 +382,7 @@ def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(step, h
     with pytest.raises(Interrupted):
         fit(callbacks=callbacks(), **options)
     assert checkpoint.read_training(path).snapshot.step == step
-    monkeypatch.setattr(trainer, "choose", registry.choose)
+    monkeypatch.setattr(trainer, "choose", choice.choose)
     resumed = fit(resume=path, callbacks=callbacks(), **options)
     whole = fit(callbacks=callbacks(), **options)
     assert resumed.history == whole.history
@@ -399,7 +399,7 @@ def test_an_estimator_whose_validation_is_left_behind_is_that_of_the_epoch_befor
     monkeypatch.setattr(loop, "LONG_SECONDS", loop.most_seconds(73, 20))  # of the 50 rows, not of a batch
     held(base, "evaluate", 2)
     stopped = estimator(validation_set=(X, Y)).fit(X, Y)
-    monkeypatch.setattr(base, "choose", registry.choose)
+    monkeypatch.setattr(base, "choose", choice.choose)
     whole = estimator(validation_set=(X, Y), max_iter=2, backend="reference").fit(X, Y)
     assert (stopped.n_iter_, stopped.t_) == (whole.n_iter_, whole.t_) == (2, 100)
     assert stopped.validation_loss_curve_ == whole.validation_loss_curve_

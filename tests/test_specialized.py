@@ -23,6 +23,7 @@ from test_compilation import compilations
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop
 from fastmlp.backend import registry
+from fastmlp.backend.choice import choose
 from fastmlp.kernels.jit import disposable, emission
 from fastmlp.kernels.variants import specialized
 from fastmlp.model.backend import Chunk, Data
@@ -96,7 +97,7 @@ def test_what_is_data_makes_no_program_of_its_own():
 
 def test_auto_takes_a_program_of_its_own_where_there_is_one_and_the_training_is_long():
     def chosen(hidden="tanh", sizes=(4, 32, 16, 4), steps=None):
-        return registry.choose("auto", Network(sizes, hidden), Adam(), 32, FLOAT32, 1, steps).name
+        return choose("auto", Network(sizes, hidden), Adam(), 32, FLOAT32, 1, steps).name
 
     assert chosen() == chosen(steps=10**6) == "specialized"
     assert "specialized" not in {chosen("gelu"), chosen(sizes=(784, 128, 10)), chosen(steps=100)}

@@ -13,17 +13,14 @@ import math
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from fastmlp import checks
 from fastmlp.backend import declarations, reference
 from fastmlp.model.backend import Backend
-from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
 
 if TYPE_CHECKING:
+    from fastmlp.kernels.jit.entries import Entries
     from fastmlp.kernels.variant import Choice, Variant, Work
 
 GROUP = "fastmlp.variants"
@@ -63,31 +60,14 @@ def calls_blas(name: str) -> bool:
     return name == "reference" or bool(choice_of(name).libraries)
 
 
-def choose(
-    name: str,
-    network: Network,
-    optimizer: Optimizer,
-    rows: int,
-    dtype: np.dtype[Any],
-    threads: int | None,
-    steps: int | None = None,
-) -> Backend:
-    """Return the named backend; for "auto" the one that says it takes the fewest seconds a step.
+def is_exact(name: str) -> bool:
+    """Return whether all that a backend computes has the bits of the exact ones (see `Choice`)."""
+    return name != "reference" and choice_of(name).exact and choice_of(name).specialize is None
 
-    Parameters
-    ----------
-    rows : rows of a batch
-    steps : of the whole training, if known
-    """
-    if name != "auto":
-        checks.choice("backend", name, ("auto", *backends()))
-        return get(name)
-    from fastmlp.kernels.variant import Work
 
-    work = Work.of(network, optimizer, rows, dtype, threads, steps)
-    choices = {name: choice_of(name) for name in backends()[1:]}
-    estimates = {name: _estimate(name, c, work) for name, c in choices.items() if c.seconds is not None}
-    return get(min(estimates, key=estimates.__getitem__))
+def choices() -> dict[str, Choice]:
+    """Return what decides over the compiled backends."""
+    return {name: choice_of(name) for name in backends()[1:]}
 
 
 def choice_of(name: str) -> Choice:
@@ -97,7 +77,7 @@ def choice_of(name: str) -> Choice:
     return OWN[name] if name in OWN else variants()[name].choice
 
 
-def _estimate(name: str, choice: Choice, work: Work) -> float:
+def estimate(name: str, choice: Choice, work: Work) -> float:
     """Return the seconds that a variant says a step takes; infinity, with a warning, if it says no number."""
     assert choice.seconds is not None
     try:
@@ -189,24 +169,33 @@ def _warn(message: str) -> None:
 
 @functools.cache
 def _compiled(name: str) -> Backend:
-    from fastmlp.kernels.estimates import OWN
-
-    if name not in OWN:
-        return backend_of(variants()[name])
-    from fastmlp.kernels.jit.entries import Entries
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
+    return compiled_backend(name, choice_of(name), entries(name))
+
+
+@functools.cache
+def entries(name: str) -> Entries:
+    """Return a compiled backend's entry points."""
+    from fastmlp.kernels.estimates import OWN
+    from fastmlp.kernels.jit.entries import Entries
+
+    if name not in OWN:
+        return _checked_entries(variants()[name])
     # Without its functions, which a process with all machine code on the disk does not need.
-    return compiled_backend(name, OWN[name], Entries(name, lambda: variants()[name], lasting=True))
+    return Entries(name, lambda: variants()[name], lasting=True)
+
+
+def _checked_entries(variant: Variant) -> Entries:
+    from fastmlp.kernels.jit.bind import check_slots
+    from fastmlp.kernels.jit.entries import Entries
+
+    check_slots(variant)
+    return Entries(variant.name, lambda: variant, lasting=False)
 
 
 def backend_of(variant: Variant) -> Backend:
     """Return a variant as a backend, registered or not."""
-    from fastmlp.kernels.jit.bind import check_slots
-    from fastmlp.kernels.jit.entries import Entries
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    check_slots(variant)
-    return compiled_backend(
-        variant.name, variant.choice, Entries(variant.name, lambda: variant, lasting=False)
-    )
+    return compiled_backend(variant.name, variant.choice, _checked_entries(variant))

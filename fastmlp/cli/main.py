@@ -289,7 +289,7 @@ def _measured(arguments: argparse.Namespace, task: Task, settings: _Settings, ba
 
 def _chosen(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> str:
     """Return the backend's name; for "auto" that of the whole training, which is not that of a few rows."""
-    from fastmlp.backend.registry import choose
+    from fastmlp.backend.choice import choose
 
     network, optimizer, _, epochs, batch_size = settings
     steps = epochs * -(-len(task.inputs) // batch_size)

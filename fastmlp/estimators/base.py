@@ -16,7 +16,7 @@ from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
-from fastmlp.backend.registry import choose
+from fastmlp.backend.choice import choose, settled
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
 from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, optimizer_of
@@ -162,8 +162,8 @@ class Perceptron(Fitted):
     ) -> None:
         data = rows.dense_data
         # The optimiser does not matter: this solver asks the backend for gradients only.
-        backend = choose(
-            self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0
+        backend = settled(
+            choose(self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0)
         )
         self._adopt(Model(network, parameters, {"loss": []}, backend, None))
         limits = lbfgs.Limits(self.tol, self.max_iter, self.max_fun, self.threads)
@@ -193,12 +193,12 @@ class Perceptron(Fitted):
         steps = epochs * -(-count // batch_size)
         threads = self._worth_threads(network, count)
         backend = choose(self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps)
-        self._adopt(Model(network, parameters, {"loss": []}, backend, None))
+        self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
         sparse = scipy.sparse.issparse(rows.inputs)
         plan = Plan(
             network=network,
             optimizer=state.rule,
-            backend=for_sparse_rows(backend) if sparse else backend,
+            backend=for_sparse_rows(settled(backend)) if sparse else backend,
             data=rows.data,
             held_out=held_out and held_out.data,
             epochs=epochs,

@@ -11,14 +11,6 @@ from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import GROUPED_ROWS, GROUPS, specialize
 from fastmlp.kernels.variant import Choice, Work
 
-WORTH_SECONDS = 0.02
-"""A training that `fused` ends in less is not worth a compilation to "auto"."""
-
-
-def baseline_seconds(work: Work) -> float:
-    """Loops that LLVM vectorises reach about 6 GF/s; a unit's exp, a row's and a step's bookkeeping add."""
-    return 5e-7 + work.flops / 6e9 + work.rows * (7e-8 + 4e-9 * work.units)
-
 
 def fused_seconds(work: Work) -> float:
     """About 85 % of peak, split over the workers, a few passes over the units, and 80 ns a row.
@@ -52,8 +44,6 @@ def specialized_seconds(work: Work) -> float:
     dtype = np.dtype(f"f{work.itemsize}")
     if work.network is None or specialize(work.network, work.optimizer, work.rows, dtype) is None:
         return float("inf")
-    if work.steps is not None and work.steps * fused_seconds(work) < WORTH_SECONDS:
-        return float("inf")
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(work.sizes))
     wide = work.itemsize / 4
     busy = wide * (work.flops / 1.5e11 + 2e-10 * work.rows * work.units) + 5e-9 * work.rows
@@ -62,11 +52,11 @@ def specialized_seconds(work: Work) -> float:
 
 
 OWN = {
-    "baseline": Choice(baseline_seconds),
+    "baseline": Choice(),
     "blas": Choice(libraries=("scipy.linalg.cython_blas",)),
     "tiled": Choice(exact=True),
     "fused": Choice(fused_seconds, workers, exact=True),
     "packed": Choice(packed_seconds, workers, exact=True),
-    "specialized": Choice(specialized_seconds, workers, specialize),
+    "specialized": Choice(specialized_seconds, workers, specialize, exact=True),
 }
 """By name, bases first."""

@@ -83,6 +83,7 @@ class Bound(NamedTuple):
     names : "module:function", of the constants; gives what the template's global names stand for
     constants : all that `names` goes by, hashable; its repr tells programs apart in the disk cache
     sizes : units of every layer, to speak of it
+    exact : whether it follows the order of operations of the exact variants
     private : numbers that each worker has to itself, see `fastmlp.kernels.program.records.BUFFERS`
     most_workers : how many threads can share a step
     """
@@ -93,6 +94,7 @@ class Bound(NamedTuple):
     sizes: tuple[int, ...]
     private: int
     most_workers: int
+    exact: bool
 
 
 Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
@@ -120,7 +122,8 @@ class Variant(NamedTuple):
     specialize : specialize(network, optimizer, most rows of a step, dtype) gives the network's own
         `train_chunk`, or None where it has none and the variant's serves it
     exact : whether it follows the order of operations in `kernels.program.arithmetic`, and so trains with the
-        same bits as the others that do; a training may change from one of them to another
+        same bits as the others that do; a training may change from one of them to another. Of a network's own
+        program `Bound.exact` says it
     libraries : modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded
         before a training begins, which then holds their threads
     """

@@ -6,13 +6,13 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.files.archive import CheckpointError
-from fastmlp.model.backend import Backend, Chunk, Data, loss_in_parts
+from fastmlp.model.backend import Chunk, Data, Evaluate, TrainChunk, loss_in_parts
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Snapshot, TrainState
@@ -42,6 +42,18 @@ MAX_CHUNK_VISITS = 1 << 22
 """Bounds the row orders that are drawn for one chunk to 32 MiB, or to two epochs' if that is more."""
 
 
+class Steps(Protocol):
+    """What a training asks of a backend: see `fastmlp.model.backend.Backend`."""
+
+    @property
+    def train_chunk(self) -> TrainChunk:
+        """Take the steps of a chunk."""
+
+    @property
+    def evaluate(self) -> Evaluate:
+        """Return the loss over all rows."""
+
+
 class Plan(NamedTuple):
     """What stays the same throughout a training.
 
@@ -53,7 +65,7 @@ class Plan(NamedTuple):
 
     network: Network
     optimizer: Optimizer
-    backend: Backend
+    backend: Steps
     data: Data
     held_out: Data | None
     epochs: int

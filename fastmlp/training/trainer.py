@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
-from fastmlp.backend.registry import calls_blas, choose
+from fastmlp.backend.choice import choose, settled
+from fastmlp.backend.registry import calls_blas, is_exact
 from fastmlp.model.backend import Data
 from fastmlp.model.initializers import draw_biases, draw_weights
 from fastmlp.model.layout import flatten
@@ -142,7 +143,8 @@ def fit(
     if seed is None:
         seed = saved.seed if saved else int.from_bytes(os.urandom(16), "little")
     streams = Streams(seed)
-    backend = saved.backend if saved and backend == "auto" else backend
+    goes_on = saved is not None and is_exact(saved.backend)
+    backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
     inputs = clean_inputs("X", X, network.sizes[0], dtype)
     rows = inputs.shape[0]
@@ -155,7 +157,7 @@ def fit(
     rows = data.inputs.shape[0]
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
-    chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps)
+    chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on)
 
     state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams))
     setting: dict[str, Any] = {}
@@ -189,7 +191,7 @@ def fit(
         blas_threads=held_blas_threads,
     )
     run = train(plan, state, callbacks, saved.snapshot if saved else None)
-    model = Model(network, state.parameters, run.history, chosen, run.stop_reason)
+    model = Model(network, state.parameters, run.history, settled(chosen), run.stop_reason)
     if run.interrupted:
         raise Interrupted(model)
     return model

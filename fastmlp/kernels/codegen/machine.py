@@ -13,7 +13,6 @@ class Machine(NamedTuple):
     """What decides the shapes of tiles, and what is slow.
 
     vector_bytes : width of one register
-    registers : how many there are
     shapes : for each number of vectors across a tile, from 1, the numbers of rows it may have;
         rows * vectors accumulators, `vectors` of B and one broadcast of A must fit in the
         register file. Few rows are listed, as each costs about 12 ms of compilation.
@@ -25,15 +24,14 @@ class Machine(NamedTuple):
         does enough with each vector of W that it may come from L2; 4x3 tiles of 8 lanes went from 0.75 of peak
         to 0.88 at 128 x 784 x 128. At 32 rows the copy pays for itself (in float64 the product takes 0.89
         of the time), at 16 it costs a tenth.
-    accumulators : vectors that a small network's tile may sum in: what the registers leave beside its operands.
-        LLVM loads operands that lie side by side together, before it needs them: of 12 sums on 16 registers it
-        kept some on the stack, and products ran at half of the speed.
+    accumulators : vectors that a tile may sum in whose strides are known when it is written: what the registers
+        leave beside its operands. LLVM loads operands that lie side by side together, before it needs them: of
+        12 sums on 16 registers it kept some on the stack, and products ran at half of the speed.
     approximates_roots : whether there are instructions for 1/sqrt(x) and 1/x to 14 bits
     fma_ports, fma_latency : multiply-adds of a vector in a cycle, and cycles until one is done
     """
 
     vector_bytes: int
-    registers: int
     shapes: tuple[tuple[int, ...], ...]
     row: int = 8
     masks: bool = False
@@ -51,13 +49,16 @@ class Machine(NamedTuple):
 
 NEVER = 1 << 62
 
+MOST_HEIGHT = 8
+"""Rows of a tile of a small network's product."""
+
 # 32 registers: 8x3 and 12x2 reach 0.97 to 1.0 of peak, 8x2 0.90, 12x1 0.78, 8x1 0.70.
 WIDE = ((1, 2, 4, 8, 12), (1, 4, 8, 12), (1, 4, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
-AVX512 = Machine(64, 32, WIDE, masks=True, pack_rows=NEVER, approximates_roots=True)
-AVX2 = Machine(32, 16, NARROW, accumulators=9)
-NEON = Machine(16, 32, WIDE)
-SSE = Machine(16, 16, NARROW, accumulators=9)
+AVX512 = Machine(64, WIDE, masks=True, pack_rows=NEVER, approximates_roots=True)
+AVX2 = Machine(32, NARROW, accumulators=9)
+NEON = Machine(16, WIDE)
+SSE = Machine(16, NARROW, accumulators=9)
 
 AVX2_NEEDS = {"sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma"}
 AVX512_NEEDS = {*AVX2_NEEDS, "f16c", "avx512f", "avx512vl"}

@@ -10,7 +10,7 @@ the multipliers: 0.14 ns. Vectors of another width, and other machines, divide.
 from llvmlite import ir
 
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.vectors import declare
+from fastmlp.kernels.codegen.types import declare
 
 NEWTON_STEPS = {True: 1, False: 2}
 """By `Symbol.single`: from 14 bits to 28, and to 56."""

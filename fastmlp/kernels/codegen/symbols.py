@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from fastmlp.formulas.numbers import Constant
 from fastmlp.kernels.codegen import roots
-from fastmlp.kernels.codegen.vectors import INT32, declare
+from fastmlp.kernels.codegen.types import INT32, declare
 
 
 def _operator(of_floats, of_integers, swapped=False):

@@ -14,8 +14,7 @@ from numba.extending import intrinsic
 
 from fastmlp.formulas.numbers import at_most, where
 from fastmlp.kernels.codegen.symbols import jittable
-
-INT = ir.IntType(64)
+from fastmlp.kernels.codegen.types import INT
 
 
 def _place(context, builder, array, value, start):

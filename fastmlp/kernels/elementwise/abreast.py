@@ -1,4 +1,4 @@
-"""Losses of sixteen rows at once, a row to a lane: what `fastmlp.kernels.elementwise.narrow` does between two transposes.
+"""Losses of sixteen rows at once, a row to a lane; `fastmlp.kernels.elementwise.narrow` transposes before and after.
 
 Separate because it is written in vectors, where jitted loops over lanes took 0.8 s to compile. Arrays are
 (units, LANES), and `sums` (3, LANES), a vector to each row; lanes beyond the batch's last row hold anything.
@@ -9,7 +9,6 @@ What is summed over units is scaled first: the loss of an element may be near th
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.formulas import elementary
@@ -17,9 +16,10 @@ from fastmlp.formulas.expressions import NUMBER
 from fastmlp.formulas.numbers import at_least, fma, where
 from fastmlp.kernels.codegen.scalars import chain_of, clipped, literal
 from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
-from fastmlp.kernels.codegen.vectors import FLOATS, INT, ITEMSIZE, broadcast, counted, data_pointer
+from fastmlp.kernels.codegen.types import FLOATS, INT32, ITEMSIZE
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, shuffle
 from fastmlp.kernels.codes import LOSS_CODES, SOFTMAX
-from fastmlp.kernels.elementwise.row_losses import First, Numbers, Running, emit_row_loss
+from fastmlp.kernels.elementwise.row_losses import Numbers, Running, Same, emit_row_loss
 
 LANES = 16
 """Rows abreast: a wide vector of float32, two of float64."""
@@ -29,25 +29,41 @@ SCALES, LOSSES, LOG_TOTALS = range(3)
 
 
 class Rows:
-    """Emits loads and stores of an array's rows."""
+    """Writes loads and stores of the first LANES numbers of a matrix's rows.
 
-    def __init__(self, builder, dtype, pointer, units):
+    units : how many rows there are, an integer or a `Symbol`; row_bytes : from one to the next, so too
+    """
+
+    def __init__(self, builder, dtype, pointer, units, row_bytes=None):
         self.builder, self.pointer, self.units = builder, pointer, units
-        self.type, self.align = ir.VectorType(FLOATS[dtype], LANES), ITEMSIZE[dtype]
+        self.v = Vectors(builder, dtype, LANES * ITEMSIZE[dtype])
+        self.row_bytes = row_bytes or self.v.bytes
 
     def _place(self, unit):
-        at = INT(unit) if isinstance(unit, int) else unit
-        return self.builder.gep(self.pointer, [at], source_etype=self.type)
+        return self.v.shift(self.pointer, unit * self.row_bytes)
 
     def __getitem__(self, unit):
-        return Symbol(self.builder, self.builder.load(self._place(unit), typ=self.type, align=self.align))
+        return Symbol(self.builder, self.v.load(self._place(unit)))
 
     def __setitem__(self, unit, symbol):
-        self.builder.store(symbol.value, self._place(unit), align=self.align)
+        self.v.store(symbol.value, self._place(unit))
 
     def each(self):
-        """The loop over units."""
-        return counted(self.builder, self.units)
+        """Yield the unit of the loop over units, once."""
+        with counted(self.builder, self.units) as unit:
+            yield unit
+
+
+class Held(list):
+    """As `Rows`, in registers; loops over units are written out. v : vectors with a lane for each row"""
+
+    def __init__(self, v, symbols):
+        super().__init__(symbols)
+        self.v, self.builder, self.units = v, v.builder, len(symbols)
+
+    def each(self):
+        """Yield each unit."""
+        yield from range(self.units)
 
 
 def _taken(context, builder, kind, value):
@@ -55,14 +71,27 @@ def _taken(context, builder, kind, value):
     if isinstance(kind, types.Array) and kind.ndim == 1:
         return Numbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
     if isinstance(kind, types.Array):
-        units = builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0)
+        units = Symbol(
+            builder, builder.extract_value(context.make_array(kind)(context, builder, value).shape, 0)
+        )
         return Rows(builder, kind.dtype, data_pointer(context, builder, kind, value), units)
     return Symbol(builder, broadcast(builder, value, LANES) if isinstance(kind, types.Float) else value)
 
 
 def abreast(emit):
     """Make of `emit`, which takes `Rows`, vectors of one number, and integers, what jitted code calls."""
-    return intrinsic_of(emit, _taken)
+    made = intrinsic_of(emit, _taken)
+    made.emit = emit
+    return made
+
+
+def counts(share, weight):
+    """What a row counts, or several: the product in float64, in the weight's dtype."""
+    double = FLOATS[types.float64]
+    if weight.lane != double:
+        wide = ir.VectorType(double, weight.lanes) if weight.lanes else double
+        return weight.number(share * Symbol(share.builder, share.builder.fpext(weight.value, wide)))
+    return share * weight
 
 
 @intrinsic
@@ -70,36 +99,42 @@ def weigh(typing_context, share, weights, first, count, sums):
     """sums[SCALES] = share * weights[first : first + count]."""
 
     def emit(context, builder, signature, values):
-        source = data_pointer(context, builder, weights, values[1])
-        target = data_pointer(context, builder, sums, values[4])
-        element, double = FLOATS[weights.dtype], FLOATS[types.float64]
-        convert = builder.fptrunc if element != double else lambda value, kind: value
-        widen = builder.fpext if element != double else convert
-        with counted(builder, values[3]) as i:
-            at = builder.gep(source, [builder.add(values[2], i)], source_etype=element)
-            scale = builder.fmul(values[0], widen(builder.load(at, typ=element), double))
-            builder.store(convert(scale, element), builder.gep(target, [i], source_etype=element))
+        share, _, first, count, _ = (Symbol(builder, value) for value in values)
+        source, target = (
+            Numbers(builder, array.dtype, data_pointer(context, builder, array, value))
+            for array, value in ((weights, values[1]), (sums, values[4]))
+        )
+        with counted(builder, count) as i:
+            target[i] = counts(share, source[first + i])
         return context.get_dummy_value()
 
     return types.void(types.float64, weights, types.intp, types.intp, sums), emit
 
 
+def emit_total(sums, count=None):
+    """Write the sum of sums[LOSSES], or of the first `count`, in float64; rows that count 0 add 0.
+
+    By halves: row i and row i + LANES / 2 first. One after another they took 3 % of a step of 3-4-1.
+    """
+    builder, double = sums.builder, FLOATS[types.float64]
+    losses = where(sums[SCALES].equals(0.0), 0.0, sums[LOSSES]).value
+    if count is not None:
+        losses = builder.select(sums.v.first(count), losses, sums.v.zero)
+    if sums.v.scalar != double:
+        losses = builder.fpext(losses, ir.VectorType(double, sums.v.lanes))
+    half = sums.v.lanes // 2
+    while half:
+        low, high = (shuffle(builder, losses, losses, range(at, at + half)) for at in (0, half))
+        losses, half = builder.fadd(low, high), half // 2
+    return builder.extract_element(losses, INT32(0))
+
+
 @intrinsic
 def total_loss(typing_context, count, sums):
-    """Return the first `count` of sums[LOSSES], added one by one in float64; rows that count 0 add 0."""
+    """Return what `emit_total` writes."""
 
     def emit(context, builder, signature, values):
-        place = data_pointer(context, builder, sums, values[1])
-        element, double = FLOATS[sums.dtype], FLOATS[types.float64]
-        total = cgutils.alloca_once_value(builder, ir.Constant(double, 0.0))
-        at = lambda row, i: builder.gep(place, [builder.add(INT(row * LANES), i)], source_etype=element)
-        read = lambda row, i: builder.load(at(row, i), typ=element)
-        with counted(builder, values[0]) as i:
-            none = builder.fcmp_ordered("==", read(SCALES, i), ir.Constant(element, 0.0))
-            loss = builder.select(none, ir.Constant(element, 0.0), read(LOSSES, i))
-            loss = loss if element == double else builder.fpext(loss, double)
-            builder.store(builder.fadd(builder.load(total), loss), total)
-        return builder.load(total)
+        return emit_total(_taken(context, builder, sums, values[1]), Symbol(builder, values[0]))
 
     return types.float64(types.intp, sums), emit
 
@@ -108,17 +143,17 @@ def total_loss(typing_context, count, sums):
 def softmax(logits, outputs, sums):
     """outputs = softmax down the columns; logits less their maximum; sums[LOG_TOTALS]."""
     top = Running(logits[0])
-    with logits.each() as j:
+    for j in logits.each():
         top.value = at_least(top.value, logits[j])
     total = Running(logits[0].number(0.0))
-    with logits.each() as j:
+    for j in logits.each():
         z = logits[j] - top.value
         e = elementary.exp_nonpositive(z)
         logits[j], outputs[j] = z, e
         total.value = total.value + e
     inverse = 1.0 / total.value
     sums[LOG_TOTALS] = elementary.log(total.value)
-    with logits.each() as j:
+    for j in logits.each():
         outputs[j] = outputs[j] * inverse
 
 
@@ -126,7 +161,7 @@ def softmax(logits, outputs, sums):
 def cross_entropy(clips, logits, wanted, outputs, sums):
     """After `softmax`: sums[LOSSES] = scale * sum of -wanted * log(outputs); outputs become the deltas."""
     scales, log_total, loss = sums[SCALES], sums[LOG_TOTALS], Running(logits[0].number(0.0))
-    with logits.each() as j:
+    for j in logits.each():
         y = wanted[j]
         loss.value = fma(y, log_total - logits[j], loss.value)
         outputs[j] = scales * (outputs[j] - y)
@@ -137,7 +172,7 @@ def cross_entropy(clips, logits, wanted, outputs, sums):
 def blank(outputs, sums):
     """Deltas of rows that count 0 become exactly 0: 0 * inf must not arise."""
     none = sums[SCALES].equals(0.0)
-    with outputs.each() as j:
+    for j in outputs.each():
         outputs[j] = where(none, 0.0, outputs[j])
 
 
@@ -164,16 +199,17 @@ def emit_element_losses(entry, output, clips, parameters, logits, wanted, output
     scales, builder = sums[SCALES], logits.builder
     if entry.element is None:
         arrays = {"logit": logits, "target": wanted, "output": outputs, "parameter": parameters}
-        arrays[NUMBER] = First(parameters)
+        arrays[NUMBER] = Same(parameters[0])
         sums[LOSSES] = scales * emit_row_loss(builder, entry, logits.units, arrays, scales)
         return
     none = scales.number(0.0)
     total, along = Running(none), Running(none)
     of_unit = lambda j: entry.element(logits[j], outputs[j], wanted[j], none + parameters[j])
     if "softmax" in entry.outputs:
-        with builder.if_then(output.equals(SOFTMAX).value), outputs.each() as j:
-            along.value = fma(outputs[j], of_unit(j)[1], along.value)
-    with outputs.each() as j:
+        with builder.if_then(output.equals(SOFTMAX).value):
+            for j in outputs.each():
+                along.value = fma(outputs[j], of_unit(j)[1], along.value)
+    for j in outputs.each():
         value, slope = of_unit(j)
         value = clipped.formula(clips, value) if entry.clips else value
         total.value = fma(scales, value, total.value)

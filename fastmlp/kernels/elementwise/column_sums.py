@@ -8,39 +8,42 @@ Separate because a loop that LLVM vectorises has tails and a narrower vector, an
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels.codegen.vectors import INT, Vectors, counted, data_pointer
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer
 from fastmlp.kernels.gemm.microkernel import MACHINE
 
-ROWS = 8
-"""Rows that join the sum in one pass over it: one load and store of it for eight."""
+PANELS = 8, 4, 2, 1
+"""Vectors side by side: several hide how long an addition takes."""
 
 
-def emit_sums(build, dtype, rows, columns, a, out):
-    """Write what `column_sums` does, given places."""
-    v = Vectors(build, dtype, MACHINE.vector_bytes)
-    row_bytes = build.mul(columns, INT(v.itemsize))
+def emit_sums(v, rows, columns, a, a_row, out, started=False):
+    """Write out (columns,) = the sums of a (rows, columns) over its rows, added one by one.
 
-    def add(first, count):
-        source = v.shift(a, build.mul(first, row_bytes))
+    columns : an integer or a `Symbol`, as are rows, and a_row in bytes
+    started : whether what is in `out` is added to
+    """
+    build = v.builder
 
-        def column(j, mask):
-            at = build.mul(j, INT(v.itemsize))
-            place = v.shift(out, at)
-            total = v.load(place, mask)
-            for m in range(count):
-                row = v.shift(source, build.mul(row_bytes, INT(m)))
-                total = build.fadd(total, v.load(v.shift(row, at), mask))
-            v.store(total, place, mask)
+    def panel(left, vectors, mask=None):
+        source, target = v.shift(a, left * v.itemsize), v.shift(out, left * v.itemsize)
+        read = lambda place: [v.load(v.shift(place, j * v.bytes), mask) for j in range(vectors)]
 
-        v.over(columns, column)
+        def add(k, values):
+            place, *totals = values
+            return [v.shift(place, a_row), *(build.fadd(*pair) for pair in zip(totals, read(place)))]
 
-    v.over(columns, lambda j, mask: v.store(v.zero, v.shift(out, build.mul(j, INT(v.itemsize))), mask))
-    rest = build.srem(rows, INT(ROWS))
-    whole = build.sub(rows, rest)
-    with counted(build, whole, ROWS) as i:
-        add(i, ROWS)
-    with counted(build, rest) as i:
-        add(build.add(whole, i), 1)
+        totals = read(target) if started else [v.zero] * vectors
+        for j, total in enumerate(carried(build, 0, rows, [source, *totals], add)[1:]):
+            v.store(total, v.shift(target, j * v.bytes), mask)
+
+    done = 0
+    for vectors in PANELS:
+        width = vectors * v.lanes
+        rest = (columns - done) % width
+        with counted(build, columns - done - rest, width) as left:
+            panel(done + left, vectors)
+        done = columns - rest
+    v.edge(rest, lambda mask: panel(done, 1, mask))
 
 
 @intrinsic
@@ -49,11 +52,12 @@ def column_sums(typing_context, a, out):
 
     def emit(context, build, signature, arguments):
         shape = context.make_array(a)(context, build, arguments[0]).shape
-        rows, columns = (build.extract_value(shape, axis) for axis in range(2))
-        places = [
+        rows, columns = (Symbol(build, build.extract_value(shape, axis)) for axis in range(2))
+        source, target = (
             data_pointer(context, build, *array) for array in zip(signature.args, arguments, strict=True)
-        ]
-        emit_sums(build, a.dtype, rows, columns, *places)
+        )
+        v = Vectors(build, a.dtype, MACHINE.vector_bytes)
+        emit_sums(v, rows, columns, source, columns * v.itemsize, target)
         return context.get_dummy_value()
 
     return types.void(a, out), emit

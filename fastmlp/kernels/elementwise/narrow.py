@@ -1,9 +1,9 @@
 """The loss of narrow outputs, sixteen rows abreast.
 
 An output layer has 1, 2 or 10 units more often than 100, and loops over so few fill no vector: the
-softmax and cross-entropy of 128 rows of 10 took 14 us. Here the lanes are rows. The logits and targets
-of sixteen rows are turned on their side, every sum over units becomes a sum over vectors, and the
-deltas are turned back: 3 us.
+softmax and cross-entropy of 128 rows of 10 took 14 us. Here a lane is a row. The logits and targets
+of sixteen rows are transposed, every sum over units becomes a sum over vectors, and the deltas are
+transposed back: 3 us.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -17,9 +17,7 @@ from fastmlp.kernels.codes import CROSS_ENTROPY, SOFTMAX
 from fastmlp.kernels.elementwise import abreast
 from fastmlp.kernels.elementwise.abreast import LANES
 from fastmlp.kernels.gemm.packing import transpose
-
-MOST_UNITS = 56
-"""Of wider outputs the scratch does not hold sixteen rows in float64."""
+from fastmlp.kernels.program.arithmetic import MOST_UNITS
 
 
 def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):

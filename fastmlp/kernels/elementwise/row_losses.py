@@ -14,7 +14,8 @@ from fastmlp.formulas import elementary
 from fastmlp.formulas.expressions import NUMBER, ONES
 from fastmlp.kernels.codegen.scalars import literal
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import FLOATS, INT, counted, data_pointer
+from fastmlp.kernels.codegen.types import FLOATS, INT
+from fastmlp.kernels.codegen.vectors import counted, data_pointer, integer
 from fastmlp.kernels.codes import LOSS_CODES
 
 
@@ -36,13 +37,13 @@ class Running:
 
 
 class Numbers:
-    """An array (n,) of a dtype, whose elements are numbers of code that is being written."""
+    """An array (n,) of a dtype or of int64, whose elements are numbers of code that is being written."""
 
     def __init__(self, builder, dtype, pointer):
-        self.builder, self.kind, self.pointer = builder, FLOATS[dtype], pointer
+        self.builder, self.kind, self.pointer = builder, FLOATS.get(dtype, INT), pointer
 
     def _place(self, unit):
-        return self.builder.gep(self.pointer, [unit], source_etype=self.kind)
+        return self.builder.gep(self.pointer, [integer(unit)], source_etype=self.kind)
 
     def __getitem__(self, unit):
         return Symbol(self.builder, self.builder.load(self._place(unit), typ=self.kind))
@@ -59,16 +60,6 @@ class Same:
 
     def __getitem__(self, unit):
         return self.number
-
-
-class First:
-    """An array of which every unit has the first number."""
-
-    def __init__(self, array):
-        self.array = array
-
-    def __getitem__(self, unit):
-        return self.array[INT(0)]
 
 
 def loops_of(value, delta):
@@ -113,7 +104,7 @@ def emit_row_loss(builder, entry, units, arrays, scale):
                 arrays["output"][unit] = scale * entry.delta.on_numbers(values, known)
         known |= {key: running.value for key, running in found.items()}
     # Of what differs from unit to unit nothing is left in a row's loss.
-    value = entry.value.on_numbers({"logit": scale, NUMBER: arrays[NUMBER][INT(0)]}, known)
+    value = entry.value.on_numbers({"logit": scale, NUMBER: arrays[NUMBER][0]}, known)
     return value if isinstance(value, Symbol) else scale.number(value)
 
 
@@ -137,8 +128,10 @@ def row_loss(typing_context, loss, scale, parameters, z, targets, delta):
                 name: Numbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
                 for name, (kind, value) in zip(names, pairs, strict=True)
             }
-            arrays[NUMBER] = First(arrays["parameter"])
-            units = builder.extract_value(context.make_array(z)(context, builder, values[3]).shape, 0)
+            arrays[NUMBER] = Same(arrays["parameter"][0])
+            units = Symbol(
+                builder, builder.extract_value(context.make_array(z)(context, builder, values[3]).shape, 0)
+            )
             return emit_row_loss(builder, entry, units, arrays, scaled).value
 
         return scale(loss, scale, parameters, z, targets, delta), emit

@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels.codegen.scalars import constants_at, literal, take_step
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import INT, Vectors, data_pointer
+from fastmlp.kernels.codegen.vectors import Vectors, data_pointer
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.kernels.gemm.microkernel import MACHINE
 
@@ -33,7 +33,7 @@ def emit_steps(build, dtype, entry, n, pointers, rate, constants, t, penalty=Non
     v = Vectors(build, dtype, MACHINE.vector_bytes)
 
     def step(i, mask):
-        at = build.mul(i, INT(v.itemsize))
+        at = i * v.itemsize
         take_step(
             entry, rate, constants, t, [Place(v, v.shift(pointer, at), mask) for pointer in pointers], penalty
         )
@@ -49,7 +49,7 @@ def take_steps(typing_context, code, rate, constants, t, g, p, first, second):
 
         def emit(context, build, signature, values):
             arrays = list(zip(signature.args[4:], values[4:], strict=True))
-            n = build.extract_value(context.make_array(g)(context, build, values[4]).shape, 0)
+            n = Symbol(build, build.extract_value(context.make_array(g)(context, build, values[4]).shape, 0))
             pointers = [data_pointer(context, build, *array) for array in arrays]
             told = constants_at(context, build, constants, values[2])
             emit_steps(

@@ -1,9 +1,9 @@
 """The weight gradient of layers or batches that outgrow L2: both operands packed, a block of rows at a time.
 
-`sweeps` streams the columns of x past a panel of delta. Where rows of x lie 4 or 8 KB apart their
-lines fall into the same few sets of every cache, and at 1024 x 2048 x 2048 that tile fell to 0.38 of
-peak. Here delta is copied once a block, row by row as it lies, into panels; strips of x stay in L2
-while they pass by: 0.77.
+`fastmlp.kernels.gemm.dispatch` reads the columns of x where they lie, one panel of delta after another. Where
+rows of x lie 4 or 8 KB apart, their lines fall into the same few sets of every cache, and at 1024 x 2048 x 2048
+that product fell to 0.38 of peak. Here delta is copied into panels once a block, and columns of x into strips,
+which stay in L2 for all panels: 0.77.
 """
 
 # mypy: ignore-errors
@@ -76,7 +76,7 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
 
 @compiled
 def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """As `sweeps.weight_gradient`; scratch : `scratch_length`.
+    """As `dispatch.weight_gradient`; scratch : `scratch_length`.
 
     Between blocks of DEPTH rows the sums wait in `out`, or in `sums` where `descend`.
     """
@@ -117,7 +117,7 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
 
 @compiled
 def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """As `sweeps.weight_gradient`: blocked where weights are large or rows are many, else as there."""
+    """As `dispatch.weight_gradient`: blocked where weights are large or rows are many, else as there."""
     if x.shape[1] * delta.shape[1] * out.itemsize >= LARGE_BYTES or delta.shape[0] >= MANY_ROWS:
         blocked_weight_gradient(
             x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch

@@ -1,8 +1,8 @@
 """Which product of register tiles each operation of a layer is.
 
-Each takes the slice of rows (of samples, or of weights) it is to do: any slicing gives the
+Each takes the slice of rows (of samples, or of weights) that it is to do: any slicing gives the
 same bits, so workers share one product without talking. `panel` is scratch of a worker's own,
-aligned to 64 bytes: `buffers.scratch_length`, for the depth that the sweep contracts over.
+aligned to 64 bytes: a panel of B is as deep as the product's chains are long.
 Weights, deltas and outputs should begin on 64 bytes too: off them every vector is two lines,
 and an 8x2 tile fell from 0.89 of peak to 0.75.
 
@@ -28,7 +28,7 @@ PACK_ALWAYS_ROWS = MACHINE.pack_rows
 
 
 def conflicting(row_bytes):
-    """Whether rows this far apart crowd into few sets of the caches."""
+    """Whether rows this far apart fall into few sets of the caches."""
     return (row_bytes >= 2048) & (row_bytes % 1024).equals(0)
 
 
@@ -47,7 +47,7 @@ def packing_backward(rows: int):
 
 @jittable
 def across(rows: int, ordered: int):
-    """Vectors across a tile: more where only one row of x is to do, which waits for its sums where they are few."""
+    """Vectors across a tile: more for a single row of x, which waits for its multiply-adds where they are few."""
     return where(rows.equals(1) & ordered.equals(0), rows.number(ROW_VECTORS), VECTORS)
 
 
@@ -87,8 +87,8 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, panel):
     """out = (x[order].T @ delta)[start:stop]; where `descend`, out -= rate * (that + l2 * out).
 
-    A panel of delta stays in L1 while the columns of x pass by. The descent never lets the gradient
-    leave its registers.
+    A panel of delta stays in L1 while the columns of x are read. Where `descend`, the gradient does not leave
+    its registers.
 
     x : (samples, n_in) floating, C-contiguous
     order : (rows,) int64, the sample of each row of `delta`; empty, row i is sample i

@@ -1,37 +1,56 @@
 """Register tiles of a matrix product, C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
-A tile holds `rows` x `vectors` accumulators in registers and walks k once: `vectors` loads of
+A tile holds `rows` x `vectors` accumulators in registers and takes each k once: `vectors` loads of
 B and `rows` broadcasts of A feed rows * vectors FMAs. A is read by scalars, so its strides
 are free: (ld, 1) makes X @ W and (1, ld) makes X.T @ D of the same code. A call does a stack of
 tiles, one below another: called one by one, 8x3 tiles over 128 terms lost a tenth of their speed.
 
 Every element is one chain of FMAs over ascending k, whatever tile it falls in: results do not
 depend on how rows and columns are cut, to the last bit.
+
+Strides, depth and counts are integers or run-time values. Tiles of run-time values are pieces, one for each shape,
+and serve all networks; tiles of integers are written into the program of one network.
 """
 
+from functools import partial
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.np.numpy_support import from_dtype
 
+from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import INT, LINE_BYTES, POINTER, Vectors, counted, fetch_line, smaller
+from fastmlp.kernels.codegen.types import INT, POINTER
+from fastmlp.kernels.codegen.vectors import (
+    LINE_BYTES,
+    Vectors,
+    broadcast,
+    carried,
+    counted,
+    fetch_line,
+    joined,
+    smaller,
+    transposed,
+)
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.kernels.program.arithmetic import descended, with_decay
 
-# How it ends: C = acc; C = max(acc, 0); C = descended(C, rate, with_decay(acc, l2, C)) of
+# How it ends: C = acc; C = max(acc, 0), but NaN where acc is; C = descended(C, rate, with_decay(acc, l2, C)) of
 # `fastmlp.kernels.program.arithmetic`; C = acc where start > 0, else 0.
 STORE, RELU, UPDATE, GATE = range(4)
+
+DECAY = 4
+"""UPDATE where l2 is not 0: what most have no need for was a hundredth of a step of 32 rows."""
 
 # Where the elements of A lie: by strides, or with the rows of X in the order of an index array,
 # read where they are: in "rows" the index follows m (X @ W), in "depth" it follows k (X.T @ D).
 KINDS = "strided", "rows", "depth"
 
-ENDS = {"strided": (STORE, RELU, UPDATE, GATE), "rows": (STORE, RELU), "depth": (STORE, UPDATE)}
+ENDS = {"strided": (STORE, RELU, UPDATE, DECAY, GATE), "rows": (STORE, RELU), "depth": (STORE, UPDATE, DECAY)}
 """The ends that each kind has; the others would only be compiled."""
 
 MACHINE = host()
@@ -48,176 +67,229 @@ def shapes(machine, kind):
 
 
 def multiples(build, stride, count):
-    """[0, stride, 2 * stride, ...] such that LLVM keeps them apart.
+    """[0, stride, 2 * stride, ...], of a `Symbol` such that LLVM keeps them apart.
 
     Left to itself it makes each row of A from the one before, a chain of `count` dependent adds
     in every round of k that held an 8x1 tile to half its speed. An empty piece of assembly hides
     where the odd multiples come from; the even ones are theirs, scaled by 2, 4 or 8 in the
     addressing of the load, so that 12 rows take 6 integer registers.
     """
+    if isinstance(stride, int):
+        return [stride * m for m in range(count)]
     hide = ir.FunctionType(INT, [INT])
-    found = [INT(0)]
+    found = [0]
     for m in range(1, count):
         power = m & -m
         if power == 1:
-            found.append(build.asm(hide, "", "=r,0", [build.mul(stride, INT(m))], False))
+            found.append(Symbol(build, build.asm(hide, "", "=r,0", [(stride * m).value], False)))
         else:
-            found.append(build.mul(found[m // power], INT(power)))
+            found.append(found[m // power] * power)
     return found
 
 
+class Stack(NamedTuple):
+    """What a stack of tiles of one shape is given: places in memory, then integers or `Symbol`s. Rows are in bytes.
+
+    a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; where there is an order, order[m] or order[k]
+        stands for m or k
+    order : int64, see KINDS
+    b, b_row : B
+    start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
+    c, c_row : the result
+    count : how many tiles there are, one below another
+    columns : of a tile whose last vector is masked
+    depth : terms of each chain
+    known : so many places of the order may be read
+    finish : STORE, RELU, UPDATE or GATE
+    rate, l2 : read by UPDATE
+    """
+
+    a: Any
+    order: Any
+    b: Any
+    start: Any
+    c: Any
+    count: Any
+    columns: Any
+    depth: Any
+    known: Any
+    a_row: Any
+    a_step: Any
+    b_row: Any
+    start_row: Any
+    c_row: Any
+    finish: Any
+    rate: Any
+    l2: Any
+
+
 def taken_by(dtype):
-    """The types of what a stack of tiles is given, as `emit_tile` names it."""
+    """The types of a `Stack`."""
     return (types.voidptr,) * 5 + (types.intp,) * 10 + (dtype,) * 2
 
 
-def emit_tile(build, arguments, dtype, machine, kind, rows, vectors, masked):
-    """Write the function of a stack of tiles of one shape."""
-    a, order, b, start, c, *integers, rate, l2 = arguments
-    count, columns, depth, known, a_row, a_step, b_row, start_row, c_row, finish = integers
-    v = Vectors(build, dtype, machine.vector_bytes)
-    grid = [(m, j) for m in range(rows) for j in range(vectors)]
-    mask = v.first(build.sub(columns, INT((vectors - 1) * v.lanes))) if masked else None
+def emit_tiles(
+    v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None, spreads=False,
+    turned=False,
+):  # fmt: skip
+    """Write a stack of tiles of one shape.
+
+    o : `Stack`
+    started : whether chains begin with what is at `start`, a truth or a `Symbol`; else with 0
+    spreads : whether that is one number for each row
+    ends : by code: end(sum, target, guide, mask) gives the vector that is stored at the place `target`, where
+        `guide` is its place at `start`. Where there is one end, `finish` is not asked.
+    mask : of the last vector
+    fetches : whether to ask for the cache lines of the result before they are written
+    turned : whether what lies at b is the transpose of B, which is read in blocks of whole vectors; then depth
+        is an integer
+    a_sums : a place (rows,) that gets the sums of A's rows, added to what is there if `started`; or None
+    """
+    build = v.builder
     masks = [None] * (vectors - 1) + [mask]
-    within = lambda pointer, row, m, j: v.shift(v.shift(pointer, build.mul(row, INT(m))), j * v.bytes)
+    index = lambda at: Symbol(build, build.load(build.gep(o.order, [at.value], source_etype=INT), typ=INT))
+    within = lambda place, row, m, j: v.shift(v.shift(place, row * m), j * v.bytes)
+    grid = list(product(range(rows), range(vectors)))
     if kind == "strided":
-        distances = multiples(build, a_row, rows)
-    rate, l2 = (Symbol(build, v.splat(number)) for number in (rate, l2))
-    # A branch, not loads under an empty mask: a masked-off load of an unmapped page (null) is
-    # suppressed by a microcode assist of some thousand cycles.
-    started = build.icmp_unsigned("!=", start, ir.Constant(POINTER, None))
-    started = build.and_(started, build.icmp_signed("!=", finish, INT(GATE)))
+        distances = multiples(build, o.a_row, rows)
 
-    with counted(build, count) as t:
-        down = build.mul(t, INT(rows))
-        start_here = v.shift(start, build.mul(start_row, down))
-        c_here = v.shift(c, build.mul(c_row, down))
-
-        # How far row m of A is from row 0.
+    with counted(build, o.count) as t:
+        down = t * rows
+        start_here, c_here = v.shift(o.start, o.start_row * down), v.shift(o.c, o.c_row * down)
+        column = None
         if kind == "strided":
-            a_here = v.shift(a, build.mul(a_row, down))
+            a_here = v.shift(o.a, o.a_row * down)
         elif kind == "rows":
-            index = lambda at: build.load(build.gep(order, [at], source_etype=INT), typ=INT)
-            places = [build.mul(a_row, index(build.add(down, INT(m)))) for m in range(rows)]
-            a_here, distances = v.shift(a, places[0]), [build.sub(place, places[0]) for place in places]
-            following = build.add(down, INT(rows))
-            more = build.icmp_signed("<=", build.add(following, INT(rows)), known)
+            places = [o.a_row * index(down + m) for m in range(rows)]
+            a_here, distances = v.shift(o.a, places[0]), [place - places[0] for place in places]
         else:
-            a_here, distances = (
-                v.shift(a, build.mul(down, INT(v.itemsize))),
-                [INT(m * v.itemsize) for m in range(rows)],
-            )
+            a_here, distances = v.shift(o.a, down * v.itemsize), [m * v.itemsize for m in range(rows)]
+            column = lambda k: v.shift(a_here, o.a_step * index(k))
 
-        targets = [within(c_here, c_row, m, j) for m, j in grid]
-        for target in targets:
-            fetch_line(build, target)
+        guide = lambda m, j: within(start_here, o.start_row, m, 0 if spreads else j)
+        results = [(within(c_here, o.c_row, m, j), guide(m, j), masks[j]) for m, j in grid]
+        if fetches:
+            for target, _, _ in results:
+                fetch_line(build, target)
+        if a_sums is not None:
+            place, lane = v.shift(a_sums, down * v.itemsize), v.first(1)
+            for m in reversed(range(rows)):
+                result = v.shift(place, m * v.itemsize)
+                results.insert((m + 1) * vectors, (result, result, lane))
+        starts = _starts(v, started, results, spreads)
 
-        from_start, begin = build.append_basic_block("from_start"), build.append_basic_block("begin")
-        before = build.block
-        build.cbranch(started, from_start, begin)
-        build.position_at_end(from_start)
-        loaded = [v.load(within(start_here, start_row, m, j), masks[j]) for m, j in grid]
-        build.branch(begin)
-        build.position_at_end(begin)
-        initial = []
-        for value in loaded:
-            phi = build.phi(v.type)
-            phi.add_incoming(v.zero, before)
-            phi.add_incoming(value, from_start)
-            initial.append(phi)
+        def rows_of_b(b, terms):
+            """So many rows of B, each a list of vectors."""
+            if not turned:
+                return [[v.load(v.shift(b, j * v.bytes), masks[j]) for j in range(vectors)]]
+            places = [v.shift(b, o.b_row * n) for n in range(vectors * v.lanes)]
+            blocks = [transposed(v, places[n : n + v.lanes]) for n in range(0, len(places), v.lanes)]
+            return [list(row) for row in zip(*blocks)][:terms]
 
-        # The walk over k. Kind "rows" halts at every line of its rows to ask for the same line of the
-        # next tile's; a test in every round instead of an outer loop took a tenth of the tile's speed.
-        halting = kind == "rows"
-        outer, loop, done = (build.append_basic_block(n) for n in ("outer", "loop", "done"))
-        carried_types = [INT, POINTER, POINTER] + [v.type] * len(grid)
-        build.cbranch(build.icmp_signed(">", depth, INT(0)), outer, done)
-        build.position_at_end(outer)
-        at_halt = [build.phi(t) for t in carried_types]
-        end = depth
-        if halting:
-            fetch, walk = build.append_basic_block("fetch"), build.append_basic_block("walk")
-            build.cbranch(more, fetch, walk)
-            build.position_at_end(fetch)
-            column = build.mul(at_halt[0], a_step)
-            for m in range(rows):
-                place = build.mul(a_row, index(build.add(following, INT(m))))
-                fetch_line(build, v.shift(v.shift(a, place), column))
-            build.branch(walk)
-            build.position_at_end(walk)
-            end = smaller(build, build.add(at_halt[0], INT(LINE_BYTES // v.itemsize)), depth)
-        before_loop = build.block
-        build.branch(loop)
+        def add(a, b, sums, k, terms=1):
+            """The chains after so many terms more, and where A and B go on."""
+            here = column(k) if column else a
+            for i, row in enumerate(rows_of_b(b, terms)):
+                if a_sums is not None:
+                    row.append(v.constant(1.0))
+                scalars = [v.broadcast(v.shift(here, distance + o.a_step * i)) for distance in distances]
+                pairs = zip(product(scalars, row), sums)
+                sums = [v.fma(scalar, x, total) for (scalar, x), total in pairs]
+            b_step = terms * v.itemsize if turned else o.b_row
+            return [v.shift(a, o.a_step * terms), v.shift(b, b_step), *sums]
 
-        build.position_at_end(loop)
-        k, a_pointer, b_pointer, *carried = at_loop = [build.phi(t) for t in carried_types]
-        b_vectors = [v.load(v.shift(b_pointer, j * v.bytes), masks[j]) for j in range(vectors)]
-        a_column = a_pointer
-        if kind == "depth":
-            place = build.load(build.gep(order, [k], source_etype=INT), typ=INT)
-            a_column = v.shift(a_here, build.mul(place, a_step))
-        advanced = [build.add(k, INT(1)), v.shift(a_pointer, a_step), v.shift(b_pointer, b_row)]
-        for m in range(rows):
-            broadcast = v.broadcast(v.shift(a_column, distances[m]))
-            advanced += [v.fma(broadcast, b_vectors[j], carried[m * vectors + j]) for j in range(vectors)]
-        walked = build.append_basic_block("walked")
-        build.cbranch(build.icmp_signed("<", advanced[0], end), loop, walked)
-        build.position_at_end(walked)
-        for phi, halt, after in zip(at_loop, at_halt, advanced):
-            phi.add_incoming(halt, before_loop)
-            phi.add_incoming(after, loop)
-        for phi, first, after in zip(at_halt, [INT(0), a_here, b, *initial], advanced):
-            phi.add_incoming(first, begin)
-            if halting:
-                phi.add_incoming(after, walked)
-        if halting:
-            build.cbranch(build.icmp_signed("<", advanced[0], depth), outer, done)
+        def walk(first, depth, values):
+            """The chains over terms [first, depth), from the places of A and B for the first of them."""
+            together = v.lanes if turned else 1
+            rest = depth % together if turned else 0
+            step = lambda k, values: add(*values[:2], values[2:], k, together)
+            values = carried(build, first, depth - rest, values, step, together)
+            return add(*values[:2], values[2:], depth, rest) if rest else values
+
+        values = [a_here, o.b, *starts]
+        if kind == "rows":
+            # Halts at every line of its rows to ask for the same line of the next tile's; a test in every round
+            # instead of a loop around it took a tenth of the tile's speed.
+            following, line = down + rows, LINE_BYTES // v.itemsize
+            more = following + rows <= o.known
+
+            def halt(k, values):
+                with build.if_then(more.value):
+                    for m in range(rows):
+                        fetch_line(build, v.shift(o.a, o.a_row * index(following + m) + o.a_step * k))
+                return walk(k, smaller(k + line, o.depth), values)
+
+            _, _, *sums = carried(build, 0, o.depth, values, halt, line)
         else:
-            build.branch(done)
+            _, _, *sums = walk(0, o.depth, values)
 
-        build.position_at_end(done)
-        sums = []
-        for first, after in zip(initial, advanced[3:]):
-            phi = build.phi(v.type)
-            phi.add_incoming(first, begin)
-            phi.add_incoming(after, walked)
-            sums.append(phi)
+        def store(end):
+            for value, (target, guide, mask) in zip(sums, results):
+                v.store(end(value, target, guide, mask), target, mask)
 
-        relu, update, plain, decaying, gate, store, stored = (
-            build.append_basic_block(n)
-            for n in ("relu", "update", "plain", "decaying", "gate", "store", "stored")
-        )
-        choice = build.switch(finish, store)
-        for code, block in (RELU, relu), (UPDATE, update), (GATE, gate):
-            choice.add_case(INT(code), block if code in ENDS[kind] else store)
-        build.position_at_end(store)
-        for (_, j), value, target in zip(grid, sums, targets):
-            v.store(value, target, masks[j])
-        build.branch(stored)
-        build.position_at_end(relu)
-        for (_, j), value, target in zip(grid, sums, targets):
-            v.store(v.relu(value), target, masks[j])
-        build.branch(stored)
-        build.position_at_end(update)
-        # Two ends: what most have no need for was a hundredth of a step of 32 rows.
-        build.cbranch(build.fcmp_ordered("==", arguments[-1], ir.Constant(v.scalar, 0.0)), plain, decaying)
-        build.position_at_end(plain)
-        for (_, j), value, target in zip(grid, sums, targets):
-            weight = Symbol(build, v.load(target, masks[j]))
-            v.store(descended(weight, rate, Symbol(build, value)).value, target, masks[j])
-        build.branch(stored)
-        build.position_at_end(decaying)
-        for (_, j), value, target in zip(grid, sums, targets):
-            weight = Symbol(build, v.load(target, masks[j]))
-            gradient = with_decay(Symbol(build, value), l2, weight)
-            v.store(descended(weight, rate, gradient).value, target, masks[j])
-        build.branch(stored)
-        build.position_at_end(gate)
-        for (m, j), value, target in zip(grid, sums, targets):
-            guide = v.load(within(start_here, start_row, m, j), masks[j])
-            v.store(build.select(build.fcmp_ordered(">", guide, v.zero), value, v.zero), target, masks[j])
-        build.branch(stored)
-        build.position_at_end(stored)
+        if len(ends) == 1:
+            store(*ends.values())
+        else:
+            _switch(build, o.finish, {code: partial(store, end) for code, end in ends.items()})
+
+
+def _starts(v, started, results, spreads):
+    """What the chains of results begin with.
+
+    A branch, not loads under an empty mask: a masked-off load of an unmapped page (null) is
+    suppressed by a microcode assist of some thousand cycles.
+    """
+    load = lambda: [v.broadcast(guide) if spreads else v.load(guide, mask) for _, guide, mask in results]
+    if isinstance(started, bool):
+        return load() if started else [v.zero] * len(results)
+    build = v.builder
+    before, loads, begin = build.block, build.append_basic_block("starts"), build.append_basic_block("begin")
+    build.cbranch(started.value, loads, begin)
+    build.position_at_end(loads)
+    loaded = load()
+    build.branch(begin)
+    build.position_at_end(begin)
+    return [joined(build, (v.zero, before), (value, loads)) for value in loaded]
+
+
+def _switch(build, code, cases):
+    """Write what a code stands for, the first of the cases if it is none of theirs."""
+    blocks, done = [build.append_basic_block("case") for _ in cases], build.append_basic_block("done")
+    choice = build.switch(code.value, blocks[0])
+    for (number, write), block in zip(cases.items(), blocks):
+        choice.add_case(INT(number), block)
+        build.position_at_end(block)
+        write()
+        build.branch(done)
+    build.position_at_end(done)
+
+
+def stored(total, target, guide, mask):
+    """The end of a tile that is stored as it is."""
+    return total
+
+
+def ends_of(v, kind, rate, l2):
+    """The ends of a kind's tiles, as `emit_tiles` takes them."""
+    build = v.builder
+    symbol = lambda value: Symbol(build, value)
+    rate, l2 = (symbol(broadcast(build, number.value, v.lanes)) for number in (rate, l2))
+
+    def updated(total, target, guide, mask):
+        return descended(symbol(v.load(target, mask)), rate, symbol(total)).value
+
+    def decayed(total, target, guide, mask):
+        weight = symbol(v.load(target, mask))
+        return descended(weight, rate, with_decay(symbol(total), l2, weight)).value
+
+    def gated(total, target, guide, mask):
+        return build.select(build.fcmp_ordered(">", v.load(guide, mask), v.zero), total, v.zero)
+
+    def rectified(total, target, guide, mask):
+        return build.select(build.fcmp_ordered("<", total, v.zero), v.zero, total)
+
+    every = {STORE: stored, RELU: rectified, UPDATE: updated, DECAY: decayed, GATE: gated}
+    return {code: every[code] for code in ENDS[kind]}
 
 
 class Tiles(NamedTuple):
@@ -246,7 +318,14 @@ def tiles_of(machine, kind):
     def emit(build, arguments, kinds, code):
         rows, vectors, whole = map(int, np.unravel_index(code, axes))
         masked = not whole or (machine.masks and rows < tallest[vectors - 1])
-        emit_tile(build, arguments, kinds[-1], machine, kind, rows, vectors, masked)
+        v = Vectors(build, kinds[-1], machine.vector_bytes)
+        o = Stack(*arguments[:5], *(Symbol(build, number) for number in arguments[5:]))
+        mask = v.first(o.columns - (vectors - 1) * v.lanes) if masked else None
+        given = Symbol(build, build.icmp_unsigned("!=", o.start, ir.Constant(POINTER, None)))
+        started = given & o.finish.equals(GATE).negated()
+        decays = o.finish.equals(UPDATE) & o.l2.equals(0.0).negated()
+        stack = o._replace(finish=where(decays, o.finish.number(DECAY), o.finish))
+        emit_tiles(v, kind, rows, vectors, stack, started, ends_of(v, kind, o.rate, o.l2), mask)
 
     return Tiles(emitted(f"tile_{kind}_{machine.vector_bytes}", emit), heights, axes)
 

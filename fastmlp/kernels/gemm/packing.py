@@ -8,19 +8,18 @@ apart they fall into few sets of L1 and evict one another, and where they are no
 Masks are for the edges alone: AVX2's masked stores are microcode on AMD's processors, a dozen cycles each.
 """
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.types import BIT, INT, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import (
-    INT,
-    INT32,
-    ITEMSIZE,
     Vectors,
     byte_pointer,
     counted,
     element,
     smaller,
+    transposed,
 )
 from fastmlp.kernels.gemm.microkernel import MACHINE
 from fastmlp.kernels.jit.lazy import calling, emitted
@@ -32,72 +31,67 @@ def taken_by(dtype):
     return (types.voidptr,) * 2 + (types.intp,) * 4 + (dtype,)
 
 
-def emit_pack(build, arguments, kinds, code):
-    b, out, columns, depth, b_row, out_row, _ = arguments
-    v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
-    # Row by row: a column of vectors at a time, lines that lie 512 bytes apart left L1 before their other half was read.
-    with counted(build, depth) as k:
-        source, target = v.shift(b, build.mul(k, b_row)), v.shift(out, build.mul(k, out_row))
+def _emitted(name, write):
+    """The piece that writes a copy at the machine's vector width."""
+
+    def emit(build, arguments, kinds, code):
+        source, target, *sizes, _ = arguments
+        v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
+        write(v, source, target, *(Symbol(build, size) for size in sizes))
+
+    return emitted(f"{name}_{MACHINE.vector_bytes}", emit)
+
+
+def emit_pack(v, a, out, columns, rows, a_row, out_row):
+    """Write the copy of rows, one after another.
+
+    A column of vectors at a time, lines that lie 512 bytes apart left L1 before their other half was read.
+    """
+    with counted(v.builder, rows) as i:
+        source, target = v.shift(a, i * a_row), v.shift(out, i * out_row)
 
         def copy(j, mask):
-            at = build.mul(j, INT(v.itemsize))
+            at = j * v.itemsize
             v.store(v.load(v.shift(source, at), mask), v.shift(target, at), mask)
 
         v.over(columns, copy)
 
 
-def emit_transpose(build, arguments, kinds, code):
-    """Blocks of lanes x lanes through registers: log2(lanes) rounds of two-source shuffles."""
-    a, out, columns, rows, a_row, out_row, _ = arguments
-    v = Vectors(build, kinds[-1], MACHINE.vector_bytes)
-    lanes = v.lanes
+def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
+    """Write the transpose, by blocks of lanes x lanes in registers.
+
+    Sizes are integers or `Symbol`s. Blocks at the edges are masked; without `edges` they are whole, and go
+    beyond rows and columns where these are no multiples of lanes.
+    """
+    lanes, build = v.lanes, v.builder
     with counted(build, rows, lanes) as i, counted(build, columns, lanes) as j:
-        height, width = build.sub(rows, i), build.sub(columns, j)
-        source = v.shift(v.shift(a, build.mul(i, a_row)), build.mul(j, INT(v.itemsize)))
-        target = v.shift(v.shift(out, build.mul(j, out_row)), build.mul(i, INT(v.itemsize)))
+        height, width = rows - i, columns - j
+        source = v.shift(v.shift(a, i * a_row), j * v.itemsize)
+        target = v.shift(v.shift(out, j * out_row), i * v.itemsize)
 
-        def load(m, mask):
-            return v.load(v.shift(source, build.mul(m, a_row)), mask)
+        def whole():
+            block = transposed(v, [v.shift(source, a_row * m) for m in range(lanes)])
+            for m, row in enumerate(block):
+                v.store(row, v.shift(target, out_row * m))
 
-        def store(value, m, mask):
-            v.store(value, v.shift(target, build.mul(out_row, INT(m))), mask)
-
-        full = build.icmp_signed(">=", smaller(build, height, width), INT(lanes))
-        with build.if_else(full) as (whole, rest):
-            with whole:
-                for m, value in enumerate(transposed(build, [load(INT(m), None) for m in range(lanes)])):
-                    store(value, m, None)
-            with rest:
-                mask, last = v.first(width), build.sub(height, INT(1))
-                # rows past the end repeat the last one and are not stored
-                block = transposed(build, [load(smaller(build, INT(m), last), mask) for m in range(lanes)])
-                mask = v.first(height)
-                stored = build.append_basic_block("stored")
+        inside = (smaller(height, width) >= lanes) if edges else Symbol(build, BIT(1))
+        with build.if_else(inside.value) as (inside, edge):
+            with inside:
+                whole()
+            with edge:
+                mask, last = v.first(width), height - 1
+                # Rows past the end repeat the last one and are not stored.
+                places = [v.shift(source, a_row * smaller(last.number(m), last)) for m in range(lanes)]
+                block = transposed(v, places, mask)
+                mask, done = v.first(height), build.append_basic_block("stored")
                 for m in range(lanes):
-                    store(block[m], m, mask)
+                    v.store(block[m], v.shift(target, out_row * m), mask)
                     if m + 1 < lanes:
                         following = build.append_basic_block(f"row_{m + 1}")
-                        build.cbranch(build.icmp_signed("<", INT(m + 1), width), following, stored)
+                        build.cbranch((width > m + 1).value, following, done)
                         build.position_at_end(following)
-                build.branch(stored)
-                build.position_at_end(stored)
-
-
-def transposed(build, block):
-    """As many vectors as each has lanes, rows turned into columns."""
-    block, lanes = list(block), len(block)
-    pattern = lambda numbers: ir.Constant(ir.VectorType(INT32, lanes), numbers)
-    stride = lanes // 2
-    while stride:
-        low = pattern([lane if not lane & stride else lanes + lane - stride for lane in range(lanes)])
-        high = pattern([lane + stride if not lane & stride else lanes + lane for lane in range(lanes)])
-        for m in range(lanes):
-            if not m & stride:
-                pair = block[m], block[m + stride]
-                block[m] = build.shuffle_vector(*pair, low)
-                block[m + stride] = build.shuffle_vector(*pair, high)
-        stride //= 2
-    return block
+                build.branch(done)
+                build.position_at_end(done)
 
 
 def copy_intrinsic(name):
@@ -122,8 +116,8 @@ def copy_intrinsic(name):
 
 # pack(rows, columns, a, a_at, a_row, out, out_at, out_row), in elements, unchecked:
 # out[out_at + i * out_row + j] = a[a_at + i * a_row + j]
-PACK = emitted(f"pack_{MACHINE.vector_bytes}", emit_pack)
+PACK = _emitted("pack", emit_pack)
 pack = copy_intrinsic(PACK)
 # transpose, same arguments: out[out_at + j * out_row + i] = a[a_at + i * a_row + j]
-TRANSPOSE = emitted(f"transpose_{MACHINE.vector_bytes}", emit_transpose)
+TRANSPOSE = _emitted("transpose", emit_transpose)
 transpose = copy_intrinsic(TRANSPOSE)

@@ -86,6 +86,9 @@ def can_link(code: MachineCode) -> bool:
 _found: dict[tuple[str, str, str], int] = {}
 """By name, types and code: addresses of the pieces that the process has loaded."""
 
+compiled: list[str] = []
+"""What the process has compiled, and not loaded: names and for what."""
+
 known_to_compiler: dict[str, Callable[[], Any]] = {}
 """To be called before a piece is compiled: each tells the compiler of the pieces of a loaded program."""
 
@@ -100,11 +103,23 @@ def address_of(name: str, types: bytes, kind: str, key: str) -> int:
     if wanted not in _found:
         with lock, compiling():
             if wanted not in _found:
-                code = store.load(name, f"{kind} {key}")
-                if code is None or not can_link(code):
-                    code = _compiler().compiled_piece(name, pickle.loads(types), key)
+                code = _had(
+                    name, f"{kind} {key}", lambda: _compiler().compiled_piece(name, pickle.loads(types), key)
+                )
                 _found[wanted] = common().load(code)
     return _found[wanted]
+
+
+def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> MachineCode:
+    """Return machine code from the disk; compiled, by one process at a time, where it has none."""
+    code = store.load(name, key)
+    if code is None or not can_link(code):
+        with store.only_one(name, key):
+            code = store.load(name, key)  # another process may have had it compiled meanwhile
+            if code is None or not can_link(code):
+                code = compile_code()
+                compiled.append(f"{name} {key}")
+    return code
 
 
 def _compiler() -> Any:
@@ -163,9 +178,7 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
     kind : of the network's numbers
     """
     with lock:
-        code = store.load(name, kind)
-        if code is None or not can_link(code):
-            code = compile_code()
+        code = _had(name, kind, compile_code)
         engine = Engine()
         return Entry(engine.load(code), engine)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -42,6 +43,7 @@ class Entries:
     def __init__(self, name: str, load: Callable[[], Variant], lasting: bool) -> None:
         self._name, self._load, self._lasting = name, load, lasting
         self._entries: dict[tuple[str, str], Entry] = {}
+        self._ready: set[tuple[str, str, str]] = set()
         self.of_network = lru_cache(MOST_BOUND)(self._of_network)
 
     def get(self, template: str, dtype: str) -> Entry:
@@ -60,6 +62,29 @@ class Entries:
             lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
         )  # fmt: skip
 
+    def is_ready(self, dtype: str, pieces: str, bound: Bound | None) -> bool:
+        """Whether a training finds its machine code on the disk, or in this process.
+
+        pieces : names of what its network and optimiser are made of
+        bound : the program of the network alone, if it has one
+        """
+        name = self._training(bound)
+        key = name, dtype, pieces
+        if name and key not in self._ready and store.is_marked(name, f"{dtype} {pieces}"):
+            self._ready.add(key)
+        return key in self._ready
+
+    def mark_ready(self, dtype: str, pieces: str, bound: Bound | None) -> None:
+        """Have it said, after a training."""
+        name = self._training(bound)
+        self._ready.add((name, dtype, pieces))
+        store.mark(name, f"{dtype} {pieces}")
+
+    def _training(self, bound: Bound | None) -> str:
+        """Return the name of the program of a training, "" if it is not known."""
+        kept = store.names().get(bound.template if bound else f"{self._name} train_chunk")
+        return name_of(kept, bound) if bound and kept else kept or ""
+
     @compiling()
     def _entry(
         self, what: str, dtype: str, source: Callable[[], Any], name: Callable[[str], str], network: str = ""
@@ -76,16 +101,28 @@ class Entries:
             kept = found.kept
             if self._lasting and found.reach.unknown is None:
                 store.names().put(what, kept)
+                self._put_names()
         else:
             known_to_compiler[what] = source
 
         def compiled() -> store.MachineCode:
             found = source()
+            began = time.perf_counter()
             with _announced(found.name, self._name, dtype, network, found.reach.unknown):
                 code: store.MachineCode = found.compiled(dtype)
+            if network:
+                store.names().put(MEASURED, f"{time.perf_counter() - began:.2g}")
             return code
 
         return entry_of(name(kept), dtype, compiled)
+
+    def _put_names(self) -> None:
+        """Keep the names of all entry points: a process without the compiler may ask for another one."""
+        program = self._program()
+        for template in ENTRY_POINTS:
+            what = f"{self._name} {template}"
+            if store.names().get(what) is None:
+                store.names().put(what, program.source(template).kept)
 
     def _program(self) -> Any:
         return importlib.import_module("fastmlp.kernels.jit.bind").Program(self._load())
@@ -98,6 +135,17 @@ ABOUT_SECONDS_OF_A_NETWORK = 2
 """What compiling the entry point of one network takes."""
 
 _said: set[str] = set()
+
+
+MEASURED = "seconds of one network's program"
+"""What the seconds are kept as that the last of these compilations took on this machine."""
+
+
+def about_seconds(of_network: bool) -> float:
+    """Return how long compiling a training's program takes on this machine, about."""
+    if not of_network:
+        return ABOUT_SECONDS["train_chunk"]
+    return float(store.names().get(MEASURED) or ABOUT_SECONDS_OF_A_NETWORK)
 
 
 def _announced(

@@ -47,7 +47,7 @@ The least recently loaded give way.
 ROOM = 1 << 20
 """Bytes that must be free to promise that a program is kept: one takes up to 0.3 MB, its pieces the rest."""
 
-NAME = re.compile(r".+\.[0-9a-f]{32}\.(bin|json)|.+\.[0-9a-f]{8}\.tmp")
+NAME = re.compile(r".+\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; of the last kind while it is being written."""
 
 ABANDONED_SECONDS = 3600
@@ -284,6 +284,19 @@ def package_digest() -> str | None:
     return text.hexdigest()[:16]
 
 
+def mark(name: str, key: str) -> None:
+    """Have it known to all processes that everything a program of this name calls is on the disk."""
+    write(name, key, "done", b"")
+
+
+def is_marked(name: str, key: str) -> bool:
+    """Whether a program was marked; it may have given way since."""
+    try:
+        return _path(directory(), name, key, "done").exists()
+    except (OSError, Refused):
+        return False
+
+
 class Names:
     """By what a program is, the name of its machine code: known again in a process that loads no compiler.
 
@@ -300,7 +313,9 @@ class Names:
         return {} if content is None else dict(json.loads(content))
 
     def get(self, what: str) -> str | None:
-        """Return a name, None if it is not known."""
+        """Return a name, None if it is not known; another process may have found it meanwhile."""
+        if what not in self._known:
+            self._known = {**self._read(), **self._known}
         found: str | None = self._known.get(what)
         return found
 

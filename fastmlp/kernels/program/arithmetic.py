@@ -12,7 +12,9 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
   the batch. Where a chain is cut, the next part begins with what the one before has stored.
 - Bias gradients begin with 0, and the rows of the batch are added one by one.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then it is divided by `value_divisor`;
-  then the sum of the layers' penalties, the first layer's first, is added.
+  then the sum of the layers' penalties, the first layer's first, is added. A part is summed by halves, row i
+  and row i + 8 first (`elementwise.abreast.emit_total`); one row after another, where outputs are more than
+  `MOST_UNITS`.
 - A gradient is complete before anything else is done to it: `with_decay`, then, where l1 > 0,
   l1 * sign(weight) is added.
 - Dropped units are dropped after their activation; their delta is dropped before it is multiplied by the
@@ -21,11 +23,16 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 
-`specialized` is not exact. It takes the same formulas and steps, and the same chains for products and
-biases, but for networks that live in registers, whose lanes are rows; narrow last layers, whose dot products
-are split over lanes (a chain would leave 15 of 16 lanes empty); batches from 1024 rows on, summed in eight
-groups that threads share; and losses, summed in the dtype over a block, in any order. The last bits differ:
-some eps a step.
+`specialized` follows it, with exceptions; `variant.Bound.exact` says of a network's program whether it is none
+of them. In the first two the last bits of parameters differ, some eps a step, in the others only those of the
+loss that is told:
+
+- networks that live in registers (`small.registers`): a lane is a row, and gradients are sums over lanes, as
+  a chain over the rows would need each row's numbers in every lane;
+- batches from 1024 rows on, summed in eight groups, which threads share;
+- penalties, which are summed in the dtype in any order: one after another, the 4440 weights of 13-60-60-1
+  would wait for as many additions, a quarter of its step;
+- outputs of more than `MOST_UNITS`, whose losses are taken sixteen rows at once here.
 """
 
 # mypy: ignore-errors
@@ -34,6 +41,9 @@ from fastmlp.formulas.numbers import fma
 
 LOSS_ROWS = 16
 """Rows whose losses make one part of the sum."""
+
+MOST_UNITS = 56
+"""Of wider outputs the scratch does not hold sixteen rows in float64."""
 
 
 def with_decay(gradient, l2, weight):

@@ -11,7 +11,8 @@ import os
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels.codegen.vectors import INT, INT32, data_pointer, declare
+from fastmlp.kernels.codegen.types import INT, INT32, declare
+from fastmlp.kernels.codegen.vectors import data_pointer
 from fastmlp.kernels.program.records import ABANDONED, ARRIVED, GENERATION
 
 SPINS = 2000

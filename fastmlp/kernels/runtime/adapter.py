@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
-from fastmlp.kernels.jit.engine import Entry
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import (
     ARRAYS,
@@ -78,8 +77,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             work = idle.pop()
         except IndexError:
             work = None
-        if work is None or work.batch < batch:
-            work = Reusable(entries.get("predict", NAMES[dtype]), network, shape, parameters, batch)
+        if work is None or work.batch < batch or work.entries is not entries:
+            work = Reusable(entries, network, shape, parameters, batch)
         try:
             work.predict(inputs, out)
         finally:
@@ -224,15 +223,17 @@ def shape_of(network: Network) -> Shape:
 class Reusable:
     """The call of a model's predictions, for the next ones where it is kept: allocating takes 7 us.
 
-    batch : rows of a prediction that it has room for at a time
+    entries : of the backend that predicts; batch : rows that it has room for at a time
     kept : whether it may lie idle
     """
 
-    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "kept")
+    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept")
 
-    def __init__(self, entry: Entry, network: Network, shape: Shape, parameters: Array, batch: int) -> None:
+    def __init__(
+        self, entries: Entries, network: Network, shape: Shape, parameters: Array, batch: int
+    ) -> None:
         work = workspace(network, batch, 1, parameters.dtype, predicting=True)
-        self._entry = entry
+        self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
         self._call = call_of(shape, work, batch)
         self._call.words[PARAMETERS] = address_of(parameters)  # not held: with them goes what leads here
         self.batch, self.bytes = batch, work.memory.nbytes

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
+from fastmlp.kernels.program.arithmetic import MOST_UNITS as LOSS_UNITS
 from fastmlp.kernels.small.padded import Constants, plan
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
@@ -114,16 +115,17 @@ def specialize(network, optimizer, rows, dtype):
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
         constants = constants._replace(rows=lanes_for(rows))
         return Bound(
-            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", constants, network.sizes, 0, 1
+            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", constants, network.sizes, 0, 1, False
         )
     return _blocks(constants)
 
 
 @functools.lru_cache(maxsize=64)
 def _blocks(constants):
+    exact = constants.groups == 1 and not constants.l2 and constants.sizes[-1] <= LOSS_UNITS
     return Bound(
         f"{PROGRAMS}:train_blocks", f"{PROGRAMS}:block_names", constants, constants.sizes, plan(constants).size,
-        GROUPS if constants.groups > 1 else 1,
+        GROUPS if constants.groups > 1 else 1, exact,
     )  # fmt: skip
 
 

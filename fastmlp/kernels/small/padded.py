@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 
 
 class Constants(NamedTuple):
@@ -43,18 +44,17 @@ class Constants(NamedTuple):
 class Layer(NamedTuple):
     """Where a layer's arrays stand in the workspace; parameters are offsets within a section.
 
-    narrow : the weights stand transposed, (n_out, in_stride)
-    lanes : of the vectors along this layer's outputs, or inputs where it is narrow
+    sideways : the last layer, if it is narrow: its weights are (n_out, in_stride), its outputs and deltas
+        (n_out, R), where a lane is a row of the batch
+    lanes : of the vectors along this layer's outputs, or inputs where it is sideways
     flat : place of the weights in the caller's flat vector; biases follow
-    transposed : W' (n_out, in_stride), for layers that pass a delta down, or -1
-    spread_bias : the bias repeated over a vector, where narrow, or -1
+    transposed : W' (n_out, in_stride), for layers that pass a delta down and are not sideways; else -1
     input_deltas : -1 in the first layer
-    most : lanes of the machine's vector
     """
 
     n_in: int
     n_out: int
-    narrow: bool
+    sideways: bool
     lanes: int
     in_stride: int
     out_stride: int
@@ -62,12 +62,10 @@ class Layer(NamedTuple):
     weights: int
     biases: int
     transposed: int
-    spread_bias: int
     inputs: int
     outputs: int
     deltas: int
     input_deltas: int
-    most: int
 
 
 class Plan(NamedTuple):
@@ -75,7 +73,12 @@ class Plan(NamedTuple):
 
     weights : elements of a section that are weights; biases follow up to `section`
     gradients, first, second : offsets of the sections
-    targets, shares : (rows, the last layer's out_stride); a share is what an element's loss counts
+    targets : as the last layer's outputs
+    sums : (3, R), see `fastmlp.kernels.elementwise.abreast`
+    abreast : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is taken, or -1 where the last
+        layer is sideways
+    most_rows : R, the rows that there is room for; whole vectors
+    most : lanes of the machine's vector
     shared : offset of the groups' gradients, two turns of `groups` sections; only worker 0's are used
     size : of one worker's workspace, whole vectors
     """
@@ -87,7 +90,10 @@ class Plan(NamedTuple):
     first: int
     second: int
     targets: int
-    shares: int
+    sums: int
+    abreast: int
+    most_rows: int
+    most: int
     shared: int
     size: int
 
@@ -112,16 +118,16 @@ def plan(constants):
     most = host().vector_bytes // constants.itemsize
     sizes = constants.sizes
     count = len(sizes) - 1
-    # Row tiles and groups of narrow rows run over into spare rows.
-    rows = constants.rows + 2 * most
+    # Tiles run over into spare rows.
+    rows = up(constants.rows, LOSS_ROWS) + max(most, MOST_HEIGHT)
     drafts = []
     flat, in_stride, in_lanes = 0, sizes[0], most
     for i in range(count):
         n_in, n_out = sizes[i], sizes[i + 1]
-        narrow = 0 < i == count - 1 and n_out <= in_lanes // 2
-        lanes = in_lanes if narrow else fitting_lanes(n_out, most)
-        out_stride = n_out if narrow else up(n_out, lanes)
-        drafts.append((n_in, n_out, narrow, lanes, in_stride, out_stride, flat))
+        sideways = 0 < i == count - 1 and n_out <= in_lanes // 2
+        lanes = in_lanes if sideways else fitting_lanes(n_out, most)
+        out_stride = up(n_out, lanes)
+        drafts.append((n_in, n_out, sideways, lanes, in_stride, out_stride, flat))
         flat += n_in * n_out + n_out
         in_stride, in_lanes = out_stride, lanes
 
@@ -133,7 +139,8 @@ def plan(constants):
         return start
 
     weights = [
-        take(n_out * stride if narrow else n_in * out) for n_in, n_out, narrow, _, stride, out, _ in drafts
+        take(n_out * stride if sideways else n_in * out)
+        for n_in, n_out, sideways, _, stride, out, _ in drafts
     ]
     # A whole number of the optimiser's unrolled loop, which then has no tail.
     all_weights = at = up(at, 4 * most)
@@ -142,22 +149,23 @@ def plan(constants):
     gradients, first, second = (take(section) for _ in range(3))
     inputs, input_deltas = take(rows * sizes[0]), -1
     layers = []
-    for i, (n_in, n_out, narrow, lanes, in_stride, out_stride, flat) in enumerate(drafts):
-        transposed = take(up(n_out, most) * up(in_stride, most)) if i > 0 and not narrow else -1
-        spread = take(most) if narrow else -1
-        outputs, deltas = take(rows * out_stride), take(rows * out_stride)
+    for i, (n_in, n_out, sideways, lanes, in_stride, out_stride, flat) in enumerate(drafts):
+        transposed = -1 if i == 0 or sideways else take(in_stride * up(n_out, most))
+        outputs, deltas = (take(rows * (n_out if sideways else out_stride)) for _ in range(2))
         layers.append(
             Layer(
-                n_in, n_out, narrow, lanes, in_stride, out_stride, flat, weights[i], biases[i],
-                transposed, spread, inputs, outputs, deltas, input_deltas, most,
+                n_in, n_out, sideways, lanes, in_stride, out_stride, flat, weights[i], biases[i],
+                transposed, inputs, outputs, deltas, input_deltas,
             )
         )  # fmt: skip
         inputs, input_deltas = outputs, deltas
-    targets, shares = take(rows * layers[-1].out_stride), take(rows * layers[-1].out_stride)
+    targets, sums = take(rows * out_stride), take(3 * rows)
+    abreast = -1 if sideways else take(3 * up(n_out, most) * LOSS_ROWS)
     shared = take(2 * constants.groups * section if constants.groups > 1 else 0)
     size = up(at + most, 4 * most)
     return Plan(
-        tuple(layers), all_weights, section, gradients, first, second, targets, shares, shared, size
+        tuple(layers), all_weights, section, gradients, first, second, targets, sums, abreast, rows, most,
+        shared, size,
     )  # fmt: skip
 
 
@@ -167,7 +175,7 @@ def table(layers):
     n_in, n_out, place in the flat vector, place in a section, strides along inputs and outputs there,
     place of the biases.
     """
-    strides = [(1, at.in_stride) if at.narrow else (at.out_stride, 1) for at in layers]
+    strides = [(1, at.in_stride) if at.sideways else (at.out_stride, 1) for at in layers]
     return np.array(
         [
             (at.n_in, at.n_out, at.flat, at.weights, *pair, at.biases)

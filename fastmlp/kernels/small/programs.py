@@ -16,7 +16,6 @@ from fastmlp.kernels.program.barrier import wait
 from fastmlp.kernels.program.templates import loss_share, penalty_share
 from fastmlp.kernels.small import registers, stages
 from fastmlp.kernels.small.copies import copy_in, copy_out
-from fastmlp.kernels.small.lanes import sequence
 from fastmlp.kernels.small.padded import plan, table
 
 # --- templates -----------------------------------------------------------------------------------
@@ -49,8 +48,6 @@ def train_blocks(call, worker, workers):
         share = loss_share(objective.divisor, call.totals[s])
         l2 = objective.l2 * penalty_share(objective.shared_penalty, call.totals[s])
         value = 0.0
-        if PENALISED:
-            value += 0.5 * l2 * squares(own)
         renew(own, 0)
         if GROUPED:
             parity = s % 2
@@ -65,7 +62,7 @@ def train_blocks(call, worker, workers):
                     rows = min(BLOCK, last - at)
                     take_rows(own, inputs, targets, weights, order, at, rows, share)
                     to_logits(own, rows)
-                    loss += loss_and_delta(own, rows, parameter) / objective.value_divisor
+                    loss = add_losses(own, rows, parameter, loss)
                     to_gradients(own, rows)
                 hand_over(own, shared, turn + group * SECTION)
                 sums[parity * GROUPS + group] = loss
@@ -81,8 +78,11 @@ def train_blocks(call, worker, workers):
                 rows = min(BLOCK, stop - at)
                 take_rows(own, inputs, targets, weights, order, at, rows, share)
                 to_logits(own, rows)
-                value += loss_and_delta(own, rows, parameter) / objective.value_divisor
+                value = add_losses(own, rows, parameter, value)
                 to_gradients(own, rows)
+        value /= objective.value_divisor
+        if PENALISED:
+            value += 0.5 * l2 * squares(own)
         if worker == 0:
             call.losses[s] = value
         t = float(call.step + s + 1)
@@ -146,23 +146,23 @@ def block_names(constants):
     to_logits = [
         part
         for layer, name in zip(layers, names, strict=True)
-        for part in (stages.forward(layer, name), stages.activate(layer, name))
+        for part in (stages.forward(layer, name, where), stages.activate(layer, name))
     ]
     to_gradients = [
         part
         for layer, name in zip(reversed(layers), ("identity", *constants.hidden)[::-1], strict=True)
         for part in (
-            *stages.gradient(layer, where.gradients, "add" if constants.blocks else "zero"),
-            stages.backward(layer, name),
+            stages.gradient(layer, where, constants.blocks),
+            stages.backward(layer, name, where),
             stages.activate_gradient(layer, name),
         )
     ]
     return {
-        "renew": sequence([stages.refresh(layer) for layer in layers]),
+        "renew": stages.sequence([stages.refresh(layer, where) for layer in layers]),
         "take_rows": stages.gather(where),
-        "to_logits": sequence(to_logits),
-        "loss_and_delta": stages.loss_of(constants, where),
-        "to_gradients": sequence(to_gradients),
+        "to_logits": stages.sequence(to_logits),
+        "add_losses": stages.loss_of(constants, where),
+        "to_gradients": stages.sequence(to_gradients),
         "squares": squares_of(where.weights),
         "update_weights": stages.update(constants.rule, 0, where.weights, where, constants.l2),
         "update_biases": stages.update(

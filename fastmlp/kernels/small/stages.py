@@ -1,86 +1,116 @@
-"""The stages of a small network's step: each layer's products, activations, losses, the row gather.
+"""The stages of a small network's step: each layer's products, activations, losses, the gather of rows.
 
-Separate because these know the mathematics and the layout (`fastmlp.kernels.small.padded`), where
-`fastmlp.kernels.small.lanes` knows only shapes. No logit of a hidden layer is kept: what its activation's
-derivative needs is taken from the activation's value, which leaves out gelu and silu.
+Separate because these know the layout (`fastmlp.kernels.small.padded`), where `fastmlp.kernels.gemm` and
+`fastmlp.kernels.elementwise` know only places and sizes; here all but the number of rows are integers.
+
+A *stage* is something that a step does to a workspace (one flat array) given a number of rows: a function
+stage(memory, rows), which writes instructions at the builder's position. `sequence` joins stages into one
+intrinsic. A jitted function a stage would be typed, lowered and optimised again at every level: compiling a
+program took 34 s, where it takes 3 so.
+
+No logit of a hidden layer is kept: what its activation's derivative needs is taken from the activation's value,
+which leaves out gelu and silu. Nothing is checked, nothing is allocated.
 """
 
-import functools
-
-from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 
-from fastmlp.formulas.numbers import where
-from fastmlp.kernels.codegen.scalars import (
-    accumulate,
-    at_least,
-    backward_of,
-    clipped,
-    constants_at,
-    exp_nonpositive,
-    log,
-    wide_vectors,
-)
-from fastmlp.kernels.codegen.symbols import Symbol, jittable
-from fastmlp.kernels.codegen.vectors import FLOATS, INT, broadcast, data_pointer
+from fastmlp.kernels.codegen.scalars import backward_of, constants_at
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.types import BIT, INT, ITEMSIZE
+from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
+from fastmlp.kernels.elementwise import abreast
+from fastmlp.kernels.elementwise.abreast import LANES, Rows
+from fastmlp.kernels.elementwise.column_sums import emit_sums
+from fastmlp.kernels.elementwise.row_losses import Numbers, Same
 from fastmlp.kernels.elementwise.steps import emit_steps
-from fastmlp.kernels.jit.disposable import Intrinsic, stage
-from fastmlp.kernels.small import lanes
+from fastmlp.kernels.gemm.macrokernel import IN_PLACE, NOTHING, TRANSPOSED, Operands, write_product
+from fastmlp.kernels.gemm.microkernel import MACHINE, stored
+from fastmlp.kernels.gemm.packing import emit_transpose
+from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.kernels.small.padded import dividing_lanes
+
+TURNED_BYTES = 32
+"""Width of the vectors by which a sideways layer reads its inputs' transpose. 64 are no faster, since two shuffles
+of 32 start in a cycle, and waste more where rows are few."""
+
+ACROSS = 4
+"""Vectors across a tile of one row, which waits for its multiply-adds: with one vector 30-100-1 took 3 % longer."""
+
+
+class Memory:
+    """A workspace in code that is being written."""
+
+    def __init__(self, context, builder, array, value):
+        self.builder, self.dtype = builder, array.dtype
+        self.itemsize = ITEMSIZE[array.dtype]
+        self.base = data_pointer(context, builder, array, value)
+        self.v = self.vectors(MACHINE.vector_bytes // self.itemsize)
+
+    def at(self, offset):
+        """The place of an element."""
+        return self.v.shift(self.base, offset * self.itemsize)
+
+    def vectors(self, lanes):
+        """Vectors of so many lanes."""
+        return Vectors(self.builder, self.dtype, lanes * self.itemsize)
+
+    def product(
+        self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
+        **options,
+    ):  # fmt: skip
+        """Write C = end(start + A B) by vectors of so many lanes, see `write_product`.
+
+        a : the offset of A, how far its rows are apart, and its columns; b, c : without columns; in elements
+        start : a place
+        """
+        size = self.itemsize
+        (a, a_row, a_step), (b, b_row), (c, c_row) = a, b, c
+        operands = Operands(
+            self.at(a), self.at(b), self.at(c), rows, columns, depth, a_row * size, a_step * size,
+            b_row * size, c_row * size, start=start, start_row=start_row * size,
+            packing=packing, across=max(1, ACROSS // rows) if isinstance(rows, int) else 1,
+        )  # fmt: skip
+        write_product(self.vectors(lanes), operands, end, **options)
+
+
+def sequence(stages):
+    """One intrinsic (work, rows) that runs stages in order, those that are None left out."""
+
+    @Intrinsic
+    def run(typingctx, work, rows):
+        def codegen(context, builder, signature, values):
+            memory, rows = Memory(context, builder, work, values[0]), Symbol(builder, values[1])
+            for stage in filter(None, stages):
+                stage(memory, rows)
+            return context.get_dummy_value()
+
+        return types.none(work, types.int64), codegen
+
+    return run
+
 
 # --- activations -----------------------------------------------------------------------------------
 
 
-def rectify(key):
-    """The end of a tile of logits, where the activation is short enough for one."""
-    entry = ACTIVATION_CODES.of_key(key)
-    if not entry.short or key == "identity":
-        return None
+def over_rows(memory, rows, stride, offsets, formula):
+    """Write the formula of the numbers at some offsets, for `rows` rows of `stride`; the first get the result.
 
-    def finish(machine, z, pointer):
-        return entry.formula(Symbol(machine.builder, z)).value
-
-    return finish
-
-
-def times_derivative(key, distance):
-    """The end of a tile of derivatives by an activation, which stands `distance` elements from the tile."""
-    entry = ACTIVATION_CODES.of_key(key)
-    if not entry.short_backward or key == "identity":
-        return None
-
-    def finish(machine, delta, pointer):
-        a = machine.load(pointer, delta.type.count, distance)
-        return backward_of(entry, Symbol(machine.builder, delta), None, Symbol(machine.builder, a)).value
-
-    return finish
+    By whole vectors: columns of padding too, and what is behind the last row.
+    """
+    v = memory.v
+    first, *_ = places = [memory.at(offset) for offset in offsets]
+    with counted(memory.builder, rows * stride, v.lanes) as i:
+        numbers = [Symbol(memory.builder, v.load(v.shift(place, i * v.itemsize))) for place in places]
+        v.store(formula(*numbers).value, v.shift(first, i * v.itemsize))
 
 
 def activate(layer, key):
-    """The activation over a block, in place; columns of padding too, which keeps the loop whole."""
+    """The activation of all rows, in place, where the tile could not do it."""
     entry = ACTIVATION_CODES.of_key(key)
     if entry.short:
         return None
-    function, at, stride = jittable(entry.formula), layer.outputs, layer.out_stride
-
-    @stage
-    def activation(work, rows):
-        wide_vectors()
-        # From 0: with another start LLVM cannot exclude negative indices, whose wrap-around keeps
-        # the loop scalar.
-        for i in range(rows * stride):
-            work[at + i] = function(work[at + i])
-
-    return activation
-
-
-# Cached, here and below: what is made of a formula for jitted code stays with Numba for ever.
-@functools.cache
-def _backward(key):
-    entry = ACTIVATION_CODES.of_key(key)
-    return jittable(lambda delta, a: backward_of(entry, delta, None, a))
+    return lambda memory, rows: over_rows(memory, rows, layer.out_stride, [layer.outputs], entry.formula)
 
 
 def activate_gradient(layer, key):
@@ -88,164 +118,154 @@ def activate_gradient(layer, key):
     entry = ACTIVATION_CODES.of_key(key)
     if layer.input_deltas < 0 or entry.short_backward:
         return None
-    backward = _backward(key)
-    a_at, delta_at, stride = layer.inputs, layer.input_deltas, layer.in_stride
-
-    @stage
-    def slope(work, rows):
-        wide_vectors()
-        for i in range(rows * stride):
-            work[delta_at + i] = backward(work[delta_at + i], work[a_at + i])
-
-    return slope
+    formula = lambda delta, a: backward_of(entry, delta, None, a)
+    offsets = layer.input_deltas, layer.inputs
+    return lambda memory, rows: over_rows(memory, rows, layer.in_stride, offsets, formula)
 
 
 # --- one layer -----------------------------------------------------------------------------------
 
 
-def forward(layer, activation):
-    """outputs = inputs W + b; relu already in the tile."""
-    if layer.narrow:
-        return lanes.dots(layer.n_out, layer.lanes, layer.inputs, layer.in_stride, layer.weights,
-                          layer.in_stride, layer.in_stride, layer.outputs, layer.spread_bias)  # fmt: skip
-    return lanes.product(layer.out_stride, layer.lanes, layer.inputs, layer.in_stride, 1, layer.weights,
-                         layer.out_stride, layer.outputs, layer.out_stride, terms=layer.n_in, start="bias",
-                         bias=layer.biases, finish=rectify(activation))  # fmt: skip
+def forward(layer, activation, plan):
+    """outputs = inputs W + b, and the activation if it is short."""
+    entry = ACTIVATION_CODES.of_key(activation)
+
+    def sideways(memory, rows):
+        memory.product(
+            min(layer.lanes, TURNED_BYTES // memory.itemsize), (layer.weights, layer.in_stride, 1),
+            (layer.inputs, layer.in_stride), (layer.outputs, plan.most_rows), layer.n_out, rows, layer.n_in,
+            memory.at(layer.biases), 1, packing=TRANSPOSED, spreads=True,
+        )  # fmt: skip
+
+    def stage(memory, rows):
+        def end(total, target, guide, mask):
+            return entry.formula(Symbol(memory.builder, total)).value
+
+        memory.product(
+            layer.lanes, (layer.inputs, layer.in_stride, 1), (layer.weights, layer.out_stride),
+            (layer.outputs, layer.out_stride), rows, layer.out_stride, layer.n_in, memory.at(layer.biases),
+            end=end if entry.short else stored,
+        )  # fmt: skip
+
+    return sideways if layer.sideways else stage
 
 
-def backward(layer, activation):
-    """input_deltas = deltas W' times the derivative of the activation that made the inputs."""
+def backward(layer, activation, plan):
+    """input_deltas = deltas W' times the derivative of the activation that made the inputs, if it is short."""
     if layer.input_deltas < 0:
         return None
-    width = layer.lanes if layer.narrow else dividing_lanes(layer.in_stride, layer.most)
-    weights = layer.weights if layer.narrow else layer.transposed
-    return lanes.product(layer.in_stride, width, layer.deltas, layer.out_stride, 1, weights,
-                         layer.in_stride, layer.input_deltas, layer.in_stride, terms=layer.n_out,
-                         finish=times_derivative(activation, layer.inputs - layer.input_deltas))  # fmt: skip
+    entry = ACTIVATION_CODES.of_key(activation)
+    deltas = (1, plan.most_rows) if layer.sideways else (layer.out_stride, 1)
+    weights = layer.weights if layer.sideways else layer.transposed
+
+    def stage(memory, rows):
+        v = memory.vectors(dividing_lanes(layer.in_stride, plan.most))
+
+        def end(total, target, guide, mask):
+            place = v.shift(target, (layer.inputs - layer.input_deltas) * v.itemsize)
+            a, delta = (Symbol(memory.builder, x) for x in (v.load(place, mask), total))
+            return backward_of(entry, delta, None, a).value
+
+        memory.product(
+            v.lanes, (layer.deltas, *deltas), (weights, layer.in_stride),
+            (layer.input_deltas, layer.in_stride), rows, layer.in_stride, layer.n_out,
+            end=end if entry.short_backward else stored,
+        )  # fmt: skip
+
+    return stage
 
 
-def gradient(layer, section, start):
-    """The gradients of weights and biases, contracted over the block's real rows: a list of stages."""
-    weights, biases = section + layer.weights, section + layer.biases
-    if not layer.narrow:
-        return [
-            lanes.product(layer.out_stride, layer.lanes, layer.inputs, 1, layer.in_stride, layer.deltas,
-                          layer.out_stride, weights, layer.out_stride, height=layer.n_in, start=start),
-            lanes.column_sums(layer.out_stride, layer.lanes, layer.deltas, layer.out_stride, biases, start),
-        ]  # fmt: skip
-    product = lanes.product(layer.in_stride, layer.lanes, layer.deltas, 1, layer.n_out, layer.inputs,
-                            layer.in_stride, weights, layer.in_stride, height=layer.n_out, start=start,
-                            row_sums=biases)  # fmt: skip
-    return [product, _clear_padding(weights, layer) if layer.in_stride > layer.n_in else None]
+def gradient(layer, plan, adds):
+    """The gradients of weights and biases, over the block's rows, added to what is there if `adds`."""
+    section, stride = plan.gradients, layer.in_stride if layer.sideways else layer.out_stride
+
+    def stage(memory, rows):
+        weights, biases = section + layer.weights, memory.at(section + layer.biases)
+        start = {"start": memory.at(weights), "start_row": stride} if adds else {}
+        if layer.sideways:
+            # Columns of padding, where an activation may be not 0, are left out: their weights stay 0.
+            memory.product(
+                layer.lanes, (layer.deltas, plan.most_rows, 1), (layer.inputs, stride), (weights, stride),
+                layer.n_out, layer.n_in, rows, a_sums=biases, **start,
+            )  # fmt: skip
+            return
+        memory.product(
+            layer.lanes, (layer.inputs, 1, layer.in_stride), (layer.deltas, stride), (weights, stride),
+            layer.n_in, stride, rows, **start,
+        )  # fmt: skip
+        v = memory.vectors(layer.lanes)
+        emit_sums(v, rows, stride, memory.at(layer.deltas), stride * v.itemsize, biases, adds)
+
+    return stage
 
 
-def _clear_padding(at, layer):
-    """An activation that is not 0 at 0 leaves the inputs' padding nonzero; the weights of padding stay 0."""
-    n_in, stride, n_out = layer.n_in, layer.in_stride, layer.n_out
-
-    @stage
-    def clear_padding(work, rows):
-        for j in range(n_out):
-            for i in range(stride - n_in):
-                work[at + n_in + j * stride + i] = 0
-
-    return clear_padding
-
-
-def refresh(layer):
-    """What a step needs in another order than the parameters have: W' for `backward`, a narrow bias."""
-    if layer.transposed >= 0:
-        size = min(layer.lanes, dividing_lanes(layer.in_stride, layer.most))
-        return lanes.transpose(layer.n_in, layer.out_stride, size, layer.weights, layer.out_stride,
-                               layer.transposed, layer.in_stride)  # fmt: skip
-    if not layer.narrow:
+def refresh(layer, plan):
+    """What a step needs in another order than the parameters have: W' for `backward`."""
+    if layer.transposed < 0 or layer.sideways:
         return None
-    biases, spread, n_out, width = layer.biases, layer.spread_bias, layer.n_out, layer.lanes
 
-    @stage
-    def repeat_bias(work, rows):
-        for i in range(width):
-            work[spread + i] = work[biases + i % n_out]
+    def stage(memory, rows):
+        v = memory.vectors(min(layer.lanes, dividing_lanes(layer.in_stride, plan.most)))
+        emit_transpose(
+            v, memory.at(layer.weights), memory.at(layer.transposed), layer.out_stride, layer.n_in,
+            layer.out_stride * v.itemsize, layer.in_stride * v.itemsize, edges=layer.n_in % v.lanes > 0,
+        )  # fmt: skip
 
-    return repeat_bias
-
-
-# --- losses: (work, rows, parameter) -> the rows' loss; deltas are written --------------------------
+    return stage
 
 
-@functools.cache
-def _term(loss, output):
-    entry, output = LOSS_CODES.of_key(loss), ACTIVATION_CODES.of_key(output)
-
-    @jittable
-    def term(z, y, parameter) -> tuple[float, float]:
-        a = output.formula(z)
-        value, slope = entry.element(z, a, y, parameter)
-        return value, slope if entry.by_logit else backward_of(output, slope, z, a)
-
-    return term
+# --- losses ----------------------------------------------------------------------------------------
 
 
-def loss_of(constants, places):
-    """The loss and the last layer's deltas. Shares are 0 in columns of padding, so one flat loop serves."""
-    layer, y_at, share_at = places.layers[-1], places.targets, places.shares
-    z_at, delta_at, stride, n_out = layer.outputs, layer.deltas, layer.out_stride, layer.n_out
+def loss_of(constants, plan):
+    """intrinsic(work, rows, parameter, value): value plus the losses of the rows; their deltas are written."""
+    layer = plan.layers[-1]
     clips, entry = constants.clips, LOSS_CODES.of_key(constants.loss)
-    if entry.element is None:
-        return _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, clips)
-    term = _term(constants.loss, constants.output)
+    output = ACTIVATION_CODES.code_of_key(constants.output)
+    units, width, stride = layer.n_out, plan.most_rows, layer.out_stride
 
-    @stage
-    def loss(work, rows, parameter) -> float:
-        wide_vectors()
-        total, number = type(work[0])(0), type(work[0])(parameter)
-        for i in range(rows * stride):
-            share = work[share_at + i]
-            value, delta = term(work[z_at + i], work[y_at + i], number)
-            total = accumulate(total, weighted(share, clipped(clips, value)))
-            work[delta_at + i] = weighted(share, delta)
-        return total
+    def emit(memory, first, parameter):
+        """Write the loss of LANES rows, of which the first is `first`."""
+        builder, size = memory.builder, memory.itemsize
+        rows_at = lambda place, row: Rows(builder, memory.dtype, memory.at(place), units, row * size)
+        if layer.sideways:
+            offsets = layer.outputs, plan.targets, layer.deltas
+            logits, wanted, outputs = (rows_at(first + offset, width) for offset in offsets)
+        else:
+            v = memory.vectors(min(layer.lanes, LANES))
+            there = [plan.abreast + i * LANES * stride for i in range(3)]
+            here = [first * stride + offset for offset in (layer.outputs, plan.targets, layer.deltas)]
+            logits, wanted, outputs = (rows_at(place, LANES) for place in there)
+            for source, target in zip(here[:2], there):
+                emit_transpose(
+                    v, memory.at(source), memory.at(target), stride, LANES, stride * size, LANES * size, False
+                )
+        sums = Rows(builder, memory.dtype, memory.at(first + plan.sums), 3, width * size)
+        clipping = Symbol(builder, BIT(clips))
+        if entry.element is None:
+            abreast.softmax.emit(logits, outputs, sums)
+            abreast.cross_entropy.emit(clipping, logits, wanted, outputs, sums)
+        else:
+            for j in logits.each():
+                outputs[j] = ACTIVATION_CODES[output].formula(logits[j])
+            code, parameters = Symbol(builder, INT(output)), Same(parameter)
+            abreast.emit_element_losses(entry, code, clipping, parameters, logits, wanted, outputs, sums)
+        abreast.blank.emit(outputs, sums)
+        if not layer.sideways:
+            emit_transpose(
+                v, memory.at(there[2]), memory.at(here[2]), LANES, stride, LANES * size, stride * size, False
+            )
+        return abreast.emit_total(sums)
 
-    return loss
+    @Intrinsic
+    def loss(typingctx, work, rows, parameter, value):
+        def codegen(context, builder, signature, values):
+            memory = Memory(context, builder, work, values[0])
+            rows, parameter = (Symbol(builder, number) for number in values[1:3])
+            add = lambda first, total: [builder.fadd(*total, emit(memory, first, parameter))]
+            return carried(builder, 0, rows, [values[3]], add, LANES)[0]
 
-
-@jittable
-def weighted(share, value):
-    """share * value, and nothing of a row without weight: 0 * inf must not arise.
-
-    A select, as a branch would take all that only the value needs into it, and keep the loop scalar.
-    """
-    return where(share.equals(0.0), 0.0, share * value)
-
-
-def _softmax_loss(z_at, delta_at, y_at, share_at, stride, n_out, clips):
-    """Cross-entropy of softmax from the logits: sum y (log sum exp - z), delta = softmax - y."""
-
-    @stage
-    def loss(work, rows, parameter) -> float:
-        wide_vectors()
-        zero, one = type(work[0])(0), type(work[0])(1)
-        total = zero
-        for r in range(rows):
-            at = r * stride
-            top = work[z_at + at]
-            for j in range(1, n_out):
-                top = at_least(top, work[z_at + at + j])
-            summed, dot, labels = zero, zero, zero
-            for j in range(n_out):
-                shifted = work[z_at + at + j] - top
-                e = exp_nonpositive(shifted)
-                work[delta_at + at + j] = e
-                summed = accumulate(summed, e)
-                dot = accumulate(dot, work[y_at + at + j] * shifted)
-                labels = accumulate(labels, work[y_at + at + j])
-            share = work[share_at + at]
-            total = accumulate(total, weighted(share, clipped(clips, log(summed) * labels - dot)))
-            inverse = one / summed
-            for j in range(n_out):
-                error = work[delta_at + at + j] * inverse - work[y_at + at + j]
-                work[delta_at + at + j] = weighted(share, error)
-        return total
+        return types.float64(work, types.int64, types.float64, types.float64), codegen
 
     return loss
 
@@ -261,22 +281,12 @@ def update(key, at, count, plan, penalised):
     @Intrinsic
     def take(typingctx, work, penalty, constants, rate, t):
         def codegen(context, builder, signature, args):
-            base = data_pointer(context, builder, work, args[0])
-            kind = FLOATS[work.dtype]
-            pointers = [builder.gep(base, [INT(offset)], source_etype=kind) for offset in offsets]
+            memory = Memory(context, builder, work, args[0])
+            pointers = [memory.at(offset) for offset in offsets]
             told = constants_at(context, builder, constants, args[2])
             penalty, rate, t = (Symbol(builder, args[i]) for i in (1, 3, 4))
-            emit_steps(
-                builder,
-                work.dtype,
-                entry,
-                INT(count),
-                pointers,
-                rate,
-                told,
-                t,
-                penalty if penalised else None,
-            )
+            added = penalty if penalised else None
+            emit_steps(builder, work.dtype, entry, count, pointers, rate, told, t, added)
             return context.get_dummy_value()
 
         return types.void(work, types.float64, constants, types.float64, types.float64), codegen
@@ -287,16 +297,11 @@ def update(key, at, count, plan, penalised):
 # --- rows of a batch -----------------------------------------------------------------------------
 
 
-def _places(count, most):
-    """The longest vectors that cover `count` elements, the last overlapping the one before: (lanes, places)."""
-    width = min(most, 1 << (count.bit_length() - 1))
-    return width, (*range(0, count - width + 1, width), *([count - width] if count % width else []))
-
-
-def _copy(machine, source, target, count, most):
-    width, places = _places(count, most)
-    for at in places:
-        machine.store(machine.load(source, width, at), target, at)
+def _copy(memory, source, target, count, most):
+    """Write a copy of `count` elements by the longest vectors, the last overlapping the one before."""
+    v = memory.vectors(min(most, 1 << (count.bit_length() - 1)))
+    for at in (*range(0, count - v.lanes + 1, v.lanes), *([count - v.lanes] if count % v.lanes else [])):
+        v.store(v.load(v.shift(source, at * v.itemsize)), v.shift(target, at * v.itemsize))
 
 
 def gather(plan):
@@ -306,36 +311,36 @@ def gather(plan):
     all that LLVM knows.
     """
     first, last = plan.layers[0], plan.layers[-1]
-    n_in, n_out, stride, most = first.n_in, last.n_out, last.out_stride, last.most
+    n_in, n_out, most = first.n_in, last.n_out, plan.most
 
     @Intrinsic
     def copy_rows(typingctx, work, inputs, targets, weights, order, start, rows, share):
         def codegen(context, builder, signature, args):
-            arrays = zip(signature.args[:5], args)
-            work, inputs, targets, weights, order = (
-                cgutils.create_struct_proxy(kind)(context, builder, value).data for kind, value in arrays
+            memory = Memory(context, builder, work, args[0])
+            size = memory.itemsize
+            inputs, targets, weights, order = (
+                data_pointer(context, builder, *pair) for pair in zip(signature.args[1:5], args[1:5])
             )
-            element = context.get_data_type(signature.args[0].dtype)
-            machine = lanes.Machine(builder, work, element)
-            with lanes.strided(builder, args[6], 1) as (r, _):
-                row = builder.load(builder.gep(order, [builder.add(args[5], r)]))
-                from_inputs = builder.gep(inputs, [builder.mul(row, INT(n_in))])
-                from_targets = builder.gep(targets, [builder.mul(row, INT(n_out))])
-                _copy(machine, from_inputs, machine.at(first.inputs, (r, n_in)), n_in, most)
-                _copy(machine, from_targets, machine.at(plan.targets, (r, stride)), n_out, most)
-                weight = builder.load(builder.gep(weights, [row]))
-                if element != ir.DoubleType():
-                    weight = builder.fpext(weight, ir.DoubleType())
-                counts = builder.fmul(weight, args[7])
-                if element != ir.DoubleType():
-                    counts = builder.fptrunc(counts, element)
-                width, places = _places(n_out, most)
-                spread, shares = (
-                    broadcast(builder, counts, width),
-                    machine.at(plan.shares, (r, stride)),
-                )
-                for at in places:
-                    machine.store(spread, shares, at)
+            start, rows, share = (Symbol(builder, value) for value in args[5:])
+            scales = Numbers(builder, work.dtype, memory.at(plan.sums))
+            counting = Numbers(builder, work.dtype, weights)
+            # The rows behind the last one, whose losses are taken with its, count nothing.
+            abreast_ = memory.vectors(LANES)
+            abreast_.store(abreast_.zero, memory.at((rows - 1) // LANES * LANES + plan.sums))
+            with counted(builder, rows) as r:
+                place = builder.gep(order, [(start + r).value], source_etype=INT)
+                row = Symbol(builder, builder.load(place, typ=INT))
+                source = lambda array, columns: memory.v.shift(array, row * (columns * size))
+                _copy(memory, source(inputs, n_in), memory.at(r * n_in + first.inputs), n_in, most)
+                wanted = source(targets, n_out)
+                if last.sideways:
+                    from_row = Numbers(builder, work.dtype, wanted)
+                    to_lane = Numbers(builder, work.dtype, memory.at(r + plan.targets))
+                    for j in range(n_out):
+                        to_lane[j * plan.most_rows] = from_row[j]
+                else:
+                    _copy(memory, wanted, memory.at(r * last.out_stride + plan.targets), n_out, most)
+                scales[r] = abreast.counts(share, counting[row])
             return context.get_dummy_value()
 
         numbers = (types.int64, types.int64, types.float64)

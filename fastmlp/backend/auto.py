@@ -1,0 +1,167 @@
+"""What `backend="auto"` takes: what a program saves over the rest of a training, or what compiling it takes.
+
+It chooses among backends that give the same bits, so that what lies on the disk decides over time alone, and
+a training may change from one to another between two chunks. A backend of other bits is taken from the first
+step to the last, where that is worth its compilation whether it is on the disk or not.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit.entries import Entries, about_seconds
+from fastmlp.kernels.variant import Bound, Choice, Work
+from fastmlp.model.backend import Array, Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.losses import loss_of
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.state import TrainState, initial_state
+from fastmlp.system import background
+
+MOST_ROWS = 4096
+"""Of a step that a process beside takes to have all compiled: enough for every way to form a product."""
+
+
+COST = 2.0
+"""Seconds that a program of other bits must save: the same everywhere, or bits would follow the clock."""
+
+
+class Candidate(NamedTuple):
+    """A backend, for one training.
+
+    seconds : of a step, as it says itself; exact : see `Choice.exact`
+    bound : the program of the network alone that it would take, if it has one
+    """
+
+    name: str
+    seconds: float
+    exact: bool
+    bound: Bound | None
+    entries: Entries
+
+    def cost(self) -> float:
+        """Return the seconds that compiling it takes, about."""
+        return about_seconds(self.bound is not None)
+
+
+class Auto:
+    """A backend that is another one now, and may be a third between two chunks of a training.
+
+    work : the training; only : the name of a backend, if no other shall be taken
+    exact : whether no backend of other bits shall be taken
+    now : the backend
+    """
+
+    def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
+        assert work.network is not None
+        assert work.optimizer is not None
+        self.network, self.optimizer = work.network, work.optimizer
+        self._work, self._left = work, math.inf if work.steps is None else work.steps
+        self._dtype = f"float{8 * work.itemsize}"
+        pieces = *work.network.activations, loss_of(work.network.loss), work.optimizer.rule
+        self._pieces = ",".join(getattr(piece, "key", str(piece)) for piece in pieces)
+        found = [one for one in candidates(work) if only in (None, one.name)]
+        self._exact = [one for one in found if one.exact]
+        self._chosen = self._first([] if exact else [one for one in found if not one.exact])
+        self.now = registry.get(self._chosen.name)
+        self._better: Candidate | None = None
+        if self._chosen.exact:
+            self._look_for_better()
+
+    def _first(self, others: list[Candidate]) -> Candidate:
+        """Return what the training begins with. others : those of other bits"""
+        fastest = min(self._exact, key=lambda one: one.seconds)
+        for other in others:
+            saved = self._left * (fastest.seconds - other.seconds)
+            if saved > (0 if other.bound is None else COST):
+                return other
+        ready = [one for one in self._exact if self._is_ready(one)]
+        beside = background.is_possible() and store.why_not_kept() is None
+
+        def seconds(one: Candidate) -> float:
+            return (0.0 if one in ready else one.cost()) + one.seconds * min(self._left, 1e15)
+
+        return min(ready if ready and beside else self._exact, key=seconds)
+
+    def _is_ready(self, one: Candidate) -> bool:
+        return one.entries.is_ready(self._dtype, self._pieces, one.bound)
+
+    def _look_for_better(self) -> None:
+        """Have a faster program compiled beside, where it saves more than that takes."""
+        fastest = min(self._exact, key=lambda one: one.seconds)
+        if self._left * (self._chosen.seconds - fastest.seconds) <= fastest.cost():
+            return
+        asked = background.is_possible() and store.why_not_kept() is None and background.ask(
+            store.directory(), f"{fastest.name}-{store.hash_of(repr(self._work))}", compile_beside,
+            fastest.name, self._work,
+        )  # fmt: skip
+        self._better = fastest if asked else None
+
+    def train_chunk(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        state: TrainState,
+        data: Data,
+        chunk: Chunk,
+        key: int,
+        threads: int | None,
+        losses: NDArray[np.float64],
+    ) -> TrainState:
+        """As a backend's; by a faster one than before, if it has been compiled meanwhile."""
+        if self._better is not None and self._is_ready(self._better):
+            self._chosen, self._better = self._better, None
+            self.now = registry.get(self._chosen.name)
+        after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
+        self._left -= len(losses)
+        if self._chosen.exact and not self._is_ready(self._chosen):
+            self._chosen.entries.mark_ready(self._dtype, self._pieces, self._chosen.bound)
+        return after
+
+    @property
+    def name(self) -> str:
+        """Of the backend that it is now."""
+        return self.now.name
+
+    def predict(self, network: Network, parameters: Array, inputs: Any, out: Array) -> None:
+        """As a backend's."""
+        self.now.predict(network, parameters, inputs, out)
+
+    def evaluate(self, network: Network, parameters: Array, data: Data) -> float:
+        """As a backend's."""
+        return self.now.evaluate(network, parameters, data)
+
+
+def candidates(work: Work) -> list[Candidate]:
+    """Return the backends that can say what a step of a training takes."""
+    found = []
+    for name, choice in registry.choices().items():
+        if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):
+            bound = _bound(choice, work)
+            exact = choice.exact and (bound is None or bound.exact)
+            found.append(Candidate(name, seconds, exact, bound, registry.entries(name)))
+    return found
+
+
+def _bound(choice: Choice, work: Work) -> Bound | None:
+    if choice.specialize is None or work.network is None or work.optimizer is None:
+        return None
+    return choice.specialize(work.network, work.optimizer, work.rows, np.dtype(f"f{work.itemsize}"))
+
+
+def compile_beside(name: str, work: Work) -> None:
+    """Take a step by a backend, for all that it compiles; a process beside the training does this."""
+    auto = Auto(work._replace(steps=1), only=name)
+    rows, sizes, dtype = min(work.rows, MOST_ROWS), work.sizes, np.dtype(f"f{work.itemsize}")
+    data = Data(*(np.ones(shape, dtype) for shape in ((rows, sizes[0]), (rows, sizes[-1]), (rows,))))
+    once = np.ones(1, np.int64)
+    chunk = Chunk(np.arange(rows), 0 * once, rows * once, np.ones(1), np.zeros((1, 2)), work.rows)
+    state = initial_state(np.zeros(parameter_count(sizes), dtype))
+    auto.train_chunk(auto.network, auto.optimizer, state, data, chunk, 0, 1, np.empty(1))

@@ -1,0 +1,48 @@
+"""From the name that a training is given to the backend that it runs on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend import registry
+from fastmlp.model.backend import Backend
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+
+if TYPE_CHECKING:
+    from fastmlp.backend.auto import Auto
+
+
+def choose(
+    name: str,
+    network: Network,
+    optimizer: Optimizer,
+    rows: int,
+    dtype: np.dtype[Any],
+    threads: int | None,
+    steps: int | None = None,
+    exact: bool = False,
+) -> Backend | Auto:
+    """Return the named backend; for "auto" what may be one after another (`fastmlp.backend.auto`).
+
+    Parameters
+    ----------
+    rows : rows of a batch
+    steps : of the whole training, if known
+    exact : whether "auto" must keep to backends of the same bits: it goes on with a training
+    """
+    if name != "auto":
+        checks.choice("backend", name, ("auto", *registry.backends()))
+        return registry.get(name)
+    from fastmlp.backend.auto import Auto
+    from fastmlp.kernels.variant import Work
+
+    return Auto(Work.of(network, optimizer, rows, dtype, threads, steps), exact)
+
+
+def settled(backend: Backend | Auto) -> Backend:
+    """Return the backend that it is now."""
+    return backend if isinstance(backend, Backend) else backend.now
