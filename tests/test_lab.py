@@ -352,7 +352,7 @@ def test_explain_says_what_auto_takes_and_why(capsys):
     }
     assert main(["backends", "--explain", "6-5-3", "--batch", "8", "--clock", "cpu"]) == 0
     printed = capsys.readouterr().out
-    assert f"auto takes {chosen}" in printed
+    assert f"auto comes to {chosen}" in printed
     assert "auto's choice: the least estimate" in printed
     assert main(["backends"]) == 0
     assert "WHAT IT OVERRIDES" in capsys.readouterr().out

@@ -1,12 +1,14 @@
-"""What `auto` picks for a network and why: each backend's estimate of a step, beside what a step takes."""
+"""What `auto` picks for a network and why: each backend's estimate of a step, beside what a step takes.
+
+For a long training: a short one begins with what is compiled already (`fastmlp.backend.auto`).
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from fastmlp.backend.registry import choose, variants
+from fastmlp.backend.auto import candidates
+from fastmlp.backend.registry import variants
 from fastmlp.lab.measurements import Measurement, Wrong
 from fastmlp.lab.steps import StepRow, measure, workers
 from fastmlp.lab.timing import Clock
@@ -16,21 +18,19 @@ from fastmlp.lab.words import duration
 def explained(
     row: StepRow, budget: float, clock: Clock
 ) -> tuple[str, list[tuple[str, float | None, Measurement | Wrong | None]]]:
-    """Return auto's choice, and for each backend its estimate in seconds and what was measured.
+    """Return auto's choice for a long training, and each backend's estimate in seconds and what was measured.
 
     row : threads is the most that a backend may use
     """
-    dtype = np.dtype(row.dtype)
-    chosen = choose("auto", row.network, row.optimizer, row.batch, dtype, row.threads).name
+    estimates = {one.name: one.seconds for one in candidates(row.work())}
+    chosen = min(estimates, key=estimates.__getitem__)
     found: list[tuple[str, float | None, Measurement | Wrong | None]] = []
     for name in ["reference", *variants()]:
-        variant = variants().get(name)
-        estimate = None if variant is None or variant.seconds is None else float(variant.seconds(row.work()))
         taken = workers(row, name)
         results = {
             result.variant: result for result in measure(row._replace(threads=taken), [name], budget, clock)
         }
-        found.append((name, estimate, results.get(name)))
+        found.append((name, estimates.get(name), results.get(name)))
     return chosen, found
 
 
@@ -41,7 +41,7 @@ def table(row: StepRow, budget: float, clock: Clock) -> Any:
     chosen, found = explained(row, budget, clock)
     seconds = {name: m.time.median for name, _, m in found if isinstance(m, Measurement)}
     made = Table(
-        title=f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads: auto takes {chosen}",
+        title=f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads: auto comes to {chosen}",
         title_justify="left",
     )
     for name in ("backend", "estimate", "measured", "threads", "measured / estimate", ""):

@@ -7,7 +7,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastmlp.backend.registry import choose, get
+from fastmlp.backend.choice import choose, settled
+from fastmlp.backend.registry import get
 from fastmlp.exchange.chains import Parts
 from fastmlp.exchange.portable import Portable
 from fastmlp.model.backend import Backend
@@ -51,7 +52,7 @@ class Model(Portable):
         # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
         chosen = choose(backend, parts.network, SGD(), 1, dtype, None, 0)
         parameters = flatten(parts.weights, parts.biases, parts.network, dtype)
-        return cls(parts.network, parameters, {"loss": []}, chosen, None)
+        return cls(parts.network, parameters, {"loss": []}, settled(chosen), None)
 
     @property
     def backend(self) -> str:
