@@ -150,6 +150,13 @@ def test_a_step_is_timed_where_its_losses_are_the_references(wrong_variant):
     assert found["tiled"].flops == row.work().flops
 
 
+@pytest.mark.parametrize("row", [StepRow(*usual, "float64", 1) for usual in steps.USUAL[:2]], ids=str)
+def test_torch_takes_the_same_steps(row):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    found = {one.variant: one for one in steps.measure(row, ["reference", *steps.peers_of(row)], 0.01, CPU)}
+    assert isinstance(found["torch"], Measurement), found["torch"]
+
+
 def test_the_usual_steps_are_what_a_step_is_made_of():
     row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
     calls = [(part.phase, part.layer, part.row.slot) for part in phases.parts(row)]
@@ -295,6 +302,7 @@ def test_a_file_is_measured_beside_all_others_where_it_has_its_own(wrong_variant
         (["--network", "784"], "network must be sizes like 784-128-10, got '784'"),
         (["--threads", "0"], "threads must be whole numbers of at least 1, got '0'"),
         (["--clock", "sun"], "unknown clock 'sun'; choose from: wall, cpu"),
+        (["--clock", "cpu", "--threads", "2"], "clock cpu adds up the time of all threads; use wall for"),
         (["--watch"], "--watch needs a file among --variant"),
         (["--asm"], "--asm and --ir take one --variant and one --slot"),
         (["--slot", "affine", "--compare", "none.json"], "No such file or directory: 'none.json'"),

@@ -174,6 +174,9 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
         checks.choice("dtype", dtype, DTYPES)
     sizes = [Sizes(*_whole("shape", text, 3)) for text in arguments.shape.split(":") if text]
     threads = [checks.whole("threads", int(count), 1) for count in _whole("threads", arguments.threads)]
+    clock = _clock(arguments)
+    if arguments.clock == "cpu" and max(threads) > 1:
+        raise ValueError("clock cpu adds up the time of all threads; use wall for more than one")
     networks = []
     if arguments.network:
         batch = checks.whole("batch", arguments.batch, 1)
@@ -181,7 +184,7 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
     seconds = checks.real("seconds", arguments.seconds, 0, open_low=True)
     # A file alone is measured beside all others, where it has a slot of its own.
     variant_names, own = ([], names) if only_files else (names, [])
-    return Request(slots, variant_names, own, sizes, networks, dtypes, threads, seconds, _clock(arguments))
+    return Request(slots, variant_names, own, sizes, networks, dtypes, threads, seconds, clock)
 
 
 def _clock(arguments: argparse.Namespace) -> Any:

@@ -22,7 +22,7 @@ class Request(NamedTuple):
     """What is to be measured.
 
     slots : names of slots, and `STEP`
-    variants : names; empty for all. own : those of them whose slots alone are to be measured; empty for all
+    variants : names; empty for all, and for other programs' steps. own : those of them whose slots alone are to be measured; empty for all
     sizes : of slots; networks : network, optimiser and batch of steps; both empty for the usual ones
     budget : seconds for each variant of each row; clock : what they are read from
     """
@@ -57,7 +57,8 @@ def tasks(request: Request) -> list[Task]:
     if STEP in request.slots:
         for step in step_rows(request.networks, request.dtypes, request.threads):
             backends = [name for name in ["reference", *names] if steps.workers(step, name) == step.threads]
-            found.append(Task(step, backends))
+            others = [] if request.variants or not backends else steps.peers_of(step)
+            found.append(Task(step, [*backends, *others]))
     return [task for task in found if task.names]
 
 

@@ -10,12 +10,15 @@ import numpy as np
 
 from fastmlp.backend.registry import variants
 from fastmlp.kernels.variant import Work
+from fastmlp.lab import peers
 from fastmlp.lab.measurements import STEP, Measurement, Wrong, in_short
+from fastmlp.lab.peers import Trained
 from fastmlp.lab.timing import Clock, in_alternation
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
 from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.model import Model
 from fastmlp.training.trainer import fit
 
 AGREED_STEPS = 8
@@ -114,8 +117,17 @@ def _data(row: StepRow, steps: int) -> tuple[Any, Any]:
     return X, rng.standard_normal((len(X), sizes[-1])).astype(row.dtype)
 
 
-def train(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, stopwatch: _Stopwatch) -> Any:
-    """Return the model of a training on batches of the data, in one order."""
+def trained(row: StepRow, name: str, data: tuple[Any, Any], epochs: int, clock: Clock) -> Trained:
+    """Train a backend, or a peer, on batches of the data in one order from one start."""
+    if name in peers.PEERS:
+        start = _fitted(row, "reference", data, 0, _Stopwatch(clock))
+        return peers.PEERS[name](start, row.optimizer, row.batch, row.threads, data, epochs, clock)
+    stopwatch = _Stopwatch(clock)
+    model = _fitted(row, name, data, epochs, stopwatch)
+    return model.history["loss"], stopwatch.seconds
+
+
+def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, stopwatch: _Stopwatch) -> Model:
     return fit(
         row.network,
         *data,
@@ -132,20 +144,24 @@ def train(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, stopwa
     )
 
 
+def peers_of(row: StepRow) -> list[str]:
+    """Return the peers that are installed and can take the row's steps."""
+    described = row.network.output, row.network.loss
+    return peers.installed() if peers.fits(described, row.optimizer) else []
+
+
 def measure(row: StepRow, names: Sequence[str], budget: float, clock: Clock) -> Iterator[Measurement | Wrong]:
     """Yield the time of a step of each backend that gives it the row's threads, or what is wrong with it."""
     data, few = _data(row, _epoch(row)), _data(row, AGREED_STEPS)
-    wanted = np.array(train(row, "reference", few, 1, _Stopwatch(clock)).history["loss"])
+    wanted = np.array(trained(row, "reference", few, 1, clock)[0])
     # Roundings of dot products over the widest layer, gathered at random over the steps, 8 sigma.
     allowed = 8 * np.finfo(row.dtype).eps * np.sqrt(max(row.network.sizes) * AGREED_STEPS)
     calls = {}
     for name in names:
-        if workers(row, name) != row.threads:
+        if name not in peers.PEERS and workers(row, name) != row.threads:
             continue
         try:
-            off = np.abs(
-                np.array(train(row, name, few, 1, _Stopwatch(clock)).history["loss"]) / wanted - 1
-            ).max()
+            off = np.abs(np.array(trained(row, name, few, 1, clock)[0]) / wanted - 1).max()
         except Exception as error:  # a user's kernel may raise anything
             yield Wrong(STEP, row.case, row.shape, row.dtype, name, in_short(error))
             continue
@@ -168,12 +184,6 @@ def traffic(row: StepRow) -> int:
 
 
 def _call(row: StepRow, name: str, data: tuple[Any, Any], clock: Clock) -> Callable[[], float]:
-    stopwatch = _Stopwatch(clock)
-    train(row, name, data, 1, stopwatch)
-    epochs = max(1, int(ROUND / max(stopwatch.seconds, 1e-6)))
-
-    def call() -> float:
-        train(row, name, data, epochs, stopwatch)
-        return stopwatch.seconds / (epochs * _epoch(row))
-
-    return call
+    _, seconds = trained(row, name, data, 1, clock)
+    epochs = max(1, int(ROUND / max(seconds, 1e-6)))
+    return lambda: trained(row, name, data, epochs, clock)[1] / (epochs * _epoch(row))

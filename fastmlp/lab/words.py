@@ -33,7 +33,7 @@ def mechanism(variant: str) -> str:
     """Return how a variant works, in the words of its own file's first line; nothing if there are none."""
     declared = variants().get(variant)
     if declared is None:
-        return "NumPy, a function at a time" if variant == "reference" else ""
+        return "NumPy, a function at a time" if variant == "reference" else ""  # or a peer
     modules = [sys.modules.get(f.__module__) for f in declared.slots.values()]
     text = next((inspect.getdoc(module) for module in modules if module is not None), None) or ""
     return text.partition("\n")[0].partition(": ")[2].rstrip(".") or text.partition("\n")[0].rstrip(".")
