@@ -22,7 +22,8 @@ class Request(NamedTuple):
     """What is to be measured.
 
     slots : names of slots, and `STEP`
-    variants : names; empty for all, and for other programs' steps. own : those of them whose slots alone are to be measured; empty for all
+    variants : names; empty for all, and for the steps of other programs that are installed
+    own : those of them whose slots alone are to be measured; empty for all
     sizes : of slots; networks : network, optimiser and batch of steps; both empty for the usual ones
     budget : seconds for each variant of each row; clock : what they are read from
     """
