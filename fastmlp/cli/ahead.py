@@ -11,15 +11,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba.core import event
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from fastmlp.backend.registry import get, variants
 from fastmlp.kernels.gemm.microkernel import compile_tiles
+from fastmlp.kernels.gemm.sparse import compile_sums
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.model.optimizers import SGD, Adam, Optimizer, RMSprop, SparseAdam
+from fastmlp.model.sparse import SparseRows
 from fastmlp.training.trainer import fit
 
 ROWS = 32
@@ -80,7 +83,9 @@ def _networks() -> Iterator[tuple[Network, Optimizer]]:
     Kernels differ for few and for many outputs, and for few outputs after a wide layer.
     """
     hidden = cycle(HIDDEN)
-    optimizers = cycle((SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0)))
+    optimizers = cycle(
+        (SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0), SparseAdam())
+    )
     for loss, entry in LOSSES.items():
         for output, units in product(entry.outputs, (1, 2, 100)):
             if output != "softmax" or units > 1:
@@ -96,24 +101,31 @@ def _rows(network: Network, dtype: str) -> Data:
 
 def _train(backend: str, dtype: str) -> None:
     compile_tiles(dtype)
+    compile_sums(dtype)
     for network, optimizer in _networks():
         rows = _rows(network, dtype)
-        fit(
-            network, rows.inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
-            backend=backend, dtype=dtype, threads=1, progress=False,
-        )  # fmt: skip
+        for inputs in (rows.inputs, csr_array(rows.inputs)):
+            fit(
+                network, inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
+                backend=backend, dtype=dtype, threads=1, progress=False,
+            )  # fmt: skip
 
 
 def _predict(backend: str, dtype: str) -> None:
     compile_tiles(dtype)
+    compile_sums(dtype)
     for network, _ in _networks():
         out = np.empty((ROWS, network.sizes[-1]), dtype)
-        get(backend).predict(network, _zeros(network, dtype), _rows(network, dtype).inputs, out)
+        inputs: Any = _rows(network, dtype).inputs
+        for given in (inputs, SparseRows.of(inputs)):
+            get(backend).predict(network, _zeros(network, dtype), given, out)
 
 
 def _evaluate(backend: str, dtype: str) -> None:
     for network, _ in _networks():
-        get(backend).evaluate(network, _zeros(network, dtype), _rows(network, dtype))
+        rows: Any = _rows(network, dtype)
+        for given in (rows, rows._replace(inputs=SparseRows.of(rows.inputs))):
+            get(backend).evaluate(network, _zeros(network, dtype), given)
 
 
 def _zeros(network: Network, dtype: str) -> NDArray[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from fastmlp.backend.choice import choose, settled
 from fastmlp.backend.registry import get
@@ -15,6 +15,7 @@ from fastmlp.model.backend import Backend
 from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
+from fastmlp.model.sparse import Inputs
 from fastmlp.training.data import clean_inputs, floating_dtype
 
 
@@ -69,12 +70,12 @@ class Model(Portable):
         """Per layer the biases (n_out,), views into `parameters`."""
         return [biases for _, biases in layer_views(self.parameters, self.network.sizes)]
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: Any) -> NDArray[Any]:
         """Return the network's output for every row.
 
         Parameters
         ----------
-        X : (rows, n_in) array of finite real numbers
+        X : (rows, n_in) array, or sparse matrix of SciPy's, of finite real numbers
 
         Returns
         -------
@@ -87,10 +88,10 @@ class Model(Portable):
         """
         return self.forward(clean_inputs("X", X, self.network.sizes[0], self.parameters.dtype))
 
-    def forward(self, inputs: NDArray[Any]) -> NDArray[Any]:
+    def forward(self, inputs: Inputs) -> NDArray[Any]:
         """Return the output for inputs (rows, n_in) that are known to be clean, without a check.
 
-        Clean is C-contiguous, finite, of the model's dtype, and at least one row.
+        Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, and at least one row.
         """
         out = np.empty((inputs.shape[0], self.network.sizes[-1]), self.parameters.dtype)
         self._backend.predict(self.network, self.parameters, inputs, out)

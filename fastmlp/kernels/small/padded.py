@@ -1,8 +1,9 @@
 """Where a small network's arrays stand in a private workspace whose rows are whole vectors.
 
-Separate because everything that `fastmlp.kernels.small.stages` emits is offsets into this layout. Every row
-of a weight matrix, activation or delta is a whole number of vectors, so that no loop has a tail:
-the padding is zero and stays zero, because its gradient is. A section holds one padded parameter
+Separate because all that `fastmlp.kernels.small.stages` writes goes by offsets into this layout. Every row
+of a weight matrix, activation or delta is a whole number of vectors, so that no loop has a tail: the weights
+of padding are 0 and stay 0, because their gradients are. Where the outputs of the last layer would fill less
+than half of a vector, they and their deltas stand as their transpose. A section holds one padded parameter
 vector: all layers' weights, then all biases. Parameters are section 0; gradients and two moments follow.
 """
 
