@@ -99,8 +99,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":
-        return importlib.import_module("fastmlp.testing")
+    if name in ("onnx", "testing"):
+        return importlib.import_module(f"fastmlp.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
     return getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)

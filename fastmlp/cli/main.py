@@ -14,6 +14,7 @@ import numpy as np
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
+from fastmlp.lab.commands import add_commands, add_explain
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, SGD, Optimizer
@@ -80,6 +81,8 @@ def _parser() -> argparse.ArgumentParser:
         description="List the backends: of each the variant that it is based on, and what it overrides.",
     )
     backends.set_defaults(run=_backends)
+    add_explain(backends)
+    add_commands(commands)
 
     warmup = commands.add_parser(
         "warmup",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp import checks
 from fastmlp.backend.registry import get
-from fastmlp.estimators.descriptions import network_of
+from fastmlp.estimators.convergence import fresh_curves
+from fastmlp.estimators.descriptions import described, network_of
 from fastmlp.estimators.rows import inputs_of
 from fastmlp.model.layout import flatten
 from fastmlp.model.losses import Loss
@@ -41,6 +42,26 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         self.n_layers_ = len(model.network.sizes)
         self.n_outputs_ = model.network.sizes[-1]
         self.out_activation_ = {"sigmoid": "logistic"}.get(model.network.output, model.network.output)
+
+    @property
+    def model_(self) -> Model:
+        """The trained network as `fastmlp.fit` returns one; it shares its parameters with the estimator."""
+        check_is_fitted(self)
+        return self._current_model()
+
+    @classmethod
+    def _holding(cls, model: Model, parameters: dict[str, Any]) -> Self:
+        """Return an estimator that is fitted: with the model, and with its description as parameters."""
+        if not isinstance(model, Model):
+            raise TypeError(f"model must be a Model, got {checks.shown(model)}")
+        made = cls(**described(model.network), **parameters)
+        fresh_curves(made)
+        made.loss_curve_ = list(map(np.float64, model.history["loss"]))
+        made.validation_loss_curve_ = list(model.history.get("validation_loss", []))
+        made.loss_ = made.loss_curve_[-1] if made.loss_curve_ else made.loss_
+        made.n_iter_, made.t_, made.n_features_in_ = len(made.loss_curve_), 0, model.network.sizes[0]
+        made._adopt(model)
+        return made
 
     def _current_model(self) -> Model:
         """Return the model, or a new one if the user has replaced an array in coefs_ or intercepts_."""
