@@ -48,3 +48,12 @@ def rounds(request):
         return int(min(max(budget / seconds, LEAST_ROUNDS), MOST_ROUNDS))
 
     return fitting
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """Put what the machine can do at most into --benchmark-json and --benchmark-save."""
+    from fastmlp.lab.machine import measured
+
+    machine = measured()
+    machine_info["peak"] = dict(machine.peak)
+    machine_info["bandwidth"] = {level.name: level.bandwidth for level in machine.levels}

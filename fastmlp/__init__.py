@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fastmlp.model.initializers import Normal
     from fastmlp.model.losses import Loss, RowLoss
     from fastmlp.model.network import Network
-    from fastmlp.model.optimizers import SGD, Adam, AdamW, RMSprop
+    from fastmlp.model.optimizers import SGD, Adam, AdamW, RMSprop, SparseAdam
     from fastmlp.model.rules import Rule
     from fastmlp.model.schedules import (
         Constant,
@@ -50,7 +50,7 @@ _HOME = {
     "model.losses": ("Loss", "RowLoss"),
     "training.model": ("Model",),
     "model.network": ("Network",),
-    "model.optimizers": ("SGD", "Adam", "AdamW", "RMSprop"),
+    "model.optimizers": ("SGD", "Adam", "AdamW", "RMSprop", "SparseAdam"),
     "backend.registry": ("backends",),
     "model.rules": ("Rule",),
     "model.schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
@@ -86,6 +86,7 @@ __all__ = [
     "RMSprop",
     "RowLoss",
     "Rule",
+    "SparseAdam",
     "StepDecay",
     "TimeLimit",
     "Warmup",
@@ -98,8 +99,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":
-        return importlib.import_module("fastmlp.testing")
+    if name in ("onnx", "testing"):
+        return importlib.import_module(f"fastmlp.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
     return getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)

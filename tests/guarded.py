@@ -16,6 +16,7 @@ import numpy as np
 from fastmlp.kernels.runtime import adapter, workspace
 from fastmlp.kernels.runtime.workspace import Workspace
 from fastmlp.model.backend import Data
+from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
 
 SIDES = ("after", "before")
@@ -56,6 +57,8 @@ def guarded_backend(backend, side):
     """The backend, training and predicting between walls; what it has no business to write is sealed."""
 
     def seal(array):
+        if isinstance(array, SparseRows):
+            return SparseRows(*map(seal, array.arrays), array.n_in)
         return guarded(array, side, sealed=True)
 
     def predict(network, parameters, inputs, out):
@@ -82,14 +85,20 @@ def guarded_backend(backend, side):
     return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
 
 
-def guarded_workspace(side, network, rows, workers, dtype, private=0, predicting=False):
+def guarded_workspace(side, sizes, rows, workers, dtype, private=0, predicting=False):
     """As `buffers.workspace`, with a wall of its own for every buffer."""
-    wanted = workspace.lengths(network, rows, workers, dtype.itemsize, private, predicting)
+    wanted = workspace.lengths(sizes, rows, workers, dtype.itemsize, private, predicting)
     parts = {name: guarded(np.zeros(length, dtype), side) for name, length in wanted.items()}
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
     _kept.append(parts)
     return Workspace(memory, workspace.numbers(wanted, apart, workers))
+
+
+def guarded_lists(side, lists_for, *given):
+    """As `adapter.lists_for`, with a wall of its own for every array."""
+    found = lists_for(*given)
+    return {k: guarded(v, side) if isinstance(v, np.ndarray) else v for k, v in found.items()}
 
 
 _kept = []
@@ -99,10 +108,11 @@ _kept = []
 @contextlib.contextmanager
 def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
-    workspace = adapter.workspace
+    workspace, lists_for = adapter.workspace, adapter.lists_for
     adapter.workspace = functools.partial(guarded_workspace, side)
+    adapter.lists_for = functools.partial(guarded_lists, side, lists_for)
     try:
         yield
     finally:
-        adapter.workspace = workspace
+        adapter.workspace, adapter.lists_for = workspace, lists_for
         _kept.clear()

@@ -17,6 +17,7 @@ pytestmark = pytest.mark.xdist_group("ahead")  # they compile the same
 FITS = """
 import sys
 import numpy as np
+import scipy.sparse
 from numba.core import event
 import fastmlp
 
@@ -30,6 +31,9 @@ with event.install_recorder("numba:compile") as recorder:
             options = {"epochs": 1, "batch_size": None, "validation": (X, y), "threads": threads}
             model = fastmlp.fit(fastmlp.Network(sizes), X, y, backend=backend, progress=False, **options)
             model.predict(X)
+            sparse = scipy.sparse.csr_array(X)
+            fastmlp.fit(fastmlp.Network(sizes), sparse, y, backend=backend, progress=False, **options)
+            model.predict(sparse)
             print(model.backend)
 assert not recorder.buffer, [ev.data["dispatcher"] for _, ev in recorder.buffer]
 """

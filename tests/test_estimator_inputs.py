@@ -31,18 +31,18 @@ def test_data_frames_bring_their_names(name, library):
 @unconverged
 @each
 @pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array])
-@pytest.mark.parametrize("options", [{"backend": "fused", "shuffle": False}, {"early_stopping": True}])
-def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options, monkeypatch):
-    from fastmlp.estimators import sparse_rows
-
-    monkeypatch.setattr(sparse_rows, "DENSE_BYTES", 1000)  # 31 rows: less than a batch
+@pytest.mark.parametrize(
+    "options",
+    [{"shuffle": False}, {"early_stopping": True}, {"early_stopping": True, "stopping_metric": "r2"}],
+)
+def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options):
     rows = np.where(np.abs(X) < 0.5, 0, X)
-    options = {"batch_size": 20, "solver": "sgd", **options}
+    options = {"batch_size": 20, "solver": "sgd", "backend": "fused", **options}
     dense = make(fastmlp, name, **options).fit(rows, y_for(name))
     sparse = make(fastmlp, name, **options).fit(form(rows), y_for(name))
-    assert_same(sparse, dense, rows, 1e-12)
-    np.testing.assert_allclose(sparse.validation_loss_curve_, dense.validation_loss_curve_, rtol=1e-12)
-    np.testing.assert_allclose(sparse.predict(form(rows)), dense.predict(rows), rtol=1e-12)
+    assert_same(sparse, dense, rows, 0.0)
+    np.testing.assert_array_equal(sparse.validation_loss_curve_, dense.validation_loss_curve_)
+    np.testing.assert_array_equal(sparse.predict(form(rows)), dense.predict(rows))
 
 
 @unconverged
@@ -142,3 +142,25 @@ def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, 
     theirs, ours = (e.fit(X, y_for(name)) for e in pair(name, solver=solver, **{parameter: value}))
     assert_same(ours, theirs, X, 1e-10)
     assert ours.get_params()[parameter] is value
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("solver", ["adam", fastmlp.SparseAdam(0.01)])
+def test_sparse_rows_go_on_in_part_and_in_a_validation_set(name, solver):
+    rows = np.where(np.abs(X) < 0.5, 0, X)
+    found = []
+    for form in (scipy.sparse.csr_matrix, np.asarray):
+        options = {
+            "solver": solver,
+            "backend": "fused",
+            "validation_set": (form(rows[:30]), y_for(name)[:30]),
+        }
+        classes = {"classes": np.unique(Y)} if name == "MLPClassifier" else {}
+        estimator = make(fastmlp, name, **options)
+        for _ in range(3):
+            estimator.partial_fit(form(rows), y_for(name), **classes)
+        found.append(estimator)
+    sparse, dense = found
+    assert_same(sparse, dense, rows, 0.0)
+    np.testing.assert_array_equal(sparse.validation_loss_curve_, dense.validation_loss_curve_)

@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 import trajectories
 from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
 from problems import COMPILED_DTYPES, targets_for
@@ -23,6 +24,7 @@ from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS, Sizes
+from fastmlp.training.data import clean_inputs
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs mprotect")
 
@@ -58,14 +60,15 @@ def try_slots(variants, names):
 def try_backend(name):
     """Train and predict between walls, in the bits of the same without; return how many trainings."""
     trajectories.EPOCHS = 2
-    cases = list(itertools.product([*TRAININGS.values(), PACKED], COMPILED_DTYPES))
+    forms = np.asarray, mostly_zeros
+    cases = list(itertools.product([*TRAININGS.values(), PACKED], COMPILED_DTYPES, forms))
 
     def run(backend, where):
         fastmlp.training.trainer.choose = lambda *_: backend
-        for training, dtype in cases:
-            print(f"{name} {training} {np.dtype(dtype)}, {where}", flush=True)
-            yield trajectories.run(training, name, dtype)
-            yield resting(backend, training, dtype)
+        for training, dtype, form in cases:
+            print(f"{name} {training} {np.dtype(dtype)}, {form.__name__}, {where}", flush=True)
+            yield trajectories.run(training, name, dtype, form=form)
+            yield resting(backend, training, dtype, form)
 
     plain = registry.get(name)
     wanted = list(run(plain, "no walls"))
@@ -77,7 +80,12 @@ def try_backend(name):
     return len(cases) * len(SIDES)
 
 
-def resting(backend, training, dtype):
+def mostly_zeros(X):
+    """Sparse rows of the numbers above 1 in size."""
+    return scipy.sparse.csr_array(np.where(np.abs(X) > 1, X, 0))
+
+
+def resting(backend, training, dtype, form):
     """What a backend gives when it does not train: outputs and loss of 300 rows, more than a block."""
     network = Network(training.sizes, **training.options)
     rng = np.random.default_rng(0)
@@ -85,6 +93,7 @@ def resting(backend, training, dtype):
     X = rng.standard_normal((300, network.sizes[0]))
     y = targets_for(network.loss, rng, 300, network.sizes[-1])
     parameters, *data = (a.astype(dtype) for a in (parameters, X, y, np.ones(300)))
+    data[0] = clean_inputs("X", form(data[0]), network.sizes[0], dtype)
     out = np.empty((300, network.sizes[-1]), dtype)
     backend.predict(network, parameters, data[0], out)
     return out, backend.evaluate(network, parameters, Data(*data))

@@ -27,8 +27,11 @@ FLOORS = (
     ("kernels.small",),
     ("kernels.estimates",),
     ("backend", "kernels.variants"),
+    ("exchange",),
     ("training",),
-    ("cli", "estimators", "testing"),
+    ("estimators", "testing"),
+    ("lab", "onnx"),
+    ("cli",),
     ("__main__",),
 )
 """The rooms: a module imports from its own room and from the floors below."""

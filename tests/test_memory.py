@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -89,6 +90,65 @@ def test_a_training_takes_little_beside_its_data(sizes, rows, batch_size, epochs
     case = json.dumps([sizes, rows, batch_size, epochs, dtype, loss, options])
     done = subprocess.run([sys.executable, "-c", FIT, case], capture_output=True, text=True, check=True)
     assert int(done.stdout) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
+
+
+FIT_SPARSE = """
+import json, sys
+import numpy as np
+import scipy.sparse
+import fastmlp
+from test_memory import peak
+
+form, optimizer = json.loads(sys.argv[1])
+rows, columns, per_row = 20_000, 20_000, 150
+rng = np.random.default_rng(0)
+indices = (np.arange(per_row) * (columns // per_row) + rng.integers(0, 100, (rows, 1))).astype(np.int32)
+values, bounds = np.ones(rows * per_row, np.float32), np.arange(0, rows * per_row + 1, per_row)
+X = scipy.sparse.csr_array((values, indices.ravel(), bounds), shape=(rows, columns))
+del indices, values
+if form == "dense":
+    X = X[:2000].toarray()
+elif form != "csr":
+    X = X.asformat(form)
+y = np.ones((X.shape[0], 2), np.float32)
+network = fastmlp.Network([columns, 16, 2])
+
+def fit(X, y):
+    fastmlp.fit(
+        network, X, y, optimizer=getattr(fastmlp, optimizer)(0.0), epochs=40 if form == "dense" else 2,
+        batch_size=100, backend="fused", threads=1, progress=False,
+    )
+
+few = scipy.sparse.csr_array(X[:100]) if form != "dense" else X[:100]
+fit(few, y[:100])  # loads, or compiles
+before = peak()
+fit(X, y)
+print(peak() - before)
+"""
+
+
+def peak():
+    """The largest resident size of the process so far, in bytes."""
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@pytest.mark.parametrize(
+    ("form", "optimizer"), [("csr", "SGD"), ("csr", "SparseAdam"), ("csc", "SGD"), ("dense", "SGD")]
+)
+def test_sparse_inputs_take_what_the_readme_says(form, optimizer):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
+    command = [sys.executable, "-c", FIT_SPARSE, json.dumps([form, optimizer])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    rows, columns, per_row, batch, itemsize = 2000 if form == "dense" else 20_000, 20_000, 150, 100, 4
+    one_form = (4 + itemsize) * rows * per_row  # indices and values
+    lists = 21 * columns + (4 + itemsize) * batch * per_row
+    epochs = 40 if form == "dense" else 2
+    allowed = bound_of((columns, 16, 2), rows, batch, epochs, itemsize) + 8 * rows + lists
+    assert int(done.stdout) <= allowed + (0 if form == "csr" else one_form)
+    # Else another form of them, or a copy of the dense rows, would fit in what is allowed.
+    assert (itemsize * rows * columns if form == "dense" else one_form) > CONSTANT
 
 
 @pytest.mark.parametrize("outcome", [None, KeyboardInterrupt, fastmlp.DivergenceError])

@@ -68,8 +68,8 @@ MISTAKES = {
     "records": (fit(x=np.zeros((4, 3), [("a", float)])), "[('a', '<f8')]", "real numbers"),
     "None among numbers": (fit(x=[[1, 2, None]] * 4), "object", "real numbers"),
     "ragged": (fit(x=[[1, 2, 3], [1, 2], [1, 2, 3], [1, 2, 3]]), "inhomogeneous", "rectangular"),
-    "sparse matrix": (fit(x=scipy.sparse.csr_matrix(X)), "csr_matrix", "dense"),
-    "sparse array": (fit(x=scipy.sparse.coo_array(X)), "coo_array", "dense"),
+    "sparse matrix": (fit(x=scipy.sparse.csr_matrix(X[:, :2])), "(4, 2)", "(rows, 3)"),
+    "sparse array": (fit(y=scipy.sparse.coo_array(Y[:, None])), "coo_array", "dense"),
     "predict: too wide": (predict(np.ones((4, 5))), "(4, 5)", "(rows, 3)"),
     # y
     "y too short": (fit(y=Y[:3]), "(3,)", "(4,) or (4, 1)"),
@@ -126,7 +126,7 @@ MISTAKES = {
     "optimizer by name": (
         fit(optimizer="adam"),
         "'adam'",
-        "an SGD, RMSprop, Adam, AdamW, or what a Rule makes",
+        "an SGD, RMSprop, Adam, AdamW, SparseAdam, or what a Rule makes",
     ),
     "a subclass of an optimizer": (fit(optimizer=Lion()), "Lion(", "would train as Adam"),
     "a subclass of a weight_init": (make(Network, [3, 1], weight_init=Wide()), "Wide(", "instance of Normal"),

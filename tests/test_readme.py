@@ -28,6 +28,7 @@ assert accuracy > 0.9, accuracy
 assert losses[-1] < losses[0] / 10, losses
 assert first_weights.shape == (64, 128)
 assert model.backend == "four_rows"
+assert error < 0.2, error
 assert (np.diff(below) > 0.1).all(), below
 
 import naive  # the step that sums and averages, written out
@@ -62,7 +63,7 @@ def test_the_python_examples_run(tmp_path):
         ("hidden activations", HIDDEN),
         ("outputs", OUTPUTS),
         ("losses", losses.LOSSES),
-        ("optimisers", ("SGD", "RMSprop", "Adam", "AdamW")),
+        ("optimisers", ("SGD", "RMSprop", "Adam", "AdamW", "SparseAdam")),
         ("of your own", ("Activation", "Loss", "RowLoss", "Rule")),
         ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "model.schedules"]),
         ("initialisers", (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)")),

@@ -45,7 +45,9 @@ def test_a_slot_that_changes_an_input_is_caught(name):
     tried = set()
     for case in SLOTS[name].cases(np.random.default_rng(0), np.dtype(np.float32), AGREEMENT_SIZES[1]):
         case.check(*right(case))
-        for position in case.inputs():
+        for position, array in case.inputs().items():
+            if array.size == 0:
+                continue
             arguments, returned = right(case)
             last = arguments[position].reshape(-1)[-1:].view(np.uint8)
             last ^= 1  # the least that can change, at the far end

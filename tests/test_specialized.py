@@ -95,7 +95,9 @@ def test_what_is_data_makes_no_program_of_its_own():
         assert specialize(network, one) == specialize(Network([3, 4, 2], l2=0.7), other, rows=31)
 
 
-def test_auto_takes_a_program_of_its_own_where_there_is_one_and_the_training_is_long():
+def test_auto_takes_a_program_of_its_own_where_there_is_one_and_the_training_is_long(monkeypatch, tmp_path):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))  # nothing is compiled, nobody compiles beside
+
     def chosen(hidden="tanh", sizes=(4, 32, 16, 4), steps=None):
         return choose("auto", Network(sizes, hidden), Adam(), 32, FLOAT32, 1, steps).name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from fastmlp import (
     InverseScaling,
     Network,
     RMSprop,
+    SparseAdam,
     StepDecay,
     Warmup,
 )
@@ -126,6 +128,9 @@ TRAININGS = {
         SGD(0.05, 0.9, clip_norm=0.5),
         1000,
     ),
+    "sparse adam": Training(
+        "digits", 90, (64, 12, 10), {"hidden": "relu", "l2": 0.01, **CLASSES}, SparseAdam(0.01), 6
+    ),
     "softmax with mse": Training(
         "iris", 77, (4, 5, 3), {"hidden": "relu", "output": "softmax", "loss": "mse"}, RMSprop(0.01), 19
     ),
@@ -139,9 +144,15 @@ class Outcome(NamedTuple):
     parameters: np.ndarray
 
 
-def run(training: Training, backend: str, dtype: Any, jitter: float = 0.0) -> Outcome:
-    """Train from the same start; `jitter` first moves every parameter by about so much, relatively."""
+def run(
+    training: Training, backend: str, dtype: Any, jitter: float = 0.0, form: Callable[[Any], Any] = np.asarray
+) -> Outcome:
+    """Train from the same start; `jitter` first moves every parameter by about so much, relatively.
+
+    form : what makes of inputs (rows, n_in) the X that is trained on
+    """
     X, y = data_set(training.data, training.rows)
+    X = form(X)
     if training.options["loss"] == "mse" and training.options.get("output") == "softmax":
         y = np.eye(training.sizes[-1])[y]
     rng = np.random.default_rng(5)
@@ -158,7 +169,7 @@ def run(training: Training, backend: str, dtype: Any, jitter: float = 0.0) -> Ou
         batch_size=training.batch_size,
         seed=3,
         initial=(weights, biases),
-        sample_weight=rng.integers(0, 4, len(X)) if training.weighted else None,
+        sample_weight=rng.integers(0, 4, len(y)) if training.weighted else None,
         backend=backend,
         dtype=dtype,
     )

@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from fastmlp.backend import registry
 from fastmlp.kernels.jit import store
-from fastmlp.kernels.jit.entries import Entries, about_seconds
+from fastmlp.kernels.jit.entries import Entries, about_seconds_of_a_network
 from fastmlp.kernels.variant import Bound, Choice, Work
 from fastmlp.model.backend import Array, Chunk, Data
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState, initial_state
@@ -47,8 +46,8 @@ class Candidate(NamedTuple):
     entries: Entries
 
     def cost(self) -> float:
-        """Return the seconds that compiling it takes, about."""
-        return about_seconds(self.bound is not None)
+        """Return the seconds that it takes to compile what serves this network alone, about."""
+        return 0.0 if self.bound is None else about_seconds_of_a_network()
 
 
 class Auto:
@@ -65,8 +64,6 @@ class Auto:
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._dtype = f"float{8 * work.itemsize}"
-        pieces = *work.network.activations, loss_of(work.network.loss), work.optimizer.rule
-        self._pieces = ",".join(getattr(piece, "key", str(piece)) for piece in pieces)
         found = [one for one in candidates(work) if only in (None, one.name)]
         self._exact = [one for one in found if one.exact]
         self._chosen = self._first([] if exact else [one for one in found if not one.exact])
@@ -83,26 +80,26 @@ class Auto:
             if saved > (0 if other.bound is None else COST):
                 return other
         ready = [one for one in self._exact if self._is_ready(one)]
-        beside = background.is_possible() and store.why_not_kept() is None
 
         def seconds(one: Candidate) -> float:
             return (0.0 if one in ready else one.cost()) + one.seconds * min(self._left, 1e15)
 
-        return min(ready if ready and beside else self._exact, key=seconds)
+        best = min(self._exact, key=seconds)
+        if ready and best not in ready and can_ask():
+            return min(ready, key=seconds)
+        return best
 
     def _is_ready(self, one: Candidate) -> bool:
-        return one.entries.is_ready(self._dtype, self._pieces, one.bound)
+        return one.entries.is_ready(self.network, self.optimizer, self._dtype, one.bound)
 
     def _look_for_better(self) -> None:
         """Have a faster program compiled beside, where it saves more than that takes."""
         fastest = min(self._exact, key=lambda one: one.seconds)
-        if self._left * (self._chosen.seconds - fastest.seconds) <= fastest.cost():
-            return
-        asked = background.is_possible() and store.why_not_kept() is None and background.ask(
-            store.directory(), f"{fastest.name}-{store.hash_of(repr(self._work))}", compile_beside,
-            fastest.name, self._work,
-        )  # fmt: skip
-        self._better = fastest if asked else None
+        saved = self._left * (self._chosen.seconds - fastest.seconds)
+        if saved > about_seconds_of_a_network() and can_ask():
+            name = f"{fastest.name}-{store.hash_of(repr(self._work))}"
+            if background.ask(store.directory(), name, compile_beside, fastest.name, self._work):
+                self._better = fastest
 
     def train_chunk(
         self,
@@ -121,8 +118,6 @@ class Auto:
             self.now = registry.get(self._chosen.name)
         after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
         self._left -= len(losses)
-        if self._chosen.exact and not self._is_ready(self._chosen):
-            self._chosen.entries.mark_ready(self._dtype, self._pieces, self._chosen.bound)
         return after
 
     @property
@@ -137,6 +132,15 @@ class Auto:
     def evaluate(self, network: Network, parameters: Array, data: Data) -> float:
         """As a backend's."""
         return self.now.evaluate(network, parameters, data)
+
+
+def can_ask() -> bool:
+    """Return whether a process beside can compile, and the disk keep what it compiles."""
+    try:
+        store.directory()
+    except store.Refused:
+        return False
+    return background.is_possible()
 
 
 def candidates(work: Work) -> list[Candidate]:

@@ -46,3 +46,27 @@ def choose(
 def settled(backend: Backend | Auto) -> Backend:
     """Return the backend that it is now."""
     return backend if isinstance(backend, Backend) else backend.now
+
+
+def saved_by_sparse_rows(
+    backend: Backend | Auto,
+    network: Network,
+    optimizer: Optimizer,
+    rows: int,
+    dtype: np.dtype[Any],
+    density: float,
+) -> float:
+    """Return the seconds a row that a step saves where dense inputs of such a density become sparse ones.
+
+    Less than 0 where that would change bits, or keep a network from a program of its own.
+    """
+    from fastmlp.kernels.estimates import saved_by_sparse_rows
+    from fastmlp.kernels.variant import Work
+
+    name = settled(backend).name
+    if name == "reference" or not registry.choice_of(name).exact:
+        return -1.0
+    possible = [registry.choice_of(name)] if isinstance(backend, Backend) else registry.choices().values()
+    if any(choice.specialize and choice.specialize(network, optimizer, rows, dtype) for choice in possible):
+        return -1.0
+    return saved_by_sparse_rows(Work.of(network, optimizer, rows, dtype, 1), density)

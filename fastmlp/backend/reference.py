@@ -21,7 +21,17 @@ from fastmlp.model.backend import Backend, Chunk, Data
 from fastmlp.model.layout import layer_slices, layer_views
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop, RuleOptimizer, check_optimizer
+from fastmlp.model.optimizers import (
+    SGD,
+    Adam,
+    AdamW,
+    Optimizer,
+    RMSprop,
+    RuleOptimizer,
+    SparseAdam,
+    check_optimizer,
+)
+from fastmlp.model.sparse import Inputs, SparseRows, touched_by
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
@@ -220,17 +230,22 @@ def dropout_mask(key: int, step: int, layer: int, shape: tuple[int, int], p: flo
 # --- forward and back --------------------------------------------------------------------------------
 
 
-def forward(network: Network, parameters: Array, inputs: Array) -> Array:
+def factor(inputs: Inputs) -> Any:
+    """Return inputs (rows, n_in) as a factor of products: sparse ones are SciPy's to multiply."""
+    return inputs.matrix() if isinstance(inputs, SparseRows) else inputs
+
+
+def forward(network: Network, parameters: Array, inputs: Inputs) -> Array:
     """Return the last layer's logits (rows, n_out), nothing dropped."""
     *hidden, (w_last, b_last) = layer_views(parameters, network.sizes)
-    a = inputs
+    a = factor(inputs)
     for name, (w, b) in zip(network.hidden, hidden, strict=True):
         a = activate(name, a @ w + b)
     return a @ w_last + b_last
 
 
 @DIVERGING
-def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
+def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
     out[...] = activate(network.output, forward(network, parameters, inputs))
 
@@ -246,7 +261,7 @@ def evaluate(network: Network, parameters: Array, data: Data) -> float:
 def gradient(network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective."""
     layers = layer_views(parameters, network.sizes)
-    sources, logits, activations, scales = [data.inputs], [], [], []
+    sources, logits, activations, scales = [factor(data.inputs)], [], [], []
     for layer, name in enumerate(network.hidden):
         w, b = layers[layer]
         logits.append(sources[-1] @ w + b)
@@ -280,7 +295,12 @@ def gradient(network: Network, parameters: Array, data: Data, key: int, step: in
 
 @DIVERGING
 def update(
-    network: Network, optimizer: Optimizer, state: TrainState, rate: float, bias_rate: float
+    network: Network,
+    optimizer: Optimizer,
+    state: TrainState,
+    rate: float,
+    bias_rate: float,
+    touched: NDArray[np.bool_] | None = None,
 ) -> TrainState:
     """Apply state.gradients in place; return the state with its step advanced."""
     check_optimizer("optimizer", optimizer)
@@ -297,9 +317,13 @@ def update(
             rates = np.empty(part.end - part.weights, g.dtype)
             rates[: part.biases - part.weights], rates[part.biases - part.weights :] = rate, bias_rate
             rates *= g.dtype.type(factor)
-            own = slice(part.weights, part.end)
+            own: Any = slice(part.weights, part.end)
+            if layer == 0 and touched is not None and optimizer.rule.touched_only:
+                own = np.flatnonzero(np.append(np.repeat(touched, part.n_out), np.ones(part.n_out)))
+                rates = rates[own]  # the first layer begins the flat vector
             p, (first, second) = state.parameters[own], state.moments[:, own]
             take_step(optimizer.of_layer(layer), p, g[own], first, second, rates, state.step + 1)
+            state.parameters[own], state.moments[:, own] = p, (first, second)
     return state._replace(step=state.step + 1)
 
 
@@ -326,6 +350,11 @@ def take_step(
             epsilon = optimizer.epsilon / unbias if optimizer.epsilon_hat else optimizer.epsilon
             root = np.sqrt(second) / unbias + epsilon
             p -= rates / (1 - optimizer.beta1**t) * first / root
+        case SparseAdam():
+            first += (1 - optimizer.beta1) * (g - first)
+            second += (1 - optimizer.beta2) * (g * g - second)
+            unbias = math.sqrt(1 - optimizer.beta2**t) / (1 - optimizer.beta1**t)
+            p -= rates * unbias * first / (np.sqrt(second) + optimizer.epsilon)
         case RuleOptimizer():
             new = optimizer.rule.on_arrays(p, g, (first, second), rates, optimizer.constants, t)
             for array, value in zip((p, first, second), new, strict=False):
@@ -345,9 +374,11 @@ def train_chunk(
     """Take the chunk's steps; write each one's objective to losses (steps,) float64."""
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
-        batch = Data(data.inputs[rows], data.targets[rows], data.weights[rows])
+        batch = data.take(rows)
         losses[s] = gradient(network, state.parameters, batch, key, state.step, state.gradients)
-        state = update(network, optimizer, state, *chunk.rates[s].tolist())
+        touched = touched_by(batch.inputs) if optimizer.rule.touched_only else None
+        rate, bias_rate = chunk.rates[s].tolist()
+        state = update(network, optimizer, state, rate, bias_rate, touched)
     return state
 
 

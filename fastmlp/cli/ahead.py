@@ -11,16 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from fastmlp.backend import registry
 from fastmlp.kernels.jit import engine
-from fastmlp.kernels.jit.entries import EVERY
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Adam, Optimizer, RMSprop
+from fastmlp.model.optimizers import SGD, Adam, Optimizer, RMSprop, SparseAdam
+from fastmlp.model.sparse import SparseRows
 from fastmlp.system.budget import cores
 from fastmlp.training.trainer import fit
 
@@ -44,7 +45,10 @@ class Ready(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What one process compiles: a use of a backend, for a dtype; network, batch : of the only one, if given."""
+    """What one process compiles: a use of a backend for a dtype.
+
+    network, optimizer, batch : of the only training, where it is one; None for every kind of network
+    """
 
     backend: str
     dtype: str
@@ -117,7 +121,9 @@ def _networks() -> Iterator[tuple[Network, Optimizer]]:
     Kernels differ for few and for many outputs, and for few outputs after a wide layer.
     """
     hidden = cycle(HIDDEN)
-    optimizers = cycle((SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0)))
+    optimizers = cycle(
+        (SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0), SparseAdam())
+    )
     for loss, entry in LOSSES.items():
         for output, units in product(entry.outputs, (1, 2, 100)):
             if output != "softmax" or units > 1:
@@ -132,43 +138,54 @@ def _rows(network: Network, dtype: str, rows: int = ROWS) -> Data:
 
 
 def _train(backend: str, dtype: str) -> None:
-    _compile_tiles(dtype)
+    _compile_shared(dtype)
     for network, optimizer in _networks():
         _fit(backend, dtype, network, optimizer, ROWS)
-    registry.entries(backend).mark_ready(dtype, EVERY, None)
+    registry.entries(backend).mark_ready_for_all(dtype)
 
 
 def _fit(backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int) -> None:
     rows = _rows(network, dtype, batch)
-    fit(
-        network, rows.inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
-        backend=backend, dtype=dtype, threads=1, progress=False,
-    )  # fmt: skip
+    for inputs in (rows.inputs, csr_array(rows.inputs)):
+        fit(
+            network, inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
+            backend=backend, dtype=dtype, threads=1, progress=False,
+        )  # fmt: skip
 
 
-def _compile_tiles(dtype: str) -> None:
+def _compile_shared(dtype: str) -> None:
     from fastmlp.kernels.gemm.microkernel import compile_tiles
+    from fastmlp.kernels.gemm.sparse import compile_sums
 
     compile_tiles(dtype)
+    compile_sums(dtype)
 
 
 def _predict(backend: str, dtype: str) -> None:
-    _compile_tiles(dtype)
+    _compile_shared(dtype)
     for network, _ in _networks():
         out = np.empty((ROWS, network.sizes[-1]), dtype)
-        registry.get(backend).predict(network, _zeros(network, dtype), _rows(network, dtype).inputs, out)
+        for rows in _dense_and_sparse(network, dtype):
+            registry.get(backend).predict(network, _zeros(network, dtype), rows.inputs, out)
 
 
 def _evaluate(backend: str, dtype: str) -> None:
     for network, _ in _networks():
-        registry.get(backend).evaluate(network, _zeros(network, dtype), _rows(network, dtype))
+        for rows in _dense_and_sparse(network, dtype):
+            registry.get(backend).evaluate(network, _zeros(network, dtype), rows)
 
 
 def _differentiate(backend: str, dtype: str) -> None:
+    _compile_shared(dtype)
     for network, _ in _networks():
         parameters = _zeros(network, dtype)
-        rows = _rows(network, dtype)
-        registry.get(backend).gradient(network, parameters, rows, 0, 0, np.empty_like(parameters))
+        for rows in _dense_and_sparse(network, dtype):
+            registry.get(backend).gradient(network, parameters, rows, 0, 0, np.empty_like(parameters))
+
+
+def _dense_and_sparse(network: Network, dtype: str) -> list[Any]:
+    rows: Any = _rows(network, dtype)
+    return [rows, rows._replace(inputs=SparseRows.of(rows.inputs))]
 
 
 def _zeros(network: Network, dtype: str) -> NDArray[Any]:

@@ -33,7 +33,9 @@ def add_command(commands: Any) -> None:
         ),
     )
     parser.set_defaults(run=_cache)
-    parser.add_argument("--clear", action="store_true", help="remove the files; what is needed compiles again")
+    parser.add_argument(
+        "--clear", action="store_true", help="remove the files; what is needed compiles again"
+    )
 
 
 def _cache(arguments: argparse.Namespace) -> int:
@@ -94,4 +96,6 @@ def _told(count: int, size: int) -> str:
 
 
 def _bytes(size: int) -> str:
-    return f"{size} bytes" if size < 1000 else f"{size / 1e3:.3g} kB" if size < 1e6 else f"{size / 1e6:.3g} MB"
+    return (
+        f"{size} bytes" if size < 1000 else f"{size / 1e3:.3g} kB" if size < 1e6 else f"{size / 1e6:.3g} MB"
+    )

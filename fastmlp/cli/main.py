@@ -15,6 +15,7 @@ import fastmlp
 from fastmlp import checks
 from fastmlp.cli import cache
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
+from fastmlp.lab.commands import add_commands, add_explain
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         description="List the backends: of each the variant that it is based on, and what it overrides.",
     )
     backends.set_defaults(run=_backends)
+    add_explain(backends)
+    add_commands(commands)
 
     warmup = commands.add_parser(
         "warmup",
@@ -99,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument("--dtype", default=",".join(DTYPES), metavar="NAME,NAME", help="default both")
     warmup.add_argument("--network", metavar="N-N-N", help="also the programs of this network, as 64-128-10")
     warmup.add_argument("--batch", type=int, default=32, metavar="N", help="its rows to a step; default 32")
-    warmup.add_argument("--activation", default="relu", metavar="NAME", help="its hidden layers'; default relu")
+    warmup.add_argument(
+        "--activation", default="relu", metavar="NAME", help="its hidden layers'; default relu"
+    )
     warmup.add_argument("--output", metavar="NAME", help="default: the first that goes with the loss")
     warmup.add_argument(
         "--loss", metavar="NAME", help="default mse for one output, cross_entropy for several"
@@ -169,7 +174,9 @@ def _warmup(arguments: argparse.Namespace) -> int:
         raise _Mistake(str(error)) from None
     for ready in ahead.compile_ahead(tasks):
         how = f"{ready.compiled} compiled" if ready.compiled else "was there already, loaded"
-        print(f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True)
+        print(
+            f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True
+        )
     return 0
 
 

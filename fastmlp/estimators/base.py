@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.base import is_regressor
 from sklearn.exceptions import ConvergenceWarning
@@ -23,17 +22,18 @@ from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, ne
 from fastmlp.estimators.draws import ComposedOrders, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
-from fastmlp.estimators.sparse_rows import for_sparse_rows
 from fastmlp.estimators.warned import warn
 from fastmlp.model.layout import flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
+from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.data import floating_dtype
 from fastmlp.training.loop import Plan, heeding, train
 from fastmlp.training.model import Model
+from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.trainer import check_callbacks
 
 Array = NDArray[Any]
@@ -160,7 +160,7 @@ class Perceptron(Fitted):
     def _train_lbfgs(
         self, network: Network, parameters: Array, rows: Rows, callbacks: Sequence[Callback]
     ) -> None:
-        data = rows.dense_data
+        data = rows.data
         # The optimiser does not matter: this solver asks the backend for gradients only.
         backend = settled(
             choose(self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0)
@@ -194,12 +194,12 @@ class Perceptron(Fitted):
         threads = self._worth_threads(network, count)
         backend = choose(self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps)
         self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
-        sparse = scipy.sparse.issparse(rows.inputs)
+        inputs = inputs_of_steps(backend, network, state.rule, batch_size, rows.inputs, epochs)
         plan = Plan(
             network=network,
             optimizer=state.rule,
-            backend=for_sparse_rows(settled(backend)) if sparse else backend,
-            data=rows.data,
+            backend=backend,
+            data=rows.data._replace(inputs=inputs),
             held_out=held_out and held_out.data,
             epochs=epochs,
             batch_size=batch_size,
@@ -305,6 +305,7 @@ class Perceptron(Fitted):
         # The rows held out have no feature names, and an estimator with such names would warn of that.
         nameless = object.__new__(type(self))
         nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
+        X = inputs.matrix() if isinstance(inputs, SparseRows) else inputs
         takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
         options = {"sample_weight": weights} if weights is not None and takes_weights else {}
-        return lambda run: heeding(run, count, lambda: float(scorer(nameless, inputs, y, **options)))
+        return lambda run: heeding(run, count, lambda: float(scorer(nameless, X, y, **options)))

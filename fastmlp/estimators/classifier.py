@@ -18,7 +18,9 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import CLASSIFIER
 from fastmlp.estimators.rows import Rows
+from fastmlp.exchange.sklearn_estimator import binarizer
 from fastmlp.model.losses import Loss
+from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
@@ -138,6 +140,29 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         loss: Any = "log_loss",
     ) -> None:
         self._keep(locals())
+
+    @classmethod
+    def from_model(cls, model: Model, classes: ArrayLike | None = None) -> MLPClassifier:
+        """Return a fitted classifier that predicts with a model.
+
+        Training goes on from its parameters with `partial_fit`, by the rules of the estimator: scikit-learn's
+        scaling of the penalty, and no l1.
+
+        Parameters
+        ----------
+        model : Model, whose output is softmax, or sigmoid for two classes or several labels a row
+        classes : (k,) labels in the order of the outputs, ascending; None for whole numbers from 0
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the model tells no classes apart, or classes are not as many.
+        """
+        own = model.network.loss if isinstance(model, Model) else None
+        made = cls._holding(model, {"loss": own} if isinstance(own, Loss) else {})
+        made._label_binarizer = binarizer(model.network, classes)
+        made.classes_ = made._label_binarizer.classes_
+        return made
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPClassifier:

@@ -60,6 +60,17 @@ def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str | Lo
     )
 
 
+def described(network: Network) -> dict[str, Any]:
+    """Return the parameters that describe a network's hidden layers."""
+    same = len(set(network.hidden)) == 1
+    return {
+        "hidden_layer_sizes": network.sizes[1:-1],
+        "activation": network.hidden[0] if same else list(network.hidden),
+        "dropout": list(network.dropout) if any(network.dropout) else 0.0,
+        "alpha": network.l2,
+    }
+
+
 def optimizer_of(estimator: Any) -> Optimizer:
     """Return the optimiser that the estimator's parameters describe."""
     if isinstance(estimator.solver, Optimizer):

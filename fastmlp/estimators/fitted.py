@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fastmlp import checks
 from fastmlp.backend.registry import get
-from fastmlp.estimators.descriptions import network_of
-from fastmlp.estimators.sparse_rows import blocks
+from fastmlp.estimators.convergence import fresh_curves
+from fastmlp.estimators.descriptions import described, network_of
+from fastmlp.estimators.rows import inputs_of
 from fastmlp.model.layout import flatten
 from fastmlp.model.losses import Loss
+from fastmlp.model.sparse import Inputs
 from fastmlp.training.model import Model
+from fastmlp.training.sparse_data import is_sparse
 
 Array = NDArray[Any]
 
@@ -41,6 +43,26 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         self.n_outputs_ = model.network.sizes[-1]
         self.out_activation_ = {"sigmoid": "logistic"}.get(model.network.output, model.network.output)
 
+    @property
+    def model_(self) -> Model:
+        """The trained network as `fastmlp.fit` returns one; it shares its parameters with the estimator."""
+        check_is_fitted(self)
+        return self._current_model()
+
+    @classmethod
+    def _holding(cls, model: Model, parameters: dict[str, Any]) -> Self:
+        """Return an estimator that is fitted: with the model, and with its description as parameters."""
+        if not isinstance(model, Model):
+            raise TypeError(f"model must be a Model, got {checks.shown(model)}")
+        made = cls(**described(model.network), **parameters)
+        fresh_curves(made)
+        made.loss_curve_ = list(map(np.float64, model.history["loss"]))
+        made.validation_loss_curve_ = list(model.history.get("validation_loss", []))
+        made.loss_ = made.loss_curve_[-1] if made.loss_curve_ else made.loss_
+        made.n_iter_, made.t_, made.n_features_in_ = len(made.loss_curve_), 0, model.network.sizes[0]
+        made._adopt(model)
+        return made
+
     def _current_model(self) -> Model:
         """Return the model, or a new one if the user has replaced an array in coefs_ or intercepts_."""
         shown = [*self.coefs_, *self.intercepts_]
@@ -51,12 +73,9 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         parameters = flatten(self.coefs_, self.intercepts_, network, self._model.parameters.dtype)
         return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
 
-    def _outputs(self, inputs: Any) -> Array:
-        """Return the network's outputs (rows, n_out) for clean rows, dense or CSR."""
-        model = self._current_model()
-        if not scipy.sparse.issparse(inputs):
-            return model.forward(inputs)
-        return np.concatenate([model.forward(inputs[rows].toarray()) for rows in blocks(inputs)])
+    def _outputs(self, inputs: Inputs) -> Array:
+        """Return the network's outputs (rows, n_out) for clean rows, dense or sparse."""
+        return self._current_model().forward(inputs)
 
     def _outputs_for(self, X: Any) -> Array:
         """Return the network's outputs (rows, n_out) for what a user passes to predict."""
@@ -66,21 +85,20 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         if not self._is_clean(X, dtype):
             checks.no_iterator("X", X)
             X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
-            sparse = scipy.sparse.issparse(X)
-            X = X.tocsr().astype(dtype, copy=False) if sparse else np.ascontiguousarray(X, dtype)
-        return self._outputs(X)
+        return self._outputs(inputs_of(X, dtype))
 
     def _is_clean(self, X: Any, dtype: Any) -> bool:
         """Whether X surely passes scikit-learn's validation, which takes longer than predicting a row."""
+        array = type(X) is np.ndarray
         return (
-            type(X) is np.ndarray
+            (array or (is_sparse(X) and X.format == "csr"))
             and X.dtype == dtype
             and X.ndim == 2
             and X.shape[0] > 0
             and X.shape[1] == self.n_features_in_
-            and X.flags.c_contiguous
+            and (not array or X.flags.c_contiguous)
             and "feature_names_in_" not in vars(self)
-            and checks.finite(X)
+            and checks.finite(X if array else np.ascontiguousarray(X.data))
         )
 
     def __getstate__(self) -> dict[str, Any]:

@@ -46,7 +46,9 @@ def minimise(
     An iteration counts as an epoch for callbacks. Returns the objective and the number of iterations.
     """
     place = _weights_then_biases(network)
-    data = Data(*(np.asarray(array, np.float64) for array in data))
+    inputs = data.inputs.astype(np.float64, copy=False)
+    targets, weights = (np.asarray(array, np.float64) for array in (data.targets, data.weights))
+    data = Data(inputs, targets, weights)
     flat, gradients = np.empty(parameters.size), np.empty(parameters.size)
     run = Run(network, parameters, np.empty((2, 0)), limits.iterations, len(data.inputs), {"loss": []})
 

@@ -15,8 +15,17 @@ from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
 from fastmlp.model.losses import Loss
+from fastmlp.training.model import Model
 
 Array = NDArray[Any]
+
+
+def _output(loss: str) -> str:
+    """Return the output that goes with a loss."""
+    return "exp" if loss == "poisson" else "identity"
+
+
+_ENDS = [(_output(loss), loss) for loss in LOSSES]
 
 
 class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-learn is untyped
@@ -92,6 +101,32 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
     ) -> None:
         self._keep(locals())
 
+    @classmethod
+    def from_model(cls, model: Model) -> MLPRegressor:
+        """Return a fitted regressor that predicts with a model; as `MLPClassifier.from_model`.
+
+        Parameters
+        ----------
+        model : Model, with an output and a loss that the regressor has
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the regressor does not have them.
+        """
+        if not isinstance(model, Model):
+            raise TypeError(f"model must be a Model, got {checks.shown(model)}")
+        loss, output = model.network.loss, model.network.output
+        names = {theirs: name for name, theirs in LOSSES.items()} | {"poisson": "poisson"}
+        if not isinstance(loss, Loss) and (output, names.get(loss)) not in _ENDS:
+            raise ValueError(
+                f"MLPRegressor has no output {output!r} with loss {loss!r}; it has: "
+                + ", ".join(f"{output} with {name}" for output, name in _ENDS)
+            )
+        numbers = {"huber_delta": model.network.huber_delta, "quantile": model.network.quantile}
+        own = loss if isinstance(loss, Loss) else names[loss]
+        return cls._holding(model, {"loss": own, **numbers})
+
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPRegressor:
         """Train from a new start, or on from where the last fit ended if warm_start is set.
@@ -157,7 +192,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
     def _ends_in(self) -> tuple[str, str | Loss]:
         if isinstance(self.loss, Loss):
             return self.loss.outputs[0], self.loss
-        return "exp" if self.loss == "poisson" else "identity", LOSSES[self.loss]
+        return _output(self.loss), LOSSES[self.loss]
 
     def _decoded(self, outputs: Array) -> Array:
         return outputs.ravel() if outputs.shape[1] == 1 else outputs

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight
 
 from fastmlp.model.backend import Data
+from fastmlp.model.sparse import Inputs
+from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
 
@@ -18,13 +19,13 @@ Array = NDArray[Any]
 class Rows(NamedTuple):
     """Rows to train on or to score.
 
-    inputs : (rows, n_in) floating, C-contiguous or CSR
+    inputs : (rows, n_in) floating, a C-contiguous array or `SparseRows`
     targets : (rows, n_out) of the same dtype, what the network is to learn
     weights : (rows,) of the same dtype, how much a row counts in the loss
     score_weights : (rows,) floating or None, how much a row counts in a score
     """
 
-    inputs: Any
+    inputs: Inputs
     targets: Array
     weights: Array
     score_weights: Array | None
@@ -33,12 +34,6 @@ class Rows(NamedTuple):
     def data(self) -> Data:
         """The rows as a backend takes them."""
         return Data(self.inputs, self.targets, self.weights)
-
-    @property
-    def dense_data(self) -> Data:
-        """The same with dense rows, for a solver that takes no sparse ones."""
-        inputs = self.inputs.toarray() if scipy.sparse.issparse(self.inputs) else self.inputs
-        return Data(inputs, self.targets, self.weights)
 
     def take(self, which: NDArray[np.int64]) -> Rows:
         """Return copies of some rows."""
@@ -66,8 +61,12 @@ def rows_of(X: Any, targets: Array, sample_weight: Any, class_weights: Array | N
         weights = score_weights.astype(X.dtype)
     if class_weights is not None:
         weights *= class_weights.astype(X.dtype)
-    inputs = X.tocsr() if scipy.sparse.issparse(X) else np.ascontiguousarray(X)
-    return Rows(inputs, np.ascontiguousarray(targets, X.dtype), weights, score_weights)
+    return Rows(inputs_of(X, X.dtype), np.ascontiguousarray(targets, X.dtype), weights, score_weights)
+
+
+def inputs_of(X: Any, dtype: np.dtype[Any]) -> Inputs:
+    """Return validated X (rows, n_in), dense or sparse, as training takes it, of `dtype`."""
+    return clean_rows("X", X, dtype) if is_sparse(X) else np.ascontiguousarray(X, dtype)
 
 
 def split(rows: Rows, fraction: float, stratify: bool, rng: np.random.RandomState) -> tuple[Rows, Rows]:

@@ -54,6 +54,17 @@ def specialized_seconds(work: Work) -> float:
     return 5e-8 + busy / sharing + 2.5e-10 * wide * parameters
 
 
+def saved_by_sparse_rows(work: Work, density: float) -> float:
+    """Return the seconds a row that a step of `fused` saves where it passes over the zeros of dense inputs.
+
+    Of the first layer's two products, with W in L2. A number, zero or not, takes tiles 0.56 ns for each 64
+    bytes of W's row; one that is not zero takes 1 ns for each, and 2.1 to be listed by its column.
+    """
+    n_in, n_out = work.sizes[:2]
+    lines = -(-n_out * work.itemsize // 64)
+    return n_in * (0.56e-9 * lines - density * (2.1e-9 + 1e-9 * lines))
+
+
 OWN = {
     "baseline": Choice(),
     "blas": Choice(libraries=("scipy.linalg.cython_blas",)),

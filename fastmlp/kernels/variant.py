@@ -64,6 +64,10 @@ class Work(NamedTuple):
         allowed = threads or usable_cores()
         return cls(network.sizes, rows, dtype.itemsize, allowed, network, optimizer, steps)
 
+    def with_inputs(self, count: int) -> Work:
+        """Return the work where a row has so many inputs that count, the non-zeros of sparse ones."""
+        return self._replace(sizes=(max(1, count), *self.sizes[1:]))
+
     @property
     def flops(self) -> float:
         """Multiply-adds of the matmuls, counted as 2: three a layer, two in the first."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
@@ -18,14 +19,18 @@ Array = NDArray[Any]
 class Data(NamedTuple):
     """Rows to learn from, C-contiguous and of one floating dtype, finite, never written.
 
-    inputs : (rows, n_in)
+    inputs : (rows, n_in), an array or `SparseRows`
     targets : (rows, n_out); one-hot or probabilities for cross_entropy
     weights : (rows,), at least 0
     """
 
-    inputs: Array
+    inputs: Inputs
     targets: Array
     weights: Array
+
+    def take(self, rows: slice | NDArray[np.int64]) -> Data:
+        """Return some rows: of a slice views, of places (n,) copies."""
+        return Data(self.inputs[rows], self.targets[rows], self.weights[rows])
 
 
 class Chunk(NamedTuple):
@@ -49,10 +54,10 @@ class Chunk(NamedTuple):
     batch_size: int
 
 
-Predict = Callable[[Network, Array, Array, Array], None]
+Predict = Callable[[Network, Array, Inputs, Array], None]
 Evaluate = Callable[[Network, Array, Data], float]
 Gradient = Callable[[Network, Array, Data, int, int, Array], float]
-Update = Callable[[Network, Optimizer, TrainState, float, float], TrainState]
+Update = Callable[..., TrainState]
 TrainChunk = Callable[
     [Network, Optimizer, TrainState, Data, Chunk, int, int | None, NDArray[np.float64]], TrainState
 ]
@@ -74,6 +79,8 @@ def loss_in_parts(weights: Array, parts: Iterable[slice], loss_of: Callable[[sli
 class Backend(NamedTuple):
     """What a backend does. All arrays are C-contiguous and of one dtype, float32 or float64.
 
+    Inputs are arrays or `SparseRows`, which every backend takes. An exact one makes the same bits of both.
+
     predict(network, parameters, inputs, out)
         Write the network's output for inputs (rows, n_in) to out (rows, n_out).
     evaluate(network, parameters, data)
@@ -81,8 +88,10 @@ class Backend(NamedTuple):
     gradient(network, parameters, data, key, step, gradients)
         Write the gradient of the objective over all rows of data to gradients (P,) and return
         the objective before the update: loss plus penalties. key and step choose the dropout masks.
-    update(network, optimizer, state, rate, bias_rate)
-        Apply state.gradients (which clipping may scale); return the state with its step advanced.
+    update(network, optimizer, state, rate, bias_rate, touched=None)
+        Apply state.gradients (which clipping may scale); return the state with its step advanced. touched
+        (n_in,) says which columns of the inputs have a number other than 0, for an optimiser whose rule goes
+        by that (`Rule.touched_only`); None says all.
     train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
         Take the chunk's steps, write each one's objective to losses (steps,) float64, and return
         the state with its step advanced.

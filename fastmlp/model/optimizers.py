@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.model.rules import RULES, AdamConstants, Optimizer, Rule, RuleOptimizer
 from fastmlp.model.schedules import Schedule, as_schedule, rates_of
 
-__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "RuleOptimizer"]
+__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "RuleOptimizer", "SparseAdam"]
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,51 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         checks.real("weight_decay", self.weight_decay, 0)
+
+
+@dataclass(frozen=True)
+class SparseAdam(Optimizer):
+    """Adam for inputs that are mostly zeros (torch.optim.SparseAdam).
+
+    A row of the first layer's weights is touched by a batch that has a number other than 0 in its column of
+    X, dense or sparse. Rows that are not touched keep their weights and their moments, so that a step takes
+    time for the non-zeros of its batch. All other parameters take Adam's step, and moments are corrected by
+    the number of all steps. A penalty counts in the gradients of touched rows only.
+
+    Parameters
+    ----------
+    beta1, beta2 : float
+        Decay of the first and the second moment, in [0, 1).
+    epsilon : float
+        Added to the root of the second moment before that is corrected; above 0.
+
+    Notes
+    -----
+    There is no clip_norm: the norm would be that of rows that take no step.
+    """
+
+    learning_rate: float | Schedule = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("beta1", self.beta1, 0, 1, open_high=True)
+        checks.real("beta2", self.beta2, 0, 1, open_high=True)
+        checks.real("epsilon", self.epsilon, 0, open_low=True)
+        if self.clip_norm is not None:
+            raise ValueError(f"SparseAdam takes no clip_norm, got {self.clip_norm:g}; Adam does")
+
+    @property
+    def rule(self) -> Rule:
+        """The step that it takes."""
+        return RULES["sparse_adam"]
+
+    @property
+    def constants(self) -> tuple[float, ...]:
+        """What the rule's formula is told, in its order."""
+        return AdamConstants(self.beta1, self.beta2, self.epsilon, 0.0, 1.0)
 
 
 NAMED: tuple[type[Optimizer], ...] = tuple(

@@ -53,9 +53,13 @@ class Rule(Piece):
     ----------
     formula : callable
         As `step`, on the numbers of `fastmlp.formulas`; `constants` is a list, and ends in weight_decay.
+    touched_only : bool
+        Whether a row of the first layer's weights takes a step only in batches that have a number other than
+        0 in its column of X, and else stays with its moments as it is; False for rules of a user's own.
     """
 
     formula: Step
+    touched_only = False
     moments: int
     constants: dict[str, float]
 
@@ -287,11 +291,12 @@ RULES: dict[str, Rule] = {}
 """fastmlp's own by name. Each formula stands here once for every kernel."""
 
 
-def _own(moments: int) -> Callable[[Step], Step]:
+def _own(moments: int, touched_only: bool = False) -> Callable[[Step], Step]:
     """Make an entry of a formula, which remembers so many numbers for each parameter."""
 
     def add(formula: Step) -> Step:
         entry = RULES[formula.__name__] = Rule.__new__(Rule)
+        entry.touched_only = touched_only
         entry.name = entry.key = formula.__name__
         entry.digest, entry.formula, entry.moments = "", formula, moments
         return formula
@@ -351,3 +356,9 @@ def adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any
     move = quotient(first, fma(root(second), unbias, epsilon))
     r = rate / (1.0 - decayed(c.beta1, t))
     return fma(-r, move, (1.0 - rate * c.decay) * p), (first, second)
+
+
+@_own(moments=2, touched_only=True)
+def sparse_adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
+    """As `adam`, for the rows that a batch touches."""
+    return adam(p, g, moments, rate, constants, t)

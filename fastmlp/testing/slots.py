@@ -23,6 +23,7 @@ from fastmlp.model.layout import aligned
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.rules import MOST_CONSTANTS, RULES
+from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
@@ -221,6 +222,37 @@ def _weight_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Size
     yield Case("", (x, delta, scratch, _unset(dtype, n_in, n_out)), {3: expected}, None, {3: bound}, 2)
 
 
+def _sparse(rng: np.random.Generator, dtype: np.dtype[Any], rows: int, columns: int) -> SparseRows:
+    """Return rows of which a third of the numbers is not 0, and the first has none."""
+    dense = np.where(rng.random((rows, columns)) < 1 / 3, _normal(rng, dtype, rows, columns), 0)
+    dense[0] = 0
+    return SparseRows.of(dense)
+
+
+def _affine_sparse(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    rows, n_in, n_out = sizes
+    w, b = _normal(rng, dtype, n_in, n_out), _normal(rng, dtype, n_out)
+    samples = _sparse(rng, dtype, 3 * rows, n_in)
+    for label, order in (("ordered", rng.integers(0, 3 * rows, rows)), ("straight", np.empty(0, np.int64))):
+        x = samples.matrix().toarray()[order if len(order) else slice(rows)]
+        expected = _wide(x) @ _wide(w) + _wide(b)
+        bound = _dot_bound(dtype, x, w) + _few_ulp(dtype, b)
+        out = _unset(dtype, rows, n_out)
+        yield Case(label, (*samples.arrays, order, w, b, out), {6: expected}, None, {6: bound})
+
+
+def _weight_gradient_sparse(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    rows, n_in, n_out = sizes
+    delta, columns = _normal(rng, dtype, rows, n_out), _sparse(rng, dtype, n_in, rows)
+    expected = _wide(columns.matrix().toarray()) @ _wide(delta)
+    bound = _dot_bound(dtype, columns.matrix().toarray(), delta)
+    places = rng.permutation(n_in)
+    for label, listed, at in (("listed", places, np.argsort(places)), ("every", places[:0], slice(None))):
+        out = _unset(dtype, n_in, n_out)
+        arguments = (*columns.arrays, listed, delta, out)
+        yield Case(label, arguments, {5: expected[at]}, None, {5: bound[at]})
+
+
 def _bias_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
     delta = _normal(rng, dtype, sizes.rows, sizes.n_out)
     expected = _wide(delta).sum(axis=0)
@@ -406,6 +438,7 @@ OPTIMIZERS = (
     ("adam", optimizers.Adam(0.001), 0),
     ("adam, epsilon hat", optimizers.Adam(0.001, epsilon_hat=True), 3),
     ("adamw", optimizers.AdamW(0.001), 10),
+    ("sparse adam", optimizers.SparseAdam(0.001), 3),
 )
 """For every rule: a label, an optimiser that has it, and the number of steps taken before."""
 
@@ -426,6 +459,8 @@ SLOTS = {
     for slot in (
         Slot("affine", _affine),
         Slot("weight_gradient", _weight_gradient),
+        Slot("affine_sparse", _affine_sparse),
+        Slot("weight_gradient_sparse", _weight_gradient_sparse),
         Slot("bias_gradient", _bias_gradient),
         Slot("input_gradient", _input_gradient),
         Slot("gather", _gather),

@@ -28,6 +28,7 @@ from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.pieces import Piece
+from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import Snapshot
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.model import Model
@@ -152,12 +153,13 @@ def setting(
     }
 
 
-def fingerprint(*arrays: Array) -> str:
-    """Return the SHA-256 of C-contiguous arrays: of their dtypes, shapes and bytes."""
+def fingerprint(*arrays: Inputs) -> str:
+    """Return the SHA-256 of C-contiguous arrays, those of sparse rows too: of dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
+        for part in array.arrays if isinstance(array, SparseRows) else (array,):
+            digest.update(part.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 
 

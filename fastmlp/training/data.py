@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
-from fastmlp.model.backend import Data
 from fastmlp.model.losses import Loss, loss_of
 from fastmlp.model.network import Network
+from fastmlp.model.sparse import Inputs
+from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
 
@@ -45,7 +46,7 @@ def as_array(what: str, value: ArrayLike) -> Array:
     return array
 
 
-def floating_dtype(dtype: DTypeLike | None, inputs: Array) -> np.dtype[Any]:
+def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
     """Return float32 or float64: `dtype` if given, else float32 if X is, else float64."""
     if isinstance(dtype, np.dtype) and dtype in FLOATS:
         return dtype
@@ -76,20 +77,23 @@ def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
     return cleaned
 
 
-def clean_inputs(what: str, value: ArrayLike, n_in: int, dtype: DTypeLike | None) -> Array:
-    """Return X as a clean (rows, n_in) array of `dtype` (of X's own if None).
+def clean_inputs(what: str, value: Any, n_in: int, dtype: DTypeLike | None) -> Inputs:
+    """Return X as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
 
     Raises
     ------
     ValueError, TypeError
-        If it is not a two-dimensional array of finite real numbers with n_in columns and a row.
+        If it is not a two-dimensional array, or sparse matrix of SciPy's, of finite real numbers with n_in
+        columns and a row.
     """
-    array = as_array(what, value)
+    sparse = is_sparse(value)
+    array = value if sparse else as_array(what, value)
     if array.ndim != 2 or array.shape[1] != n_in:
         raise ValueError(f"{what} must have shape (rows, {n_in}), got {array.shape}")
     if array.shape[0] == 0:
         raise ValueError(f"{what} must hold at least 1 row, got 0")
-    return clean(what, array, floating_dtype(dtype, array))
+    wanted = floating_dtype(dtype, array)
+    return clean_rows(what, array, wanted) if sparse else clean(what, array, wanted)
 
 
 def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:
@@ -134,11 +138,6 @@ def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype
     _, exponent = np.frexp(weights.max())
     scaled: Array = np.ldexp(weights, 1 - int(exponent))
     return scaled
-
-
-def take(data: Data, rows: NDArray[np.int64]) -> Data:
-    """Return copies of the given rows."""
-    return Data(data.inputs[rows], data.targets[rows], data.weights[rows])
 
 
 def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Array:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Chunk, Data, Evaluate, TrainChunk, loss_in_parts
+from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.budget import blas_threads
 from fastmlp.system.compiling import Stopwatch
@@ -140,11 +142,13 @@ class _Training:
         self.hearing = [callback for callback in callbacks if _wants_epochs(callback)]
         self.heard = bool(self.hearing) or plan.held_out is not None
         layers = len(plan.network.sizes) - 1
-        self.pace = most_seconds(state.parameters.size, plan.batch_size) + LAYER_SECONDS * layers
+        weights = visited_by_a_row(plan.network, plan.data)
+        streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
+        self.pace = most_seconds(weights, plan.batch_size) + streamed + LAYER_SECONDS * layers
         """Seconds a step."""
         self.draft = Draft(plan.optimizer.moment_rows)
         held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
-        longest = most_seconds(state.parameters.size, max(plan.batch_size, held_out))
+        longest = most_seconds(weights, max(plan.batch_size, held_out)) + streamed
         self.drafts = plan.stays_finite or longest >= LONG_SECONDS
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
@@ -267,7 +271,7 @@ class _Training:
                 yield slice(start, start + at_once)
 
         def loss_of(some: slice) -> float:
-            return evaluate(network, parameters, Data(*(array[some] for array in data)))
+            return evaluate(network, parameters, data.take(some))
 
         return loss_in_parts(data.weights, parts(), loss_of)
 
@@ -299,6 +303,14 @@ def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
 
 def _wants_epochs(callback: Callback) -> bool:
     return getattr(callback.on_epoch_end, "__func__", None) is not Callback.on_epoch_end
+
+
+def visited_by_a_row(network: Network, data: Data) -> int:
+    """Return how many parameters a row is multiplied with: of sparse ones, for its non-zeros."""
+    inputs, count = data.inputs, parameter_count(network.sizes)
+    if not isinstance(inputs, SparseRows):
+        return count
+    return count + (len(inputs.values) // len(inputs) - inputs.n_in) * network.sizes[1]
 
 
 def most_seconds(parameters: int, rows: int) -> float:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
+from fastmlp.backend.choice import choose, settled
+from fastmlp.backend.registry import get
+from fastmlp.exchange.chains import Parts
+from fastmlp.exchange.portable import Portable
 from fastmlp.model.backend import Backend
-from fastmlp.model.layout import layer_views
+from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.network import Network
-from fastmlp.training.data import clean_inputs
+from fastmlp.model.optimizers import SGD
+from fastmlp.model.sparse import Inputs
+from fastmlp.training.data import clean_inputs, floating_dtype
 
 
-class Model:
-    """A network with its parameters.
+class Model(Portable):
+    """A network with its parameters; `to_..` and `from_..` exchange it with other programs.
 
     Attributes
     ----------
@@ -40,6 +46,15 @@ class Model:
         self.stop_reason = stop_reason
         self._backend = backend
 
+    @classmethod
+    def assembled(cls, parts: Parts, backend: str) -> Self:
+        """Return a model of a network and its parameters, untrained; backend as for `fit`."""
+        dtype = floating_dtype(None, np.empty(0, np.result_type(np.float32, *parts.weights, *parts.biases)))
+        # Any optimiser and batch: it predicts only, and a program of its own would not be repaid.
+        chosen = choose(backend, parts.network, SGD(), 1, dtype, None, 0)
+        parameters = flatten(parts.weights, parts.biases, parts.network, dtype)
+        return cls(parts.network, parameters, {"loss": []}, settled(chosen), None)
+
     @property
     def backend(self) -> str:
         """Name of the backend that trained the model and predicts with it."""
@@ -55,12 +70,12 @@ class Model:
         """Per layer the biases (n_out,), views into `parameters`."""
         return [biases for _, biases in layer_views(self.parameters, self.network.sizes)]
 
-    def predict(self, X: ArrayLike) -> NDArray[Any]:
+    def predict(self, X: Any) -> NDArray[Any]:
         """Return the network's output for every row.
 
         Parameters
         ----------
-        X : (rows, n_in) array of finite real numbers
+        X : (rows, n_in) array, or sparse matrix of SciPy's, of finite real numbers
 
         Returns
         -------
@@ -73,10 +88,10 @@ class Model:
         """
         return self.forward(clean_inputs("X", X, self.network.sizes[0], self.parameters.dtype))
 
-    def forward(self, inputs: NDArray[Any]) -> NDArray[Any]:
+    def forward(self, inputs: Inputs) -> NDArray[Any]:
         """Return the output for inputs (rows, n_in) that are known to be clean, without a check.
 
-        Clean is C-contiguous, finite, of the model's dtype, and at least one row.
+        Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, and at least one row.
         """
         out = np.empty((inputs.shape[0], self.network.sizes[-1]), self.parameters.dtype)
         self._backend.predict(self.network, self.parameters, inputs, out)
@@ -86,8 +101,6 @@ class Model:
         return {**self.__dict__, "_backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from fastmlp.backend.registry import get
-
         self.__dict__.update(state, _backend=get(state["_backend"]))
 
     def __repr__(self) -> str:

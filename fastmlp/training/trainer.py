@@ -31,12 +31,13 @@ from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
 from fastmlp.training.callbacks import Callback, Progress
 from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights, take
+from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
+from fastmlp.training.sparse_data import inputs_of_steps
 
 Array = NDArray[Any]
-Validation = float | tuple[ArrayLike, ArrayLike] | tuple[ArrayLike, ArrayLike, ArrayLike]
+Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
 
 class Streams:
@@ -55,7 +56,7 @@ STREAMS = ("initial", "split", "order", "dropout")
 
 def fit(
     network: Network,
-    X: ArrayLike,
+    X: Any,
     y: ArrayLike,
     *,
     optimizer: Optimizer | None = None,
@@ -78,9 +79,9 @@ def fit(
     Parameters
     ----------
     network : Network
-    X : (rows, n_in) array of finite real numbers; never changed
+    X : (rows, n_in) array, or sparse matrix or array of SciPy's, of finite real numbers; never changed
     y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
-    optimizer : SGD, RMSprop, Adam, AdamW, or what a `Rule` of your own makes; Adam() if None
+    optimizer : SGD, RMSprop, Adam, AdamW, SparseAdam, or what a `Rule` of your own makes; Adam() if None
     epochs : int, at least 0
     batch_size : int or None
         Rows to a step, at least 1; the last batch of an epoch may be shorter. None: all rows.
@@ -173,11 +174,12 @@ def fit(
     if saved:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
         checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
+    given = data._replace(inputs=inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs))
     plan = Plan(
         network=network,
         optimizer=optimizer,
         backend=chosen,
-        data=data,
+        data=given,
         held_out=held_out,
         epochs=epochs,
         batch_size=batch_size,
@@ -292,7 +294,7 @@ def _split(
     for what, chosen in (("training", train_rows), ("validation", held_rows)):
         if not data.weights[chosen].any():
             raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
-    return take(data, train_rows), take(data, held_rows)
+    return data.take(train_rows), data.take(held_rows)
 
 
 def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: np.dtype[Any]) -> Data:

@@ -217,3 +217,13 @@ def wide_vectors(typing_context):
         return context.get_dummy_value()
 
     return types.none(), emit
+
+
+@intrinsic
+def trailing_zeros(typing_context, word):
+    """Return how many of the lowest bits of a uint64 are 0; of 0 itself anything."""
+
+    def emit(context, builder, signature, values):
+        return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
+
+    return types.int64(types.uint64), emit

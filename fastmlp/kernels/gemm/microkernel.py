@@ -176,7 +176,7 @@ def emit_tiles(
             for m in reversed(range(rows)):
                 result = v.shift(place, m * v.itemsize)
                 results.insert((m + 1) * vectors, (result, result, lane))
-        starts = _starts(v, started, results, spreads)
+        starts = starts_of(v, started, results, spreads)
 
         def rows_of_b(b, terms):
             """So many rows of B, each a list of vectors."""
@@ -230,10 +230,10 @@ def emit_tiles(
         if len(ends) == 1:
             store(*ends.values())
         else:
-            _switch(build, o.finish, {code: partial(store, end) for code, end in ends.items()})
+            switched(build, o.finish, {code: partial(store, end) for code, end in ends.items()})
 
 
-def _starts(v, started, results, spreads):
+def starts_of(v, started, results, spreads):
     """What the chains of results begin with.
 
     A branch, not loads under an empty mask: a masked-off load of an unmapped page (null) is
@@ -252,7 +252,7 @@ def _starts(v, started, results, spreads):
     return [joined(build, (v.zero, before), (value, loads)) for value in loaded]
 
 
-def _switch(build, code, cases):
+def switched(build, code, cases):
     """Write what a code stands for, the first of the cases if it is none of theirs."""
     blocks, done = [build.append_basic_block("case") for _ in cases], build.append_basic_block("done")
     choice = build.switch(code.value, blocks[0])

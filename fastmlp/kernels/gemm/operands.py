@@ -46,19 +46,24 @@ def of_arrays(emit):
 
 
 @of_arrays
-def product_of_rows(x, order, first, rows, w, packing, panel, b, out, finish, across):
-    """Rows first, .. of out = x[order] @ w + b, so many; with an empty order, of x @ w + b."""
-    builder = x.builder
+def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, finish, across):
+    """Rows first, .. of out = x[order] @ w + b, so many; with an empty order, of x @ w + b.
+
+    The terms of inputs k, k + 1, .., so many; they go on from those before, which wait in out.
+    """
+    builder, begins = x.builder, k.equals(0).value
     product_of = functools.partial(
-        multiply, builder, dtype=x.kind.dtype, b=w.data, c=out.at(first), rows=rows, columns=w.columns,
-        depth=w.rows, a_row=x.row, a_step=x.itemsize, b_row=w.row, c_row=out.row, panel=panel.data,
-        start=b.data, finish=finish, packing=packing, across=across,
+        multiply, builder, dtype=x.kind.dtype, b=w.at(k), c=out.at(first), rows=rows, columns=w.columns,
+        depth=terms, a_row=x.row, a_step=x.itemsize, b_row=w.row, c_row=out.row, panel=panel.data,
+        start=builder.select(begins, b.data, out.at(first)),
+        start_row=builder.select(begins, INT(0), out.row.value),
+        finish=finish, packing=packing, across=across,
     )  # fmt: skip
     with builder.if_else((order.columns > 0).value) as (ordered, straight):
         with ordered:
-            product_of("rows", a=x.data, order=order.at(0, first), known=order.columns - first)
+            product_of("rows", a=x.at(0, k), order=order.at(0, first), known=order.columns - first)
         with straight:
-            product_of("strided", a=x.at(first))
+            product_of("strided", a=x.at(first, k))
 
 
 @of_arrays

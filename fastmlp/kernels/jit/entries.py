@@ -19,6 +19,9 @@ from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler
 from fastmlp.kernels.variant import Bound, Variant
+from fastmlp.model.losses import loss_of
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
 from fastmlp.system.compiling import compiling
 
 ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
@@ -39,6 +42,13 @@ def name_of(digest: str, bound: Bound) -> str:
     return f"train_chunk@{'-'.join(map(str, bound.sizes))}_{constants}"
 
 
+@lru_cache(maxsize=64)
+def pieces_of(network: Network, optimizer: Optimizer) -> str:
+    """Return the names of what a training calls machine code for, beside its program."""
+    parts = *network.activations, loss_of(network.loss), optimizer.rule
+    return ",".join(getattr(part, "key", str(part)) for part in parts)
+
+
 class Entries:
     """A variant's entry points.
 
@@ -49,7 +59,7 @@ class Entries:
     def __init__(self, name: str, load: Callable[[], Variant], lasting: bool) -> None:
         self._name, self._load, self._lasting = name, load, lasting
         self._entries: dict[tuple[str, str], Entry] = {}
-        self._ready: set[tuple[str, str, str]] = set()
+        self._ready: set[tuple[str, str, Bound | None]] = set()
         self.of_network = lru_cache(MOST_BOUND)(self._of_network)
 
     def get(self, template: str, dtype: str) -> Entry:
@@ -68,25 +78,30 @@ class Entries:
             lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
         )  # fmt: skip
 
-    def is_ready(self, dtype: str, pieces: str, bound: Bound | None) -> bool:
+    def is_ready(self, network: Network, optimizer: Optimizer, dtype: str, bound: Bound | None) -> bool:
         """Whether a training finds its machine code on the disk, or in this process.
 
-        pieces : names of what its network and optimiser are made of
         bound : the program of the network alone, if it has one
         """
-        name = self._training(bound)
-        key = name, dtype, pieces
-        if name and key not in self._ready:
+        key = pieces_of(network, optimizer), dtype, bound
+        if key not in self._ready:
+            name, pieces = self._training(bound), key[0]
             marks = [pieces, EVERY] if bound is None and OWN.issuperset(pieces.split(",")) else [pieces]
-            if any(store.is_marked(name, f"{dtype} {mark}") for mark in marks):
-                self._ready.add(key)
-        return key in self._ready
+            if not name or not any(store.is_marked(name, f"{dtype} {mark}") for mark in marks):
+                return False
+            self._ready.add(key)
+        return True
 
-    def mark_ready(self, dtype: str, pieces: str, bound: Bound | None) -> None:
+    def mark_ready(self, network: Network, optimizer: Optimizer, dtype: str, bound: Bound | None) -> None:
         """Have it said, after a training."""
-        name = self._training(bound)
-        self._ready.add((name, dtype, pieces))
-        store.mark(name, f"{dtype} {pieces}")
+        key = pieces_of(network, optimizer), dtype, bound
+        if key not in self._ready:
+            self._ready.add(key)
+            store.mark(self._training(bound), f"{dtype} {key[0]}")
+
+    def mark_ready_for_all(self, dtype: str) -> None:
+        """Have it said of all trainings with pieces of fastmlp's own, after all pieces were called."""
+        store.mark(self._training(None), f"{dtype} {EVERY}")
 
     def _training(self, bound: Bound | None) -> str:
         """Return the name of the program of a training, "" if it is not known."""
@@ -149,10 +164,8 @@ MEASURED = "seconds of one network's program"
 """What the seconds are kept as that the last of these compilations took on this machine."""
 
 
-def about_seconds(of_network: bool) -> float:
-    """Return how long compiling a training's program takes on this machine, about."""
-    if not of_network:
-        return ABOUT_SECONDS["train_chunk"]
+def about_seconds_of_a_network() -> float:
+    """Return how long compiling the program of one network takes on this machine, about."""
     return float(store.names().get(MEASURED) or ABOUT_SECONDS_OF_A_NETWORK)
 
 

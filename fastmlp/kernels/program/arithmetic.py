@@ -10,6 +10,9 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - Products are one chain of fma for each element, k ascending. Logits begin with the bias, k over the inputs;
   the delta of the layer below begins with 0, k over the units; a weight's gradient with 0, k over the rows of
   the batch. Where a chain is cut, the next part begins with what the one before has stored.
+- Sparse inputs have the same chains without the terms whose factor is 0: these change no bit but the sign
+  of a zero. Rows of weights that take no step, since no row of the batch has a number for them, are as after
+  a step along a gradient of 0: the first step of a call makes 0 of subnormal ones.
 - Bias gradients begin with 0, and the rows of the batch are added one by one.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then it is divided by `value_divisor`;
   then the sum of the layers' penalties, the first layer's first, is added. A part is summed by halves, row i
@@ -23,8 +26,8 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 
-`specialized` follows it, with exceptions; `variant.Bound.exact` says of a network's program whether it is none
-of them. In the first two the last bits of parameters differ, some eps a step, in the others only those of the
+`specialized` follows it, with exceptions; `variant.Bound.exact` says whether a network's program is none of
+them. In the first two the last bits of parameters differ, some eps a step, in the others only those of the
 loss that is told:
 
 - networks that live in registers (`small.registers`): a lane is a row, and gradients are sums over lanes, as

@@ -93,6 +93,7 @@ RULE = np.dtype(
         ("code", np.int64),
         ("clip_norm", np.float64),
         ("rate_factor", np.float64),
+        ("touched_only", np.bool_),
         ("constants", np.float64, (MOST_CONSTANTS + 1,)),
     ],
     align=True,
@@ -100,6 +101,7 @@ RULE = np.dtype(
 """An optimiser in numbers, for one layer.
 
 rate_factor : of the layer's rates; 0 freezes it
+touched_only : see `fastmlp.model.rules.Rule`
 code : of its rule; constants : what the rule's formula is told, see `Optimizer.constants`
 """
 
@@ -111,6 +113,9 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "gradients": (None, ("size",)),
     "moments": (None, (2, "size")),
     "inputs": (None, ("samples", "n_in")),
+    "indptr": (np.int64, ("bounds",)),
+    "indices": (np.int32, ("stored",)),
+    "values": (None, ("stored",)),
     "targets": (None, ("samples", "n_out")),
     "weights": (None, ("samples",)),
     "order": (np.int64, ("visits",)),
@@ -123,6 +128,13 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "memory": (None, ("length",)),
     "sums": (np.float64, ("batch",)),
     "barrier": (np.int64, (BARRIER,)),
+    "touched": (np.bool_, ("marks",)),
+    "list_counts": (np.int32, ("n_in",)),
+    "list_marks": (np.uint64, ("words",)),
+    "list_columns": (np.int64, ("listed",)),
+    "list_starts": (np.int64, ("listed",)),
+    "list_samples": (np.int32, ("all_terms",)),
+    "list_numbers": (None, ("all_terms",)),
 }
 """Arrays of a call by name: the dtype, None for that of the network's numbers, and the shape, by numbers of
 the call.
@@ -130,11 +142,14 @@ the call.
 layers, objective : as in `Shape`; rules : RULE
 parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
 inputs, targets, weights : as in `fastmlp.model.backend.Data`
+indptr, indices, values : in the place of dense inputs, as in `fastmlp.model.sparse.SparseRows`
 order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`; losses : written, a step's
 objective
 out : predictions, written
 memory : all buffers for a batch; sums : partial sums of its loss
 barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
+touched : for an update alone, which rows of the first layer's weights take it; without marks all do
+list_counts, .. : of sparse inputs, what `columns.list_columns` writes; zeros in the first two
 """
 
 BUFFERS = (
@@ -152,6 +167,7 @@ private : (workers, private_length), `variant.Bound.private`, for what a program
 
 NUMBERS = (
     *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
+    *("bounds", "stored", "marks", "words", "listed", "terms", "all_terms"),
     *BUFFERS,
     *("scratch_length", "slice_length", "private_length"),
 )
@@ -161,6 +177,10 @@ depth : layers; size : parameters; samples : rows of the inputs; n_in, n_out : o
 visits : rows of the order, 0 if the inputs are visited as they stand
 steps : of the call; step : steps that were taken before; key : of the dropout masks
 batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
+bounds : numbers in indptr, 0 where inputs are dense; stored : non-zeros
+marks : n_in where it is told what is touched, else 0
+words : n_in / 64, and two more for each worker; listed : n_in, and one more for each worker
+terms : the most non-zeros of a step; all_terms : of all workers
 """
 
 WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}

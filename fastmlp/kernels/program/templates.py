@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 from numba import types
 
 from fastmlp.formulas.numbers import at_most, where
@@ -41,6 +42,7 @@ from fastmlp.kernels.codegen.views import (
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RELU, RULE_CODES, SGD, Codes
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
+from fastmlp.kernels.program.columns import list_columns
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
 
 BLOCK_ROWS = 128
@@ -48,6 +50,14 @@ BLOCK_ROWS = 128
 
 STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
 """Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
+
+
+MOST_IDLE = 8
+"""Where columns may have so many numbers in a batch on the average, nearly all have one: all are listed."""
+
+
+LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float(np.finfo("f8").tiny), 256
+"""The least normal numbers, and how many are looked at together."""
 
 
 class Piece(NamedTuple):
@@ -86,6 +96,9 @@ def apply_rule_one(rate, constants, t, g, p, first, second):
 PIECES = {
     **dict.fromkeys(("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather"), Piece()),
     **dict.fromkeys(("affine_rows", "weight_gradient_rows", "input_gradient_rows"), Piece()),
+    **dict.fromkeys(("affine_sparse", "weight_gradient_sparse", "list_columns", "flush"), Piece()),
+    **dict.fromkeys(("scatter",), Piece()),
+    **dict.fromkeys(("affine_sparse_rows", "weight_gradient_sparse_rows", "columns_step"), Piece()),
     "activate": Piece(codes=ACTIVATION_CODES, constant=activate_one),
     "activate_gradient": Piece(codes=ACTIVATION_CODES, constant=activate_gradient_one),
     **dict.fromkeys(("output_loss", "wide_output_loss"), Piece(types.float64, LOSS_CODES, output_loss_one)),
@@ -175,6 +188,18 @@ def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, 
     weight_gradient(x, delta, scratch, out)
 
 
+def affine_sparse_rows(indptr, indices, values, order, w, b, out, relu):
+    """As `affine_sparse`, and max(., 0) of it where `relu`."""
+    affine_sparse(indptr, indices, values, order, w, b, out)
+    if relu:
+        activate(RELU, out, out)
+
+
+def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, descend, rate, l2):
+    """As `weight_gradient_sparse`, without a step."""
+    weight_gradient_sparse(starts, samples, numbers, columns, delta, out)
+
+
 # --- the phases of a step -------------------------------------------------------------------------
 
 
@@ -190,6 +215,13 @@ def inputs_of(call, start, rows):
     return matrix(call.memory, call.batch_inputs, rows, call.n_in), no_order()
 
 
+def sparse_inputs_of(call, start, rows):
+    """Return the indptr of a batch's sparse inputs, and its order, as `inputs_of` does."""
+    if call.visits == 0:
+        return vector(call.indptr, start, rows + 1), no_order()
+    return call.indptr, vector(call.order, start, rows)
+
+
 def rows_forward(call, start, rows, first, last, step, worker):
     """Take rows [first, last) of a batch of `rows` rows through all layers, up to the last one's logits.
 
@@ -198,7 +230,8 @@ def rows_forward(call, start, rows, first, last, step, worker):
     """
     layers, parameters, memory = call.layers, call.parameters, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
-    if call.visits > 0 and not streams():
+    sparse = call.bounds > 0
+    if call.visits > 0 and not streams() and not sparse:
         visited = vector(call.order, start + first, last - first)
         gather(call.inputs, visited, rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last))
     source, order = inputs_of(call, start, rows)
@@ -207,7 +240,11 @@ def rows_forward(call, start, rows, first, last, step, worker):
         w, b = weights_of(parameters, here), biases_of(parameters, here)
         relu = hidden & (here.activation == RELU)
         z = units_of(memory, chosen(relu, call.activations, call.logits), here, rows)
-        affine_rows(source, order, w, b, z, first, last, relu, scratch)
+        if layer == 0 and sparse:
+            indptr, some = sparse_inputs_of(call, start + first, last - first)
+            affine_sparse_rows(indptr, call.indices, call.values, some, w, b, rows_of(z, first, last), relu)
+        else:
+            affine_rows(source, order, w, b, z, first, last, relu, scratch)
         order = no_order()
         if hidden:
             source = units_of(memory, call.activations, here, rows)
@@ -287,6 +324,9 @@ def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, worke
         delta, n_out = units_of(memory, call.deltas, here, rows), here.n_out
         w, dw = weights_of(call.parameters, here), weights_of(gradients, here)
         first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
+        if layer == 0 and call.bounds > 0:
+            columns_step(call, start, rows, step, l1, l2, rate, first, last, worker)
+            first = last
         own_rate = rate * rule.rate_factor
         r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
         # A worker may have no rows of a layer with few inputs, and a range no step of 0.
@@ -310,6 +350,120 @@ def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, worke
                 update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, db)
 
 
+def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
+    """As `weights_step`, for rows [first, last) of the first layer's weights, where inputs are sparse.
+
+    Those that the batch does not touch are left out where their step would change nothing, or shall not be.
+    """
+    here, rule, memory = call.layers[0], call.rules[0], call.memory
+    n_out, width = here.n_out, last - first
+    clipped = rule.clip_norm < UNBOUNDED
+    kept = clipped | (not streams())
+    plain = (rule.code == SGD) & (l1 == 0) & (not kept)
+    touched = rule.touched_only & (not clipped)
+    few = touched | (plain & (l2 == 0) & (MOST_IDLE * width > call.terms))
+    indptr, order = sparse_inputs_of(call, start, rows)
+    marks = vector(call.list_marks, first // 64 + 2 * worker, whole(width, 64))
+    columns = vector(call.list_columns, first + worker, width + 1)
+    starts = vector(call.list_starts, first + worker, width + 1)
+    samples = vector(call.list_samples, worker * call.terms, call.terms)
+    numbers = vector(call.list_numbers, worker * call.terms, call.terms)
+    list_columns(
+        indptr, call.indices, call.values, order, rows, first, last, here.n_in, not few,
+        vector(call.list_counts, first, width), marks, columns, starts, samples, numbers,
+    )  # fmt: skip
+    listed, every = columns[width], vector(columns, 0, 0)
+    delta = units_of(memory, call.deltas, here, rows)
+    w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
+    own_rate = rate * rule.rate_factor
+    r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
+    if plain:
+        if few and step == call.step:
+            # As a step along a gradient of 0 does; later there are none.
+            flush(vector(w, first * n_out, width * n_out), w.dtype.type(1))
+        those, ends = vector(columns, 0, listed), vector(starts, 0, listed + 1)
+        weight_gradient_sparse_rows(ends, samples, numbers, those, delta, w, True, r, decay)
+        return
+    slices = call.slices + worker * call.slice_length
+    together = chosen(kept, listed + 1, slice_of(call.slice_length, n_out))
+    together = chosen(touched, call.slice_length // (4 * n_out), together)
+    for t in range(0, listed, together):
+        count = lesser(together, listed - t)
+        at = first + t  # where all columns are listed
+        g = matrix(memory, slices, count, n_out) if touched or not kept else rows_of(dw, at, at + count)
+        ends = vector(starts, t, count + 1)
+        weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, False, r, decay)
+        if touched:
+            following = lesser(t + 2 * together, listed)
+            step_rows(
+                call, step, l1, l2, own_rate, vector(columns, t, following - t), count, g, slices + g.size
+            )
+            continue
+        if l1 > 0 or l2 > 0:
+            penalty_gradient(l1, l2, rows_of(w, at, at + count), g)
+        if not clipped:
+            update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+
+
+def step_rows(call, step, l1, l2, rate, some, count, g, at):
+    """Apply the gradients g (count, n_out) to rows some[:count] of the first layer's weights.
+
+    The rows and their moments are copied side by side, so that the constants of the rule are computed once.
+    some : int64; then come the next rows, which are asked for
+    at : where the memory has room for three times as many numbers as g has
+    """
+    here, rule, moments = call.layers[0], call.rules[0], call.moments
+    n_out, size, columns = here.n_out, g.size, vector(some, 0, count)
+    p = matrix(call.memory, at, count, n_out)
+    first, second = (
+        matrix(call.memory, at + size, count, n_out),
+        matrix(call.memory, at + 2 * size, count, n_out),
+    )
+    w = weights_of(call.parameters, here)
+    every_first = matrix(moments, here.weights, here.n_in, n_out)
+    every_second = matrix(moments, moments.shape[1] + here.weights, here.n_in, n_out)
+    prefetch_rows(w, some, count, len(some))
+    prefetch_rows(every_first, some, count, len(some))
+    prefetch_rows(every_second, some, count, len(some))
+    gather(w, columns, p)
+    gather(every_first, columns, first)
+    gather(every_second, columns, second)
+    if l1 > 0 or l2 > 0:
+        penalty_gradient(l1, l2, p, g)
+    apply_rule(
+        rule.code, rate, constants_of(rule), float(step + 1),
+        vector(g, 0, size), vector(p, 0, size), vector(first, 0, size), vector(second, 0, size),
+    )  # fmt: skip
+    scatter(p, columns, w)
+    scatter(first, columns, every_first)
+    scatter(second, columns, every_second)
+
+
+def scatter(rows, places, out):
+    """out (.., columns) at places (n,) = rows (n, columns)."""
+    columns = rows.shape[1]
+    for i in range(len(places)):
+        source, target = vector(rows, i * columns, columns), vector(out, places[i] * columns, columns)
+        for j in range(columns):
+            target[j] = source[j]
+
+
+def flush(numbers, one):
+    """numbers *= 1, which makes 0 of subnormal ones. As an argument: LLVM leaves out what it knows to be 1.
+
+    Where a few of them may be: it reads twice as fast as it writes.
+    """
+    least = LEAST_DOUBLE if numbers.itemsize == 8 else LEAST_SINGLE
+    for start in range(0, len(numbers), FLUSHED_TOGETHER):
+        some = vector(numbers, start, lesser(FLUSHED_TOGETHER, len(numbers) - start))
+        found = False
+        for i in range(len(some)):
+            found |= abs(some[i]) < least
+        if found:
+            for i in range(len(some)):
+                some[i] *= one
+
+
 def update_part(call, rule, step, rate, start, g):
     """Apply the gradient g (n,) to the n parameters that begin at `start`; step counts the updates before."""
     n, moments = len(g), call.moments
@@ -331,8 +485,15 @@ def update_all(call, step, rate, bias_rate):
     for layer in range(len(layers)):
         here, rule = layers[layer], rules[layer]
         if rule.rate_factor != 0:
-            of_weights = vector(gradients, here.weights, here.biases - here.weights)
-            update_part(call, rule, step, rate * rule.rate_factor, here.weights, of_weights)
+            own_rate = rate * rule.rate_factor
+            if layer == 0 and rule.touched_only and call.marks > 0:
+                for k in range(here.n_in):
+                    if call.touched[k]:
+                        at = here.weights + k * here.n_out
+                        update_part(call, rule, step, own_rate, at, vector(gradients, at, here.n_out))
+            else:
+                of_weights = vector(gradients, here.weights, here.biases - here.weights)
+                update_part(call, rule, step, own_rate, here.weights, of_weights)
             of_biases = vector(gradients, here.biases, here.end - here.biases)
             update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, of_biases)
 

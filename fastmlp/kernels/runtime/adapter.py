@@ -30,6 +30,7 @@ from fastmlp.kernels.runtime.validation import (
     check_array,
     check_chunk,
     check_data,
+    check_inputs,
     check_parameters,
     check_state,
 )
@@ -41,6 +42,7 @@ from fastmlp.model.layout import LayerSlices, layer_slices
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, check_optimizer
+from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
@@ -65,19 +67,20 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
     for module in choice.libraries:
         importlib.import_module(module)
 
-    def predict(network: Network, parameters: Array, inputs: Array, out: Array) -> None:
+    def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
         batch = rows if rows < BATCH_ROWS else BATCH_ROWS
         _, shape, idle, _ = prediction_of(network, parameters)
         check_parameters(shape, parameters)
-        check_array("inputs", inputs, (rows, network.sizes[0]), dtype)
+        check_inputs(inputs, rows, network.sizes[0], dtype)
         check_array("out", out, (rows, network.sizes[-1]), dtype)
         try:
             work = idle.pop()
         except IndexError:
             work = None
-        if work is None or work.batch < batch or work.entries is not entries:
-            work = Reusable(entries, network, shape, parameters, batch)
+        sizes = sizes_of(network, inputs)
+        if work is None or work.batch < batch or work.sizes != sizes or work.entries is not entries:
+            work = Reusable(entries, sizes, shape, parameters, batch)
         try:
             work.predict(inputs, out)
         finally:
@@ -91,8 +94,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         batch = min(BATCH_ROWS, len(data.inputs))
         losses = np.empty(1)
         arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
-        work = workspace(network, batch, 1, parameters.dtype)
-        call = call_of(shape, work, batch, parameters=parameters, **data._asdict(), **arrays)
+        work = workspace(sizes_of(network, data.inputs), batch, 1, parameters.dtype)
+        call = call_of(shape, work, batch, parameters=parameters, **told_of(data), **arrays)
         entries.get("evaluate", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
@@ -110,8 +113,9 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             "totals": data.weights.sum(dtype=np.float64, keepdims=True), "rates": np.zeros((1, 2)),
             "starts": np.zeros(1, np.int64), "stops": np.full(1, rows),
         }  # fmt: skip
-        work = workspace(network, rows, 1, parameters.dtype)
-        call = call_of(shape, work, rows, steps=1, step=step, key=key, **data._asdict(), **arrays)
+        work = workspace(sizes_of(network, data.inputs), rows, 1, parameters.dtype)
+        arrays |= lists_for(data.inputs, rows, 1)
+        call = call_of(shape, work, rows, steps=1, step=step, key=key, **told_of(data), **arrays)
         entries.get("gradient", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
@@ -121,12 +125,16 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         state: TrainState,
         rate: float,
         bias_rate: float,
+        touched: NDArray[np.bool_] | None = None,
     ) -> TrainState:
         shape = shape_of(network)
         check_state(shape, state)
         *arrays, step = state
         given: dict[str, Any] = dict(zip(TrainState._fields, arrays, strict=False))
         given |= {"rules": rules_of(optimizer, len(shape.layers)), "rates": np.array([[rate, bias_rate]])}
+        if touched is not None:
+            check_array("touched", touched, (network.sizes[0],), np.bool_)
+            given |= {"touched": touched, "marks": len(touched)}
         call = call_of(shape, None, 0, step=step, steps=1, **given)
         entries.get("update", NAMES[state.parameters.dtype])(call.address)
         return state._replace(step=step + 1)
@@ -145,25 +153,77 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         check_state(shape, state)
         check_data(shape, data, dtype)
         check_chunk(chunk, losses)
+        if optimizer.rule.touched_only and not isinstance(data.inputs, SparseRows):
+            data = data._replace(inputs=SparseRows.of(data.inputs))
         rows, workers = chunk.batch_size, 1
+        work_of_step = Work.of(network, optimizer, rows, dtype, threads)
+        bound = None
+        if isinstance(data.inputs, SparseRows):
+            work_of_step = work_of_step.with_inputs(len(data.inputs.values) // len(data.inputs))
+        elif choice.specialize is not None:
+            bound = choice.specialize(network, optimizer, rows, dtype)
         if choice.workers is not None:
-            workers = choice.workers(Work.of(network, optimizer, rows, dtype, threads))
-        bound = choice.specialize and choice.specialize(network, optimizer, rows, dtype)
+            workers = choice.workers(work_of_step)
         if bound:
             entry, workers = entries.of_network(bound, NAMES[dtype]), min(workers, bound.most_workers)
         else:
             entry = entries.get("train_chunk", NAMES[dtype])
-        work = workspace(network, rows, workers, dtype, bound.private if bound else 0)
-        barrier, given = np.zeros(BARRIER, np.int64), {**state._asdict(), **data._asdict(), **chunk._asdict()}
+        sizes = sizes_of(network, data.inputs)
+        work = workspace(sizes, rows, workers, dtype, bound.private if bound else 0)
+        barrier, given = np.zeros(BARRIER, np.int64), {**state._asdict(), **told_of(data), **chunk._asdict()}
         del given["batch_size"]
+        given |= lists_for(data.inputs, rows, workers)
         call = call_of(
             shape, work, rows, steps=len(losses), visits=len(chunk.order), key=key, losses=losses,
             rules=rules_of(optimizer, len(shape.layers)), barrier=barrier, **given,
         )  # fmt: skip
         run(functools.partial(entry, call.address), workers, barrier)
+        entries.mark_ready(network, optimizer, NAMES[dtype], bound)
         return state._replace(step=state.step + len(losses))
 
     return Backend(name, predict, evaluate, gradient, update, train_chunk)
+
+
+def sizes_of(network: Network, inputs: Inputs) -> tuple[int, ...]:
+    """Return the units of every layer, as `workspace.lengths` takes them."""
+    return (0, *network.sizes[1:]) if isinstance(inputs, SparseRows) else network.sizes
+
+
+def told_of(data: Data) -> dict[str, Any]:
+    """Return what a call is told of rows, by names in `fastmlp.kernels.program.records`."""
+    told = data._asdict() | {"samples": len(data.inputs)}
+    if isinstance(data.inputs, SparseRows):
+        told |= sparse_told(told.pop("inputs"))
+    return told
+
+
+def sparse_told(inputs: SparseRows) -> dict[str, Any]:
+    """Return what a call is told in the place of dense inputs."""
+    arrays = dict(zip(("indptr", "indices", "values"), inputs.arrays, strict=True))
+    return {**arrays, "bounds": len(inputs.indptr), "stored": len(inputs.values)}
+
+
+def lists_for(inputs: Inputs, rows: int, workers: int) -> dict[str, Any]:
+    """Return what a call lists the columns of sparse rows in, so many at a time; of dense ones nothing."""
+    if not isinstance(inputs, SparseRows):
+        return {}
+    terms = inputs.most(rows)
+    if terms >= MOST_TERMS:
+        raise ValueError(
+            f"a batch may have {MOST_TERMS - 1} non-zeros, {rows} rows have up to {terms}; take fewer rows"
+        )
+    words, listed, all_terms = inputs.n_in // 64 + 2 * workers, inputs.n_in + workers, workers * terms
+    return {
+        "terms": terms, "words": words, "listed": listed, "all_terms": all_terms,
+        "list_marks": np.zeros(words, np.uint64),
+        "list_counts": np.zeros(inputs.n_in, np.int32), "list_columns": np.empty(listed, np.int64),
+        "list_starts": np.empty(listed, np.int64), "list_samples": np.empty(all_terms, np.int32),
+        "list_numbers": np.empty(all_terms, inputs.dtype),
+    }  # fmt: skip
+
+
+MOST_TERMS = 2**31
+"""The non-zeros of a batch are counted in 32 bits."""
 
 
 def call_of(shape: Shape, work: Workspace | None, batch: int, **given: Any) -> Call:
@@ -172,7 +232,7 @@ def call_of(shape: Shape, work: Workspace | None, batch: int, **given: Any) -> C
     batch : the most rows of a step, for which there is room in `work`
     given : arrays and numbers by their names in `fastmlp.kernels.program.records`
     """
-    given |= {**shape.words, "batch": batch, "samples": len(given.get("inputs", ()))}
+    given |= {**shape.words, "batch": batch}
     if work is not None:
         given |= {"length": work.memory.size, **work.numbers, "memory": work.memory, "sums": np.empty(batch)}
     rules: Rules | None = given.get("rules")
@@ -218,16 +278,17 @@ class Reusable:
     """The call of a model's predictions, for the next ones where it is kept: allocating takes 7 us.
 
     entries : of the backend that predicts; batch : rows that it has room for at a time
-    kept : whether it may lie idle
+    sizes : as `sizes_of` gives them, for inputs that it has room for; kept : whether it may lie idle
     """
 
-    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept")
+    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept", "sizes")
 
     def __init__(
-        self, entries: Entries, network: Network, shape: Shape, parameters: Array, batch: int
+        self, entries: Entries, sizes: tuple[int, ...], shape: Shape, parameters: Array, batch: int
     ) -> None:
-        work = workspace(network, batch, 1, parameters.dtype, predicting=True)
+        work = workspace(sizes, batch, 1, parameters.dtype, predicting=True)
         self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
+        self.sizes = sizes
         self._call = call_of(shape, work, batch)
         self._call.words[PARAMETERS] = address_of(parameters)  # not held: with them goes what leads here
         self.batch, self.bytes = batch, work.memory.nbytes
@@ -240,14 +301,21 @@ class Reusable:
         if not self.kept:
             del _kept[id(self)]
 
-    def predict(self, inputs: Array, out: Array) -> None:
+    def predict(self, inputs: Inputs, out: Array) -> None:
         """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
         words = self._call.words
-        words[INPUTS], words[OUT], words[SAMPLES] = address_of(inputs), address_of(out), len(inputs)
+        words[OUT], words[SAMPLES] = address_of(out), len(inputs)
+        if isinstance(inputs, SparseRows):
+            for name, told in sparse_told(inputs).items():
+                words[WORDS[name]] = address_of(told) if isinstance(told, np.ndarray) else told
+        else:
+            words[INPUTS], words[BOUNDS] = address_of(inputs), 0
         self._entry(self._call.address)
 
 
-PARAMETERS, INPUTS, OUT, SAMPLES = (WORDS[name] for name in ("parameters", "inputs", "out", "samples"))
+PARAMETERS, INPUTS, BOUNDS, OUT, SAMPLES = (
+    WORDS[name] for name in ("parameters", "inputs", "bounds", "out", "samples")
+)
 
 _kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary()
 """By their ids, those that lie idle, or will when their predictions are made."""
@@ -307,6 +375,7 @@ def rules_of(optimizer: Optimizer, layers: int) -> Rules:
     rules = np.zeros(layers, RULE)
     rules["clip_norm"] = UNBOUNDED if optimizer.clip_norm is None else optimizer.clip_norm
     rules["code"] = RULE_CODES.code(optimizer.rule)
+    rules["touched_only"] = optimizer.rule.touched_only
     for layer, rule in enumerate(rules):
         rule["rate_factor"] = optimizer.rate_factor(layer)
         constants = optimizer.of_layer(layer).constants

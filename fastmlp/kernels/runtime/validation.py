@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
@@ -24,6 +25,21 @@ def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLik
             f"{what} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, "
             f"got {array.dtype} of {array.shape}{order}"
         )
+
+
+def check_inputs(inputs: Inputs, rows: int, n_in: int, dtype: DTypeLike) -> None:
+    """Raise ValueError unless these are so many rows, dense or sparse, of a network's width.
+
+    What indptr and indices hold is the caller's word, as the values of an order are.
+    """
+    if not isinstance(inputs, SparseRows):
+        check_array("inputs", inputs, (rows, n_in), dtype)
+        return
+    check_array("indptr", inputs.indptr, (rows + 1,), np.int64)
+    check_array("indices", inputs.indices, inputs.values.shape, np.int32)
+    check_array("values", inputs.values, inputs.values.shape, dtype)
+    if inputs.n_in != n_in:
+        raise ValueError(f"inputs must have {n_in} columns, got {inputs.n_in}")
 
 
 def check_parameters(shape: Shape, parameters: Array) -> None:
@@ -43,7 +59,7 @@ def check_state(shape: Shape, state: TrainState) -> None:
 def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
     """Raise ValueError unless the data have the network's width, and a row."""
     rows = len(data.inputs)
-    check_array("inputs", data.inputs, (max(rows, 1), int(shape.layers["n_in"][0])), dtype)
+    check_inputs(data.inputs, max(rows, 1), int(shape.layers["n_in"][0]), dtype)
     check_array("targets", data.targets, (rows, int(shape.layers["n_out"][-1])), dtype)
     check_array("weights", data.weights, (rows,), dtype)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -11,7 +12,6 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.program.records import SLICE_ROWS
 from fastmlp.model.layout import ALIGNMENT, aligned
-from fastmlp.model.network import Network
 
 SCRATCH_BYTES = 256
 """Bytes of scratch for each term that a matmul contracts over: a panel of up to 4 wide vectors."""
@@ -45,16 +45,16 @@ def slice_length(n_out: int, itemsize: int) -> int:
 
 
 def lengths(
-    network: Network, rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
+    sizes: Sequence[int], rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
 ) -> dict[str, int]:
     """Return the numbers in each of a workspace's buffers, by their names in `records.BUFFERS`.
 
     For batches of up to `rows` rows, shared by `workers` workers.
 
+    sizes : of a network's layers; the first is 0 where inputs are sparse, which nothing gathers or packs
     private : numbers that a worker has to itself, whole cache lines
     predicting : whether it needs logits, activations and scratch only
     """
-    sizes = network.sizes
     units = rows * sum(sizes[1:])
     scratch = workers * scratch_length(max(sizes), rows, itemsize)
     if predicting:
@@ -81,7 +81,7 @@ class Workspace(NamedTuple):
 
 
 def workspace(
-    network: Network,
+    sizes: Sequence[int],
     rows: int,
     workers: int,
     dtype: np.dtype[Any],
@@ -89,16 +89,16 @@ def workspace(
     predicting: bool = False,
 ) -> Workspace:
     """Return buffers as `lengths` says, in one allocation, each at a cache line."""
-    total, given = _layout(network, rows, workers, dtype.itemsize, private, predicting)
+    total, given = _layout(tuple(sizes), rows, workers, dtype.itemsize, private, predicting)
     return Workspace(aligned(total, dtype), given)
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(
-    network: Network, rows: int, workers: int, itemsize: int, private: int, predicting: bool
+    sizes: tuple[int, ...], rows: int, workers: int, itemsize: int, private: int, predicting: bool
 ) -> tuple[int, dict[str, int]]:
     """Return how many numbers all buffers take, and a call's numbers."""
-    buffers = lengths(network, rows, workers, itemsize, private, predicting)
+    buffers = lengths(sizes, rows, workers, itemsize, private, predicting)
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))

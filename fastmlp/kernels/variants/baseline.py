@@ -54,6 +54,37 @@ def weight_gradient(x, delta, scratch, out):
                 out[k, j] += x[i, k] * delta[i, j]
 
 
+def affine_sparse(indptr, indices, values, order, w, b, out):
+    """out (rows, n_out) = x @ w (n_in, n_out) + b (n_out,), for sparse rows x.
+
+    Row i has values[p] in column indices[p], int32, for p from indptr[k] to indptr[k + 1], int64, where k is
+    order[i], int64, or i where the order is empty.
+    """
+    for i in range(out.shape[0]):
+        row = order[i] if len(order) > 0 else i
+        for j in range(w.shape[1]):
+            out[i, j] = b[j]
+        for p in range(indptr[row], indptr[row + 1]):
+            k = indices[p]
+            for j in range(w.shape[1]):
+                out[i, j] += values[p] * w[k, j]
+
+
+def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
+    """Rows columns[t], int64, of out (.., n_out), or t where none are given, = x.T[t] @ delta (rows, n_out).
+
+    Column t of x has numbers[p] in row samples[p], int32, for p from starts[t] to starts[t + 1], int64.
+    """
+    for t in range(len(starts) - 1):
+        k = columns[t] if len(columns) > 0 else t
+        for j in range(delta.shape[1]):
+            out[k, j] = 0
+        for p in range(starts[t], starts[t + 1]):
+            i = samples[p]
+            for j in range(delta.shape[1]):
+                out[k, j] += numbers[p] * delta[i, j]
+
+
 def bias_gradient(delta, out):
     """out (n_out,) = the sum of delta (rows, n_out) over its rows."""
     for j in range(delta.shape[1]):
@@ -249,6 +280,7 @@ VARIANT = Variant(
         "activate": activate,
         "activate_gradient": activate_gradient,
         "affine": affine,
+        "affine_sparse": affine_sparse,
         "bias_gradient": bias_gradient,
         "clip": clip,
         "apply_rule": apply_rule,
@@ -259,6 +291,7 @@ VARIANT = Variant(
         "penalty": penalty,
         "penalty_gradient": penalty_gradient,
         "weight_gradient": weight_gradient,
+        "weight_gradient_sparse": weight_gradient_sparse,
     },
     *OWN["baseline"],
 )

@@ -10,7 +10,7 @@ written. Several workers share a step. It wins wherever a step is more than a fe
 from __future__ import annotations
 
 from fastmlp.kernels.estimates import OWN
-from fastmlp.kernels.gemm import dispatch
+from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import tiled
 
@@ -28,6 +28,8 @@ VARIANT = Variant(
         "affine_rows": dispatch.affine,
         "input_gradient_rows": dispatch.input_gradient,
         "weight_gradient_rows": dispatch.weight_gradient,
+        "affine_sparse_rows": sparse.affine,
+        "weight_gradient_sparse_rows": sparse.weight_gradient,
     },
     *OWN["fused"],
 )

@@ -16,8 +16,9 @@ from fastmlp.kernels.codegen.views import no_order
 from fastmlp.kernels.elementwise import steps
 from fastmlp.kernels.elementwise.column_sums import column_sums
 from fastmlp.kernels.elementwise.narrow import output_loss
+from fastmlp.kernels.elementwise.penalties import add_penalty_gradient, penalty_of
 from fastmlp.kernels.estimates import OWN
-from fastmlp.kernels.gemm import dispatch
+from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 
@@ -33,6 +34,17 @@ def weight_gradient(x, delta, scratch, out):
     dispatch.weight_gradient(x, no_order(), delta, out, 0, 0, x.shape[1], False, one, one, out, scratch)
 
 
+def affine_sparse(indptr, indices, values, order, w, b, out):
+    """As baseline, in registers."""
+    sparse.affine(indptr, indices, values, order, w, b, out, False)
+
+
+def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
+    """As baseline, in registers."""
+    one = out.dtype.type(1)
+    sparse.weight_gradient(starts, samples, numbers, columns, delta, out, False, one, one)
+
+
 def input_gradient(delta, w, scratch, out):
     """out (rows, n_in) = delta (rows, n_out) @ w.T."""
     dispatch.input_gradient(delta, w, out, out, 0, delta.shape[0], False, scratch)
@@ -41,6 +53,16 @@ def input_gradient(delta, w, scratch, out):
 def bias_gradient(delta, out):
     """out (n_out,) = the sum of delta (rows, n_out) over its rows."""
     column_sums(delta, out)
+
+
+def penalty(l1, l2, w):
+    """As baseline, by whole vectors."""
+    return penalty_of(w.dtype.type(l1), w.dtype.type(l2), w)
+
+
+def penalty_gradient(l1, l2, w, dw):
+    """As baseline, by whole vectors."""
+    add_penalty_gradient(w.dtype.type(l1), w.dtype.type(l2), w, dw)
 
 
 def apply_rule(code, rate, constants, t, g, p, first, second):
@@ -54,10 +76,14 @@ VARIANT = Variant(
     {
         "affine": affine,
         "weight_gradient": weight_gradient,
+        "affine_sparse": affine_sparse,
+        "weight_gradient_sparse": weight_gradient_sparse,
         "input_gradient": input_gradient,
         "apply_rule": apply_rule,
         "bias_gradient": bias_gradient,
         "output_loss": output_loss,
+        "penalty": penalty,
+        "penalty_gradient": penalty_gradient,
         "wide_output_loss": baseline.output_loss,
     },
     *OWN["tiled"],

@@ -1,0 +1,1 @@
+"""A model in the formats of other programs, and back: one file a format."""

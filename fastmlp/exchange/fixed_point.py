@@ -1,0 +1,231 @@
+"""A model as a C99 header that computes in integers, for processors without floating-point numbers.
+
+A value v is held as the integer v 2^f of 16 bits, where f suits the greatest value that some rows lead to.
+Products are summed in 64 bits; an activation is a table of 256 straight lines.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import checks
+from fastmlp.backend.reference import forward
+from fastmlp.exchange.c_header import activation_functions, array, framed, function
+from fastmlp.exchange.formulas import functions, on_array
+from fastmlp.model.activations import Activation
+from fastmlp.model.layout import flatten, layer_views
+from fastmlp.model.network import Network
+
+Array = NDArray[np.float64]
+
+MOST = 2**15 - 1
+"""The greatest integer that a value is held as."""
+
+MARGIN = 2.0
+"""How far a value may go beyond what the rows led to before it is clamped."""
+
+Z_BITS, LINES = 22, 256
+"""The integer of an activation's argument lies within 2^Z_BITS. Each of so many lines of a table has 2^15
+arguments, and a difference of two entries, 16 bits, times a rest, 15 bits, fits into 32."""
+
+LOGIT_BITS = 30
+
+SAMPLES = 16
+"""At so many places of every line the table is compared with the activation, to say how far it is off."""
+
+
+class Layer(NamedTuple):
+    """A layer in integers.
+
+    weights : (n_in, n_out) int16, w 2^weight_bits; biases : (n_out,) int64
+    shift : the bits by which a sum is shifted to make z of it, which is held as z 2^z_bits
+    """
+
+    weights: NDArray[np.int64]
+    biases: NDArray[np.int64]
+    shift: int
+    z_bits: int
+
+
+class Curve(NamedTuple):
+    """An activation in integers: a value is held as a 2^bits.
+
+    table : (LINES + 1,) int16 at equal distances over the range of z; None of max(z, 0), or of z if `whole`
+    slope : its greatest; error : of the table, at most
+    """
+
+    table: NDArray[np.int64] | None
+    whole: bool
+    bits: int
+    slope: float
+    error: float
+
+
+def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLike) -> str:
+    """Return the text of a header; rows (rows, n_in) are those that values are scaled by.
+
+    Raises
+    ------
+    ValueError
+        If rows are not a matrix of finite numbers for the network.
+    """
+    given = _checked(rows, network.sizes[0])
+    real = "float" if parameters.dtype == np.float32 else "double"
+    value, bits = given, _bits(given, MARGIN)
+    first, off = bits, np.full(given.shape, 2.0 ** -(bits + 1))
+    parts, steps = [], []
+    source = "x"
+    names = functions(network.activations)
+    depth = len(network.sizes) - 1
+    for place, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network.sizes)):
+        z = _affine(value, w, b)
+        last = place == depth - 1
+        layer = _layer(w, b, z, bits, LOGIT_BITS if last else Z_BITS)
+        off = _after_layer(off, value, w, bits, layer)
+        parts += [
+            array(f"{name}_w{place}", layer.weights, "int16_t"),
+            array(f"{name}_b{place}", layer.biases, "int64_t"),
+        ]
+        target = "z" if last else "ab"[place % 2]
+        n_in, n_out = w.shape
+        body = [f"int64_t sum = {name}_b{place}[o];"]
+        product = f"(int64_t){source}[i] * {name}_w{place}[i * {n_out} + o]"
+        body.append(f"for (int i = 0; i < {n_in}; i++) sum += {product};")
+        body.append(f"sum = {_shifted('sum', layer.shift)};")
+        if last:
+            body.append(f"z[o] = (int32_t){name}_clamped(sum, {2**31 - 1});")
+        else:
+            activation = network.activations[place]
+            curve = _curve(activation, on_array(activation, z), layer.z_bits)
+            off = curve.slope * off + curve.error + 2.0**-curve.bits
+            if curve.table is not None:
+                parts.append(array(f"{name}_t{place}", curve.table, "int16_t"))
+            body += _curve_lines(name, place, curve, layer, target)
+            value, bits = on_array(activation, z), curve.bits
+        steps += [f"for (int o = 0; o < {n_out}; o++) {{", *(f"    {line}" for line in body), "}"]
+        source = target
+    hidden = network.sizes[1:-1]
+    buffers = [f"int16_t {b}[{max(hidden[i::2])}];" for i, b in enumerate("ab") if hidden[i::2]]
+    clamped = function(
+        f"int64_t {name}_clamped(int64_t v, int64_t most)",
+        ["return v > most ? most : v < -most ? -most : v;"],
+    )
+    logits = function(
+        f"void {name}_logits(const int16_t *x, int32_t *z)",
+        [*buffers, *steps],
+        f"Writes the logits z 2^{layer.z_bits} of a row x 2^{first}, in integers alone.",
+    )
+    output = {a: n for a, n in names.items() if a == network.output != "identity"}
+    predict = _predict(network, name, real, first, layer.z_bits, names[network.output])
+    what = (
+        f"A multi-layer perceptron, {' - '.join(map(str, network.sizes))} units, in integers.\n"
+        f"   On the {len(given)} rows that it was made with, logits are at most LOGIT_BOUND off."
+    )
+    bound = f"#define {name.upper()}_LOGIT_BOUND {np.nextafter(np.float32(off.max()), np.float32(np.inf))}"
+    ends = activation_functions(name, parameters.dtype, output)
+    return framed(name, what, ["math.h", "stdint.h"], [bound, clamped, *parts, logits, *ends, predict])
+
+
+def _checked(rows: ArrayLike, n_in: int) -> Array:
+    try:
+        given = np.asarray(rows, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(f"fixed_point must be an array of numbers, got {checks.shown(rows)}") from None
+    if given.ndim != 2 or given.shape[1] != n_in or not len(given) or not np.isfinite(given).all():
+        raise ValueError(
+            f"fixed_point must be finite numbers of shape (rows, {n_in}), got shape {given.shape}"
+        )
+    return given
+
+
+def _bits(values: Array, margin: float) -> int:
+    """Return the f for which all values times 2^f, and the margin, are within MOST."""
+    greatest = float(np.abs(values).max()) * margin
+    return math.floor(math.log2(MOST / greatest)) if greatest > 0 else 0
+
+
+def _rounded(values: Array, bits: int) -> NDArray[np.int64]:
+    return np.rint(np.ldexp(values, bits)).astype(np.int64)
+
+
+def _affine(value: Array, w: Array, b: Array) -> Array:
+    """Return value @ w + b, from the reference, which knows how the BLAS is to be called."""
+    network = Network(w.shape)
+    return forward(network, flatten([w], [b], network, np.dtype(np.float64)), value)
+
+
+def _layer(w: Array, b: Array, z: Array, bits: int, most: int) -> Layer:
+    weight_bits = _bits(w, 1.0)
+    wanted = most - math.ceil(math.log2(max(float(np.abs(z).max()) * MARGIN, 2.0**-20)))
+    z_bits = min(wanted, bits + weight_bits)
+    biases = _rounded(b, bits + weight_bits)
+    return Layer(_rounded(w, weight_bits), biases, bits + weight_bits - z_bits, z_bits)
+
+
+def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: Layer) -> Array:
+    """Return how far z may be off, row by row, where the inputs are off by `off`."""
+    product_bits = layer.z_bits + layer.shift
+    by_weights = (np.abs(value) + off).sum(axis=1, keepdims=True) * 2.0 ** -(product_bits - bits + 1)
+    by_inputs = _affine(off, np.abs(w), np.zeros(w.shape[1]))
+    return by_inputs + by_weights + 2.0 ** -(product_bits + 1) + 2.0 ** -(layer.z_bits + 1)
+
+
+def _curve(activation: str | Activation, values: Array, z_bits: int) -> Curve:
+    end = 2.0 ** (Z_BITS - z_bits)
+    fine = np.linspace(-end, end, LINES * SAMPLES + 1)
+    exact = on_array(activation, fine[None])[0]
+    if (exact == np.maximum(fine, 0)).all() or (exact == fine).all():
+        return Curve(None, bool((exact == fine).all()), _bits(values, MARGIN), 1.0, 0.0)
+    bits = _bits(exact, 1.0)
+    entries = exact[::SAMPLES]
+    lines = np.interp(fine, fine[::SAMPLES], entries)
+    slope = float(np.abs(np.diff(exact)).max() / (fine[1] - fine[0]))
+    # A curve may be farther off between two samples, and a kink between two entries is.
+    error = float(np.abs(lines - exact).max()) * (1 + 2 / SAMPLES)
+    return Curve(_rounded(entries, bits), False, bits, slope, error)
+
+
+def _curve_lines(name: str, place: int, curve: Curve, layer: Layer, target: str) -> list[str]:
+    if curve.table is None:
+        least = "sum" if curve.whole else "(sum > 0 ? sum : 0)"
+        return [
+            f"{target}[o] = (int16_t){name}_clamped({_shifted(least, layer.z_bits - curve.bits)}, {MOST});"
+        ]
+    width = Z_BITS + 1 - int(math.log2(LINES))
+    product = f"((int32_t)t[1] - t[0]) * (at & {2**width - 1})"
+    return [
+        f"int32_t at = (int32_t){name}_clamped(sum, {2**Z_BITS - 1}) + {2**Z_BITS};",
+        f"const int16_t *t = {name}_t{place} + (at >> {width});",
+        f"{target}[o] = (int16_t)(t[0] + {_shifted(product, width)});",
+    ]
+
+
+def _shifted(text: str, bits: int) -> str:
+    """Return the text of a value divided by 2^bits, rounded; >> must keep the sign, as compilers do."""
+    if bits > 0:
+        return f"(({text} + {2 ** (bits - 1)}) >> {bits})"
+    return f"{text} * {2**-bits}" if bits < 0 else text
+
+
+def _predict(network: Network, name: str, real: str, first: int, z_bits: int, output: str) -> str:
+    f = "f" if real == "float" else ""
+    n_in, n_out = network.sizes[0], network.sizes[-1]
+    return function(
+        f"void {name}_predict(const {real} *x, {real} *out)",
+        [
+            f"int16_t whole[{n_in}];",
+            f"int32_t z[{n_out}];",
+            f"for (int i = 0; i < {n_in}; i++) {{",
+            f"    const {real} v = floor{f}(ldexp{f}(x[i], {first}) + 0.5{f});",
+            f"    whole[i] = (int16_t)(v > {MOST} ? {MOST} : v < -{MOST} ? -{MOST} : v);",
+            "}",
+            f"{name}_logits(whole, z);",
+            f"for (int o = 0; o < {n_out}; o++) out[o] = ldexp{f}(({real})z[o], {-z_bits});",
+            *([] if network.output == "identity" else [f"{name}_{output}_layer(out, {n_out});"]),
+        ],
+        f"Writes the outputs, {n_out} numbers, of a row x of {n_in} numbers to out.",
+    )

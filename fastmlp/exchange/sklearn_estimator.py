@@ -1,0 +1,122 @@
+"""scikit-learn: a network as one of its estimators, and its estimators as networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from fastmlp import checks
+from fastmlp.exchange.chains import Parts
+from fastmlp.model.layout import layer_views
+from fastmlp.model.network import Network
+
+HIDDEN = {"identity": "identity", "relu": "relu", "sigmoid": "logistic", "tanh": "tanh"}
+"""scikit-learn's names of the activations that it has."""
+
+OUTPUTS = {
+    "identity": ("identity", "mse"),
+    "exp": ("exp", "poisson_deviance"),
+    "softmax": ("softmax", "cross_entropy"),
+    "logistic": ("sigmoid", "binary_cross_entropy"),
+}
+"""By scikit-learn's `out_activation_`: the output, and the loss that goes with it there."""
+
+
+def estimator(network: Network, parameters: NDArray[Any], classes: ArrayLike | None) -> Any:
+    """Return a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn's with a copy of the parameters."""
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+
+    names = {_activation(layer, name) for layer, name in enumerate(network.hidden)} or {"relu"}
+    if len(names) > 1:
+        raise ValueError(
+            "scikit-learn has one activation for all hidden layers, the network has "
+            + ", ".join(sorted(names))
+        )
+    ours = {output: theirs for theirs, (output, _) in OUTPUTS.items()}
+    regresses = network.output in ("identity", "exp")
+    options: dict[str, Any] = {"hidden_layer_sizes": network.sizes[1:-1], "activation": names.pop()}
+    if regresses:
+        options["loss"] = "poisson" if network.output == "exp" else "squared_error"
+    made = (MLPRegressor if regresses else MLPClassifier)(**options)
+    if regresses and classes is not None:
+        raise ValueError(
+            f"classes are for a network that tells classes apart, this one's output is {network.output!r}"
+        )
+    if not regresses:
+        made._label_binarizer = binarizer(network, classes)
+        made.classes_ = made._label_binarizer.classes_
+    views = layer_views(parameters.copy(), network.sizes)
+    made.coefs_, made.intercepts_ = [w for w, _ in views], [b for _, b in views]
+    made.n_features_in_, made.n_outputs_, made.n_layers_ = (
+        network.sizes[0],
+        network.sizes[-1],
+        len(network.sizes),
+    )
+    made.out_activation_ = ours[network.output]
+    made.n_iter_ = made.t_ = 0
+    return made
+
+
+def _activation(layer: int, name: Any) -> str:
+    if name not in HIDDEN:
+        raise ValueError(
+            f"scikit-learn has no counterpart of {name!r} (hidden layer {layer}); it has: {', '.join(HIDDEN)}"
+        )
+    return HIDDEN[name]
+
+
+def binarizer(network: Network, classes: ArrayLike | None) -> Any:
+    """Return a LabelBinarizer for a network's outputs.
+
+    classes : (k,) labels in the order of the outputs, two of them for one output; None for whole numbers
+        from 0. For several outputs of sigmoid, the names of the labels that a row may have.
+    """
+    from sklearn.preprocessing import LabelBinarizer
+
+    units = network.sizes[-1]
+    count = 2 if units == 1 else units
+    labels = np.arange(count) if classes is None else np.asarray(classes)
+    if network.output not in ("softmax", "sigmoid"):
+        raise ValueError(f"a classifier's output must be softmax or sigmoid, got {network.output!r}")
+    if labels.shape != (count,):
+        raise ValueError(f"classes must be {count} labels for {units} outputs, got shape {labels.shape}")
+    if not (labels[1:] > labels[:-1]).all():
+        raise ValueError(
+            f"classes must ascend, as scikit-learn keeps them, got {checks.shown(labels.tolist())}"
+        )
+    several = network.output == "sigmoid" and units > 1
+    made = LabelBinarizer().fit(np.eye(units, dtype=int) if several else labels)
+    if network.output == "softmax" and units == 2:
+        # scikit-learn tells two classes apart by one output.
+        made.y_type_ = "multiclass"
+    made.classes_ = labels
+    return made
+
+
+def read(given: Any) -> Parts:
+    """Return the network of a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For another estimator, or one that is not fitted.
+    """
+    from sklearn.neural_network import MLPClassifier, MLPRegressor
+    from sklearn.utils.validation import check_is_fitted
+
+    if not isinstance(given, (MLPClassifier, MLPRegressor)):
+        raise TypeError(
+            "estimator must be an MLPClassifier or MLPRegressor of scikit-learn's, got "
+            f"{checks.shown(given)}; of a Pipeline or a search, pass the fitted step;"
+            " fastmlp's own have it as model_"
+        )
+    check_is_fitted(given)
+    output, loss = OUTPUTS[given.out_activation_]
+    ours = {theirs: own for own, theirs in HIDDEN.items()}
+    sizes = [len(given.coefs_[0]), *map(len, given.intercepts_)]
+    network = Network(
+        sizes, ours[given.activation], output, loss, l2=float(given.alpha), convention="sklearn"
+    )
+    return Parts(network, list(given.coefs_), list(given.intercepts_))

@@ -1,0 +1,93 @@
+"""The columns of a batch of sparse rows: which samples have a number there, ascending, by a counting sort.
+
+Separate from the templates, which multiply: what is written here are lists. They are made once a step, of a
+worker's own columns of the inputs.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmlp.kernels.codegen.scalars import trailing_zeros
+
+SIX, LOW_SIX = np.uint64(6), np.uint64(63)
+"""A mark is a bit of a word of 64."""
+
+
+def place_of(indices, first, last, column):
+    """Return the first of the ascending indices[first:last] that is not below a column."""
+    while first < last:
+        middle = (first + last) // 2
+        if indices[middle] < column:
+            first = middle + 1
+        else:
+            last = middle
+    return first
+
+
+def terms_of(indptr, indices, order, i, first, last, n_in):
+    """Return where the numbers of row i of the batch begin and end that are in columns [first, last)."""
+    row = order[i] if len(order) > 0 else i
+    begin, end = indptr[row], indptr[row + 1]
+    if first > 0:
+        begin = place_of(indices, begin, end, first)
+    if last < n_in:
+        end = place_of(indices, begin, end, last)
+    return begin, end
+
+
+def list_columns(
+    indptr, indices, values, order, rows, first, last, n_in, every,
+    counts, marks, columns, starts, samples, numbers,
+):  # fmt: skip
+    """List what a batch of `rows` rows has in columns [first, last), ascending.
+
+    indptr (all rows + 1,) int64, indices int32, values : sparse rows; order (rows,) int64, or empty
+    every : whether columns that have nothing are listed, too
+    counts : (last - first,) int32, marks : ((last - first) / 64, rounded up) uint64; zeros before and after
+    columns : (last - first + 1,) int64, the listed columns; then how many there are, at the end
+    starts : (last - first + 1,) int64; column t of the list has [starts[t], starts[t + 1]) of the next two
+    samples, numbers : int32, rows of the batch, and floating
+    """
+    width, one = last - first, np.uint64(1)
+    for i in range(rows):
+        begin, end = terms_of(indptr, indices, order, i, first, last, n_in)
+        for p in range(begin, end):
+            k = np.uint64(indices[p] - first)
+            counts[k] += 1
+            if not every:
+                marks[k >> SIX] |= one << (k & LOW_SIX)
+    listed, total = np.int64(0), np.int64(0)
+    if every:
+        for k in range(width):
+            columns[k], starts[k] = first + k, total
+            count = counts[k]
+            counts[k] = total
+            total += count
+        listed = width
+    else:
+        for place in range(len(marks)):
+            word = marks[place]
+            marks[place] = 0
+            while word != 0:
+                k = (np.uint64(place) << SIX) + np.uint64(trailing_zeros(word))
+                word &= word - one
+                columns[listed], starts[listed] = first + np.int64(k), total
+                count = counts[k]
+                counts[k] = total
+                total += count
+                listed += 1
+    starts[listed] = total
+    for i in range(rows):
+        begin, end = terms_of(indptr, indices, order, i, first, last, n_in)
+        for p in range(begin, end):
+            k = np.uint64(indices[p] - first)
+            at = np.uint64(counts[k])
+            counts[k] += 1
+            samples[at] = i
+            numbers[at] = values[p]
+    for t in range(listed):
+        counts[np.uint64(columns[t] - first)] = 0
+    columns[width] = listed

@@ -1,0 +1,128 @@
+"""The inner loop of a slot as LLVM compiled it: assembly or LLVM's language, and what llvm-mca says of it.
+
+A process of its own compiles the slot without the disk cache and has Numba print all that it compiles: pieces
+that are written in LLVM's language have no dispatcher that could be asked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import llvmlite.binding
+
+from fastmlp.lab.rows import SlotRow, kernel_of
+
+DUMPS = {"asm": "NUMBA_DUMP_ASSEMBLY", "ir": "NUMBA_DUMP_OPTIMIZED"}
+"""By what is asked for: the variable that has Numba print it."""
+
+HEADING = re.compile(r"^-*(?:ASSEMBLY|OPTIMIZED DUMP) ([^\s(-]+)")
+
+ARITHMETIC = {
+    "asm": re.compile(
+        r"^\s+(v?f?n?m(add|sub|ul|in|ax)|v?(add|sub|mul|div|max|min|sqrt)[ps][sd]|fml|fmadd|f(add|mul|div))"
+    ),
+    "ir": re.compile(r"llvm\.(fma|fmuladd)|= f(add|sub|mul|div) "),
+}
+LABEL = {"asm": re.compile(r"^(\.LBB\w+):"), "ir": re.compile(r"^([\w.$\"-]+):")}
+BACK = {
+    "asm": re.compile(r"^\s+(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\s.*?(\.LBB\w+)"),
+    "ir": re.compile(r"label %([\w.$\"-]+)(?=[,\s]|$)"),
+}
+
+
+KNOWN_CPUS = ("icelake-server", "znver3", "native")
+"""What llvm-mca may take for a host that it does not know: instruction sets alike, ports not quite."""
+
+
+class Loop(NamedTuple):
+    """A loop without another in it.
+
+    function : what Numba calls the function that it stands in
+    lines : of text; arithmetic : how many of them compute with floats
+    """
+
+    function: str
+    lines: list[str]
+    arithmetic: int
+
+
+def hottest(row: SlotRow, variant: str, path: str | None, kind: str) -> Loop | None:
+    """Return the innermost loop of a slot that computes most; None if there is none.
+
+    path : of the file that declares the variant, if it is no installed one
+    """
+    found = list(loops(_dump(row, variant, path, kind), kind))
+    return max(found, key=lambda loop: loop.arithmetic, default=None)
+
+
+def _dump(row: SlotRow, variant: str, path: str | None, kind: str) -> str:
+    plain = row.slot, row.case, tuple(row.sizes), row.dtype
+    code = f"from fastmlp.lab.assembly import call; call({variant!r}, {path!r}, {plain!r})"
+    environment = {**os.environ, "FASTMLP_CACHE": "0", DUMPS[kind]: "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ValueError(f"{variant} {row} cannot be compiled: {done.stderr.strip().splitlines()[-1]}")
+    return done.stdout
+
+
+def call(variant: str, path: str | None, row: tuple[str, str, tuple[int, int, int], str]) -> None:
+    """Call a slot once, in a process that prints what is compiled."""
+    from fastmlp.backend.registry import register_file
+    from fastmlp.testing.slots import Sizes
+
+    if path is not None:
+        register_file(path)
+    slot, case, sizes, dtype = row
+    kernel_of(variant, slot)(*SlotRow(slot, case, Sizes(*sizes), dtype).made().fresh())
+
+
+def loops(text: str, kind: str) -> Iterator[Loop]:
+    """Yield the loops without another in them, of all functions that were printed."""
+    function, lines = "", list[str]()
+    for line in [*text.splitlines(), "=" * 80]:
+        if heading := HEADING.match(line):
+            function, lines = heading[1], []
+        elif line.startswith("=" * 80):
+            if function != "nrt":
+                yield from _loops_of(function, lines, kind)
+            lines = []
+        else:
+            lines.append(line)
+
+
+def _loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
+    places: dict[str, int] = {}
+    last_end = -1
+    for place, line in enumerate(lines):
+        if label := LABEL[kind].match(line):
+            places[label[1]] = place
+        targets = BACK[kind].findall(line)
+        begins = [places[target] for target in targets if target in places]
+        # A jump back past the end of an earlier loop closes one that has that loop in it.
+        if begins and max(begins) > last_end:
+            body = lines[max(begins) : place + 1]
+            last_end = place
+            yield Loop(function, body, sum(bool(ARITHMETIC[kind].search(line)) for line in body))
+
+
+def reading(loop: Loop) -> str | None:
+    """Return what llvm-mca says of a loop in assembly; None where it is not installed."""
+    tool = shutil.which("llvm-mca")
+    if tool is None:
+        return None
+    # Without directives and labels. An older release may not know the host: it reads for another CPU then.
+    plain = "\n".join(line for line in loop.lines if not re.match(r"^\s+\.", line)) + "\n"
+    for cpu in (llvmlite.binding.get_host_cpu_name(), *KNOWN_CPUS):
+        command = [tool, f"-mcpu={cpu}", "-iterations=100"]
+        done = subprocess.run(command, input=plain, capture_output=True, text=True, check=False)
+        if done.returncode == 0 and "error:" not in done.stderr:
+            return f"llvm-mca, as for {cpu}:\n{done.stdout}"
+    return f"llvm-mca: {done.stderr.strip().splitlines()[0]}"

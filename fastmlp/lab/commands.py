@@ -1,0 +1,319 @@
+"""The lab's part of the command line: `bench`, `new-variant`, and `backends --explain`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastmlp import checks
+from fastmlp.exchange.packages import needed
+from fastmlp.system.notices import say
+
+if TYPE_CHECKING:
+    from fastmlp.lab.measurements import Results
+    from fastmlp.lab.run import Request
+
+DTYPES = ("float32", "float64")
+
+WRONG, SLOWER, MISTAKE = 1, 3, 2
+"""Exit codes: a variant does not agree; something is slower than in --compare's file; bad arguments."""
+
+WIDTH = 110
+"""Characters of a line where the output is no terminal."""
+
+BENCH = """Hold kernels against the reference, then time them: every slot of every variant, and whole training
+steps. Needs rich: pip install "fastmlp[lab]"."""
+
+EPILOG = """exit codes: 0, 1 if a variant is wrong, 2 for a mistake in the arguments, 3 if --compare finds
+something slower."""
+
+
+def add_commands(commands: Any) -> None:
+    """Add the lab's commands to the parser's."""
+    bench = commands.add_parser(
+        "bench", help="time kernels and training steps", description=BENCH, epilog=EPILOG
+    )
+    bench.set_defaults(run=_telling(_bench))
+    add = bench.add_argument
+    add(
+        "--slot",
+        default="",
+        metavar="NAME,NAME",
+        help="slots, and step for whole steps; default all, of files alone their slots",
+    )
+    add("--variant", default="", metavar="NAME,FILE", help="names and files of variants; default all")
+    add(
+        "--shape",
+        default="",
+        metavar="ROWS,IN,OUT",
+        help="of slots: 128,784,128; several with a colon between",
+    )
+    add("--network", default="", metavar="N-N-N", help="of steps: 784-128-10")
+    add("--batch", type=int, default=128, metavar="ROWS", help="of the steps of --network; default 128")
+    add("--dtype", default="", metavar="NAME,NAME", help="default both")
+    add("--threads", default="1", metavar="N,N", help="of steps; default 1. Slots run on one")
+    add("--seconds", type=float, default=0.05, metavar="S", help="for each time; default 0.05")
+    add(
+        "--clock",
+        default="wall",
+        metavar="NAME",
+        help="wall (default) or cpu, which other programs do not disturb",
+    )
+    add("--json", default="", metavar="FILE", help="write the results to a file")
+    add("--compare", default="", metavar="FILE", help="an earlier --json file to compare with")
+    add(
+        "--tolerance",
+        type=float,
+        default=0.05,
+        metavar="SHARE",
+        help="more time that is no matter; default 0.05",
+    )
+    add("--html", default="", metavar="FILE", help="write a report, one page")
+    add("--watch", action="store_true", help="measure again whenever a file of --variant is saved")
+    add("--asm", action="store_true", help="show the inner loop of one --slot of one --variant")
+    add("--ir", action="store_true", help="the same in LLVM's language")
+    add("--machine", default="", help=argparse.SUPPRESS)
+
+    new = commands.add_parser(
+        "new-variant",
+        help="write the file that a kernel of your own starts as",
+        description="Write NAME.py with a slot's signature and contract, which computes as baseline does.",
+    )
+    new.set_defaults(run=_telling(_new_variant))
+    new.add_argument("name", metavar="NAME")
+    new.add_argument("--slot", default="affine", metavar="NAME", help="default affine")
+
+
+def add_explain(backends: argparse.ArgumentParser) -> None:
+    """Add --explain to `fastmlp backends`."""
+    listed = backends.get_default("run")
+    explain = _telling(_explain)
+    backends.set_defaults(run=lambda arguments: (explain if arguments.explain else listed)(arguments))
+    backends.add_argument(
+        "--explain", default="", metavar="N-N-N", help="what auto picks for a network, and why"
+    )
+    backends.add_argument("--batch", type=int, default=128, metavar="ROWS", help="of --explain; default 128")
+    backends.add_argument("--dtype", default="float32", metavar="NAME", help="of --explain; default float32")
+    backends.add_argument(
+        "--clock", default="wall", metavar="NAME", help="of --explain: wall (default) or cpu"
+    )
+    backends.add_argument("--threads", type=int, default=1, metavar="N", help="of --explain; default 1")
+
+
+class Mistake(Exception):
+    """What was asked for cannot be done."""
+
+
+def _telling(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Return the command, which says a mistake in one line and exits with 2."""
+
+    def told(arguments: argparse.Namespace) -> int:
+        try:
+            return run(arguments)
+        except Mistake as mistake:
+            say(f"fastmlp: error: {mistake}")
+            return MISTAKE
+
+    return told
+
+
+def _checked(what: Callable[[], Any]) -> Any:
+    """Return what() or raise Mistake for what a user has given wrongly."""
+    try:
+        return what()
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        raise Mistake(" ".join(str(error).split())) from None
+
+
+# --- bench ------------------------------------------------------------------------------------------
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    console = _console()
+    files = [name for name in _listed(arguments.variant) if name.endswith(".py")]
+    if arguments.watch:
+        return _watch(arguments, files)
+    request = _checked(lambda: _request(arguments, files))
+    if arguments.asm or arguments.ir:
+        return _assembly(arguments, request, files)
+    before = _checked(lambda: _earlier(arguments.compare))
+    results = _results(request, arguments, console)
+    return _told(results, before, arguments, console)
+
+
+def _console() -> Any:
+    console = _checked(lambda: needed("rich.console", "lab", "fastmlp bench")).Console
+    return console() if sys.stdout.isatty() else console(width=WIDTH)
+
+
+def _listed(text: str) -> list[str]:
+    return [part for part in text.split(",") if part]
+
+
+def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
+    """Return what was asked for; ValueError for what there is not."""
+    from fastmlp.backend.registry import register_file, variants
+    from fastmlp.lab.measurements import STEP
+    from fastmlp.lab.run import Request
+    from fastmlp.model.optimizers import Adam
+    from fastmlp.testing.slots import SLOTS, Sizes
+
+    named = {file: register_file(file) for file in files}
+    names = [named.get(name, name) for name in _listed(arguments.variant)]
+    for name in names:
+        checks.choice("variant", name, tuple(variants()))
+    only_files = bool(files) and len(files) == len(names)
+    slots = _listed(arguments.slot) or [*SLOTS, *([] if only_files else [STEP])]
+    for slot in slots:
+        checks.choice("slot", slot, (*SLOTS, STEP))
+    dtypes = _listed(arguments.dtype) or list(DTYPES)
+    for dtype in dtypes:
+        checks.choice("dtype", dtype, DTYPES)
+    sizes = [Sizes(*_whole("shape", text, 3)) for text in arguments.shape.split(":") if text]
+    threads = [checks.whole("threads", int(count), 1) for count in _whole("threads", arguments.threads)]
+    clock = _clock(arguments)
+    if arguments.clock == "cpu" and max(threads) > 1:
+        raise ValueError("clock cpu adds up the time of all threads; use wall for more than one")
+    networks = []
+    if arguments.network:
+        batch = checks.whole("batch", arguments.batch, 1)
+        networks = [(_network(arguments.network), Adam(), batch)]
+    seconds = checks.real("seconds", arguments.seconds, 0, open_low=True)
+    # A file alone is measured beside all others, where it has a slot of its own.
+    variant_names, own = ([], names) if only_files else (names, [])
+    return Request(slots, variant_names, own, sizes, networks, dtypes, threads, seconds, clock)
+
+
+def _clock(arguments: argparse.Namespace) -> Any:
+    from fastmlp.lab.timing import CLOCKS
+
+    return CLOCKS[checks.choice("clock", arguments.clock, tuple(CLOCKS))]
+
+
+def _whole(what: str, text: str, count: int | None = None, separator: str = ",") -> list[int]:
+    try:
+        found = [int(part) for part in text.split(separator)]
+    except ValueError:
+        found = []
+    if not found or min(found) < 1 or count not in (None, len(found)):
+        wanted = f"{count} whole numbers" if count else "whole numbers"
+        raise ValueError(f"{what} must be {wanted} of at least 1, got {text!r}")
+    return found
+
+
+def _network(text: str) -> Any:
+    from fastmlp.lab.steps import classifier
+
+    sizes = _whole("network", text, separator="-")
+    if len(sizes) < 2:
+        raise ValueError(f"network must be sizes like 784-128-10, got {text!r}")
+    return classifier(*sizes)
+
+
+def _earlier(path: str) -> Results | None:
+    from fastmlp.lab.measurements import read
+
+    return read(path) if path else None
+
+
+def _results(request: Request, arguments: argparse.Namespace, console: Any) -> Results:
+    from fastmlp.lab.measurements import read
+    from fastmlp.lab.run import run, tasks
+    from fastmlp.lab.table import bar
+
+    machine = read(arguments.machine).machine if arguments.machine else None
+    todo = tasks(request)
+    if not todo:
+        raise Mistake("no variant has code of its own for what was asked")
+    with bar(len(todo), console) as advance:
+        return run(request, todo, lambda task: advance(str(task.row)), machine, bool(arguments.html))
+
+
+def _told(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:
+    """Print and write what was found; return the exit code."""
+    from fastmlp.lab import compare, table
+    from fastmlp.lab.measurements import written
+
+    console.print(table.table(results))
+    for line in table.wrong(results):
+        console.print(line, style="bold red", markup=False)
+    if arguments.json:
+        _checked(lambda: Path(arguments.json).write_text(written(results), encoding="utf-8"))
+    if arguments.html:
+        from fastmlp.lab.report import page
+
+        _checked(lambda: Path(arguments.html).write_text(page(results), encoding="utf-8"))
+    code = WRONG if results.wrong else 0
+    if before is not None:
+        found = list(compare.changes(before, results, arguments.tolerance))
+        console.print(table.changes(found))
+        if before.machine.cpu != results.machine.cpu:
+            console.print(f"the earlier results are from another machine: {before.machine.cpu}", markup=False)
+        slower = [change for change in found if change.verdict == "slower"]
+        console.print(f"{len(found)} compared, {len(slower)} slower")
+        code = code or (SLOWER if slower else 0)
+    return code
+
+
+def _watch(arguments: argparse.Namespace, files: list[str]) -> int:
+    from fastmlp.lab.machine import measured
+    from fastmlp.lab.watch import watch
+
+    if not files:
+        raise Mistake("--watch needs a file among --variant")
+    given = ["--variant", arguments.variant, "--dtype", arguments.dtype or "float32", "--seconds", "0.02"]
+    for name in ("slot", "shape", "network", "threads", "clock"):
+        if getattr(arguments, name):
+            given += [f"--{name}", getattr(arguments, name)]
+    watch(files, given, measured())
+    return 0
+
+
+def _assembly(arguments: argparse.Namespace, request: Request, files: list[str]) -> int:
+    from fastmlp.lab import assembly
+    from fastmlp.lab.rows import slot_rows
+
+    names = [*request.variants, *request.own]
+    if len(names) != 1 or len(request.slots) != 1 or request.slots[0] == "step":
+        raise Mistake("--asm and --ir take one --variant and one --slot")
+    row = next(slot_rows(request.slots, request.dtypes, request.sizes))
+    kind = "asm" if arguments.asm else "ir"
+    loop = _checked(lambda: assembly.hottest(row, names[0], files[0] if files else None, kind))
+    if loop is None:
+        raise Mistake(f"{names[0]} has no loop in {row.slot}")
+    print(f"{names[0]} {row}: the inner loop with most arithmetic, in {loop.function}")
+    print("\n".join(loop.lines))
+    if kind == "asm":
+        print(assembly.reading(loop) or "llvm-mca is not installed: Debian's package llvm has it")
+    return 0
+
+
+# --- new-variant, backends --explain ----------------------------------------------------------------
+
+
+def _new_variant(arguments: argparse.Namespace) -> int:
+    from fastmlp.lab import scaffold
+
+    path = _checked(lambda: scaffold.write(arguments.name, arguments.slot))
+    print(f"{path}: change it, then: fastmlp bench --variant {path} --watch")
+    return 0
+
+
+def _explain(arguments: argparse.Namespace) -> int:
+    console = _console()
+    from fastmlp.lab.explain import table
+    from fastmlp.lab.steps import StepRow
+    from fastmlp.model.optimizers import Adam
+
+    network = _checked(lambda: _network(arguments.explain))
+    _checked(lambda: checks.choice("dtype", arguments.dtype, DTYPES))
+    batch, threads = (
+        _checked(lambda name=name: checks.whole(name, getattr(arguments, name), 1))  # type: ignore[misc]
+        for name in ("batch", "threads")
+    )
+    clock = _checked(lambda: _clock(arguments))
+    console.print(table(StepRow(network, Adam(), batch, arguments.dtype, threads), 0.1, clock))
+    return 0

@@ -1,0 +1,124 @@
+"""The machine that a measurement was made on: what it is, and what it can do at most, measured."""
+
+from __future__ import annotations
+
+import glob
+import platform
+import re
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import __version__
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.lab import peak
+from fastmlp.model.layout import aligned
+
+DTYPES = ("float32", "float64")
+
+PACKAGES = ("numba", "llvmlite", "numpy", "scipy")
+
+BEYOND_CACHES = 64 << 20
+"""Bytes of an array that is in no cache of its own, or hardly."""
+
+
+class Level(NamedTuple):
+    """A level of memory.
+
+    name : L1, L2, L3 or memory; size : bytes; bandwidth : bytes read and written a second by one thread
+    """
+
+    name: str
+    size: int
+    bandwidth: float
+
+
+class Machine(NamedTuple):
+    """What a measurement is held against.
+
+    peak : by dtype, the multiply-adds of one thread a second, counted as 2
+    levels : of memory, the nearest first
+    """
+
+    cpu: str
+    cores: int
+    vector_bits: int
+    fma_ports: int
+    versions: dict[str, str]
+    peak: dict[str, float]
+    levels: list[Level]
+
+    def level_of(self, size: float) -> Level:
+        """Return the nearest level that holds so many bytes."""
+        return next((level for level in self.levels if size <= level.size), self.levels[-1])
+
+
+def measured(seconds: float = 0.1) -> Machine:
+    """Return this machine; each of its numbers takes about so many seconds."""
+    from fastmlp.system.budget import cores
+
+    levels = [*_caches(), ("memory", 1 << 62)]
+    return Machine(
+        _cpu(),
+        cores(),
+        8 * host().vector_bytes,
+        host().fma_ports,
+        {
+            "fastmlp": __version__,
+            "python": platform.python_version(),
+            **{name: version(name) for name in PACKAGES},
+        },
+        {dtype: peak.prepare(dtype, 1)(seconds)[1] * 1e9 for dtype in DTYPES},
+        [Level(name, size, _bandwidth(min(size // 2, BEYOND_CACHES), seconds)) for name, size in levels],
+    )
+
+
+def _cpu() -> str:
+    try:
+        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _caches() -> list[tuple[str, int]]:
+    """Return names and bytes of the caches for data, as Linux tells; usual sizes elsewhere."""
+    found = {}
+    for folder in map(Path, glob.glob("/sys/devices/system/cpu/cpu0/cache/index*")):
+        if (folder / "type").read_text().strip() != "Instruction":
+            size = re.fullmatch(r"(\d+)([KM])", (folder / "size").read_text().strip())
+            if size:
+                name = f"L{(folder / 'level').read_text().strip()}"
+                found[name] = int(size[1]) << {"K": 10, "M": 20}[size[2]]
+    return sorted(found.items()) or [("L1", 32 << 10), ("L2", 1 << 20), ("L3", 16 << 20)]
+
+
+@numba.njit(nogil=True)  # type: ignore[untyped-decorator]
+def _scaled(source: NDArray[Any], target: NDArray[Any], times: int) -> None:
+    for t in range(times):
+        factor = np.float32(1 + t % 2)  # or the passes would be one
+        for i in range(len(source)):
+            target[i] = factor * source[i]
+
+
+def _bandwidth(size: int, seconds: float) -> float:
+    """Return the bytes a second that one thread reads and writes in two arrays of `size` bytes together."""
+    source, target = (aligned(size // 8, np.float32) for _ in range(2))
+    source[:] = 1
+    target[:] = 0  # its pages are there
+    _scaled(source, target, 1)
+    times, best = 1, 0.0
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        began = time.perf_counter()
+        _scaled(source, target, times)
+        taken = time.perf_counter() - began
+        best = max(best, 2 * source.nbytes * times / taken)
+        if taken < seconds / 8:
+            times *= 2
+    return best

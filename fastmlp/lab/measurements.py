@@ -1,0 +1,137 @@
+"""Measurements, and the file that they are kept in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fastmlp import checks
+from fastmlp.lab.machine import Level, Machine
+from fastmlp.lab.timing import Time
+
+FORMAT = 1
+
+STEP = "step"
+"""What is measured beside slots: a whole training step."""
+
+
+class Measurement(NamedTuple):
+    """One variant's time for one row.
+
+    slot : a slot's name, or `STEP`; case : of the slot, or the optimiser
+    shape : of the batch and the layer, or of the network and the batch
+    flops : multiply-adds counted as 2, None where they are not what counts
+    traffic : bytes that must be read and written at least
+    """
+
+    slot: str
+    case: str
+    shape: str
+    dtype: str
+    variant: str
+    threads: int
+    time: Time
+    flops: float | None
+    traffic: int
+
+    @property
+    def row(self) -> tuple[str, str, str, str, int]:
+        """What measurements have in common that can be compared."""
+        return self.slot, self.case, self.shape, self.dtype, self.threads
+
+    @property
+    def rate(self) -> float:
+        """Floating-point operations a second, or bytes a second where none are counted."""
+        return (self.traffic if self.flops is None else self.flops) / self.time.median
+
+    @property
+    def unit(self) -> str:
+        """What `rate` counts, in thousand millions."""
+        return "GB/s" if self.flops is None else "GF/s"
+
+    def share(self, machine: Machine) -> float:
+        """Return the fraction of what the machine can do at most: of its peak, or of a memory's bandwidth."""
+        if self.flops is None:
+            return self.rate / machine.level_of(self.traffic).bandwidth / self.threads
+        return self.rate / machine.peak[self.dtype] / self.threads
+
+
+class Wrong(NamedTuple):
+    """A variant that is not timed, for it does not agree; message says where."""
+
+    slot: str
+    case: str
+    shape: str
+    dtype: str
+    variant: str
+    message: str
+
+
+def in_short(error: Exception) -> str:
+    """Return an error in one line: of Numba's what is wrong and where, without what it went through."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith(("Failed in", "During:", "<source"))]
+    place = next((line.rstrip(":") for line in said if line.startswith('File "')), None)
+    return " ".join([said[0] if said else type(error).__name__, *([f"({place})"] if place else [])])
+
+
+class PhaseTime(NamedTuple):
+    """What a phase of a step takes by a variant's slots, called one by one on one thread.
+
+    shape : of the step; phase, layer : as `fastmlp.lab.phases` has them
+    """
+
+    shape: str
+    dtype: str
+    variant: str
+    phase: str
+    layer: int
+    seconds: float
+
+
+class Results(NamedTuple):
+    """A machine and what was measured on it."""
+
+    machine: Machine
+    measurements: list[Measurement]
+    wrong: list[Wrong]
+    phases: list[PhaseTime]
+
+
+def winners(measurements: Iterable[Measurement]) -> dict[tuple[str, str, str, str, int], list[Measurement]]:
+    """Return the measurements of each row, the fastest first."""
+    rows: dict[tuple[str, str, str, str, int], list[Measurement]] = {}
+    for measurement in measurements:
+        rows.setdefault(measurement.row, []).append(measurement)
+    return {row: sorted(found, key=lambda m: m.time.median) for row, found in rows.items()}
+
+
+def written(results: Results) -> str:
+    """Return the text of a file of results."""
+    machine = results.machine._replace(levels=[level._asdict() for level in results.machine.levels])  # type: ignore[misc]
+    return json.dumps(
+        {
+            "format": FORMAT,
+            "machine": machine._asdict(),
+            "measurements": [m._asdict() | {"time": m.time._asdict()} for m in results.measurements],
+            "wrong": [w._asdict() for w in results.wrong],
+            "phases": [p._asdict() for p in results.phases],
+        },
+        indent=1,
+    )
+
+
+def read(path: str | Path) -> Results:
+    """Return the results in a file; ValueError in one line if it has none."""
+    try:
+        found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+        if found["format"] != FORMAT:
+            raise ValueError(f"its format is {checks.shown(found['format'])}, this version reads {FORMAT}")
+        machine = Machine(**found["machine"] | {"levels": [Level(**x) for x in found["machine"]["levels"]]})
+        measurements = [Measurement(**m | {"time": Time(**m["time"])}) for m in found["measurements"]]
+        wrong, phases = [Wrong(**w) for w in found["wrong"]], [PhaseTime(**p) for p in found["phases"]]
+        return Results(machine, measurements, wrong, phases)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} holds no results of fastmlp bench: {error}") from None

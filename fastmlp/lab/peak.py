@@ -1,0 +1,88 @@
+"""The machine's own FMA rate: independent accumulators in vector registers and nothing else.
+
+It is measured beside what it is compared with, so a fraction of it is against the clock of the same minute.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+VERSION = numba.__version__
+
+CHAINS = 12  # latency 4 x 2 ports = 8 at least; 12 fit the 16 registers of AVX2
+
+
+def _fma_loop(bits, lane):
+    lanes = bits // lane.bitwidth
+
+    @intrinsic
+    def loop(typing_context, steps):
+        def generate(context, builder, signature, args):
+            scalar = ir.FloatType() if lane.bitwidth == 32 else ir.DoubleType()
+            vector = ir.VectorType(scalar, lanes)
+            name = f"llvm.fma.v{lanes}f{lane.bitwidth}"  # llvmlite knows no names of vector intrinsics
+            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+            splat = lambda value: ir.Constant(vector, [value] * lanes)  # noqa: E731
+            entry, body, done = builder.block, builder.append_basic_block(), builder.append_basic_block()
+            builder.branch(body)
+            builder.position_at_end(body)
+            index = builder.phi(ir.IntType(64))
+            index.add_incoming(ir.Constant(ir.IntType(64), 0), entry)
+            chains = [builder.phi(vector) for _ in range(CHAINS)]
+            # x -> 0.5 x + 0.25 stays near 0.5: no denormals, no infinities
+            after = [builder.call(fma, [x, splat(0.5), splat(0.25)]) for x in chains]
+            for k, (x, new) in enumerate(zip(chains, after, strict=True)):
+                x.add_incoming(splat(1.0 + k), entry)
+                x.add_incoming(new, body)
+            following = builder.add(index, ir.Constant(ir.IntType(64), 1))
+            index.add_incoming(following, body)
+            builder.cbranch(builder.icmp_signed("<", following, args[0]), body, done)
+            builder.position_at_end(done)
+            total = after[0]
+            for x in after[1:]:
+                total = builder.fadd(total, x)
+            return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+        return lane(types.int64), generate
+
+    return numba.njit(nogil=True)(lambda steps: loop(steps)), 2 * CHAINS * lanes
+
+
+def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
+    """measure(seconds) -> GF/s of all threads together, on 512- or 256-bit vectors, the faster."""
+    lane = types.float32 if dtype == "float32" else types.float64
+    kernels = [_fma_loop(bits, lane) for bits in (512, 256)]
+    for kernel, _ in kernels:
+        kernel(1)
+
+    def rate(kernel, flops, steps):
+        workers = [threading.Thread(target=kernel, args=(steps,)) for _ in range(threads)]
+        start = time.perf_counter(), time.process_time()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        return [threads * steps * flops / seconds / 1e9 for seconds in _since(start)]
+
+    def measure(seconds):
+        """GF/s by the wall clock and by the CPU clock (a thread's share)."""
+        steps = int(seconds / 8 * 2.5e9 / (CHAINS / 2))
+        rates = [rate(*kernel, steps) for kernel in kernels for _ in range(4)]
+        wall, cpu = (max(column) for column in zip(*rates, strict=True))
+        return wall, cpu * threads
+
+    return measure
+
+
+def _since(start):
+    return time.perf_counter() - start[0], time.process_time() - start[1]

@@ -1,0 +1,64 @@
+"""The file that a variant of one's own starts as: a slot's signature, its contract, a call of `baseline`."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend.registry import backends, get_variant
+from fastmlp.testing.slots import SLOTS, Sizes
+
+TEXT = '''"""{name}: {slot} of its own; all else as baseline."""
+
+from fastmlp.kernels import Variant
+from fastmlp.kernels.variants import baseline
+
+as_baseline = baseline.{slot}
+
+
+def {slot}{signature}:
+    """{contract}
+
+    Numba compiles this. Write to the last array{scratch}; leave the inputs as they are, raise nothing and
+    allocate nothing. `fastmlp bench --variant {name}.py` says whether it agrees, and what it takes.
+    """
+    {returns}as_baseline({arguments})  # replace this
+
+
+VARIANT = Variant("{name}", baseline.VARIANT, {{"{slot}": {slot}}})
+'''
+
+
+def text(name: str, slot: str) -> str:
+    """Return the text of the file; ValueError for a name that is none or is taken, or an unknown slot."""
+    checks.choice("slot", slot, tuple(SLOTS))
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+        raise ValueError(f"a variant's name must be letters, digits and _, got {checks.shown(name)}")
+    if name in ("auto", *backends()):
+        raise ValueError(f"a backend named {name!r} exists already; give the variant another name")
+    function = get_variant("baseline").slots[slot]
+    parameters = inspect.signature(function).parameters
+    contract = (inspect.getdoc(function) or "").replace("\n", "\n    ")
+    first = next(SLOTS[slot].cases(np.random.default_rng(0), np.dtype(np.float32), Sizes(2, 2, 2)))
+    return TEXT.format(
+        returns="" if first.returned is None else "return ",
+        name=name,
+        slot=slot,
+        signature=f"({', '.join(parameters)})",
+        arguments=", ".join(parameters),
+        contract=contract,
+        scratch=" and to scratch" if "scratch" in parameters else "",
+    )
+
+
+def write(name: str, slot: str) -> Path:
+    """Write NAME.py into the current folder; FileExistsError if there is one."""
+    path = Path(f"{name}.py")
+    content = text(name, slot)
+    with path.open("x", encoding="utf-8") as file:
+        file.write(content)
+    return path

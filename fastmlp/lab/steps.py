@@ -1,0 +1,189 @@
+"""Whole training steps, measured: every backend trains to the reference's losses before it is timed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.backend.registry import variants
+from fastmlp.kernels.variant import Work
+from fastmlp.lab import peers
+from fastmlp.lab.measurements import STEP, Measurement, Wrong, in_short
+from fastmlp.lab.peers import Trained
+from fastmlp.lab.timing import Clock, in_alternation
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import SGD, Adam, Optimizer
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.model import Model
+from fastmlp.training.trainer import fit
+
+AGREED_STEPS = 8
+"""Steps whose losses are compared."""
+
+ROUND = 0.02
+"""Seconds that a round lasts at least, if it is not a single epoch."""
+
+MOST_STEPS, MOST_FLOPS = 2000, 2e8
+"""Of an epoch: in a long one the work between two of them counts for little."""
+
+
+class StepRow(NamedTuple):
+    """Steps of one network, optimiser and batch."""
+
+    network: Network
+    optimizer: Optimizer
+    batch: int
+    dtype: str
+    threads: int
+
+    @property
+    def shape(self) -> str:
+        """Sizes and batch as one word."""
+        return f"{'-'.join(map(str, self.network.sizes))} b{self.batch}"
+
+    @property
+    def case(self) -> str:
+        """The optimiser's name."""
+        return type(self.optimizer).__name__.lower()
+
+    def __str__(self) -> str:
+        return f"{STEP} {self.shape} {self.dtype} {self.threads} threads"
+
+    def work(self) -> Work:
+        """Return what estimates go by."""
+        return Work.of(self.network, self.optimizer, self.batch, np.dtype(self.dtype), self.threads)
+
+
+def classifier(*sizes: int) -> Network:
+    """Return a network of relu and softmax."""
+    return (
+        Network(sizes, output="softmax", loss="cross_entropy")
+        if sizes[-1] > 1
+        else Network(sizes, output="sigmoid", loss="binary_cross_entropy")
+    )
+
+
+USUAL: tuple[tuple[Network, Optimizer, int], ...] = (
+    (Network([3, 4, 1], output="sigmoid"), SGD(1.2, bias_learning_rate=0.3), 4),
+    (classifier(64, 128, 10), Adam(), 32),
+    (classifier(784, 128, 10), SGD(0.1), 128),
+    (classifier(28, 256, 256, 2), Adam(), 256),
+)
+"""What is measured if nothing is asked for: the notebook's, and from small to large."""
+
+
+def step_rows(
+    given: Sequence[tuple[Network, Optimizer, int]], dtypes: Sequence[str], threads: Sequence[int]
+) -> Iterator[StepRow]:
+    """Yield the rows of trainings."""
+    for (network, optimizer, batch), dtype, count in itertools.product(given or USUAL, dtypes, threads):
+        yield StepRow(network, optimizer, batch, dtype, count)
+
+
+def workers(row: StepRow, name: str) -> int:
+    """Return how many threads a backend gives a step of the row."""
+    variant = variants().get(name)
+    return 1 if variant is None or variant.workers is None else variant.workers(row.work())
+
+
+class _Stopwatch(Callback):
+    """Seconds between the beginning and the end of the steps."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def on_train_begin(self, run: Run) -> None:
+        self._began = self._clock()
+
+    def on_train_end(self, run: Run) -> None:
+        self.seconds = self._clock() - self._began
+
+
+def _epoch(row: StepRow) -> int:
+    """Return the steps of an epoch that is timed."""
+    return max(AGREED_STEPS, min(MOST_STEPS, int(MOST_FLOPS / row.work().flops)))
+
+
+def _data(row: StepRow, steps: int) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    sizes = row.network.sizes
+    X = rng.standard_normal((row.batch * steps, sizes[0])).astype(row.dtype)
+    if row.network.loss in ("cross_entropy", "binary_cross_entropy"):
+        return X, rng.integers(0, max(2, sizes[-1]), len(X))
+    return X, rng.standard_normal((len(X), sizes[-1])).astype(row.dtype)
+
+
+def trained(row: StepRow, name: str, data: tuple[Any, Any], epochs: int, clock: Clock) -> Trained:
+    """Train a backend, or a peer, on batches of the data in one order from one start."""
+    if name in peers.PEERS:
+        start = _fitted(row, "reference", data, 0, _Stopwatch(clock))
+        return peers.PEERS[name](start, row.optimizer, row.batch, row.threads, data, epochs, clock)
+    stopwatch = _Stopwatch(clock)
+    model = _fitted(row, name, data, epochs, stopwatch)
+    return model.history["loss"], stopwatch.seconds
+
+
+def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, stopwatch: _Stopwatch) -> Model:
+    return fit(
+        row.network,
+        *data,
+        optimizer=row.optimizer,
+        epochs=epochs,
+        batch_size=row.batch,
+        shuffle=False,
+        seed=0,
+        backend=backend,
+        threads=row.threads,
+        dtype=row.dtype,
+        progress=False,
+        callbacks=[stopwatch],
+    )
+
+
+def peers_of(row: StepRow) -> list[str]:
+    """Return the peers that are installed and can take the row's steps."""
+    described = row.network.output, row.network.loss
+    return peers.installed() if peers.fits(described, row.optimizer) else []
+
+
+def measure(row: StepRow, names: Sequence[str], budget: float, clock: Clock) -> Iterator[Measurement | Wrong]:
+    """Yield the time of a step of each backend that gives it the row's threads, or what is wrong with it."""
+    data, few = _data(row, _epoch(row)), _data(row, AGREED_STEPS)
+    wanted = np.array(trained(row, "reference", few, 1, clock)[0])
+    # Roundings of dot products over the widest layer, gathered at random over the steps, 8 sigma.
+    allowed = 8 * np.finfo(row.dtype).eps * np.sqrt(max(row.network.sizes) * AGREED_STEPS)
+    calls = {}
+    for name in names:
+        if name not in peers.PEERS and workers(row, name) != row.threads:
+            continue
+        try:
+            off = np.abs(np.array(trained(row, name, few, 1, clock)[0]) / wanted - 1).max()
+        except Exception as error:  # a user's kernel may raise anything
+            yield Wrong(STEP, row.case, row.shape, row.dtype, name, in_short(error))
+            continue
+        if not off <= allowed:
+            message = f"the loss of {AGREED_STEPS} steps is off by {off:.3g}, allowed is {allowed:.3g}"
+            yield Wrong(STEP, row.case, row.shape, row.dtype, name, message)
+            continue
+        calls[name] = _call(row, name, data, clock)
+    for name, taken in in_alternation(calls, budget).items():
+        yield Measurement(
+            STEP, row.case, row.shape, row.dtype, name, row.threads, taken, row.work().flops, traffic(row)
+        )
+
+
+def traffic(row: StepRow) -> int:
+    """Return the bytes of a step at least: the batch read, the parameters and moments read and written."""
+    numbers = row.batch * (row.network.sizes[0] + row.network.sizes[-1])
+    moments = row.optimizer.rule.moments
+    return (numbers + 2 * (1 + moments) * parameter_count(row.network.sizes)) * np.dtype(row.dtype).itemsize
+
+
+def _call(row: StepRow, name: str, data: tuple[Any, Any], clock: Clock) -> Callable[[], float]:
+    _, seconds = trained(row, name, data, 1, clock)
+    epochs = max(1, int(ROUND / max(seconds, 1e-6)))
+    return lambda: trained(row, name, data, epochs, clock)[1] / (epochs * _epoch(row))

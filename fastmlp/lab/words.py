@@ -1,0 +1,82 @@
+"""Numbers in words, and the sentence on why a winner wins."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+
+from fastmlp.backend.registry import variants
+from fastmlp.lab.machine import Machine
+from fastmlp.lab.measurements import STEP, Measurement
+
+UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
+
+CALL = 1.5e-6
+"""Seconds: below, the call from Python itself is a good part of what is measured."""
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as 12.3 us."""
+    unit, name = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
+    return f"{seconds / unit:.3g} {name}"
+
+
+def title(measurement: Measurement) -> str:
+    """Return a row's name in a line."""
+    slot, case, shape, dtype, threads = measurement.row
+    count = f"{threads} threads" if threads > 1 else ""
+    return " ".join(filter(None, [slot, case, shape, dtype, count]))
+
+
+def mechanism(variant: str) -> str:
+    """Return how a variant works, in the words of its own file's first line; nothing if there are none."""
+    declared = variants().get(variant)
+    if declared is None:
+        return "NumPy, a function at a time" if variant == "reference" else ""  # or a peer
+    modules = [sys.modules.get(f.__module__) for f in declared.slots.values()]
+    text = next((inspect.getdoc(module) for module in modules if module is not None), None) or ""
+    return text.partition("\n")[0].partition(": ")[2].rstrip(".") or text.partition("\n")[0].rstrip(".")
+
+
+def reason(ranked: Sequence[Measurement], machine: Machine) -> str:
+    """Return why the first of a row's measurements, the fastest first, is where it is."""
+    winner = ranked[0]
+    said = [f"{winner.variant} takes {duration(winner.time.median)}{_lead(ranked)}."]
+    share = winner.share(machine)
+    if winner.flops is not None and winner.slot != STEP:
+        said.append(_bound(winner, machine, share))
+    elif winner.flops is not None:
+        said.append(f"Its products run at {winner.rate / 1e9:.3g} GF/s, {share:.0%} of the machine's peak.")
+    elif winner.time.median < CALL:
+        said.append("Of a time so short the call from Python is a good part.")
+    elif share > 0.4:
+        level = machine.level_of(winner.traffic).name
+        said.append(f"It is bound by memory: it moves {share:.0%} of what {level} can.")
+    else:
+        said.append(f"It is bound by computing each number: it moves {share:.0%} of what memory could.")
+    how = mechanism(winner.variant)
+    return " ".join([*said, *([f"How: {how}."] if how else [])])
+
+
+def _lead(ranked: Sequence[Measurement]) -> str:
+    if len(ranked) < 2:
+        return ", alone in its row"
+    winner, runner = ranked[:2]
+    ratio = runner.time.median / winner.time.median
+    if winner.time.high >= runner.time.low:
+        return f", which cannot be told from {runner.variant}'s {duration(runner.time.median)}"
+    return f", {ratio:.2f} times as fast as {runner.variant}"
+
+
+def _bound(winner: Measurement, machine: Machine, share: float) -> str:
+    assert winner.flops is not None
+    intensity = winner.flops / winner.traffic
+    level = machine.level_of(winner.traffic)
+    ridge = machine.peak[winner.dtype] / level.bandwidth
+    rate = f"{winner.rate / 1e9:.3g} GF/s, {share:.0%} of the machine's peak"
+    if intensity >= ridge:
+        return f"With {intensity:.3g} operations a byte it is bound by arithmetic, and reaches {rate}."
+    most = intensity * level.bandwidth / machine.peak[winner.dtype]
+    allowed = f"{level.name} allows {most:.0%} of the peak"
+    return f"With {intensity:.3g} operations a byte {allowed}; it reaches {rate}."

@@ -1,0 +1,135 @@
+"""Inputs that are mostly zeros: rows that hold their non-zeros only, as every backend takes them.
+
+Separate from SciPy, which is not imported before somebody brings a matrix of its own: what a backend reads is
+three arrays in one canonical form, and what training asks is rows, a length, a shape and a dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+MOST_COLUMNS = 2**31 - 1
+"""Columns are numbered in 32 bits: half of what a non-zero would take beside its value."""
+
+DENSE_PIECE = 1 << 18
+"""Numbers of a dense array that are looked at together, so that masks stay small."""
+
+
+class SparseRows:
+    """Compressed sparse rows (CSR) in canonical form; the arrays are never written.
+
+    Parameters
+    ----------
+    indptr : (rows + 1,) int64, from 0, where each row begins in the other two
+    indices : (n,) int32, the columns of the non-zeros, ascending within a row
+    values : (n,) float32 or float64, C-contiguous, none of them 0
+    n_in : int, columns
+    """
+
+    __slots__ = ("_most", "indices", "indptr", "n_in", "values")
+
+    def __init__(self, indptr: Array, indices: Array, values: Array, n_in: int) -> None:
+        self.indptr, self.indices, self.values, self.n_in = indptr, indices, values, n_in
+        self._most: dict[int, int] = {}
+
+    @classmethod
+    def of(cls, dense: Array) -> Self:
+        """Return the rows of a dense array (rows, n_in)."""
+        n_in = dense.shape[1]
+        indptr = np.zeros(len(dense) + 1, np.int64)
+        parts = list(_pieces(dense))
+        for rows in parts:
+            indptr[rows.start + 1 : rows.stop + 1] = np.count_nonzero(dense[rows], axis=1)
+        np.cumsum(indptr, out=indptr)
+        indices, values = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], dense.dtype)
+        for rows in parts:
+            places = np.nonzero(dense[rows])
+            at = slice(indptr[rows.start], indptr[rows.stop])
+            indices[at], values[at] = places[1], dense[rows][places]
+        return cls(indptr, indices, values, n_in)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(rows, n_in)."""
+        return len(self), self.n_in
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The dtype of the values."""
+        return self.values.dtype
+
+    @property
+    def arrays(self) -> tuple[Array, Array, Array]:
+        """(indptr, indices, values)."""
+        return self.indptr, self.indices, self.values
+
+    @property
+    def density(self) -> float:
+        """The share of the numbers that are not 0."""
+        return len(self.values) / max(1, len(self) * self.n_in)
+
+    def __len__(self) -> int:
+        return len(self.indptr) - 1
+
+    def __getitem__(self, rows: slice | NDArray[np.int64]) -> SparseRows:
+        """Return some rows: of a slice views of these, of an array copies."""
+        if isinstance(rows, slice):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                first, last = self.indptr[start], self.indptr[max(start, stop)]
+                indptr = self.indptr[start : max(start, stop) + 1] - first
+                return SparseRows(indptr, self.indices[first:last], self.values[first:last], self.n_in)
+            rows = np.arange(start, stop, step)
+        taken = self.matrix()[rows]
+        indptr, indices = taken.indptr.astype(np.int64), taken.indices.astype(np.int32, copy=False)
+        return SparseRows(indptr, indices, taken.data, self.n_in)
+
+    def matrix(self) -> Any:
+        """Return the rows as SciPy's csr_array, without a copy of indices and values."""
+        from scipy.sparse import csr_array
+
+        return csr_array((self.values, self.indices, self.indptr), shape=self.shape)
+
+    def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
+        """Return the rows with values of another dtype, in which none of them may be 0."""
+        return SparseRows(self.indptr, self.indices, self.values.astype(dtype, copy=copy), self.n_in)
+
+    def most(self, rows: int) -> int:
+        """Return how many non-zeros any so many rows have together at most."""
+        if rows not in self._most:
+            counts = np.diff(self.indptr)
+            if rows < len(counts):
+                counts = np.partition(counts, len(counts) - rows)[len(counts) - rows :]
+            self._most[rows] = int(counts.sum())
+        return self._most[rows]
+
+
+Inputs = Array | SparseRows
+"""What training takes as X: (rows, n_in), dense or sparse."""
+
+
+def density_of(dense: Array) -> float:
+    """Return the share of the numbers of a dense array (rows, n_in) that are not 0."""
+    return sum(int(np.count_nonzero(dense[rows])) for rows in _pieces(dense)) / max(1, dense.size)
+
+
+def touched_by(inputs: Inputs) -> NDArray[np.bool_]:
+    """Return which columns (n_in,) of some rows have a number that is not 0."""
+    if isinstance(inputs, SparseRows):
+        touched = np.zeros(inputs.n_in, np.bool_)
+        touched[inputs.indices] = True
+        return touched
+    return (inputs != 0).any(axis=0)
+
+
+def _pieces(dense: Array) -> Iterator[slice]:
+    """Yield slices of rows that hold about DENSE_PIECE numbers each."""
+    together = max(1, DENSE_PIECE // max(1, dense.shape[1]))
+    for start in range(0, len(dense), together):
+        yield slice(start, min(start + together, len(dense)))

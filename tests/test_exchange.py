@@ -1,0 +1,341 @@
+"""What a model becomes in other formats predicts what the model predicts, within the bound of roundings."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from exchanged import CASES, PIECES, X, agrees, inputs, model, own_everything
+from missing import without
+from problems import COMPILED_DTYPES
+
+import fastmlp
+from fastmlp import Activation, Model, Network
+from fastmlp.exchange import c_header, jitted, numpy_source, onnx_graph
+from fastmlp.exchange.formulas import formula, functions
+from fastmlp.exchange.text import Language, write
+from fastmlp.formulas.operations import OPERATIONS
+from fastmlp.model.activations import HIDDEN, OUTPUTS
+
+each_case = pytest.mark.parametrize("case", CASES)
+each_dtype = pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
+STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic", "-shared", "-fPIC"]
+
+
+def test_the_cases_are_all_activations_and_outputs():
+    assert {*HIDDEN, *(f"output: {name}" for name in OUTPUTS)} <= {*CASES}
+
+
+def test_one_formula_holds_every_operation_of_one_element():
+    found = set()
+    own_everything.value.fold(lambda node, _: found.add(node.operation))
+    assert {name for name, entry in OPERATIONS.items() if not entry.reduces} <= found
+
+
+@each_dtype
+@each_case
+def test_numpy_source(case, dtype):
+    scope = {}
+    exec(model(case, dtype).to_numpy_source(), scope)
+    agrees(model(case, dtype), scope["predict"](X.tolist()), inputs(dtype))
+
+
+def test_numpy_source_needs_numpy_alone(tmp_path):
+    (tmp_path / "source.py").write_text(model("silu", np.float32).to_numpy_source(), encoding="utf-8")
+    code = "import sys, source; source.predict([[1, 2, 3]]); print({'fastmlp', 'scipy'} & {*sys.modules})"
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_names_of_a_users_cannot_collide():
+    first, second = (Activation("predict", function) for function in (lambda z: z * z, lambda z: np.exp(-z)))
+    made = model("relu", np.float64)
+    made.network = Network(made.network.sizes, [first, second])
+    assert functions(made.network.activations) == {
+        first: "predict",
+        second: "predict_2",
+        "identity": "identity",
+    }
+    scope = {}
+    exec(made.to_numpy_source(), scope)
+    agrees(made, scope["predict"](X), X)
+
+
+# --- C --------------------------------------------------------------------------------------------
+
+
+def compiled(directory, headers, reals):
+    """A library of functions NAME(x, out, rows), from headers that stand in one file."""
+    lines = [f'#include "{path.name}"' for path in headers.values()]
+    for name, real in reals.items():
+        n_in, n_out = 3, 2
+        lines.append(
+            f"void run_{name}(const {real} *x, {real} *out, int rows);\n"
+            f"void run_{name}(const {real} *x, {real} *out, int rows)\n"
+            f"{{ for (int r = 0; r < rows; r++) {name}_predict(x + {n_in} * r, out + {n_out} * r); }}"
+        )
+    (directory / "all.c").write_text("\n".join(lines) + "\n")
+    command = [COMPILER, *STRICT, "all.c", "-o", "all.so", "-lm"]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(directory / "all.so"))
+
+
+def run(library, name, rows):
+    out = np.empty((len(rows), 2), rows.dtype)
+    getattr(library, f"run_{name}")(
+        rows.ctypes.data_as(ctypes.c_void_p), out.ctypes.data_as(ctypes.c_void_p), len(rows)
+    )
+    return out
+
+
+def c_name(case):
+    return case.replace(": ", "_") + "_net"
+
+
+@pytest.fixture(scope="module", params=COMPILED_DTYPES, ids=lambda dtype: np.dtype(dtype).name)
+def libraries(request, tmp_path_factory):
+    """The dtype, a library of all cases, and one of all cases in integers, with what their headers say."""
+    if COMPILER is None:
+        pytest.skip("no C compiler")
+    dtype = request.param
+    real = "float" if dtype == np.float32 else "double"
+    found = []
+    for fixed_point in (None, X):
+        directory = tmp_path_factory.mktemp("c")
+        headers = {c_name(case): directory / f"{c_name(case)}.h" for case in CASES}
+        for case in CASES:
+            model(case, dtype).to_c(headers[c_name(case)], fixed_point=fixed_point)
+        texts = {case: headers[c_name(case)].read_text() for case in CASES}
+        found.append((compiled(directory, headers, dict.fromkeys(headers, real)), texts))
+    return dtype, *found
+
+
+@each_case
+def test_c_header(case, libraries):
+    dtype, (library, texts), _ = libraries
+    agrees(model(case, dtype), run(library, c_name(case), inputs(dtype)), inputs(dtype))
+    assert not re.search(r"malloc|calloc|\bstatic (?!const|inline)", texts[case])
+
+
+@each_case
+def test_c_header_in_integers(case, libraries):
+    dtype, _, (library, texts) = libraries
+    given = model(case, dtype)
+    bound = float(re.search(r"_LOGIT_BOUND (\S+)$", texts[case], re.MULTILINE)[1])
+    off = np.abs(run(library, c_name(case), inputs(dtype)) - given.predict(inputs(dtype)))
+    wanted = np.abs(given.predict(inputs(dtype)))
+    # What an error of the logits becomes in the outputs: sigmoid's slope is at most 1/4, softmax's 1/2.
+    grown = np.expm1(bound) * wanted
+    by_output = {"identity": bound, "sigmoid": bound / 4, "softmax": bound / 2, "exp": grown}
+    allowed = by_output[given.network.output]
+    assert (off <= allowed + 1e-6).all(), (off.max(), bound)
+    assert bound < 0.2 or case == "everything"  # of logits within about 4; where it jumps no line follows
+
+
+@needs_compiler
+def test_c_in_integers_is_exact_to_fifteen_bits_where_nothing_bends(tmp_path):
+    given = model("relu", np.float32)
+    path = tmp_path / "net.h"
+    given.to_c(path, fixed_point=X)
+    assert "_t0" not in path.read_text()  # max(z, 0) needs no table
+    library = compiled(tmp_path, {"net": path}, {"net": "float"})
+    off = np.abs(run(library, "net", inputs(np.float32)) - given.predict(inputs(np.float32)))
+    assert off.max() < 2**-15 * 2 * 8 * 4  # the range of a value, its margin, 8 inputs and biases, 3 layers
+
+
+@needs_compiler
+def test_values_beyond_the_rows_are_clamped(tmp_path):
+    given = model("tanh", np.float64)
+    path = tmp_path / "net.h"
+    given.to_c(path, fixed_point=X)
+    library = compiled(tmp_path, {"net": path}, {"net": "double"})
+    far = np.array([[1e9, -1e9, 1e9]])
+    held = np.clip(far, *(sign * 2 ** np.ceil(np.log2(2 * np.abs(X).max())) for sign in (-1, 1)))
+    assert np.abs(run(library, "net", far) - given.predict(held)).max() < 0.1
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "wanted"),
+    [
+        ("my net.h", None, "my_net"),
+        ("3.h", None, "model_3"),
+        ("for.h", None, "for_model"),
+        ("x.h", "own", "own"),
+    ],
+)
+def test_a_header_is_named_by_its_file(path, name, wanted, tmp_path):
+    model("relu", np.float32).to_c(tmp_path / path, name=name)
+    assert f"void {wanted}_predict(" in (tmp_path / path).read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "a b"}, "name must be an identifier of C, got 'a b'"),
+        ({"name": "int"}, "name must be an identifier of C, got 'int'"),
+        (
+            {"fixed_point": [[1.0, 2.0]]},
+            r"fixed_point must be finite numbers of shape \(rows, 3\), got shape \(1, 2\)",
+        ),
+        ({"fixed_point": X * np.nan}, "fixed_point must be finite"),
+    ],
+)
+def test_refusals_of_c(options, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        model("relu", np.float32).to_c(tmp_path / "x.h", **options)
+
+
+# --- Numba ----------------------------------------------------------------------------------------
+
+
+@each_dtype
+@pytest.mark.parametrize("case", ["all", *(case for case in CASES if "output" in case)])
+def test_jit_predict(case, dtype):
+    import numba
+
+    given = model(case, dtype)
+    predict = given.jit_predict
+
+    @numba.njit
+    def users_own(rows):
+        return predict(rows)
+
+    agrees(given, users_own(inputs(dtype)), inputs(dtype))
+
+
+def test_jit_predict_keeps_the_parameters_of_when_it_was_made():
+    given = model("relu", np.float64)
+    predict, wanted = given.jit_predict, given.predict(X)
+    given.parameters[...] = 0
+    assert np.allclose(predict(X), wanted)
+
+
+# --- ONNX -----------------------------------------------------------------------------------------
+
+
+def onnx_outputs(path, rows):
+    session = pytest.importorskip("onnxruntime").InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {"X": rows})[0]
+
+
+@each_dtype
+@each_case
+def test_onnx(case, dtype, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    given, path = model(case, dtype), str(tmp_path / "net.onnx")
+    given.to_onnx(path)
+    onnx.checker.check_model(path, full_check=True)
+    agrees(given, onnx_outputs(path, inputs(dtype)), inputs(dtype))
+    back = Model.from_onnx(path, backend="reference")
+    agrees(given, back.predict(inputs(dtype)), inputs(dtype))
+    assert (back.parameters == given.parameters).all()
+    assert back.network.output == given.network.output
+    if case not in PIECES:
+        assert back.network == given.network
+
+
+def test_what_onnx_has_operators_for_is_written_by_them(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model("gelu", np.float32).to_onnx(tmp_path / "net.onnx")
+    nodes = [node.op_type for node in onnx.load(tmp_path / "net.onnx").graph.node]
+    assert nodes == ["Gemm", "Gelu", "Gemm", "Gelu", "Gemm", "Identity"]
+
+
+def test_large_parameters_stand_beside_the_file(tmp_path, monkeypatch):
+    pytest.importorskip("onnx")
+    monkeypatch.setattr(onnx_graph, "MOST_BYTES", 0)
+    given, path = model("all", np.float32), tmp_path / "net.onnx"
+    given.to_onnx(path)
+    agrees(given, onnx_outputs(str(path), inputs(np.float32)), inputs(np.float32))
+
+
+# --- PyTorch, Keras -------------------------------------------------------------------------------
+
+
+@each_dtype
+@each_case
+def test_torch(case, dtype):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    given = model(case, dtype)
+    module = given.to_torch()
+    agrees(given, module(torch.from_numpy(inputs(dtype))).detach().numpy(), inputs(dtype))
+    back = Model.from_torch(module, backend="reference")
+    if case not in PIECES:
+        assert back.network == given.network
+    assert (back.parameters == given.parameters).all()
+
+
+KERAS = {"identity": "linear", "exp": "exponential"}
+
+
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # Keras's own
+@each_case
+def test_keras_weights(case):
+    keras = pytest.importorskip("keras", reason="Keras is not installed")
+    if case in PIECES:
+        pytest.skip("Keras has no activation of that name")
+    given = model(case, np.float32)
+    own = {
+        "leaky_relu": lambda z: keras.ops.leaky_relu(z, 0.01),
+        "gelu": lambda z: keras.ops.gelu(z, approximate=False),
+    }
+    layers = [
+        keras.layers.Dense(units, activation=own.get(name, KERAS.get(name, name)))
+        for units, name in zip(given.network.sizes[1:], given.network.activations, strict=True)
+    ]
+    made = keras.Sequential([keras.Input((3,)), *layers])
+    made.set_weights(given.to_keras_weights())
+    agrees(given, keras.ops.convert_to_numpy(made(inputs(np.float32))), inputs(np.float32))
+
+
+def test_keras_weights_are_copies():
+    given = model("relu", np.float64)
+    arrays = given.to_keras_weights()
+    assert [array.shape for array in arrays] == [(3, 6), (6,), (6, 5), (5,), (5, 2), (2,)]
+    arrays[0][...] = 0
+    assert given.weights[0].any()
+
+
+# --- what all have in common ----------------------------------------------------------------------
+
+
+ELEMENTWISE = {name for name, entry in OPERATIONS.items() if not entry.reduces}
+
+
+def test_every_format_spells_every_operation():
+    assert numpy_source.OPERATIONS.keys() >= ELEMENTWISE
+    assert jitted.OPERATIONS.keys() >= ELEMENTWISE
+    assert c_header.language("net", np.dtype(np.float32)).operations.keys() >= ELEMENTWISE
+    assert onnx_graph.WRITTEN.keys() >= ELEMENTWISE
+
+
+def test_an_operation_that_a_format_lacks_is_named():
+    lacking = Language("the format", {"add": "{0} + {1}"}, str, "", "")
+    said = "the format has no entry for the operation 'tanh'; it has: add"
+    with pytest.raises(NotImplementedError, match=said):
+        write(formula("tanh"), lacking, {"z": "z"})
+
+
+@pytest.mark.parametrize(
+    ("package", "call", "extra"),
+    [
+        ("onnx", lambda given: given.to_onnx("never.onnx"), "onnx"),
+        ("onnx", lambda given: Model.from_onnx("never.onnx"), "onnx"),
+        ("torch", lambda given: given.to_torch(), "torch"),
+        ("torch", lambda given: Model.from_torch(None), "torch"),
+        ("skl2onnx", lambda given: fastmlp.onnx.register(), "onnx"),
+    ],
+)
+def test_a_missing_package_is_one_line(package, call, extra, monkeypatch):
+    without(monkeypatch, package)
+    with pytest.raises(ImportError, match=rf'needs {package}: pip install "fastmlp\[{extra}\]"$'):
+        call(model("relu", np.float32))

@@ -1,0 +1,427 @@
+"""The kernel lab: what it measures agrees first, and what it says follows from the numbers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from missing import without
+
+from fastmlp.backend import registry
+from fastmlp.cli.main import main
+from fastmlp.lab import assembly, compare, explain, phases, rows, slots, steps, timing, words
+from fastmlp.lab.compare import Change
+from fastmlp.lab.machine import Level, Machine
+from fastmlp.lab.measurements import Measurement, PhaseTime, Results, Wrong, read, winners, written
+from fastmlp.lab.rows import SlotRow
+from fastmlp.lab.steps import StepRow, classifier
+from fastmlp.lab.timing import CLOCKS, Time
+from fastmlp.model.optimizers import SGD, Adam
+from fastmlp.testing.slots import SLOTS, Sizes
+
+pytest.importorskip("rich")
+
+CPU = CLOCKS["cpu"]
+
+MACHINE = Machine(
+    "a CPU",
+    2,
+    512,
+    2,
+    {"python": "3"},
+    {"float32": 100e9, "float64": 50e9},
+    [Level("L1", 32768, 200e9), Level("memory", 1 << 62, 20e9)],
+)
+
+
+def measurement(
+    variant, seconds, slot="affine", flops=2.0 * 64**3, traffic=3 * 64 * 64 * 4, threads=1, spread=0.01
+):
+    taken = Time(seconds * (1 - spread), seconds, seconds * (1 - spread), seconds * (1 + spread), 50)
+    return Measurement(slot, "", "64x64x64", "float32", variant, threads, taken, flops, traffic)
+
+
+def results(*measurements, wrong=(), phased=()):
+    return Results(MACHINE, list(measurements), list(wrong), list(phased))
+
+
+WRONG = """
+from fastmlp.kernels import Variant
+from fastmlp.kernels.variants import baseline
+
+
+def bias_gradient(delta, out):
+    out[:] = 0
+    for i in range(delta.shape[0] - 1):
+        for j in range(delta.shape[1]):
+            out[j] += delta[i, j]
+
+
+VARIANT = Variant("lab_wrong", baseline.VARIANT, {"bias_gradient": bias_gradient})
+"""
+
+
+@pytest.fixture
+def wrong_variant(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_files", dict(registry._files))
+    path = tmp_path / "lab_wrong.py"
+    path.write_text(WRONG)
+    return path
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_a_median_has_the_order_statistics_for_its_ends():
+    found = timing.summary([float(n) for n in range(1, 101)])
+    assert found == Time(1.0, 50.5, 41.0, 61.0, 100)  # 50 -+ 1.96 sqrt(100) / 2, counted outward
+
+
+def test_the_interval_holds_the_median_95_times_of_100():
+    rng, held = np.random.default_rng(0), 0
+    for _ in range(2000):
+        found = timing.summary(list(rng.exponential(size=60)))
+        held += found.low <= np.log(2) <= found.high
+    assert 0.94 < held / 2000 < 0.985  # at least 95 %, as ends are rounded outward
+
+
+def test_calls_are_timed_in_turns():
+    order = []
+    calls = {name: lambda name=name: order.append(name) or 1e-3 for name in "abc"}
+    found = timing.in_alternation(calls, budget=1e-9)
+    assert set(order[:3]) == set("abc")
+    assert [sorted(order[n : n + 3]) for n in range(3, len(order), 3)] == [list("abc")] * timing.LEAST_ROUNDS
+    assert (
+        len({tuple(order[n : n + 3]) for n in range(3, len(order), 3)}) == 3
+    )  # each begins a round in its turn
+    assert found["a"].rounds == timing.LEAST_ROUNDS
+
+
+# --- slots and steps --------------------------------------------------------------------------------
+
+
+def test_a_slot_is_timed_for_those_that_have_their_own():
+    own = [
+        name for name in ("baseline", "blas", "tiled", "fused", "packed") if rows.has_its_own(name, "affine")
+    ]
+    assert own == ["baseline", "blas", "tiled"]
+    row = SlotRow("affine", "", Sizes(32, 30, 100), "float32")
+    found = list(slots.measure(row, ["baseline", "tiled"], 0.01, CPU))
+    assert [m.variant for m in found] == ["baseline", "tiled"]
+    assert found[0].flops == 2 * 32 * 30 * 100
+    assert found[0].traffic == 4 * (32 * 30 + 30 * 100 + 100 + 32 * 100)
+    assert all(0 < m.time.best <= m.time.low <= m.time.median <= m.time.high for m in found)
+
+
+def test_what_is_read_and_written_counts_twice():
+    row = SlotRow("apply_rule", "sgd", Sizes(1, 4, 4), "float64")
+    numbers = 5 * 4
+    # The parameters and both moments are there before and after; the gradient is read, and the constants.
+    constants = row.made().arguments[2].nbytes
+    assert rows.traffic(row.made()) == 8 * numbers * (1 + 2 * 3) + constants
+
+
+def test_slots_that_work_in_place_are_given_their_input_in_every_round():
+    row = SlotRow("drop", "p=0.1, in place", Sizes(8, 8, 8), "float32")
+    (found,) = slots.measure(row, ["baseline"], 1e-3, CPU)
+    assert found.time.rounds >= timing.LEAST_ROUNDS
+
+
+def test_a_wrong_slot_is_told_and_not_timed(wrong_variant):
+    name = registry.register_file(wrong_variant)
+    row = SlotRow("bias_gradient", "", Sizes(8, 4, 4), "float64")
+    found = list(slots.measure(row, ["baseline", name], 1e-3, CPU))
+    assert [type(one) for one in found] == [Wrong, Measurement]
+    assert found[0].variant == name
+    assert "off by" in found[0].message or "wanted" in found[0].message
+
+
+def test_a_step_is_timed_where_its_losses_are_the_references(wrong_variant):
+    name = registry.register_file(wrong_variant)
+    row = StepRow(classifier(6, 5, 3), SGD(0.5), 8, "float64", 1)
+    found = {one.variant: one for one in steps.measure(row, ["reference", "tiled", name], 0.01, CPU)}
+    assert isinstance(found[name], Wrong)
+    assert "the loss of 8 steps is off by" in found[name].message
+    assert found["tiled"].time.median < found["reference"].time.median
+    assert found["tiled"].flops == row.work().flops
+
+
+@pytest.mark.parametrize("row", [StepRow(*usual, "float64", 1) for usual in steps.USUAL[:2]], ids=str)
+def test_torch_takes_the_same_steps(row):
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    found = {one.variant: one for one in steps.measure(row, ["reference", *steps.peers_of(row)], 0.01, CPU)}
+    assert isinstance(found["torch"], Measurement), found["torch"]
+
+
+def test_the_usual_steps_are_what_a_step_is_made_of():
+    row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
+    calls = [(part.phase, part.layer, part.row.slot) for part in phases.parts(row)]
+    assert ("loss", 0, "output_loss") in calls
+    assert ("back", 1, "input_gradient") not in calls  # the first layer's inputs have no slope
+    assert {slot for *_, slot in calls} <= set(SLOTS)
+    found = phases.phases(row, "tiled", 1e-3, CPU)
+    assert {(p.phase, p.layer) for p in found} == {(phase, layer) for phase, layer, _ in calls}
+    assert all(p.seconds > 0 for p in found)
+
+
+# --- files, comparisons, words ----------------------------------------------------------------------
+
+
+def test_results_come_back_from_their_file(tmp_path):
+    phased = [PhaseTime("3-4-1 b4", "float32", "tiled", "loss", 0, 1e-6)]
+    given = results(
+        measurement("tiled", 1e-5),
+        wrong=[Wrong("drop", "", "1x1x1", "float32", "mine", "off")],
+        phased=phased,
+    )
+    path = tmp_path / "r.json"
+    path.write_text(written(given))
+    assert read(path) == given
+    path.write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="holds no results of fastmlp bench: its format is 99"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "spread", "verdict"),
+    [
+        (1e-5, 1.2e-5, 0.01, "slower"),
+        (1e-5, 1.2e-5, 0.10, "as before"),  # the intervals of the medians allow 0.98
+        (1e-5, 1.04e-5, 0.001, "as before"),  # for certain, but within the tolerance
+        (1e-5, 0.8e-5, 0.01, "faster"),
+    ],
+)
+def test_what_is_slower_is_so_for_certain(before, now, spread, verdict):
+    change = Change(
+        measurement("tiled", before, spread=spread), measurement("tiled", now, spread=spread), 0.05
+    )
+    assert change.verdict == verdict
+    assert change.low < change.ratio < change.high
+
+
+def test_only_what_both_have_is_compared():
+    before = results(measurement("tiled", 1e-5), measurement("blas", 1e-5))
+    now = results(measurement("tiled", 1e-5), measurement("mine", 1e-5))
+    assert [change.now.variant for change in compare.changes(before, now, 0.05)] == ["tiled"]
+
+
+def test_the_winner_is_the_fastest_and_the_reason_follows_from_the_numbers():
+    slow, fast = measurement("blas", 8e-6), measurement("tiled", 6e-6)
+    ((_, ranked),) = winners([slow, fast]).items()
+    assert [m.variant for m in ranked] == ["tiled", "blas"]
+    said = words.reason(ranked, MACHINE)
+    assert "tiled takes 6 us, 1.33 times as fast as blas." in said
+    # 48 KiB are in memory here, whose ridge is at 5 operations a byte.
+    assert "With 10.7 operations a byte it is bound by arithmetic, and reaches 87.4 GF/s, 87% of the" in said
+    assert "register tiles" in said  # the variant's own file says how
+    alike = words.reason([measurement("tiled", 6e-6), measurement("blas", 6.05e-6)], MACHINE)
+    assert "which cannot be told from blas's 6.05 us" in alike
+
+
+def test_bounds_are_of_the_memory_that_holds_the_data():
+    said = words.reason([measurement("tiled", 6e-6, traffic=1 << 20)], MACHINE)
+    assert "With 0.5 operations a byte memory allows 10% of the peak" in said
+    copied = measurement("tiled", 1e-5, "gather", None, 1 << 21)
+    assert "bound by memory: it moves" in words.reason(
+        [copied._replace(time=Time(1e-4, 1e-4, 1e-4, 1e-4, 9))], MACHINE
+    )
+    assert words.duration(1.5e-7) == "150 ns"
+
+
+def test_shares_are_of_the_peak_or_of_a_bandwidth():
+    assert measurement("tiled", 2 * 64**3 / 50e9).share(MACHINE) == pytest.approx(0.5)
+    assert measurement("tiled", 1e-6, "gather", None, 20000).share(MACHINE) == pytest.approx(0.1)
+    assert measurement("fused", 2 * 64**3 / 100e9, threads=2).share(MACHINE) == pytest.approx(0.5)
+
+
+# --- the command line --------------------------------------------------------------------------------
+
+QUICK = ["--dtype", "float32", "--seconds", "0.002", "--clock", "cpu"]
+
+
+def test_bench_prints_a_table_and_compares(tmp_path, capsys):
+    path = tmp_path / "r.json"
+    asked = ["bench", "--slot", "affine", "--shape", "16,16,16", "--variant", "baseline,tiled", *QUICK]
+    assert main([*asked, "--json", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "affine 16x16x16 float32" in printed
+    assert "fastest" in printed
+    kept = json.loads(path.read_text())
+    assert [m["variant"] for m in kept["measurements"]] == ["baseline", "tiled"]
+    for m in kept["measurements"]:
+        m["time"] = {"best": 1e-12, "median": 1e-12, "low": 1e-12, "high": 1e-12, "rounds": 9}
+    path.write_text(json.dumps(kept))
+    assert main([*asked, "--compare", str(path)]) == 3
+    assert "2 compared, 2 slower" in capsys.readouterr().out
+
+
+def test_bench_times_steps(capsys):
+    assert (
+        main(["bench", "--slot", "step", "--network", "6-5-3", "--batch", "8", "--variant", "tiled", *QUICK])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "step adam 6-5-3 b8 float32" in printed
+    assert "reference" in printed
+
+
+def test_a_file_is_measured_beside_all_others_where_it_has_its_own(wrong_variant, capsys):
+    assert (
+        main(
+            [
+                "bench",
+                "--variant",
+                str(wrong_variant),
+                "--slot",
+                "bias_gradient,affine",
+                "--shape",
+                "8,4,4",
+                *QUICK,
+            ]
+        )
+        == 1
+    )
+    printed = capsys.readouterr().out
+    assert "lab_wrong is wrong and was not timed: bias_gradient 8x4x4 float32:" in printed
+    assert "tiled" in printed
+    assert "affine" not in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--slot", "affin"], "unknown slot 'affin'; choose from: affine, "),
+        (["--variant", "tield"], "unknown variant 'tield'; choose from: baseline, "),
+        (["--variant", "none.py"], "a variant must be a Python file, got "),
+        (["--dtype", "float16"], "unknown dtype 'float16'; choose from: float32, float64"),
+        (["--shape", "3,4"], "shape must be 3 whole numbers of at least 1, got '3,4'"),
+        (["--network", "784"], "network must be sizes like 784-128-10, got '784'"),
+        (["--threads", "0"], "threads must be whole numbers of at least 1, got '0'"),
+        (["--clock", "sun"], "unknown clock 'sun'; choose from: wall, cpu"),
+        (["--clock", "cpu", "--threads", "2"], "clock cpu adds up the time of all threads; use wall for"),
+        (["--watch"], "--watch needs a file among --variant"),
+        (["--asm"], "--asm and --ir take one --variant and one --slot"),
+        (["--slot", "affine", "--compare", "none.json"], "No such file or directory: 'none.json'"),
+    ],
+)
+def test_mistakes_are_one_line(arguments, said, capsys):
+    assert main(["bench", *arguments]) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert told.count("\n") == 1
+
+
+def test_rich_is_needed_and_named(monkeypatch, capsys):
+    without(monkeypatch, "rich")
+    assert main(["bench"]) == 2
+    assert 'fastmlp bench needs rich: pip install "fastmlp[lab]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(registry, "_files", dict(registry._files))
+    name = f"lab_{slot}"
+    assert main(["new-variant", name, "--slot", slot]) == 0
+    assert f"fastmlp bench --variant {name}.py --watch" in capsys.readouterr().out
+    assert registry.register_file(f"{name}.py") == name
+    label = rows.labels_of(slot)[0]
+    (found,) = slots.measure(SlotRow(slot, label, Sizes(8, 5, 3), "float64"), [name], 1e-3, CPU)
+    assert isinstance(found, Measurement), found
+    assert main(["new-variant", name, "--slot", slot]) == 2  # it stands there, and is registered
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["a-b"], "a variant's name must be letters, digits and _, got 'a-b'"),
+        (["tiled"], "a backend named 'tiled' exists already"),
+        (["mine", "--slot", "affin"], "unknown slot 'affin'"),
+    ],
+)
+def test_mistakes_of_new_variant(arguments, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["new-variant", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_explain_says_what_auto_takes_and_why(capsys):
+    row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
+    chosen, found = explain.explained(row, 0.002, CPU)
+    estimates = {name: estimate for name, estimate, _ in found if estimate is not None}
+    assert min(estimates, key=estimates.get) == chosen
+    assert {name for name, _, result in found if isinstance(result, Measurement)} == {
+        "reference",
+        *registry.variants(),
+    }
+    assert main(["backends", "--explain", "6-5-3", "--batch", "8", "--clock", "cpu"]) == 0
+    printed = capsys.readouterr().out
+    assert f"auto comes to {chosen}" in printed
+    assert "auto's choice: the least estimate" in printed
+    assert main(["backends"]) == 0
+    assert "WHAT IT OVERRIDES" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kind", "word"), [("asm", "mul|fma|fml"), ("ir", "fmul|llvm.fma")])
+def test_the_inner_loop_of_a_slot(kind, word, capsys):
+    asked = ["--slot", "affine", "--variant", "baseline", "--dtype", "float64", "--shape", "16,16,16"]
+    assert main(["bench", *asked, f"--{kind}"]) == 0
+    printed = capsys.readouterr().out
+    assert "baseline affine 16x16x16 float64: the inner loop with most arithmetic, in affine" in printed
+    assert any(part in printed for part in word.split("|"))
+
+
+def test_the_loop_with_no_loop_in_it_is_found():
+    text = "\n".join(
+        [
+            "-----ASSEMBLY outer.0123-----",
+            ".LBB0_1:",
+            "\tmovq\t%rax, %rbx",
+            ".LBB0_2:",
+            "\tvfmadd231ps\t%zmm0, %zmm1, %zmm2",
+            "\tvmulps\t%zmm0, %zmm1, %zmm3",
+            "\tjne\t.LBB0_2",
+            "\taddps\t%xmm0, %xmm1",
+            "\taddps\t%xmm0, %xmm1",
+            "\taddps\t%xmm0, %xmm1",
+            "\tjne\t.LBB0_1",
+            "=" * 80,
+        ]
+    )
+    (loop,) = assembly.loops(text, "asm")
+    assert (loop.function, loop.arithmetic, len(loop.lines)) == ("outer.0123", 2, 4)
+
+
+def test_watch_measures_again_when_the_file_is_saved(tmp_path):
+    path = tmp_path / "lab_watched.py"
+    path.write_text(WRONG.replace("lab_wrong", "lab_watched"))
+    command = [sys.executable, "-m", "fastmlp", "bench", "--variant", str(path), "--watch"]
+    asked = ["--slot", "bias_gradient", "--shape", "32,8,8"]
+    with subprocess.Popen(
+        [*command, *asked], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            first = until_waiting(process)
+            assert "lab_watched is wrong and was not timed" in first
+            time.sleep(0.01)
+            path.write_text(
+                WRONG.replace("lab_wrong", "lab_watched").replace("delta.shape[0] - 1", "delta.shape[0]")
+            )
+            second = until_waiting(process)
+            assert "wrong" not in second
+            assert "lab_watched" in second
+        finally:
+            process.terminate()
+
+
+def until_waiting(process):
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "waiting for changes" in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))

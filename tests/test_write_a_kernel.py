@@ -1,0 +1,51 @@
+"""docs/write-a-kernel.md: its files and commands, in their order, and what it says comes of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("rich")
+
+DOCS = (Path(__file__).parent.parent / "docs" / "write-a-kernel.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+
+
+def run(command, folder):
+    # Other programs on the cores must not decide who is faster.
+    clock = ["--clock", "cpu"] if command[1] == "bench" else []
+    whole = [sys.executable, "-m", *command, *clock]
+    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_the_page_comes_true(tmp_path):
+    printed = []
+    for kind, block in BLOCKS:
+        if kind == "python":
+            name = re.match(r"# file: (\S+)\n", block)[1]
+            (tmp_path / name).write_text(block)
+            continue
+        wanted = 1 if "# exits with 1" in block else 0
+        for line in block.splitlines():
+            if line.startswith("fastmlp "):
+                code, text = run(shlex.split(line), tmp_path)
+                assert code == wanted, f"{line}: {text}"
+                printed.append(text)
+    assert any(
+        "outer is wrong and was not timed: weight_gradient 4x256x256 float32" in text for text in printed
+    )
+    assert "outer weight_gradient 1x256x256 float32: the inner loop" in "".join(printed)
+    assert "compared, 0 slower" in printed[-1]
+    found = json.loads((tmp_path / "outer.json").read_text())["measurements"]
+    medians = {m["variant"]: m["time"]["median"] for m in found if m["slot"] == "weight_gradient"}
+    assert medians["outer"] < medians["baseline"]
+    assert medians["outer"] < medians["tiled"]
+    page = (tmp_path / "outer.html").read_text()
+    assert "64-128-10 b1" in page
