@@ -7,35 +7,81 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
+import fastmlp
 from fastmlp.backend import registry
 from fastmlp.cli import ahead
+from fastmlp.kernels.jit import engine, store
 
 pytestmark = pytest.mark.xdist_group("ahead")  # they compile the same
 
 FITS = """
 import sys
 import numpy as np
-import scipy.sparse
-from numba.core import event
 import fastmlp
+from fastmlp.kernels.jit import engine
 
 backend, *dtypes = sys.argv[1:]
 # Works for which auto takes one backend after another, the last with a layer beyond L2.
 works = [((3, 4, 1), 5, 1), ((6, 40, 3), 64, 2), ((300, 200, 10), 200, 1), ((600, 700, 2), 130, 2)]
-with event.install_recorder("numba:compile") as recorder:
-    for dtype in dtypes:
-        for sizes, rows, threads in works:
-            X, y = np.ones((rows, sizes[0]), dtype), np.ones((rows, sizes[-1]))
-            options = {"epochs": 1, "batch_size": None, "validation": (X, y), "threads": threads}
-            model = fastmlp.fit(fastmlp.Network(sizes), X, y, backend=backend, progress=False, **options)
-            model.predict(X)
-            sparse = scipy.sparse.csr_array(X)
-            fastmlp.fit(fastmlp.Network(sizes), sparse, y, backend=backend, progress=False, **options)
-            model.predict(sparse)
-            print(model.backend)
-assert not recorder.buffer, [ev.data["dispatcher"] for _, ev in recorder.buffer]
+for dtype in dtypes:
+    for sizes, rows, threads in works:
+        X, y = np.ones((rows, sizes[0]), dtype), np.ones((rows, sizes[-1]))
+        options = {"epochs": 1, "batch_size": None, "validation": (X, y), "threads": threads}
+        model = fastmlp.fit(fastmlp.Network(sizes), X, y, backend=backend, progress=False, **options)
+        model.predict(X)
+        print(model.backend)
+assert engine.compiled == [], engine.compiled
+"""
+
+RANDOM = """
+import sys
+import numpy as np
+import scipy.sparse
+import fastmlp
+from fastmlp.kernels.jit import engine
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.losses import LOSSES
+
+rng = np.random.default_rng(int(sys.argv[1]))
+pairs = [(loss, output) for loss, entry in LOSSES.items() for output in entry.outputs]
+for _ in range(int(sys.argv[2])):
+    loss, output = pairs[rng.integers(len(pairs))]
+    depth, rows = int(rng.integers(0, 4)), int(rng.integers(4, 300))
+    n_out = int(rng.choice([1, 2, 3, 10, 40])) + (output == "softmax")
+    sizes = [int(rng.integers(1, 100)), *map(int, rng.integers(1, 200, depth)), n_out]
+    network = fastmlp.Network(
+        sizes, [str(name) for name in rng.choice(HIDDEN, depth)], output, loss,
+        dropout=float(rng.choice([0, 0.3])), l1=float(rng.choice([0, 0.01])), l2=float(rng.choice([0, 0.01])),
+        convention=str(rng.choice(["torch", "sklearn"])),
+    )
+    optimizer = [
+        fastmlp.SGD(0.01), fastmlp.SGD(0.01, 0.9), fastmlp.SGD(0.01, 0.9, True), fastmlp.RMSprop(0.001),
+        fastmlp.Adam(clip_norm=1.0), fastmlp.AdamW(fastmlp.Cosine(0.001, length=3)),
+    ][rng.integers(6)]
+    dtype = str(rng.choice(["float32", "float64"]))
+    X = rng.random((rows, sizes[0])).astype(dtype)
+    y = np.full((rows, n_out), 1 / n_out)
+    given = scipy.sparse.csr_array(X * (X > 0.7)) if rng.random() < 0.3 else X
+    model = fastmlp.fit(
+        network, given, y, optimizer=optimizer, epochs=2, batch_size=int(rng.integers(1, rows + 1)),
+        validation=0.25 if rng.random() < 0.5 else None, threads=int(rng.integers(1, 3)), seed=0, progress=False,
+        sample_weight=rng.random(rows) if rng.random() < 0.3 else None,
+    )
+    assert engine.compiled == [], (network, model, engine.compiled)
+    model.predict(given)
+    assert engine.compiled == [], (network, "predict", engine.compiled)
+    model.predict(X[:1])
+X = rng.random((60, 5))
+for estimator in (fastmlp.MLPClassifier(solver="lbfgs", max_iter=2), fastmlp.MLPRegressor(max_iter=2)):
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        estimator.fit(X, X[:, 0] > 0.5).predict(X)
+assert engine.compiled == [], engine.compiled
+assert "numba" not in sys.modules
 """
 
 
@@ -51,45 +97,98 @@ def run(*command, **environment):
     return done
 
 
-LOADED = "was there already, loaded in"
+LOADED = "was there already, loaded"
 
 
 def told(done):
     """What a warmup says of every program: {(backend, dtype, use): how it came about}."""
-    lines = [re.fullmatch(r"(\w+) +(\w+) +(\w+) +(.*) \d+\.\d s", line) for line in done.stdout.splitlines()]
+    lines = [
+        re.fullmatch(r"(\w+) +(\w+) +(\w+) +(.*) in \d+\.\d s", line) for line in done.stdout.splitlines()
+    ]
     return {line.groups()[:3]: line[4] for line in lines}
 
 
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A cache that `fastmlp warmup` has filled; what it said."""
+    cache = {"FASTMLP_CACHE_DIR": str(tmp_path_factory.mktemp("warm"))}
+    return cache, told(run("-m", "fastmlp", "warmup", **cache))
+
+
+@pytest.mark.slow  # compiles for half a minute
+def test_it_compiles_all_that_auto_may_need_and_a_second_one_says_so(warm):
+    cache, first = warm
+    wanted = {tuple(task[:3]) for task in ahead.tasks(ahead.choices_of_auto(), ("float32", "float64"))}
+    assert {*first} == wanted
+    assert all(
+        re.fullmatch(r"\d+ compiled", first["fused", dtype, "training"]) for dtype in ("float32", "float64")
+    )
+    assert told(run("-m", "fastmlp", "warmup", **cache)) == dict.fromkeys(first, LOADED)
+    taken = run("-c", FITS, "auto", "float32", "float64", **cache).stdout.split()
+    assert set(taken) <= set(ahead.choices_of_auto())
+    assert len(set(taken)) > 1, "the works are meant to make auto choose differently"
+
+
 @pytest.mark.slow
-def test_a_later_process_compiles_nothing_and_a_second_warmup_says_so(tmp_path):
+@pytest.mark.parametrize("seed", range(3))
+def test_after_it_no_network_compiles_anything(warm, seed):
+    """With a process beside that could compile, too: it is asked for what would pay, and nobody waits."""
+    for background in "01":
+        run("-W", "default", "-c", RANDOM, str(seed), "40", FASTMLP_BACKGROUND=background, **warm[0])
+
+
+@pytest.mark.slow  # compiles one backend
+def test_a_later_process_compiles_nothing(tmp_path):
     cache = {"FASTMLP_CACHE_DIR": str(tmp_path)}
     command = ["-m", "fastmlp", "warmup", "--backend", "baseline", "--dtype", "float32"]
-    for how in ("compiled in", LOADED):
-        uses = ("training", "prediction", "validation")
-        assert told(run(*command, **cache)) == {("baseline", "float32", use): how for use in uses}
+    first = told(run(*command, **cache))
+    assert {*first} == {("baseline", "float32", use) for use in ahead.USES}
+    assert first["baseline", "float32", "training"] != LOADED
+    assert {*told(run(*command, **cache)).values()} == {LOADED}
     assert run("-c", FITS, "baseline", "float32", **cache).stderr == ""
 
 
-@pytest.mark.matrix  # 16 s
-@pytest.mark.parametrize(("backend", "dtype"), [("fused", "float32")])
-def test_what_a_backend_needs_is_compiled_ahead(backend, dtype):
-    """In the cache that the tests share, where some of it is already."""
-    command = ["-m", "fastmlp", "warmup", "--backend", backend, "--dtype", dtype]
-    assert {key[:2] for key in told(run(*command))} == {(backend, dtype)}
-    run("-c", FITS, backend, dtype)
-
-
-@pytest.mark.matrix
-def test_the_default_is_all_that_auto_may_need():
-    first, again = (told(run("-m", "fastmlp", "warmup")) for _ in range(2))
-    assert set(first.values()) <= {"compiled in", LOADED}
-    assert again == dict.fromkeys(first, LOADED)
-    taken = run("-c", FITS, "auto", "float32", "float64").stdout.split()
-    assert set(taken) <= set(ahead.choices_of_auto())
-    assert len(set(taken)) > 2, "the works are meant to make auto choose differently"
-
-
 def test_a_program_for_each_network_is_not_compiled_ahead():
-    names = [name for name, variant in registry.variants().items() if variant.specialize is not None]
-    found = [(ready.backend, ready.use) for ready in ahead.compile_ahead(names, ["float32"])]
-    assert found == [(name, use) for name in names for use in ("prediction", "validation")]
+    names = [name for name in registry.backends()[1:] if registry.choice_of(name).specialize is not None]
+    assert [(task.backend, task.use) for task in ahead.tasks(names, ["float32"])] == [
+        (name, use) for use in ("gradient", "prediction", "validation") for name in names
+    ]
+
+
+def test_the_program_of_a_network_is_compiled_where_it_has_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(store, "names", store.Names)
+    backends, network = (
+        ahead.choices_of_auto(),
+        fastmlp.Network([7, 5, 2], "tanh", "softmax", "cross_entropy"),
+    )
+    (task,) = ahead.tasks_of_network(backends, ["float32"], network, fastmlp.Adam(), 16)
+    assert task.backend == "specialized"
+    assert ahead.tasks_of_network(backends, ["float32"], fastmlp.Network([900, 2]), fastmlp.Adam(), 16) == []
+    before = [*engine.compiled]
+    assert ahead.made_ready(task).compiled > 0
+    assert any(name.startswith("train_chunk@7-5-2_") for name in engine.compiled[len(before) :])
+    X = np.ones((64, 7), np.float32)
+    before = [*engine.compiled]
+    fastmlp.fit(network, X, np.zeros(64), epochs=1, batch_size=16, backend="specialized", progress=False)
+    assert engine.compiled == before
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ("--network 64x10", "network must be sizes like 64-128-10, got '64x10'"),
+        ("--network 64-10 --loss mes", "unknown loss 'mes'; choose from: "),
+        ("--network 64-10 --optimizer adm", "unknown optimizer 'adm'; choose from: "),
+        ("--network 64-5-10 --activation rleu", "unknown hidden activation 'rleu'"),
+        ("--network 64-10 --output exp", "output 'exp' does not go with loss 'cross_entropy'"),
+        ("--network 64-10 --batch 0", "batch must be at least 1, got 0"),
+    ],
+)
+def test_a_mistake_about_the_network_is_one_line(capsys, options, says):
+    from fastmlp.cli.main import main
+
+    with pytest.raises(SystemExit) as left:
+        main(["warmup", *options.split()])
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err

@@ -26,7 +26,10 @@ from fastmlp.system.budget import cores
 from fastmlp.training.trainer import fit
 
 ROWS = 32
-"""Rows of the batches that are trained: enough for every kind of matrix product."""
+"""Rows of the batches that are trained: enough for every kind of matrix product that packs nothing."""
+
+LARGE = (((600, 700, 2), 160), ((130, 140, 130, 20), 2304))
+"""Layers, and rows, for which operands are packed: weights beyond half of L2, many rows."""
 
 
 class Ready(NamedTuple):
@@ -115,11 +118,13 @@ def made_ready(task: Task) -> Ready:
     return Ready(task.backend, task.dtype, task.use, len(engine.compiled) - before, seconds)
 
 
-def _networks() -> Iterator[tuple[Network, Optimizer]]:
-    """Yield networks and optimisers that together call everything that there is to compile.
+def _networks() -> Iterator[tuple[Network, Optimizer, int]]:
+    """Yield networks, optimisers and rows that together call everything that there is to compile.
 
     Kernels differ for few and for many outputs, and for few outputs after a wide layer.
     """
+    for sizes, rows in LARGE:
+        yield Network(sizes), SGD(0.1), rows
     hidden = cycle(HIDDEN)
     optimizers = cycle(
         (SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0), SparseAdam())
@@ -129,26 +134,26 @@ def _networks() -> Iterator[tuple[Network, Optimizer]]:
             if output != "softmax" or units > 1:
                 layers, chosen = (3, 32, 32, units), (next(hidden), next(hidden))
                 network = Network(layers, chosen, output, loss, dropout=0.1, l1=0.1, l2=0.1)
-                yield network, next(optimizers)
+                yield network, next(optimizers), ROWS
 
 
-def _rows(network: Network, dtype: str, rows: int = ROWS) -> Data:
+def _rows(network: Network, dtype: str, rows: int) -> Data:
     targets = np.ones((rows, network.sizes[-1]), dtype) / network.sizes[-1]
     return Data(np.ones((rows, network.sizes[0]), dtype), targets, np.ones(rows, dtype))
 
 
 def _train(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
-    for network, optimizer in _networks():
-        _fit(backend, dtype, network, optimizer, ROWS)
+    for network, optimizer, rows in _networks():
+        _fit(backend, dtype, network, optimizer, rows)
     registry.entries(backend).mark_ready_for_all(dtype)
 
 
 def _fit(backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int) -> None:
-    rows = _rows(network, dtype, batch)
-    for inputs in (rows.inputs, csr_array(rows.inputs)):
+    data = _rows(network, dtype, batch)
+    for inputs in (data.inputs, csr_array(data.inputs)):
         fit(
-            network, inputs, rows.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
+            network, inputs, data.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
             backend=backend, dtype=dtype, threads=1, progress=False,
         )  # fmt: skip
 
@@ -163,29 +168,29 @@ def _compile_shared(dtype: str) -> None:
 
 def _predict(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
-    for network, _ in _networks():
-        out = np.empty((ROWS, network.sizes[-1]), dtype)
-        for rows in _dense_and_sparse(network, dtype):
-            registry.get(backend).predict(network, _zeros(network, dtype), rows.inputs, out)
+    for network, _, rows in _networks():
+        out = np.empty((rows, network.sizes[-1]), dtype)
+        for data in _dense_and_sparse(network, dtype, rows):
+            registry.get(backend).predict(network, _zeros(network, dtype), data.inputs, out)
 
 
 def _evaluate(backend: str, dtype: str) -> None:
-    for network, _ in _networks():
-        for rows in _dense_and_sparse(network, dtype):
-            registry.get(backend).evaluate(network, _zeros(network, dtype), rows)
+    for network, _, rows in _networks():
+        for data in _dense_and_sparse(network, dtype, rows):
+            registry.get(backend).evaluate(network, _zeros(network, dtype), data)
 
 
 def _differentiate(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
-    for network, _ in _networks():
+    for network, _, rows in _networks():
         parameters = _zeros(network, dtype)
-        for rows in _dense_and_sparse(network, dtype):
-            registry.get(backend).gradient(network, parameters, rows, 0, 0, np.empty_like(parameters))
+        for data in _dense_and_sparse(network, dtype, rows):
+            registry.get(backend).gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
 
 
-def _dense_and_sparse(network: Network, dtype: str) -> list[Any]:
-    rows: Any = _rows(network, dtype)
-    return [rows, rows._replace(inputs=SparseRows.of(rows.inputs))]
+def _dense_and_sparse(network: Network, dtype: str, rows: int) -> list[Data]:
+    data: Any = _rows(network, dtype, rows)
+    return [data, data._replace(inputs=SparseRows.of(data.inputs))]
 
 
 def _zeros(network: Network, dtype: str) -> NDArray[Any]:

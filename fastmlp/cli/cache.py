@@ -33,9 +33,7 @@ def add_command(commands: Any) -> None:
         ),
     )
     parser.set_defaults(run=_cache)
-    parser.add_argument(
-        "--clear", action="store_true", help="remove the files; what is needed compiles again"
-    )
+    parser.add_argument("--clear", action="store_true", help="remove the files")
 
 
 def _cache(arguments: argparse.Namespace) -> int:

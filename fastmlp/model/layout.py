@@ -20,7 +20,7 @@ from fastmlp.model.network import Network
 Array = NDArray[Any]
 
 
-first_byte = c_char.from_buffer
+first_byte: Any = c_char.from_buffer
 """`addressof` of that is a third of the time of NumPy's own ways to an address."""
 
 ALIGNMENT = 64
