@@ -64,11 +64,11 @@ for _ in range(int(sys.argv[2])):
     dtype = str(rng.choice(["float32", "float64"]))
     X = rng.random((rows, sizes[0])).astype(dtype)
     y = np.full((rows, n_out), 1 / n_out)
-    given = scipy.sparse.csr_array(X * (X > 0.7)) if rng.random() < 0.3 else X
+    given = scipy.sparse.csr_array(X * (X > rng.random())) if rng.random() < 0.3 else X
     model = fastmlp.fit(
         network, given, y, optimizer=optimizer, epochs=2, batch_size=int(rng.integers(1, rows + 1)),
-        validation=0.25 if rng.random() < 0.5 else None, threads=int(rng.integers(1, 3)), seed=0, progress=False,
-        sample_weight=rng.random(rows) if rng.random() < 0.3 else None,
+        validation=0.25 if rng.random() < 0.5 else None, threads=int(rng.integers(1, 3)), seed=0,
+        sample_weight=rng.random(rows) if rng.random() < 0.3 else None, progress=False,
     )
     assert engine.compiled == [], (network, model, engine.compiled)
     model.predict(given)

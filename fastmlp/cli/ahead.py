@@ -150,10 +150,9 @@ def _train(backend: str, dtype: str) -> None:
 
 
 def _fit(backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int) -> None:
-    data = _rows(network, dtype, batch)
-    for inputs in (data.inputs, csr_array(data.inputs)):
+    for data in _given(network, dtype, batch, csr_array):
         fit(
-            network, inputs, data.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
+            network, data.inputs, data.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
             backend=backend, dtype=dtype, threads=1, progress=False,
         )  # fmt: skip
 
@@ -170,13 +169,13 @@ def _predict(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
     for network, _, rows in _networks():
         out = np.empty((rows, network.sizes[-1]), dtype)
-        for data in _dense_and_sparse(network, dtype, rows):
+        for data in _given(network, dtype, rows, SparseRows.of):
             registry.get(backend).predict(network, _zeros(network, dtype), data.inputs, out)
 
 
 def _evaluate(backend: str, dtype: str) -> None:
     for network, _, rows in _networks():
-        for data in _dense_and_sparse(network, dtype, rows):
+        for data in _given(network, dtype, rows, SparseRows.of):
             registry.get(backend).evaluate(network, _zeros(network, dtype), data)
 
 
@@ -184,13 +183,15 @@ def _differentiate(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
     for network, _, rows in _networks():
         parameters = _zeros(network, dtype)
-        for data in _dense_and_sparse(network, dtype, rows):
+        for data in _given(network, dtype, rows, SparseRows.of):
             registry.get(backend).gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
 
 
-def _dense_and_sparse(network: Network, dtype: str, rows: int) -> list[Data]:
+def _given(network: Network, dtype: str, rows: int, sparse: Callable[[NDArray[Any]], Any]) -> list[Data]:
+    """Return rows with dense inputs, with sparse ones in every column, and with a number in few of them."""
     data: Any = _rows(network, dtype, rows)
-    return [data, data._replace(inputs=SparseRows.of(data.inputs))]
+    few = np.eye(rows, network.sizes[0], dtype=dtype)
+    return [data, *(data._replace(inputs=sparse(inputs)) for inputs in (data.inputs, few))]
 
 
 def _zeros(network: Network, dtype: str) -> NDArray[Any]:

@@ -51,7 +51,7 @@ NAME = re.compile(r".+\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; of the last kind while it is being written."""
 
 BESIDE = re.compile(r"lock\.[0-9a-f]|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
-"""The name of a file of a few bytes for other processes: a lock, or a request (`fastmlp.system.background`)."""
+"""The name of a lock, or of a request (`fastmlp.system.background`)."""
 
 ABANDONED_SECONDS = 3600
 """A file that has been being written for so long was left by a process that was killed."""
