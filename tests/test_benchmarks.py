@@ -37,7 +37,9 @@ def test_every_command_has_help(command):
 
 
 def test_there_are_commands():
-    assert {"benchmarks.choice", "benchmarks.compilation", "benchmarks.peers"} <= set(COMMANDS)
+    assert {"benchmarks.choice", "benchmarks.compilation", "benchmarks.peers", "benchmarks.start"} <= set(
+        COMMANDS
+    )
 
 
 def alone():

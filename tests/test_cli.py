@@ -147,7 +147,7 @@ def test_the_bare_command_prints_its_help(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert output == capsys.readouterr().out
-    for command in ("train", "backends", "warmup"):
+    for command in ("train", "backends", "warmup", "cache"):
         assert re.search(rf"^ +{command} +\w", output, re.MULTILINE)
 
 

@@ -47,7 +47,7 @@ for estimator in (fastmlp.MLPClassifier, fastmlp.MLPRegressor):
         model.predict(X), model.score(X, y)
     model = estimator(hidden_layer_sizes=(8,), random_state=0)
     for _ in range(2):
-        model.partial_fit(X, y, *([[0, 1]] if estimator is fastmlp.MLPClassifier else []))
+        model.partial_fit(X, y, **({"classes": [0, 1]} if estimator is fastmlp.MLPClassifier else {}))
     estimator(hidden_layer_sizes=(8,), max_iter=2).fit(scipy.sparse.csr_array(X), y)
 print(engine.compiled)
 print(sorted(sys.modules))
