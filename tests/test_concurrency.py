@@ -69,7 +69,7 @@ assert all(one == WANTED[seed] for seed in range(8) for one in found[seed])
 """,
     "threads that are cold": """
 import fastmlp.kernels.runtime.adapter, fastmlp.backend.registry
-fastmlp.backend.registry._compiled.cache_clear()
+fastmlp.backend.registry._own_backend.cache_clear()
 assert at_once(8, lambda seed: outcome(seed, 1)) == WANTED
 """,
     "threads with workers of their own": """

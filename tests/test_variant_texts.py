@@ -37,8 +37,7 @@ def trained(monkeypatch):
         )
         return model.parameters
 
-    yield train
-    registry._compiled.cache_clear()
+    return train
 
 
 def activate_others(*others):

@@ -13,7 +13,7 @@ import math
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastmlp import checks
 from fastmlp.backend import declarations, reference
@@ -110,7 +110,6 @@ def register_file(path: str | Path) -> str:
     for name in earlier:
         del _paths[name], _files[name]
     _files[variant.name], _paths[variant.name] = variant, path
-    _compiled.cache_clear()
     return variant.name
 
 
@@ -167,23 +166,52 @@ def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-@functools.cache
 def _compiled(name: str) -> Backend:
-    from fastmlp.kernels.runtime.adapter import compiled_backend
+    from fastmlp.kernels.estimates import OWN
 
-    return compiled_backend(name, choice_of(name), entries(name))
+    return _own_backend(name) if name in OWN else _given(name).backend
 
 
-@functools.cache
 def entries(name: str) -> Entries:
     """Return a compiled backend's entry points."""
     from fastmlp.kernels.estimates import OWN
+
+    return _own_entries(name) if name in OWN else _given(name).entries
+
+
+@functools.cache
+def _own_backend(name: str) -> Backend:
+    from fastmlp.kernels.runtime.adapter import compiled_backend
+
+    return compiled_backend(name, choice_of(name), _own_entries(name))
+
+
+@functools.cache
+def _own_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
-    if name not in OWN:
-        return _checked_entries(variants()[name])
     # Without its functions, which a process with all machine code on the disk does not need.
     return Entries(name, lambda: variants()[name], lasting=True)
+
+
+class _Given(NamedTuple):
+    """What a plugin or a file declares, in use."""
+
+    variant: Variant
+    entries: Entries
+    backend: Backend
+
+
+_in_use: dict[str, _Given] = {}
+"""By name."""
+
+
+def _given(name: str) -> _Given:
+    variant = variants()[name]
+    if name not in _in_use or _in_use[name].variant is not variant:  # it has been registered anew
+        made = _checked_entries(variant)
+        _in_use[name] = _Given(variant, made, _backend_of(variant, made))
+    return _in_use[name]
 
 
 def _checked_entries(variant: Variant) -> Entries:
@@ -196,6 +224,10 @@ def _checked_entries(variant: Variant) -> Entries:
 
 def backend_of(variant: Variant) -> Backend:
     """Return a variant as a backend, registered or not."""
+    return _backend_of(variant, _checked_entries(variant))
+
+
+def _backend_of(variant: Variant, made: Entries) -> Backend:
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(variant.name, variant.choice, _checked_entries(variant))
+    return compiled_backend(variant.name, variant.choice, made)
