@@ -32,6 +32,9 @@ EVERY = "every one of fastmlp's own"
 
 OWN = frozenset(piece.key for codes in BY_KIND.values() for piece in codes.own_pieces())
 
+LOOK_SECONDS = 0.05
+"""Between two looks at the disk for the same training: they take as long as a small one."""
+
 MOST_BOUND = 64
 """Networks whose own entry points a process keeps."""
 
@@ -60,6 +63,8 @@ class Entries:
         self._name, self._load, self._lasting = name, load, lasting
         self._entries: dict[tuple[str, str], Entry] = {}
         self._ready: set[tuple[str, str, Bound | None]] = set()
+        self._missing: dict[tuple[str, str, Bound | None], float] = {}
+        """When the disk was last looked at in vain."""
         self.of_network = lru_cache(MOST_BOUND)(self._of_network)
 
     def get(self, template: str, dtype: str) -> Entry:
@@ -85,9 +90,15 @@ class Entries:
         """
         key = pieces_of(network, optimizer), dtype, bound
         if key not in self._ready:
+            now = time.monotonic()
+            if now < self._missing.get(key, 0.0) + LOOK_SECONDS:
+                return False
             name, pieces = self._training(bound), key[0]
             marks = [pieces, EVERY] if bound is None and OWN.issuperset(pieces.split(",")) else [pieces]
             if not name or not any(store.is_marked(name, f"{dtype} {mark}") for mark in marks):
+                self._missing = (
+                    {key: now} if len(self._missing) >= MOST_BOUND else {**self._missing, key: now}
+                )
                 return False
             self._ready.add(key)
         return True
