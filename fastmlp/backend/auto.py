@@ -96,7 +96,7 @@ class Auto:
         """Have a faster program compiled beside, where it saves more than that takes."""
         fastest = min(self._exact, key=lambda one: one.seconds)
         saved = self._left * (self._chosen.seconds - fastest.seconds)
-        if saved > about_seconds_of_a_network() and can_ask():
+        if saved > 0 and saved > about_seconds_of_a_network() and can_ask():
             name = f"{fastest.name}-{store.hash_of(repr(self._work))}"
             if background.ask(store.directory(), name, compile_beside, fastest.name, self._work):
                 self._better = fastest
