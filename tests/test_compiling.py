@@ -246,7 +246,7 @@ def test_a_notebook_has_a_bar_of_its_own(monkeypatch):
 @pytest.mark.slow  # compiles for 3 s
 @pytest.mark.xdist_group("clock")
 def test_the_first_command_on_a_machine_tells_the_speed_of_the_later_ones(tmp_path, monkeypatch):
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     command = [sys.executable, "-m", "fastmlp", "train", "digits", "--backend", "fused", "--no-reference"]
 
     def seconds():
