@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.exchange.formulas import Z, formula, functions
-from fastmlp.exchange.text import Language, Reduction, call, write_row
+from fastmlp.exchange.text import ALGEBRA, Language, Reduction, call, write_row
 from fastmlp.model.activations import Activation
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
@@ -68,16 +68,7 @@ def language(name: str, dtype: np.dtype[Any]) -> Language:
     """Return how C spells a formula in a dtype; the header's own functions begin with `name`."""
     real, f = ("float", "f") if dtype == np.float32 else ("double", "")
     words = {
-        "add": "({0} + {1})",
-        "subtract": "({0} - {1})",
-        "multiply": "({0} * {1})",
-        "divide": "({0} / {1})",
-        "negative": "(-{0})",
-        "greater": "({0} > {1})",
-        "greater_equal": "({0} >= {1})",
-        "less": "({0} < {1})",
-        "less_equal": "({0} <= {1})",
-        "equal": "({0} == {1})",
+        **ALGEBRA,
         "logical_and": "({0} && {1})",
         "logical_or": "({0} || {1})",
         "logical_not": "(!{0})",

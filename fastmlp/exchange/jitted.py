@@ -10,21 +10,12 @@ from numpy.typing import NDArray
 
 from fastmlp.exchange.formulas import Z, formula, functions
 from fastmlp.exchange.numpy_source import number_writer
-from fastmlp.exchange.text import Language, Reduction, call, write_row
+from fastmlp.exchange.text import ALGEBRA, Language, Reduction, call, write_row
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 
 OPERATIONS = {
-    "add": "({0} + {1})",
-    "subtract": "({0} - {1})",
-    "multiply": "({0} * {1})",
-    "divide": "({0} / {1})",
-    "negative": "(-{0})",
-    "greater": "({0} > {1})",
-    "greater_equal": "({0} >= {1})",
-    "less": "({0} < {1})",
-    "less_equal": "({0} <= {1})",
-    "equal": "({0} == {1})",
+    **ALGEBRA,
     "logical_and": "({0} and {1})",
     "logical_or": "({0} or {1})",
     "logical_not": "(not {0})",

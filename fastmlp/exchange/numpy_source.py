@@ -8,21 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.exchange.formulas import Z, formula, functions
-from fastmlp.exchange.text import Language, call, write
+from fastmlp.exchange.text import ALGEBRA, Language, call, write
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 
 OPERATIONS = {
-    "add": "({0} + {1})",
-    "subtract": "({0} - {1})",
-    "multiply": "({0} * {1})",
-    "divide": "({0} / {1})",
-    "negative": "(-{0})",
-    "greater": "({0} > {1})",
-    "greater_equal": "({0} >= {1})",
-    "less": "({0} < {1})",
-    "less_equal": "({0} <= {1})",
-    "equal": "({0} == {1})",
+    **ALGEBRA,
     "logical_and": "({0} & {1})",
     "logical_or": "({0} | {1})",
     "logical_not": "(~{0})",

@@ -29,6 +29,21 @@ class Language(NamedTuple):
     truth_statement: str
 
 
+ALGEBRA = {
+    "add": "({0} + {1})",
+    "subtract": "({0} - {1})",
+    "multiply": "({0} * {1})",
+    "divide": "({0} / {1})",
+    "negative": "(-{0})",
+    "greater": "({0} > {1})",
+    "greater_equal": "({0} >= {1})",
+    "less": "({0} < {1})",
+    "less_equal": "({0} <= {1})",
+    "equal": "({0} == {1})",
+}
+"""What C and Python spell alike."""
+
+
 def call(function: str, operands: int = 1) -> str:
     """Return the text of a call, for a `Language`."""
     return f"{function}({', '.join(f'{{{place}}}' for place in range(operands))})"
