@@ -29,8 +29,8 @@ from fastmlp.kernels.jit.digest import Reach, text_of
 from fastmlp.kernels.jit.entries import ENTRY_POINTS, name_of
 from fastmlp.kernels.jit.lazy import INNER, OPTIONS, how, piece
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.kernels.program import records, templates, told
-from fastmlp.kernels.program.templates import PIECES
+from fastmlp.kernels.program import records, sparse_templates, templates, told
+from fastmlp.kernels.program.pieces import PIECES
 from fastmlp.kernels.program.told import Told
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
 
@@ -110,8 +110,9 @@ FLUSHING = ("train_chunk", "gradient", "update")
 
 TEMPLATES: dict[str, Function] = {
     name: value
-    for name, value in vars(templates).items()
-    if isinstance(value, types.FunctionType) and value.__module__ == templates.__name__
+    for module in (templates, sparse_templates)
+    for name, value in vars(module).items()
+    if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
 }
 
 
