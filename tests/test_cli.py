@@ -11,8 +11,7 @@ import pytest
 
 import fastmlp
 from fastmlp.backend.registry import variants
-from fastmlp.cli import datasets
-from fastmlp.cli import main as cli
+from fastmlp.cli import datasets, train
 from fastmlp.cli.main import main
 
 QUICK = ["--backend", "baseline", "--quiet"]
@@ -125,7 +124,7 @@ def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_measured", interrupt)
+    monkeypatch.setattr(train, "_measured", interrupt)
     assert main(["train", "iris", *QUICK]) == 130
     assert capsys.readouterr().err == "fastmlp: interrupted\n"
 

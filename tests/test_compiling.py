@@ -199,7 +199,7 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
         asked.append((backend, tiny))
         raise fastmlp.DivergenceError(1, 1, np.zeros(1), {"loss": []})
 
-    monkeypatch.setattr("fastmlp.cli.main._fitted", fitted)
+    monkeypatch.setattr("fastmlp.cli.train._fitted", fitted)
     steps = []
     monkeypatch.setattr(
         "fastmlp.backend.choice.choose", lambda *work: steps.append(work[-1]) or reference.BACKEND
