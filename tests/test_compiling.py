@@ -48,8 +48,8 @@ def test_compilations_within_one_another_count_once(now):
     assert seconds_compiling() - before == 7
 
 
-def test_compilations_of_two_threads_count_once(now):
-    before = seconds_compiling()
+def compiling_elsewhere():
+    """Have another thread begin to compile; return what has it end."""
     begun, ended = threading.Event(), threading.Event()
 
     def other():
@@ -58,14 +58,24 @@ def test_compilations_of_two_threads_count_once(now):
             ended.wait()
 
     thread = threading.Thread(target=other)
+    thread.start()
+    begun.wait()
+
+    def end():
+        ended.set()
+        thread.join()
+
+    return end
+
+
+def test_compilations_of_two_threads_count_once(now):
+    before = seconds_compiling()
     with compiling():
         now.seconds += 1
-        thread.start()
-        begun.wait()
+        end = compiling_elsewhere()
         now.seconds += 2
     now.seconds += 4
-    ended.set()
-    thread.join()
+    end()
     now.seconds += 8
     assert seconds_compiling() - before == 7
 
@@ -296,16 +306,7 @@ def test_what_a_piece_takes_at_its_first_call_is_counted(now, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside another thread
 def test_a_new_process_counts_what_its_own_thread_compiles(now):
-    begun, ended = threading.Event(), threading.Event()
-
-    def other():
-        with compiling():
-            begun.set()
-            ended.wait()
-
-    thread = threading.Thread(target=other)
-    thread.start()
-    begun.wait()
+    end = compiling_elsewhere()
     now.seconds += 1
     with compiling():
         pid = os.fork()
@@ -316,6 +317,5 @@ def test_a_new_process_counts_what_its_own_thread_compiles(now):
     if pid == 0:
         now.seconds += 4
         os._exit(0 if (own, seconds_compiling() - before) == (2, 2) else 1)
-    ended.set()
-    thread.join()
+    end()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

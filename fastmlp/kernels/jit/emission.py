@@ -1,5 +1,4 @@
-"""From what Numba has typed and lowered to object files, and nothing else: no engine of Numba's keeps the
-code.
+"""From what Numba has typed and lowered to object files; no engine of Numba's keeps the code.
 
 Numba's private parts are touched here and in `fastmlp.kernels.jit.disposable`; tried on 0.62.1 and 0.68.1.
 """

@@ -1,5 +1,4 @@
-"""Machine code in memory: object files, linked by LLVM's loader, and found by compiled code when it calls
-them.
+"""Machine code in memory: object files that LLVM's loader links, and how compiled code finds them.
 
 Numba is not needed for that. What is not on the disk is compiled, for which it is loaded.
 """
@@ -71,8 +70,7 @@ def common() -> Engine:
 
 
 def can_link(code: MachineCode) -> bool:
-    """Whether all that the code needs from elsewhere is there; what is not ends the process when it is
-    linked.
+    """Return whether all that the code needs from elsewhere is there: else linking would end the process.
 
     What Numba brings, as its runtime, is there once it has been imported.
     """

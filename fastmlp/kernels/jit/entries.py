@@ -1,5 +1,4 @@
-"""The entry points of programs, by names that are known or that the compiler finds; what is said when it
-compiles.
+"""The entry points of programs: the names that they are found by, and what is said when one compiles.
 
 A warm process that loads no compiler asks `fastmlp.kernels.jit.store` for the name that a program had when it
 was compiled from the same sources.
@@ -33,7 +32,7 @@ EVERY = "every one of fastmlp's own"
 OWN = frozenset(piece.key for codes in BY_KIND.values() for piece in codes.own_pieces())
 
 LOOK_SECONDS = 0.05
-"""Between two looks at the disk for the same training: they take as long as a small one."""
+"""Between two looks at the disk for the same training: two of them took 140 us, half of the smallest one."""
 
 MOST_BOUND = 64
 """Networks whose own entry points a process keeps."""
@@ -168,9 +167,6 @@ ABOUT_SECONDS = {"train_chunk": 4, "gradient": 2, "update": 1, "predict": 1, "ev
 ABOUT_SECONDS_OF_A_NETWORK = 2
 """What compiling the entry point of one network takes."""
 
-_said: set[str] = set()
-
-
 MEASURED = "seconds of one network's program"
 """What the seconds are kept as that the last of these compilations took on this machine."""
 
@@ -178,6 +174,10 @@ MEASURED = "seconds of one network's program"
 def about_seconds_of_a_network() -> float:
     """Return how long compiling the program of one network takes on this machine, about."""
     return float(store.names().get(MEASURED) or ABOUT_SECONDS_OF_A_NETWORK)
+
+
+_said: set[str] = set()
+"""What was announced."""
 
 
 def _announced(

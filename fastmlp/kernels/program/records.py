@@ -136,8 +136,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "list_samples": (np.int32, ("all_terms",)),
     "list_numbers": (None, ("all_terms",)),
 }
-"""Arrays of a call by name: the dtype, None for that of the network's numbers, and the shape, by numbers of
-the call.
+"""Arrays of a call by name: the dtype, None for the network's own, and the shape, by numbers of the call.
 
 layers, objective : as in `Shape`; rules : RULE
 parameters, gradients, moments : as in `fastmlp.model.state.TrainState`

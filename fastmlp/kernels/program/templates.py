@@ -235,10 +235,10 @@ def rows_backward(call, rows, first, last, step, worker):
 
 
 def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers):
-    """Contract the worker's share of every layer's weights over the batch, and update them; spread the
-    biases.
+    """Contract the worker's share of every layer's weights over the batch, and update it.
 
-    Where the optimiser clips, gradients are left whole in call.gradients, and nothing is updated.
+    Each layer's biases are one worker's. Where the optimiser clips, gradients are left whole in
+    call.gradients, and nothing is updated.
     l1, l2, rate, bias_rate : of this step; the others as `rows_forward`
     """
     layers, rules, memory, gradients = call.layers, call.rules, call.memory, call.gradients

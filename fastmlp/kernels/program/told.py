@@ -1,5 +1,4 @@
-"""What compiled code sees of a call (`fastmlp.kernels.program.records`): a record whose arrays are its
-attributes.
+"""A call (`fastmlp.kernels.program.records`) as compiled code sees it: its arrays are attributes.
 
 `call.step` is a whole number, `call.parameters` an array of the shape that the call's numbers say. Nobody
 writes to the words of a call while a program runs, which LLVM is told: it reads each once.
