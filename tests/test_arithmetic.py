@@ -6,8 +6,8 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytest
 from problems import COMPILED_DTYPES, parameters_for, targets_for
+from selection import crossed
 from trajectories import BINARY, CLASSES, TRAININGS
 
 from fastmlp import SGD, Adam, Network
@@ -116,8 +116,7 @@ def by_gradients(backend, network, optimizer, parameters, data, chunk):
     return Outcome(state.parameters, state.moments, np.array(losses))
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("name", STEPS)
+@crossed(name=STEPS, dtype=COMPILED_DTYPES)
 def test_exact_variants_train_with_equal_bits(name, dtype):
     given = network, _, data, _ = problem(STEPS[name], dtype)
     found, values = {}, {}
@@ -147,8 +146,7 @@ SPECIALIZED = {
 """Networks whose own programs keep their parameters' bits; and whether their losses, too: they are exact."""
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-@pytest.mark.parametrize("name", SPECIALIZED)
+@crossed(name=SPECIALIZED, dtype=COMPILED_DTYPES)
 def test_a_program_for_one_network_trains_with_the_same_bits(name, dtype):
     network, *given = problem(STEPS[name], dtype)
     got, wanted = (

@@ -101,6 +101,7 @@ def test_no_hidden_layer(capsys):
         ("train", "required: DATASET"),
         ("tarin", "invalid choice: 'tarin'"),
         ("train iris --fast", "unrecognized arguments: --fast"),
+        ("cache --clea", "unrecognized arguments: --clea"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(capsys, arguments, says):

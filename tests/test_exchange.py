@@ -13,6 +13,7 @@ import pytest
 from exchanged import CASES, PIECES, X, agrees, inputs, model, own_everything
 from missing import without
 from problems import COMPILED_DTYPES
+from selection import crossed
 
 import fastmlp
 from fastmlp import Activation, Model, Network
@@ -197,8 +198,7 @@ def test_refusals_of_c(options, said, tmp_path):
 # --- Numba ----------------------------------------------------------------------------------------
 
 
-@each_dtype
-@pytest.mark.parametrize("case", ["all", *(case for case in CASES if "output" in case)])
+@crossed(case=["all", *(case for case in CASES if "output" in case)], dtype=COMPILED_DTYPES)
 def test_jit_predict(case, dtype):
     import numba
 

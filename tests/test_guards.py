@@ -99,10 +99,10 @@ def resting(backend, training, dtype, form):
     return out, backend.evaluate(network, parameters, Data(*data))
 
 
-def process(code):
-    """Run code of this module in a process of its own; return how it ended, and its output's lines."""
+def process(code, module="test_guards"):
+    """Run code, to which a module is `t`, in a process of its own; return how it ended, and its lines."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-X", "faulthandler", "-c", f"import test_guards as t\n{code}"]
+    command = [sys.executable, "-X", "faulthandler", "-c", f"import {module} as t\n{code}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return done, done.stdout.splitlines() or ["nothing"]
 
@@ -143,6 +143,7 @@ BEYOND = {
 @pytest.mark.parametrize("what", BEYOND)
 def test_a_wall_ends_the_process_that_goes_beyond(what):
     done, _ = process(
-        f"import numpy as np\nfrom numpy.lib.stride_tricks import as_strided\na = np.ones(4)\n{BEYOND[what]}"
+        f"import numpy as np\nfrom numpy.lib.stride_tricks import as_strided\na = np.ones(4)\n{BEYOND[what]}",
+        "guarded",
     )
     assert done.returncode == -signal.SIGSEGV

@@ -73,6 +73,14 @@ def wrong_variant(tmp_path, monkeypatch):
     return path
 
 
+def refused(command, capsys):
+    """What a command with a mistake says, which exits with 2."""
+    with pytest.raises(SystemExit) as left:
+        main(command)
+    assert left.value.code == 2
+    return capsys.readouterr().err
+
+
 # --- times ----------------------------------------------------------------------------------------
 
 
@@ -309,16 +317,14 @@ def test_a_file_is_measured_beside_all_others_where_it_has_its_own(wrong_variant
     ],
 )
 def test_mistakes_are_one_line(arguments, said, capsys):
-    assert main(["bench", *arguments]) == 2
-    told = capsys.readouterr().err
+    told = refused(["bench", *arguments], capsys)
     assert said in told
     assert told.count("\n") == 1
 
 
 def test_rich_is_needed_and_named(monkeypatch, capsys):
     without(monkeypatch, "rich")
-    assert main(["bench"]) == 2
-    assert 'fastmlp bench needs rich: pip install "fastmlp[lab]"' in capsys.readouterr().err
+    assert 'fastmlp bench needs rich: pip install "fastmlp[lab]"' in refused(["bench"], capsys)
 
 
 @pytest.mark.parametrize("slot", SLOTS)
@@ -332,7 +338,7 @@ def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch
     label = rows.labels_of(slot)[0]
     (found,) = slots.measure(SlotRow(slot, label, Sizes(8, 5, 3), "float64"), [name], 1e-3, CPU)
     assert isinstance(found, Measurement), found
-    assert main(["new-variant", name, "--slot", slot]) == 2  # it stands there, and is registered
+    refused(["new-variant", name, "--slot", slot], capsys)  # it stands there, and is registered
 
 
 @pytest.mark.parametrize(
@@ -345,10 +351,10 @@ def test_a_new_variant_is_right_before_it_is_changed(slot, tmp_path, monkeypatch
 )
 def test_mistakes_of_new_variant(arguments, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert main(["new-variant", *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert said in refused(["new-variant", *arguments], capsys)
 
 
+@pytest.mark.slow  # compiles all backends
 def test_explain_says_what_auto_takes_and_why(capsys):
     row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
     chosen, found = explain.explained(row, 0.002, CPU)
@@ -396,6 +402,7 @@ def test_the_loop_with_no_loop_in_it_is_found():
     assert (loop.function, loop.arithmetic, len(loop.lines)) == ("outer.0123", 2, 4)
 
 
+@pytest.mark.slow  # two processes that compile
 def test_watch_measures_again_when_the_file_is_saved(tmp_path):
     path = tmp_path / "lab_watched.py"
     path.write_text(WRONG.replace("lab_wrong", "lab_watched"))

