@@ -42,7 +42,7 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def predicted(monkeypatch):
-    """Predict by a variant with this `activate`, a program that compiles sooner; return the outputs (12, 1)."""
+    """Predict by a variant with this `activate`, which compiles sooner; return the outputs (12, 1)."""
 
     def predict(name, activate):
         monkeypatch.setitem(registry._files, name, Variant(name, baseline.VARIANT, {"activate": activate}))
