@@ -54,7 +54,8 @@ def read(name: str) -> tuple[Array, Array]:
         from sklearn import datasets
 
         options = {} if table.targets is None else {"scaled": False}
-        return getattr(datasets, f"load_{name}")(return_X_y=True, **options)  # type: ignore[no-any-return]
+        X, y = getattr(datasets, f"load_{name}")(return_X_y=True, **options)
+        return X, y
 
 
 def _read(table: Table) -> tuple[Array, Array]:
