@@ -79,9 +79,9 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
     parameters = aligned(parameter_count(network.sizes), dtype)
     views = layer_views(parameters, network.sizes)
     for weights, _ in views:
-        weights[...] = draw_weights(network.weight_init, *weights.shape, rng)
+        weights[...] = draw_weights(network.weight_init, len(weights), weights.shape[1], rng)
     for weights, biases in views:
-        biases[...] = draw_biases(network.bias_init, *weights.shape, rng)
+        biases[...] = draw_biases(network.bias_init, len(weights), len(biases), rng)
     return parameters
 
 

@@ -91,4 +91,5 @@ def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
 
 def _most(numbers: NDArray[np.int64]) -> int:
     """Return the largest of some numbers, where one below 0 counts as above all others."""
-    return int(np.maximum.reduce(numbers.view(np.uint64)))
+    unsigned = numbers.view(np.uint64)
+    return unsigned.item(unsigned.argmax())
