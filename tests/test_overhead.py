@@ -1,4 +1,4 @@
-"""What a warm `fit` and `predict` of one row cost beside the compiled steps, in calls: no clock is steady enough.
+"""What a warm `fit` and `predict` of one row cost beside the compiled steps: calls, as no clock is steady.
 
 A call takes about 0.2 us where all is warm, and twice that within a whole `fit`.
 """
