@@ -103,7 +103,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"fastmlp.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+    found = globals()[name] = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+    return found  # and asked for only once
 
 
 def __dir__() -> list[str]:

@@ -12,6 +12,7 @@ import importlib
 import math
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -44,15 +45,29 @@ def get_variant(name: str) -> Variant:
 
 def backends() -> tuple[str, ...]:
     """Return the names that `fit(backend=...)` takes beside "auto", the reference first."""
+    return ("reference", *own(), *given())
+
+
+def own() -> Mapping[str, Choice]:
+    """Return what decides over fastmlp's own compiled backends, by name, bases first."""
     from fastmlp.kernels.estimates import OWN
 
-    return ("reference", *OWN, *_plugins(), *_files)
+    return OWN
+
+
+def given() -> tuple[str, ...]:
+    """Return the names of those that plugins and files declare."""
+    return (*_plugins(), *_files)
 
 
 def get(name: str) -> Backend:
     """Return a backend by name; ValueError with the choices if there is none."""
+    if name == "reference":
+        return reference.BACKEND
+    if name in own():
+        return _own_backend(name)
     checks.choice("backend", name, backends())
-    return reference.BACKEND if name == "reference" else _compiled(name)
+    return _given(name).backend
 
 
 def calls_blas(name: str) -> bool:
@@ -72,9 +87,8 @@ def choices() -> dict[str, Choice]:
 
 def choice_of(name: str) -> Choice:
     """Return what decides over a compiled backend; fastmlp's own are not loaded for that."""
-    from fastmlp.kernels.estimates import OWN
-
-    return OWN[name] if name in OWN else variants()[name].choice
+    known = own()
+    return known[name] if name in known else variants()[name].choice
 
 
 def estimate(name: str, choice: Choice, work: Work) -> float:
@@ -166,17 +180,9 @@ def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def _compiled(name: str) -> Backend:
-    from fastmlp.kernels.estimates import OWN
-
-    return _own_backend(name) if name in OWN else _given(name).backend
-
-
 def entries(name: str) -> Entries:
     """Return a compiled backend's entry points."""
-    from fastmlp.kernels.estimates import OWN
-
-    return _own_entries(name) if name in OWN else _given(name).entries
+    return _own_entries(name) if name in own() else _given(name).entries
 
 
 @functools.cache

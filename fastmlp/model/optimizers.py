@@ -220,10 +220,11 @@ def check_optimizer(what: str, optimizer: object) -> None:
 
     A subclass is none: whoever goes by its type would take its parent's rule.
     """
+    if type(optimizer) in OPTIMIZERS:
+        return
     wanted = f"an {', '.join(kind.__name__ for kind in NAMED)}, or what a Rule makes"
     checks.instance(what, optimizer, OPTIMIZERS, wanted)
-    if type(optimizer) not in OPTIMIZERS:
-        parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
-        raise TypeError(
-            f"{what} must be {wanted}, got {checks.shown(optimizer)}; a subclass would train as {parent}"
-        )
+    parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
+    raise TypeError(
+        f"{what} must be {wanted}, got {checks.shown(optimizer)}; a subclass would train as {parent}"
+    )

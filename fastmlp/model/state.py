@@ -25,6 +25,10 @@ class TrainState(NamedTuple):
     moments: Array
     step: int
 
+    def at(self, step: int) -> TrainState:
+        """Return the same arrays with another number of updates; `_replace` takes three times as long."""
+        return TrainState(self.parameters, self.gradients, self.moments, step)
+
 
 class Snapshot(NamedTuple):
     """A training between two chunks: everything that the rest of it depends on.

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +100,7 @@ def _hold() -> None:
         library.set_num_threads(min(*_held, found))
 
 
-@contextmanager
-def blas_threads(threads: int | None) -> Iterator[None]:
+def blas_threads(threads: int | None) -> AbstractContextManager[None]:
     """Limit the BLAS of NumPy and SciPy to `threads` for the time of a `with` block.
 
     A lower limit that the program has set stays. None sets a limit only if the CPU quota is below the
@@ -109,9 +108,13 @@ def blas_threads(threads: int | None) -> Iterator[None]:
     """
     if threads is None:
         if quota() >= _affinity():
-            yield
-            return
+            return nullcontext()
         threads = cores()
+    return _limited(threads)
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
     with _lock:
         _held.append(threads)
         _hold()

@@ -58,7 +58,10 @@ class Batches:
         self, steps: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return (order, starts, stops) of consecutive steps: step s visits order[starts[s]:stops[s]]."""
-        epochs = steps if self.per_epoch == 1 else steps // self.per_epoch
+        if self.per_epoch == 1 and self._draws is None:
+            starts = np.zeros(len(steps), np.int64)
+            return self._natural, starts, starts + self.rows
+        epochs = steps // self.per_epoch
         starts = (steps - epochs * self.per_epoch) * self.batch_size
         stops = np.minimum(starts + self.batch_size, self.rows)
         if self._draws is None:

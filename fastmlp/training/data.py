@@ -29,6 +29,14 @@ def as_array(what: str, value: ArrayLike) -> Array:
     ValueError
         If it is ragged.
     """
+    array = value if type(value) is np.ndarray else _made_array(what, value)
+    if array.dtype.kind not in "buif":
+        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
+        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
+    return array
+
+
+def _made_array(what: str, value: ArrayLike) -> Array:
     checks.no_iterator(what, value)
     # NumPy loads its masked arrays when they are first named, for 10 ms.
     if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
@@ -36,14 +44,10 @@ def as_array(what: str, value: ArrayLike) -> Array:
     if hasattr(value, "toarray") and not hasattr(value, "__array__"):
         raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{what} must be a rectangular array of numbers: {reason}") from None
-    if array.dtype.kind not in "buif":
-        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
-        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
-    return array
 
 
 def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
@@ -63,8 +67,8 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
 
 def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
     """Return `array` as C-contiguous, native `dtype` and finite; a copy only where it must be."""
-    cleaned = array
-    if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
+    cleaned, flags = array, array.flags
+    if array.dtype != dtype or not flags.c_contiguous or not flags.aligned:
         with np.errstate(over="ignore"):
             cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
     if not checks.finite(cleaned):

@@ -27,13 +27,14 @@ class Draft:
             changed = True
         if changed:
             self._copy(state, self._arrays)
-        return self._arrays._replace(step=state.step)
+        return self._arrays.at(state.step)
 
     def accept(self, draft: TrainState, state: TrainState) -> TrainState:
         """Write the draft to the state's arrays; return the state with the draft's step."""
         self._copy(draft, state)
-        return state._replace(step=draft.step)
+        return state.at(draft.step)
 
     def _copy(self, source: TrainState, target: TrainState) -> None:
         target.parameters[...] = source.parameters
-        target.moments[: self._rows] = source.moments[: self._rows]
+        if self._rows:
+            target.moments[: self._rows] = source.moments[: self._rows]

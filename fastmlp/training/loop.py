@@ -102,15 +102,22 @@ def train(
             with blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
         finally:
-            # Every callback that began must end, in order, even if one of them raises.
-            with ExitStack() as ends:
+            try:
+                if begun:
+                    _end(begun, run)
+            finally:
                 # At the very end the run drops its reference to the training. The cycle would keep every
                 # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
-                ends.callback(setattr, run, "snapshot", no_snapshot)
-                for callback in reversed(begun):
-                    ends.callback(callback.on_train_end, run)
+                run.snapshot = no_snapshot
     run.interrupted = signal.SIGINT in signals
     return run
+
+
+def _end(begun: Sequence[Callback], run: Run) -> None:
+    """End every callback that began, in order, even if one of them raises."""
+    with ExitStack() as ends:
+        for callback in reversed(begun):
+            ends.callback(callback.on_train_end, run)
 
 
 def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
@@ -192,16 +199,18 @@ class _Training:
 
     def run_chunks(self) -> None:
         plan, run, batches = self.plan, self.run, self.batches
-        uniform = bool((plan.data.weights == 1).all())
+        weights = plan.data.weights
+        uniform = int(np.count_nonzero(weights == 1)) == len(weights)
         by_rows = plan.network.convention == "sklearn"
         total = plan.epochs * batches.per_epoch
         while run.step < total and run.stop_reason is None:
             numbers = np.arange(run.step, run.step + self._steps_now(total))
             before = batches.position(run.step)
             visits = batches.visit(numbers)
-            totals = visited_weights(plan.data.weights, uniform, *visits)
+            totals = visited_weights(weights, uniform, *visits)
             rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
-            chunk = Chunk(*visits, totals, run.rate_factor * rates, batches.batch_size)
+            rates *= run.rate_factor
+            chunk = Chunk(*visits, totals, rates, batches.batch_size)
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
             try:
                 objectives, validation_loss = self._take(chunk, ends)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.backend.choice import saved_by_sparse_rows
+from fastmlp.backend.choice import may_take_sparse_rows, saved_by_sparse_rows
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -155,15 +155,17 @@ def inputs_of_steps(
     """
     if isinstance(inputs, SparseRows) or backend.name == "reference":
         return inputs
-
-    def pays(density: float) -> bool:
-        saved = saved_by_sparse_rows(backend, network, optimizer, rows, inputs.dtype, density)
-        return epochs * saved > TURNING_SECONDS * inputs.shape[1]
-
     if optimizer.rule.touched_only:
         return SparseRows.of(inputs)
-    # Whether any density pays, and that of some rows, before all are counted: that is a tenth of an epoch.
+    if not may_take_sparse_rows(backend, network, optimizer, rows, inputs.dtype):
+        return inputs
+
+    def pays(density: float) -> bool:
+        saved = saved_by_sparse_rows(network, optimizer, rows, inputs.dtype, density)
+        return epochs * saved > TURNING_SECONDS * inputs.shape[1]
+
+    # Whether that of some rows pays, before all are counted: that is a tenth of an epoch.
     some = inputs[:: -(-len(inputs) // SAMPLED_ROWS)]
-    if pays(0.0) and pays(density_of(some)) and pays(density_of(inputs)):
+    if pays(density_of(some)) and pays(density_of(inputs)):
         return SparseRows.of(inputs)
     return inputs

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -19,8 +18,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
 from fastmlp.backend.registry import calls_blas, is_exact
 from fastmlp.model.backend import Data
-from fastmlp.model.initializers import draw_biases, draw_weights
-from fastmlp.model.layout import flatten
+from fastmlp.model.layout import drawn, flatten
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.model.pieces import Piece
@@ -174,12 +172,12 @@ def fit(
     if saved:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
         checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
-    given = data._replace(inputs=inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs))
+    taken = inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs)
     plan = Plan(
         network=network,
         optimizer=optimizer,
         backend=chosen,
-        data=given,
+        data=data if taken is data.inputs else data._replace(inputs=taken),
         held_out=held_out,
         epochs=epochs,
         batch_size=batch_size,
@@ -249,11 +247,7 @@ def _initial_parameters(
     streams: Streams,
 ) -> Array:
     if initial is None:
-        rng = np.random.default_rng(streams.initial)
-        pairs = list(pairwise(network.sizes))
-        drawn = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
-        biases_drawn = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
-        return flatten(drawn, biases_drawn, network, dtype)
+        return drawn(network, np.random.default_rng(streams.initial), dtype)
     try:
         weights, biases = (list(arrays) for arrays in initial)
     except (TypeError, ValueError):

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import importlib
 import pickle
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import binding
@@ -115,9 +117,26 @@ def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> Machin
         with store.only_one(name, key):
             code = store.load(name, key)  # another process may have had it compiled meanwhile
             if code is None or not can_link(code):
-                code = compile_code()
+                with _without_collector():
+                    code = compile_code()
                 compiled.append(f"{name} {key}")
     return code
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Leave the garbage collector out while `lock` is held, for which forks wait.
+
+    A compilation makes millions of objects, most of which stay until its end: to look through them again and
+    again takes a tenth of it.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _compiler() -> Any:

@@ -186,22 +186,33 @@ WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
 """By name, the place of each word of a call."""
 
 
+def words_of(numbers: dict[str, int]) -> array.array[int]:
+    """Return the words of a call that is told these numbers by name."""
+    words = array.array("q", bytes(8 * len(WORDS)))
+    for name, number in numbers.items():
+        words[WORDS[name]] = number
+    return words
+
+
+BLANK = words_of({})
+
+
 class Call:
     """A call, as a program's entry point takes it by its address.
 
+    known : words that are the same for many calls, which are copied
     given : arrays and numbers by name; numbers may be addresses that are known, of what is `held`
     words : the memory, int64; whoever changes a word changes the call
     """
 
     __slots__ = ("_held", "address", "words")
 
-    def __init__(self, given: dict[str, Any], *held: Any) -> None:
-        words = [0] * len(WORDS)
+    def __init__(self, known: array.array[int], given: dict[str, Any], *held: Any) -> None:
+        words = self.words = known[:]
         for name, one in given.items():
             words[WORDS[name]] = address_of(one) if isinstance(one, np.ndarray) else one
         self._held = given, held
-        self.words = array.array("q", words)
-        self.address = self.words.buffer_info()[0]
+        self.address = words.buffer_info()[0]
 
 
 def address_of(one: Any) -> int:

@@ -15,6 +15,7 @@ from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import (
     BARRIER,
+    BLANK,
     LAYER,
     RULE,
     UNBOUNDED,
@@ -95,7 +96,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         losses = np.empty(1)
         arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
         work = workspace(sizes_of(network, data.inputs), batch, 1, parameters.dtype)
-        call = call_of(shape, work, batch, parameters=parameters, **told_of(data), **arrays)
+        call = call_of(shape, work, parameters=parameters, **told_of(data), **arrays)
         entries.get("evaluate", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
@@ -115,7 +116,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         }  # fmt: skip
         work = workspace(sizes_of(network, data.inputs), rows, 1, parameters.dtype)
         arrays |= lists_for(data.inputs, rows, 1)
-        call = call_of(shape, work, rows, steps=1, step=step, key=key, **told_of(data), **arrays)
+        call = call_of(shape, work, steps=1, step=step, key=key, **told_of(data), **arrays)
         entries.get("gradient", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
@@ -135,9 +136,9 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         if touched is not None:
             check_array("touched", touched, (network.sizes[0],), np.bool_)
             given |= {"touched": touched, "marks": len(touched)}
-        call = call_of(shape, None, 0, step=step, steps=1, **given)
+        call = call_of(shape, None, step=step, steps=1, **given)
         entries.get("update", NAMES[state.parameters.dtype])(call.address)
-        return state._replace(step=step + 1)
+        return state.at(step + 1)
 
     def train_chunk(
         network: Network,
@@ -170,16 +171,17 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             entry = entries.get("train_chunk", NAMES[dtype])
         sizes = sizes_of(network, data.inputs)
         work = workspace(sizes, rows, workers, dtype, bound.private if bound else 0)
-        barrier, given = np.zeros(BARRIER, np.int64), {**state._asdict(), **told_of(data), **chunk._asdict()}
-        del given["batch_size"]
-        given |= lists_for(data.inputs, rows, workers)
+        barrier = np.zeros(BARRIER, np.int64)
         call = call_of(
-            shape, work, rows, steps=len(losses), visits=len(chunk.order), key=key, losses=losses,
-            rules=rules_of(optimizer, len(shape.layers)), barrier=barrier, **given,
+            shape, work, rules_of(optimizer, len(shape.layers)),
+            parameters=state.parameters, gradients=state.gradients, moments=state.moments, step=state.step,
+            order=chunk.order, starts=chunk.starts, stops=chunk.stops, totals=chunk.totals, rates=chunk.rates,
+            visits=len(chunk.order), steps=len(losses), key=key, losses=losses, barrier=barrier,
+            **told_of(data), **lists_for(data.inputs, rows, workers),
         )  # fmt: skip
         run(functools.partial(entry, call.address), workers, barrier)
         entries.mark_ready(network, optimizer, NAMES[dtype], bound)
-        return state._replace(step=state.step + len(losses))
+        return state.at(state.step + len(losses))
 
     return Backend(name, predict, evaluate, gradient, update, train_chunk)
 
@@ -191,10 +193,9 @@ def sizes_of(network: Network, inputs: Inputs) -> tuple[int, ...]:
 
 def told_of(data: Data) -> dict[str, Any]:
     """Return what a call is told of rows, by names in `fastmlp.kernels.program.records`."""
-    told = data._asdict() | {"samples": len(data.inputs)}
-    if isinstance(data.inputs, SparseRows):
-        told |= sparse_told(told.pop("inputs"))
-    return told
+    inputs = data.inputs
+    told = sparse_told(inputs) if isinstance(inputs, SparseRows) else {"inputs": inputs}
+    return {**told, "targets": data.targets, "weights": data.weights, "samples": len(inputs)}
 
 
 def sparse_told(inputs: SparseRows) -> dict[str, Any]:
@@ -226,19 +227,19 @@ MOST_TERMS = 2**31
 """The non-zeros of a batch are counted in 32 bits."""
 
 
-def call_of(shape: Shape, work: Workspace | None, batch: int, **given: Any) -> Call:
+def call_of(shape: Shape, work: Workspace | None, rules: Rules | None = None, **given: Any) -> Call:
     """Return a call of a network's program.
 
-    batch : the most rows of a step, for which there is room in `work`
+    work : buffers with room for a step; rules : of the optimiser, if it takes one
     given : arrays and numbers by their names in `fastmlp.kernels.program.records`
     """
-    given |= {**shape.words, "batch": batch}
+    given |= shape.words
+    known = BLANK
     if work is not None:
-        given |= {"length": work.memory.size, **work.numbers, "memory": work.memory, "sums": np.empty(batch)}
-    rules: Rules | None = given.get("rules")
+        known, given["memory"], given["sums"] = work.words, work.memory, work.sums
     if rules is not None:
         given["rules"] = rules.address
-    return Call(given, shape, rules)
+    return Call(known, given, shape, rules)
 
 
 @functools.lru_cache(maxsize=64)
@@ -289,7 +290,7 @@ class Reusable:
         work = workspace(sizes, batch, 1, parameters.dtype, predicting=True)
         self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
         self.sizes = sizes
-        self._call = call_of(shape, work, batch)
+        self._call = call_of(shape, work)
         self._call.words[PARAMETERS] = address_of(parameters)  # not held: with them goes what leads here
         self.batch, self.bytes = batch, work.memory.nbytes
         # Counted first: two threads that come at once may both find no room, but never both the last of it.

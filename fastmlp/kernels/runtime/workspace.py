@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import functools
 from collections.abc import Sequence
 from itertools import accumulate
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.program.records import SLICE_ROWS
+from fastmlp.kernels.program.records import SLICE_ROWS, words_of
 from fastmlp.model.layout import ALIGNMENT, aligned
 
 SCRATCH_BYTES = 256
@@ -73,11 +74,14 @@ def lengths(
 class Workspace(NamedTuple):
     """What a program works in, allocated once a call.
 
-    memory : (n,) floating, all buffers; numbers : of a call, where each begins and how much there is
+    memory : (n,) floating, all buffers
+    sums : (rows,) float64, for partial sums of a batch's loss
+    words : of a call, told where each begins and how much there is; not to be changed
     """
 
     memory: NDArray[Any]
-    numbers: dict[str, int]
+    sums: NDArray[np.float64]
+    words: array.array[int]
 
 
 def workspace(
@@ -88,24 +92,27 @@ def workspace(
     private: int = 0,
     predicting: bool = False,
 ) -> Workspace:
-    """Return buffers as `lengths` says, in one allocation, each at a cache line."""
-    total, given = _layout(tuple(sizes), rows, workers, dtype.itemsize, private, predicting)
-    return Workspace(aligned(total, dtype), given)
+    """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums."""
+    total, words = _layout(tuple(sizes), rows, workers, dtype.itemsize, private, predicting)
+    return Workspace(aligned(total, dtype), np.empty(rows), words)
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(
     sizes: tuple[int, ...], rows: int, workers: int, itemsize: int, private: int, predicting: bool
-) -> tuple[int, dict[str, int]]:
-    """Return how many numbers all buffers take, and a call's numbers."""
+) -> tuple[int, array.array[int]]:
+    """Return how many numbers all buffers take, and a call's words."""
     buffers = lengths(sizes, rows, workers, itemsize, private, predicting)
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
-    return sum(padded), numbers(buffers, starts, workers)
+    return sum(padded), words(buffers, starts, sum(padded), rows, workers)
 
 
-def numbers(buffers: dict[str, int], starts: dict[str, int], workers: int) -> dict[str, int]:
-    """Return a call's numbers of buffers of these lengths, which begin there."""
+def words(
+    buffers: dict[str, int], starts: dict[str, int], total: int, rows: int, workers: int
+) -> array.array[int]:
+    """Return a call's words that are told of buffers of these lengths, which begin there."""
     shares = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
-    return {**starts, **{name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}}
+    shared = {name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}
+    return words_of({**starts, **shared, "length": total, "batch": rows})
