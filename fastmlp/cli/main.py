@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli import cache, train
+from fastmlp.cli import cache, train, tune
 from fastmlp.cli.given import DTYPES, OPTIMIZERS, Mistake
 from fastmlp.lab.commands import add_commands, add_explain
 from fastmlp.model.losses import LOSSES
@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Compile what training, predicting and validating need, so that no later process on this machine "
             "does; what the disk cache holds already is only loaded. Programs of single networks, which the "
-            "specialized backend has, are compiled for the network that --network gives."
+            "specialized backend has, are compiled for the network that --network gives. Then the machine's "
+            "constants are measured, as by `fastmlp tune`, for a second."
         ),
     )
     warmup.set_defaults(run=_warmup)
@@ -93,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument("--optimizer", default="adam", metavar="NAME", help="default adam")
 
     cache.add_command(commands)
+
+    tune.add_command(commands)
 
     train.add_command(commands)
     return parser
@@ -133,6 +136,8 @@ def _warmup(arguments: argparse.Namespace) -> int:
         print(
             f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True
         )
+    if "auto" in arguments.backend.split(",") and "float32" in dtypes:
+        tune.tune_quickly()
     return 0
 
 
