@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -75,6 +77,11 @@ def test_every_constant_has_one_usual_value_and_trials():
     for name, one in TABLE.items():
         assert len({*one.values}) == len(one.values) > 1, name
         assert one.trials, name
+
+
+def test_the_page_has_every_constant():
+    page = (Path(__file__).parents[1] / "docs" / "tuning.md").read_text()
+    assert re.findall(r"^\| `(\w+)` ", page, re.MULTILINE) == [*TABLE]
 
 
 def test_what_is_not_in_the_table_is_left_out():
