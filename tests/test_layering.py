@@ -20,6 +20,7 @@ FLOORS = (
     ("model",),
     ("kernels.codes", "kernels.variant"),
     ("kernels.codegen",),
+    ("kernels.tuning",),
     ("kernels.program",),
     ("kernels.jit",),
     ("kernels.gemm", "kernels.runtime"),

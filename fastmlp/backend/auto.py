@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend import registry
-from fastmlp.kernels.jit import store
+from fastmlp.backend import registry, tuning
+from fastmlp.kernels.jit import store, tuned
 from fastmlp.kernels.jit.entries import Entries, about_seconds_of_a_network
 from fastmlp.kernels.variant import Bound, Choice, Work
 from fastmlp.model.backend import Array, Chunk, Data
@@ -30,6 +30,9 @@ from fastmlp.system import background
 MOST_ROWS = 4096
 """Of a step that a process beside takes to have all compiled: enough for every way to form a product."""
 
+
+LONG_SECONDS = 10.0
+"""A training that takes so long may have the machine's constants measured beside, for the next ones."""
 
 COST = 2.0
 """Seconds that a program of other bits must save: the same everywhere, or bits would follow the clock."""
@@ -67,6 +70,7 @@ class Auto:
     def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
         assert work.network is not None
         assert work.optimizer is not None
+        tuned.take_kept()
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._dtype = f"float{8 * work.itemsize}"
@@ -80,6 +84,8 @@ class Auto:
         self._better: Candidate | None = None
         if self._chosen.exact and self._chosen is not self._fastest:
             self._look_for_better()
+        if (self._better or self._left * self._chosen.seconds > LONG_SECONDS) and can_ask():
+            tuning.ask()
 
     def _first(self, others: list[Candidate]) -> Candidate:
         """Return what the training begins with. others : those of other bits"""

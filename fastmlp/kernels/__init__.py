@@ -1,6 +1,7 @@
 """What a writer of kernels needs, from one place; the rooms below say where a new thing goes.
 
 codegen : the target machine, and numbers and vectors that write code for it
+tuning : constants that are measured on each machine
 program : the compiled program as templates, and what it is told
 jit : joining templates with a variant's functions, compiling, and machine code on disk
 gemm : matrix products: register tiles, panels, and the choice among them

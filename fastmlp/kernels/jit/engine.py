@@ -21,8 +21,9 @@ from llvmlite.binding import ffi
 
 from fastmlp.kernels.codegen.machine import target
 from fastmlp.kernels.codes import BY_KIND
-from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit import store, tuned
 from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.kernels.tuning import table
 from fastmlp.system import forks
 from fastmlp.system.compiling import compiling
 
@@ -64,6 +65,7 @@ class Engine:
 @functools.cache
 def common() -> Engine:
     """Return where the pieces are, which any program may call; then LLVM finds the process's symbols."""
+    tuned.take_kept()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     for name in PYTHON:
@@ -160,6 +162,7 @@ def _resolve(wanted: int, length: int, code: int) -> int:
 # The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
 # an arbitrary address where an error arises outside of what its text can guard: Ctrl-C on entering it.
 binding.add_symbol(RESOLVE, id(_resolve))
+binding.add_symbol(table.SYMBOL, table.VALUES.ctypes.data)
 
 
 class Entry:

@@ -36,6 +36,7 @@ from fastmlp.kernels.runtime.validation import (
     check_state,
 )
 from fastmlp.kernels.runtime.workspace import Workspace, workspace
+from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.activations import activation_of
 from fastmlp.model.backend import Backend, Chunk, Data
@@ -48,8 +49,8 @@ from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
 
-BATCH_ROWS = 256
-"""Rows that predict and evaluate take at a time: what they allocate does not grow with the data."""
+EVALUATED_ROWS = 256
+"""Rows that evaluate takes at a time: what it allocates does not grow with the data."""
 
 NAMES = {dtype: dtype.name for dtype in FLOATS}
 """Of dtypes: NumPy makes the name anew whenever it is asked for one."""
@@ -70,7 +71,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
 
     def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
-        batch = rows if rows < BATCH_ROWS else BATCH_ROWS
+        most = value("predicted_rows")
+        batch = rows if rows < most else most
         _, shape, idle, _ = prediction_of(network, parameters)
         check_parameters(shape, parameters)
         check_inputs(inputs, rows, network.sizes[0], dtype)
@@ -92,7 +94,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         shape = resting_shape_of(network)
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
-        batch = min(BATCH_ROWS, len(data.inputs))
+        batch = min(EVALUATED_ROWS, len(data.inputs))
         losses = np.empty(1)
         arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
         work = workspace(sizes_of(network, data.inputs), batch, 1, parameters.dtype)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.program.records import SLICE_ROWS, words_of
+from fastmlp.kernels.tuning.table import value
 from fastmlp.model.layout import ALIGNMENT, aligned
 
 SCRATCH_BYTES = 256
@@ -26,9 +27,6 @@ BLOCKED_SIDE = 256
 BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
 """What `fastmlp.kernels.gemm.blocked` packs at a time: bytes of one operand, rows of the other."""
 
-SLICE_BYTES = 1 << 16
-"""Gradient that is formed before the optimiser is applied to it: a share of L2."""
-
 
 def scratch_length(widest: int, rows: int, itemsize: int) -> int:
     """Return the numbers of scratch that a slot needs for layers of at most so many units, and rows.
@@ -41,8 +39,8 @@ def scratch_length(widest: int, rows: int, itemsize: int) -> int:
 
 
 def slice_length(n_out: int, itemsize: int) -> int:
-    """Return the numbers of a slice of gradient: 8 rows of weights, or SLICE_BYTES if that is more."""
-    return max(SLICE_BYTES // itemsize, SLICE_ROWS * n_out)
+    """Return the numbers of a slice of gradient: 8 rows of weights, or `slice_bytes` if that is more."""
+    return max(value("slice_bytes") // itemsize, SLICE_ROWS * n_out)
 
 
 def lengths(
@@ -93,13 +91,20 @@ def workspace(
     predicting: bool = False,
 ) -> Workspace:
     """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums."""
-    total, words = _layout(tuple(sizes), rows, workers, dtype.itemsize, private, predicting)
+    slice_bytes = 0 if predicting else value("slice_bytes")
+    total, words = _layout(tuple(sizes), rows, workers, dtype.itemsize, private, predicting, slice_bytes)
     return Workspace(aligned(total, dtype), np.empty(rows), words)
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(
-    sizes: tuple[int, ...], rows: int, workers: int, itemsize: int, private: int, predicting: bool
+    sizes: tuple[int, ...],
+    rows: int,
+    workers: int,
+    itemsize: int,
+    private: int,
+    predicting: bool,
+    slice_bytes: int,
 ) -> tuple[int, array.array[int]]:
     """Return how many numbers all buffers take, and a call's words."""
     buffers = lengths(sizes, rows, workers, itemsize, private, predicting)
