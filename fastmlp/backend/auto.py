@@ -64,20 +64,22 @@ class Auto:
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._dtype = f"float{8 * work.itemsize}"
-        found = [one for one in candidates(work) if only in (None, one.name)]
+        found = candidates(work, only)
         self._exact = [one for one in found if one.exact]
-        self._chosen = self._first([] if exact else [one for one in found if not one.exact])
+        # Bits must not follow the threads that happen to be free.
+        alone = found if work.threads == 1 else candidates(work._replace(threads=1), only)
+        self._chosen = self._first([] if exact else alone)
         self.now = registry.get(self._chosen.name)
         self._better: Candidate | None = None
         if self._chosen.exact:
             self._look_for_better()
 
-    def _first(self, others: list[Candidate]) -> Candidate:
-        """Return what the training begins with. others : those of other bits"""
-        fastest = min(self._exact, key=lambda one: one.seconds)
-        for other in others:
-            saved = self._left * (fastest.seconds - other.seconds)
-            if saved > (0 if other.bound is None else COST):
+    def _first(self, alone: list[Candidate]) -> Candidate:
+        """Return what the training begins with. alone : all that may be of other bits, on one thread"""
+        exact = min((one.seconds for one in alone if one.exact), default=math.inf)
+        for other in alone:
+            saved = self._left * (exact - other.seconds)
+            if not other.exact and saved > (0 if other.bound is None else COST):
                 return other
         ready = [one for one in self._exact if self._is_ready(one)]
 
@@ -143,10 +145,12 @@ def can_ask() -> bool:
     return background.is_possible()
 
 
-def candidates(work: Work) -> list[Candidate]:
-    """Return the backends that can say what a step of a training takes."""
+def candidates(work: Work, only: str | None = None) -> list[Candidate]:
+    """Return the backends that can say what a step of a training takes; only : see `Auto`"""
     found = []
     for name, choice in registry.choices().items():
+        if only not in (None, name):
+            continue
         if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):
             bound = _bound(choice, work)
             exact = choice.exact and (bound is None or bound.exact)

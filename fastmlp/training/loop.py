@@ -18,7 +18,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.system.budget import blas_threads
+from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.training.batches import Batches, Orders, visited_weights
@@ -99,7 +99,7 @@ def train(
             if resumed is not None:
                 for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
                     _take_over(callback, run, saved)
-            with blas_threads(plan.blas_threads or plan.threads):
+            with budget.training(), budget.blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
         finally:
             # Every callback that began must end, in order, even if one of them raises.
