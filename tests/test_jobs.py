@@ -286,5 +286,5 @@ def test_a_file_of_anything_else_is_refused_in_one_line(name, tmp_path):
     HOSTILE[name](path)
     with pytest.raises(ValueError, match=f"^path must name an .npy file of numbers, got {path}: [^\n]+$"):
         fastmlp.MappedArray(path)
-    with pytest.raises(TypeError, match="path must be a str or a path, got 3"):
+    with pytest.raises(TypeError, match="path must be a str or a path, got int"):
         fastmlp.MappedArray(3)

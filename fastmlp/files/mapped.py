@@ -8,14 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastmlp import checks
-
 
 class MappedArray:
     """The array of an `.npy` file, which other processes map from the file instead of being sent a copy.
 
     loky maps arrays of 1 MB and more by itself. Dask sends every process a copy of an array, also of a
-    `numpy.memmap`, and Ray's joblib backend makes one for each task; of a MappedArray they send the path. All
+    `numpy.memmap`, and Ray makes one for all processes of a machine; of a MappedArray they send the path. All
     that takes an array takes it: `fit`, the estimators, and scikit-learn's searches and cross-validation,
     which read the rows of a fold from it. The file must lie at one path for all processes, and stay as it is.
 
@@ -41,7 +39,7 @@ class MappedArray:
         try:
             self.path = os.path.abspath(os.fspath(path))
         except TypeError:
-            raise TypeError(f"path must be a str or a path, got {checks.shown(path)}") from None
+            raise TypeError(f"path must be a str or a path, got {type(path).__name__}") from None
         self._array = _mapped(self.path)
 
     @property

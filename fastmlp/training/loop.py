@@ -146,7 +146,7 @@ class _Training:
         streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
         self.pace = most_seconds(weights, plan.batch_size) + streamed + LAYER_SECONDS * layers
         """Seconds a step."""
-        self.draft = Draft(plan.optimizer.moment_rows)
+        self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
         held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
         longest = most_seconds(weights, max(plan.batch_size, held_out)) + streamed
         self.drafts = plan.stays_finite or longest >= LONG_SECONDS
