@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastmlp.estimators.display import LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.files.archive import CheckpointError
+    from fastmlp.files.mapped import MappedArray
     from fastmlp.model.activations import Activation
     from fastmlp.model.initializers import Normal
     from fastmlp.model.losses import Loss, RowLoss
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fastmlp.training.checkpoint import Checkpoint, load, save
     from fastmlp.training.divergence import DivergenceError
     from fastmlp.training.model import Model
+    from fastmlp.training.pruning import OptunaPruning
     from fastmlp.training.trainer import fit
 
 __version__ = "0.1.0"
@@ -39,6 +41,7 @@ __version__ = "0.1.0"
 _HOME = {
     "model.activations": ("Activation",),
     "files.archive": ("CheckpointError",),
+    "files.mapped": ("MappedArray",),
     "training.callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
     "training.checkpoint": ("Checkpoint", "load", "save"),
     "training.divergence": ("DivergenceError",),
@@ -49,6 +52,7 @@ _HOME = {
     "system.interrupts": ("Interrupted",),
     "model.losses": ("Loss", "RowLoss"),
     "training.model": ("Model",),
+    "training.pruning": ("OptunaPruning",),
     "model.network": ("Network",),
     "model.optimizers": ("SGD", "Adam", "AdamW", "RMSprop", "SparseAdam"),
     "backend.registry": ("backends",),
@@ -79,9 +83,11 @@ __all__ = [
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
+    "MappedArray",
     "Model",
     "Network",
     "Normal",
+    "OptunaPruning",
     "Progress",
     "RMSprop",
     "RowLoss",

@@ -60,12 +60,51 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
         assert other.history == one.history
 
 
-def test_a_process_of_joblib_takes_its_share_of_the_cores(monkeypatch):
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # as its environment has it
-    network = fastmlp.Network([784, 128, 10])
-    work = Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None)
-    assert work.threads == 1
-    assert Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), 5).threads == 5
+def threads_of(threads=None):
+    return Work.of(fastmlp.Network([784, 128, 10]), fastmlp.SGD(0.1), 128, np.dtype("f4"), threads).threads
+
+
+@pytest.mark.parametrize(
+    ("numba", "openmp", "threads"),
+    [("2", "1", 2), ("", "3", 3), ("", "3,1", 3), ("0", "1", 1), ("what", "ever", 8), ("99", "", 8)],
+)
+def test_the_environment_bounds_the_threads_of_a_process(numba, openmp, threads, monkeypatch):
+    """joblib sets both variables in its processes, Dask and Ray the second."""
+    monkeypatch.setattr(budget, "cores", lambda: 8)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", numba)
+    monkeypatch.setenv("OMP_NUM_THREADS", openmp)
+    assert threads_of() == threads
+    assert threads_of(5) == 5
+
+
+def test_trainings_of_one_process_share_its_cores(monkeypatch):
+    """As those of a thread pool, and of a Dask worker with several threads."""
+    monkeypatch.setattr(budget, "usable_cores", lambda: 8)
+    seen = []
+
+    class Train(fastmlp.Callback):
+        """Another training within each, as deep as the list."""
+
+        def __init__(self, deeper):
+            self.deeper = deeper
+
+        def on_train_begin(self, run):
+            pass
+
+        def on_epoch_end(self, run):
+            seen.append(threads_of())
+            fit(self.deeper)
+
+    def fit(depths):
+        callbacks = [Train(depths[1:])] if depths else []
+        X = np.ones((3, 2))
+        fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend="reference", callbacks=callbacks)
+
+    fit([1, 2, 3])
+    assert seen == [8, 4, 2]
+    with pytest.raises(ZeroDivisionError), budget.training():
+        1 / 0  # noqa: B018
+    assert threads_of() == 8
 
 
 CONTAINERS = {

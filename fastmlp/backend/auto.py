@@ -74,12 +74,14 @@ class Auto:
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._dtype = f"float{8 * work.itemsize}"
-        found = [one for one in candidates(work) if only in (None, one.name)]
+        found = candidates(work, only)
         self.binds = any(one.bound for one in found)
         """Whether a backend may have a program of the network alone."""
         self._exact = [one for one in found if one.exact]
         self._fastest = min(self._exact, key=SECONDS)
-        self._chosen = self._first([] if exact else [one for one in found if not one.exact])
+        # Bits must not follow the threads that happen to be free.
+        alone = found if work.threads == 1 else candidates(work._replace(threads=1), only)
+        self._chosen = self._first([] if exact else alone)
         self.now = registry.get(self._chosen.name)
         self._better: Candidate | None = None
         if self._chosen.exact and self._chosen is not self._fastest:
@@ -87,15 +89,15 @@ class Auto:
         if (self._better or self._left * self._chosen.seconds > LONG_SECONDS) and can_ask():
             tuning.ask()
 
-    def _first(self, others: list[Candidate]) -> Candidate:
-        """Return what the training begins with. others : those of other bits"""
-        fastest = self._fastest
-        for other in others:
-            saved = self._left * (fastest.seconds - other.seconds)
-            if saved > (0 if other.bound is None else COST):
+    def _first(self, alone: list[Candidate]) -> Candidate:
+        """Return what the training begins with. alone : all that may be of other bits, on one thread"""
+        exact = min((one.seconds for one in alone if one.exact), default=math.inf)
+        for other in alone:
+            saved = self._left * (exact - other.seconds)
+            if not other.exact and saved > (0 if other.bound is None else COST):
                 return other
-        if self._is_ready(fastest):
-            return fastest
+        if self._is_ready(self._fastest):
+            return self._fastest
         ready = [one for one in self._exact if self._is_ready(one)]
 
         def seconds(one: Candidate) -> float:
@@ -164,9 +166,10 @@ def can_ask() -> bool:
     return background.is_possible()
 
 
-def candidates(work: Work) -> list[Candidate]:
-    """Return the backends that can say what a step of a training takes, fastmlp's own first."""
-    return [*_own_candidates(work), *_those_of(registry.given(), work)]
+def candidates(work: Work, only: str | None = None) -> list[Candidate]:
+    """Return the backends that can say what a step takes, fastmlp's own first; only : see `Auto`."""
+    found = [*_own_candidates(work), *_those_of(registry.given(), work)]
+    return [one for one in found if only in (None, one.name)]
 
 
 @lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.system.budget import cores
+from fastmlp.system.budget import share
 
 ALLOCATING: set[Callable[..., Any]] = set()
 
@@ -23,15 +22,6 @@ def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     ALLOCATING.add(function)
     return function
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: as the system says, see `fastmlp.system.budget.cores`.
-
-    NUMBA_NUM_THREADS bounds them: joblib sets it in its worker processes, so that they share the machine.
-    """
-    bound = os.environ.get("NUMBA_NUM_THREADS", "")
-    return min(cores(), int(bound)) if bound.isdecimal() and int(bound) else cores()
 
 
 class Work(NamedTuple):
@@ -60,9 +50,8 @@ class Work(NamedTuple):
         threads: int | None,
         steps: int | None = None,
     ) -> Work:
-        """Return the work of a step of `rows` rows in `dtype`; threads=None allows every core."""
-        allowed = threads or usable_cores()
-        return cls(network.sizes, rows, dtype.itemsize, allowed, network, optimizer, steps)
+        """Return the work of a step of `rows` rows in `dtype`; threads=None: see `budget.share`."""
+        return cls(network.sizes, rows, dtype.itemsize, threads or share(), network, optimizer, steps)
 
     def with_inputs(self, count: int) -> Work:
         """Return the work where a row has so many inputs that count, the non-zeros of sparse ones."""

@@ -1,4 +1,4 @@
-"""How many threads a training may use: the cores that this process has, and a limit for the BLAS.
+"""How many threads a training may use: a share of the cores that this process has, and a limit for the BLAS.
 
 A BLAS has one number of threads for the whole process. Of two trainings that run at once the second finds the
 limit that the first has set, so it must not restore what it found. The limits of all trainings are kept here.
@@ -24,6 +24,15 @@ forks.wait_for(_lock)
 _held: list[int] = []
 """The limits of the trainings that run now; the least of them is set."""
 
+_running = 0
+"""The trainings that run now; they share the cores."""
+
+BOUNDS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+"""Environment variables that bound the threads of a process; the first that is set counts.
+
+joblib sets both in the processes of loky, Dask and Ray the second: they share the machine.
+"""
+
 _found: dict[str, tuple[Any, int]] = {}
 """The libraries that are limited, by file, each with the number of threads that it had before."""
 
@@ -35,6 +44,33 @@ def cores() -> int:
     used here: its import takes 30 ms, a tenth of a first training with a warm cache.
     """
     return math.ceil(min(_affinity(), quota()))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use for trainings: all, or as many as one of `BOUNDS` says."""
+    for name in BOUNDS:
+        given = os.environ.get(name, "").partition(",")[0].strip()  # OpenMP takes one number a level
+        if given.isdecimal() and int(given):
+            return min(cores(), int(given))
+    return cores()
+
+
+def share() -> int:
+    """Return how many cores one training may use now: those of the process, shared by all that run in it."""
+    return max(1, usable_cores() // max(1, _running))
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Count a training as running for the time of a `with` block."""
+    global _running
+    with _lock:
+        _running += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _running -= 1
 
 
 def _affinity() -> int:

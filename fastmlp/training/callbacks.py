@@ -145,6 +145,19 @@ class Callback:
         """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
 
 
+def checked_monitor(monitor: str | None) -> str | None:
+    """Return a key of the history that a callback is told to go by; None leaves it to `monitored`."""
+    return monitor if monitor is None else checks.choice("monitor", monitor, ("validation_loss", "loss"))
+
+
+def monitored(callback: Callback, monitor: str | None, run: Run) -> str:
+    """Return the key of the history that a callback goes by: the validation's unless told otherwise."""
+    validated = "validation_loss" in run.history
+    if monitor == "validation_loss" and not validated:
+        raise ValueError(f"{type(callback).__name__}(monitor='validation_loss') needs fit(validation=...)")
+    return monitor or ("validation_loss" if validated else "loss")
+
+
 class EarlyStopping(Callback):
     """Stop when a monitored value has not improved, and restore the best parameters.
 
@@ -167,16 +180,11 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
         self.patience = checks.whole("patience", patience, 1)
         self.min_delta = checks.real("min_delta", min_delta, 0)
-        if monitor is not None:
-            checks.choice("monitor", monitor, ("validation_loss", "loss"))
-        self.monitor = monitor
+        self.monitor = checked_monitor(monitor)
 
     def on_train_begin(self, run: Run) -> None:
         """Forget any earlier training."""
-        if self.monitor == "validation_loss" and "validation_loss" not in run.history:
-            raise ValueError("EarlyStopping(monitor='validation_loss') needs fit(validation=...)")
-        default = "validation_loss" if "validation_loss" in run.history else "loss"
-        self.key = self.monitor or default
+        self.key = monitored(self, self.monitor, run)
         self.best = math.inf
         self.best_epoch = 0
         self.best_parameters = run.parameters.copy()

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from fastmlp.model.layout import aligned
 from fastmlp.model.state import TrainState, initial_state
+from fastmlp.system import parts
 
 
 class Draft:
-    """A second set of arrays for a training's state."""
+    """A second set of arrays for a training's state.
 
-    def __init__(self, moment_rows: int) -> None:
-        self._rows = moment_rows
+    moment_rows : of the moments that the optimiser uses; threads : see `fit`
+    """
+
+    def __init__(self, moment_rows: int, threads: int | None = None) -> None:
+        self._rows, self._threads = moment_rows, threads
         self._arrays: TrainState | None = None
 
     def of(self, state: TrainState, changed: bool = True) -> TrainState:
@@ -35,6 +39,8 @@ class Draft:
         return state.at(draft.step)
 
     def _copy(self, source: TrainState, target: TrainState) -> None:
-        target.parameters[...] = source.parameters
-        if self._rows:
-            target.moments[: self._rows] = source.moments[: self._rows]
+        parts.copy(
+            (source.parameters, *source.moments[: self._rows]),
+            (target.parameters, *target.moments[: self._rows]),
+            self._threads,
+        )

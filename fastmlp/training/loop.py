@@ -18,7 +18,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.system.budget import blas_threads
+from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.training.batches import Batches, Orders, visited_weights
@@ -99,7 +99,7 @@ def train(
             if resumed is not None:
                 for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
                     _take_over(callback, run, saved)
-            with blas_threads(plan.blas_threads or plan.threads):
+            with budget.training(), budget.blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
         finally:
             try:
@@ -153,7 +153,7 @@ class _Training:
         streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
         self.pace = most_seconds(weights, plan.batch_size) + streamed + LAYER_SECONDS * layers
         """Seconds a step."""
-        self.draft = Draft(plan.optimizer.moment_rows)
+        self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
         held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
         longest = most_seconds(weights, max(plan.batch_size, held_out)) + streamed
         self.drafts = plan.stays_finite or longest >= LONG_SECONDS

@@ -20,8 +20,17 @@ from fastmlp.model.rules import MOST_CONSTANTS
 SLICE_ROWS = 8
 """Rows of weights that a slice of gradient holds at least."""
 
-ARRIVED, GENERATION, ABANDONED, BARRIER = 0, 16, 17, 32
-"""Of a barrier's array: a place that all write, on a cache line of its own; two that all read; the length."""
+APART = 128
+"""Bytes between what two workers write: two cache lines, as processors fetch lines in pairs."""
+
+FAN_IN, MOST_GROUPS = 8, 64
+"""Workers that meet at one place of a barrier; more meet in at most so many groups, of as many or more."""
+
+ARRIVED, GENERATION, PLACE = 0, APART // 8, 2 * APART // 8
+"""Of a place where workers meet: what all write, what all read, its length. The first place is the root."""
+
+ABANDONED, BARRIER = (1 + MOST_GROUPS) * PLACE, (1 + MOST_GROUPS) * PLACE + APART // 8
+"""Of a barrier's array: a word that nobody writes, unless a worker fails; the length."""
 
 UNBOUNDED = float("inf")
 """The `clip_norm` of an optimiser that does not clip."""
@@ -129,7 +138,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "sums": (np.float64, ("batch",)),
     "barrier": (np.int64, (BARRIER,)),
     "touched": (np.bool_, ("marks",)),
-    "list_counts": (np.int32, ("n_in",)),
+    "list_counts": (np.int32, ("counted",)),
     "list_marks": (np.uint64, ("words",)),
     "list_columns": (np.int64, ("listed",)),
     "list_starts": (np.int64, ("listed",)),
@@ -145,7 +154,7 @@ indptr, indices, values : in the place of dense inputs, as in `fastmlp.model.spa
 order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`; losses : written, a step's
 objective
 out : predictions, written
-memory : all buffers for a batch; sums : partial sums of its loss
+memory : all buffers for a batch; sums : partial sums of its loss, each at the place of its first row
 barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
 touched : for an update alone, which rows of the first layer's weights take it; without marks all do
 list_counts, .. : of sparse inputs, what `columns.list_columns` writes; zeros in the first two
@@ -166,7 +175,7 @@ private : (workers, private_length), `variant.Bound.private`, for what a program
 
 NUMBERS = (
     *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
-    *("bounds", "stored", "marks", "words", "listed", "terms", "all_terms"),
+    *("bounds", "stored", "marks", "counted", "words", "listed", "terms", "all_terms"),
     *BUFFERS,
     *("scratch_length", "slice_length", "private_length"),
 )
@@ -178,7 +187,7 @@ steps : of the call; step : steps that were taken before; key : of the dropout m
 batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
 bounds : numbers in indptr, 0 where inputs are dense; stored : non-zeros
 marks : n_in where it is told what is touched, else 0
-words : n_in / 64, and two more for each worker; listed : n_in, and one more for each worker
+counted : n_in, words : n_in / 64, listed : n_in, and for each worker `APART` bytes more
 terms : the most non-zeros of a step; all_terms : of all workers
 """
 

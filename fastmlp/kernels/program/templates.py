@@ -212,7 +212,7 @@ def rows_loss(call, start, rows, first, last, share, worker):
             weights = call.weights
             for i in range(count):
                 w[i] = weights[visited[i]]
-        call.sums[at // LOSS_ROWS] = output_loss(
+        call.sums[at] = output_loss(
             objective.loss, output.activation, parameters_of(objective, output.n_out), share,
             rows_of(z, at, stop), y, w, scratch, rows_of(delta, at, stop),
         )  # fmt: skip
@@ -356,17 +356,17 @@ def descend(call, s, worker, workers, updates):
     of_weights = 0.0
     if worker == 0 and (l1 > 0 or l2 > 0):
         of_weights = penalties(call, l1, l2)
-    wait(call.barrier, workers)
+    wait(call.barrier, worker, workers)
     if worker == 0:
-        call.losses[s] = total_of(call.sums, parts_of(rows)) / objective.value_divisor + of_weights
+        call.losses[s] = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
     rate, bias_rate = call.rates[s, 0], call.rates[s, 1]
     weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers)
     if clipped:
         # The norm needs the whole gradient before any of it is applied.
-        wait(call.barrier, workers)
+        wait(call.barrier, worker, workers)
         if worker == 0 and updates:
             update_all(call, step, rate, bias_rate)
-    wait(call.barrier, workers)
+    wait(call.barrier, worker, workers)
 
 
 # --- entry points: of a call, and of which of so many workers this one is -------------------------------
@@ -407,5 +407,5 @@ def evaluate(call, worker, workers):
         rows_loss(call, start, rows, 0, rows, share, worker)
         sums = call.sums
         for part in range(parts_of(rows)):
-            loss += sums[part]
+            loss += sums[part * LOSS_ROWS]
     call.losses[0] = loss / call.objective.value_divisor

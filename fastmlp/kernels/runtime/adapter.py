@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import (
+    APART,
     BARRIER,
     BLANK,
     LAYER,
@@ -215,11 +216,12 @@ def lists_for(inputs: Inputs, rows: int, workers: int) -> dict[str, Any]:
         raise ValueError(
             f"a batch may have {MOST_TERMS - 1} non-zeros, {rows} rows have up to {terms}; take fewer rows"
         )
-    words, listed, all_terms = inputs.n_in // 64 + 2 * workers, inputs.n_in + workers, workers * terms
+    apart, all_terms = APART // 8 * workers, workers * terms
+    counted, words, listed = inputs.n_in + 2 * apart, inputs.n_in // 64 + apart, inputs.n_in + apart
     return {
-        "terms": terms, "words": words, "listed": listed, "all_terms": all_terms,
+        "terms": terms, "counted": counted, "words": words, "listed": listed, "all_terms": all_terms,
         "list_marks": np.zeros(words, np.uint64),
-        "list_counts": np.zeros(inputs.n_in, np.int32), "list_columns": np.empty(listed, np.int64),
+        "list_counts": np.zeros(counted, np.int32), "list_columns": np.empty(listed, np.int64),
         "list_starts": np.empty(listed, np.int64), "list_samples": np.empty(all_terms, np.int32),
         "list_numbers": np.empty(all_terms, inputs.dtype),
     }  # fmt: skip

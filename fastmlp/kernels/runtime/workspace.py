@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.program.records import SLICE_ROWS, words_of
+from fastmlp.kernels.program.records import APART, SLICE_ROWS, words_of
 from fastmlp.kernels.tuning.table import value
 from fastmlp.model.layout import ALIGNMENT, aligned
 
@@ -43,6 +43,12 @@ def slice_length(n_out: int, itemsize: int) -> int:
     return max(value("slice_bytes") // itemsize, SLICE_ROWS * n_out)
 
 
+def apart(numbers: int, itemsize: int) -> int:
+    """Return so many numbers, or some more: the next worker's are on other cache lines."""
+    together = APART // itemsize
+    return -(-numbers // together) * together
+
+
 def lengths(
     sizes: Sequence[int], rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
 ) -> dict[str, int]:
@@ -55,7 +61,7 @@ def lengths(
     predicting : whether it needs logits, activations and scratch only
     """
     units = rows * sum(sizes[1:])
-    scratch = workers * scratch_length(max(sizes), rows, itemsize)
+    scratch = workers * apart(scratch_length(max(sizes), rows, itemsize), itemsize)
     if predicting:
         return {"logits": units, "activations": units, "scratch": scratch}
     return {
@@ -64,7 +70,7 @@ def lengths(
         "batch_weights": rows,
         **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
         "scratch": scratch,
-        "slices": workers * slice_length(max(sizes[1:]), itemsize),
+        "slices": workers * apart(slice_length(max(sizes[1:]), itemsize), itemsize),
         "private": workers * private,
     }
 
