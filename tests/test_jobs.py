@@ -194,7 +194,7 @@ def test_the_copies_of_an_estimator_report_to_one_trial():
         hidden_layer_sizes=(3,),
         backend="reference",
         solver="sgd",
-        max_iter=2,
+        max_iter=20,
         n_iter_no_change=1,
         tol=1e9,
         callbacks=[fastmlp.OptunaPruning(trial)],

@@ -107,6 +107,36 @@ def test_trainings_of_one_process_share_its_cores(monkeypatch):
     assert threads_of() == 8
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_new_process_has_its_cores_to_itself():
+    code = """
+import os, threading
+from fastmlp.system import budget
+
+budget.usable_cores = lambda: 8
+begun, over = threading.Event(), threading.Event()
+
+def train():
+    with budget.training():
+        begun.set()
+        over.wait()
+
+other = threading.Thread(target=train)
+other.start()
+begun.wait()
+with budget.training():
+    assert budget.share() == 4
+    child = os.fork()
+    if child == 0:
+        os._exit(budget.share())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+over.set()
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "8\n", done.stderr
+
+
 CONTAINERS = {
     # what stands in /sys/fs/cgroup, what in /proc/self/cgroup, cores
     "half a core": ({"cpu.max": "50000 100000"}, "0::/", 1),

@@ -68,8 +68,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         A name of `fastmlp.backends()`, or "auto" for the one that should be fastest.
     threads : int, optional
         Upper bound for the worker threads; None takes one for epochs of less than about 1 ms,
-        else the cores that affinity and a container's CPU quota grant, or NUMBA_NUM_THREADS where
-        that is less (joblib sets it in its processes).
+        else the cores that affinity and a container's CPU quota grant, or NUMBA_NUM_THREADS or
+        OMP_NUM_THREADS where that is less (joblib, Dask and Ray set them in their processes);
+        trainings of one process share them.
     dtype : float32, float64 or None
         To train in; None keeps a float32 X and makes all else float64.
 

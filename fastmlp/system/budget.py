@@ -24,8 +24,8 @@ forks.wait_for(_lock)
 _held: list[int] = []
 """The limits of the trainings that run now; the least of them is set."""
 
-_running = 0
-"""The trainings that run now; they share the cores."""
+_running: list[int] = []
+"""Of the trainings that run now, which share the cores: the threads that began them."""
 
 BOUNDS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 """Environment variables that bound the threads of a process; the first that is set counts.
@@ -57,20 +57,30 @@ def usable_cores() -> int:
 
 def share() -> int:
     """Return how many cores one training may use now: those of the process, shared by all that run in it."""
-    return max(1, usable_cores() // max(1, _running))
+    return max(1, usable_cores() // max(1, len(_running)))
 
 
 @contextmanager
 def training() -> Iterator[None]:
     """Count a training as running for the time of a `with` block."""
-    global _running
+    here = threading.get_ident()
     with _lock:
-        _running += 1
+        _running.append(here)
     try:
         yield
     finally:
         with _lock:
-            _running -= 1
+            _running.remove(here)
+
+
+def _forget_others() -> None:
+    """Count no other thread's training: a new process has only the thread that forked."""
+    here = threading.get_ident()
+    _running[:] = [thread for thread in _running if thread == here]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_others)
 
 
 def _affinity() -> int:

@@ -61,9 +61,9 @@ def read(builder, place, index):
     return builder.load_atomic(word(builder, place, index), "seq_cst", 8, typ=INT)
 
 
-def add(builder, place, index, amount):
-    """Add to a word; return what it was."""
-    return builder.atomic_rmw("add", word(builder, place, index), amount, "seq_cst")
+def add_one(builder, place, index):
+    """Add one to a word; return what it was."""
+    return builder.atomic_rmw("add", word(builder, place, index), INT(1), "seq_cst")
 
 
 def emit_wait(builder, barrier, worker, workers):
@@ -93,13 +93,13 @@ def emit_meeting(builder, barrier, place, members, before_opening=None):
     """Write the wait of so many workers at a place; the last one does something before the others go on."""
     equal = lambda a, b: builder.icmp_signed("==", a, b)
     generation = read(builder, place, GENERATION)
-    last = equal(add(builder, place, ARRIVED, INT(1)), builder.sub(members, INT(1)))
-    with builder.if_else(last) as (opens, waits):
+    # Nothing is set back: of meeting g, counted from 0, the last is the ((g + 1) * members)-th who ever came.
+    last_of_all = builder.sub(builder.mul(builder.add(generation, INT(1)), members), INT(1))
+    with builder.if_else(equal(add_one(builder, place, ARRIVED), last_of_all)) as (opens, waits):
         with opens:
-            add(builder, place, ARRIVED, builder.neg(members))
             if before_opening is not None:
                 before_opening()
-            add(builder, place, GENERATION, INT(1))
+            add_one(builder, place, GENERATION)
         with waits:
             before = builder.block
             head, spin, give_way, after = map(
