@@ -119,26 +119,27 @@ def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> Machin
         with store.only_one(name, key):
             code = store.load(name, key)  # another process may have had it compiled meanwhile
             if code is None or not can_link(code):
-                with _without_collector():
+                with undisturbed():
                     code = compile_code()
                 compiled.append(f"{name} {key}")
     return code
 
 
 @contextmanager
-def _without_collector() -> Iterator[None]:
-    """Leave the garbage collector out while `lock` is held, for which forks wait.
+def undisturbed() -> Iterator[None]:
+    """Hold `lock`, for which forks wait, and leave the garbage collector out.
 
-    A compilation makes millions of objects, most of which stay until its end: to look through them again and
-    again takes a tenth of it.
+    The compiler makes millions of objects, most of which stay until its end: to look through them again and
+    again takes a tenth of a compilation.
     """
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
+    with lock:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 def _compiler() -> Any:

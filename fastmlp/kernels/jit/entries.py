@@ -16,7 +16,7 @@ from typing import Any
 
 from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
-from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler
+from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler, undisturbed
 from fastmlp.kernels.variant import Bound, Variant
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
@@ -133,7 +133,8 @@ class Entries:
         """
         kept = store.names().get(what) if self._lasting and not is_compiler_loaded() else None
         if kept is None:
-            found = source()
+            with undisturbed():
+                found = source()
             kept = found.kept
             if self._lasting and found.reach.unknown is None:
                 store.names().put(what, kept)
