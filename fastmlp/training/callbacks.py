@@ -27,7 +27,7 @@ def no_snapshot() -> Snapshot:
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
-SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot")
+SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot", "left")
 """The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
 
 
@@ -44,6 +44,7 @@ class Run:
     history : dict of lists, one value for every complete epoch
     stop_reason : str or None, what `stop` was last told; `interrupted` : bool, by Ctrl-C
     snapshot : function that returns all that the rest of the training depends on, between chunks
+    left : Snapshot or None, what the training left when its last chunk was over
     rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
 
     Setting an attribute that a training would not read raises AttributeError.
@@ -62,6 +63,7 @@ class Run:
     rate_factor: float
     stop_reason: str | None
     interrupted: bool
+    left: Snapshot | None
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Run:
             rate_factor=1.0,
             stop_reason=None,
             interrupted=False,
+            left=None,
         )
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,14 @@ from fastmlp.model.backend import Chunk, Data, Evaluate, TrainChunk, loss_in_par
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.budget import blas_threads
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.training.batches import Batches, Orders, visited_weights
-from fastmlp.training.callbacks import Callback, Run, no_snapshot
+from fastmlp.training.callbacks import Callback, Progress, Run, no_snapshot
 from fastmlp.training.divergence import DivergenceError, last_finite, sound
 from fastmlp.training.draft import Draft
 
@@ -63,6 +65,7 @@ class Plan(NamedTuple):
     stays_finite : whether a loss or parameter that is not finite raises DivergenceError
     setting : for a `Snapshot`
     blas_threads : the limit for the BLAS; None for as many as `threads`
+    since : for schedules, where the training begins
     """
 
     network: Network
@@ -78,6 +81,7 @@ class Plan(NamedTuple):
     stays_finite: bool
     setting: dict[str, Any]
     blas_threads: int | None = None
+    since: Since = BEGINNING
 
 
 def train(
@@ -85,7 +89,8 @@ def train(
 ) -> Run:
     """Train in place on state.parameters and state.moments; return the finished run.
 
-    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0.
+    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0. What a later
+    training needs to go on from here is in run.left.
     Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
     """
     training = _Training(plan, state, callbacks, resumed)
@@ -98,9 +103,11 @@ def train(
                 begun.append(callback)
             if resumed is not None:
                 for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
-                    _take_over(callback, run, saved)
+                    if saved:
+                        _take_over(callback, run, saved)
             with blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
+            run.left = training.left()
         finally:
             # Every callback that began must end, in order, even if one of them raises.
             with ExitStack() as ends:
@@ -160,7 +167,7 @@ class _Training:
         state, run = self.state, self.run
         state.parameters[...] = saved.parameters
         state.moments[: len(saved.moments)] = saved.moments
-        self.state = state._replace(step=saved.step)
+        self.state = state._replace(step=self.steps_before + saved.step)
         self.batches.resume(saved.step, saved.order, saved.order_state)
         self.losses.pending = saved.pending
         run.step = saved.step
@@ -182,6 +189,14 @@ class _Training:
             callbacks=[(type(c).__name__, c.state_dict()) for c in with_state(self.callbacks)],
         )
 
+    def left(self) -> Snapshot:
+        """Return a snapshot that stays as it is when callbacks change parameters at the training's end."""
+        snapshot = self.snapshot()
+        snapshot = snapshot._replace(callbacks=copy.deepcopy(snapshot.callbacks))
+        if all(type(callback).on_train_end in HARMLESS for callback in self.callbacks):
+            return snapshot
+        return snapshot._replace(parameters=snapshot.parameters.copy())
+
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,)."""
         plan, objectives = self.plan, np.empty(len(chunk.starts))
@@ -200,7 +215,7 @@ class _Training:
             before = batches.position(run.step)
             visits = batches.visit(numbers)
             totals = visited_weights(plan.data.weights, uniform, *visits)
-            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
+            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch, plan.since)
             chunk = Chunk(*visits, totals, run.rate_factor * rates, batches.batch_size)
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
             try:
@@ -287,6 +302,10 @@ class _Training:
     def _end_chunk(self) -> None:
         for callback in self.callbacks:
             callback.on_chunk_end(self.run)
+
+
+HARMLESS = (Callback.on_train_end, Progress.on_train_end)
+"""They change no parameters."""
 
 
 def heeding(run: Run, rows: int, call: Callable[[], Result]) -> Result:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,13 @@ from fastmlp.model.sparse import Inputs
 from fastmlp.training.data import clean_inputs, floating_dtype
 
 
+class Training(Protocol):
+    """What a model goes on from (`fastmlp.training.more.Continuation`)."""
+
+    def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
+        """Return the model that more epochs of the training come to."""
+
+
 class Model(Portable):
     """A network with its parameters; `to_..` and `from_..` exchange it with other programs.
 
@@ -30,6 +37,9 @@ class Model(Portable):
         "loss", and "validation_loss" where there was validation: one value for every epoch.
     backend : str, the name of the backend that trained it
     stop_reason : str or None, why training ended before its last epoch
+    training : Training or None
+        What `fit_more` goes on from: the optimiser with its moments, up to two numbers a parameter. It is
+        pickled with the model, and `save` leaves it out. Set it to None to let go of it.
     """
 
     def __init__(
@@ -39,11 +49,13 @@ class Model(Portable):
         history: dict[str, list[float]],
         backend: Backend,
         stop_reason: str | None,
+        training: Training | None = None,
     ) -> None:
         self.network = network
         self.parameters = parameters
         self.history = history
         self.stop_reason = stop_reason
+        self.training = training
         self._backend = backend
 
     @classmethod
@@ -97,11 +109,47 @@ class Model(Portable):
         self._backend.predict(self.network, self.parameters, inputs, out)
         return out
 
+    def fit_more(self, X: Any, y: Any = None, *, epochs: int, **options: Any) -> Model:
+        """Go on with the training that gave this model; return the model that it comes to.
+
+        The optimiser's moments, the number of its steps, schedules, row orders and dropout masks go on where
+        they were. On the same rows the model has the bits of one longer `fit`. This model stays as it is.
+
+        Parameters
+        ----------
+        X, y : as for `fit`, the same rows or others
+        epochs : int, at least 0
+            So many more. On as many rows as before, an epoch that was under way when the training stopped
+            is taken to its end, and counts as one of them; on another number of rows a new one begins.
+        **options : sample_weight, validation, callbacks, progress, threads
+            As for `fit`. If validation is None and the training split off a share of its rows, so it does
+            here. A callback that keeps a state, as `EarlyStopping` does, takes over that of the one of its
+            kind if the rows are the same, and begins anew on others: with early stopping the training goes
+            on from its last parameters, not from the best ones, which the model has.
+
+        Returns
+        -------
+        Model
+            With the history of all epochs.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`; if the model does not keep its training, as one from a file; or if validation was given
+            before and is not now, or the other way round.
+        """
+        if self.training is None:
+            raise ValueError(
+                "this model does not keep the training that it comes from; "
+                "to train from its weights: fit(network, X, y, initial=model)"
+            )
+        return self.training.go_on(self, X, y, epochs, options)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _backend=get(state["_backend"]))
+        self.__dict__.update({"training": None, **state}, _backend=get(state["_backend"]))
 
     def __repr__(self) -> str:
         losses = self.history["loss"]

@@ -34,9 +34,11 @@ from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
+from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
 
 Array = NDArray[Any]
+Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
 
@@ -64,7 +66,7 @@ def fit(
     batch_size: int | None = 32,
     shuffle: bool = True,
     seed: int | None = None,
-    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
+    initial: Model | Initial | None = None,
     sample_weight: ArrayLike | None = None,
     validation: Validation | None = None,
     callbacks: Iterable[Callback] = (),
@@ -72,7 +74,7 @@ def fit(
     backend: str = "auto",
     threads: int | None = None,
     dtype: DTypeLike | None = None,
-    resume: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | Continuation | None = None,
 ) -> Model:
     """Train a network.
 
@@ -90,8 +92,9 @@ def fit(
         no meaning and none is drawn.
     seed : int, optional
         Fixes the start, the split, the orders and the dropout masks, on every backend alike.
-    initial : (weights, biases), optional
-        Start from these: lists of (n_in, n_out) and (n_out,) arrays, which are copied.
+    initial : Model or (weights, biases), optional
+        Start from these, which are copied: lists of (n_in, n_out) and (n_out,) arrays, or those of a model.
+        All else begins anew, where `Model.fit_more` goes on with the optimiser as it was.
     sample_weight : (rows,) array of at least 0, optional
         A batch's loss is the mean weighted with these.
     validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
@@ -139,12 +142,17 @@ def fit(
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)
     callbacks = check_callbacks(callbacks, progress)
-    saved = None if resume is None else checkpoint.read_training(resume, _pieces(network))
+    more = resume if isinstance(resume, Continuation) else None
+    file = None
+    if resume is not None and not isinstance(resume, Continuation):
+        file = checkpoint.read_training(resume, _pieces(network))
+    saved = more or file
     seed = None if seed is None else checks.whole("seed", seed, 0)
     if seed is None:
         seed = saved.seed if saved else int.from_bytes(os.urandom(16), "little")
     streams = Streams(seed)
     goes_on = saved is not None and is_exact(saved.backend)
+    wanted = backend
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
     inputs = clean_inputs("X", X, network.sizes[0], dtype)
@@ -156,24 +164,30 @@ def fit(
     )
     data, held_out = _split(network, data, validation, streams)
     rows = data.inputs.shape[0]
+    rows_of_a_batch = batch_size
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
     chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on)
 
+    beginning = Beginning(file and file.snapshot)
+    if more:
+        beginning = more.begin(data, held_out, callbacks)
+        epochs += beginning.epochs
     state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams))
+    state = state._replace(step=beginning.since.step)
     setting: dict[str, Any] = {}
     # A BLAS sums in another order on another number of threads.
     held_blas_threads = saved.blas_threads if saved else None
-    if saved and held_blas_threads and calls_blas(chosen.name):
-        checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
-    if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
+    if file and held_blas_threads and calls_blas(chosen.name):
+        checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
+    if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
             held_blas_threads or found_blas_threads(threads),
         )  # fmt: skip
-    if saved:
+    if file:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
-        checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
+        checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
     given = data._replace(inputs=inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs))
     plan = Plan(
         network=network,
@@ -191,9 +205,24 @@ def fit(
         stays_finite=True,
         setting=setting,
         blas_threads=held_blas_threads,
+        since=beginning.since,
     )
-    run = train(plan, state, callbacks, saved.snapshot if saved else None)
-    model = Model(network, state.parameters, run.history, settled(chosen), run.stop_reason)
+    run = train(plan, state, callbacks, beginning.snapshot)
+    assert run.left is not None
+    now = settled(chosen)
+    training = Continuation(
+        fit=fit,
+        options={
+            "optimizer": optimizer, "batch_size": rows_of_a_batch, "shuffle": shuffle, "seed": seed,
+            "backend": wanted, "threads": threads, "dtype": inputs.dtype,
+        },
+        share=None if validation is None or isinstance(validation, Sequence) else validation,
+        backend=now.name,
+        rows=rows,
+        sample=sample_of(data, held_out) if run.left.callbacks else "",
+        beginning=beginning._replace(snapshot=run.left),
+    )  # fmt: skip
+    model = Model(network, state.parameters, beginning.whole(run.history), now, run.stop_reason, training)
     if run.interrupted:
         raise Interrupted(model)
     return model
@@ -244,7 +273,7 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
 
 def _initial_parameters(
     network: Network,
-    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None,
+    initial: Model | Initial | None,
     dtype: np.dtype[Any],
     streams: Streams,
 ) -> Array:
@@ -254,11 +283,13 @@ def _initial_parameters(
         drawn = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
         biases_drawn = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
         return flatten(drawn, biases_drawn, network, dtype)
+    if isinstance(initial, Model):
+        initial = initial.weights, initial.biases
     try:
         weights, biases = (list(arrays) for arrays in initial)
     except (TypeError, ValueError):
         raise TypeError(
-            f"initial must be a pair of lists, (weights, biases), got {checks.shown(initial)}"
+            f"initial must be a Model or a pair of lists, (weights, biases), got {checks.shown(initial)}"
         ) from None
     return flatten(
         [
