@@ -18,7 +18,13 @@ from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
-from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, optimizer_of
+from fastmlp.estimators.descriptions import (
+    hidden_activations,
+    hidden_sizes,
+    network_of,
+    number,
+    optimizer_of,
+)
 from fastmlp.estimators.draws import ComposedOrders, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
@@ -98,7 +104,9 @@ class Perceptron(Fitted):
         dtype = self._dtype() if first else self._current_model().parameters.dtype
         X, y = self._validated(X, y, dtype, first)
         self._learn_targets(y, incremental)
-        rows = rows_of(X, self._targets(y), sample_weight, self._class_weights(y, incremental))
+        rows = rows_of(
+            X, self._targets(y), sample_weight, self._class_weights(y, incremental), number(self.input_scale)
+        )
         rng = check_random_state(self.random_state)
         # As in scikit-learn: errors of X, y and sample_weight come first, and lbfgs ignores early_stopping.
         if incremental and self.early_stopping and self.solver != "lbfgs":
@@ -276,7 +284,7 @@ class Perceptron(Fitted):
         X, y, *weights = self.validation_set
         X, y = self._validated(X, y, trained.inputs.dtype, False)
         self._check_targets(y)
-        rows = rows_of(X, self._targets(y), weights[0] if weights else None, None)
+        rows = rows_of(X, self._targets(y), weights[0] if weights else None, None, number(self.input_scale))
         if rows.targets.shape[1] != trained.targets.shape[1]:
             raise ValueError(
                 f"validation_set's y has {rows.targets.shape[1]} outputs, y has {trained.targets.shape[1]}"
@@ -302,9 +310,12 @@ class Perceptron(Fitted):
 
             return lambda run: heeding(run, count, score)
         scorer = get_scorer(metric)
-        # The rows held out have no feature names, and an estimator with such names would warn of that.
+        # The rows held out have no feature names, and an estimator with such names would warn of that. They
+        # are scaled already.
         nameless = object.__new__(type(self))
-        nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
+        nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"} | {
+            "_scale": 1.0
+        }
         X = inputs.matrix() if isinstance(inputs, SparseRows) else inputs
         takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
         options = {"sample_weight": weights} if weights is not None and takes_weights else {}

@@ -72,6 +72,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         that is less (joblib sets it in its processes).
     dtype : float32, float64 or None
         To train in; None keeps a float32 X and makes all else float64.
+    input_scale : float
+        What every number of X is multiplied with, in training and in predictions; above 0.
 
     Attributes
     ----------
@@ -137,6 +139,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         backend: str = "auto",
         threads: int | None = None,
         dtype: Any = None,
+        input_scale: float = 1.0,
         loss: Any = "log_loss",
     ) -> None:
         self._keep(locals())

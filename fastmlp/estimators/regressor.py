@@ -98,6 +98,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         backend: str = "auto",
         threads: int | None = None,
         dtype: Any = None,
+        input_scale: float = 1.0,
     ) -> None:
         self._keep(locals())
 

@@ -163,7 +163,13 @@ def fingerprint(*arrays: Inputs) -> str:
     return digest.hexdigest()
 
 
-YOUNGER = {"convention": "torch", "epsilon_hat": False, "layer_rates": None, "layer_decays": None}
+YOUNGER = {
+    "convention": "torch",
+    "epsilon_hat": False,
+    "layer_rates": None,
+    "layer_decays": None,
+    "input_scale": 1.0,
+}
 """Fields that were added after the format was made, with their values in files that lack them."""
 
 

@@ -18,6 +18,9 @@ from fastmlp.model.optimizers import SGD
 from fastmlp.model.sparse import Inputs
 from fastmlp.training.data import clean_inputs, floating_dtype
 
+AT_ONCE = 1 << 20
+"""Numbers that are converted to predict with them, where all would be a copy of a large array."""
+
 
 class Training(Protocol):
     """What a model goes on from (`fastmlp.training.more.Continuation`)."""
@@ -98,12 +101,24 @@ class Model(Portable):
         ValueError, TypeError
             If X is not such an array.
         """
-        return self.forward(clean_inputs("X", X, self.network.sizes[0], self.parameters.dtype))
+        (n_in, *_), dtype, scale = self.network.sizes, self.parameters.dtype, self.network.input_scale
+        if (
+            not isinstance(X, np.ndarray)
+            or X.size <= AT_ONCE
+            or (X.dtype == dtype and scale == 1)
+            or X.ndim != 2
+        ):
+            return self.forward(clean_inputs("X", X, n_in, dtype, scale))
+        out, rows = np.empty((len(X), self.network.sizes[-1]), dtype), max(1, AT_ONCE // X.shape[1])
+        for start in range(0, len(X), rows):
+            some = clean_inputs("X", X[start : start + rows], n_in, dtype, scale, first_row=start)
+            self._backend.predict(self.network, self.parameters, some, out[start : start + rows])
+        return out
 
     def forward(self, inputs: Inputs) -> NDArray[Any]:
         """Return the output for inputs (rows, n_in) that are known to be clean, without a check.
 
-        Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, and at least one row.
+        Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, scaled, and at least one row.
         """
         out = np.empty((inputs.shape[0], self.network.sizes[-1]), self.parameters.dtype)
         self._backend.predict(self.network, self.parameters, inputs, out)

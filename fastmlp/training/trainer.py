@@ -155,7 +155,7 @@ def fit(
     wanted = backend
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
-    inputs = clean_inputs("X", X, network.sizes[0], dtype)
+    inputs = clean_inputs("X", X, network.sizes[0], dtype, network.input_scale)
     rows = inputs.shape[0]
     data = Data(
         inputs,
@@ -332,7 +332,7 @@ def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: 
     if len(validation) not in (2, 3):
         raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
     X, y, *rest = validation
-    inputs = clean_inputs("validation X", X, network.sizes[0], dtype)
+    inputs = clean_inputs("validation X", X, network.sizes[0], dtype, network.input_scale)
     rows = inputs.shape[0]
     return Data(
         inputs,
