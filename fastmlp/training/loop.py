@@ -85,15 +85,19 @@ class Plan(NamedTuple):
 
 
 def train(
-    plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None = None
+    plan: Plan,
+    state: TrainState,
+    callbacks: Sequence[Callback],
+    resumed: Snapshot | None = None,
+    begin: Callable[..., Training] | None = None,
 ) -> Run:
     """Train in place on state.parameters and state.moments; return the finished run.
 
     Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0. What a later
-    training needs to go on from here is in run.left.
+    training needs to go on from here is in run.left. begin : makes another kind of `Training`
     Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
     """
-    training = _Training(plan, state, callbacks, resumed)
+    training = (begin or Training)(plan, state, callbacks, resumed)
     run = training.run
     begun: list[Callback] = []
     with deferred(run.stop) as signals:
@@ -132,7 +136,7 @@ def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
         ) from error
 
 
-class _Training:
+class Training:
     """A training under way: the run that callbacks see, and what they do not see."""
 
     def __init__(
@@ -164,19 +168,27 @@ class _Training:
             self._resume(resumed)
 
     def _resume(self, saved: Snapshot) -> None:
+        self.take_over(saved)
+        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.run.rows_seen = self.batches.rows_before(saved.step)
+
+    def take_over(self, saved: Snapshot) -> None:
+        """Take over what does not depend on which rows the steps visit."""
         state, run = self.state, self.run
         state.parameters[...] = saved.parameters
         state.moments[: len(saved.moments)] = saved.moments
         self.state = state._replace(step=self.steps_before + saved.step)
-        self.batches.resume(saved.step, saved.order, saved.order_state)
         self.losses.pending = saved.pending
         run.step = saved.step
-        run.rows_seen = self.batches.rows_before(saved.step)
         run.history.update(saved.history)
         run.epoch = len(run.history["loss"])
 
     def snapshot(self) -> Snapshot:
-        order, order_state = self.batches.position(self.run.step)
+        """Return all that the rest of the training depends on."""
+        return self.snapshot_at(*self.batches.position(self.run.step))
+
+    def snapshot_at(self, order: NDArray[np.int64], order_state: dict[str, Any]) -> Snapshot:
+        """Return a snapshot. order, order_state : of the epoch under way, and of what draws later ones"""
         return Snapshot(
             setting=self.plan.setting,
             parameters=self.state.parameters,
@@ -199,13 +211,20 @@ class _Training:
 
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,)."""
+        return self.advance_on(self.plan.data, state, chunk)
+
+    def advance_on(
+        self, data: Data, state: TrainState, chunk: Chunk
+    ) -> tuple[TrainState, NDArray[np.float64]]:
+        """Take a chunk's steps on some rows."""
         plan, objectives = self.plan, np.empty(len(chunk.starts))
         state = plan.backend.train_chunk(
-            plan.network, plan.optimizer, state, plan.data, chunk, plan.dropout_key, plan.threads, objectives
+            plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, plan.threads, objectives
         )
         return state, objectives
 
     def run_chunks(self) -> None:
+        """Take the chunks of all epochs, until one of the callbacks stops the training."""
         plan, run, batches = self.plan, self.run, self.batches
         uniform = bool((plan.data.weights == 1).all())
         by_rows = plan.network.convention == "sklearn"
@@ -239,7 +258,7 @@ class _Training:
         """Return how many steps the next chunk takes: up to the epoch's end that a callback asks for."""
         run, batches = self.run, self.batches
         steps = min(
-            max(1, int(CHUNK_SECONDS / max(self.pace, 1e-9))),
+            chunk_steps(self.pace),
             MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step,
         )  # fmt: skip
         if not self.heard:
@@ -264,12 +283,16 @@ class _Training:
         if plan.stays_finite and not sound(objectives, after.parameters):
             self.state, objectives = last_finite(self.advance, self.state, chunk, self.draft)
             return objectives, None
-        validation_loss = None
-        if ends and (held_out := plan.held_out) is not None:
-            rows = held_out.inputs.shape[0]
-            validation_loss = heeding(self.run, rows, lambda: self._evaluate(after.parameters, held_out))
+        validation_loss = self.validation_loss(after.parameters) if ends else None
         self.state = self.draft.accept(after, self.state) if self.drafts else after
         return objectives, validation_loss
+
+    def validation_loss(self, parameters: NDArray[Any]) -> float | None:
+        """Return the loss over the rows held out, None if there are none; LeftBehind as `heeding`."""
+        if (held_out := self.plan.held_out) is None:
+            return None
+        rows = held_out.inputs.shape[0]
+        return heeding(self.run, rows, lambda: self._evaluate(parameters, held_out))
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
         """Return the loss over all rows; LeftBehind if they are many and the training shall stop."""
@@ -322,6 +345,11 @@ def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
 
 def _wants_epochs(callback: Callback) -> bool:
     return getattr(callback.on_epoch_end, "__func__", None) is not Callback.on_epoch_end
+
+
+def chunk_steps(pace: float) -> int:
+    """Return how many steps a chunk has time for, of `pace` seconds each."""
+    return max(1, int(CHUNK_SECONDS / max(pace, 1e-9)))
 
 
 def visited_by_a_row(network: Network, data: Data) -> int:

@@ -56,7 +56,8 @@ class Continuation(NamedTuple):
     fit : `fastmlp.fit`, which is above this module
     options : of `fit`, those that stay: optimizer, batch_size, shuffle, seed, backend, threads, dtype
     share : of the rows that was split off for validation, None if none was
-    backend : the name of the one that trained; rows : of an epoch
+    backend : the name of the one that trained
+    rows : of an epoch, None where they came block by block: the same sample then says that they are the same
     sample : some of the rows, as a fingerprint; "" if nothing goes by it
     beginning : where the next epochs begin, on as many rows
     """
@@ -65,7 +66,7 @@ class Continuation(NamedTuple):
     options: dict[str, Any]
     share: float | None
     backend: str
-    rows: int
+    rows: int | None
     sample: str
     beginning: Beginning
 
@@ -79,6 +80,11 @@ class Continuation(NamedTuple):
     def blas_threads(self) -> None:
         """No limit for its BLAS but that of the threads."""
 
+    @property
+    def goes_by_sample(self) -> bool:
+        """Whether it matters if the rows are the same."""
+        return bool(self.sample)
+
     def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
         """Return the model that more epochs come to (`Model.fit_more`)."""
         for name in options:
@@ -90,18 +96,24 @@ class Continuation(NamedTuple):
             options["validation"] = self.share
         return self.fit(model.network, X, y, epochs=epochs, resume=self, **options)
 
-    def begin(self, data: Data, held_out: Data | None, callbacks: Sequence[Callback]) -> Beginning:
-        """Return where a training on these rows begins; ValueError if it cannot go on on them."""
+    def begin(
+        self, rows: int | None, sample: str | None, validated: bool, callbacks: Sequence[Callback]
+    ) -> Beginning:
+        """Return where a training on other rows, or the same, begins; ValueError if it cannot go on on them.
+
+        rows, sample : of those, as in this tuple; no sample where nothing goes by it
+        """
         snapshot, since, earlier = self.beginning
         assert snapshot is not None
-        if (held_out is not None) != ("validation_loss" in snapshot.history):
-            wanted = "was validated, and goes on with" if held_out is None else "goes on as it was, without"
+        if validated != ("validation_loss" in snapshot.history):
+            wanted = "goes on as it was, without" if validated else "was validated, and goes on with"
             raise ValueError(
                 f"the training {wanted} validation rows; "
                 "to train from the model's weights otherwise: fit(network, X, y, initial=model)"
             )
-        states = snapshot.callbacks if snapshot.callbacks and sample_of(data, held_out) == self.sample else []
-        if data.inputs.shape[0] == self.rows:
+        same = rows == self.rows and (rows is not None or sample == self.sample)
+        states = snapshot.callbacks if sample == self.sample else []
+        if same:
             history = {name: list(values) for name, values in snapshot.history.items()}
         else:
             since = Since(since.step + snapshot.step, since.epoch + self.beginning.epochs)
@@ -111,7 +123,7 @@ class Continuation(NamedTuple):
         if since != BEGINNING and any(isinstance(callback, Checkpoint) for callback in callbacks):
             raise ValueError(
                 f"a Checkpoint keeps trainings whose epochs all have as many rows, this one had {self.rows} "
-                f"in an epoch and goes on with {data.inputs.shape[0]}"
+                f"in an epoch and goes on with {rows}"
             )
         return Beginning(
             snapshot._replace(history=history, callbacks=_matched(callbacks, states)), since, earlier

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -19,8 +18,6 @@ from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
 from fastmlp.backend.registry import calls_blas, is_exact
 from fastmlp.model.backend import Data
-from fastmlp.model.initializers import draw_biases, draw_weights
-from fastmlp.model.layout import flatten
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.model.pieces import Piece
@@ -31,44 +28,32 @@ from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
 from fastmlp.training.callbacks import Callback, Progress
 from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights
+from fastmlp.training.data import clean_inputs, clean_targets, clean_weights
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
+from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
+from fastmlp.training.streaming import Given, fit_source, source_of
 
 Array = NDArray[Any]
-Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
-
-
-class Streams:
-    """Independent sources of randomness, all from one seed; each is made when it is asked for, 10 us."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __getattr__(self, name: str) -> np.random.SeedSequence:
-        return np.random.SeedSequence(self._seed, spawn_key=(STREAMS.index(name),))
-
-
-STREAMS = ("initial", "split", "order", "dropout")
-"""In the order in which `SeedSequence.spawn` gives them."""
 
 
 def fit(
     network: Network,
     X: Any,
-    y: ArrayLike,
+    y: Any = None,
     *,
     optimizer: Optimizer | None = None,
     epochs: int = 100,
     batch_size: int | None = 32,
     shuffle: bool = True,
+    window: int | None = None,
     seed: int | None = None,
     initial: Model | Initial | None = None,
     sample_weight: ArrayLike | None = None,
-    validation: Validation | None = None,
+    validation: Validation | Any = None,
     callbacks: Iterable[Callback] = (),
     progress: bool | None = None,
     backend: str = "auto",
@@ -82,7 +67,12 @@ def fit(
     ----------
     network : Network
     X : (rows, n_in) array, or sparse matrix or array of SciPy's, of finite real numbers; never changed
+        Also, without y, an iterable of blocks (X, y) or (X, y, weight) that can be walked again and again, as
+        a list or a `torch.utils.data.DataLoader`, or a function that makes one for every epoch; a table or
+        dataset of Arrow's, or a data frame of Dask's, of which y names columns; an array of Dask's; a memory
+        map of any dtype. All of these are read a window of rows at a time: docs/blocks.md.
     y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
+        Of a table, the name of its column, or names.
     optimizer : SGD, RMSprop, Adam, AdamW, SparseAdam, or what a `Rule` of your own makes; Adam() if None
     epochs : int, at least 0
     batch_size : int or None
@@ -90,6 +80,9 @@ def fit(
     shuffle : bool
         Draw a new order of the rows for every epoch. With one batch to an epoch the order has
         no meaning and none is drawn.
+    window : int, optional
+        Rows of blocks that are in memory together, and shuffled together; at least batch_size. None: as many
+        as take 64 MiB. An array is shuffled as a whole unless it is given.
     seed : int, optional
         Fixes the start, the split, the orders and the dropout masks, on every backend alike.
     initial : Model or (weights, biases), optional
@@ -98,7 +91,8 @@ def fit(
     sample_weight : (rows,) array of at least 0, optional
         A batch's loss is the mean weighted with these.
     validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
-        A share of the rows to split off, or rows of their own; measured after every epoch.
+        A share of the rows to split off, or rows of their own; measured after every epoch. Beside blocks it
+        may be blocks, too, of a function or a loader.
     callbacks : iterable of Callback
         EarlyStopping, TimeLimit, or your own.
     progress : bool, optional
@@ -155,6 +149,15 @@ def fit(
     wanted = backend
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
+    if y is None or window is not None or type(X) is not np.ndarray:
+        source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
+        if source is not None:
+            options = Given(
+                optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
+                wanted, goes_on, threads, dtype, saved,
+            )  # fmt: skip
+            return fit_source(network, source, options, _given_validation, fit)
+
     inputs = clean_inputs("X", X, network.sizes[0], dtype, network.input_scale)
     rows = inputs.shape[0]
     data = Data(
@@ -171,9 +174,10 @@ def fit(
 
     beginning = Beginning(file and file.snapshot)
     if more:
-        beginning = more.begin(data, held_out, callbacks)
+        sample = sample_of(data, held_out) if more.goes_by_sample else None
+        beginning = more.begin(rows, sample, held_out is not None, callbacks)
         epochs += beginning.epochs
-    state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams))
+    state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
     state = state._replace(step=beginning.since.step)
     setting: dict[str, Any] = {}
     # A BLAS sums in another order on another number of threads.
@@ -214,7 +218,7 @@ def fit(
         fit=fit,
         options={
             "optimizer": optimizer, "batch_size": rows_of_a_batch, "shuffle": shuffle, "seed": seed,
-            "backend": wanted, "threads": threads, "dtype": inputs.dtype,
+            "backend": wanted, "threads": threads, "dtype": inputs.dtype, "window": window,
         },
         share=None if validation is None or isinstance(validation, Sequence) else validation,
         backend=now.name,
@@ -233,29 +237,6 @@ def _pieces(network: Network) -> list[Piece]:
     return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
 
 
-class IndependentOrders:
-    """Row orders that do not depend on one another (`fastmlp.training.batches.Orders`)."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """State of the generator. Setting it continues from there."""
-        return dict(self._rng.bit_generator.state)
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        self._rng.bit_generator.state = state
-
-    def draw(self, out: NDArray[np.int64]) -> None:
-        """Write the orders of the next epochs to out (epochs, rows)."""
-        out[...] = np.arange(out.shape[1])
-        # permuted shuffles the rows of its argument one after another. So the orders do not depend on how
-        # many are drawn at once.
-        self._rng.permuted(out, axis=1, out=out)
-
-
 def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
     """Return the callbacks as a new list, with a progress bar if one is wanted."""
     if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
@@ -269,37 +250,6 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
         checked.append(Progress())
     # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
     return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
-
-
-def _initial_parameters(
-    network: Network,
-    initial: Model | Initial | None,
-    dtype: np.dtype[Any],
-    streams: Streams,
-) -> Array:
-    if initial is None:
-        rng = np.random.default_rng(streams.initial)
-        pairs = list(pairwise(network.sizes))
-        drawn = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
-        biases_drawn = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
-        return flatten(drawn, biases_drawn, network, dtype)
-    if isinstance(initial, Model):
-        initial = initial.weights, initial.biases
-    try:
-        weights, biases = (list(arrays) for arrays in initial)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"initial must be a Model or a pair of lists, (weights, biases), got {checks.shown(initial)}"
-        ) from None
-    return flatten(
-        [
-            clean(f"initial weights[{i}]", as_array("initial weights", w), dtype)
-            for i, w in enumerate(weights)
-        ],
-        [clean(f"initial biases[{i}]", as_array("initial biases", b), dtype) for i, b in enumerate(biases)],
-        network,
-        dtype,
-    )
 
 
 def _split(
