@@ -18,6 +18,7 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import CLASSIFIER
 from fastmlp.estimators.rows import Rows
+from fastmlp.estimators.streaming import first_labels
 from fastmlp.exchange.sklearn_estimator import binarizer
 from fastmlp.model.losses import Loss
 from fastmlp.training.model import Model
@@ -168,12 +169,14 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return made
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPClassifier:
+    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> MLPClassifier:
         """Train from a new start, or on from where the last fit ended if warm_start is set.
 
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+            Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
+            which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
         y : (rows,) class labels, or (rows, n_out) of 0 and 1, also sparse, for several labels a row
         sample_weight : (rows,) array of at least 0, optional
 
@@ -189,7 +192,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     def partial_fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: ArrayLike | None = None,
         classes: ArrayLike | None = None,
         epochs: int = 1,
@@ -208,8 +211,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         """
         epochs = checks.whole("epochs", epochs, 1)
         if _check_partial_fit_first_call(self, classes):
-            several = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if several else classes)
+            some = first_labels(self, X, y, sample_weight)
+            several = type_of_target(some).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(some if several else classes)
         self._train(X, y, sample_weight, epochs)
         return self
 

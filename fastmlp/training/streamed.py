@@ -194,6 +194,7 @@ class Streamed(Training):
         run.history["loss"].append(self.open_losses.close())
         run.epoch, self.epoch_state = len(run.history["loss"]), None
         vars(run)["rows"] = self.epoch_rows
+        run.rows_seen = run.epoch * self.epoch_rows  # a training that is resumed did not know that
         self._end_epoch(validation_loss)
 
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
@@ -207,17 +208,19 @@ class Streamed(Training):
         held_out = self.blocks_held_out
         if held_out is None:
             return super().validation_loss(parameters)
-        total = loss = 0.0
+        weights: list[float] = []
+        losses: list[float] = []
         with Windows(held_out.source, held_out.wanted, 1, "validation ") as windows:
             while (window := windows.next(lambda: self.run.stop_reason is not None)) is not None:
                 data = window.data
                 if weight := float(data.weights.sum(dtype=np.float64)):
-                    total += weight
-                    loss += weight * heeding(self.run, window.rows, self._loss_of(parameters, data))
+                    weights.append(weight)
+                    losses.append(heeding(self.run, window.rows, self._loss_of(parameters, data)))
                 if window.last:
-                    if not total:
+                    if not weights:
                         raise ValueError("the weights of the validation blocks are all zero")
-                    return loss / total
+                    shares = np.array(weights) / sum(weights)
+                    return float((shares * losses).sum())
                 windows.release(window)
         raise LeftBehind
 

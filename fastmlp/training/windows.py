@@ -21,7 +21,7 @@ from fastmlp import checks
 from fastmlp.model.backend import Data
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.training.data import as_array, check_finite, clean, convert, floating_dtype
-from fastmlp.training.sources.blocks import SHAPE, Source
+from fastmlp.training.sources.blocks import SHAPE, Given, Source
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
@@ -258,8 +258,10 @@ class Windows:
             except StopIteration:
                 return
             except Exception as error:
-                error.add_note(f"while fastmlp waited for {name}")
-                raise
+                if isinstance(self.source, Given):  # a user's own, who may wait for this kind of error
+                    error.add_note(f"while fastmlp waited for {name}")
+                    raise
+                raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
             try:
                 block = _block(name, given, wanted)
             except (ValueError, TypeError) as error:
@@ -294,11 +296,11 @@ def _block(name: str, given: Any, wanted: Wanted) -> Block | None:
     sparse = is_sparse(X)
     array = X if sparse else as_array("X", X)
     n_in = wanted.n_in
+    if not array.shape[:1] or not array.shape[0]:
+        return None
     if array.ndim != 2 or (n_in is not None and array.shape[1] != n_in) or not array.shape[1]:
         raise ValueError(f"X must have shape (rows, {n_in or 'columns'}), got {array.shape}")
     rows = array.shape[0]
-    if not rows:
-        return None
     dtype = floating_dtype(wanted.dtype, array)
     inputs = clean_rows("X", array, dtype, wanted.scale) if sparse else array
     weights = _weights(rest[0] if rest else None, rows, dtype)
