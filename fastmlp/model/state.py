@@ -43,7 +43,7 @@ class Snapshot(NamedTuple):
     order_state : of the NumPy generator that draws the orders of later epochs
     pending : (2, steps) float64, for `fastmlp.training.loop.EpochLosses`: of an epoch under way
     history : lists of one value for every complete epoch
-    callbacks : (class name, `Callback.state_dict()`) of those that have a state
+    callbacks : (class name, `Callback.state_dict()`) of those that have a state; {} of one that begins anew
     """
 
     setting: dict[str, Any]

@@ -47,7 +47,7 @@ class Batches:
         self._first = step // self.per_epoch
         # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
         self._orders = order.reshape(-1, self.rows).copy()
-        if self._draws is not None:
+        if self._draws is not None and order_state:
             self._draws.state = order_state
 
     def steps_within(self, visits: int) -> int:

@@ -65,24 +65,44 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
     return wanted
 
 
-def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
-    """Return `array` as C-contiguous, native `dtype` and finite; a copy only where it must be."""
+def clean(what: str, array: Array, dtype: np.dtype[Any], scale: float = 1.0, first_row: int = 0) -> Array:
+    """Return `array` times `scale` as C-contiguous, native `dtype` and finite; a copy only where it must be.
+
+    first_row : what the array's first row is called in an error, where it is a part of another
+    """
     cleaned, flags = array, array.flags
-    if array.dtype != dtype or not flags.c_contiguous or not flags.aligned:
-        with np.errstate(over="ignore"):
-            cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
-    if not checks.finite(cleaned):
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
-        value = np.asarray(array)[first]
-        place = ", ".join(map(str, first))
-        if np.isfinite(value):
-            raise ValueError(f"{what}[{place}] = {value!s} does not fit into {dtype}")
-        raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+    if array.dtype != dtype or not flags.c_contiguous or not flags.aligned or scale != 1:
+        cleaned = np.empty(array.shape, dtype)
+        convert(array, scale, cleaned)
+    check_finite(what, array, cleaned, first_row)
     return cleaned
 
 
-def clean_inputs(what: str, value: Any, n_in: int, dtype: DTypeLike | None) -> Inputs:
-    """Return X as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
+def convert(array: Array, scale: float, out: Array) -> None:
+    """Write an array's numbers in out's dtype, times `scale` in that dtype, to out."""
+    with np.errstate(over="ignore"):
+        if scale == 1:
+            out[...] = array
+        else:
+            np.multiply(array, out.dtype.type(scale), out=out, dtype=out.dtype, casting="unsafe")
+
+
+def check_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> None:
+    """Raise ValueError unless all of `cleaned` is finite, which was made of `array`."""
+    if checks.finite(cleaned):
+        return
+    first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
+    value = np.asarray(array)[first]
+    place = ", ".join(str(i if axis else first_row + i) for axis, i in enumerate(first))
+    if np.isfinite(value):
+        raise ValueError(f"{what}[{place}] = {value!s} does not fit into {cleaned.dtype}")
+    raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+
+
+def clean_inputs(
+    what: str, value: Any, n_in: int, dtype: DTypeLike | None, scale: float = 1.0, first_row: int = 0
+) -> Inputs:
+    """Return X times `scale` as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
 
     Raises
     ------
@@ -97,7 +117,7 @@ def clean_inputs(what: str, value: Any, n_in: int, dtype: DTypeLike | None) -> I
     if array.shape[0] == 0:
         raise ValueError(f"{what} must hold at least 1 row, got 0")
     wanted = floating_dtype(dtype, array)
-    return clean_rows(what, array, wanted) if sparse else clean(what, array, wanted)
+    return clean_rows(what, array, wanted, scale) if sparse else clean(what, array, wanted, scale, first_row)
 
 
 def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -16,13 +17,14 @@ from fastmlp.model.backend import Chunk, Data, Evaluate, TrainChunk, loss_in_par
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.training.batches import Batches, Orders, visited_weights
-from fastmlp.training.callbacks import Callback, Run, no_snapshot
+from fastmlp.training.callbacks import Callback, Progress, Run, no_snapshot
 from fastmlp.training.divergence import DivergenceError, last_finite, sound
 from fastmlp.training.draft import Draft
 
@@ -63,6 +65,7 @@ class Plan(NamedTuple):
     stays_finite : whether a loss or parameter that is not finite raises DivergenceError
     setting : for a `Snapshot`
     blas_threads : the limit for the BLAS; None for as many as `threads`
+    since : for schedules, where the training begins
     """
 
     network: Network
@@ -78,17 +81,23 @@ class Plan(NamedTuple):
     stays_finite: bool
     setting: dict[str, Any]
     blas_threads: int | None = None
+    since: Since = BEGINNING
 
 
 def train(
-    plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None = None
+    plan: Plan,
+    state: TrainState,
+    callbacks: Sequence[Callback],
+    resumed: Snapshot | None = None,
+    begin: Callable[..., Training] | None = None,
 ) -> Run:
     """Train in place on state.parameters and state.moments; return the finished run.
 
-    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0.
+    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0. What a later
+    training needs to go on from here is in run.left. begin : makes another kind of `Training`
     Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
     """
-    training = _Training(plan, state, callbacks, resumed)
+    training = (begin or Training)(plan, state, callbacks, resumed)
     run = training.run
     begun: list[Callback] = []
     with deferred(run.stop) as signals:
@@ -98,9 +107,11 @@ def train(
                 begun.append(callback)
             if resumed is not None:
                 for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
-                    _take_over(callback, run, saved)
+                    if saved:
+                        _take_over(callback, run, saved)
             with budget.training(), budget.blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
+            run.left = training.left()
         finally:
             try:
                 if begun:
@@ -132,7 +143,7 @@ def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
         ) from error
 
 
-class _Training:
+class Training:
     """A training under way: the run that callbacks see, and what they do not see."""
 
     def __init__(
@@ -164,19 +175,27 @@ class _Training:
             self._resume(resumed)
 
     def _resume(self, saved: Snapshot) -> None:
+        self.take_over(saved)
+        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.run.rows_seen = self.batches.rows_before(saved.step)
+
+    def take_over(self, saved: Snapshot) -> None:
+        """Take over what does not depend on which rows the steps visit."""
         state, run = self.state, self.run
         state.parameters[...] = saved.parameters
         state.moments[: len(saved.moments)] = saved.moments
-        self.state = state._replace(step=saved.step)
-        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.state = state._replace(step=self.steps_before + saved.step)
         self.losses.pending = saved.pending
         run.step = saved.step
-        run.rows_seen = self.batches.rows_before(saved.step)
         run.history.update(saved.history)
         run.epoch = len(run.history["loss"])
 
     def snapshot(self) -> Snapshot:
-        order, order_state = self.batches.position(self.run.step)
+        """Return all that the rest of the training depends on."""
+        return self.snapshot_at(*self.batches.position(self.run.step))
+
+    def snapshot_at(self, order: NDArray[np.int64], order_state: dict[str, Any]) -> Snapshot:
+        """Return a snapshot. order, order_state : of the epoch under way, and of what draws later ones"""
         return Snapshot(
             setting=self.plan.setting,
             parameters=self.state.parameters,
@@ -189,15 +208,30 @@ class _Training:
             callbacks=[(type(c).__name__, c.state_dict()) for c in with_state(self.callbacks)],
         )
 
+    def left(self) -> Snapshot:
+        """Return a snapshot that stays as it is when callbacks change parameters at the training's end."""
+        snapshot = self.snapshot()
+        snapshot = snapshot._replace(callbacks=copy.deepcopy(snapshot.callbacks))
+        if all(type(callback).on_train_end in HARMLESS for callback in self.callbacks):
+            return snapshot
+        return snapshot._replace(parameters=snapshot.parameters.copy())
+
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,)."""
+        return self.advance_on(self.plan.data, state, chunk)
+
+    def advance_on(
+        self, data: Data, state: TrainState, chunk: Chunk
+    ) -> tuple[TrainState, NDArray[np.float64]]:
+        """Take a chunk's steps on some rows."""
         plan, objectives = self.plan, np.empty(len(chunk.starts))
         state = plan.backend.train_chunk(
-            plan.network, plan.optimizer, state, plan.data, chunk, plan.dropout_key, plan.threads, objectives
+            plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, plan.threads, objectives
         )
         return state, objectives
 
     def run_chunks(self) -> None:
+        """Take the chunks of all epochs, until one of the callbacks stops the training."""
         plan, run, batches = self.plan, self.run, self.batches
         weights = plan.data.weights
         uniform = int(np.count_nonzero(weights == 1)) == len(weights)
@@ -208,7 +242,7 @@ class _Training:
             before = batches.position(run.step)
             visits = batches.visit(numbers)
             totals = visited_weights(weights, uniform, *visits)
-            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
+            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch, plan.since)
             rates *= run.rate_factor
             chunk = Chunk(*visits, totals, rates, batches.batch_size)
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
@@ -233,7 +267,7 @@ class _Training:
         """Return how many steps the next chunk takes: up to the epoch's end that a callback asks for."""
         run, batches = self.run, self.batches
         steps = min(
-            max(1, int(CHUNK_SECONDS / max(self.pace, 1e-9))),
+            chunk_steps(self.pace),
             MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step,
         )  # fmt: skip
         if not self.heard:
@@ -258,12 +292,16 @@ class _Training:
         if plan.stays_finite and not sound(objectives, after.parameters):
             self.state, objectives = last_finite(self.advance, self.state, chunk, self.draft)
             return objectives, None
-        validation_loss = None
-        if ends and (held_out := plan.held_out) is not None:
-            rows = held_out.inputs.shape[0]
-            validation_loss = heeding(self.run, rows, lambda: self._evaluate(after.parameters, held_out))
+        validation_loss = self.validation_loss(after.parameters) if ends else None
         self.state = self.draft.accept(after, self.state) if self.drafts else after
         return objectives, validation_loss
+
+    def validation_loss(self, parameters: NDArray[Any]) -> float | None:
+        """Return the loss over the rows held out, None if there are none; LeftBehind as `heeding`."""
+        if (held_out := self.plan.held_out) is None:
+            return None
+        rows = held_out.inputs.shape[0]
+        return heeding(self.run, rows, lambda: self._evaluate(parameters, held_out))
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
         """Return the loss over all rows; LeftBehind if they are many and the training shall stop."""
@@ -298,6 +336,10 @@ class _Training:
             callback.on_chunk_end(self.run)
 
 
+HARMLESS = (Callback.on_train_end, Progress.on_train_end)
+"""They change no parameters."""
+
+
 def heeding(run: Run, rows: int, call: Callable[[], Result]) -> Result:
     """Return call(), which works on so many rows; LeftBehind if that is long and the training shall stop."""
     if most_seconds(run.parameters.size, rows) < LONG_SECONDS:
@@ -312,6 +354,11 @@ def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
 
 def _wants_epochs(callback: Callback) -> bool:
     return getattr(callback.on_epoch_end, "__func__", None) is not Callback.on_epoch_end
+
+
+def chunk_steps(pace: float) -> int:
+    """Return how many steps a chunk has time for, of `pace` seconds each."""
+    return max(1, int(CHUNK_SECONDS / max(pace, 1e-9)))
 
 
 def visited_by_a_row(network: Network, data: Data) -> int:

@@ -35,8 +35,8 @@ def is_sparse(value: object) -> bool:
     return sparse is not None and bool(sparse.issparse(value))
 
 
-def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any]) -> SparseRows:
-    """Return a sparse matrix of SciPy's (rows, n_in) as canonical rows of `dtype`.
+def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0) -> SparseRows:
+    """Return a sparse matrix of SciPy's (rows, n_in), times `scale`, as canonical rows of `dtype`.
 
     Of a canonical CSR matrix of that dtype only the indptr is copied; of others there is one copy.
 
@@ -56,6 +56,9 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any]) -> SparseRows:
     if values.dtype != dtype or not values.flags.c_contiguous:
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, dtype)
+    if scale != 1:
+        with np.errstate(over="ignore"):
+            values = values * dtype.type(scale)
     if not checks.finite(values):
         first = int(np.argmax(~np.isfinite(values)))
         place = f"{np.searchsorted(csr.indptr, first, 'right') - 1}, {csr.indices[first]}"

@@ -18,7 +18,6 @@ from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
 from fastmlp.backend.registry import calls_blas, is_exact
 from fastmlp.model.backend import Data
-from fastmlp.model.layout import drawn, flatten
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.model.pieces import Piece
@@ -29,48 +28,38 @@ from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
 from fastmlp.training.callbacks import Callback, Progress
 from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights
+from fastmlp.training.data import clean_inputs, clean_targets, clean_weights
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
+from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
+from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
+from fastmlp.training.streaming import Given, fit_source, source_of
 
 Array = NDArray[Any]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
 
-class Streams:
-    """Independent sources of randomness, all from one seed; each is made when it is asked for, 10 us."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __getattr__(self, name: str) -> np.random.SeedSequence:
-        return np.random.SeedSequence(self._seed, spawn_key=(STREAMS.index(name),))
-
-
-STREAMS = ("initial", "split", "order", "dropout")
-"""In the order in which `SeedSequence.spawn` gives them."""
-
-
 def fit(
     network: Network,
     X: Any,
-    y: ArrayLike,
+    y: Any = None,
     *,
     optimizer: Optimizer | None = None,
     epochs: int = 100,
     batch_size: int | None = 32,
     shuffle: bool = True,
+    window: int | None = None,
     seed: int | None = None,
-    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
+    initial: Model | Initial | None = None,
     sample_weight: ArrayLike | None = None,
-    validation: Validation | None = None,
+    validation: Validation | Any = None,
     callbacks: Iterable[Callback] = (),
     progress: bool | None = None,
     backend: str = "auto",
     threads: int | None = None,
     dtype: DTypeLike | None = None,
-    resume: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | Continuation | None = None,
 ) -> Model:
     """Train a network.
 
@@ -78,7 +67,12 @@ def fit(
     ----------
     network : Network
     X : (rows, n_in) array, or sparse matrix or array of SciPy's, of finite real numbers; never changed
+        Also, without y, an iterable of blocks (X, y) or (X, y, weight) that can be walked again and again, as
+        a list or a `torch.utils.data.DataLoader`, or a function that makes one for every epoch; a table or
+        dataset of Arrow's, or a data frame of Dask's, of which y names columns; an array of Dask's; a memory
+        map of any dtype. All of these are read a window of rows at a time: docs/blocks.md.
     y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
+        Of a table, the name of its column, or names.
     optimizer : SGD, RMSprop, Adam, AdamW, SparseAdam, or what a `Rule` of your own makes; Adam() if None
     epochs : int, at least 0
     batch_size : int or None
@@ -86,14 +80,19 @@ def fit(
     shuffle : bool
         Draw a new order of the rows for every epoch. With one batch to an epoch the order has
         no meaning and none is drawn.
+    window : int, optional
+        Rows of blocks that are in memory together, and shuffled together; at least batch_size. None: as many
+        as take 64 MiB. An array is shuffled as a whole unless it is given.
     seed : int, optional
         Fixes the start, the split, the orders and the dropout masks, on every backend alike.
-    initial : (weights, biases), optional
-        Start from these: lists of (n_in, n_out) and (n_out,) arrays, which are copied.
+    initial : Model or (weights, biases), optional
+        Start from these, which are copied: lists of (n_in, n_out) and (n_out,) arrays, or those of a model.
+        All else begins anew, where `Model.fit_more` goes on with the optimiser as it was.
     sample_weight : (rows,) array of at least 0, optional
         A batch's loss is the mean weighted with these.
     validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
-        A share of the rows to split off, or rows of their own; measured after every epoch.
+        A share of the rows to split off, or rows of their own; measured after every epoch. Beside blocks it
+        may be blocks, too, of a function or a loader.
     callbacks : iterable of Callback
         EarlyStopping, TimeLimit, or your own.
     progress : bool, optional
@@ -137,15 +136,29 @@ def fit(
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)
     callbacks = check_callbacks(callbacks, progress)
-    saved = None if resume is None else checkpoint.read_training(resume, _pieces(network))
+    more = resume if isinstance(resume, Continuation) else None
+    file = None
+    if resume is not None and not isinstance(resume, Continuation):
+        file = checkpoint.read_training(resume, _pieces(network))
+    saved = more or file
     seed = None if seed is None else checks.whole("seed", seed, 0)
     if seed is None:
         seed = saved.seed if saved else int.from_bytes(os.urandom(16), "little")
     streams = Streams(seed)
     goes_on = saved is not None and is_exact(saved.backend)
+    wanted = backend
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
-    inputs = clean_inputs("X", X, network.sizes[0], dtype)
+    if y is None or window is not None or type(X) is not np.ndarray:
+        source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
+        if source is not None:
+            options = Given(
+                optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
+                wanted, goes_on, threads, dtype, saved,
+            )  # fmt: skip
+            return fit_source(network, source, options, _given_validation, fit)
+
+    inputs = clean_inputs("X", X, network.sizes[0], dtype, network.input_scale)
     rows = inputs.shape[0]
     data = Data(
         inputs,
@@ -154,24 +167,31 @@ def fit(
     )
     data, held_out = _split(network, data, validation, streams)
     rows = data.inputs.shape[0]
+    rows_of_a_batch = batch_size
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
     chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on)
 
-    state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams))
+    beginning = Beginning(file and file.snapshot)
+    if more:
+        sample = sample_of(data, held_out) if more.goes_by_sample else None
+        beginning = more.begin(rows, sample, held_out is not None, callbacks)
+        epochs += beginning.epochs
+    state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
+    state = state._replace(step=beginning.since.step)
     setting: dict[str, Any] = {}
     # A BLAS sums in another order on another number of threads.
     held_blas_threads = saved.blas_threads if saved else None
-    if saved and held_blas_threads and calls_blas(chosen.name):
-        checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
-    if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
+    if file and held_blas_threads and calls_blas(chosen.name):
+        checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
+    if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
             held_blas_threads or found_blas_threads(threads),
         )  # fmt: skip
-    if saved:
+    if file:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
-        checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
+        checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
     taken = inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs)
     plan = Plan(
         network=network,
@@ -189,9 +209,24 @@ def fit(
         stays_finite=True,
         setting=setting,
         blas_threads=held_blas_threads,
+        since=beginning.since,
     )
-    run = train(plan, state, callbacks, saved.snapshot if saved else None)
-    model = Model(network, state.parameters, run.history, settled(chosen), run.stop_reason)
+    run = train(plan, state, callbacks, beginning.snapshot)
+    assert run.left is not None
+    now = settled(chosen)
+    training = Continuation(
+        fit=fit,
+        options={
+            "optimizer": optimizer, "batch_size": rows_of_a_batch, "shuffle": shuffle, "seed": seed,
+            "backend": wanted, "threads": threads, "dtype": inputs.dtype, "window": window,
+        },
+        share=None if validation is None or isinstance(validation, Sequence) else validation,
+        backend=now.name,
+        rows=rows,
+        sample=sample_of(data, held_out) if run.left.callbacks else "",
+        beginning=beginning._replace(snapshot=run.left),
+    )  # fmt: skip
+    model = Model(network, state.parameters, beginning.whole(run.history), now, run.stop_reason, training)
     if run.interrupted:
         raise Interrupted(model)
     return model
@@ -200,29 +235,6 @@ def fit(
 def _pieces(network: Network) -> list[Piece]:
     """Return the activations and the loss of a network that a user has written."""
     return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
-
-
-class IndependentOrders:
-    """Row orders that do not depend on one another (`fastmlp.training.batches.Orders`)."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """State of the generator. Setting it continues from there."""
-        return dict(self._rng.bit_generator.state)
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        self._rng.bit_generator.state = state
-
-    def draw(self, out: NDArray[np.int64]) -> None:
-        """Write the orders of the next epochs to out (epochs, rows)."""
-        out[...] = np.arange(out.shape[1])
-        # permuted shuffles the rows of its argument one after another. So the orders do not depend on how
-        # many are drawn at once.
-        self._rng.permuted(out, axis=1, out=out)
 
 
 def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
@@ -238,31 +250,6 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
         checked.append(Progress())
     # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
     return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
-
-
-def _initial_parameters(
-    network: Network,
-    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None,
-    dtype: np.dtype[Any],
-    streams: Streams,
-) -> Array:
-    if initial is None:
-        return drawn(network, np.random.default_rng(streams.initial), dtype)
-    try:
-        weights, biases = (list(arrays) for arrays in initial)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"initial must be a pair of lists, (weights, biases), got {checks.shown(initial)}"
-        ) from None
-    return flatten(
-        [
-            clean(f"initial weights[{i}]", as_array("initial weights", w), dtype)
-            for i, w in enumerate(weights)
-        ],
-        [clean(f"initial biases[{i}]", as_array("initial biases", b), dtype) for i, b in enumerate(biases)],
-        network,
-        dtype,
-    )
 
 
 def _split(
@@ -295,7 +282,7 @@ def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: 
     if len(validation) not in (2, 3):
         raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
     X, y, *rest = validation
-    inputs = clean_inputs("validation X", X, network.sizes[0], dtype)
+    inputs = clean_inputs("validation X", X, network.sizes[0], dtype, network.input_scale)
     rows = inputs.shape[0]
     return Data(
         inputs,
