@@ -16,7 +16,7 @@ from selection import matrix
 
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network, TimeLimit
-from fastmlp.training import streamed, windows
+from fastmlp.training import streamed
 from fastmlp.training.sources.blocks import Slices
 
 RNG = np.random.default_rng(0)
@@ -462,4 +462,3 @@ def test_slices_of_chosen_rows():
     blocks = [*Slices(X, Y, W).take(chosen)]
     np.testing.assert_array_equal(np.concatenate([block[0] for block in blocks]), X[chosen])
     assert [len(block) for block in blocks] == [3]
-    assert windows.WINDOW_BYTES == 64 << 20

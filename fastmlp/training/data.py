@@ -70,21 +70,36 @@ def clean(what: str, array: Array, dtype: np.dtype[Any], scale: float = 1.0, fir
 
     first_row : what the array's first row is called in an error, where it is a part of another
     """
-    cleaned, flags = array, array.flags
-    if array.dtype != dtype or not flags.c_contiguous or not flags.aligned or scale != 1:
-        cleaned = np.empty(array.shape, dtype)
-        convert(array, scale, cleaned)
-    check_finite(what, array, cleaned, first_row)
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned and scale == 1:
+        check_finite(what, array, array, first_row)
+        return array
+    cleaned = np.empty(array.shape, dtype)
+    convert(what, array, scale, cleaned, first_row)
     return cleaned
 
 
-def convert(array: Array, scale: float, out: Array) -> None:
-    """Write an array's numbers in out's dtype, times `scale` in that dtype, to out."""
-    with np.errstate(over="ignore"):
-        if scale == 1:
-            out[...] = array
-        else:
-            np.multiply(array, out.dtype.type(scale), out=out, dtype=out.dtype, casting="unsafe")
+CONVERTED = 1 << 16
+"""Numbers that are converted, scaled and looked at together, while they are in L2."""
+
+
+def convert(what: str, array: Array, scale: float, out: Array, first_row: int = 0) -> None:
+    """Write an array's numbers in out's dtype, times `scale` in that dtype, to `out` of its shape.
+
+    Raises ValueError if one of them is not finite then.
+    """
+    if not array.ndim:
+        array, out = array.reshape(1), out.reshape(1)
+    rows = max(1, CONVERTED // max(1, array[:1].size))
+    never_infinite = array.dtype.kind in "bui" and scale <= 1
+    for start in range(0, len(array), rows):
+        some, target = array[start : start + rows], out[start : start + rows]
+        with np.errstate(over="ignore"):
+            target[...] = some
+            if scale != 1:
+                target *= out.dtype.type(scale)
+        if not never_infinite:
+            check_finite(what, some, target, first_row + start)
 
 
 def check_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> None:

@@ -82,7 +82,7 @@ def fit(
         no meaning and none is drawn.
     window : int, optional
         Rows of blocks that are in memory together, and shuffled together; at least batch_size. None: as many
-        as take 64 MiB. An array is shuffled as a whole unless it is given.
+        as take 32 MiB. An array is shuffled as a whole unless it is given.
     seed : int, optional
         Fixes the start, the split, the orders and the dropout masks, on every backend alike.
     initial : Model or (weights, biases), optional

@@ -20,13 +20,13 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp import checks
 from fastmlp.model.backend import Data
 from fastmlp.model.sparse import Inputs, SparseRows
-from fastmlp.training.data import as_array, check_finite, clean, convert, floating_dtype
+from fastmlp.training.data import as_array, clean, convert, floating_dtype
 from fastmlp.training.sources.blocks import SHAPE, Given, Source
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
 
-WINDOW_BYTES = 1 << 26
+WINDOW_BYTES = 1 << 25
 """Of a window where a user says nothing: two of them and what is carried are what training takes of rows."""
 
 POLL = 0.05
@@ -97,10 +97,8 @@ class Window:
         if self._inputs is None:
             self._pieces.append(block.inputs[start:stop])
         else:
-            part, out = block.inputs[start:stop], self._inputs[at]
-            convert(part, scale, out)
             try:
-                check_finite("X", part, out, start)
+                convert("X", block.inputs[start:stop], scale, self._inputs[at], start)
             except ValueError as error:
                 raise ValueError(f"{block.name}: {error}") from None
         self._targets[at], self._weights[at] = block.targets[start:stop], block.weights[start:stop]
