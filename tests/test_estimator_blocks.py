@@ -25,7 +25,10 @@ OPTIONS = {
 }
 CUTS = [slice(0, 40), slice(40, 41), slice(41, ROWS)]
 
-pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger"),
+]
 
 
 def blocks(y, x=X, weights=None):
