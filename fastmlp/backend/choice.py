@@ -56,7 +56,7 @@ def may_take_sparse_rows(
     Not where that would change bits, or keep a network from a program of its own.
     """
     name = backend.name
-    if name == "reference" or not (choice := registry.choice_of(name)).exact:
+    if registry.is_reference(name) or not (choice := registry.choice_of(name)).exact:
         return False
     if isinstance(backend, Backend):
         return choice.specialize is None or choice.specialize(network, optimizer, rows, dtype) is None
