@@ -81,8 +81,13 @@ def mixed() -> dict[str, Callable[[], str | None]]:
     return {**WHY_NOT, reference.ROUNDED.name: lambda: None}
 
 
+def is_mixed(name: str) -> bool:
+    """Return whether a backend is one of `mixed`."""
+    return name in mixed()
+
+
 def mixed_backend(name: str) -> Backend:
-    """Return what trains with products of bfloat16 numbers in the place of a backend of that name.
+    """Return what trains with products of bfloat16 numbers where a backend of this name is asked for.
 
     Raises
     ------
@@ -91,10 +96,11 @@ def mixed_backend(name: str) -> Backend:
     """
     if name == "reference":
         return reference.ROUNDED
+    if is_mixed(name):
+        return _mixed(name)
     if name != "auto":
-        raise ValueError(
-            f"dtype {BFLOAT16!r} goes with backend 'auto' or 'reference', got {checks.shown(name)}"
-        )
+        choices = ", ".join(("auto", "reference", *mixed()))
+        raise ValueError(f"dtype {BFLOAT16!r} goes with the backends {choices}; got {checks.shown(name)}")
     reasons = {one: why_not() for one, why_not in mixed().items() if not is_reference(one)}
     for one, reason in reasons.items():
         if reason is None:

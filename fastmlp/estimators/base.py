@@ -18,7 +18,6 @@ from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import mixed_backend
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
 from fastmlp.estimators.descriptions import (
@@ -247,11 +246,10 @@ class Perceptron(Fitted):
             fresh_curves(self)
         steps = None if count is None else epochs * -(-count // batch_size)
         threads = self._worth_threads(network, count)
-        backend = (
-            mixed_backend(self.backend)
-            if is_bfloat16(self.dtype)
-            else choose(self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps)
-        )
+        backend = choose(
+            self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps,
+            mixed=is_bfloat16(self.dtype),
+        )  # fmt: skip
         self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
         inputs = rows.inputs
         if stream is None:

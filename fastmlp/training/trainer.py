@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas, is_exact, mixed_backend
+from fastmlp.backend.registry import calls_blas, is_exact, is_mixed
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
@@ -150,7 +150,7 @@ def fit(
     streams = Streams(seed)
     goes_on = saved is not None and is_exact(saved.backend)
     wanted = backend
-    mixed = mixed_backend(backend) if is_bfloat16(dtype) else None
+    mixed = is_bfloat16(dtype) or (saved is not None and backend == "auto" and is_mixed(saved.backend))
     dtype = np.float32 if mixed else dtype
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
@@ -159,7 +159,7 @@ def fit(
         if source is not None:
             options = Given(
                 optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
-                wanted, goes_on, threads, dtype, saved,
+                wanted, goes_on, threads, dtype, mixed, saved,
             )  # fmt: skip
             return fit_source(network, source, options, _given_validation, fit)
 
@@ -175,7 +175,9 @@ def fit(
     rows_of_a_batch = batch_size
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
-    chosen = mixed or choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on)
+    chosen = choose(
+        backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on, mixed
+    )  # fmt: skip
 
     beginning = Beginning(file and file.snapshot)
     if more:
