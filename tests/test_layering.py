@@ -25,7 +25,7 @@ FLOORS = (
     ("kernels.jit",),
     ("kernels.gemm", "kernels.runtime"),
     ("kernels.elementwise",),
-    ("kernels.small",),
+    ("kernels.mixed", "kernels.small"),
     ("kernels.estimates",),
     ("backend", "kernels.variants"),
     ("exchange",),

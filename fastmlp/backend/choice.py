@@ -25,6 +25,7 @@ def choose(
     threads: int | None,
     steps: int | None = None,
     exact: bool = False,
+    mixed: bool = False,
 ) -> Backend | Auto:
     """Return the named backend; for "auto" what may be one after another (`fastmlp.backend.auto`).
 
@@ -33,7 +34,10 @@ def choose(
     rows : rows of a batch
     steps : of the whole training, if known
     exact : whether "auto" must keep to backends of the same bits: it goes on with a training
+    mixed : whether it must multiply bfloat16 numbers
     """
+    if mixed:
+        return registry.mixed_backend(name)
     if name != "auto":
         checks.choice("backend", name, ("auto", *registry.backends()))
         return registry.get(name)
@@ -56,7 +60,7 @@ def may_take_sparse_rows(
     Not where that would change bits, or keep a network from a program of its own.
     """
     name = backend.name
-    if name == "reference" or not (choice := registry.choice_of(name)).exact:
+    if registry.is_reference(name) or not (choice := registry.choice_of(name)).exact:
         return False
     if isinstance(backend, Backend):
         return choice.specialize is None or choice.specialize(network, optimizer, rows, dtype) is None

@@ -35,6 +35,7 @@ from fastmlp.estimators.warned import warn
 from fastmlp.model.layout import flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
 from fastmlp.training.batches import Orders
@@ -186,6 +187,8 @@ class Perceptron(Fitted):
 
     def _dtype(self) -> Any:
         """Return the dtype to validate X with: float32 stays, unless the user has said."""
+        if is_bfloat16(self.dtype):
+            return np.float32
         return (np.float64, np.float32) if self.dtype is None else floating_dtype(self.dtype, np.empty(0))
 
     def _drawn(self, rows: Rows, hidden: list[int], rng: np.random.RandomState) -> tuple[Network, Array]:
@@ -208,6 +211,8 @@ class Perceptron(Fitted):
     def _train_lbfgs(
         self, network: Network, parameters: Array, rows: Rows, callbacks: Sequence[Callback]
     ) -> None:
+        if is_bfloat16(self.dtype):
+            raise ValueError("solver 'lbfgs' takes no dtype 'bfloat16'; choose from: adam, sgd")
         data = rows.data
         # The optimiser does not matter: this solver asks the backend for gradients only.
         backend = settled(
@@ -241,7 +246,10 @@ class Perceptron(Fitted):
             fresh_curves(self)
         steps = None if count is None else epochs * -(-count // batch_size)
         threads = self._worth_threads(network, count)
-        backend = choose(self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps)
+        backend = choose(
+            self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps,
+            mixed=is_bfloat16(self.dtype),
+        )  # fmt: skip
         self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
         inputs = rows.inputs
         if stream is None:

@@ -72,8 +72,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         else the cores that affinity and a container's CPU quota grant, or NUMBA_NUM_THREADS or
         OMP_NUM_THREADS where that is less (joblib, Dask and Ray set them in their processes);
         trainings of one process share them.
-    dtype : float32, float64 or None
-        To train in; None keeps a float32 X and makes all else float64.
+    dtype : float32, float64, "bfloat16" or None
+        To train in; None keeps a float32 X and makes all else float64. "bfloat16" as for `fastmlp.fit`.
     input_scale : float
         What every number of X is multiplied with, in training and in predictions; above 0.
 

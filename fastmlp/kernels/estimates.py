@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from fastmlp.kernels.mixed.room import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import GROUPED_ROWS, GROUPS, specialize
 from fastmlp.kernels.tuning.table import value
@@ -74,3 +75,6 @@ OWN = {
     "specialized": Choice(specialized_seconds, workers, specialize, exact=True),
 }
 """By name, bases first."""
+
+MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
+"""By name, those that a dtype chooses."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,6 +101,7 @@ class Choice(NamedTuple):
     specialize: Specialize | None = None
     exact: bool = False
     libraries: tuple[str, ...] = ()
+    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None
 
 
 class Variant(NamedTuple):
@@ -119,6 +120,8 @@ class Variant(NamedTuple):
         program `Bound.exact` says it
     libraries : modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded
         before a training begins, which then holds their threads
+    buffers : buffers(sizes, rows) gives the numbers of scratch and of slices (`program.records.BUFFERS`)
+        that a worker must have, by name, where it is more than what all variants have
     """
 
     name: str
@@ -129,6 +132,7 @@ class Variant(NamedTuple):
     specialize: Specialize | None = None
     exact: bool = False
     libraries: tuple[str, ...] = ()
+    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None
 
     def resolved(self) -> dict[str, Callable[..., Any]]:
         """Return the functions by name, those of the bases included."""
@@ -143,4 +147,6 @@ class Variant(NamedTuple):
     @property
     def choice(self) -> Choice:
         """What decides over it, with the libraries of its bases."""
-        return Choice(self.seconds, self.workers, self.specialize, self.exact, self.called_libraries())
+        return Choice(
+            self.seconds, self.workers, self.specialize, self.exact, self.called_libraries(), self.buffers
+        )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import may_take_sparse_rows, saved_by_sparse_rows
+from fastmlp.backend.registry import is_reference
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -156,7 +157,7 @@ def inputs_of_steps(
     Where that is faster, and has the same bits; and for an optimiser that asks which columns a batch touches.
     rows : of a batch
     """
-    if isinstance(inputs, SparseRows) or backend.name == "reference":
+    if isinstance(inputs, SparseRows) or is_reference(backend.name):
         return inputs
     if optimizer.rule.touched_only:
         return SparseRows.of(inputs)

@@ -92,6 +92,7 @@ class Given(NamedTuple):
     goes_on: bool
     threads: int | None
     dtype: DTypeLike | None
+    mixed: bool
     saved: Saved | Continuation | None
 
 
@@ -151,6 +152,7 @@ def fit_source(
             options.threads,
             steps,
             options.goes_on,
+            options.mixed,
         )
         state = initial_state(initial_parameters(network, options.initial, dtype, streams))
         state = state._replace(step=beginning.since.step)

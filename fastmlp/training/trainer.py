@@ -16,11 +16,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas, is_exact
+from fastmlp.backend.registry import calls_blas, is_exact, is_mixed
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.model.pieces import Piece
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
@@ -101,8 +102,10 @@ def fit(
         "auto" takes the fastest that fits; see `fastmlp.backends`.
     threads : int, optional
         Upper bound for the worker threads, at least 1; None leaves it to the backend.
-    dtype : float32, float64 or None
-        None follows X: float32 stays, everything else becomes float64.
+    dtype : float32, float64, "bfloat16" or None
+        None follows X: float32 stays, everything else becomes float64. "bfloat16" is float32, but for the
+        operands of the products of layers with 32 inputs and units at least (`docs/mixed-precision.md`):
+        with backend "auto" on AMX or AVX512_BF16, refused where there is neither, or "reference".
     resume : path, optional
         A file that a `Checkpoint` wrote in the same training; it continues from there, and all that
         follows has the bits of a training that nothing interrupted. Everything else must be given
@@ -147,6 +150,8 @@ def fit(
     streams = Streams(seed)
     goes_on = saved is not None and is_exact(saved.backend)
     wanted = backend
+    mixed = is_bfloat16(dtype) or (saved is not None and backend == "auto" and is_mixed(saved.backend))
+    dtype = np.float32 if mixed else dtype
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
     if y is None or window is not None or type(X) is not np.ndarray:
@@ -154,7 +159,7 @@ def fit(
         if source is not None:
             options = Given(
                 optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
-                wanted, goes_on, threads, dtype, saved,
+                wanted, goes_on, threads, dtype, mixed, saved,
             )  # fmt: skip
             return fit_source(network, source, options, _given_validation, fit)
 
@@ -170,7 +175,9 @@ def fit(
     rows_of_a_batch = batch_size
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
-    chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on)
+    chosen = choose(
+        backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on, mixed
+    )  # fmt: skip
 
     beginning = Beginning(file and file.snapshot)
     if more:

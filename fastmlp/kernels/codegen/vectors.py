@@ -148,6 +148,12 @@ def transposed(v, places, mask=None):
         block, stride = [shuffle(build, *pair, range(lanes)) for pair in pairs], half // 2
     else:
         block, stride = [v.load(place, mask) for place in places], half
+    return exchanged(build, block, part, stride)
+
+
+def exchanged(build, block, part, stride):
+    """A square block of vectors transposed, whose parts of more than `stride` parts already are: see `transposed`."""
+    lanes, block = len(block), [*block]
     while stride >= part:
         low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
         high = [lane + stride if not lane & stride else lanes + lane for lane in range(lanes)]

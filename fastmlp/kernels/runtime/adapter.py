@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -84,7 +85,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             work = None
         sizes = sizes_of(network, inputs)
         if work is None or work.batch < batch or work.sizes != sizes or work.entries is not entries:
-            work = Reusable(entries, sizes, shape, parameters, batch)
+            work = Reusable(entries, sizes, shape, parameters, batch, choice.buffers)
         try:
             work.predict(inputs, out)
         finally:
@@ -98,7 +99,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         batch = min(EVALUATED_ROWS, len(data.inputs))
         losses = np.empty(1)
         arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
-        work = workspace(sizes_of(network, data.inputs), batch, 1, parameters.dtype)
+        sizes = sizes_of(network, data.inputs)
+        work = workspace(sizes, batch, 1, parameters.dtype, buffers=choice.buffers)
         call = call_of(shape, work, parameters=parameters, **told_of(data), **arrays)
         entries.get("evaluate", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
@@ -117,7 +119,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             "totals": data.weights.sum(dtype=np.float64, keepdims=True), "rates": np.zeros((1, 2)),
             "starts": np.zeros(1, np.int64), "stops": np.full(1, rows),
         }  # fmt: skip
-        work = workspace(sizes_of(network, data.inputs), rows, 1, parameters.dtype)
+        sizes = sizes_of(network, data.inputs)
+        work = workspace(sizes, rows, 1, parameters.dtype, buffers=choice.buffers)
         arrays |= lists_for(data.inputs, rows, 1)
         call = call_of(shape, work, steps=1, step=step, key=key, **told_of(data), **arrays)
         entries.get("gradient", NAMES[parameters.dtype])(call.address)
@@ -173,7 +176,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         else:
             entry = entries.get("train_chunk", NAMES[dtype])
         sizes = sizes_of(network, data.inputs)
-        work = workspace(sizes, rows, workers, dtype, bound.private if bound else 0)
+        private = bound.private if bound else 0
+        work = workspace(sizes, rows, workers, dtype, private, buffers=choice.buffers)
         barrier = np.zeros(BARRIER, np.int64)
         call = call_of(
             shape, work, rules_of(optimizer, len(shape.layers)),
@@ -284,14 +288,21 @@ class Reusable:
 
     entries : of the backend that predicts; batch : rows that it has room for at a time
     sizes : as `sizes_of` gives them, for inputs that it has room for; kept : whether it may lie idle
+    buffers : see `fastmlp.kernels.variant.Choice`
     """
 
     __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept", "sizes")
 
     def __init__(
-        self, entries: Entries, sizes: tuple[int, ...], shape: Shape, parameters: Array, batch: int
+        self,
+        entries: Entries,
+        sizes: tuple[int, ...],
+        shape: Shape,
+        parameters: Array,
+        batch: int,
+        buffers: Callable[[Sequence[int], int], dict[str, int]] | None,
     ) -> None:
-        work = workspace(sizes, batch, 1, parameters.dtype, predicting=True)
+        work = workspace(sizes, batch, 1, parameters.dtype, predicting=True, buffers=buffers)
         self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
         self.sizes = sizes
         self._call = call_of(shape, work)

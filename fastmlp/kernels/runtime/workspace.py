@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -95,10 +95,16 @@ def workspace(
     dtype: np.dtype[Any],
     private: int = 0,
     predicting: bool = False,
+    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None,
 ) -> Workspace:
-    """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums."""
+    """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums.
+
+    buffers : of `variant.Choice`, what its slots need
+    """
     slice_bytes = 0 if predicting else value("slice_bytes")
-    total, words = _layout(tuple(sizes), rows, workers, dtype.itemsize, private, predicting, slice_bytes)
+    total, words = _layout(
+        tuple(sizes), rows, workers, dtype.itemsize, private, predicting, slice_bytes, buffers
+    )
     return Workspace(aligned(total, dtype), np.empty(rows), words)
 
 
@@ -111,9 +117,13 @@ def _layout(
     private: int,
     predicting: bool,
     slice_bytes: int,
+    least: Callable[[Sequence[int], int], dict[str, int]] | None,
 ) -> tuple[int, array.array[int]]:
     """Return how many numbers all buffers take, and a call's words."""
     buffers = lengths(sizes, rows, workers, itemsize, private, predicting)
+    for name, numbers in (least(sizes, rows) if least else {}).items():
+        if name in buffers:
+            buffers[name] = max(buffers[name], workers * apart(numbers, itemsize))
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
