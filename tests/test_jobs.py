@@ -34,8 +34,21 @@ SAME = """
     assert int(open("killed").read()) != os.getpid()
 """
 
-AS_MAPS = """
+INSIDE = """
+    from sklearn.ensemble import BaggingClassifier
+    from sklearn.model_selection import cross_val_score
     from jobs import told
+
+    classifier.set_params(callbacks=())
+    scored = lambda jobs: cross_val_score(classifier, X, y, cv=2, scoring="neg_log_loss", n_jobs=jobs)
+    bagged = lambda jobs: BaggingClassifier(classifier, 2, random_state=0, n_jobs=jobs).fit(X, y)
+    assert scored(2).tolist() == scored(1).tolist()
+    assert (bagged(2).predict_proba(X) == bagged(1).predict_proba(X)).all()
+
+    endless = search.estimator.set_params(max_iter=10**5, tol=0.0, n_iter_no_change=10**5, max_time=0.2)
+    timed = GridSearchCV(endless, {{"alpha": [1e-4, 1e-2]}}, cv=2, n_jobs=2).fit(X, y)
+    assert timed.best_estimator_.n_iter_ < 10**5
+    assert (timed.cv_results_["mean_fit_time"] > 0.2).all()
 
     np.save("large.npy", np.zeros((1 << 19, 32), np.float32))  # 64 MiB
     large = fastmlp.MappedArray("large.npy")
@@ -89,7 +102,7 @@ if __name__ == "__main__":
         raise AssertionError("nobody was killed")
     parallel = joblib.Parallel(2)
 """
-    maps = AS_MAPS.format(given="(large, np.asarray(large).copy())")
+    maps = INSIDE.format(given="(large, np.asarray(large).copy())")
     run(tmp_path, COMMON + KILLED + twice + SAME + maps)
 
 
@@ -100,7 +113,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
     with Client(n_workers=2, threads_per_worker=1), joblib.parallel_config("dask"):
         parallel = joblib.Parallel()
 """
-    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, AS_MAPS.format(given="(large, large)")))
+    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, INSIDE.format(given="(large, large)")))
 
 
 @pytest.mark.slow
@@ -112,7 +125,7 @@ if __name__ == "__main__":
         parallel = joblib.Parallel()
 """
     same = 'if __name__ == "__main__":\n' + SAME
-    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, AS_MAPS.format(given="(large, large)")))
+    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, INSIDE.format(given="(large, large)")))
 
 
 def indented(opening, text):
