@@ -2,18 +2,17 @@
 
 Measures here what a rank's part of a step takes; prints the speed-up that docs/scaling.md predicts for up to
 1024 nodes, by formula and by a simulation of each clock, for synchronous SGD and for local SGD. --plot
-FILE draws the curves. --localhost measures an all-reduce and steps of two processes of this machine instead,
-with mpi4py and mpiexec, and holds the model to that.
+FILE draws the curves. --check FILE holds the model to localhost figures, which
+`python -m benchmarks.distributed --json FILE` measures.
 """
 
 import argparse
 import json
 import math
-import shutil
-import subprocess
-import sys
+import re
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -189,67 +188,42 @@ def costs_of(work):
     return Costs(long - rows * row, row, least(update), adding)
 
 
-RANK = "--as-rank"
-
-
-def as_rank(name):
-    """Measure as one of several ranks: an all-reduce of little and of much, and steps of synchronous SGD."""
-    from mpi4py import MPI
-
-    world, work = MPI.COMM_WORLD, WORKS[name]
-    gradient, update, vector = parts_of(work, work[1] // world.size)
-
-    def reduce(array):
-        world.Allreduce(MPI.IN_PLACE, array)
-
-    def step():
-        gradient()
-        reduce(vector)
-        update()
-
-    little, much = np.zeros(1, np.float32), np.zeros(1 << 20, np.float32)
-    found = {}
-    for what, call in (("little", lambda: reduce(little)), ("much", lambda: reduce(much)), ("step", step)):
-        times = [math.inf]
-        while world.bcast(sum(times[1:]) < 2 or len(times) < 6):
-            world.Barrier()
-            began = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - began)
-        found[what] = min(times)
-    if world.rank == 0:
-        print(json.dumps(found))
-
-
-def on_localhost(name, ranks=2):
-    """Return what `as_rank` finds; None where there is no MPI."""
-    if shutil.which("mpiexec") is None:
-        return None
-    command = ["mpiexec", "-n", str(ranks), sys.executable, "-m", "benchmarks.scaling", RANK, name]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return json.loads(done.stdout) if done.returncode == 0 else None
-
-
-def localhost(names, costs):
-    """Print what two processes of this machine take, beside what the model makes of their all-reduce."""
-    print("| work | one process, us | two, measured | two, model | simulated | two over model |")
-    print("|---|---|---|---|---|---|")
-    for name in names:
-        found = on_localhost(name)
-        if found is None:
-            sys.exit("needs mpi4py and mpiexec: pip install mpi4py mpich")
-        work, own = WORKS[name], costs[name]
-        bandwidth = 4 * (1 << 20) / max(1e-9, found["much"] - found["little"])
-        here = Fabric("localhost", found["little"], bandwidth)
-        own = replace(own, adding=0.0)  # the all-reduce that was measured adds
-        alone = step_seconds(work, own, 1, work[1], here, cores=1)
-        model = step_seconds(work, own, 2, work[1] // 2, here, cores=1)
-        simulation = simulated(work, own, 2, work[1] // 2, here, cores=1)
-        cells = (alone, found["step"], model, simulation)
-        print(
-            f"| {name} | " + " | ".join(f"{c * 1e6:.0f}" for c in cells) + f" | {found['step'] / model:.2f} |"
+def check(path):
+    """Print what processes of this machine took, by a file of benchmarks.distributed, beside the model."""
+    found = {int(ranks): figures for ranks, figures in json.loads(Path(path).read_text()).items()}
+    ranks = max(found)
+    alone, several = found[1], found[ranks]
+    sizes = np.array([*map(float, several["allreduce"])])
+    here = fitted(sizes, np.array([*several["allreduce"].values()]))
+    print(f"All-reduce of {ranks}: {here.latency * 1e6:.1f} us, and {here.bandwidth / 1e9:.2f} GB/s.\n")
+    print(f"| work | one process, us | model | {ranks}, us | model | simulated | local SGD, us | model |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in several["step"]:
+        layers, batch = re.search(r"(\d+(?:-\d+)+) b(\d+)", name).groups()
+        work = tuple(map(int, layers.split("-"))), int(batch), fastmlp.Adam()
+        costs = replace(costs_of(work), adding=0.0)  # the all-reduce that was measured adds
+        share = work[1] // ranks
+        cells = (
+            alone["step"][name],
+            step_seconds(work, costs, 1, work[1], here, cores=1),
+            several["step"][name],
+            step_seconds(work, costs, ranks, share, here, cores=1),
+            simulated(work, costs, ranks, share, here, cores=1),
+            several["local"][name],
+            step_seconds(work, costs, ranks, share, here, AVERAGED, cores=1),
         )
-    print(f"\nThe last all-reduce: {here.latency * 1e6:.1f} us, and {here.bandwidth / 1e9:.2f} GB/s.")
+        print(f"| {name} | " + " | ".join(f"{cell * 1e6:.0f}" for cell in cells) + " |")
+
+
+AVERAGED = 16
+"""Steps between two averages of the local SGD of benchmarks.distributed."""
+
+
+def fitted(sizes, seconds):
+    """Return the network where an all-reduce takes latency + size / bandwidth, by least relative errors."""
+    terms = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
+    (latency, slope), *_ = np.linalg.lstsq(terms, np.ones_like(sizes), rcond=None)
+    return Fabric("localhost", max(0.0, float(latency)), 1 / float(slope))
 
 
 # --- what is printed ----------------------------------------------------------------------------------
@@ -278,11 +252,11 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
     parser.add_argument("--only", default="", help="works whose name holds this")
     parser.add_argument("--plot", metavar="FILE", help="draw the simulated speed-up, with matplotlib")
-    parser.add_argument("--localhost", action="store_true", help="train on two processes of this machine")
-    parser.add_argument(RANK, metavar="WORK", help=argparse.SUPPRESS)
+    parser.add_argument("--check", metavar="FILE", help="hold the model to figures of benchmarks.distributed")
     options = parser.parse_args()
-    if options.as_rank:
-        return as_rank(options.as_rank)
+    if options.check:
+        check(options.check)
+        return
     names = [name for name in WORKS if options.only in name]
     costs = {name: costs_of(WORKS[name]) for name in names}
     print("| work | parameters | a gradient, us | and a row | an update | a MB added |")
@@ -292,8 +266,6 @@ def main():
         count = parameter_count(WORKS[name][0])
         print(f"| {name} | {count} | " + " | ".join(f"{1e6 * cell:.3g}" for cell in cells) + " |")
     print()
-    if options.localhost:
-        return localhost(names, costs)
     kinds = {"its batch shared": (False, None), "its batch on each": (True, None)}
     kinds |= {f"local SGD, {stride} steps": (True, stride) for stride in STRIDES}
     shown = [0, 1, 3, 5, 8, 10]
@@ -312,7 +284,6 @@ def main():
     print("\nTimes as many rows a second as one node, simulated, in brackets by formula.")
     if options.plot:
         draw(curves, options.plot)
-    return None
 
 
 def draw(curves, path):

@@ -21,20 +21,24 @@ DOCS = (Path(__file__).parent.parent / "docs" / "jobs.md").read_text(encoding="u
 COMMON, LOKY, DASK, RAY, OPTUNA = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
 
 KILLED = """
-from jobs import Mortal
-classifier.set_params(callbacks=[Mortal("killed")])
+scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
+if __name__ == "__main__":
+    from jobs import Mortal
+
+    plain = scores(search.fit(X, y))  # and on the disk is what workers need
+    classifier.set_params(callbacks=[Mortal("killed")])
 """
 
 SAME = """
     import os
-    from sklearn.base import clone
 
-    scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
-    assert scores(search) == scores(clone(search).set_params(n_jobs=None).fit(X, y))
+    assert scores(search) == plain
     assert int(open("killed").read()) != os.getpid()
 """
 
-AS_MAPS = """
+INSIDE = """
+    from sklearn.ensemble import BaggingClassifier
+    from sklearn.model_selection import cross_val_score
     from jobs import told
 
     np.save("large.npy", np.zeros((1 << 19, 32), np.float32))  # 64 MiB
@@ -45,6 +49,17 @@ AS_MAPS = """
         assert not compiled
         assert losses == alone[3]
         assert grown < large.nbytes // 4, f"{{grown / 2**20:.0f}} MiB for an array of 64"
+
+    classifier.set_params(callbacks=())
+    scored = lambda jobs: cross_val_score(classifier, X, y, cv=2, scoring="neg_log_loss", n_jobs=jobs)
+    bagged = lambda jobs: BaggingClassifier(classifier, 2, random_state=0, n_jobs=jobs).fit(X, y)
+    assert scored(2).tolist() == scored(1).tolist()
+    assert (bagged(2).predict_proba(X) == bagged(1).predict_proba(X)).all()
+
+    classifier.set_params(max_iter=10**5, tol=0.0, n_iter_no_change=10**5, max_time=0.2, backend="fused")
+    timed = GridSearchCV(classifier, {{"alpha": [1e-4, 1e-2]}}, cv=2, n_jobs=2).fit(X, y)
+    assert timed.best_estimator_.n_iter_ < 10**5
+    assert (timed.cv_results_["mean_fit_time"] > 0.2).all()
 """
 
 
@@ -89,7 +104,7 @@ if __name__ == "__main__":
         raise AssertionError("nobody was killed")
     parallel = joblib.Parallel(2)
 """
-    maps = AS_MAPS.format(given="(large, np.asarray(large).copy())")
+    maps = INSIDE.format(given="(large, np.asarray(large).copy())")
     run(tmp_path, COMMON + KILLED + twice + SAME + maps)
 
 
@@ -100,7 +115,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
     with Client(n_workers=2, threads_per_worker=1), joblib.parallel_config("dask"):
         parallel = joblib.Parallel()
 """
-    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, AS_MAPS.format(given="(large, large)")))
+    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, INSIDE.format(given="(large, large)")))
 
 
 @pytest.mark.slow
@@ -112,7 +127,7 @@ if __name__ == "__main__":
         parallel = joblib.Parallel()
 """
     same = 'if __name__ == "__main__":\n' + SAME
-    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, AS_MAPS.format(given="(large, large)")))
+    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, INSIDE.format(given="(large, large)")))
 
 
 def indented(opening, text):

@@ -10,25 +10,28 @@ import numba
 import numpy as np
 import pytest
 
+from fastmlp.kernels.program import barrier
 from fastmlp.kernels.program.barrier import wait as barrier_wait
-from fastmlp.kernels.program.records import BARRIER, FAN_IN, MOST_GROUPS
+from fastmlp.kernels.program.records import BARRIER, FAN_IN
 from fastmlp.kernels.runtime import threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
 
 @numba.njit(nogil=True)
-def wait(barrier, worker, workers):
+def wait(place, worker, workers):
     """The barrier, which only compiled code can call, for Python."""
-    barrier_wait(barrier, worker, workers)
+    barrier_wait(place, worker, workers)
 
 
-def run(program, workers):
+def run(program, workers, wait=wait):
     """Run program(worker, workers, meet) by several workers, who meet where they call meet()."""
-    barrier = np.zeros(BARRIER, np.int64)
-    threads.run(
-        lambda worker, count: program(worker, count, lambda: wait(barrier, worker, count)), workers, barrier
-    )
+    place = np.zeros(BARRIER, np.int64)
+
+    def enter(worker, count):
+        program(worker, count, lambda: wait(place, worker, count))
+
+    threads.run(enter, workers, place)
 
 
 def within(seconds, do):
@@ -118,9 +121,23 @@ def test_a_training_without_threads_to_be_had_computes_the_same_bits():
     assert done.stdout == "same\n", done.stderr
 
 
-@pytest.mark.parametrize(("workers", "times"), [(8, 200), (9, 50), (20, 50), (2 * FAN_IN * MOST_GROUPS, 3)])
+@pytest.mark.parametrize(("workers", "times"), [(FAN_IN, 40), (FAN_IN + 1, 20), (20, 10)])
 def test_more_workers_than_cores_meet_at_every_barrier(workers, times):
-    """At one place, at two with one worker alone in its group, at more, and in groups larger than others."""
+    """At one place; in two groups, one of a single worker; in groups of which the last is smaller."""
+    assert_meetings(workers, times, run)
+
+
+def test_workers_beyond_the_groups_meet_in_larger_ones(monkeypatch):
+    monkeypatch.setattr(barrier, "MOST_GROUPS", 3)
+
+    @numba.njit(nogil=True)
+    def wait(place, worker, workers):
+        barrier_wait(place, worker, workers)
+
+    assert_meetings(28, 5, lambda program, workers: run(program, workers, wait))  # tens, not eights
+
+
+def assert_meetings(workers, times, run):
     counts = np.zeros(workers, np.int64)
 
     def program(worker, workers, meet):
