@@ -155,6 +155,7 @@ print(model.backend, epochs)
 """
 
 
+@pytest.mark.slow  # trains as long as a process of the least priority compiles
 def test_a_training_changes_over_to_what_a_process_beside_has_compiled(place):
     """The process compiles, the training goes on, and every bit is that of one that never changed."""
     command = [sys.executable, "-W", "error", "-c", CHANGED]
