@@ -67,6 +67,10 @@ TIMEOUT = 580
 """Seconds: what starts slowly starts slower beside other work."""
 
 
+PATIENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{TIMEOUT}s"}
+"""A client waits so long for its workers, one of which is being started anew, also when it closes."""
+
+
 def importing():
     """Return the environment of a process that imports from this directory."""
     paths = filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
@@ -80,7 +84,7 @@ def run(directory, text):
     done = subprocess.run(
         [sys.executable, "program.py"],
         cwd=directory,
-        env={**unbounded, **importing(), "RAY_AUTH_MODE": "disabled"},
+        env={**unbounded, **importing(), **PATIENT, "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
