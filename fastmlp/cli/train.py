@@ -36,8 +36,9 @@ def add_command(commands: Any) -> None:
             "NumPy reference it was on the same work."
         ),
         epilog=(
-            f"data sets: {', '.join(RECIPES)}. Every setting has a default that suits the data. Exit "
-            "codes: 0, 1 if the training diverged, 2 for a mistake in the arguments, 3 for a file that cannot be used."
+            f"data sets: {', '.join(RECIPES)}. Every setting has a default that suits the data. "
+            "Exit codes: 0, 1 if the training diverged, 2 for a mistake in the arguments, 3 for a file that "
+            "cannot be used."
         ),
     )
     train.set_defaults(run=_train)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from fastmlp.tables import members, storage
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.reading import Asked, as_frame, polars
-from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.recipe import OPTIMIZERS, Recipe
 from fastmlp.tables.search import Trial, searched
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
 from fastmlp.tables.texts import MISSING
@@ -205,6 +206,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             "members",
         )
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "optimizer" in given:
+            checks.choice("optimizer", given["optimizer"], tuple(OPTIMIZERS))
+        if "members" in given:
+            checks.whole("members", given["members"], 1)
         if self.hidden is not None:
             given["hidden"] = tuple(self.hidden)
         return Recipe(**given)
@@ -290,7 +295,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
     def _recipe(self) -> Recipe:
         if self.class_weight is not None:
             checks.choice("class_weight", self.class_weight, ("balanced",))
-        return super()._recipe().with_(balanced=self.class_weight is not None)
+        return replace(super()._recipe(), balanced=self.class_weight is not None)
 
 
 class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types

@@ -62,16 +62,13 @@ def one(
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
     targets = task.encoded(y)
-    smooth = targets[rows]
-    if recipe.label_smoothing and isinstance(task, Classification):
-        smooth = (1 - recipe.label_smoothing) * smooth + recipe.label_smoothing / task.n_out
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
     validation = (X[held], targets[held]) if weights is None else (X[held], targets[held], weights[held])
-    stopping = EarlyStopping(recipe.patience or recipe.epochs)
+    stopping = EarlyStopping(recipe.patience)
     return fit(
         recipe.network(X.shape[1], task),
         X[rows],
-        smooth,
+        targets[rows],
         optimizer=recipe.optimizer_of(steps),
         epochs=recipe.epochs,
         batch_size=recipe.batch_size,

@@ -112,8 +112,8 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
                 raise error.within(str(path), rows) from None
             rows += len(part)
             bar.move(done)
-    frame = pl.concat(parts, rechunk=False)
-    return _typed(frame, {name: "text" for name in known if known[name] is None} | known).rechunk()
+    # A column may have held nothing in the first blocks: then its kind is known only now.
+    return pl.concat([_typed(part, known) for part in parts], rechunk=True)
 
 
 _READ_AS = {"number": "number", "date": "date", "category": "text", "text": "text", "drop": "text"}

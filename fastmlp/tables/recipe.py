@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, replace
 
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import NAMED, AdamW, Optimizer
@@ -17,9 +16,18 @@ MEMBER_VISITS = 40_000_000
 """Rows that all members visit together at most, unless their number is given."""
 
 
+OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
+"""By the names that settings have."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """How the members of an ensemble are trained. None: what `resolved` makes of the number of rows."""
+    """How the members of an ensemble are trained. None: what `resolved` makes of the number of rows.
+
+    decay : weight decay of adamw
+    patience : epochs without a lower loss on the rows held out that end a training
+    balanced : whether all classes count the same
+    """
 
     hidden: tuple[int, ...] = (128, 128)
     activation: str = "silu"
@@ -29,40 +37,32 @@ class Recipe:
     batch_size: int | None = None
     dropout: float = 0.1
     l2: float = 0.0
-    label_smoothing: float = 0.0
-    balanced: bool = False
+    decay: float = 1.0
+    patience: int = 20
     members: int | None = None
-    decay: float = 0.01
-    cosine: bool = True
-    loss: str | None = None
-    patience: int | None = None
+    balanced: bool = False
 
     def resolved(self, rows: int) -> Recipe:
         """Return the recipe with numbers for everything, for so many training rows."""
         epochs = self.epochs or max(8, min(200, VISITS // rows))
         members = self.members or max(1, min(8, MEMBER_VISITS // (rows * epochs)))
-        batch = self.batch_size or min(256, max(16, 1 << (rows // 32).bit_length() - 1))
-        return self.with_(epochs=epochs, members=members, batch_size=batch)
-
-    def with_(self, **changes: Any) -> Recipe:
-        """Return the recipe with other settings."""
-        return Recipe(**{field.name: getattr(self, field.name) for field in fields(self)} | changes)
+        batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
+        return replace(self, epochs=epochs, members=members, batch_size=batch_size)
 
     def network(self, n_in: int, task: Task) -> Network:
         """Return the network of a member."""
-        loss = self.loss or task.loss
         return Network(
             [n_in, *self.hidden, task.n_out],
             self.activation,
             task.output,
-            loss,
+            task.loss,
             dropout=self.dropout,
             l2=self.l2,
             weight_init="he_normal",
         )
 
     def optimizer_of(self, steps: int) -> Optimizer:
-        """Return the optimiser of a training of so many steps."""
-        kind = {one.__name__.lower(): one for one in NAMED}[self.optimizer]
-        rate = Cosine(self.learning_rate, steps, unit="step") if self.cosine else self.learning_rate
+        """Return the optimiser of a training of so many steps, over which the rate falls to 0."""
+        kind = OPTIMIZERS[self.optimizer]
+        rate = Cosine(self.learning_rate, steps, unit="step")
         return AdamW(rate, weight_decay=self.decay) if kind is AdamW else kind(rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def searched(
             left = began + seconds - time.monotonic()
             if left <= 0:
                 break
-            tried = whole.with_(hidden=tuple(hidden), learning_rate=rate)
+            tried = replace(whole, hidden=tuple(hidden), learning_rate=rate)
             start, limit = time.monotonic(), TimeLimit(left)
             what = f"search, trial {len(trials) + 1}"
             try:
@@ -78,4 +79,4 @@ def searched(
                 loss = float("nan")
             trials.append(Trial(tuple(hidden), rate, loss, time.monotonic() - start))
     best = min(trials, key=lambda trial: np.inf if np.isnan(trial.loss) else trial.loss)
-    return recipe.with_(hidden=best.hidden, learning_rate=best.learning_rate), trials
+    return replace(recipe, hidden=best.hidden, learning_rate=best.learning_rate), trials
