@@ -43,9 +43,9 @@ from fastmlp.tables.reading import read
 from fastmlp.tables.report import scores
 from fastmlp.tables.tasks import TASKS, Classification, targets_of, task_of
 
-SPLITS = 3
+SPLITS = 2
 
-MOST_ROWS = 2000
+MOST_ROWS = 1500
 """Of a larger table so many rows are drawn: the run shall take minutes."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -188,3 +189,24 @@ def test_bars_move_while_a_table_is_read_and_learned(folder):
     assert done.returncode == 0, done.stderr
     assert re.search(r"reading: +\d+%.*\d+%", done.stderr, re.DOTALL)
     assert re.search(r"network 2/2, epoch \d+/40: .*row/s", done.stderr)
+
+
+DOCS = (Path(__file__).parent.parent / "docs" / "tables.md").read_text(encoding="utf-8")
+
+
+def test_the_options_in_the_docs_are_the_commands(capsys):
+    for command in ("train", "predict", "plot"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    assert set(re.findall(r"(?<![-|])--[a-z][a-z0-9-]*", DOCS)) <= known
+
+
+@pytest.mark.slow
+def test_the_example_in_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["model"].score(names["flats"], "price") > 0.95
+    assert len(names["prices"]) == 300

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from missing import without
 from sklearn.base import clone
-from sklearn.model_selection import cross_val_score
+from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import fastmlp
 from fastmlp import TableClassifier, TableError, TableRegressor
@@ -94,8 +94,11 @@ def test_frames_paths_and_columns_are_one_table(tmp_path, regressor):
 
 def test_scikit_learns_tools_take_them():
     pandas = flats().drop("price").to_pandas()
-    scores = cross_val_score(TableClassifier(**QUICK), pandas.drop(columns="kind"), pandas["kind"], cv=3)
-    assert scores.min() > 0.85
+    X, y = pandas.drop(columns="kind"), pandas["kind"]
+    settings = {"hidden": [(), (8,)]}
+    search = GridSearchCV(TableClassifier(**QUICK | {"members": 1}), settings, cv=2).fit(X, y)
+    assert search.best_params_ == {"hidden": (8,)}
+    assert cross_val_score(search.best_estimator_, X, y, cv=2).min() > 0.8
 
 
 def test_arrays_and_classes_that_are_numbers():

@@ -229,7 +229,7 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
         ("a,b\n1,2\n3,4,5\n", "row 2: it has 3 fields, and the header 2"),
         (
             f"a,b\n{NUMBERS}l2,y\n",
-            "row 21, column 'a': 'l2' is not a number, as the column's other values are",
+            "row 21, column 'a': 'l2' is not a number; the column is taken as numbers: tell another kind",
         ),
         ("", "it is empty"),
         ("a,a\n1,2\n", "two columns have the name 'a'"),

@@ -19,6 +19,8 @@ from fastmlp.cli.given import BadFile, Mistake, widths
 from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
 from fastmlp.tables.errors import TableError
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.reading import FORMATS
 from fastmlp.training.divergence import DivergenceError
 
 if TYPE_CHECKING:
@@ -28,25 +30,17 @@ if TYPE_CHECKING:
 
     Estimator = TableClassifier | TableRegressor
 
-KINDS = {
-    "number": "numbers",
-    "category": "categories",
-    "date": "dates",
-    "text": "free text",
-    "drop": "of no use",
-}
-"""Of columns, each an option, with what it takes columns as."""
-
-SUFFIXES = (".csv", ".tsv", ".parquet", ".arrow", ".npz", ".npy")
-
-
 OPTIONS: dict[str, dict[str, Any]] = {
     "--target": {"metavar": "COLUMN", "help": "what is to be predicted"},
     "--output": {"metavar": "FILE", "help": "write the model with its preprocessing to one file"},
     "--task": {"metavar": "NAME", "help": "classification or regression; default by the target's values"},
     **{
-        f"--{kind}": {"action": "append", "metavar": "COLUMN,COLUMN", "help": f"take these columns as {what}"}
-        for kind, what in KINDS.items()
+        f"--{kind}": {
+            "action": "append",
+            "metavar": "COLUMN,COLUMN",
+            "help": f"take these as {one.words_for}",
+        }
+        for kind, one in KINDS.items()
     },
     "--missing": {
         "metavar": "TEXT,TEXT",
@@ -68,7 +62,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 def add_options(train: argparse.ArgumentParser) -> None:
     """Add what only a table takes to the options of `fastmlp train`."""
     group = train.add_argument_group(
-        "tables", f"for a file {', '.join(SUFFIXES)} instead of the name of a data set"
+        "tables", f"for a file {', '.join(FORMATS)} instead of the name of a data set"
     )
     for name, option in OPTIONS.items():
         group.add_argument(*(["-o"] if name == "--output" else []), name, **option)
@@ -83,7 +77,7 @@ def refuse_options(arguments: argparse.Namespace) -> None:
 
 def is_table(name: str) -> bool:
     """Whether it is a path of a table, and no name of a data set."""
-    return Path(name).suffix.lower() in SUFFIXES or "/" in name
+    return Path(name).suffix.lower() in FORMATS or "/" in name
 
 
 @contextlib.contextmanager
@@ -94,7 +88,8 @@ def telling() -> Iterator[None]:
     except (TableError, CheckpointError) as error:
         raise BadFile(str(error)) from None
     except OSError as error:
-        raise BadFile(f"{error.filename}: {error.strerror}") from None
+        where = f"{error.filename}: " if error.filename else ""
+        raise BadFile(f"{where}{error.strerror or error}") from None
     except (ValueError, TypeError, ImportError) as error:
         raise Mistake(str(error)) from None
 

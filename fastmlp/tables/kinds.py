@@ -53,10 +53,17 @@ class Cells(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """Base of the kinds: a column by its name, with what was learned from it."""
+    """Base of the kinds: a column by its name, with what was learned from it.
+
+    kind : the name of the kind; words_for : what such a column holds, in words
+    read_as : what texts in a file are parsed as: number, date or text
+    mostly_zeros : whether most columns of X that it becomes are 0 in a row
+    """
 
     name: str
     kind: ClassVar[str]
+    words_for: ClassVar[str]
+    read_as: ClassVar[str] = "text"
     mostly_zeros: ClassVar[bool] = False
 
     @classmethod
@@ -93,6 +100,8 @@ class Number(Column):
     """
 
     kind = "number"
+    words_for = "numbers"
+    read_as = "number"
     center: float
     scale: float
     missing: bool
@@ -132,6 +141,7 @@ class Category(Column):
     """
 
     kind = "category"
+    words_for = "categories"
     mostly_zeros = True
     levels: tuple[str, ...]
     rest: bool
@@ -182,6 +192,8 @@ class Date(Column):
     """
 
     kind = "date"
+    words_for = "dates"
+    read_as = "date"
     center: float
     scale: float
     times: bool
@@ -236,6 +248,7 @@ class Text(Column):
     """
 
     kind = "text"
+    words_for = "free text"
     mostly_zeros = True
     words: tuple[str, ...]
     weights: tuple[float, ...]
@@ -285,6 +298,7 @@ class Dropped(Column):
     """A column that is not used, and why."""
 
     kind = "drop"
+    words_for = "of no use"
     reason: str = "as told"
 
     @classmethod

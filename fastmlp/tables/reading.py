@@ -21,6 +21,7 @@ from fastmlp import checks
 from fastmlp.exchange.packages import needed
 from fastmlp.tables.bars import Bar
 from fastmlp.tables.errors import TableError
+from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.texts import MISSING, guessed, parsed
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
     import polars as pl
 
     parts: list[pl.DataFrame] = []
-    known: dict[str, str | None] = {name: _READ_AS[kind] for name, kind in asked.kinds.items()}
+    told = {name: KINDS[kind] for name, kind in asked.kinds.items() if kind in KINDS}
+    known: dict[str, str | None] = {name: kind.read_as for name, kind in told.items()}
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
         blocks = _blocks(file)
         header, separator = _header(next(blocks, b""), path.suffix.lower() == ".tsv")
@@ -114,10 +116,6 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
             bar.move(done)
     # A column may have held nothing in the first blocks: then its kind is known only now.
     return pl.concat([_typed(part, known) for part in parts], rechunk=True)
-
-
-_READ_AS = {"number": "number", "date": "date", "category": "text", "text": "text", "drop": "text"}
-"""How a column of each kind is taken from a file of texts."""
 
 
 def _blocks(file: Any) -> Iterator[bytes]:

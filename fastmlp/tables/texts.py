@@ -92,8 +92,6 @@ def parsed(texts: pl.Series, kind: str) -> pl.Series:
     if wrong.any():
         row = int(wrong.arg_true()[0])
         text = checks.shown(texts[row])
-        hint = "; choose what the column is, or say that the value is missing"
-        raise TableError(
-            f"{text} is not a {kind}, as the column's other values are{hint}", texts.name, row + 1
-        )
+        hint = f"the column is taken as {kind}s: tell another kind, or that this is missing"
+        raise TableError(f"{text} is not a {kind}; {hint}", texts.name, row + 1)
     return found
