@@ -12,9 +12,11 @@ import pytest
 from fastmlp.tables import reading
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import CLIP, KINDS
-from fastmlp.tables.reading import Asked, as_frame, read
+from fastmlp.tables.frames import as_frame
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.reading import Asked, read
 from fastmlp.tables.tasks import targets_of, task_of
+from fastmlp.tables.values import CLIP
 
 ROWS = 120
 
@@ -86,6 +88,12 @@ def test_a_new_level_is_nothing_where_no_rare_one_was_seen():
     np.testing.assert_array_equal(
         encoding.encoded(pl.DataFrame({"c": ["new", None, "b"]})), [[0, 0], [0, 0], [0, 1]]
     )
+
+
+def test_a_level_is_the_same_as_text_and_as_a_number():
+    encoding = Encoding.learned(pl.DataFrame({"c": ["1", "2", "2.5"] * 2}))
+    for level in (1, 1.0, "1"):
+        np.testing.assert_array_equal(encoding.encoded(pl.DataFrame({"c": [level]})), [[1, 0, 0]])
 
 
 def test_dates_know_their_place_in_year_week_and_day():

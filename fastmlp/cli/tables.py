@@ -81,11 +81,16 @@ def is_table(name: str) -> bool:
 
 
 @contextlib.contextmanager
-def telling() -> Iterator[None]:
-    """Turn what may be wrong with files and arguments into a line and an exit code."""
+def telling(source: str | None = None) -> Iterator[None]:
+    """Turn what may be wrong with files and arguments into a line and an exit code.
+
+    source : the file that errors of tables are of, where they do not say
+    """
     try:
         yield
-    except (TableError, CheckpointError) as error:
+    except TableError as error:
+        raise BadFile(str(error.within(source))) from None
+    except CheckpointError as error:
         raise BadFile(str(error)) from None
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
@@ -105,7 +110,7 @@ def train(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.texts import MISSING
 
     shown = not arguments.quiet
-    with telling():
+    with telling(arguments.dataset):
         if arguments.target is None:
             raise Mistake("a table needs --target COLUMN: what is to be predicted")
         seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
@@ -222,8 +227,11 @@ def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
 
 
 def _with_target(frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, int]:
-    """Return the rows that have a target, and how many have none."""
+    """Return the rows that have a target, and how many have none; TableError for an infinite one."""
     series = frame[target]
+    if series.dtype.is_float() and (infinite := series.is_infinite().fill_null(False)).any():
+        row = int(infinite.arg_true()[0])
+        raise TableError(f"the target is {series[row]}", target, row + 1)
     there = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
     return (frame, 0) if there.all() else (frame.filter(there), int((~there).sum()))
 

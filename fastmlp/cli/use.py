@@ -64,13 +64,13 @@ def _predict(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.estimators import load
     from fastmlp.tables.tasks import Classification
 
-    with telling():
+    with telling(arguments.data):
         suffix = Path(arguments.output or "x.csv").suffix.lower()
         if suffix not in WRITERS:
             raise Mistake(f"-o must end in {', '.join(WRITERS)}, got {arguments.output}")
         estimator = load(arguments.model)
         estimator.progress = not arguments.quiet
-        outputs = _of_file(arguments.data, lambda: estimator.outputs(arguments.data))
+        outputs = estimator.outputs(arguments.data)
         task = estimator.task_
         columns = {estimator.target_name_: task.decoded(outputs)}
         if isinstance(task, Classification) and arguments.probabilities:
@@ -104,16 +104,6 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
         raise Mistake(f"-o {path}: {error.strerror or error}") from None
 
 
-def _of_file(path: str, work: Any) -> Any:
-    """Return what work returns; an error about a table is one of this file."""
-    from fastmlp.tables.errors import TableError
-
-    try:
-        return work()
-    except TableError as error:
-        raise BadFile(str(error.within(path))) from None
-
-
 def _inspect(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.estimators import load
 
@@ -138,7 +128,7 @@ def _plot(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.reading import read
     from fastmlp.tables.tasks import targets_of
 
-    with telling():
+    with telling(arguments.data):
         estimator = load(arguments.model)
         frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds))
         name = estimator.target_name_
@@ -146,7 +136,7 @@ def _plot(arguments: argparse.Namespace) -> int:
             raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
         frame = frame.filter(frame[name].is_not_null())
         y = targets_of(frame[name], estimator.task_.name)
-        figure = _of_file(arguments.data, lambda: plot(estimator, frame.drop(name), y, arguments.seed))
+        figure = plot(estimator, frame.drop(name), y, arguments.seed)
         output = arguments.output or f"{arguments.model}.png"
         figure.savefig(output, dpi=110)
     print(output)

@@ -196,7 +196,7 @@ def inferred(series: pl.Series) -> Column:
 
 def _of_texts(series: pl.Series, distinct: int) -> Column:
     rows = len(series) - series.null_count()
-    words = float(series.str.count_matches(r"\s+").mean() or 0) + 1  # type: ignore[arg-type]
+    words = float(series.str.count_matches(r"\s+").mean() or 0) + 1
     if distinct > max(FEW, rows / 5) and words >= WORDS:
         return Text.learned(series)
     if distinct > max(FEW, rows / 2):
@@ -214,11 +214,7 @@ def _numbers_the_rows(series: pl.Series) -> bool:
     """Whether it counts up from about 0 or 1, with few numbers left out: it may be a part of a table."""
     if len(series) < 3 or series.null_count() or not 0 <= series[0] <= 10:
         return False
-    steps = series.cast(_float64()).diff().drop_nulls()
-    return bool((steps >= 1).all() and (steps % 1 == 0).all() and steps.mean() < 2)  # type: ignore[operator]
-
-
-def _float64() -> Any:
     import polars as pl
 
-    return pl.Float64
+    steps = series.cast(pl.Float64).diff().drop_nulls()
+    return bool((steps >= 1).all() and (steps % 1 == 0).all() and steps.mean() < 2)

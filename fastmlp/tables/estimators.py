@@ -18,7 +18,8 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.tables import members, storage
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.reading import Asked, as_frame, polars
+from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.reading import Asked
 from fastmlp.tables.recipe import OPTIMIZERS, Recipe
 from fastmlp.tables.search import Trial, searched
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
@@ -120,7 +121,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """
         recipe = self._recipe()
         frame = as_frame(X, self.asked(self.columns))
-        frame, target = _separated(frame, y)
+        frame, target = separated(frame, y)
         if not len(frame):
             raise TableError("there are no rows")
         values = targets_of(target, self._task)
@@ -221,7 +222,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
 
     def _targets(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array]:
         """Return a table without its target, and the target."""
-        frame, target = _separated(as_frame(X, self.asked(self.columns)), y)
+        frame, target = separated(as_frame(X, self.asked(self.columns)), y)
         return frame, targets_of(target, self._task)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -325,24 +326,3 @@ def load(path: str | os.PathLike[str]) -> TableClassifier | TableRegressor:
     estimator.recipe_, estimator.trials_, estimator.report_ = kept.recipe, kept.trials, kept.report
     estimator._name([column.name for column in kept.encoding.columns], kept.target)
     return estimator
-
-
-def _separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
-    """Return a table without its target, and the target; y is a column's name, or a column of its own."""
-    pl = polars()
-    if isinstance(y, str):
-        if y not in frame.columns:
-            raise TableError(f"there is no column {y!r}; there are: {', '.join(frame.columns)}")
-        return frame.drop(y), frame[y]
-    if y is None:
-        raise TypeError("y must be the target, or the name of its column in X, got None")
-    if isinstance(y, pl.Series):
-        return frame, y
-    name = getattr(y, "name", None)
-    values = np.asarray(y)
-    if values.ndim == 2 and values.shape[1] == 1:
-        values = values[:, 0]
-    if values.ndim != 1:
-        raise TableError(f"y must have shape (rows,), has {values.shape}")
-    listed = values.tolist() if values.dtype == object else values
-    return frame, pl.Series("" if name is None else str(name), listed)

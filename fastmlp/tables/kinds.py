@@ -16,16 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.tables.errors import TableError
-from fastmlp.tables.texts import parsed
+from fastmlp.tables.values import clipped, labels_of, numbers, robust, seconds_of
 
 if TYPE_CHECKING:
     import polars as pl
 
 Array = NDArray[Any]
-
-CLIP = 3.0
-"""Scaled numbers x become x / sqrt(1 + (x / CLIP)^2): x itself near 0, and never beyond CLIP."""
 
 MOST_LEVELS = 1000
 """Levels of a category that get a column of their own, the most frequent first."""
@@ -109,8 +105,8 @@ class Number(Column):
     @classmethod
     def learned(cls, series: pl.Series) -> Self:
         """Return the column with the quantiles of the values that it has."""
-        values = _numbers(series)
-        return cls(series.name, *_robust(values), bool(np.isnan(values).any()))
+        values = numbers(series)
+        return cls(series.name, *robust(values), bool(np.isnan(values).any()))
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -119,9 +115,9 @@ class Number(Column):
 
     def encoded(self, series: pl.Series) -> Cells:
         """Return the scaled numbers; a missing one is the median."""
-        values = _numbers(series)
+        values = numbers(series)
         absent = np.isnan(values)
-        scaled = _clipped(np.where(absent, 0.0, (values - self.center) * self.scale))
+        scaled = clipped(np.where(absent, 0.0, (values - self.center) * self.scale))
         columns = [scaled, absent] if self.missing else [scaled]
         return Cells(np.arange(len(columns)), np.column_stack(columns).astype(float, copy=False))
 
@@ -150,7 +146,7 @@ class Category(Column):
     @classmethod
     def learned(cls, series: pl.Series) -> Self:
         """Return the column with the levels that are frequent enough."""
-        counts = _labels(series).drop_nulls().value_counts(sort=True, name="rows")
+        counts = labels_of(series).drop_nulls().value_counts(sort=True, name="rows")
         counts = counts.sort(["rows", series.name], descending=[True, False])
         frequent = counts.filter(counts["rows"] >= LEAST_COUNT)[series.name].to_list()[:MOST_LEVELS]
         return cls(series.name, tuple(frequent), len(frequent) < len(counts), series.null_count() > 0)
@@ -163,10 +159,12 @@ class Category(Column):
 
     def encoded(self, series: pl.Series) -> Cells:
         """Return a 1 in the column of each row's level; nothing for what has no column."""
-        labels = _labels(series)
+        import polars as pl
+
+        labels = labels_of(series)
         place = len(self.levels)
         codes = np.full(len(labels), place if self.rest else -1, np.int64)
-        known = labels.replace_strict(self._places, default=-1, return_dtype=_int64()).to_numpy()
+        known = labels.replace_strict(self._places, default=-1, return_dtype=pl.Int64).to_numpy()
         codes[known >= 0] = known[known >= 0]
         codes[labels.is_null().to_numpy()] = place + self.rest if self.missing else -1
         return Cells(np.maximum(codes, 0)[:, None], (codes >= 0).astype(float)[:, None])
@@ -202,10 +200,10 @@ class Date(Column):
     @classmethod
     def learned(cls, series: pl.Series) -> Self:
         """Return the column with the quantiles of the dates that it has."""
-        seconds = _seconds(series)
+        seconds = seconds_of(series)
         known = seconds[~np.isnan(seconds)]
         return cls(
-            series.name, *_robust(seconds), bool((known % DAY != 0).any()), bool(np.isnan(seconds).any())
+            series.name, *robust(seconds), bool((known % DAY != 0).any()), bool(np.isnan(seconds).any())
         )
 
     @property
@@ -222,10 +220,10 @@ class Date(Column):
 
     def encoded(self, series: pl.Series) -> Cells:
         """Return the scaled times and their waves; of a missing one nothing."""
-        seconds = _seconds(series)
+        seconds = seconds_of(series)
         absent = np.isnan(seconds)
         known = np.where(absent, self.center, seconds)
-        columns = [_clipped((known - self.center) * self.scale)]
+        columns = [clipped((known - self.center) * self.scale)]
         for _, period in self._periods:
             angle = 2 * math.pi * (known % period) / period
             columns += [np.where(absent, 0.0, np.sin(angle)), np.where(absent, 0.0, np.cos(angle))]
@@ -260,7 +258,7 @@ class Text(Column):
 
         vectorizer = TfidfVectorizer(max_features=MOST_WORDS, min_df=min(2, len(series)), sublinear_tf=True)
         try:
-            vectorizer.fit(_labels(series).fill_null("").to_list())
+            vectorizer.fit(labels_of(series).fill_null("").to_list())
         except ValueError:  # no word stands in two rows
             return cls(series.name, (), ())
         words = vectorizer.get_feature_names_out().tolist()
@@ -277,7 +275,7 @@ class Text(Column):
 
         if not self.words:
             return csr_array((len(series), 0))
-        return csr_array(self._vectorizer.transform(_labels(series).fill_null("").to_list()))
+        return csr_array(self._vectorizer.transform(labels_of(series).fill_null("").to_list()))
 
     @cached_property
     def _vectorizer(self) -> Any:
@@ -356,67 +354,6 @@ _CHECKS: dict[str, _Check] = {
     "weights": _NUMBERS,
 }
 """What a file may hold in the fields of columns."""
-
-
-# --- from polars to numbers -------------------------------------------------------------------------------
-
-
-def _int64() -> Any:
-    import polars as pl
-
-    return pl.Int64
-
-
-def _numbers(series: pl.Series) -> Array:
-    """Return a column as float64, NaN where nothing is; TableError if it does not hold numbers."""
-    import polars as pl
-
-    if series.dtype == pl.String:
-        series = parsed(series, "number")
-    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
-        raise TableError(f"it must hold numbers, has dtype {series.dtype}", series.name)
-    return series.cast(pl.Float64).to_numpy()
-
-
-def _seconds(series: pl.Series) -> Array:
-    """Return a column of dates as float64 seconds since 1970, NaN where nothing is."""
-    import polars as pl
-
-    if series.dtype == pl.String:
-        series = parsed(series, "date")
-    if series.dtype == pl.Null:
-        return np.full(len(series), np.nan)
-    if series.dtype not in (pl.Date, pl.Datetime):
-        raise TableError(f"it must hold dates, has dtype {series.dtype}", series.name)
-    return (series.cast(pl.Datetime("us")).to_physical().cast(pl.Float64) / 1e6).to_numpy()
-
-
-def _labels(series: pl.Series) -> pl.Series:
-    """Return a column as texts; a whole number as such, whatever its dtype is."""
-    import polars as pl
-
-    if series.dtype.is_float():
-        series = series.fill_nan(None)
-        if (series.drop_nulls() == series.drop_nulls().round()).all():
-            series = series.cast(pl.Int64, strict=False)
-    if series.dtype.is_nested() or series.dtype in (pl.Object, pl.Binary):
-        raise TableError(f"it must hold single values, has dtype {series.dtype}", series.name)
-    return series.cast(pl.String)
-
-
-def _robust(values: Array) -> tuple[float, float]:
-    """Return the median and one over the distance of the quartiles (of the extremes, if that is 0)."""
-    known = values[np.isfinite(values)]
-    if not len(known):
-        return 0.0, 1.0
-    low, lower, center, upper, high = np.quantile(known, (0.0, 0.25, 0.5, 0.75, 1.0))
-    distance = upper - lower or (high - low) / 2 or 1.0
-    return float(center), float(1 / max(distance, np.finfo(float).tiny * 4))
-
-
-def _clipped(scaled: Array) -> Array:
-    bounded = np.clip(scaled, -1e9, 1e9)  # an infinite number is at the end, too
-    return bounded / np.sqrt(1 + np.square(bounded / CLIP))
 
 
 def _or_missing(missing: bool) -> str:

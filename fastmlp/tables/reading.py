@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp import checks
 from fastmlp.exchange.packages import needed
 from fastmlp.tables.bars import Bar
 from fastmlp.tables.errors import TableError
@@ -69,24 +68,20 @@ def read(path: str | os.PathLike[str], asked: Asked = ASKED) -> pl.DataFrame:
     ImportError
         If polars is not installed.
     """
-    polars()
+    needed("polars", "table", "a table")
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise TableError(f"files of tables end in {', '.join(FORMATS)}", source=str(path))
     with open(path, "rb"):  # says what the operating system says, and not what a library makes of it
         pass
     try:
-        frame = FORMATS[path.suffix.lower()](path, asked)
+        # Columns of text that are told to be numbers or dates become so in every format.
+        frame = _typed(FORMATS[path.suffix.lower()](path, asked), _told(asked), guess=False)
     except TableError as error:
         raise error.within(str(path)) from None
     if not frame.width:
         raise TableError("it has no columns", source=str(path))
     return frame
-
-
-def polars() -> Any:
-    """Return polars; ImportError in one line if it is not installed."""
-    return needed("polars", "table", "a table")
 
 
 # --- text -------------------------------------------------------------------------------------------------
@@ -96,8 +91,7 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
     import polars as pl
 
     parts: list[pl.DataFrame] = []
-    told = {name: KINDS[kind] for name, kind in asked.kinds.items() if kind in KINDS}
-    known: dict[str, str | None] = {name: kind.read_as for name, kind in told.items()}
+    known = _told(asked)
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
         blocks = _blocks(file)
         header, separator = _header(next(blocks, b""), path.suffix.lower() == ".tsv")
@@ -189,16 +183,21 @@ def _explain(block: bytes, header: list[str], separator: str, skip: int) -> None
             raise TableError(f"it has {len(fields)} fields, and the header {len(header)}", row=row)
 
 
-def _typed(part: pl.DataFrame, known: dict[str, str | None]) -> pl.DataFrame:
-    """Return a part with its columns parsed as they are known to be; what is unknown is guessed, and kept."""
+def _told(asked: Asked) -> dict[str, str | None]:
+    """Return what columns of text are to be parsed as, by name."""
+    return {name: KINDS[kind].read_as for name, kind in asked.kinds.items() if kind in KINDS}
+
+
+def _typed(part: pl.DataFrame, known: dict[str, str | None], guess: bool = True) -> pl.DataFrame:
+    """Return a part with its texts parsed as they are known to be; what is unknown is guessed, and kept."""
     import polars as pl
 
     columns = []
     for series in part.get_columns():
         if series.dtype == pl.String:
-            if known.get(series.name) is None:
+            if guess and known.get(series.name) is None:
                 known[series.name] = guessed(series)
-            kind = known[series.name]
+            kind = known.get(series.name)
             if kind in ("number", "date"):
                 series = parsed(series, kind)
         columns.append(series)
@@ -282,62 +281,3 @@ FORMATS: dict[str, Callable[[Path, Asked], Any]] = {
     ".npy": _read_numpy,
 }
 """What reads a file, by the end of its name."""
-
-
-# --- frames -----------------------------------------------------------------------------------------------
-
-
-def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
-    """Return a table as polars' frame.
-
-    X : a path, a frame of polars' or pandas', a mapping of columns, or an array (rows, n), whose columns are
-    named x0, x1, ..
-
-    Raises
-    ------
-    TypeError
-        If it is none of these.
-    TableError
-        If it cannot be read.
-    """
-    pl = polars()
-    if isinstance(X, (str, os.PathLike)):
-        return read(X, asked)
-    if isinstance(X, pl.LazyFrame):
-        return X.collect()
-    if isinstance(X, pl.DataFrame):
-        return X
-    try:
-        if hasattr(X, "iloc"):
-            return _from_pandas(X)
-        if isinstance(X, Mapping):
-            return pl.DataFrame(X)
-        if hasattr(X, "__array__") or isinstance(X, Sequence):
-            array = np.asarray(X)
-            if array.ndim != 2:
-                raise TableError(f"an array of rows must have shape (rows, n), has {array.shape}")
-            names = [f"x{place}" for place in range(array.shape[1])]
-            if array.dtype.kind == "O":
-                columns = [pl.Series(n, c.tolist()) for n, c in zip(names, array.T, strict=True)]
-                return pl.DataFrame(columns)
-            return pl.DataFrame(np.asarray(array), schema=names)
-    except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
-        raise TableError(str(error).splitlines()[0]) from None
-    raise TypeError(f"a table must be a frame of polars' or pandas', or a path, got {checks.shown(X)}")
-
-
-def _from_pandas(frame: Any) -> pl.DataFrame:
-    import polars as pl
-
-    needed("pyarrow", "table", "a frame of pandas'")
-    import pyarrow  # type: ignore[import-untyped]
-
-    columns = []
-    for name in frame.columns:
-        try:
-            columns.append(pl.Series(str(name), pl.from_pandas(frame[name].reset_index(drop=True))))
-        except (pyarrow.ArrowException, pl.exceptions.PolarsError, TypeError, AttributeError) as error:
-            raise TableError(
-                f"pandas' column cannot be taken: {str(error).splitlines()[0]}", str(name)
-            ) from None
-    return pl.DataFrame(columns)
