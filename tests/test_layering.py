@@ -31,7 +31,7 @@ FLOORS = (
     ("exchange",),
     ("training",),
     ("estimators", "testing"),
-    ("lab", "onnx"),
+    ("lab", "onnx", "tables"),
     ("cli",),
     ("__main__",),
 )

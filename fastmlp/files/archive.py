@@ -36,8 +36,8 @@ HEADER = "header.json"
 MAX_HEADER = 1 << 20
 """Most bytes of JSON that are parsed. All that grows with a training is in arrays."""
 
-DTYPES = ("<f4", "<f8", "<i8")
-"""The dtypes of arrays: a training needs no others."""
+DTYPES = ("<f4", "<f8", "<i8", "|u1")
+"""The dtypes of arrays: a training needs no others, and a description of many columns is bytes."""
 
 SEAL, UNSEALED = b"sha256:", b"0" * 64
 """The zip's comment: the digest in hexadecimal, of the file with 64 zeros in the digest's place."""
@@ -64,7 +64,7 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
     Parameters
     ----------
     header : an object that `json` can write, without NaN and infinities
-    arrays : of float32, float64 or int64, by names that are identifiers or paths of them
+    arrays : of float32, float64, int64 or uint8, by names that are identifiers or paths of them
 
     Raises
     ------
