@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -77,6 +79,40 @@ def test_every_public_name_is_in_the_api():
     public += [f"kernels.{name}" for name in fastmlp.kernels.__all__]
     public += [f"testing.{name}" for name in fastmlp.testing.__all__]
     assert sorted(name for name in listed if name in public) == sorted(public)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+def test_two_commits_are_compared_as_the_page_says(tmp_path):
+    storage = f"file://{tmp_path}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    ran = []
+    for block in pages.blocks("docs/benchmarks.md", "sh"):
+        for line in block.text.splitlines():
+            program, *arguments = shlex.split(line)
+            if program == "git":
+                continue  # both are this commit
+            if any("--histogram" in argument for argument in arguments):
+                pytest.importorskip("pygal", reason="needs pytest-benchmark[histogram]")
+                arguments = [re.sub("=.benchmarks/", f"={tmp_path}/", argument) for argument in arguments]
+            if program == "pytest":
+                command = ["-m", "pytest", *arguments, f"--benchmark-storage={storage}"]
+            else:
+                command = ["-m", "pytest_benchmark", f"--storage={storage}", *arguments]
+            done = subprocess.run(
+                [sys.executable, *command],
+                cwd=pages.ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            slower = "Performance has regressed" in done.stderr + done.stdout  # others may have the cores
+            assert done.returncode == 0 or slower, done.stdout + done.stderr
+            ran.append(done.stdout)
+    compared = [text for text in ran if "0001_main" in text]
+    assert len(compared) >= 2
+    assert "NOW" in compared[0]
 
 
 @pytest.mark.slow

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import fastmlp
+from benchmarks import pinning
 from fastmlp.files import archive, renaming
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.program import barrier
@@ -75,6 +76,7 @@ renaming.KEEPS_OPEN_FILES = True
 A_TRAINING = """
 import numpy as np
 import fastmlp
+from benchmarks import pinning
 from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 from fastmlp.system import background
@@ -268,6 +270,7 @@ if hasattr(os, "register_at_fork"):
     import logging, random, threading
     del os.register_at_fork
 import fastmlp
+from benchmarks import pinning
 from fastmlp.system import compiling, forks
 with compiling.compiling():
     pass
@@ -278,3 +281,11 @@ print("imported")
     )
     assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
     assert fastmlp.__version__
+
+
+def test_benchmarks_run_unpinned_where_cores_cannot_be_chosen(monkeypatch):
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert pinning.allowed() == [0, 1, 2]
+    pinning.pin({0})
