@@ -17,6 +17,7 @@ from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
 from fastmlp.lab import machine, peak
 
+from .peers.page import number
 from .table import write_between
 
 PAGE = Path(__file__).parents[1] / "docs" / "how-it-is-fast.md"
@@ -62,7 +63,7 @@ def table(rounds):
     columns = {str(climb): microseconds(climb, rounds) for climb in CLIMBS}
     lines = [f"| | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
     for rung in next(iter(columns.values())):
-        lines.append(f"| {rung} | {' | '.join(f'{times[rung]:.3g}' for times in columns.values())} |")
+        lines.append(f"| {rung} | {' | '.join(number(times[rung]) for times in columns.values())} |")
     return "\n".join(lines)
 
 
