@@ -4,9 +4,12 @@ The pages are plain Markdown, which a forge shows as well. The API comes from do
 the scripts in examples/, which are run while the site is built.
 """
 
+import os
 import warnings
 
 import fastmlp
+
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # examples are small; a second thread waits where others work
 
 project = "fastmlp"
 copyright = "the fastmlp developers"

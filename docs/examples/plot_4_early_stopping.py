@@ -40,6 +40,7 @@ figure, axes = plt.subplots(1, 3, figsize=(9, 3.5), sharey=True, sharex=True, la
 for axis, (name, model) in zip(axes, models.items(), strict=True):
     axis.set(title=name, yscale="log")
     fastmlp.LossCurveDisplay.from_estimator(model, ax=axis)
+axes[0].set_ylim(1e-4, 10)
 print(models["early stopping"].stop_reason)
 
 # %%
