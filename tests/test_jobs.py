@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import cross_val_score
 
 import fastmlp
 
-DOCS = (Path(__file__).parent.parent / "docs" / "jobs.md").read_text(encoding="utf-8")
-COMMON, LOKY, DASK, RAY, OPTUNA = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+COMMON, LOKY, DASK, RAY, OPTUNA = (block.text for block in pages.blocks("docs/jobs.md", "python"))
 
 KILLED = """
 scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
