@@ -187,7 +187,7 @@ def fit(
         beginning = more.begin(rows, sample, held_out is not None, callbacks)
         epochs += beginning.epochs
     state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
-    state = state._replace(step=beginning.since.step)
+    state = state.at(beginning.since.step)
     setting: dict[str, Any] = {}
     # A BLAS sums in another order on another number of threads.
     held_blas_threads = saved.blas_threads if saved else None
