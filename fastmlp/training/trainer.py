@@ -35,7 +35,6 @@ from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
-from fastmlp.training.streaming import Given, fit_source, source_of
 
 Array = NDArray[Any]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
@@ -157,6 +156,8 @@ def fit(
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
     if y is None or window is not None or type(X) is not np.ndarray:
+        from fastmlp.training.streaming import Given, fit_source, source_of  # 3 ms, which arrays do not need
+
         source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
         if source is not None:
             options = Given(
