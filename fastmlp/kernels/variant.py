@@ -131,8 +131,8 @@ class Variant(NamedTuple):
         Modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded before a
         training begins, which then holds their threads.
     buffers : callable, optional
-        buffers(sizes, rows) gives the numbers of scratch and of slices (`program.records.BUFFERS`) that a worker
-        must have, by name, where it is more than what all variants have.
+        buffers(sizes, rows) gives the numbers of scratch and of slices (`program.records.BUFFERS`) that a
+        worker must have, by name, where it is more than what all variants have.
     """
 
     name: str
