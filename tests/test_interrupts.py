@@ -427,6 +427,7 @@ def wait_hit_at(place):
         waits = seen or frame.f_code is interrupts.until_stopped.__code__
         if not waits or "weakref" in frame.f_code.co_filename:  # where Python only tells of errors
             return None
+        frame.f_trace = trace  # Python 3.13 wants it before it traces opcodes
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and (seen or frame.f_lineno > started):
             seen += 1
