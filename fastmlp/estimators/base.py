@@ -138,7 +138,7 @@ class Perceptron(Fitted):
         incremental = epochs is not None
         callbacks, sizes = self._all_callbacks(), hidden_sizes(self)
         first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
-        dtype, n_in = self.dtype, None
+        dtype, n_in = None if self.dtype is None else self._dtype(), None
         if not first:
             model = self._current_model()
             dtype, n_in = model.parameters.dtype, model.network.sizes[0]
