@@ -150,7 +150,9 @@ def fit(
     streams = Streams(seed)
     goes_on = saved is not None and is_exact(saved.backend)
     wanted = backend
-    mixed = is_bfloat16(dtype) or (saved is not None and backend == "auto" and is_mixed(saved.backend))
+    mixed = is_bfloat16(dtype)
+    if saved is not None and backend in ("auto", "reference"):
+        mixed = mixed or is_mixed(saved.backend)
     dtype = np.float32 if mixed else dtype
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
