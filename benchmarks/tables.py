@@ -43,7 +43,7 @@ from fastmlp.tables.reading import read
 from fastmlp.tables.report import scores
 from fastmlp.tables.tasks import TASKS, Classification, targets_of, task_of
 
-SPLITS = 2
+SPLITS = 4
 
 MOST_ROWS = 1500
 """Of a larger table so many rows are drawn: the run shall take minutes."""

@@ -117,6 +117,8 @@ def _plot_residuals(axes: Any, y: Array, predicted: Array, target: str) -> None:
 
 
 def _plot_importances(axes: Any, found: list[Importance], measure: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     shown = found[:MOST_BARS][::-1]
     names = [one.column if len(one.column) <= 24 else f"{one.column[:23]}…" for one in shown]
     axes.barh(
@@ -124,6 +126,7 @@ def _plot_importances(axes: Any, found: list[Importance], measure: str) -> None:
     )
     axes.set_yticks(range(len(shown)), names)
     axes.axvline(0, color="0.6", linewidth=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
     title = "permutation importance" + (
         f", {len(shown)} of {len(found)} columns" if len(found) > len(shown) else ""
     )
