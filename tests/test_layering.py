@@ -28,6 +28,7 @@ FLOORS = (
     ("kernels.estimates",),
     ("backend", "kernels.variants"),
     ("exchange",),
+    ("distributed",),
     ("training",),
     ("estimators", "testing"),
     ("lab", "onnx"),

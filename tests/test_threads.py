@@ -114,7 +114,7 @@ def test_a_quota_of_the_cgroups_bounds_the_cores(name, tmp_path, monkeypatch):
         (mounted / place).write_text(text + "\n")
     found = budget.quota(mounted, groups)
     monkeypatch.setattr(budget, "quota", lambda: found)
-    monkeypatch.setattr(budget, "_affinity", lambda: 64)
+    monkeypatch.setattr(budget, "affinity", lambda: {*range(64)})
     assert budget.cores() == cores
     if name in CONTAINERS:  # joblib looks at no group but the root
 
@@ -156,7 +156,7 @@ def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
         def on_epoch_end(self, run):
             self.seen = blas()
 
-    monkeypatch.setattr(budget, "_affinity", lambda: 4)
+    monkeypatch.setattr(budget, "affinity", lambda: {*range(4)})
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
     network, large = fastmlp.Network([2, 1]), fastmlp.Network([784, 128, 10])
     for quota, others, cores, held in ((0.5, 2, 1, 1), (2.5, 1, 3, 1), (float("inf"), 2, 4, 2)):

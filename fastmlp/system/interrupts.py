@@ -29,6 +29,9 @@ POLL = 0.05
 
 SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
 
+BY_SIGINT = f"interrupted by {signal.Signals(SIGNALS[0]).name}"
+"""Why a training stops after Ctrl-C."""
+
 REPLACED = (signal.default_int_handler, int(signal.SIG_DFL))
 """Handlers that Python has set."""
 

@@ -77,21 +77,21 @@ def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
     return cleaned
 
 
-def clean_inputs(what: str, value: Any, n_in: int, dtype: DTypeLike | None) -> Inputs:
+def clean_inputs(what: str, value: Any, n_in: int, dtype: DTypeLike | None, least: int = 1) -> Inputs:
     """Return X as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
 
     Raises
     ------
     ValueError, TypeError
         If it is not a two-dimensional array, or sparse matrix of SciPy's, of finite real numbers with n_in
-        columns and a row.
+        columns and at least so many rows.
     """
     sparse = is_sparse(value)
     array = value if sparse else as_array(what, value)
     if array.ndim != 2 or array.shape[1] != n_in:
         raise ValueError(f"{what} must have shape (rows, {n_in}), got {array.shape}")
-    if array.shape[0] == 0:
-        raise ValueError(f"{what} must hold at least 1 row, got 0")
+    if array.shape[0] < least:
+        raise ValueError(f"{what} must hold at least {least} row, got {array.shape[0]}")
     wanted = floating_dtype(dtype, array)
     return clean_rows(what, array, wanted) if sparse else clean(what, array, wanted)
 
@@ -123,7 +123,7 @@ def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtyp
 
 
 def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return sample weights as a clean (rows,) array, ones if None."""
+    """Return sample weights as a clean (rows,) array, ones if None; see `scaled_weights`."""
     if value is None:
         return np.ones(rows, dtype)
     array = as_array(what, value)
@@ -132,11 +132,18 @@ def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype
     weights = clean(what, array, dtype)
     if (weights < 0).any():
         raise ValueError(f"{what} must be at least 0, got {weights.min()}")
-    if not weights.any():
+    return weights
+
+
+def scaled_weights(what: str, weights: Array, largest: float) -> Array:
+    """Return weights (rows,) scaled so that the largest of all rows, these and others, becomes one in [1, 2).
+
+    Only their ratios count, and so their sums stay in range. The scaling is exact.
+    """
+    if largest == 0:
         raise ValueError(f"{what} must not be all zero")
-    # Only their ratios count. An exact scaling to a largest weight in [1, 2) keeps sums in range.
-    _, exponent = np.frexp(weights.max())
-    scaled: Array = np.ldexp(weights, 1 - int(exponent))
+    _, exponent = np.frexp(largest)
+    scaled: Array = weights if exponent == 1 else np.ldexp(weights, 1 - int(exponent))
     return scaled
 
 

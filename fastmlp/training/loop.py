@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Chunk, Data, Evaluate, TrainChunk, loss_in_parts
 from fastmlp.model.layout import parameter_count
@@ -63,6 +64,7 @@ class Plan(NamedTuple):
     stays_finite : whether a loss or parameter that is not finite raises DivergenceError
     setting : for a `Snapshot`
     blas_threads : the limit for the BLAS; None for as many as `threads`
+    ranks : those that take the steps; with several of them data and held_out have this rank's rows
     """
 
     network: Network
@@ -78,6 +80,7 @@ class Plan(NamedTuple):
     stays_finite: bool
     setting: dict[str, Any]
     blas_threads: int | None = None
+    ranks: Ranks = ALONE
 
 
 def train(
@@ -91,7 +94,7 @@ def train(
     training = _Training(plan, state, callbacks, resumed)
     run = training.run
     begun: list[Callback] = []
-    with deferred(run.stop) as signals:
+    with deferred(plan.ranks.asking(run.stop)) as signals:
         try:
             for callback in callbacks:
                 callback.on_train_begin(run)
@@ -109,7 +112,7 @@ def train(
                 ends.callback(setattr, run, "snapshot", no_snapshot)
                 for callback in reversed(begun):
                     ends.callback(callback.on_train_end, run)
-    run.interrupted = signal.SIGINT in signals
+    run.interrupted = run.interrupted or signal.SIGINT in signals
     return run
 
 
@@ -131,7 +134,8 @@ class _Training:
     def __init__(
         self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
     ) -> None:
-        rows = plan.data.inputs.shape[0]
+        self.weights = plan.ranks.weights(plan.data)
+        rows = len(self.weights)
         history: dict[str, list[float]] = {"loss": []}
         if plan.held_out is not None:
             history["validation_loss"] = []
@@ -192,14 +196,15 @@ class _Training:
 
     def run_chunks(self) -> None:
         plan, run, batches = self.plan, self.run, self.batches
-        uniform = bool((plan.data.weights == 1).all())
+        uniform = bool((self.weights == 1).all())
         by_rows = plan.network.convention == "sklearn"
         total = plan.epochs * batches.per_epoch
         while run.step < total and run.stop_reason is None:
-            numbers = np.arange(run.step, run.step + self._steps_now(total))
+            steps = plan.ranks.steps(self._steps_now(total), run.step, batches.per_epoch)
+            numbers = np.arange(run.step, run.step + steps)
             before = batches.position(run.step)
             visits = batches.visit(numbers)
-            totals = visited_weights(plan.data.weights, uniform, *visits)
+            totals = visited_weights(self.weights, uniform, *visits)
             rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
             chunk = Chunk(*visits, totals, run.rate_factor * rates, batches.batch_size)
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
@@ -241,7 +246,7 @@ class _Training:
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
         stopwatch = Stopwatch()
-        after, objectives = heeding(self.run, plan.batch_size, lambda: self.advance(state, chunk))
+        after, objectives = self._heeding(plan.batch_size, lambda: self.advance(state, chunk))
         taken = stopwatch.lap()
         # After a chunk beside which something compiled the next has no more steps: where another thread
         # compiled, this one worked meanwhile, and took longer than the difference.
@@ -252,16 +257,20 @@ class _Training:
         validation_loss = None
         if ends and (held_out := plan.held_out) is not None:
             rows = held_out.inputs.shape[0]
-            validation_loss = heeding(self.run, rows, lambda: self._evaluate(after.parameters, held_out))
+            validation_loss = self._heeding(rows, lambda: self._evaluate(after.parameters, held_out))
         self.state = self.draft.accept(after, self.state) if self.drafts else after
         return objectives, validation_loss
+
+    def _heeding(self, rows: int, call: Callable[[], Result]) -> Result:
+        """As `heeding`; but no rank leaves the others in a step that they take together."""
+        return call() if self.plan.ranks.spread else heeding(self.run, rows, call)
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
         """Return the loss over all rows; LeftBehind if they are many and the training shall stop."""
         evaluate, network = self.plan.backend.evaluate, self.plan.network
         rows = data.inputs.shape[0]
         at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
-        if rows <= at_once:
+        if rows <= at_once or self.plan.ranks.spread:
             return evaluate(network, parameters, data)
 
         def parts() -> Iterator[slice]:
@@ -310,7 +319,7 @@ def visited_by_a_row(network: Network, data: Data) -> int:
     inputs, count = data.inputs, parameter_count(network.sizes)
     if not isinstance(inputs, SparseRows):
         return count
-    return count + (len(inputs.values) // len(inputs) - inputs.n_in) * network.sizes[1]
+    return count + (len(inputs.values) // max(1, len(inputs)) - inputs.n_in) * network.sizes[1]
 
 
 def most_seconds(parameters: int, rows: int) -> float:

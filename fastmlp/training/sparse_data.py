@@ -153,7 +153,7 @@ def inputs_of_steps(
     Where that is faster, and has the same bits; and for an optimiser that asks which columns a batch touches.
     rows : of a batch
     """
-    if isinstance(inputs, SparseRows) or backend.name == "reference":
+    if isinstance(inputs, SparseRows) or backend.name == "reference" or not len(inputs):
         return inputs
 
     def pays(density: float) -> bool:

@@ -17,7 +17,10 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas, is_exact
+from fastmlp.backend.registry import calls_blas, get, is_exact
+from fastmlp.distributed.ranks import Ranks, SeveralRanks, ranks_of
+from fastmlp.distributed.steps import steps_of_all
+from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
 from fastmlp.model.initializers import draw_biases, draw_weights
 from fastmlp.model.layout import flatten
@@ -29,10 +32,12 @@ from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
 from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
+from fastmlp.training.agreement import agreeing
 from fastmlp.training.callbacks import Callback, Progress
-from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights
-from fastmlp.training.loop import Plan, train, with_state
+from fastmlp.training.checkpoint import Checkpoint, described
+from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights, scaled_weights
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.loop import Plan, Steps, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.sparse_data import inputs_of_steps
 
@@ -73,6 +78,7 @@ def fit(
     threads: int | None = None,
     dtype: DTypeLike | None = None,
     resume: str | os.PathLike[str] | None = None,
+    communicator: Any = None,
 ) -> Model:
     """Train a network.
 
@@ -112,6 +118,10 @@ def fit(
         as before, but `epochs` may grow, None for the seed and "auto" for the backend mean those of
         the file, and `threads` may differ: the BLAS of NumPy and SciPy keeps the file's number of
         threads, on which its bits depend.
+    communicator : `DataParallel`, mpi4py's communicator, or one of your own, optional
+        Train together with the other processes of it. Each passes the rows that it has, or none, and
+        everything else alike; rows and validation are those of all, one process's after another's, and so is
+        batch_size. All return the same model. See `fastmlp.distributed`.
 
     Returns
     -------
@@ -127,76 +137,111 @@ def fit(
         If the file to resume from is damaged, or of other data or another training.
     DivergenceError
         If a loss or a parameter becomes infinite or NaN; it carries the last finite parameters.
+    RankError
+        On all processes of a communicator, if one of them has been given something wrong, or they differ.
     Interrupted
         After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
         is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
-    checks.instance("network", network, Network, "a Network")
-    optimizer = Adam() if optimizer is None else optimizer
-    check_optimizer("optimizer", optimizer)
-    optimizer.check_layers(len(network.sizes) - 1)
-    epochs = checks.whole("epochs", epochs, 0)
-    shuffle = checks.flag("shuffle", shuffle)
-    threads = None if threads is None else checks.whole("threads", threads, 1)
-    callbacks = check_callbacks(callbacks, progress)
-    saved = None if resume is None else checkpoint.read_training(resume, _pieces(network))
-    seed = None if seed is None else checks.whole("seed", seed, 0)
-    if seed is None:
-        seed = saved.seed if saved else int.from_bytes(os.urandom(16), "little")
-    streams = Streams(seed)
-    goes_on = saved is not None and is_exact(saved.backend)
-    backend = saved.backend if saved and backend == "auto" and not goes_on else backend
+    ranks = ranks_of(communicator)
+    with ranks.failing_together(DivergenceError, Interrupted):
+        with ranks.alike():
+            checks.instance("network", network, Network, "a Network")
+            optimizer = Adam() if optimizer is None else optimizer
+            check_optimizer("optimizer", optimizer)
+            optimizer.check_layers(len(network.sizes) - 1)
+            epochs = checks.whole("epochs", epochs, 0)
+            batch_size = None if batch_size is None else checks.whole("batch_size", batch_size, 1)
+            shuffle = checks.flag("shuffle", shuffle)
+            threads = None if threads is None else checks.whole("threads", threads, 1)
+            seed = None if seed is None else checks.whole("seed", seed, 0)
+            callbacks = check_callbacks(callbacks, progress if ranks.first else False)
+            saved = None
+            if resume is not None and ranks.first:
+                saved = checkpoint.read_training(resume, _pieces(network))
+        saved = ranks.of_first(saved)
+        if isinstance(ranks, SeveralRanks):
+            ranks.check_same(
+                network=described(network), optimizer=described(optimizer), epochs=epochs,
+                batch_size=batch_size, shuffle=shuffle, seed=seed, backend=backend,
+                validation=validation if isinstance(validation, Real) else type(validation).__name__,
+                average_every=ranks.average_every,
+            )  # fmt: skip
+            callbacks = agreeing(callbacks, ranks, optimizer.moment_rows)
+        if seed is None:
+            seed = ranks.of_first(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
+        threads = ranks.threads(threads)
+        streams = Streams(seed)
+        goes_on = saved is not None and is_exact(saved.backend)
+        backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
-    inputs = clean_inputs("X", X, network.sizes[0], dtype)
-    rows = inputs.shape[0]
-    data = Data(
-        inputs,
-        clean_targets("y", y, network, rows, inputs.dtype),
-        clean_weights("sample_weight", sample_weight, rows, inputs.dtype),
-    )
-    data, held_out = _split(network, data, validation, streams)
-    rows = data.inputs.shape[0]
-    batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
-    steps = epochs * -(-rows // batch_size)
-    chosen = choose(backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on)
+        data = _cleaned(network, X, y, sample_weight, dtype, ranks)
+        dtype = data.weights.dtype
+        if ranks.spread:
+            ranks.check_same(dtype=dtype.name)
+        data, held_out = _split(network, data, validation, streams, ranks)
+        rows = ranks.place(len(data.weights))
+        batch_size = rows if batch_size is None else min(batch_size, rows)
+        per_epoch = -(-rows // batch_size)
+        with ranks.alike():
+            own_rows = -(-batch_size // ranks.size)
+            chosen = choose(
+                backend, network, optimizer, own_rows, dtype, threads, epochs * per_epoch, goes_on
+            )
+            parameters = _initial_parameters(network, initial, dtype, streams)
+        ranks.share_first(parameters)
+        state = initial_state(parameters)
+        steps: Steps = chosen
+        if isinstance(ranks, SeveralRanks):
+            chosen = get(ranks.of_first(settled(chosen).name))
+            steps = steps_of_all(chosen, ranks, per_epoch, data)
 
-    state = initial_state(_initial_parameters(network, initial, inputs.dtype, streams))
-    setting: dict[str, Any] = {}
-    # A BLAS sums in another order on another number of threads.
-    held_blas_threads = saved.blas_threads if saved else None
-    if saved and held_blas_threads and calls_blas(chosen.name):
-        checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
-    if saved or any(isinstance(callback, Checkpoint) for callback in callbacks):
-        setting = checkpoint.setting(
-            network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
-            held_blas_threads or found_blas_threads(threads),
-        )  # fmt: skip
-    if saved:
-        names = [type(callback).__name__ for callback in with_state(callbacks)]
-        checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
-    given = data._replace(inputs=inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs))
-    plan = Plan(
-        network=network,
-        optimizer=optimizer,
-        backend=chosen,
-        data=given,
-        held_out=held_out,
-        epochs=epochs,
-        batch_size=batch_size,
-        orders=IndependentOrders(np.random.default_rng(streams.order))
-        if shuffle and batch_size < rows
-        else None,
-        dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
-        threads=threads,
-        stays_finite=True,
-        setting=setting,
-        blas_threads=held_blas_threads,
-    )
-    run = train(plan, state, callbacks, saved.snapshot if saved else None)
-    model = Model(network, state.parameters, run.history, settled(chosen), run.stop_reason)
-    if run.interrupted:
-        raise Interrupted(model)
-    return model
+        setting: dict[str, Any] = {}
+        # A BLAS sums in another order on another number of threads.
+        held_blas_threads = saved.blas_threads if saved else None
+        with ranks.alike():
+            if saved and held_blas_threads and calls_blas(chosen.name):
+                checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
+            by_rows = saved.by_rows if saved else ranks.by_rows
+            if ranks.spread and not by_rows:
+                raise CheckpointError(
+                    f"{resume!r} is of a training without a communicator, which one process can resume"
+                )
+        if saved or any(ranks.all_of(any(isinstance(callback, Checkpoint) for callback in callbacks))):
+            setting = checkpoint.setting(
+                network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
+                held_blas_threads or found_blas_threads(threads), ranks, by_rows,
+            )  # fmt: skip
+        if saved:
+            names = [type(callback).__name__ for callback in with_state(callbacks)]
+            with ranks.alike():
+                checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
+        own_inputs = inputs_of_steps(chosen, network, optimizer, own_rows, data.inputs, epochs)
+        plan = Plan(
+            network=network,
+            optimizer=optimizer,
+            backend=steps,
+            data=data._replace(inputs=own_inputs),
+            held_out=held_out,
+            epochs=epochs,
+            batch_size=batch_size,
+            orders=IndependentOrders(np.random.default_rng(streams.order))
+            if shuffle and batch_size < rows
+            else None,
+            dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+            threads=threads,
+            stays_finite=True,
+            setting=setting,
+            blas_threads=held_blas_threads,
+            ranks=ranks,
+        )
+        run = train(plan, state, callbacks, saved.snapshot if saved else None)
+        if isinstance(ranks, SeveralRanks):
+            ranks.check_equal(state.parameters)  # callbacks may change them at the very end
+        model = Model(network, state.parameters, run.history, settled(chosen), run.stop_reason)
+        if run.interrupted:
+            raise Interrupted(model)
+        return model
 
 
 def _pieces(network: Network) -> list[Piece]:
@@ -271,40 +316,60 @@ def _initial_parameters(
     )
 
 
+def _cleaned(
+    network: Network,
+    X: Any,
+    y: ArrayLike,
+    sample_weight: ArrayLike | None,
+    dtype: DTypeLike | None,
+    ranks: Ranks,
+    what: str = "",
+) -> Data:
+    """Return this rank's rows, clean; what : comes before the names of the arguments in an error"""
+    with ranks.alike():
+        inputs = clean_inputs(f"{what}X", X, network.sizes[0], dtype, ranks.least_rows)
+        rows = inputs.shape[0]
+        targets = clean_targets(f"{what}y", y, network, rows, inputs.dtype)
+        weights = clean_weights(f"{what}sample_weight", sample_weight, rows, inputs.dtype)
+    told = ranks.all_of((rows, 1.0 if sample_weight is None else float(weights.max(initial=0.0))))
+    with ranks.alike():
+        if not any(rows for rows, _ in told):
+            raise ValueError(f"{what}X must hold at least 1 row, got 0 on all ranks")
+        scaled = scaled_weights(f"{what}sample_weight", weights, max(largest for _, largest in told))
+    return Data(inputs, targets, scaled)
+
+
 def _split(
-    network: Network, data: Data, validation: Validation | None, streams: Streams
+    network: Network, data: Data, validation: Validation | None, streams: Streams, ranks: Ranks
 ) -> tuple[Data, Data | None]:
-    """Return the rows to train on and the rows held out, if any."""
+    """Return the rows to train on and the rows held out, if any; of all of this rank's rows."""
     if validation is None:
         return data, None
     if isinstance(validation, (tuple, list)):
-        return data, _given_validation(network, validation, data.inputs.dtype)
-    if not isinstance(validation, Real):
-        raise TypeError(
-            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
-            f"got {checks.shown(validation)}"
-        )
-    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
-    rows = data.inputs.shape[0]
-    held = round(share * rows)
-    if not 0 < held < rows:
-        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
+        with ranks.alike():
+            if len(validation) not in (2, 3):
+                raise ValueError(
+                    f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts"
+                )
+        X, y, *rest = validation
+        weights = rest[0] if rest else None
+        return data, _cleaned(network, X, y, weights, data.inputs.dtype, ranks, "validation ")
+    rows = ranks.place(len(data.weights))
+    with ranks.alike():
+        if not isinstance(validation, Real):
+            raise TypeError(
+                "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
+                f"got {checks.shown(validation)}"
+            )
+        share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+        held = round(share * rows)
+        if not 0 < held < rows:
+            raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
     order = np.random.default_rng(streams.split).permutation(rows)
-    train_rows, held_rows = np.sort(order[held:]), np.sort(order[:held])
-    for what, chosen in (("training", train_rows), ("validation", held_rows)):
-        if not data.weights[chosen].any():
-            raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
+    train_rows, held_rows = ranks.own(np.sort(order[held:])), ranks.own(np.sort(order[:held]))
+    weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
+    with ranks.alike():
+        for what, found in zip(("training", "validation"), weighed, strict=True):
+            if not found:
+                raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
     return data.take(train_rows), data.take(held_rows)
-
-
-def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: np.dtype[Any]) -> Data:
-    if len(validation) not in (2, 3):
-        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
-    X, y, *rest = validation
-    inputs = clean_inputs("validation X", X, network.sizes[0], dtype)
-    rows = inputs.shape[0]
-    return Data(
-        inputs,
-        clean_targets("validation y", y, network, rows, dtype),
-        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
-    )
