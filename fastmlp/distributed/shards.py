@@ -37,7 +37,7 @@ def shard(communicator: Any, *rows: Any) -> Any:
     for one in rows:
         if isinstance(one, (str, os.PathLike)):
             fragments = _row_groups(one)
-            length = sum(fragment.count_rows() for fragment in fragments)
+            length = sum(map(_length, fragments))
             share = _read(fragments, *_bounds(rank, size, length))
         else:
             length, share = _share(one, rank, size)
@@ -74,13 +74,18 @@ def _row_groups(path: Path) -> list[Any]:
     return [group for file in files for group in file.split_by_row_group()]
 
 
+def _length(group: Any) -> int:
+    rows: int = group.row_groups[0].num_rows  # count_rows() would give those of the whole file
+    return rows
+
+
 def _read(groups: list[Any], first: int, last: int) -> Any:
     """Return rows [first, last) of row groups as a table; others than theirs are not read."""
     from pyarrow import concat_tables
 
     tables, at = [], 0
     for group in groups:
-        count = group.count_rows()
+        count = _length(group)
         start, stop = max(first - at, 0), min(last - at, count)
         if start < stop:
             tables.append(group.to_table().slice(start, stop - start))
