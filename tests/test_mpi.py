@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import sklearn.datasets
 
 import fastmlp
 
@@ -155,3 +157,17 @@ def test_the_command_line_trains_over_processes():
     assert four["accuracy"] == alone["accuracy"]
     assert four["loss"] == alone["loss"]
     assert "speed-up" in four
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "train.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(2, "-W", "error", "train.py")
+    assert code == 0, errors
+    X, y = sklearn.datasets.load_digits(return_X_y=True)
+    model = fastmlp.load("model.npz")
+    assert (model.predict(X / 16).argmax(axis=1) == y).mean() > 0.95
+    assert fastmlp.load("run.npz").history == model.history
