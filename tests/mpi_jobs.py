@@ -22,7 +22,7 @@ Y = (X.sum(axis=1) > 3).astype(float)
 WEIGHTS = rng.random(203)
 NETWORK = fastmlp.Network([6, 8, 5, 1], output="sigmoid", loss="binary_cross_entropy", dropout=0.3, l2=1e-3)
 SETTINGS = {
-    "optimizer": fastmlp.Adam(1e-2, clip_norm=1.0), "epochs": 4, "batch_size": 32, "seed": 0,
+    "optimizer": fastmlp.Adam(1e-2, clip_norm=1.0), "epochs": 2, "batch_size": 40, "seed": 0,
     "validation": 0.2, "backend": "reference", "threads": 1, "progress": False,
 }  # fmt: skip
 
@@ -49,7 +49,7 @@ def sizes(folder):
     path = os.path.join(folder, "training.npz")
     pair = WORLD.Split(WORLD.rank < 2, WORLD.rank)
     if WORLD.rank < 2:
-        trained(pair, epochs=2, callbacks=[fastmlp.Checkpoint(path)])
+        trained(pair, epochs=1, callbacks=[fastmlp.Checkpoint(path)])
     WORLD.Barrier()
     found["resumed"] = told(trained(WORLD, resume=path))
     averaged = fastmlp.DataParallel(WORLD, average_every=2)

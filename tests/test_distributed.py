@@ -25,6 +25,7 @@ rng = np.random.default_rng(0)
 X = rng.random((ROWS, 6)) * (rng.random((ROWS, 6)) < 0.5)
 Y = (X.sum(axis=1) > 1.5).astype(float)
 WEIGHTS = rng.random(ROWS) * 7
+WEIGHTS[:30] /= 99  # so that the largest of a rank's may not be the largest of all
 CSR = scipy.sparse.csr_array(X)
 
 SIZES = [6, 8, 5, 1]
@@ -174,12 +175,29 @@ def test_averages_every_few_steps_train(cuts):
     assert not np.array_equal(found.parameters, averaged(settings, 4, cuts).parameters)
 
 
-def test_averages_do_not_depend_on_where_chunks_end(monkeypatch):
+class Seeing(fastmlp.Callback):
+    """Keeps what a rank's callbacks see after every chunk."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_chunk_end(self, run):
+        self.seen.append(run.parameters.tobytes())
+
+
+def test_nobody_sees_parameters_between_two_averages(monkeypatch):
     settings = settings_of(CASES["dropout, penalties and clipping"]) | {"batch_size": 8}
     wanted = averaged(settings, 3)
-    for seconds in (0.0, 4e-4):  # as many steps as an average needs, and more
-        monkeypatch.setattr(loop, "CHUNK_SECONDS", seconds)
-        np.testing.assert_array_equal(averaged(settings, 3).parameters, wanted.parameters)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # as few steps as may be
+    seeing = [Seeing() for _ in range(3)]
+
+    def job(one):
+        spread = DataParallel(one, average_every=3)
+        return fitted({**settings, "callbacks": [seeing[one.rank]]}, spread, [34, 68])
+
+    np.testing.assert_array_equal(trained(3, job).parameters, wanted.parameters)
+    assert len(seeing[0].seen) == EPOCHS * 5  # of 13 steps, after 3, 6, 9, 12 and 13
+    assert seeing[0].seen == seeing[1].seen == seeing[2].seen
 
 
 # --- what all ranks decide together ------------------------------------------------------------------------
@@ -209,15 +227,40 @@ class Stopping(fastmlp.Callback):
 
 
 @pytest.mark.parametrize("when", ["begin", "epoch", "chunk"])
-def test_all_ranks_stop_where_a_callback_of_one_stops(when):
-    settings = settings_of({"epochs": 20})
+def test_all_ranks_stop_where_a_callback_of_one_stops(when, tmp_path):
+    settings, path = settings_of({"epochs": 20}), tmp_path / "training.npz"
 
     def job(one):
-        return fitted({**settings, "callbacks": [Stopping(one.rank, when)]}, one, [30, 60])
+        callbacks = [fastmlp.Checkpoint(path, every=100), Stopping(one.rank, when)]
+        return fitted({**settings, "callbacks": callbacks}, one, [30, 60])
 
     models = ranks(3, job)
     assert {model.stop_reason for model in models} == {"rank 1 has enough"}
     assert {len(model.history["loss"]) for model in models} == {0 if when == "begin" else 2}
+    if when != "begin":  # rank 0 writes where another rank stops all
+        np.testing.assert_array_equal(fastmlp.load(path).parameters, models[0].parameters)
+
+
+class Raising(fastmlp.Callback):
+    """Fails on one rank, when the second epoch has ended."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on_chunk_end(self, run):
+        if self.rank == 1 and run.epoch == 2:
+            raise OSError("the disk is gone")
+
+
+def test_no_checkpoint_is_written_of_a_chunk_in_which_another_rank_fails(tmp_path):
+    path = tmp_path / "training.npz"
+
+    def job(one):
+        return fitted(settings_of({"callbacks": [Raising(one.rank), fastmlp.Checkpoint(path)]}), one, [50])
+
+    _, error = ranks(2, job)
+    assert isinstance(error, OSError)
+    assert len(fastmlp.load(path).history["loss"]) == 1
 
 
 def test_early_stopping_decides_and_restores_alike():

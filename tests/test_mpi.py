@@ -68,8 +68,8 @@ def test_processes_come_to_what_one_comes_to(tmp_path):
     assert first["again"] == first["4"]  # and in all runs
     for name in ("2", "3", "4", "resumed"):
         for what in ("parameters", "loss", "validation_loss"):
-            # 24 steps, of Adam: see `assert_close` of tests/test_distributed.py
-            np.testing.assert_allclose(first[name][what], first["1"][what], rtol=0, atol=24 * 100 * eps)
+            # 10 steps, of Adam: see `assert_close` of tests/test_distributed.py
+            np.testing.assert_allclose(first[name][what], first["1"][what], rtol=0, atol=10 * 100 * eps)
     assert first["averaged"]["loss"][-1] < first["averaged"]["loss"][0]
     assert first["averaged"]["parameters"] != first["4"]["parameters"]
     assert first["limited"]["stop_reason"] == "time limit of 0.2 s reached"
