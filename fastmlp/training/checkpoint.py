@@ -226,7 +226,7 @@ class Saved(NamedTuple):
     @property
     def by_rows(self) -> bool:
         """Whether it was one of `fit(communicator=)`, and tells its data as such do."""
-        return str(self.snapshot.setting["data"]).startswith(BY_ROWS)
+        return str(self.snapshot.setting.get("data")).startswith(BY_ROWS)
 
     @property
     def blas_threads(self) -> int | None:
