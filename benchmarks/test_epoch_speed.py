@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work as Step
-from fastmlp.kernels.variant import usable_cores
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.system.budget import usable_cores
 
 
 class Work(NamedTuple):

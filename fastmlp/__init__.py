@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastmlp.estimators.display import LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.files.archive import CheckpointError
+    from fastmlp.files.mapped import MappedArray
     from fastmlp.model.activations import Activation
     from fastmlp.model.initializers import Normal
     from fastmlp.model.losses import Loss, RowLoss
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fastmlp.training.checkpoint import Checkpoint, load, save
     from fastmlp.training.divergence import DivergenceError
     from fastmlp.training.model import Model
+    from fastmlp.training.pruning import OptunaPruning
     from fastmlp.training.trainer import fit
 
 __version__ = "0.1.0"
@@ -42,6 +44,7 @@ __version__ = "0.1.0"
 _HOME = {
     "model.activations": ("Activation",),
     "files.archive": ("CheckpointError",),
+    "files.mapped": ("MappedArray",),
     "training.callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
     "training.checkpoint": ("Checkpoint", "load", "save"),
     "training.divergence": ("DivergenceError",),
@@ -55,6 +58,7 @@ _HOME = {
     "system.interrupts": ("Interrupted",),
     "model.losses": ("Loss", "RowLoss"),
     "training.model": ("Model",),
+    "training.pruning": ("OptunaPruning",),
     "model.network": ("Network",),
     "model.optimizers": ("SGD", "Adam", "AdamW", "RMSprop", "SparseAdam"),
     "backend.registry": ("backends",),
@@ -86,9 +90,11 @@ __all__ = [
     "LossCurveDisplay",
     "MLPClassifier",
     "MLPRegressor",
+    "MappedArray",
     "Model",
     "Network",
     "Normal",
+    "OptunaPruning",
     "Progress",
     "RMSprop",
     "RankError",
@@ -112,7 +118,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module(f"fastmlp.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+    found = globals()[name] = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+    return found  # and asked for only once
 
 
 def __dir__() -> list[str]:

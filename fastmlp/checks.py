@@ -22,12 +22,12 @@ def shown(value: object) -> str:
 
 def choice(what: str, value: object, choices: Sequence[str], more: str = "") -> str:
     """Return `value` if it is one of `choices`; ValueError or TypeError otherwise, which adds `more`."""
+    if isinstance(value, str) and value in choices:
+        return value
     names = ", ".join(choices) + more
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a name, got {shown(value)}; choose from: {names}")
-    if value not in choices:
-        raise ValueError(f"unknown {what} {shown(value)}; choose from: {names}")
-    return value
+    raise ValueError(f"unknown {what} {shown(value)}; choose from: {names}")
 
 
 def real(
@@ -57,7 +57,8 @@ def real(
 
 def whole(what: str, value: object, low: int, high: int | None = None) -> int:
     """Return `value` as an int within [low, high]; TypeError or ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+    # What numbers.Integral says of an int is known, and takes half of this function to be asked.
+    if type(value) is not int and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
         raise TypeError(f"{what} must be a whole number, got {shown(value)}")
     number = int(value)
     if number < low or (high is not None and number > high):

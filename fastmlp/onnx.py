@@ -8,6 +8,7 @@ import numpy as np
 
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.regressor import MLPRegressor
+from fastmlp.exchange.folding import folded
 from fastmlp.exchange.onnx_graph import Graph
 from fastmlp.exchange.packages import needed
 
@@ -65,7 +66,7 @@ def _write_outputs(scope: Any, operator: Any, container: Any) -> str:
     )
     source = operator.inputs[0].full_name
     kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
-    outputs = graph.network(model.network, model.parameters, graph.add("Cast", [source], to=kind))
+    outputs = graph.network(*folded(model.network, model.parameters), graph.add("Cast", [source], to=kind))
     for name, values in graph.arrays.items():
         tensor = helper.np_dtype_to_tensor_dtype(values.dtype)
         container.add_initializer(name, tensor, values.shape, values.reshape(-1).tolist())

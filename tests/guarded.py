@@ -92,7 +92,8 @@ def guarded_workspace(side, sizes, rows, workers, dtype, private=0, predicting=F
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
     _kept.append(parts)
-    return Workspace(memory, workspace.numbers(wanted, apart, workers))
+    sums = guarded(np.zeros(rows), side)
+    return Workspace(memory, sums, workspace.words(wanted, apart, memory.size, rows, workers))
 
 
 def guarded_lists(side, lists_for, *given):

@@ -6,6 +6,7 @@ import functools
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 from problems import COMPILED_DTYPES, parameters_for, targets_for
 from selection import crossed
 from trajectories import BINARY, CLASSES, TRAININGS
@@ -13,6 +14,7 @@ from trajectories import BINARY, CLASSES, TRAININGS
 from fastmlp import SGD, Adam, Network
 from fastmlp.backend import registry
 from fastmlp.kernels.small import eligible
+from fastmlp.kernels.tuning.table import TABLE, forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import TrainState
@@ -134,6 +136,33 @@ def test_exact_variants_train_with_equal_bits(name, dtype):
             got, wanted = getattr(found[other], what), getattr(found[first], what)
             assert got.tobytes() == wanted.tobytes(), f"{what} of {other} are not those of {first}"
     assert len({*values.values()}) == 1
+
+
+TUNED = ("a large layer, momentum", "copied into panels", "many rows, adam")
+
+TUNINGS = {
+    "least": {name: min(one.values) for name, one in TABLE.items()},
+    "greatest": {name: max(one.values) for name, one in TABLE.items()},
+    "one and the other": {
+        name: (min, max)[place % 2](one.values) for place, (name, one) in enumerate(TABLE.items())
+    },
+}
+"""Values of the constants that a machine decides."""
+
+
+@pytest.mark.parametrize("name", TUNED)
+def test_no_tuning_changes_a_bit(name):
+    network, parameters, *given = problem(STEPS[name], np.float32)
+    found = {}
+    for how, tuning in {"usual": {}, **TUNINGS}.items():
+        with forced(tuning):
+            for backend, workers in (("fused", 1), ("packed", 1), ("packed", 3)):
+                several = of_workers(backend, workers)
+                outcome = by_chunk(several, network, STEPS[name].optimizer, parameters, *given)
+                out = np.empty((len(given[0].inputs), network.sizes[-1]), np.float32)
+                several.predict(network, outcome.parameters, given[0].inputs, out)
+                found[how, backend, workers] = [array.tobytes() for array in (*outcome, out)]
+    assert {*map(tuple, found.values())} == {tuple(found["usual", "fused", 1])}
 
 
 SPECIALIZED = {

@@ -88,6 +88,15 @@ def test_a_backend_of_other_bits_does_not_depend_on_the_disk(asked, on_disk, mon
     assert Auto(tiny, exact=True).name == "fused"
 
 
+def test_a_backend_of_other_bits_does_not_depend_on_the_threads(asked, on_disk):
+    """The same search in one process and in many, which have fewer cores each, has the same scores."""
+    summed_in_groups = fastmlp.Network([4, 32, 16, 4])
+    for steps in (10**power for power in range(2, 9)):
+        full = work(steps, summed_in_groups, rows=8192)
+        assert not any(one.exact for one in auto.candidates(full) if one.name == "specialized")
+        assert len({Auto(full._replace(threads=threads)).name for threads in (1, 2, 8, 64)}) == 1
+
+
 def test_a_variant_of_a_user_s_is_taken_where_it_says_that_it_is_fastest(asked, on_disk, monkeypatch):
     variant = registry.variants()["tiled"]._replace(name="mine", seconds=lambda work: 1e-9, exact=False)
     monkeypatch.setitem(registry._files, "mine", variant)
@@ -146,6 +155,7 @@ print(model.backend, epochs)
 """
 
 
+@pytest.mark.slow  # trains as long as a process of the least priority compiles
 def test_a_training_changes_over_to_what_a_process_beside_has_compiled(place):
     """The process compiles, the training goes on, and every bit is that of one that never changed."""
     command = [sys.executable, "-W", "error", "-c", CHANGED]

@@ -8,10 +8,11 @@ import sys
 
 import numpy as np
 import pytest
+import sklearn.datasets
 
 import fastmlp
 from fastmlp.backend.registry import variants
-from fastmlp.cli import datasets, train
+from fastmlp.cli import datasets, shipped, train
 from fastmlp.cli.main import main
 
 QUICK = ["--backend", "baseline", "--quiet"]
@@ -176,3 +177,22 @@ def test_the_split_holds_out_a_fifth_and_standardises_by_the_rest(name):
     if task.classes:
         shares = [np.bincount(y, minlength=task.classes) / len(y) for y in (task.targets, task.held_targets)]
         np.testing.assert_allclose(*shares, atol=1 / len(task.held_inputs))
+
+
+@pytest.mark.parametrize("folder", [shipped.FOLDER, "elsewhere"])
+@pytest.mark.parametrize("name", shipped.TABLES)
+def test_shipped_data_sets_are_what_scikit_learn_loads(monkeypatch, name, folder):
+    """Read from its files, and by itself where it keeps them elsewhere."""
+    monkeypatch.setattr(shipped, "FOLDER", folder)
+    options = {"scaled": False} if name == "diabetes" else {}
+    wanted = getattr(sklearn.datasets, f"load_{name}")(return_X_y=True, **options)
+    for got, array in zip(shipped.read(name), wanted, strict=True):
+        np.testing.assert_array_equal(got, array)
+        assert got.dtype == array.dtype
+
+
+def test_no_data_set_takes_the_import_of_scikit_learn():
+    code = "import sys; from fastmlp.cli.main import main\n"
+    code += "for name in sys.argv[1:]: main(['train', name, '--epochs', '1', '--backend', 'reference'])\n"
+    code += "assert 'sklearn' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, *datasets.RECIPES], check=True, capture_output=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import re
@@ -15,7 +16,8 @@ import pytest
 import tqdm.std
 
 import fastmlp
-from fastmlp.backend import reference
+from fastmlp.backend import reference, registry
+from fastmlp.cli import datasets
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import engine, entries
 from fastmlp.system import compiling as clock
@@ -215,7 +217,7 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
         "fastmlp.backend.choice.choose", lambda *work: steps.append(work[-1]) or reference.BACKEND
     )
     main(["train", "digits", "--quiet"])
-    assert steps == [30 * 45]
+    assert steps == [datasets.RECIPES["digits"].epochs * 45]
     assert asked == [("reference", True)]
 
 
@@ -319,3 +321,35 @@ def test_a_new_process_counts_what_its_own_thread_compiles(now):
         os._exit(0 if (own, seconds_compiling() - before) == (2, 2) else 1)
     end()
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_whoever_has_loaded_a_program_is_not_told_that_its_prediction_compiles(monkeypatch, capsys):
+    """Of two processes that start at once one compiles and says so, and the other waits for it."""
+    monkeypatch.setattr(entries, "_said", set())
+    fastmlp.fit(NETWORK, X, X[:, 0], epochs=1, backend="fused", progress=False)  # now it is on the disk
+    capsys.readouterr()
+    monkeypatch.setattr(entries, "_said", set())
+    later = entries.Entries("fused", lambda: registry.variants()["fused"], lasting=True)
+    later.get("train_chunk", "float64")
+    for dtype in ("float64", "float32"):
+        with entries._announced("predict_0", "fused", dtype, "", None):
+            pass
+    assert re.findall("for (float..),", capsys.readouterr().err) == ["float32"]
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_garbage_collector_pauses_while_something_compiles(monkeypatch, enabled):
+    seen = []
+
+    def compiled():
+        seen.append(gc.isenabled())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine.store, "load", lambda *_: None)
+    (gc.enable if enabled else gc.disable)()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            engine._had("a piece", "", compiled)
+        assert (seen, gc.isenabled()) == ([False], enabled)
+    finally:
+        gc.enable()

@@ -324,7 +324,7 @@ MISTAKES = {
     "an unknown backend": ({"backend": "fussed"}, "all ranks must have the same backend, got 'reference' on"),
     "another learning rate": ({"optimizer": fastmlp.Adam(2e-2)}, "all ranks must have the same optimizer"),
     "another seed": ({"seed": 4}, "all ranks must have the same seed, got 3 on rank 0, 4 on rank 1"),
-    "another dtype": ({"dtype": "float32"}, "all ranks must have the same dtype, got 'float64' on rank 0"),
+    "another dtype": ({"X": X.astype("f")}, "all ranks must have the same dtype, got 'float64' on rank 0"),
     "validation": ({"validation": 0.2}, "all ranks must have the same validation, got 'NoneType' on rank 0"),
 }
 

@@ -436,6 +436,7 @@ def wait_hit_at(place):
         return trace
 
     before = sys.gettrace()
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks for that when tracing begins, in any frame
     sys.settrace(trace)
     try:
         interrupts.until_stopped(lambda: time.sleep(0.01), lambda: False)

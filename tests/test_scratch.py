@@ -8,6 +8,7 @@ import pytest
 from fastmlp.kernels.codegen import machine as machines
 from fastmlp.kernels.gemm import blocked
 from fastmlp.kernels.runtime import workspace
+from fastmlp.kernels.tuning.table import TABLE
 
 SIDES = np.arange(1, 4001)
 """Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""
@@ -38,11 +39,12 @@ def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsi
     monkeypatch.setattr(blocked, "VECTORS", getattr(machines, machine).vectors)
     monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(machines, machine).vector_bytes)
     needed = lengths(lambda n_out: blocked.scratch_length(n_out, itemsize))
-    of_many_rows = lengths(lambda units: workspace.scratch_length(units, blocked.MANY_ROWS, itemsize))
+    many_rows, large_bytes = (min(TABLE[name].values) for name in ("many_rows", "large_bytes"))
+    of_many_rows = lengths(lambda units: workspace.scratch_length(units, many_rows, itemsize))
     assert (of_many_rows >= needed).all()
     there = lengths(lambda units: workspace.scratch_length(units, 1, itemsize))
     for n_out in SIDES:
-        n_in = SIDES[SIDES * n_out * itemsize >= blocked.LARGE_BYTES]  # as `weight_gradient_rows` asks
+        n_in = SIDES[SIDES * n_out * itemsize >= large_bytes]  # as `weight_gradient_rows` asks
         short = n_in[there[np.maximum(n_in, n_out)] < needed[n_out]]
         assert not short.size, (
             f"{short[0]} x {n_out} weights need {needed[n_out]} numbers of scratch, "

@@ -60,12 +60,81 @@ def test_one_worker_or_several_compute_the_same_bits(backend, name, dtype):
         assert other.history == one.history
 
 
-def test_a_process_of_joblib_takes_its_share_of_the_cores(monkeypatch):
-    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")  # as its environment has it
-    network = fastmlp.Network([784, 128, 10])
-    work = Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), None)
-    assert work.threads == 1
-    assert Work.of(network, fastmlp.SGD(0.1), 128, np.dtype(np.float32), 5).threads == 5
+def threads_of(threads=None):
+    return Work.of(fastmlp.Network([784, 128, 10]), fastmlp.SGD(0.1), 128, np.dtype("f4"), threads).threads
+
+
+@pytest.mark.parametrize(
+    ("numba", "openmp", "threads"),
+    [("2", "1", 2), ("", "3", 3), ("", "3,1", 3), ("0", "1", 1), ("what", "ever", 8), ("99", "", 8)],
+)
+def test_the_environment_bounds_the_threads_of_a_process(numba, openmp, threads, monkeypatch):
+    """joblib sets both variables in its processes, Dask and Ray the second."""
+    monkeypatch.setattr(budget, "cores", lambda: 8)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", numba)
+    monkeypatch.setenv("OMP_NUM_THREADS", openmp)
+    assert threads_of() == threads
+    assert threads_of(5) == 5
+
+
+def test_trainings_of_one_process_share_its_cores(monkeypatch):
+    """As those of a thread pool, and of a Dask worker with several threads."""
+    monkeypatch.setattr(budget, "usable_cores", lambda: 8)
+    seen = []
+
+    class Train(fastmlp.Callback):
+        """Another training within each, as deep as the list."""
+
+        def __init__(self, deeper):
+            self.deeper = deeper
+
+        def on_train_begin(self, run):
+            pass
+
+        def on_epoch_end(self, run):
+            seen.append(threads_of())
+            fit(self.deeper)
+
+    def fit(depths):
+        callbacks = [Train(depths[1:])] if depths else []
+        X = np.ones((3, 2))
+        fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend="reference", callbacks=callbacks)
+
+    fit([1, 2, 3])
+    assert seen == [8, 4, 2]
+    with pytest.raises(ZeroDivisionError), budget.training():
+        1 / 0  # noqa: B018
+    assert threads_of() == 8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_new_process_has_its_cores_to_itself():
+    code = """
+import os, threading
+from fastmlp.system import budget
+
+budget.usable_cores = lambda: 8
+begun, over = threading.Event(), threading.Event()
+
+def train():
+    with budget.training():
+        begun.set()
+        over.wait()
+
+other = threading.Thread(target=train)
+other.start()
+begun.wait()
+with budget.training():
+    assert budget.share() == 4
+    child = os.fork()
+    if child == 0:
+        os._exit(budget.share())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+over.set()
+"""
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "8\n", done.stderr
 
 
 CONTAINERS = {
@@ -114,7 +183,7 @@ def test_a_quota_of_the_cgroups_bounds_the_cores(name, tmp_path, monkeypatch):
         (mounted / place).write_text(text + "\n")
     found = budget.quota(mounted, groups)
     monkeypatch.setattr(budget, "quota", lambda: found)
-    monkeypatch.setattr(budget, "affinity", lambda: {*range(64)})
+    monkeypatch.setattr(budget, "_affinity", lambda: 64)
     assert budget.cores() == cores
     if name in CONTAINERS:  # joblib looks at no group but the root
 
@@ -156,7 +225,7 @@ def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
         def on_epoch_end(self, run):
             self.seen = blas()
 
-    monkeypatch.setattr(budget, "affinity", lambda: {*range(4)})
+    monkeypatch.setattr(budget, "_affinity", lambda: 4)
     monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 4)
     network, large = fastmlp.Network([2, 1]), fastmlp.Network([784, 128, 10])
     for quota, others, cores, held in ((0.5, 2, 1, 1), (2.5, 1, 3, 1), (float("inf"), 2, 4, 2)):

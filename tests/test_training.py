@@ -14,7 +14,8 @@ from fastmlp.backend import registry
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import flatten
 from fastmlp.model.state import initial_state
-from fastmlp.training import batches, loop, trainer
+from fastmlp.training import batches, loop
+from fastmlp.training.start import IndependentOrders
 
 X, Y = data_set("diabetes", 50)
 SMALL = Network([10, 6, 1], hidden="tanh")
@@ -52,7 +53,7 @@ def test_without_shuffling_rows_are_visited_in_order_and_the_last_batch_is_short
 
 
 def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
-    visits = batches.Batches(7, 3, trainer.IndependentOrders(np.random.default_rng(0)))
+    visits = batches.Batches(7, 3, IndependentOrders(np.random.default_rng(0)))
     seen = []
     for first, last in ((0, 1), (1, 5), (5, 6), (6, 12)):  # chunks that end anywhere
         order, starts, stops = visits.visit(np.arange(first, last))

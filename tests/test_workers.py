@@ -10,23 +10,28 @@ import numba
 import numpy as np
 import pytest
 
+from fastmlp.kernels.program import barrier
 from fastmlp.kernels.program.barrier import wait as barrier_wait
-from fastmlp.kernels.program.records import BARRIER
+from fastmlp.kernels.program.records import BARRIER, FAN_IN
 from fastmlp.kernels.runtime import threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
 
 @numba.njit(nogil=True)
-def wait(barrier, workers):
+def wait(place, worker, workers):
     """The barrier, which only compiled code can call, for Python."""
-    barrier_wait(barrier, workers)
+    barrier_wait(place, worker, workers)
 
 
-def run(program, workers):
+def run(program, workers, wait=wait):
     """Run program(worker, workers, meet) by several workers, who meet where they call meet()."""
-    barrier = np.zeros(BARRIER, np.int64)
-    threads.run(lambda worker, count: program(worker, count, lambda: wait(barrier, count)), workers, barrier)
+    place = np.zeros(BARRIER, np.int64)
+
+    def enter(worker, count):
+        program(worker, count, lambda: wait(place, worker, count))
+
+    threads.run(enter, workers, place)
 
 
 def within(seconds, do):
@@ -116,15 +121,46 @@ def test_a_training_without_threads_to_be_had_computes_the_same_bits():
     assert done.stdout == "same\n", done.stderr
 
 
-def test_more_workers_than_cores_meet_at_every_barrier():
-    counts = np.zeros(8, np.int64)
+@pytest.mark.parametrize(("workers", "times"), [(FAN_IN, 40), (FAN_IN + 1, 20), (20, 10)])
+def test_more_workers_than_cores_meet_at_every_barrier(workers, times):
+    """At one place; in two groups, one of a single worker; in groups of which the last is smaller."""
+    assert_meetings(workers, times, run)
+
+
+def test_workers_beyond_the_groups_meet_in_larger_ones(monkeypatch):
+    monkeypatch.setattr(barrier, "MOST_GROUPS", 3)
+
+    @numba.njit(nogil=True)
+    def wait(place, worker, workers):
+        barrier_wait(place, worker, workers)
+
+    assert_meetings(28, 5, lambda program, workers: run(program, workers, wait))  # tens, not eights
+
+
+def assert_meetings(workers, times, run):
+    counts = np.zeros(workers, np.int64)
 
     def program(worker, workers, meet):
-        for _ in range(200):
+        for time in range(times):
             counts[worker] += 1
             meet()
-            assert counts.min() >= counts[worker] - 1
+            assert counts.min() == counts.max() == time + 1, "somebody went on before all had come"
             meet()
 
-    assert within(60, lambda: run(program, 8)) is None
-    assert counts.tolist() == [200] * 8
+    assert within(60, lambda: run(program, workers)) is None
+    assert counts.tolist() == [times] * workers
+
+
+@pytest.mark.parametrize("failing", [0, 8, 19])
+def test_a_worker_that_fails_lets_those_of_all_groups_go(failing):
+    left = []
+
+    def program(worker, workers, meet):
+        if worker == failing:
+            raise MemoryError(f"worker {failing}")
+        for _ in range(3):
+            meet()
+        left.append(worker)
+
+    assert isinstance(within(20, lambda: run(program, 20)), MemoryError)
+    assert sorted(left) == [w for w in range(20) if w != failing]

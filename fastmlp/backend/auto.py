@@ -8,13 +8,16 @@ step to the last, where that is worth its compilation whether it is on the disk 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend import registry
-from fastmlp.kernels.jit import store
+from fastmlp.backend import registry, tuning
+from fastmlp.kernels.jit import store, tuned
 from fastmlp.kernels.jit.entries import Entries, about_seconds_of_a_network
 from fastmlp.kernels.variant import Bound, Choice, Work
 from fastmlp.model.backend import Array, Chunk, Data
@@ -27,6 +30,9 @@ from fastmlp.system import background
 MOST_ROWS = 4096
 """Of a step that a process beside takes to have all compiled: enough for every way to form a product."""
 
+
+LONG_SECONDS = 10.0
+"""A training that takes so long may have the machine's constants measured beside, for the next ones."""
 
 COST = 2.0
 """Seconds that a program of other bits must save: the same everywhere, or bits would follow the clock."""
@@ -50,6 +56,9 @@ class Candidate(NamedTuple):
         return 0.0 if self.bound is None else about_seconds_of_a_network()
 
 
+SECONDS = attrgetter("seconds")
+
+
 class Auto:
     """A backend that is another one now, and may be a third between two chunks of a training.
 
@@ -61,24 +70,34 @@ class Auto:
     def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
         assert work.network is not None
         assert work.optimizer is not None
+        tuned.take_kept()
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._dtype = f"float{8 * work.itemsize}"
-        found = [one for one in candidates(work) if only in (None, one.name)]
+        found = candidates(work, only)
+        self.binds = any(one.bound for one in found)
+        """Whether a backend may have a program of the network alone."""
         self._exact = [one for one in found if one.exact]
-        self._chosen = self._first([] if exact else [one for one in found if not one.exact])
+        self._fastest = min(self._exact, key=SECONDS)
+        # Bits must not follow the threads that happen to be free.
+        alone = found if work.threads == 1 else candidates(work._replace(threads=1), only)
+        self._chosen = self._first([] if exact else alone)
         self.now = registry.get(self._chosen.name)
         self._better: Candidate | None = None
-        if self._chosen.exact:
+        if self._chosen.exact and self._chosen is not self._fastest:
             self._look_for_better()
+        if (self._better or self._left * self._chosen.seconds > LONG_SECONDS) and can_ask():
+            tuning.ask()
 
-    def _first(self, others: list[Candidate]) -> Candidate:
-        """Return what the training begins with. others : those of other bits"""
-        fastest = min(self._exact, key=lambda one: one.seconds)
-        for other in others:
-            saved = self._left * (fastest.seconds - other.seconds)
-            if saved > (0 if other.bound is None else COST):
+    def _first(self, alone: list[Candidate]) -> Candidate:
+        """Return what the training begins with. alone : all that may be of other bits, on one thread"""
+        exact = min((one.seconds for one in alone if one.exact), default=math.inf)
+        for other in alone:
+            saved = self._left * (exact - other.seconds)
+            if not other.exact and saved > (0 if other.bound is None else COST):
                 return other
+        if self._is_ready(self._fastest):
+            return self._fastest
         ready = [one for one in self._exact if self._is_ready(one)]
 
         def seconds(one: Candidate) -> float:
@@ -94,7 +113,7 @@ class Auto:
 
     def _look_for_better(self) -> None:
         """Have a faster program compiled beside, where it saves more than that takes."""
-        fastest = min(self._exact, key=lambda one: one.seconds)
+        fastest = self._fastest
         saved = self._left * (self._chosen.seconds - fastest.seconds)
         if saved > 0 and saved > about_seconds_of_a_network() and can_ask():
             name = f"{fastest.name}-{store.hash_of(repr(self._work))}"
@@ -112,11 +131,15 @@ class Auto:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """As a backend's; by a faster one than before, if it has been compiled meanwhile."""
+        """As a backend's; by a faster one than before, if it has been compiled meanwhile.
+
+        By as many threads as there were cores when it was chosen, if the caller says no number.
+        """
         if self._better is not None and self._is_ready(self._better):
             self._chosen, self._better = self._better, None
             self.now = registry.get(self._chosen.name)
-        after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
+        most = threads or self._work.threads
+        after = self.now.train_chunk(network, optimizer, state, data, chunk, key, most, losses)
         self._left -= len(losses)
         return after
 
@@ -143,15 +166,26 @@ def can_ask() -> bool:
     return background.is_possible()
 
 
-def candidates(work: Work) -> list[Candidate]:
-    """Return the backends that can say what a step of a training takes."""
-    found = []
-    for name, choice in registry.choices().items():
+def candidates(work: Work, only: str | None = None) -> list[Candidate]:
+    """Return the backends that can say what a step takes, fastmlp's own first; only : see `Auto`."""
+    found = [*_own_candidates(work), *_those_of(registry.given(), work)]
+    return [one for one in found if only in (None, one.name)]
+
+
+@lru_cache(maxsize=64)
+def _own_candidates(work: Work) -> tuple[Candidate, ...]:
+    """Return those of fastmlp's own, whose estimates go by the work alone: they take 40 us."""
+    return tuple(_those_of(registry.own(), work))
+
+
+def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:
+    """Yield those of the named backends that can say what a step takes."""
+    for name in names:
+        choice = registry.choice_of(name)
         if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):
             bound = _bound(choice, work)
             exact = choice.exact and (bound is None or bound.exact)
-            found.append(Candidate(name, seconds, exact, bound, registry.entries(name)))
-    return found
+            yield Candidate(name, seconds, exact, bound, registry.entries(name))
 
 
 def _bound(choice: Choice, work: Work) -> Bound | None:

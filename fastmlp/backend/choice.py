@@ -25,6 +25,7 @@ def choose(
     threads: int | None,
     steps: int | None = None,
     exact: bool = False,
+    mixed: bool = False,
 ) -> Backend | Auto:
     """Return the named backend; for "auto" what may be one after another (`fastmlp.backend.auto`).
 
@@ -33,7 +34,10 @@ def choose(
     rows : rows of a batch
     steps : of the whole training, if known
     exact : whether "auto" must keep to backends of the same bits: it goes on with a training
+    mixed : whether it must multiply bfloat16 numbers
     """
+    if mixed:
+        return registry.mixed_backend(name)
     if name != "auto":
         checks.choice("backend", name, ("auto", *registry.backends()))
         return registry.get(name)
@@ -48,25 +52,26 @@ def settled(backend: Backend | Auto) -> Backend:
     return backend if isinstance(backend, Backend) else backend.now
 
 
-def saved_by_sparse_rows(
-    backend: Backend | Auto,
-    network: Network,
-    optimizer: Optimizer,
-    rows: int,
-    dtype: np.dtype[Any],
-    density: float,
-) -> float:
-    """Return the seconds a row that a step saves where dense inputs of such a density become sparse ones.
+def may_take_sparse_rows(
+    backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
+) -> bool:
+    """Return whether dense inputs may become sparse ones.
 
-    Less than 0 where that would change bits, or keep a network from a program of its own.
+    Not where that would change bits, or keep a network from a program of its own.
     """
+    name = backend.name
+    if registry.is_reference(name) or not (choice := registry.choice_of(name)).exact:
+        return False
+    if isinstance(backend, Backend):
+        return choice.specialize is None or choice.specialize(network, optimizer, rows, dtype) is None
+    return not backend.binds
+
+
+def saved_by_sparse_rows(
+    network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any], density: float
+) -> float:
+    """Return the seconds a row that a step saves where dense inputs of such a density become sparse ones."""
     from fastmlp.kernels.estimates import saved_by_sparse_rows
     from fastmlp.kernels.variant import Work
 
-    name = settled(backend).name
-    if name == "reference" or not registry.choice_of(name).exact:
-        return -1.0
-    possible = [registry.choice_of(name)] if isinstance(backend, Backend) else registry.choices().values()
-    if any(choice.specialize and choice.specialize(network, optimizer, rows, dtype) for choice in possible):
-        return -1.0
     return saved_by_sparse_rows(Work.of(network, optimizer, rows, dtype, 1), density)

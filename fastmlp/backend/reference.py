@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,10 +32,12 @@ from fastmlp.model.optimizers import (
     SparseAdam,
     check_optimizer,
 )
+from fastmlp.model.precision import takes_bfloat16
 from fastmlp.model.sparse import Inputs, SparseRows, touched_by
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
+Product = Callable[[Any, Any, tuple[int, ...]], Any]
 
 DIVERGING = np.errstate(over="ignore", invalid="ignore")
 """A training that diverges shows in its losses; NumPy need not warn of it, as no kernel does."""
@@ -245,25 +248,46 @@ def factor(inputs: Inputs) -> Any:
     return inputs.matrix() if isinstance(inputs, SparseRows) else inputs
 
 
-def forward(network: Network, parameters: Array, inputs: Inputs) -> Array:
+def product(a: Any, b: Any, layer: tuple[int, ...]) -> Any:
+    """Return a @ b, one of the three products of a layer (n_in, n_out)."""
+    return a @ b
+
+
+def product_of_rounded(a: Any, b: Any, layer: tuple[int, ...]) -> Any:
+    """Return a @ b, of numbers in bfloat16 where they are dense and the layer takes it."""
+    dense = isinstance(a, np.ndarray) and isinstance(b, np.ndarray)
+    return bfloat16(a) @ bfloat16(b) if dense and takes_bfloat16(*layer) else a @ b
+
+
+def bfloat16(x: Array) -> Array:
+    """Return float32 numbers rounded to bfloat16, to nearest and ties to even."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    half = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    return ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def forward(network: Network, parameters: Array, inputs: Inputs, product: Product = product) -> Array:
     """Return the last layer's logits (rows, n_out), nothing dropped."""
     *hidden, (w_last, b_last) = layer_views(parameters, network.sizes)
     a = factor(inputs)
     for name, (w, b) in zip(network.hidden, hidden, strict=True):
-        a = activate(name, a @ w + b)
-    return a @ w_last + b_last
+        a = activate(name, product(a, w, w.shape) + b)
+    logits: Array = product(a, w_last, w_last.shape) + b_last
+    return logits
 
 
 @DIVERGING
-def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
+def predict(
+    network: Network, parameters: Array, inputs: Inputs, out: Array, product: Product = product
+) -> None:
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
-    out[...] = activate(network.output, forward(network, parameters, inputs))
+    out[...] = activate(network.output, forward(network, parameters, inputs, product))
 
 
 @DIVERGING
-def evaluate(network: Network, parameters: Array, data: Data) -> float:
+def evaluate(network: Network, parameters: Array, data: Data, product: Product = product) -> float:
     """Return the loss over all rows of data, without dropout and penalties."""
-    logits = forward(network, parameters, data.inputs)
+    logits = forward(network, parameters, data.inputs, product)
     return output_loss(network, logits, data.targets, data.weights)[0]
 
 
@@ -277,6 +301,7 @@ def gradient(
     gradients: Array,
     part: Part | None = None,
     threads: int | None = 1,
+    product: Product = product,
 ) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective."""
     places, total = part or (None, total_of(data.weights))
@@ -284,7 +309,7 @@ def gradient(
     sources, logits, activations, scales = [factor(data.inputs)], [], [], []
     for layer, name in enumerate(network.hidden):
         w, b = layers[layer]
-        logits.append(sources[-1] @ w + b)
+        logits.append(product(sources[-1], w, w.shape) + b)
         activations.append(activate(name, logits[-1]))
         scale = np.ones((), parameters.dtype)
         if p := network.dropout[layer]:
@@ -295,16 +320,17 @@ def gradient(
 
     w, b = layers[-1]
     share = penalty_share(network, total)
-    objective, delta = output_loss(network, sources[-1] @ w + b, data.targets, data.weights, total)
+    last = product(sources[-1], w, w.shape) + b
+    objective, delta = output_loss(network, last, data.targets, data.weights, total)
 
     for layer in reversed(range(len(layers))):
         w, _ = layers[layer]
         w_gradient, b_gradient = layer_views(gradients, network.sizes)[layer]
-        w_gradient[...] = sources[layer].T @ delta + share * penalty_gradient(network, w)
+        w_gradient[...] = product(sources[layer].T, delta, w.shape) + share * penalty_gradient(network, w)
         b_gradient[...] = delta.sum(axis=0)
         objective += share * penalty(network, w)
         if layer > 0:
-            by_a = delta @ w.T * scales[layer - 1]
+            by_a = product(delta, w.T, w.shape) * scales[layer - 1]
             name = network.hidden[layer - 1]
             delta = activate_gradient(name, logits[layer - 1], activations[layer - 1], by_a)
     return objective
@@ -390,12 +416,15 @@ def train_chunk(
     key: int,
     threads: int | None,
     losses: NDArray[np.float64],
+    product: Product = product,
 ) -> TrainState:
     """Take the chunk's steps; write each one's objective to losses (steps,) float64."""
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
         batch = data.take(rows)
-        losses[s] = gradient(network, state.parameters, batch, key, state.step, state.gradients)
+        losses[s] = gradient(
+            network, state.parameters, batch, key, state.step, state.gradients, product=product
+        )
         touched = touched_by(batch.inputs) if optimizer.rule.touched_only else None
         rate, bias_rate = chunk.rates[s].tolist()
         state = update(network, optimizer, state, rate, bias_rate, touched)
@@ -403,3 +432,15 @@ def train_chunk(
 
 
 BACKEND = Backend("reference", predict, evaluate, gradient, update, train_chunk)
+
+ROUNDED = Backend(
+    "reference_bfloat16",
+    functools.partial(predict, product=product_of_rounded),
+    functools.partial(evaluate, product=product_of_rounded),
+    functools.partial(gradient, product=product_of_rounded),
+    update,
+    functools.partial(train_chunk, product=product_of_rounded),
+)
+"""The same with operands of products in bfloat16, as `fit(dtype="bfloat16")` has them."""
+
+BACKENDS = {backend.name: backend for backend in (BACKEND, ROUNDED)}

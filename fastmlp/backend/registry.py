@@ -12,12 +12,14 @@ import importlib
 import math
 import sys
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastmlp import checks
 from fastmlp.backend import declarations, reference
 from fastmlp.model.backend import Backend
+from fastmlp.model.precision import BFLOAT16
 
 if TYPE_CHECKING:
     from fastmlp.kernels.jit.entries import Entries
@@ -33,7 +35,8 @@ _paths: dict[str, Path] = {}
 
 def variants() -> dict[str, Variant]:
     """Return the compiled backends' declarations by name: bases first, files given last."""
-    return {**_own(), **_plugins(), **_files}
+    named = {name: variant for name, variant in _own().items() if name in own()}
+    return {**named, **_plugins(), **_files}
 
 
 def get_variant(name: str) -> Variant:
@@ -44,25 +47,87 @@ def get_variant(name: str) -> Variant:
 
 def backends() -> tuple[str, ...]:
     """Return the names that `fit(backend=...)` takes beside "auto", the reference first."""
+    return ("reference", *own(), *given())
+
+
+def own() -> Mapping[str, Choice]:
+    """Return what decides over fastmlp's own compiled backends, by name, bases first."""
     from fastmlp.kernels.estimates import OWN
 
-    return ("reference", *OWN, *_plugins(), *_files)
+    return OWN
+
+
+def given() -> tuple[str, ...]:
+    """Return the names of those that plugins and files declare."""
+    return (*_plugins(), *_files)
 
 
 def get(name: str) -> Backend:
     """Return a backend by name; ValueError with the choices if there is none."""
+    if name == "reference":
+        return reference.BACKEND
+    if name in own():
+        return _own_backend(name)
+    if name in mixed():
+        return _mixed(name)
     checks.choice("backend", name, backends())
-    return reference.BACKEND if name == "reference" else _compiled(name)
+    return _given(name).backend
+
+
+def mixed() -> dict[str, Callable[[], str | None]]:
+    """Return the backends of `fit(dtype="bfloat16")` by name, each with what says why it cannot run here."""
+    from fastmlp.kernels.mixed.processor import WHY_NOT
+
+    return {**WHY_NOT, reference.ROUNDED.name: lambda: None}
+
+
+def is_mixed(name: str) -> bool:
+    """Return whether a backend is one of `mixed`."""
+    return name in mixed()
+
+
+def mixed_backend(name: str) -> Backend:
+    """Return what trains with products of bfloat16 numbers where a backend of this name is asked for.
+
+    Raises
+    ------
+    ValueError
+        If nothing does, or not on this processor.
+    """
+    if name == "reference":
+        return reference.ROUNDED
+    if is_mixed(name):
+        return _mixed(name)
+    if name != "auto":
+        choices = ", ".join(("auto", "reference", *mixed()))
+        raise ValueError(f"dtype {BFLOAT16!r} goes with the backends {choices}; got {checks.shown(name)}")
+    reasons = {one: why_not() for one, why_not in mixed().items() if not is_reference(one)}
+    for one, reason in reasons.items():
+        if reason is None:
+            return _own_backend(one)
+    told = "; ".join(f"{one}: {reason}" for one, reason in reasons.items())
+    raise ValueError(f"dtype {BFLOAT16!r} needs other instructions, or backend='reference'; {told}")
+
+
+def _mixed(name: str) -> Backend:
+    if reason := mixed()[name]():
+        raise ValueError(f"the backend {name!r} cannot run here: {reason}")
+    return reference.BACKENDS[name] if is_reference(name) else _own_backend(name)
+
+
+def is_reference(name: str) -> bool:
+    """Return whether a backend is NumPy's, with products of whichever numbers."""
+    return name in reference.BACKENDS
 
 
 def calls_blas(name: str) -> bool:
     """Return whether a backend's sums are in the order of the BLAS, which goes by its number of threads."""
-    return name == "reference" or bool(choice_of(name).libraries)
+    return is_reference(name) or bool(choice_of(name).libraries)
 
 
 def is_exact(name: str) -> bool:
     """Return whether all that a backend computes has the bits of the exact ones (see `Choice`)."""
-    return name != "reference" and choice_of(name).exact and choice_of(name).specialize is None
+    return not is_reference(name) and choice_of(name).exact and choice_of(name).specialize is None
 
 
 def choices() -> dict[str, Choice]:
@@ -72,9 +137,17 @@ def choices() -> dict[str, Choice]:
 
 def choice_of(name: str) -> Choice:
     """Return what decides over a compiled backend; fastmlp's own are not loaded for that."""
-    from fastmlp.kernels.estimates import OWN
+    for known in (own(), _by_dtype()):
+        if name in known:
+            return known[name]
+    return variants()[name].choice
 
-    return OWN[name] if name in OWN else variants()[name].choice
+
+def _by_dtype() -> Mapping[str, Choice]:
+    """Return the same of fastmlp's own that a dtype chooses."""
+    from fastmlp.kernels.estimates import MIXED
+
+    return MIXED
 
 
 def estimate(name: str, choice: Choice, work: Work) -> float:
@@ -166,17 +239,9 @@ def _warn(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=3)
 
 
-def _compiled(name: str) -> Backend:
-    from fastmlp.kernels.estimates import OWN
-
-    return _own_backend(name) if name in OWN else _given(name).backend
-
-
 def entries(name: str) -> Entries:
     """Return a compiled backend's entry points."""
-    from fastmlp.kernels.estimates import OWN
-
-    return _own_entries(name) if name in OWN else _given(name).entries
+    return _own_entries(name) if name in own() or name in _by_dtype() else _given(name).entries
 
 
 @functools.cache
@@ -191,7 +256,7 @@ def _own_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
     # Without its functions, which a process with all machine code on the disk does not need.
-    return Entries(name, lambda: variants()[name], lasting=True)
+    return Entries(name, lambda: _own()[name], lasting=True)
 
 
 class _Given(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli import bench, cache, train
+from fastmlp.cli import bench, cache, train, tune
 from fastmlp.cli.given import DTYPES, OPTIMIZERS, Mistake
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
@@ -75,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
         description=(
             "Compile what training, predicting and validating need, so that no later process on this machine "
             "does; what the disk cache holds already is only loaded. Programs of single networks, which the "
-            "specialized backend has, are compiled for the network that --network gives."
+            "specialized backend has, are compiled for the network that --network gives. Then the machine's "
+            "constants are measured, as by `fastmlp tune`, for a second."
         ),
     )
     warmup.set_defaults(run=_warmup)
@@ -95,6 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument("--optimizer", default="adam", metavar="NAME", help="default adam")
 
     cache.add_command(commands)
+
+    tune.add_command(commands)
 
     train.add_command(commands)
     return parser
@@ -135,6 +138,8 @@ def _warmup(arguments: argparse.Namespace) -> int:
         print(
             f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True
         )
+    if "auto" in arguments.backend.split(",") and "float32" in dtypes:
+        tune.tune_quickly()
     return 0
 
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import platform
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import numpy as np
@@ -31,88 +31,35 @@ class RankError(RuntimeError):
 
 
 class Ranks:
-    """The ranks of a training that has one process: all questions have this one's answer.
+    """The ranks of a training that has one process: this one's answers are those of all.
 
-    spread : whether there are others; rank : which of them this is, from 0; size : how many there are
-    first : whether this rank writes files and shows what is shown
-    least_rows : that a rank must have
+    rank : which of them this is, from 0; size : how many there are
     average_every : see `DataParallel`
-    at : where this rank's rows begin among those of all
-    by_rows : whether a checkpoint's data are told by `fastmlp.distributed.fingerprints`
     """
 
-    spread = False
     rank = 0
     size = 1
-    first = True
-    least_rows = 1
-    at = 0
     average_every: int | None = None
 
-    def __init__(self, by_rows: bool = False) -> None:
-        self.by_rows = by_rows
-
-    def failing_together(self, *alike: type[BaseException]) -> AbstractContextManager[None]:
-        """End all ranks at an error in a `with` block that the others may not have. alike : errors of all"""
-        return nullcontext()
-
-    def alike(self) -> AbstractContextManager[None]:
-        """Raise on all ranks what one raises in a `with` block; nothing may be exchanged within it."""
-        return nullcontext()
-
-    def of_first(self, own: T) -> T:
-        """Return rank 0's object."""
-        return own
-
     def all_of(self, own: T) -> list[T]:
-        """Return the objects of all ranks."""
+        """Return the objects of all ranks, by rank."""
         return [own]
 
     def total(self, numbers: Array) -> Array:
         """Replace numbers by their sums over all ranks; return them."""
         return numbers
 
-    def share_first(self, parameters: Array) -> None:
-        """Replace parameters (P,) by rank 0's."""
-
-    def place(self, rows: int) -> int:
-        """Say how many rows this rank has; return how many there are."""
-        return rows
-
-    def own(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return, of places among the rows of all ranks, those of this rank's, counted from its first."""
-        return places
-
-    def threads(self, threads: int | None) -> int | None:
-        """Return how many threads this rank may use: `threads`, if given."""
-        return threads
-
-    def weights(self, data: Data) -> Array:
-        """Return the weights (rows,) of the rows of all ranks."""
-        return data.weights
-
-    def check_same(self, **settings: Any) -> None:
-        """Raise RankError on all ranks unless they have the same settings."""
-
-    def asking(self, stop: Callable[[str], None]) -> Callable[[str], None]:
-        """Return what a signal shall call; stop(reason) ends the training of this rank."""
-        return stop
-
-    def steps(self, steps: int, done: int, per_epoch: int) -> int:
-        """Return how many steps all ranks take now, of at most so many. done : steps before"""
-        return steps
-
 
 class SeveralRanks(Ranks):
     """This rank among others.
 
+    first : whether this rank writes files and shows what is shown
+    at : where this rank's rows begin among those of all
     asked : why this rank was asked to stop by a signal, which the others hear of at the chunk's end
     counts : (size,) rows of each rank
     """
 
-    spread = True
-    least_rows = 0
-    by_rows = True
+    at = 0
 
     def __init__(self, communicator: Communicator, average_every: int | None) -> None:
         self.communicator, self.average_every = communicator, average_every
@@ -125,7 +72,7 @@ class SeveralRanks(Ranks):
 
     @contextmanager
     def failing_together(self, *alike: type[BaseException]) -> Iterator[None]:
-        """End all ranks at an error that the others may not have."""
+        """End all ranks at an error in a `with` block that the others may not have. alike : errors of all"""
         try:
             yield
         except BaseException as error:
@@ -137,7 +84,7 @@ class SeveralRanks(Ranks):
 
     @contextmanager
     def alike(self) -> Iterator[None]:
-        """Raise on all ranks what one raises."""
+        """Raise on all ranks what one raises in a `with` block, within which nothing may be exchanged."""
         failure: Exception | None = None
         try:
             yield
@@ -162,10 +109,6 @@ class SeveralRanks(Ranks):
         """Replace numbers by their sums over all ranks; return them."""
         self.communicator.allreduce(numbers)
         return numbers
-
-    def share_first(self, parameters: Array) -> None:
-        """Replace parameters (P,) by rank 0's."""
-        self.communicator.broadcast(parameters)
 
     def place(self, rows: int) -> int:
         """Say how many rows this rank has; return how many there are."""
@@ -221,13 +164,9 @@ class SeveralRanks(Ranks):
                 "callbacks, releases and kind of processor?"
             )
 
-    def asking(self, stop: Callable[[str], None]) -> Callable[[str], None]:
-        """Return what remembers that this rank was asked to stop; all stop at the end of the chunk."""
-
-        def ask(reason: str) -> None:
-            self.asked = reason
-
-        return ask
+    def ask(self, reason: str) -> None:
+        """Remember that a signal asked this rank to stop; all stop at the end of the chunk."""
+        self.asked = reason
 
     def steps(self, steps: int, done: int, per_epoch: int) -> int:
         """Return the least of what the ranks would take, up to where parameters are averaged if they are."""
@@ -243,9 +182,7 @@ ALONE = Ranks()
 
 
 def ranks_of(communicator: object) -> Ranks:
-    """Return the ranks of `fit(communicator=)`; of None, and of one process, this one alone."""
-    if communicator is None:
-        return ALONE
+    """Return the ranks of `fit(communicator=)`; of one process, this one alone."""
     given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
     opened = given.opened()
-    return SeveralRanks(opened, given.average_every) if opened.size > 1 else Ranks(by_rows=True)
+    return SeveralRanks(opened, given.average_every) if opened.size > 1 else ALONE

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import is_regressor
+from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import get_scorer
 from sklearn.utils import check_random_state, column_or_1d
@@ -18,23 +20,35 @@ from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
-from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, optimizer_of
+from fastmlp.estimators.descriptions import (
+    hidden_activations,
+    hidden_sizes,
+    network_of,
+    number,
+    optimizer_of,
+)
 from fastmlp.estimators.draws import ComposedOrders, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
+from fastmlp.estimators.streaming import AUTO_BATCH, Stream, WindowOrders, blocks_of, learn_labels, wanted_of
 from fastmlp.estimators.warned import warn
 from fastmlp.model.layout import flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
+from fastmlp.training.batches import Orders
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.data import floating_dtype
 from fastmlp.training.loop import Plan, heeding, train
 from fastmlp.training.model import Model
+from fastmlp.training.sources.blocks import Source
 from fastmlp.training.sparse_data import inputs_of_steps
+from fastmlp.training.streamed import Streamed
 from fastmlp.training.trainer import check_callbacks
+from fastmlp.training.windows import Windows
 
 Array = NDArray[Any]
 
@@ -91,6 +105,8 @@ class Perceptron(Fitted):
 
     def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> Perceptron:
         """Fit, or train on for so many epochs."""
+        if (source := blocks_of(self, X, y, sample_weight)) is not None:
+            return self._train_on_blocks(source, epochs)
         incremental = epochs is not None
         callbacks = self._all_callbacks()
         sizes = hidden_sizes(self)
@@ -98,7 +114,9 @@ class Perceptron(Fitted):
         dtype = self._dtype() if first else self._current_model().parameters.dtype
         X, y = self._validated(X, y, dtype, first)
         self._learn_targets(y, incremental)
-        rows = rows_of(X, self._targets(y), sample_weight, self._class_weights(y, incremental))
+        rows = rows_of(
+            X, self._targets(y), sample_weight, self._class_weights(y, incremental), number(self.input_scale)
+        )
         rng = check_random_state(self.random_state)
         # As in scikit-learn: errors of X, y and sample_weight come first, and lbfgs ignores early_stopping.
         if incremental and self.early_stopping and self.solver != "lbfgs":
@@ -112,12 +130,43 @@ class Perceptron(Fitted):
             self._train_lbfgs(network, parameters, rows, callbacks)
         else:
             self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first)
+        self._check_parameters(parameters)
+        return self
+
+    def _train_on_blocks(self, source: Source, epochs: int | None) -> Perceptron:
+        """Fit, or train on for so many epochs, on rows that come block by block."""
+        incremental = epochs is not None
+        callbacks, sizes = self._all_callbacks(), hidden_sizes(self)
+        first = not hasattr(self, "coefs_") or (not self.warm_start and not incremental)
+        dtype, n_in = self.dtype, None
+        if not first:
+            model = self._current_model()
+            dtype, n_in = model.parameters.dtype, model.network.sizes[0]
+        if is_classifier(self) and not (incremental and hasattr(self, "classes_")):
+            learn_labels(self, source, incremental)
+        rng = check_random_state(self.random_state)
+        with Windows(source, wanted_of(self, dtype, n_in), epochs or self.max_iter) as windows:
+            window = windows.next()
+            assert window is not None
+            rows = Rows(*window.data, None)
+            if first:
+                self.n_iter_ = self.t_ = 0
+                self.n_features_in_ = rows.inputs.shape[1]
+                self.__dict__.pop("feature_names_in_", None)
+                network, parameters = self._drawn(rows, sizes, rng)
+            else:
+                network, parameters = self._known(rows)
+            stream = Stream(windows, window)
+            self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first, stream)
+        self._check_parameters(parameters)
+        return self
+
+    def _check_parameters(self, parameters: Array) -> None:
         if not np.isfinite(parameters).all():
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and"
                 " need to be preprocessed."
             )
-        return self
 
     def _validated(self, X: Any, y: Any, dtype: Any, reset: bool) -> tuple[Any, Array]:
         """Return X and y as scikit-learn validates them."""
@@ -138,6 +187,8 @@ class Perceptron(Fitted):
 
     def _dtype(self) -> Any:
         """Return the dtype to validate X with: float32 stays, unless the user has said."""
+        if is_bfloat16(self.dtype):
+            return np.float32
         return (np.float64, np.float32) if self.dtype is None else floating_dtype(self.dtype, np.empty(0))
 
     def _drawn(self, rows: Rows, hidden: list[int], rng: np.random.RandomState) -> tuple[Network, Array]:
@@ -160,6 +211,8 @@ class Perceptron(Fitted):
     def _train_lbfgs(
         self, network: Network, parameters: Array, rows: Rows, callbacks: Sequence[Callback]
     ) -> None:
+        if is_bfloat16(self.dtype):
+            raise ValueError("solver 'lbfgs' takes no dtype 'bfloat16'; choose from: adam, sgd")
         data = rows.data
         # The optimiser does not matter: this solver asks the backend for gradients only.
         backend = settled(
@@ -178,11 +231,12 @@ class Perceptron(Fitted):
         epochs: int | None,
         callbacks: Sequence[Callback],
         first: bool,
+        stream: Stream | None = None,
     ) -> None:
         incremental = epochs is not None
         epochs = self.max_iter if epochs is None else epochs
         rows, held_out = self._with_held_out(rows, rng)
-        count = len(rows.targets)
+        count = len(rows.targets) if stream is None else stream.rows
         batch_size = self._checked_batch_size(count)
         if not incremental or not self._optimizer_fits(parameters):
             self._optimizer = self._new_optimizer(parameters)
@@ -190,11 +244,20 @@ class Perceptron(Fitted):
         scored = getattr(self, "validation_scores_", None) is not None
         if first or scored != self.early_stopping or not hasattr(self, "loss_curve_"):
             fresh_curves(self)
-        steps = epochs * -(-count // batch_size)
+        steps = None if count is None else epochs * -(-count // batch_size)
         threads = self._worth_threads(network, count)
-        backend = choose(self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps)
+        backend = choose(
+            self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps,
+            mixed=is_bfloat16(self.dtype),
+        )  # fmt: skip
         self._adopt(Model(network, parameters, {"loss": []}, settled(backend), None))
-        inputs = inputs_of_steps(backend, network, state.rule, batch_size, rows.inputs, epochs)
+        inputs = rows.inputs
+        if stream is None:
+            inputs = inputs_of_steps(backend, network, state.rule, batch_size, rows.inputs, epochs)
+        orders: Orders | None = None
+        if self.shuffle:
+            whole = stream is None or stream.first.last
+            orders = ComposedOrders(len(rows.targets), rng) if whole else WindowOrders(rng)
         plan = Plan(
             network=network,
             optimizer=state.rule,
@@ -203,7 +266,7 @@ class Perceptron(Fitted):
             held_out=held_out and held_out.data,
             epochs=epochs,
             batch_size=batch_size,
-            orders=ComposedOrders(count, rng) if self.shuffle else None,
+            orders=orders,
             dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if any(network.dropout) else 0,
             threads=threads,
             stays_finite=False,
@@ -212,7 +275,8 @@ class Perceptron(Fitted):
         convergence = Convergence(self, self._scoring(held_out), incremental)
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:
-            run = train(plan, begun, [convergence, *callbacks])
+            begin = stream and functools.partial(Streamed, *stream, None)
+            run = train(plan, begun, [convergence, *callbacks], begin=begin)
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first
@@ -227,16 +291,17 @@ class Perceptron(Fitted):
                 ConvergenceWarning,
             )
 
-    def _checked_batch_size(self, rows: int) -> int:
+    def _checked_batch_size(self, rows: int | None) -> int:
+        rows = sys.maxsize if rows is None else rows
         if self.batch_size == "auto":
-            return min(200, rows)
+            return min(AUTO_BATCH, rows)
         if self.batch_size > rows:
             warn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return min(int(self.batch_size), rows)
 
-    def _worth_threads(self, network: Network, rows: int) -> int | None:
+    def _worth_threads(self, network: Network, rows: int | None) -> int | None:
         """Return how many threads an epoch may use; None leaves it to the backend."""
-        long = 6 * parameter_count(network.sizes) * rows > THREADED_FLOPS
+        long = rows is None or 6 * parameter_count(network.sizes) * rows > THREADED_FLOPS
         return None if self.threads is None and long else self.threads or 1
 
     def _optimizer_fits(self, parameters: Array) -> bool:
@@ -276,7 +341,7 @@ class Perceptron(Fitted):
         X, y, *weights = self.validation_set
         X, y = self._validated(X, y, trained.inputs.dtype, False)
         self._check_targets(y)
-        rows = rows_of(X, self._targets(y), weights[0] if weights else None, None)
+        rows = rows_of(X, self._targets(y), weights[0] if weights else None, None, number(self.input_scale))
         if rows.targets.shape[1] != trained.targets.shape[1]:
             raise ValueError(
                 f"validation_set's y has {rows.targets.shape[1]} outputs, y has {trained.targets.shape[1]}"
@@ -302,9 +367,12 @@ class Perceptron(Fitted):
 
             return lambda run: heeding(run, count, score)
         scorer = get_scorer(metric)
-        # The rows held out have no feature names, and an estimator with such names would warn of that.
+        # The rows held out have no feature names, and an estimator with such names would warn of that. They
+        # are scaled already.
         nameless = object.__new__(type(self))
-        nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"}
+        nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"} | {
+            "_scale": 1.0
+        }
         X = inputs.matrix() if isinstance(inputs, SparseRows) else inputs
         takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
         options = {"sample_weight": weights} if weights is not None and takes_weights else {}

@@ -18,6 +18,7 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import CLASSIFIER
 from fastmlp.estimators.rows import Rows
+from fastmlp.estimators.streaming import first_labels
 from fastmlp.exchange.sklearn_estimator import binarizer
 from fastmlp.model.losses import Loss
 from fastmlp.training.model import Model
@@ -68,10 +69,13 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         A name of `fastmlp.backends()`, or "auto" for the one that should be fastest.
     threads : int, optional
         Upper bound for the worker threads; None takes one for epochs of less than about 1 ms,
-        else the cores that affinity and a container's CPU quota grant, or NUMBA_NUM_THREADS where
-        that is less (joblib sets it in its processes).
-    dtype : float32, float64 or None
-        To train in; None keeps a float32 X and makes all else float64.
+        else the cores that affinity and a container's CPU quota grant, or NUMBA_NUM_THREADS or
+        OMP_NUM_THREADS where that is less (joblib, Dask and Ray set them in their processes);
+        trainings of one process share them.
+    dtype : float32, float64, "bfloat16" or None
+        To train in; None keeps a float32 X and makes all else float64. "bfloat16" as for `fastmlp.fit`.
+    input_scale : float
+        What every number of X is multiplied with, in training and in predictions; above 0.
 
     Attributes
     ----------
@@ -137,6 +141,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         backend: str = "auto",
         threads: int | None = None,
         dtype: Any = None,
+        input_scale: float = 1.0,
         loss: Any = "log_loss",
     ) -> None:
         self._keep(locals())
@@ -165,12 +170,14 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return made
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPClassifier:
+    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> MLPClassifier:
         """Train from a new start, or on from where the last fit ended if warm_start is set.
 
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+            Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
+            which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
         y : (rows,) class labels, or (rows, n_out) of 0 and 1, also sparse, for several labels a row
         sample_weight : (rows,) array of at least 0, optional
 
@@ -186,7 +193,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     def partial_fit(
         self,
         X: Any,
-        y: Any,
+        y: Any = None,
         sample_weight: ArrayLike | None = None,
         classes: ArrayLike | None = None,
         epochs: int = 1,
@@ -205,8 +212,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         """
         epochs = checks.whole("epochs", epochs, 1)
         if _check_partial_fit_first_call(self, classes):
-            several = type_of_target(y).startswith("multilabel")
-            self._label_binarizer = LabelBinarizer().fit(y if several else classes)
+            some = first_labels(self, X, y, sample_weight)
+            several = type_of_target(some).startswith("multilabel")
+            self._label_binarizer = LabelBinarizer().fit(some if several else classes)
         self._train(X, y, sample_weight, epochs)
         return self
 

@@ -43,6 +43,7 @@ COMMON: Constraints = {
     "max_fun": [Interval(Integral, 1, None, closed="left")],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
     "init": "no_validation",
+    "input_scale": [Interval(Real, 0, None, closed="neither")],
     "validation_set": [tuple, list, None],
     "stopping_metric": [StrOptions({"loss", *get_scorer_names()}), callable, None],
     "callbacks": ["array-like"],

@@ -56,18 +56,20 @@ def network_of(estimator: Any, sizes: Sequence[int], output: str, loss: str | Lo
         l2=number(estimator.alpha),
         huber_delta=getattr(estimator, "huber_delta", 1.0),
         quantile=getattr(estimator, "quantile", 0.5),
+        input_scale=number(estimator.input_scale),
         convention="sklearn",
     )
 
 
 def described(network: Network) -> dict[str, Any]:
-    """Return the parameters that describe a network's hidden layers."""
+    """Return the parameters that describe a network's hidden layers and inputs."""
     same = len(set(network.hidden)) == 1
     return {
         "hidden_layer_sizes": network.sizes[1:-1],
         "activation": network.hidden[0] if same else list(network.hidden),
         "dropout": list(network.dropout) if any(network.dropout) else 0.0,
         "alpha": network.l2,
+        "input_scale": network.input_scale,
     }
 
 

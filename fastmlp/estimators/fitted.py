@@ -36,7 +36,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
     def _adopt(self, model: Model) -> None:
         """Make the model the estimator's; coefs_ and intercepts_ are views of its parameters."""
-        self._model = model
+        self._model, self._scale = model, model.network.input_scale
         self.coefs_, self.intercepts_ = model.weights, model.biases
         self._views = [*self.coefs_, *self.intercepts_]
         self.n_layers_ = len(model.network.sizes)
@@ -85,7 +85,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         if not self._is_clean(X, dtype):
             checks.no_iterator("X", X)
             X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
-        return self._outputs(inputs_of(X, dtype))
+        return self._outputs(inputs_of(X, dtype, self._scale))
 
     def _is_clean(self, X: Any, dtype: Any) -> bool:
         """Whether X surely passes scikit-learn's validation, which takes longer than predicting a row."""

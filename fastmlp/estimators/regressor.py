@@ -98,6 +98,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         backend: str = "auto",
         threads: int | None = None,
         dtype: Any = None,
+        input_scale: float = 1.0,
     ) -> None:
         self._keep(locals())
 
@@ -128,12 +129,14 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         return cls._holding(model, {"loss": own, **numbers})
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> MLPRegressor:
+    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> MLPRegressor:
         """Train from a new start, or on from where the last fit ended if warm_start is set.
 
         Parameters
         ----------
         X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+            Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
+            which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
         y : (rows,) or (rows, n_out) real numbers, also sparse if n_out > 1; the poisson loss is defined
             from 0 on
         sample_weight : (rows,) array of at least 0, optional
@@ -147,7 +150,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def partial_fit(
-        self, X: Any, y: Any, sample_weight: ArrayLike | None = None, epochs: int = 1
+        self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, epochs: int = 1
     ) -> MLPRegressor:
         """Train on for some epochs over these rows.
 

@@ -11,6 +11,7 @@ from sklearn.utils.validation import _check_sample_weight
 
 from fastmlp.model.backend import Data
 from fastmlp.model.sparse import Inputs
+from fastmlp.training.data import clean
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
@@ -41,7 +42,9 @@ class Rows(NamedTuple):
         return Rows(self.inputs[which], self.targets[which], self.weights[which], scores)
 
 
-def rows_of(X: Any, targets: Array, sample_weight: Any, class_weights: Array | None) -> Rows:
+def rows_of(
+    X: Any, targets: Array, sample_weight: Any, class_weights: Array | None, scale: float = 1.0
+) -> Rows:
     """Return rows in their final form.
 
     Parameters
@@ -49,6 +52,7 @@ def rows_of(X: Any, targets: Array, sample_weight: Any, class_weights: Array | N
     X : validated (rows, n_in), dense or sparse, of the dtype to train in
     sample_weight : (rows,) or None, as the user passed it
     class_weights : (rows,) or None; they count in the loss and not in scores
+    scale : what X is multiplied with
 
     Raises ValueError if a sample weight is not finite or below 0, or if all are 0.
     """
@@ -61,12 +65,14 @@ def rows_of(X: Any, targets: Array, sample_weight: Any, class_weights: Array | N
         weights = score_weights.astype(X.dtype)
     if class_weights is not None:
         weights *= class_weights.astype(X.dtype)
-    return Rows(inputs_of(X, X.dtype), np.ascontiguousarray(targets, X.dtype), weights, score_weights)
+    return Rows(inputs_of(X, X.dtype, scale), np.ascontiguousarray(targets, X.dtype), weights, score_weights)
 
 
-def inputs_of(X: Any, dtype: np.dtype[Any]) -> Inputs:
-    """Return validated X (rows, n_in), dense or sparse, as training takes it, of `dtype`."""
-    return clean_rows("X", X, dtype) if is_sparse(X) else np.ascontiguousarray(X, dtype)
+def inputs_of(X: Any, dtype: np.dtype[Any], scale: float = 1.0) -> Inputs:
+    """Return validated X (rows, n_in), dense or sparse, times `scale`, as training takes it, of `dtype`."""
+    if is_sparse(X):
+        return clean_rows("X", X, dtype, scale)
+    return np.ascontiguousarray(X, dtype) if scale == 1 else clean("X", X, dtype, scale)
 
 
 def split(rows: Rows, fraction: float, stratify: bool, rng: np.random.RandomState) -> tuple[Rows, Rows]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.exchange.chains import Parts
+from fastmlp.exchange.folding import folded
 from fastmlp.model.layout import layer_views
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
@@ -16,7 +17,8 @@ from fastmlp.model.network import Network
 class Portable:
     """What `Model` inherits; each format has a file of its own in `fastmlp.exchange`.
 
-    docs/exchange.md says within which bound the predictions of each are the model's.
+    docs/exchange.md says within which bound the predictions of each are the model's. All take inputs as the
+    model does: a network's input_scale is folded into the weights of its first layer.
     """
 
     network: Network
@@ -37,7 +39,7 @@ class Portable:
         """
         from fastmlp.exchange import onnx_graph
 
-        onnx_graph.write(self.network, self.parameters, path)
+        onnx_graph.write(*folded(self.network, self.parameters), path)
 
     def to_c(
         self, path: str | Path, *, name: str | None = None, fixed_point: ArrayLike | None = None
@@ -65,9 +67,9 @@ class Portable:
 
         name = c_header.identifier(path, name)
         if fixed_point is None:
-            text = c_header.header(self.network, self.parameters, name)
+            text = c_header.header(*folded(self.network, self.parameters), name)
         else:
-            text = integers.header(self.network, self.parameters, name, fixed_point)
+            text = integers.header(*folded(self.network, self.parameters), name, fixed_point)
         Path(path).write_text(text, encoding="ascii")
 
     def to_numpy_source(self) -> str:
@@ -77,7 +79,7 @@ class Portable:
         """
         from fastmlp.exchange import numpy_source
 
-        return numpy_source.source(self.network, self.parameters)
+        return numpy_source.source(*folded(self.network, self.parameters))
 
     def to_torch(self) -> Any:
         """Return a `torch.nn.Sequential` with a copy of the parameters, in eval mode.
@@ -86,7 +88,7 @@ class Portable:
         """
         from fastmlp.exchange import torch_module
 
-        return torch_module.module(self.network, self.parameters)
+        return torch_module.module(*folded(self.network, self.parameters))
 
     def to_sklearn(self, classes: ArrayLike | None = None) -> Any:
         """Return a fitted MLPClassifier (softmax, sigmoid) or MLPRegressor (identity, exp) of scikit-learn's.
@@ -102,7 +104,7 @@ class Portable:
         """
         from fastmlp.exchange import sklearn_estimator
 
-        return sklearn_estimator.estimator(self.network, self.parameters, classes)
+        return sklearn_estimator.estimator(*folded(self.network, self.parameters), classes)
 
     def to_keras_weights(self) -> list[NDArray[Any]]:
         """Return copies of the weights and biases, in the order that `set_weights` of a Keras model takes.
@@ -111,7 +113,8 @@ class Portable:
         its leaky_relu and gelu are others by default and need `lambda z: keras.ops.leaky_relu(z, 0.01)` and
         `lambda z: keras.ops.gelu(z, approximate=False)`.
         """
-        views = layer_views(self.parameters.copy(), self.network.sizes)
+        network, parameters = folded(self.network, self.parameters)
+        views = layer_views(parameters.copy(), network.sizes)
         return [array for layer in views for array in layer]
 
     @property
@@ -122,7 +125,7 @@ class Portable:
         """
         from fastmlp.exchange import jitted
 
-        return jitted.compiled(self.network, self.parameters)
+        return jitted.compiled(*folded(self.network, self.parameters))
 
     # --- in -----------------------------------------------------------------------------------------
 

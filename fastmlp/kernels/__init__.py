@@ -1,10 +1,12 @@
 """What a writer of kernels needs, from one place; the rooms below say where a new thing goes.
 
 codegen : the target machine, and numbers and vectors that write code for it
+tuning : constants that are measured on each machine
 program : the compiled program as templates, and what it is told
 jit : joining templates with a variant's functions, compiling, and machine code on disk
 gemm : matrix products: register tiles, panels, and the choice among them
 elementwise : losses, sums down columns, and optimisers' steps, by whole vectors
+mixed : products of bfloat16 numbers
 small : programs of single small networks, whose sizes are constants
 runtime : a variant as a backend: numbers for descriptions, buffers, threads, checks
 variants : one file, one backend

@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.kernels.gemm.thresholds import LARGE_BYTES, MANY_ROWS
+from fastmlp.kernels.mixed.room import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import GROUPED_ROWS, GROUPS, specialize
+from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
 
 
@@ -22,18 +23,18 @@ def fused_seconds(work: Work) -> float:
 
 
 def workers(work: Work) -> int:
-    """Return how many threads a step is worth: each needs 16 rows, and 20 us of work to share."""
+    """Return how many threads a step is worth: each needs 16 rows, and work to share."""
     most = min(work.threads, work.rows // LOSS_ROWS)
     if most <= 1:
         return 1
     microseconds = work.flops * work.itemsize / 4 / 9e4
-    return max(1, min(most, int(microseconds / 20)))
+    return max(1, min(most, int(microseconds / value("thread_us"))))
 
 
 def packed_seconds(work: Work) -> float:
     """As fused, but a third less where weights are large and rows enough to pack for, or rows are many."""
     largest = max(n_in * n_out for n_in, n_out in pairwise(work.sizes)) * work.itemsize
-    packs = work.rows >= (128 if largest >= LARGE_BYTES else MANY_ROWS)
+    packs = work.rows >= (128 if largest >= value("large_bytes") else value("many_rows"))
     gain = 0.7 if packs else 1.02
     return gain * fused_seconds(work)
 
@@ -74,3 +75,6 @@ OWN = {
     "specialized": Choice(specialized_seconds, workers, specialize, exact=True),
 }
 """By name, bases first."""
+
+MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
+"""By name, those that a dtype chooses."""

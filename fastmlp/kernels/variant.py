@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.system.budget import cores
+from fastmlp.system.budget import share
 
 ALLOCATING: set[Callable[..., Any]] = set()
 
@@ -23,15 +22,6 @@ def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     ALLOCATING.add(function)
     return function
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use: as the system says, see `fastmlp.system.budget.cores`.
-
-    NUMBA_NUM_THREADS bounds them: joblib sets it in its worker processes, so that they share the machine.
-    """
-    bound = os.environ.get("NUMBA_NUM_THREADS", "")
-    return min(cores(), int(bound)) if bound.isdecimal() and int(bound) else cores()
 
 
 class Work(NamedTuple):
@@ -60,9 +50,8 @@ class Work(NamedTuple):
         threads: int | None,
         steps: int | None = None,
     ) -> Work:
-        """Return the work of a step of `rows` rows in `dtype`; threads=None allows every core."""
-        allowed = threads or usable_cores()
-        return cls(network.sizes, rows, dtype.itemsize, allowed, network, optimizer, steps)
+        """Return the work of a step of `rows` rows in `dtype`; threads=None: see `budget.share`."""
+        return cls(network.sizes, rows, dtype.itemsize, threads or share(), network, optimizer, steps)
 
     def with_inputs(self, count: int) -> Work:
         """Return the work where a row has so many inputs that count, the non-zeros of sparse ones."""
@@ -112,6 +101,7 @@ class Choice(NamedTuple):
     specialize: Specialize | None = None
     exact: bool = False
     libraries: tuple[str, ...] = ()
+    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None
 
 
 class Variant(NamedTuple):
@@ -130,6 +120,8 @@ class Variant(NamedTuple):
         program `Bound.exact` says it
     libraries : modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded
         before a training begins, which then holds their threads
+    buffers : buffers(sizes, rows) gives the numbers of scratch and of slices (`program.records.BUFFERS`)
+        that a worker must have, by name, where it is more than what all variants have
     """
 
     name: str
@@ -140,6 +132,7 @@ class Variant(NamedTuple):
     specialize: Specialize | None = None
     exact: bool = False
     libraries: tuple[str, ...] = ()
+    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None
 
     def resolved(self) -> dict[str, Callable[..., Any]]:
         """Return the functions by name, those of the bases included."""
@@ -154,4 +147,6 @@ class Variant(NamedTuple):
     @property
     def choice(self) -> Choice:
         """What decides over it, with the libraries of its bases."""
-        return Choice(self.seconds, self.workers, self.specialize, self.exact, self.called_libraries())
+        return Choice(
+            self.seconds, self.workers, self.specialize, self.exact, self.called_libraries(), self.buffers
+        )

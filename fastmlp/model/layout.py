@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from fastmlp.model.initializers import draw_biases, draw_weights
 from fastmlp.model.network import Network
 
 Array = NDArray[Any]
@@ -71,6 +72,17 @@ def layer_views(parameters: Array, sizes: tuple[int, ...]) -> list[tuple[Array, 
         )
         for at in layer_slices(sizes)
     ]
+
+
+def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array:
+    """Return a new flat vector of `dtype`: the weights drawn layer after layer, and then the biases."""
+    parameters = aligned(parameter_count(network.sizes), dtype)
+    views = layer_views(parameters, network.sizes)
+    for weights, _ in views:
+        weights[...] = draw_weights(network.weight_init, len(weights), weights.shape[1], rng)
+    for weights, biases in views:
+        biases[...] = draw_biases(network.bias_init, len(weights), len(biases), rng)
+    return parameters
 
 
 def flatten(

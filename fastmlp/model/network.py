@@ -53,6 +53,9 @@ class Network:
         glorot_uniform, glorot_normal, he_uniform, he_normal or `Normal(scale)`.
     bias_init : str or Normal
         zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear) or `Normal(scale)`.
+    input_scale : float
+        What every input is multiplied with, in training and in predictions; above 0. 1 / 255 makes numbers
+        from 0 to 1 of pixels in bytes, which are converted a few rows at a time.
     convention : str
         Whose scaling of the objective holds. "torch": what is said above. "sklearn": that of
         scikit-learn's MLPClassifier and MLPRegressor, see the notes.
@@ -84,6 +87,7 @@ class Network:
     quantile: float
     weight_init: str | Normal
     bias_init: str | Normal
+    input_scale: float
     convention: str
 
     def __init__(
@@ -100,6 +104,7 @@ class Network:
         quantile: float = 0.5,
         weight_init: str | Normal = "glorot_uniform",
         bias_init: str | Normal = "zeros",
+        input_scale: float = 1.0,
         convention: str = "torch",
     ) -> None:
         sizes = _check_sizes(sizes)
@@ -142,6 +147,7 @@ class Network:
             "quantile": checks.real("quantile", quantile, 0, 1, open_low=True, open_high=True),
             "weight_init": weight_init,
             "bias_init": bias_init,
+            "input_scale": checks.real("input_scale", input_scale, 0, open_low=True),
             "convention": checks.choice("convention", convention, CONVENTIONS),
         }
         for name, value in values.items():

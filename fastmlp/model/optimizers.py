@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.model.rules import RULES, AdamConstants, Optimizer, Rule, RuleOptimizer
-from fastmlp.model.schedules import Schedule, as_schedule, rates_of
+from fastmlp.model.schedules import BEGINNING, Schedule, Since, as_schedule, rates_of
 
 __all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "RuleOptimizer", "SparseAdam"]
 
@@ -55,11 +55,13 @@ class SGD(Optimizer):
         """What the rule's formula is told, in its order."""
         return (self.momentum,)
 
-    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
+    def rates(
+        self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
+    ) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
-        rates = super().rates(steps, steps_per_epoch)
+        rates = super().rates(steps, steps_per_epoch, since)
         if self.bias_learning_rate is not None:
-            rates[:, 1] = rates_of(self.bias_learning_rate, steps, steps_per_epoch)
+            rates[:, 1] = rates_of(self.bias_learning_rate, steps, steps_per_epoch, since)
         return rates
 
 
@@ -220,10 +222,11 @@ def check_optimizer(what: str, optimizer: object) -> None:
 
     A subclass is none: whoever goes by its type would take its parent's rule.
     """
+    if type(optimizer) in OPTIMIZERS:
+        return
     wanted = f"an {', '.join(kind.__name__ for kind in NAMED)}, or what a Rule makes"
     checks.instance(what, optimizer, OPTIMIZERS, wanted)
-    if type(optimizer) not in OPTIMIZERS:
-        parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
-        raise TypeError(
-            f"{what} must be {wanted}, got {checks.shown(optimizer)}; a subclass would train as {parent}"
-        )
+    parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
+    raise TypeError(
+        f"{what} must be {wanted}, got {checks.shown(optimizer)}; a subclass would train as {parent}"
+    )

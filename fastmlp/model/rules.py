@@ -20,7 +20,7 @@ from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, quotient, root, sqrt, where
 from fastmlp.formulas.tracing import trace
 from fastmlp.model.pieces import NAME, Piece, refuse_reductions, restored
-from fastmlp.model.schedules import Schedule, as_schedule, rates_of
+from fastmlp.model.schedules import BEGINNING, Schedule, Since, as_schedule, rates_of
 
 Array = NDArray[Any]
 Step = Callable[..., Any]
@@ -253,10 +253,12 @@ class Optimizer:
         """How many rows of `TrainState.moments` the updates depend on."""
         return self.rule.moments
 
-    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> NDArray[np.float64]:
+    def rates(
+        self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
+    ) -> NDArray[np.float64]:
         """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
         rates = np.empty((len(steps), 2))
-        rates.T[...] = rates_of(self.learning_rate, steps, steps_per_epoch)
+        rates.T[...] = rates_of(self.learning_rate, steps, steps_per_epoch, since)
         return rates
 
 

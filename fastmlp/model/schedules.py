@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,19 @@ from numpy.typing import NDArray
 from fastmlp import checks
 
 Floats = NDArray[np.float64]
+
+
+class Since(NamedTuple):
+    """Where updates begin that go on with an earlier training, whose epochs had another number of updates.
+
+    step, epoch : updates and whole epochs done by then
+    """
+
+    step: int = 0
+    epoch: int = 0
+
+
+BEGINNING = Since()
 
 
 @dataclass(frozen=True)
@@ -27,12 +41,14 @@ class Schedule:
     def __post_init__(self) -> None:
         checks.choice("unit", self.unit, ("epoch", "step"))
 
-    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def rates(self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING) -> Floats:
         """Return the (n,) float64 rates of n updates, numbered from 0 at the start of training."""
-        count = steps // steps_per_epoch if self.unit == "epoch" else steps
-        return self._after(count.astype(np.float64), steps, steps_per_epoch)
+        count = steps
+        if self.unit == "epoch":
+            count = since.epoch + (steps - since.step) // steps_per_epoch
+        return self._after(count.astype(np.float64), steps, steps_per_epoch, since)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
         raise NotImplementedError
 
 
@@ -46,7 +62,7 @@ class Constant(Schedule):
         super().__post_init__()
         checks.real("learning_rate", self.initial, 0)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
         return np.full_like(t, self.initial)
 
 
@@ -62,7 +78,7 @@ class StepDecay(Constant):
         checks.whole("every", self.every, 1)
         checks.real("factor", self.factor, 0, open_low=True)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
         return self.initial * self.factor ** (t // self.every)
 
 
@@ -76,7 +92,7 @@ class Exponential(Constant):
         super().__post_init__()
         checks.real("factor", self.factor, 0, open_low=True)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
         return self.initial * self.factor**t
 
 
@@ -90,7 +106,7 @@ class InverseScaling(Constant):
         super().__post_init__()
         checks.real("power", self.power)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
         return self.initial / (t + 1.0) ** self.power
 
 
@@ -110,7 +126,7 @@ class Cosine(Constant):
         checks.whole("length", self.length, 1)
         checks.real("final", self.final, 0)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
         done = np.minimum(t, self.length) / self.length
         return self.final + 0.5 * (self.initial - self.final) * (1.0 + np.cos(math.pi * done))
 
@@ -132,9 +148,9 @@ class Warmup(Schedule):
         checks.whole("length", self.length, 1)
         checks.real("start_factor", self.start_factor, 0, 1)
 
-    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats:
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
         rise = self.start_factor + (1.0 - self.start_factor) * np.minimum(t, self.length) / self.length
-        return rise * as_schedule(self.after).rates(steps, steps_per_epoch)
+        return rise * as_schedule(self.after).rates(steps, steps_per_epoch, since)
 
 
 def as_schedule(rate: float | Schedule) -> Schedule:
@@ -144,6 +160,8 @@ def as_schedule(rate: float | Schedule) -> Schedule:
     return rate if isinstance(rate, Schedule) else Constant(rate)
 
 
-def rates_of(rate: float | Schedule, steps: NDArray[np.int64], steps_per_epoch: int) -> Floats | float:
+def rates_of(
+    rate: float | Schedule, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
+) -> Floats | float:
     """Return the rates (n,) of n updates, as `Schedule.rates`; a plain number is that of them all."""
-    return rate.rates(steps, steps_per_epoch) if isinstance(rate, Schedule) else rate
+    return rate.rates(steps, steps_per_epoch, since) if isinstance(rate, Schedule) else rate

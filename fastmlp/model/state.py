@@ -25,6 +25,10 @@ class TrainState(NamedTuple):
     moments: Array
     step: int
 
+    def at(self, step: int) -> TrainState:
+        """Return the same arrays with another number of updates; `_replace` takes three times as long."""
+        return TrainState(self.parameters, self.gradients, self.moments, step)
+
 
 class Snapshot(NamedTuple):
     """A training between two chunks: everything that the rest of it depends on.
@@ -39,7 +43,7 @@ class Snapshot(NamedTuple):
     order_state : of the NumPy generator that draws the orders of later epochs
     pending : (2, steps) float64, for `fastmlp.training.loop.EpochLosses`: of an epoch under way
     history : lists of one value for every complete epoch
-    callbacks : (class name, `Callback.state_dict()`) of those that have a state
+    callbacks : (class name, `Callback.state_dict()`) of those that have a state; {} of one that begins anew
     """
 
     setting: dict[str, Any]

@@ -1,4 +1,4 @@
-"""How many threads a training may use: the cores that this process has, and a limit for the BLAS.
+"""How many threads a training may use: a share of the cores that this process has, and a limit for the BLAS.
 
 A BLAS has one number of threads for the whole process. Of two trainings that run at once the second finds the
 limit that the first has set, so it must not restore what it found. The limits of all trainings are kept here.
@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,15 @@ forks.wait_for(_lock)
 _held: list[int] = []
 """The limits of the trainings that run now; the least of them is set."""
 
+_running: list[int] = []
+"""Of the trainings that run now, which share the cores: the threads that began them."""
+
+BOUNDS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
+"""Environment variables that bound the threads of a process; the first that is set counts.
+
+joblib sets both in the processes of loky, Dask and Ray the second: they share the machine.
+"""
+
 _found: dict[str, tuple[Any, int]] = {}
 """The libraries that are limited, by file, each with the number of threads that it had before."""
 
@@ -34,12 +43,53 @@ def cores() -> int:
     joblib.cpu_count returns the same number, unless joblib's own environment variable is set. joblib is not
     used here: its import takes 30 ms, a tenth of a first training with a warm cache.
     """
-    return math.ceil(min(len(affinity()), quota()))
+    return math.ceil(min(_affinity(), quota()))
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use for trainings: all, or as many as one of `BOUNDS` says."""
+    for name in BOUNDS:
+        given = os.environ.get(name, "").partition(",")[0].strip()  # OpenMP takes one number a level
+        if given.isdecimal() and int(given):
+            return min(cores(), int(given))
+    return cores()
+
+
+def share() -> int:
+    """Return how many cores one training may use now: those of the process, shared by all that run in it."""
+    return max(1, usable_cores() // max(1, len(_running)))
+
+
+@contextmanager
+def training() -> Iterator[None]:
+    """Count a training as running for the time of a `with` block."""
+    here = threading.get_ident()
+    with _lock:
+        _running.append(here)
+    try:
+        yield
+    finally:
+        with _lock:
+            _running.remove(here)
+
+
+def _forget_others() -> None:
+    """Count no other thread's training: a new process has only the thread that forked."""
+    here = threading.get_ident()
+    _running[:] = [thread for thread in _running if thread == here]
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_others)
 
 
 def affinity() -> set[int]:
     """Return the numbers of the cores that this process may use, whatever its quota is."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {*range(os.cpu_count() or 1)}
+
+
+def _affinity() -> int:
+    return len(affinity())
 
 
 @functools.cache  # reading it takes 60 us, a fifth of the smallest training
@@ -101,18 +151,21 @@ def _hold() -> None:
         library.set_num_threads(min(*_held, found))
 
 
-@contextmanager
-def blas_threads(threads: int | None) -> Iterator[None]:
+def blas_threads(threads: int | None) -> AbstractContextManager[None]:
     """Limit the BLAS of NumPy and SciPy to `threads` for the time of a `with` block.
 
     A lower limit that the program has set stays. None sets a limit only if the CPU quota is below the
     affinity: a BLAS goes by the affinity, and does not see the quota.
     """
     if threads is None:
-        if quota() >= len(affinity()):
-            yield
-            return
+        if quota() >= _affinity():
+            return nullcontext()
         threads = cores()
+    return _limited(threads)
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
     with _lock:
         _held.append(threads)
         _hold()

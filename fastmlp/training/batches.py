@@ -47,7 +47,7 @@ class Batches:
         self._first = step // self.per_epoch
         # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
         self._orders = order.reshape(-1, self.rows).copy()
-        if self._draws is not None:
+        if self._draws is not None and order_state:
             self._draws.state = order_state
 
     def steps_within(self, visits: int) -> int:
@@ -58,7 +58,10 @@ class Batches:
         self, steps: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
         """Return (order, starts, stops) of consecutive steps: step s visits order[starts[s]:stops[s]]."""
-        epochs = steps if self.per_epoch == 1 else steps // self.per_epoch
+        if self.per_epoch == 1 and self._draws is None:
+            starts = np.zeros(len(steps), np.int64)
+            return self._natural, starts, starts + self.rows
+        epochs = steps // self.per_epoch
         starts = (steps - epochs * self.per_epoch) * self.batch_size
         stops = np.minimum(starts + self.batch_size, self.rows)
         if self._draws is None:

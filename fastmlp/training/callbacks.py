@@ -27,7 +27,7 @@ def no_snapshot() -> Snapshot:
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
-SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot")
+SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot", "left")
 """The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
 
 
@@ -40,10 +40,11 @@ class Run:
     parameters : (P,) floating, the live vector; copy what you want to keep
     moments : (2, P) floating, the optimiser's live vectors (see `fastmlp.model.state`)
     epochs : int, asked for; `epoch` : int, complete so far; `step` : int, updates so far
-    rows : int, training rows in an epoch; `rows_seen` : int, rows visited so far
+    rows : int, training rows in an epoch, 0 in the first one of blocks; `rows_seen` : int, visited so far
     history : dict of lists, one value for every complete epoch
     stop_reason : str or None, what `stop` was last told; `interrupted` : bool, by Ctrl-C
     snapshot : function that returns all that the rest of the training depends on, between chunks
+    left : Snapshot or None, what the training left when its last chunk was over
     rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
 
     Setting an attribute that a training would not read raises AttributeError.
@@ -62,6 +63,7 @@ class Run:
     rate_factor: float
     stop_reason: str | None
     interrupted: bool
+    left: Snapshot | None
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Run:
             rate_factor=1.0,
             stop_reason=None,
             interrupted=False,
+            left=None,
         )
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -145,6 +148,19 @@ class Callback:
         """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
 
 
+def checked_monitor(monitor: str | None) -> str | None:
+    """Return a key of the history that a callback is told to go by; None leaves it to `monitored`."""
+    return monitor if monitor is None else checks.choice("monitor", monitor, ("validation_loss", "loss"))
+
+
+def monitored(callback: Callback, monitor: str | None, run: Run) -> str:
+    """Return the key of the history that a callback goes by: the validation's unless told otherwise."""
+    validated = "validation_loss" in run.history
+    if monitor == "validation_loss" and not validated:
+        raise ValueError(f"{type(callback).__name__}(monitor='validation_loss') needs fit(validation=...)")
+    return monitor or ("validation_loss" if validated else "loss")
+
+
 class EarlyStopping(Callback):
     """Stop when a monitored value has not improved, and restore the best parameters.
 
@@ -167,16 +183,11 @@ class EarlyStopping(Callback):
     def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
         self.patience = checks.whole("patience", patience, 1)
         self.min_delta = checks.real("min_delta", min_delta, 0)
-        if monitor is not None:
-            checks.choice("monitor", monitor, ("validation_loss", "loss"))
-        self.monitor = monitor
+        self.monitor = checked_monitor(monitor)
 
     def on_train_begin(self, run: Run) -> None:
         """Forget any earlier training."""
-        if self.monitor == "validation_loss" and "validation_loss" not in run.history:
-            raise ValueError("EarlyStopping(monitor='validation_loss') needs fit(validation=...)")
-        default = "validation_loss" if "validation_loss" in run.history else "loss"
-        self.key = self.monitor or default
+        self.key = monitored(self, self.monitor, run)
         self.best = math.inf
         self.best_epoch = 0
         self.best_parameters = run.parameters.copy()
@@ -265,6 +276,7 @@ class Progress(Callback):
             # What tqdm takes for working time began so much later.
             self.bar.start_t += lap.compiling
             self.bar.last_print_t += lap.compiling
+        self.bar.total = run.epochs * run.rows or None  # blocks may not say beforehand
         self.bar.set_description(f"epoch {run.epoch}/{run.epochs}", refresh=False)
         if run.history["loss"]:
             shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
@@ -288,6 +300,6 @@ def _opened(run: Run, rows_before: int) -> tqdm[Any]:
         from tqdm import tqdm
     # With stderr itself as its file, tqdm would fail where stderr cannot be asked for its width, or flushed.
     return tqdm(
-        total=run.epochs * run.rows, initial=rows_before, unit="row", unit_scale=True, file=Notices(),
+        total=run.epochs * run.rows or None, initial=rows_before, unit="row", unit_scale=True, file=Notices(),
         dynamic_ncols=True,
     )  # fmt: skip

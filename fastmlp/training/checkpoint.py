@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.distributed.fingerprints import BY_ROWS, fingerprint_by_rows
-from fastmlp.distributed.ranks import Ranks
+from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
@@ -136,8 +136,8 @@ def setting(
     shuffle: bool,
     seed: int,
     blas_threads: int | None,
-    ranks: Ranks,
-    by_rows: bool,
+    ranks: Ranks = ALONE,
+    by_rows: bool = False,
 ) -> dict[str, Any]:
     """Return, in JSON's types, all that a training's bits depend on.
 
@@ -173,7 +173,13 @@ def fingerprint(*arrays: Inputs) -> str:
     return digest.hexdigest()
 
 
-YOUNGER = {"convention": "torch", "epsilon_hat": False, "layer_rates": None, "layer_decays": None}
+YOUNGER = {
+    "convention": "torch",
+    "epsilon_hat": False,
+    "layer_rates": None,
+    "layer_decays": None,
+    "input_scale": 1.0,
+}
 """Fields that were added after the format was made, with their values in files that lack them."""
 
 
@@ -253,19 +259,8 @@ def check_same_training(
     The number of epochs may differ: a training may be prolonged. The backend may differ, if it is named: the
     training then goes on in the other backend's bits.
     """
+    _check_same_setting(saved, current, callbacks)
     snapshot, path = saved.snapshot, os.fspath(saved.path)
-    then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
-    now = {**current, "callbacks": callbacks, "backend": then["backend"]}
-    del now["blas_threads"]  # taken from the file, if it has them
-    off = [name for name in now if then.get(name) != now[name]]
-    if off:
-        short = [
-            f"{name} ({then.get(name)!r} then, {now[name]!r} now)"
-            if name in ("batch_size", "shuffle")
-            else name
-            for name in off
-        ]
-        raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(short)}")
     batches = -(-rows // current["batch_size"])
     done, within = divmod(snapshot.step, batches)
     if snapshot.step > epochs * batches:
@@ -280,6 +275,47 @@ def check_same_training(
         or snapshot.pending.shape[1] != within
     ):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
+
+
+def check_same_blocks(
+    saved: Saved,
+    current: dict[str, Any],
+    callbacks: list[str],
+    optimizer: Optimizer,
+    shuffled: bool,
+    epochs: int,
+) -> None:
+    """As `check_same_training`, where rows come block by block and their number is not known."""
+    _check_same_setting(saved, current, callbacks)
+    snapshot, path = saved.snapshot, os.fspath(saved.path)
+    done = len(snapshot.history["loss"])
+    if done > epochs:
+        raise CheckpointError(f"{path!r} holds {done} epochs, more than epochs={epochs}")
+    if (
+        any(len(values) != done for values in snapshot.history.values())
+        or ("validation_loss" in snapshot.history) != (current["validation"] is not None)
+        or len(snapshot.moments) != optimizer.moment_rows
+        or snapshot.order.size
+        or bool(snapshot.order_state) != shuffled
+        or snapshot.pending.shape[1] > snapshot.step
+    ):
+        raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
+
+
+def _check_same_setting(saved: Saved, current: dict[str, Any], callbacks: list[str]) -> None:
+    snapshot, path = saved.snapshot, os.fspath(saved.path)
+    then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
+    now = {**current, "callbacks": callbacks, "backend": then["backend"]}
+    del now["blas_threads"]  # taken from the file, if it has them
+    off = [name for name in now if then.get(name) != now[name]]
+    if off:
+        short = [
+            f"{name} ({then.get(name)!r} then, {now[name]!r} now)"
+            if name in ("batch_size", "shuffle", "window")
+            else name
+            for name in off
+        ]
+        raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(short)}")
 
 
 def check_blas_threads(saved: Saved, wanted: int, found: int | None) -> None:

@@ -29,6 +29,14 @@ def as_array(what: str, value: ArrayLike) -> Array:
     ValueError
         If it is ragged.
     """
+    array = value if type(value) is np.ndarray else _made_array(what, value)
+    if array.dtype.kind not in "buif":
+        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
+        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
+    return array
+
+
+def _made_array(what: str, value: ArrayLike) -> Array:
     checks.no_iterator(what, value)
     # NumPy loads its masked arrays when they are first named, for 10 ms.
     if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
@@ -36,14 +44,10 @@ def as_array(what: str, value: ArrayLike) -> Array:
     if hasattr(value, "toarray") and not hasattr(value, "__array__"):
         raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")
     try:
-        array = np.asarray(value)
+        return np.asarray(value)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{what} must be a rectangular array of numbers: {reason}") from None
-    if array.dtype.kind not in "buif":
-        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
-        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
-    return array
 
 
 def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
@@ -61,24 +65,65 @@ def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
     return wanted
 
 
-def clean(what: str, array: Array, dtype: np.dtype[Any]) -> Array:
-    """Return `array` as C-contiguous, native `dtype` and finite; a copy only where it must be."""
-    cleaned = array
-    if array.dtype != dtype or not array.flags.c_contiguous or not array.flags.aligned:
-        with np.errstate(over="ignore"):
-            cleaned = np.ascontiguousarray(array, dtype).reshape(array.shape)
-    if not checks.finite(cleaned):
-        first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
-        value = np.asarray(array)[first]
-        place = ", ".join(map(str, first))
-        if np.isfinite(value):
-            raise ValueError(f"{what}[{place}] = {value!s} does not fit into {dtype}")
-        raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+def clean(what: str, array: Array, dtype: np.dtype[Any], scale: float = 1.0, first_row: int = 0) -> Array:
+    """Return `array` times `scale` as C-contiguous, native `dtype` and finite; a copy only where it must be.
+
+    first_row : what the array's first row is called in an error, where it is a part of another
+    """
+    flags = array.flags
+    if array.dtype == dtype and flags.c_contiguous and flags.aligned and scale == 1:
+        check_finite(what, array, array, first_row)
+        return array
+    cleaned = np.empty(array.shape, dtype)
+    convert(what, array, scale, cleaned, first_row)
     return cleaned
 
 
-def clean_inputs(what: str, value: Any, n_in: int, dtype: DTypeLike | None, least: int = 1) -> Inputs:
-    """Return X as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
+CONVERTED = 1 << 16
+"""Numbers that are converted, scaled and looked at together, while they are in L2."""
+
+
+def convert(what: str, array: Array, scale: float, out: Array, first_row: int = 0) -> None:
+    """Write an array's numbers in out's dtype, times `scale` in that dtype, to `out` of its shape.
+
+    Raises ValueError if one of them is not finite then.
+    """
+    if not array.ndim:
+        array, out = array.reshape(1), out.reshape(1)
+    rows = max(1, CONVERTED // max(1, array[:1].size))
+    never_infinite = array.dtype.kind in "bui" and scale <= 1
+    for start in range(0, len(array), rows):
+        some, target = array[start : start + rows], out[start : start + rows]
+        with np.errstate(over="ignore"):
+            target[...] = some
+            if scale != 1:
+                target *= out.dtype.type(scale)
+        if not never_infinite:
+            check_finite(what, some, target, first_row + start)
+
+
+def check_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> None:
+    """Raise ValueError unless all of `cleaned` is finite, which was made of `array`."""
+    if checks.finite(cleaned):
+        return
+    first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
+    value = np.asarray(array)[first]
+    place = ", ".join(str(i if axis else first_row + i) for axis, i in enumerate(first))
+    if np.isfinite(value):
+        raise ValueError(f"{what}[{place}] = {value!s} does not fit into {cleaned.dtype}")
+    raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+
+
+def clean_inputs(
+    what: str,
+    value: Any,
+    n_in: int,
+    dtype: DTypeLike | None,
+    scale: float = 1.0,
+    first_row: int = 0,
+    least: int = 1,
+) -> Inputs:
+    """Return X times `scale` as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
 
     Raises
     ------
@@ -93,7 +138,7 @@ def clean_inputs(what: str, value: Any, n_in: int, dtype: DTypeLike | None, leas
     if array.shape[0] < least:
         raise ValueError(f"{what} must hold at least {least} row, got {array.shape[0]}")
     wanted = floating_dtype(dtype, array)
-    return clean_rows(what, array, wanted) if sparse else clean(what, array, wanted)
+    return clean_rows(what, array, wanted, scale) if sparse else clean(what, array, wanted, scale, first_row)
 
 
 def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:
@@ -123,9 +168,15 @@ def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtyp
 
 
 def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return sample weights as a clean (rows,) array, ones if None; see `scaled_weights`."""
+    """Return sample weights as a clean (rows,) array, ones if None, the largest in [1, 2)."""
     if value is None:
         return np.ones(rows, dtype)
+    weights = checked_weights(what, value, rows, dtype)
+    return scaled_weights(what, weights, float(weights.max(initial=0.0)))
+
+
+def checked_weights(what: str, value: ArrayLike, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return sample weights (rows,), of a rank that may have none, as they are."""
     array = as_array(what, value)
     if array.shape != (rows,):
         raise ValueError(f"{what} must have shape ({rows},), got {array.shape}")
@@ -143,7 +194,7 @@ def scaled_weights(what: str, weights: Array, largest: float) -> Array:
     if largest == 0:
         raise ValueError(f"{what} must not be all zero")
     _, exponent = np.frexp(largest)
-    scaled: Array = weights if exponent == 1 else np.ldexp(weights, 1 - int(exponent))
+    scaled: Array = np.ldexp(weights, 1 - int(exponent))
     return scaled
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from fastmlp.model.layout import aligned
 from fastmlp.model.state import TrainState, initial_state
+from fastmlp.system import parts
 
 
 class Draft:
-    """A second set of arrays for a training's state."""
+    """A second set of arrays for a training's state.
 
-    def __init__(self, moment_rows: int) -> None:
-        self._rows = moment_rows
+    moment_rows : of the moments that the optimiser uses; threads : see `fit`
+    """
+
+    def __init__(self, moment_rows: int, threads: int | None = None) -> None:
+        self._rows, self._threads = moment_rows, threads
         self._arrays: TrainState | None = None
 
     def of(self, state: TrainState, changed: bool = True) -> TrainState:
@@ -27,13 +31,16 @@ class Draft:
             changed = True
         if changed:
             self._copy(state, self._arrays)
-        return self._arrays._replace(step=state.step)
+        return self._arrays.at(state.step)
 
     def accept(self, draft: TrainState, state: TrainState) -> TrainState:
         """Write the draft to the state's arrays; return the state with the draft's step."""
         self._copy(draft, state)
-        return state._replace(step=draft.step)
+        return state.at(draft.step)
 
     def _copy(self, source: TrainState, target: TrainState) -> None:
-        target.parameters[...] = source.parameters
-        target.moments[: self._rows] = source.moments[: self._rows]
+        parts.copy(
+            (source.parameters, *source.moments[: self._rows]),
+            (target.parameters, *target.moments[: self._rows]),
+            self._threads,
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -11,19 +12,19 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Chunk, Data, Evaluate, TrainChunk, loss_in_parts
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.system.budget import blas_threads
+from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind, deferred, until_stopped
 from fastmlp.training.batches import Batches, Orders, visited_weights
-from fastmlp.training.callbacks import Callback, Run, no_snapshot
+from fastmlp.training.callbacks import Callback, Progress, Run, no_snapshot
 from fastmlp.training.divergence import DivergenceError, last_finite, sound
 from fastmlp.training.draft import Draft
 
@@ -64,7 +65,8 @@ class Plan(NamedTuple):
     stays_finite : whether a loss or parameter that is not finite raises DivergenceError
     setting : for a `Snapshot`
     blas_threads : the limit for the BLAS; None for as many as `threads`
-    ranks : those that take the steps; with several of them data and held_out have this rank's rows
+    since : for schedules, where the training begins
+    weights : (rows,) of all rows that steps visit, where data has some of them; None where it has all
     """
 
     network: Network
@@ -80,40 +82,55 @@ class Plan(NamedTuple):
     stays_finite: bool
     setting: dict[str, Any]
     blas_threads: int | None = None
-    ranks: Ranks = ALONE
+    since: Since = BEGINNING
+    weights: NDArray[Any] | None = None
 
 
 def train(
-    plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None = None
+    plan: Plan,
+    state: TrainState,
+    callbacks: Sequence[Callback],
+    resumed: Snapshot | None = None,
+    begin: Callable[..., Training] | None = None,
 ) -> Run:
     """Train in place on state.parameters and state.moments; return the finished run.
 
-    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0.
+    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0. What a later
+    training needs to go on from here is in run.left. begin : makes another kind of `Training`
     Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
     """
-    training = _Training(plan, state, callbacks, resumed)
+    training = (begin or Training)(plan, state, callbacks, resumed)
     run = training.run
     begun: list[Callback] = []
-    with deferred(plan.ranks.asking(run.stop)) as signals:
+    with deferred(training.stop) as signals:
         try:
             for callback in callbacks:
                 callback.on_train_begin(run)
                 begun.append(callback)
             if resumed is not None:
                 for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
-                    _take_over(callback, run, saved)
-            with blas_threads(plan.blas_threads or plan.threads):
+                    if saved:
+                        _take_over(callback, run, saved)
+            with budget.training(), budget.blas_threads(plan.blas_threads or plan.threads):
                 training.run_chunks()
+            run.left = training.left()
         finally:
-            # Every callback that began must end, in order, even if one of them raises.
-            with ExitStack() as ends:
+            try:
+                if begun:
+                    _end(begun, run)
+            finally:
                 # At the very end the run drops its reference to the training. The cycle would keep every
                 # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
-                ends.callback(setattr, run, "snapshot", no_snapshot)
-                for callback in reversed(begun):
-                    ends.callback(callback.on_train_end, run)
+                run.snapshot = no_snapshot
     run.interrupted = run.interrupted or signal.SIGINT in signals
     return run
+
+
+def _end(begun: Sequence[Callback], run: Run) -> None:
+    """End every callback that began, in order, even if one of them raises."""
+    with ExitStack() as ends:
+        for callback in reversed(begun):
+            ends.callback(callback.on_train_end, run)
 
 
 def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
@@ -128,13 +145,13 @@ def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
         ) from error
 
 
-class _Training:
+class Training:
     """A training under way: the run that callbacks see, and what they do not see."""
 
     def __init__(
         self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
     ) -> None:
-        self.weights = plan.ranks.weights(plan.data)
+        self.weights = plan.data.weights if plan.weights is None else plan.weights
         rows = len(self.weights)
         history: dict[str, list[float]] = {"loss": []}
         if plan.held_out is not None:
@@ -150,30 +167,40 @@ class _Training:
         streamed = most_seconds(state.parameters.size, 1)  # by a step, whatever its rows have
         self.pace = most_seconds(weights, plan.batch_size) + streamed + LAYER_SECONDS * layers
         """Seconds a step."""
-        self.draft = Draft(plan.optimizer.moment_rows)
+        self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
         held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
         longest = most_seconds(weights, max(plan.batch_size, held_out)) + streamed
         self.drafts = plan.stays_finite or longest >= LONG_SECONDS
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
         )
+        self.stop = self.run.stop
+        """What a signal calls, with its name."""
         if resumed is not None:
             self._resume(resumed)
 
     def _resume(self, saved: Snapshot) -> None:
+        self.take_over(saved)
+        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.run.rows_seen = self.batches.rows_before(saved.step)
+
+    def take_over(self, saved: Snapshot) -> None:
+        """Take over what does not depend on which rows the steps visit."""
         state, run = self.state, self.run
         state.parameters[...] = saved.parameters
         state.moments[: len(saved.moments)] = saved.moments
-        self.state = state._replace(step=saved.step)
-        self.batches.resume(saved.step, saved.order, saved.order_state)
+        self.state = state._replace(step=self.steps_before + saved.step)
         self.losses.pending = saved.pending
         run.step = saved.step
-        run.rows_seen = self.batches.rows_before(saved.step)
         run.history.update(saved.history)
         run.epoch = len(run.history["loss"])
 
     def snapshot(self) -> Snapshot:
-        order, order_state = self.batches.position(self.run.step)
+        """Return all that the rest of the training depends on."""
+        return self.snapshot_at(*self.batches.position(self.run.step))
+
+    def snapshot_at(self, order: NDArray[np.int64], order_state: dict[str, Any]) -> Snapshot:
+        """Return a snapshot. order, order_state : of the epoch under way, and of what draws later ones"""
         return Snapshot(
             setting=self.plan.setting,
             parameters=self.state.parameters,
@@ -186,27 +213,43 @@ class _Training:
             callbacks=[(type(c).__name__, c.state_dict()) for c in with_state(self.callbacks)],
         )
 
+    def left(self) -> Snapshot:
+        """Return a snapshot that stays as it is when callbacks change parameters at the training's end."""
+        snapshot = self.snapshot()
+        snapshot = snapshot._replace(callbacks=copy.deepcopy(snapshot.callbacks))
+        if all(type(callback).on_train_end in HARMLESS for callback in self.callbacks):
+            return snapshot
+        return snapshot._replace(parameters=snapshot.parameters.copy())
+
     def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
         """Take the chunk's steps in place; return the state and the objectives (steps,)."""
+        return self.advance_on(self.plan.data, state, chunk)
+
+    def advance_on(
+        self, data: Data, state: TrainState, chunk: Chunk
+    ) -> tuple[TrainState, NDArray[np.float64]]:
+        """Take a chunk's steps on some rows."""
         plan, objectives = self.plan, np.empty(len(chunk.starts))
         state = plan.backend.train_chunk(
-            plan.network, plan.optimizer, state, plan.data, chunk, plan.dropout_key, plan.threads, objectives
+            plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, plan.threads, objectives
         )
         return state, objectives
 
     def run_chunks(self) -> None:
+        """Take the chunks of all epochs, until one of the callbacks stops the training."""
         plan, run, batches = self.plan, self.run, self.batches
-        uniform = bool((self.weights == 1).all())
+        weights = self.weights
+        uniform = int(np.count_nonzero(weights == 1)) == len(weights)
         by_rows = plan.network.convention == "sklearn"
         total = plan.epochs * batches.per_epoch
         while run.step < total and run.stop_reason is None:
-            steps = plan.ranks.steps(self._steps_now(total), run.step, batches.per_epoch)
-            numbers = np.arange(run.step, run.step + steps)
+            numbers = np.arange(run.step, run.step + self.steps_now(total))
             before = batches.position(run.step)
             visits = batches.visit(numbers)
-            totals = visited_weights(self.weights, uniform, *visits)
-            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch)
-            chunk = Chunk(*visits, totals, run.rate_factor * rates, batches.batch_size)
+            totals = visited_weights(weights, uniform, *visits)
+            rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch, plan.since)
+            rates *= run.rate_factor
+            chunk = Chunk(*visits, totals, rates, batches.batch_size)
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
             try:
                 objectives, validation_loss = self._take(chunk, ends)
@@ -225,11 +268,11 @@ class _Training:
                 self._end_epoch(validation_loss)
             self._end_chunk()
 
-    def _steps_now(self, total: int) -> int:
+    def steps_now(self, total: int) -> int:
         """Return how many steps the next chunk takes: up to the epoch's end that a callback asks for."""
         run, batches = self.run, self.batches
         steps = min(
-            max(1, int(CHUNK_SECONDS / max(self.pace, 1e-9))),
+            chunk_steps(self.pace),
             MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), total - run.step,
         )  # fmt: skip
         if not self.heard:
@@ -246,7 +289,7 @@ class _Training:
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
         stopwatch = Stopwatch()
-        after, objectives = self._heeding(plan.batch_size, lambda: self.advance(state, chunk))
+        after, objectives = self.heeding(plan.batch_size, lambda: self.advance(state, chunk))
         taken = stopwatch.lap()
         # After a chunk beside which something compiled the next has no more steps: where another thread
         # compiled, this one worked meanwhile, and took longer than the difference.
@@ -254,23 +297,27 @@ class _Training:
         if plan.stays_finite and not sound(objectives, after.parameters):
             self.state, objectives = last_finite(self.advance, self.state, chunk, self.draft)
             return objectives, None
-        validation_loss = None
-        if ends and (held_out := plan.held_out) is not None:
-            rows = held_out.inputs.shape[0]
-            validation_loss = self._heeding(rows, lambda: self._evaluate(after.parameters, held_out))
+        validation_loss = self.validation_loss(after.parameters) if ends else None
         self.state = self.draft.accept(after, self.state) if self.drafts else after
         return objectives, validation_loss
 
-    def _heeding(self, rows: int, call: Callable[[], Result]) -> Result:
-        """As `heeding`; but no rank leaves the others in a step that they take together."""
-        return call() if self.plan.ranks.spread else heeding(self.run, rows, call)
+    def validation_loss(self, parameters: NDArray[Any]) -> float | None:
+        """Return the loss over the rows held out, None if there are none; LeftBehind as `heeding`."""
+        if (held_out := self.plan.held_out) is None:
+            return None
+        rows = held_out.inputs.shape[0]
+        return self.heeding(rows, lambda: self._evaluate(parameters, held_out))
+
+    def heeding(self, rows: int, call: Callable[[], Result]) -> Result:
+        """Return call(), which works on so many rows; LeftBehind as the function of this name."""
+        return heeding(self.run, rows, call)
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
         """Return the loss over all rows; LeftBehind if they are many and the training shall stop."""
         evaluate, network = self.plan.backend.evaluate, self.plan.network
         rows = data.inputs.shape[0]
         at_once = max(256, int(LONG_SECONDS / most_seconds(parameters.size, 1)))
-        if rows <= at_once or self.plan.ranks.spread:
+        if rows <= at_once:
             return evaluate(network, parameters, data)
 
         def parts() -> Iterator[slice]:
@@ -298,6 +345,10 @@ class _Training:
             callback.on_chunk_end(self.run)
 
 
+HARMLESS = (Callback.on_train_end, Progress.on_train_end)
+"""They change no parameters."""
+
+
 def heeding(run: Run, rows: int, call: Callable[[], Result]) -> Result:
     """Return call(), which works on so many rows; LeftBehind if that is long and the training shall stop."""
     if most_seconds(run.parameters.size, rows) < LONG_SECONDS:
@@ -312,6 +363,11 @@ def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
 
 def _wants_epochs(callback: Callback) -> bool:
     return getattr(callback.on_epoch_end, "__func__", None) is not Callback.on_epoch_end
+
+
+def chunk_steps(pace: float) -> int:
+    """Return how many steps a chunk has time for, of `pace` seconds each."""
+    return max(1, int(CHUNK_SECONDS / max(pace, 1e-9)))
 
 
 def visited_by_a_row(network: Network, data: Data) -> int:

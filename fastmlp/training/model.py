@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,16 @@ from fastmlp.model.optimizers import SGD
 from fastmlp.model.sparse import Inputs
 from fastmlp.training.data import clean_inputs, floating_dtype
 
+AT_ONCE = 1 << 20
+"""Numbers that are converted to predict with them, where all would be a copy of a large array."""
+
+
+class Training(Protocol):
+    """What a model goes on from (`fastmlp.training.more.Continuation`)."""
+
+    def go_on(self, model: Model, X: Any, y: Any, epochs: int, options: dict[str, Any]) -> Model:
+        """Return the model that more epochs of the training come to."""
+
 
 class Model(Portable):
     """A network with its parameters; `to_..` and `from_..` exchange it with other programs.
@@ -30,6 +40,9 @@ class Model(Portable):
         "loss", and "validation_loss" where there was validation: one value for every epoch.
     backend : str, the name of the backend that trained it
     stop_reason : str or None, why training ended before its last epoch
+    training : Training or None
+        What `fit_more` goes on from: the optimiser with its moments, up to two numbers a parameter. It is
+        pickled with the model, and `save` leaves it out. Set it to None to let go of it.
     """
 
     def __init__(
@@ -39,11 +52,13 @@ class Model(Portable):
         history: dict[str, list[float]],
         backend: Backend,
         stop_reason: str | None,
+        training: Training | None = None,
     ) -> None:
         self.network = network
         self.parameters = parameters
         self.history = history
         self.stop_reason = stop_reason
+        self.training = training
         self._backend = backend
 
     @classmethod
@@ -86,22 +101,70 @@ class Model(Portable):
         ValueError, TypeError
             If X is not such an array.
         """
-        return self.forward(clean_inputs("X", X, self.network.sizes[0], self.parameters.dtype))
+        (n_in, *_), dtype, scale = self.network.sizes, self.parameters.dtype, self.network.input_scale
+        if (
+            not isinstance(X, np.ndarray)
+            or X.size <= AT_ONCE
+            or (X.dtype == dtype and scale == 1)
+            or X.ndim != 2
+        ):
+            return self.forward(clean_inputs("X", X, n_in, dtype, scale))
+        out, rows = np.empty((len(X), self.network.sizes[-1]), dtype), max(1, AT_ONCE // X.shape[1])
+        for start in range(0, len(X), rows):
+            some = clean_inputs("X", X[start : start + rows], n_in, dtype, scale, first_row=start)
+            self._backend.predict(self.network, self.parameters, some, out[start : start + rows])
+        return out
 
     def forward(self, inputs: Inputs) -> NDArray[Any]:
         """Return the output for inputs (rows, n_in) that are known to be clean, without a check.
 
-        Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, and at least one row.
+        Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, scaled, and at least one row.
         """
         out = np.empty((inputs.shape[0], self.network.sizes[-1]), self.parameters.dtype)
         self._backend.predict(self.network, self.parameters, inputs, out)
         return out
 
+    def fit_more(self, X: Any, y: Any = None, *, epochs: int, **options: Any) -> Model:
+        """Go on with the training that gave this model; return the model that it comes to.
+
+        The optimiser's moments, the number of its steps, schedules, row orders and dropout masks go on where
+        they were. On the same rows the model has the bits of one longer `fit`. This model stays as it is.
+
+        Parameters
+        ----------
+        X, y : as for `fit`, the same rows or others
+        epochs : int, at least 0
+            So many more. On as many rows as before, an epoch that was under way when the training stopped
+            is taken to its end, and counts as one of them; on another number of rows a new one begins.
+        **options : sample_weight, validation, callbacks, progress, threads
+            As for `fit`. If validation is None and the training split off a share of its rows, so it does
+            here. A callback that keeps a state, as `EarlyStopping` does, takes over that of the one of its
+            kind if the rows are the same, and begins anew on others: with early stopping the training goes
+            on from its last parameters, not from the best ones, which the model has.
+
+        Returns
+        -------
+        Model
+            With the history of all epochs.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`; if the model does not keep its training, as one from a file; or if validation was given
+            before and is not now, or the other way round.
+        """
+        if self.training is None:
+            raise ValueError(
+                "this model does not keep the training that it comes from; "
+                "to train from its weights: fit(network, X, y, initial=model)"
+            )
+        return self.training.go_on(self, X, y, epochs, options)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _backend=get(state["_backend"]))
+        self.__dict__.update({"training": None, **state}, _backend=get(state["_backend"]))
 
     def __repr__(self) -> str:
         losses = self.history["loss"]

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.backend.choice import saved_by_sparse_rows
+from fastmlp.backend.choice import may_take_sparse_rows, saved_by_sparse_rows
+from fastmlp.backend.registry import is_reference
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -35,8 +36,8 @@ def is_sparse(value: object) -> bool:
     return sparse is not None and bool(sparse.issparse(value))
 
 
-def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any]) -> SparseRows:
-    """Return a sparse matrix of SciPy's (rows, n_in) as canonical rows of `dtype`.
+def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any], scale: float = 1.0) -> SparseRows:
+    """Return a sparse matrix of SciPy's (rows, n_in), times `scale`, as canonical rows of `dtype`.
 
     Of a canonical CSR matrix of that dtype only the indptr is copied; of others there is one copy.
 
@@ -56,6 +57,9 @@ def clean_rows(what: str, matrix: Any, dtype: np.dtype[Any]) -> SparseRows:
     if values.dtype != dtype or not values.flags.c_contiguous:
         with np.errstate(over="ignore"):
             values = np.ascontiguousarray(values, dtype)
+    if scale != 1:
+        with np.errstate(over="ignore"):
+            values = values * dtype.type(scale)
     if not checks.finite(values):
         first = int(np.argmax(~np.isfinite(values)))
         place = f"{np.searchsorted(csr.indptr, first, 'right') - 1}, {csr.indices[first]}"
@@ -153,17 +157,19 @@ def inputs_of_steps(
     Where that is faster, and has the same bits; and for an optimiser that asks which columns a batch touches.
     rows : of a batch
     """
-    if isinstance(inputs, SparseRows) or backend.name == "reference" or not len(inputs):
+    if isinstance(inputs, SparseRows) or is_reference(backend.name) or not len(inputs):
+        return inputs
+    if optimizer.rule.touched_only:
+        return SparseRows.of(inputs)
+    if not may_take_sparse_rows(backend, network, optimizer, rows, inputs.dtype):
         return inputs
 
     def pays(density: float) -> bool:
-        saved = saved_by_sparse_rows(backend, network, optimizer, rows, inputs.dtype, density)
+        saved = saved_by_sparse_rows(network, optimizer, rows, inputs.dtype, density)
         return epochs * saved > TURNING_SECONDS * inputs.shape[1]
 
-    if optimizer.rule.touched_only:
-        return SparseRows.of(inputs)
-    # Whether any density pays, and that of some rows, before all are counted: that is a tenth of an epoch.
+    # Whether that of some rows pays, before all are counted: that is a tenth of an epoch.
     some = inputs[:: -(-len(inputs) // SAMPLED_ROWS)]
-    if pays(0.0) and pays(density_of(some)) and pays(density_of(inputs)):
+    if pays(density_of(some)) and pays(density_of(inputs)):
         return SparseRows.of(inputs)
     return inputs

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from numbers import Real
 from typing import Any
 
@@ -17,67 +16,52 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas, get, is_exact
-from fastmlp.distributed.ranks import Ranks, SeveralRanks, ranks_of
-from fastmlp.distributed.steps import steps_of_all
-from fastmlp.files.archive import CheckpointError
+from fastmlp.backend.registry import calls_blas, is_exact, is_mixed
+from fastmlp.distributed.ranks import ALONE, SeveralRanks, ranks_of
 from fastmlp.model.backend import Data
-from fastmlp.model.initializers import draw_biases, draw_weights
-from fastmlp.model.layout import flatten
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.model.pieces import Piece
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
 from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
-from fastmlp.training.agreement import agreeing
 from fastmlp.training.callbacks import Callback, Progress
-from fastmlp.training.checkpoint import Checkpoint, described
-from fastmlp.training.data import as_array, clean, clean_inputs, clean_targets, clean_weights, scaled_weights
-from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import Plan, Steps, train, with_state
+from fastmlp.training.checkpoint import Checkpoint
+from fastmlp.training.data import clean_inputs, clean_targets, clean_weights
+from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
+from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
+from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
+from fastmlp.training.streaming import Given, fit_source, source_of
 
 Array = NDArray[Any]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
 
 
-class Streams:
-    """Independent sources of randomness, all from one seed; each is made when it is asked for, 10 us."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def __getattr__(self, name: str) -> np.random.SeedSequence:
-        return np.random.SeedSequence(self._seed, spawn_key=(STREAMS.index(name),))
-
-
-STREAMS = ("initial", "split", "order", "dropout")
-"""In the order in which `SeedSequence.spawn` gives them."""
-
-
 def fit(
     network: Network,
     X: Any,
-    y: ArrayLike,
+    y: Any = None,
     *,
     optimizer: Optimizer | None = None,
     epochs: int = 100,
     batch_size: int | None = 32,
     shuffle: bool = True,
+    window: int | None = None,
     seed: int | None = None,
-    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None = None,
+    initial: Model | Initial | None = None,
     sample_weight: ArrayLike | None = None,
-    validation: Validation | None = None,
+    validation: Validation | Any = None,
     callbacks: Iterable[Callback] = (),
     progress: bool | None = None,
     backend: str = "auto",
     threads: int | None = None,
     dtype: DTypeLike | None = None,
-    resume: str | os.PathLike[str] | None = None,
+    resume: str | os.PathLike[str] | Continuation | None = None,
     communicator: Any = None,
 ) -> Model:
     """Train a network.
@@ -86,7 +70,12 @@ def fit(
     ----------
     network : Network
     X : (rows, n_in) array, or sparse matrix or array of SciPy's, of finite real numbers; never changed
+        Also, without y, an iterable of blocks (X, y) or (X, y, weight) that can be walked again and again, as
+        a list or a `torch.utils.data.DataLoader`, or a function that makes one for every epoch; a table or
+        dataset of Arrow's, or a data frame of Dask's, of which y names columns; an array of Dask's; a memory
+        map of any dtype. All of these are read a window of rows at a time: docs/blocks.md.
     y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
+        Of a table, the name of its column, or names.
     optimizer : SGD, RMSprop, Adam, AdamW, SparseAdam, or what a `Rule` of your own makes; Adam() if None
     epochs : int, at least 0
     batch_size : int or None
@@ -94,14 +83,19 @@ def fit(
     shuffle : bool
         Draw a new order of the rows for every epoch. With one batch to an epoch the order has
         no meaning and none is drawn.
+    window : int, optional
+        Rows of blocks that are in memory together, and shuffled together; at least batch_size. None: as many
+        as take 32 MiB. An array is shuffled as a whole unless it is given.
     seed : int, optional
         Fixes the start, the split, the orders and the dropout masks, on every backend alike.
-    initial : (weights, biases), optional
-        Start from these: lists of (n_in, n_out) and (n_out,) arrays, which are copied.
+    initial : Model or (weights, biases), optional
+        Start from these, which are copied: lists of (n_in, n_out) and (n_out,) arrays, or those of a model.
+        All else begins anew, where `Model.fit_more` goes on with the optimiser as it was.
     sample_weight : (rows,) array of at least 0, optional
         A batch's loss is the mean weighted with these.
     validation : float in (0, 1), (X, y) or (X, y, sample_weight), optional
-        A share of the rows to split off, or rows of their own; measured after every epoch.
+        A share of the rows to split off, or rows of their own; measured after every epoch. Beside blocks it
+        may be blocks, too, of a function or a loader.
     callbacks : iterable of Callback
         EarlyStopping, TimeLimit, or your own.
     progress : bool, optional
@@ -110,8 +104,10 @@ def fit(
         "auto" takes the fastest that fits; see `fastmlp.backends`.
     threads : int, optional
         Upper bound for the worker threads, at least 1; None leaves it to the backend.
-    dtype : float32, float64 or None
-        None follows X: float32 stays, everything else becomes float64.
+    dtype : float32, float64, "bfloat16" or None
+        None follows X: float32 stays, everything else becomes float64. "bfloat16" is float32, but for the
+        operands of the products of layers with 32 inputs and units at least (`docs/mixed-precision.md`):
+        with backend "auto" on AMX or AVX512_BF16, refused where there is neither, or "reference".
     resume : path, optional
         A file that a `Checkpoint` wrote in the same training; it continues from there, and all that
         follows has the bits of a training that nothing interrupted. Everything else must be given
@@ -143,133 +139,125 @@ def fit(
         After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
         is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
-    ranks = ranks_of(communicator)
-    with ranks.failing_together(DivergenceError, Interrupted):
-        with ranks.alike():
-            checks.instance("network", network, Network, "a Network")
-            optimizer = Adam() if optimizer is None else optimizer
-            check_optimizer("optimizer", optimizer)
-            optimizer.check_layers(len(network.sizes) - 1)
-            epochs = checks.whole("epochs", epochs, 0)
-            batch_size = None if batch_size is None else checks.whole("batch_size", batch_size, 1)
-            shuffle = checks.flag("shuffle", shuffle)
-            threads = None if threads is None else checks.whole("threads", threads, 1)
-            seed = None if seed is None else checks.whole("seed", seed, 0)
-            callbacks = check_callbacks(callbacks, progress if ranks.first else False)
-            saved = None
-            if resume is not None and ranks.first:
-                saved = checkpoint.read_training(resume, _pieces(network))
-        saved = ranks.of_first(saved)
-        if isinstance(ranks, SeveralRanks):
-            ranks.check_same(
-                network=described(network), optimizer=described(optimizer), epochs=epochs,
-                batch_size=batch_size, shuffle=shuffle, seed=seed, backend=backend,
-                validation=validation if isinstance(validation, Real) else type(validation).__name__,
-                average_every=ranks.average_every,
-            )  # fmt: skip
-            callbacks = agreeing(callbacks, ranks, optimizer.moment_rows)
-        if seed is None:
-            seed = ranks.of_first(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
-        threads = ranks.threads(threads)
-        streams = Streams(seed)
-        goes_on = saved is not None and is_exact(saved.backend)
-        backend = saved.backend if saved and backend == "auto" and not goes_on else backend
+    if communicator is not None and isinstance(ranks := ranks_of(communicator), SeveralRanks):
+        from fastmlp.training.together import fit_together
 
-        data = _cleaned(network, X, y, sample_weight, dtype, ranks)
-        dtype = data.weights.dtype
-        if ranks.spread:
-            ranks.check_same(dtype=dtype.name)
-        data, held_out = _split(network, data, validation, streams, ranks)
-        rows = ranks.place(len(data.weights))
-        batch_size = rows if batch_size is None else min(batch_size, rows)
-        per_epoch = -(-rows // batch_size)
-        with ranks.alike():
-            own_rows = -(-batch_size // ranks.size)
-            chosen = choose(
-                backend, network, optimizer, own_rows, dtype, threads, epochs * per_epoch, goes_on
-            )
-            parameters = _initial_parameters(network, initial, dtype, streams)
-        ranks.share_first(parameters)
-        state = initial_state(parameters)
-        steps: Steps = chosen
-        if isinstance(ranks, SeveralRanks):
-            chosen = get(ranks.of_first(settled(chosen).name))
-            steps = steps_of_all(chosen, ranks, per_epoch, data)
+        return fit_together(
+            network, X, y, ranks, optimizer, epochs, batch_size, shuffle, window, seed, initial,
+            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume, check_callbacks,
+        )  # fmt: skip
+    checks.instance("network", network, Network, "a Network")
+    optimizer = Adam() if optimizer is None else optimizer
+    check_optimizer("optimizer", optimizer)
+    optimizer.check_layers(len(network.sizes) - 1)
+    epochs = checks.whole("epochs", epochs, 0)
+    shuffle = checks.flag("shuffle", shuffle)
+    threads = None if threads is None else checks.whole("threads", threads, 1)
+    callbacks = check_callbacks(callbacks, progress)
+    more = resume if isinstance(resume, Continuation) else None
+    file = None
+    if resume is not None and not isinstance(resume, Continuation):
+        file = checkpoint.read_training(resume, _pieces(network))
+    saved = more or file
+    seed = None if seed is None else checks.whole("seed", seed, 0)
+    if seed is None:
+        seed = saved.seed if saved else int.from_bytes(os.urandom(16), "little")
+    streams = Streams(seed)
+    goes_on = saved is not None and is_exact(saved.backend)
+    wanted = backend
+    mixed = is_bfloat16(dtype) or (saved is not None and backend == "auto" and is_mixed(saved.backend))
+    dtype = np.float32 if mixed else dtype
+    backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
-        setting: dict[str, Any] = {}
-        # A BLAS sums in another order on another number of threads.
-        held_blas_threads = saved.blas_threads if saved else None
-        with ranks.alike():
-            if saved and held_blas_threads and calls_blas(chosen.name):
-                checkpoint.check_blas_threads(saved, held_blas_threads, found_blas_threads(held_blas_threads))
-            by_rows = saved.by_rows if saved else ranks.by_rows
-            if ranks.spread and not by_rows:
-                raise CheckpointError(
-                    f"{resume!r} is of a training without a communicator, which one process can resume"
-                )
-        if saved or any(ranks.all_of(any(isinstance(callback, Checkpoint) for callback in callbacks))):
-            setting = checkpoint.setting(
-                network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
-                held_blas_threads or found_blas_threads(threads), ranks, by_rows,
+    if y is None or window is not None or type(X) is not np.ndarray:
+        source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
+        if source is not None:
+            options = Given(
+                optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
+                wanted, goes_on, threads, dtype, mixed, saved,
             )  # fmt: skip
-        if saved:
-            names = [type(callback).__name__ for callback in with_state(callbacks)]
-            with ranks.alike():
-                checkpoint.check_same_training(saved, setting, names, optimizer, rows, epochs)
-        own_inputs = inputs_of_steps(chosen, network, optimizer, own_rows, data.inputs, epochs)
-        plan = Plan(
-            network=network,
-            optimizer=optimizer,
-            backend=steps,
-            data=data._replace(inputs=own_inputs),
-            held_out=held_out,
-            epochs=epochs,
-            batch_size=batch_size,
-            orders=IndependentOrders(np.random.default_rng(streams.order))
-            if shuffle and batch_size < rows
-            else None,
-            dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
-            threads=threads,
-            stays_finite=True,
-            setting=setting,
-            blas_threads=held_blas_threads,
-            ranks=ranks,
-        )
-        run = train(plan, state, callbacks, saved.snapshot if saved else None)
-        if isinstance(ranks, SeveralRanks):
-            ranks.check_equal(state.parameters)  # callbacks may change them at the very end
-        model = Model(network, state.parameters, run.history, settled(chosen), run.stop_reason)
-        if run.interrupted:
-            raise Interrupted(model)
-        return model
+            return fit_source(network, source, options, _given_validation, fit)
+
+    inputs = clean_inputs("X", X, network.sizes[0], dtype, network.input_scale)
+    rows = inputs.shape[0]
+    data = Data(
+        inputs,
+        clean_targets("y", y, network, rows, inputs.dtype),
+        clean_weights("sample_weight", sample_weight, rows, inputs.dtype),
+    )
+    data, held_out = _split(network, data, validation, streams)
+    rows = data.inputs.shape[0]
+    rows_of_a_batch = batch_size
+    batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
+    steps = epochs * -(-rows // batch_size)
+    chosen = choose(
+        backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on, mixed
+    )  # fmt: skip
+
+    beginning = Beginning(file and file.snapshot)
+    if more:
+        sample = sample_of(data, held_out) if more.goes_by_sample else None
+        beginning = more.begin(rows, sample, held_out is not None, callbacks)
+        epochs += beginning.epochs
+    state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
+    state = state._replace(step=beginning.since.step)
+    setting: dict[str, Any] = {}
+    # A BLAS sums in another order on another number of threads.
+    held_blas_threads = saved.blas_threads if saved else None
+    if file and held_blas_threads and calls_blas(chosen.name):
+        checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
+    if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
+        setting = checkpoint.setting(
+            network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
+            held_blas_threads or found_blas_threads(threads), ALONE,
+            by_rows=file.by_rows if file else communicator is not None,
+        )  # fmt: skip
+    if file:
+        names = [type(callback).__name__ for callback in with_state(callbacks)]
+        checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
+    taken = inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs)
+    plan = Plan(
+        network=network,
+        optimizer=optimizer,
+        backend=chosen,
+        data=data if taken is data.inputs else data._replace(inputs=taken),
+        held_out=held_out,
+        epochs=epochs,
+        batch_size=batch_size,
+        orders=IndependentOrders(np.random.default_rng(streams.order))
+        if shuffle and batch_size < rows
+        else None,
+        dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+        threads=threads,
+        stays_finite=True,
+        setting=setting,
+        blas_threads=held_blas_threads,
+        since=beginning.since,
+    )
+    run = train(plan, state, callbacks, beginning.snapshot)
+    assert run.left is not None
+    now = settled(chosen)
+    training = Continuation(
+        fit=fit,
+        options={
+            "optimizer": optimizer, "batch_size": rows_of_a_batch, "shuffle": shuffle, "seed": seed,
+            "backend": wanted, "threads": threads, "dtype": inputs.dtype, "window": window,
+        },
+        share=None if validation is None or isinstance(validation, Sequence) else validation,
+        backend=now.name,
+        rows=rows,
+        sample=sample_of(data, held_out) if run.left.callbacks else "",
+        beginning=beginning._replace(snapshot=run.left),
+    )  # fmt: skip
+    model = Model(network, state.parameters, beginning.whole(run.history), now, run.stop_reason, training)
+    if run.interrupted:
+        raise Interrupted(model)
+    return model
 
 
 def _pieces(network: Network) -> list[Piece]:
     """Return the activations and the loss of a network that a user has written."""
     return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
-
-
-class IndependentOrders:
-    """Row orders that do not depend on one another (`fastmlp.training.batches.Orders`)."""
-
-    def __init__(self, rng: np.random.Generator) -> None:
-        self._rng = rng
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """State of the generator. Setting it continues from there."""
-        return dict(self._rng.bit_generator.state)
-
-    @state.setter
-    def state(self, state: dict[str, Any]) -> None:
-        self._rng.bit_generator.state = state
-
-    def draw(self, out: NDArray[np.int64]) -> None:
-        """Write the orders of the next epochs to out (epochs, rows)."""
-        out[...] = np.arange(out.shape[1])
-        # permuted shuffles the rows of its argument one after another. So the orders do not depend on how
-        # many are drawn at once.
-        self._rng.permuted(out, axis=1, out=out)
 
 
 def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
@@ -287,89 +275,40 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
     return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
 
 
-def _initial_parameters(
-    network: Network,
-    initial: tuple[Sequence[ArrayLike], Sequence[ArrayLike]] | None,
-    dtype: np.dtype[Any],
-    streams: Streams,
-) -> Array:
-    if initial is None:
-        rng = np.random.default_rng(streams.initial)
-        pairs = list(pairwise(network.sizes))
-        drawn = [draw_weights(network.weight_init, *pair, rng) for pair in pairs]
-        biases_drawn = [draw_biases(network.bias_init, *pair, rng) for pair in pairs]
-        return flatten(drawn, biases_drawn, network, dtype)
-    try:
-        weights, biases = (list(arrays) for arrays in initial)
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"initial must be a pair of lists, (weights, biases), got {checks.shown(initial)}"
-        ) from None
-    return flatten(
-        [
-            clean(f"initial weights[{i}]", as_array("initial weights", w), dtype)
-            for i, w in enumerate(weights)
-        ],
-        [clean(f"initial biases[{i}]", as_array("initial biases", b), dtype) for i, b in enumerate(biases)],
-        network,
-        dtype,
-    )
-
-
-def _cleaned(
-    network: Network,
-    X: Any,
-    y: ArrayLike,
-    sample_weight: ArrayLike | None,
-    dtype: DTypeLike | None,
-    ranks: Ranks,
-    what: str = "",
-) -> Data:
-    """Return this rank's rows, clean; what : comes before the names of the arguments in an error"""
-    with ranks.alike():
-        inputs = clean_inputs(f"{what}X", X, network.sizes[0], dtype, ranks.least_rows)
-        rows = inputs.shape[0]
-        targets = clean_targets(f"{what}y", y, network, rows, inputs.dtype)
-        weights = clean_weights(f"{what}sample_weight", sample_weight, rows, inputs.dtype)
-    told = ranks.all_of((rows, 1.0 if sample_weight is None else float(weights.max(initial=0.0))))
-    with ranks.alike():
-        if not any(rows for rows, _ in told):
-            raise ValueError(f"{what}X must hold at least 1 row, got 0 on all ranks")
-        scaled = scaled_weights(f"{what}sample_weight", weights, max(largest for _, largest in told))
-    return Data(inputs, targets, scaled)
-
-
 def _split(
-    network: Network, data: Data, validation: Validation | None, streams: Streams, ranks: Ranks
+    network: Network, data: Data, validation: Validation | None, streams: Streams
 ) -> tuple[Data, Data | None]:
-    """Return the rows to train on and the rows held out, if any; of all of this rank's rows."""
+    """Return the rows to train on and the rows held out, if any."""
     if validation is None:
         return data, None
     if isinstance(validation, (tuple, list)):
-        with ranks.alike():
-            if len(validation) not in (2, 3):
-                raise ValueError(
-                    f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts"
-                )
-        X, y, *rest = validation
-        weights = rest[0] if rest else None
-        return data, _cleaned(network, X, y, weights, data.inputs.dtype, ranks, "validation ")
-    rows = ranks.place(len(data.weights))
-    with ranks.alike():
-        if not isinstance(validation, Real):
-            raise TypeError(
-                "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
-                f"got {checks.shown(validation)}"
-            )
-        share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
-        held = round(share * rows)
-        if not 0 < held < rows:
-            raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
+        return data, _given_validation(network, validation, data.inputs.dtype)
+    if not isinstance(validation, Real):
+        raise TypeError(
+            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
+            f"got {checks.shown(validation)}"
+        )
+    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    rows = data.inputs.shape[0]
+    held = round(share * rows)
+    if not 0 < held < rows:
+        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
     order = np.random.default_rng(streams.split).permutation(rows)
-    train_rows, held_rows = ranks.own(np.sort(order[held:])), ranks.own(np.sort(order[:held]))
-    weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
-    with ranks.alike():
-        for what, found in zip(("training", "validation"), weighed, strict=True):
-            if not found:
-                raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
+    train_rows, held_rows = np.sort(order[held:]), np.sort(order[:held])
+    for what, chosen in (("training", train_rows), ("validation", held_rows)):
+        if not data.weights[chosen].any():
+            raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
     return data.take(train_rows), data.take(held_rows)
+
+
+def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: np.dtype[Any]) -> Data:
+    if len(validation) not in (2, 3):
+        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
+    X, y, *rest = validation
+    inputs = clean_inputs("validation X", X, network.sizes[0], dtype, network.input_scale)
+    rows = inputs.shape[0]
+    return Data(
+        inputs,
+        clean_targets("validation y", y, network, rows, dtype),
+        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
+    )

@@ -148,6 +148,12 @@ def transposed(v, places, mask=None):
         block, stride = [shuffle(build, *pair, range(lanes)) for pair in pairs], half // 2
     else:
         block, stride = [v.load(place, mask) for place in places], half
+    return exchanged(build, block, part, stride)
+
+
+def exchanged(build, block, part, stride):
+    """A square block of vectors transposed, whose parts of more than `stride` parts already are: see `transposed`."""
+    lanes, block = len(block), [*block]
     while stride >= part:
         low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
         high = [lane + stride if not lane & stride else lanes + lane for lane in range(lanes)]
@@ -290,16 +296,19 @@ def prefetch_rows(typing_context, array, order, first, last):
 
 
 @intrinsic
-def total_of(typing_context, terms, count):
-    """Return terms[0] + terms[1] + .., so many, in this order from 0; float64."""
+def total_of(typing_context, terms, count, step):
+    """Return terms[0] + terms[step] + .., so many, in this order from 0; float64."""
 
     def emit(context, builder, signature, arguments):
         double = FLOATS[types.float64]
         total = cgutils.alloca_once_value(builder, ir.Constant(double, 0.0))
         place = data_pointer(context, builder, terms, arguments[0])
         with counted(builder, Symbol(builder, arguments[1])) as i:
-            term = builder.load(builder.gep(place, [i.value], source_etype=double), typ=double)
+            term = builder.load(
+                builder.gep(place, [(i * Symbol(builder, arguments[2])).value], source_etype=double),
+                typ=double,
+            )
             builder.store(builder.fadd(builder.load(total), term), total)
         return builder.load(total)
 
-    return types.float64(terms, types.intp), emit
+    return types.float64(terms, types.intp, types.intp), emit

@@ -17,10 +17,12 @@ from fastmlp.kernels.gemm.dispatch import compiled, weight_gradient
 from fastmlp.kernels.gemm.microkernel import STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import pack
-from fastmlp.kernels.gemm.thresholds import LARGE_BYTES, MANY_ROWS
 from fastmlp.kernels.jit.lazy import helper
+from fastmlp.kernels.tuning.reading import tuned
 
 next_vectors = jittable(macrokernel.next_vectors)
+
+large_bytes, many_rows = tuned("large_bytes"), tuned("many_rows")
 
 DEPTH = 512
 """Rows of a block: the result is read and written once in so many terms."""
@@ -118,7 +120,7 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
 @compiled
 def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
     """As `dispatch.weight_gradient`: blocked where weights are large or rows are many, else as there."""
-    if x.shape[1] * delta.shape[1] * out.itemsize >= LARGE_BYTES or delta.shape[0] >= MANY_ROWS:
+    if x.shape[1] * delta.shape[1] * out.itemsize >= large_bytes() or delta.shape[0] >= many_rows():
         blocked_weight_gradient(
             x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch
         )

@@ -15,16 +15,15 @@ from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codegen.views import chosen, lesser
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, PACKED
-from fastmlp.kernels.gemm.microkernel import MACHINE, RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
+from fastmlp.kernels.gemm.microkernel import RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product_by_transposed, product_of_columns, product_of_rows
 from fastmlp.kernels.gemm.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
+from fastmlp.kernels.tuning.reading import tuned
 
 compiled = njit(error_model="numpy", inline="always")
 
 # Copying B into a panel costs about one tile of work; it pays when this many rows use it.
-PACK_ROWS = 128
-
-PACK_ALWAYS_ROWS = MACHINE.pack_rows
+pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
 """Rows of x that L2 does not hold are read from beyond it for each panel of W. Long ones are cut, DEPTH inputs at a
@@ -38,16 +37,16 @@ def conflicting(row_bytes):
 
 
 @jittable
-def packing_forward(rows: int, row_bytes: int):
+def packing_forward(rows: int, row_bytes: int, where_crowded: int, always: int):
     """How tiles read W, for so many rows of x."""
-    crowded = (rows >= PACK_ROWS) & conflicting(row_bytes)
-    return where(crowded | (rows >= PACK_ALWAYS_ROWS), rows.number(PACKED), IN_PLACE)
+    crowded = (rows >= where_crowded) & conflicting(row_bytes)
+    return where(crowded | (rows >= always), rows.number(PACKED), IN_PLACE)
 
 
 @jittable
-def packing_backward(rows: int):
+def packing_backward(rows: int, always: int):
     """How tiles read the deltas, for so many rows of weights."""
-    return where(rows >= PACK_ROWS, rows.number(PACKED), IN_PLACE)
+    return where(rows >= always, rows.number(PACKED), IN_PLACE)
 
 
 @jittable
@@ -77,7 +76,10 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
     if len(order) == 0 and pays_forward(n_out, rows, VECTOR_BYTES // out.itemsize):
         narrow_affine(x, w, b, out, start, stop, relu, panel)
     else:
-        n_in, packing = w.shape[0], packing_forward(rows, n_out * out.itemsize)
+        n_in, packing = (
+            w.shape[0],
+            packing_forward(rows, n_out * out.itemsize, pack_rows(), pack_always_rows()),
+        )
         together = terms_together(n_in, rows * n_in * out.itemsize)
         for k in range(0, n_in, together):
             terms = lesser(together, n_in - k)
@@ -118,7 +120,7 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
     if len(order) == 0 and pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize):
         narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, l2, panel)
     else:
-        packing, finish = packing_backward(rows), chosen(descend, UPDATE, STORE)
+        packing, finish = packing_backward(rows, pack_rows()), chosen(descend, UPDATE, STORE)
         product_of_columns(
             x, order, start, rows, delta, packing, panel, out, start - out_first, finish, rate, l2
         )

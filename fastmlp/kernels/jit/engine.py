@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gc
 import importlib
 import pickle
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from llvmlite import binding
@@ -19,8 +21,9 @@ from llvmlite.binding import ffi
 
 from fastmlp.kernels.codegen.machine import target
 from fastmlp.kernels.codes import BY_KIND
-from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit import store, tuned
 from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.kernels.tuning import table
 from fastmlp.system import forks
 from fastmlp.system.compiling import compiling
 
@@ -62,6 +65,7 @@ class Engine:
 @functools.cache
 def common() -> Engine:
     """Return where the pieces are, which any program may call; then LLVM finds the process's symbols."""
+    tuned.take_kept()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
     for name in PYTHON:
@@ -115,9 +119,27 @@ def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> Machin
         with store.only_one(name, key):
             code = store.load(name, key)  # another process may have had it compiled meanwhile
             if code is None or not can_link(code):
-                code = compile_code()
+                with undisturbed():
+                    code = compile_code()
                 compiled.append(f"{name} {key}")
     return code
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold `lock`, for which forks wait, and leave the garbage collector out.
+
+    The compiler makes millions of objects, most of which stay until its end: to look through them again and
+    again takes a tenth of a compilation.
+    """
+    with lock:
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if enabled:
+                gc.enable()
 
 
 def _compiler() -> Any:
@@ -141,6 +163,7 @@ def _resolve(wanted: int, length: int, code: int) -> int:
 # The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
 # an arbitrary address where an error arises outside of what its text can guard: Ctrl-C on entering it.
 binding.add_symbol(RESOLVE, id(_resolve))
+binding.add_symbol(table.SYMBOL, table.VALUES.ctypes.data)
 
 
 class Entry:

@@ -16,7 +16,7 @@ from typing import Any
 
 from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import store
-from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler
+from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler, undisturbed
 from fastmlp.kernels.variant import Bound, Variant
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
@@ -73,6 +73,9 @@ class Entries:
             found = self._entries[template, dtype] = self._entry(
                 f"{self._name} {template}", dtype, lambda: self._program().source(template), lambda name: name
             )
+            if template == ENTRY_POINTS[0]:
+                # Whoever compiled it has said so, in this process or beside it; the others take a second.
+                _said.add(_in_words(self._name, dtype))
         return found
 
     def _of_network(self, bound: Bound, dtype: str) -> Entry:
@@ -130,7 +133,8 @@ class Entries:
         """
         kept = store.names().get(what) if self._lasting and not is_compiler_loaded() else None
         if kept is None:
-            found = source()
+            with undisturbed():
+                found = source()
             kept = found.kept
             if self._lasting and found.reach.unknown is None:
                 store.names().put(what, kept)
@@ -180,6 +184,10 @@ _said: set[str] = set()
 """What was announced."""
 
 
+def _in_words(variant: str, dtype: str) -> str:
+    return f"the {variant!r} backend for {dtype}"
+
+
 def _announced(
     name: str, variant: str, dtype: str, network: str, unknown: str | None
 ) -> AbstractContextManager[None]:
@@ -187,7 +195,7 @@ def _announced(
 
     name : of the program; unknown : why the disk cannot keep it
     """
-    what, once = f"the {variant!r} backend for {dtype}", "once each for training, prediction and validation"
+    what, once = _in_words(variant, dtype), "once each for training, prediction and validation"
     key = f"{name} {dtype}" if network else what
     if network:
         what, once = f"{what} and a {network} network", "once for this network"

@@ -20,8 +20,17 @@ from fastmlp.model.rules import MOST_CONSTANTS
 SLICE_ROWS = 8
 """Rows of weights that a slice of gradient holds at least."""
 
-ARRIVED, GENERATION, ABANDONED, BARRIER = 0, 16, 17, 32
-"""Of a barrier's array: a place that all write, on a cache line of its own; two that all read; the length."""
+APART = 128
+"""Bytes between what two workers write: two cache lines, as processors fetch lines in pairs."""
+
+FAN_IN, MOST_GROUPS = 8, 64
+"""Workers that meet at one place of a barrier; more meet in at most so many groups, of as many or more."""
+
+ARRIVED, GENERATION, PLACE = 0, APART // 8, 2 * APART // 8
+"""Of a place where workers meet: what all write, what all read, its length. The first place is the root."""
+
+ABANDONED, BARRIER = (1 + MOST_GROUPS) * PLACE, (1 + MOST_GROUPS) * PLACE + APART // 8
+"""Of a barrier's array: a word that nobody writes, unless a worker fails; the length."""
 
 UNBOUNDED = float("inf")
 """The `clip_norm` of an optimiser that does not clip."""
@@ -130,7 +139,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "barrier": (np.int64, (BARRIER,)),
     "touched": (np.bool_, ("marks",)),
     "places": (np.int64, ("placed",)),
-    "list_counts": (np.int32, ("n_in",)),
+    "list_counts": (np.int32, ("counted",)),
     "list_marks": (np.uint64, ("words",)),
     "list_columns": (np.int64, ("listed",)),
     "list_starts": (np.int64, ("listed",)),
@@ -146,7 +155,7 @@ indptr, indices, values : in the place of dense inputs, as in `fastmlp.model.spa
 order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`; losses : written, a step's
 objective
 out : predictions, written
-memory : all buffers for a batch; sums : partial sums of its loss
+memory : all buffers for a batch; sums : partial sums of its loss, each at the place of its first row
 barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
 touched : for an update alone, which rows of the first layer's weights take it; without marks all do
 places : of a part of a batch, see `fastmlp.model.backend.Part`
@@ -168,7 +177,7 @@ private : (workers, private_length), `variant.Bound.private`, for what a program
 
 NUMBERS = (
     *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
-    *("bounds", "stored", "marks", "placed", "words", "listed", "terms", "all_terms"),
+    *("bounds", "stored", "marks", "placed", "counted", "words", "listed", "terms", "all_terms"),
     *BUFFERS,
     *("scratch_length", "slice_length", "private_length"),
 )
@@ -181,7 +190,7 @@ batch : the most rows of a step, for which the buffers have room; length : numbe
 bounds : numbers in indptr, 0 where inputs are dense; stored : non-zeros
 marks : n_in where it is told what is touched, else 0
 placed : the rows of a part of a batch, 0 for a whole one
-words : n_in / 64, and two more for each worker; listed : n_in, and one more for each worker
+counted : n_in, words : n_in / 64, listed : n_in, and for each worker `APART` bytes more
 terms : the most non-zeros of a step; all_terms : of all workers
 """
 
@@ -189,22 +198,33 @@ WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
 """By name, the place of each word of a call."""
 
 
+def words_of(numbers: dict[str, int]) -> array.array[int]:
+    """Return the words of a call that is told these numbers by name."""
+    words = array.array("q", bytes(8 * len(WORDS)))
+    for name, number in numbers.items():
+        words[WORDS[name]] = number
+    return words
+
+
+BLANK = words_of({})
+
+
 class Call:
     """A call, as a program's entry point takes it by its address.
 
+    known : words that are the same for many calls, which are copied
     given : arrays and numbers by name; numbers may be addresses that are known, of what is `held`
     words : the memory, int64; whoever changes a word changes the call
     """
 
     __slots__ = ("_held", "address", "words")
 
-    def __init__(self, given: dict[str, Any], *held: Any) -> None:
-        words = [0] * len(WORDS)
+    def __init__(self, known: array.array[int], given: dict[str, Any], *held: Any) -> None:
+        words = self.words = known[:]
         for name, one in given.items():
             words[WORDS[name]] = address_of(one) if isinstance(one, np.ndarray) else one
         self._held = given, held
-        self.words = array.array("q", words)
-        self.address = self.words.buffer_info()[0]
+        self.address = words.buffer_info()[0]
 
 
 def address_of(one: Any) -> int:

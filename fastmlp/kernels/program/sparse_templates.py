@@ -24,7 +24,7 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import SGD
 from fastmlp.kernels.program.columns import list_columns
-from fastmlp.kernels.program.records import UNBOUNDED
+from fastmlp.kernels.program.records import APART, UNBOUNDED
 from fastmlp.kernels.program.templates import slice_of, sparse_inputs_of, whole
 
 MOST_IDLE = 8
@@ -48,14 +48,15 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
     touched = rule.touched_only & (not clipped)
     few = touched | (plain & (l2 == 0) & (MOST_IDLE * width > call.terms))
     indptr, order = sparse_inputs_of(call, start, rows)
-    marks = vector(call.list_marks, first // 64 + 2 * worker, whole(width, 64))
-    columns = vector(call.list_columns, first + worker, width + 1)
-    starts = vector(call.list_starts, first + worker, width + 1)
+    counts = vector(call.list_counts, first + APART // 4 * worker, width)
+    marks = vector(call.list_marks, first // 64 + APART // 8 * worker, whole(width, 64))
+    columns = vector(call.list_columns, first + APART // 8 * worker, width + 1)
+    starts = vector(call.list_starts, first + APART // 8 * worker, width + 1)
     samples = vector(call.list_samples, worker * call.terms, call.terms)
     numbers = vector(call.list_numbers, worker * call.terms, call.terms)
     list_columns(
         indptr, call.indices, call.values, order, rows, first, last, here.n_in, not few,
-        vector(call.list_counts, first, width), marks, columns, starts, samples, numbers,
+        counts, marks, columns, starts, samples, numbers,
     )  # fmt: skip
     listed, every = columns[width], vector(columns, 0, 0)
     delta = units_of(memory, call.deltas, here, rows)

@@ -37,12 +37,12 @@ from fastmlp.kernels.codes import RELU, SGD
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
+from fastmlp.kernels.tuning.reading import tuned
 
-BLOCK_ROWS = 128
-"""Rows that a worker takes through the layers together: their activations stay in L2."""
+ALL_ROWS = 1 << 30
+"""More than a batch has."""
 
-STREAMED_BYTES, MANY_ROWS = 1 << 21, 1 << 30
-"""Parameters beyond L2 are read from memory once for all of a worker's rows, not for every block."""
+block_rows, streamed_bytes = tuned("block_rows"), tuned("streamed_bytes")
 
 
 # --- numbers of a step ------------------------------------------------------------------------------
@@ -86,9 +86,12 @@ def slice_of(numbers: int, n_out: int):
 
 
 @jittable
-def rows_at_once(parameter_bytes: int):
-    """Return how many rows a worker that streams takes through the layers together."""
-    return where(parameter_bytes < STREAMED_BYTES, parameter_bytes.number(BLOCK_ROWS), MANY_ROWS)
+def rows_at_once(parameter_bytes: int, streamed: int, block: int):
+    """Return how many rows a worker that streams takes through the layers together.
+
+    Parameters beyond L2 are read from memory once for all of them, not for every block.
+    """
+    return where(parameter_bytes < streamed, block, ALL_ROWS)
 
 
 # --- slots that a variant may override, in words of others ----------------------------------------
@@ -219,7 +222,7 @@ def rows_loss(call, start, rows, first, last, share, worker):
             weights = call.weights
             for i in range(count):
                 w[i] = weights[visited[i]]
-        call.sums[at // LOSS_ROWS] = output_loss(
+        call.sums[at] = output_loss(
             objective.loss, output.activation, parameters_of(objective, output.n_out), share,
             rows_of(z, at, stop), y, w, scratch, rows_of(delta, at, stop),
         )  # fmt: skip
@@ -348,7 +351,8 @@ def descend(call, s, worker, workers, updates):
     first, last = own_share(rows, worker, workers, LOSS_ROWS)
     share, of_penalties = loss_share(objective.divisor, total), penalty_share(objective.shared_penalty, total)
     l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
-    block = chosen(streams(), rows_at_once(call.size * call.parameters.itemsize), MANY_ROWS)
+    at_once = rows_at_once(call.size * call.parameters.itemsize, streamed_bytes(), block_rows())
+    block = chosen(streams(), at_once, ALL_ROWS)
     for at in range(first, last, block):
         stop = lesser(at + block, last)
         if call.visits > 0:
@@ -362,17 +366,17 @@ def descend(call, s, worker, workers, updates):
     of_weights = 0.0
     if worker == 0 and (l1 > 0 or l2 > 0):
         of_weights = penalties(call, l1, l2)
-    wait(call.barrier, workers)
+    wait(call.barrier, worker, workers)
     if worker == 0:
-        call.losses[s] = total_of(call.sums, parts_of(rows)) / objective.value_divisor + of_weights
+        call.losses[s] = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
     rate, bias_rate = call.rates[s, 0], call.rates[s, 1]
     weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers)
     if clipped:
         # The norm needs the whole gradient before any of it is applied.
-        wait(call.barrier, workers)
+        wait(call.barrier, worker, workers)
         if worker == 0 and updates:
             update_all(call, step, rate, bias_rate)
-    wait(call.barrier, workers)
+    wait(call.barrier, worker, workers)
 
 
 # --- entry points: of a call, and of which of so many workers this one is -------------------------------
@@ -413,5 +417,5 @@ def evaluate(call, worker, workers):
         rows_loss(call, start, rows, 0, rows, share, worker)
         sums = call.sums
         for part in range(parts_of(rows)):
-            loss += sums[part]
+            loss += sums[part * LOSS_ROWS]
     call.losses[0] = loss / call.objective.value_divisor

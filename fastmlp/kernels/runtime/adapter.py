@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import weakref
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import (
+    APART,
     BARRIER,
+    BLANK,
     LAYER,
     RULE,
     UNBOUNDED,
@@ -35,6 +38,7 @@ from fastmlp.kernels.runtime.validation import (
     check_state,
 )
 from fastmlp.kernels.runtime.workspace import Workspace, workspace
+from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.activations import activation_of
 from fastmlp.model.backend import Backend, Chunk, Data, Part
@@ -47,8 +51,8 @@ from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
 
-BATCH_ROWS = 256
-"""Rows that predict and evaluate take at a time: what they allocate does not grow with the data."""
+EVALUATED_ROWS = 256
+"""Rows that evaluate takes at a time: what it allocates does not grow with the data."""
 
 NAMES = {dtype: dtype.name for dtype in FLOATS}
 """Of dtypes: NumPy makes the name anew whenever it is asked for one."""
@@ -69,7 +73,8 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
 
     def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
-        batch = rows if rows < BATCH_ROWS else BATCH_ROWS
+        most = value("predicted_rows")
+        batch = rows if rows < most else most
         _, shape, idle, _ = prediction_of(network, parameters)
         check_parameters(shape, parameters)
         check_inputs(inputs, rows, network.sizes[0], dtype)
@@ -80,7 +85,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             work = None
         sizes = sizes_of(network, inputs)
         if work is None or work.batch < batch or work.sizes != sizes or work.entries is not entries:
-            work = Reusable(entries, sizes, shape, parameters, batch)
+            work = Reusable(entries, sizes, shape, parameters, batch, choice.buffers)
         try:
             work.predict(inputs, out)
         finally:
@@ -91,11 +96,12 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         shape = resting_shape_of(network)
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
-        batch = min(BATCH_ROWS, len(data.inputs))
+        batch = min(EVALUATED_ROWS, len(data.inputs))
         losses = np.empty(1)
         arrays = {"totals": data.weights.sum(dtype=np.float64, keepdims=True), "losses": losses}
-        work = workspace(sizes_of(network, data.inputs), batch, 1, parameters.dtype)
-        call = call_of(shape, work, batch, parameters=parameters, **told_of(data), **arrays)
+        sizes = sizes_of(network, data.inputs)
+        work = workspace(sizes, batch, 1, parameters.dtype, buffers=choice.buffers)
+        call = call_of(shape, work, parameters=parameters, **told_of(data), **arrays)
         entries.get("evaluate", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
@@ -120,15 +126,17 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         barrier = np.zeros(BARRIER, np.int64)
         arrays: dict[str, Any] = {
             "parameters": parameters, "gradients": gradients, "losses": losses,
-            "rules": no_rules(len(shape.layers)), "totals": np.full(1, total), "rates": np.zeros((1, 2)),
-            "starts": np.zeros(1, np.int64), "stops": np.full(1, rows), "barrier": barrier,
+            "rules": no_rules(len(shape.layers)),
+            "totals": np.full(1, total), "rates": np.zeros((1, 2)), "barrier": barrier,
+            "starts": np.zeros(1, np.int64), "stops": np.full(1, rows),
         }  # fmt: skip
         if part is not None:
             check_array("places", part.places, (rows,), np.int64)
             arrays |= {"places": part.places, "placed": rows}
-        work = workspace(sizes_of(network, data.inputs), rows, workers, parameters.dtype)
+        sizes = sizes_of(network, data.inputs)
+        work = workspace(sizes, rows, workers, parameters.dtype, buffers=choice.buffers)
         arrays |= lists_for(data.inputs, rows, workers)
-        call = call_of(shape, work, rows, steps=1, step=step, key=key, **told_of(data), **arrays)
+        call = call_of(shape, work, steps=1, step=step, key=key, **told_of(data), **arrays)
         entry = entries.get("gradient", NAMES[parameters.dtype])
         run(functools.partial(entry, call.address), workers, barrier)
         return float(losses[0])
@@ -149,9 +157,9 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         if touched is not None:
             check_array("touched", touched, (network.sizes[0],), np.bool_)
             given |= {"touched": touched, "marks": len(touched)}
-        call = call_of(shape, None, 0, step=step, steps=1, **given)
+        call = call_of(shape, None, step=step, steps=1, **given)
         entries.get("update", NAMES[state.parameters.dtype])(call.address)
-        return state._replace(step=step + 1)
+        return state.at(step + 1)
 
     def train_chunk(
         network: Network,
@@ -183,17 +191,19 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         else:
             entry = entries.get("train_chunk", NAMES[dtype])
         sizes = sizes_of(network, data.inputs)
-        work = workspace(sizes, rows, workers, dtype, bound.private if bound else 0)
-        barrier, given = np.zeros(BARRIER, np.int64), {**state._asdict(), **told_of(data), **chunk._asdict()}
-        del given["batch_size"]
-        given |= lists_for(data.inputs, rows, workers)
+        private = bound.private if bound else 0
+        work = workspace(sizes, rows, workers, dtype, private, buffers=choice.buffers)
+        barrier = np.zeros(BARRIER, np.int64)
         call = call_of(
-            shape, work, rows, steps=len(losses), visits=len(chunk.order), key=key, losses=losses,
-            rules=rules_of(optimizer, len(shape.layers)), barrier=barrier, **given,
+            shape, work, rules_of(optimizer, len(shape.layers)),
+            parameters=state.parameters, gradients=state.gradients, moments=state.moments, step=state.step,
+            order=chunk.order, starts=chunk.starts, stops=chunk.stops, totals=chunk.totals, rates=chunk.rates,
+            visits=len(chunk.order), steps=len(losses), key=key, losses=losses, barrier=barrier,
+            **told_of(data), **lists_for(data.inputs, rows, workers),
         )  # fmt: skip
         run(functools.partial(entry, call.address), workers, barrier)
         entries.mark_ready(network, optimizer, NAMES[dtype], bound)
-        return state._replace(step=state.step + len(losses))
+        return state.at(state.step + len(losses))
 
     return Backend(name, predict, evaluate, gradient, update, train_chunk)
 
@@ -205,10 +215,9 @@ def sizes_of(network: Network, inputs: Inputs) -> tuple[int, ...]:
 
 def told_of(data: Data) -> dict[str, Any]:
     """Return what a call is told of rows, by names in `fastmlp.kernels.program.records`."""
-    told = data._asdict() | {"samples": len(data.inputs)}
-    if isinstance(data.inputs, SparseRows):
-        told |= sparse_told(told.pop("inputs"))
-    return told
+    inputs = data.inputs
+    told = sparse_told(inputs) if isinstance(inputs, SparseRows) else {"inputs": inputs}
+    return {**told, "targets": data.targets, "weights": data.weights, "samples": len(inputs)}
 
 
 def sparse_told(inputs: SparseRows) -> dict[str, Any]:
@@ -226,11 +235,12 @@ def lists_for(inputs: Inputs, rows: int, workers: int) -> dict[str, Any]:
         raise ValueError(
             f"a batch may have {MOST_TERMS - 1} non-zeros, {rows} rows have up to {terms}; take fewer rows"
         )
-    words, listed, all_terms = inputs.n_in // 64 + 2 * workers, inputs.n_in + workers, workers * terms
+    apart, all_terms = APART // 8 * workers, workers * terms
+    counted, words, listed = inputs.n_in + 2 * apart, inputs.n_in // 64 + apart, inputs.n_in + apart
     return {
-        "terms": terms, "words": words, "listed": listed, "all_terms": all_terms,
+        "terms": terms, "counted": counted, "words": words, "listed": listed, "all_terms": all_terms,
         "list_marks": np.zeros(words, np.uint64),
-        "list_counts": np.zeros(inputs.n_in, np.int32), "list_columns": np.empty(listed, np.int64),
+        "list_counts": np.zeros(counted, np.int32), "list_columns": np.empty(listed, np.int64),
         "list_starts": np.empty(listed, np.int64), "list_samples": np.empty(all_terms, np.int32),
         "list_numbers": np.empty(all_terms, inputs.dtype),
     }  # fmt: skip
@@ -240,19 +250,19 @@ MOST_TERMS = 2**31
 """The non-zeros of a batch are counted in 32 bits."""
 
 
-def call_of(shape: Shape, work: Workspace | None, batch: int, **given: Any) -> Call:
+def call_of(shape: Shape, work: Workspace | None, rules: Rules | None = None, **given: Any) -> Call:
     """Return a call of a network's program.
 
-    batch : the most rows of a step, for which there is room in `work`
+    work : buffers with room for a step; rules : of the optimiser, if it takes one
     given : arrays and numbers by their names in `fastmlp.kernels.program.records`
     """
-    given |= {**shape.words, "batch": batch}
+    given |= shape.words
+    known = BLANK
     if work is not None:
-        given |= {"length": work.memory.size, **work.numbers, "memory": work.memory, "sums": np.empty(batch)}
-    rules: Rules | None = given.get("rules")
+        known, given["memory"], given["sums"] = work.words, work.memory, work.sums
     if rules is not None:
         given["rules"] = rules.address
-    return Call(given, shape, rules)
+    return Call(known, given, shape, rules)
 
 
 @functools.lru_cache(maxsize=64)
@@ -293,17 +303,24 @@ class Reusable:
 
     entries : of the backend that predicts; batch : rows that it has room for at a time
     sizes : as `sizes_of` gives them, for inputs that it has room for; kept : whether it may lie idle
+    buffers : see `fastmlp.kernels.variant.Choice`
     """
 
     __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept", "sizes")
 
     def __init__(
-        self, entries: Entries, sizes: tuple[int, ...], shape: Shape, parameters: Array, batch: int
+        self,
+        entries: Entries,
+        sizes: tuple[int, ...],
+        shape: Shape,
+        parameters: Array,
+        batch: int,
+        buffers: Callable[[Sequence[int], int], dict[str, int]] | None,
     ) -> None:
-        work = workspace(sizes, batch, 1, parameters.dtype, predicting=True)
+        work = workspace(sizes, batch, 1, parameters.dtype, predicting=True, buffers=buffers)
         self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
         self.sizes = sizes
-        self._call = call_of(shape, work, batch)
+        self._call = call_of(shape, work)
         self._call.words[PARAMETERS] = address_of(parameters)  # not held: with them goes what leads here
         self.batch, self.bytes = batch, work.memory.nbytes
         # Counted first: two threads that come at once may both find no room, but never both the last of it.

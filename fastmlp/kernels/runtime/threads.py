@@ -2,7 +2,7 @@
 
 Workers are Python threads inside nogil code, started for a chunk of about 0.2 s: a start costs
 some 50 us, and no pool is left behind that a fork, an exception or a second fit could find in the
-wrong state. Within a chunk they meet at an atomic barrier (`fastmlp.kernels.codegen.barrier`).
+wrong state. Within a chunk they meet at an atomic barrier (`fastmlp.kernels.program.barrier`).
 """
 
 from __future__ import annotations

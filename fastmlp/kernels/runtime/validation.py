@@ -45,7 +45,7 @@ def check_inputs(inputs: Inputs, rows: int, n_in: int, dtype: DTypeLike) -> None
 def check_parameters(shape: Shape, parameters: Array) -> None:
     """Raise ValueError unless these are the network's parameters (P,), float32 or float64."""
     dtype = parameters.dtype if parameters.dtype in FLOATS else FLOATS[1]
-    check_array("parameters", parameters, (int(shape.layers["end"][-1]),), dtype)
+    check_array("parameters", parameters, (shape.words["size"],), dtype)
 
 
 def check_state(shape: Shape, state: TrainState) -> None:
@@ -59,8 +59,8 @@ def check_state(shape: Shape, state: TrainState) -> None:
 def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
     """Raise ValueError unless the data have the network's width, and a row."""
     rows = len(data.inputs)
-    check_inputs(data.inputs, max(rows, 1), int(shape.layers["n_in"][0]), dtype)
-    check_array("targets", data.targets, (rows, int(shape.layers["n_out"][-1])), dtype)
+    check_inputs(data.inputs, max(rows, 1), shape.words["n_in"], dtype)
+    check_array("targets", data.targets, (rows, shape.words["n_out"]), dtype)
     check_array("weights", data.weights, (rows,), dtype)
 
 
@@ -77,13 +77,19 @@ def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
     check_array("totals", chunk.totals, (steps,), np.float64)
     check_array("rates", chunk.rates, (steps, 2), np.float64)
     check_array("losses", losses, (steps,), np.float64)
+    # A number below 0 is a huge one without a sign: so one pass tells both bounds.
     if steps and (
-        chunk.starts.min() < 0
-        or chunk.stops.max() > chunk.order.size
-        or (rows := chunk.stops - chunk.starts).min() < 1
-        or rows.max() > chunk.batch_size
+        _most(chunk.starts) >= chunk.order.size
+        or _most(chunk.stops) > chunk.order.size
+        or _most(chunk.stops - chunk.starts - 1) >= chunk.batch_size
     ):
         raise ValueError(
             f"every step must visit 1 to batch_size={chunk.batch_size} rows within the order's "
             f"{chunk.order.size}, got starts {chunk.starts.min()} and stops up to {chunk.stops.max()}"
         )
+
+
+def _most(numbers: NDArray[np.int64]) -> int:
+    """Return the largest of some numbers, where one below 0 counts as above all others."""
+    unsigned = numbers.view(np.uint64)
+    return unsigned.item(unsigned.argmax())

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import array
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.kernels.program.records import SLICE_ROWS
+from fastmlp.kernels.program.records import APART, SLICE_ROWS, words_of
+from fastmlp.kernels.tuning.table import value
 from fastmlp.model.layout import ALIGNMENT, aligned
 
 SCRATCH_BYTES = 256
@@ -25,9 +27,6 @@ BLOCKED_SIDE = 256
 BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
 """What `fastmlp.kernels.gemm.blocked` packs at a time: bytes of one operand, rows of the other."""
 
-SLICE_BYTES = 1 << 16
-"""Gradient that is formed before the optimiser is applied to it: a share of L2."""
-
 
 def scratch_length(widest: int, rows: int, itemsize: int) -> int:
     """Return the numbers of scratch that a slot needs for layers of at most so many units, and rows.
@@ -40,8 +39,14 @@ def scratch_length(widest: int, rows: int, itemsize: int) -> int:
 
 
 def slice_length(n_out: int, itemsize: int) -> int:
-    """Return the numbers of a slice of gradient: 8 rows of weights, or SLICE_BYTES if that is more."""
-    return max(SLICE_BYTES // itemsize, SLICE_ROWS * n_out)
+    """Return the numbers of a slice of gradient: 8 rows of weights, or `slice_bytes` if that is more."""
+    return max(value("slice_bytes") // itemsize, SLICE_ROWS * n_out)
+
+
+def apart(numbers: int, itemsize: int) -> int:
+    """Return so many numbers, or some more: the next worker's are on other cache lines."""
+    together = APART // itemsize
+    return -(-numbers // together) * together
 
 
 def lengths(
@@ -56,7 +61,7 @@ def lengths(
     predicting : whether it needs logits, activations and scratch only
     """
     units = rows * sum(sizes[1:])
-    scratch = workers * scratch_length(max(sizes), rows, itemsize)
+    scratch = workers * apart(scratch_length(max(sizes), rows, itemsize), itemsize)
     if predicting:
         return {"logits": units, "activations": units, "scratch": scratch}
     return {
@@ -65,7 +70,7 @@ def lengths(
         "batch_weights": rows,
         **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
         "scratch": scratch,
-        "slices": workers * slice_length(max(sizes[1:]), itemsize),
+        "slices": workers * apart(slice_length(max(sizes[1:]), itemsize), itemsize),
         "private": workers * private,
     }
 
@@ -73,11 +78,14 @@ def lengths(
 class Workspace(NamedTuple):
     """What a program works in, allocated once a call.
 
-    memory : (n,) floating, all buffers; numbers : of a call, where each begins and how much there is
+    memory : (n,) floating, all buffers
+    sums : (rows,) float64, for partial sums of a batch's loss
+    words : of a call, told where each begins and how much there is; not to be changed
     """
 
     memory: NDArray[Any]
-    numbers: dict[str, int]
+    sums: NDArray[np.float64]
+    words: array.array[int]
 
 
 def workspace(
@@ -87,25 +95,45 @@ def workspace(
     dtype: np.dtype[Any],
     private: int = 0,
     predicting: bool = False,
+    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None,
 ) -> Workspace:
-    """Return buffers as `lengths` says, in one allocation, each at a cache line."""
-    total, given = _layout(tuple(sizes), rows, workers, dtype.itemsize, private, predicting)
-    return Workspace(aligned(total, dtype), given)
+    """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums.
+
+    buffers : of `variant.Choice`, what its slots need
+    """
+    slice_bytes = 0 if predicting else value("slice_bytes")
+    total, words = _layout(
+        tuple(sizes), rows, workers, dtype.itemsize, private, predicting, slice_bytes, buffers
+    )
+    return Workspace(aligned(total, dtype), np.empty(rows), words)
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(
-    sizes: tuple[int, ...], rows: int, workers: int, itemsize: int, private: int, predicting: bool
-) -> tuple[int, dict[str, int]]:
-    """Return how many numbers all buffers take, and a call's numbers."""
+    sizes: tuple[int, ...],
+    rows: int,
+    workers: int,
+    itemsize: int,
+    private: int,
+    predicting: bool,
+    slice_bytes: int,
+    least: Callable[[Sequence[int], int], dict[str, int]] | None,
+) -> tuple[int, array.array[int]]:
+    """Return how many numbers all buffers take, and a call's words."""
     buffers = lengths(sizes, rows, workers, itemsize, private, predicting)
+    for name, numbers in (least(sizes, rows) if least else {}).items():
+        if name in buffers:
+            buffers[name] = max(buffers[name], workers * apart(numbers, itemsize))
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
-    return sum(padded), numbers(buffers, starts, workers)
+    return sum(padded), words(buffers, starts, sum(padded), rows, workers)
 
 
-def numbers(buffers: dict[str, int], starts: dict[str, int], workers: int) -> dict[str, int]:
-    """Return a call's numbers of buffers of these lengths, which begin there."""
+def words(
+    buffers: dict[str, int], starts: dict[str, int], total: int, rows: int, workers: int
+) -> array.array[int]:
+    """Return a call's words that are told of buffers of these lengths, which begin there."""
     shares = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
-    return {**starts, **{name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}}
+    shared = {name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}
+    return words_of({**starts, **shared, "length": total, "batch": rows})

@@ -13,6 +13,7 @@ from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
 from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.kernels.jit.disposable import stage
 from fastmlp.kernels.program.barrier import wait
+from fastmlp.kernels.program.records import APART
 from fastmlp.kernels.program.templates import loss_share, penalty_share
 from fastmlp.kernels.small import registers, stages
 from fastmlp.kernels.small.copies import copy_in, copy_out
@@ -68,15 +69,15 @@ def train_blocks(call, worker, workers):
                 to_gradients(own, rows)
             if GROUPED:
                 hand_over(own, shared, turn + group * SECTION)
-                sums[parity * GROUPS + group] = loss
+                sums[(parity * GROUPS + group) * APART // 8] = loss
             else:
                 value = loss
         if GROUPED:
             # One barrier a step: the next step's groups go to the other turn's places.
-            wait(call.barrier, workers)
+            wait(call.barrier, worker, workers)
             add_groups(own, shared, turn)
             for group in range(GROUPS):
-                value += sums[parity * GROUPS + group]
+                value += sums[(parity * GROUPS + group) * APART // 8]
         value /= objective.value_divisor
         if PENALISED:
             value += 0.5 * l2 * squares(own)

@@ -1,0 +1,310 @@
+"""What many machines gain, by a cost model and a simulation: python -m benchmarks.scaling.
+
+Measures here what a rank's part of a step takes; prints the speed-up that docs/scaling.md predicts for up to
+1024 nodes, by formula and by a simulation of each clock, for synchronous SGD and for local SGD. --plot
+FILE draws the curves. --check FILE holds the model to localhost figures, which
+`python -m benchmarks.distributed --json FILE` measures.
+"""
+
+import argparse
+import json
+import math
+import re
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import fastmlp
+from fastmlp.backend import registry
+from fastmlp.kernels.estimates import workers as workers_of
+from fastmlp.kernels.variant import Work
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import initial_state
+
+from .cores import WORKS, Machine, Step, grouped
+
+NODES = tuple(2**power for power in range(11))
+
+NODE_CORES = 32
+"""Of a node; each as fast as the one measured. How a step is shared among them says benchmarks.cores."""
+
+CORE = Machine(transfer=60e-9, bandwidth=10e9)
+
+SPREAD = 0.05
+"""An assumption: the standard deviation of a rank's time for a step, over its mean; lognormal."""
+
+STRIDES = (16, 128)
+"""Steps from one average to the next in local SGD."""
+
+PAYS = 0.5
+"""Nodes pay up to the number of which so large a share works, and does not wait for the network."""
+
+
+@dataclass(frozen=True)
+class Fabric:
+    """A network. latency : seconds of a message, both ends' software included; bandwidth : bytes a second"""
+
+    name: str
+    latency: float
+    bandwidth: float
+
+
+FABRICS = (
+    Fabric("Ethernet, 10 Gbit/s, TCP", 25e-6, 1.1e9),
+    Fabric("InfiniBand, 200 Gbit/s", 1.5e-6, 23e9),
+)
+"""Assumptions about networks: what such links commonly reach between two nodes, not measured here."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds on one core: of a gradient of b rows fixed + b * row; of an update; of adding a byte."""
+
+    fixed: float
+    row: float
+    update: float
+    adding: float
+
+
+# --- the model ----------------------------------------------------------------------------------------
+
+
+def rounds_of(nodes, size):
+    """Return the ways to sum `size` bytes over all nodes: rounds of (bytes sent, whether added, partner).
+
+    doubling : all of it to a partner, log2(nodes) times
+    halving : halves, quarters, .. are summed, and gathered again (Rabenseifner 2004)
+    ring : parts go around twice, partner 0 is the rank before (Patarasuk and Yuan 2009)
+    """
+    powers = [2**k for k in range(int(math.log2(nodes)))]
+    halves = [(size / (2 * power), nodes // (2 * power)) for power in powers]
+    return {
+        "doubling": [(size, True, power) for power in powers],
+        "halving": [(part, True, apart) for part, apart in halves]
+        + [(part, False, apart) for part, apart in reversed(halves)],
+        "ring": [(size / nodes, turn < nodes - 1, 0) for turn in range(2 * (nodes - 1))],
+    }
+
+
+def round_seconds(round_, fabric, adding):
+    sent, adds, _ = round_
+    return fabric.latency + sent / fabric.bandwidth + adds * sent * adding
+
+
+def cheapest(nodes, size, fabric, adding):
+    """Return the rounds of the fastest way, and what they take."""
+    ways = rounds_of(nodes, size).values()
+    sums = [(sum(round_seconds(one, fabric, adding) for one in rounds), rounds) for rounds in ways]
+    seconds, rounds = min(sums, key=lambda pair: pair[0])
+    return rounds, seconds
+
+
+def compute_seconds(work, costs, rows, cores, apart):
+    """Return what a step of so many rows takes on a node of so many cores, without its network.
+
+    apart : whether the update comes after an exchange, on one core, and not with the gradient on all of them
+    """
+    sizes, _, optimizer = work
+    workers = workers_of(Work(sizes, max(1, rows), 4, cores))
+    step = Step(sizes, rows, optimizer.moment_rows, costs.fixed + rows * costs.row)
+    return step.seconds(workers, CORE, grouped) + costs.update / (1 if apart else workers)
+
+
+def exchanged_bytes(work, stride):
+    """Return the bytes of an exchange: the gradient, or in local SGD parameters and moments."""
+    return 4 * parameter_count(work[0]) * (1 if stride is None else 1 + work[2].moment_rows)
+
+
+def step_seconds(work, costs, nodes, rows, fabric, stride=None, cores=NODE_CORES):
+    """Return a step's seconds, in which each node has so many rows; stride : of local SGD."""
+    _, exchange = cheapest(nodes, exchanged_bytes(work, stride), fabric, costs.adding)
+    compute = compute_seconds(work, costs, rows, cores, nodes > 1 and stride is None)
+    return compute + exchange / (stride or 1)
+
+
+def simulated(
+    work, costs, nodes, rows, fabric, stride=None, cores=NODE_CORES, spread=SPREAD, steps=128, seed=0
+):
+    """Return a step's mean seconds, from the clock of every rank through every message of `steps` steps."""
+    rng, sigma = np.random.default_rng(seed), math.sqrt(math.log1p(spread**2))
+    mean = compute_seconds(work, costs, rows, cores, nodes > 1 and stride is None)
+    rounds, _ = cheapest(nodes, exchanged_bytes(work, stride), fabric, costs.adding)
+    clocks, ranks = np.zeros(nodes), np.arange(nodes)
+    for step in range(1, steps + 1):
+        clocks += mean * rng.lognormal(-(sigma**2) / 2, sigma, nodes)
+        if step % (stride or 1) == 0:
+            for one in rounds:
+                # A rank goes on when its partner's message is there; in a ring that of the rank before.
+                other = clocks[ranks ^ one[2]] if one[2] else np.roll(clocks, 1)
+                clocks = np.maximum(clocks, other) + round_seconds(one, fabric, costs.adding)
+    return clocks.max() / steps
+
+
+# --- what is measured ---------------------------------------------------------------------------------
+
+
+def least(call, seconds=0.3):
+    """Return the least CPU time of a call of this thread, of those that begin within so many seconds."""
+    call()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.thread_time()
+        call()
+        best = min(best, time.thread_time() - began)
+    return best
+
+
+def parts_of(work, rows):
+    """Return what a rank does in a step: form a gradient of so many rows, take the step; and the gradient."""
+    sizes, _, optimizer = work
+    rng = np.random.default_rng(0)
+    network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
+    targets = np.eye(sizes[-1], dtype=np.float32)[rng.integers(0, sizes[-1], rows)]
+    data = Data(rng.standard_normal((rows, sizes[0]), np.float32), targets, np.ones(rows, np.float32))
+    state = initial_state(0.01 * rng.standard_normal(parameter_count(sizes), np.float32))
+    backend = registry.get("fused")
+
+    def gradient():
+        backend.gradient(network, state.parameters, data, 0, 0, state.gradients)
+
+    def update():
+        backend.update(network, optimizer, state, 1e-6, 1e-6)
+
+    return gradient, update, state.gradients
+
+
+def costs_of(work):
+    """Measure a work on one core."""
+    rows = work[1]
+    few = max(1, rows // 8)
+    short, long = (least(parts_of(work, count)[0]) for count in (few, rows))
+    row = min(long / rows, (long - short) / (rows - few))
+    _, update, vector = parts_of(work, 1)
+    other = vector.copy()
+    adding = least(lambda: np.add(vector, other, out=vector)) / vector.nbytes
+    return Costs(long - rows * row, row, least(update), adding)
+
+
+def check(path):
+    """Print what processes of this machine took, by a file of benchmarks.distributed, beside the model."""
+    found = {int(ranks): figures for ranks, figures in json.loads(Path(path).read_text()).items()}
+    ranks = max(found)
+    alone, several = found[1], found[ranks]
+    sizes = np.array([*map(float, several["allreduce"])])
+    here = fitted(sizes, np.array([*several["allreduce"].values()]))
+    print(f"All-reduce of {ranks}: {here.latency * 1e6:.1f} us, and {here.bandwidth / 1e9:.2f} GB/s.\n")
+    print(f"| work | one process, us | model | {ranks}, us | model | simulated | local SGD, us | model |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name in several["step"]:
+        layers, batch = re.search(r"(\d+(?:-\d+)+) b(\d+)", name).groups()
+        work = tuple(map(int, layers.split("-"))), int(batch), fastmlp.Adam()
+        costs = replace(costs_of(work), adding=0.0)  # the all-reduce that was measured adds
+        share = work[1] // ranks
+        cells = (
+            alone["step"][name],
+            step_seconds(work, costs, 1, work[1], here, cores=1),
+            several["step"][name],
+            step_seconds(work, costs, ranks, share, here, cores=1),
+            simulated(work, costs, ranks, share, here, cores=1),
+            several["local"][name],
+            step_seconds(work, costs, ranks, share, here, AVERAGED, cores=1),
+        )
+        print(f"| {name} | " + " | ".join(f"{cell * 1e6:.0f}" for cell in cells) + " |")
+
+
+AVERAGED = 16
+"""Steps between two averages of the local SGD of benchmarks.distributed."""
+
+
+def fitted(sizes, seconds):
+    """Return the network where an all-reduce takes latency + size / bandwidth, by least relative errors."""
+    terms = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
+    (latency, slope), *_ = np.linalg.lstsq(terms, np.ones_like(sizes), rcond=None)
+    return Fabric("localhost", max(0.0, float(latency)), 1 / float(slope))
+
+
+# --- what is printed ----------------------------------------------------------------------------------
+
+
+def speedups(work, costs, fabric, weak, stride=None):
+    """Return how many times as fast as one node, by formula and as simulated, each for all NODES."""
+    batch = work[1]
+    alone = step_seconds(work, costs, 1, batch, fabric) / batch
+    found = []
+    for nodes in NODES:
+        rows = batch if weak else max(1, batch // nodes)
+        formula = step_seconds(work, costs, nodes, rows, fabric, stride)
+        clocks = simulated(work, costs, nodes, rows, fabric, stride)
+        visited = batch * nodes if weak else batch
+        found.append([alone * visited / seconds for seconds in (formula, clocks)])
+    return list(zip(*found, strict=True))
+
+
+def pays_up_to(gains):
+    """Return the largest number of nodes that pay."""
+    return max(nodes for nodes, gain in zip(NODES, gains, strict=True) if gain >= 0.99 * PAYS * nodes)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description=__doc__)
+    parser.add_argument("--only", default="", help="works whose name holds this")
+    parser.add_argument("--plot", metavar="FILE", help="draw the simulated speed-up, with matplotlib")
+    parser.add_argument("--check", metavar="FILE", help="hold the model to figures of benchmarks.distributed")
+    options = parser.parse_args()
+    if options.check:
+        check(options.check)
+        return
+    names = [name for name in WORKS if options.only in name]
+    costs = {name: costs_of(WORKS[name]) for name in names}
+    print("| work | parameters | a gradient, us | and a row | an update | a MB added |")
+    print("|---|---|---|---|---|---|")
+    for name, own in costs.items():
+        cells = (own.fixed, own.row, own.update, own.adding * 1e6)
+        count = parameter_count(WORKS[name][0])
+        print(f"| {name} | {count} | " + " | ".join(f"{1e6 * cell:.3g}" for cell in cells) + " |")
+    print()
+    kinds = {"its batch shared": (False, None), "its batch on each": (True, None)}
+    kinds |= {f"local SGD, {stride} steps": (True, stride) for stride in STRIDES}
+    shown = [0, 1, 3, 5, 8, 10]
+    print("| work | network | | pays up to | " + " | ".join(str(NODES[i]) for i in shown) + " |")
+    print("|" + "---|" * (4 + len(shown)))
+    curves = {}
+    for name in names:
+        for fabric in FABRICS:
+            for kind, (weak, stride) in kinds.items():
+                formula, clocks = speedups(WORKS[name], costs[name], fabric, weak, stride)
+                curves[name, fabric.name, kind] = clocks
+                cells = [f"{clocks[i]:.3g} ({formula[i]:.3g})" for i in shown]
+                print(
+                    f"| {name} | {fabric.name} | {kind} | {pays_up_to(clocks)} | " + " | ".join(cells) + " |"
+                )
+    print("\nTimes as many rows a second as one node, simulated, in brackets by formula.")
+    if options.plot:
+        draw(curves, options.plot)
+
+
+def draw(curves, path):
+    """Draw all curves of a work and a network into one picture each."""
+    import matplotlib.pyplot as plt
+
+    pictures = list(dict.fromkeys(key[:2] for key in curves))
+    figure, axes = plt.subplots(
+        len(pictures) // len(FABRICS), len(FABRICS), figsize=(11, 2 * len(pictures)), squeeze=False
+    )
+    for picture, ax in zip(pictures, axes.flat, strict=True):
+        for (*where, kind), gains in curves.items():
+            if tuple(where) == picture:
+                ax.loglog(NODES, gains, marker="o", label=kind)
+        ax.loglog(NODES, NODES, color="grey", linestyle=":")
+        ax.set_title("\n".join(picture), fontsize=9)
+        ax.set_xlabel("nodes")
+    axes.flat[0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Measures the constants of `fastmlp.kernels.tuning.table`: whole steps with each value, in alternation.
+
+A second of it is done once a machine: by `fastmlp warmup`, or by the process that compiles beside a training,
+never in a training itself. `fastmlp tune` does more.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import store, tuned
+from fastmlp.kernels.tuning import table
+from fastmlp.kernels.tuning.table import TABLE, Trial
+from fastmlp.kernels.variant import Work
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import NAMED
+from fastmlp.model.state import initial_state
+from fastmlp.system import background
+from fastmlp.system.budget import cores
+
+QUICK_SECONDS = 1.0
+"""What the rounds of the measurement take that nobody asks for."""
+
+LEAST_GAIN, MOST_LOSS = 0.03, 0.02
+"""The share of time that a value must save to take the usual one's place, and may lose in a single trial."""
+
+TURN_SECONDS = 5e-4
+"""What one turn lasts, or a step if that is more."""
+
+LEAST_ROUNDS = 4
+
+SAMPLES = 2048
+"""Rows of the data, visited in random order."""
+
+UNDISTURBED = 0.9
+"""The share of their time that threads must have had a core, or what they took together says nothing."""
+
+
+class Found(NamedTuple):
+    """What was measured of a constant.
+
+    seconds : of one step or prediction, for each of its trials and values, in each round
+    """
+
+    name: str
+    seconds: dict[Trial, dict[int, list[float]]]
+
+    def gains(self, rounds: slice) -> dict[int, list[float]]:
+        """Return for each value, and each trial, the share that it saves of the usual value's least time."""
+        usual, *others = TABLE[self.name].values
+        found: dict[int, list[float]] = {value: [] for value in others}
+        for times in self.seconds.values():
+            least = {value: min(some[rounds], default=math.inf) for value, some in times.items()}
+            if all(map(math.isfinite, least.values())):
+                for value in others:
+                    found[value].append(1 - least[value] / least[usual])
+        return found
+
+    @property
+    def best(self) -> int:
+        """The value to take: what every other round says is best, if the rounds between confirm its gain."""
+        chosen, confirmed = (self.gains(slice(first, None, 2)) for first in (0, 1))
+        best = max(chosen, key=lambda value: mean_gain(chosen[value]))
+        good = all(
+            mean_gain(gains[best]) >= LEAST_GAIN and min(gains[best]) >= -MOST_LOSS
+            for gains in (chosen, confirmed)
+        )
+        return best if good else TABLE[self.name].usual
+
+
+def changed(found: list[Found]) -> dict[str, int]:
+    """Return the constants that shall be something else than usual."""
+    return {one.name: one.best for one in found if one.best != TABLE[one.name].usual}
+
+
+def mean_gain(shares: list[float]) -> float:
+    """Return the share of time that is saved in the geometric mean of trials; 0 of none."""
+    return 1 - math.exp(sum(map(math.log1p, (-share for share in shares))) / max(1, len(shares)))
+
+
+class Turn(NamedTuple):
+    """once(count) does a trial so many times, and returns the seconds of one; `times` of them are a turn."""
+
+    once: Callable[[int], float]
+    times: int
+
+
+def measure(seconds: float, names: Iterable[str] = TABLE) -> list[Found]:
+    """Return the times of all values, of which each has its turn in every round.
+
+    seconds : of computing, for the rounds; what they need is compiled, or loaded, before
+    """
+    found = [Found(name, {trial: {} for trial in trials_of(name)}) for name in names]
+    for name, trials in found:
+        for trial, times in trials.items():
+            for value in TABLE[name].values:
+                times[value] = []
+                with table.forced({name: value}):
+                    turn_of(trial).once(1)
+    end = time.process_time() + seconds
+    for first in itertools.count():
+        for name, trials in found:
+            values = TABLE[name].values
+            for trial, times in trials.items():
+                if first >= LEAST_ROUNDS and time.process_time() > end:
+                    return found
+                turn = turn_of(trial)
+                turn.once(1)  # for the caches, which held another trial's numbers
+                for place in range(len(values)):
+                    value = values[(first + place) % len(values)]
+                    with table.forced({name: value}):
+                        times[value].append(turn.once(turn.times))
+    raise AssertionError("unreachable")
+
+
+def trials_of(name: str) -> list[Trial]:
+    """Return the trials of a constant for which there are cores enough."""
+    return [trial for trial in TABLE[name].trials if trial.threads <= cores()]
+
+
+@functools.cache
+def turn_of(trial: Trial) -> Turn:
+    """Return what does a trial. The rates are 0: the parameters stay what they are."""
+    network = Network(trial.sizes, "relu", "softmax", "cross_entropy")
+    (optimizer,) = (one(1e-3) for one in NAMED if one.__name__ == trial.optimizer)
+    backend, dtype, rng = registry.get(trial.backend), np.dtype(np.float32), np.random.default_rng(0)
+    samples = max(trial.rows, SAMPLES)
+    inputs = rng.random((samples, trial.sizes[0]), dtype)
+    targets = np.full((samples, trial.sizes[-1]), 1 / trial.sizes[-1], dtype)
+    data = Data(inputs, targets, np.ones(samples, dtype))
+    state = initial_state(0.01 * rng.standard_normal(parameter_count(trial.sizes), dtype))
+    out, order = np.empty((trial.rows, trial.sizes[-1]), dtype), rng.permutation(samples)
+    work = Work.of(network, optimizer, trial.rows, dtype, trial.threads)
+    workers_of = registry.choice_of(trial.backend).workers or (lambda _: 1)
+
+    def once(count: int) -> float:
+        starts = np.arange(count) * trial.rows % (samples - trial.rows + 1)
+        stops, rates = starts + trial.rows, np.zeros((count, 2))
+        chunk = Chunk(order, starts, stops, np.full(count, float(trial.rows)), rates, trial.rows)
+        losses = np.empty(count)
+        began, busy = time.perf_counter(), time.process_time()
+        if trial.use == "train":
+            backend.train_chunk(network, optimizer, state, data, chunk, 0, trial.threads, losses)
+        else:
+            for _ in range(count):
+                backend.predict(network, state.parameters, inputs[: trial.rows], out)
+        passed, busy = time.perf_counter() - began, time.process_time() - busy
+        if trial.threads == 1:
+            return busy / count  # also beside a training on all cores
+        return passed / count if busy > UNDISTURBED * passed * workers_of(work) else math.inf
+
+    once(1)
+    began = time.perf_counter()
+    once(1)
+    return Turn(once, max(1, round(TURN_SECONDS / (time.perf_counter() - began))))
+
+
+def tune(seconds: float = QUICK_SECONDS) -> list[Found]:
+    """Measure all constants; keep the best values for the processes after this one."""
+    found = measure(seconds)
+    tuned.keep({one.name: one.best for one in found})
+    return found
+
+
+def tune_beside() -> None:
+    """As `tune`, in a process beside a training, unless another one has done it."""
+    if tuned.is_wanted() and not tuned.is_known():
+        tune()
+
+
+def ask() -> None:
+    """Have it done by the process that compiles beside trainings, where this machine's are not known."""
+    if tuned.is_wanted() and not tuned.is_known():
+        background.ask(store.directory(), f"tune-{store.hash_of(store.compiler())}", tune_beside)
+
+
+def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
+    """Return the share of each trial's time that values save together, against the usual ones."""
+    usual = {name: one.usual for name, one in TABLE.items()}
+    times: dict[Trial, tuple[list[float], list[float]]] = {
+        trial: ([], []) for name in TABLE for trial in trials_of(name)
+    }
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        for trial, both in times.items():
+            turn = turn_of(trial)
+            turn.once(1)
+            for setting, some in zip((usual, values), both, strict=True):
+                with table.forced(setting):
+                    some.append(turn.once(turn.times))
+    return {trial: 1 - min(after) / min(before) for trial, (before, after) in times.items()}

@@ -1,0 +1,157 @@
+"""Estimators on rows that come block by block: what is blocks, and how their y becomes targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import is_classifier
+from sklearn.utils import column_or_1d
+
+from fastmlp import checks
+from fastmlp.estimators.descriptions import number
+from fastmlp.model.backend import Data
+from fastmlp.training.sources.blocks import SHAPE, Source
+from fastmlp.training.streaming import source_of
+from fastmlp.training.windows import Wanted, Window, Windows
+
+Array = NDArray[Any]
+
+AUTO_BATCH = 200
+"""What batch_size="auto" is where rows are as many."""
+
+
+class Stream(NamedTuple):
+    """Windows under way, and the first of them."""
+
+    windows: Windows
+    first: Window
+
+    @property
+    def data(self) -> Data:
+        """The rows of the first window."""
+        return self.first.data
+
+    @property
+    def rows(self) -> int | None:
+        """Of an epoch, if that is known."""
+        return self.first.rows if self.first.last else self.windows.rows
+
+
+def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | None:
+    """Return what gives the rows block by block; None if X is rows, which scikit-learn validates."""
+    package = type(X).__module__.partition(".")[0]
+    shaped = hasattr(X, "shape") and package not in ("pyarrow", "dask")
+    if y is None:
+        pair = isinstance(X, (list, tuple)) and len(X) > 0 and isinstance(X[0], tuple)
+        loader = not isinstance(X, (list, tuple, str, dict)) and (callable(X) or isinstance(X, Iterable))
+        if shaped or not (pair or loader):
+            return None
+    elif (shaped and not (isinstance(X, np.memmap) and _converts(estimator, X))) or (
+        not shaped and package not in ("pyarrow", "dask")
+    ):
+        return None
+    found = source_of("X", X, y, sample_weight, np.float64, number(estimator.input_scale), None)
+    if found is not None:
+        _check_options(estimator)
+    return found
+
+
+def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:
+    """Return whether the training would copy a memory map, and can do with some rows of it at a time."""
+    splits = estimator.early_stopping and estimator.validation_set is None
+    numbers = X.ndim == 2 and X.dtype.kind in "bui"
+    return numbers and not splits and estimator.solver != "lbfgs" and not _balances(estimator)
+
+
+def _balances(estimator: Any) -> bool:
+    return isinstance(getattr(estimator, "class_weight", None), str)
+
+
+def _check_options(estimator: Any) -> None:
+    """Raise ValueError for what needs all rows at once."""
+    if estimator.solver == "lbfgs":
+        raise ValueError(
+            "solver='lbfgs' needs all rows at once; for blocks take 'sgd', 'adam' or an optimizer"
+        )
+    if estimator.early_stopping and estimator.validation_set is None:
+        raise ValueError(
+            "early_stopping on blocks needs validation_set=(X, y): none of their rows are split off"
+        )
+    if _balances(estimator):
+        raise ValueError("class_weight='balanced' needs all rows at once; for blocks give a dict of weights")
+
+
+def wanted_of(estimator: Any, dtype: Any, n_in: int | None) -> Wanted:
+    """Return what blocks shall become for an estimator that has learnt its labels."""
+    auto = estimator.batch_size == "auto"
+    return Wanted(
+        n_in=n_in,
+        dtype=dtype,
+        scale=number(estimator.input_scale),
+        targets=lambda y, rows, dtype: _targets(estimator, y, rows, dtype),
+        batch_size=AUTO_BATCH if auto else int(estimator.batch_size),
+        window=None,
+        class_weights=lambda y: estimator._class_weights(_validated(y), False),
+    )
+
+
+def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
+    """Return y, or that of the first block."""
+    source = blocks_of(estimator, X, y, sample_weight)
+    return y if source is None else next(_labels_of(source), y)
+
+
+def _labels_of(source: Source) -> Iterator[Array]:
+    """Yield the y of every block."""
+    for place, block in enumerate(source, 1):
+        if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
+            raise TypeError(f"block {place} must be {SHAPE}, got {checks.shown(block)}")
+        yield _validated(block[1])
+
+
+def learn_labels(estimator: Any, source: Source, incremental: bool) -> None:
+    """Have a classifier learn the labels of all blocks, in a walk through them of its own."""
+    found: list[Array] = []
+    for y in _labels_of(source):
+        if y.ndim == 2:  # the columns are the labels, in every block
+            found = [y]
+            break
+        found.append(np.unique(y))
+    if not found:
+        raise ValueError("there is no row in the blocks")
+    estimator._learn_targets(found[0] if len(found) == 1 else np.unique(np.concatenate(found)), incremental)
+
+
+def _validated(y: Any) -> Array:
+    y = np.asarray(y)
+    return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def _targets(estimator: Any, y: Any, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return a block's y as what the network is to learn, (rows, n_out)."""
+    y = _validated(y)
+    if y.shape[:1] != (rows,):
+        raise ValueError(f"y must have {rows} rows, as X has, got shape {y.shape}")
+    if is_classifier(estimator):
+        estimator._check_targets(y)
+    targets = np.ascontiguousarray(estimator._targets(y), dtype)
+    if not checks.finite(targets):
+        raise ValueError("y must be finite")
+    return targets
+
+
+class WindowOrders:
+    """Orders of windows that are not all rows, each drawn by itself (`fastmlp.training.batches.Orders`)."""
+
+    state: dict[str, Any] = {}  # noqa: RUF012  (nothing is resumed)
+
+    def __init__(self, rng: np.random.RandomState) -> None:
+        self._rng = rng
+
+    def draw(self, out: NDArray[np.int64]) -> None:
+        """Write orders of out.shape[1] rows to out (orders, rows)."""
+        for order in out:
+            order[...] = self._rng.permutation(out.shape[1])

@@ -1,0 +1,154 @@
+"""The three products of a layer, of bfloat16 operands where the layer takes them, else as `fused` has them.
+
+Both operands are packed whole for each call: at 128 x 784 x 128 that takes as long as the product itself, and
+both together a third of what float32 takes.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+
+from fastmlp.kernels.codegen.symbols import jittable
+from fastmlp.kernels.codegen.types import INT
+from fastmlp.kernels.gemm import dispatch
+from fastmlp.kernels.gemm.macrokernel import NOTHING, call, shifted
+from fastmlp.kernels.gemm.operands import of_arrays
+from fastmlp.kernels.mixed.multiplying import ENDS
+from fastmlp.kernels.mixed.packing import BY_PAIRS, BY_ROWS, ORDERED, PACK, TURNED, WAYS
+from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
+from fastmlp.model.precision import LEAST_SIDE
+
+
+@jittable
+def takes(n_in: int, n_out: int) -> bool:
+    """As `fastmlp.model.precision.takes_bfloat16`."""
+    return (n_in >= LEAST_SIDE) & (n_out >= LEAST_SIDE)
+
+
+def taken(pointers, numbers, singles=0):
+    """The types of what a piece is given: its code, pointers, whole numbers, and numbers of float32."""
+    return types.intp, *(types.voidptr,) * pointers, *(types.intp,) * numbers, *(types.float32,) * singles
+
+
+NO_ROWS, NO_STEP = INT(0), ir.Constant(ir.FloatType(), 0.0)
+
+
+def multiply(
+    by,
+    build,
+    a,
+    b,
+    c,
+    scratch,
+    rows,
+    columns,
+    depth,
+    end,
+    start=NOTHING,
+    start_row=NO_ROWS,
+    rate=NO_STEP,
+    l2=NO_STEP,
+):
+    """Write a product C (rows, columns): pack A and B, then multiply.
+
+    by : a piece of `multiplying`
+    a, b : each is how it is packed, the place of the matrix, the order of its rows, its rows, its columns and the
+        bytes from one row to the next
+    c : the place, and the bytes from one row to the next; end : a place in ENDS; the others as `multiplying` has them
+    """
+    blocks, place, places = (
+        (depth + (TERMS - 1)) // TERMS,
+        shifted(build, scratch.data, INT(BLOCK * ROOM_ROW)),
+        [],
+    )
+    for (how, source, order, *sizes), count in ((a, rows), (b, columns)):
+        outer = whole(count, BLOCK) // SIDE
+        call(build, PACK, WAYS, taken(3, 4), [how, source, order, place, *sizes, outer])
+        places.append(place)
+        place = shifted(build, place, (outer * blocks * TILE_BYTES).value)
+    numbers = rows, columns, blocks, c[1], start_row, rate, l2
+    call(build, by, len(ENDS), taken(5, 5, 2), [end, *places, c[0], start, scratch.data, *numbers])
+
+
+def ordered(x, order, first):
+    """How rows first, .. of x[order] are packed by rows, the place, and the order; of x where that is empty."""
+    build = x.builder
+    there = (order.columns > 0).value
+    place = build.select(there, x.data, x.at(first))
+    return way(build, BY_ROWS, order), place, order.at(0, first)
+
+
+def way(build, how, order):
+    """How rows in an order are packed, or as they lie where it is empty."""
+    return build.select((order.columns > 0).value, INT(how | ORDERED), INT(how))
+
+
+def chosen(build, condition, a, b):
+    """One of two ends, by name."""
+    return build.select(condition.value, *(INT(ENDS.index(name)) for name in (a, b)))
+
+
+def slots_of(by):
+    """Return the slots of a variant whose products are of a piece of `multiplying`."""
+
+    @of_arrays
+    def affine(x, order, w, b, out, first, rows, relu, scratch):
+        build = x.builder
+        multiply(
+            by, build,
+            (*ordered(x, order, first), rows, w.rows, x.row),
+            (INT(BY_PAIRS), w.data, NOTHING, w.rows, w.columns, w.row),
+            (out.at(first), out.row), scratch, rows, w.columns, w.rows,
+            chosen(build, relu, "rectified", "biased"), b.data,
+        )  # fmt: skip
+
+    @of_arrays
+    def input_gradient(delta, w, gate, out, first, rows, gated, scratch):
+        build = delta.builder
+        multiply(
+            by, build,
+            (INT(BY_ROWS), delta.at(first), NOTHING, rows, delta.columns, delta.row),
+            (INT(BY_ROWS | TURNED), w.data, NOTHING, w.rows, w.columns, w.row),
+            (out.at(first), out.row), scratch, rows, w.rows, w.columns,
+            chosen(build, gated, "gated", "plain"), gate.at(first), gate.row,
+        )  # fmt: skip
+
+    @of_arrays
+    def weight_gradient(x, order, delta, out, to, first, rows, descend, rate, l2, scratch):
+        build = x.builder
+        multiply(
+            by, build,
+            (way(build, BY_PAIRS | TURNED, order), x.at(0, first), order.data, delta.rows, rows, x.row),
+            (INT(BY_PAIRS), delta.data, NOTHING, delta.rows, delta.columns, delta.row),
+            (out.at(to), out.row), scratch, rows, delta.columns, delta.rows,
+            chosen(build, descend, "updated", "plain"), rate=rate.value, l2=l2.value,
+        )  # fmt: skip
+
+    def affine_rows(x, order, w, b, out, start, stop, relu, scratch):
+        """As `dispatch.affine`."""
+        if takes(w.shape[0], w.shape[1]):
+            affine(x, order, w, b, out, start, stop - start, relu, scratch)
+        else:
+            dispatch.affine(x, order, w, b, out, start, stop, relu, scratch)
+
+    def input_gradient_rows(delta, w, hidden, out, start, stop, relu, scratch):
+        """As `dispatch.input_gradient`."""
+        if takes(w.shape[0], w.shape[1]):
+            input_gradient(delta, w, hidden, out, start, stop - start, relu, scratch)
+        else:
+            dispatch.input_gradient(delta, w, hidden, out, start, stop, relu, scratch)
+
+    def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
+        """As `dispatch.weight_gradient`."""
+        if takes(x.shape[1], delta.shape[1]):
+            to, rows = start - out_first, stop - start
+            weight_gradient(x, order, delta, out, to, start, rows, descend, rate, l2, scratch)
+        else:
+            dispatch.weight_gradient(
+                x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch
+            )
+
+    return {one.__name__: one for one in (affine_rows, input_gradient_rows, weight_gradient_rows)}

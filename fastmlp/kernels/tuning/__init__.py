@@ -1,0 +1,1 @@
+"""Constants that are measured on each machine: the table of them, and how compiled code reads them."""

@@ -1,0 +1,34 @@
+"""How compiled code reads the measured constants: one load each, from where `table` has them."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp.kernels.codegen.types import INT
+from fastmlp.kernels.tuning.table import PLACES, SYMBOL
+
+
+def tuned(name):
+    """Return what jitted code calls, without arguments, for a constant of the table."""
+    place = PLACES[name]
+
+    @intrinsic
+    def read(typing_context):
+        def emit(context, builder, signature, values):
+            return emit_tuned(builder, place)
+
+        return types.intp(), emit
+
+    return read
+
+
+def emit_tuned(builder, place):
+    """Write the load of the constant at a place."""
+    module = builder.module
+    if SYMBOL not in module.globals:
+        ir.GlobalVariable(module, INT, SYMBOL)  # of the first; declared here, defined by the loader
+    return builder.load(builder.gep(module.globals[SYMBOL], [INT(place)], source_etype=INT))

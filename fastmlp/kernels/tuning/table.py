@@ -1,0 +1,141 @@
+"""The constants that a machine decides and no model of it does: one entry for each, with what measures it.
+
+None of them decides an order of operations (`fastmlp.kernels.program.arithmetic`): any of the values gives
+the same bits. They lie in one array that compiled code reads while it runs, so that another value compiles
+nothing. What was measured is kept with the machine code (`fastmlp.kernels.jit.tuned`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fastmlp.kernels.codegen.machine import NEVER, host
+
+
+class Trial(NamedTuple):
+    """A piece of work whose time tells which value is best.
+
+    sizes, rows : of a network of relu and softmax, and of a batch
+    optimizer : a name of `fastmlp.model.optimizers.NAMED`
+    use : "train" for steps, "predict" for predictions of so many rows
+    """
+
+    sizes: tuple[int, ...]
+    rows: int
+    optimizer: str = "SGD"
+    backend: str = "fused"
+    threads: int = 1
+    use: str = "train"
+
+
+class Tunable(NamedTuple):
+    """A constant.
+
+    what : it is
+    usual : its value where nothing was measured
+    others : the values that it may have beside that
+    trials : they decide together, each by the logarithm of its time
+    """
+
+    what: str
+    usual: int
+    others: tuple[int, ...]
+    trials: tuple[Trial, ...]
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """Those that it may have, the usual one first."""
+        return (self.usual, *self.others)
+
+
+KIB, MIB = 1 << 10, 1 << 20
+
+TABLE: dict[str, Tunable] = {
+    "block_rows": Tunable(
+        "rows that a worker takes through all layers together: their activations stay in L2",
+        128, (32, 64, 256),
+        (Trial((64, 128, 10), 512), Trial((784, 128, 10), 512), Trial((28, 256, 256, 2), 512)),
+    ),
+    "streamed_bytes": Tunable(
+        "parameters beyond L2, which are read once for all of a worker's rows and not for every block",
+        2 * MIB, (1 * MIB, 4 * MIB, 8 * MIB),
+        (Trial((256, 512, 512, 256), 256), Trial((256, 768, 512, 10), 256)),
+    ),
+    "pack_rows": Tunable(
+        "rows from which on a tile's columns are copied into a panel, where rows lie badly for the caches",
+        128, (32, 64, 256),
+        (Trial((64, 512, 10), 64), Trial((96, 256, 10), 128), Trial((200, 100, 10), 100)),
+    ),
+    "pack_always_rows": Tunable(
+        "rows from which on weights are copied into panels however they lie",
+        host().pack_rows, tuple({32, 128, NEVER} - {host().pack_rows}),
+        (Trial((784, 128, 10), 128), Trial((100, 100, 10), 128)),
+    ),
+    "slice_bytes": Tunable(
+        "gradient that is formed before the optimiser is applied to it: a share of L2",
+        64 * KIB, (16 * KIB, 32 * KIB, 128 * KIB, 256 * KIB),
+        (Trial((784, 128, 10), 64, "Adam"), Trial((256, 512, 10), 64, "Adam")),
+    ),
+    "large_bytes": Tunable(
+        "weights from which on `packed` copies both operands of their gradient: half of L2",
+        1 * MIB, (512 * KIB, 2 * MIB, 4 * MIB),
+        (
+            Trial((256, 512, 10), 256, backend="packed"), Trial((512, 512, 10), 256, backend="packed"),
+            Trial((768, 704, 10), 128, backend="packed"),
+        ),
+    ),
+    "many_rows": Tunable(
+        "rows of a batch from which on `packed` does so for small weights, too",
+        2048, (1024, 4096),
+        (Trial((128, 128, 10), 1024, backend="packed"), Trial((256, 128, 10), 2048, backend="packed")),
+    ),
+    "predicted_rows": Tunable(
+        "rows that a prediction takes through all layers together",
+        256, (64, 128, 512),
+        (Trial((64, 128, 10), 1024, use="predict"), Trial((784, 128, 10), 1024, use="predict")),
+    ),
+    "thread_us": Tunable(
+        "microseconds of work that a thread must have to share a step",
+        20, (5, 10, 40, 80),
+        (
+            Trial((32, 64, 10), 64, threads=2), Trial((64, 64, 10), 128, threads=2),
+            Trial((64, 128, 10), 128, threads=2),
+        ),
+    ),
+}  # fmt: skip
+"""By name."""
+
+SYMBOL = "fastmlp:tuned"
+"""Of the array, for the loader of machine code."""
+
+VALUES = np.array([one.usual for one in TABLE.values()], np.int64)
+"""What they are now, in the order of the table."""
+
+PLACES = {name: place for place, name in enumerate(TABLE)}
+
+
+def value(name: str) -> int:
+    """Return what a constant is now."""
+    return int(VALUES[PLACES[name]])
+
+
+def take(values: Mapping[str, int]) -> None:
+    """Have these constants be so; no program may run meanwhile. What is in no table is left out."""
+    for name, one in values.items():
+        if name in TABLE and one in TABLE[name].values:
+            VALUES[PLACES[name]] = one
+
+
+@contextlib.contextmanager
+def forced(values: Mapping[str, int]) -> Iterator[None]:
+    """Have them be so for a while: to measure, and to test."""
+    before = VALUES.copy()
+    take(values)
+    try:
+        yield
+    finally:
+        VALUES[:] = before

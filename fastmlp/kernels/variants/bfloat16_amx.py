@@ -1,0 +1,18 @@
+"""bfloat16_amx: fused, with the products of all but small layers on AMX tiles, of operands in bfloat16.
+
+Parameters, moments, sums, losses and whatever else is no operand of a product stay float32, and so do the
+products of sparse inputs. It wins where a layer fills tiles: these multiply 16 times as many numbers in a
+cycle as two ports for float32 do, and packing takes more than half of what that leaves.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from fastmlp.kernels.estimates import MIXED
+from fastmlp.kernels.mixed.multiplying import BY_TILES
+from fastmlp.kernels.mixed.products import slots_of
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import fused
+
+VARIANT = Variant("bfloat16_amx", fused.VARIANT, slots_of(BY_TILES), *MIXED["bfloat16_amx"])

@@ -1,0 +1,242 @@
+"""The training loop over windows of rows: chunks end where a window does, and nothing else differs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.schedules import Since
+from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.system.interrupts import LeftBehind
+from fastmlp.training.batches import visited_weights
+from fastmlp.training.callbacks import Callback
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.loop import (
+    HEADROOM,
+    MAX_CHUNK_STEPS,
+    MAX_CHUNK_VISITS,
+    EpochLosses,
+    Plan,
+    Training,
+    chunk_steps,
+    heeding,
+)
+from fastmlp.training.sources.blocks import Source
+from fastmlp.training.windows import Wanted, Window, Windows
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows to validate on that come block by block."""
+
+    source: Source
+    wanted: Wanted
+
+
+class OpenLosses(EpochLosses):
+    """The mean over an epoch whose number of steps is known at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._last = 0.0
+
+    def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
+        """Add the next steps' objectives (steps,), each with its weight in the epoch's mean."""
+        fresh = np.stack([objectives * (counts * HEADROOM), counts])
+        self.pending = np.concatenate([self.pending, fresh], axis=1)
+        self._last = float(objectives[-1]) if len(objectives) else 0.0
+        return []
+
+    def close(self) -> float:
+        """Return the mean of the epoch, in the bits that `EpochLosses` gives it."""
+        steps, done = self.pending.shape[1], self.pending[:, None].sum(axis=2)[:, 0]
+        self.pending = np.empty((2, 0))
+        return self._last if steps == 1 else float(done[0] / done[1] / HEADROOM)
+
+
+class Streamed(Training):
+    """A training under way over windows; `plan.data` is the first of them."""
+
+    def __init__(
+        self,
+        windows: Windows,
+        first: Window,
+        held_out: HeldOut | None,
+        plan: Plan,
+        state: TrainState,
+        callbacks: Sequence[Callback],
+        resumed: Snapshot | None,
+    ) -> None:
+        self.windows, self.window, self.blocks_held_out = windows, first, held_out
+        self.data, self.at = plan.data, 0
+        self.order = np.empty(0, np.int64)
+        self.epoch_step = self.epoch_rows = self.skipped = 0
+        """Of the epoch under way: its first step, rows visited, steps of an earlier training left to skip."""
+        self.epoch_state: dict[str, Any] | None = None
+        """What draws its orders, as it was when the epoch began; None between two epochs."""
+        super().__init__(plan, state, callbacks, None)
+        self.losses = self.open_losses = OpenLosses()
+        if resumed is not None:
+            self._resume(resumed)
+        vars(self.run)["rows"] = windows.rows or 0
+        if held_out is not None:
+            self.run.history.setdefault("validation_loss", [])
+        self._take_up(first)
+
+    # --- windows ------------------------------------------------------------------------------------
+
+    def _take_up(self, window: Window) -> None:
+        """Begin with a window, and with what the one before has left over."""
+        carried = 0
+        if window.first:
+            self.epoch_step, self.epoch_rows, self.epoch_state = (
+                self.run.step - self.skipped,
+                0,
+                self._state(),
+            )
+        elif carried := len(self.order) - self.at:
+            window.carry(self.data.take(self.order[self.at :]))
+        if window is not self.window:
+            self.windows.release(self.window)
+        self.window, self.data, self.at = window, window.data, 0
+        order = np.arange(carried + window.rows)
+        if self.plan.orders is not None:
+            drawn = np.empty((1, window.rows), np.int64)
+            self.plan.orders.draw(drawn)
+            order[carried:] = drawn[0] + carried
+        self.order = order
+        self.uniform = bool((self.data.weights == 1).all())
+
+    def _state(self) -> dict[str, Any]:
+        return {} if self.plan.orders is None else self.plan.orders.state
+
+    @property
+    def _steps_left(self) -> int:
+        """The steps that the window has rows for."""
+        rows, batch = len(self.order) - self.at, self.plan.batch_size
+        return -(-rows // batch) if self.window.last else rows // batch
+
+    def _wait(self) -> bool:
+        """Take up the next window; return False if the training shall stop before it is there."""
+        window = self.windows.next(lambda: self.run.stop_reason is not None)
+        if window is not None:
+            self._take_up(window)
+        return window is not None
+
+    # --- steps --------------------------------------------------------------------------------------
+
+    def run_chunks(self) -> None:
+        """Take the chunks of all epochs, as `Training` does."""
+        plan, run = self.plan, self.run
+        while run.stop_reason is None and run.epoch < plan.epochs:
+            steps = self._steps_left
+            if not steps:
+                if not self._wait():
+                    self._end_chunk()
+                    return
+                continue
+            if self.skipped:
+                steps = min(steps, self.skipped)
+                self.skipped -= steps
+                run.rows_seen += self._advance_by(steps)
+                continue
+            most = min(chunk_steps(self.pace), MAX_CHUNK_STEPS, max(1, MAX_CHUNK_VISITS // plan.batch_size))
+            if not self._take_steps(min(steps, most)):
+                return
+
+    def _advance_by(self, steps: int) -> int:
+        """Pass over the rows of some steps; return how many."""
+        rows = min(len(self.order) - self.at, steps * self.plan.batch_size)
+        self.at += rows
+        self.epoch_rows += rows
+        return rows
+
+    def _take_steps(self, steps: int) -> bool:
+        """Take a chunk of steps; return False if the training stops in the middle of them."""
+        plan, run = self.plan, self.run
+        starts = self.at + plan.batch_size * np.arange(steps)
+        stops = np.minimum(starts + plan.batch_size, len(self.order))
+        totals = visited_weights(self.data.weights, self.uniform, self.order, starts, stops)
+        since = Since(self.steps_before + self.epoch_step, plan.since.epoch + run.epoch)
+        numbers = self.steps_before + np.arange(run.step, run.step + steps)
+        rates = run.rate_factor * plan.optimizer.rates(numbers, sys.maxsize, since)
+        ends = self.window.last and steps == self._steps_left
+        try:
+            chunk = Chunk(self.order, starts, stops, totals, rates, plan.batch_size)
+            objectives, validation_loss = self._take(chunk, ends)
+        except LeftBehind:  # self.state is as it was
+            self._end_chunk()  # a Checkpoint writes here, since the training stops
+            return False
+        taken = len(objectives)
+        by_rows = plan.network.convention == "sklearn"
+        counts = (stops - starts).astype(np.float64) if by_rows else totals
+        self.losses.add(counts[:taken], objectives)
+        run.step = self.state.step - self.steps_before
+        run.rows_seen += self._advance_by(taken)
+        if taken < steps:
+            raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
+        if ends:
+            self._close_epoch(validation_loss)
+        self._end_chunk()
+        return True
+
+    def _close_epoch(self, validation_loss: float | None) -> None:
+        run = self.run
+        weight = float(self.losses.pending[1].sum())
+        if not weight > 0:
+            raise ValueError(f"the weights of epoch {run.epoch + 1} are all zero")
+        run.history["loss"].append(self.open_losses.close())
+        run.epoch, self.epoch_state = len(run.history["loss"]), None
+        vars(run)["rows"] = self.epoch_rows
+        run.rows_seen = run.epoch * self.epoch_rows  # a training that is resumed did not know that
+        self._end_epoch(validation_loss)
+
+    def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
+        """Take the chunk's steps in place, on the window's rows."""
+        return self.advance_on(self.data, state, chunk)
+
+    # --- validation ---------------------------------------------------------------------------------
+
+    def validation_loss(self, parameters: NDArray[Any]) -> float | None:
+        """Return the loss over the rows to validate on, window by window if they come in blocks."""
+        held_out = self.blocks_held_out
+        if held_out is None:
+            return super().validation_loss(parameters)
+        weights: list[float] = []
+        losses: list[float] = []
+        with Windows(held_out.source, held_out.wanted, 1, "validation ") as windows:
+            while (window := windows.next(lambda: self.run.stop_reason is not None)) is not None:
+                data = window.data
+                if weight := float(data.weights.sum(dtype=np.float64)):
+                    weights.append(weight)
+                    losses.append(heeding(self.run, window.rows, self._loss_of(parameters, data)))
+                if window.last:
+                    if not weights:
+                        raise ValueError("the weights of the validation blocks are all zero")
+                    shares = np.array(weights) / sum(weights)
+                    return float((shares * losses).sum())
+                windows.release(window)
+        raise LeftBehind
+
+    def _loss_of(self, parameters: NDArray[Any], data: Data) -> Callable[[], float]:
+        return lambda: self.plan.backend.evaluate(self.plan.network, parameters, data)
+
+    # --- snapshots ----------------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Return all that the rest depends on; the rows of the epoch before this moment are read again."""
+        state = self._state() if self.epoch_state is None else self.epoch_state
+        return self.snapshot_at(np.empty(0, np.int64), state)
+
+    def _resume(self, saved: Snapshot) -> None:
+        self.take_over(saved)
+        self.skipped = saved.pending.shape[1]
+        if self.plan.orders is not None and saved.order_state:
+            self.plan.orders.state = saved.order_state
+        self.run.rows_seen = (saved.step - self.skipped) * self.plan.batch_size

@@ -1,0 +1,320 @@
+"""Rows that come block by block, as windows that are filled on a thread while the one before is trained on.
+
+A window is an ordinary `Data`. At most two are in memory: one in use, and one that is filled. Rows that fill
+no batch at a window's end are carried to the head of the next one, so that batches are those of one array.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import itertools
+import queue
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from fastmlp import checks
+from fastmlp.model.backend import Data
+from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.training.data import as_array, clean, convert, floating_dtype
+from fastmlp.training.sources.blocks import SHAPE, Given, Source
+from fastmlp.training.sparse_data import clean_rows, is_sparse
+
+Array = NDArray[Any]
+
+WINDOW_BYTES = 1 << 25
+"""Of a window where a user says nothing: two of them and what is carried are what training takes of rows."""
+
+POLL = 0.05
+"""Seconds between two looks at whether a training that waits for rows shall stop."""
+
+PATIENCE = 1.0
+"""Seconds that a thread is waited for at the end, which may be in a user's code."""
+
+
+class Wanted(NamedTuple):
+    """What the rows shall become.
+
+    n_in : columns of X, None for those of the first block
+    dtype : None follows the first block's X, as `fit` does
+    scale : what X is multiplied with
+    targets : targets(y, rows, dtype) gives a block's y as a clean (rows, n_out) array
+    batch_size : rows of a batch
+    window : rows to a window, at least a batch's; None for as many as take WINDOW_BYTES
+    class_weights : class_weights(y) gives what a row's weight is multiplied with, or None
+    """
+
+    n_in: int | None
+    dtype: DTypeLike | None
+    scale: float
+    targets: Callable[[Any, int, np.dtype[Any]], Array]
+    batch_size: int
+    window: int | None
+    class_weights: Callable[[Any], Array | None] = lambda y: None
+
+
+class Block(NamedTuple):
+    """A block whose form is checked.
+
+    name : for errors; inputs : (rows, n_in), sparse ones clean, dense ones not yet converted
+    targets, weights : (rows, n_out) and (rows,), clean
+    """
+
+    name: str
+    inputs: Any
+    targets: Array
+    weights: Array
+
+
+class Window:
+    """Some rows, behind those that the window before has left over.
+
+    first, last : whether an epoch begins, or ends, with it
+    """
+
+    def __init__(
+        self, sparse: bool, n_in: int, n_out: int, rows: int, room: int, dtype: np.dtype[Any]
+    ) -> None:
+        """Make an empty one for so many rows, and `room` before them."""
+        self._room, self._most, self._carried, self.rows = room, rows, 0, 0
+        self._targets, self._weights = np.empty((room + rows, n_out), dtype), np.empty(room + rows, dtype)
+        self._inputs = None if sparse else np.empty((room + rows, n_in), dtype)
+        self._pieces: list[SparseRows] = []
+        self.first = self.last = False
+
+    @property
+    def space(self) -> int:
+        """How many more rows it takes."""
+        return self._most - self.rows
+
+    def put(self, block: Block, start: int, stop: int, scale: float) -> None:
+        """Append some rows of a block."""
+        at = slice(self._room + self.rows, self._room + self.rows + stop - start)
+        if self._inputs is None:
+            self._pieces.append(block.inputs[start:stop])
+        else:
+            try:
+                convert("X", block.inputs[start:stop], scale, self._inputs[at], start)
+            except ValueError as error:
+                raise ValueError(f"{block.name}: {error}") from None
+        self._targets[at], self._weights[at] = block.targets[start:stop], block.weights[start:stop]
+        self.rows += stop - start
+
+    def carry(self, left: Data) -> None:
+        """Put rows before those that are here."""
+        self._carried = len(left.weights)
+        at = slice(self._room - self._carried, self._room)
+        if self._inputs is None:
+            self._pieces.insert(0, left.inputs)  # type: ignore[arg-type]
+        else:
+            self._inputs[at] = left.inputs
+        self._targets[at], self._weights[at] = left.targets, left.weights
+
+    @property
+    def data(self) -> Data:
+        """All rows."""
+        at = slice(self._room - self._carried, self._room + self.rows)
+        inputs: Inputs
+        if self._inputs is None:
+            self._pieces = [stacked(self._pieces)]
+            inputs = self._pieces[0]
+        else:
+            inputs = self._inputs[at]
+        return Data(inputs, self._targets[at], self._weights[at])
+
+    def empty(self) -> None:
+        """Forget the rows."""
+        self.rows = self._carried = 0
+        self._pieces.clear()
+
+
+def stacked(pieces: list[SparseRows]) -> SparseRows:
+    """Return sparse rows one after another."""
+    if len(pieces) == 1:
+        return pieces[0]
+    counts = [np.diff(piece.indptr) for piece in pieces]
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
+    indices = np.concatenate([piece.indices for piece in pieces])
+    return SparseRows(indptr, indices, np.concatenate([p.values for p in pieces]), pieces[0].n_in)
+
+
+class Windows:
+    """The windows of some epochs, one after another; a context, at whose end the thread is gone.
+
+    epochs : how many are wanted; what : comes before "block" in errors
+    """
+
+    def __init__(self, source: Source, wanted: Wanted, epochs: int, what: str = "") -> None:
+        self.source, self.wanted, self.epochs = source, wanted, epochs
+        self.rows = source.rows
+        """Of an epoch, once that is known."""
+        self._what = what
+        self._ready: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
+        self._made = 0
+        self._sparse: bool | None = None
+        self._closed = threading.Event()
+        # A daemon: it may wait in a user's code for what never comes.
+        run = contextvars.copy_context().run
+        self._thread = threading.Thread(target=run, args=(self._fill_all,), daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._closed.set()
+        self._free.put(None)
+        self._thread.join(PATIENCE)
+
+    def next(self, stopped: Callable[[], bool] = lambda: False) -> Window | None:
+        """Return the next window when it is filled; None if stopped() before that."""
+        while not stopped():
+            with contextlib.suppress(queue.Empty):
+                found = self._ready.get(timeout=POLL)
+                if isinstance(found, BaseException):
+                    raise found
+                return found
+        return None
+
+    def release(self, window: Window) -> None:
+        """Let a window be filled anew."""
+        self._free.put(window)
+
+    # --- on the thread ------------------------------------------------------------------------------
+
+    def _fill_all(self) -> None:
+        try:
+            for epoch in range(max(1, self.epochs)):
+                self._fill_epoch(epoch)
+        except _Closed:
+            pass
+        except BaseException as error:
+            self._ready.put(error)
+
+    def _fill_epoch(self, epoch: int) -> None:
+        rows, block, at = 0, None, 0
+        with contextlib.closing(self._blocks(epoch)) as blocks:
+            block = next(blocks, None)
+            if block is None:
+                again = "; give a function that makes them anew for every epoch" if epoch else ""
+                raise ValueError(f"there is no row in the {self._what}blocks of epoch {epoch + 1}{again}")
+            window = self._window(block)
+            window.first = True
+            while block is not None:
+                take = min(window.space, len(block.targets) - at)
+                window.put(block, at, at + take, self.wanted.scale)
+                rows, at = rows + take, at + take
+                if at == len(block.targets):
+                    block, at = next(blocks, None), 0
+                if block is not None and not window.space:
+                    self._ready.put(window)
+                    window = self._window(block)
+        if self.rows is not None and rows != self.rows:
+            raise ValueError(
+                f"epoch {epoch + 1} has {rows} rows in its {self._what}blocks, and {self.rows} are wanted"
+            )
+        self.rows, window.last = rows, True
+        self._ready.put(window)
+
+    def _window(self, like: Block) -> Window:
+        """Return an empty window, when there is one."""
+        if self._made < 2:
+            self._made += 1
+            return self._new_window(like)
+        window = self._free.get()
+        if window is None or self._closed.is_set():
+            raise _Closed
+        window.empty()
+        window.first = window.last = False
+        return window
+
+    def _new_window(self, like: Block) -> Window:
+        (n_in, n_out), dtype = (like.inputs.shape[1], like.targets.shape[1]), like.targets.dtype
+        sparse, rows, batch = isinstance(like.inputs, SparseRows), self.wanted.window, self.wanted.batch_size
+        if rows is None:
+            numbers = n_in + n_out + 1
+            if sparse:
+                numbers = 2 * len(like.inputs.values) // len(like.inputs) + n_out + 3
+            rows = max(batch, WINDOW_BYTES // (dtype.itemsize * numbers))
+        return Window(sparse, n_in, n_out, rows, batch - 1, dtype)
+
+    def _blocks(self, epoch: int) -> Generator[Block]:
+        """Yield the blocks of an epoch that have rows, checked."""
+        wanted = self.wanted
+        blocks = iter(self.source)
+        for number in itertools.count(1):
+            if self._closed.is_set():
+                raise _Closed
+            name = f"{self._what}block {number} of epoch {epoch + 1}"
+            try:
+                given = next(blocks)
+            except StopIteration:
+                return
+            except Exception as error:
+                if isinstance(self.source, Given):  # a user's own, who may wait for this kind of error
+                    error.add_note(f"while fastmlp waited for {name}")
+                    raise
+                raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+            try:
+                block = _block(name, given, wanted)
+            except (ValueError, TypeError) as error:
+                kind = TypeError if isinstance(error, TypeError) else ValueError
+                raise kind(f"{name}: {error}") from None
+            if block is None:
+                continue
+            wanted = self._keep(name, block, wanted)
+            yield block
+
+    def _keep(self, name: str, block: Block, wanted: Wanted) -> Wanted:
+        """Return what later blocks must be like: the columns and the dtype of the first."""
+        sparse = isinstance(block.inputs, SparseRows)
+        if self._sparse not in (None, sparse):
+            kinds = ("sparse", "dense") if sparse else ("dense", "sparse")
+            raise ValueError(f"{name}: X is {kinds[0]}, and {kinds[1]} in the blocks before it")
+        self._sparse = sparse
+        self.wanted = wanted._replace(n_in=block.inputs.shape[1], dtype=block.targets.dtype)
+        return self.wanted
+
+
+class _Closed(Exception):
+    """Nobody wants more windows."""
+
+
+def _block(name: str, given: Any, wanted: Wanted) -> Block | None:
+    """Return a block as it is to be; None if it has no row."""
+    if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
+        got = f"{len(given)} parts" if isinstance(given, (tuple, list)) else checks.shown(given)
+        raise TypeError(f"a block must be {SHAPE}, got {got}")
+    X, y, *rest = given
+    sparse = is_sparse(X)
+    array = X if sparse else as_array("X", X)
+    n_in = wanted.n_in
+    if not array.shape[:1] or not array.shape[0]:
+        return None
+    if array.ndim != 2 or (n_in is not None and array.shape[1] != n_in) or not array.shape[1]:
+        raise ValueError(f"X must have shape (rows, {n_in or 'columns'}), got {array.shape}")
+    rows = array.shape[0]
+    dtype = floating_dtype(wanted.dtype, array)
+    inputs = clean_rows("X", array, dtype, wanted.scale) if sparse else array
+    weights = _weights(rest[0] if rest else None, rows, dtype)
+    factors = wanted.class_weights(y)
+    targets = wanted.targets(y, rows, dtype)
+    return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))
+
+
+def _weights(given: Any, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return a block's sample weights (rows,), ones if None; all of them may be 0."""
+    if given is None:
+        return np.ones(rows, dtype)
+    array = as_array("weight", given)
+    if array.shape != (rows,):
+        raise ValueError(f"weight must have shape ({rows},), got {array.shape}")
+    weights = clean("weight", array, dtype)
+    if (weights < 0).any():
+        raise ValueError(f"weight must be at least 0, got {weights.min()}")
+    return weights

@@ -1,0 +1,140 @@
+"""Estimators on rows that come block by block: `fit` and `partial_fit` in the bits of one array of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+
+from fastmlp import MLPClassifier, MLPRegressor
+
+RNG = np.random.default_rng(0)
+ROWS = 150
+X = RNG.normal(size=(ROWS, 4))
+PIXELS = RNG.integers(0, 256, (ROWS, 4), np.uint8)
+NAMES = np.array(["ape", "bee", "cat"])[RNG.integers(0, 3, ROWS)]
+TWO = NAMES == "ape"
+SEVERAL = RNG.integers(0, 2, (ROWS, 3))
+W = RNG.random(ROWS) + 0.5
+OPTIONS = {
+    "hidden_layer_sizes": (5,),
+    "max_iter": 4,
+    "random_state": 0,
+    "backend": "reference",
+    "batch_size": 32,
+}
+CUTS = [slice(0, 40), slice(40, 41), slice(41, ROWS)]
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning"),
+    pytest.mark.filterwarnings("ignore:Got `batch_size` less than 1 or larger"),
+]
+
+
+def blocks(y, x=X, weights=None):
+    return [(x[rows], y[rows], *([] if weights is None else [weights[rows]])) for rows in CUTS]
+
+
+def assert_same(ours, wanted):
+    np.testing.assert_array_equal(ours.model_.parameters, wanted.model_.parameters)
+    assert ours.loss_curve_ == wanted.loss_curve_
+    assert (ours.n_iter_, ours.t_, ours.n_features_in_) == (wanted.n_iter_, wanted.t_, wanted.n_features_in_)
+    np.testing.assert_array_equal(ours.predict(X), wanted.predict(X))
+
+
+@pytest.mark.parametrize("y", [NAMES, TWO, SEVERAL], ids=["three", "two", "several"])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_size": "auto"}, {"shuffle": False}, {"class_weight": "dict"}]
+)
+def test_classifiers_fit_blocks(y, options):
+    if "class_weight" in options:
+        if y is SEVERAL:
+            return
+        options = {"class_weight": {label: 1.0 + place for place, label in enumerate(np.unique(y))}}
+    wanted = MLPClassifier(**{**OPTIONS, **options}).fit(X, y, W)
+    ours = MLPClassifier(**{**OPTIONS, **options}).fit(lambda: iter(blocks(y, weights=W)))
+    assert_same(ours, wanted)
+    np.testing.assert_array_equal(ours.classes_, wanted.classes_)
+
+
+@pytest.mark.parametrize("y", [X[:, 0], X[:, :2]], ids=["one", "two"])
+def test_regressors_fit_blocks_and_go_on(y):
+    wanted, ours = (MLPRegressor(**OPTIONS, warm_start=True, solver="sgd") for _ in range(2))
+    for _ in range(2):
+        assert_same(ours.fit(blocks(y)), wanted.fit(X, y))
+
+
+def test_partial_fit_takes_blocks_and_each_block():
+    wanted, ours, each, whole = (MLPClassifier(**OPTIONS) for _ in range(4))
+    labels = np.unique(NAMES)
+    for _ in range(2):
+        wanted.partial_fit(X, NAMES, classes=labels, epochs=2)
+        ours.partial_fit(blocks(NAMES), classes=labels, epochs=2)
+        assert_same(ours, wanted)
+    for x, y in blocks(NAMES):
+        each.partial_fit(x, y, classes=labels)
+        whole.partial_fit([(x, y)], classes=labels)
+        assert_same(each, whole)
+
+
+def test_memory_maps_of_bytes(tmp_path):
+    PIXELS.tofile(tmp_path / "x")
+    pixels = np.memmap(tmp_path / "x", np.uint8, "r", shape=PIXELS.shape)
+    for kind, y in ((MLPClassifier, NAMES), (MLPRegressor, X[:, 0])):
+        options = {**OPTIONS, "input_scale": 1 / 255, "validation_set": (PIXELS[:50], y[:50])}
+        assert_same(kind(**options).fit(pixels, y), kind(**options).fit(PIXELS, y))
+        stops = {**OPTIONS, "early_stopping": True}
+        assert_same(kind(**stops).fit(pixels, y), kind(**stops).fit(PIXELS, y))
+
+
+def test_early_stopping_with_a_validation_set():
+    options = {**OPTIONS, "max_iter": 60, "early_stopping": True, "validation_set": (X, NAMES), "tol": 0.01}
+    wanted = MLPClassifier(**options).fit(X, NAMES)
+    ours = MLPClassifier(**options).fit(blocks(NAMES))
+    assert_same(ours, wanted)
+    assert ours.validation_scores_ == wanted.validation_scores_
+    assert ours.n_iter_ < 60
+
+
+def test_sparse_blocks_and_tables():
+    sparse = scipy.sparse.csr_array(np.where(X > 0, X, 0))
+    wanted = MLPRegressor(**OPTIONS).fit(sparse, X[:, 0])
+    assert_same(MLPRegressor(**OPTIONS).fit(blocks(X[:, 0], sparse)), wanted)
+    pyarrow, array = pytest.importorskip("pyarrow"), pytest.importorskip("dask.array")
+    table = pyarrow.table({**{f"x{i}": X[:, i] for i in range(4)}, "kind": NAMES, "w": W})
+    wanted = MLPClassifier(**OPTIONS).fit(X, NAMES, W)
+    assert_same(MLPClassifier(**OPTIONS).fit(table, "kind", "w"), wanted)
+    assert_same(MLPClassifier(**OPTIONS).fit(array.from_array(X, chunks=(40, 4)), NAMES, W), wanted)
+
+
+def test_small_windows_are_trained_on(monkeypatch):
+    monkeypatch.setattr("fastmlp.training.windows.WINDOW_BYTES", 1)  # a batch's rows
+    wanted = MLPClassifier(**OPTIONS, shuffle=False).fit(X, NAMES)
+    assert_same(MLPClassifier(**OPTIONS, shuffle=False).fit(blocks(NAMES)), wanted)
+    shuffled = MLPClassifier(**OPTIONS).fit(blocks(NAMES))
+    assert len(shuffled.loss_curve_) == 4
+    assert_same(MLPClassifier(**OPTIONS).fit(blocks(NAMES)), shuffled)
+    assert not np.array_equal(shuffled.model_.parameters, wanted.model_.parameters)
+
+
+def test_what_blocks_cannot_do():
+    for options, words in (
+        ({"solver": "lbfgs"}, "solver='lbfgs' needs all rows at once"),
+        ({"early_stopping": True}, r"early_stopping on blocks needs validation_set=\(X, y\)"),
+        ({"class_weight": "balanced"}, "class_weight='balanced' needs all rows at once"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            MLPClassifier(**{**OPTIONS, **options}).fit(blocks(NAMES))
+    model = MLPClassifier(**OPTIONS).partial_fit(blocks(NAMES), classes=["ape", "bee", "cat", "dog"])
+    with pytest.raises(ValueError, match=r"block 1 of epoch 1: `y` has classes not in"):
+        model.partial_fit([(X[:1], ["cow"])])
+    with pytest.raises(
+        ValueError, match=r"block 1 of epoch 1: X must have shape \(rows, 4\), got \(150, 3\)"
+    ):
+        model.partial_fit([(X[:, :3], NAMES)])
+    with pytest.raises(TypeError, match="can be walked once only"):
+        MLPRegressor(**OPTIONS).fit(iter(blocks(X[:, 0])))
+    with pytest.raises(ValueError, match="y must have 150 rows"):
+        MLPRegressor(**OPTIONS).fit([(X, X[:9, 0])])
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        MLPRegressor(**OPTIONS).fit(X)

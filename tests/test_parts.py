@@ -1,0 +1,42 @@
+"""Large vectors are copied by several threads, each a part of its own."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+from fastmlp.system import parts
+
+MANY = 3 * parts.PART_BYTES // 4 + 12345
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 64])
+def test_parts_cover_all_and_begin_at_pages(threads):
+    for length in (0, 1, 1000, MANY, 40 * MANY):
+        bounds = parts.bounds_of_parts(length, 4, threads)
+        assert (bounds[0], bounds[-1]) == (0, length)
+        assert all(start % (parts.PAGE // 4) == 0 for start in bounds[:-1])
+        assert bounds == sorted(bounds)
+        assert len(bounds) - 1 == max(1, min(threads, length * 4 // parts.PART_BYTES))
+
+
+def test_several_threads_copy_several_vectors(monkeypatch):
+    sources = np.arange(2.0 * MANY, dtype=np.float32).reshape(2, MANY)
+    targets, threads, copyto = np.zeros_like(sources), set(), np.copyto
+    monkeypatch.setattr(np, "copyto", lambda *both: (threads.add(threading.get_ident()), copyto(*both)))
+    parts.copy(sources, targets, 3)
+    assert np.array_equal(sources, targets)
+    assert len(threads) > 1
+    assert threading.get_ident() not in threads
+
+
+def test_without_threads_to_be_had_one_copies_all(monkeypatch):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    source, target = np.arange(MANY, dtype=np.float32), np.zeros(MANY, np.float32)
+    parts.copy([source], [target], 3)
+    assert np.array_equal(source, target)

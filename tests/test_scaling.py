@@ -1,0 +1,58 @@
+"""The models of docs/many-cores.md and docs/scaling.md: what they say where it can be counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from benchmarks import cores, scaling
+
+MACHINE = cores.Machine(transfer=1e-7, bandwidth=1e10)
+WORK = cores.WORKS["784-128-10 b128 sgd"]
+COSTS = scaling.Costs(fixed=3e-5, row=2.5e-6, update=2.5e-5, adding=2.5e-11)
+
+
+def test_a_barrier_in_groups_takes_the_transfers_of_a_group_and_of_the_groups():
+    assert cores.grouped(1, MACHINE) == 0
+    assert cores.grouped(8, MACHINE) == cores.flat(8, MACHINE) == pytest.approx(8e-7)
+    assert cores.grouped(32, MACHINE) == pytest.approx((8 + 4) * 1e-7)
+    assert cores.flat(96, MACHINE) > 5 * cores.grouped(96, MACHINE)
+
+
+def test_a_step_is_shared_in_whole_parts():
+    step = cores.Step((784, 128, 10), 128, 0, 1e-3)
+    assert step.by_rows(1) + step.by_weights(1) == pytest.approx(1e-3)
+    assert step.by_rows(8) == pytest.approx(step.by_rows(1) / 8)
+    assert step.by_rows(7) == pytest.approx(step.by_rows(1) / 4)  # two parts of eight rows for one of seven
+
+
+@pytest.mark.parametrize("nodes", [2, 8, 64])
+@pytest.mark.parametrize("way", ["doubling", "halving", "ring"])
+def test_after_its_rounds_every_rank_has_the_sum(way, nodes):
+    """By what each rank has heard of: in rounds that add, from its partner."""
+    rounds = scaling.rounds_of(nodes, 1.0)
+    assert list(rounds) == ["doubling", "halving", "ring"]
+    heard = np.eye(nodes, dtype=bool)
+    for _, adds, partner in rounds[way]:
+        if adds or way == "ring":
+            heard |= heard[np.arange(nodes) ^ partner] if partner else np.roll(heard, 1, axis=0)
+    assert heard.all()
+    sent = sum(size for size, *_ in rounds[way])
+    assert sent == pytest.approx(np.log2(nodes) if way == "doubling" else 2 * (nodes - 1) / nodes)
+
+
+@pytest.mark.parametrize("stride", [None, 16])
+@pytest.mark.parametrize("fabric", scaling.FABRICS)
+def test_without_spread_the_simulation_is_the_formula(fabric, stride):
+    for nodes in (1, 2, 64, 1024):
+        formula = scaling.step_seconds(WORK, COSTS, nodes, 128, fabric, stride)
+        assert scaling.simulated(WORK, COSTS, nodes, 128, fabric, stride, spread=0.0) == pytest.approx(
+            formula
+        )
+        assert scaling.simulated(WORK, COSTS, nodes, 128, fabric, stride) >= 0.99 * formula
+
+
+def test_nodes_pay_while_half_of_them_work():
+    gains = [node**0.9 for node in scaling.NODES]
+    assert scaling.pays_up_to(gains) == 1024
+    assert scaling.pays_up_to([min(node, 8) for node in scaling.NODES]) == 16
