@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from numbers import Real
 from typing import Any
@@ -192,6 +193,7 @@ def _cleaned(
 ) -> Data:
     """Return this rank's rows, clean; what : comes before the names of the arguments in an error"""
     with ranks.alike():
+        X, y, sample_weight = _arrays(network, X, y, sample_weight)
         inputs = clean_inputs(f"{what}X", X, network.sizes[0], dtype, network.input_scale, least=0)
         rows = inputs.shape[0]
         targets = clean_targets(f"{what}y", y, network, rows, inputs.dtype)
@@ -204,6 +206,20 @@ def _cleaned(
             raise ValueError(f"{what}X must hold at least 1 row, got 0 on all ranks")
         scaled = scaled_weights(f"{what}sample_weight", weights, max(largest for _, largest in told))
     return Data(inputs, targets, scaled)
+
+
+def _arrays(network: Network, X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are."""
+    arrow = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(X, arrow.Table):
+        return X, y, weights
+    from fastmlp.training.sources.arrow import arrow_source
+
+    blocks = [*arrow_source("X", X, y, weights)]
+    if not blocks:
+        return np.empty((0, network.sizes[0])), np.empty(0), None if weights is None else np.empty(0)
+    parts = [np.concatenate(part) for part in zip(*blocks, strict=True)]
+    return parts[0], parts[1], None if weights is None else parts[2]
 
 
 def _split(
