@@ -6,7 +6,6 @@ float64, and compares what "auto" chose with the best. The exit status is 1 if a
 """
 
 import argparse
-import os
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +19,7 @@ from fastmlp.system.budget import blas_threads
 from .peers.choice import epochs_for
 from .peers.fastmlp_peer import fit, network_of, optimizer_of
 from .peers.works import WORKS, make_data
+from .pinning import allowed
 from .stopwatch import Stopwatch
 
 ALLOWED = 1.15
@@ -42,7 +42,7 @@ def main():
         for dtype in options.dtype.split(","):
             if options.only not in work.name or work.kind == "start" or work.dtype != "float32":
                 continue  # the float64 work is its float32 twin's other dtype
-            if work.threads > len(os.sched_getaffinity(0)):
+            if work.threads > len(allowed()):
                 print(f"{work.name}: left out, it needs {work.threads} cores")
                 continue
             if not judge(replace(work, dtype=dtype), options.rounds):

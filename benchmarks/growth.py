@@ -6,7 +6,6 @@ Prints each doubling's slope in log-log, the exponent by which the time grows wi
 
 import argparse
 import math
-import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import numpy as np
 
 import fastmlp
 
+from .pinning import allowed, pin
 from .stopwatch import Stopwatch
 
 TURN_SECONDS = 0.03
@@ -97,7 +97,7 @@ SWEEPS = (
 
 def main():
     options = _options()
-    os.sched_setaffinity(0, {options.core})
+    pin({options.core})
     drawn = []
     for sweep in SWEEPS:
         if options.only in sweep.name:
@@ -112,7 +112,7 @@ def _options():
     parser.add_argument("--only", default="", metavar="NAME", help="sweeps whose name contains this")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each size; default %(default)s")
     parser.add_argument("--plot", metavar="FILE", help="as .png or .svg; needs matplotlib")
-    least = min(os.sched_getaffinity(0))
+    least = min(allowed())
     parser.add_argument("--core", type=int, default=least, help="which to run on; default %(default)s")
     return parser.parse_args()
 

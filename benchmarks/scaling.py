@@ -36,6 +36,12 @@ CORE = Machine(transfer=60e-9, bandwidth=10e9)
 SPREAD = 0.05
 """An assumption: the standard deviation of a rank's time for a step, over its mean; lognormal."""
 
+CALLS = 85e-6
+"""Seconds of Python in a rank's step of synchronous SGD, beside its gradient, its all-reduce and its update.
+
+What the smallest work of benchmarks.distributed takes with two ranks beyond what this model gives the rest.
+"""
+
 STRIDES = (16, 128)
 """Steps from one average to the next in local SGD."""
 
@@ -60,11 +66,33 @@ FABRICS = (
 
 
 @dataclass(frozen=True)
-class Costs:
-    """Seconds on one core: of a gradient of b rows fixed + b * row; of an update; of adding a byte."""
+class Line:
+    """Seconds that grow with rows: fixed + rows * row."""
 
     fixed: float
     row: float
+
+    def __call__(self, rows):
+        return self.fixed + rows * self.row
+
+    @classmethod
+    def through(cls, seconds, few, many):
+        """Return the line through what few rows take and many, or through 0 where it would begin below."""
+        short, long = seconds(few), seconds(many)
+        row = max(0.0, min(long / many, (long - short) / (many - few)))
+        return cls(long - many * row, row)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds on one core.
+
+    step : of a training's step, by rows
+    gradient, update : of a gradient alone, by rows, and of the step after it; adding : of adding a byte
+    """
+
+    step: Line
+    gradient: Line
     update: float
     adding: float
 
@@ -109,8 +137,9 @@ def compute_seconds(work, costs, rows, cores, apart):
     """
     sizes, _, optimizer = work
     workers = workers_of(Work(sizes, max(1, rows), 4, cores))
-    step = Step(sizes, rows, optimizer.moment_rows, costs.fixed + rows * costs.row)
-    return step.seconds(workers, CORE, grouped) + costs.update / (1 if apart else workers)
+    alone = (costs.gradient if apart else costs.step)(rows)
+    shared = Step(sizes, rows, optimizer.moment_rows, alone).seconds(workers, CORE, grouped)
+    return shared + (costs.update + CALLS if apart else 0.0)
 
 
 def exchanged_bytes(work, stride):
@@ -176,16 +205,40 @@ def parts_of(work, rows):
     return gradient, update, state.gradients
 
 
+class OwnTime(fastmlp.Callback):
+    """seconds : CPU time of a training's steps, which may run in another thread"""
+
+    def on_train_begin(self, run):
+        self._began = time.process_time()
+
+    def on_train_end(self, run):
+        self.seconds = time.process_time() - self._began
+
+
+def training_step(work, rows):
+    """Return the least seconds of a step of so many rows, in trainings on one thread."""
+    sizes, _, optimizer = work
+    rng, watch = np.random.default_rng(0), OwnTime()
+    X, y = rng.standard_normal((4 * rows, sizes[0]), np.float32), rng.integers(0, sizes[-1], 4 * rows)
+    network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
+    options = {"optimizer": optimizer, "epochs": 5, "batch_size": rows, "seed": 0, "threads": 1}
+    options |= {"backend": "fused", "callbacks": [watch], "progress": False}
+    taken, end = [], time.perf_counter() + 0.5
+    while len(taken) < 2 or time.perf_counter() < end:
+        fastmlp.fit(network, X, y, **options)
+        taken.append(watch.seconds / 20)
+    return min(taken)
+
+
 def costs_of(work):
     """Measure a work on one core."""
-    rows = work[1]
-    few = max(1, rows // 8)
-    short, long = (least(parts_of(work, count)[0]) for count in (few, rows))
-    row = min(long / rows, (long - short) / (rows - few))
+    few, many = max(1, work[1] // 8), work[1]
+    step = Line.through(lambda rows: training_step(work, rows), few, many)
+    gradient = Line.through(lambda rows: least(parts_of(work, rows)[0]), few, many)
     _, update, vector = parts_of(work, 1)
     other = vector.copy()
     adding = least(lambda: np.add(vector, other, out=vector)) / vector.nbytes
-    return Costs(long - rows * row, row, least(update), adding)
+    return Costs(step, gradient, least(update), adding)
 
 
 def check(path):
@@ -259,10 +312,11 @@ def main():
         return
     names = [name for name in WORKS if options.only in name]
     costs = {name: costs_of(WORKS[name]) for name in names}
-    print("| work | parameters | a gradient, us | and a row | an update | a MB added |")
-    print("|---|---|---|---|---|---|")
+    print("| work | parameters | a step, us | and a row | a gradient | and a row | an update | a MB added |")
+    print("|---|---|---|---|---|---|---|---|")
     for name, own in costs.items():
-        cells = (own.fixed, own.row, own.update, own.adding * 1e6)
+        lines = (own.step.fixed, own.step.row, own.gradient.fixed, own.gradient.row)
+        cells = (*lines, own.update, own.adding * 1e6)
         count = parameter_count(WORKS[name][0])
         print(f"| {name} | {count} | " + " | ".join(f"{1e6 * cell:.3g}" for cell in cells) + " |")
     print()

@@ -23,6 +23,8 @@ from sklearn.neural_network import MLPClassifier as Theirs
 from fastmlp import MLPClassifier, SparseAdam
 from fastmlp.estimators import base
 
+from .pinning import allowed, pin
+
 
 class Row(NamedTuple):
     """A table and what trains on it.
@@ -174,8 +176,7 @@ def main():
     )
     parser.add_argument("--turns", type=int, default=5, help="how often each is timed")
     given = parser.parse_args()
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+    pin([min(allowed())])
     warnings.simplefilter("ignore", ConvergenceWarning)
     for name, row in ROWS.items():
         if not given.rows or any(part in name for part in given.rows):

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         Warmup,
     )
     from fastmlp.system.interrupts import Interrupted
+    from fastmlp.tables.errors import TableError
+    from fastmlp.tables.estimators import TableClassifier, TableRegressor
     from fastmlp.training.callbacks import Callback, EarlyStopping, Progress, TimeLimit
     from fastmlp.training.checkpoint import Checkpoint, load, save
     from fastmlp.training.divergence import DivergenceError
@@ -64,6 +66,8 @@ _HOME = {
     "backend.registry": ("backends",),
     "model.rules": ("Rule",),
     "model.schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
+    "tables.errors": ("TableError",),
+    "tables.estimators": ("TableClassifier", "TableRegressor"),
     "training.trainer": ("fit",),
 }
 """Names by the module that holds them; loaded when first touched, so that the import is quick."""
@@ -102,6 +106,9 @@ __all__ = [
     "Rule",
     "SparseAdam",
     "StepDecay",
+    "TableClassifier",
+    "TableError",
+    "TableRegressor",
     "TimeLimit",
     "Warmup",
     "__version__",

@@ -7,14 +7,14 @@ import errno
 import os
 import signal
 
-from fastmlp.files import archive
+from fastmlp.files import archive, renaming
 
 CALLS = ("open", "write", "fsync", "lseek", "fchmod", "fchown", "fstat", "replace", "close")
-"""What `fastmlp.files.archive` asks of the operating system while it writes."""
+"""What `fastmlp.files` asks of the operating system while it writes."""
 
 
 class Disk:
-    """Stands for the module `os` in `fastmlp.files.archive`; counts calls, and fails at number `at`."""
+    """Stands for the module `os` in `fastmlp.files`; counts calls, and fails at number `at`."""
 
     def __init__(self, at=None, fail=None):
         self.at, self.fail, self.seen = at, fail, []
@@ -60,10 +60,10 @@ FAULTS = {code: refuse(getattr(errno, code)) for code in ("ENOSPC", "EIO", "EACC
 
 @contextlib.contextmanager
 def disk(at=None, fail=None):
-    """Let `fastmlp.files.archive` write to a disk that fails at its call number `at`."""
+    """Let `fastmlp.files` write to a disk that fails at its call number `at`."""
     failing = Disk(at, fail)
-    archive.os = failing
+    archive.os = renaming.os = failing
     try:
         yield failing
     finally:
-        archive.os = os
+        archive.os = renaming.os = os

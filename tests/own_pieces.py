@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import ast
-import re
-from pathlib import Path
 
 import numpy as np
+import pages
 
 import fastmlp
 from fastmlp import SGD, Activation, Loss, Network, RowLoss, Rule
 
-DOCS = Path(__file__).parent.parent / "docs" / "pieces.md"
-BLOCKS = re.findall(r"^```python\n(.*?)^```", DOCS.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+PAGE = "docs/pieces.md"
 
 
 def definitions():
     """What the examples define: functions and pieces, without the trainings."""
     kinds = ("fastmlp.Activation", "fastmlp.Loss", "fastmlp.RowLoss", "fastmlp.Rule")
     scope = {"np": np, "fastmlp": fastmlp}
-    for node in ast.parse("\n".join(BLOCKS)).body:
+    for node in ast.parse(pages.script(PAGE)).body:
         value = getattr(node, "value", None)
         if isinstance(node, ast.FunctionDef) or (
             isinstance(value, ast.Call) and ast.unparse(value.func) in kinds
         ):
-            exec(compile(ast.Module([node], []), str(DOCS), "exec"), scope)
+            exec(compile(ast.Module([node], []), PAGE, "exec"), scope)
     return {name: value for name, value in scope.items() if isinstance(value, (Activation, Loss, Rule))}
 
 

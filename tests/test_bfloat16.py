@@ -251,6 +251,11 @@ def test_a_model_is_pickled_and_a_training_goes_on(tmp_path):
     assert np.array_equal(resumed.parameters, whole.parameters)
     parameters = fit(epochs=4, dtype=None, resume=path).parameters  # the file says how it was trained
     assert np.array_equal(parameters, whole.parameters)
+    for backend in ("auto", "reference"):
+        begun, done = (fit(epochs=epochs, backend=backend) for epochs in (1, 2))
+        more = begun.fit_more(X, Y, epochs=1)
+        assert more.backend == done.backend
+        assert np.array_equal(more.parameters, done.parameters)
     again = pickle.loads(pickle.dumps(whole))
     assert again.backend == POSSIBLE[0]
     assert np.array_equal(again.predict(X), whole.predict(X))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -53,7 +55,12 @@ def pixels(tmp_path):
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    assert not [thread for thread in threading.enumerate() if "_fill_all" in thread.name]
+    assert not filling()
+
+
+def filling():
+    """The threads that fill windows."""
+    return [thread for thread in threading.enumerate() if "_fill_all" in thread.name]
 
 
 # --- the bits of one array --------------------------------------------------------------------------------
@@ -137,7 +144,7 @@ def test_a_memory_map_of_bytes_trains_as_its_array(validation, pixels):
 
 
 def test_a_memory_map_that_is_as_training_takes_it_is_trained_on_where_it_is(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastmlp.training.trainer.fit_source", None)  # would be called for windows
+    monkeypatch.setattr("fastmlp.training.streaming.fit_source", None)  # would be called for windows
     X.tofile(tmp_path / "rows")
     rows = np.memmap(tmp_path / "rows", np.float32, "r", shape=X.shape)
     assert_same(fit(rows, Y), fit(X, Y))
@@ -230,7 +237,7 @@ class StopAt(Callback):
             run.stop("pulled the plug")
 
 
-@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=matrix)])
 def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
     options = {
         "window": 30,
@@ -247,8 +254,7 @@ def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
 
     fit(**{**options, "callbacks": [EarlyStopping(2), Tell()]})
     rows_seen = dict(told)
-    steps = 3 * 7
-    for step in range(1, steps):
+    for step in (1, 2, 6, 7, 8, 10, 15, 20):  # of 7 in an epoch; windows end in and between them
         monkeypatch.setattr(streamed, "MAX_CHUNK_STEPS", 1)
         path = tmp_path / "c"
         stopped = fit(**{**options, "callbacks": [EarlyStopping(2), Checkpoint(path, 99), StopAt(step)]})
@@ -298,6 +304,33 @@ def test_a_time_limit_and_an_error_of_a_callback_leave_no_thread():
 
     with pytest.raises(RuntimeError, match="broken"):
         fit(callbacks=[Broken()])
+
+
+def test_ctrl_c_does_not_wait_for_a_block_that_does_not_come():
+    gate, first_is_over, epochs = threading.Event(), threading.Event(), iter((1, 2))
+
+    class Tell(Callback):
+        def on_epoch_end(self, run):
+            first_is_over.set()
+
+    def slow():
+        yield X, Y
+        if next(epochs) == 2:
+            first_is_over.wait(60)
+            os.kill(os.getpid(), signal.SIGINT)
+            gate.wait(60)
+            yield X, Y
+
+    began = time.monotonic()
+    with pytest.raises(fastmlp.Interrupted) as caught:
+        fit(slow, epochs=9, callbacks=[Tell()])
+    assert time.monotonic() - began < 30
+    model = caught.value.model
+    assert len(model.history["loss"]) == 1
+    assert model.stop_reason == "interrupted by SIGINT"
+    gate.set()
+    for thread in filling():
+        thread.join(10)
 
 
 # --- validation -------------------------------------------------------------------------------------------
@@ -445,7 +478,7 @@ print(json.dumps([watch.most - before, after - before, rows * columns * 4]))
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_own_memory_is_two_windows_and_what_is_beside_the_data(tmp_path):
     """docs/blocks.md: two windows with a batch each, a block, row orders of a window, and 8 MiB."""
-    rows, columns, window = 200_000, 400, 8 << 20
+    rows, columns, window = 100_000, 400, 8 << 20
     with open(tmp_path / "x", "wb") as file:
         file.truncate(rows * columns)
     case = json.dumps([str(tmp_path / "x"), rows, columns, window])

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 
+import pages
 import pytest
 
-DOCS = (Path(__file__).parent.parent / "docs" / "exchange.md").read_text(encoding="utf-8")
-SCRIPT = "\n".join(re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE))
-(PROGRAM,) = re.findall(r"^```c\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+PAGE = "docs/exchange.md"
 CHECKS = """
 import importlib.util
 spec = importlib.util.spec_from_file_location("net", "net.py")
@@ -26,14 +22,12 @@ print(repr(model.predict([[0.5, -1.0, 0.25, 2.0]])[0, 0].item()))
 
 def test_the_examples_run(tmp_path):
     pytest.importorskip("skl2onnx")
-    command = [sys.executable, "-W", "error", "-c", SCRIPT + CHECKS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    wanted = float(done.stdout.split()[-1])
+    wanted = float(pages.run(PAGE, tmp_path, CHECKS).split()[-1])
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         pytest.skip("no C compiler")
-    (tmp_path / "main.c").write_text(PROGRAM)
+    (program,) = pages.blocks(PAGE, "c")
+    (tmp_path / "main.c").write_text(program.text)
     subprocess.run([compiler, "-std=c99", "main.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
     printed = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
     assert abs(float(printed) - wanted) <= 1e-13

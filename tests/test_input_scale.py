@@ -119,6 +119,17 @@ def test_every_format_takes_inputs_as_the_model_does(dtype, tmp_path):
     holds(model.predict(rows))
 
 
+def test_pipelines_of_skl2onnx_take_inputs_as_the_estimator_does():
+    skl2onnx, runtime = pytest.importorskip("skl2onnx"), pytest.importorskip("onnxruntime")
+    import fastmlp.onnx
+
+    fastmlp.onnx.register()
+    rows = PIXELS.astype(np.float32)
+    given = MLPRegressor.from_model(fit(NETWORK, PIXELS))
+    session = runtime.InferenceSession(skl2onnx.to_onnx(given, rows[:1]).SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"X": rows})[0], given.predict(rows), atol=1e-5)
+
+
 def test_torch_takes_inputs_as_the_model_does():
     torch = pytest.importorskip("torch")
     model = fit(NETWORK, PIXELS)

@@ -11,14 +11,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pages
 import pytest
 from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import cross_val_score
 
 import fastmlp
 
-DOCS = (Path(__file__).parent.parent / "docs" / "jobs.md").read_text(encoding="utf-8")
-COMMON, LOKY, DASK, RAY, OPTUNA = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+COMMON, LOKY, DASK, RAY, OPTUNA = (block.text for block in pages.blocks("docs/jobs.md", "python"))
 
 KILLED = """
 scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
@@ -67,6 +67,10 @@ TIMEOUT = 580
 """Seconds: what starts slowly starts slower beside other work."""
 
 
+PATIENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{TIMEOUT}s"}
+"""A client waits so long for its workers, one of which is being started anew, also when it closes."""
+
+
 def importing():
     """Return the environment of a process that imports from this directory."""
     paths = filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH")))
@@ -80,7 +84,7 @@ def run(directory, text):
     done = subprocess.run(
         [sys.executable, "program.py"],
         cwd=directory,
-        env={**unbounded, **importing(), "RAY_AUTH_MODE": "disabled"},
+        env={**unbounded, **importing(), **PATIENT, "RAY_AUTH_MODE": "disabled"},
         capture_output=True,
         text=True,
         timeout=TIMEOUT,

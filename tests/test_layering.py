@@ -32,7 +32,7 @@ FLOORS = (
     ("distributed",),
     ("training",),
     ("estimators", "testing"),
-    ("lab", "onnx"),
+    ("lab", "onnx", "tables"),
     ("cli",),
     ("__main__",),
 )

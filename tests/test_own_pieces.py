@@ -6,18 +6,16 @@ import copy
 import math
 import pickle
 import re
-import subprocess
-import sys
 
 import numba
 import numpy as np
+import pages
 import pytest
 from joblib import Parallel, delayed
 from own_pieces import (
-    BLOCKS,
     CASES,
-    DOCS,
     ONE_HOT,
+    PAGE,
     STEPS,
     Lion,
     OwnAdam,
@@ -292,14 +290,12 @@ def test_machine_code_of_a_word_is_numpys(word, dtype):
 
 
 def test_the_page_lists_what_can_be_traced():
-    listed = re.search("<!-- words -->(.*?)<!--", DOCS.read_text(encoding="utf-8"), re.DOTALL)[1]
+    listed = re.search("<!-- words -->(.*?)<!--", pages.text_of(PAGE), re.DOTALL)[1]
     assert re.findall(r"`(\w+)`", listed) == WORDS
 
 
 def test_the_pages_examples_run(tmp_path):
-    command = [sys.executable, "-W", "error::UserWarning", "-c", "\n".join(BLOCKS)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    pages.run(PAGE, tmp_path)
 
 
 # --- what is refused -----------------------------------------------------------------------------------

@@ -8,13 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pages
 import pytest
 
 import fastmlp
 from fastmlp.backend import registry
 
 PACKAGE = Path(fastmlp.__file__).parent
-PAGE = Path(__file__).parent.parent / "docs" / "architecture.md"
 
 RECIPE = re.compile(r"^### (?P<what>[^:\n]*): (?P<files>\d+) files?\n(?P<body>.*?)(?=^##|\Z)", re.M | re.S)
 BLOCK = re.compile(
@@ -51,7 +51,7 @@ def cooked(folder):
     """Follow all recipes in a copy of the package; return, by recipe, how many files it said and touched."""
     shutil.copytree(PACKAGE, folder / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
     counts = {}
-    for recipe in RECIPE.finditer(PAGE.read_text()):
+    for recipe in RECIPE.finditer(pages.text_of("docs/architecture.md")):
         touched = set()
         for block in BLOCK.finditer(recipe["body"]):
             path = folder / block["file"]

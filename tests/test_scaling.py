@@ -9,7 +9,7 @@ from benchmarks import cores, scaling
 
 MACHINE = cores.Machine(transfer=1e-7, bandwidth=1e10)
 WORK = cores.WORKS["784-128-10 b128 sgd"]
-COSTS = scaling.Costs(fixed=3e-5, row=2.5e-6, update=2.5e-5, adding=2.5e-11)
+COSTS = scaling.Costs(scaling.Line(0, 3e-6), scaling.Line(3e-5, 2.5e-6), update=2.5e-5, adding=2.5e-11)
 
 
 def test_a_barrier_in_groups_takes_the_transfers_of_a_group_and_of_the_groups():

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 import re
-from pathlib import Path
 
 import numba
 import numpy as np
+import pages
 import pytest
 
 import fastmlp
@@ -80,7 +80,7 @@ def test_every_constant_has_one_usual_value_and_trials():
 
 
 def test_the_page_has_every_constant():
-    page = (Path(__file__).parents[1] / "docs" / "tuning.md").read_text()
+    page = pages.text_of("docs/tuning.md")
     assert re.findall(r"^\| `(\w+)` ", page, re.MULTILINE) == [*TABLE]
 
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
+import pages
 import pytest
 
 pytest.importorskip("rich")
-
-DOCS = (Path(__file__).parent.parent / "docs" / "write-a-kernel.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
 
 
 def run(command, folder):
@@ -28,13 +24,12 @@ def run(command, folder):
 @pytest.mark.slow  # ten commands, each a process
 def test_the_page_comes_true(tmp_path):
     printed = []
-    for kind, block in BLOCKS:
-        if kind == "python":
-            name = re.match(r"# file: (\S+)\n", block)[1]
-            (tmp_path / name).write_text(block)
+    for block in pages.blocks("docs/write-a-kernel.md", "sh", "python"):
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
             continue
-        wanted = 1 if "# exits with 1" in block else 0
-        for line in block.splitlines():
+        wanted = 1 if "# exits with 1" in block.text else 0
+        for line in block.text.splitlines():
             if line.startswith("fastmlp "):
                 code, text = run(shlex.split(line), tmp_path)
                 assert code == wanted, f"{line}: {text}"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from .. import pinning
 from . import start
 from .works import WORKS
 
@@ -49,7 +50,7 @@ def _options():
     parser.add_argument("--peers", default=",".join(PEERS), help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=7, help="timed turns of each peer; default %(default)s")
     parser.add_argument("--json", metavar="FILE")
-    every = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    every = ",".join(map(str, pinning.allowed()))
     parser.add_argument(
         "--cores", default=every, help="a work of n threads takes the first n; default %(default)s"
     )

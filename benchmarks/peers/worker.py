@@ -11,6 +11,8 @@ import os
 import sys
 import time
 
+from ..pinning import pin
+
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.worker", description=__doc__)
@@ -19,7 +21,7 @@ def main():
     parser.add_argument("cores", help="numbers of the cores to run on, as in 0,1")
     options = parser.parse_args()
     cores = {int(core) for core in options.cores.split(",")}
-    os.sched_setaffinity(0, cores)  # before any library counts cores
+    pin(cores)  # before any library counts cores
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not reach the pipe
 

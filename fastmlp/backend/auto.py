@@ -79,9 +79,11 @@ class Auto:
         """Whether a backend may have a program of the network alone."""
         self._exact = [one for one in found if one.exact]
         self._fastest = min(self._exact, key=SECONDS)
-        # Bits must not follow the threads that happen to be free.
-        alone = found if work.threads == 1 else candidates(work._replace(threads=1), only)
-        self._chosen = self._first([] if exact else alone)
+        alone: list[Candidate] = []
+        if not exact and len(self._exact) < len(found):
+            # Bits must not follow the threads that happen to be free.
+            alone = found if work.threads == 1 else candidates(work._replace(threads=1), only)
+        self._chosen = self._first(alone)
         self.now = registry.get(self._chosen.name)
         self._better: Candidate | None = None
         if self._chosen.exact and self._chosen is not self._fastest:
@@ -131,15 +133,11 @@ class Auto:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """As a backend's; by a faster one than before, if it has been compiled meanwhile.
-
-        By as many threads as there were cores when it was chosen, if the caller says no number.
-        """
+        """As a backend's; by a faster one than before, if it has been compiled meanwhile."""
         if self._better is not None and self._is_ready(self._better):
             self._chosen, self._better = self._better, None
             self.now = registry.get(self._chosen.name)
-        most = threads or self._work.threads
-        after = self.now.train_chunk(network, optimizer, state, data, chunk, key, most, losses)
+        after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
         self._left -= len(losses)
         return after
 

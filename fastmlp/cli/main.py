@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli import bench, cache, train, tune
+from fastmlp.cli import bench, cache, train, tune, use
 from fastmlp.cli.given import DTYPES, OPTIMIZERS, Mistake
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
@@ -20,7 +20,7 @@ from fastmlp.system.notices import say
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0, 1 for a failed training, 130 for Ctrl-C.
 
-    A mistake in the arguments exits with 2 and one line on stderr.
+    A mistake in the arguments exits with 2 and one line on stderr, a file that cannot be used with 3.
     """
     parser = _parser()
     arguments = parser.parse_args(argv)
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except Mistake as mistake:
-        parser.error(str(mistake))
+        parser.exit(mistake.code, f"fastmlp: error: {mistake}\n")
     except KeyboardInterrupt:
         say("fastmlp: interrupted")
         return 130
@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
     cache.add_command(commands)
 
     tune.add_command(commands)
-
     train.add_command(commands)
+    use.add_commands(commands)
     return parser
 
 

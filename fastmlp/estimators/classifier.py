@@ -62,7 +62,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         As for `fastmlp.fit`. With "lbfgs" an iteration counts as an epoch.
     max_time : float, optional
         Seconds after which training ends, within 0.2 s, with the parameters that it has. Before the
-        first epoch is complete loss_ is NaN.
+        first epoch is complete `loss_` is NaN.
     progress : bool
         A progress bar on stderr.
     backend : str
@@ -84,9 +84,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     validation_loss_curve_ : list of float
         The loss of the validation rows, without penalty, after every epoch; empty if there are none.
 
-    And all of scikit-learn's: classes_, loss_, best_loss_, loss_curve_, validation_scores_,
-    best_validation_score_, n_iter_, t_, n_layers_, n_outputs_, out_activation_, n_features_in_,
-    feature_names_in_.
+    And all of scikit-learn's: `classes_`, `loss_`, `best_loss_`, `loss_curve_`, `validation_scores_`,
+    `best_validation_score_`, `n_iter_`, `t_`, `n_layers_`, `n_outputs_`, `out_activation_`,
+    `n_features_in_`, `feature_names_in_`.
 
     Notes
     -----

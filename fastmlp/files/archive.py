@@ -21,12 +21,14 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from fastmlp.files.renaming import KEEPS_OPEN_FILES, replace
+
 if TYPE_CHECKING:
     import zipfile
 
 try:
     import fcntl
-except ImportError:  # not POSIX: there an open file cannot be removed, which replaces the lock
+except ImportError:  # Windows: there an open file cannot be removed, which replaces the lock
     fcntl = None  # type: ignore[assignment]
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -36,8 +38,8 @@ HEADER = "header.json"
 MAX_HEADER = 1 << 20
 """Most bytes of JSON that are parsed. All that grows with a training is in arrays."""
 
-DTYPES = ("<f4", "<f8", "<i8")
-"""The dtypes of arrays: a training needs no others."""
+DTYPES = ("<f4", "<f8", "<i8", "|u1")
+"""The dtypes of arrays: a training needs no others, and a description of many columns is bytes."""
 
 SEAL, UNSEALED = b"sha256:", b"0" * 64
 """The zip's comment: the digest in hexadecimal, of the file with 64 zeros in the digest's place."""
@@ -46,6 +48,9 @@ AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 """Opens without waiting: a pipe without a process at its other end would block for ever."""
 
 NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+
+UNFLUSHED = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)
+"""What file systems answer that flush no directories, as those of a network."""
 
 PIECE = 1 << 20
 """Bytes that are hashed at a time."""
@@ -64,7 +69,7 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
     Parameters
     ----------
     header : an object that `json` can write, without NaN and infinities
-    arrays : of float32, float64 or int64, by names that are identifiers or paths of them
+    arrays : of float32, float64, int64 or uint8, by names that are identifiers or paths of them
 
     Raises
     ------
@@ -82,19 +87,23 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
     # 0o666 less the umask: the mode of any new file.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        _lock(descriptor, wait=True)  # `_remove_abandoned` of another process may hold it for a moment
-        if not os.fstat(descriptor).st_nlink:  # another writer removed it before it was locked
-            return write(path, header, arrays)
-        _inherit(target, descriptor)
-        _write_sealed(descriptor, text, arrays)
-        os.fsync(descriptor)
-        os.replace(temporary, target)
+        try:
+            _lock(descriptor, wait=True)  # `_remove_abandoned` of another process may hold it for a moment
+            if not os.fstat(descriptor).st_nlink:  # another writer removed it before it was locked
+                return write(path, header, arrays)
+            _inherit(target, descriptor)
+            _write_sealed(descriptor, text, arrays)
+            _sync(descriptor)
+            if not KEEPS_OPEN_FILES:
+                replace(temporary, target)  # while it is locked, lest another writer removes it
+        finally:
+            os.close(descriptor)
+        if KEEPS_OPEN_FILES:
+            replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    finally:
-        os.close(descriptor)
     _sync_directory(target.parent)
 
 
@@ -186,12 +195,19 @@ def _remove_abandoned(target: Path) -> None:
         names = [name for name in os.listdir(target.parent) if _is_temporary(name, target.name)]
         for name in names:
             with contextlib.suppress(OSError):
-                descriptor = os.open(target.with_name(name), os.O_RDONLY | AT_ONCE | NO_LINK)
-                try:
-                    if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, wait=False):
-                        os.unlink(target.with_name(name))
-                finally:
-                    os.close(descriptor)
+                if fcntl is None:
+                    os.unlink(target.with_name(name))
+                else:
+                    _remove_unlocked(target.with_name(name))
+
+
+def _remove_unlocked(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | AT_ONCE | NO_LINK)
+    try:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode) and _lock(descriptor, wait=False):
+            os.unlink(path)
+    finally:
+        os.close(descriptor)
 
 
 def _temporary_name(target: str, token: str) -> str:
@@ -226,13 +242,26 @@ def _inherit(target: Path, descriptor: int) -> None:
         os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
 
 
+def _sync(descriptor: int) -> None:
+    """Flush a file to the disk; after macOS's fsync it may still be in the drive's cache."""
+    whole = getattr(fcntl, "F_FULLFSYNC", None)
+    if whole is not None:
+        with contextlib.suppress(OSError):  # a file system of the network may not know it
+            fcntl.fcntl(descriptor, whole)
+            return
+    os.fsync(descriptor)
+
+
 def _sync_directory(directory: Path) -> None:
-    """Flush the renaming to the disk."""
-    if os.name != "posix":
+    """Flush the renaming to the disk, where a directory can be opened and flushed."""
+    if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in UNFLUSHED:
+            raise
     finally:
         os.close(descriptor)
 

@@ -107,21 +107,32 @@ class Choice(NamedTuple):
 class Variant(NamedTuple):
     """A compiled backend, declared.
 
-    name : what `fit(backend=...)` calls it
-    base : the variant whose slots it takes over where it has none of its own; None for the first
-    slots : functions by slot name (see `fastmlp.testing.slots`) or by template name
-        (see `fastmlp.kernels.program.templates`), plain Python that Numba compiles
-    seconds : estimate of one training step, for backend="auto"; None leaves it out of the choice
-    workers : how many threads a step is worth, at most work.threads; None if the program has one
-    specialize : specialize(network, optimizer, most rows of a step, dtype) gives the network's own
-        `train_chunk`, or None where it has none and the variant's serves it
-    exact : whether it follows the order of operations in `kernels.program.arithmetic`, and so trains with the
-        same bits as the others that do; a training may change from one of them to another. Of a network's own
-        program `Bound.exact` says it
-    libraries : modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded
-        before a training begins, which then holds their threads
-    buffers : buffers(sizes, rows) gives the numbers of scratch and of slices (`program.records.BUFFERS`)
-        that a worker must have, by name, where it is more than what all variants have
+    Parameters
+    ----------
+    name : str
+        What `fit(backend=...)` calls it.
+    base : Variant or None
+        The variant whose slots it takes over where it has none of its own; None for the first.
+    slots : mapping of str to callable
+        Functions by slot name (see `fastmlp.testing.slots`) or by template name (see
+        `fastmlp.kernels.program.templates`), plain Python that Numba compiles.
+    seconds : callable, optional
+        seconds(work): an estimate of one training step, for backend="auto"; None leaves it out of the choice.
+    workers : callable, optional
+        workers(work): how many threads a step is worth, at most work.threads; None if the program has one.
+    specialize : callable, optional
+        specialize(network, optimizer, most rows of a step, dtype) gives the network's own `train_chunk`, or
+        None where it has none and the variant's serves it.
+    exact : bool
+        Whether it follows the order of operations in `fastmlp.kernels.program.arithmetic`, and so trains with
+        the same bits as the others that do; a training may change from one of them to another. Of a network's
+        own program `Bound.exact` says it.
+    libraries : tuple of str
+        Modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded before a
+        training begins, which then holds their threads.
+    buffers : callable, optional
+        buffers(sizes, rows) gives the numbers of scratch and of slices (`program.records.BUFFERS`) that a
+        worker must have, by name, where it is more than what all variants have.
     """
 
     name: str

@@ -64,7 +64,7 @@ def measured(seconds: float = 0.1) -> Machine:
 
     levels = [*_caches(), ("memory", 1 << 62)]
     return Machine(
-        _cpu(),
+        cpu(),
         cores(),
         8 * host().vector_bytes,
         host().fma_ports,
@@ -78,7 +78,8 @@ def measured(seconds: float = 0.1) -> Machine:
     )
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the processor's name, as the system tells."""
     try:
         found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -193,7 +193,7 @@ class Optimizer:
         At least 0.
     clip_norm : float, optional
         If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
-        clip_norm / (norm + 1e-6), as torch.nn.utils.clip_grad_norm_ does.
+        clip_norm / (norm + 1e-6), as `torch.nn.utils.clip_grad_norm_` does.
     layer_rates : sequence of float, optional
         A factor of the rates for each layer, at least 0. 0 freezes a layer: its parameters and moments
         stay, and its gradient is not counted in the norm that clips.

@@ -158,7 +158,7 @@ def blas_threads(threads: int | None) -> AbstractContextManager[None]:
     affinity: a BLAS goes by the affinity, and does not see the quota.
     """
     if threads is None:
-        if quota() >= _affinity():
+        if quota() == math.inf or quota() >= _affinity():
             return nullcontext()
         threads = cores()
     return _limited(threads)

@@ -27,7 +27,10 @@ PATIENCE = 0.3
 POLL = 0.05
 """Seconds between two checks whether a training has been asked to stop."""
 
-SIGNALS = (int(signal.SIGINT), int(signal.SIGTERM))
+ENDING = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
+"""Signals that end a process by default. Ctrl-Break is how a program on Windows asks another to end."""
+
+SIGNALS = (int(signal.SIGINT), *ENDING)
 
 BY_SIGINT = f"interrupted by {signal.Signals(SIGNALS[0]).name}"
 """Why a training stops after Ctrl-C."""
@@ -84,9 +87,9 @@ class _Handler:
 
 @contextlib.contextmanager
 def deferred(stop: Callable[[str], None]) -> Iterator[set[int]]:
-    """Make the first SIGINT or SIGTERM call stop(reason); yield the set of signals that came.
+    """Make the first signal of SIGNALS call stop(reason); yield the set of signals that came.
 
-    A SIGTERM is raised again at the end, where it ends the process by default. An error after a SIGINT
+    One of ENDING is raised again at the end, where it ends the process by default. An error after a SIGINT
     becomes a KeyboardInterrupt with that error as its context: a program that catches the error would
     otherwise go on after Ctrl-C. Outside the main thread Python delivers no signals, and this does nothing.
     """
@@ -101,8 +104,8 @@ def deferred(stop: Callable[[str], None]) -> Iterator[set[int]]:
         raise
     finally:
         handler.restore()
-        if signal.SIGTERM in handler.heard:
-            signal.raise_signal(signal.SIGTERM)
+        for number in handler.heard.intersection(ENDING):
+            signal.raise_signal(number)
 
 
 class LeftBehind(Exception):

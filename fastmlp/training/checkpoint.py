@@ -379,13 +379,13 @@ def _read(path: Path, pieces: Iterable[Piece]) -> _Content:
             f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "
             f"this fastmlp reads format {FORMAT}"
         )
-    with _told_of(path):
+    with told_of(path):
         return _parse(header, arrays, pieces)
 
 
 @contextlib.contextmanager
-def _told_of(path: Path) -> Iterator[None]:
-    """Name the file in every error that arises while it is read."""
+def told_of(path: Path) -> Iterator[None]:
+    """Name the file in every error that arises while it is parsed, and make it a CheckpointError."""
     try:
         yield
     except _OtherPiece as error:
@@ -397,34 +397,52 @@ def _told_of(path: Path) -> Iterator[None]:
 
 
 def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> _Content:
-    network = _network(header["network"], pieces)
-    parameters = arrays["parameters"]
+    network = network_of(header["network"], pieces)
+    model = model_of(network, arrays, "", header["history"], header["backend"], header["stop_reason"])
+    snapshot = None
+    if header["training"] is not None:
+        own = model.parameters
+        snapshot = _snapshot(header["training"], arrays, network, own.copy(), model.history)
+        for _, state in snapshot.callbacks:
+            if state.get("best_epoch"):
+                best = state["best_parameters"]
+                _expect(best.shape == own.shape and np.isfinite(best).all(), "no best parameters")
+                own[...] = best
+    return _Content(model, snapshot)
+
+
+def model_of(
+    network: Network,
+    arrays: archive.Arrays,
+    prefix: str,
+    history: Iterable[str],
+    backend: str,
+    reason: str | None,
+) -> Model:
+    """Return the model whose arrays have names that begin with `prefix`; `told_of` names the errors.
+
+    history : the names of its curves
+    """
+    parameters = arrays[f"{prefix}parameters"]
     count = parameter_count(network.sizes)
     _expect(
         parameters.shape == (count,) and parameters.dtype.kind == "f", "the parameters are not the network's"
     )
     _expect(np.isfinite(parameters).all(), "a parameter is not finite")
-    history = {}
-    for name in header["history"]:
-        values = arrays[f"history/{name}"]
+    curves = {}
+    for name in history:
+        values = arrays[f"{prefix}history/{name}"]
         _expect(values.ndim == 1 and np.isfinite(values).all(), "the history is not finite")
-        history[name] = values.astype(float).tolist()
-    _expect("loss" in history and set(history) <= {"loss", "validation_loss"}, "the history lacks the loss")
-    reason = header["stop_reason"]
+        curves[name] = values.astype(float).tolist()
+    _expect("loss" in curves and set(curves) <= {"loss", "validation_loss"}, "the history lacks the loss")
     _expect(reason is None or isinstance(reason, str), "the reason for stopping is no text")
-    snapshot = None
-    if header["training"] is not None:
-        snapshot = _snapshot(header["training"], arrays, network, parameters, history)
-        for _, state in snapshot.callbacks:
-            if state.get("best_epoch"):
-                parameters = state["best_parameters"]
-                _expect(parameters.shape == (count,) and np.isfinite(parameters).all(), "no best parameters")
     own = aligned(count, parameters.dtype)
     own[...] = parameters
-    return _Content(Model(network, own, history, registry.get(header["backend"]), reason), snapshot)
+    return Model(network, own, curves, registry.get(backend), reason)
 
 
-def _network(description: dict[str, Any], pieces: list[Piece]) -> Network:
+def network_of(description: dict[str, Any], pieces: list[Piece]) -> Network:
+    """Return the network that `described` describes, with a user's pieces."""
     given = {name: value for name, value in description.items() if name != "type"}
     given["hidden"] = [_piece(one, pieces) for one in given["hidden"]]
     given["loss"] = _piece(given["loss"], pieces)

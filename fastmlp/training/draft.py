@@ -7,7 +7,7 @@ behind in the middle of a step, has changed nothing.
 from __future__ import annotations
 
 from fastmlp.model.layout import aligned
-from fastmlp.model.state import TrainState, initial_state
+from fastmlp.model.state import Array, TrainState, initial_state
 from fastmlp.system import parts
 
 
@@ -39,8 +39,7 @@ class Draft:
         return state.at(draft.step)
 
     def _copy(self, source: TrainState, target: TrainState) -> None:
-        parts.copy(
-            (source.parameters, *source.moments[: self._rows]),
-            (target.parameters, *target.moments[: self._rows]),
-            self._threads,
-        )
+        parts.copy(self._used(source), self._used(target), self._threads)
+
+    def _used(self, state: TrainState) -> tuple[Array, ...]:
+        return (state.parameters, *state.moments[: self._rows]) if self._rows else (state.parameters,)

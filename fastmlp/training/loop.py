@@ -216,7 +216,8 @@ class Training:
     def left(self) -> Snapshot:
         """Return a snapshot that stays as it is when callbacks change parameters at the training's end."""
         snapshot = self.snapshot()
-        snapshot = snapshot._replace(callbacks=copy.deepcopy(snapshot.callbacks))
+        if snapshot.callbacks:
+            snapshot = snapshot._replace(callbacks=copy.deepcopy(snapshot.callbacks))
         if all(type(callback).on_train_end in HARMLESS for callback in self.callbacks):
             return snapshot
         return snapshot._replace(parameters=snapshot.parameters.copy())

@@ -38,7 +38,6 @@ class Model(Portable):
     parameters : (P,) floating, all weights and biases in one vector (see `fastmlp.model.layout`)
     history : dict of lists of float
         "loss", and "validation_loss" where there was validation: one value for every epoch.
-    backend : str, the name of the backend that trained it
     stop_reason : str or None, why training ended before its last epoch
     training : Training or None
         What `fit_more` goes on from: the optimiser with its moments, up to two numbers a parameter. It is

@@ -127,7 +127,7 @@ def fit_source(
         batch_size=batch_size,
         window=_window(options.window, batch_size),
     )
-    with Windows(source, wanted, epochs - done) as windows:
+    with Windows(source, wanted, epochs - done, done=done) as windows:
         first = windows.next()
         assert first is not None
         data = first.data

@@ -36,7 +36,6 @@ from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
-from fastmlp.training.streaming import Given, fit_source, source_of
 
 Array = NDArray[Any]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
@@ -165,11 +164,15 @@ def fit(
     streams = Streams(seed)
     goes_on = saved is not None and is_exact(saved.backend)
     wanted = backend
-    mixed = is_bfloat16(dtype) or (saved is not None and backend == "auto" and is_mixed(saved.backend))
+    mixed = is_bfloat16(dtype)
+    if saved is not None and backend in ("auto", "reference"):
+        mixed = mixed or is_mixed(saved.backend)
     dtype = np.float32 if mixed else dtype
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
     if y is None or window is not None or type(X) is not np.ndarray:
+        from fastmlp.training.streaming import Given, fit_source, source_of  # 3 ms, which arrays do not need
+
         source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
         if source is not None:
             options = Given(
@@ -200,7 +203,7 @@ def fit(
         beginning = more.begin(rows, sample, held_out is not None, callbacks)
         epochs += beginning.epochs
     state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
-    state = state._replace(step=beginning.since.step)
+    state = state.at(beginning.since.step)
     setting: dict[str, Any] = {}
     # A BLAS sums in another order on another number of threads.
     held_blas_threads = saved.blas_threads if saved else None

@@ -145,11 +145,11 @@ def stacked(pieces: list[SparseRows]) -> SparseRows:
 class Windows:
     """The windows of some epochs, one after another; a context, at whose end the thread is gone.
 
-    epochs : how many are wanted; what : comes before "block" in errors
+    epochs : how many are wanted; what : comes before "block" in errors; done : epochs before them
     """
 
-    def __init__(self, source: Source, wanted: Wanted, epochs: int, what: str = "") -> None:
-        self.source, self.wanted, self.epochs = source, wanted, epochs
+    def __init__(self, source: Source, wanted: Wanted, epochs: int, what: str = "", done: int = 0) -> None:
+        self.source, self.wanted, self.epochs, self._done = source, wanted, epochs, done
         self.rows = source.rows
         """Of an epoch, once that is known."""
         self._what = what
@@ -190,7 +190,7 @@ class Windows:
     def _fill_all(self) -> None:
         try:
             for epoch in range(max(1, self.epochs)):
-                self._fill_epoch(epoch)
+                self._fill_epoch(self._done + epoch)
         except _Closed:
             pass
         except BaseException as error:
@@ -201,7 +201,7 @@ class Windows:
         with contextlib.closing(self._blocks(epoch)) as blocks:
             block = next(blocks, None)
             if block is None:
-                again = "; give a function that makes them anew for every epoch" if epoch else ""
+                again = "; give a function that makes them anew for every epoch" if epoch > self._done else ""
                 raise ValueError(f"there is no row in the {self._what}blocks of epoch {epoch + 1}{again}")
             window = self._window(block)
             window.first = True

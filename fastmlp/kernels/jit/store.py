@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import llvmlite
 import numpy as np
 
+from fastmlp.files.renaming import replace
 from fastmlp.kernels.codegen.machine import target
 from fastmlp.system.notices import say
 
@@ -127,7 +128,7 @@ def _place() -> Path:
             return Path(given).absolute() / "fastmlp"
     if sys.platform == "darwin":
         home = Path("~/Library/Caches")
-    elif os.name == "nt":
+    elif sys.platform == "win32":
         home = Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local"))
     else:
         home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
@@ -203,7 +204,7 @@ def write(name: str, key: str, kind: str, content: bytes) -> None:
         return
     try:
         with _written(place, name, hashlib.sha256(content).digest(), content) as temporary:
-            os.replace(temporary, _path(place, name, key, kind))
+            replace(temporary, _path(place, name, key, kind))
     except OSError as error:
         if place not in _lost:
             _lost.add(place)

@@ -37,21 +37,9 @@ NO_ROWS, NO_STEP = INT(0), ir.Constant(ir.FloatType(), 0.0)
 
 
 def multiply(
-    by,
-    build,
-    a,
-    b,
-    c,
-    scratch,
-    rows,
-    columns,
-    depth,
-    end,
-    start=NOTHING,
-    start_row=NO_ROWS,
-    rate=NO_STEP,
-    l2=NO_STEP,
-):
+    by, build, a, b, c, scratch, rows, columns, depth, end,
+    start=NOTHING, start_row=NO_ROWS, rate=NO_STEP, l2=NO_STEP,
+):  # fmt: skip
     """Write a product C (rows, columns): pack A and B, then multiply.
 
     by : a piece of `multiplying`
@@ -59,11 +47,8 @@ def multiply(
         bytes from one row to the next
     c : the place, and the bytes from one row to the next; end : a place in ENDS; the others as `multiplying` has them
     """
-    blocks, place, places = (
-        (depth + (TERMS - 1)) // TERMS,
-        shifted(build, scratch.data, INT(BLOCK * ROOM_ROW)),
-        [],
-    )
+    blocks, places = (depth + (TERMS - 1)) // TERMS, []
+    place = shifted(build, scratch.data, INT(BLOCK * ROOM_ROW))
     for (how, source, order, *sizes), count in ((a, rows), (b, columns)):
         outer = whole(count, BLOCK) // SIDE
         call(build, PACK, WAYS, taken(3, 4), [how, source, order, place, *sizes, outer])

@@ -8,7 +8,7 @@ the others: 96 workers wait for 8 and 12 such transfers, where one place would h
 
 # mypy: ignore-errors
 
-import os
+import sys
 
 from llvmlite import ir
 from numba import types
@@ -21,7 +21,7 @@ from fastmlp.kernels.program.records import ABANDONED, ARRIVED, FAN_IN, GENERATI
 SPINS = 2000
 """Polls before yielding: about 50 us, longer than the workers of one step lie apart."""
 
-YIELD = "SwitchToThread" if os.name == "nt" else "sched_yield"
+YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
 
 FUNCTION = "fastmlp_barrier"
 

@@ -1,0 +1,64 @@
+"""How Sphinx makes a site of these pages: `sphinx-build -W docs site`, with the extra `docs`.
+
+The pages are plain Markdown, which a forge shows as well. The API comes from docstrings, and the gallery from
+the scripts in examples/, which are run while the site is built.
+"""
+
+import os
+import warnings
+
+import fastmlp
+
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # examples are small; a second thread waits where others work
+
+project = "fastmlp"
+copyright = "the fastmlp developers"
+release = fastmlp.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
+]
+
+exclude_patterns = ["examples", "gallery/*.ipynb", "gallery/*.py", "sg_execution_times.rst"]
+myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]  # the gallery's order is a class, which Sphinx cannot pickle
+
+default_role = "py:obj"  # what stands in backticks in a docstring is a name where there is one
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings say shapes and dtypes, which types do not
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_param = False  # or `rows` in a shape is taken for the name of an attribute
+napoleon_use_rtype = False
+
+
+def warnings_as_errors(conf, script, when):
+    """Make a script that warns fail, and nothing else."""
+    warnings.simplefilter("error" if when == "before" else "ignore")
+
+
+sphinx_gallery_conf = {
+    "examples_dirs": "examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": "",  # every script is run
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,
+    "image_scrapers": ("matplotlib",),
+    "reset_modules": ("matplotlib", warnings_as_errors),
+    "reset_modules_order": "both",
+    "within_subsection_order": "FileNameSortKey",
+}
+
+html_theme = "furo"
+html_title = f"fastmlp {release}"
+html_theme_options = {
+    "source_repository": "https://github.com/fastmlp/fastmlp/",
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+html_copy_source = False

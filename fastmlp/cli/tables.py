@@ -1,0 +1,319 @@
+"""`fastmlp train data.csv`: trains on a table, and says how good that is beside simpler models."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import fastmlp
+from fastmlp import checks
+from fastmlp.cli.given import BadFile, Mistake, widths
+from fastmlp.files.archive import CheckpointError
+from fastmlp.system.notices import say
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.reading import FORMATS
+from fastmlp.training.divergence import DivergenceError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from fastmlp.tables.estimators import TableClassifier, TableRegressor
+
+    Estimator = TableClassifier | TableRegressor
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "--target": {"metavar": "COLUMN", "help": "what is to be predicted"},
+    "--output": {"metavar": "FILE", "help": "write the model with its preprocessing to one file"},
+    "--task": {"metavar": "NAME", "help": "classification or regression; default by the target's values"},
+    **{
+        f"--{kind}": {
+            "action": "append",
+            "metavar": "COLUMN,COLUMN",
+            "help": f"take these as {one.words_for}",
+        }
+        for kind, one in KINDS.items()
+    },
+    "--missing": {
+        "metavar": "TEXT,TEXT",
+        "help": "texts that say that there is no value; default NA, nan, null, ? and their like",
+    },
+    "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
+    "--search": {"metavar": "TIME", "help": "search sizes and rates first, for 60s or 5m"},
+    "--members": {"type": int, "metavar": "N", "help": "networks whose mean predicts; default by the rows"},
+    "--class-weight": {"metavar": "NAME", "help": "balanced: every class counts the same"},
+    "--json": {
+        "action": "store_true",
+        "default": None,
+        "help": "print one JSON object in place of the lines",
+    },
+}
+"""What only a table takes; None where it is not given."""
+
+
+def add_options(train: argparse.ArgumentParser) -> None:
+    """Add what only a table takes to the options of `fastmlp train`."""
+    group = train.add_argument_group(
+        "tables", f"for a file {', '.join(FORMATS)} instead of the name of a data set"
+    )
+    for name, option in OPTIONS.items():
+        group.add_argument(*(["-o"] if name == "--output" else []), name, **option)
+
+
+def refuse_options(arguments: argparse.Namespace) -> None:
+    """Raise Mistake for an option that only a table takes."""
+    for name in OPTIONS:
+        if getattr(arguments, name.removeprefix("--").replace("-", "_")) is not None:
+            raise Mistake(f"{name} is for tables, like data.csv; {arguments.dataset!r} is none")
+
+
+def is_table(name: str) -> bool:
+    """Whether it is a path of a table, and no name of a data set."""
+    return Path(name).suffix.lower() in FORMATS or "/" in name
+
+
+@contextlib.contextmanager
+def telling(source: str | None = None) -> Iterator[None]:
+    """Turn what may be wrong with files and arguments into a line and an exit code.
+
+    source : the file that errors of tables are of, where they do not say
+    """
+    try:
+        yield
+    except TableError as error:
+        raise BadFile(str(error.within(source))) from None
+    except CheckpointError as error:
+        raise BadFile(str(error)) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise BadFile(f"{where}{error.strerror or error}") from None
+    except (ValueError, TypeError, ImportError) as error:
+        raise Mistake(str(error)) from None
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train on a table; return the exit code."""
+    from sklearn.model_selection import train_test_split
+
+    from fastmlp.tables.estimators import ESTIMATORS
+    from fastmlp.tables.reading import Asked, read
+    from fastmlp.tables.report import compared
+    from fastmlp.tables.tasks import TASKS, Classification, targets_of, task_of
+    from fastmlp.tables.texts import MISSING
+
+    shown = not arguments.quiet
+    with telling(arguments.dataset):
+        if arguments.target is None:
+            raise Mistake("a table needs --target COLUMN: what is to be predicted")
+        seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
+        given = 0.2 if arguments.test_share is None else arguments.test_share
+        share = checks.real("test-share", given, 0, 1, open_low=True, open_high=True)
+        if arguments.task is not None:
+            checks.choice("task", arguments.task, tuple(TASKS))
+        if arguments.output is not None and not Path(arguments.output).resolve().parent.is_dir():
+            raise Mistake(f"-o {arguments.output}: there is no such directory")
+        options = _options(arguments)
+        missing = MISSING if arguments.missing is None else arguments.missing.split(",")
+        # Reading needs the kinds, and they need the columns' names: a wrong name is told after reading.
+        named = {
+            one: kind
+            for kind in KINDS
+            for text in getattr(arguments, kind) or ()
+            for one in (text, *text.split(","))
+        }
+        if arguments.task == Classification.name:
+            named[arguments.target] = "category"
+        frame = read(arguments.dataset, Asked(named, missing=missing, shown=shown))
+        target = _target(arguments, frame)
+        frame, kept = _with_target(frame, target)
+        task = arguments.task or task_of(frame[target])
+        y = targets_of(frame[target], task)
+        kinds = _kinds(arguments, frame.columns)
+        if kinds.pop(target, None) is not None:
+            raise Mistake(f"column {target!r} is the target, which has no other kind")
+        if task != Classification.name and arguments.class_weight is not None:
+            raise Mistake("--class-weight is for classifications, and this is a regression")
+        table = frame.drop(target)
+        rows, held = train_test_split(
+            np.arange(len(y)), test_size=share, random_state=seed, stratify=_strata(y, task, share)
+        )
+        rows, held = np.sort(rows), np.sort(held)
+        estimator = ESTIMATORS[task](
+            **options, columns=kinds, missing=missing, random_state=seed, progress=shown
+        )
+        began = time.perf_counter()
+        try:
+            estimator.fit(table[rows], frame[target][rows])
+        except DivergenceError as error:
+            say(f"fastmlp: {error}; here that is --learning-rate")
+            return 1
+        seconds = time.perf_counter() - began
+        estimator.report_ = compared(estimator, (table[rows], y[rows]), (table[held], y[held]), seed)
+        if arguments.output is not None:
+            estimator.save(arguments.output)
+    found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": kept}
+    if arguments.json:
+        print(json.dumps(found | {"model": arguments.output}))
+        return 0
+    print_model(estimator, found)
+    print(f"time       {seconds:.3g} s")
+    print_scores(estimator)
+    print(f"model      {arguments.output or 'not kept; -o FILE writes it'}")
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the options say of the training, as parameters of an estimator."""
+    from fastmlp.cli.given import DTYPES, OPTIMIZERS
+    from fastmlp.model.activations import HIDDEN
+
+    checks.choice("backend", arguments.backend, ("auto", *fastmlp.backends()))
+    checks.choice("dtype", arguments.dtype, DTYPES)
+    if arguments.activation is not None:
+        checks.choice("hidden activation", arguments.activation, HIDDEN)
+    if arguments.optimizer is not None:
+        checks.choice("optimizer", arguments.optimizer, tuple(OPTIMIZERS))
+    wholes = ("epochs", "batch_size", "threads", "members")
+    options = {name: getattr(arguments, name) for name in (*wholes, "learning_rate", "dropout", "l2")}
+    for name in wholes:
+        if options[name] is not None:
+            checks.whole(name.replace("_", " "), options[name], 1)
+    if arguments.class_weight is not None:
+        options["class_weight"] = checks.choice("class weight", arguments.class_weight, ("balanced",))
+    return options | {
+        "hidden": None if arguments.hidden is None else widths(arguments.hidden),
+        "activation": arguments.activation,
+        "optimizer": arguments.optimizer,
+        "backend": arguments.backend,
+        "dtype": arguments.dtype,
+        "search": None if arguments.search is None else _seconds(arguments.search),
+    }
+
+
+def _seconds(text: str) -> float:
+    units = {"": 1, "s": 1, "m": 60, "h": 3600}
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
+    if match is None or not float(match[1]):
+        raise ValueError(f"search must be a time like 60s or 5m, got {text!r}")
+    return float(match[1]) * units[match[2]]
+
+
+def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str]:
+    """Return the kinds that options tell, by column; a name may have a comma in it."""
+    kinds: dict[str, str] = {}
+    for kind in KINDS:
+        for text in getattr(arguments, kind) or ():
+            for name in [text] if text in columns else text.split(","):
+                checks.choice("column", name, columns)
+                if kinds.setdefault(name, kind) != kind:
+                    raise Mistake(f"column {name!r} is told to be both {kinds[name]} and {kind}")
+    return kinds
+
+
+def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
+    if arguments.target not in frame.columns:
+        there = ", ".join(frame.columns)
+        raise BadFile(f"{arguments.dataset} has no column {arguments.target!r}; there are: {there}")
+    name: str = arguments.target
+    return name
+
+
+def _with_target(frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, int]:
+    """Return the rows that have a target, and how many have none; TableError for an infinite one."""
+    series = frame[target]
+    if series.dtype.is_float() and (infinite := series.is_infinite().fill_null(False)).any():
+        row = int(infinite.arg_true()[0])
+        raise TableError(f"the target is {series[row]}", target, row + 1)
+    there = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
+    return (frame, 0) if there.all() else (frame.filter(there), int((~there).sum()))
+
+
+def _strata(y: np.ndarray[Any, Any], task: str, share: float) -> np.ndarray[Any, Any] | None:
+    """Return the classes, if each has rows for both parts."""
+    if task != "classification":
+        return None
+    counts = np.unique(y, return_counts=True)[1]
+    return y if counts.min() >= 2 and len(counts) <= min(share, 1 - share) * len(y) else None
+
+
+# --- what is printed --------------------------------------------------------------------------------------
+
+
+def described(estimator: Estimator) -> dict[str, Any]:
+    """Return what a model is, in JSON's types."""
+    task, recipe = estimator.task_, estimator.recipe_
+    network = estimator.models_[0].network
+    return {
+        "task": task.name,
+        "target": estimator.target_name_,
+        "classes": list(getattr(task, "classes", [])),
+        "columns": [
+            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": len(column.parts)}
+            for column in estimator.encoding_.columns
+        ],
+        "sparse": estimator.encoding_.is_sparse,
+        "network": list(network.sizes),
+        "parameters": int(estimator.models_[0].parameters.size),
+        "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
+        "epochs": [
+            int(np.argmin(model.history["validation_loss"])) + 1 for model in estimator.models_
+        ],
+        "backend": estimator.models_[0].backend,
+        "search": [trial._asdict() for trial in estimator.trials_],
+        "report": estimator.report_,
+    }  # fmt: skip
+
+
+def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
+    """Print lines about a model and what it was trained on."""
+    task, recipe = estimator.task_, estimator.recipe_
+    if estimator.report_ is not None:
+        rows = estimator.report_["rows"]
+        source = f"{found['file']}: " if "file" in found else ""
+        missing = f", {found['left out']} without a target left out" if found.get("left out") else ""
+        print(
+            f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out{missing}"
+        )
+    classes = list(map(str, found["classes"]))
+    of = f" of {', '.join(classes[:6])}{', ..' if len(classes) > 6 else ''}" if classes else ""
+    print(f"target     {estimator.target_name_}, a {task.name}{of}")
+    kinds = [column.kind for column in estimator.encoding_.columns if column.kind != "drop"]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    sparse = ", of which only the non-zeros are kept" if found["sparse"] else ""
+    print(f"columns    {counts}; {found['network'][0]} columns of X{sparse}")
+    for column in estimator.encoding_.columns:
+        if column.kind == "drop":
+            print(f"left out   {column.name}: {column.told}")
+    network = estimator.models_[0].network
+    each = f"{len(estimator.models_)} times " if len(estimator.models_) > 1 else ""
+    activations = ", ".join(map(str, [*dict.fromkeys(network.hidden), network.output]))
+    print(f"network    {each}{'-'.join(map(str, network.sizes))}, {activations}, {network.loss}")
+    if found["search"]:
+        print(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
+    best = found["epochs"]
+    of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
+    print(
+        f"training   {recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer} from "
+        f"{recipe.learning_rate:.3g}; the best epochs are {of_best}"
+    )
+    print(f"backend    {found['backend']}")
+
+
+def print_scores(estimator: Estimator) -> None:
+    """Print the table of the report."""
+    if estimator.report_ is None:
+        return
+    scores = estimator.report_["scores"]
+    measures = list(scores["network"])
+    print("held out   " + "".join(f"{measure:>12}" for measure in measures))
+    for name, row in scores.items():
+        values = "".join(f"{'nan' if row[m] is None else format(row[m], '.4g'):>12}" for m in measures)
+        print(f"{name:<11}{values}")

@@ -1,0 +1,1 @@
+"""Tables of mixed columns: read, encoded, learned from, and kept in one file with their preprocessing."""

@@ -1,0 +1,220 @@
+"""From a frame to X: every column by its kind, in one dense array or one CSR matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.tables.bars import Bar
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.kinds import KINDS, Category, Cells, Column, Date, Dropped, Number, Text, restored
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Array = NDArray[Any]
+
+DENSE = 0.25
+"""X is dense from this share of numbers other than 0 on: a column and a value take twice a value's room."""
+
+TOGETHER = 1 << 16
+"""Rows that are encoded at a time, so that what a column needs meanwhile is small."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The columns of a table, in their order; those of text come last in X."""
+
+    columns: tuple[Column, ...]
+
+    @classmethod
+    def learned(
+        cls, frame: pl.DataFrame, told: Mapping[str, str] | None = None, shown: bool | None = False
+    ) -> Self:
+        """Return the encoding that a frame suggests.
+
+        told : kinds by column name, for those that shall not be inferred
+        shown : whether there is a progress bar; None if stderr is a terminal
+
+        Raises
+        ------
+        TableError
+            If a column cannot be used as what it is told to be, or none is left.
+        """
+        told = told or {}
+        for name, kind in told.items():
+            checks.choice("column", name, frame.columns)
+            checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
+        columns = []
+        with Bar(frame.width, "column", "columns", shown) as bar:
+            for series in frame.get_columns():
+                is_told = series.name in told
+                columns.append(KINDS[told[series.name]].learned(series) if is_told else inferred(series))
+                bar.move(len(columns))
+        if not any(column.parts for column in columns):
+            raise TableError("no column is left to learn from")
+        return cls(tuple(columns))
+
+    @property
+    def used(self) -> list[Column]:
+        """The columns that X is made of, in the order of X."""
+        used = [column for column in self.columns if not isinstance(column, Dropped)]
+        return sorted(used, key=lambda column: isinstance(column, Text))
+
+    @property
+    def parts(self) -> list[str]:
+        """A name for each column of X."""
+        return [part for column in self.used for part in column.parts]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each column of the table, by its name."""
+        return {column.name: column.kind for column in self.columns}
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether X is a CSR matrix: if there are texts, or most numbers are 0 by the columns' kinds."""
+        if any(isinstance(column, Text) for column in self.used):
+            return True
+        per_row = sum(1 if column.mostly_zeros else len(column.parts) for column in self.used)
+        return per_row < DENSE * len(self.parts)
+
+    def encoded(self, frame: pl.DataFrame, dtype: Any = np.float32, shown: bool | None = False) -> Any:
+        """Return X (rows, n) of a dtype, dense or CSR; errors as those of `pieces`, a bar as in `learned`."""
+        from scipy.sparse import vstack
+
+        parts: list[Any] = []
+        out = None if self.is_sparse else np.empty((len(frame), len(self.parts)), dtype)
+        start = 0
+        with Bar(len(frame), "row", "encoding", shown) as bar:
+            for piece in self.pieces(frame, dtype):
+                rows = piece.shape[0]
+                if out is None:
+                    parts.append(piece)
+                else:
+                    out[start : start + rows] = piece
+                start += rows
+                bar.move(start)
+        return vstack(parts, format="csr") if out is None else out
+
+    def pieces(self, frame: pl.DataFrame, dtype: Any = np.float32) -> Iterator[Any]:
+        """Yield X in pieces of at most TOGETHER rows, at least one.
+
+        Raises
+        ------
+        TableError
+            If a column is missing, or a value is not of its column's kind.
+        """
+        for column in self.used:
+            if column.name not in frame.columns:
+                raise TableError(
+                    f"there is no such column; there are: {', '.join(frame.columns)}", column.name
+                )
+        for start in range(0, max(1, len(frame)), TOGETHER):
+            part = frame[start : start + TOGETHER]
+            try:
+                blocks = [column.encoded(part[column.name]) for column in self.used]
+            except TableError as error:
+                raise error.within(None, start) from None
+            yield (
+                self._sparse(len(part), blocks, dtype)
+                if self.is_sparse
+                else self._dense(len(part), blocks, dtype)
+            )
+
+    def _dense(self, rows: int, blocks: list[Cells], dtype: Any) -> Array:
+        out, first = np.zeros((rows, len(self.parts)), dtype), 0
+        for column, cells in zip(self.used, blocks, strict=True):
+            places = np.broadcast_to(cells.places, cells.values.shape)
+            np.put_along_axis(out[:, first : first + len(column.parts)], places, cells.values, axis=1)
+            first += len(column.parts)
+        return out
+
+    def _sparse(self, rows: int, blocks: list[Any], dtype: Any) -> Any:
+        """Return CSR: what has its place in every row at once, the texts beside it."""
+        from scipy.sparse import csr_array, hstack
+
+        places, values, texts, first = [np.empty((rows, 0), np.int64)], [np.empty((rows, 0), dtype)], [], 0
+        for column, block in zip(self.used, blocks, strict=True):
+            if isinstance(block, Cells):
+                places.append(np.broadcast_to(block.places, block.values.shape) + first)
+                values.append(block.values.astype(dtype))
+                first += len(column.parts)
+            else:
+                texts.append(block.astype(dtype))
+        indices, cells = np.hstack(places), np.hstack(values)
+        there = cells != 0
+        starts = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
+        fixed = csr_array((cells[there], indices[there].astype(np.int32), starts), shape=(rows, first))
+        return hstack([fixed, *texts], format="csr") if texts else fixed
+
+    @property
+    def described(self) -> list[dict[str, Any]]:
+        """The columns in JSON's types."""
+        return [column.described for column in self.columns]
+
+    @classmethod
+    def restored(cls, description: list[dict[str, Any]]) -> Self:
+        """Return the encoding that `described` describes."""
+        return cls(tuple(map(restored, description)))
+
+
+# --- which kind a column is -------------------------------------------------------------------------------
+
+FEW = 50
+"""Different texts that are a category, however few rows there are."""
+
+WORDS = 3
+"""Words of a mean text from which on it is a text, and no name."""
+
+
+def inferred(series: pl.Series) -> Column:
+    """Return the column by what its dtype and its values suggest; TableError if they suggest nothing."""
+    import polars as pl
+
+    dtype = series.dtype
+    distinct = _distinct(series)
+    if distinct <= 1 and not (distinct == 1 and series.null_count()):
+        return Dropped(series.name, "it holds nothing" if distinct == 0 else "it holds one value only")
+    if dtype.is_numeric() and _numbers_the_rows(series):
+        return Dropped(series.name, "it numbers the rows")
+    if dtype.is_numeric():
+        return Number.learned(series)
+    if dtype in (pl.Date, pl.Datetime):
+        return Date.learned(series)
+    if dtype == pl.String:
+        return _of_texts(series, distinct)
+    if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
+        return Category.learned(series)
+    raise TableError(f"columns of dtype {dtype} cannot be learned from; drop it or convert it", series.name)
+
+
+def _of_texts(series: pl.Series, distinct: int) -> Column:
+    rows = len(series) - series.null_count()
+    words = float(series.str.count_matches(r"\s+").mean() or 0) + 1
+    if distinct > max(FEW, rows / 5) and words >= WORDS:
+        return Text.learned(series)
+    if distinct > max(FEW, rows / 2):
+        return Dropped(series.name, "nearly every row has another value")
+    return Category.learned(series)
+
+
+def _distinct(series: pl.Series) -> int:
+    if series.dtype.is_nested():
+        return len(series)
+    return series.drop_nulls().n_unique()
+
+
+def _numbers_the_rows(series: pl.Series) -> bool:
+    """Whether it counts up from about 0 or 1, with few numbers left out: it may be a part of a table."""
+    if len(series) < 3 or series.null_count() or not 0 <= series[0] <= 10:
+        return False
+    import polars as pl
+
+    steps = series.cast(pl.Float64).diff().drop_nulls()
+    return bool((steps >= 1).all() and (steps % 1 == 0).all() and steps.mean() < 2)

@@ -1,0 +1,30 @@
+"""The error for what stands in a table, with its place: which file, which row, which column."""
+
+from __future__ import annotations
+
+
+class TableError(ValueError):
+    """What stands in a table cannot be used.
+
+    reason : str, in words
+    column : str or None, the column's name
+    row : int or None, from 1, without the header
+    source : str or None, the file
+    """
+
+    def __init__(
+        self, reason: str, column: str | None = None, row: int | None = None, source: str | None = None
+    ) -> None:
+        self.reason, self.column, self.row, self.source = reason, column, row, source
+        super().__init__(reason, column, row, source)
+
+    def within(self, source: str | None, rows_before: int = 0) -> TableError:
+        """Return the error as that of a part of a file, which so many rows stand before."""
+        row = None if self.row is None else self.row + rows_before
+        return TableError(self.reason, self.column, row, self.source or source)
+
+    def __str__(self) -> str:
+        row = None if self.row is None else f"row {self.row}"
+        column = None if self.column is None else f"column {self.column!r}"
+        place = ", ".join(part for part in (self.source, row, column) if part)
+        return f"{place}: {self.reason}" if place else self.reason

@@ -1,0 +1,328 @@
+"""TableClassifier and TableRegressor: scikit-learn's estimators for tables of mixed columns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from fastmlp import checks
+from fastmlp.files.archive import CheckpointError
+from fastmlp.tables import members, storage
+from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.reading import Asked
+from fastmlp.tables.recipe import OPTIMIZERS, Recipe
+from fastmlp.tables.search import Trial, searched
+from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
+from fastmlp.tables.texts import MISSING
+from fastmlp.training.data import floating_dtype
+from fastmlp.training.model import Model
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Array = NDArray[Any]
+
+
+class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Base of TableClassifier and TableRegressor, which say what y means.
+
+    Parameters
+    ----------
+    columns : mapping of str to str, optional
+        Kinds of columns that shall not be inferred, by name: number, category, date, text or drop.
+    missing : sequence of str, optional
+        Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
+    hidden : sequence of int, optional
+        Units of the hidden layers. This and the following: None takes the default of `Recipe`.
+    activation, optimizer : str, optional
+        Names of the hidden layers' activation and of the optimiser, as for the command line.
+    learning_rate : float, optional
+        The rate of the first step, which falls to 0 along a cosine.
+    epochs, batch_size : int, optional
+    dropout, l2 : float, optional
+        As for `fastmlp.Network`.
+    members : int, optional
+        How many networks are trained, each held against another part of the rows; their mean predicts.
+    search : float, optional
+        Seconds in which the hidden layers and the rate are searched for before.
+    backend, threads, dtype : as for `fastmlp.fit`; dtype float32 if None
+    random_state : int, RandomState or None
+    progress : bool or None
+        Progress bars on stderr; None shows them if it is a terminal.
+
+    Attributes
+    ----------
+    encoding_ : Encoding, what was learned of the columns
+    task_ : Classification or Regression
+    models_ : list of Model, the members
+    recipe_ : Recipe, the settings that they were trained with
+    trials_ : list of Trial, what the search tried
+    report_ : dict or None, what `fastmlp train` found on held-out rows
+    feature_names_in_ : (n_features_in_,) array of str, the columns of the table
+    """
+
+    _task: str
+    report_: dict[str, Any] | None
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, str] | None = None,
+        missing: Sequence[str] | None = None,
+        hidden: Sequence[int] | None = None,
+        activation: str | None = None,
+        optimizer: str | None = None,
+        learning_rate: float | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        dropout: float | None = None,
+        l2: float | None = None,
+        members: int | None = None,
+        search: float | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        dtype: Any = None,
+        random_state: Any = None,
+        progress: bool | None = False,
+    ) -> None:
+        self._keep(locals())
+
+    def _keep(self, parameters: dict[str, Any]) -> None:
+        """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""
+        names = self._get_param_names()
+        self.__dict__ |= {name: parameters[name] for name in names}
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Learn the columns and train the members.
+
+        Parameters
+        ----------
+        X : a frame of polars' or pandas', the path of a file (.csv, .tsv, .parquet, .arrow, .npz, .npy),
+            a mapping of columns, or an array (rows, n)
+        y : (rows,) array or series, or the name of a column of X
+        sample_weight : (rows,) array of at least 0, optional
+
+        Raises
+        ------
+        TableError
+            A ValueError that names row and column, if a value cannot be used.
+        ImportError
+            If polars is not installed.
+        """
+        recipe = self._recipe()
+        frame = as_frame(X, self.asked(self.columns))
+        frame, target = separated(frame, y)
+        if not len(frame):
+            raise TableError("there are no rows")
+        values = targets_of(target, self._task)
+        if len(values) != len(frame):
+            raise TableError(f"X has {len(frame)} rows, and y {len(values)}")
+        if len(values) < 3:
+            raise TableError(f"at least 3 rows are needed, got {len(values)}")
+        self.task_ = TASKS[self._task].learned(values)
+        self.encoding_ = Encoding.learned(frame, self.columns, self.progress)
+        self.report_ = None
+        self._name(frame.columns, target.name)
+        weights = None if sample_weight is None else np.asarray(sample_weight, float)
+        dtype = floating_dtype(self.dtype or np.float32, np.empty(0))
+        encoded = self.encoding_.encoded(frame, dtype, self.progress)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        settings = members.Settings(seed, self.backend, self.threads, self.progress)
+        self.trials_: list[Trial] = []
+        if self.search is not None:
+            seconds = checks.real("search", self.search, 0, open_low=True)
+            recipe, self.trials_ = searched(encoded, values, weights, self.task_, recipe, seconds, settings)
+        self.recipe_ = recipe.resolved(len(values))
+        self.models_: list[Model] = members.train(
+            encoded, values, weights, self.task_, self.recipe_, settings
+        )
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Return what is predicted for each row (rows,): a class, or a number.
+
+        X : as for `fit`; columns that the model does not use may be missing
+        """
+        return self.task_.decoded(self.outputs(X))
+
+    def outputs(self, X: Any) -> Array:
+        """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers."""
+        check_is_fitted(self)
+        frame = as_frame(X, self.asked(self.encoding_.kinds, [column.name for column in self.encoding_.used]))
+        if not len(frame):
+            return np.empty((0, self.task_.n_out))
+        dtype = self.models_[0].parameters.dtype
+        return np.concatenate(
+            [members.outputs(self.models_, piece) for piece in self.encoding_.pieces(frame, dtype)]
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
+        check_is_fitted(self)
+        kept = storage.Kept(
+            self.encoding_, self.task_, self.models_, self.recipe_, self.trials_, self.target_name_,
+            None if self.missing is None else list(self.missing), self.report_,
+        )  # fmt: skip
+        storage.write(path, kept)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the model in a file that `save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or holds a model of another kind.
+        OSError
+            If it cannot be read.
+        """
+        found = load(path)
+        if not isinstance(found, cls):
+            raise CheckpointError(f"{os.fspath(path)!r} holds a {type(found).__name__}, no {cls.__name__}")
+        return found
+
+    def _name(self, columns: list[str], target: str) -> None:
+        self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
+        self.target_name_ = target or "y"
+
+    def _recipe(self) -> Recipe:
+        names = (
+            "activation",
+            "optimizer",
+            "learning_rate",
+            "epochs",
+            "batch_size",
+            "dropout",
+            "l2",
+            "members",
+        )
+        given = {name: value for name in names if (value := getattr(self, name)) is not None}
+        if "optimizer" in given:
+            checks.choice("optimizer", given["optimizer"], tuple(OPTIMIZERS))
+        if "members" in given:
+            checks.whole("members", given["members"], 1)
+        if self.hidden is not None:
+            given["hidden"] = tuple(self.hidden)
+        return Recipe(**given)
+
+    def asked(self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None) -> Asked:
+        """Return how a file is to be read."""
+        missing = MISSING if self.missing is None else self.missing
+        return Asked(kinds or {}, only, missing, self.progress)
+
+    def _targets(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array]:
+        """Return a table without its target, and the target."""
+        frame, target = separated(as_frame(X, self.asked(self.columns)), y)
+        return frame, targets_of(target, self._task)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "models_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
+        return tags
+
+
+class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A classifier of the rows of a table.
+
+    Its parameters and attributes are those of `TableEstimator`, and:
+
+    Parameters
+    ----------
+    class_weight : str, optional
+        "balanced": every class counts the same, however many rows it has.
+
+    Attributes
+    ----------
+    classes_ : (n,) array, the classes, ascending
+    """
+
+    _task = Classification.name
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, str] | None = None,
+        missing: Sequence[str] | None = None,
+        hidden: Sequence[int] | None = None,
+        activation: str | None = None,
+        optimizer: str | None = None,
+        learning_rate: float | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        dropout: float | None = None,
+        l2: float | None = None,
+        members: int | None = None,
+        class_weight: str | None = None,
+        search: float | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        dtype: Any = None,
+        random_state: Any = None,
+        progress: bool | None = False,
+    ) -> None:
+        self._keep(locals())
+
+    @property
+    def classes_(self) -> Array:
+        """The classes (n,), ascending."""
+        check_is_fitted(self)
+        assert isinstance(self.task_, Classification)
+        return np.array(self.task_.classes)
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probability of each class (rows, n), in the order of `classes_`."""
+        return self.outputs(X)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy for a table and its target, which may be the name of a column."""
+        from sklearn.metrics import accuracy_score
+
+        frame, values = self._targets(X, y)
+        return float(accuracy_score(values, self.predict(frame), sample_weight=sample_weight))
+
+    def _recipe(self) -> Recipe:
+        if self.class_weight is not None:
+            checks.choice("class_weight", self.class_weight, ("balanced",))
+        return replace(super()._recipe(), balanced=self.class_weight is not None)
+
+
+class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """A regressor of the rows of a table; its parameters and attributes are those of `TableEstimator`."""
+
+    _task = Regression.name
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return R^2 for a table and its target, which may be the name of a column."""
+        from sklearn.metrics import r2_score
+
+        frame, values = self._targets(X, y)
+        return float(r2_score(values, self.predict(frame), sample_weight=sample_weight))
+
+
+ESTIMATORS: dict[str, type[TableClassifier] | type[TableRegressor]] = {
+    one._task: one for one in (TableClassifier, TableRegressor)
+}
+"""The estimators by their task."""
+
+
+def load(path: str | os.PathLike[str]) -> TableClassifier | TableRegressor:
+    """Return the classifier or regressor in a file; errors as those of `TableClassifier.load`."""
+    kept = storage.read(path)
+    estimator = ESTIMATORS[kept.task.name](missing=kept.missing)
+    estimator.encoding_, estimator.task_, estimator.models_ = kept.encoding, kept.task, kept.models
+    estimator.recipe_, estimator.trials_, estimator.report_ = kept.recipe, kept.trials, kept.report
+    estimator._name([column.name for column in kept.encoding.columns], kept.target)
+    return estimator

@@ -1,0 +1,283 @@
+"""Tables in files: CSV and TSV in blocks, Parquet and Arrow in slices, NumPy's arrays. FORMATS has them all.
+
+A file of text is cut into blocks at line ends that stand outside quotes, and polars parses each. So the bar
+moves with the bytes, a mistake is looked for in one block only, and columns of numbers never lie in memory as
+texts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp.exchange.packages import needed
+from fastmlp.tables.bars import Bar
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.texts import MISSING, guessed, parsed
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BLOCK = 1 << 24
+"""Bytes of text that are parsed together."""
+
+SLICE = 1 << 18
+"""Rows of a file of columns that are read together."""
+
+SEPARATORS = ",;\t|"
+"""Of a CSV file, the one that its first line has most of."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a file is to be read.
+
+    kinds : of columns by name, as told or as a model learned them; those of others are guessed
+    only : the columns that are wanted; None for all
+    missing : texts that say that there is no value
+    shown : whether there is a progress bar; None if stderr is a terminal
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    only: Sequence[str] | None = None
+    missing: Sequence[str] = MISSING
+    shown: bool | None = False
+
+
+ASKED = Asked()
+"""Nothing in particular."""
+
+
+def read(path: str | os.PathLike[str], asked: Asked = ASKED) -> pl.DataFrame:
+    """Return the table in a file, by the end of its name.
+
+    Raises
+    ------
+    TableError
+        With file, row and column, if it is not such a table.
+    OSError
+        If it cannot be read.
+    ImportError
+        If polars is not installed.
+    """
+    needed("polars", "table", "a table")
+    path = Path(path)
+    if path.suffix.lower() not in FORMATS:
+        raise TableError(f"files of tables end in {', '.join(FORMATS)}", source=str(path))
+    with open(path, "rb"):  # says what the operating system says, and not what a library makes of it
+        pass
+    try:
+        # Columns of text that are told to be numbers or dates become so in every format.
+        frame = _typed(FORMATS[path.suffix.lower()](path, asked), _told(asked), guess=False)
+    except TableError as error:
+        raise error.within(str(path)) from None
+    if not frame.width:
+        raise TableError("it has no columns", source=str(path))
+    return frame
+
+
+# --- text -------------------------------------------------------------------------------------------------
+
+
+def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
+    import polars as pl
+
+    parts: list[pl.DataFrame] = []
+    known = _told(asked)
+    with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
+        blocks = _blocks(file)
+        header, separator = _header(next(blocks, b""), path.suffix.lower() == ".tsv")
+        rows = done = 0
+        file.seek(0)
+        for number, block in enumerate(_blocks(file)):
+            done += len(block)
+            try:
+                part = _parsed_block(block, header, separator, asked.missing, skip=int(number == 0))
+                if asked.only is not None:
+                    part = part.select(name for name in header if name in asked.only)
+                parts.append(_typed(part, known))
+            except TableError as error:
+                raise error.within(str(path), rows) from None
+            rows += len(part)
+            bar.move(done)
+    # A column may have held nothing in the first blocks: then its kind is known only now.
+    return pl.concat([_typed(part, known) for part in parts], rechunk=True)
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    """Yield a file in pieces that end where a line does, outside quotes."""
+    rest = b""
+    while piece := file.read(BLOCK):
+        rest += piece
+        end = _last_line_end(rest)
+        if end:
+            yield rest[:end]
+            rest = rest[end:]
+    if rest:
+        yield rest
+
+
+def _last_line_end(text: bytes) -> int:
+    """Return where the last line ends that is complete, 0 if none is; quotes within it come in pairs."""
+    end = text.rfind(b"\n") + 1
+    while end and text.count(b'"', 0, end) % 2:
+        end = text.rfind(b"\n", 0, end - 1) + 1
+    return end
+
+
+def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
+    """Return the names in the first line, and the separator."""
+    text = block.decode("utf-8-sig", "replace")
+    first = text.partition("\n")[0]
+    separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
+    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+    if not names:
+        raise TableError("it is empty; its first line must name the columns")
+    names = [name or f"column {place + 1}" for place, name in enumerate(names)]
+    for place, name in enumerate(names):
+        if names.index(name) != place:
+            raise TableError(f"two columns have the name {name!r}")
+    return names, separator
+
+
+def _parsed_block(
+    block: bytes, header: list[str], separator: str, missing: Sequence[str], skip: int
+) -> pl.DataFrame:
+    """Return a block as columns of texts; TableError with the row of what is no row of the table."""
+    import polars as pl
+
+    try:
+        return pl.read_csv(
+            block,
+            has_header=False,
+            skip_rows=skip,
+            new_columns=header,
+            separator=separator,
+            schema=dict.fromkeys(header, pl.String),
+            null_values=list(missing),
+        )
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame(schema=dict.fromkeys(header, pl.String))
+    except pl.exceptions.PolarsError as error:
+        _explain(block, header, separator, skip)
+        raise TableError(str(error).splitlines()[0]) from None
+
+
+def _explain(block: bytes, header: list[str], separator: str, skip: int) -> None:
+    """Raise TableError for the first row that has too many fields, or is no UTF-8."""
+    try:
+        text = block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = block.count(b"\n", 0, error.start) + 1 - skip
+        raise TableError(f"byte {block[error.start]:#x} is no UTF-8", row=row) from None
+    for row, fields in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=separator), 1 - skip):
+        if len(fields) > len(header):
+            raise TableError(f"it has {len(fields)} fields, and the header {len(header)}", row=row)
+
+
+def _told(asked: Asked) -> dict[str, str | None]:
+    """Return what columns of text are to be parsed as, by name."""
+    return {name: KINDS[kind].read_as for name, kind in asked.kinds.items() if kind in KINDS}
+
+
+def _typed(part: pl.DataFrame, known: dict[str, str | None], guess: bool = True) -> pl.DataFrame:
+    """Return a part with its texts parsed as they are known to be; what is unknown is guessed, and kept."""
+    import polars as pl
+
+    columns = []
+    for series in part.get_columns():
+        if series.dtype == pl.String:
+            if guess and known.get(series.name) is None:
+                known[series.name] = guessed(series)
+            kind = known.get(series.name)
+            if kind in ("number", "date"):
+                series = parsed(series, kind)
+        columns.append(series)
+    return pl.DataFrame(columns)
+
+
+# --- columns ----------------------------------------------------------------------------------------------
+
+
+def _read_parquet(path: Path, asked: Asked) -> pl.DataFrame:
+    import polars as pl
+
+    return _sliced(lambda: pl.scan_parquet(path), "a Parquet file", asked)
+
+
+def _read_arrow(path: Path, asked: Asked) -> pl.DataFrame:
+    import polars as pl
+
+    with open(path, "rb") as file:
+        is_file = file.read(6) == b"ARROW1"
+    if is_file:
+        return _sliced(lambda: pl.scan_ipc(path), "an Arrow file", asked)
+    return _sliced(lambda: pl.read_ipc_stream(path).lazy(), "an Arrow stream", asked)
+
+
+def _sliced(scan: Callable[[], pl.LazyFrame], what: str, asked: Asked) -> pl.DataFrame:
+    import polars as pl
+
+    try:
+        table = scan()
+        rows = table.select(pl.len()).collect().item()
+        with Bar(rows, "row", "reading", asked.shown) as bar:
+            parts = []
+            for start in range(0, max(1, rows), SLICE):
+                parts.append(table.slice(start, SLICE).collect())
+                bar.move(min(rows, start + SLICE))
+    except (pl.exceptions.PolarsError, ValueError, OSError) as error:
+        raise TableError(f"it is not {what}: {str(error).splitlines()[0]}") from None
+    return pl.concat(parts)
+
+
+def _read_numpy(path: Path, asked: Asked) -> pl.DataFrame:
+    """Return arrays as columns: (rows,) by its name, (rows, n) as name0, name1, ..; of .npy as x0, x1, .."""
+    import zipfile
+
+    import polars as pl
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+        raise TableError(f"it holds no arrays of NumPy's: {str(error).splitlines()[0]}") from None
+    columns: dict[str, Any] = {}
+    for name, array in arrays.items():
+        if array.dtype.names:
+            columns |= {field: array[field] for field in array.dtype.names}
+        elif array.ndim == 2:
+            columns |= {f"{name}{place}": array[:, place] for place in range(array.shape[1])}
+        elif array.ndim == 1:
+            columns[name] = array
+        else:
+            raise TableError(f"it must be of shape (rows,) or (rows, n), is {array.shape}", name)
+    lengths = {name: len(column) for name, column in columns.items()}
+    for name, length in lengths.items():
+        if length != (first := next(iter(lengths.values()))):
+            raise TableError(f"it has {length} rows, and {next(iter(lengths))!r} has {first}", name)
+    return pl.DataFrame(
+        {
+            name: (np.ascontiguousarray(c) if c.dtype.kind in "buifM" else c.astype(str))
+            for name, c in columns.items()
+        }
+    )
+
+
+FORMATS: dict[str, Callable[[Path, Asked], Any]] = {
+    ".csv": _read_csv,
+    ".tsv": _read_csv,
+    ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
+    ".npz": _read_numpy,
+    ".npy": _read_numpy,
+}
+"""What reads a file, by the end of its name."""

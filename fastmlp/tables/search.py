@@ -1,0 +1,82 @@
+"""A search for hidden layers and a rate in a given time: each trial is a member, and the least loss wins."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.tables.bars import Bar
+from fastmlp.tables.members import Settings, folds, one
+from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.tasks import Task
+from fastmlp.training.callbacks import Callback, Run, TimeLimit
+from fastmlp.training.divergence import DivergenceError
+
+Array = NDArray[Any]
+
+HIDDEN = ((), (32,), (128,), (64, 64), (128, 128), (256, 256), (128, 128, 128), (256, 256, 256), (512, 512))
+
+RATES = (0.1, 0.3, 1.0, 3.0)
+"""Times the recipe's own rate."""
+
+
+class Trial(NamedTuple):
+    """Settings that were tried, and the least loss on the rows held out; NaN if the training diverged."""
+
+    hidden: tuple[int, ...]
+    learning_rate: float
+    loss: float
+    seconds: float
+
+
+class _Seconds(Callback):
+    """Moves a bar with the clock."""
+
+    def __init__(self, bar: Bar, began: float, what: str) -> None:
+        self.bar, self.began, self.what = bar, began, what
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Move the bar."""
+        self.bar.move(time.monotonic() - self.began, self.what)
+
+
+def searched(
+    X: Any, y: Array, weights: Array | None, task: Task, recipe: Recipe, seconds: float, settings: Settings
+) -> tuple[Recipe, list[Trial]]:
+    """Return the recipe with the best of the settings that were tried, and the trials.
+
+    The recipe's own settings are tried first, then others in an order that the seed draws. A trial that the
+    end of the time cuts short counts only if it is the first.
+    """
+    whole = recipe.resolved(len(y))
+    rows, held = next(folds(y, task, 1, settings.seed))
+    rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(HIDDEN, RATES)]
+    np.random.default_rng(settings.seed).shuffle(rest)
+    own = whole.hidden, whole.learning_rate
+    trials: list[Trial] = []
+    began = time.monotonic()
+    with Bar(seconds, "s", "search", settings.shown) as bar:
+        for hidden, rate in [own, *(one for one in rest if one != own)]:
+            left = began + seconds - time.monotonic()
+            if left <= 0:
+                break
+            tried = replace(whole, hidden=tuple(hidden), learning_rate=rate)
+            start, limit = time.monotonic(), TimeLimit(left)
+            what = f"search, trial {len(trials) + 1}"
+            try:
+                model = one(
+                    X, y, weights, task, tried, settings, rows, held, [limit, _Seconds(bar, began, what)]
+                )
+                if model.stop_reason is not None and "time limit" in model.stop_reason and trials:
+                    break
+                loss = min(model.history["validation_loss"], default=float("nan"))
+            except DivergenceError:
+                loss = float("nan")
+            trials.append(Trial(tuple(hidden), rate, loss, time.monotonic() - start))
+    best = min(trials, key=lambda trial: np.inf if np.isnan(trial.loss) else trial.loss)
+    return replace(recipe, hidden=best.hidden, learning_rate=best.learning_rate), trials

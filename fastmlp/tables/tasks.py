@@ -1,0 +1,192 @@
+"""What is to be predicted: a class or a number, what a network learns of it, and what its outputs say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.texts import as_numbers, guessed, parsed
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Array = NDArray[Any]
+
+MOST_CLASSES = 20
+"""Different whole numbers in a target that still are classes, where nobody says."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Base of the tasks: what was learned from a training part's target."""
+
+    name: ClassVar[str]
+    measure: ClassVar[str]
+    loss: ClassVar[str]
+
+    @property
+    def n_out(self) -> int:
+        """Units of the networks' last layer."""
+        raise NotImplementedError
+
+    @property
+    def output(self) -> str:
+        """Activation of the networks' last layer."""
+        raise NotImplementedError
+
+    def encoded(self, y: Array) -> Array:
+        """Return what networks learn, (rows, n_out) float64."""
+        raise NotImplementedError
+
+    def decoded(self, outputs: Array) -> Array:
+        """Return what is predicted, (rows,), from networks' outputs (rows, n_out)."""
+        raise NotImplementedError
+
+    def score(self, y: Array, outputs: Array) -> float:
+        """Return the `measure` of outputs for rows with these targets; the higher the better."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Classification(Task):
+    """One of some classes, by a probability for each.
+
+    classes : texts, numbers or truth values, ascending
+    """
+
+    name = "classification"
+    measure = "accuracy"
+    loss = "cross_entropy"
+    output = "softmax"
+    classes: tuple[Any, ...]
+
+    @classmethod
+    def learned(cls, y: Array) -> Classification:
+        """Return the task of these targets; TableError if they are of one class."""
+        classes = np.unique(y).tolist()
+        if len(classes) < 2:
+            raise TableError(f"a classification needs two classes, got only {checks.shown(classes[0])}")
+        return cls(tuple(classes))
+
+    @property
+    def n_out(self) -> int:
+        """A unit for each class."""
+        return len(self.classes)
+
+    def codes(self, y: Array) -> Array:
+        """Return the classes' places (rows,); -1 for a class that was not learned."""
+        places = {one: place for place, one in enumerate(self.classes)}
+        return np.array([places.get(one, -1) for one in y.tolist()], np.int64)
+
+    def encoded(self, y: Array) -> Array:
+        """Return one-hot rows."""
+        return (self.codes(y)[:, None] == np.arange(self.n_out)).astype(float)
+
+    def decoded(self, outputs: Array) -> Array:
+        """Return the class of the highest probability."""
+        return np.array(self.classes)[outputs.argmax(axis=1)]
+
+    def score(self, y: Array, outputs: Array) -> float:
+        """Return the accuracy."""
+        return float(np.mean(self.codes(y) == outputs.argmax(axis=1)))
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """A number, which networks learn with mean 0 and deviation 1.
+
+    mean, deviation : of the training part
+    """
+
+    name = "regression"
+    measure = "R^2"
+    loss = "mse"
+    output = "identity"
+    n_out = 1
+    mean: float
+    deviation: float
+
+    @classmethod
+    def learned(cls, y: Array) -> Regression:
+        """Return the task of these targets; TableError if they are all equal."""
+        if y.min() == y.max():
+            raise TableError(f"a regression needs different numbers, got only {y[0]:g}")
+        return cls(float(y.mean()), float(y.std()))
+
+    def encoded(self, y: Array) -> Array:
+        """Return the standardised numbers."""
+        return ((y - self.mean) / self.deviation)[:, None]
+
+    def decoded(self, outputs: Array) -> Array:
+        """Return the numbers in their own unit, float64."""
+        return outputs[:, 0].astype(float) * self.deviation + self.mean
+
+    def score(self, y: Array, outputs: Array) -> float:
+        """Return the coefficient of determination; NaN where the targets are all equal."""
+        spread = np.square(y - y.mean()).sum()
+        return float(1 - np.square(y - self.decoded(outputs)).sum() / spread) if spread else float("nan")
+
+
+TASKS: dict[str, type[Classification] | type[Regression]] = {
+    one.name: one for one in (Classification, Regression)
+}
+"""Every task by the name that users and files know it by."""
+
+
+def task_of(series: pl.Series) -> str:
+    """Return the name of the task that a target's dtype and values suggest."""
+    import polars as pl
+
+    if series.dtype == pl.String:
+        kind = guessed(series)
+        if kind != "number":
+            return Classification.name
+        series = parsed(series, "number")
+    if not series.dtype.is_numeric():
+        return Classification.name
+    values = series.drop_nulls()
+    whole = bool((values == values.round()).all()) if series.dtype.is_float() else True
+    return Classification.name if whole and values.n_unique() <= MOST_CLASSES else Regression.name
+
+
+def targets_of(series: pl.Series, task: str) -> Array:
+    """Return a target (rows,): float64 for a regression, of its own type for classes, whole numbers as such.
+
+    Raises
+    ------
+    TableError
+        With the row of what is missing or is no number.
+    """
+    import polars as pl
+
+    if series.dtype == pl.String and (task == Regression.name or _are_numbers(series)):
+        series = parsed(series, "number")
+    if series.dtype.is_float():
+        series = series.fill_nan(None)
+    if series.null_count():
+        row = int(series.is_null().arg_true()[0])
+        raise TableError("the target is missing", series.name, row + 1)
+    if task == Regression.name:
+        if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+            raise TableError(
+                f"the target of a regression must be numbers, has dtype {series.dtype}", series.name
+            )
+        values = series.cast(pl.Float64).to_numpy()
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
+            raise TableError(f"the target is {values[row]}", series.name, row + 1)
+        return values
+    if series.dtype.is_float() and bool((series == series.round()).all()):
+        series = series.cast(pl.Int64)
+    if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
+        series = series.cast(pl.String)
+    return np.array(series.to_list())
+
+
+def _are_numbers(texts: pl.Series) -> bool:
+    return as_numbers(texts).null_count() == texts.null_count()

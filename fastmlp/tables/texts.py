@@ -1,0 +1,97 @@
+"""What columns of text mean: numbers and dates are parsed, and a value that is neither is named.
+
+Separate from `kinds` because only what comes from text files is guessed. A frame, a Parquet and an Arrow file
+say what their columns are.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fastmlp import checks
+from fastmlp.tables.errors import TableError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+MISSING = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NULL", "Null", "null", "None", "none", "?")
+"""Texts that say that there is no value, unless told otherwise."""
+
+MOSTLY = 0.9
+"""A column of which so many values are numbers (or dates) is one of numbers; the others are mistakes."""
+
+FORMATS = (
+    "%Y-%m-%d",
+    "%Y-%m-%d %H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f",
+    "%Y-%m-%dT%H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M:%S%.f%#z",
+    "%Y-%m-%d %H:%M",
+    "%Y-%m-%dT%H:%M",
+    "%Y/%m/%d",
+    "%Y/%m/%d %H:%M:%S",
+    "%d.%m.%Y",
+    "%d.%m.%Y %H:%M",
+)
+"""Of dates, in the order in which they are tried; of those that leave the month in doubt there is none."""
+
+
+def guessed(texts: pl.Series) -> str | None:
+    """Return number, date or text for what a column of texts holds; None if it holds nothing."""
+    values = texts.drop_nulls()
+    if not len(values):
+        return None
+    if as_numbers(values).count() >= MOSTLY * len(values):
+        return "number"
+    if as_dates(values).count() >= MOSTLY * len(values):
+        return "date"
+    return "text"
+
+
+def as_numbers(texts: pl.Series) -> pl.Series:
+    """Return texts as Float64, null where they are no numbers."""
+    import polars as pl
+
+    return texts.str.strip_chars().cast(pl.Float64, strict=False)
+
+
+def as_dates(texts: pl.Series) -> pl.Series:
+    """Return texts as Datetime in UTC without a zone, null where they are in none of FORMATS."""
+    import polars as pl
+
+    texts = texts.str.strip_chars()
+    found = pl.Series(texts.name, [None] * len(texts), pl.Datetime("us"))
+    for format in FORMATS:
+        if found.null_count() == texts.null_count():
+            break
+        found = found.zip_with(found.is_not_null(), _parsed(texts, format))
+    return found
+
+
+def _parsed(texts: pl.Series, format: str) -> pl.Series:
+    import polars as pl
+
+    if "%H" not in format:
+        return texts.str.to_date(format, strict=False).cast(pl.Datetime("us"))
+    parsed = texts.str.to_datetime(format, strict=False, time_unit="us")
+    return parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if "%#z" in format else parsed
+
+
+def parsed(texts: pl.Series, kind: str) -> pl.Series:
+    """Return a column of texts as numbers or dates.
+
+    kind : number or date
+
+    Raises
+    ------
+    TableError
+        With the row of the first text that is no number, or no date.
+    """
+    found = as_numbers(texts) if kind == "number" else as_dates(texts)
+    wrong = found.is_null() & texts.is_not_null()
+    if wrong.any():
+        row = int(wrong.arg_true()[0])
+        text = checks.shown(texts[row])
+        hint = f"the column is taken as {kind}s: tell another kind, or that this is missing"
+        raise TableError(f"{text} is not a {kind}; {hint}", texts.name, row + 1)
+    return found

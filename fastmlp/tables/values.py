@@ -1,0 +1,70 @@
+"""The values of a column as an array: numbers, seconds since 1970, labels; and how numbers are scaled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.texts import parsed
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Array = NDArray[Any]
+
+CLIP = 3.0
+"""Scaled numbers x become x / sqrt(1 + (x / CLIP)^2): x itself near 0, and never beyond CLIP."""
+
+
+def numbers(series: pl.Series) -> Array:
+    """Return a column as float64, NaN where nothing is; TableError if it does not hold numbers."""
+    import polars as pl
+
+    if series.dtype == pl.String:
+        series = parsed(series, "number")
+    if not (series.dtype.is_numeric() or series.dtype in (pl.Boolean, pl.Null)):
+        raise TableError(f"it must hold numbers, has dtype {series.dtype}", series.name)
+    return series.cast(pl.Float64).to_numpy()
+
+
+def seconds_of(series: pl.Series) -> Array:
+    """Return a column of dates as float64 seconds since 1970, NaN where nothing is."""
+    import polars as pl
+
+    if series.dtype == pl.String:
+        series = parsed(series, "date")
+    if series.dtype == pl.Null:
+        return np.full(len(series), np.nan)
+    if series.dtype not in (pl.Date, pl.Datetime):
+        raise TableError(f"it must hold dates, has dtype {series.dtype}", series.name)
+    return (series.cast(pl.Datetime("us")).to_physical().cast(pl.Float64) / 1e6).to_numpy()
+
+
+def labels_of(series: pl.Series) -> pl.Series:
+    """Return a column as texts; a whole number as such, whatever its dtype is."""
+    import polars as pl
+
+    if series.dtype.is_float():
+        return series.fill_nan(None).cast(pl.String).str.replace(r"\.0$", "")
+    if series.dtype.is_nested() or series.dtype in (pl.Object, pl.Binary):
+        raise TableError(f"it must hold single values, has dtype {series.dtype}", series.name)
+    return series.cast(pl.String)
+
+
+def robust(values: Array) -> tuple[float, float]:
+    """Return the median and one over the distance of the quartiles (of the extremes, if that is 0)."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return 0.0, 1.0
+    low, lower, center, upper, high = np.quantile(known, (0.0, 0.25, 0.5, 0.75, 1.0))
+    distance = upper - lower or (high - low) / 2 or 1.0
+    return float(center), float(1 / max(distance, np.finfo(float).tiny * 4))
+
+
+def clipped(scaled: Array) -> Array:
+    """Return scaled numbers, clipped smoothly at CLIP."""
+    bounded = np.clip(scaled, -1e9, 1e9)  # an infinite number is at the end, too
+    return bounded / np.sqrt(1 + np.square(bounded / CLIP))

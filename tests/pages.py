@@ -1,0 +1,64 @@
+"""The pages of docs/ and README.md as programs: their code blocks, and a process that runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"# file: (\S+)\n")
+
+
+class Block(NamedTuple):
+    """A code block. file : what its first line names it, None if it is part of the page's script"""
+
+    language: str
+    text: str
+    file: str | None
+
+
+def text_of(page):
+    """A page by its path from the root, as "docs/exchange.md"."""
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page, *languages):
+    """The blocks of a page in their order, all or those of some languages."""
+    found = BLOCK.findall(text_of(page))
+    return [
+        Block(language, text, match[1] if (match := FILE.match(text)) else None)
+        for language, text in found
+        if not languages or language in languages
+    ]
+
+
+def script(page):
+    """The Python blocks of a page that are no files, joined."""
+    return "\n".join(block.text for block in blocks(page, "python") if block.file is None)
+
+
+def run(page, folder, checks=""):
+    """Run a page's script, and checks of what it defines, in a process of its own; return what it prints.
+
+    What a page registers or switches on is nobody else's. Its files lie in the folder, where it runs.
+    """
+    for block in blocks(page, "python"):
+        if block.file is not None:
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+    paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script(page) + checks],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": paths, "MPLBACKEND": "agg"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -1,0 +1,135 @@
+"""docs/: what its pages say runs, every page is in the site, and every public name is in the API."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pages
+import pytest
+
+import fastmlp
+import fastmlp.kernels
+import fastmlp.testing
+
+DOCS = pages.ROOT / "docs"
+
+CHECKS = {
+    "index.md": "assert classifier.score(X[1500:], y[1500:]) > 0.9",
+    "first-steps.md": """
+assert error < 0.8 * error_of_the_mean, (error, error_of_the_mean)
+assert accuracy > 0.95, accuracy
+assert "has not improved" in model.stop_reason
+assert min(on_held_out_rows) < on_held_out_rows[0] / 4
+assert search.best_score_ > 0.9
+""",
+    "backends.md": "assert model.backend in fastmlp.backends()",
+    "notebook.md": "assert 0.2 < losses[0] < 0.5 and losses[-1] < 0.02",
+    "coming-from/scikit-learn.md": "assert classifier.n_iter_ > 10",
+    "coming-from/pytorch.md": "assert losses[-1] < losses[0] / 4",
+    "coming-from/keras.md": "assert len(model.history['validation_loss']) > 5",
+    "coming-from/matlab.md": """
+assert np.corrcoef(predicted, y)[0, 1] > 0.7
+assert trained.history["validation_loss"][-1] < 0.7
+""",
+}
+"""Pages whose Python is one script, and what must be true when it has run."""
+
+ELSEWHERE = {
+    *("architecture.md", "blocks.md", "exchange.md", "jobs.md", "pieces.md", "tables.md"),
+    "write-a-kernel.md",
+}
+"""Pages whose code has a test of its own: test_recipes, _exchange_docs, _jobs, _own_pieces, ..."""
+
+SHOWN_ONLY = {"reliability.md", "how-it-is-fast.md", "mixed-precision.md"}
+"""Pages whose Python shows calls, and is no script."""
+
+
+@pytest.mark.parametrize("page", CHECKS)
+def test_the_pages_examples_run(page, tmp_path):
+    if page.endswith("pytorch.md"):
+        pytest.importorskip("torch")
+    pages.run(f"docs/{page}", tmp_path, f"\nimport numpy as np\n{CHECKS[page]}")
+
+
+def pages_of_docs():
+    return sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def test_every_page_with_python_is_run_somewhere():
+    with_python = {page for page in pages_of_docs() if pages.blocks(f"docs/{page}", "python")}
+    assert with_python == {*CHECKS, *ELSEWHERE, *SHOWN_ONLY}
+
+
+def test_every_page_is_in_the_site():
+    listed = {"index.md"}
+    for page in pages_of_docs():
+        folder = (DOCS / page).parent
+        for block in re.findall(r"^```\{toctree\}\n(.*?)^```", pages.text_of(f"docs/{page}"), re.M | re.S):
+            names = [line for line in block.split() if not line.startswith(":")]
+            listed |= {(folder / f"{name}.md").relative_to(DOCS).as_posix() for name in names}
+    assert not set(pages_of_docs()) - listed, "pages that no toctree lists: add them to docs/index.md"
+
+
+def test_every_public_name_is_in_the_api():
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS / "api").glob("*.md"))
+    listed = re.findall(r"^\.\. (?:auto|py:)\w+:: fastmlp\.(\S+)$", text, re.M)
+    public = [*fastmlp.__all__]
+    public += [f"kernels.{name}" for name in fastmlp.kernels.__all__]
+    public += [f"testing.{name}" for name in fastmlp.testing.__all__]
+    assert sorted(name for name in listed if name in public) == sorted(public)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+def test_two_commits_are_compared_as_the_page_says(tmp_path):
+    storage = f"file://{tmp_path}"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
+    ran = []
+    for block in pages.blocks("docs/benchmarks.md", "sh"):
+        for line in block.text.splitlines():
+            program, *arguments = shlex.split(line.replace("float32", "float32 and (baseline or tiled)"))
+            if program == "git":
+                continue  # both are this commit
+            if any("--histogram" in argument for argument in arguments):
+                pytest.importorskip("pygal", reason="needs pytest-benchmark[histogram]")
+                arguments = [re.sub("=.benchmarks/", f"={tmp_path}/", argument) for argument in arguments]
+            if program == "pytest":
+                command = ["-m", "pytest", *arguments, f"--benchmark-storage={storage}"]
+            else:
+                command = ["-m", "pytest_benchmark", f"--storage={storage}", *arguments]
+            done = subprocess.run(
+                [sys.executable, *command],
+                cwd=pages.ROOT,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            slower = "Performance has regressed" in done.stderr + done.stdout  # others may have the cores
+            assert done.returncode == 0 or slower, done.stdout + done.stderr
+            ran.append(done.stdout)
+    compared = [text for text in ran if "0001_main" in text]
+    assert len(compared) >= 2
+    assert "NOW" in compared[0]
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_warnings(tmp_path):
+    pytest.importorskip("sphinx_gallery")
+    pytest.importorskip("furo")
+    pytest.importorskip("myst_parser")
+    # In a copy: the gallery writes its pages beside the others.
+    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("gallery"))
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "site"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for example in (DOCS / "examples").glob("*.py"):
+        page = (tmp_path / "site" / "gallery" / f"{example.stem}.html").read_text(encoding="utf-8")
+        pictures = re.findall(r'src="\.\./_images/(sphx_glr_\w+\.png)"', page)
+        assert pictures, example
+        assert all((tmp_path / "site" / "_images" / picture).stat().st_size > 5000 for picture in pictures)

@@ -1,0 +1,291 @@
+"""Guards for what Windows and macOS lack, or do in another way, each with that taken from Python here.
+
+Nothing of this replaces a run on those systems; `docs/portability.md` says what has been run where.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastmlp
+from benchmarks import pinning
+from fastmlp.files import archive, renaming
+from fastmlp.kernels.jit import store
+from fastmlp.kernels.program import barrier
+from fastmlp.system import background, budget, interrupts
+
+CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
+
+posix_only = pytest.mark.skipif(os.name != "posix", reason="takes from POSIX what Windows lacks")
+
+AS_WINDOWS = """
+import ctypes, logging, os, random, signal, subprocess, sys, threading  # with the real os
+
+WANTING = (
+    *("fork", "register_at_fork", "sched_getaffinity", "sched_setaffinity", "geteuid", "getuid", "nice"),
+    *("fchown", "chown", "O_NONBLOCK", "O_NOFOLLOW", "O_DIRECTORY"),
+)
+for name in WANTING:
+    if hasattr(os, name):
+        delattr(os, name)
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None  # importing it raises ImportError
+
+
+def keeping(real):
+    # Windows has no name for a file that is open, and takes none from one.
+    def call(*paths, **options):
+        for descriptor in range(3, 64):
+            try:
+                held = os.readlink(f"/proc/self/fd/{descriptor}")
+            except OSError:
+                continue
+            if held in map(os.path.realpath, map(os.fspath, paths)):
+                raise PermissionError(13, f"{held} is open in this process")
+        return real(*paths, **options)
+
+    return call
+
+
+os.replace, os.unlink, os.remove = keeping(os.replace), keeping(os.unlink), keeping(os.remove)
+real_open = os.open
+
+
+def open_file(path, flags, mode=0o777, *, dir_fd=None):
+    if os.path.isdir(path):
+        raise PermissionError(13, "a directory cannot be opened", str(path))
+    return real_open(path, flags, mode)
+
+
+os.open = open_file
+
+from fastmlp.files import renaming
+
+renaming.KEEPS_OPEN_FILES = True
+"""
+
+A_TRAINING = """
+import numpy as np
+import fastmlp
+from benchmarks import pinning
+from fastmlp.files import archive
+from fastmlp.kernels.jit import store
+from fastmlp.system import background
+
+X = np.random.default_rng(0).normal(size=(40, 3))
+y = (X[:, 0] > 0).astype(float)
+network = fastmlp.Network([3, 5, 1], output="sigmoid", loss="binary_cross_entropy")
+options = {"backend": "reference", "seed": 0, "batch_size": 10}
+folder = os.getcwd()
+path = os.path.join(folder, "run.npz")
+callbacks = [fastmlp.Checkpoint(path, every=1)]
+half = fastmlp.fit(network, X, y, epochs=2, callbacks=callbacks, **options)
+# What a process left behind that ended while it wrote:
+abandoned = os.path.join(folder, archive._temporary_name("run.npz", "0" * 8))
+open(abandoned, "w").close()
+whole = fastmlp.fit(network, X, y, epochs=4, callbacks=callbacks, resume=path, **options)
+again = fastmlp.load(path)
+assert (again.predict(X) == whole.predict(X)).all()
+straight = fastmlp.fit(network, X, y, epochs=4, **options)
+assert (straight.parameters == whole.parameters).all()
+assert os.listdir(folder) == ["run.npz"], os.listdir(folder)
+
+os.environ["FASTMLP_CACHE_DIR"] = folder
+assert store.why_not_kept() is None
+with store.only_one("program", "key"):  # nobody is waited for
+    store.write("program", "key", "bin", b"machine code")
+store.write("program", "key", "bin", b"machine code")
+assert store.read("program", "key", "bin") == b"machine code"
+assert not background.is_possible()
+print("as on Windows")
+"""
+
+
+@posix_only
+def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", AS_WINDOWS + A_TRAINING],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "as on Windows\n"), done.stderr
+
+
+def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch):
+    refusals = [PermissionError(13, "in use")] * 3
+
+    class Busy:
+        def replace(self, source, target):
+            if refusals:
+                raise refusals.pop()
+            os.replace(source, target)
+
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "old").write_text("old")
+    monkeypatch.setattr(renaming, "os", Busy())
+    with pytest.raises(PermissionError):  # POSIX refuses for another reason, and for good
+        renaming.replace(tmp_path / "new", tmp_path / "old")
+    monkeypatch.setattr(renaming, "KEEPS_OPEN_FILES", True)
+    renaming.replace(tmp_path / "new", tmp_path / "old")
+    assert not refusals
+    assert (tmp_path / "old").read_text() == "new"
+    refusals.extend([PermissionError(13, "in use")] * 10000)
+    monkeypatch.setattr(renaming, "MOST_SECONDS", 0.05)
+    with pytest.raises(PermissionError, match="in use"):
+        renaming.replace(tmp_path / "old", tmp_path / "new")
+
+
+class Called:
+    """Stands for a module; notes the calls of one function, which may fail with an errno."""
+
+    def __init__(self, real, name, code=None):
+        self.__dict__.update(real=real, name=name, code=code, seen=[])
+
+    def __getattr__(self, name):
+        if name != self.name:
+            return getattr(self.real, name)
+
+        def call(*arguments):
+            self.seen.append(arguments)
+            if self.code is not None:
+                raise OSError(self.code, os.strerror(self.code))
+
+        return call
+
+
+@posix_only
+@pytest.mark.parametrize("code", [None, errno.ENOTSUP], ids=["a disk", "of the network"])
+def test_macos_flushes_the_drive_too(tmp_path, monkeypatch, code):
+    fcntl = Called(importlib.import_module("fcntl"), "fcntl", code)
+    fcntl.__dict__["F_FULLFSYNC"] = 51
+    system = Called(os, "fsync")
+    monkeypatch.setattr(archive, "fcntl", fcntl)
+    monkeypatch.setattr(archive, "os", system)
+    archive.write(tmp_path / "file", *CONTENT)
+    assert [flag for _, flag in fcntl.seen] == [51]
+    # The directory by fsync, and the file where nothing better is known.
+    assert len(system.seen) == (1 if code is None else 2)
+
+
+@posix_only
+def test_a_directory_that_cannot_be_flushed_is_left_so(tmp_path, monkeypatch):
+    for code, passes in ((errno.EINVAL, True), (errno.EIO, False)):
+        monkeypatch.setattr(archive, "os", Called(os, "fsync", code))
+        if passes:
+            archive._sync_directory(tmp_path)
+        else:
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                archive._sync_directory(tmp_path)
+
+
+def test_cores_are_counted_without_affinities_and_control_groups(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert budget._affinity() == 6
+    assert budget.quota.__wrapped__(tmp_path, tmp_path / "nothing") == float("inf")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert budget._affinity() == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "given", "wanted"),
+    [
+        ("darwin", {}, "home/Library/Caches/fastmlp"),
+        ("win32", {"LOCALAPPDATA": "local"}, "local/fastmlp"),
+        ("win32", {}, "home/AppData/Local/fastmlp"),
+        ("linux", {"XDG_CACHE_HOME": "xdg"}, "xdg/fastmlp"),
+        ("linux", {}, "home/.cache/fastmlp"),
+    ],
+)
+def test_the_cache_lies_where_the_system_keeps_caches(platform, given, wanted, monkeypatch, tmp_path):
+    for name in ("FASTMLP_CACHE_DIR", "NUMBA_CACHE_DIR", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    for name, folder in given.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert store._place() == tmp_path / wanted
+
+
+def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):
+    open_to_all = os.stat_result((0o100666, 0, 0, 1, 12345, 0, 0, 0, 0, 0))
+    if hasattr(os, "geteuid"):
+        assert not store._only_ours(open_to_all)
+    monkeypatch.delattr(os, "geteuid", raising=False)
+    assert store._only_ours(open_to_all)
+
+
+def test_no_process_beside_without_locks(monkeypatch):
+    monkeypatch.setenv(background.SWITCH, "1")
+    monkeypatch.setattr(background, "cores", lambda: 8)
+    monkeypatch.setattr(background, "fcntl", object())
+    assert background.is_possible()
+    monkeypatch.setattr(background, "fcntl", None)
+    assert not background.is_possible()
+
+
+@pytest.mark.parametrize("platform", ["win32", "darwin", "linux"])
+def test_a_waiting_worker_yields_by_the_systems_function(platform, monkeypatch):
+    monkeypatch.setattr(sys, "platform", platform)
+    source = Path(barrier.__file__).read_text(encoding="utf-8")
+    (line,) = [line for line in source.splitlines() if line.startswith("YIELD = ")]
+    scope = {"sys": sys}
+    exec(line, scope)
+    assert scope["YIELD"] == ("SwitchToThread" if platform == "win32" else "sched_yield")
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal that stands for Ctrl-Break is needed")
+def test_ctrl_break_ends_a_training_after_its_chunk_and_then_the_process(monkeypatch):
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    # As the module would read them there; a module that is loaded twice has two classes of each name.
+    ending = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
+    monkeypatch.setattr(interrupts, "ENDING", ending)
+    monkeypatch.setattr(interrupts, "SIGNALS", (int(signal.SIGINT), *ending))
+    heard, reasons = [], []
+    raised = signal.raise_signal
+    with interrupts.deferred(reasons.append):
+        raised(signal.SIGUSR1)
+        monkeypatch.setattr(signal, "raise_signal", heard.append)
+    assert reasons == ["interrupted by SIGUSR1"]
+    assert heard == [signal.SIGUSR1]  # which ends the process by default
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_forks_are_waited_for_where_there_are_forks_only():
+    code = """
+import os, sys
+if hasattr(os, "register_at_fork"):
+    import logging, random, threading
+    del os.register_at_fork
+import fastmlp
+from benchmarks import pinning
+from fastmlp.system import compiling, forks
+with compiling.compiling():
+    pass
+print("imported")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+    assert fastmlp.__version__
+
+
+def test_benchmarks_run_unpinned_where_cores_cannot_be_chosen(monkeypatch):
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert pinning.allowed() == [0, 1, 2]
+    pinning.pin({0})

@@ -1,0 +1,212 @@
+"""`fastmlp train data.csv`, `predict`, `inspect` and `plot`, as somebody without Python code meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from test_cli import run, value
+from test_table_estimators import flats
+
+from fastmlp import TableRegressor
+from fastmlp.cli.main import main
+
+QUICK = "--hidden 8 --epochs 40 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A table, and models that the command line wrote of it."""
+    folder = tmp_path_factory.mktemp("tables")
+    flats().write_csv(folder / "flats.csv")
+    for target, other in (("price", "kind"), ("kind", "price")):
+        options = f"--target {target} --drop {other},noise {QUICK} -o {folder / target}"
+        assert main(["train", str(folder / "flats.csv"), *options.split()]) == 0
+    return folder
+
+
+def test_train_says_how_good_a_model_is_beside_simpler_ones(folder, capsys):
+    options = f"--target price --drop kind {QUICK}".split()
+    assert main(["train", str(folder / "flats.csv"), *options]) == 0
+    output, progress = capsys.readouterr()
+    assert progress == ""
+    assert value(output, "data").endswith("flats.csv: 160 rows to train on, 40 held out")
+    assert value(output, "target") == "price, a regression"
+    assert value(output, "columns").startswith("2 number, 1 category; 6 columns of X")
+    assert value(output, "left out") == "kind: as told"
+    assert value(output, "network").startswith("2 times 6-8-1, silu, identity, mse")
+    scores = {
+        name: float(score) for name, score in re.findall(r"^(\w+) +(-?[\d.e-]+) ", output, re.MULTILINE)
+    }
+    assert scores["network"] > max(scores["constant"], scores["linear"])
+    assert scores["constant"] < 0.05
+    assert scores["linear"] > 0.5
+
+
+def test_the_same_as_json_and_from_one_seed(folder, capsys):
+    found = []
+    for seed in (3, 3, 4):
+        options = f"--target kind --drop price --seed {seed} --json --class-weight balanced {QUICK}".split()
+        assert main(["train", str(folder / "flats.csv"), *options]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["report"] == found[1]["report"] != found[2]["report"]
+    assert found[0]["classes"] == ["cheap", "dear"]
+    assert set(found[0]["report"]["scores"]["linear"]) == {"accuracy", "log loss"}
+    assert found[0]["recipe"]["balanced"]
+
+
+def test_predict_gives_a_header_and_a_row_for_each_row(folder, capsys):
+    model, data = str(folder / "price"), str(folder / "flats.csv")
+    assert main(["predict", model, data, "-o", str(folder / "out.csv"), "--quiet"]) == 0
+    written = pl.read_csv(folder / "out.csv")
+    assert written.columns == ["price"]
+    np.testing.assert_allclose(written["price"], TableRegressor.load(model).predict(data))
+    assert main(["predict", model, data, "--quiet"]) == 0
+    assert capsys.readouterr().out == (folder / "out.csv").read_text()
+    for ending in (".tsv", ".parquet", ".arrow"):
+        assert main(["predict", model, data, "-o", str(folder / f"out{ending}"), "--quiet"]) == 0
+    assert pl.read_parquet(folder / "out.parquet").equals(written)
+    assert [path.name for path in folder.glob(".*")] == []
+
+
+def test_predict_needs_only_the_columns_that_the_model_uses(folder, tmp_path, capsys):
+    flats(5).select("city", "size").write_csv(tmp_path / "few.csv")
+    assert (
+        main(["predict", str(folder / "kind"), str(tmp_path / "few.csv"), "--probabilities", "--quiet"]) == 0
+    )
+    found = pl.read_csv(capsys.readouterr().out.encode())
+    assert found.columns == ["kind", "probability of cheap", "probability of dear"]
+    assert len(found) == 5
+    assert (found["probability of dear"] > 0.5).to_list() == (found["kind"] == "dear").to_list()
+
+
+def test_inspect_shows_what_a_model_is(folder, capsys):
+    assert main(["inspect", str(folder / "price")]) == 0
+    output = capsys.readouterr().out
+    assert value(output, "target") == "price, a regression"
+    assert re.search(r"^  size +number +median ", output, re.MULTILINE)
+    assert re.search(r"^  city +category +3 levels", output, re.MULTILINE)
+    assert main(["inspect", str(folder / "price"), "--json"]) == 0
+    assert {one["name"] for one in json.loads(capsys.readouterr().out)["columns"]} >= {"size", "city"}
+
+
+@pytest.mark.parametrize("target", ["price", "kind"])
+def test_plot_draws_losses_fit_and_importances(folder, capsys, target):
+    from matplotlib.image import imread
+
+    assert main(["plot", str(folder / target), str(folder / "flats.csv")]) == 0
+    path = capsys.readouterr().out.strip()
+    assert path == f"{folder / target}.png"
+    picture = imread(path)[..., :3]
+    thirds = np.array_split((picture < 0.9).any(axis=2), 3, axis=1)
+    assert min(third.mean() for third in thirds) > 0.01  # something is drawn in each
+
+
+def test_a_search_is_told(folder, capsys):
+    options = f"--target price --drop kind --search 1s {QUICK}".split()
+    assert main(["train", str(folder / "flats.csv"), *options]) == 0
+    assert re.match(r"\d+ trials, the best at rate ", value(capsys.readouterr().out, "search"))
+
+
+def test_rows_without_a_target_are_left_out(folder, tmp_path, capsys):
+    frame = flats().with_columns(price=pl.when(pl.col("noise") < 1).then("price"))
+    frame.write_csv(tmp_path / "flats.csv")
+    options = f"--target price --drop kind {QUICK}".split()
+    assert main(["train", str(tmp_path / "flats.csv"), *options]) == 0
+    missing = frame["price"].null_count()
+    assert value(capsys.readouterr().out, "data").endswith(f", {missing} without a target left out")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("train flats.csv", 2, "a table needs --target COLUMN"),
+        ("train none.csv --target y", 3, "none.csv: No such file or directory"),
+        ("train flats.csv --target y", 3, "flats.csv has no column 'y'; there are: size, city, noise"),
+        ("train wrong.csv --target a", 3, "wrong.csv, row 2: it has 3 fields, and the header 2"),
+        ("train flats.csv --target price --number city", 3, "flats.csv, row 1, column 'city': '"),
+        ("train flats.csv --target price --drop citty", 2, "unknown column 'citty'; choose from: size"),
+        ("train flats.csv --target price --drop price", 2, "column 'price' is the target"),
+        ("train flats.csv --target price --drop city --text city", 2, "told to be both"),
+        ("train flats.csv --target price --task clustering", 2, "unknown task 'clustering'"),
+        ("train flats.csv --target price --hidden 3,x", 2, "hidden must be widths like 128,64 or none"),
+        (
+            "train flats.csv --target price --search soon",
+            2,
+            "search must be a time like 60s or 5m, got 'soon'",
+        ),
+        ("train flats.csv --target price --epochs 0", 2, "epochs must be at least 1, got 0"),
+        ("train flats.csv --target price --test-share 1", 2, "test-share must be in (0, 1), got 1.0"),
+        (
+            "train flats.csv --target price --class-weight balanced",
+            2,
+            "--class-weight is for classifications",
+        ),
+        (
+            "train flats.csv --target price -o nowhere/model",
+            2,
+            "-o nowhere/model: there is no such directory",
+        ),
+        ("train iris --target species", 2, "--target is for tables, like data.csv; 'iris' is none"),
+        ("predict flats.csv flats.csv", 3, "is not a sound checkpoint"),
+        ("predict none flats.csv", 3, "none: No such file or directory"),
+        ("predict price wrong.csv --quiet", 3, "wrong.csv, row 2: it has 3 fields"),
+        ("predict price other.csv --quiet", 3, "other.csv, column 'size': there is no such column"),
+        ("predict price tall.csv --quiet", 3, "tall.csv, row 2, column 'size': 'tall' is not a number"),
+        ("predict price flats.csv -o out.doc", 2, "-o must end in .csv, .tsv, .parquet, .arrow, got out.doc"),
+        ("plot price other.csv", 3, "other.csv has no column 'price', the model's target"),
+        ("inspect flats.csv", 3, "is not a sound checkpoint"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(folder, capsys, monkeypatch, arguments, code, says):
+    monkeypatch.chdir(folder)
+    (folder / "wrong.csv").write_text("a,b\n1,2\n3,4,5\n")
+    (folder / "other.csv").write_text("city\nRome\n")
+    (folder / "tall.csv").write_text("city,size\nRome,50\nRome,tall\n")
+    quiet = ["--quiet"] if arguments.startswith("train") else []
+    with pytest.raises(SystemExit) as left:
+        main([*arguments.split(), *quiet])
+    output, errors = capsys.readouterr()
+    assert (left.value.code, output) == (code, "")
+    assert errors.startswith("fastmlp: error: ")
+    assert errors.count("\n") == 1
+    assert says in errors
+
+
+def test_a_diverging_training_exits_with_1(folder, capsys):
+    options = f"--target price {QUICK} --optimizer sgd".replace("0.02", "1e30").split()
+    assert main(["train", str(folder / "flats.csv"), *options]) == 1
+    assert "diverged" in capsys.readouterr().err
+
+
+def test_bars_move_while_a_table_is_read_and_learned(folder):
+    options = f"--target price --drop kind {QUICK}".replace("--quiet", "").split()
+    done = run("train", str(folder / "flats.csv"), *options)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"reading: +\d+%.*\d+%", done.stderr, re.DOTALL)
+    assert re.search(r"network 2/2, epoch \d+/40: .*row/s", done.stderr)
+
+
+DOCS = (Path(__file__).parent.parent / "docs" / "tables.md").read_text(encoding="utf-8")
+
+
+def test_the_options_in_the_docs_are_the_commands(capsys):
+    for command in ("train", "predict", "plot"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    assert set(re.findall(r"(?<![-|])--[a-z][a-z0-9-]*", DOCS)) <= known
+
+
+@pytest.mark.slow
+def test_the_example_in_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (example,) = re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE)
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["model"].score(names["flats"], "price") > 0.95
+    assert len(names["prices"]) == 300

@@ -1,0 +1,266 @@
+"""TableClassifier and TableRegressor: they learn, keep scikit-learn's ways, and come back from their file."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from missing import without
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV, cross_val_score
+
+import fastmlp
+from fastmlp import TableClassifier, TableError, TableRegressor
+from fastmlp.files import archive
+from fastmlp.tables import plots
+from fastmlp.tables.estimators import load
+
+QUICK = {
+    "hidden": (8,),
+    "epochs": 40,
+    "batch_size": 32,
+    "learning_rate": 0.02,
+    "members": 2,
+    "backend": "reference",
+    "random_state": 0,
+}
+"""Settings that learn `flats` in a tenth of a second, without a compiler."""
+
+
+def flats(rows=200, seed=0):
+    """A table of which price and kind can be learned; some sizes are missing."""
+    rng = np.random.default_rng(seed)
+    size, city = rng.uniform(20, 150, rows), rng.choice(["Rome", "Oslo", "Lima"], rows)
+    price = 1000 * size * np.select([city == "Rome", city == "Oslo"], [3.0, 5.0], 1.0)
+    return pl.DataFrame(
+        {
+            "size": np.where(np.arange(rows) % 17 == 0, None, size).tolist(),
+            "city": city,
+            "noise": rng.normal(size=rows),
+            "price": price,
+            "kind": np.where(price > np.median(price), "dear", "cheap"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def regressor():
+    return TableRegressor(**QUICK).fit(flats().drop("kind"), "price")
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return TableClassifier(**QUICK).fit(flats().drop("price"), "kind")
+
+
+def test_they_learn_what_a_table_says(regressor, classifier):
+    fresh = flats(seed=1)
+    assert regressor.score(fresh, "price") > 0.85
+    assert classifier.score(fresh, "kind") > 0.9
+    probabilities = classifier.predict_proba(fresh)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-6)
+    assert classifier.classes_.tolist() == ["cheap", "dear"]
+    assert (classifier.predict(fresh) == classifier.classes_[probabilities.argmax(axis=1)]).all()
+    assert list(regressor.feature_names_in_) == ["size", "city", "noise"]
+    assert len(regressor.models_) == 2
+
+
+def test_one_seed_gives_one_model(regressor):
+    again = clone(regressor).fit(flats().drop("kind"), "price")
+    np.testing.assert_array_equal(again.predict(flats()), regressor.predict(flats()))
+    other = clone(regressor).set_params(random_state=1).fit(flats().drop("kind"), "price")
+    assert (other.predict(flats()) != regressor.predict(flats())).any()
+
+
+def test_frames_paths_and_columns_are_one_table(tmp_path, regressor):
+    frame = flats()
+    frame.write_csv(tmp_path / "flats.csv")
+    wanted = regressor.predict(frame)
+    pandas = frame.drop("kind").to_pandas()
+    for X, y, columns in (
+        (tmp_path / "flats.csv", "price", {"kind": "drop"}),
+        (pandas, "price", None),
+        (pandas.drop(columns="price"), pandas["price"], None),
+        (frame.drop("kind", "price"), frame["price"].to_numpy(), None),
+        (frame.drop("kind").lazy(), "price", None),
+    ):
+        model = TableRegressor(**QUICK, columns=columns).fit(X, y)
+        np.testing.assert_allclose(model.predict(X), wanted, rtol=1e-4)
+
+
+def test_scikit_learns_tools_take_them():
+    pandas = flats().drop("price").to_pandas()
+    X, y = pandas.drop(columns="kind"), pandas["kind"]
+    settings = {"hidden": [(), (8,)]}
+    search = GridSearchCV(TableClassifier(**QUICK | {"members": 1}), settings, cv=2).fit(X, y)
+    assert search.best_params_ == {"hidden": (8,)}
+    assert cross_val_score(search.best_estimator_, X, y, cv=2).min() > 0.8
+
+
+def test_arrays_and_classes_that_are_numbers():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(90, 2))
+    y = np.where(X[:, 0] > 0, 7, -1)
+    model = TableClassifier(**QUICK).fit(X, y)
+    assert model.classes_.tolist() == [-1, 7]
+    assert model.score(X, y) > 0.9
+
+
+def test_weights_and_balance_count():
+    frame = flats().filter((pl.col("kind") == "cheap") | (pl.col("noise") > 1))
+    told = {"columns": {"price": "drop"}}
+    model = TableClassifier(**QUICK, **told).fit(frame, "kind")
+    balanced = TableClassifier(**QUICK, **told, class_weight="balanced").fit(frame, "kind")
+    weights = np.where(frame["kind"] == "dear", 5.0, 1.0)
+    weighted = TableClassifier(**QUICK, **told).fit(frame, "kind", sample_weight=weights)
+    means = [one.predict_proba(frame)[:, 1].mean() for one in (model, balanced, weighted)]
+    assert means[0] < min(means[1:])
+
+
+def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
+    monkeypatch.setattr("fastmlp.tables.search.HIDDEN", ((4,), (8,)))
+    model = TableRegressor(**QUICK | {"hidden": (), "epochs": 20}, search=1.5).fit(
+        flats().drop("kind"), "price"
+    )
+    best = min(model.trials_, key=lambda trial: trial.loss)
+    assert len(model.trials_) > 1
+    assert model.trials_[0].hidden == ()
+    assert (model.recipe_.hidden, model.recipe_.learning_rate) == (best.hidden, best.learning_rate)
+    assert sum(trial.seconds for trial in model.trials_) < 3
+    assert len({(trial.hidden, trial.learning_rate) for trial in model.trials_}) == len(model.trials_) <= 9
+
+
+def test_importances_find_the_columns_that_matter(regressor):
+    frame = flats(seed=2)
+    found = plots.importances(regressor, frame, frame["price"].to_numpy(), seed=0)
+    assert {one.column for one in found[:2]} == {"size", "city"}
+    assert abs(found[2].mean) < 0.02
+
+
+# --- the file ---------------------------------------------------------------------------------------------
+
+
+def test_a_file_holds_the_model_and_its_preprocessing(tmp_path, regressor, classifier):
+    for model in (regressor, classifier):
+        model.save(tmp_path / "model")
+        again = load(tmp_path / "model")
+        assert type(again) is type(model)
+        assert again.encoding_ == model.encoding_
+        assert again.recipe_ == model.recipe_
+        np.testing.assert_array_equal(again.outputs(flats(seed=3)), model.outputs(flats(seed=3)))
+        again.save(tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+        np.testing.assert_array_equal(
+            pickle.loads(pickle.dumps(model)).predict(flats()), model.predict(flats())
+        )
+    assert type(TableClassifier.load(tmp_path / "model")) is TableClassifier
+    with pytest.raises(fastmlp.CheckpointError, match="holds a TableClassifier, no TableRegressor"):
+        TableRegressor.load(tmp_path / "model")
+
+
+def damaged(header, arrays, change):
+    table = bytes(arrays["table"]).decode()
+    match change:
+        case "classes":
+            table = table.replace('"classes": ["cheap", "dear"]', '"classes": ["cheap", 3]')
+        case "column":
+            table = table.replace('"kind": "number"', '"kind": "numbr"', 1)
+        case "no column":
+            table = table.replace('"columns": [{', '"columns": [], "rest": [{', 1)
+        case "not JSON":
+            table = table[:-1]
+        case "members":
+            header = header | {"members": 3}
+        case "NaN":
+            parameters = np.full_like(arrays["members/0/parameters"], np.nan)
+            arrays = arrays | {"members/0/parameters": parameters}
+        case "recipe":
+            table = table.replace('"dropout"', '"drop_out"')
+        case "nothing":
+            return header, {name: array for name, array in arrays.items() if name != "table"}
+    return header, arrays | {"table": np.frombuffer(table.encode(), np.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("classes", "no list of different texts or numbers"),
+        ("column", "unknown kind of column 'numbr'"),
+        ("no column", "the network is not that of its columns"),
+        ("not JSON", "Expecting"),
+        ("members", "it lacks 'members/2/parameters'"),
+        ("NaN", "a parameter is not finite"),
+        ("recipe", "drop_out"),
+        ("nothing", "it lacks 'table'"),
+    ],
+)
+def test_a_file_that_was_changed_is_refused_in_one_line(tmp_path, classifier, change, says):
+    path = tmp_path / "model"
+    classifier.save(path)
+    archive.write(path, *damaged(*archive.read(path), change))
+    with pytest.raises(fastmlp.CheckpointError, match=says) as raised:
+        load(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_files_of_other_kinds_are_told_apart(tmp_path, classifier):
+    classifier.save(tmp_path / "table")
+    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 1'"):
+        fastmlp.load(tmp_path / "table")
+    fastmlp.save(classifier.models_[0], tmp_path / "model")
+    with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 1"):
+        load(tmp_path / "model")
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "says"),
+    [
+        (flats(), "prise", "there is no column 'prise'; there are: size, city"),
+        (flats(), np.zeros(3), "X has 200 rows, and y 3"),
+        (flats().head(0), "price", "there are no rows"),
+        (flats().head(2), "price", "at least 3 rows are needed, got 2"),
+        (flats().with_columns(price=1.0), "price", "a regression needs different numbers, got only 1"),
+        (
+            flats(),
+            "city",
+            "column 'city': the target of a regression must be numbers, has dtype String|'[A-Z]",
+        ),
+        (flats(), "size", "row 1, column 'size': the target is missing"),
+    ],
+)
+def test_what_cannot_be_learned_is_told_in_one_line(X, y, says):
+    with pytest.raises(TableError, match=says) as raised:
+        TableRegressor(**QUICK).fit(X, y)
+    assert "\n" not in str(raised.value)
+
+
+def test_settings_that_are_wrong():
+    for setting, says in (
+        ({"activation": "rleu"}, "unknown hidden activation 'rleu'"),
+        ({"class_weight": "fair"}, "unknown class_weight 'fair'; choose from: balanced"),
+        ({"optimizer": "adm"}, "unknown optimizer 'adm'; choose from: sgd"),
+        ({"members": 0}, "members must be at least 1, got 0"),
+        ({"search": -1}, "search must be above 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            TableClassifier(**QUICK | setting).fit(flats(), "kind")
+
+
+def test_without_polars_it_is_named(monkeypatch):
+    without(monkeypatch, "polars")
+    with pytest.raises(ImportError, match=r'a table needs polars: pip install "fastmlp\[table\]"'):
+        TableClassifier().fit("data.csv", "y")
+
+
+def test_naming_them_loads_no_optional_package():
+    code = "import sys, fastmlp; fastmlp.TableClassifier(); print({'polars', 'numba'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"

@@ -1,0 +1,335 @@
+"""Tables: what columns become, how files are read, and that every mistake is named by its place."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from fastmlp.tables import reading
+from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import as_frame
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.reading import Asked, read
+from fastmlp.tables.tasks import targets_of, task_of
+from fastmlp.tables.values import CLIP
+
+ROWS = 120
+
+
+def mixed(rows=ROWS):
+    rng = np.random.default_rng(0)
+    words = np.array(["red", "green", "blue", "stone", "water", "bright"])
+    dates = np.datetime64("2024-01-01") + rng.integers(0, 900, rows)
+    return pl.DataFrame(
+        {
+            "id": np.arange(1, rows + 1),
+            "size": np.where(rng.random(rows) < 0.1, None, rng.normal(5, 2, rows)).tolist(),
+            "city": rng.choice(["Rome", "Oslo", "Lima"], rows),
+            "when": dates,
+            "note": [" ".join(rng.choice(words, 4)) for _ in range(rows)],
+            "same": ["x"] * rows,
+        }
+    )
+
+
+def test_every_column_becomes_what_its_values_suggest():
+    encoding = Encoding.learned(mixed())
+    assert encoding.kinds == {
+        "id": "drop",
+        "size": "number",
+        "city": "category",
+        "when": "date",
+        "note": "text",
+        "same": "drop",
+    }
+    X = encoding.encoded(mixed())
+    assert X.shape == (ROWS, len(encoding.parts))
+    assert X.dtype == np.float32
+
+
+def test_a_column_is_what_it_is_told_to_be():
+    told = {"id": "category", "note": "drop", "size": "category"}
+    assert {name: Encoding.learned(mixed(), told).kinds[name] for name in told} == told
+    with pytest.raises(
+        ValueError, match="unknown kind of column 'id' 'numbr'; choose from: number, category"
+    ):
+        Encoding.learned(mixed(), {"id": "numbr"})
+    with pytest.raises(ValueError, match="unknown column 'idd'"):
+        Encoding.learned(mixed(), {"idd": "number"})
+
+
+def test_numbers_are_scaled_by_their_quartiles_and_clipped_smoothly():
+    values = np.array([0.0, 1, 2, 3, 4, 1e300, -np.inf, np.nan])
+    frame = pl.DataFrame({"x": values})
+    X = Encoding.learned(frame).encoded(frame, np.float64)
+    known = values[np.isfinite(values)]
+    lower, center, upper = np.quantile(known, (0.25, 0.5, 0.75))
+    scaled = (values[:5] - center) / (upper - lower)
+    np.testing.assert_allclose(X[:5, 0], scaled / np.sqrt(1 + (scaled / CLIP) ** 2))
+    np.testing.assert_allclose(X[5:, 0], [CLIP, -CLIP, 0])
+    np.testing.assert_array_equal(X[:, 1], np.isnan(values))
+
+
+def test_categories_have_a_column_each_the_rare_and_new_share_one():
+    frame = pl.DataFrame({"c": ["a", "b", "a", "b", "a", "once", None]})
+    encoding = Encoding.learned(frame)
+    assert encoding.parts == ["c = a", "c = b", "c another", "c missing"]
+    X = encoding.encoded(pl.DataFrame({"c": ["b", "never seen", None, "a"]}))
+    np.testing.assert_array_equal(X, np.eye(4)[[1, 2, 3, 0]])
+
+
+def test_a_new_level_is_nothing_where_no_rare_one_was_seen():
+    encoding = Encoding.learned(pl.DataFrame({"c": ["a", "b", "a", "b"]}))
+    np.testing.assert_array_equal(
+        encoding.encoded(pl.DataFrame({"c": ["new", None, "b"]})), [[0, 0], [0, 0], [0, 1]]
+    )
+
+
+def test_a_level_is_the_same_as_text_and_as_a_number():
+    encoding = Encoding.learned(pl.DataFrame({"c": ["1", "2", "2.5"] * 2}))
+    for level in (1, 1.0, "1"):
+        np.testing.assert_array_equal(encoding.encoded(pl.DataFrame({"c": [level]})), [[1, 0, 0]])
+
+
+def test_dates_know_their_place_in_year_week_and_day():
+    times = ["2024-01-01 06:00:00", "2024-01-08 18:00:00", "2025-06-30 06:00:00", None]
+    frame = pl.DataFrame({"t": pl.Series(times).str.to_datetime()})
+    encoding = Encoding.learned(frame)
+    X = encoding.encoded(frame, np.float64)
+    at = encoding.parts.index
+    np.testing.assert_allclose(X[:, at("t sin of the day")], [1, -1, 1, 0], atol=1e-9)
+    week = X[:, [at("t sin of the week"), at("t cos of the week")]]
+    np.testing.assert_allclose(np.hypot(*week.T), [1, 1, 1, 0])
+    assert abs(week[0] - week[2]).max() < 1e-9  # both are Mondays at six
+    assert X[2, at("t")] == X[:, at("t")].max()
+    np.testing.assert_array_equal(X[:, at("t is missing")], [0, 0, 0, 1])
+
+
+def test_many_levels_cost_only_their_non_zeros():
+    rng = np.random.default_rng(0)
+    levels = [f"level {i}" for i in range(500)]
+    frame = pl.DataFrame({f"c{i}": rng.choice(levels, 3000) for i in range(3)})
+    frame = frame.with_columns(pl.Series("x", rng.random(3000)))
+    encoding = Encoding.learned(frame)
+    X = encoding.encoded(frame)
+    assert encoding.is_sparse
+    assert X.shape[1] > 1400
+    assert X.nnz <= 4 * 3000
+    dense = encoding.encoded(frame[:50]).toarray()
+    np.testing.assert_array_equal(X[:50].toarray(), dense)
+
+
+def test_dense_and_sparse_are_the_same_numbers(monkeypatch):
+    encoding = Encoding.learned(mixed().drop("note"))
+    assert not encoding.is_sparse
+    dense = encoding.encoded(mixed())
+    monkeypatch.setattr("fastmlp.tables.encoding.DENSE", 2.0)
+    sparse = encoding.encoded(mixed())
+    assert sparse.has_canonical_format
+    np.testing.assert_array_equal(sparse.toarray(), dense)
+
+
+def test_rows_are_encoded_in_pieces(monkeypatch):
+    encoding = Encoding.learned(mixed())
+    whole = encoding.encoded(mixed()).toarray()
+    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
+    np.testing.assert_array_equal(encoding.encoded(mixed()).toarray(), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_json_and_comes_back(kind):
+    frame = mixed()
+    name = {"number": "size", "date": "when", "text": "note"}.get(kind, "city")
+    encoding = Encoding.learned(frame, {name: kind})
+    again = Encoding.restored(json.loads(json.dumps(encoding.described)))
+    assert again == encoding
+    np.testing.assert_array_equal(again.encoded(frame).toarray(), encoding.encoded(frame).toarray())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "picture"}, "unknown kind of column 'picture'"),
+        ({"scale": float("inf")}, "scale of a column must be a finite number, got inf"),
+        ({"missing": 1}, "missing of a column must be true or false, got 1"),
+        ({"name": 3}, "name of a column must be text, got 3"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(change, says):
+    described = KINDS["number"].learned(pl.Series("x", [1.0, 2.0])).described
+    with pytest.raises(ValueError, match=says):
+        Encoding.restored([described | change])
+
+
+# --- files ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".parquet", ".arrow"])
+def test_a_table_is_the_same_in_every_format(tmp_path, ending):
+    frame, path = mixed(), tmp_path / f"table{ending}"
+    if ending in (".csv", ".tsv"):
+        frame.write_csv(path, separator="\t" if ending == ".tsv" else ",")
+    else:
+        getattr(frame, {".parquet": "write_parquet", ".arrow": "write_ipc"}[ending])(path)
+    found = read(path)
+    encoding = Encoding.learned(frame)
+    assert Encoding.learned(found).kinds == encoding.kinds
+    np.testing.assert_allclose(
+        encoding.encoded(found).toarray(), encoding.encoded(frame).toarray(), rtol=1e-6
+    )
+
+
+def test_arrow_streams_and_arrays_of_numpy(tmp_path):
+    frame = pl.DataFrame({"a": [1.5, 2.5], "b": ["x", "y"]})
+    frame.write_ipc_stream(tmp_path / "stream.arrow")
+    assert read(tmp_path / "stream.arrow").equals(frame)
+    np.savez(tmp_path / "t.npz", X=np.arange(6.0).reshape(3, 2), y=np.array(["u", "v", "u"]))
+    assert read(tmp_path / "t.npz").to_dict(as_series=False) == {
+        "X0": [0, 2, 4],
+        "X1": [1, 3, 5],
+        "y": ["u", "v", "u"],
+    }
+    np.save(tmp_path / "t.npy", np.eye(2))
+    assert read(tmp_path / "t.npy").columns == ["x0", "x1"]
+
+
+def test_blocks_end_between_rows(tmp_path, monkeypatch):
+    frame = mixed().with_columns(pl.Series("quoted", [f'line "{i}"\nand, another' for i in range(ROWS)]))
+    frame.write_csv(tmp_path / "t.csv")
+    whole = read(tmp_path / "t.csv")
+    for size in (1, 100, 1000):
+        monkeypatch.setattr(reading, "BLOCK", size)
+        assert read(tmp_path / "t.csv").equals(whole)
+    assert whole["quoted"].to_list() == frame["quoted"].to_list()
+
+
+def test_semicolons_byte_order_marks_and_dates_of_other_forms(tmp_path):
+    text = "\ufeffday;size\r\n24.12.2024;1\r\n31.12.2024;NA\r\n"
+    (tmp_path / "t.csv").write_bytes(text.encode())
+    found = read(tmp_path / "t.csv")
+    assert found.columns == ["day", "size"]
+    assert found["day"].dt.day().to_list() == [24, 31]
+    assert found["size"].to_list() == [1.0, None]
+
+
+def test_zones_are_counted_in(tmp_path):
+    (tmp_path / "t.csv").write_text("t\n2024-01-01T10:00:00+02:00\n2024-01-01T10:00:00Z\n")
+    assert read(tmp_path / "t.csv")["t"].dt.hour().to_list() == [8, 10]
+
+
+def test_missing_is_what_is_told(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n-9,x\n2,-9\n")
+    found = read(tmp_path / "t.csv", Asked(missing=["-9"]))
+    assert found.to_dict(as_series=False) == {"a": [None, 2.0], "b": ["x", None]}
+
+
+NUMBERS = "".join(f"{i},x\n" for i in range(20))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a,b\n1,2\n3,4,5\n", "row 2: it has 3 fields, and the header 2"),
+        (
+            f"a,b\n{NUMBERS}l2,y\n",
+            "row 21, column 'a': 'l2' is not a number; the column is taken as numbers: tell another kind",
+        ),
+        ("", "it is empty"),
+        ("a,a\n1,2\n", "two columns have the name 'a'"),
+        (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("block", [9, 1 << 24])
+def test_a_mistake_is_named_by_file_row_and_column(tmp_path, monkeypatch, text, says, block):
+    path = tmp_path / "t.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    monkeypatch.setattr(reading, "BLOCK", block)
+    with pytest.raises(TableError) as raised:
+        read(path)
+    assert str(raised.value).startswith(f"{path}{':' if 'row' not in says else ','} {says}")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".arrow", ".npz", ".npy", ".xlsx"])
+def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, ending):
+    path = tmp_path / f"t{ending}"
+    path.write_bytes(b"no such thing at all")
+    with pytest.raises(TableError) as raised:
+        read(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_nothing_in_an_npz_is_unpickled(tmp_path):
+    np.savez(tmp_path / "t.npz", a=np.array([{}], object))
+    with pytest.raises(TableError, match="Object arrays cannot be loaded"):
+        read(tmp_path / "t.npz")
+
+
+# --- frames -----------------------------------------------------------------------------------------------
+
+
+def test_frames_of_pandas_are_those_of_polars():
+    frame = mixed()
+    pandas = pd.DataFrame({name: frame[name].to_list() for name in frame.columns})
+    pandas["city"] = pandas["city"].astype("category")
+    pandas.index = pandas.index[::-1]
+    encoding = Encoding.learned(frame)
+    np.testing.assert_array_equal(
+        encoding.encoded(as_frame(pandas)).toarray(), encoding.encoded(frame).toarray()
+    )
+    assert Encoding.learned(as_frame(pandas)).kinds == encoding.kinds
+
+
+def test_what_is_no_table_is_refused_in_one_line():
+    with pytest.raises(TypeError, match="a table must be a frame of polars' or pandas', or a path, got 3"):
+        as_frame(3)
+    with pytest.raises(TableError, match="column 'm': pandas' column cannot be taken"):
+        as_frame(pd.DataFrame({"m": [1, "x", None]}))
+    with pytest.raises(
+        TableError, match=r"column 'l': columns of dtype List\(Int64\) cannot be learned from"
+    ):
+        Encoding.learned(pl.DataFrame({"l": [[1], [2, 3]]}))
+    with pytest.raises(TableError, match="no column is left to learn from"):
+        Encoding.learned(pl.DataFrame({"a": [1, 1]}))
+
+
+def test_a_value_that_is_of_another_kind_than_learned():
+    encoding = Encoding.learned(pl.DataFrame({"a": [1.0, 2.0, 3.5], "b": [4.0, 2.5, 1.0]}))
+    with pytest.raises(TableError, match="column 'a': there is no such column; there are: b"):
+        encoding.encoded(pl.DataFrame({"b": [1.0]}))
+    with pytest.raises(TableError, match="row 2, column 'b': 'tall' is not a number"):
+        encoding.encoded(pl.DataFrame({"a": [1, 2], "b": ["3", "tall"]}))
+    with pytest.raises(TableError, match="column 'a': it must hold numbers, has dtype Date"):
+        encoding.encoded(pl.DataFrame({"a": np.array(["2024-01-01"], "M8[D]"), "b": [1]}))
+
+
+# --- targets ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["a", "b"], "classification"),
+        ([True, False], "classification"),
+        ([0, 1, 2, 1], "classification"),
+        ([0.0, 1.0], "classification"),
+        ([0.5, 1.0], "regression"),
+        (list(range(40)), "regression"),
+    ],
+)
+def test_the_task_is_what_the_target_suggests(values, task):
+    assert task_of(pl.Series("y", values)) == task
+
+
+def test_a_target_that_is_missing_is_named_by_its_row():
+    with pytest.raises(TableError, match="row 2, column 'y': the target is missing"):
+        targets_of(pl.Series("y", [1.0, None]), "regression")
+    with pytest.raises(TableError, match="row 1, column 'y': the target is inf"):
+        targets_of(pl.Series("y", [float("inf"), 1.0]), "regression")
+    assert targets_of(pl.Series("y", [1.0, 2.0]), "classification").tolist() == [1, 2]
