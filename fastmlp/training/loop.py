@@ -174,8 +174,8 @@ class Training:
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
         )
-        self.stop = self.run.stop
-        """What a signal calls, with its name."""
+        self.stop, self.heed = self.run.stop, heeding
+        """What a signal calls, with its name; what makes long calls."""
         if resumed is not None:
             self._resume(resumed)
 
@@ -290,7 +290,7 @@ class Training:
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
         stopwatch = Stopwatch()
-        after, objectives = self.heeding(plan.batch_size, lambda: self.advance(state, chunk))
+        after, objectives = self.heed(self.run, plan.batch_size, lambda: self.advance(state, chunk))
         taken = stopwatch.lap()
         # After a chunk beside which something compiled the next has no more steps: where another thread
         # compiled, this one worked meanwhile, and took longer than the difference.
@@ -307,11 +307,7 @@ class Training:
         if (held_out := self.plan.held_out) is None:
             return None
         rows = held_out.inputs.shape[0]
-        return self.heeding(rows, lambda: self._evaluate(parameters, held_out))
-
-    def heeding(self, rows: int, call: Callable[[], Result]) -> Result:
-        """Return call(), which works on so many rows; LeftBehind as the function of this name."""
-        return heeding(self.run, rows, call)
+        return self.heed(self.run, rows, lambda: self._evaluate(parameters, held_out))
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
         """Return the loss over all rows; LeftBehind if they are many and the training shall stop."""

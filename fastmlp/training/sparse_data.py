@@ -157,7 +157,7 @@ def inputs_of_steps(
     Where that is faster, and has the same bits; and for an optimiser that asks which columns a batch touches.
     rows : of a batch
     """
-    if isinstance(inputs, SparseRows) or is_reference(backend.name) or not len(inputs):
+    if isinstance(inputs, SparseRows) or is_reference(backend.name):
         return inputs
     if optimizer.rule.touched_only:
         return SparseRows.of(inputs)

@@ -31,7 +31,7 @@ from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
 from fastmlp.training import checkpoint
 from fastmlp.training.agreement import agreeing
-from fastmlp.training.callbacks import Callback
+from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Checkpoint, described
 from fastmlp.training.data import checked_weights, clean_inputs, clean_targets, scaled_weights
 from fastmlp.training.divergence import DivergenceError
@@ -56,18 +56,18 @@ class Together(Training):
     ) -> None:
         super().__init__(plan, state, callbacks, resumed)
         self._ranks = ranks
-        self.stop = ranks.ask
+        self.stop, self.heed = ranks.ask, _at_once  # no rank leaves the others in what they do together
 
     def steps_now(self, total: int) -> int:
         """Return how many steps the next chunk takes, on all ranks."""
         return self._ranks.steps(super().steps_now(total), self.run.step, self.batches.per_epoch)
 
-    def heeding(self, rows: int, call: Callable[[], Result]) -> Result:
-        """Return call(): no rank leaves the others in what they do together."""
-        return call()
-
     def _evaluate(self, parameters: Array, data: Data) -> float:
         return self.plan.backend.evaluate(self.plan.network, parameters, data)
+
+
+def _at_once(run: Run, rows: int, call: Callable[[], Result]) -> Result:
+    return call()
 
 
 def fit_together(
@@ -161,7 +161,9 @@ def fit_together(
             if file:
                 names = [type(callback).__name__ for callback in with_state(callbacks)]
                 checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
-        taken = inputs_of_steps(chosen, network, optimizer, own_rows, data.inputs, epochs)
+        taken = data.inputs
+        if len(taken):
+            taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
         orders = IndependentOrders(np.random.default_rng(streams.order))
         plan = Plan(
             network=network,
