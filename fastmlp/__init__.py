@@ -9,6 +9,9 @@ from fastmlp.system import forks  # noqa: F401  # forks wait for the imports tha
 
 if TYPE_CHECKING:
     from fastmlp.backend.registry import backends
+    from fastmlp.distributed.data_parallel import DataParallel
+    from fastmlp.distributed.ranks import RankError
+    from fastmlp.distributed.shards import shard
     from fastmlp.estimators.classifier import MLPClassifier
     from fastmlp.estimators.display import LossCurveDisplay
     from fastmlp.estimators.regressor import MLPRegressor
@@ -47,6 +50,9 @@ _HOME = {
     "training.callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
     "training.checkpoint": ("Checkpoint", "load", "save"),
     "training.divergence": ("DivergenceError",),
+    "distributed.data_parallel": ("DataParallel",),
+    "distributed.ranks": ("RankError",),
+    "distributed.shards": ("shard",),
     "estimators.classifier": ("MLPClassifier",),
     "estimators.display": ("LossCurveDisplay",),
     "estimators.regressor": ("MLPRegressor",),
@@ -78,6 +84,7 @@ __all__ = [
     "CheckpointError",
     "Constant",
     "Cosine",
+    "DataParallel",
     "DivergenceError",
     "EarlyStopping",
     "Exponential",
@@ -94,6 +101,7 @@ __all__ = [
     "OptunaPruning",
     "Progress",
     "RMSprop",
+    "RankError",
     "RowLoss",
     "Rule",
     "SparseAdam",
@@ -108,6 +116,7 @@ __all__ = [
     "fit",
     "load",
     "save",
+    "shard",
 ]
 
 

@@ -40,10 +40,10 @@ assert trained.history["validation_loss"][-1] < 0.7
 """Pages whose Python is one script, and what must be true when it has run."""
 
 ELSEWHERE = {
-    *("architecture.md", "blocks.md", "exchange.md", "jobs.md", "pieces.md", "tables.md"),
+    *("architecture.md", "blocks.md", "distributed.md", "exchange.md", "jobs.md", "pieces.md", "tables.md"),
     "write-a-kernel.md",
 }
-"""Pages whose code has a test of its own: test_recipes, _exchange_docs, _jobs, _own_pieces, ..."""
+"""Pages whose code has a test of its own: test_recipes, _exchange_docs, _jobs, _mpi, _own_pieces, ..."""
 
 SHOWN_ONLY = {"reliability.md", "how-it-is-fast.md", "mixed-precision.md"}
 """Pages whose Python shows calls, and is no script."""

@@ -29,6 +29,7 @@ FLOORS = (
     ("kernels.estimates",),
     ("backend", "kernels.variants"),
     ("exchange",),
+    ("distributed",),
     ("training",),
     ("estimators", "testing"),
     ("lab", "onnx", "tables"),

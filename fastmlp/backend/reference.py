@@ -18,7 +18,7 @@ from fastmlp.formulas.derivatives import gradient as gradient_of
 from fastmlp.formulas.elementary import LEAKY_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
-from fastmlp.model.backend import Backend, Chunk, Data
+from fastmlp.model.backend import Backend, Chunk, Data, Part
 from fastmlp.model.layout import layer_slices, layer_views
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
@@ -149,10 +149,18 @@ def element_loss(network: Network, a: Array, targets: Array) -> tuple[Array, Arr
     raise AssertionError(network.loss)
 
 
-def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> tuple[float, Array]:
+def total_of(weights: Array) -> float:
+    """Return the sum of rows' weights."""
+    return float(weights.sum(dtype=np.float64))
+
+
+def output_loss(
+    network: Network, z: Array, targets: Array, weights: Array, batch_total: float | None = None
+) -> tuple[float, Array]:
     """Return the loss of logits z (rows, n_out), and its derivative by z.
 
-    Rows count with `weights` (rows,); a batch whose weights are all zero has loss and derivative 0.
+    Rows count with `weights` (rows,) over the sum of their batch's, which has no others if None; a batch
+    whose weights are all zero has loss and derivative 0.
     """
     a = activate(network.output, z)
     match network.loss:
@@ -178,7 +186,7 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
     if network.clips:
         eps = np.finfo(z.dtype).eps
         loss = np.clip(loss, -np.log1p(-eps), -np.log(eps))
-    total = float(weights.sum(dtype=np.float64)) * network.divisor
+    total = (total_of(weights) if batch_total is None else batch_total) * network.divisor
     if total == 0:
         return 0.0, np.zeros_like(z)
     share = weights[:, None] / z.dtype.type(total)
@@ -187,11 +195,10 @@ def output_loss(network: Network, z: Array, targets: Array, weights: Array) -> t
     return value, np.where(counts, delta * share, 0)
 
 
-def penalty_share(network: Network, weights: Array) -> float:
-    """Return what a penalty counts in the objective of a batch whose rows have these weights (rows,)."""
+def penalty_share(network: Network, total: float) -> float:
+    """Return what a penalty counts in the objective of a batch whose rows' weights have this sum."""
     if network.convention == "torch":
         return 1.0
-    total = float(weights.sum(dtype=np.float64))
     return 1 / total if total > 0 else 0.0
 
 
@@ -216,16 +223,19 @@ def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
     return bits ^ (bits >> np.uint32(16))
 
 
-def dropout_mask(key: int, step: int, layer: int, shape: tuple[int, int], p: float) -> Array:
+def dropout_mask(
+    key: int, step: int, layer: int, shape: tuple[int, int], p: float, places: Array | None = None
+) -> Array:
     """Return which units (rows, units) of a batch are kept: the definition for every backend.
 
-    A pure function of its arguments: row is the position in the batch, step counts updates from 0,
-    hidden layers count from 0, arithmetic is modulo 2^32.
+    A pure function of its arguments: places (rows,) are the rows' in the batch, 0 to rows - 1 if None, step
+    counts updates from 0, hidden layers count from 0, arithmetic is modulo 2^32.
     """
     word = np.array([key], np.uint32)
     for number in (step, layer):
         word = scramble(word ^ np.uint32(number % 2**32))
-    rows = scramble(word + np.arange(shape[0], dtype=np.uint32) * np.uint32(0x9E3779B9))
+    places = np.arange(shape[0]) if places is None else places
+    rows = scramble(word + places.astype(np.uint32) * np.uint32(0x9E3779B9))
     units = np.arange(shape[1], dtype=np.uint32) * np.uint32(0x85EBCA6B)
     return scramble(rows[:, None] + units) >= np.uint32(p * 2**32)
 
@@ -289,9 +299,12 @@ def gradient(
     key: int,
     step: int,
     gradients: Array,
+    part: Part | None = None,
+    threads: int | None = 1,
     product: Product = product,
 ) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective."""
+    places, total = part or (None, total_of(data.weights))
     layers = layer_views(parameters, network.sizes)
     sources, logits, activations, scales = [factor(data.inputs)], [], [], []
     for layer, name in enumerate(network.hidden):
@@ -300,15 +313,15 @@ def gradient(
         activations.append(activate(name, logits[-1]))
         scale = np.ones((), parameters.dtype)
         if p := network.dropout[layer]:
-            mask = dropout_mask(key, step, layer, activations[-1].shape, p)
+            mask = dropout_mask(key, step, layer, activations[-1].shape, p, places)
             scale = mask * parameters.dtype.type(1 / (1 - p))
         scales.append(scale)
         sources.append(activations[-1] * scale)
 
     w, b = layers[-1]
-    share = penalty_share(network, data.weights)
+    share = penalty_share(network, total)
     last = product(sources[-1], w, w.shape) + b
-    objective, delta = output_loss(network, last, data.targets, data.weights)
+    objective, delta = output_loss(network, last, data.targets, data.weights, total)
 
     for layer in reversed(range(len(layers))):
         w, _ = layers[layer]
@@ -409,7 +422,9 @@ def train_chunk(
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
         batch = data.take(rows)
-        losses[s] = gradient(network, state.parameters, batch, key, state.step, state.gradients, product)
+        losses[s] = gradient(
+            network, state.parameters, batch, key, state.step, state.gradients, product=product
+        )
         touched = touched_by(batch.inputs) if optimizer.rule.touched_only else None
         rate, bias_rate = chunk.rates[s].tolist()
         state = update(network, optimizer, state, rate, bias_rate, touched)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import time
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +15,7 @@ from fastmlp import checks
 from fastmlp.cli import tables
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
 from fastmlp.cli.given import DTYPES, OPTIMIZERS, Mistake, widths
+from fastmlp.exchange.packages import needed
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Optimizer
@@ -58,6 +61,7 @@ def add_command(commands: Any) -> None:
     add("--seed", type=int, default=0, metavar="N", help="of the split, the start and the row orders")
     add("--no-reference", action="store_true", help="do not train the reference for comparison")
     add("--quiet", action="store_true", help="no progress bar")
+    add("--mpi", action="store_true", help="share the rows with the other processes of mpiexec")
     tables.add_options(train)
 
 
@@ -110,20 +114,34 @@ class _Clock(Progress):
 
 def _train(arguments: argparse.Namespace) -> int:
     if arguments.dataset not in RECIPES and tables.is_table(arguments.dataset):
+        if arguments.mpi:
+            raise Mistake(
+                f"--mpi is for the data sets {', '.join(RECIPES)}; tables are trained on by one process"
+            )
         return tables.train(arguments)
     tables.refuse_options(arguments)
     try:
+        ranks = needed("mpi4py.MPI", "mpi", "--mpi").COMM_WORLD if arguments.mpi else None
         task, settings = _prepared(arguments)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, ImportError) as error:
         raise Mistake(str(error)) from None
-    _print_work(arguments, task, settings)
+    with contextlib.ExitStack() as stack:
+        if ranks and ranks.rank:  # all processes come to the same, and the first one tells it
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        return _told(arguments, task, settings, ranks)
+
+
+def _told(arguments: argparse.Namespace, task: Task, settings: _Settings, ranks: Any) -> int:
+    _print_work(arguments, task, settings, ranks)
     try:
-        outcome = _measured(arguments, task, settings, arguments.backend)
+        outcome = _measured(arguments, task, settings, arguments.backend, ranks)
         _print_outcome(task, settings, outcome)
         if outcome.model.backend != "reference" and not arguments.no_reference:
-            _print_comparison(task, outcome, _measured(arguments, task, settings, "reference"))
+            _print_comparison(task, outcome, _measured(arguments, task, settings, "reference", ranks))
     except DivergenceError as error:
-        say(f"fastmlp: {error}; here that is --learning-rate")
+        if not ranks or not ranks.rank:
+            say(f"fastmlp: {error}; here that is --learning-rate")
         return 1
     return 0
 
@@ -165,14 +183,20 @@ def _optimizer(name: str, rate: float, recipe: Recipe) -> Optimizer:
     return OPTIMIZERS[name](rate)
 
 
-def _measured(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> _Outcome:
-    """Train on a few rows, which compiles or loads the backend; then train on all rows, and measure that."""
+def _measured(
+    arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str, ranks: Any
+) -> _Outcome:
+    """Train on a few rows, which compiles or loads the backend; then train on all rows, and measure that.
+
+    ranks : mpi4py's communicator, if several processes train
+    """
     began = time.perf_counter()
-    backend = _chosen(arguments, task, settings, backend)
-    _fitted(arguments, task, settings, backend, _Clock(shown=False), tiny=True)
+    if ranks is None:
+        backend = _chosen(arguments, task, settings, backend)
+    _fitted(arguments, task, settings, backend, _Clock(shown=False), ranks, tiny=True)
     preparing = time.perf_counter() - began
-    clock = _Clock(shown=not arguments.quiet)
-    model = _fitted(arguments, task, settings, backend, clock)
+    clock = _Clock(shown=not arguments.quiet and not (ranks and ranks.rank))
+    model = _fitted(arguments, task, settings, backend, clock, ranks)
     score = task.score(model.predict(task.held_inputs))
     return _Outcome(model, score, clock.working, preparing + clock.compiling)
 
@@ -193,15 +217,19 @@ def _fitted(
     settings: _Settings,
     backend: str,
     clock: _Clock,
+    ranks: Any,
     tiny: bool = False,
 ) -> Model:
     rows = settings.batch_size if tiny else len(task.inputs)
+    X, y = task.inputs[:rows], task.targets[:rows]
+    if ranks:
+        X, y = fastmlp.shard(ranks, X, y)
     # A training that diverges is reported once, by its loss; NumPy need not warn at every step.
     with np.errstate(over="ignore", invalid="ignore"):
         return fastmlp.fit(
             settings.network,
-            task.inputs[:rows],
-            task.targets[:rows],
+            X,
+            y,
             optimizer=settings.optimizer,
             epochs=1 if tiny else settings.epochs,
             batch_size=settings.batch_size,
@@ -211,13 +239,14 @@ def _fitted(
             backend=backend,
             threads=arguments.threads,
             dtype=arguments.dtype,
+            communicator=ranks,
         )
 
 
 # --- what is printed -----------------------------------------------------------------------------
 
 
-def _print_work(arguments: argparse.Namespace, task: Task, settings: _Settings) -> None:
+def _print_work(arguments: argparse.Namespace, task: Task, settings: _Settings, ranks: Any) -> None:
     rows, n_in = task.inputs.shape
     held = f"{len(task.held_inputs)} held out" if RECIPES[task.name].held_out else "none held out"
     network = settings.network
@@ -229,7 +258,8 @@ def _print_work(arguments: argparse.Namespace, task: Task, settings: _Settings) 
     print(f"network    {sizes}, {activations}, {network.loss}{dropout}")
     print(
         f"training   {settings.epochs} epochs in batches of {settings.batch_size}, "
-        f"{optimizer} at {settings.rate:g}, {arguments.dtype}, seed {arguments.seed}",
+        f"{optimizer} at {settings.rate:g}, {arguments.dtype}, seed {arguments.seed}"
+        + (f", {ranks.size} processes" if ranks else ""),
         flush=True,
     )
 

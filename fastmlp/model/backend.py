@@ -53,10 +53,31 @@ class Chunk(NamedTuple):
     rates: NDArray[np.float64]
     batch_size: int
 
+    def part(self, start: int, stop: int) -> Chunk:
+        """Return the chunk of steps [start, stop)."""
+        steps = slice(start, stop)
+        return self._replace(
+            starts=self.starts[steps],
+            stops=self.stops[steps],
+            totals=self.totals[steps],
+            rates=self.rates[steps],
+        )
+
+
+class Part(NamedTuple):
+    """What rows are a part of: a batch whose other rows are in other processes (`fastmlp.distributed`).
+
+    places : (rows,) int64, where each stands in the batch; dropout masks go by that
+    total : the sum of the weights of the whole batch
+    """
+
+    places: NDArray[np.int64]
+    total: float
+
 
 Predict = Callable[[Network, Array, Inputs, Array], None]
 Evaluate = Callable[[Network, Array, Data], float]
-Gradient = Callable[[Network, Array, Data, int, int, Array], float]
+Gradient = Callable[..., float]
 Update = Callable[..., TrainState]
 TrainChunk = Callable[
     [Network, Optimizer, TrainState, Data, Chunk, int, int | None, NDArray[np.float64]], TrainState
@@ -85,9 +106,11 @@ class Backend(NamedTuple):
         Write the network's output for inputs (rows, n_in) to out (rows, n_out).
     evaluate(network, parameters, data)
         Return the loss over all rows of data, without dropout and penalties.
-    gradient(network, parameters, data, key, step, gradients)
+    gradient(network, parameters, data, key, step, gradients, part=None, threads=1)
         Write the gradient of the objective over all rows of data to gradients (P,) and return
         the objective before the update: loss plus penalties. key and step choose the dropout masks.
+        With a `Part`, the rows' share of the whole batch's loss, with all of the penalties: the shares of
+        all parts add up to the batch's, where one of them alone has a network with penalties.
     update(network, optimizer, state, rate, bias_rate, touched=None)
         Apply state.gradients (which clipping may scale); return the state with its step advanced. touched
         (n_in,) says which columns of the inputs have a number other than 0, for an optimiser whose rule goes

@@ -83,8 +83,13 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_others)
 
 
+def affinity() -> set[int]:
+    """Return the numbers of the cores that this process may use, whatever its quota is."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {*range(os.cpu_count() or 1)}
+
+
 def _affinity() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(affinity())
 
 
 @functools.cache  # reading it takes 60 us, a fifth of the smallest training

@@ -32,6 +32,9 @@ ENDING = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGBREAK") if
 
 SIGNALS = (int(signal.SIGINT), *ENDING)
 
+BY_SIGINT = f"interrupted by {signal.Signals(SIGNALS[0]).name}"
+"""Why a training stops after Ctrl-C."""
+
 REPLACED = (signal.default_int_handler, int(signal.SIG_DFL))
 """Handlers that Python has set."""
 

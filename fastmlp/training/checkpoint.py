@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.distributed.fingerprints import BY_ROWS, fingerprint_by_rows
+from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
@@ -134,11 +136,18 @@ def setting(
     shuffle: bool,
     seed: int,
     blas_threads: int | None,
+    ranks: Ranks = ALONE,
+    by_rows: bool = False,
 ) -> dict[str, Any]:
     """Return, in JSON's types, all that a training's bits depend on.
 
-    Data are represented by their SHA-256, which takes about a second a gigabyte.
+    Data are represented by their SHA-256, which takes about a second a gigabyte; or `by_rows`, by what is the
+    same however they are spread over ranks.
     """
+
+    def of_data(data: Data) -> str:
+        return fingerprint_by_rows(ranks, data) if by_rows else fingerprint(*data)
+
     return {
         "network": described(network),
         "optimizer": described(optimizer),
@@ -147,8 +156,9 @@ def setting(
         "shuffle": shuffle,
         "seed": seed,
         "initial": fingerprint(parameters),
-        "data": fingerprint(*data),
-        "validation": None if held_out is None else fingerprint(*held_out),
+        "data": of_data(data),
+        "validation": None if held_out is None else of_data(held_out),
+        "average_every": ranks.average_every,
         "blas_threads": None if blas_threads is None else min(blas_threads, MOST_BLAS_THREADS),
     }
 
@@ -218,6 +228,11 @@ class Saved(NamedTuple):
         """The name of the backend that trained."""
         backend: str = self.snapshot.setting["backend"]
         return backend
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether it was one of `fit(communicator=)`, and tells its data as such do."""
+        return str(self.snapshot.setting.get("data")).startswith(BY_ROWS)
 
     @property
     def blas_threads(self) -> int | None:

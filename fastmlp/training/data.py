@@ -115,7 +115,13 @@ def check_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) ->
 
 
 def clean_inputs(
-    what: str, value: Any, n_in: int, dtype: DTypeLike | None, scale: float = 1.0, first_row: int = 0
+    what: str,
+    value: Any,
+    n_in: int,
+    dtype: DTypeLike | None,
+    scale: float = 1.0,
+    first_row: int = 0,
+    least: int = 1,
 ) -> Inputs:
     """Return X times `scale` as clean rows (rows, n_in) of `dtype` (of X's own if None), sparse if it is.
 
@@ -123,14 +129,14 @@ def clean_inputs(
     ------
     ValueError, TypeError
         If it is not a two-dimensional array, or sparse matrix of SciPy's, of finite real numbers with n_in
-        columns and a row.
+        columns and at least so many rows.
     """
     sparse = is_sparse(value)
     array = value if sparse else as_array(what, value)
     if array.ndim != 2 or array.shape[1] != n_in:
         raise ValueError(f"{what} must have shape (rows, {n_in}), got {array.shape}")
-    if array.shape[0] == 0:
-        raise ValueError(f"{what} must hold at least 1 row, got 0")
+    if array.shape[0] < least:
+        raise ValueError(f"{what} must hold at least {least} row, got {array.shape[0]}")
     wanted = floating_dtype(dtype, array)
     return clean_rows(what, array, wanted, scale) if sparse else clean(what, array, wanted, scale, first_row)
 
@@ -162,19 +168,32 @@ def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtyp
 
 
 def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return sample weights as a clean (rows,) array, ones if None."""
+    """Return sample weights as a clean (rows,) array, ones if None, the largest in [1, 2)."""
     if value is None:
         return np.ones(rows, dtype)
+    weights = checked_weights(what, value, rows, dtype)
+    return scaled_weights(what, weights, float(weights.max(initial=0.0)))
+
+
+def checked_weights(what: str, value: ArrayLike, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return sample weights (rows,), of a rank that may have none, as they are."""
     array = as_array(what, value)
     if array.shape != (rows,):
         raise ValueError(f"{what} must have shape ({rows},), got {array.shape}")
     weights = clean(what, array, dtype)
     if (weights < 0).any():
         raise ValueError(f"{what} must be at least 0, got {weights.min()}")
-    if not weights.any():
+    return weights
+
+
+def scaled_weights(what: str, weights: Array, largest: float) -> Array:
+    """Return weights (rows,) scaled so that the largest of all rows, these and others, becomes one in [1, 2).
+
+    Only their ratios count, and so their sums stay in range. The scaling is exact.
+    """
+    if largest == 0:
         raise ValueError(f"{what} must not be all zero")
-    # Only their ratios count. An exact scaling to a largest weight in [1, 2) keeps sums in range.
-    _, exponent = np.frexp(weights.max())
+    _, exponent = np.frexp(largest)
     scaled: Array = np.ldexp(weights, 1 - int(exponent))
     return scaled
 

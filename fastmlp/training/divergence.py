@@ -62,7 +62,7 @@ def last_finite(advance: Advance, state: TrainState, chunk: Chunk, draft: Draft)
     """
     taken = [np.empty(0)]
     while (steps := len(chunk.starts)) > 1:
-        first, second = part(chunk, 0, steps // 2), part(chunk, steps // 2, steps)
+        first, second = chunk.part(0, steps // 2), chunk.part(steps // 2, steps)
         after, objectives = advance(draft.of(state), first)
         if sound(objectives, after.parameters):
             state, chunk = draft.accept(after, state), second
@@ -70,14 +70,3 @@ def last_finite(advance: Advance, state: TrainState, chunk: Chunk, draft: Draft)
         else:
             chunk = first
     return state, np.concatenate(taken)
-
-
-def part(chunk: Chunk, start: int, stop: int) -> Chunk:
-    """Return the chunk of some of its steps."""
-    steps = slice(start, stop)
-    return chunk._replace(
-        starts=chunk.starts[steps],
-        stops=chunk.stops[steps],
-        totals=chunk.totals[steps],
-        rates=chunk.rates[steps],
-    )

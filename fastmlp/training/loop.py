@@ -66,6 +66,7 @@ class Plan(NamedTuple):
     setting : for a `Snapshot`
     blas_threads : the limit for the BLAS; None for as many as `threads`
     since : for schedules, where the training begins
+    weights : (rows,) of all rows that steps visit, where data has some of them; None where it has all
     """
 
     network: Network
@@ -82,6 +83,7 @@ class Plan(NamedTuple):
     setting: dict[str, Any]
     blas_threads: int | None = None
     since: Since = BEGINNING
+    weights: NDArray[Any] | None = None
 
 
 def train(
@@ -100,7 +102,7 @@ def train(
     training = (begin or Training)(plan, state, callbacks, resumed)
     run = training.run
     begun: list[Callback] = []
-    with deferred(run.stop) as signals:
+    with deferred(training.stop) as signals:
         try:
             for callback in callbacks:
                 callback.on_train_begin(run)
@@ -120,7 +122,7 @@ def train(
                 # At the very end the run drops its reference to the training. The cycle would keep every
                 # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
                 run.snapshot = no_snapshot
-    run.interrupted = signal.SIGINT in signals
+    run.interrupted = run.interrupted or signal.SIGINT in signals
     return run
 
 
@@ -149,7 +151,8 @@ class Training:
     def __init__(
         self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], resumed: Snapshot | None
     ) -> None:
-        rows = plan.data.inputs.shape[0]
+        self.weights = plan.data.weights if plan.weights is None else plan.weights
+        rows = len(self.weights)
         history: dict[str, list[float]] = {"loss": []}
         if plan.held_out is not None:
             history["validation_loss"] = []
@@ -171,6 +174,8 @@ class Training:
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, self.snapshot
         )
+        self.stop, self.heed = self.run.stop, heeding
+        """What a signal calls, with its name; what makes long calls."""
         if resumed is not None:
             self._resume(resumed)
 
@@ -234,12 +239,12 @@ class Training:
     def run_chunks(self) -> None:
         """Take the chunks of all epochs, until one of the callbacks stops the training."""
         plan, run, batches = self.plan, self.run, self.batches
-        weights = plan.data.weights
+        weights = self.weights
         uniform = int(np.count_nonzero(weights == 1)) == len(weights)
         by_rows = plan.network.convention == "sklearn"
         total = plan.epochs * batches.per_epoch
         while run.step < total and run.stop_reason is None:
-            numbers = np.arange(run.step, run.step + self._steps_now(total))
+            numbers = np.arange(run.step, run.step + self.steps_now(total))
             before = batches.position(run.step)
             visits = batches.visit(numbers)
             totals = visited_weights(weights, uniform, *visits)
@@ -264,7 +269,7 @@ class Training:
                 self._end_epoch(validation_loss)
             self._end_chunk()
 
-    def _steps_now(self, total: int) -> int:
+    def steps_now(self, total: int) -> int:
         """Return how many steps the next chunk takes: up to the epoch's end that a callback asks for."""
         run, batches = self.run, self.batches
         steps = min(
@@ -285,7 +290,7 @@ class Training:
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
         stopwatch = Stopwatch()
-        after, objectives = heeding(self.run, plan.batch_size, lambda: self.advance(state, chunk))
+        after, objectives = self.heed(self.run, plan.batch_size, lambda: self.advance(state, chunk))
         taken = stopwatch.lap()
         # After a chunk beside which something compiled the next has no more steps: where another thread
         # compiled, this one worked meanwhile, and took longer than the difference.
@@ -302,7 +307,7 @@ class Training:
         if (held_out := self.plan.held_out) is None:
             return None
         rows = held_out.inputs.shape[0]
-        return heeding(self.run, rows, lambda: self._evaluate(parameters, held_out))
+        return self.heed(self.run, rows, lambda: self._evaluate(parameters, held_out))
 
     def _evaluate(self, parameters: NDArray[Any], data: Data) -> float:
         """Return the loss over all rows; LeftBehind if they are many and the training shall stop."""
@@ -367,7 +372,7 @@ def visited_by_a_row(network: Network, data: Data) -> int:
     inputs, count = data.inputs, parameter_count(network.sizes)
     if not isinstance(inputs, SparseRows):
         return count
-    return count + (len(inputs.values) // len(inputs) - inputs.n_in) * network.sizes[1]
+    return count + (len(inputs.values) // max(1, len(inputs)) - inputs.n_in) * network.sizes[1]
 
 
 def most_seconds(parameters: int, rows: int) -> float:

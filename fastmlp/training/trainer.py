@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
 from fastmlp.backend.registry import calls_blas, is_exact, is_mixed
+from fastmlp.distributed.ranks import ALONE, SeveralRanks, ranks_of
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
@@ -60,6 +61,7 @@ def fit(
     threads: int | None = None,
     dtype: DTypeLike | None = None,
     resume: str | os.PathLike[str] | Continuation | None = None,
+    communicator: Any = None,
 ) -> Model:
     """Train a network.
 
@@ -111,6 +113,10 @@ def fit(
         as before, but `epochs` may grow, None for the seed and "auto" for the backend mean those of
         the file, and `threads` may differ: the BLAS of NumPy and SciPy keeps the file's number of
         threads, on which its bits depend.
+    communicator : `DataParallel`, mpi4py's communicator, or one of your own, optional
+        Train together with the other processes of it. Each passes the rows that it has, or none, and
+        everything else alike; rows and validation are those of all, one process's after another's, and so is
+        batch_size. All return the same model. See `fastmlp.distributed`.
 
     Returns
     -------
@@ -126,10 +132,19 @@ def fit(
         If the file to resume from is damaged, or of other data or another training.
     DivergenceError
         If a loss or a parameter becomes infinite or NaN; it carries the last finite parameters.
+    RankError
+        On all processes of a communicator, if one of them has been given something wrong, or they differ.
     Interrupted
         After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
         is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
+    if communicator is not None and isinstance(ranks := ranks_of(communicator), SeveralRanks):
+        from fastmlp.training.together import fit_together
+
+        return fit_together(
+            network, X, y, ranks, optimizer, epochs, batch_size, shuffle, window, seed, initial,
+            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume, check_callbacks,
+        )  # fmt: skip
     checks.instance("network", network, Network, "a Network")
     optimizer = Adam() if optimizer is None else optimizer
     check_optimizer("optimizer", optimizer)
@@ -197,7 +212,8 @@ def fit(
     if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
-            held_blas_threads or found_blas_threads(threads),
+            held_blas_threads or found_blas_threads(threads), ALONE,
+            by_rows=file.by_rows if file else communicator is not None,
         )  # fmt: skip
     if file:
         names = [type(callback).__name__ for callback in with_state(callbacks)]

@@ -138,6 +138,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "sums": (np.float64, ("batch",)),
     "barrier": (np.int64, (BARRIER,)),
     "touched": (np.bool_, ("marks",)),
+    "places": (np.int64, ("placed",)),
     "list_counts": (np.int32, ("counted",)),
     "list_marks": (np.uint64, ("words",)),
     "list_columns": (np.int64, ("listed",)),
@@ -157,6 +158,7 @@ out : predictions, written
 memory : all buffers for a batch; sums : partial sums of its loss, each at the place of its first row
 barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
 touched : for an update alone, which rows of the first layer's weights take it; without marks all do
+places : of a part of a batch, see `fastmlp.model.backend.Part`
 list_counts, .. : of sparse inputs, what `columns.list_columns` writes; zeros in the first two
 """
 
@@ -175,7 +177,7 @@ private : (workers, private_length), `variant.Bound.private`, for what a program
 
 NUMBERS = (
     *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
-    *("bounds", "stored", "marks", "counted", "words", "listed", "terms", "all_terms"),
+    *("bounds", "stored", "marks", "placed", "counted", "words", "listed", "terms", "all_terms"),
     *BUFFERS,
     *("scratch_length", "slice_length", "private_length"),
 )
@@ -187,6 +189,7 @@ steps : of the call; step : steps that were taken before; key : of the dropout m
 batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
 bounds : numbers in indptr, 0 where inputs are dense; stored : non-zeros
 marks : n_in where it is told what is touched, else 0
+placed : the rows of a part of a batch, 0 for a whole one
 counted : n_in, words : n_in / 64, listed : n_in, and for each worker `APART` bytes more
 terms : the most non-zeros of a step; all_terms : of all workers
 """

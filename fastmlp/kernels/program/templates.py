@@ -191,7 +191,17 @@ def rows_forward(call, start, rows, first, last, step, worker):
                 activate(here.activation, rows_of(z, first, last), a)
             if here.dropout > 0:
                 source = units_of(memory, call.dropped, here, rows)
-                drop(call.key, step, layer, first, here.dropout, a, rows_of(source, first, last))
+                drop_placed(call, step, layer, first, here.dropout, a, rows_of(source, first, last))
+
+
+def drop_placed(call, step, layer, first, p, a, out):
+    """As `drop`; of a part of a batch row by row, each with the mask of its place in the whole."""
+    if call.placed == 0:
+        drop(call.key, step, layer, first, p, a, out)
+    else:
+        for i in range(a.shape[0]):
+            own, place = rows_of(out, i, i + 1), call.places[first + i]
+            drop(call.key, step, layer, place, p, rows_of(a, i, i + 1), own)
 
 
 def rows_loss(call, start, rows, first, last, share, worker):
@@ -231,7 +241,7 @@ def rows_backward(call, rows, first, last, step, worker):
         input_gradient_rows(delta, w, a, next_delta, first, last, relu, scratch)
         own = rows_of(next_delta, first, last)
         if below.dropout > 0:
-            drop(call.key, step, layer - 1, first, below.dropout, own, own)
+            drop_placed(call, step, layer - 1, first, below.dropout, own, own)
         if not relu:
             z = rows_of(units_of(memory, call.logits, below, rows), first, last)
             activate_gradient(below.activation, z, rows_of(a, first, last), own)

@@ -41,11 +41,11 @@ from fastmlp.kernels.runtime.workspace import Workspace, workspace
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.activations import activation_of
-from fastmlp.model.backend import Backend, Chunk, Data
+from fastmlp.model.backend import Backend, Chunk, Data, Part
 from fastmlp.model.layout import LayerSlices, layer_slices
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer, check_optimizer
+from fastmlp.model.optimizers import SGD, Optimizer, check_optimizer
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
 
@@ -106,24 +106,39 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         return float(losses[0])
 
     def gradient(
-        network: Network, parameters: Array, data: Data, key: int, step: int, gradients: Array
+        network: Network,
+        parameters: Array,
+        data: Data,
+        key: int,
+        step: int,
+        gradients: Array,
+        part: Part | None = None,
+        threads: int | None = 1,
     ) -> float:
         shape, rows = shape_of(network), len(data.inputs)
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
-        losses = np.empty(1)
+        total = data.weights.sum(dtype=np.float64) if part is None else part.total
+        losses, workers = np.empty(1), 1
+        if threads != 1 and choice.workers is not None:
+            workers = choice.workers(Work.of(network, SGD(), rows, parameters.dtype, threads))
+        barrier = np.zeros(BARRIER, np.int64)
         arrays: dict[str, Any] = {
             "parameters": parameters, "gradients": gradients, "losses": losses,
             "rules": no_rules(len(shape.layers)),
-            "totals": data.weights.sum(dtype=np.float64, keepdims=True), "rates": np.zeros((1, 2)),
+            "totals": np.full(1, total), "rates": np.zeros((1, 2)), "barrier": barrier,
             "starts": np.zeros(1, np.int64), "stops": np.full(1, rows),
         }  # fmt: skip
+        if part is not None:
+            check_array("places", part.places, (rows,), np.int64)
+            arrays |= {"places": part.places, "placed": rows}
         sizes = sizes_of(network, data.inputs)
-        work = workspace(sizes, rows, 1, parameters.dtype, buffers=choice.buffers)
-        arrays |= lists_for(data.inputs, rows, 1)
+        work = workspace(sizes, rows, workers, parameters.dtype, buffers=choice.buffers)
+        arrays |= lists_for(data.inputs, rows, workers)
         call = call_of(shape, work, steps=1, step=step, key=key, **told_of(data), **arrays)
-        entries.get("gradient", NAMES[parameters.dtype])(call.address)
+        entry = entries.get("gradient", NAMES[parameters.dtype])
+        run(functools.partial(entry, call.address), workers, barrier)
         return float(losses[0])
 
     def update(

@@ -1,0 +1,160 @@
+"""What a training by several processes of one machine takes: `python -m benchmarks.distributed`.
+
+Localhost figures: the ranks share memory, caches and power, and nothing crosses a network. They are constants
+of a cost model: the compute of a step, the time of an all-reduce of no length, and its bytes a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import fastmlp
+
+from .stopwatch import Stopwatch
+
+NETWORKS = {
+    "digits 64-256-10 b32": ((64, 256, 10), 32),
+    "784-128-10 b128": ((784, 128, 10), 128),
+    "28-256-256-2 b256": ((28, 256, 256, 2), 256),
+    "784-512-512-10 b1024": ((784, 512, 512, 10), 1024),
+}
+"""Sizes, and rows of the batch of all ranks."""
+
+BYTES = [8, 1 << 10, 1 << 13, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24]
+
+EVERY = 16
+"""Steps between two averages of the local SGD that is measured."""
+
+STEPS, EPOCHS, REPEATS = 30, 3, 7
+"""Steps to an epoch, and epochs, of a training; the fastest of so many counts, for what disturbs slows."""
+
+
+def main() -> None:
+    """Measure with one rank and with several, and print both side by side."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, default=2, help="processes; default 2")
+    parser.add_argument("--threads", type=int, default=1, help="of each process; default 1")
+    parser.add_argument("--json", help="file to write the figures to")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        work(given.worker, given.threads)
+        return
+    one, several = (measured(ranks, given.threads) for ranks in (1, given.ranks))
+    show(one, several, given.ranks)
+    if given.json:
+        Path(given.json).write_text(json.dumps({"1": one, str(given.ranks): several}, indent=1))
+
+
+def measured(ranks: int, threads: int) -> dict[str, dict[str, float]]:
+    """Return the figures of so many ranks: seconds by network, and by bytes."""
+    beside = Path(sys.executable).with_name("mpiexec")
+    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if mpiexec is None:
+        sys.exit("there is no mpiexec; pip install mpi4py mpich")
+    figures = f"{ranks} ranks:"
+    command = [sys.executable, "-m", "benchmarks.distributed", "--threads", str(threads), "--worker", figures]
+    done = subprocess.run(
+        [mpiexec, "-n", str(ranks), *command], stdout=subprocess.PIPE, text=True, check=True
+    )
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(figures))
+    found: dict[str, dict[str, float]] = json.loads(line.removeprefix(figures))
+    return found
+
+
+def work(figures: str, threads: int) -> None:
+    """Measure as one of the ranks; rank 0 prints what it found in one line."""
+    from mpi4py import MPI
+
+    ranks = MPI.COMM_WORLD
+    averaging = fastmlp.DataParallel(ranks, average_every=EVERY)
+    found: dict[str, dict[str, float]] = {"step": {}, "local": {}, "allreduce": {}}
+    for name in NETWORKS:
+        found["step"][name] = least(ranks, lambda name=name: step(name, ranks, ranks, threads))
+        found["local"][name] = least(ranks, lambda name=name: step(name, ranks, averaging, threads))
+    opened = fastmlp.DataParallel(ranks).opened()
+    for size in BYTES:
+        found["allreduce"][str(size)] = least(ranks, lambda size=size: allreduce(opened, size))
+    if ranks.rank == 0:
+        print(figures + json.dumps(found), flush=True)
+
+
+def step(name: str, ranks: Any, communicator: Any, threads: int) -> float:
+    """Return the seconds of a step, of many in one training."""
+    sizes, batch = NETWORKS[name]
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((STEPS * batch, sizes[0])).astype(np.float32)
+    rows, targets = fastmlp.shard(ranks, X, rng.integers(0, sizes[-1], len(X)))
+    network = fastmlp.Network(sizes, output="softmax", loss="cross_entropy")
+    stopwatch = Stopwatch()
+    fastmlp.fit(
+        network, rows, targets, epochs=EPOCHS, batch_size=batch, seed=0, backend="fused", threads=threads,
+        progress=False, communicator=communicator, callbacks=[stopwatch],
+    )  # fmt: skip
+    return stopwatch.seconds / STEPS / EPOCHS
+
+
+def allreduce(communicator: Any, size: int) -> float:
+    """Return the seconds of an all-reduce of so many bytes, of many in a row."""
+    array, times = np.zeros(size // 4, np.float32), max(3, min(200, (1 << 24) // size))
+    began = time.perf_counter()
+    for _ in range(times):
+        communicator.allreduce(array)
+    return (time.perf_counter() - began) / times
+
+
+def least(ranks: Any, measure: Callable[[], float]) -> float:
+    """Return the least of some measurements, each begun by all ranks together."""
+    seconds = []
+    for _ in range(REPEATS):
+        ranks.Barrier()
+        seconds.append(measure())
+    return min(seconds)
+
+
+def show(one: dict[str, dict[str, float]], several: dict[str, dict[str, float]], ranks: int) -> None:
+    """Print tables of microseconds."""
+    print(f"Localhost figures of {ranks} ranks, float32, `fused`, microseconds.\n")
+    print(
+        f"| a step of | parameters | 1 rank | {ranks} ranks | efficiency "
+        f"| averaged every {EVERY} steps | efficiency |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, (sizes, _) in NETWORKS.items():
+        count = sum((n_in + 1) * n_out for n_in, n_out in itertools.pairwise(sizes))
+        alone, together, local = (one["step"][name], several["step"][name], several["local"][name])
+        shares = [f"{alone / ranks / seconds:.0%}" for seconds in (together, local)]
+        print(
+            f"| {name} | {count} | {1e6 * alone:.0f} | {1e6 * together:.0f} | {shares[0]} "
+            f"| {1e6 * local:.0f} | {shares[1]} |"
+        )
+    print(f"\n| bytes | all-reduce of {ranks} ranks |\n|---|---|")
+    for size, seconds in several["allreduce"].items():
+        print(f"| {size} | {1e6 * seconds:.1f} |")
+    latency, pace = fitted(several["allreduce"])
+    print(f"\nlatency {1e6 * latency:.1f} us, {pace / 1e9:.2f} GB/s")
+
+
+def fitted(allreduce: dict[str, float]) -> tuple[float, float]:
+    """Return (seconds, bytes a second) of seconds + bytes / pace, by least squares of relative errors."""
+    sizes, seconds = np.array([*map(float, allreduce)]), np.array([*allreduce.values()])
+    terms = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
+    (latency, per_byte), *_ = np.linalg.lstsq(terms, np.ones_like(sizes), rcond=None)
+    return float(latency), float(1 / per_byte)
+
+
+if __name__ == "__main__":
+    main()

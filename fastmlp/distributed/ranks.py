@@ -1,0 +1,188 @@
+"""The ranks of one training: which rows each has, what they must have in common, and how they fail together.
+
+A rank is a process. The rows of all ranks, one rank's after another's, are numbered through; orders, batches
+and splits are drawn over all of them, alike on every rank.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.distributed.communicator import Communicator, all_of, of_first
+from fastmlp.distributed.data_parallel import DataParallel
+from fastmlp.model.backend import Data
+from fastmlp.system.budget import affinity, cores
+
+T = TypeVar("T")
+Array = NDArray[Any]
+
+
+class RankError(RuntimeError):
+    """The ranks of a training cannot go on together: one has failed, or they are not alike."""
+
+
+class Ranks:
+    """The ranks of a training that has one process: this one's answers are those of all.
+
+    rank : which of them this is, from 0; size : how many there are
+    average_every : see `DataParallel`
+    """
+
+    rank = 0
+    size = 1
+    average_every: int | None = None
+
+    def all_of(self, own: T) -> list[T]:
+        """Return the objects of all ranks, by rank."""
+        return [own]
+
+    def total(self, numbers: Array) -> Array:
+        """Replace numbers by their sums over all ranks; return them."""
+        return numbers
+
+
+class SeveralRanks(Ranks):
+    """This rank among others.
+
+    first : whether this rank writes files and shows what is shown
+    at : where this rank's rows begin among those of all
+    asked : why this rank was asked to stop by a signal, which the others hear of at the chunk's end
+    counts : (size,) rows of each rank
+    """
+
+    at = 0
+
+    def __init__(self, communicator: Communicator, average_every: int | None) -> None:
+        self.communicator, self.average_every = communicator, average_every
+        self.rank, self.size = int(communicator.rank), int(communicator.size)
+        self.first = self.rank == 0
+        self.asked: str | None = None
+        self.counts = np.zeros(self.size, np.int64)
+        self._weights: Array | None = None
+        self._shared: BaseException | None = None
+
+    @contextmanager
+    def failing_together(self, *alike: type[BaseException]) -> Iterator[None]:
+        """End all ranks at an error in a `with` block that the others may not have. alike : errors of all"""
+        try:
+            yield
+        except BaseException as error:
+            abort = getattr(self.communicator, "abort", None)
+            if abort is not None and error is not self._shared and not isinstance(error, (RankError, *alike)):
+                told = "".join(traceback.format_exception(error))
+                abort(f"{told}fastmlp: rank {self.rank} of {self.size} has failed, and so all are ended")
+            raise
+
+    @contextmanager
+    def alike(self) -> Iterator[None]:
+        """Raise on all ranks what one raises in a `with` block, within which nothing may be exchanged."""
+        failure: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = self._shared = error
+        told = self.all_of(None if failure is None else f"{type(failure).__name__}: {failure}")
+        if failure is not None:
+            raise failure
+        for rank, text in enumerate(told):
+            if text is not None:
+                raise RankError(f"rank {rank} of {self.size} has failed: {text}")
+
+    def of_first(self, own: T) -> T:
+        """Return rank 0's object."""
+        return of_first(self.communicator, own)
+
+    def all_of(self, own: T) -> list[T]:
+        """Return the objects of all ranks, by rank."""
+        return all_of(self.communicator, own)
+
+    def total(self, numbers: Array) -> Array:
+        """Replace numbers by their sums over all ranks; return them."""
+        self.communicator.allreduce(numbers)
+        return numbers
+
+    def place(self, rows: int) -> int:
+        """Say how many rows this rank has; return how many there are."""
+        self.counts = np.array(self.all_of(rows))
+        self.at = int(self.counts[: self.rank].sum())
+        self._weights = None
+        return int(self.counts.sum())
+
+    def own(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return this rank's of places among all rows, counted from its first."""
+        from_first = places - self.at
+        return from_first[(from_first >= 0) & (from_first < self.counts[self.rank])]
+
+    def threads(self, threads: int | None) -> int | None:
+        """Return how many threads this rank may use: `threads`, or its share of the cores that it may use."""
+        machine, usable = platform.node(), affinity()
+        told = self.all_of((machine, usable))
+        sharing = sum(there == machine and not usable.isdisjoint(theirs) for there, theirs in told)
+        return max(1, cores() // sharing) if threads is None else threads
+
+    def weights(self, data: Data) -> Array:
+        """Return the weights (rows,) of the rows of all ranks."""
+        if self._weights is None:
+            rows, count = int(self.counts.sum()), len(data.weights)
+            if all(self.all_of(bool((data.weights == 1).all()))):
+                self._weights = np.broadcast_to(data.weights.dtype.type(1), (rows,))
+            else:
+                self._weights = np.zeros(rows, data.weights.dtype)
+                self._weights[self.at : self.at + count] = data.weights
+                self.total(self._weights)
+        return self._weights
+
+    def check_same(self, **settings: Any) -> None:
+        """Raise RankError on all ranks unless they have the same settings."""
+        first, *others = self.all_of(settings)
+        for rank, other in enumerate(others, 1):
+            for name in settings:
+                if other[name] != first[name]:
+                    told = (
+                        f"{checks.shown(first[name])} on rank 0, {checks.shown(other[name])} on rank {rank}"
+                    )
+                    raise RankError(f"all ranks must have the same {name}, got {told}")
+
+    def check_equal(self, *arrays: Array) -> None:
+        """Raise RankError on all ranks unless these have the same bits on all of them."""
+        digest = hashlib.blake2b(digest_size=16)
+        for array in arrays:
+            digest.update(array.reshape(-1).view(np.uint8).data)
+        first, *others = self.all_of(digest.digest())
+        if off := [str(rank) for rank, other in enumerate(others, 1) if other != first]:
+            raise RankError(
+                f"the parameters of rank {', '.join(off)} are not those of rank 0; do all have the same "
+                "callbacks, releases and kind of processor?"
+            )
+
+    def ask(self, reason: str) -> None:
+        """Remember that a signal asked this rank to stop; all stop at the end of the chunk."""
+        self.asked = reason
+
+    def steps(self, steps: int, done: int, per_epoch: int) -> int:
+        """Return the least of what the ranks would take, up to where parameters are averaged if they are."""
+        within = done % per_epoch
+        end = min(within + min(self.all_of(steps)), per_epoch)
+        if (every := self.average_every) is not None and end < per_epoch:
+            # Between two averages the ranks' parameters differ, and nobody shall see them.
+            end = min(max(end // every, within // every + 1) * every, per_epoch)
+        return end - within
+
+
+ALONE = Ranks()
+
+
+def ranks_of(communicator: object) -> Ranks:
+    """Return the ranks of `fit(communicator=)`; of one process, this one alone."""
+    given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
+    opened = given.opened()
+    return SeveralRanks(opened, given.average_every) if opened.size > 1 else ALONE

@@ -1,0 +1,93 @@
+"""`shard`: this rank's rows of what all ranks can read."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from fastmlp import checks
+from fastmlp.distributed.data_parallel import DataParallel
+from fastmlp.exchange.packages import needed
+
+Path = str | os.PathLike[str]
+
+
+def shard(communicator: Any, *rows: Any) -> Any:
+    """Return this rank's rows of arrays that all ranks have, or can read; of several arrays a tuple.
+
+    The rows of all ranks, one rank's after another's, are those of the array; their numbers differ by one at
+    most. A rank may have none.
+
+    Parameters
+    ----------
+    communicator : as for `fit`
+    rows : array, memory map, data frame or Arrow table, of which a view is returned; a sparse matrix of
+        SciPy's, as CSR; or the path of a Parquet file, or of a directory of such files, of which the rows are
+        read and returned as a `pyarrow.Table`
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in their numbers of rows.
+    """
+    if isinstance(communicator, DataParallel):
+        communicator = communicator.communicator
+    rank, size = int(communicator.rank), int(communicator.size)
+    found, lengths = [], []
+    for one in rows:
+        if isinstance(one, (str, os.PathLike)):
+            fragments = _row_groups(one)
+            length = sum(map(_length, fragments))
+            share = _read(fragments, *_bounds(rank, size, length))
+        else:
+            length, share = _share(one, rank, size)
+        found.append(share)
+        lengths.append(length)
+    if len(set(lengths)) > 1:
+        raise ValueError(f"what is sharded together must have as many rows, got {lengths}")
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _bounds(rank: int, size: int, rows: int) -> tuple[int, int]:
+    return rank * rows // size, (rank + 1) * rows // size
+
+
+def _share(rows: Any, rank: int, size: int) -> tuple[int, Any]:
+    """Return the number of rows, and this rank's."""
+    if hasattr(rows, "tocsr"):
+        rows = rows.tocsr()  # itself, if it is CSR
+    try:
+        length = rows.shape[0]
+    except (AttributeError, IndexError, TypeError):
+        raise TypeError(
+            f"rows must be an array, a sparse matrix, a table or the path of a Parquet file, "
+            f"got {checks.shown(rows)}"
+        ) from None
+    first, last = _bounds(rank, size, length)
+    return length, rows[first:last]
+
+
+def _row_groups(path: Path) -> list[Any]:
+    """Return the row groups of a Parquet file or directory, in order."""
+    dataset = needed("pyarrow.dataset", "table", "a shard of a Parquet file").dataset
+    files = sorted(dataset(os.fspath(path), format="parquet").get_fragments(), key=lambda one: one.path)
+    return [group for file in files for group in file.split_by_row_group()]
+
+
+def _length(group: Any) -> int:
+    rows: int = group.row_groups[0].num_rows  # count_rows() would give those of the whole file
+    return rows
+
+
+def _read(groups: list[Any], first: int, last: int) -> Any:
+    """Return rows [first, last) of row groups as a table; others than theirs are not read."""
+    from pyarrow import concat_tables
+
+    tables, at = [], 0
+    for group in groups:
+        count = _length(group)
+        start, stop = max(first - at, 0), min(last - at, count)
+        if start < stop:
+            tables.append(group.to_table().slice(start, stop - start))
+        at += count
+    return concat_tables(tables) if tables else groups[0].to_table().slice(0, 0)

@@ -1,0 +1,181 @@
+"""The steps that several ranks take together, in the place of a backend's (`fastmlp.training.loop.Steps`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.distributed.ranks import SeveralRanks
+from fastmlp.model.backend import Backend, Chunk, Data, Part
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.sparse import SparseRows, touched_by
+from fastmlp.model.state import TrainState
+
+Array = NDArray[Any]
+Places = NDArray[np.int64]
+
+
+class _Spread:
+    """What both ways have in common. now : the backend that computes on this rank; name : its"""
+
+    def __init__(self, backend: Backend, ranks: SeveralRanks) -> None:
+        self.now, self.name, self._ranks = backend, backend.name, ranks
+
+    def evaluate(self, network: Network, parameters: Array, data: Data) -> float:
+        """Return the loss over all ranks' rows; data has this rank's."""
+        own = data.weights.sum(dtype=np.float64, keepdims=True)
+        share = float(own[0] / self._ranks.total(own.copy())[0])
+        loss = np.array([share * self.now.evaluate(network, parameters, data) if share else 0.0])
+        return float(self._ranks.total(loss)[0])
+
+    def _own(self, visited: Places) -> tuple[Places, Places]:
+        """Return (rows, places): of visited rows of all ranks this rank's, and where they stand there."""
+        rows = visited - self._ranks.at
+        places = np.flatnonzero((rows >= 0) & (rows < self._ranks.counts[self._ranks.rank]))
+        return rows[places], places
+
+
+class SynchronousSteps(_Spread):
+    """Each rank forms the gradient of its rows of a batch; the sum is the batch's, and all take its step."""
+
+    def train_chunk(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        state: TrainState,
+        data: Data,
+        chunk: Chunk,
+        key: int,
+        threads: int | None,
+        losses: NDArray[np.float64],
+    ) -> TrainState:
+        """As a backend's; chunk has the rows of all ranks, data this rank's."""
+        own = network if self._ranks.first else replace(network, l1=0.0, l2=0.0)  # penalties count once
+        for s, (batch, part) in enumerate(self._parts(data, chunk)):
+            losses[s] = self.now.gradient(
+                own, state.parameters, batch, key, state.step, state.gradients, part, threads
+            )
+            self._ranks.total(state.gradients)
+            touched = None
+            if optimizer.rule.touched_only:
+                touched = self._ranks.total(touched_by(batch.inputs).astype(np.int32)) > 0
+            rate, bias_rate = chunk.rates[s].tolist()
+            state = self.now.update(network, optimizer, state, rate, bias_rate, touched)
+        self._ranks.total(losses)
+        return state
+
+    def _parts(self, data: Data, chunk: Chunk) -> Iterator[tuple[Data, Part]]:
+        """Yield, of each step's batch, this rank's rows; a row that weighs nothing where it has none."""
+        for start, stop, total in zip(chunk.starts, chunk.stops, chunk.totals.tolist(), strict=True):
+            rows, places = self._own(chunk.order[start:stop])
+            if not len(rows):
+                yield _idle(data), Part(np.zeros(1, np.int64), total)
+            elif rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+                yield data.take(slice(int(rows[0]), int(rows[-1]) + 1)), Part(places, total)
+            else:
+                yield data.take(rows), Part(places, total)
+
+
+def _idle(data: Data) -> Data:
+    """Return one row of zeros that weighs nothing, like the rows of data."""
+    inputs, targets, weights = (np.zeros((1, *array.shape[1:]), array.dtype) for array in data)
+    return Data(SparseRows.of(inputs) if isinstance(data.inputs, SparseRows) else inputs, targets, weights)
+
+
+class AveragedSteps(_Spread):
+    """Each rank takes steps by itself, on its rows of every batch; parameters and moments are averaged.
+
+    That is local SGD (Stich, "Local SGD converges fast and communicates little", 2019). Ranks count by the
+    weights of all of their rows. A rank that has no row in a batch takes no step then. Each has dropout masks
+    of its own.
+
+    per_epoch : steps to an epoch
+    """
+
+    def __init__(self, backend: Backend, ranks: SeveralRanks, per_epoch: int, weights: Array) -> None:
+        super().__init__(backend, ranks)
+        self._per_epoch = per_epoch
+        own = slice(ranks.at, ranks.at + int(ranks.counts[ranks.rank]))
+        self._share = float(weights[own].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
+
+    def train_chunk(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        state: TrainState,
+        data: Data,
+        chunk: Chunk,
+        key: int,
+        threads: int | None,
+        losses: NDArray[np.float64],
+    ) -> TrainState:
+        """As a backend's; chunk has the rows of all ranks within an epoch, data this rank's."""
+        own = self._part(data, chunk)
+        key = (key + self._ranks.rank * 0x9E3779B9) % 2**32
+        losses[...] = 0.0
+        for first, last in self._windows(own, state.step):
+            some = slice(first, last)
+            if own.starts[first] == own.stops[first]:
+                state = state._replace(step=state.step + last - first)
+            else:
+                taken = own.part(first, last)
+                state = self.now.train_chunk(
+                    network, optimizer, state, data, taken, key, threads, losses[some]
+                )
+            if self._averages_at(state.step):
+                self._average(optimizer, state)
+        losses *= np.divide(own.totals, chunk.totals, out=np.zeros_like(losses), where=chunk.totals > 0)
+        if not checks.finite(state.parameters):
+            losses[-1] = np.nan  # so that all ranks learn of it, and look for the step together
+        self._ranks.total(losses)
+        return state
+
+    def _part(self, data: Data, chunk: Chunk) -> Chunk:
+        """Return the chunk of this rank's rows, some steps of which may have none."""
+        rows, places = self._own(chunk.order[chunk.starts[0] : chunk.stops[-1]])
+        steps = len(chunk.starts)
+        step = np.repeat(np.arange(steps), chunk.stops - chunk.starts)[places]
+        counts = np.bincount(step, minlength=steps)
+        stops = np.cumsum(counts)
+        return chunk._replace(
+            order=rows,
+            starts=stops - counts,
+            stops=stops,
+            totals=np.bincount(step, data.weights[rows], steps).astype(np.float64, copy=False),
+            batch_size=int(min(chunk.batch_size, max(1, len(data.weights)))),
+        )
+
+    def _windows(self, own: Chunk, done: int) -> Iterator[tuple[int, int]]:
+        """Yield [first, last) of steps that end where an average is due, all with rows or all without."""
+        idle = own.starts == own.stops
+        first, steps = 0, len(own.starts)
+        for last in range(1, steps + 1):
+            if last == steps or idle[last] != idle[first] or self._averages_at(done + last):
+                yield first, last
+                first = last
+
+    def _averages_at(self, done: int) -> bool:
+        assert self._ranks.average_every is not None
+        within = done % self._per_epoch
+        return within == 0 or within % self._ranks.average_every == 0
+
+    def _average(self, optimizer: Optimizer, state: TrainState) -> None:
+        for array in (state.parameters, state.moments[: optimizer.moment_rows]):
+            if array.size:
+                array *= array.dtype.type(self._share)
+                self._ranks.total(array)
+
+
+def steps_of_all(
+    backend: Backend, ranks: SeveralRanks, per_epoch: int, data: Data
+) -> SynchronousSteps | AveragedSteps:
+    """Return how the ranks take steps. per_epoch : steps to an epoch; data : this rank's rows"""
+    if ranks.average_every is None:
+        return SynchronousSteps(backend, ranks)
+    return AveragedSteps(backend, ranks, per_epoch, ranks.weights(data))

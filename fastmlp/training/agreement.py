@@ -1,0 +1,49 @@
+"""Between two chunks the ranks of a training agree on whether it goes on, and show that they are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastmlp.distributed.ranks import SeveralRanks
+from fastmlp.system.interrupts import BY_SIGINT
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.checkpoint import Checkpoint
+
+
+class Agreement(Callback):
+    """Stops all ranks where one is asked to, by a callback or a signal; compares them after every epoch.
+
+    moment_rows : how many rows of the moments the optimiser uses
+    """
+
+    def __init__(self, ranks: SeveralRanks, moment_rows: int) -> None:
+        self._ranks, self._moment_rows = ranks, moment_rows
+
+    def on_train_begin(self, run: Run) -> None:
+        """Agree: another callback may have stopped already."""
+        self._agree(run)
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Raise RankError on all ranks if their parameters or moments are not the same bits."""
+        self._ranks.check_equal(run.parameters, run.moments[: self._moment_rows])
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Agree."""
+        self._agree(run)
+
+    def _agree(self, run: Run) -> None:
+        told = self._ranks.all_of((self._ranks.asked, run.stop_reason))
+        reasons = [reason for each in zip(*told, strict=True) for reason in each if reason is not None]
+        if reasons:  # a signal's before a callback's, and then that of the lowest rank
+            run.stop(reasons[0])
+            run.interrupted = reasons[0] == BY_SIGINT
+
+
+def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: int) -> list[Callback]:
+    """Return this rank's callbacks with an `Agreement`; rank 0 alone has those that write checkpoints.
+
+    They come last: what they write must be what all ranks have agreed on.
+    """
+    others = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
+    writing = [callback for callback in callbacks if isinstance(callback, Checkpoint) and ranks.first]
+    return [*others, Agreement(ranks, moment_rows), *writing]

@@ -1,0 +1,260 @@
+"""`fit` with a communicator: what `fastmlp.training.trainer` does, by several ranks that agree on it.
+
+Separate from that because every step of it may fail on one rank alone, and all must learn of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.backend.choice import choose, settled
+from fastmlp.backend.registry import calls_blas, get, is_exact, is_mixed
+from fastmlp.distributed.ranks import SeveralRanks
+from fastmlp.distributed.steps import steps_of_all
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.backend import Data
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
+from fastmlp.model.pieces import Piece
+from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.state import Snapshot, TrainState, initial_state
+from fastmlp.system.budget import found_blas_threads
+from fastmlp.system.interrupts import Interrupted
+from fastmlp.training import checkpoint
+from fastmlp.training.agreement import agreeing
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.checkpoint import Checkpoint, described
+from fastmlp.training.data import checked_weights, clean_inputs, clean_targets, scaled_weights
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.loop import Plan, Result, Training, train, with_state
+from fastmlp.training.model import Model
+from fastmlp.training.sparse_data import inputs_of_steps
+from fastmlp.training.start import IndependentOrders, Streams, initial_parameters
+
+Array = NDArray[Any]
+
+
+class Together(Training):
+    """A training under way on one of several ranks."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: TrainState,
+        callbacks: Sequence[Callback],
+        resumed: Snapshot | None,
+        ranks: SeveralRanks,
+    ) -> None:
+        super().__init__(plan, state, callbacks, resumed)
+        self._ranks = ranks
+        self.stop, self.heed = ranks.ask, _at_once  # no rank leaves the others in what they do together
+
+    def steps_now(self, total: int) -> int:
+        """Return how many steps the next chunk takes, on all ranks."""
+        return self._ranks.steps(super().steps_now(total), self.run.step, self.batches.per_epoch)
+
+    def _evaluate(self, parameters: Array, data: Data) -> float:
+        return self.plan.backend.evaluate(self.plan.network, parameters, data)
+
+
+def _at_once(run: Run, rows: int, call: Callable[[], Result]) -> Result:
+    return call()
+
+
+def fit_together(
+    network: Network,
+    X: Any,
+    y: Any,
+    ranks: SeveralRanks,
+    optimizer: Optimizer | None,
+    epochs: int,
+    batch_size: int | None,
+    shuffle: bool,
+    window: int | None,
+    seed: int | None,
+    initial: Any,
+    sample_weight: Any,
+    validation: Any,
+    callbacks: Iterable[Callback],
+    progress: bool | None,
+    backend: str,
+    threads: int | None,
+    dtype: Any,
+    resume: Any,
+    check_callbacks: Callable[[Iterable[Callback], bool | None], list[Callback]],
+) -> Model:
+    """As `fastmlp.fit`, on this rank's rows."""
+    with ranks.failing_together(DivergenceError, Interrupted):
+        with ranks.alike():
+            checks.instance("network", network, Network, "a Network")
+            optimizer = Adam() if optimizer is None else optimizer
+            check_optimizer("optimizer", optimizer)
+            optimizer.check_layers(len(network.sizes) - 1)
+            epochs = checks.whole("epochs", epochs, 0)
+            batch_size = None if batch_size is None else checks.whole("batch_size", batch_size, 1)
+            shuffle = checks.flag("shuffle", shuffle)
+            threads = None if threads is None else checks.whole("threads", threads, 1)
+            seed = None if seed is None else checks.whole("seed", seed, 0)
+            if y is None or window is not None:
+                raise TypeError("with a communicator X and y are arrays, of which each process has its rows")
+            callbacks = check_callbacks(callbacks, progress if ranks.first else False)
+            file = None
+            if resume is not None and ranks.first:
+                pieces = [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
+                file = checkpoint.read_training(resume, pieces)
+        file = ranks.of_first(file)
+        ranks.check_same(
+            network=described(network), optimizer=described(optimizer), epochs=epochs, batch_size=batch_size,
+            shuffle=shuffle, seed=seed, backend=backend, dtype=None if dtype is None else str(dtype),
+            validation=validation if isinstance(validation, Real) else type(validation).__name__,
+            average_every=ranks.average_every,
+        )  # fmt: skip
+        callbacks = agreeing(callbacks, ranks, optimizer.moment_rows)
+        if seed is None:
+            seed = ranks.of_first(file.seed if file else int.from_bytes(os.urandom(16), "little"))
+        threads = ranks.threads(threads)
+        streams = Streams(seed)
+        goes_on = file is not None and is_exact(file.backend)
+        mixed = is_bfloat16(dtype) or (file is not None and backend == "auto" and is_mixed(file.backend))
+        backend = file.backend if file and backend == "auto" and not goes_on else backend
+
+        data = _cleaned(network, X, y, sample_weight, np.float32 if mixed else dtype, ranks)
+        dtype = data.weights.dtype
+        ranks.check_same(dtype=dtype.name)
+        data, held_out = _split(network, data, validation, streams, ranks)
+        rows = ranks.place(len(data.weights))
+        batch_size = rows if batch_size is None else min(batch_size, rows)
+        per_epoch, own_rows = -(-rows // batch_size), -(-batch_size // ranks.size)
+        with ranks.alike():
+            one = choose(
+                backend, network, optimizer, own_rows, dtype, threads, epochs * per_epoch, goes_on, mixed
+            )
+            parameters = initial_parameters(network, initial, dtype, streams)
+        ranks.communicator.broadcast(parameters)
+        chosen = get(ranks.of_first(settled(one).name))
+
+        setting: dict[str, Any] = {}
+        # A BLAS sums in another order on another number of threads.
+        held_blas_threads = file.blas_threads if file else None
+        with ranks.alike():
+            if file and not file.by_rows:
+                raise CheckpointError(
+                    f"{resume!r} is of a training without a communicator, which one process can resume"
+                )
+            if file and held_blas_threads and calls_blas(chosen.name):
+                checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
+        if file or any(ranks.all_of(any(isinstance(callback, Checkpoint) for callback in callbacks))):
+            setting = checkpoint.setting(
+                network, optimizer, chosen.name, parameters, data, held_out, batch_size, shuffle, seed,
+                held_blas_threads or found_blas_threads(threads), ranks, by_rows=True,
+            )  # fmt: skip
+        with ranks.alike():
+            if file:
+                names = [type(callback).__name__ for callback in with_state(callbacks)]
+                checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
+        taken = data.inputs
+        if len(taken):
+            taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
+        orders = IndependentOrders(np.random.default_rng(streams.order))
+        plan = Plan(
+            network=network,
+            optimizer=optimizer,
+            backend=steps_of_all(chosen, ranks, per_epoch, data),
+            data=data._replace(inputs=taken),
+            held_out=held_out,
+            epochs=epochs,
+            batch_size=batch_size,
+            orders=orders if shuffle and batch_size < rows else None,
+            dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+            threads=threads,
+            stays_finite=True,
+            setting=setting,
+            blas_threads=held_blas_threads,
+            weights=ranks.weights(data),
+        )
+        begin = functools.partial(Together, ranks=ranks)
+        run = train(plan, initial_state(parameters), callbacks, file.snapshot if file else None, begin)
+        ranks.check_equal(parameters)  # callbacks may change them at the very end
+        model = Model(network, parameters, run.history, chosen, run.stop_reason)
+        if run.interrupted:
+            raise Interrupted(model)
+        return model
+
+
+def _cleaned(
+    network: Network, X: Any, y: Any, sample_weight: Any, dtype: Any, ranks: SeveralRanks, what: str = ""
+) -> Data:
+    """Return this rank's rows, clean; what : comes before the names of the arguments in an error"""
+    with ranks.alike():
+        X, y, sample_weight = _arrays(network, X, y, sample_weight)
+        inputs = clean_inputs(f"{what}X", X, network.sizes[0], dtype, network.input_scale, least=0)
+        rows = inputs.shape[0]
+        targets = clean_targets(f"{what}y", y, network, rows, inputs.dtype)
+        weights = np.ones(rows, inputs.dtype)
+        if sample_weight is not None:
+            weights = checked_weights(f"{what}sample_weight", sample_weight, rows, inputs.dtype)
+    told = ranks.all_of((rows, 1.0 if sample_weight is None else float(weights.max(initial=0.0))))
+    with ranks.alike():
+        if not any(rows for rows, _ in told):
+            raise ValueError(f"{what}X must hold at least 1 row, got 0 on all ranks")
+        scaled = scaled_weights(f"{what}sample_weight", weights, max(largest for _, largest in told))
+    return Data(inputs, targets, scaled)
+
+
+def _arrays(network: Network, X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
+    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are."""
+    arrow = sys.modules.get("pyarrow")
+    if arrow is None or not isinstance(X, arrow.Table):
+        return X, y, weights
+    from fastmlp.training.sources.arrow import arrow_source
+
+    blocks = [*arrow_source("X", X, y, weights)]
+    if not blocks:
+        return np.empty((0, network.sizes[0])), np.empty(0), None if weights is None else np.empty(0)
+    parts = [np.concatenate(part) for part in zip(*blocks, strict=True)]
+    return parts[0], parts[1], None if weights is None else parts[2]
+
+
+def _split(
+    network: Network, data: Data, validation: Any, streams: Streams, ranks: SeveralRanks
+) -> tuple[Data, Data | None]:
+    """Return this rank's rows to train on, and its rows held out, if any are."""
+    if validation is None:
+        return data, None
+    if isinstance(validation, (tuple, list)):
+        with ranks.alike():
+            if len(validation) not in (2, 3):
+                raise ValueError(
+                    f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts"
+                )
+        X, y, *rest = validation
+        weights = rest[0] if rest else None
+        return data, _cleaned(network, X, y, weights, data.inputs.dtype, ranks, "validation ")
+    rows = ranks.place(len(data.weights))
+    with ranks.alike():
+        if not isinstance(validation, Real):
+            raise TypeError(
+                "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
+                f"got {checks.shown(validation)}"
+            )
+        share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+        held = round(share * rows)
+        if not 0 < held < rows:
+            raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
+    order = np.random.default_rng(streams.split).permutation(rows)
+    train_rows, held_rows = ranks.own(np.sort(order[held:])), ranks.own(np.sort(order[:held]))
+    weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
+    with ranks.alike():
+        for what, found in zip(("training", "validation"), weighed, strict=True):
+            if not found:
+                raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
+    return data.take(train_rows), data.take(held_rows)

@@ -1,0 +1,111 @@
+"""What the processes of mpiexec run, for tests/test_mpi.py: `python mpi_jobs.py JOB ARGUMENT..`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from mpi4py import MPI
+
+import fastmlp
+
+WORLD = MPI.COMM_WORLD
+
+rng = np.random.default_rng(0)
+X = rng.random((203, 6))
+Y = (X.sum(axis=1) > 3).astype(float)
+WEIGHTS = rng.random(203)
+NETWORK = fastmlp.Network([6, 8, 5, 1], output="sigmoid", loss="binary_cross_entropy", dropout=0.3, l2=1e-3)
+SETTINGS = {
+    "optimizer": fastmlp.Adam(1e-2, clip_norm=1.0), "epochs": 2, "batch_size": 40, "seed": 0,
+    "validation": 0.2, "backend": "reference", "threads": 1, "progress": False,
+}  # fmt: skip
+
+
+def trained(group, **changes):
+    """The training of a group of processes, each with its share of the rows."""
+    X_own, y_own, weights = fastmlp.shard(group, X, Y, WEIGHTS)
+    settings = {**SETTINGS, "sample_weight": weights, "communicator": group, **changes}
+    return fastmlp.fit(NETWORK, X_own, y_own, **settings)
+
+
+def told(model):
+    return {"parameters": model.parameters.tolist(), "stop_reason": model.stop_reason, **model.history}
+
+
+def sizes(folder):
+    """Train in groups of 1 to 4 of 4 processes; each process writes what it came to."""
+    found = {}
+    for size in (1, 2, 3, 4):
+        group = WORLD.Split(WORLD.rank < size, WORLD.rank)
+        if WORLD.rank < size:
+            found[size] = told(trained(group))
+    found["again"] = told(trained(WORLD))
+    path = os.path.join(folder, "training.npz")
+    pair = WORLD.Split(WORLD.rank < 2, WORLD.rank)
+    if WORLD.rank < 2:
+        trained(pair, epochs=1, callbacks=[fastmlp.Checkpoint(path)])
+    WORLD.Barrier()
+    found["resumed"] = told(trained(WORLD, resume=path))
+    averaged = fastmlp.DataParallel(WORLD, average_every=2)
+    found["averaged"] = told(trained(WORLD, communicator=averaged))
+    limit = [fastmlp.TimeLimit(0.2 if WORLD.rank == 2 else 1e6)]
+    found["limited"] = told(trained(WORLD, epochs=10**6, callbacks=limit))
+    Path(folder, f"{WORLD.rank}.json").write_text(json.dumps(found))
+
+
+class Failing(fastmlp.Callback):
+    """Lets something happen to one process when the third epoch has ended."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def on_epoch_end(self, run):
+        if run.epoch != 3 or WORLD.rank != 1:
+            return
+        match self.what:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "stall":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            case "raise":
+                raise OSError("the disk is gone")
+            case "exit":
+                raise SystemExit(3)
+            case "interrupt":
+                os.kill(os.getpid(), signal.SIGINT)
+
+
+def fail(what, path):
+    """Train until something happens to rank 1."""
+    rows = np.full_like(X, 1e308) if what == "nan" and WORLD.rank == 1 else X
+    callbacks = [Failing(what), fastmlp.Checkpoint(path)]
+    communicator = fastmlp.DataParallel(WORLD, timeout=2)
+    settings = {**SETTINGS, "epochs": 10**6, "callbacks": callbacks, "communicator": communicator}
+    fastmlp.fit(NETWORK, rows, Y, **settings)
+
+
+def wait(path):
+    """Train until the processes are interrupted; say on which epoch all have stopped."""
+    ready = Path(path)
+
+    class Ready(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            if run.epoch == 2 and WORLD.rank == 0:
+                ready.touch()
+            time.sleep(0.01)
+
+    try:
+        trained(WORLD, epochs=10**6, callbacks=[Ready()])
+    except fastmlp.Interrupted as interrupted:
+        print(f"rank {WORLD.rank} {len(interrupted.model.history['loss'])}", flush=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    {"sizes": sizes, "fail": fail, "wait": wait}[sys.argv[1]](*sys.argv[2:])

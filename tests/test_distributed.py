@@ -1,0 +1,434 @@
+"""Trainings by several ranks are those of one, up to rounding; the ranks are threads here (`in_threads`)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+from in_threads import ranks, trained
+from selection import crossed
+
+import fastmlp
+from fastmlp.backend import registry
+from fastmlp.distributed.data_parallel import DataParallel
+from fastmlp.distributed.fingerprints import fingerprint_by_rows
+from fastmlp.distributed.ranks import ALONE, RankError, SeveralRanks
+from fastmlp.model.backend import Data, Part
+from fastmlp.model.sparse import SparseRows
+from fastmlp.model.state import initial_state
+from fastmlp.training import loop
+
+EPS = np.finfo(np.float64).eps
+ROWS, EPOCHS = 101, 3
+
+rng = np.random.default_rng(0)
+X = rng.random((ROWS, 6)) * (rng.random((ROWS, 6)) < 0.5)
+Y = (X.sum(axis=1) > 1.5).astype(float)
+WEIGHTS = rng.random(ROWS) * 7
+WEIGHTS[:30] /= 99  # so that the largest of a rank's may not be the largest of all
+CSR = scipy.sparse.csr_array(X)
+
+SIZES = [6, 8, 5, 1]
+LOSS = {"output": "sigmoid", "loss": "binary_cross_entropy"}
+PLAIN = fastmlp.Network(SIZES, **LOSS)
+
+CASES = {
+    "plain": {},
+    "dropout, penalties and clipping": {
+        "network": fastmlp.Network(SIZES, **LOSS, dropout=0.3, l1=1e-3, l2=1e-2),
+        "optimizer": fastmlp.SGD(0.1, 0.9, clip_norm=0.1),
+    },
+    "weights, and a share held out": {"sample_weight": WEIGHTS, "validation": 0.3},
+    "penalties shared by the batch": {
+        "network": fastmlp.Network(SIZES, **LOSS, l2=1e-2, convention="sklearn"),
+        "batch_size": 40,
+    },
+    "one batch": {"batch_size": None, "epochs": 9},
+    "in order": {"shuffle": False},
+    "schedules": {"optimizer": fastmlp.Adam(fastmlp.StepDecay(1e-2, 2, 0.5), layer_rates=(0, 1, 2))},
+    "sparse": {"X": CSR, "optimizer": fastmlp.SparseAdam(1e-2)},
+    "mostly zeros": {"optimizer": fastmlp.SparseAdam(1e-2)},
+    "small batches": {"batch_size": 4, "epochs": 2},
+}
+
+CUTS = {2: [60], 3: [0, 101], 4: [10, 11, 70]}
+"""By size, where one rank's rows end: ragged ones, and ranks that have none."""
+
+
+def settings_of(case):
+    given = {"network": PLAIN, "X": X, "optimizer": fastmlp.Adam(1e-2), "epochs": EPOCHS, "batch_size": 16}
+    return {**given, "seed": 3, "backend": "reference", "threads": 1, **case}
+
+
+def fitted(settings, communicator=None, cuts=()):
+    """The training on this rank's rows; on all without a communicator."""
+    settings = {**settings, "y": Y}
+    if communicator is not None:
+        rank = communicator.communicator.rank if isinstance(communicator, DataParallel) else communicator.rank
+        bounds = [0, *cuts, ROWS]
+        own = slice(bounds[rank], bounds[rank + 1])
+        settings |= {name: settings[name][own] for name in ("X", "y", "sample_weight") if name in settings}
+    return fastmlp.fit(**settings, progress=False, communicator=communicator)
+
+
+def assert_close(found, wanted, settings):
+    """Equal but for the order of sums: some eps a step, of numbers of order 1.
+
+    Adam divides a gradient by its size; where a sum cancels to a hundredth that is a hundred eps.
+    """
+    steps = len(wanted.history["loss"]) * -(-ROWS // (settings["batch_size"] or ROWS))
+    tolerance = 100 * EPS * steps
+    np.testing.assert_allclose(found.parameters, wanted.parameters, rtol=0, atol=tolerance)
+    assert found.history.keys() == wanted.history.keys()
+    for name, values in wanted.history.items():
+        np.testing.assert_allclose(found.history[name], values, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_several_ranks_train_as_one_does(name):
+    settings = settings_of(CASES[name])
+    wanted = fitted(settings)
+    for size, cuts in CUTS.items():
+        assert_close(trained(size, lambda one, cuts=cuts: fitted(settings, one, cuts)), wanted, settings)
+
+
+@pytest.mark.parametrize("name", ["dropout, penalties and clipping", "sparse"])
+def test_compiled_backends_do_too(name):
+    settings = settings_of(CASES[name]) | {"backend": "fused"}
+    assert_close(trained(3, lambda one: fitted(settings, one, [34, 68])), fitted(settings), settings)
+
+
+def test_the_dtype_and_the_backend_that_auto_takes_are_those_of_all():
+    settings = settings_of({"X": X.astype(np.float32), "backend": "auto"})
+    models = ranks(2, lambda one: fitted(settings, one, [60]))
+    assert {(model.backend, model.parameters.dtype.name) for model in models} == {("fused", "float32")}
+    np.testing.assert_array_equal(models[0].parameters, models[1].parameters)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_one_rank_has_the_bits_of_no_communicator(backend):
+    settings = settings_of(CASES["dropout, penalties and clipping"]) | {"backend": backend}
+    one, none = trained(1, lambda one: fitted(settings, one)), fitted(settings)
+    np.testing.assert_array_equal(one.parameters, none.parameters)
+    assert one.history == none.history
+
+
+def test_repeats_have_the_same_bits():
+    settings = settings_of(CASES["weights, and a share held out"])
+    first, again = (trained(3, lambda one: fitted(settings, one, [34, 68])) for _ in range(2))
+    np.testing.assert_array_equal(first.parameters, again.parameters)
+    assert first.history == again.history
+
+
+# --- a part of a batch -------------------------------------------------------------------------------------
+
+
+@crossed(backend=registry.backends(), inputs=["dense", "sparse"])
+def test_the_gradients_of_parts_add_up_to_the_batch_s(backend, inputs):
+    network = fastmlp.Network([6, 9, 2], dropout=0.4, l2=0.1)
+    bare = fastmlp.Network([6, 9, 2], dropout=0.4)
+    parameters = rng.standard_normal(6 * 9 + 9 + 9 * 2 + 2)
+    data = Data(SparseRows.of(X) if inputs == "sparse" else X, rng.random((ROWS, 2)), WEIGHTS)
+    compute, total = registry.get(backend).gradient, float(WEIGHTS.sum())
+    whole, summed = np.empty_like(parameters), np.zeros_like(parameters)
+    objective = compute(network, parameters, data, 5, 7, whole)
+    for own, places in enumerate((np.arange(0, ROWS, 3), np.delete(np.arange(ROWS), np.s_[::3]))):
+        share = np.empty_like(parameters)
+        part = Part(places, total)
+        objective -= compute([network, bare][own], parameters, data.take(places), 5, 7, share, part)
+        summed += share
+    np.testing.assert_allclose(summed, whole, rtol=0, atol=ROWS * EPS * np.abs(whole).max())
+    assert abs(objective) < 10 * ROWS * EPS
+
+
+def test_a_gradient_has_the_same_bits_on_two_threads():
+    # enough rows and work for two
+    network = fastmlp.Network([64, 128, 8], dropout=0.2)
+    rows = rng.standard_normal((256, 64))
+    data = Data(rows, rows[:, :8].copy(), np.ones(256))
+    state = initial_state(rng.standard_normal(64 * 128 + 128 + 128 * 8 + 8) / 8)
+    found = [np.empty_like(state.parameters) for _ in range(2)]
+    for threads, out in enumerate(found, 1):
+        registry.get("fused").gradient(network, state.parameters, data, 1, 2, out, threads=threads)
+    np.testing.assert_array_equal(*found)
+
+
+# --- averages every k steps --------------------------------------------------------------------------------
+
+
+def averaged(settings, every, cuts=(34, 68)):
+    return trained(3, lambda one: fitted(settings, DataParallel(one, average_every=every), cuts))
+
+
+def test_an_average_after_every_step_of_all_rows_is_the_synchronous_step():
+    # the mean of p - rate * v over ranks is that of one v, for an optimiser that is linear in gradients
+    settings = settings_of({"batch_size": None, "epochs": 9, "optimizer": fastmlp.SGD(0.1, 0.9)})
+    settings["sample_weight"] = WEIGHTS
+    assert_close(averaged(settings, 1), fitted(settings), settings)
+
+
+@pytest.mark.parametrize("cuts", [(34, 68), (0, 99)], ids=["alike", "ragged"])
+def test_averages_every_few_steps_train(cuts):
+    settings = settings_of({"optimizer": fastmlp.Adam(2e-2), "epochs": 12, "batch_size": 8})
+    found, alone = averaged(settings, 5, cuts), fitted(settings)
+    assert found.history["loss"][-1] < (alone.history["loss"][0] + alone.history["loss"][-1]) / 2
+    assert not np.array_equal(found.parameters, averaged(settings, 4, cuts).parameters)
+
+
+class Seeing(fastmlp.Callback):
+    """Keeps what a rank's callbacks see after every chunk."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_chunk_end(self, run):
+        self.seen.append(run.parameters.tobytes())
+
+
+def test_nobody_sees_parameters_between_two_averages(monkeypatch):
+    settings = settings_of(CASES["dropout, penalties and clipping"]) | {"batch_size": 8}
+    wanted = averaged(settings, 3)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 0.0)  # as few steps as may be
+    seeing = [Seeing() for _ in range(3)]
+
+    def job(one):
+        spread = DataParallel(one, average_every=3)
+        return fitted({**settings, "callbacks": [seeing[one.rank]]}, spread, [34, 68])
+
+    np.testing.assert_array_equal(trained(3, job).parameters, wanted.parameters)
+    assert len(seeing[0].seen) == EPOCHS * 5  # of 13 steps, after 3, 6, 9, 12 and 13
+    assert seeing[0].seen == seeing[1].seen == seeing[2].seen
+
+
+# --- what all ranks decide together ------------------------------------------------------------------------
+
+
+class Stopping(fastmlp.Callback):
+    """Stops one rank's training, after an epoch or a chunk."""
+
+    def __init__(self, rank, when):
+        self.rank, self.when = rank, when
+
+    def _stop(self, run):
+        if run.epoch >= 2 and self.rank == 1:
+            run.stop(f"rank {self.rank} has enough")
+
+    def on_train_begin(self, run):
+        if self.when == "begin" and self.rank == 1:
+            run.stop("rank 1 has enough")
+
+    def on_epoch_end(self, run):
+        if self.when == "epoch":
+            self._stop(run)
+
+    def on_chunk_end(self, run):
+        if self.when == "chunk":
+            self._stop(run)
+
+
+@pytest.mark.parametrize("when", ["begin", "epoch", "chunk"])
+def test_all_ranks_stop_where_a_callback_of_one_stops(when, tmp_path):
+    settings, path = settings_of({"epochs": 20}), tmp_path / "training.npz"
+
+    def job(one):
+        callbacks = [fastmlp.Checkpoint(path, every=100), Stopping(one.rank, when)]
+        return fitted({**settings, "callbacks": callbacks}, one, [30, 60])
+
+    models = ranks(3, job)
+    assert {model.stop_reason for model in models} == {"rank 1 has enough"}
+    assert {len(model.history["loss"]) for model in models} == {0 if when == "begin" else 2}
+    if when != "begin":  # rank 0 writes where another rank stops all
+        np.testing.assert_array_equal(fastmlp.load(path).parameters, models[0].parameters)
+
+
+class Raising(fastmlp.Callback):
+    """Fails on one rank, when the second epoch has ended."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on_chunk_end(self, run):
+        if self.rank == 1 and run.epoch == 2:
+            raise OSError("the disk is gone")
+
+
+def test_no_checkpoint_is_written_of_a_chunk_in_which_another_rank_fails(tmp_path):
+    path = tmp_path / "training.npz"
+
+    def job(one):
+        return fitted(settings_of({"callbacks": [Raising(one.rank), fastmlp.Checkpoint(path)]}), one, [50])
+
+    _, error = ranks(2, job)
+    assert isinstance(error, OSError)
+    assert len(fastmlp.load(path).history["loss"]) == 1
+
+
+def test_early_stopping_decides_and_restores_alike():
+    def settings():
+        return settings_of({"epochs": 60, "validation": 0.3, "optimizer": fastmlp.Adam(0.05)}) | {
+            "callbacks": [fastmlp.EarlyStopping(3)]
+        }
+
+    wanted = fitted(settings())
+    assert wanted.stop_reason is not None
+    for model in ranks(2, lambda one: fitted(settings(), one, [60])):
+        assert model.stop_reason == wanted.stop_reason
+        assert_close(model, wanted, settings())
+
+
+def test_validation_rows_may_be_spread_over_ranks_too():
+    settings = settings_of({})
+    own = {0: slice(0, 0), 1: slice(0, 80), 2: slice(80, ROWS)}
+
+    def job(one):
+        rows = own[one.rank]
+        return fitted({**settings, "validation": (X[rows], Y[rows], WEIGHTS[rows])}, one, [34, 68])
+
+    assert_close(trained(3, job), fitted({**settings, "validation": (X, Y, WEIGHTS)}), settings)
+
+
+# --- what they must have in common -------------------------------------------------------------------------
+
+
+class Meddling(fastmlp.Callback):
+    """Changes what one rank has."""
+
+    def __init__(self, rank, at_the_end=False):
+        self.rank, self.at_the_end = rank, at_the_end
+
+    def on_epoch_end(self, run):
+        if self.rank == 1 and run.epoch == 2 and not self.at_the_end:
+            run.parameters[0] = np.nextafter(run.parameters[0], 9)
+
+    def on_train_end(self, run):
+        if self.rank == 1 and self.at_the_end:
+            run.parameters[0] = np.nextafter(run.parameters[0], 9)
+
+
+@pytest.mark.parametrize("at_the_end", [False, True])
+def test_a_rank_with_other_bits_is_found(at_the_end, tmp_path):
+    path = tmp_path / "training.npz"
+
+    def job(one):
+        callbacks = [Meddling(one.rank, at_the_end), fastmlp.Checkpoint(path)]
+        return fitted(settings_of({"callbacks": callbacks}), one, [30, 60])
+
+    for error in ranks(3, job):
+        assert isinstance(error, RankError)
+        assert str(error).startswith("the parameters of rank 1 are not those of rank 0")
+    assert len(fastmlp.load(path).history["loss"]) == (EPOCHS if at_the_end else 1)  # none of that epoch
+
+
+MISTAKES = {
+    "a number that is none": ({"y": np.full(ROWS, np.nan)}, "rank 1 of 2 has failed: ValueError: y must be"),
+    "an unknown backend": ({"backend": "fussed"}, "all ranks must have the same backend, got 'reference' on"),
+    "another learning rate": ({"optimizer": fastmlp.Adam(2e-2)}, "all ranks must have the same optimizer"),
+    "another seed": ({"seed": 4}, "all ranks must have the same seed, got 3 on rank 0, 4 on rank 1"),
+    "another dtype": ({"X": X.astype("f")}, "all ranks must have the same dtype, got 'float64' on rank 0"),
+    "validation": ({"validation": 0.2}, "all ranks must have the same validation, got 'NoneType' on rank 0"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_on_one_rank_is_told_on_all(mistake):
+    change, message = MISTAKES[mistake]
+
+    def job(one):
+        settings = {**settings_of({}), "y": Y, "progress": False, "communicator": one}
+        return fastmlp.fit(**settings | (change if one.rank == 1 else {}))
+
+    first, second = ranks(2, job)
+    assert isinstance(first, RankError)
+    assert str(first).startswith(message)
+    assert isinstance(second, (RankError, ValueError))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": X[:0], "y": Y[:0]}, "X must hold at least 1 row, got 0 on all ranks"),
+        ({"sample_weight": np.zeros(ROWS)}, "sample_weight must not be all zero"),
+        ({"validation": 0.001}, "validation=0.001 of 202 rows leaves none"),
+    ],
+)
+def test_a_mistake_of_all_ranks_is_told_as_without_them(change, message):
+    settings = {**settings_of({}), "y": Y, "progress": False, **change}
+    for error in ranks(2, lambda one: fastmlp.fit(**settings, communicator=one)):
+        assert isinstance(error, ValueError)
+        assert str(error).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "make"),
+    [
+        (TypeError, "communicator must be one of mpi4py's", lambda one: 7),
+        (TypeError, "communicator must be one of mpi4py's", lambda one: DataParallel(None)),
+        (ValueError, "average_every must be at least 1", lambda one: DataParallel(one, average_every=0)),
+        (ValueError, "timeout must be above 0", lambda one: DataParallel(one, timeout=0)),
+    ],
+)
+def test_what_is_no_communicator_is_refused(error, message, make):
+    (found,) = ranks(1, lambda one: fastmlp.fit(**settings_of({}), y=Y, communicator=make(one)))
+    assert isinstance(found, error)
+    assert str(found).startswith(message)
+
+
+# --- checkpoints -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("then", "now"), [(3, 2), (2, 1), (1, 3)])
+def test_a_checkpoint_of_rank_0_resumes_at_another_size(then, now, tmp_path):
+    path = tmp_path / "training.npz"
+    settings = settings_of(CASES["weights, and a share held out"])
+    cuts = {1: [], 2: [50], 3: [0, 40]}
+
+    def begin(one):
+        return fitted({**settings, "epochs": 2, "callbacks": [fastmlp.Checkpoint(path)]}, one, cuts[then])
+
+    def go_on(one):
+        return fitted({**settings, "resume": path if one.rank == 0 else "not there"}, one, cuts[now])
+
+    trained(then, begin)
+    assert_close(trained(now, go_on), fitted(settings), settings)
+    if then > 1:
+        assert_close(fitted({**settings, "resume": path}), fitted(settings), settings)
+    other = {**settings, "sample_weight": WEIGHTS[::-1].copy(), "resume": path}
+    with pytest.raises(fastmlp.CheckpointError, match=r"of another training; these differ: .*data"):
+        trained(now, lambda one: fitted(other, one, cuts[now]))
+
+
+def test_the_checkpoint_of_a_training_without_communicator_is_one_process_s(tmp_path):
+    path = tmp_path / "training.npz"
+    settings = settings_of({"resume": path})
+    fitted({**settings_of({}), "epochs": 2, "callbacks": [fastmlp.Checkpoint(path)]})
+    for error in ranks(2, lambda one: fitted(settings, one, [50])):
+        assert isinstance(error, fastmlp.CheckpointError)
+        assert "without a communicator" in str(error)
+    np.testing.assert_array_equal(
+        trained(1, lambda one: fitted(settings, one)).parameters, fitted(settings_of({})).parameters
+    )
+
+
+def test_a_fingerprint_goes_by_rows_and_their_places_and_not_by_ranks():
+    data = Data(X, Y[:, None], WEIGHTS)
+    wanted = fingerprint_by_rows(ALONE, data)
+
+    def of_ranks(data, *cuts):
+        bounds = [0, *cuts, ROWS]
+
+        def job(one):
+            own = slice(bounds[one.rank], bounds[one.rank + 1])
+            return fingerprint_by_rows(SeveralRanks(one, None), data.take(own))
+
+        return trained(len(bounds) - 1, job)
+
+    assert of_ranks(data, 40) == of_ranks(data, 0, 100) == wanted
+    assert of_ranks(data._replace(inputs=SparseRows.of(X)), 13) == wanted
+    swapped = np.arange(ROWS)
+    swapped[[3, 4]] = 4, 3
+    changed = [data.take(swapped)]
+    for name in ("targets", "weights"):
+        array = getattr(data, name).copy()
+        array.flat[-1] = np.nextafter(array.flat[-1], 9)
+        changed.append(data._replace(**{name: array}))
+    assert len({wanted, *(of_ranks(one, 40) for one in changed)}) == 4

@@ -1,0 +1,172 @@
+"""Trainings over MPI in processes of mpiexec: what they come to, and how they fail together."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sklearn.datasets
+
+import fastmlp
+
+MPIEXEC = shutil.which(
+    "mpiexec", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+)
+
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed"),
+    pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec; pip install mpich"),
+]
+
+JOBS = Path(__file__).parent / "mpi_jobs.py"
+
+WATCHDOG = 120
+"""Seconds after which a job is taken for hung; on a machine that is busy starting Python takes seconds."""
+
+
+def started(size, *command):
+    return subprocess.Popen(
+        [MPIEXEC, "-n", str(size), sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+
+
+def ended(job):
+    """Its exit code, output and errors; whatever hangs is killed."""
+    with job:
+        try:
+            output, errors = job.communicate(timeout=WATCHDOG)
+        finally:
+            if job.poll() is None:
+                os.killpg(job.pid, signal.SIGKILL)
+    return job.returncode, output, errors
+
+
+def run(size, *command):
+    return ended(started(size, *command))
+
+
+def test_processes_come_to_what_one_comes_to(tmp_path):
+    code, _, errors = run(4, JOBS, "sizes", tmp_path)
+    assert code == 0, errors
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(4)]
+    eps = np.finfo(float).eps
+    first = found[0]
+    for rank, own in enumerate(found):
+        for name, value in own.items():
+            assert value == first[name], f"rank {rank}, {name}"  # the same bits on all processes
+    assert first["again"] == first["4"]  # and in all runs
+    for name in ("2", "3", "4", "resumed"):
+        for what in ("parameters", "loss", "validation_loss"):
+            # 10 steps, of Adam: see `assert_close` of tests/test_distributed.py
+            np.testing.assert_allclose(first[name][what], first["1"][what], rtol=0, atol=10 * 100 * eps)
+    assert first["averaged"]["parameters"] != first["4"]["parameters"]
+    assert first["limited"]["stop_reason"] == "time limit of 0.2 s reached"
+
+
+FAILURES = {
+    "raise": (1, "OSError: the disk is gone\nfastmlp: rank 1 of 2 has failed, and so all are ended"),
+    "stall": (1, "fastmlp: rank 0 of 2 has waited 2 s for the others"),
+    "kill": (9, "KILLED"),
+    "exit": (1, "SystemExit: 3\nfastmlp: rank 1 of 2 has failed, and so all are ended"),
+    "nan": (1, "DivergenceError: training diverged in epoch 1, after 0 updates"),
+    "interrupt": (1, "Interrupted: training was interrupted"),
+}
+"""By what happens to one of two processes: the exit code of all, and what stderr says."""
+
+
+@pytest.mark.parametrize(
+    "what",
+    [what if what in ("raise", "stall") else pytest.param(what, marks=pytest.mark.slow) for what in FAILURES],
+)
+def test_what_happens_to_one_process_ends_all(what, tmp_path, told):
+    path = tmp_path / "training.npz"
+    began = time.monotonic()
+    code, output, errors = run(2, JOBS, "fail", what, path)
+    told(f"{what}: {time.monotonic() - began:.1f} s from the start to the end of all")
+    wanted, message = FAILURES[what]
+    assert code == wanted, errors
+    assert message.upper() in (errors + output).upper()
+    if what == "nan":
+        assert not path.exists()
+    else:
+        # of the two epochs before it, or of the third where all agreed to stop after it
+        assert len(fastmlp.load(path).history["loss"]) == (3 if what == "interrupt" else 2)
+    assert not left_behind(path)
+
+
+def left_behind(word):
+    """The processes whose command has the word, but for this one."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            command, state = (folder / "cmdline").read_text(), (folder / "stat").read_text()
+        except OSError:
+            continue
+        if str(word) in command and ") Z " not in state:
+            found.append(command)
+    return found
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_all_processes_after_the_same_epoch(tmp_path):
+    ready = tmp_path / "ready"
+    job = started(3, JOBS, "wait", ready)
+    while not ready.exists() and job.poll() is None:
+        time.sleep(0.05)
+    job.send_signal(signal.SIGINT)  # mpiexec passes it on to each process, one after another
+    code, output, errors = ended(job)
+    assert code == 130, errors
+    lines = sorted(line for line in output.splitlines() if line.startswith("rank"))
+    assert [line.split()[1] for line in lines] == ["0", "1", "2"]
+    assert len({line.split()[2] for line in lines}) == 1
+
+
+@pytest.mark.slow
+def test_the_command_line_trains_over_processes():
+    def printed(size, *more):
+        command = (
+            "-m",
+            "fastmlp",
+            "train",
+            "digits",
+            "--epochs",
+            "3",
+            "--quiet",
+            "--backend",
+            "fused",
+            *more,
+        )
+        code, output, errors = run(size, *command)
+        assert code == 0, errors
+        return {line.split()[0]: line for line in output.splitlines() if line.strip()}
+
+    alone, four = printed(1, "--no-reference"), printed(4, "--mpi")
+    assert four["training"] == f"{alone['training']}, 4 processes"
+    assert four["accuracy"] == alone["accuracy"]
+    assert four["loss"] == alone["loss"]
+    assert "speed-up" in four
+
+
+@pytest.mark.slow
+def test_the_example_of_the_documentation_runs(tmp_path, monkeypatch):
+    page = (Path(__file__).parent.parent / "docs" / "distributed.md").read_text(encoding="utf-8")
+    (script,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tmp_path / "train.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    code, _, errors = run(2, "-W", "error", "train.py")
+    assert code == 0, errors
+    X, y = sklearn.datasets.load_digits(return_X_y=True)
+    model = fastmlp.load("model.npz")
+    assert (model.predict(X / 16).argmax(axis=1) == y).mean() > 0.95
+    assert fastmlp.load("run.npz").history == model.history
