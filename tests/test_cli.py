@@ -78,6 +78,7 @@ def test_no_hidden_layer(capsys):
     ("arguments", "says"),
     [
         ("train mnist", "unknown data set 'mnist'; choose from: digits, xor"),
+        ("train x.csv --target y --mpi", "--mpi is for the data sets digits, xor"),
         ("train iris --learning-rate -1", "learning_rate must be at least 0, got -1.0"),
         ("train iris --learning-rate nan", "learning_rate must be"),
         ("train iris --epochs 0", "epochs must be at least 1, got 0"),

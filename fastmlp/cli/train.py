@@ -123,8 +123,8 @@ def _train(arguments: argparse.Namespace) -> int:
     try:
         ranks = needed("mpi4py.MPI", "mpi", "--mpi").COMM_WORLD if arguments.mpi else None
         task, settings = _prepared(arguments)
-    except (ValueError, TypeError, ImportError) as error:
-        raise Mistake(str(error)) from None
+    except (ValueError, TypeError, ImportError, RuntimeError) as error:  # mpi4py finds no library of MPI
+        raise Mistake(str(error).partition("\n")[0]) from None
     with contextlib.ExitStack() as stack:
         if ranks and ranks.rank:  # all processes come to the same, and the first one tells it
             nowhere = stack.enter_context(open(os.devnull, "w"))
