@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -432,3 +433,35 @@ def until_waiting(process):
         if "waiting for changes" in line:
             return "".join(lines)
     raise AssertionError("".join(lines))
+
+
+# --- llvm-mca ---------------------------------------------------------------------------------------
+
+needs_mca = pytest.mark.skipif(assembly.tool() is None, reason=f"needs llvm-mca: {assembly.WHERE}")
+
+
+def chains(count, name="vfmadd231ps\t%zmm30, %zmm31"):
+    """A loop of so many chains of multiply-adds."""
+    lines = [".LBB0_1:", *(f"\t{name}, %zmm{n}" for n in range(count)), "\tdecq\t%rax", "\tjne\t.LBB0_1"]
+    (loop,) = assembly.loops_of("f", lines, "asm")
+    return loop
+
+
+@needs_mca
+def test_cycles_are_those_of_the_ports_or_of_the_latency():
+    cycles = functools.partial(assembly.cycles, cpu="skylake-avx512")  # two 512-bit ports, four cycles
+    assert cycles(chains(24)) == pytest.approx(12, rel=0.02)
+    assert cycles(chains(4)) == pytest.approx(4, rel=0.02)
+
+
+@needs_mca
+def test_a_processor_that_llvm_does_not_know_is_told():
+    with pytest.raises(ValueError, match=r"for zilog-z80: .*not a recognized processor"):
+        assembly.cycles(chains(2), "zilog-z80")
+
+
+def test_no_llvm_mca_is_told_in_one_line(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    assert assembly.tool() is None
+    with pytest.raises(ValueError, match=r"^llvm-mca is not installed: Debian's packages llvm-16 and later"):
+        assembly.cycles(chains(2), "znver3")

@@ -267,7 +267,7 @@ def _assembly(arguments: argparse.Namespace, request: Request, files: list[str])
     print(f"{names[0]} {row}: the inner loop with most arithmetic, in {loop.function}")
     print("\n".join(loop.lines))
     if kind == "asm":
-        print(assembly.reading(loop) or "llvm-mca is not installed: Debian's package llvm has it")
+        print(assembly.reading(loop) or f"llvm-mca is not installed: {assembly.WHERE}")
     return 0
 
 

@@ -6,6 +6,7 @@ that are written in LLVM's language have no dispatcher that could be asked.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -38,6 +39,15 @@ BACK = {
 
 KNOWN_CPUS = ("icelake-server", "znver3", "native")
 """What llvm-mca may take for a host that it does not know: instruction sets alike, ports not quite."""
+
+
+RELEASES = range(16, 30)
+"""Of LLVM that know every processor that is asked for, and that Debian may name a program after."""
+
+WHERE = "Debian's packages llvm-16 and later have it"
+
+ROUNDS = 500
+"""Of a loop that llvm-mca walks through: the first few count for little."""
 
 
 class Loop(NamedTuple):
@@ -92,13 +102,14 @@ def loops(text: str, kind: str) -> Iterator[Loop]:
             function, lines = heading[1], []
         elif line.startswith("=" * 80):
             if function != "nrt":
-                yield from _loops_of(function, lines, kind)
+                yield from loops_of(function, lines, kind)
             lines = []
         else:
             lines.append(line)
 
 
-def _loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
+def loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
+    """Yield the loops without another in them of one function."""
     places: dict[str, int] = {}
     last_end = -1
     for place, line in enumerate(lines):
@@ -113,16 +124,48 @@ def _loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
             yield Loop(function, body, sum(bool(ARITHMETIC[kind].search(line)) for line in body))
 
 
+def tool() -> str | None:
+    """Return llvm-mca, the newest that is installed: Debian's names tell the release."""
+    names = *(f"llvm-mca-{release}" for release in reversed(RELEASES)), "llvm-mca"
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+def _run(program: str, loop: Loop, cpu: str, *options: str) -> subprocess.CompletedProcess[str]:
+    # Without directives and labels.
+    plain = "\n".join(line for line in loop.lines if not re.match(r"^\s+\.", line)) + "\n"
+    command = [program, f"-mcpu={cpu}", *options]
+    return subprocess.run(command, input=plain, capture_output=True, text=True, check=False)
+
+
 def reading(loop: Loop) -> str | None:
     """Return what llvm-mca says of a loop in assembly; None where it is not installed."""
-    tool = shutil.which("llvm-mca")
-    if tool is None:
+    program = tool()
+    if program is None:
         return None
-    # Without directives and labels. An older release may not know the host: it reads for another CPU then.
-    plain = "\n".join(line for line in loop.lines if not re.match(r"^\s+\.", line)) + "\n"
+    # An older release may not know the host: it reads for another CPU then.
     for cpu in (llvmlite.binding.get_host_cpu_name(), *KNOWN_CPUS):
-        command = [tool, f"-mcpu={cpu}", "-iterations=100"]
-        done = subprocess.run(command, input=plain, capture_output=True, text=True, check=False)
+        done = _run(program, loop, cpu, "-iterations=100")
         if done.returncode == 0 and "error:" not in done.stderr:
             return f"llvm-mca, as for {cpu}:\n{done.stdout}"
     return f"llvm-mca: {done.stderr.strip().splitlines()[0]}"
+
+
+def cycles(loop: Loop, cpu: str) -> float:
+    """Return the cycles that a round of a loop takes on a processor, by llvm-mca.
+
+    Raises
+    ------
+    ValueError
+        If llvm-mca is not installed, or does not know the processor.
+    """
+    program = tool()
+    if program is None:
+        raise ValueError(f"llvm-mca is not installed: {WHERE}")
+    done = _run(program, loop, cpu, f"-iterations={ROUNDS}", "-json")
+    # What it does not know it takes for another, and says so.
+    if done.returncode or "not a recognized processor" in done.stderr:
+        first = (done.stderr.strip().splitlines() or ["says nothing"])[0]
+        raise ValueError(f"{program} for {cpu}: {first}")
+    (region,) = json.loads(done.stdout)["CodeRegions"]
+    total: int = region["SummaryView"]["TotalCycles"]
+    return total / ROUNDS

@@ -58,6 +58,12 @@ def _fma_loop(bits, lane):
     return numba.njit(nogil=True)(lambda steps: loop(steps)), 2 * CHAINS * lanes
 
 
+def window(dtype: str, vector_bytes: int, steps: int) -> tuple[Callable[[], None], int]:
+    """Return a call that multiplies and adds in vectors of one width, and its operations."""
+    kernel, flops = _fma_loop(8 * vector_bytes, types.float32 if dtype == "float32" else types.float64)
+    return lambda: kernel(steps), steps * flops
+
+
 def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
     """measure(seconds) -> GF/s of all threads together, on 512- or 256-bit vectors, the faster."""
     lane = types.float32 if dtype == "float32" else types.float64

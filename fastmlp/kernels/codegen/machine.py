@@ -15,7 +15,9 @@ class Machine(NamedTuple):
     vector_bytes : width of one register
     shapes : for each number of vectors across a tile, from 1, the numbers of rows it may have;
         rows * vectors accumulators, `vectors` of B and one broadcast of A must fit in the
-        register file. Few rows are listed, as each costs about 12 ms of compilation.
+        register file. Few rows are listed, as each costs about 12 ms of compilation where it is needed. What is left
+        below the tallest tiles waits for its FMAs: two tiles of one row were a twentieth of a step of 600-90-10 with
+        90 rows, one of two rows is half of that.
     row : the most vectors across a tile of one row, which waits for its FMAs where they are few:
         a row through 784-128 took 6.1 us by three vectors
     masks : whether a masked load costs little more than a plain one (AVX-512: one instruction more).
@@ -29,6 +31,10 @@ class Machine(NamedTuple):
         12 sums on 16 registers it kept some on the stack, and products ran at half of the speed.
     approximates_roots : whether there are instructions for 1/sqrt(x) and 1/x to 14 bits
     fma_ports, fma_latency : multiply-adds of a vector in a cycle, and cycles until one is done
+    settles : the letter by which a piece of assembly takes a vector register where LLVM must be told to keep the
+        order of a tile's loads, else nothing. For some processors with AVX-512 it loads early what is needed late,
+        and keeps sums on the stack: a round of 12x2 tiles took 28 cycles by llvm-mca for `skylake-avx512`, now 13.
+        For AVX2 it does not, and weight gradients of ordered rows lost a sixth.
     """
 
     vector_bytes: int
@@ -40,6 +46,7 @@ class Machine(NamedTuple):
     approximates_roots: bool = False
     fma_ports: int = 2
     fma_latency: int = 4
+    settles: str = ""
 
     @property
     def vectors(self) -> int:
@@ -53,9 +60,9 @@ MOST_HEIGHT = 8
 """Rows of a tile of a small network's product."""
 
 # 32 registers: 8x3 and 12x2 reach 0.97 to 1.0 of peak, 8x2 0.90, 12x1 0.78, 8x1 0.70.
-WIDE = ((1, 2, 4, 8, 12), (1, 4, 8, 12), (1, 4, 8))
+WIDE = ((1, 2, 4, 8, 12), (1, 2, 4, 6, 8, 12), (1, 2, 4, 6, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
-AVX512 = Machine(64, WIDE, masks=True, pack_rows=NEVER, approximates_roots=True)
+AVX512 = Machine(64, WIDE, masks=True, pack_rows=NEVER, approximates_roots=True, settles="v")
 AVX2 = Machine(32, NARROW, accumulators=9)
 NEON = Machine(16, WIDE)
 SSE = Machine(16, NARROW, accumulators=9)

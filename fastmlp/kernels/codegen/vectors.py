@@ -16,6 +16,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fastmlp.formulas.numbers import fma, where
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import BYTE, FLOATS, INT, INT32, ITEMSIZE, POINTER, declare
 
@@ -121,6 +122,14 @@ class Vectors:
                 do(self.first(rest))
         elif rest:
             do(self.first(rest))
+
+    def settled(self, value):
+        """The vector, computed before any load that is written after this; see `Machine.settles`."""
+        register = host().settles
+        if not register:
+            return value
+        kind = ir.FunctionType(self.type, [self.type])
+        return self.builder.asm(kind, "", f"={register},0", [value], True)
 
     def fma(self, a, b, c):
         """a * b + c, with one rounding where the machine can."""
@@ -233,7 +242,7 @@ def carried(builder, first, count, values, step, by=1):
     builder.position_at_end(body)
     index, *phis = [builder.phi(kind) for kind in (INT, *(value.type for value in values))]
     results = step(Symbol(builder, index), phis)
-    following, last = builder.add(index, INT(by)), builder.block
+    following, last = builder.add(index, integer(by)), builder.block
     for phi, start, result in zip([index, *phis], [integer(first), *values], [following, *results]):
         phi.add_incoming(start, before)
         phi.add_incoming(result, last)

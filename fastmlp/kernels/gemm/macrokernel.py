@@ -94,9 +94,9 @@ class Operands(NamedTuple):
 def cuts(machine, kind):
     """How to cut `left` rows into tiles: table[vectors, left] is (rows of the next tile, tiles of as many).
 
-    The cut of least cost by what a tile takes: its FMAs, its loads
-    (two a cycle), and a constant worth about a tenth of its work. At left = 0 stands the tallest tile, which
-    comes first where there are more rows than the table has.
+    The cut of least cost by what a tile takes in a round of k: its FMAs, its loads (two a cycle), and half a cycle
+    for what it begins and ends with, 64 cycles in 128 rounds. At left = 0 stands the tallest tile, which comes
+    first where there are more rows than the table has.
     """
     most = 2 * max(max(heights) for heights in machine.shapes)
     table = np.zeros((machine.row + 1, most + 1, 2), np.int64)
@@ -105,7 +105,7 @@ def cuts(machine, kind):
         for left in range(1, most + 1):
             ports, latency = machine.fma_ports, machine.fma_latency
             round_of_k = {m: max(m * j / ports, (m + j) / 2, latency) for m in heights if m <= left}
-            least, height = min((c * 1.1 + cost[left - m], -m) for m, c in round_of_k.items())
+            least, height = min((c + 0.5 + cost[left - m], -m) for m, c in round_of_k.items())
             cost.append(least)
             rows, tiles = table[j, left + height]
             table[j, left] = -height, 1 + tiles * (rows == -height)
@@ -256,6 +256,7 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
             emit_tiles(
                 v, "strided", height, vectors, given, o.start is not NOTHING, {STORE: end}, mask, fetches=False,
                 a_sums=a_sums and v.shift(a_sums, first * v.itemsize), spreads=spreads, turned=turned,
+                settles=False,
             )  # fmt: skip
 
         if not isinstance(o.rows, int):

@@ -130,7 +130,7 @@ def taken_by(dtype):
 
 def emit_tiles(
     v, kind, rows, vectors, o, started, ends, mask=None, fetches=True, a_sums=None, spreads=False,
-    turned=False,
+    turned=False, settles=True,
 ):  # fmt: skip
     """Write a stack of tiles of one shape.
 
@@ -143,6 +143,7 @@ def emit_tiles(
     fetches : whether to ask for the cache lines of the result before they are written
     turned : whether what lies at b is the transpose of B, which is read in blocks of whole vectors; then depth
         is an integer
+    settles : whether loads keep their order, see `Machine.settles`; loops that are written out lose by it
     a_sums : a place (rows,) that gets the sums of A's rows, added to what is there if `started`; or None
     """
     build = v.builder
@@ -192,9 +193,13 @@ def emit_tiles(
             for i, row in enumerate(rows_of_b(b, terms)):
                 if a_sums is not None:
                     row.append(v.constant(1.0))
-                scalars = [v.broadcast(v.shift(here, distance + o.a_step * i)) for distance in distances]
-                pairs = zip(product(scalars, row), sums)
-                sums = [v.fma(scalar, x, total) for (scalar, x), total in pairs]
+                after = []
+                for m, distance in enumerate(distances):
+                    scalar = v.broadcast(v.shift(here, distance + o.a_step * i))
+                    totals = sums[m * len(row) : (m + 1) * len(row)]
+                    found = [v.fma(scalar, x, total) for x, total in zip(row, totals)]
+                    after += map(v.settled, found) if settles and m + 1 < rows else found
+                sums = after
             b_step = terms * v.itemsize if turned else o.b_row
             return [v.shift(a, o.a_step * terms), v.shift(b, b_step), *sums]
 
@@ -208,10 +213,12 @@ def emit_tiles(
 
         values = [a_here, o.b, *starts]
         if kind == "rows":
-            # Halts at every line of its rows to ask for the same line of the next tile's; a test in every round
-            # instead of a loop around it took a tenth of the tile's speed.
-            following, line = down + rows, LINE_BYTES // v.itemsize
+            # Halts at every line of its rows to ask for the same line of the next tile's, if there is one; a test
+            # in every round instead of a loop around it took a tenth of the tile's speed, and halts for nothing a
+            # twentieth.
+            following = down + rows
             more = following + rows <= o.known
+            line = where(more, o.depth.number(LINE_BYTES // v.itemsize), o.depth)
 
             def halt(k, values):
                 with build.if_then(more.value):

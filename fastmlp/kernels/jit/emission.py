@@ -79,6 +79,11 @@ def machine_code_of(library, symbol):
     return MachineCode(symbol, library._codegen._tm.emit_object(module), tuple(sorted(externals)))
 
 
+def assembly_of(library):
+    """Return the assembly of a finished library."""
+    return library._codegen._tm.emit_assembly(library._final_module)
+
+
 def python_call(builder, name, result, *given):
     """Emit a call of a function of Python's, of which `fastmlp.kernels.jit.engine` has the names."""
     signature = ir.FunctionType(result, [one.type for one in given])

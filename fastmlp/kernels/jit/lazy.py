@@ -70,6 +70,12 @@ def compiled_piece(name: str, arguments: tuple[Any, ...], key: str) -> MachineCo
     return code
 
 
+def assembly_of_piece(name: str, arguments: tuple[Any, ...], key: str) -> str:
+    """Return the assembly of a piece for some types of its arguments; for people to read."""
+    with global_compiler_lock:
+        return emission.assembly_of(_makers[name].make(arguments, key)[0])
+
+
 def text_of_types(arguments: tuple[Any, ...]) -> str:
     """Return the names of types."""
     return ", ".join(map(str, arguments))
