@@ -38,15 +38,16 @@ def test_panels_fit_into_scratch(machine, itemsize):
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize):
     monkeypatch.setattr(blocked, "VECTORS", getattr(machines, machine).vectors)
     monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(machines, machine).vector_bytes)
-    needed = lengths(lambda n_out: blocked.scratch_length(n_out, itemsize))
     many_rows, large_bytes = (min(TABLE[name].values) for name in ("many_rows", "large_bytes"))
-    of_many_rows = lengths(lambda units: workspace.scratch_length(units, many_rows, itemsize))
-    assert (of_many_rows >= needed).all()
-    there = lengths(lambda units: workspace.scratch_length(units, 1, itemsize))
-    for n_out in SIDES:
-        n_in = SIDES[SIDES * n_out * itemsize >= large_bytes]  # as `weight_gradient_rows` asks
-        short = n_in[there[np.maximum(n_in, n_out)] < needed[n_out]]
-        assert not short.size, (
-            f"{short[0]} x {n_out} weights need {needed[n_out]} numbers of scratch, "
-            f"{there[max(short[0], n_out)]} are there"
-        )
+    for rows in 1, 128, 1000, blocked.DEPTH, many_rows:
+        needed = lengths(lambda n_out: blocked.scratch_length(rows, n_out, itemsize))  # noqa: B023
+        there = lengths(lambda units: workspace.scratch_length(units, rows, itemsize))  # noqa: B023
+        if rows >= many_rows:
+            assert (there >= needed).all()
+        for n_out in SIDES:
+            n_in = SIDES[SIDES * n_out * itemsize >= large_bytes]  # as `weight_gradient_rows` asks
+            short = n_in[there[np.maximum(n_in, n_out)] < needed[n_out]]
+            assert not short.size, (
+                f"{short[0]} x {n_out} weights of {rows} rows need {needed[n_out]} numbers of scratch, "
+                f"{there[max(short[0], n_out)]} are there"
+            )

@@ -37,7 +37,7 @@ from fastmlp.kernels.runtime.validation import (
     check_parameters,
     check_state,
 )
-from fastmlp.kernels.runtime.workspace import Workspace, workspace
+from fastmlp.kernels.runtime.workspace import Workspace, workspace, workspace_of
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.model.activations import activation_of
@@ -177,7 +177,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             entry = entries.get("train_chunk", NAMES[dtype])
         sizes = sizes_of(network, data.inputs)
         private = bound.private if bound else 0
-        work = workspace(sizes, rows, workers, dtype, private, buffers=choice.buffers)
+        work = workspace_of(state.gradients, sizes, rows, workers, dtype, private, False, choice.buffers)
         barrier = np.zeros(BARRIER, np.int64)
         call = call_of(
             shape, work, rules_of(optimizer, len(shape.layers)),

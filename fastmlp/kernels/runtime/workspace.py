@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -24,7 +25,7 @@ SCRATCH_ROWS = 32
 BLOCKED_SIDE = 256
 """The side from which on `packed` may pack a layer: 1 MiB holds any weights below it, in float64 too."""
 
-BLOCK_BYTES, BLOCK_ROWS = 1 << 20, 512
+BLOCK_BYTES, BLOCK_ROWS = 1 << 19, 1024
 """What `fastmlp.kernels.gemm.blocked` packs at a time: bytes of one operand, rows of the other."""
 
 
@@ -35,7 +36,8 @@ def scratch_length(widest: int, rows: int, itemsize: int) -> int:
     """
     depth = max(widest, rows)
     panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
-    return panel if depth < BLOCKED_SIDE else panel + BLOCK_BYTES // itemsize + BLOCK_ROWS * widest
+    blocks = BLOCK_BYTES // itemsize + min(rows, BLOCK_ROWS) * widest
+    return panel if depth < BLOCKED_SIDE else panel + blocks
 
 
 def slice_length(n_out: int, itemsize: int) -> int:
@@ -106,6 +108,42 @@ def workspace(
         tuple(sizes), rows, workers, dtype.itemsize, private, predicting, slice_bytes, buffers
     )
     return Workspace(aligned(total, dtype), np.empty(rows), words)
+
+
+KEPT_BYTES = 1 << 17
+"""Of a workspace that a training keeps from one chunk to the next. The system gives memory of this size away
+page by page, zeroed: where a chunk is one step, at 1024-2048-2048-10 and 1024 rows, that was 2.4 % of it."""
+
+
+class Kept(NamedTuple):
+    """A workspace between two chunks of a training.
+
+    asked : what it was made by; watch : takes it away when the training's gradients go
+    """
+
+    asked: tuple[Any, ...]
+    work: Workspace
+    watch: weakref.ref[NDArray[Any]]
+
+
+_kept: dict[int, Kept] = {}
+"""By the ids of the gradients of trainings, which live as long as these."""
+
+
+def workspace_of(gradients: NDArray[Any], *asked: Any) -> Workspace:
+    """Return the workspace of the training that has these gradients (P,); asked : as `workspace`.
+
+    Two chunks of one training never run at once: both would write to its gradients.
+    """
+    key = id(gradients)
+    kept = _kept.get(key)
+    if kept is not None and kept.asked == asked:
+        return kept.work
+    work = workspace(*asked)
+    if work.memory.nbytes >= KEPT_BYTES:
+        all_kept = _kept  # the module's names are gone when a process ends
+        _kept[key] = Kept(asked, work, weakref.ref(gradients, lambda _: all_kept.pop(key, None)))
+    return work
 
 
 @functools.lru_cache(maxsize=64)
