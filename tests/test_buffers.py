@@ -8,6 +8,7 @@ from selection import crossed
 
 import fastmlp
 from fastmlp.backend import registry
+from fastmlp.kernels.runtime import workspace
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
@@ -48,3 +49,17 @@ def test_results_do_not_depend_on_what_fresh_memory_holds(monkeypatch, backend, 
         got = everything(backend, dtype, *case)
         for one, other in zip(got, wanted, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=f"{backend}: {case}")
+
+
+def test_a_training_keeps_its_workspace_while_it_lasts():
+    asked = (100, 200, 10), 512, 1, np.dtype(np.float32)
+    training, another = np.zeros(3), np.zeros(3)
+    first = workspace.workspace_of(training, *asked)
+    assert workspace.workspace_of(training, *asked) is first
+    assert workspace.workspace_of(another, *asked) is not first
+    smaller = workspace.workspace_of(training, (100, 200, 10), 256, 1, np.dtype(np.float32))
+    assert smaller.memory.size < first.memory.size
+    key = id(training)
+    assert workspace._kept[key].work is smaller
+    del training
+    assert key not in workspace._kept
