@@ -363,7 +363,7 @@ def held(monkeypatch):
         hindered = Held(getattr(reference.BACKEND, name), number)
         gates.append(hindered.gate)
         backend = reference.BACKEND._replace(**{name: hindered})
-        monkeypatch.setattr(module, "choose", lambda *arguments: backend)
+        monkeypatch.setattr(module, "choose", lambda *_, **options: backend)
 
     yield hold
     for gate in gates:
