@@ -28,6 +28,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"  # befo
 
 import numpy as np
 import polars as pl
+from scipy.stats import rankdata
 from sklearn import datasets
 from sklearn.compose import TransformedTargetRegressor, make_column_selector, make_column_transformer
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -255,7 +256,8 @@ def main() -> None:
             rows = len(split.y) + len(split.held_y)
             _print(f"{name} | {rows} | {split.frame.width} | {measure}", row)
         _print("mean | | | score, loss", np.mean(means, axis=0))
-        ranks = (-np.array(means) * [1, -1]).argsort(axis=1).argsort(axis=1).mean(axis=0) + 1
+        # Of the numbers as they are printed; equal ones share their ranks.
+        ranks = rankdata(np.round(means, 3) * [-1, 1], axis=1).mean(axis=0)
         _print("mean rank | | | by score, by loss", ranks)
     print("\nCPU seconds: " + ", ".join(f"{runner} {spent:.0f}" for runner, spent in seconds.items()))
 
