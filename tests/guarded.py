@@ -85,9 +85,9 @@ def guarded_backend(backend, side):
     return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
 
 
-def guarded_workspace(side, sizes, rows, workers, dtype, private=0, predicting=False):
+def guarded_workspace(side, sizes, rows, workers, dtype, private=0, predicting=False, buffers=None):
     """As `buffers.workspace`, with a wall of its own for every buffer."""
-    wanted = workspace.lengths(sizes, rows, workers, dtype.itemsize, private, predicting)
+    wanted = workspace.lengths(sizes, rows, workers, dtype.itemsize, private, predicting, buffers)
     parts = {name: guarded(np.zeros(length, dtype), side) for name, length in wanted.items()}
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
@@ -109,11 +109,14 @@ _kept = []
 @contextlib.contextmanager
 def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
-    workspace, lists_for = adapter.workspace, adapter.lists_for
+    names = "workspace", "workspace_of", "lists_for"
+    before = {name: getattr(adapter, name) for name in names}
     adapter.workspace = functools.partial(guarded_workspace, side)
-    adapter.lists_for = functools.partial(guarded_lists, side, lists_for)
+    adapter.workspace_of = lambda gradients, *asked: guarded_workspace(side, *asked)
+    adapter.lists_for = functools.partial(guarded_lists, side, before["lists_for"])
     try:
         yield
     finally:
-        adapter.workspace, adapter.lists_for = workspace, lists_for
+        for name in names:
+            setattr(adapter, name, before[name])
         _kept.clear()

@@ -207,7 +207,7 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
     """A few rows are worth another backend than the whole training."""
     asked = []
 
-    def fitted(arguments, task, settings, backend, clock, tiny=False):
+    def fitted(arguments, task, settings, backend, clock, ranks, tiny=False):
         asked.append((backend, tiny))
         raise fastmlp.DivergenceError(1, 1, np.zeros(1), {"loss": []})
 

@@ -37,11 +37,11 @@ class Bar:
     def move(self, done: float, what: str | None = None, **shown: str) -> None:
         """Set how much is done in all, what goes on now, and values to show beside it."""
         if self._bar is not None:
-            if what is not None:
-                self._bar.set_description(what, refresh=False)
             if shown:
                 self._bar.set_postfix(shown, refresh=False)
             self._bar.update(min(done, self._bar.total) - self._bar.n)
+            if what is not None:
+                self._bar.set_description(what)
 
     def __enter__(self) -> Self:
         return self

@@ -51,8 +51,18 @@ def apart(numbers: int, itemsize: int) -> int:
     return -(-numbers // together) * together
 
 
+Least = Callable[[Sequence[int], int], dict[str, int]]
+"""Of `variant.Choice.buffers`: what a variant's slots need, by sizes of layers and rows of a batch."""
+
+
 def lengths(
-    sizes: Sequence[int], rows: int, workers: int, itemsize: int, private: int = 0, predicting: bool = False
+    sizes: Sequence[int],
+    rows: int,
+    workers: int,
+    itemsize: int,
+    private: int = 0,
+    predicting: bool = False,
+    least: Least | None = None,
 ) -> dict[str, int]:
     """Return the numbers in each of a workspace's buffers, by their names in `records.BUFFERS`.
 
@@ -61,20 +71,25 @@ def lengths(
     sizes : of a network's layers; the first is 0 where inputs are sparse, which nothing gathers or packs
     private : numbers that a worker has to itself, whole cache lines
     predicting : whether it needs logits, activations and scratch only
+    least : numbers that a worker must have of some buffers
     """
     units = rows * sum(sizes[1:])
     scratch = workers * apart(scratch_length(max(sizes), rows, itemsize), itemsize)
-    if predicting:
-        return {"logits": units, "activations": units, "scratch": scratch}
-    return {
-        "batch_inputs": rows * sizes[0],
-        "batch_targets": rows * sizes[-1],
-        "batch_weights": rows,
-        **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
-        "scratch": scratch,
-        "slices": workers * apart(slice_length(max(sizes[1:]), itemsize), itemsize),
-        "private": workers * private,
-    }
+    found = {"logits": units, "activations": units, "scratch": scratch}
+    if not predicting:
+        found = {
+            "batch_inputs": rows * sizes[0],
+            "batch_targets": rows * sizes[-1],
+            "batch_weights": rows,
+            **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
+            "scratch": scratch,
+            "slices": workers * apart(slice_length(max(sizes[1:]), itemsize), itemsize),
+            "private": workers * private,
+        }
+    for name, numbers in (least(sizes, rows) if least else {}).items():
+        if name in found:
+            found[name] = max(found[name], workers * apart(numbers, itemsize))
+    return found
 
 
 class Workspace(NamedTuple):
@@ -97,7 +112,7 @@ def workspace(
     dtype: np.dtype[Any],
     private: int = 0,
     predicting: bool = False,
-    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None,
+    buffers: Least | None = None,
 ) -> Workspace:
     """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums.
 
@@ -155,13 +170,10 @@ def _layout(
     private: int,
     predicting: bool,
     slice_bytes: int,
-    least: Callable[[Sequence[int], int], dict[str, int]] | None,
+    least: Least | None,
 ) -> tuple[int, array.array[int]]:
     """Return how many numbers all buffers take, and a call's words."""
-    buffers = lengths(sizes, rows, workers, itemsize, private, predicting)
-    for name, numbers in (least(sizes, rows) if least else {}).items():
-        if name in buffers:
-            buffers[name] = max(buffers[name], workers * apart(numbers, itemsize))
+    buffers = lengths(sizes, rows, workers, itemsize, private, predicting, least)
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))
