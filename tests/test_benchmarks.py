@@ -26,6 +26,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.slow  # a process for each
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command):
     done = subprocess.run(

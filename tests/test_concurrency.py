@@ -144,7 +144,7 @@ def check(backend, scenarios):
     assert process.returncode == 0, f"{backend}, {said.splitlines()[-1:]}: {errors}"
 
 
-@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("backend", [pytest.param("reference", marks=pytest.mark.slow), "fused"])
 def test_trainings_at_once_compute_what_they_compute_alone(backend):
     check(backend, HERE)
 

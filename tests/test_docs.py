@@ -49,7 +49,11 @@ SHOWN_ONLY = {"reliability.md", "how-it-is-fast.md", "mixed-precision.md"}
 """Pages whose Python shows calls, and is no script."""
 
 
-@pytest.mark.parametrize("page", CHECKS)
+@pytest.mark.parametrize(
+    "page",
+    # Each is a process, 2 to 6 s of its time.
+    [pytest.param(page, marks=[] if page == "first-steps.md" else pytest.mark.slow) for page in CHECKS],
+)
 def test_the_pages_examples_run(page, tmp_path):
     if page.endswith("pytorch.md"):
         pytest.importorskip("torch")

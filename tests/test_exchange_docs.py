@@ -20,6 +20,7 @@ print(repr(model.predict([[0.5, -1.0, 0.25, 2.0]])[0, 0].item()))
 """
 
 
+@pytest.mark.slow  # imports what five formats need, 6 s
 def test_the_examples_run(tmp_path):
     pytest.importorskip("skl2onnx")
     wanted = float(pages.run(PAGE, tmp_path, CHECKS).split()[-1])

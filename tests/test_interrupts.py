@@ -201,8 +201,8 @@ except fastmlp.Interrupted as stop:
 @pytest.mark.parametrize(
     ("backend", "number"),
     then_slow(
-        [("fused", INT), ("baseline", TERM)],
-        [("reference", INT), ("baseline", INT), ("fused", TERM), ("reference", TERM)],
+        [("fused", INT)],
+        [("baseline", TERM), ("reference", INT), ("baseline", INT), ("fused", TERM), ("reference", TERM)],
     ),
 )
 def test_a_signal_during_a_chunk_is_answered_within_a_second(backend, number, tmp_path, told):

@@ -94,6 +94,7 @@ def run(directory, text):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_loky_has_the_scores_of_the_plain_run_after_a_worker_was_killed(tmp_path):
     twice = f"""
 import joblib

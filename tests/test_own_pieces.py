@@ -294,6 +294,7 @@ def test_the_page_lists_what_can_be_traced():
     assert re.findall(r"`(\w+)`", listed) == WORDS
 
 
+@pytest.mark.slow
 def test_the_pages_examples_run(tmp_path):
     pages.run(PAGE, tmp_path)
 
