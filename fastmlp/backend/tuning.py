@@ -23,7 +23,7 @@ from fastmlp.kernels.variant import Work
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import NAMED
+from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import initial_state
 from fastmlp.system import background
 from fastmlp.system.budget import cores
@@ -132,7 +132,7 @@ def trials_of(name: str) -> list[Trial]:
 def turn_of(trial: Trial) -> Turn:
     """Return what does a trial. The rates are 0: the parameters stay what they are."""
     network = Network(trial.sizes, "relu", "softmax", "cross_entropy")
-    (optimizer,) = (one(1e-3) for one in NAMED if one.__name__ == trial.optimizer)
+    optimizer = BY_NAME[trial.optimizer](1e-3)
     backend, dtype, rng = registry.get(trial.backend), np.dtype(np.float32), np.random.default_rng(0)
     samples = max(trial.rows, SAMPLES)
     inputs = rng.random((samples, trial.sizes[0]), dtype)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from fastmlp.model.optimizers import NAMED, Optimizer
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
-
 DTYPES = ("float32", "float64")
 
 

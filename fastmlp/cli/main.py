@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli import bench, cache, train, tune, use
-from fastmlp.cli.given import DTYPES, OPTIMIZERS, Mistake
+from fastmlp.cli.given import DTYPES, Mistake
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
+from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import say
 
 
@@ -154,7 +155,7 @@ def _tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes
     loss = arguments.loss or ("mse" if sizes[-1] == 1 else "cross_entropy")
     checks.choice("loss", loss, tuple(LOSSES))
     network = Network(sizes, arguments.activation, arguments.output or LOSSES[loss].outputs[0], loss)
-    checks.choice("optimizer", arguments.optimizer, tuple(OPTIMIZERS))
-    optimizer = OPTIMIZERS[arguments.optimizer](0.001)
+    checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
+    optimizer = BY_NAME[arguments.optimizer](0.001)
     batch = checks.whole("batch", arguments.batch, 1)
     return ahead.tasks_of_network(backends, dtypes, network, optimizer, batch)

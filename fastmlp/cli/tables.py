@@ -172,7 +172,8 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the training, as parameters of an estimator."""
-    from fastmlp.cli.given import DTYPES, OPTIMIZERS
+    from fastmlp.cli.given import DTYPES
+    from fastmlp.model.optimizers import BY_NAME
     from fastmlp.model.activations import HIDDEN
 
     checks.choice("backend", arguments.backend, ("auto", *fastmlp.backends()))
@@ -180,7 +181,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.activation is not None:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
     if arguments.optimizer is not None:
-        checks.choice("optimizer", arguments.optimizer, tuple(OPTIMIZERS))
+        checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
     wholes = ("epochs", "batch_size", "threads", "members")
     options = {name: getattr(arguments, name) for name in (*wholes, "learning_rate", "dropout", "l2")}
     for name in wholes:

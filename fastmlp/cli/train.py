@@ -14,11 +14,11 @@ import fastmlp
 from fastmlp import checks
 from fastmlp.cli import tables
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
-from fastmlp.cli.given import DTYPES, OPTIMIZERS, Mistake, widths
+from fastmlp.cli.given import DTYPES, Mistake, widths
 from fastmlp.exchange.packages import needed
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Optimizer
+from fastmlp.model.optimizers import BY_NAME, SGD, Optimizer
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import say
 from fastmlp.training.callbacks import Progress, Run
@@ -51,7 +51,7 @@ def add_command(commands: Any) -> None:
     add("--batch-size", type=int, metavar="N", help="rows to a step")
     add("--hidden", metavar="N,N", help="units of the hidden layers, as in 128,64; 'none' for no such layer")
     add("--activation", metavar="NAME", help=f"of the hidden layers: {', '.join(HIDDEN)}")
-    add("--optimizer", metavar="NAME", help=", ".join(OPTIMIZERS))
+    add("--optimizer", metavar="NAME", help=", ".join(BY_NAME))
     add("--learning-rate", type=float, metavar="RATE")
     add("--dropout", type=float, metavar="P", help="probability that a hidden unit is dropped")
     add("--l2", type=float, metavar="L2", help="penalty l2 / 2 * sum of squared weights")
@@ -177,10 +177,10 @@ def _or(given: T | None, default: T) -> T:
 
 
 def _optimizer(name: str, rate: float, recipe: Recipe) -> Optimizer:
-    checks.choice("optimizer", name, tuple(OPTIMIZERS))
+    checks.choice("optimizer", name, tuple(BY_NAME))
     if name == "sgd" and recipe.bias_share != 1:
         return SGD(rate, bias_learning_rate=rate * recipe.bias_share)
-    return OPTIMIZERS[name](rate)
+    return BY_NAME[name](rate)
 
 
 def _measured(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from functools import partial
 from typing import Any, NoReturn
 
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ from fastmlp.system.notices import say
 SPINS = 1000
 """Polls, 0.2 ms of them, before the core is offered to others between two polls: those made a step of 160 us
 one of 220, for two ranks on two cores."""
+
+YIELD = getattr(os, "sched_yield", partial(time.sleep, 0))
+"""Offers the core to others; Windows and macOS have another way."""
 
 PATIENCE = 0.05
 """Seconds of polling without a pause."""
@@ -85,4 +89,4 @@ class MPI:
             if waited > patience:
                 time.sleep(PAUSE)
             elif polls > SPINS:
-                os.sched_yield()
+                YIELD()

@@ -211,7 +211,10 @@ class SparseAdam(Optimizer):
 NAMED: tuple[type[Optimizer], ...] = tuple(
     kind for kind in vars().copy().values() if isinstance(kind, type) and kind.__module__ == __name__
 )
-"""fastmlp's own: those that this file defines. The command line knows them by their names in lower case."""
+"""fastmlp's own: those that this file defines."""
+
+BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
+"""By the names that the command line and settings have for them."""
 
 OPTIMIZERS = (*NAMED, RuleOptimizer)
 """All that there are."""

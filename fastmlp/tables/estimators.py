@@ -15,12 +15,13 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
 from fastmlp.files.archive import CheckpointError
+from fastmlp.model.optimizers import BY_NAME
 from fastmlp.tables import members, storage
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
 from fastmlp.tables.reading import Asked
-from fastmlp.tables.recipe import OPTIMIZERS, Recipe
+from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import Trial, searched
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
 from fastmlp.tables.texts import MISSING
@@ -208,7 +209,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         )
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         if "optimizer" in given:
-            checks.choice("optimizer", given["optimizer"], tuple(OPTIMIZERS))
+            checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
         if "members" in given:
             checks.whole("members", given["members"], 1)
         if self.hidden is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import NAMED, AdamW, Optimizer
+from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.schedules import Cosine
 from fastmlp.tables.tasks import Task
 
@@ -14,10 +14,6 @@ VISITS = 20_000_000
 
 MEMBER_VISITS = 40_000_000
 """Rows that all members visit together at most, unless their number is given."""
-
-
-OPTIMIZERS: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
-"""By the names that settings have."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +59,6 @@ class Recipe:
 
     def optimizer_of(self, steps: int) -> Optimizer:
         """Return the optimiser of a training of so many steps, over which the rate falls to 0."""
-        kind = OPTIMIZERS[self.optimizer]
+        kind = BY_NAME[self.optimizer]
         rate = Cosine(self.learning_rate, steps, unit="step")
         return AdamW(rate, weight_decay=self.decay) if kind is AdamW else kind(rate)

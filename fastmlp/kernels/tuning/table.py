@@ -20,13 +20,13 @@ class Trial(NamedTuple):
     """A piece of work whose time tells which value is best.
 
     sizes, rows : of a network of relu and softmax, and of a batch
-    optimizer : a name of `fastmlp.model.optimizers.NAMED`
+    optimizer : a name of `fastmlp.model.optimizers.BY_NAME`
     use : "train" for steps, "predict" for predictions of so many rows
     """
 
     sizes: tuple[int, ...]
     rows: int
-    optimizer: str = "SGD"
+    optimizer: str = "sgd"
     backend: str = "fused"
     threads: int = 1
     use: str = "train"
@@ -78,7 +78,7 @@ TABLE: dict[str, Tunable] = {
     "slice_bytes": Tunable(
         "gradient that is formed before the optimiser is applied to it: a share of L2",
         64 * KIB, (16 * KIB, 32 * KIB, 128 * KIB, 256 * KIB),
-        (Trial((784, 128, 10), 64, "Adam"), Trial((256, 512, 10), 64, "Adam")),
+        (Trial((784, 128, 10), 64, "adam"), Trial((256, 512, 10), 64, "adam")),
     ),
     "large_bytes": Tunable(
         "weights from which on `packed` copies both operands of their gradient: half of L2",
