@@ -173,8 +173,8 @@ def train(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the training, as parameters of an estimator."""
     from fastmlp.cli.given import DTYPES
-    from fastmlp.model.optimizers import BY_NAME
     from fastmlp.model.activations import HIDDEN
+    from fastmlp.model.optimizers import BY_NAME
 
     checks.choice("backend", arguments.backend, ("auto", *fastmlp.backends()))
     checks.choice("dtype", arguments.dtype, DTYPES)
