@@ -268,6 +268,7 @@ def test_bench_prints_a_table_and_compares(tmp_path, capsys):
     assert "2 compared, 2 slower" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_bench_times_steps(capsys):
     assert (
         main(["bench", "--slot", "step", "--network", "6-5-3", "--batch", "8", "--variant", "tiled", *QUICK])

@@ -79,7 +79,17 @@ DROPPING = {"hidden": "gelu", "dropout": 0.1}
             marks=matrix,
         ),
         pytest.param((20, 400, 400, 10), 20_000, 20_000, 1, "float64", "mse", DROPPING, id="batch float64"),
-        pytest.param((100, 2, 10), 1_000_000, 10_000, 1, "float32", "cross_entropy", {}, id="rows, labels"),
+        pytest.param(
+            (100, 2, 10),
+            1_000_000,
+            10_000,
+            1,
+            "float32",
+            "cross_entropy",
+            {},
+            id="rows, labels",
+            marks=matrix,
+        ),
         pytest.param(
             (100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs", marks=matrix
         ),

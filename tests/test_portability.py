@@ -115,6 +115,7 @@ def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_pa
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", AS_WINDOWS + A_TRAINING],
         cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},  # for benchmarks/
         capture_output=True,
         text=True,
         check=False,

@@ -273,9 +273,8 @@ def train_by(backend, sizes, **options):
     backend.train_chunk(network, SGD(0.1), state, data, chunk, 0, 1, np.empty(1))
 
 
-@pytest.mark.parametrize(
-    "options", [{}, pytest.param({"l2": 0.1}, marks=pytest.mark.slow)], ids=["registers", "blocks"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"l2": 0.1}], ids=["registers", "blocks"])
 def test_a_program_keeps_its_machine_code_and_nothing_else(options, monkeypatch):
     monkeypatch.setenv("FASTMLP_CACHE", "0")
     kept = registry.backend_of(specialized.VARIANT)
