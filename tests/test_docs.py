@@ -93,6 +93,7 @@ def test_every_public_name_is_in_the_api():
 def test_two_commits_are_compared_as_the_page_says(tmp_path):
     # In a copy: the runs are kept in .benchmarks/ beside what was run.
     shutil.copytree(pages.ROOT / "benchmarks", tmp_path / "benchmarks")
+    (tmp_path / "tests").mkdir()  # that pyproject.toml names
     for name in ("conftest.py", "pyproject.toml"):
         shutil.copy(pages.ROOT / name, tmp_path)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}

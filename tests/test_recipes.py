@@ -90,4 +90,4 @@ def test_recipes_touch_as_many_files_as_they_say(tmp_path):
 
 @pytest.mark.slow  # compiles every backend anew
 def test_recipes_serve_every_backend(tmp_path):
-    follow(tmp_path, ["reference", *registry._own()])  # not what other tests have registered
+    follow(tmp_path, ["reference", *registry.own()])  # not what other tests have registered
