@@ -294,6 +294,44 @@ def test_a_processor_without_it_is_refused(monkeypatch):
         registry.get("bfloat16_avx512")
 
 
+@compiled
+def test_a_model_predicts_where_the_instruction_is_not(monkeypatch, tmp_path):
+    model = fit(epochs=1)
+    fastmlp.save(model, tmp_path / "model")
+    pickled, wanted = pickle.dumps(model), model.predict(X)
+    for name in processor.WHY_NOT:
+        monkeypatch.setitem(processor.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
+    for there in (fastmlp.load(tmp_path / "model"), pickle.loads(pickled)):
+        assert there.backend == "reference_bfloat16"
+        np.testing.assert_allclose(there.predict(X), wanted, rtol=0, atol=1e-3)  # a sum's order
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_no_other_dtype_goes_on_with_it(tmp_path):
+    path = tmp_path / "training"
+    fit(epochs=1, backend="reference", callbacks=[fastmlp.Checkpoint(path)])
+    with pytest.raises(ValueError, match="products that are bfloat16, got dtype"):
+        fit(np.float64, epochs=2, backend="reference", resume=path)
+    estimator = fastmlp.MLPRegressor(
+        hidden_layer_sizes=(4,), max_iter=1, backend="reference", tol=1e9, n_iter_no_change=1
+    )
+    rows, numbers = np.ones((8, 3)), np.arange(8.0)
+    estimator.fit(rows, numbers).set_params(dtype="bfloat16", warm_start=True)
+    with pytest.raises(ValueError, match="'bfloat16' keeps float32 parameters, and these are float64"):
+        estimator.fit(rows, numbers)
+
+
+def test_its_backends_are_no_bases(monkeypatch):
+    from fastmlp.backend.declarations import checked
+    from fastmlp.kernels import Variant
+    from fastmlp.kernels.variants import bfloat16_avx512
+
+    mine = Variant("mine", bfloat16_avx512.VARIANT, {})
+    assert mine.choice.buffers is bfloat16_avx512.VARIANT.buffers
+    with pytest.raises(ValueError, match="'bfloat16_avx512' serves dtype 'bfloat16' alone and is no base"):
+        checked(mine, ())
+
+
 @pytest.mark.parametrize(
     ("features", "platform", "answer", "reason"),
     [

@@ -248,6 +248,15 @@ def test_the_blas_is_never_given_more_than_somebody_else_has_set():
         assert blas() == {1}
 
 
+def test_a_new_process_holds_no_blas_for_the_threads_that_it_does_not_have():
+    budget._held.append((-1, 1))  # another thread's training, when this one forks
+    try:
+        budget._forget_others()
+        assert budget._held == []
+    finally:
+        budget._held.clear()
+
+
 def test_a_blas_that_is_loaded_meanwhile_is_held_by_the_next_and_given_back():
     code = """
 import numpy, sys

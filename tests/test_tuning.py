@@ -49,6 +49,18 @@ def found(*trials):
     return Found(NAME, seconds)
 
 
+def test_an_older_process_does_not_undo_what_a_later_one_has_kept(place):
+    older, later = store.Names(), store.Names()
+    older.put("program", "a")
+    later.put(tuned.KEPT, "measured")
+    older.put("another", "b")
+    assert store.Names().get(tuned.KEPT) == "measured"
+    later.put(tuned.KEPT, "again")
+    assert older.get(tuned.KEPT) == "measured"  # no constant changes under a training
+    older.put("third", "c")
+    assert store.Names().get(tuned.KEPT) == "again"
+
+
 def test_a_value_that_saves_time_is_taken():
     assert found(([4, 4, 4, 4], [3, 3, 3, 3])).best == OTHER
 

@@ -91,6 +91,7 @@ def checked(variant: Variant, taken: Iterable[str]) -> Variant:
     ValueError or TypeError if its name cannot be used, if no program calls one of its slots, if a slot takes
     other arguments than its base's, or uses a name that is not defined.
     """
+    from fastmlp.kernels.estimates import MIXED
     from fastmlp.kernels.jit.bind import check_slots, functions_of
 
     name = variant.name
@@ -101,6 +102,13 @@ def checked(variant: Variant, taken: Iterable[str]) -> Variant:
     if name in taken:
         raise ValueError(f"a backend named {name!r} exists already; give the variant another name")
     check_slots(variant)
+    base = variant.base
+    while base is not None:
+        if base.name in MIXED:
+            raise ValueError(
+                f"{base.name!r} serves dtype 'bfloat16' alone and is no base, as {name!r} has it"
+            )
+        base = base.base
     if variant.base is not None:
         bases = functions_of(variant.base)
         for slot, function in variant.slots.items():

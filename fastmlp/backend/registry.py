@@ -109,6 +109,14 @@ def mixed_backend(name: str) -> Backend:
     raise ValueError(f"dtype {BFLOAT16!r} needs other instructions, or backend='reference'; {told}")
 
 
+def restored(name: str) -> Backend:
+    """Return the backend of a model that comes from a file or a pickle.
+
+    Where this processor lacks what multiplies bfloat16 numbers, that is NumPy, which rounds them alike.
+    """
+    return reference.ROUNDED if is_mixed(name) and mixed()[name]() else get(name)
+
+
 def _mixed(name: str) -> Backend:
     if reason := mixed()[name]():
         raise ValueError(f"the backend {name!r} cannot run here: {reason}")

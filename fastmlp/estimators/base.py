@@ -246,6 +246,11 @@ class Perceptron(Fitted):
             fresh_curves(self)
         steps = None if count is None else epochs * -(-count // batch_size)
         threads = self._worth_threads(network, count)
+        if is_bfloat16(self.dtype) and parameters.dtype != np.float32:
+            raise ValueError(
+                f"dtype 'bfloat16' keeps float32 parameters, and these are {parameters.dtype}; fit anew "
+                "without warm_start"
+            )
         backend = choose(
             self.backend, network, state.rule, batch_size, parameters.dtype, threads, steps,
             mixed=is_bfloat16(self.dtype),

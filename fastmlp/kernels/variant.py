@@ -155,9 +155,16 @@ class Variant(NamedTuple):
         inherited = self.base.called_libraries() if self.base is not None else ()
         return (*inherited, *self.libraries)
 
+    def needed_buffers(self) -> Callable[[Sequence[int], int], dict[str, int]] | None:
+        """Return `buffers`, or those of the base whose slots it takes over."""
+        if self.buffers is not None or self.base is None:
+            return self.buffers
+        return self.base.needed_buffers()
+
     @property
     def choice(self) -> Choice:
-        """What decides over it, with the libraries of its bases."""
+        """What decides over it, with the libraries and the buffers of its bases."""
         return Choice(
-            self.seconds, self.workers, self.specialize, self.exact, self.called_libraries(), self.buffers
-        )
+            self.seconds, self.workers, self.specialize, self.exact, self.called_libraries(),
+            self.needed_buffers(),
+        )  # fmt: skip

@@ -88,12 +88,14 @@ def _lock(directory: Path) -> Any:
 def _start(directory: Path) -> None:
     """Start the process, in a session of its own: neither Ctrl-C nor the end of this one is its matter."""
     nothing = subprocess.DEVNULL
+    places = [place for place in sys.path if isinstance(place, str)]
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(directory), *sys.path],
+        [sys.executable, "-c", COMMAND, str(directory), *places],
         stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True,
     )  # fmt: skip
     # Lest it stay as a zombie when it ends; at this process's end the thread goes.
-    threading.Thread(target=process.wait, daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # "can't start new thread"
+        threading.Thread(target=process.wait, daemon=True).start()
 
 
 def serve(directory: str) -> None:

@@ -21,8 +21,8 @@ from fastmlp.system import forks
 _lock = threading.RLock()  # a signal handler may fork while this thread holds it
 forks.wait_for(_lock)
 
-_held: list[int] = []
-"""The limits of the trainings that run now; the least of them is set."""
+_held: list[tuple[int, int]] = []
+"""Of the trainings that run now the thread and its limit; the least of them is set."""
 
 _running: list[int] = []
 """Of the trainings that run now, which share the cores: the threads that began them."""
@@ -77,6 +77,7 @@ def _forget_others() -> None:
     """Count no other thread's training: a new process has only the thread that forked."""
     here = threading.get_ident()
     _running[:] = [thread for thread in _running if thread == here]
+    _held[:] = [held for held in _held if held[0] == here]  # the next training gives the BLAS back
 
 
 if hasattr(os, "register_at_fork"):
@@ -148,7 +149,7 @@ def _libraries(modules: int) -> list[Any]:
 def _hold() -> None:
     for library in _libraries(len(sys.modules)):
         _, found = _found.setdefault(library.filepath, (library, library.num_threads))
-        library.set_num_threads(min(*_held, found))
+        library.set_num_threads(min(found, *(limit for _, limit in _held)))
 
 
 def blas_threads(threads: int | None) -> AbstractContextManager[None]:
@@ -166,14 +167,15 @@ def blas_threads(threads: int | None) -> AbstractContextManager[None]:
 
 @contextmanager
 def _limited(threads: int) -> Iterator[None]:
+    mine = threading.get_ident(), threads
     with _lock:
-        _held.append(threads)
+        _held.append(mine)
         _hold()
     try:
         yield
     finally:
         with _lock:
-            _held.remove(threads)
+            _held.remove(mine)
             if _held:
                 _hold()
             else:

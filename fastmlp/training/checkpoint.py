@@ -438,7 +438,7 @@ def model_of(
     _expect(reason is None or isinstance(reason, str), "the reason for stopping is no text")
     own = aligned(count, parameters.dtype)
     own[...] = parameters
-    return Model(network, own, curves, registry.get(backend), reason)
+    return Model(network, own, curves, registry.restored(backend), reason)
 
 
 def network_of(description: dict[str, Any], pieces: list[Piece]) -> Network:
@@ -482,7 +482,7 @@ def _snapshot(
     setting, step = training["setting"], checks.whole("step", training["step"], 0)
     _expect(setting["network"] == described(network), "the training is of another network")
     checks.whole("seed", setting["seed"], 0)
-    registry.get(setting["backend"])
+    registry.restored(setting["backend"])  # that there is such a backend
     if setting.get("blas_threads") is not None:
         checks.whole("blas_threads", setting["blas_threads"], 1, MOST_BLAS_THREADS)
     # A moment may be infinite while parameters are finite: a square overflowed, and the weight stands still.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import get
+from fastmlp.backend.registry import restored
 from fastmlp.exchange.chains import Parts
 from fastmlp.exchange.portable import Portable
 from fastmlp.model.backend import Backend
@@ -163,7 +163,7 @@ class Model(Portable):
         return {**self.__dict__, "_backend": self.backend}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update({"training": None, **state}, _backend=get(state["_backend"]))
+        self.__dict__.update({"training": None, **state}, _backend=restored(state["_backend"]))
 
     def __repr__(self) -> str:
         losses = self.history["loss"]

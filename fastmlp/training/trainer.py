@@ -165,6 +165,11 @@ def fit(
     goes_on = saved is not None and is_exact(saved.backend)
     wanted = backend
     mixed = is_bfloat16(dtype)
+    if file is not None and dtype is not None and mixed != is_mixed(file.backend):
+        then = "bfloat16" if is_mixed(file.backend) else "not bfloat16"
+        raise ValueError(
+            f"the training to go on has products that are {then}, got dtype {checks.shown(dtype)}"
+        )
     if saved is not None and backend in ("auto", "reference"):
         mixed = mixed or is_mixed(saved.backend)
     dtype = np.float32 if mixed else dtype

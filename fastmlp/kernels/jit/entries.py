@@ -110,7 +110,8 @@ class Entries:
         key = pieces_of(network, optimizer), dtype, bound
         if key not in self._ready:
             self._ready.add(key)
-            store.mark(self._training(bound), f"{dtype} {key[0]}")
+            if name := self._training(bound):
+                store.mark(name, f"{dtype} {key[0]}")
 
     def mark_ready_for_all(self, dtype: str) -> None:
         """Have it said of all trainings with pieces of fastmlp's own, after all pieces were called."""

@@ -48,7 +48,7 @@ The least recently loaded give way.
 ROOM = 1 << 20
 """Bytes that must be free to promise that a program is kept: one takes up to 0.3 MB, its pieces the rest."""
 
-NAME = re.compile(r".+\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
+NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; of the last kind while it is being written."""
 
 BESIDE = re.compile(r"lock\.[0-9a-f]|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
@@ -349,7 +349,8 @@ class Names:
     def put(self, what: str, name: str) -> None:
         """Keep a name."""
         if self._package is not None and self._known.get(what) != name:
-            self._known = {**self._read(), **self._known, what: name}
+            # What another process has kept since then wins over what this one knew.
+            self._known = {**self._known, **self._read(), what: name}
             write("names", self._package, "json", json.dumps(self._known).encode())
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
+from fastmlp.kernels.jit import tuned
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import (
     APART,
@@ -70,6 +71,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         )
     for module in choice.libraries:
         importlib.import_module(module)
+    tuned.take_kept()
 
     def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
