@@ -10,10 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from peers.__main__ import environment
 from share import in_words
 
 import fastmlp
+from benchmarks.peers.__main__ import environment
 
 FIT = """
 import sys
