@@ -15,7 +15,7 @@ import numpy as np
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli.given import BadFile, Mistake, widths
+from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable, widths
 from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
 from fastmlp.tables.errors import TableError
@@ -118,8 +118,8 @@ def train(arguments: argparse.Namespace) -> int:
         share = checks.real("test-share", given, 0, 1, open_low=True, open_high=True)
         if arguments.task is not None:
             checks.choice("task", arguments.task, tuple(TASKS))
-        if arguments.output is not None and not Path(arguments.output).resolve().parent.is_dir():
-            raise Mistake(f"-o {arguments.output}: there is no such directory")
+        if arguments.output is not None:
+            refuse_unwritable("-o", arguments.output, arguments.dataset)
         options = _options(arguments)
         missing = MISSING if arguments.missing is None else arguments.missing.split(",")
         # Reading needs the kinds, and they need the columns' names: a wrong name is told after reading.

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastmlp.cli.given import BadFile, Mistake
+from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.tables import described, print_model, print_scores, telling
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         suffix = Path(arguments.output or "x.csv").suffix.lower()
         if suffix not in WRITERS:
             raise Mistake(f"-o must end in {', '.join(WRITERS)}, got {arguments.output}")
+        if arguments.output is not None:
+            refuse_unwritable("-o", arguments.output, arguments.model, arguments.data)
         estimator = load(arguments.model)
         estimator.progress = not arguments.quiet
         outputs = estimator.outputs(arguments.data)
@@ -129,6 +131,8 @@ def _plot(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.tasks import targets_of
 
     with telling(arguments.data):
+        output = arguments.output or f"{arguments.model}.png"
+        refuse_unwritable("-o", output, arguments.model, arguments.data)
         estimator = load(arguments.model)
         frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds))
         name = estimator.target_name_
@@ -137,7 +141,6 @@ def _plot(arguments: argparse.Namespace) -> int:
         frame = frame.filter(frame[name].is_not_null())
         y = targets_of(frame[name], estimator.task_.name)
         figure = plot(estimator, frame.drop(name), y, arguments.seed)
-        output = arguments.output or f"{arguments.model}.png"
         figure.savefig(output, dpi=110)
     print(output)
     return 0
