@@ -18,6 +18,8 @@ from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.files import archive
 from fastmlp.tables import plots
 from fastmlp.tables.estimators import load
+from fastmlp.tables.report import _drawn
+from fastmlp.tables.tasks import Classification
 
 QUICK = {
     "hidden": (8,),
@@ -249,6 +251,7 @@ def test_settings_that_are_wrong():
         ({"optimizer": "adm"}, "unknown optimizer 'adm'; choose from: sgd"),
         ({"members": 0}, "members must be at least 1, got 0"),
         ({"search": -1}, "search must be above 0, got -1"),
+        ({"members": 1001}, "members must be at most 1000, got 1001"),
     ):
         with pytest.raises(ValueError, match=says):
             TableClassifier(**QUICK | setting).fit(flats(), "kind")
@@ -264,3 +267,25 @@ def test_naming_them_loads_no_optional_package():
     code = "import sys, fastmlp; fastmlp.TableClassifier(); print({'polars', 'numba'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_linear_model_has_a_row_of_every_class(monkeypatch):
+    monkeypatch.setattr("fastmlp.tables.report.LINEAR_ROWS", 20)
+    y = np.where(np.arange(2000) == 1234, "rare", "usual")
+    rows = _drawn(Classification.learned(y), y, 0)
+    assert len(rows) == 20
+    assert set(y[rows]) == {"rare", "usual"}
+
+
+def test_a_model_that_comes_back_reads_a_file_as_it_learned_to(tmp_path):
+    rng = np.random.default_rng(0)
+    codes = rng.choice(["01234", "02345", "09999"], 120)
+    frame = pl.DataFrame({"zip": codes, "y": np.where(codes == "01234", "01", "1")})
+    frame.write_csv(tmp_path / "t.csv")
+    model = TableClassifier(**QUICK, columns={"zip": "category"}).fit(str(tmp_path / "t.csv"), "y")
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert model.classes_.tolist() == ["01", "1"]
+    assert again.score(tmp_path / "t.csv", "y") == model.score(tmp_path / "t.csv", "y") > 0.95
+    frame.filter(pl.col("y") == "1").write_csv(tmp_path / "ones.csv")
+    assert again.score(tmp_path / "ones.csv", "y") > 0.95

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -325,6 +327,42 @@ def test_a_value_that_is_of_another_kind_than_learned():
 )
 def test_the_task_is_what_the_target_suggests(values, task):
     assert task_of(pl.Series("y", values)) == task
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["01", "1", "007"], ["01", "1", "007"]),
+        (["1", " 2", "3.0"], [1, 2, 3]),
+        ([str(2**53), str(2**53 + 1)], [2**53, 2**53 + 1]),
+        ([str(10**20), "7"], [str(10**20), "7"]),
+        (["1.5", "2"], [1.5, 2.0]),
+        ([1e20, 2e20], [1e20, 2e20]),
+        (["True", "FALSE"], [True, False]),
+        ([True, False], [True, False]),
+        ([Decimal("0.5"), Decimal("1.5")], [0.5, 1.5]),
+    ],
+)
+def test_classes_stay_apart_and_what_they_are(values, classes):
+    assert targets_of(pl.Series("y", values), "classification").tolist() == classes
+
+
+def test_decimal_numbers_are_a_target_and_durations_are_none():
+    values = pl.Series("y", [Decimal("0.50"), Decimal("1.25")])
+    assert task_of(values) == "regression"
+    assert targets_of(values, "regression").tolist() == [0.5, 1.25]
+    for odd in (pl.Series("y", [timedelta(1)]), pl.Series("y", [[1], [2]])):
+        with pytest.raises(TableError, match="column 'y': a target of dtype .* cannot be learned"):
+            task_of(odd)
+
+
+def test_truth_values_are_one_column_in_every_form(tmp_path):
+    truth = pl.DataFrame({"b": [True, False, None, True, False]})
+    encoding = Encoding.learned(truth)
+    for words in (["True", "False"], ["TRUE", "FALSE"], ["true", "false"]):
+        texts = pl.DataFrame({"b": [*words, None, *words]})
+        assert Encoding.learned(texts) == encoding
+        np.testing.assert_array_equal(encoding.encoded(texts), encoding.encoded(truth))
 
 
 def test_a_target_that_is_missing_is_named_by_its_row():

@@ -101,12 +101,13 @@ def telling(source: str | None = None) -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
+    import polars as pl
     from sklearn.model_selection import train_test_split
 
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.reading import Asked, read
     from fastmlp.tables.report import compared
-    from fastmlp.tables.tasks import TASKS, Classification, targets_of, task_of
+    from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of
     from fastmlp.tables.texts import MISSING
 
     shown = not arguments.quiet
@@ -129,7 +130,7 @@ def train(arguments: argparse.Namespace) -> int:
             for text in getattr(arguments, kind) or ()
             for one in (text, *text.split(","))
         }
-        if arguments.task == Classification.name:
+        if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
             named[arguments.target] = "category"
         frame = read(arguments.dataset, Asked(named, missing=missing, shown=shown))
         target = _target(arguments, frame)
@@ -151,7 +152,7 @@ def train(arguments: argparse.Namespace) -> int:
         )
         began = time.perf_counter()
         try:
-            estimator.fit(table[rows], frame[target][rows])
+            estimator.fit(table[rows], pl.Series(target, y[rows]))
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1

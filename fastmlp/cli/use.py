@@ -134,12 +134,12 @@ def _plot(arguments: argparse.Namespace) -> int:
         output = arguments.output or f"{arguments.model}.png"
         refuse_unwritable("-o", output, arguments.model, arguments.data)
         estimator = load(arguments.model)
-        frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds))
         name = estimator.target_name_
+        frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds, target=name))
         if name not in frame.columns:
             raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
         frame = frame.filter(frame[name].is_not_null())
-        y = targets_of(frame[name], estimator.task_.name)
+        y = targets_of(frame[name], estimator.task_.name, estimator.task_)
         figure = plot(estimator, frame.drop(name), y, arguments.seed)
         figure.savefig(output, dpi=110)
     print(output)

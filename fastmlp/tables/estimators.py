@@ -121,7 +121,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             If polars is not installed.
         """
         recipe = self._recipe()
-        frame = as_frame(X, self.asked(self.columns))
+        frame = as_frame(X, self.asked(self.columns, target=y))
         frame, target = separated(frame, y)
         if not len(frame):
             raise TableError("there are no rows")
@@ -211,20 +211,26 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         if "optimizer" in given:
             checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
         if "members" in given:
-            checks.whole("members", given["members"], 1)
+            checks.whole("members", given["members"], 1, storage.MOST_MEMBERS)
         if self.hidden is not None:
             given["hidden"] = tuple(self.hidden)
         return Recipe(**given)
 
-    def asked(self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None) -> Asked:
-        """Return how a file is to be read."""
+    def asked(
+        self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None, target: Any = None
+    ) -> Asked:
+        """Return how a file is to be read; classes in the column `target` as the texts that they are."""
         missing = MISSING if self.missing is None else self.missing
-        return Asked(kinds or {}, only, missing, self.progress)
+        classes = (
+            {target: "category"} if isinstance(target, str) and self._task == Classification.name else {}
+        )
+        return Asked({**(kinds or {}), **classes}, only, missing, self.progress)
 
     def _targets(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array]:
         """Return a table without its target, and the target."""
-        frame, target = separated(as_frame(X, self.asked(self.columns)), y)
-        return frame, targets_of(target, self._task)
+        check_is_fitted(self)
+        frame, target = separated(as_frame(X, self.asked(self.encoding_.kinds, target=y)), y)
+        return frame, targets_of(target, self._task, self.task_)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "models_")
