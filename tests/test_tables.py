@@ -219,6 +219,33 @@ def test_semicolons_byte_order_marks_and_dates_of_other_forms(tmp_path):
     assert found["size"].to_list() == [1.0, None]
 
 
+def test_a_separator_in_quotes_is_none(tmp_path):
+    (tmp_path / "t.csv").write_text('"price, EUR, net";"size, m2"\n1;2\n\n3;\n')
+    assert read(tmp_path / "t.csv").columns == ["price, EUR, net", "size, m2"]
+
+
+def test_a_field_without_an_end_is_told_in_one_line(tmp_path):
+    for text, place in (("x" * 200_000, ": "), ('a,b\n"c,1\n' + "d,2\n" * 40_000 + "e,f,g\n", ", row 1: ")):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(TableError) as raised:
+            read(tmp_path / "t.csv")
+        assert f"t.csv{place}it cannot be read: field larger than field limit" in str(raised.value)
+
+
+def test_a_stray_quote_costs_one_pass():
+    class Counted(bytes):
+        seen = 0
+
+        def count(self, what, start, end):
+            Counted.seen += end - start
+            return super().count(what, start, end)
+
+    lines = 2000
+    text = Counted(b'a,b\n5" pipe,1\n' + b"rod,2\n" * lines)
+    assert reading._last_line_end(text) == len(b"a,b\n")
+    assert Counted.seen < 2 * len(text) + 1
+
+
 def test_zones_are_counted_in(tmp_path):
     (tmp_path / "t.csv").write_text("t\n2024-01-01T10:00:00+02:00\n2024-01-01T10:00:00Z\n")
     assert read(tmp_path / "t.csv")["t"].dt.hour().to_list() == [8, 10]
@@ -241,6 +268,8 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
             f"a,b\n{NUMBERS}l2,y\n",
             "row 21, column 'a': 'l2' is not a number; the column is taken as numbers: tell another kind",
         ),
+        ("a,b,c\n1,2,3\n4,5\n", "row 2: it has 2 fields, and the header 3"),
+        ("a,b\r1,2\r3,4\r", "its lines end in carriage returns alone"),
         ("", "it is empty"),
         ("a,a\n1,2\n", "two columns have the name 'a'"),
         (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),
@@ -352,7 +381,7 @@ def test_decimal_numbers_are_a_target_and_durations_are_none():
     assert task_of(values) == "regression"
     assert targets_of(values, "regression").tolist() == [0.5, 1.25]
     for odd in (pl.Series("y", [timedelta(1)]), pl.Series("y", [[1], [2]])):
-        with pytest.raises(TableError, match="column 'y': a target of dtype .* cannot be learned"):
+        with pytest.raises(TableError, match=r"column 'y': a target of dtype .* cannot be learned"):
             task_of(odd)
 
 
