@@ -18,6 +18,7 @@ from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.files import archive
 from fastmlp.tables import plots
 from fastmlp.tables.estimators import load
+from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.report import _drawn
 from fastmlp.tables.tasks import Classification
 
@@ -125,15 +126,23 @@ def test_weights_and_balance_count():
 
 def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
     monkeypatch.setattr("fastmlp.tables.search.HIDDEN", ((4,), (8,)))
-    model = TableRegressor(**QUICK | {"hidden": (), "epochs": 20}, search=1.5).fit(
-        flats().drop("kind"), "price"
-    )
+    settings = QUICK | {"hidden": None, "learning_rate": None, "epochs": 10}
+    model = TableRegressor(**settings, search=1.5).fit(flats().drop("kind"), "price")
     best = min(model.trials_, key=lambda trial: trial.loss)
     assert len(model.trials_) > 1
-    assert model.trials_[0].hidden == ()
+    assert model.trials_[0][:2] == (Recipe.hidden, Recipe.learning_rate)
     assert (model.recipe_.hidden, model.recipe_.learning_rate) == (best.hidden, best.learning_rate)
     assert sum(trial.seconds for trial in model.trials_) < 3
     assert len({(trial.hidden, trial.learning_rate) for trial in model.trials_}) == len(model.trials_) <= 9
+
+
+@pytest.mark.parametrize("given", [{"hidden": (8,)}, {"learning_rate": 0.01}])
+def test_a_search_leaves_what_is_given(given):
+    settings = QUICK | {"hidden": None, "learning_rate": None, "epochs": 1} | given
+    model = TableRegressor(**settings, search=0.3).fit(flats().drop("kind"), "price")
+    ((name, value),) = given.items()
+    assert len({trial[:2] for trial in model.trials_}) > 1
+    assert {getattr(one, name) for one in (*model.trials_, model.recipe_)} == {value}
 
 
 def test_importances_find_the_columns_that_matter(regressor):
@@ -250,7 +259,8 @@ def test_settings_that_are_wrong():
         ({"class_weight": "fair"}, "unknown class_weight 'fair'; choose from: balanced"),
         ({"optimizer": "adm"}, "unknown optimizer 'adm'; choose from: sgd"),
         ({"members": 0}, "members must be at least 1, got 0"),
-        ({"search": -1}, "search must be above 0, got -1"),
+        ({"search": -1, "hidden": None}, "search must be above 0, got -1"),
+        ({"search": 1}, "search has nothing to search: hidden and learning_rate are given"),
         ({"members": 1001}, "members must be at most 1000, got 1001"),
     ):
         with pytest.raises(ValueError, match=says):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
-from fastmlp.cli.tables import described, print_model, print_scores, telling
+from fastmlp.cli.tables import described, print_json, print_model, print_scores, telling
 
 if TYPE_CHECKING:
     import polars as pl
@@ -113,7 +112,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         estimator = load(arguments.model)
     found = described(estimator)
     if arguments.json:
-        print(json.dumps(found))
+        print_json(found)
         return 0
     print_model(estimator, found)
     print_scores(estimator)
@@ -128,7 +127,7 @@ def _plot(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.estimators import load
     from fastmlp.tables.plots import plot
     from fastmlp.tables.reading import read
-    from fastmlp.tables.tasks import targets_of
+    from fastmlp.tables.tasks import targets_of, there
 
     with telling(arguments.data):
         output = arguments.output or f"{arguments.model}.png"
@@ -138,7 +137,7 @@ def _plot(arguments: argparse.Namespace) -> int:
         frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds, target=name))
         if name not in frame.columns:
             raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
-        frame = frame.filter(frame[name].is_not_null())
+        frame = frame.filter(there(frame[name]))
         y = targets_of(frame[name], estimator.task_.name, estimator.task_)
         figure = plot(estimator, frame.drop(name), y, arguments.seed)
         figure.savefig(output, dpi=110)

@@ -156,13 +156,13 @@ def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
 
 def _rows(text: str, separator: str, first: int = 0) -> Iterator[list[str]]:
     """Yield the fields of each row, of which the first has this number; TableError for what is no row."""
-    row = first - 1
+    row = first
     try:
-        for row, fields in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=separator), first):
+        for fields in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
             yield fields
+            row += 1
     except csv.Error as error:
-        place = row + 1
-        raise TableError(f"it cannot be read: {error}; is a quote never closed?", row=place or None) from None
+        raise TableError(f"it cannot be read: {error}; is a quote never closed?", row=row or None) from None
 
 
 def _parsed_block(

@@ -159,6 +159,14 @@ def task_of(series: pl.Series) -> str:
     return Classification.name if whole and values.n_unique() <= MOST_CLASSES else Regression.name
 
 
+def there(series: pl.Series) -> pl.Series:
+    """Return for each row whether it has a target; TableError if none has."""
+    found = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
+    if not found.any():
+        raise TableError("no row has a target", series.name)
+    return found
+
+
 def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Array:
     """Return a target (rows,): float64 for a regression, of its own type for classes, whole numbers as such.
 
