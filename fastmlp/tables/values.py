@@ -44,7 +44,7 @@ def seconds_of(series: pl.Series) -> Array:
 
 
 def labels_of(series: pl.Series) -> pl.Series:
-    """Return a column as texts: whole numbers as such, truth values, also texts of them, as true and false."""
+    """Return a column as texts: whole numbers as such, truth values as true and false, texts of them too."""
     import polars as pl
 
     if series.dtype.is_float():
