@@ -270,6 +270,8 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
         ),
         ("a,b,c\n1,2,3\n4,5\n", "row 2: it has 2 fields, and the header 3"),
         ("a,b\r1,2\r3,4\r", "its lines end in carriage returns alone"),
+        ("a,\xe9\n1,2\n".encode("latin-1"), "its first line is no UTF-8"),
+        ('a,b\n1,5" pipe\n2,rod\n', "CSV malformed"),
         ("", "it is empty"),
         ("a,a\n1,2\n", "two columns have the name 'a'"),
         (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),

@@ -147,6 +147,8 @@ def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
     names = next(_rows(text, separator), [])
     if not names:
         raise TableError("it is empty; its first line must name the columns")
+    if any("\ufffd" in name for name in names):
+        raise TableError("its first line is no UTF-8")
     names = [name or f"column {place + 1}" for place, name in enumerate(names)]
     for place, name in enumerate(names):
         if names.index(name) != place:
@@ -185,7 +187,10 @@ def _parsed_block(
         return pl.DataFrame(schema=dict.fromkeys(header, pl.String))
     except pl.exceptions.PolarsError as error:
         _explain(block, header, separator, skip)
-        raise TableError(str(error).splitlines()[0]) from None
+        reason = str(error).splitlines()[0]
+        if b'"' in block:
+            reason += '; is a quote never closed? Within quotes, "" stands for one'
+        raise TableError(reason) from None
     # A row of too few fields has nothing in the last column; counting tells whether there may be one.
     if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
         _explain(block, header, separator, skip)

@@ -84,6 +84,7 @@ def _linear(task: Classification | Regression, X: Any, y: Array, held: Any) -> A
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
         if isinstance(task, Regression):
             return Ridge().fit(X, task.encoded(y)[:, 0]).predict(held)[:, None]
         codes = task.codes(y)
