@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -109,7 +110,7 @@ def test_plot_draws_losses_fit_and_importances(folder, capsys, target):
 
 
 def test_a_search_is_told(folder, capsys):
-    options = f"--target price --drop kind --search 1s {QUICK}".split()
+    options = f"--target price --drop kind --search 1s {QUICK}".replace("--learning-rate 0.02", "").split()
     assert main(["train", str(folder / "flats.csv"), *options]) == 0
     assert re.match(r"\d+ trials, the best at rate ", value(capsys.readouterr().out, "search"))
 
@@ -123,11 +124,46 @@ def test_rows_without_a_target_are_left_out(folder, tmp_path, capsys):
     assert value(capsys.readouterr().out, "data").endswith(f", {missing} without a target left out")
 
 
+def test_row_numbers_are_seen_in_the_whole_table(tmp_path, capsys):
+    frame = flats().select(pl.int_range(1, 201).alias("id"), "noise", "kind")
+    frame = frame.with_columns(kind=pl.when(pl.col("id") % 3 == 0).then("kind"))
+    frame.write_csv(tmp_path / "t.csv")
+    assert main(["train", str(tmp_path / "t.csv"), *f"--target kind --test-share 0.6 {QUICK}".split()]) == 0
+    assert value(capsys.readouterr().out, "left out") == "id: it numbers the rows"
+
+
+def test_json_has_no_nan(tmp_path, capsys):
+    rows = "".join(f"{i % 13},{6.5 if i == 3 else 5.5}\n" for i in range(30))
+    (tmp_path / "t.csv").write_text(f"a,t\n{rows}")
+    options = f"--target t --task regression --json -o {tmp_path / 'model'} {QUICK}".split()
+    assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
+    assert main(["inspect", str(tmp_path / "model"), "--json"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        scores = json.loads(line, parse_constant=pytest.fail)["report"]["scores"]
+        assert scores["constant"]["R^2"] is None
+
+
+def test_letters_that_stdout_has_not_are_escaped(tmp_path):
+    rows = "".join(f"{i % 7},{'日é'[i % 2]}\n" for i in range(20))
+    (tmp_path / "t.csv").write_text(f"a,t\n{rows}", encoding="utf-8")
+    model, data = str(tmp_path / "model"), str(tmp_path / "t.csv")
+    assert main(["train", data, *f"--target t -o {model} {QUICK}".split()]) == 0
+    for command in (["predict", model, data, "--probabilities", "--quiet"], ["inspect", model]):
+        done = subprocess.run(
+            [sys.executable, "-m", "fastmlp", *command],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert {*b"\xe9"} < {*done.stdout}
+        assert b"\\u65e5" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
         ("train flats.csv", 2, "a table needs --target COLUMN"),
-        ("train none.csv --target y", 3, "none.csv: No such file or directory"),
+        ("train no.csv --target y", 3, "no.csv: No such file or directory"),
         ("train flats.csv --target y", 3, "flats.csv has no column 'y'; there are: size, city, noise"),
         ("train wrong.csv --target a", 3, "wrong.csv, row 2: it has 3 fields, and the header 2"),
         ("train flats.csv --target price --number city", 3, "flats.csv, row 1, column 'city': '"),
@@ -153,6 +189,16 @@ def test_rows_without_a_target_are_left_out(folder, tmp_path, capsys):
             2,
             "-o nowhere/model: there is no such directory",
         ),
+        ("train flats.csv --target price -o flats.csv", 2, "-o flats.csv: it is a file that is read"),
+        ("train nowhere.csv --target price -o .", 2, "-o .: it is a directory"),
+        ("predict price flats.csv -o ./flats.csv", 2, "-o ./flats.csv: it is a file that is read"),
+        ("plot price flats.csv -o nowhere/a.png", 2, "-o nowhere/a.png: there is no such directory"),
+        ("bench --slot affine --html nowhere/a", 2, "--html nowhere/a: there is no such directory"),
+        ("bench --slot affine --machine nowhere", 2, "No such file or directory: 'nowhere'"),
+        ("train head.csv --target b", 3, "head.csv, column 'b': no row has a target"),
+        ("train none.csv --target b", 3, "none.csv, column 'b': no row has a target"),
+        ("train two.csv --target b", 3, "two.csv: at least 4 rows with a target are needed, got 2"),
+        ("train late.csv --target b", 3, "late.csv, row 23, column 'b': 'tall' is not a number"),
         ("train iris --target species", 2, "--target is for tables, like data.csv; 'iris' is none"),
         ("predict flats.csv flats.csv", 3, "is not a sound checkpoint"),
         ("predict none flats.csv", 3, "none: No such file or directory"),
@@ -168,6 +214,11 @@ def test_a_mistake_is_one_line_with_its_place(folder, capsys, monkeypatch, argum
     monkeypatch.chdir(folder)
     (folder / "wrong.csv").write_text("a,b\n1,2\n3,4,5\n")
     (folder / "other.csv").write_text("city\nRome\n")
+    (folder / "head.csv").write_text("a,b\n")
+    (folder / "none.csv").write_text("a,b\n1,\n2,NA\n")
+    (folder / "two.csv").write_text("a,b\n1,2\n3,4\n5,\n")
+    numbers = "".join(f"{i},{i}.5\n" for i in range(20))
+    (folder / "late.csv").write_text(f"a,b\n1,\n2,?\n{numbers}3,tall\n")
     (folder / "tall.csv").write_text("city,size\nRome,50\nRome,tall\n")
     quiet = ["--quiet"] if arguments.startswith("train") else []
     with pytest.raises(SystemExit) as left:

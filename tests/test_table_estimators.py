@@ -18,6 +18,9 @@ from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.files import archive
 from fastmlp.tables import plots
 from fastmlp.tables.estimators import load
+from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.report import _drawn
+from fastmlp.tables.tasks import Classification
 
 QUICK = {
     "hidden": (8,),
@@ -123,15 +126,23 @@ def test_weights_and_balance_count():
 
 def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
     monkeypatch.setattr("fastmlp.tables.search.HIDDEN", ((4,), (8,)))
-    model = TableRegressor(**QUICK | {"hidden": (), "epochs": 20}, search=1.5).fit(
-        flats().drop("kind"), "price"
-    )
+    settings = QUICK | {"hidden": None, "learning_rate": None, "epochs": 10}
+    model = TableRegressor(**settings, search=1.5).fit(flats().drop("kind"), "price")
     best = min(model.trials_, key=lambda trial: trial.loss)
     assert len(model.trials_) > 1
-    assert model.trials_[0].hidden == ()
+    assert model.trials_[0][:2] == (Recipe.hidden, Recipe.learning_rate)
     assert (model.recipe_.hidden, model.recipe_.learning_rate) == (best.hidden, best.learning_rate)
     assert sum(trial.seconds for trial in model.trials_) < 3
     assert len({(trial.hidden, trial.learning_rate) for trial in model.trials_}) == len(model.trials_) <= 9
+
+
+@pytest.mark.parametrize("given", [{"hidden": (8,)}, {"learning_rate": 0.01}])
+def test_a_search_leaves_what_is_given(given):
+    settings = QUICK | {"hidden": None, "learning_rate": None, "epochs": 1} | given
+    model = TableRegressor(**settings, search=0.3).fit(flats().drop("kind"), "price")
+    ((name, value),) = given.items()
+    assert len({trial[:2] for trial in model.trials_}) > 1
+    assert {getattr(one, name) for one in (*model.trials_, model.recipe_)} == {value}
 
 
 def test_importances_find_the_columns_that_matter(regressor):
@@ -248,7 +259,9 @@ def test_settings_that_are_wrong():
         ({"class_weight": "fair"}, "unknown class_weight 'fair'; choose from: balanced"),
         ({"optimizer": "adm"}, "unknown optimizer 'adm'; choose from: sgd"),
         ({"members": 0}, "members must be at least 1, got 0"),
-        ({"search": -1}, "search must be above 0, got -1"),
+        ({"search": -1, "hidden": None}, "search must be above 0, got -1"),
+        ({"search": 1}, "search has nothing to search: hidden and learning_rate are given"),
+        ({"members": 1001}, "members must be at most 1000, got 1001"),
     ):
         with pytest.raises(ValueError, match=says):
             TableClassifier(**QUICK | setting).fit(flats(), "kind")
@@ -264,3 +277,25 @@ def test_naming_them_loads_no_optional_package():
     code = "import sys, fastmlp; fastmlp.TableClassifier(); print({'polars', 'numba'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_linear_model_has_a_row_of_every_class(monkeypatch):
+    monkeypatch.setattr("fastmlp.tables.report.LINEAR_ROWS", 20)
+    y = np.where(np.arange(2000) == 1234, "rare", "usual")
+    rows = _drawn(Classification.learned(y), y, 0)
+    assert len(rows) == 20
+    assert set(y[rows]) == {"rare", "usual"}
+
+
+def test_a_model_that_comes_back_reads_a_file_as_it_learned_to(tmp_path):
+    rng = np.random.default_rng(0)
+    codes = rng.choice(["01234", "02345", "09999"], 120)
+    frame = pl.DataFrame({"zip": codes, "y": np.where(codes == "01234", "01", "1")})
+    frame.write_csv(tmp_path / "t.csv")
+    model = TableClassifier(**QUICK, columns={"zip": "category"}).fit(str(tmp_path / "t.csv"), "y")
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert model.classes_.tolist() == ["01", "1"]
+    assert again.score(tmp_path / "t.csv", "y") == model.score(tmp_path / "t.csv", "y") > 0.95
+    frame.filter(pl.col("y") == "1").write_csv(tmp_path / "ones.csv")
+    assert again.score(tmp_path / "ones.csv", "y") > 0.95

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -217,6 +219,33 @@ def test_semicolons_byte_order_marks_and_dates_of_other_forms(tmp_path):
     assert found["size"].to_list() == [1.0, None]
 
 
+def test_a_separator_in_quotes_is_none(tmp_path):
+    (tmp_path / "t.csv").write_text('"price, EUR, net";"size, m2"\n1;2\n\n3;\n')
+    assert read(tmp_path / "t.csv").columns == ["price, EUR, net", "size, m2"]
+
+
+def test_a_field_without_an_end_is_told_in_one_line(tmp_path):
+    for text, place in (("x" * 200_000, ": "), ('a,b\n"c,1\n' + "d,2\n" * 40_000 + "e,f,g\n", ", row 1: ")):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(TableError) as raised:
+            read(tmp_path / "t.csv")
+        assert f"t.csv{place}it cannot be read: field larger than field limit" in str(raised.value)
+
+
+def test_a_stray_quote_costs_one_pass():
+    class Counted(bytes):
+        seen = 0
+
+        def count(self, what, start, end):
+            Counted.seen += end - start
+            return super().count(what, start, end)
+
+    lines = 2000
+    text = Counted(b'a,b\n5" pipe,1\n' + b"rod,2\n" * lines)
+    assert reading._last_line_end(text) == len(b"a,b\n")
+    assert Counted.seen < 2 * len(text) + 1
+
+
 def test_zones_are_counted_in(tmp_path):
     (tmp_path / "t.csv").write_text("t\n2024-01-01T10:00:00+02:00\n2024-01-01T10:00:00Z\n")
     assert read(tmp_path / "t.csv")["t"].dt.hour().to_list() == [8, 10]
@@ -239,6 +268,10 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
             f"a,b\n{NUMBERS}l2,y\n",
             "row 21, column 'a': 'l2' is not a number; the column is taken as numbers: tell another kind",
         ),
+        ("a,b,c\n1,2,3\n4,5\n", "row 2: it has 2 fields, and the header 3"),
+        ("a,b\r1,2\r3,4\r", "its lines end in carriage returns alone"),
+        ("a,\xe9\n1,2\n".encode("latin-1"), "its first line is no UTF-8"),
+        ('a,b\n1,5" pipe\n2,rod\n', "CSV malformed"),
         ("", "it is empty"),
         ("a,a\n1,2\n", "two columns have the name 'a'"),
         (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),
@@ -325,6 +358,42 @@ def test_a_value_that_is_of_another_kind_than_learned():
 )
 def test_the_task_is_what_the_target_suggests(values, task):
     assert task_of(pl.Series("y", values)) == task
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["01", "1", "007"], ["01", "1", "007"]),
+        (["1", " 2", "3.0"], [1, 2, 3]),
+        ([str(2**53), str(2**53 + 1)], [2**53, 2**53 + 1]),
+        ([str(10**20), "7"], [str(10**20), "7"]),
+        (["1.5", "2"], [1.5, 2.0]),
+        ([1e20, 2e20], [1e20, 2e20]),
+        (["True", "FALSE"], [True, False]),
+        ([True, False], [True, False]),
+        ([Decimal("0.5"), Decimal("1.5")], [0.5, 1.5]),
+    ],
+)
+def test_classes_stay_apart_and_what_they_are(values, classes):
+    assert targets_of(pl.Series("y", values), "classification").tolist() == classes
+
+
+def test_decimal_numbers_are_a_target_and_durations_are_none():
+    values = pl.Series("y", [Decimal("0.50"), Decimal("1.25")])
+    assert task_of(values) == "regression"
+    assert targets_of(values, "regression").tolist() == [0.5, 1.25]
+    for odd in (pl.Series("y", [timedelta(1)]), pl.Series("y", [[1], [2]])):
+        with pytest.raises(TableError, match=r"column 'y': a target of dtype .* cannot be learned"):
+            task_of(odd)
+
+
+def test_truth_values_are_one_column_in_every_form(tmp_path):
+    truth = pl.DataFrame({"b": [True, False, None, True, False]})
+    encoding = Encoding.learned(truth)
+    for words in (["True", "False"], ["TRUE", "FALSE"], ["true", "false"]):
+        texts = pl.DataFrame({"b": [*words, None, *words]})
+        assert Encoding.learned(texts) == encoding
+        np.testing.assert_array_equal(encoding.encoded(texts), encoding.encoded(truth))
 
 
 def test_a_target_that_is_missing_is_named_by_its_row():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
-from fastmlp.cli.given import DTYPES, Mistake
+from fastmlp.cli.given import DTYPES, Mistake, refuse_unwritable
 from fastmlp.exchange.packages import needed
 
 if TYPE_CHECKING:
@@ -120,6 +120,9 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.asm or arguments.ir:
         return _assembly(arguments, request, files)
     before = _checked(lambda: _earlier(arguments.compare))
+    for option in ("json", "html"):
+        if path := getattr(arguments, option):
+            refuse_unwritable(f"--{option}", path)
     results = _results(request, arguments, console)
     return _told(results, before, arguments, console)
 
@@ -204,7 +207,7 @@ def _results(request: Request, arguments: argparse.Namespace, console: Any) -> R
     from fastmlp.lab.run import run, tasks
     from fastmlp.lab.table import bar
 
-    machine = read(arguments.machine).machine if arguments.machine else None
+    machine = _checked(lambda: read(arguments.machine)).machine if arguments.machine else None
     todo = tasks(request)
     if not todo:
         raise Mistake("no variant has code of its own for what was asked")

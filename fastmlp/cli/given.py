@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 DTYPES = ("float32", "float64")
 
 
@@ -16,6 +19,23 @@ class BadFile(Mistake):
     """A file that the user named cannot be used: the table or the model in it, or the file itself."""
 
     code = 3
+
+
+def refuse_unwritable(option: str, path: str, *inputs: str) -> None:
+    """Raise Mistake if no file can be written at a path, or if it is one that is read: before any work."""
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise Mistake(f"{option} {path}: it is a directory")
+    if not target.parent.is_dir():
+        raise Mistake(f"{option} {path}: there is no such directory")
+    if target.exists() and any(Path(one).exists() and target.samefile(one) for one in inputs):
+        raise Mistake(f"{option} {path}: it is a file that is read; name another one")
+    if target.is_file() or not target.exists():
+        try:
+            with tempfile.TemporaryFile(dir=target.parent):
+                pass
+        except OSError as error:
+            raise Mistake(f"{option} {path}: {error.strerror or error}") from None
 
 
 def widths(text: str) -> list[int]:

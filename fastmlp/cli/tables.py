@@ -15,7 +15,7 @@ import numpy as np
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli.given import BadFile, Mistake, widths
+from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable, widths
 from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
 from fastmlp.tables.errors import TableError
@@ -57,6 +57,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
 }
 """What only a table takes; None where it is not given."""
+
+
+LEAST_ROWS = 4
+"""Three to train on, and one held out."""
 
 
 def add_options(train: argparse.ArgumentParser) -> None:
@@ -101,12 +105,14 @@ def telling(source: str | None = None) -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
+    import polars as pl
     from sklearn.model_selection import train_test_split
 
+    from fastmlp.tables.encoding import row_numbers
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.reading import Asked, read
     from fastmlp.tables.report import compared
-    from fastmlp.tables.tasks import TASKS, Classification, targets_of, task_of
+    from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of, there
     from fastmlp.tables.texts import MISSING
 
     shown = not arguments.quiet
@@ -118,8 +124,8 @@ def train(arguments: argparse.Namespace) -> int:
         share = checks.real("test-share", given, 0, 1, open_low=True, open_high=True)
         if arguments.task is not None:
             checks.choice("task", arguments.task, tuple(TASKS))
-        if arguments.output is not None and not Path(arguments.output).resolve().parent.is_dir():
-            raise Mistake(f"-o {arguments.output}: there is no such directory")
+        if arguments.output is not None:
+            refuse_unwritable("-o", arguments.output, arguments.dataset)
         options = _options(arguments)
         missing = MISSING if arguments.missing is None else arguments.missing.split(",")
         # Reading needs the kinds, and they need the columns' names: a wrong name is told after reading.
@@ -129,13 +135,22 @@ def train(arguments: argparse.Namespace) -> int:
             for text in getattr(arguments, kind) or ()
             for one in (text, *text.split(","))
         }
-        if arguments.task == Classification.name:
+        if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
             named[arguments.target] = "category"
         frame = read(arguments.dataset, Asked(named, missing=missing, shown=shown))
         target = _target(arguments, frame)
-        frame, kept = _with_target(frame, target)
-        task = arguments.task or task_of(frame[target])
-        y = targets_of(frame[target], task)
+        numbered = row_numbers(frame)
+        rows_of = np.flatnonzero(there(frame[target]).to_numpy())
+        kept = len(frame) - len(rows_of)
+        frame = frame[rows_of] if kept else frame
+        try:
+            task = arguments.task or task_of(frame[target])
+            y = targets_of(frame[target], task)
+        except TableError as error:
+            row = None if error.row is None else int(rows_of[error.row - 1]) + 1
+            raise TableError(error.reason, error.column, row) from None
+        if len(y) < LEAST_ROWS:
+            raise TableError(f"at least {LEAST_ROWS} rows with a target are needed, got {len(y)}")
         kinds = _kinds(arguments, frame.columns)
         if kinds.pop(target, None) is not None:
             raise Mistake(f"column {target!r} is the target, which has no other kind")
@@ -151,7 +166,7 @@ def train(arguments: argparse.Namespace) -> int:
         )
         began = time.perf_counter()
         try:
-            estimator.fit(table[rows], frame[target][rows])
+            estimator.fit(table[rows], pl.Series(target, y[rows]), row_numbers=numbered)
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
@@ -161,7 +176,7 @@ def train(arguments: argparse.Namespace) -> int:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": kept}
     if arguments.json:
-        print(json.dumps(found | {"model": arguments.output}))
+        print_json(found | {"model": arguments.output})
         return 0
     print_model(estimator, found)
     print(f"time       {seconds:.3g} s")
@@ -227,16 +242,6 @@ def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
     return name
 
 
-def _with_target(frame: pl.DataFrame, target: str) -> tuple[pl.DataFrame, int]:
-    """Return the rows that have a target, and how many have none; TableError for an infinite one."""
-    series = frame[target]
-    if series.dtype.is_float() and (infinite := series.is_infinite().fill_null(False)).any():
-        row = int(infinite.arg_true()[0])
-        raise TableError(f"the target is {series[row]}", target, row + 1)
-    there = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
-    return (frame, 0) if there.all() else (frame.filter(there), int((~there).sum()))
-
-
 def _strata(y: np.ndarray[Any, Any], task: str, share: float) -> np.ndarray[Any, Any] | None:
     """Return the classes, if each has rows for both parts."""
     if task != "classification":
@@ -246,6 +251,13 @@ def _strata(y: np.ndarray[Any, Any], task: str, share: float) -> np.ndarray[Any,
 
 
 # --- what is printed --------------------------------------------------------------------------------------
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """Print one JSON object; null where a number is NaN or infinite."""
+    from fastmlp.tables.storage import finite
+
+    print(json.dumps(finite(found), allow_nan=False))
 
 
 def described(estimator: Estimator) -> dict[str, Any]:

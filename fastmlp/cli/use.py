@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastmlp.cli.given import BadFile, Mistake
-from fastmlp.cli.tables import described, print_model, print_scores, telling
+from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
+from fastmlp.cli.tables import described, print_json, print_model, print_scores, telling
 
 if TYPE_CHECKING:
     import polars as pl
@@ -68,6 +67,8 @@ def _predict(arguments: argparse.Namespace) -> int:
         suffix = Path(arguments.output or "x.csv").suffix.lower()
         if suffix not in WRITERS:
             raise Mistake(f"-o must end in {', '.join(WRITERS)}, got {arguments.output}")
+        if arguments.output is not None:
+            refuse_unwritable("-o", arguments.output, arguments.model, arguments.data)
         estimator = load(arguments.model)
         estimator.progress = not arguments.quiet
         outputs = estimator.outputs(arguments.data)
@@ -111,7 +112,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
         estimator = load(arguments.model)
     found = described(estimator)
     if arguments.json:
-        print(json.dumps(found))
+        print_json(found)
         return 0
     print_model(estimator, found)
     print_scores(estimator)
@@ -126,18 +127,19 @@ def _plot(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.estimators import load
     from fastmlp.tables.plots import plot
     from fastmlp.tables.reading import read
-    from fastmlp.tables.tasks import targets_of
+    from fastmlp.tables.tasks import targets_of, there
 
     with telling(arguments.data):
+        output = arguments.output or f"{arguments.model}.png"
+        refuse_unwritable("-o", output, arguments.model, arguments.data)
         estimator = load(arguments.model)
-        frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds))
         name = estimator.target_name_
+        frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds, target=name))
         if name not in frame.columns:
             raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
-        frame = frame.filter(frame[name].is_not_null())
-        y = targets_of(frame[name], estimator.task_.name)
+        frame = frame.filter(there(frame[name]))
+        y = targets_of(frame[name], estimator.task_.name, estimator.task_)
         figure = plot(estimator, frame.drop(name), y, arguments.seed)
-        output = arguments.output or f"{arguments.model}.png"
         figure.savefig(output, dpi=110)
     print(output)
     return 0

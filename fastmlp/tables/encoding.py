@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,12 +34,17 @@ class Encoding:
 
     @classmethod
     def learned(
-        cls, frame: pl.DataFrame, told: Mapping[str, str] | None = None, shown: bool | None = False
+        cls,
+        frame: pl.DataFrame,
+        told: Mapping[str, str] | None = None,
+        shown: bool | None = False,
+        row_numbers: Collection[str] = (),
     ) -> Self:
         """Return the encoding that a frame suggests.
 
         told : kinds by column name, for those that shall not be inferred
         shown : whether there is a progress bar; None if stderr is a terminal
+        row_numbers : columns that number the rows of a table of which the frame is a part
 
         Raises
         ------
@@ -53,8 +58,12 @@ class Encoding:
         columns = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
-                is_told = series.name in told
-                columns.append(KINDS[told[series.name]].learned(series) if is_told else inferred(series))
+                if series.name in told:
+                    columns.append(KINDS[told[series.name]].learned(series))
+                elif series.name in row_numbers:
+                    columns.append(Dropped(series.name, ROW_NUMBERS))
+                else:
+                    columns.append(inferred(series))
                 bar.move(len(columns))
         if not any(column.parts for column in columns):
             raise TableError("no column is left to learn from")
@@ -166,6 +175,9 @@ class Encoding:
 
 # --- which kind a column is -------------------------------------------------------------------------------
 
+ROW_NUMBERS = "it numbers the rows"
+"""Why such a column is dropped."""
+
 FEW = 50
 """Different texts that are a category, however few rows there are."""
 
@@ -182,7 +194,7 @@ def inferred(series: pl.Series) -> Column:
     if distinct <= 1 and not (distinct == 1 and series.null_count()):
         return Dropped(series.name, "it holds nothing" if distinct == 0 else "it holds one value only")
     if dtype.is_numeric() and _numbers_the_rows(series):
-        return Dropped(series.name, "it numbers the rows")
+        return Dropped(series.name, ROW_NUMBERS)
     if dtype.is_numeric():
         return Number.learned(series)
     if dtype in (pl.Date, pl.Datetime):
@@ -192,6 +204,11 @@ def inferred(series: pl.Series) -> Column:
     if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
         return Category.learned(series)
     raise TableError(f"columns of dtype {dtype} cannot be learned from; drop it or convert it", series.name)
+
+
+def row_numbers(frame: pl.DataFrame) -> list[str]:
+    """Return the columns that number the rows; of a part of a table that can no longer be seen."""
+    return [one.name for one in frame.get_columns() if one.dtype.is_numeric() and _numbers_the_rows(one)]
 
 
 def _of_texts(series: pl.Series, distinct: int) -> Column:

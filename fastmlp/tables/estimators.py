@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,7 +55,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     members : int, optional
         How many networks are trained, each held against another part of the rows; their mean predicts.
     search : float, optional
-        Seconds in which the hidden layers and the rate are searched for before.
+        Seconds in which the hidden layers and the rate are searched for before, as far as they are not given.
     backend, threads, dtype : as for `fastmlp.fit`; dtype float32 if None
     random_state : int, RandomState or None
     progress : bool or None
@@ -103,7 +103,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         names = self._get_param_names()
         self.__dict__ |= {name: parameters[name] for name in names}
 
-    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, row_numbers: Collection[str] = ()
+    ) -> Self:
         """Learn the columns and train the members.
 
         Parameters
@@ -112,6 +114,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             a mapping of columns, or an array (rows, n)
         y : (rows,) array or series, or the name of a column of X
         sample_weight : (rows,) array of at least 0, optional
+        row_numbers : columns to drop because they number the rows of a table of which X is a part
 
         Raises
         ------
@@ -120,8 +123,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         ImportError
             If polars is not installed.
         """
-        recipe = self._recipe()
-        frame = as_frame(X, self.asked(self.columns))
+        recipe, given = self._recipe(), self._given_of_search()
+        frame = as_frame(X, self.asked(self.columns, target=y))
         frame, target = separated(frame, y)
         if not len(frame):
             raise TableError("there are no rows")
@@ -131,7 +134,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         if len(values) < 3:
             raise TableError(f"at least 3 rows are needed, got {len(values)}")
         self.task_ = TASKS[self._task].learned(values)
-        self.encoding_ = Encoding.learned(frame, self.columns, self.progress)
+        self.encoding_ = Encoding.learned(frame, self.columns, self.progress, row_numbers)
         self.report_ = None
         self._name(frame.columns, target.name)
         weights = None if sample_weight is None else np.asarray(sample_weight, float)
@@ -142,7 +145,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.trials_: list[Trial] = []
         if self.search is not None:
             seconds = checks.real("search", self.search, 0, open_low=True)
-            recipe, self.trials_ = searched(encoded, values, weights, self.task_, recipe, seconds, settings)
+            recipe, self.trials_ = searched(
+                encoded, values, weights, self.task_, recipe, seconds, settings, given
+            )
         self.recipe_ = recipe.resolved(len(values))
         self.models_: list[Model] = members.train(
             encoded, values, weights, self.task_, self.recipe_, settings
@@ -211,20 +216,33 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         if "optimizer" in given:
             checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
         if "members" in given:
-            checks.whole("members", given["members"], 1)
+            checks.whole("members", given["members"], 1, storage.MOST_MEMBERS)
         if self.hidden is not None:
             given["hidden"] = tuple(self.hidden)
         return Recipe(**given)
 
-    def asked(self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None) -> Asked:
-        """Return how a file is to be read."""
+    def _given_of_search(self) -> list[str]:
+        """Return what a search must leave as it is; ValueError if nothing is left to search."""
+        given = [name for name in ("hidden", "learning_rate") if getattr(self, name) is not None]
+        if self.search is not None and len(given) == 2:
+            raise ValueError("search has nothing to search: hidden and learning_rate are given")
+        return given
+
+    def asked(
+        self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None, target: Any = None
+    ) -> Asked:
+        """Return how a file is to be read; classes in the column `target` as the texts that they are."""
         missing = MISSING if self.missing is None else self.missing
-        return Asked(kinds or {}, only, missing, self.progress)
+        classes = (
+            {target: "category"} if isinstance(target, str) and self._task == Classification.name else {}
+        )
+        return Asked({**(kinds or {}), **classes}, only, missing, self.progress)
 
     def _targets(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array]:
         """Return a table without its target, and the target."""
-        frame, target = separated(as_frame(X, self.asked(self.columns)), y)
-        return frame, targets_of(target, self._task)
+        check_is_fitted(self)
+        frame, target = separated(as_frame(X, self.asked(self.encoding_.kinds, target=y)), y)
+        return frame, targets_of(target, self._task, self.task_)
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "models_")

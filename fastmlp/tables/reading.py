@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,7 +116,7 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
 def _blocks(file: Any) -> Iterator[bytes]:
     """Yield a file in pieces that end where a line does, outside quotes."""
     rest = b""
-    while piece := file.read(BLOCK):
+    while piece := file.read(max(BLOCK, len(rest))):  # doubled, where a quote is never closed
         rest += piece
         end = _last_line_end(rest)
         if end:
@@ -128,24 +129,42 @@ def _blocks(file: Any) -> Iterator[bytes]:
 def _last_line_end(text: bytes) -> int:
     """Return where the last line ends that is complete, 0 if none is; quotes within it come in pairs."""
     end = text.rfind(b"\n") + 1
-    while end and text.count(b'"', 0, end) % 2:
-        end = text.rfind(b"\n", 0, end - 1) + 1
+    quotes = text.count(b'"', 0, end)
+    while end and quotes % 2:
+        before = text.rfind(b"\n", 0, end - 1) + 1
+        quotes -= text.count(b'"', before, end)
+        end = before
     return end
 
 
 def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
     """Return the names in the first line, and the separator."""
     text = block.decode("utf-8-sig", "replace")
-    first = text.partition("\n")[0]
+    first = re.sub(r'"[^"]*"', "", text).partition("\n")[0]
+    if "\r" in first.removesuffix("\r"):
+        raise TableError("its lines end in carriage returns alone; they must end in line feeds")
     separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
-    names = next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])
+    names = next(_rows(text, separator), [])
     if not names:
         raise TableError("it is empty; its first line must name the columns")
+    if any("\ufffd" in name for name in names):
+        raise TableError("its first line is no UTF-8")
     names = [name or f"column {place + 1}" for place, name in enumerate(names)]
     for place, name in enumerate(names):
         if names.index(name) != place:
             raise TableError(f"two columns have the name {name!r}")
     return names, separator
+
+
+def _rows(text: str, separator: str, first: int = 0) -> Iterator[list[str]]:
+    """Yield the fields of each row, of which the first has this number; TableError for what is no row."""
+    row = first
+    try:
+        for fields in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
+            yield fields
+            row += 1
+    except csv.Error as error:
+        raise TableError(f"it cannot be read: {error}; is a quote never closed?", row=row or None) from None
 
 
 def _parsed_block(
@@ -155,7 +174,7 @@ def _parsed_block(
     import polars as pl
 
     try:
-        return pl.read_csv(
+        part = pl.read_csv(
             block,
             has_header=False,
             skip_rows=skip,
@@ -168,18 +187,25 @@ def _parsed_block(
         return pl.DataFrame(schema=dict.fromkeys(header, pl.String))
     except pl.exceptions.PolarsError as error:
         _explain(block, header, separator, skip)
-        raise TableError(str(error).splitlines()[0]) from None
+        reason = str(error).splitlines()[0]
+        if b'"' in block:
+            reason += '; is a quote never closed? Within quotes, "" stands for one'
+        raise TableError(reason) from None
+    # A row of too few fields has nothing in the last column; counting tells whether there may be one.
+    if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
+        _explain(block, header, separator, skip)
+    return part
 
 
 def _explain(block: bytes, header: list[str], separator: str, skip: int) -> None:
-    """Raise TableError for the first row that has too many fields, or is no UTF-8."""
+    """Raise TableError for the first row that has too many or too few fields, or is no UTF-8."""
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:
         row = block.count(b"\n", 0, error.start) + 1 - skip
         raise TableError(f"byte {block[error.start]:#x} is no UTF-8", row=row) from None
-    for row, fields in enumerate(csv.reader(io.StringIO(text, newline=""), delimiter=separator), 1 - skip):
-        if len(fields) > len(header):
+    for row, fields in enumerate(_rows(text, separator, 1 - skip), 1 - skip):
+        if fields and len(fields) != len(header):
             raise TableError(f"it has {len(fields)} fields, and the header {len(header)}", row=row)
 
 

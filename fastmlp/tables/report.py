@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Array = NDArray[Any]
 
 LINEAR_ROWS = 50_000
-"""Rows that the linear model is fitted on at most, drawn by the seed."""
+"""Rows that the linear model is fitted on at most, drawn by the seed; the first of each class is one."""
 
 
 def scores(task: Classification | Regression, y: Array, outputs: Array) -> dict[str, float]:
@@ -51,9 +51,7 @@ def compared(
     """
     task = estimator.task_
     (frame, y), (held_frame, held_y) = trained, held
-    rows = np.arange(len(y))
-    if len(rows) > LINEAR_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(len(y), LINEAR_ROWS, replace=False))
+    rows = _drawn(task, y, seed)
     targets = task.encoded(y)
     constant = np.broadcast_to(targets.mean(axis=0), (len(held_y), task.n_out))
     X = estimator.encoding_.encoded(frame[rows], np.float64)
@@ -68,6 +66,17 @@ def compared(
     }
 
 
+def _drawn(task: Classification | Regression, y: Array, seed: int) -> Array:
+    """Return at most LINEAR_ROWS rows, ascending, with every class that y has."""
+    if len(y) <= LINEAR_ROWS:
+        return np.arange(len(y))
+    rows = np.random.default_rng(seed).choice(len(y), LINEAR_ROWS, replace=False)
+    if isinstance(task, Regression):
+        return np.sort(rows)
+    firsts = np.unique(y, return_index=True)[1]
+    return np.union1d(firsts, rows[: max(0, LINEAR_ROWS - len(firsts))])
+
+
 def _linear(task: Classification | Regression, X: Any, y: Array, held: Any) -> Array:
     """Return the outputs of a logistic or ridge regression with scikit-learn's settings, (rows, n_out)."""
     from sklearn.exceptions import ConvergenceWarning
@@ -75,6 +84,7 @@ def _linear(task: Classification | Regression, X: Any, y: Array, held: Any) -> A
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
         if isinstance(task, Regression):
             return Ridge().fit(X, task.encoded(y)[:, 0]).predict(held)[:, None]
         codes = task.codes(y)

@@ -60,7 +60,7 @@ def write(path: str | os.PathLike[str], kept: Kept) -> None:
         "trials": kept.trials,
         "report": kept.report,
     }
-    text = json.dumps(_finite(table), allow_nan=False).encode()
+    text = json.dumps(finite(table), allow_nan=False).encode()
     arrays: dict[str, Array] = {"table": np.frombuffer(text, np.uint8)}
     for place, model in enumerate(kept.models):
         arrays[f"members/{place}/parameters"] = model.parameters
@@ -141,10 +141,10 @@ def _task(description: dict[str, Any]) -> Classification | Regression:
     return Regression(checks.real("mean", description["mean"]), deviation)
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """Return JSON's types with None where a number is NaN or infinite."""
     if isinstance(value, dict):
-        return {name: _finite(one) for name, one in value.items()}
+        return {name: finite(one) for name, one in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(one) for one in value]
+        return [finite(one) for one in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

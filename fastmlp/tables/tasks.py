@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.texts import as_numbers, guessed, parsed
+from fastmlp.tables.values import labels_of
 
 if TYPE_CHECKING:
     import polars as pl
@@ -19,6 +20,9 @@ Array = NDArray[Any]
 
 MOST_CLASSES = 20
 """Different whole numbers in a target that still are classes, where nobody says."""
+
+EXACT = 2**53
+"""From here on float64 leaves whole numbers out."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,7 @@ def task_of(series: pl.Series) -> str:
     """Return the name of the task that a target's dtype and values suggest."""
     import polars as pl
 
+    series = _usable(series)
     if series.dtype == pl.String:
         kind = guessed(series)
         if kind != "number":
@@ -154,8 +159,18 @@ def task_of(series: pl.Series) -> str:
     return Classification.name if whole and values.n_unique() <= MOST_CLASSES else Regression.name
 
 
-def targets_of(series: pl.Series, task: str) -> Array:
+def there(series: pl.Series) -> pl.Series:
+    """Return for each row whether it has a target; TableError if none has."""
+    found = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
+    if not found.any():
+        raise TableError("no row has a target", series.name)
+    return found
+
+
+def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Array:
     """Return a target (rows,): float64 for a regression, of its own type for classes, whole numbers as such.
+
+    learned : the task of a model, if it has one: classes that are texts there are so here
 
     Raises
     ------
@@ -164,8 +179,13 @@ def targets_of(series: pl.Series, task: str) -> Array:
     """
     import polars as pl
 
-    if series.dtype == pl.String and (task == Regression.name or _are_numbers(series)):
+    series = _usable(series)
+    if task == Regression.name and series.dtype == pl.String:
         series = parsed(series, "number")
+    elif isinstance(learned, Classification) and isinstance(learned.classes[0], str):
+        series = labels_of(series)
+    elif series.dtype == pl.String:
+        series = _as_classes(series)
     if series.dtype.is_float():
         series = series.fill_nan(None)
     if series.null_count():
@@ -176,17 +196,46 @@ def targets_of(series: pl.Series, task: str) -> Array:
             raise TableError(
                 f"the target of a regression must be numbers, has dtype {series.dtype}", series.name
             )
-        values = series.cast(pl.Float64).to_numpy()
-        if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values)))
-            raise TableError(f"the target is {values[row]}", series.name, row + 1)
-        return values
-    if series.dtype.is_float() and bool((series == series.round()).all()):
+        series = series.cast(pl.Float64)
+    if series.dtype.is_float() and not (finite := series.is_finite()).all():
+        row = int((~finite).arg_true()[0])
+        raise TableError(f"the target is {series[row]}", series.name, row + 1)
+    if task == Regression.name:
+        return series.to_numpy()
+    if series.dtype.is_float() and bool(((series == series.round()) & (series.abs() < EXACT)).all()):
         series = series.cast(pl.Int64)
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         series = series.cast(pl.String)
     return np.array(series.to_list())
 
 
-def _are_numbers(texts: pl.Series) -> bool:
-    return as_numbers(texts).null_count() == texts.null_count()
+def _usable(series: pl.Series) -> pl.Series:
+    """Return a target with decimal numbers as Float64; TableError for a dtype that is no target's."""
+    import polars as pl
+
+    dtype = series.dtype
+    if dtype.is_decimal():
+        return series.cast(pl.Float64)
+    if dtype.is_nested() or dtype in (pl.Object, pl.Binary, pl.Duration):
+        raise TableError(f"a target of dtype {dtype} cannot be learned; convert it", series.name)
+    return series
+
+
+def _as_classes(texts: pl.Series) -> pl.Series:
+    """Return texts as truth values or numbers, if they are written as those are; else as they are.
+
+    Codes like 007 and whole numbers beyond 64 bits remain texts: as numbers, two of them might be one.
+    """
+    import polars as pl
+
+    labels = labels_of(texts)
+    if labels.is_in(["true", "false"]).all():
+        return labels == "true"
+    plain = texts.str.strip_chars().str.replace(r"\.0+$", "")
+    whole = plain.cast(pl.Int64, strict=False)
+    changed = whole.cast(pl.String).ne_missing(plain)
+    if not changed.any():
+        return whole
+    numbers = as_numbers(texts)
+    are_codes = (changed & plain.str.contains(r"^[+-]?\d+$")).any()
+    return labels if are_codes or numbers.null_count() > texts.null_count() else numbers

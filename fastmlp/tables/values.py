@@ -44,14 +44,17 @@ def seconds_of(series: pl.Series) -> Array:
 
 
 def labels_of(series: pl.Series) -> pl.Series:
-    """Return a column as texts; a whole number as such, whatever its dtype is."""
+    """Return a column as texts: whole numbers as such, truth values as true and false, texts of them too."""
     import polars as pl
 
     if series.dtype.is_float():
         return series.fill_nan(None).cast(pl.String).str.replace(r"\.0$", "")
     if series.dtype.is_nested() or series.dtype in (pl.Object, pl.Binary):
         raise TableError(f"it must hold single values, has dtype {series.dtype}", series.name)
-    return series.cast(pl.String)
+    labels = series.cast(pl.String)
+    if series.dtype == pl.Boolean:
+        return labels
+    return labels.str.replace(r"^(?i:true)$", "true").str.replace(r"^(?i:false)$", "false")
 
 
 def robust(values: Array) -> tuple[float, float]:
