@@ -19,7 +19,8 @@ from selection import matrix
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network, TimeLimit
 from fastmlp.training import streamed
-from fastmlp.training.sources.blocks import Slices
+from fastmlp.training.sources.blocks import Slices, given
+from fastmlp.training.windows import Wanted, Windows
 
 RNG = np.random.default_rng(0)
 ROWS = 103
@@ -269,6 +270,27 @@ def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
                 **{name: options[name] for name in ("validation", "callbacks")},
             )
             np.testing.assert_array_equal(more.parameters, whole.parameters)
+
+
+def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed, "MAX_CHUNK_STEPS", 1)
+    options = {"window": 32, "epochs": 1}
+    for step, rows in ((4, 40), (4, 64)):  # the steps visited are more than there are now, or as many
+        path = tmp_path / "c"
+        stopped = fit(**options, callbacks=[Checkpoint(path, 99), StopAt(step)])
+        fewer = [(X[:rows], Y[:rows], W[:rows])]
+        with pytest.raises(ValueError, match=f"epoch 1 has only {rows} rows; the training that goes on"):
+            fit(fewer, **options, resume=path)
+        with pytest.raises(ValueError, match=f"epoch 1 has only {rows} rows; the training that goes on"):
+            stopped.fit_more(fewer, epochs=1)
+
+
+def test_windows_behind_the_last_are_an_error():
+    wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
+    with Windows(given("X", BLOCKS), wanted, 1) as windows:
+        windows.next()
+        with pytest.raises(RuntimeError, match="the blocks of all 1 epochs have been given"):
+            windows.next()
 
 
 def test_fit_more_has_the_bits_of_one_longer_fit():

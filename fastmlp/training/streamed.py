@@ -137,6 +137,11 @@ class Streamed(Training):
         while run.stop_reason is None and run.epoch < plan.epochs:
             steps = self._steps_left
             if not steps:
+                if self.window.last and self.epoch_state is not None:
+                    raise ValueError(
+                        f"epoch {run.epoch + 1} has only {self.epoch_rows} rows; "
+                        "the training that goes on had visited them all before it stopped, or more"
+                    )
                 if not self._wait():
                     self._end_chunk()
                     return

@@ -174,11 +174,14 @@ class Windows:
     def next(self, stopped: Callable[[], bool] = lambda: False) -> Window | None:
         """Return the next window when it is filled; None if stopped() before that."""
         while not stopped():
+            over = not self._thread.is_alive()  # asked before the look: what it put last is then there
             with contextlib.suppress(queue.Empty):
                 found = self._ready.get(timeout=POLL)
                 if isinstance(found, BaseException):
                     raise found
                 return found
+            if over:
+                raise RuntimeError(f"the {self._what}blocks of all {self.epochs} epochs have been given")
         return None
 
     def release(self, window: Window) -> None:
