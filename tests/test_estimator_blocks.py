@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import SGD, Cosine, MLPClassifier, MLPRegressor, StepDecay
 
 RNG = np.random.default_rng(0)
 ROWS = 150
@@ -75,6 +75,14 @@ def test_partial_fit_takes_blocks_and_each_block():
         each.partial_fit(x, y, classes=labels)
         whole.partial_fit([(x, y)], classes=labels)
         assert_same(each, whole)
+
+
+@pytest.mark.parametrize("rate", [StepDecay(0.1, 2, 0.1), Cosine(0.1, 5)])
+def test_schedules_by_epoch_go_on_from_one_partial_fit_to_the_next(rate):
+    wanted, ours = (MLPRegressor(**{**OPTIONS, "solver": SGD(rate)}) for _ in range(2))
+    for _ in range(4):
+        wanted.partial_fit(X, X[:, 0])
+        assert_same(ours.partial_fit(blocks(X[:, 0])), wanted)
 
 
 def test_memory_maps_of_bytes(tmp_path):
