@@ -162,6 +162,29 @@ def test_a_file_that_ends_short_names_itself(pixels):
         fit(pixels, Y, epochs=9, callbacks=[Cut()])
 
 
+def test_maps_whose_file_was_cut_are_refused_before_they_are_read(tmp_path):
+    """A slice of one, and one that is trained on where it is: both killed the process."""
+    rows = np.arange(4 << 14, dtype=np.float32).reshape(-1, 4)
+    rows.tofile(tmp_path / "rows")
+    for dtype, at in (("f4", slice(None)), ("f4", slice(8192, None)), ("u4", slice(8192, 12288))):
+        part = np.memmap(tmp_path / "rows", dtype, "r", 64, shape=(len(rows) - 4, 4))[at]
+        os.truncate(tmp_path / "rows", 64 + 16 * 8192)
+        ends = 64 + 16 * (at.start or 0) + part.nbytes
+        with pytest.raises(ValueError, match=f"ends short: it has {64 + 16 * 8192} bytes of {ends}"):
+            fit(part, np.zeros(len(part)), network=Network([4, 1]), dtype=np.float32, epochs=1)
+        with pytest.raises(ValueError, match="ends short"):
+            fastmlp.MLPRegressor(max_iter=1).fit(part, np.zeros(len(part)))
+        rows.tofile(tmp_path / "rows")
+    part = np.memmap(tmp_path / "rows", "u4", "r", 64, shape=(len(rows) - 4, 4))[2:103:3]
+    os.truncate(tmp_path / "rows", 64 + 16 * 102)  # what lies behind the slice is not missed
+    np.testing.assert_array_equal(
+        *(
+            fit(X, Y[: len(part)], network=Network([4, 2]), epochs=1).parameters
+            for X in (part, np.array(part))
+        )
+    )
+
+
 # --- other kinds ------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from sklearn.utils import column_or_1d
 from fastmlp import checks
 from fastmlp.estimators.descriptions import number
 from fastmlp.model.backend import Data
-from fastmlp.training.sources.blocks import SHAPE, Source
+from fastmlp.training.sources.blocks import SHAPE, Source, check_file
 from fastmlp.training.streaming import source_of
 from fastmlp.training.windows import Wanted, Window, Windows
 
@@ -42,6 +42,8 @@ class Stream(NamedTuple):
 
 def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | None:
     """Return what gives the rows block by block; None if X is rows, which scikit-learn validates."""
+    for array in (X, y, sample_weight):
+        check_file(array)
     package = type(X).__module__.partition(".")[0]
     shaped = hasattr(X, "shape") and package not in ("pyarrow", "dask")
     if y is None:
