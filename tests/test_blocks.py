@@ -468,6 +468,76 @@ def test_a_mistake_names_itself_in_one_line(kind):
     assert "\n" not in str(caught.value)
 
 
+def test_sizes_beyond_all_rows_and_beyond_memory(pixels):
+    network = Network([5, 8, 2], "tanh", input_scale=1 / 255)
+    for options in ({"window": 10**15}, {"batch_size": 10**15, "window": 10**15}, {"batch_size": 10**18}):
+        assert_same(
+            fit(pixels, Y, network=network, **options),
+            fit(PIXELS, Y, network=network, batch_size=min(options.get("batch_size", 16), ROWS)),
+        )
+        with pytest.raises(
+            ValueError, match=r"no memory for a window of 10+ rows and a batch of 10*6?; choose"
+        ):
+            fit(**options)
+
+
+def test_windows_of_sparse_rows_end_by_their_bytes_wherever_blocks_end(monkeypatch):
+    """The first block told how many rows a window has, and may be nearly empty."""
+    monkeypatch.setattr("fastmlp.training.windows.WINDOW_BYTES", 1 << 10)
+    dense = X * (np.arange(ROWS) >= 50)[:, None]
+    made = []
+    for cuts in ([0, ROWS], [0, 50, 70, ROWS]):
+        blocks = [(scipy.sparse.csr_array(dense[a:b]), Y[a:b]) for a, b in itertools.pairwise(cuts)]
+        rows, window = [], None
+        wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 4, None)
+        with Windows(given("X", blocks), wanted, 1) as windows:
+            while window is None or not window.last:
+                window = windows.next()
+                held = window.data.inputs
+                size = sum(array.nbytes for array in held.arrays) + 12 * len(held)
+                assert size <= (1 << 10) + 8 or window.rows == 4
+                rows.append(window.rows)
+                windows.release(window)
+        made.append(rows)
+    assert made[0] == made[1]
+    assert made[0][0] > made[0][-2] >= 4
+    whole = fit(scipy.sparse.csr_array(dense), Y, shuffle=False)
+    assert_same(fit(blocks, shuffle=False), whole)
+
+
+class Broken:
+    """A source of ours that fails in some place."""
+
+    rows = None
+
+    def __init__(self, at_once, *error):
+        self.at_once, self.error = at_once, OSError(*error)
+
+    def __iter__(self):
+        if self.at_once:
+            raise self.error
+        return self._blocks()
+
+    def _blocks(self):
+        yield GOOD
+        raise self.error
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_error_of_a_file_is_one_line_with_the_block_s_name(at_once):
+    wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
+    for error, told in ((["it\nis gone"], "it"), ([], "OSError")):
+        match = rf"^block {2 - at_once} of epoch 1: {told}$"
+        with Windows(Broken(at_once, *error), wanted, 1) as windows, pytest.raises(ValueError, match=match):
+            windows.next()
+
+
+def test_validation_blocks_are_of_the_epoch_that_ends():
+    epochs = itertools.count(1)
+    with pytest.raises(ValueError, match="validation block 1 of epoch 2: y must"):
+        fit(validation=lambda: [(X, Y[: 9 if next(epochs) == 2 else ROWS])])
+
+
 def test_options_that_blocks_do_not_have():
     with pytest.raises(ValueError, match="window must be at least batch_size=16, got 3"):
         fit(window=3)

@@ -215,7 +215,7 @@ class Streamed(Training):
             return super().validation_loss(parameters)
         weights: list[float] = []
         losses: list[float] = []
-        with Windows(held_out.source, held_out.wanted, 1, "validation ") as windows:
+        with Windows(held_out.source, held_out.wanted, 1, "validation ", self.run.epoch) as windows:
             while (window := windows.next(lambda: self.run.stop_reason is not None)) is not None:
                 data = window.data
                 if weight := float(data.weights.sum(dtype=np.float64)):
