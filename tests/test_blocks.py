@@ -19,7 +19,8 @@ from selection import matrix
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network, TimeLimit
 from fastmlp.training import streamed
-from fastmlp.training.sources.blocks import Slices
+from fastmlp.training.sources.blocks import Slices, given
+from fastmlp.training.windows import Wanted, Windows
 
 RNG = np.random.default_rng(0)
 ROWS = 103
@@ -161,6 +162,29 @@ def test_a_file_that_ends_short_names_itself(pixels):
         fit(pixels, Y, epochs=9, callbacks=[Cut()])
 
 
+def test_maps_whose_file_was_cut_are_refused_before_they_are_read(tmp_path):
+    """A slice of one, and one that is trained on where it is: both killed the process."""
+    rows = np.arange(4 << 14, dtype=np.float32).reshape(-1, 4)
+    rows.tofile(tmp_path / "rows")
+    for dtype, at in (("f4", slice(None)), ("f4", slice(8192, None)), ("u4", slice(8192, 12288))):
+        part = np.memmap(tmp_path / "rows", dtype, "r", 64, shape=(len(rows) - 4, 4))[at]
+        os.truncate(tmp_path / "rows", 64 + 16 * 8192)
+        ends = 64 + 16 * (at.start or 0) + part.nbytes
+        with pytest.raises(ValueError, match=f"ends short: it has {64 + 16 * 8192} bytes of {ends}"):
+            fit(part, np.zeros(len(part)), network=Network([4, 1]), dtype=np.float32, epochs=1)
+        with pytest.raises(ValueError, match="ends short"):
+            fastmlp.MLPRegressor(max_iter=1).fit(part, np.zeros(len(part)))
+        rows.tofile(tmp_path / "rows")
+    part = np.memmap(tmp_path / "rows", "u4", "r", 64, shape=(len(rows) - 4, 4))[2:103:3]
+    os.truncate(tmp_path / "rows", 64 + 16 * 102)  # what lies behind the slice is not missed
+    np.testing.assert_array_equal(
+        *(
+            fit(X, Y[: len(part)], network=Network([4, 2]), epochs=1).parameters
+            for X in (part, np.array(part))
+        )
+    )
+
+
 # --- other kinds ------------------------------------------------------------------------------------------
 
 
@@ -269,6 +293,27 @@ def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
                 **{name: options[name] for name in ("validation", "callbacks")},
             )
             np.testing.assert_array_equal(more.parameters, whole.parameters)
+
+
+def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(streamed, "MAX_CHUNK_STEPS", 1)
+    options = {"window": 32, "epochs": 1}
+    for step, rows in ((4, 40), (4, 64)):  # the steps visited are more than there are now, or as many
+        path = tmp_path / "c"
+        stopped = fit(**options, callbacks=[Checkpoint(path, 99), StopAt(step)])
+        fewer = [(X[:rows], Y[:rows], W[:rows])]
+        with pytest.raises(ValueError, match=f"epoch 1 has only {rows} rows; the training that goes on"):
+            fit(fewer, **options, resume=path)
+        with pytest.raises(ValueError, match=f"epoch 1 has only {rows} rows; the training that goes on"):
+            stopped.fit_more(fewer, epochs=1)
+
+
+def test_windows_behind_the_last_are_an_error():
+    wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
+    with Windows(given("X", BLOCKS), wanted, 1) as windows:
+        windows.next()
+        with pytest.raises(RuntimeError, match="the blocks of all 1 epochs have been given"):
+            windows.next()
 
 
 def test_fit_more_has_the_bits_of_one_longer_fit():
@@ -421,6 +466,76 @@ def test_a_mistake_names_itself_in_one_line(kind):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_sizes_beyond_all_rows_and_beyond_memory(pixels):
+    network = Network([5, 8, 2], "tanh", input_scale=1 / 255)
+    for options in ({"window": 10**15}, {"batch_size": 10**15, "window": 10**15}, {"batch_size": 10**18}):
+        assert_same(
+            fit(pixels, Y, network=network, **options),
+            fit(PIXELS, Y, network=network, batch_size=min(options.get("batch_size", 16), ROWS)),
+        )
+        with pytest.raises(
+            ValueError, match=r"no memory for a window of 10+ rows and a batch of 10*6?; choose"
+        ):
+            fit(**options)
+
+
+def test_windows_of_sparse_rows_end_by_their_bytes_wherever_blocks_end(monkeypatch):
+    """The first block told how many rows a window has, and may be nearly empty."""
+    monkeypatch.setattr("fastmlp.training.windows.WINDOW_BYTES", 1 << 10)
+    dense = X * (np.arange(ROWS) >= 50)[:, None]
+    made = []
+    for cuts in ([0, ROWS], [0, 50, 70, ROWS]):
+        blocks = [(scipy.sparse.csr_array(dense[a:b]), Y[a:b]) for a, b in itertools.pairwise(cuts)]
+        rows, window = [], None
+        wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 4, None)
+        with Windows(given("X", blocks), wanted, 1) as windows:
+            while window is None or not window.last:
+                window = windows.next()
+                held = window.data.inputs
+                size = sum(array.nbytes for array in held.arrays) + 12 * len(held)
+                assert size <= (1 << 10) + 8 or window.rows == 4
+                rows.append(window.rows)
+                windows.release(window)
+        made.append(rows)
+    assert made[0] == made[1]
+    assert made[0][0] > made[0][-2] >= 4
+    whole = fit(scipy.sparse.csr_array(dense), Y, shuffle=False)
+    assert_same(fit(blocks, shuffle=False), whole)
+
+
+class Broken:
+    """A source of ours that fails in some place."""
+
+    rows = None
+
+    def __init__(self, at_once, *error):
+        self.at_once, self.error = at_once, OSError(*error)
+
+    def __iter__(self):
+        if self.at_once:
+            raise self.error
+        return self._blocks()
+
+    def _blocks(self):
+        yield GOOD
+        raise self.error
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_an_error_of_a_file_is_one_line_with_the_block_s_name(at_once):
+    wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
+    for error, told in ((["it\nis gone"], "it"), ([], "OSError")):
+        match = rf"^block {2 - at_once} of epoch 1: {told}$"
+        with Windows(Broken(at_once, *error), wanted, 1) as windows, pytest.raises(ValueError, match=match):
+            windows.next()
+
+
+def test_validation_blocks_are_of_the_epoch_that_ends():
+    epochs = itertools.count(1)
+    with pytest.raises(ValueError, match="validation block 1 of epoch 2: y must"):
+        fit(validation=lambda: [(X, Y[: 9 if next(epochs) == 2 else ROWS])])
 
 
 def test_options_that_blocks_do_not_have():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.sparse
 
-from fastmlp import MLPClassifier, MLPRegressor
+from fastmlp import SGD, Cosine, MLPClassifier, MLPRegressor, StepDecay
 
 RNG = np.random.default_rng(0)
 ROWS = 150
@@ -75,6 +77,32 @@ def test_partial_fit_takes_blocks_and_each_block():
         each.partial_fit(x, y, classes=labels)
         whole.partial_fit([(x, y)], classes=labels)
         assert_same(each, whole)
+
+
+def test_class_weights_go_by_all_classes_and_blocks_may_lack_some():
+    order = np.argsort(NAMES, kind="stable")
+    x, y = X[order], NAMES[order]
+    cuts = [0, *(np.flatnonzero(y[1:] != y[:-1]) + 1), ROWS]
+    sorted_ = [(x[a:b], y[a:b]) for a, b in itertools.pairwise(cuts)]
+    for weights in ({"ape": 0.0, "bee": 1.0, "cat": 2.0}, {"bee": 3.0}):
+        options = {**OPTIONS, "class_weight": weights}
+        assert_same(MLPClassifier(**options).fit(sorted_), MLPClassifier(**options).fit(x, y))
+
+
+def test_blocks_without_rows_do_not_change_the_labels():
+    y = SEVERAL[:, 0]
+    given = [(X[:0], []), *blocks(y), (X[:0], [])]
+    ours, wanted = MLPClassifier(**OPTIONS).fit(given), MLPClassifier(**OPTIONS).fit(X, y)
+    assert_same(ours, wanted)
+    assert ours.classes_.dtype == wanted.classes_.dtype
+
+
+@pytest.mark.parametrize("rate", [StepDecay(0.1, 2, 0.1), Cosine(0.1, 5)])
+def test_schedules_by_epoch_go_on_from_one_partial_fit_to_the_next(rate):
+    wanted, ours = (MLPRegressor(**{**OPTIONS, "solver": SGD(rate)}) for _ in range(2))
+    for _ in range(4):
+        wanted.partial_fit(X, X[:, 0])
+        assert_same(ours.partial_fit(blocks(X[:, 0])), wanted)
 
 
 def test_memory_maps_of_bytes(tmp_path):

@@ -82,6 +82,8 @@ def test_what_is_no_scale_is_refused():
     for wrong in (0, -1.0, float("inf"), float("nan")):
         with pytest.raises(ValueError, match=r"input_scale must be .*above 0"):
             Network([3, 1], input_scale=wrong)
+    with pytest.raises(ValueError, match=r"input_scale must be above 0 in float32, too, got 1e-46"):
+        Network([3, 1], input_scale=1e-46)
     with pytest.raises(TypeError, match="input_scale must be a number, got '1/255'"):
         Network([3, 1], input_scale="1/255")
     with pytest.raises(ValueError, match=r"X\[0, 2\] = 1e\+30 does not fit into float32"):

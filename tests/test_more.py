@@ -129,6 +129,38 @@ def test_on_other_rows_early_stopping_begins_anew():
     assert min(other.history["validation_loss"][3:]) > max(first.history["validation_loss"])
 
 
+def test_from_rows_in_memory_to_blocks_of_them_and_back_early_stopping_begins_anew():
+    """It failed: the state spoke of epochs that the history since then does not have."""
+    for first, other in (((X, Y), ([(X, Y)], None)), (([(X, Y)], None), (X, Y))):
+        begun = fit(2, *first, validation=(X, Y), callbacks=[EarlyStopping(2)])
+        more = begun.fit_more(*other, epochs=2, validation=(X, Y), callbacks=[EarlyStopping(2)])
+        assert len(more.history["loss"]) == 4
+
+
+class Hoarding(Callback):
+    """Keeps what it is given, and appends to it."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_epoch_end(self, run):
+        self.seen.append(run.epoch)
+
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, run, state):
+        self.seen = state["seen"]
+
+
+def test_a_callback_that_goes_on_does_not_change_what_the_model_before_keeps():
+    first = fit(2, callbacks=[Hoarding()])
+    for _ in range(2):
+        again = Hoarding()
+        first.fit_more(X, Y, epochs=1, callbacks=[again])
+        assert again.seen == [1, 2, 3]
+
+
 HALF = Cosine(0.1, 5)
 
 # a schedule, and its rate by whole epochs and updates done

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import scipy.sparse
-from in_threads import trained
+from in_threads import ranks, trained
 
 import fastmlp
 
@@ -81,3 +81,59 @@ def test_a_shard_of_a_table_trains():
     wanted = fastmlp.fit(network, columns[0][:, None], columns[1], sample_weight=columns[2], **settings)
     for size in (1, 3, 13):  # a rank has no rows
         np.testing.assert_allclose(trained(size, job).parameters, wanted.parameters, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_ranks_without_rows_of_a_file_have_the_columns_and_the_dtype_of_the_others(dtype, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    lists = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(np.arange(6, dtype=dtype) / 6), 2)
+    columns = {name: np.linspace(0, 1, 3, dtype=dtype) for name in "pqw"}
+    parquet.write_table(pyarrow.table({"x": lists, **columns}), tmp_path / "rows")
+    for y in ("p", ["p", "q"]):
+        network = fastmlp.Network([2 if len(y) == 2 else 3, 2, len(y)])
+        options = {"epochs": 2, "batch_size": 2, "seed": 0, "backend": "reference", "sample_weight": "w"}
+
+        def job(one, y=y, network=network, options=options):
+            own = fastmlp.shard(one, tmp_path / "rows")
+            return fastmlp.fit(network, own, y, communicator=one, progress=False, **options)
+
+        wanted, found = trained(1, job), trained(5, job)
+        assert found.parameters.dtype == dtype
+        np.testing.assert_allclose(found.parameters, wanted.parameters, rtol=0, atol=10 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("kind", ["table", "memory map"])
+def test_one_rank_shuffles_all_rows_as_several_do_and_a_file_goes_on_at_any_size(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastmlp.training.windows.WINDOW_BYTES", 1)  # a batch's rows
+    settings = {"batch_size": 4, "seed": 0, "backend": "reference", "progress": False, "dtype": np.float32}
+    network, given = fastmlp.Network([2, 2, 1], input_scale=1 / 40), X[:, :2].astype("f4")
+    targets = (X[:, 2] / 50).astype("f4")
+    if kind == "table":
+        pyarrow = pytest.importorskip("pyarrow")
+        rows, y = pyarrow.table({"a": given[:, 0], "b": given[:, 1], "y": targets}), "y"
+    else:
+        np.save(tmp_path / "x.npy", given)
+        rows, y = np.load(tmp_path / "x.npy", mmap_mode="r"), targets
+
+    def fit(one, epochs, every=None, **options):
+        if one is None:
+            return fastmlp.fit(network, rows, y, epochs=epochs, **settings, **options)
+        own = fastmlp.shard(one, rows)
+        own_y = y if isinstance(y, str) else fastmlp.shard(one, y)
+        spread = fastmlp.DataParallel(one, average_every=every)
+        return fastmlp.fit(network, own, own_y, epochs=epochs, communicator=spread, **settings, **options)
+
+    wanted = fastmlp.fit(network, given, targets, epochs=4, **settings)
+    np.testing.assert_array_equal(trained(1, lambda one: fit(one, 4)).parameters, wanted.parameters)
+    path = tmp_path / "c"
+    for then, now in ((2, 1), (1, 2)):
+        trained(then, lambda one: fit(one, 2, callbacks=[fastmlp.Checkpoint(path)]))
+        models = [trained(now, lambda one: fit(one, 4, resume=path)), fit(None, 4, resume=path)]
+        for model in models:
+            np.testing.assert_allclose(model.parameters, wanted.parameters, rtol=0, atol=1e-5)
+        trained(then, lambda one: fit(one, 2, every=2, callbacks=[fastmlp.Checkpoint(path)]))
+        trained(now, lambda one: fit(one, 4, every=2, resume=path))
+    (error,) = ranks(1, lambda one: fastmlp.fit(network, [(given, targets)], communicator=one))
+    assert str(error) == "with a communicator X and y are arrays, of which each process has its rows"

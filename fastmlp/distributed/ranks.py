@@ -39,7 +39,9 @@ class Ranks:
 
     rank = 0
     size = 1
-    average_every: int | None = None
+
+    def __init__(self, average_every: int | None = None) -> None:
+        self.average_every = average_every
 
     def all_of(self, own: T) -> list[T]:
         """Return the objects of all ranks, by rank."""
@@ -62,7 +64,8 @@ class SeveralRanks(Ranks):
     at = 0
 
     def __init__(self, communicator: Communicator, average_every: int | None) -> None:
-        self.communicator, self.average_every = communicator, average_every
+        super().__init__(average_every)
+        self.communicator = communicator
         self.rank, self.size = int(communicator.rank), int(communicator.size)
         self.first = self.rank == 0
         self.asked: str | None = None
@@ -185,4 +188,4 @@ def ranks_of(communicator: object) -> Ranks:
     """Return the ranks of `fit(communicator=)`; of one process, this one alone."""
     given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
     opened = given.opened()
-    return SeveralRanks(opened, given.average_every) if opened.size > 1 else ALONE
+    return SeveralRanks(opened, given.average_every) if opened.size > 1 else Ranks(given.average_every)

@@ -36,6 +36,7 @@ from fastmlp.model.layout import flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.precision import is_bfloat16
+from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
 from fastmlp.training.batches import Orders
@@ -276,6 +277,8 @@ class Perceptron(Fitted):
             threads=threads,
             stays_finite=False,
             setting={},
+            # The steps of an epoch of blocks may not be known: their epochs are counted.
+            since=BEGINNING if stream is None else Since(state.step, state.epochs),
         )
         convergence = Convergence(self, self._scoring(held_out), incremental)
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)

@@ -27,7 +27,7 @@ class OptimizerState:
     initial_rate, learning_rate : float, where the schedule started and where it is. A rate does not fall
         below the first one divided by the root of the dtype's greatest number: such steps are lost in
         rounding, and the velocity that `change_rate` scales stays finite
-    moments : (2, P) floating; step : updates done
+    moments : (2, P) floating; step, epochs : updates and whole epochs done
     """
 
     rule: Optimizer
@@ -37,6 +37,7 @@ class OptimizerState:
     learning_rate: float
     moments: NDArray[Any]
     step: int = 0
+    epochs: int = 0
 
     def apply_to(self, run: Run) -> None:
         """Have the run's next steps use the rate as it is now."""
@@ -131,6 +132,7 @@ class Convergence(Callback):
         # Another callback's stop, or Ctrl-C, may have left epochs for which `on_epoch_end` did not run.
         self.on_epoch_end(run)
         self.estimator._optimizer.step += run.step
+        self.estimator._optimizer.epochs += run.epoch
         if self.best_parameters is not None and self.estimator.validation_scores_:
             run.parameters[...] = self.best_parameters
 

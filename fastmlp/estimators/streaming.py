@@ -13,7 +13,7 @@ from sklearn.utils import column_or_1d
 from fastmlp import checks
 from fastmlp.estimators.descriptions import number
 from fastmlp.model.backend import Data
-from fastmlp.training.sources.blocks import SHAPE, Source
+from fastmlp.training.sources.blocks import SHAPE, Source, check_file
 from fastmlp.training.streaming import source_of
 from fastmlp.training.windows import Wanted, Window, Windows
 
@@ -42,6 +42,8 @@ class Stream(NamedTuple):
 
 def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | None:
     """Return what gives the rows block by block; None if X is rows, which scikit-learn validates."""
+    for array in (X, y, sample_weight):
+        check_file(array)
     package = type(X).__module__.partition(".")[0]
     shaped = hasattr(X, "shape") and package not in ("pyarrow", "dask")
     if y is None:
@@ -94,8 +96,17 @@ def wanted_of(estimator: Any, dtype: Any, n_in: int | None) -> Wanted:
         targets=lambda y, rows, dtype: _targets(estimator, y, rows, dtype),
         batch_size=AUTO_BATCH if auto else int(estimator.batch_size),
         window=None,
-        class_weights=lambda y: estimator._class_weights(_validated(y), False),
+        class_weights=lambda y: _class_weights(estimator, _validated(y)),
     )
+
+
+def _class_weights(estimator: Any, y: Array) -> Array | None:
+    """Return the weight of each row's class, (rows,), or None; a block need not have rows of every class."""
+    if not is_classifier(estimator) or y.ndim == 2:
+        weights: Array | None = estimator._class_weights(y, False)
+        return weights
+    by_class = estimator._class_weights(estimator.classes_, False)
+    return None if by_class is None else by_class[np.searchsorted(estimator.classes_, y)]
 
 
 def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
@@ -105,11 +116,12 @@ def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
 
 
 def _labels_of(source: Source) -> Iterator[Array]:
-    """Yield the y of every block."""
+    """Yield the y of every block that has rows."""
     for place, block in enumerate(source, 1):
         if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
             raise TypeError(f"block {place} must be {SHAPE}, got {checks.shown(block)}")
-        yield _validated(block[1])
+        if len(y := _validated(block[1])):
+            yield y
 
 
 def learn_labels(estimator: Any, source: Source, incremental: bool) -> None:

@@ -17,6 +17,9 @@ from fastmlp.model.losses import LOSSES, Loss, loss_of
 
 CONVENTIONS = ("torch", "sklearn")
 
+LEAST_SCALE = 2.0**-149
+"""The least number above 0 of float32."""
+
 MAX_PARAMETERS = 2**31
 """A network beyond this is refused before anything is allocated: 8 GiB in float32, and its
 moments and gradients as much again each."""
@@ -150,6 +153,8 @@ class Network:
             "input_scale": checks.real("input_scale", input_scale, 0, open_low=True),
             "convention": checks.choice("convention", convention, CONVENTIONS),
         }
+        if input_scale < LEAST_SCALE:
+            raise ValueError(f"input_scale must be above 0 in float32, too, got {checks.shown(input_scale)}")
         for name, value in values.items():
             object.__setattr__(self, name, value)
 

@@ -135,7 +135,7 @@ def _end(begun: Sequence[Callback], run: Run) -> None:
 
 def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
     try:
-        callback.load_state_dict(run, saved)
+        callback.load_state_dict(run, copy.deepcopy(saved))  # it may change what another model keeps
     except CheckpointError:
         raise
     except (ValueError, TypeError, KeyError) as error:

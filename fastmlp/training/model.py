@@ -40,8 +40,10 @@ class Model(Portable):
         "loss", and "validation_loss" where there was validation: one value for every epoch.
     stop_reason : str or None, why training ended before its last epoch
     training : Training or None
-        What `fit_more` goes on from: the optimiser with its moments, up to two numbers a parameter. It is
-        pickled with the model, and `save` leaves it out. Set it to None to let go of it.
+        What `fit_more` goes on from: the optimiser with its moments, up to two numbers a parameter; what
+        callbacks keep, with `EarlyStopping` one more, and one for the last parameters where the model has
+        others; and the row order of an epoch that was stopped in its middle. It is pickled with the model,
+        and `save` leaves it out. Set it to None to let go of it.
     """
 
     def __init__(

@@ -112,7 +112,8 @@ class Continuation(NamedTuple):
                 "to train from the model's weights otherwise: fit(network, X, y, initial=model)"
             )
         same = rows == self.rows and (rows is not None or sample == self.sample)
-        states = snapshot.callbacks if sample == self.sample else []
+        # What they know of epochs goes with the history, which is kept here only if the rows are the same.
+        states = snapshot.callbacks if same and sample == self.sample else []
         if same:
             history = {name: list(values) for name, values in snapshot.history.items()}
         else:

@@ -137,6 +137,11 @@ class Streamed(Training):
         while run.stop_reason is None and run.epoch < plan.epochs:
             steps = self._steps_left
             if not steps:
+                if self.window.last and self.epoch_state is not None:
+                    raise ValueError(
+                        f"epoch {run.epoch + 1} has only {self.epoch_rows} rows; "
+                        "the training that goes on had visited them all before it stopped, or more"
+                    )
                 if not self._wait():
                     self._end_chunk()
                     return
@@ -210,7 +215,7 @@ class Streamed(Training):
             return super().validation_loss(parameters)
         weights: list[float] = []
         losses: list[float] = []
-        with Windows(held_out.source, held_out.wanted, 1, "validation ") as windows:
+        with Windows(held_out.source, held_out.wanted, 1, "validation ", self.run.epoch) as windows:
             while (window := windows.next(lambda: self.run.stop_reason is not None)) is not None:
                 data = window.data
                 if weight := float(data.weights.sum(dtype=np.float64)):

@@ -26,7 +26,7 @@ from fastmlp.training.data import clean_targets, floating_dtype
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
-from fastmlp.training.sources.blocks import Slices, Source, given
+from fastmlp.training.sources.blocks import Slices, Source, check_file, given
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse
 from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
@@ -56,6 +56,8 @@ def source_of(
         if not as_it_is or window is not None:
             return _slices(what, X, y, weights)
     if window is None:
+        for array in (X, y, weights):
+            check_file(array)
         return None
     if not rows_at_once or X.ndim != 2:
         raise TypeError(f"window is for blocks and arrays (rows, columns), got {checks.shown(X)}")

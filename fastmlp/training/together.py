@@ -104,8 +104,7 @@ def fit_together(
             shuffle = checks.flag("shuffle", shuffle)
             threads = None if threads is None else checks.whole("threads", threads, 1)
             seed = None if seed is None else checks.whole("seed", seed, 0)
-            if y is None or window is not None:
-                raise TypeError("with a communicator X and y are arrays, of which each process has its rows")
+            check_no_blocks(y, window)
             callbacks = check_callbacks(callbacks, progress if ranks.first else False)
             file = None
             if resume is not None and ranks.first:
@@ -195,7 +194,7 @@ def _cleaned(
 ) -> Data:
     """Return this rank's rows, clean; what : comes before the names of the arguments in an error"""
     with ranks.alike():
-        X, y, sample_weight = _arrays(network, X, y, sample_weight)
+        X, y, sample_weight = arrays_of(X, y, sample_weight)
         inputs = clean_inputs(f"{what}X", X, network.sizes[0], dtype, network.input_scale, least=0)
         rows = inputs.shape[0]
         targets = clean_targets(f"{what}y", y, network, rows, inputs.dtype)
@@ -210,17 +209,20 @@ def _cleaned(
     return Data(inputs, targets, scaled)
 
 
-def _arrays(network: Network, X: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:
+def check_no_blocks(y: Any, window: int | None) -> None:
+    """Raise TypeError for rows that come block by block."""
+    if y is None or window is not None:
+        raise TypeError("with a communicator X and y are arrays, of which each process has its rows")
+
+
+def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
     """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are."""
     arrow = sys.modules.get("pyarrow")
     if arrow is None or not isinstance(X, arrow.Table):
         return X, y, weights
     from fastmlp.training.sources.arrow import arrow_source
 
-    blocks = [*arrow_source("X", X, y, weights)]
-    if not blocks:
-        return np.empty((0, network.sizes[0])), np.empty(0), None if weights is None else np.empty(0)
-    parts = [np.concatenate(part) for part in zip(*blocks, strict=True)]
+    parts = [np.concatenate(part) for part in zip(*arrow_source("X", X, y, weights), strict=True)]
     return parts[0], parts[1], None if weights is None else parts[2]
 
 

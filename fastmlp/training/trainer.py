@@ -138,7 +138,8 @@ def fit(
         After Ctrl-C, a KeyboardInterrupt that carries the model; a `Checkpoint` has been written. One
         is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
-    if communicator is not None and isinstance(ranks := ranks_of(communicator), SeveralRanks):
+    ranks = ALONE if communicator is None else ranks_of(communicator)
+    if isinstance(ranks, SeveralRanks):
         from fastmlp.training.together import fit_together
 
         return fit_together(
@@ -175,7 +176,16 @@ def fit(
     dtype = np.float32 if mixed else dtype
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
-    if y is None or window is not None or type(X) is not np.ndarray:
+    by_rows = communicator is not None if file is None else file.by_rows
+    if communicator is not None or (by_rows and y is not None and window is None):
+        from fastmlp.training.together import arrays_of, check_no_blocks
+
+        # As several ranks have them, whose orders are those of all rows: a file goes on at any size.
+        check_no_blocks(y, window)
+        X, y, sample_weight = arrays_of(X, y, sample_weight)
+        if isinstance(validation, (tuple, list)) and len(validation) in (2, 3):
+            validation = arrays_of(*validation)
+    elif y is None or window is not None or type(X) is not np.ndarray:
         from fastmlp.training.streaming import Given, fit_source, source_of  # 3 ms, which arrays do not need
 
         source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
@@ -217,8 +227,7 @@ def fit(
     if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
-            held_blas_threads or found_blas_threads(threads), ALONE,
-            by_rows=file.by_rows if file else communicator is not None,
+            held_blas_threads or found_blas_threads(threads), ranks, by_rows,
         )  # fmt: skip
     if file:
         names = [type(callback).__name__ for callback in with_state(callbacks)]

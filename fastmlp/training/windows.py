@@ -11,7 +11,7 @@ import contextvars
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -77,25 +77,41 @@ class Window:
     """
 
     def __init__(
-        self, sparse: bool, n_in: int, n_out: int, rows: int, room: int, dtype: np.dtype[Any]
+        self,
+        sparse: bool,
+        n_in: int,
+        n_out: int,
+        rows: int,
+        room: int,
+        dtype: np.dtype[Any],
+        most_bytes: int | None = None,
     ) -> None:
-        """Make an empty one for so many rows, and `room` before them."""
+        """Make an empty one for so many rows, and `room` before them.
+
+        most_bytes : of sparse rows, which end it before it has so many, but for a batch; None for no bound
+        """
+        self._most_bytes, self._bytes = most_bytes, 0
         self._room, self._most, self._carried, self.rows = room, rows, 0, 0
         self._targets, self._weights = np.empty((room + rows, n_out), dtype), np.empty(room + rows, dtype)
         self._inputs = None if sparse else np.empty((room + rows, n_in), dtype)
         self._pieces: list[SparseRows] = []
         self.first = self.last = False
 
-    @property
-    def space(self) -> int:
-        """How many more rows it takes."""
-        return self._most - self.rows
+    def taking(self, block: Block, start: int) -> int:
+        """Return how many rows of a block, from one on, it still takes."""
+        rows = min(self._most - self.rows, len(block.targets) - start)
+        if self._most_bytes is None:
+            return rows
+        held = self._bytes + bytes_up_to(block, start, start + rows)
+        within = int(np.searchsorted(held, self._most_bytes, side="right"))
+        return min(rows, max(within, self._room + 1 - self.rows))
 
     def put(self, block: Block, start: int, stop: int, scale: float) -> None:
         """Append some rows of a block."""
         at = slice(self._room + self.rows, self._room + self.rows + stop - start)
         if self._inputs is None:
             self._pieces.append(block.inputs[start:stop])
+            self._bytes += int(bytes_up_to(block, start, stop)[-1])
         else:
             try:
                 convert("X", block.inputs[start:stop], scale, self._inputs[at], start)
@@ -128,8 +144,17 @@ class Window:
 
     def empty(self) -> None:
         """Forget the rows."""
-        self.rows = self._carried = 0
+        self.rows = self._carried = self._bytes = 0
         self._pieces.clear()
+
+
+def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:
+    """Return what the first row of [start, stop) takes in a window, the first two, .. of a sparse block."""
+    indptr, size = block.inputs.indptr, block.targets.itemsize
+    numbers = indptr[start + 1 : stop + 1] - indptr[start]
+    rows = np.arange(1, stop - start + 1)
+    bytes_: NDArray[np.int64] = numbers * (4 + size) + rows * (8 + size * (block.targets.shape[1] + 1))
+    return bytes_
 
 
 def stacked(pieces: list[SparseRows]) -> SparseRows:
@@ -174,11 +199,14 @@ class Windows:
     def next(self, stopped: Callable[[], bool] = lambda: False) -> Window | None:
         """Return the next window when it is filled; None if stopped() before that."""
         while not stopped():
+            over = not self._thread.is_alive()  # asked before the look: what it put last is then there
             with contextlib.suppress(queue.Empty):
                 found = self._ready.get(timeout=POLL)
                 if isinstance(found, BaseException):
                     raise found
                 return found
+            if over:
+                raise RuntimeError(f"the {self._what}blocks of all {self.epochs} epochs have been given")
         return None
 
     def release(self, window: Window) -> None:
@@ -206,14 +234,14 @@ class Windows:
             window = self._window(block)
             window.first = True
             while block is not None:
-                take = min(window.space, len(block.targets) - at)
+                if not (take := window.taking(block, at)):
+                    self._ready.put(window)
+                    window = self._window(block)
+                    continue
                 window.put(block, at, at + take, self.wanted.scale)
                 rows, at = rows + take, at + take
                 if at == len(block.targets):
                     block, at = next(blocks, None), 0
-                if block is not None and not window.space:
-                    self._ready.put(window)
-                    window = self._window(block)
         if self.rows is not None and rows != self.rows:
             raise ValueError(
                 f"epoch {epoch + 1} has {rows} rows in its {self._what}blocks, and {self.rows} are wanted"
@@ -236,22 +264,30 @@ class Windows:
     def _new_window(self, like: Block) -> Window:
         (n_in, n_out), dtype = (like.inputs.shape[1], like.targets.shape[1]), like.targets.dtype
         sparse, rows, batch = isinstance(like.inputs, SparseRows), self.wanted.window, self.wanted.batch_size
+        most_bytes = WINDOW_BYTES if sparse and rows is None else None
         if rows is None:
-            numbers = n_in + n_out + 1
-            if sparse:
-                numbers = 2 * len(like.inputs.values) // len(like.inputs) + n_out + 3
-            rows = max(batch, WINDOW_BYTES // (dtype.itemsize * numbers))
-        return Window(sparse, n_in, n_out, rows, batch - 1, dtype)
+            of_a_row = dtype.itemsize * (n_out + 1) + (8 if sparse else dtype.itemsize * n_in)
+            rows = max(batch, WINDOW_BYTES // of_a_row)
+        if self.rows is not None:
+            rows, batch = min(rows, self.rows), min(batch, self.rows)
+        try:
+            return Window(sparse, n_in, n_out, rows, batch - 1, dtype, most_bytes)
+        except (MemoryError, ValueError, OverflowError):  # NumPy has no memory, or no such number
+            raise ValueError(
+                f"there is no memory for a window of {rows} rows and a batch of {batch}; "
+                "choose a smaller window or batch_size"
+            ) from None
 
     def _blocks(self, epoch: int) -> Generator[Block]:
         """Yield the blocks of an epoch that have rows, checked."""
         wanted = self.wanted
-        blocks = iter(self.source)
+        blocks: Iterator[Any] | None = None
         for number in itertools.count(1):
             if self._closed.is_set():
                 raise _Closed
             name = f"{self._what}block {number} of epoch {epoch + 1}"
             try:
+                blocks = iter(self.source) if blocks is None else blocks
                 given = next(blocks)
             except StopIteration:
                 return
@@ -259,7 +295,8 @@ class Windows:
                 if isinstance(self.source, Given):  # a user's own, who may wait for this kind of error
                     error.add_note(f"while fastmlp waited for {name}")
                     raise
-                raise ValueError(f"{name}: {str(error).splitlines()[0]}") from error
+                told = str(error).strip() or type(error).__name__
+                raise ValueError(f"{name}: {told.splitlines()[0]}") from error
             try:
                 block = _block(name, given, wanted)
             except (ValueError, TypeError) as error:
@@ -302,8 +339,8 @@ def _block(name: str, given: Any, wanted: Wanted) -> Block | None:
     dtype = floating_dtype(wanted.dtype, array)
     inputs = clean_rows("X", array, dtype, wanted.scale) if sparse else array
     weights = _weights(rest[0] if rest else None, rows, dtype)
-    factors = wanted.class_weights(y)
     targets = wanted.targets(y, rows, dtype)
+    factors = wanted.class_weights(y)
     return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))
 
 

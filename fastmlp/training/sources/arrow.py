@@ -33,7 +33,10 @@ class ArrowRows:
     def __iter__(self) -> Iterator[Any]:
         wanted = [*self._inputs, *self._targets, *([] if self._weights is None else [self._weights])]
         if isinstance(self._table, pyarrow.Table):
-            batches = self._table.select(wanted).to_batches(max_chunksize=self._together)
+            table = self._table.select(wanted)
+            batches = table.to_batches(max_chunksize=self._together)
+            if not batches:  # one without rows still tells the dtypes
+                batches = [pyarrow.RecordBatch.from_pylist([], schema=table.schema)]
         else:
             batches = self._table.to_batches(columns=wanted, batch_size=self._together, **AHEAD)
         for batch in batches:
@@ -69,10 +72,11 @@ def _width(field: Any) -> int:
 def _numbers(batch: Any, name: str) -> NDArray[Any]:
     """Return a column as a (rows, width) array."""
     column = _without_nulls(batch, name)
+    width = 1
     if pyarrow.types.is_fixed_size_list(column.type):
-        column = column.flatten()
+        width, column = column.type.list_size, column.flatten()
     values = column.to_numpy(zero_copy_only=False)
-    return np.asarray(values.reshape(batch.num_rows, -1))
+    return np.asarray(values.reshape(batch.num_rows, width))
 
 
 def _labels(batch: Any, name: str) -> NDArray[Any]:

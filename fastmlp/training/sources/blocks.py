@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.array_utils import byte_bounds
 from numpy.typing import NDArray
 
 from fastmlp import checks
@@ -94,7 +96,7 @@ class Slices:
         together = max(1, BLOCK_BYTES // max(1, X.dtype.itemsize * X.shape[1]))
         for start in range(0, self.rows, together):
             for array in self._arrays:
-                _check_file(array)
+                check_file(array)
             rows: Any = slice(start, start + together)
             yield tuple(array[rows if self._chosen is None else self._chosen[rows]] for array in self._arrays)
 
@@ -103,10 +105,14 @@ BLOCK_BYTES = 1 << 22
 """Of X, that are looked at together."""
 
 
-def _check_file(array: Any) -> None:
+def check_file(array: Any) -> None:
     """Raise ValueError if the file of a memory map is shorter than it was: reading would kill the process."""
-    if not isinstance(array, np.memmap) or array.filename is None:
+    if not isinstance(array, np.memmap) or array.filename is None or not array.size:
         return
-    wanted, size = array.offset + array.nbytes, os.stat(array.filename).st_size
+    # A slice has the offset of the map that it is cut from, which is not where its own bytes are.
+    mapping = np.frombuffer(array._mmap, np.uint8).ctypes.data  # type: ignore[attr-defined]
+    begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
+    wanted = begins + byte_bounds(array)[1] - mapping
+    size = os.stat(array.filename).st_size
     if size < wanted:
         raise ValueError(f"the file {str(array.filename)!r} ends short: it has {size} bytes of {wanted}")
