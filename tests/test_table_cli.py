@@ -132,6 +132,18 @@ def test_row_numbers_are_seen_in_the_whole_table(tmp_path, capsys):
     assert value(capsys.readouterr().out, "left out") == "id: it numbers the rows"
 
 
+def test_codes_are_classes_also_where_a_part_of_the_rows_has_none_that_shows_it(tmp_path, capsys):
+    classes = ["1", "2"] * 20 + ["03"]  # a single row, which the seed holds out
+    rows = "".join(f"{place % 2},{one}\n" for place, one in enumerate(classes))
+    (tmp_path / "t.csv").write_text(f"a,t\n{rows}")
+    found = set()
+    for seed in range(6):
+        options = f"--target t --json --seed {seed} {QUICK}".replace("40", "1").split()
+        assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
+        found.add(tuple(json.loads(capsys.readouterr().out)["classes"]))
+    assert found == {("03", "1", "2"), ("1", "2")}
+
+
 def test_json_has_no_nan(tmp_path, capsys):
     rows = "".join(f"{i % 13},{6.5 if i == 3 else 5.5}\n" for i in range(30))
     (tmp_path / "t.csv").write_text(f"a,t\n{rows}")

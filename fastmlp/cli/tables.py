@@ -164,9 +164,12 @@ def train(arguments: argparse.Namespace) -> int:
         estimator = ESTIMATORS[task](
             **options, columns=kinds, missing=missing, random_state=seed, progress=shown
         )
+        learned = pl.Series(target, y[rows])
+        if learned.dtype == pl.String:  # some of 01 and 1 must not be taken for numbers now
+            learned = learned.cast(pl.Categorical)
         began = time.perf_counter()
         try:
-            estimator.fit(table[rows], pl.Series(target, y[rows]), row_numbers=numbered)
+            estimator.fit(table[rows], learned, row_numbers=numbered)
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
