@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 from missing import without
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 
 import fastmlp
@@ -277,6 +278,12 @@ def test_naming_them_loads_no_optional_package():
     code = "import sys, fastmlp; fastmlp.TableClassifier(); print({'polars', 'numba'} & {*sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("kind", [TableClassifier, TableRegressor])
+def test_a_score_before_fit_is_told(kind):
+    with pytest.raises(NotFittedError):
+        kind().score(flats(), "kind")
 
 
 def test_the_linear_model_has_a_row_of_every_class(monkeypatch):

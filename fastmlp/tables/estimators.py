@@ -309,8 +309,8 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         """Return the accuracy for a table and its target, which may be the name of a column."""
         from sklearn.metrics import accuracy_score
 
-        assert isinstance(self.task_, Classification)
         frame, values = self._targets(X, y)
+        assert isinstance(self.task_, Classification)
         codes, found = self.task_.codes(values), self.outputs(frame).argmax(axis=1)
         return float(accuracy_score(codes, found, sample_weight=sample_weight))
 
