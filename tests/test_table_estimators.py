@@ -127,11 +127,11 @@ def test_weights_and_balance_count():
 
 def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
     monkeypatch.setattr("fastmlp.tables.search.HIDDEN", ((4,), (8,)))
-    settings = QUICK | {"hidden": None, "learning_rate": None, "epochs": 10}
+    settings = QUICK | {"hidden": (), "learning_rate": None, "epochs": 10}
     model = TableRegressor(**settings, search=1.5).fit(flats().drop("kind"), "price")
     best = min(model.trials_, key=lambda trial: trial.loss)
     assert len(model.trials_) > 1
-    assert model.trials_[0][:2] == (Recipe.hidden, Recipe.learning_rate)
+    assert model.trials_[0][:2] == ((), Recipe.learning_rate)
     assert (model.recipe_.hidden, model.recipe_.learning_rate) == (best.hidden, best.learning_rate)
     assert sum(trial.seconds for trial in model.trials_) < 3
     assert len({(trial.hidden, trial.learning_rate) for trial in model.trials_}) == len(model.trials_) <= 9
@@ -140,7 +140,7 @@ def test_the_search_keeps_the_best_trial_within_its_time(monkeypatch):
 @pytest.mark.parametrize("given", [{"hidden": (8,)}, {"learning_rate": 0.01}])
 def test_a_search_leaves_what_is_given(given):
     settings = QUICK | {"hidden": None, "learning_rate": None, "epochs": 1} | given
-    model = TableRegressor(**settings, search=0.3).fit(flats().drop("kind"), "price")
+    model = TableRegressor(**settings, search=1.5).fit(flats().drop("kind"), "price")
     ((name, value),) = given.items()
     assert len({trial[:2] for trial in model.trials_}) > 1
     assert {getattr(one, name) for one in (*model.trials_, model.recipe_)} == {value}
