@@ -51,12 +51,12 @@ STEPS = {
     "many classes": Steps((13, 17, 70), {"hidden": "sigmoid", **CLASSES}, SGD(0.1), 100, 37),
     "many labels": Steps((13, 70), {**BINARY, "l2": 0.3}, SGD(0.1), 100, 37),
     "many numbers": Steps((13, 17, 70), {"loss": "mse", "l2": 0.3}, Adam(0.1), 100, 37),
-    # What is packed: sums are cut at 512 rows.
+    # What is packed: sums are cut at `blocked.DEPTH` rows, 1024.
     "many rows": Steps((8, 5, 3), {**RECTIFIED, "l2": 0.01}, SGD(0.1), 2300, 2200),
     "many rows, adam": Steps((8, 25, 3), {**RECTIFIED, "l2": 0.01}, Adam(0.1), 2300, 2200),
     "a large layer": Steps((520, 520, 3), {**RECTIFIED, "l2": 0.01}, SGD(0.1), 1100, 1030),
-    "a large layer, no penalty": Steps((520, 520, 3), RECTIFIED, SGD(0.1), 600, 600),
-    "a large layer, momentum": Steps((520, 520, 3), RECTIFIED, SGD(0.1, 0.9), 600, 600),
+    "a large layer, no penalty": Steps((520, 520, 3), RECTIFIED, SGD(0.1), 1100, 1030),
+    "a large layer, momentum": Steps((520, 520, 3), RECTIFIED, SGD(0.1, 0.9), 1100, 1030),
     "subnormal numbers": Steps((9, 7, 1), {"loss": "mse"}, Adam(0.1), 60, 30, scale=1e-40),
     **{
         name: Steps(t.sizes, t.options, t.optimizer, 70, min(t.batch_size or 70, 70))

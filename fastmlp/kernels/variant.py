@@ -92,6 +92,9 @@ class Bound(NamedTuple):
 
 Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
 
+Buffers = Callable[[Sequence[int], int], dict[str, int]]
+"""Of the sizes of layers and the rows of a batch: see `Variant`."""
+
 
 class Choice(NamedTuple):
     """What decides over a backend, beside its functions: the last fields of a `Variant`."""
@@ -101,7 +104,7 @@ class Choice(NamedTuple):
     specialize: Specialize | None = None
     exact: bool = False
     libraries: tuple[str, ...] = ()
-    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None
+    buffers: Buffers | None = None
 
 
 class Variant(NamedTuple):
@@ -143,7 +146,7 @@ class Variant(NamedTuple):
     specialize: Specialize | None = None
     exact: bool = False
     libraries: tuple[str, ...] = ()
-    buffers: Callable[[Sequence[int], int], dict[str, int]] | None = None
+    buffers: Buffers | None = None
 
     def resolved(self) -> dict[str, Callable[..., Any]]:
         """Return the functions by name, those of the bases included."""
@@ -155,7 +158,7 @@ class Variant(NamedTuple):
         inherited = self.base.called_libraries() if self.base is not None else ()
         return (*inherited, *self.libraries)
 
-    def needed_buffers(self) -> Callable[[Sequence[int], int], dict[str, int]] | None:
+    def needed_buffers(self) -> Buffers | None:
         """Return `buffers`, or those of the base whose slots it takes over."""
         if self.buffers is not None or self.base is None:
             return self.buffers

@@ -44,9 +44,9 @@ def packing_forward(rows: int, row_bytes: int, where_crowded: int, always: int):
 
 
 @jittable
-def packing_backward(rows: int, always: int):
+def packing_backward(rows: int, least: int):
     """How tiles read the deltas, for so many rows of weights."""
-    return where(rows >= always, rows.number(PACKED), IN_PLACE)
+    return where(rows >= least, rows.number(PACKED), IN_PLACE)
 
 
 @jittable
@@ -76,10 +76,8 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
     if len(order) == 0 and pays_forward(n_out, rows, VECTOR_BYTES // out.itemsize):
         narrow_affine(x, w, b, out, start, stop, relu, panel)
     else:
-        n_in, packing = (
-            w.shape[0],
-            packing_forward(rows, n_out * out.itemsize, pack_rows(), pack_always_rows()),
-        )
+        n_in = w.shape[0]
+        packing = packing_forward(rows, n_out * out.itemsize, pack_rows(), pack_always_rows())
         together = terms_together(n_in, rows * n_in * out.itemsize)
         for k in range(0, n_in, together):
             terms = lesser(together, n_in - k)

@@ -19,13 +19,9 @@ from fastmlp.kernels.gemm.operands import of_arrays
 from fastmlp.kernels.mixed.multiplying import ENDS
 from fastmlp.kernels.mixed.packing import BY_PAIRS, BY_ROWS, ORDERED, PACK, TURNED, WAYS
 from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
-from fastmlp.model.precision import LEAST_SIDE
+from fastmlp.model.precision import takes_bfloat16
 
-
-@jittable
-def takes(n_in: int, n_out: int) -> bool:
-    """As `fastmlp.model.precision.takes_bfloat16`."""
-    return (n_in >= LEAST_SIDE) & (n_out >= LEAST_SIDE)
+takes = jittable(takes_bfloat16)
 
 
 def taken(pointers, numbers, singles=0):

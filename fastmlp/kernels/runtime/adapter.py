@@ -6,7 +6,6 @@ import functools
 import importlib
 import os
 import weakref
-from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +39,7 @@ from fastmlp.kernels.runtime.validation import (
 )
 from fastmlp.kernels.runtime.workspace import Workspace, workspace, workspace_of
 from fastmlp.kernels.tuning.table import value
-from fastmlp.kernels.variant import Choice, Work
+from fastmlp.kernels.variant import Buffers, Choice, Work
 from fastmlp.model.activations import activation_of
 from fastmlp.model.backend import Backend, Chunk, Data, Part
 from fastmlp.model.layout import LayerSlices, layer_slices
@@ -71,7 +70,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         )
     for module in choice.libraries:
         importlib.import_module(module)
-    tuned.take_kept()
+    tuned.take_kept()  # before anything asks how many threads the first step takes
 
     def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
@@ -317,7 +316,7 @@ class Reusable:
         shape: Shape,
         parameters: Array,
         batch: int,
-        buffers: Callable[[Sequence[int], int], dict[str, int]] | None,
+        buffers: Buffers | None,
     ) -> None:
         work = workspace(sizes, batch, 1, parameters.dtype, predicting=True, buffers=buffers)
         self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])

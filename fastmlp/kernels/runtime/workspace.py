@@ -5,7 +5,7 @@ from __future__ import annotations
 import array
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.program.records import APART, SLICE_ROWS, words_of
 from fastmlp.kernels.tuning.table import value
+from fastmlp.kernels.variant import Buffers
 from fastmlp.model.layout import ALIGNMENT, aligned
 
 SCRATCH_BYTES = 256
@@ -51,10 +52,6 @@ def apart(numbers: int, itemsize: int) -> int:
     return -(-numbers // together) * together
 
 
-Least = Callable[[Sequence[int], int], dict[str, int]]
-"""Of `variant.Choice.buffers`: what a variant's slots need, by sizes of layers and rows of a batch."""
-
-
 def lengths(
     sizes: Sequence[int],
     rows: int,
@@ -62,7 +59,7 @@ def lengths(
     itemsize: int,
     private: int = 0,
     predicting: bool = False,
-    least: Least | None = None,
+    least: Buffers | None = None,
 ) -> dict[str, int]:
     """Return the numbers in each of a workspace's buffers, by their names in `records.BUFFERS`.
 
@@ -71,7 +68,7 @@ def lengths(
     sizes : of a network's layers; the first is 0 where inputs are sparse, which nothing gathers or packs
     private : numbers that a worker has to itself, whole cache lines
     predicting : whether it needs logits, activations and scratch only
-    least : numbers that a worker must have of some buffers
+    least : of `variant.Choice.buffers`, what a worker must have of some buffers
     """
     units = rows * sum(sizes[1:])
     scratch = workers * apart(scratch_length(max(sizes), rows, itemsize), itemsize)
@@ -112,7 +109,7 @@ def workspace(
     dtype: np.dtype[Any],
     private: int = 0,
     predicting: bool = False,
-    buffers: Least | None = None,
+    buffers: Buffers | None = None,
 ) -> Workspace:
     """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums.
 
@@ -170,7 +167,7 @@ def _layout(
     private: int,
     predicting: bool,
     slice_bytes: int,
-    least: Least | None,
+    least: Buffers | None,
 ) -> tuple[int, array.array[int]]:
     """Return how many numbers all buffers take, and a call's words."""
     buffers = lengths(sizes, rows, workers, itemsize, private, predicting, least)
