@@ -447,6 +447,7 @@ MISTAKES = {
     "fewer rows": (shorter, "epoch 2 has 103 rows in its blocks", "206 are wanted"),
     "no pair": (lambda: [GOOD, (X,)], "block 2 of epoch 1: a block must be (X, y) or", "got 1 part"),
     "an array for a block": (lambda: [X], "block 1 of epoch 1: a block must be", "got array"),
+    "numbers for a block": (lambda: [[0.0, 1.0]], "block 1 of epoch 1: X must have shape", "got ()"),
     "another width": (lambda: [GOOD, (X[:, :3], Y)], "block 2 of epoch 1: X must have shape", "(103, 3)"),
     "nan": (lambda: [GOOD, (nan, Y)], "block 2 of epoch 1: X must be finite, got nan at X[15, 4]", ""),
     "nan in y": (lambda: [(X, Y * np.nan)], "block 1 of epoch 1: y must be finite", "y[0, 0]"),

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from missing import without
 from test_cli import run, value
 from test_table_estimators import flats
 
@@ -107,6 +108,15 @@ def test_plot_draws_losses_fit_and_importances(folder, capsys, target):
     picture = imread(path)[..., :3]
     thirds = np.array_split((picture < 0.9).any(axis=2), 3, axis=1)
     assert min(third.mean() for third in thirds) > 0.01  # something is drawn in each
+
+
+@pytest.mark.parametrize("command", ["train {0}.csv --target price", "predict {0} {0}.csv"])
+def test_without_polars_it_is_named(folder, command, capsys, monkeypatch):
+    without(monkeypatch, "polars")
+    with pytest.raises(SystemExit) as left:
+        main(command.format(folder / "price").split())
+    assert left.value.code == 2
+    assert capsys.readouterr().err == 'fastmlp: error: a table needs polars: pip install "fastmlp[table]"\n'
 
 
 def test_a_search_is_told(folder, capsys):

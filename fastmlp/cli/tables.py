@@ -16,6 +16,7 @@ import numpy as np
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable, widths
+from fastmlp.exchange.packages import needed
 from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
 from fastmlp.tables.errors import TableError
@@ -105,7 +106,6 @@ def telling(source: str | None = None) -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
-    import polars as pl
     from sklearn.model_selection import train_test_split
 
     from fastmlp.tables.encoding import row_numbers
@@ -117,6 +117,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     shown = not arguments.quiet
     with telling(arguments.dataset):
+        pl = needed("polars", "table", "a table")
         if arguments.target is None:
             raise Mistake("a table needs --target COLUMN: what is to be predicted")
         seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)

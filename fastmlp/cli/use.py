@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.tables import described, print_json, print_model, print_scores, telling
+from fastmlp.exchange.packages import needed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -58,12 +59,11 @@ def add_commands(commands: Any) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    import polars as pl
-
     from fastmlp.tables.estimators import load
     from fastmlp.tables.tasks import Classification
 
     with telling(arguments.data):
+        pl = needed("polars", "table", "a table")
         suffix = Path(arguments.output or "x.csv").suffix.lower()
         if suffix not in WRITERS:
             raise Mistake(f"-o must end in {', '.join(WRITERS)}, got {arguments.output}")

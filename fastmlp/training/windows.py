@@ -331,7 +331,7 @@ def _block(name: str, given: Any, wanted: Wanted) -> Block | None:
     sparse = is_sparse(X)
     array = X if sparse else as_array("X", X)
     n_in = wanted.n_in
-    if not array.shape[:1] or not array.shape[0]:
+    if array.ndim and not array.shape[0]:
         return None
     if array.ndim != 2 or (n_in is not None and array.shape[1] != n_in) or not array.shape[1]:
         raise ValueError(f"X must have shape (rows, {n_in or 'columns'}), got {array.shape}")
