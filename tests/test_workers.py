@@ -56,8 +56,12 @@ def _compiled():
     run(lambda worker, workers, meet: meet(), 2)
 
 
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_a_worker_that_fails_lets_the_others_go_and_its_error_is_raised(failing):
+@pytest.mark.parametrize(
+    ("failing", "workers"),
+    # Of three, which meet at one place, and of twenty, which meet in groups.
+    [*((failing, 3) for failing in range(3)), *((failing, 20) for failing in (0, 8, 19))],
+)
+def test_a_worker_that_fails_lets_the_others_go_and_its_error_is_raised(failing, workers):
     left = []
 
     def program(worker, workers, meet):
@@ -67,10 +71,10 @@ def test_a_worker_that_fails_lets_the_others_go_and_its_error_is_raised(failing)
             meet()
         left.append(worker)
 
-    error = within(20, lambda: run(program, 3))
+    error = within(20, lambda: run(program, workers))
     assert isinstance(error, MemoryError)
     assert str(error) == f"worker {failing}"
-    assert sorted(left) == [w for w in range(3) if w != failing]
+    assert sorted(left) == [w for w in range(workers) if w != failing]
 
 
 @pytest.mark.parametrize("granted", [0, 1])
@@ -149,18 +153,3 @@ def assert_meetings(workers, times, run):
 
     assert within(60, lambda: run(program, workers)) is None
     assert counts.tolist() == [times] * workers
-
-
-@pytest.mark.parametrize("failing", [0, 8, 19])
-def test_a_worker_that_fails_lets_those_of_all_groups_go(failing):
-    left = []
-
-    def program(worker, workers, meet):
-        if worker == failing:
-            raise MemoryError(f"worker {failing}")
-        for _ in range(3):
-            meet()
-        left.append(worker)
-
-    assert isinstance(within(20, lambda: run(program, 20)), MemoryError)
-    assert sorted(left) == [w for w in range(20) if w != failing]
