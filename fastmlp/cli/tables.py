@@ -272,7 +272,7 @@ def described(estimator: Estimator) -> dict[str, Any]:
         "target": estimator.target_name_,
         "classes": list(getattr(task, "classes", [])),
         "columns": [
-            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": len(column.parts)}
+            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": column.width}
             for column in estimator.encoding_.columns
         ],
         "sparse": estimator.encoding_.is_sparse,

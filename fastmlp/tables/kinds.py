@@ -72,6 +72,11 @@ class Column:
         """A name for each column of X that it becomes."""
         raise NotImplementedError
 
+    @cached_property
+    def width(self) -> int:
+        """How many columns of X it becomes; kept, as thousands of names are made for it."""
+        return len(self.parts)
+
     def encoded(self, series: pl.Series) -> Cells | Any:
         """Return Cells, or a CSR matrix of SciPy's, of a column's rows."""
         raise NotImplementedError

@@ -101,7 +101,7 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> Kept:
     task = _task(table["task"])
     encoding = Encoding.restored(table["columns"])
     network = checkpoint.network_of(header["network"], [])
-    wanted = len(encoding.parts), task.n_out, task.output
+    wanted = encoding.width, task.n_out, task.output
     if (network.sizes[0], network.sizes[-1], network.output) != wanted:
         raise ValueError("the network is not that of its columns and its task")
     count = checks.whole("members", header["members"], 1, MOST_MEMBERS)
