@@ -124,7 +124,7 @@ class Number(Column):
         absent = np.isnan(values)
         scaled = clipped(np.where(absent, 0.0, (values - self.center) * self.scale))
         columns = [scaled, absent] if self.missing else [scaled]
-        return Cells(np.arange(len(columns)), np.column_stack(columns).astype(float, copy=False))
+        return Cells(np.arange(len(columns)), np.column_stack(columns))
 
     @property
     def told(self) -> str:

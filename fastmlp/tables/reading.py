@@ -286,10 +286,10 @@ def _read_numpy(path: Path, asked: Asked) -> pl.DataFrame:
             columns[name] = array
         else:
             raise TableError(f"it must be of shape (rows,) or (rows, n), is {array.shape}", name)
-    lengths = {name: len(column) for name, column in columns.items()}
-    for name, length in lengths.items():
-        if length != (first := next(iter(lengths.values()))):
-            raise TableError(f"it has {length} rows, and {next(iter(lengths))!r} has {first}", name)
+    for name, column in columns.items():
+        first = next(iter(columns))
+        if len(column) != len(columns[first]):
+            raise TableError(f"it has {len(column)} rows, and {first!r} has {len(columns[first])}", name)
     return pl.DataFrame(
         {
             name: (np.ascontiguousarray(c) if c.dtype.kind in "buifM" else c.astype(str))
