@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +96,10 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
     known = _told(asked)
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
         blocks = _blocks(file)
-        header, separator = _header(next(blocks, b""), path.suffix.lower() == ".tsv")
+        first = next(blocks, b"")
+        header, separator = _header(first, path.suffix.lower() == ".tsv")
         rows = done = 0
-        file.seek(0)
-        for number, block in enumerate(_blocks(file)):
+        for number, block in enumerate(chain([first], blocks)):
             done += len(block)
             try:
                 part = _parsed_block(block, header, separator, asked.missing, skip=int(number == 0))
