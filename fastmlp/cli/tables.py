@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import fastmlp
 from fastmlp import checks
-from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable, widths
+from fastmlp.cli.given import DTYPES, BadFile, Mistake, refuse_unwritable, widths
 from fastmlp.exchange.packages import needed
 from fastmlp.files.archive import CheckpointError
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import say
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS
-from fastmlp.tables.reading import FORMATS
+from fastmlp.tables.reading import FORMATS, Asked, read
+from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of, there
+from fastmlp.tables.texts import MISSING
 from fastmlp.training.divergence import DivergenceError
 
 if TYPE_CHECKING:
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
     Estimator = TableClassifier | TableRegressor
+
+Array = NDArray[Any]
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "--target": {"metavar": "COLUMN", "help": "what is to be predicted"},
@@ -110,10 +117,7 @@ def train(arguments: argparse.Namespace) -> int:
 
     from fastmlp.tables.encoding import row_numbers
     from fastmlp.tables.estimators import ESTIMATORS
-    from fastmlp.tables.reading import Asked, read
     from fastmlp.tables.report import compared
-    from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of, there
-    from fastmlp.tables.texts import MISSING
 
     shown = not arguments.quiet
     with telling(arguments.dataset):
@@ -141,15 +145,8 @@ def train(arguments: argparse.Namespace) -> int:
         frame = read(arguments.dataset, Asked(named, missing=missing, shown=shown))
         target = _target(arguments, frame)
         numbered = row_numbers(frame)
-        rows_of = np.flatnonzero(there(frame[target]).to_numpy())
-        kept = len(frame) - len(rows_of)
-        frame = frame[rows_of] if kept else frame
-        try:
-            task = arguments.task or task_of(frame[target])
-            y = targets_of(frame[target], task)
-        except TableError as error:
-            row = None if error.row is None else int(rows_of[error.row - 1]) + 1
-            raise TableError(error.reason, error.column, row) from None
+        whole = len(frame)
+        frame, task, y = _with_targets(frame, target, arguments.task)
         if len(y) < LEAST_ROWS:
             raise TableError(f"at least {LEAST_ROWS} rows with a target are needed, got {len(y)}")
         kinds = _kinds(arguments, frame.columns)
@@ -178,7 +175,7 @@ def train(arguments: argparse.Namespace) -> int:
         estimator.report_ = compared(estimator, (table[rows], y[rows]), (table[held], y[held]), seed)
         if arguments.output is not None:
             estimator.save(arguments.output)
-    found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": kept}
+    found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
     if arguments.json:
         print_json(found | {"model": arguments.output})
         return 0
@@ -191,10 +188,6 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the training, as parameters of an estimator."""
-    from fastmlp.cli.given import DTYPES
-    from fastmlp.model.activations import HIDDEN
-    from fastmlp.model.optimizers import BY_NAME
-
     checks.choice("backend", arguments.backend, ("auto", *fastmlp.backends()))
     checks.choice("dtype", arguments.dtype, DTYPES)
     if arguments.activation is not None:
@@ -246,9 +239,25 @@ def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
     return name
 
 
-def _strata(y: np.ndarray[Any, Any], task: str, share: float) -> np.ndarray[Any, Any] | None:
+def _with_targets(frame: pl.DataFrame, target: str, task: str | None) -> tuple[pl.DataFrame, str, Array]:
+    """Return the rows that have a target, the task, guessed if it is None, and the targets.
+
+    Errors name the rows of the whole frame.
+    """
+    rows = np.flatnonzero(there(frame[target]).to_numpy())
+    if len(rows) < len(frame):
+        frame = frame[rows]
+    try:
+        task = task or task_of(frame[target])
+        return frame, task, targets_of(frame[target], task)
+    except TableError as error:
+        row = None if error.row is None else int(rows[error.row - 1]) + 1
+        raise TableError(error.reason, error.column, row) from None
+
+
+def _strata(y: Array, task: str, share: float) -> Array | None:
     """Return the classes, if each has rows for both parts."""
-    if task != "classification":
+    if task != Classification.name:
         return None
     counts = np.unique(y, return_counts=True)[1]
     return y if counts.min() >= 2 and len(counts) <= min(share, 1 - share) * len(y) else None
@@ -273,7 +282,7 @@ def described(estimator: Estimator) -> dict[str, Any]:
         "target": estimator.target_name_,
         "classes": list(getattr(task, "classes", [])),
         "columns": [
-            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": len(column.parts)}
+            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": column.width}
             for column in estimator.encoding_.columns
         ],
         "sparse": estimator.encoding_.is_sparse,

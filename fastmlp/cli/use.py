@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.tables import described, print_json, print_model, print_scores, telling
 from fastmlp.exchange.packages import needed
+from fastmlp.files.renaming import replace
 
 if TYPE_CHECKING:
     import polars as pl
@@ -99,7 +100,7 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         WRITERS[path.suffix.lower()](frame, temporary)
-        os.replace(temporary, path)
+        replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise Mistake(f"-o {path}: {error.strerror or error}") from None

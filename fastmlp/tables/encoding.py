@@ -65,7 +65,7 @@ class Encoding:
                 else:
                     columns.append(inferred(series))
                 bar.move(len(columns))
-        if not any(column.parts for column in columns):
+        if not any(column.width for column in columns):
             raise TableError("no column is left to learn from")
         return cls(tuple(columns))
 
@@ -81,6 +81,11 @@ class Encoding:
         return [part for column in self.used for part in column.parts]
 
     @property
+    def width(self) -> int:
+        """How many columns X has."""
+        return sum(column.width for column in self.used)
+
+    @property
     def kinds(self) -> dict[str, str]:
         """The kind of each column of the table, by its name."""
         return {column.name: column.kind for column in self.columns}
@@ -90,15 +95,15 @@ class Encoding:
         """Whether X is a CSR matrix: if there are texts, or most numbers are 0 by the columns' kinds."""
         if any(isinstance(column, Text) for column in self.used):
             return True
-        per_row = sum(1 if column.mostly_zeros else len(column.parts) for column in self.used)
-        return per_row < DENSE * len(self.parts)
+        per_row = sum(1 if column.mostly_zeros else column.width for column in self.used)
+        return per_row < DENSE * self.width
 
     def encoded(self, frame: pl.DataFrame, dtype: Any = np.float32, shown: bool | None = False) -> Any:
         """Return X (rows, n) of a dtype, dense or CSR; errors as those of `pieces`, a bar as in `learned`."""
         from scipy.sparse import vstack
 
         parts: list[Any] = []
-        out = None if self.is_sparse else np.empty((len(frame), len(self.parts)), dtype)
+        out = None if self.is_sparse else np.empty((len(frame), self.width), dtype)
         start = 0
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for piece in self.pieces(frame, dtype):
@@ -137,11 +142,11 @@ class Encoding:
             )
 
     def _dense(self, rows: int, blocks: list[Cells], dtype: Any) -> Array:
-        out, first = np.zeros((rows, len(self.parts)), dtype), 0
+        out, first = np.zeros((rows, self.width), dtype), 0
         for column, cells in zip(self.used, blocks, strict=True):
             places = np.broadcast_to(cells.places, cells.values.shape)
-            np.put_along_axis(out[:, first : first + len(column.parts)], places, cells.values, axis=1)
-            first += len(column.parts)
+            np.put_along_axis(out[:, first : first + column.width], places, cells.values, axis=1)
+            first += column.width
         return out
 
     def _sparse(self, rows: int, blocks: list[Any], dtype: Any) -> Any:
@@ -153,7 +158,7 @@ class Encoding:
             if isinstance(block, Cells):
                 places.append(np.broadcast_to(block.places, block.values.shape) + first)
                 values.append(block.values.astype(dtype))
-                first += len(column.parts)
+                first += column.width
             else:
                 texts.append(block.astype(dtype))
         indices, cells = np.hstack(places), np.hstack(values)

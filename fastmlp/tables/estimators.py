@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -202,23 +202,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.target_name_ = target or "y"
 
     def _recipe(self) -> Recipe:
-        names = (
-            "activation",
-            "optimizer",
-            "learning_rate",
-            "epochs",
-            "batch_size",
-            "dropout",
-            "l2",
-            "members",
-        )
+        names = {field.name for field in fields(Recipe)}.intersection(self._get_param_names())
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         if "optimizer" in given:
             checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
         if "members" in given:
             checks.whole("members", given["members"], 1, storage.MOST_MEMBERS)
-        if self.hidden is not None:
-            given["hidden"] = tuple(self.hidden)
+        if "hidden" in given:
+            given["hidden"] = tuple(given["hidden"])
         return Recipe(**given)
 
     def _given_of_search(self) -> list[str]:

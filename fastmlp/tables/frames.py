@@ -50,7 +50,7 @@ def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
             if array.dtype.kind == "O":
                 columns = [pl.Series(n, c.tolist()) for n, c in zip(names, array.T, strict=True)]
                 return pl.DataFrame(columns)
-            return pl.DataFrame(np.asarray(array), schema=names)
+            return pl.DataFrame(array, schema=names)
     except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
         raise TableError(str(error).splitlines()[0]) from None
     raise TypeError(f"a table must be a frame of polars' or pandas', or a path, got {checks.shown(X)}")

@@ -72,6 +72,11 @@ class Column:
         """A name for each column of X that it becomes."""
         raise NotImplementedError
 
+    @cached_property
+    def width(self) -> int:
+        """How many columns of X it becomes; kept, as thousands of names are made for it."""
+        return len(self.parts)
+
     def encoded(self, series: pl.Series) -> Cells | Any:
         """Return Cells, or a CSR matrix of SciPy's, of a column's rows."""
         raise NotImplementedError
@@ -119,7 +124,7 @@ class Number(Column):
         absent = np.isnan(values)
         scaled = clipped(np.where(absent, 0.0, (values - self.center) * self.scale))
         columns = [scaled, absent] if self.missing else [scaled]
-        return Cells(np.arange(len(columns)), np.column_stack(columns).astype(float, copy=False))
+        return Cells(np.arange(len(columns)), np.column_stack(columns))
 
     @property
     def told(self) -> str:

@@ -41,7 +41,7 @@ def train(
     recipe = recipe.resolved(len(y))
     assert recipe.members is not None
     assert recipe.epochs is not None
-    weights = _weights(y, weights, task, recipe)
+    targets, weights = task.encoded(y), _weights(y, weights, task, recipe)
     whole = len(y) * recipe.members * recipe.epochs
     models: list[Model] = []
     with Bar(whole, "row", "training", settings.shown) as bar:
@@ -50,18 +50,20 @@ def train(
             what = f"network {member + 1}/{recipe.members}" if recipe.members > 1 else "network"
             visits = Visits(bar, what, member * len(y) * recipe.epochs)
             seeded = settings._replace(seed=settings.seed + member)
-            models.append(one(X, y, weights, task, recipe, seeded, rows, held, [visits]))
+            models.append(one(X, targets, weights, task, recipe, seeded, rows, held, [visits]))
     return models
 
 
 def one(
-    X: Any, y: Array, weights: Array | None, task: Task, recipe: Recipe, settings: Settings, rows: Array,
-    held: Array, callbacks: Sequence[Callback],
+    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: Settings,
+    rows: Array, held: Array, callbacks: Sequence[Callback],
 ) -> Model:  # fmt: skip
-    """Return one member, of the epoch after which the rows `held` had the least loss."""
+    """Return one member, of the epoch after which the rows `held` had the least loss.
+
+    targets : (rows, n_out) as the task encodes them
+    """
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
-    targets = task.encoded(y)
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
     validation = (X[held], targets[held]) if weights is None else (X[held], targets[held], weights[held])
     stopping = EarlyStopping(recipe.patience)

@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,10 +96,10 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
     known = _told(asked)
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
         blocks = _blocks(file)
-        header, separator = _header(next(blocks, b""), path.suffix.lower() == ".tsv")
+        first = next(blocks, b"")
+        header, separator = _header(first, path.suffix.lower() == ".tsv")
         rows = done = 0
-        file.seek(0)
-        for number, block in enumerate(_blocks(file)):
+        for number, block in enumerate(chain([first], blocks)):
             done += len(block)
             try:
                 part = _parsed_block(block, header, separator, asked.missing, skip=int(number == 0))
@@ -286,10 +287,10 @@ def _read_numpy(path: Path, asked: Asked) -> pl.DataFrame:
             columns[name] = array
         else:
             raise TableError(f"it must be of shape (rows,) or (rows, n), is {array.shape}", name)
-    lengths = {name: len(column) for name, column in columns.items()}
-    for name, length in lengths.items():
-        if length != (first := next(iter(lengths.values()))):
-            raise TableError(f"it has {length} rows, and {next(iter(lengths))!r} has {first}", name)
+    for name, column in columns.items():
+        first = next(iter(columns))
+        if len(column) != len(columns[first]):
+            raise TableError(f"it has {len(column)} rows, and {first!r} has {len(columns[first])}", name)
     return pl.DataFrame(
         {
             name: (np.ascontiguousarray(c) if c.dtype.kind in "buifM" else c.astype(str))

@@ -59,6 +59,7 @@ def searched(
     """
     whole = recipe.resolved(len(y))
     rows, held = next(folds(y, task, 1, settings.seed))
+    targets = task.encoded(y)
     layers = (whole.hidden,) if "hidden" in given else HIDDEN
     rates = (1.0,) if "learning_rate" in given else RATES
     rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(layers, rates)]
@@ -71,18 +72,17 @@ def searched(
             left = began + seconds - time.monotonic()
             if left <= 0:
                 break
-            tried = replace(whole, hidden=tuple(hidden), learning_rate=rate)
-            start, limit = time.monotonic(), TimeLimit(left)
+            tried = replace(whole, hidden=hidden, learning_rate=rate)
             what = f"search, trial {len(trials) + 1}"
+            start = time.monotonic()
+            callbacks: list[Callback] = [TimeLimit(left), _Seconds(bar, began, what)]
             try:
-                model = one(
-                    X, y, weights, task, tried, settings, rows, held, [limit, _Seconds(bar, began, what)]
-                )
+                model = one(X, targets, weights, task, tried, settings, rows, held, callbacks)
                 if model.stop_reason is not None and "time limit" in model.stop_reason and trials:
                     break
                 loss = min(model.history["validation_loss"], default=float("nan"))
             except DivergenceError:
                 loss = float("nan")
-            trials.append(Trial(tuple(hidden), rate, loss, time.monotonic() - start))
+            trials.append(Trial(hidden, rate, loss, time.monotonic() - start))
     best = min(trials, key=lambda trial: np.inf if np.isnan(trial.loss) else trial.loss)
     return replace(recipe, hidden=best.hidden, learning_rate=best.learning_rate), trials

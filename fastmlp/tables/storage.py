@@ -19,7 +19,7 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import Trial
-from fastmlp.tables.tasks import TASKS, Classification, Regression, Task
+from fastmlp.tables.tasks import TASKS, Classification, Regression
 from fastmlp.training import checkpoint
 from fastmlp.training.model import Model
 
@@ -53,7 +53,7 @@ def write(path: str | os.PathLike[str], kept: Kept) -> None:
     """Write a file; after a failure the old one is still there."""
     table = {
         "columns": kept.encoding.described,
-        "task": _described(kept.task),
+        "task": {"name": kept.task.name, **vars(kept.task)},
         "target": kept.target,
         "missing": kept.missing,
         "recipe": vars(kept.recipe),
@@ -101,7 +101,7 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> Kept:
     task = _task(table["task"])
     encoding = Encoding.restored(table["columns"])
     network = checkpoint.network_of(header["network"], [])
-    wanted = len(encoding.parts), task.n_out, task.output
+    wanted = encoding.width, task.n_out, task.output
     if (network.sizes[0], network.sizes[-1], network.output) != wanted:
         raise ValueError("the network is not that of its columns and its task")
     count = checks.whole("members", header["members"], 1, MOST_MEMBERS)
@@ -120,14 +120,6 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> Kept:
         missing=table["missing"],
         report=table["report"],
     )
-
-
-def _described(task: Task) -> dict[str, Any]:
-    return {"name": task.name, **{name: _listed(value) for name, value in vars(task).items()}}
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _task(description: dict[str, Any]) -> Classification | Regression:
