@@ -17,6 +17,7 @@ from test_cli import run, value
 from test_table_estimators import flats
 
 from fastmlp import TableRegressor
+from fastmlp.cli import use
 from fastmlp.cli.main import main
 
 QUICK = "--hidden 8 --epochs 40 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
@@ -75,6 +76,19 @@ def test_predict_gives_a_header_and_a_row_for_each_row(folder, capsys):
         assert main(["predict", model, data, "-o", str(folder / f"out{ending}"), "--quiet"]) == 0
     assert pl.read_parquet(folder / "out.parquet").equals(written)
     assert [path.name for path in folder.glob(".*")] == []
+
+
+def test_predict_that_fails_leaves_the_old_file_and_no_other(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "out.csv").write_text("old")
+
+    def fails(frame, path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(use.WRITERS, ".csv", fails)
+    asked = ["predict", str(folder / "price"), str(folder / "flats.csv"), "-o", str(tmp_path / "out.csv")]
+    assert main(asked) == 130
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.csv", "old")]
 
 
 def test_predict_needs_only_the_columns_that_the_model_uses(folder, tmp_path, capsys):
@@ -289,6 +303,7 @@ def test_the_example_in_the_docs_runs(tmp_path, monkeypatch):
 
 MEMORY = """
 import resource, sys
+from fastmlp.cli import use
 from fastmlp.cli.main import main
 
 main(["train", sys.argv[1], "--target", "price", *"--epochs 1 --members 1 --hidden 8 --quiet".split()])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from fastmlp.tables import plots
 from fastmlp.tables.estimators import load
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.report import _drawn
+from fastmlp.tables.search import Trial
 from fastmlp.tables.tasks import Classification
 
 QUICK = {
@@ -172,6 +174,15 @@ def test_a_file_holds_the_model_and_its_preprocessing(tmp_path, regressor, class
     assert type(TableClassifier.load(tmp_path / "model")) is TableClassifier
     with pytest.raises(fastmlp.CheckpointError, match="holds a TableClassifier, no TableRegressor"):
         TableRegressor.load(tmp_path / "model")
+
+
+def test_a_trial_that_diverged_comes_back_as_one(tmp_path, regressor):
+    model = copy.copy(regressor)
+    model.trials_ = [Trial((3,), 0.1, float("nan"), 1.0), Trial((), 0.2, 0.5, 2.0)]
+    model.save(tmp_path / "model")
+    diverged, other = load(tmp_path / "model").trials_
+    assert np.isnan(diverged.loss)
+    assert other == model.trials_[1]
 
 
 def damaged(header, arrays, change):

@@ -102,8 +102,9 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
         WRITERS[path.suffix.lower()](frame, temporary)
         replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise Mistake(f"-o {path}: {error.strerror or error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _inspect(arguments: argparse.Namespace) -> int:

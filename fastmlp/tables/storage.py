@@ -7,6 +7,7 @@ bytes.
 from __future__ import annotations
 
 import json
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -115,7 +116,10 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> Kept:
             for place in range(count)
         ],
         recipe=Recipe(**{**table["recipe"], "hidden": tuple(table["recipe"]["hidden"])}),
-        trials=[Trial(tuple(hidden), *rest) for hidden, *rest in table["trials"]],
+        trials=[
+            Trial(tuple(hidden), rate, math.nan if loss is None else loss, seconds)  # JSON has no NaN
+            for hidden, rate, loss, seconds in table["trials"]
+        ],
         target=str(table["target"]),
         missing=table["missing"],
         report=table["report"],
