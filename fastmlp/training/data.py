@@ -176,7 +176,7 @@ def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype
 
 
 def checked_weights(what: str, value: ArrayLike, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return sample weights (rows,), of a rank that may have none, as they are."""
+    """Return sample weights (rows,) as they are: of a block, or of a rank that may have no rows."""
     array = as_array(what, value)
     if array.shape != (rows,):
         raise ValueError(f"{what} must have shape ({rows},), got {array.shape}")
