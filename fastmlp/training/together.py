@@ -253,7 +253,7 @@ def _split(
         if not 0 < held < rows:
             raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
     order = np.random.default_rng(streams.split).permutation(rows)
-    train_rows, held_rows = ranks.own(np.sort(order[held:])), ranks.own(np.sort(order[:held]))
+    (train_rows, _), (held_rows, _) = ranks.own(np.sort(order[held:])), ranks.own(np.sort(order[:held]))
     weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
     with ranks.alike():
         for what, found in zip(("training", "validation"), weighed, strict=True):
