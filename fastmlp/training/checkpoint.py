@@ -32,6 +32,7 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.pieces import Piece
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import Snapshot
+from fastmlp.system.budget import found_blas_threads
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.model import Model
 
@@ -318,13 +319,21 @@ def _check_same_setting(saved: Saved, current: dict[str, Any], callbacks: list[s
         raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(short)}")
 
 
-def check_blas_threads(saved: Saved, wanted: int, found: int | None) -> None:
-    """Raise CheckpointError if the BLAS may use fewer threads than it did: its sums would differ."""
+def held_blas_threads(saved: Saved | None, backend: str) -> int | None:
+    """Return the limit for the BLAS that a training resumed by `backend` keeps, None without one.
+
+    A BLAS sums in another order on another number of threads: CheckpointError if it may use fewer than then.
+    """
+    wanted = saved.blas_threads if saved else None
+    if saved is None or not wanted or not registry.calls_blas(backend):
+        return wanted
+    found = found_blas_threads(wanted)
     if found is not None and found < wanted:
         raise CheckpointError(
             f"{os.fspath(saved.path)!r} was trained with a BLAS on {wanted} threads, which decides its bits, "
             f"and here it may have {found}; allow it as many, as by OPENBLAS_NUM_THREADS"
         )
+    return wanted
 
 
 # --- the file ---------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class Continuation(NamedTuple):
     """A training as the model that it gave keeps it; it holds no rows.
 
     fit : `fastmlp.fit`, which is above this module
-    options : of `fit`, those that stay: optimizer, batch_size, shuffle, seed, backend, threads, dtype
+    options : of `fit`, those that stay: optimizer, batch_size, shuffle, seed, backend, threads, dtype, window
     share : of the rows that was split off for validation, None if none was
     backend : the name of the one that trained
     rows : of an epoch, None where they came block by block: the same sample then says that they are the same
@@ -75,10 +75,6 @@ class Continuation(NamedTuple):
         """The seed of its random generators."""
         seed: int = self.options["seed"]
         return seed
-
-    @property
-    def blas_threads(self) -> None:
-        """No limit for its BLAS but that of the threads."""
 
     @property
     def goes_by_sample(self) -> bool:

@@ -12,7 +12,6 @@ from numpy.typing import DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -29,7 +28,14 @@ from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sources.blocks import Slices, Source, check_file, given
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse
-from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
+from fastmlp.training.start import (
+    IndependentOrders,
+    Initial,
+    Streams,
+    dropout_key,
+    initial_parameters,
+    split_rows,
+)
 from fastmlp.training.streamed import HeldOut, Streamed
 from fastmlp.training.windows import Wanted, Windows
 
@@ -157,16 +163,14 @@ def fit_source(
             options.mixed,
         )
         state = initial_state(initial_parameters(network, options.initial, dtype, streams))
-        state = state._replace(step=beginning.since.step)
+        state = state.at(beginning.since.step)
         shuffled = options.shuffle and not (first.last and batch_size >= first.rows)
-        held_blas_threads = file.blas_threads if file else None
+        blas_threads = checkpoint.held_blas_threads(file, chosen.name)
         setting: dict[str, Any] = {}
-        if file and held_blas_threads and calls_blas(chosen.name):
-            checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
         if file or any(isinstance(callback, Checkpoint) for callback in options.callbacks):
             setting = checkpoint.setting(
                 network, options.optimizer, chosen.name, state.parameters, data, held_out, batch_size,
-                options.shuffle, options.seed, held_blas_threads or found_blas_threads(options.threads),
+                options.shuffle, options.seed, blas_threads or found_blas_threads(options.threads),
             )  # fmt: skip
             setting |= {"window": wanted.window, "blocks": True}
             if blocks_held_out is not None:
@@ -183,11 +187,11 @@ def fit_source(
             epochs=epochs,
             batch_size=batch_size,
             orders=IndependentOrders(np.random.default_rng(streams.order)) if shuffled else None,
-            dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+            dropout_key=dropout_key(network, streams),
             threads=options.threads,
             stays_finite=True,
             setting=setting,
-            blas_threads=held_blas_threads,
+            blas_threads=blas_threads,
             since=beginning.since,
         )
         begin = functools.partial(Streamed, windows, first, blocks_held_out)
@@ -234,11 +238,8 @@ def _split(source: Source, share: float, streams: Streams) -> tuple[Source, Sour
         raise ValueError(
             f"no share of blocks can be split off, got validation={share:g}; give (X, y), or other blocks"
         )
-    held = round(share * source.rows)
-    if not 0 < held < source.rows:
-        raise ValueError(f"validation={share:g} of {source.rows} rows leaves none to train or to validate on")
-    order = np.random.default_rng(streams.split).permutation(source.rows)
-    return source.take(np.sort(order[held:])), source.take(np.sort(order[:held]))
+    train_rows, held_rows = split_rows(share, source.rows, streams)
+    return source.take(train_rows), source.take(held_rows)
 
 
 def _held_out(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas, is_exact, is_mixed
+from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.distributed.ranks import ALONE, SeveralRanks, ranks_of
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
@@ -35,7 +34,14 @@ from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
+from fastmlp.training.start import (
+    IndependentOrders,
+    Initial,
+    Streams,
+    dropout_key,
+    initial_parameters,
+    split_rows,
+)
 
 Array = NDArray[Any]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
@@ -220,14 +226,11 @@ def fit(
     state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
     state = state.at(beginning.since.step)
     setting: dict[str, Any] = {}
-    # A BLAS sums in another order on another number of threads.
-    held_blas_threads = saved.blas_threads if saved else None
-    if file and held_blas_threads and calls_blas(chosen.name):
-        checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
+    blas_threads = checkpoint.held_blas_threads(file, chosen.name)
     if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
         setting = checkpoint.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
-            held_blas_threads or found_blas_threads(threads), ranks, by_rows,
+            blas_threads or found_blas_threads(threads), ranks, by_rows,
         )  # fmt: skip
     if file:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
@@ -244,11 +247,11 @@ def fit(
         orders=IndependentOrders(np.random.default_rng(streams.order))
         if shuffle and batch_size < rows
         else None,
-        dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+        dropout_key=dropout_key(network, streams),
         threads=threads,
         stays_finite=True,
         setting=setting,
-        blas_threads=held_blas_threads,
+        blas_threads=blas_threads,
         since=beginning.since,
     )
     run = train(plan, state, callbacks, beginning.snapshot)
@@ -300,18 +303,7 @@ def _split(
         return data, None
     if isinstance(validation, (tuple, list)):
         return data, _given_validation(network, validation, data.inputs.dtype)
-    if not isinstance(validation, Real):
-        raise TypeError(
-            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
-            f"got {checks.shown(validation)}"
-        )
-    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
-    rows = data.inputs.shape[0]
-    held = round(share * rows)
-    if not 0 < held < rows:
-        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
-    order = np.random.default_rng(streams.split).permutation(rows)
-    train_rows, held_rows = np.sort(order[held:]), np.sort(order[:held])
+    train_rows, held_rows = split_rows(validation, data.inputs.shape[0], streams)
     for what, chosen in (("training", train_rows), ("validation", held_rows)):
         if not data.weights[chosen].any():
             raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
