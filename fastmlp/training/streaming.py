@@ -21,7 +21,7 @@ from fastmlp.system.interrupts import Interrupted
 from fastmlp.training import checkpoint
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint, Saved
-from fastmlp.training.data import clean_targets, floating_dtype
+from fastmlp.training.data import clean_targets, clean_validation, floating_dtype
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
@@ -84,7 +84,10 @@ def _slices(what: str, X: Any, y: Any, weights: Any) -> Slices:
 
 
 class Given(NamedTuple):
-    """What `fit` was given, checked, beside the rows; `wanted` is the backend's name that a user gave."""
+    """What `fit` was given, checked, beside the rows.
+
+    stays : the options that `Model.fit_more` goes on with, but for the dtype
+    """
 
     optimizer: Optimizer
     epochs: int
@@ -96,24 +99,22 @@ class Given(NamedTuple):
     validation: Any
     callbacks: list[Callback]
     backend: str
-    wanted: str
     goes_on: bool
     threads: int | None
     dtype: DTypeLike | None
     mixed: bool
     saved: Saved | Continuation | None
+    stays: dict[str, Any]
 
 
 def fit_source(
     network: Network,
     source: Source,
     options: Given,
-    rows_of: Callable[..., Data],
     fit: Callable[..., Model],
 ) -> Model:
     """Train a network on rows that come block by block.
 
-    rows_of : rows_of(network, (X, y, ..), dtype) gives validation rows that are in memory
     fit : `fastmlp.fit`, for `Model.fit_more`
     """
     more = options.saved if isinstance(options.saved, Continuation) else None
@@ -141,7 +142,7 @@ def fit_source(
         data = first.data
         dtype = data.weights.dtype
         wanted = wanted._replace(dtype=dtype)
-        held_out, blocks_held_out = _held_out(network, options.validation, held_source, wanted, rows_of)
+        held_out, blocks_held_out = _held_out(network, options.validation, held_source, wanted)
         batch_size = min(batch_size, first.rows) if first.last else batch_size
         sample = sample_of(data, held_out)
         beginning = Beginning(file and file.snapshot)
@@ -200,11 +201,7 @@ def fit_source(
     now = settled(chosen)
     training = Continuation(
         fit=fit,
-        options={
-            "optimizer": options.optimizer, "batch_size": options.batch_size, "shuffle": options.shuffle,
-            "seed": options.seed, "backend": options.wanted, "threads": options.threads, "dtype": dtype,
-            "window": options.window,
-        },
+        options=options.stays | {"dtype": dtype},
         share=share,
         backend=now.name,
         rows=None,
@@ -243,11 +240,12 @@ def _split(source: Source, share: float, streams: Streams) -> tuple[Source, Sour
 
 
 def _held_out(
-    network: Network, validation: Any, split: Source | None, wanted: Wanted, rows_of: Callable[..., Data]
+    network: Network, validation: Any, split: Source | None, wanted: Wanted
 ) -> tuple[Data | None, HeldOut | None]:
     """Return the rows to validate on, in memory or in blocks; at most one of the two is there."""
     if validation is None:
         return None, None
+    assert isinstance(wanted.dtype, np.dtype)
     if split is None and isinstance(validation, Sequence):
         if len(validation) in (2, 3):
             X, y, *rest = validation
@@ -255,11 +253,10 @@ def _held_out(
                 "validation X", X, y, rest[0] if rest else None, wanted.dtype, wanted.scale, None
             )
         if split is None:
-            return rows_of(network, validation, wanted.dtype), None
+            return clean_validation(network, validation, wanted.dtype), None
     elif split is None:
         split = source_of("validation", validation, None, None, wanted.dtype, wanted.scale, None)
     assert split is not None
     n_in, n_out = network.sizes[0], network.sizes[-1]
-    assert isinstance(wanted.dtype, np.dtype)
     window = max(256, HELD_OUT_BYTES // (wanted.dtype.itemsize * (n_in + n_out + 1)))
     return None, HeldOut(split, wanted._replace(window=window, batch_size=1))

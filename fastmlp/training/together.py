@@ -23,14 +23,14 @@ from fastmlp.distributed.steps import steps_of_all
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
-from fastmlp.model.pieces import Piece
+from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
 from fastmlp.training import checkpoint
 from fastmlp.training.agreement import agreeing
+from fastmlp.training.asked import check_callbacks, check_options, own_pieces
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Checkpoint, described
 from fastmlp.training.data import checked_weights, clean_inputs, clean_targets, scaled_weights
@@ -90,26 +90,18 @@ def fit_together(
     threads: int | None,
     dtype: Any,
     resume: Any,
-    check_callbacks: Callable[[Iterable[Callback], bool | None], list[Callback]],
 ) -> Model:
     """As `fastmlp.fit`, on this rank's rows."""
     with ranks.failing_together(DivergenceError, Interrupted):
         with ranks.alike():
-            checks.instance("network", network, Network, "a Network")
-            optimizer = Adam() if optimizer is None else optimizer
-            check_optimizer("optimizer", optimizer)
-            optimizer.check_layers(len(network.sizes) - 1)
-            epochs = checks.whole("epochs", epochs, 0)
+            optimizer, epochs, shuffle, threads = check_options(network, optimizer, epochs, shuffle, threads)
             batch_size = None if batch_size is None else checks.whole("batch_size", batch_size, 1)
-            shuffle = checks.flag("shuffle", shuffle)
-            threads = None if threads is None else checks.whole("threads", threads, 1)
             seed = None if seed is None else checks.whole("seed", seed, 0)
             check_no_blocks(y, window)
             callbacks = check_callbacks(callbacks, progress if ranks.first else False)
             file = None
             if resume is not None and ranks.first:
-                pieces = [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
-                file = checkpoint.read_training(resume, pieces)
+                file = checkpoint.read_training(resume, own_pieces(network))
         file = ranks.of_first(file)
         ranks.check_same(
             network=described(network), optimizer=described(optimizer), epochs=epochs, batch_size=batch_size,

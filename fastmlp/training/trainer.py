@@ -19,17 +19,16 @@ from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.distributed.ranks import ALONE, SeveralRanks, ranks_of
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
-from fastmlp.model.pieces import Piece
+from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training import checkpoint
-from fastmlp.training.callbacks import Callback, Progress
+from fastmlp.training.asked import check_callbacks, check_options, own_pieces
+from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.data import clean_inputs, clean_targets, clean_weights
+from fastmlp.training.data import clean_inputs, clean_targets, clean_validation, clean_weights
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
@@ -150,20 +149,14 @@ def fit(
 
         return fit_together(
             network, X, y, ranks, optimizer, epochs, batch_size, shuffle, window, seed, initial,
-            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume, check_callbacks,
+            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume,
         )  # fmt: skip
-    checks.instance("network", network, Network, "a Network")
-    optimizer = Adam() if optimizer is None else optimizer
-    check_optimizer("optimizer", optimizer)
-    optimizer.check_layers(len(network.sizes) - 1)
-    epochs = checks.whole("epochs", epochs, 0)
-    shuffle = checks.flag("shuffle", shuffle)
-    threads = None if threads is None else checks.whole("threads", threads, 1)
+    optimizer, epochs, shuffle, threads = check_options(network, optimizer, epochs, shuffle, threads)
     callbacks = check_callbacks(callbacks, progress)
     more = resume if isinstance(resume, Continuation) else None
     file = None
     if resume is not None and not isinstance(resume, Continuation):
-        file = checkpoint.read_training(resume, _pieces(network))
+        file = checkpoint.read_training(resume, own_pieces(network))
     saved = more or file
     seed = None if seed is None else checks.whole("seed", seed, 0)
     if seed is None:
@@ -182,6 +175,11 @@ def fit(
     dtype = np.float32 if mixed else dtype
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
+    stays = {
+        "optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "seed": seed,
+        "backend": wanted, "threads": threads, "window": window,
+    }  # fmt: skip
+
     by_rows = communicator is not None if file is None else file.by_rows
     if communicator is not None or (by_rows and y is not None and window is None):
         from fastmlp.training.together import arrays_of, check_no_blocks
@@ -198,9 +196,9 @@ def fit(
         if source is not None:
             options = Given(
                 optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
-                wanted, goes_on, threads, dtype, mixed, saved,
+                goes_on, threads, dtype, mixed, saved, stays,
             )  # fmt: skip
-            return fit_source(network, source, options, _given_validation, fit)
+            return fit_source(network, source, options, fit)
 
     inputs = clean_inputs("X", X, network.sizes[0], dtype, network.input_scale)
     rows = inputs.shape[0]
@@ -211,7 +209,6 @@ def fit(
     )
     data, held_out = _split(network, data, validation, streams)
     rows = data.inputs.shape[0]
-    rows_of_a_batch = batch_size
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
     chosen = choose(
@@ -259,10 +256,7 @@ def fit(
     now = settled(chosen)
     training = Continuation(
         fit=fit,
-        options={
-            "optimizer": optimizer, "batch_size": rows_of_a_batch, "shuffle": shuffle, "seed": seed,
-            "backend": wanted, "threads": threads, "dtype": inputs.dtype, "window": window,
-        },
+        options=stays | {"dtype": inputs.dtype},
         share=None if validation is None or isinstance(validation, Sequence) else validation,
         backend=now.name,
         rows=rows,
@@ -275,26 +269,6 @@ def fit(
     return model
 
 
-def _pieces(network: Network) -> list[Piece]:
-    """Return the activations and the loss of a network that a user has written."""
-    return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
-
-
-def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
-    """Return the callbacks as a new list, with a progress bar if one is wanted."""
-    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
-    checked = list(callbacks)
-    for callback in checked:
-        checks.instance("every callback", callback, Callback, "a Callback")
-    if progress is None:
-        progress = in_notebook() or Notices().isatty()
-    if checks.flag("progress", progress):
-        checked.append(Progress())
-    # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
-    return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
-
-
 def _split(
     network: Network, data: Data, validation: Validation | None, streams: Streams
 ) -> tuple[Data, Data | None]:
@@ -302,22 +276,9 @@ def _split(
     if validation is None:
         return data, None
     if isinstance(validation, (tuple, list)):
-        return data, _given_validation(network, validation, data.inputs.dtype)
+        return data, clean_validation(network, validation, data.inputs.dtype)
     train_rows, held_rows = split_rows(validation, data.inputs.shape[0], streams)
     for what, chosen in (("training", train_rows), ("validation", held_rows)):
         if not data.weights[chosen].any():
             raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
     return data.take(train_rows), data.take(held_rows)
-
-
-def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: np.dtype[Any]) -> Data:
-    if len(validation) not in (2, 3):
-        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
-    X, y, *rest = validation
-    inputs = clean_inputs("validation X", X, network.sizes[0], dtype, network.input_scale)
-    rows = inputs.shape[0]
-    return Data(
-        inputs,
-        clean_targets("validation y", y, network, rows, dtype),
-        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
-    )
