@@ -19,7 +19,7 @@ from selection import matrix
 import fastmlp
 from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network, TimeLimit
 from fastmlp.training import streamed
-from fastmlp.training.sources.blocks import Slices, given
+from fastmlp.training.sources.blocks import Slices, check_file, given
 from fastmlp.training.windows import Wanted, Windows
 
 RNG = np.random.default_rng(0)
@@ -151,13 +151,23 @@ def test_a_memory_map_that_is_as_training_takes_it_is_trained_on_where_it_is(tmp
     assert_same(fit(rows, Y), fit(X, Y))
 
 
-def test_a_file_that_ends_short_names_itself(pixels):
+def test_a_file_that_ends_short_names_itself(pixels, monkeypatch):
+    looked_at, ahead = [], threading.Event()
+
+    def look(array):
+        check_file(array)
+        looked_at.append(array)
+        if len(looked_at) == 2 * 3:  # X and y of three epochs; the third one waits for a window
+            ahead.set()
+
     class Cut(Callback):
         def on_epoch_end(self, run):
+            assert ahead.wait(60)
             os.truncate(pixels.filename, 100)
 
+    monkeypatch.setattr("fastmlp.training.sources.blocks.check_file", look)
     with pytest.raises(
-        ValueError, match=r"block 1 of epoch [34]: the file '.*pixels' ends short: it has 100 bytes of 515"
+        ValueError, match=r"block 1 of epoch 4: the file '.*pixels' ends short: it has 100 bytes of 515"
     ):
         fit(pixels, Y, epochs=9, callbacks=[Cut()])
 
