@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import scipy.sparse
+from going_on import StopAt, assert_same
 from selection import matrix
 
 import fastmlp
@@ -38,12 +39,6 @@ OPTIMIZER = Adam(Cosine(0.01, 3))
 def fit(x=BLOCKS, y=None, network=NETWORK, **options):
     given = {"epochs": 3, "batch_size": 16, "seed": 3, "backend": "reference", "optimizer": OPTIMIZER}
     return fastmlp.fit(network, x, y, **{**given, **options})
-
-
-def assert_same(model, whole):
-    np.testing.assert_array_equal(model.parameters, whole.parameters)
-    assert model.history == whole.history
-    assert model.stop_reason == whole.stop_reason
 
 
 @pytest.fixture
@@ -260,15 +255,6 @@ def test_loaders_of_pytorch(workers):
 
 
 # --- going on ---------------------------------------------------------------------------------------------
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_chunk_end(self, run):
-        if run.step == self.step:
-            run.stop("pulled the plug")
 
 
 @pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=matrix)])
