@@ -12,9 +12,10 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import Snapshot
 from fastmlp.training.callbacks import Callback
-from fastmlp.training.checkpoint import Checkpoint, fingerprint
+from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.loop import with_state
 from fastmlp.training.model import Model
+from fastmlp.training.resuming import fingerprint
 
 History = dict[str, list[float]]
 

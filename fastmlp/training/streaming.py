@@ -18,7 +18,7 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training import checkpoint
+from fastmlp.training import resuming
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint, Saved
 from fastmlp.training.data import clean_targets, clean_validation, floating_dtype
@@ -166,10 +166,10 @@ def fit_source(
         state = initial_state(initial_parameters(network, options.initial, dtype, streams))
         state = state.at(beginning.since.step)
         shuffled = options.shuffle and not (first.last and batch_size >= first.rows)
-        blas_threads = checkpoint.held_blas_threads(file, chosen.name)
+        blas_threads = resuming.held_blas_threads(file, chosen.name)
         setting: dict[str, Any] = {}
         if file or any(isinstance(callback, Checkpoint) for callback in options.callbacks):
-            setting = checkpoint.setting(
+            setting = resuming.setting(
                 network, options.optimizer, chosen.name, state.parameters, data, held_out, batch_size,
                 options.shuffle, options.seed, blas_threads or found_blas_threads(options.threads),
             )  # fmt: skip
@@ -178,7 +178,7 @@ def fit_source(
                 setting["validation"] = "blocks"
         if file:
             names = [type(callback).__name__ for callback in with_state(options.callbacks)]
-            checkpoint.check_same_blocks(file, setting, names, options.optimizer, shuffled, epochs)
+            resuming.check_same_blocks(file, setting, names, options.optimizer, shuffled, epochs)
         plan = Plan(
             network=network,
             optimizer=options.optimizer,

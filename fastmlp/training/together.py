@@ -28,7 +28,7 @@ from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training import checkpoint
+from fastmlp.training import checkpoint, resuming
 from fastmlp.training.agreement import agreeing
 from fastmlp.training.asked import check_callbacks, check_options, own_pieces
 from fastmlp.training.callbacks import Callback, Run
@@ -139,16 +139,16 @@ def fit_together(
                 raise CheckpointError(
                     f"{resume!r} is of a training without a communicator, which one process can resume"
                 )
-            blas_threads = checkpoint.held_blas_threads(file, chosen.name)
+            blas_threads = resuming.held_blas_threads(file, chosen.name)
         if file or any(ranks.all_of(any(isinstance(callback, Checkpoint) for callback in callbacks))):
-            setting = checkpoint.setting(
+            setting = resuming.setting(
                 network, optimizer, chosen.name, parameters, data, held_out, batch_size, shuffle, seed,
                 blas_threads or found_blas_threads(threads), ranks, by_rows=True,
             )  # fmt: skip
         with ranks.alike():
             if file:
                 names = [type(callback).__name__ for callback in with_state(callbacks)]
-                checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
+                resuming.check_same_training(file, setting, names, optimizer, rows, epochs)
         taken = data.inputs
         if len(taken):
             taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)

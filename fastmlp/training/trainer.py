@@ -24,7 +24,7 @@ from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training import checkpoint
+from fastmlp.training import checkpoint, resuming
 from fastmlp.training.asked import check_callbacks, check_options, own_pieces
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint
@@ -223,15 +223,15 @@ def fit(
     state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
     state = state.at(beginning.since.step)
     setting: dict[str, Any] = {}
-    blas_threads = checkpoint.held_blas_threads(file, chosen.name)
+    blas_threads = resuming.held_blas_threads(file, chosen.name)
     if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
-        setting = checkpoint.setting(
+        setting = resuming.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
             blas_threads or found_blas_threads(threads), ranks, by_rows,
         )  # fmt: skip
     if file:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
-        checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
+        resuming.check_same_training(file, setting, names, optimizer, rows, epochs)
     taken = inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs)
     plan = Plan(
         network=network,
