@@ -17,6 +17,7 @@ from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.state import Snapshot
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.training.checkpoint import MOST_BLAS_THREADS, Saved, described
 
@@ -87,11 +88,8 @@ def check_same_training(
         raise CheckpointError(f"{path!r} holds {snapshot.step / batches:g} epochs, more than epochs={epochs}")
     shuffled = current["shuffle"] and batches > 1
     if (
-        any(len(values) != done for values in snapshot.history.values())
-        or ("validation_loss" in snapshot.history) != (current["validation"] is not None)
-        or len(snapshot.moments) != optimizer.moment_rows
+        not _is_sound(snapshot, done, current, optimizer, shuffled)
         or snapshot.order.size != (rows if within and shuffled else 0)
-        or bool(snapshot.order_state) != shuffled
         or snapshot.pending.shape[1] != within
     ):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
@@ -112,14 +110,23 @@ def check_same_blocks(
     if done > epochs:
         raise CheckpointError(f"{path!r} holds {done} epochs, more than epochs={epochs}")
     if (
-        any(len(values) != done for values in snapshot.history.values())
-        or ("validation_loss" in snapshot.history) != (current["validation"] is not None)
-        or len(snapshot.moments) != optimizer.moment_rows
+        not _is_sound(snapshot, done, current, optimizer, shuffled)
         or snapshot.order.size
-        or bool(snapshot.order_state) != shuffled
         or snapshot.pending.shape[1] > snapshot.step
     ):
         raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
+
+
+def _is_sound(
+    snapshot: Snapshot, done: int, current: dict[str, Any], optimizer: Optimizer, shuffled: bool
+) -> bool:
+    """Return whether a snapshot's parts are those of a training after so many whole epochs."""
+    return (
+        all(len(values) == done for values in snapshot.history.values())
+        and ("validation_loss" in snapshot.history) == (current["validation"] is not None)
+        and len(snapshot.moments) == optimizer.moment_rows
+        and bool(snapshot.order_state) == shuffled
+    )
 
 
 def _check_same_setting(saved: Saved, current: dict[str, Any], callbacks: list[str]) -> None:
