@@ -3,47 +3,35 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import scipy.sparse
+from going_on import StopAt, assert_same
+from in_blocks import (
+    BLOCKS,
+    GOOD,
+    PIECES,
+    PIXELS,
+    RNG,
+    ROWS,
+    W,
+    X,
+    Y,
+    filling,
+    fit,
+    no_thread_is_left,  # noqa: F401  # a fixture
+)
 from selection import matrix
 
 import fastmlp
-from fastmlp import Adam, Callback, Checkpoint, CheckpointError, Cosine, EarlyStopping, Network, TimeLimit
+from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, TimeLimit
 from fastmlp.training import streamed
-from fastmlp.training.sources.blocks import Slices, given
-from fastmlp.training.windows import Wanted, Windows
-
-RNG = np.random.default_rng(0)
-ROWS = 103
-X = RNG.normal(size=(ROWS, 5)).astype(np.float32)
-Y = RNG.normal(size=(ROWS, 2)).astype(np.float32)
-W = RNG.random(ROWS).astype(np.float32) + 1
-PIXELS = RNG.integers(0, 256, (ROWS, 5), np.uint8)
-NETWORK = Network([5, 8, 2], "tanh", dropout=0.2)
-CUTS = [0, 7, 7, 50, 51, ROWS]
-PIECES = [slice(*pair) for pair in itertools.pairwise(CUTS)]
-BLOCKS = [(X[rows], Y[rows], W[rows]) for rows in PIECES]
-OPTIMIZER = Adam(Cosine(0.01, 3))
-
-
-def fit(x=BLOCKS, y=None, network=NETWORK, **options):
-    given = {"epochs": 3, "batch_size": 16, "seed": 3, "backend": "reference", "optimizer": OPTIMIZER}
-    return fastmlp.fit(network, x, y, **{**given, **options})
-
-
-def assert_same(model, whole):
-    np.testing.assert_array_equal(model.parameters, whole.parameters)
-    assert model.history == whole.history
-    assert model.stop_reason == whole.stop_reason
+from fastmlp.training.sources.blocks import check_file
 
 
 @pytest.fixture
@@ -51,17 +39,6 @@ def pixels(tmp_path):
     """A memory map of bytes."""
     PIXELS.tofile(tmp_path / "pixels")
     return np.memmap(tmp_path / "pixels", np.uint8, "r", shape=PIXELS.shape)
-
-
-@pytest.fixture(autouse=True)
-def no_thread_is_left():
-    yield
-    assert not filling()
-
-
-def filling():
-    """The threads that fill windows."""
-    return [thread for thread in threading.enumerate() if "_fill_all" in thread.name]
 
 
 # --- the bits of one array --------------------------------------------------------------------------------
@@ -151,13 +128,23 @@ def test_a_memory_map_that_is_as_training_takes_it_is_trained_on_where_it_is(tmp
     assert_same(fit(rows, Y), fit(X, Y))
 
 
-def test_a_file_that_ends_short_names_itself(pixels):
+def test_a_file_that_ends_short_names_itself(pixels, monkeypatch):
+    looked_at, ahead = [], threading.Event()
+
+    def look(array):
+        check_file(array)
+        looked_at.append(array)
+        if len(looked_at) == 2 * 3:  # X and y of three epochs; the third one waits for a window
+            ahead.set()
+
     class Cut(Callback):
         def on_epoch_end(self, run):
+            assert ahead.wait(60)
             os.truncate(pixels.filename, 100)
 
+    monkeypatch.setattr("fastmlp.training.sources.blocks.check_file", look)
     with pytest.raises(
-        ValueError, match=r"block 1 of epoch [34]: the file '.*pixels' ends short: it has 100 bytes of 515"
+        ValueError, match=r"block 1 of epoch 4: the file '.*pixels' ends short: it has 100 bytes of 515"
     ):
         fit(pixels, Y, epochs=9, callbacks=[Cut()])
 
@@ -252,15 +239,6 @@ def test_loaders_of_pytorch(workers):
 # --- going on ---------------------------------------------------------------------------------------------
 
 
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_chunk_end(self, run):
-        if run.step == self.step:
-            run.stop("pulled the plug")
-
-
 @pytest.mark.parametrize("shuffle", [True, pytest.param(False, marks=matrix)])
 def test_it_goes_on_in_the_middle_of_an_epoch(shuffle, tmp_path, monkeypatch):
     options = {
@@ -306,14 +284,6 @@ def test_blocks_that_have_become_fewer_end_what_goes_on_behind_their_end(tmp_pat
             fit(fewer, **options, resume=path)
         with pytest.raises(ValueError, match=f"epoch 1 has only {rows} rows; the training that goes on"):
             stopped.fit_more(fewer, epochs=1)
-
-
-def test_windows_behind_the_last_are_an_error():
-    wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
-    with Windows(given("X", BLOCKS), wanted, 1) as windows:
-        windows.next()
-        with pytest.raises(RuntimeError, match="the blocks of all 1 epochs have been given"):
-            windows.next()
 
 
 def test_fit_more_has_the_bits_of_one_longer_fit():
@@ -403,7 +373,6 @@ def test_validation_in_several_windows_is_a_weighted_mean(monkeypatch):
 # --- what is refused --------------------------------------------------------------------------------------
 
 nan = np.where(X > 2, np.nan, X)
-GOOD = (X, Y)
 
 
 def failing(epoch_of_error):
@@ -482,57 +451,6 @@ def test_sizes_beyond_all_rows_and_beyond_memory(pixels):
             fit(**options)
 
 
-def test_windows_of_sparse_rows_end_by_their_bytes_wherever_blocks_end(monkeypatch):
-    """The first block told how many rows a window has, and may be nearly empty."""
-    monkeypatch.setattr("fastmlp.training.windows.WINDOW_BYTES", 1 << 10)
-    dense = X * (np.arange(ROWS) >= 50)[:, None]
-    made = []
-    for cuts in ([0, ROWS], [0, 50, 70, ROWS]):
-        blocks = [(scipy.sparse.csr_array(dense[a:b]), Y[a:b]) for a, b in itertools.pairwise(cuts)]
-        rows, window = [], None
-        wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 4, None)
-        with Windows(given("X", blocks), wanted, 1) as windows:
-            while window is None or not window.last:
-                window = windows.next()
-                held = window.data.inputs
-                size = sum(array.nbytes for array in held.arrays) + 12 * len(held)
-                assert size <= (1 << 10) + 8 or window.rows == 4
-                rows.append(window.rows)
-                windows.release(window)
-        made.append(rows)
-    assert made[0] == made[1]
-    assert made[0][0] > made[0][-2] >= 4
-    whole = fit(scipy.sparse.csr_array(dense), Y, shuffle=False)
-    assert_same(fit(blocks, shuffle=False), whole)
-
-
-class Broken:
-    """A source of ours that fails in some place."""
-
-    rows = None
-
-    def __init__(self, at_once, *error):
-        self.at_once, self.error = at_once, OSError(*error)
-
-    def __iter__(self):
-        if self.at_once:
-            raise self.error
-        return self._blocks()
-
-    def _blocks(self):
-        yield GOOD
-        raise self.error
-
-
-@pytest.mark.parametrize("at_once", [True, False])
-def test_an_error_of_a_file_is_one_line_with_the_block_s_name(at_once):
-    wanted = Wanted(5, None, 1.0, lambda y, rows, dtype: y, 16, None)
-    for error, told in ((["it\nis gone"], "it"), ([], "OSError")):
-        match = rf"^block {2 - at_once} of epoch 1: {told}$"
-        with Windows(Broken(at_once, *error), wanted, 1) as windows, pytest.raises(ValueError, match=match):
-            windows.next()
-
-
 def test_validation_blocks_are_of_the_epoch_that_ends():
     epochs = itertools.count(1)
     with pytest.raises(ValueError, match="validation block 1 of epoch 2: y must"):
@@ -557,57 +475,3 @@ def test_an_error_of_the_user_s_comes_as_it_is_with_the_block_s_name(epoch):
     with pytest.raises(OSError, match="the disk is gone") as caught:
         fit(failing(epoch))
     assert caught.value.__notes__ == [f"while fastmlp waited for block 2 of epoch {epoch}"]
-
-
-# --- memory -----------------------------------------------------------------------------------------------
-
-OWN = """
-import json, re, sys, threading, time
-import numpy as np
-import fastmlp
-from fastmlp.training import windows
-
-path, rows, columns, window_bytes = json.loads(sys.argv[1])
-windows.WINDOW_BYTES = window_bytes
-
-def own():
-    with open("/proc/self/status") as file:
-        return int(re.search(r"RssAnon:\\s+(\\d+)", file.read())[1]) << 10
-
-class Watch(fastmlp.Callback):
-    most = 0
-    def on_chunk_end(self, run):
-        self.most = max(self.most, own())
-
-X = np.memmap(path, np.uint8, "r", shape=(rows, columns))
-y = np.zeros(rows, np.float32)
-network = fastmlp.Network([columns, 2, 1], input_scale=1 / 255)
-options = {"batch_size": 256, "backend": "fused", "threads": 1, "dtype": "float32", "epochs": 2}
-fastmlp.fit(network, np.array(X[:256]), y[:256], **options)  # loads, or compiles
-before, watch = own(), Watch()
-model = fastmlp.fit(network, X, y, callbacks=[watch], **options)
-after = own()
-print(json.dumps([watch.most - before, after - before, rows * columns * 4]))
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_own_memory_is_two_windows_and_what_is_beside_the_data(tmp_path):
-    """docs/blocks.md: two windows with a batch each, a block, row orders of a window, and 8 MiB."""
-    rows, columns, window = 100_000, 400, 8 << 20
-    with open(tmp_path / "x", "wb") as file:
-        file.truncate(rows * columns)
-    case = json.dumps([str(tmp_path / "x"), rows, columns, window])
-    done = subprocess.run([sys.executable, "-c", OWN, case], capture_output=True, text=True, check=True)
-    most, after, whole = json.loads(done.stdout)
-    batch, block, orders = 256 * columns * 4, 4 << 20, 40 * window // (columns * 4)
-    assert most <= 2 * (window + batch) + block + orders + (8 << 20)
-    assert after <= 8 << 20
-    assert whole > 8 * (2 * window)
-
-
-def test_slices_of_chosen_rows():
-    chosen = np.array([3, 5, 90])
-    blocks = [*Slices(X, Y, W).take(chosen)]
-    np.testing.assert_array_equal(np.concatenate([block[0] for block in blocks]), X[chosen])
-    assert [len(block) for block in blocks] == [3]

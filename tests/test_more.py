@@ -6,6 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
+from going_on import StopAt, assert_same
 from problems import data_set
 
 import fastmlp
@@ -37,21 +38,6 @@ OPTIMIZERS = {
 def fit(epochs, x=X, y=Y, **options):
     given = {"optimizer": OPTIMIZERS["adam"], "batch_size": 16, "seed": 1, "backend": "reference"}
     return fastmlp.fit(options.pop("network", NETWORK), x, y, epochs=epochs, **{**given, **options})
-
-
-def assert_same(model, whole):
-    np.testing.assert_array_equal(model.parameters, whole.parameters)
-    assert model.history == whole.history
-    assert model.stop_reason == whole.stop_reason
-
-
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_chunk_end(self, run):
-        if run.step == self.step:
-            run.stop("pulled the plug")
 
 
 @pytest.mark.parametrize("backend", ["reference", "fused"])

@@ -11,6 +11,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import threadpoolctl
+from going_on import StopAt, assert_same
 from problems import data_set
 from selection import matrix, some_backends
 
@@ -44,27 +45,12 @@ OPTIMIZERS = {
 }
 
 
-class StopAt(Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_chunk_end(self, run):
-        if run.step == self.step:
-            run.stop("pulled the plug")
-
-
 def fit(backend="reference", optimizer=OPTIMIZERS["adam"], x=X, y=Y, **options):
     given = {
         "optimizer": optimizer, "epochs": EPOCHS, "batch_size": 16, "seed": 1, "validation": 0.2,
         "sample_weight": 1.0 + np.arange(50) % 3, "backend": backend,
     }  # fmt: skip
     return fastmlp.fit(options.pop("network", NETWORK), x, y, **{**given, **options})
-
-
-def assert_same(model, whole):
-    np.testing.assert_array_equal(model.parameters, whole.parameters)
-    assert model.history == whole.history
-    assert model.stop_reason == whole.stop_reason
 
 
 def check_every_stop(monkeypatch, path, backend, optimizer):

@@ -120,10 +120,14 @@ class SeveralRanks(Ranks):
         self._weights = None
         return int(self.counts.sum())
 
-    def own(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return this rank's of places among all rows, counted from its first."""
-        from_first = places - self.at
-        return from_first[(from_first >= 0) & (from_first < self.counts[self.rank])]
+    def own(self, visited: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return (rows, places): of visited rows of all ranks this rank's, and where they stand there.
+
+        visited : counted through all ranks; rows : from this rank's first
+        """
+        rows = visited - self.at
+        places = np.flatnonzero((rows >= 0) & (rows < self.counts[self.rank]))
+        return rows[places], places
 
     def threads(self, threads: int | None) -> int | None:
         """Return how many threads this rank may use: `threads`, or its share of the cores that it may use."""

@@ -18,7 +18,6 @@ from fastmlp.model.sparse import SparseRows, touched_by
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
-Places = NDArray[np.int64]
 
 
 class _Spread:
@@ -33,12 +32,6 @@ class _Spread:
         share = float(own[0] / self._ranks.total(own.copy())[0])
         loss = np.array([share * self.now.evaluate(network, parameters, data) if share else 0.0])
         return float(self._ranks.total(loss)[0])
-
-    def _own(self, visited: Places) -> tuple[Places, Places]:
-        """Return (rows, places): of visited rows of all ranks this rank's, and where they stand there."""
-        rows = visited - self._ranks.at
-        places = np.flatnonzero((rows >= 0) & (rows < self._ranks.counts[self._ranks.rank]))
-        return rows[places], places
 
 
 class SynchronousSteps(_Spread):
@@ -73,7 +66,7 @@ class SynchronousSteps(_Spread):
     def _parts(self, data: Data, chunk: Chunk) -> Iterator[tuple[Data, Part]]:
         """Yield, of each step's batch, this rank's rows; a row that weighs nothing where it has none."""
         for start, stop, total in zip(chunk.starts, chunk.stops, chunk.totals.tolist(), strict=True):
-            rows, places = self._own(chunk.order[start:stop])
+            rows, places = self._ranks.own(chunk.order[start:stop])
             if not len(rows):
                 yield _idle(data), Part(np.zeros(1, np.int64), total)
             elif rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
@@ -138,7 +131,7 @@ class AveragedSteps(_Spread):
 
     def _part(self, data: Data, chunk: Chunk) -> Chunk:
         """Return the chunk of this rank's rows, some steps of which may have none."""
-        rows, places = self._own(chunk.order[chunk.starts[0] : chunk.stops[-1]])
+        rows, places = self._ranks.own(chunk.order[chunk.starts[0] : chunk.stops[-1]])
         steps = len(chunk.starts)
         step = np.repeat(np.arange(steps), chunk.stops - chunk.starts)[places]
         counts = np.bincount(step, minlength=steps)

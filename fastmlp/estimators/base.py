@@ -39,6 +39,7 @@ from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
+from fastmlp.training.asked import check_callbacks
 from fastmlp.training.batches import Orders
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.checkpoint import Checkpoint
@@ -48,7 +49,6 @@ from fastmlp.training.model import Model
 from fastmlp.training.sources.blocks import Source
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.streamed import Streamed
-from fastmlp.training.trainer import check_callbacks
 from fastmlp.training.windows import Windows
 
 Array = NDArray[Any]

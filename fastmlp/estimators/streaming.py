@@ -14,6 +14,7 @@ from fastmlp import checks
 from fastmlp.estimators.descriptions import number
 from fastmlp.model.backend import Data
 from fastmlp.training.sources.blocks import SHAPE, Source, check_file
+from fastmlp.training.sources.tables import is_table
 from fastmlp.training.streaming import source_of
 from fastmlp.training.windows import Wanted, Window, Windows
 
@@ -44,16 +45,14 @@ def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | No
     """Return what gives the rows block by block; None if X is rows, which scikit-learn validates."""
     for array in (X, y, sample_weight):
         check_file(array)
-    package = type(X).__module__.partition(".")[0]
-    shaped = hasattr(X, "shape") and package not in ("pyarrow", "dask")
+    table = is_table(X)
     if y is None:
         pair = isinstance(X, (list, tuple)) and len(X) > 0 and isinstance(X[0], tuple)
         loader = not isinstance(X, (list, tuple, str, dict)) and (callable(X) or isinstance(X, Iterable))
-        if shaped or not (pair or loader):
+        rows = hasattr(X, "shape") and not table
+        if rows or not (pair or loader):
             return None
-    elif (shaped and not (isinstance(X, np.memmap) and _converts(estimator, X))) or (
-        not shaped and package not in ("pyarrow", "dask")
-    ):
+    elif not (table or (isinstance(X, np.memmap) and _converts(estimator, X))):
         return None
     found = source_of("X", X, y, sample_weight, np.float64, number(estimator.input_scale), None)
     if found is not None:

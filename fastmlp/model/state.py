@@ -35,7 +35,7 @@ class Snapshot(NamedTuple):
 
     The arrays are the live ones; copy or write them before the next chunk.
 
-    setting : what must be the same for the rest to be the same (see `fastmlp.training.checkpoint`)
+    setting : what must be the same for the rest to be the same (see `fastmlp.training.resuming`)
     parameters : (P,) floating
     moments : (rows, P) floating, those rows that the optimiser uses
     step : updates done so far

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
+from fastmlp.model.backend import Data
 from fastmlp.model.losses import Loss, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import Inputs
@@ -176,7 +178,7 @@ def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype
 
 
 def checked_weights(what: str, value: ArrayLike, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return sample weights (rows,), of a rank that may have none, as they are."""
+    """Return sample weights (rows,) as they are: of a block, or of a rank that may have no rows."""
     array = as_array(what, value)
     if array.shape != (rows,):
         raise ValueError(f"{what} must have shape ({rows},), got {array.shape}")
@@ -196,6 +198,20 @@ def scaled_weights(what: str, weights: Array, largest: float) -> Array:
     _, exponent = np.frexp(largest)
     scaled: Array = np.ldexp(weights, 1 - int(exponent))
     return scaled
+
+
+def clean_validation(network: Network, validation: Sequence[Any], dtype: np.dtype[Any]) -> Data:
+    """Return (X, y) or (X, y, sample_weight) to validate on as clean rows."""
+    if len(validation) not in (2, 3):
+        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
+    X, y, *rest = validation
+    inputs = clean_inputs("validation X", X, network.sizes[0], dtype, network.input_scale)
+    rows = inputs.shape[0]
+    return Data(
+        inputs,
+        clean_targets("validation y", y, network, rows, dtype),
+        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
+    )
 
 
 def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Array:

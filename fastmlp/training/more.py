@@ -12,9 +12,10 @@ from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import Snapshot
 from fastmlp.training.callbacks import Callback
-from fastmlp.training.checkpoint import Checkpoint, fingerprint
+from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.loop import with_state
 from fastmlp.training.model import Model
+from fastmlp.training.resuming import fingerprint
 
 History = dict[str, list[float]]
 
@@ -54,7 +55,7 @@ class Continuation(NamedTuple):
     """A training as the model that it gave keeps it; it holds no rows.
 
     fit : `fastmlp.fit`, which is above this module
-    options : of `fit`, those that stay: optimizer, batch_size, shuffle, seed, backend, threads, dtype
+    options : of `fit`, those that stay: optimizer, batch_size, shuffle, seed, backend, threads, dtype, window
     share : of the rows that was split off for validation, None if none was
     backend : the name of the one that trained
     rows : of an epoch, None where they came block by block: the same sample then says that they are the same
@@ -75,10 +76,6 @@ class Continuation(NamedTuple):
         """The seed of its random generators."""
         seed: int = self.options["seed"]
         return seed
-
-    @property
-    def blas_threads(self) -> None:
-        """No limit for its BLAS but that of the threads."""
 
     @property
     def goes_by_sample(self) -> bool:

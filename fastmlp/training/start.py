@@ -1,8 +1,9 @@
-"""What `fit` draws: the streams of its seed, the first weights and biases, the orders of the rows."""
+"""What `fit` draws: the streams of its seed, splits, first weights and biases, orders of the rows."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,32 @@ class Streams:
 
 STREAMS = ("initial", "split", "order", "dropout")
 """In the order in which `SeedSequence.spawn` gives them."""
+
+
+def split_rows(validation: Any, rows: int, streams: Streams) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which of so many rows are trained on, and which are the share `validation`; both ascend.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no share, or leaves no row on one side.
+    """
+    if not isinstance(validation, Real):
+        raise TypeError(
+            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
+            f"got {checks.shown(validation)}"
+        )
+    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
+    held = round(share * rows)
+    if not 0 < held < rows:
+        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
+    order = np.random.default_rng(streams.split).permutation(rows)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def dropout_key(network: Network, streams: Streams) -> int:
+    """Return what all dropout masks of a training go by, 0 if it has none."""
+    return int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0
 
 
 class IndependentOrders:

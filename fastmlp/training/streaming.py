@@ -12,24 +12,30 @@ from numpy.typing import DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training import checkpoint
+from fastmlp.training import resuming
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint, Saved
-from fastmlp.training.data import clean_targets, floating_dtype
+from fastmlp.training.data import clean_targets, clean_validation, floating_dtype
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sources.blocks import Slices, Source, check_file, given
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse
-from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
+from fastmlp.training.start import (
+    IndependentOrders,
+    Initial,
+    Streams,
+    dropout_key,
+    initial_parameters,
+    split_rows,
+)
 from fastmlp.training.streamed import HeldOut, Streamed
 from fastmlp.training.windows import Wanted, Windows
 
@@ -78,7 +84,10 @@ def _slices(what: str, X: Any, y: Any, weights: Any) -> Slices:
 
 
 class Given(NamedTuple):
-    """What `fit` was given, checked, beside the rows; `wanted` is the backend's name that a user gave."""
+    """What `fit` was given, checked, beside the rows.
+
+    stays : the options that `Model.fit_more` goes on with, but for the dtype
+    """
 
     optimizer: Optimizer
     epochs: int
@@ -90,24 +99,22 @@ class Given(NamedTuple):
     validation: Any
     callbacks: list[Callback]
     backend: str
-    wanted: str
     goes_on: bool
     threads: int | None
     dtype: DTypeLike | None
     mixed: bool
     saved: Saved | Continuation | None
+    stays: dict[str, Any]
 
 
 def fit_source(
     network: Network,
     source: Source,
     options: Given,
-    rows_of: Callable[..., Data],
     fit: Callable[..., Model],
 ) -> Model:
     """Train a network on rows that come block by block.
 
-    rows_of : rows_of(network, (X, y, ..), dtype) gives validation rows that are in memory
     fit : `fastmlp.fit`, for `Model.fit_more`
     """
     more = options.saved if isinstance(options.saved, Continuation) else None
@@ -135,7 +142,7 @@ def fit_source(
         data = first.data
         dtype = data.weights.dtype
         wanted = wanted._replace(dtype=dtype)
-        held_out, blocks_held_out = _held_out(network, options.validation, held_source, wanted, rows_of)
+        held_out, blocks_held_out = _held_out(network, options.validation, held_source, wanted)
         batch_size = min(batch_size, first.rows) if first.last else batch_size
         sample = sample_of(data, held_out)
         beginning = Beginning(file and file.snapshot)
@@ -157,23 +164,21 @@ def fit_source(
             options.mixed,
         )
         state = initial_state(initial_parameters(network, options.initial, dtype, streams))
-        state = state._replace(step=beginning.since.step)
+        state = state.at(beginning.since.step)
         shuffled = options.shuffle and not (first.last and batch_size >= first.rows)
-        held_blas_threads = file.blas_threads if file else None
+        blas_threads = resuming.held_blas_threads(file, chosen.name)
         setting: dict[str, Any] = {}
-        if file and held_blas_threads and calls_blas(chosen.name):
-            checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
         if file or any(isinstance(callback, Checkpoint) for callback in options.callbacks):
-            setting = checkpoint.setting(
+            setting = resuming.setting(
                 network, options.optimizer, chosen.name, state.parameters, data, held_out, batch_size,
-                options.shuffle, options.seed, held_blas_threads or found_blas_threads(options.threads),
+                options.shuffle, options.seed, blas_threads or found_blas_threads(options.threads),
             )  # fmt: skip
             setting |= {"window": wanted.window, "blocks": True}
             if blocks_held_out is not None:
                 setting["validation"] = "blocks"
         if file:
             names = [type(callback).__name__ for callback in with_state(options.callbacks)]
-            checkpoint.check_same_blocks(file, setting, names, options.optimizer, shuffled, epochs)
+            resuming.check_same_blocks(file, setting, names, options.optimizer, shuffled, epochs)
         plan = Plan(
             network=network,
             optimizer=options.optimizer,
@@ -183,11 +188,11 @@ def fit_source(
             epochs=epochs,
             batch_size=batch_size,
             orders=IndependentOrders(np.random.default_rng(streams.order)) if shuffled else None,
-            dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+            dropout_key=dropout_key(network, streams),
             threads=options.threads,
             stays_finite=True,
             setting=setting,
-            blas_threads=held_blas_threads,
+            blas_threads=blas_threads,
             since=beginning.since,
         )
         begin = functools.partial(Streamed, windows, first, blocks_held_out)
@@ -196,11 +201,7 @@ def fit_source(
     now = settled(chosen)
     training = Continuation(
         fit=fit,
-        options={
-            "optimizer": options.optimizer, "batch_size": options.batch_size, "shuffle": options.shuffle,
-            "seed": options.seed, "backend": options.wanted, "threads": options.threads, "dtype": dtype,
-            "window": options.window,
-        },
+        options=options.stays | {"dtype": dtype},
         share=share,
         backend=now.name,
         rows=None,
@@ -234,19 +235,17 @@ def _split(source: Source, share: float, streams: Streams) -> tuple[Source, Sour
         raise ValueError(
             f"no share of blocks can be split off, got validation={share:g}; give (X, y), or other blocks"
         )
-    held = round(share * source.rows)
-    if not 0 < held < source.rows:
-        raise ValueError(f"validation={share:g} of {source.rows} rows leaves none to train or to validate on")
-    order = np.random.default_rng(streams.split).permutation(source.rows)
-    return source.take(np.sort(order[held:])), source.take(np.sort(order[:held]))
+    train_rows, held_rows = split_rows(share, source.rows, streams)
+    return source.take(train_rows), source.take(held_rows)
 
 
 def _held_out(
-    network: Network, validation: Any, split: Source | None, wanted: Wanted, rows_of: Callable[..., Data]
+    network: Network, validation: Any, split: Source | None, wanted: Wanted
 ) -> tuple[Data | None, HeldOut | None]:
     """Return the rows to validate on, in memory or in blocks; at most one of the two is there."""
     if validation is None:
         return None, None
+    assert isinstance(wanted.dtype, np.dtype)
     if split is None and isinstance(validation, Sequence):
         if len(validation) in (2, 3):
             X, y, *rest = validation
@@ -254,11 +253,10 @@ def _held_out(
                 "validation X", X, y, rest[0] if rest else None, wanted.dtype, wanted.scale, None
             )
         if split is None:
-            return rows_of(network, validation, wanted.dtype), None
+            return clean_validation(network, validation, wanted.dtype), None
     elif split is None:
         split = source_of("validation", validation, None, None, wanted.dtype, wanted.scale, None)
     assert split is not None
     n_in, n_out = network.sizes[0], network.sizes[-1]
-    assert isinstance(wanted.dtype, np.dtype)
     window = max(256, HELD_OUT_BYTES // (wanted.dtype.itemsize * (n_in + n_out + 1)))
     return None, HeldOut(split, wanted._replace(window=window, batch_size=1))

@@ -17,20 +17,20 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas, get, is_exact, is_mixed
+from fastmlp.backend.registry import get, is_exact, is_mixed
 from fastmlp.distributed.ranks import SeveralRanks
 from fastmlp.distributed.steps import steps_of_all
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
-from fastmlp.model.pieces import Piece
+from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training import checkpoint
+from fastmlp.training import checkpoint, resuming
 from fastmlp.training.agreement import agreeing
+from fastmlp.training.asked import check_callbacks, check_options, own_pieces
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Checkpoint, described
 from fastmlp.training.data import checked_weights, clean_inputs, clean_targets, scaled_weights
@@ -38,7 +38,7 @@ from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import Plan, Result, Training, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.start import IndependentOrders, Streams, initial_parameters
+from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters, split_rows
 
 Array = NDArray[Any]
 
@@ -90,26 +90,18 @@ def fit_together(
     threads: int | None,
     dtype: Any,
     resume: Any,
-    check_callbacks: Callable[[Iterable[Callback], bool | None], list[Callback]],
 ) -> Model:
     """As `fastmlp.fit`, on this rank's rows."""
     with ranks.failing_together(DivergenceError, Interrupted):
         with ranks.alike():
-            checks.instance("network", network, Network, "a Network")
-            optimizer = Adam() if optimizer is None else optimizer
-            check_optimizer("optimizer", optimizer)
-            optimizer.check_layers(len(network.sizes) - 1)
-            epochs = checks.whole("epochs", epochs, 0)
+            optimizer, epochs, shuffle, threads = check_options(network, optimizer, epochs, shuffle, threads)
             batch_size = None if batch_size is None else checks.whole("batch_size", batch_size, 1)
-            shuffle = checks.flag("shuffle", shuffle)
-            threads = None if threads is None else checks.whole("threads", threads, 1)
             seed = None if seed is None else checks.whole("seed", seed, 0)
             check_no_blocks(y, window)
             callbacks = check_callbacks(callbacks, progress if ranks.first else False)
             file = None
             if resume is not None and ranks.first:
-                pieces = [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
-                file = checkpoint.read_training(resume, pieces)
+                file = checkpoint.read_training(resume, own_pieces(network))
         file = ranks.of_first(file)
         ranks.check_same(
             network=described(network), optimizer=described(optimizer), epochs=epochs, batch_size=batch_size,
@@ -142,24 +134,21 @@ def fit_together(
         chosen = get(ranks.of_first(settled(one).name))
 
         setting: dict[str, Any] = {}
-        # A BLAS sums in another order on another number of threads.
-        held_blas_threads = file.blas_threads if file else None
         with ranks.alike():
             if file and not file.by_rows:
                 raise CheckpointError(
                     f"{resume!r} is of a training without a communicator, which one process can resume"
                 )
-            if file and held_blas_threads and calls_blas(chosen.name):
-                checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
+            blas_threads = resuming.held_blas_threads(file, chosen.name)
         if file or any(ranks.all_of(any(isinstance(callback, Checkpoint) for callback in callbacks))):
-            setting = checkpoint.setting(
+            setting = resuming.setting(
                 network, optimizer, chosen.name, parameters, data, held_out, batch_size, shuffle, seed,
-                held_blas_threads or found_blas_threads(threads), ranks, by_rows=True,
+                blas_threads or found_blas_threads(threads), ranks, by_rows=True,
             )  # fmt: skip
         with ranks.alike():
             if file:
                 names = [type(callback).__name__ for callback in with_state(callbacks)]
-                checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
+                resuming.check_same_training(file, setting, names, optimizer, rows, epochs)
         taken = data.inputs
         if len(taken):
             taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
@@ -173,11 +162,11 @@ def fit_together(
             epochs=epochs,
             batch_size=batch_size,
             orders=orders if shuffle and batch_size < rows else None,
-            dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+            dropout_key=dropout_key(network, streams),
             threads=threads,
             stays_finite=True,
             setting=setting,
-            blas_threads=held_blas_threads,
+            blas_threads=blas_threads,
             weights=ranks.weights(data),
         )
         begin = functools.partial(Together, ranks=ranks)
@@ -243,17 +232,8 @@ def _split(
         return data, _cleaned(network, X, y, weights, data.inputs.dtype, ranks, "validation ")
     rows = ranks.place(len(data.weights))
     with ranks.alike():
-        if not isinstance(validation, Real):
-            raise TypeError(
-                "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
-                f"got {checks.shown(validation)}"
-            )
-        share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
-        held = round(share * rows)
-        if not 0 < held < rows:
-            raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
-    order = np.random.default_rng(streams.split).permutation(rows)
-    train_rows, held_rows = ranks.own(np.sort(order[held:])), ranks.own(np.sort(order[:held]))
+        parts = split_rows(validation, rows, streams)
+    (train_rows, _), (held_rows, _) = map(ranks.own, parts)
     weighed = ranks.total(np.array([data.weights[some].any() for some in (train_rows, held_rows)], np.int64))
     with ranks.alike():
         for what, found in zip(("training", "validation"), weighed, strict=True):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,26 +15,32 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import calls_blas, is_exact, is_mixed
+from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.distributed.ranks import ALONE, SeveralRanks, ranks_of
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
-from fastmlp.model.pieces import Piece
+from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.system.notices import Notices, in_notebook
-from fastmlp.training import checkpoint
-from fastmlp.training.callbacks import Callback, Progress
+from fastmlp.training import checkpoint, resuming
+from fastmlp.training.asked import check_callbacks, check_options, own_pieces
+from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.data import clean_inputs, clean_targets, clean_weights
+from fastmlp.training.data import clean_inputs, clean_targets, clean_validation, clean_weights
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
-from fastmlp.training.start import IndependentOrders, Initial, Streams, initial_parameters
+from fastmlp.training.start import (
+    IndependentOrders,
+    Initial,
+    Streams,
+    dropout_key,
+    initial_parameters,
+    split_rows,
+)
 
 Array = NDArray[Any]
 Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
@@ -144,20 +149,14 @@ def fit(
 
         return fit_together(
             network, X, y, ranks, optimizer, epochs, batch_size, shuffle, window, seed, initial,
-            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume, check_callbacks,
+            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume,
         )  # fmt: skip
-    checks.instance("network", network, Network, "a Network")
-    optimizer = Adam() if optimizer is None else optimizer
-    check_optimizer("optimizer", optimizer)
-    optimizer.check_layers(len(network.sizes) - 1)
-    epochs = checks.whole("epochs", epochs, 0)
-    shuffle = checks.flag("shuffle", shuffle)
-    threads = None if threads is None else checks.whole("threads", threads, 1)
+    optimizer, epochs, shuffle, threads = check_options(network, optimizer, epochs, shuffle, threads)
     callbacks = check_callbacks(callbacks, progress)
     more = resume if isinstance(resume, Continuation) else None
     file = None
     if resume is not None and not isinstance(resume, Continuation):
-        file = checkpoint.read_training(resume, _pieces(network))
+        file = checkpoint.read_training(resume, own_pieces(network))
     saved = more or file
     seed = None if seed is None else checks.whole("seed", seed, 0)
     if seed is None:
@@ -176,6 +175,11 @@ def fit(
     dtype = np.float32 if mixed else dtype
     backend = saved.backend if saved and backend == "auto" and not goes_on else backend
 
+    stays = {
+        "optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "seed": seed,
+        "backend": wanted, "threads": threads, "window": window,
+    }  # fmt: skip
+
     by_rows = communicator is not None if file is None else file.by_rows
     if communicator is not None or (by_rows and y is not None and window is None):
         from fastmlp.training.together import arrays_of, check_no_blocks
@@ -192,9 +196,9 @@ def fit(
         if source is not None:
             options = Given(
                 optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
-                wanted, goes_on, threads, dtype, mixed, saved,
+                goes_on, threads, dtype, mixed, saved, stays,
             )  # fmt: skip
-            return fit_source(network, source, options, _given_validation, fit)
+            return fit_source(network, source, options, fit)
 
     inputs = clean_inputs("X", X, network.sizes[0], dtype, network.input_scale)
     rows = inputs.shape[0]
@@ -205,7 +209,6 @@ def fit(
     )
     data, held_out = _split(network, data, validation, streams)
     rows = data.inputs.shape[0]
-    rows_of_a_batch = batch_size
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
     chosen = choose(
@@ -220,18 +223,15 @@ def fit(
     state = initial_state(initial_parameters(network, initial, inputs.dtype, streams))
     state = state.at(beginning.since.step)
     setting: dict[str, Any] = {}
-    # A BLAS sums in another order on another number of threads.
-    held_blas_threads = saved.blas_threads if saved else None
-    if file and held_blas_threads and calls_blas(chosen.name):
-        checkpoint.check_blas_threads(file, held_blas_threads, found_blas_threads(held_blas_threads))
+    blas_threads = resuming.held_blas_threads(file, chosen.name)
     if file or any(isinstance(callback, Checkpoint) for callback in callbacks):
-        setting = checkpoint.setting(
+        setting = resuming.setting(
             network, optimizer, chosen.name, state.parameters, data, held_out, batch_size, shuffle, seed,
-            held_blas_threads or found_blas_threads(threads), ranks, by_rows,
+            blas_threads or found_blas_threads(threads), ranks, by_rows,
         )  # fmt: skip
     if file:
         names = [type(callback).__name__ for callback in with_state(callbacks)]
-        checkpoint.check_same_training(file, setting, names, optimizer, rows, epochs)
+        resuming.check_same_training(file, setting, names, optimizer, rows, epochs)
     taken = inputs_of_steps(chosen, network, optimizer, batch_size, data.inputs, epochs)
     plan = Plan(
         network=network,
@@ -244,11 +244,11 @@ def fit(
         orders=IndependentOrders(np.random.default_rng(streams.order))
         if shuffle and batch_size < rows
         else None,
-        dropout_key=int(streams.dropout.generate_state(1, np.uint32)[0]) if any(network.dropout) else 0,
+        dropout_key=dropout_key(network, streams),
         threads=threads,
         stays_finite=True,
         setting=setting,
-        blas_threads=held_blas_threads,
+        blas_threads=blas_threads,
         since=beginning.since,
     )
     run = train(plan, state, callbacks, beginning.snapshot)
@@ -256,10 +256,7 @@ def fit(
     now = settled(chosen)
     training = Continuation(
         fit=fit,
-        options={
-            "optimizer": optimizer, "batch_size": rows_of_a_batch, "shuffle": shuffle, "seed": seed,
-            "backend": wanted, "threads": threads, "dtype": inputs.dtype, "window": window,
-        },
+        options=stays | {"dtype": inputs.dtype},
         share=None if validation is None or isinstance(validation, Sequence) else validation,
         backend=now.name,
         rows=rows,
@@ -272,26 +269,6 @@ def fit(
     return model
 
 
-def _pieces(network: Network) -> list[Piece]:
-    """Return the activations and the loss of a network that a user has written."""
-    return [piece for piece in (*network.hidden, network.loss) if isinstance(piece, Piece)]
-
-
-def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
-    """Return the callbacks as a new list, with a progress bar if one is wanted."""
-    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
-        raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
-    checked = list(callbacks)
-    for callback in checked:
-        checks.instance("every callback", callback, Callback, "a Callback")
-    if progress is None:
-        progress = in_notebook() or Notices().isatty()
-    if checks.flag("progress", progress):
-        checked.append(Progress())
-    # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
-    return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
-
-
 def _split(
     network: Network, data: Data, validation: Validation | None, streams: Streams
 ) -> tuple[Data, Data | None]:
@@ -299,33 +276,9 @@ def _split(
     if validation is None:
         return data, None
     if isinstance(validation, (tuple, list)):
-        return data, _given_validation(network, validation, data.inputs.dtype)
-    if not isinstance(validation, Real):
-        raise TypeError(
-            "validation must be a share of the rows in (0, 1), (X, y) or (X, y, sample_weight), "
-            f"got {checks.shown(validation)}"
-        )
-    share = checks.real("validation", validation, 0, 1, open_low=True, open_high=True)
-    rows = data.inputs.shape[0]
-    held = round(share * rows)
-    if not 0 < held < rows:
-        raise ValueError(f"validation={share:g} of {rows} rows leaves none to train or to validate on")
-    order = np.random.default_rng(streams.split).permutation(rows)
-    train_rows, held_rows = np.sort(order[held:]), np.sort(order[:held])
+        return data, clean_validation(network, validation, data.inputs.dtype)
+    train_rows, held_rows = split_rows(validation, data.inputs.shape[0], streams)
     for what, chosen in (("training", train_rows), ("validation", held_rows)):
         if not data.weights[chosen].any():
             raise ValueError(f"sample_weight is all zero on the {what} rows of the split")
     return data.take(train_rows), data.take(held_rows)
-
-
-def _given_validation(network: Network, validation: Sequence[ArrayLike], dtype: np.dtype[Any]) -> Data:
-    if len(validation) not in (2, 3):
-        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
-    X, y, *rest = validation
-    inputs = clean_inputs("validation X", X, network.sizes[0], dtype, network.input_scale)
-    rows = inputs.shape[0]
-    return Data(
-        inputs,
-        clean_targets("validation y", y, network, rows, dtype),
-        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
-    )

@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp import checks
 from fastmlp.model.backend import Data
 from fastmlp.model.sparse import Inputs, SparseRows
-from fastmlp.training.data import as_array, clean, convert, floating_dtype
+from fastmlp.training.data import as_array, checked_weights, convert, floating_dtype
 from fastmlp.training.sources.blocks import SHAPE, Given, Source
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
@@ -338,20 +338,9 @@ def _block(name: str, given: Any, wanted: Wanted) -> Block | None:
     rows = array.shape[0]
     dtype = floating_dtype(wanted.dtype, array)
     inputs = clean_rows("X", array, dtype, wanted.scale) if sparse else array
-    weights = _weights(rest[0] if rest else None, rows, dtype)
+    weights = np.ones(rows, dtype)  # all of them may be 0
+    if rest and rest[0] is not None:
+        weights = checked_weights("weight", rest[0], rows, dtype)
     targets = wanted.targets(y, rows, dtype)
     factors = wanted.class_weights(y)
     return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))
-
-
-def _weights(given: Any, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return a block's sample weights (rows,), ones if None; all of them may be 0."""
-    if given is None:
-        return np.ones(rows, dtype)
-    array = as_array("weight", given)
-    if array.shape != (rows,):
-        raise ValueError(f"weight must have shape ({rows},), got {array.shape}")
-    weights = clean("weight", array, dtype)
-    if (weights < 0).any():
-        raise ValueError(f"weight must be at least 0, got {weights.min()}")
-    return weights

@@ -11,7 +11,8 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.training.sources.columns import BLOCK_BYTES, chosen_columns
+from fastmlp.training.sources.blocks import BLOCK_BYTES
+from fastmlp.training.sources.columns import chosen_columns
 
 AHEAD = {"batch_readahead": 1, "fragment_readahead": 1}
 """Arrow reads 16 blocks of 4 files ahead by default, which would be most of what a training takes."""

@@ -102,7 +102,7 @@ class Slices:
 
 
 BLOCK_BYTES = 1 << 22
-"""Of X, that are looked at together."""
+"""Of X, that are looked at, or of a table turned into an array, together."""
 
 
 def check_file(array: Any) -> None:

@@ -1,4 +1,4 @@
-"""Which columns of a table are inputs, targets and weights, and how much of it becomes an array at once."""
+"""Which columns of a table are inputs, targets and weights."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastmlp import checks
-
-BLOCK_BYTES = 1 << 22
-"""Of a table, that are turned into an array together."""
 
 
 def chosen_columns(what: str, columns: Sequence[str], y: Any, weights: Any) -> tuple[list[str], list[str]]:

@@ -1,0 +1,162 @@
+"""What a training must have in common with the one in a file, to go on from there (`fit(resume=)`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend import registry
+from fastmlp.distributed.fingerprints import fingerprint_by_rows
+from fastmlp.distributed.ranks import ALONE, Ranks
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.backend import Data
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.state import Snapshot
+from fastmlp.system.budget import found_blas_threads
+from fastmlp.training.checkpoint import MOST_BLAS_THREADS, Saved, described
+
+Array = NDArray[Any]
+
+
+def setting(
+    network: Network,
+    optimizer: Optimizer,
+    backend: str,
+    parameters: Array,
+    data: Data,
+    held_out: Data | None,
+    batch_size: int,
+    shuffle: bool,
+    seed: int,
+    blas_threads: int | None,
+    ranks: Ranks = ALONE,
+    by_rows: bool = False,
+) -> dict[str, Any]:
+    """Return, in JSON's types, all that a training's bits depend on.
+
+    Data are represented by their SHA-256, which takes about a second a gigabyte; or `by_rows`, by what is the
+    same however they are spread over ranks.
+    """
+
+    def of_data(data: Data) -> str:
+        return fingerprint_by_rows(ranks, data) if by_rows else fingerprint(*data)
+
+    return {
+        "network": described(network),
+        "optimizer": described(optimizer),
+        "backend": backend,
+        "batch_size": batch_size,
+        "shuffle": shuffle,
+        "seed": seed,
+        "initial": fingerprint(parameters),
+        "data": of_data(data),
+        "validation": None if held_out is None else of_data(held_out),
+        "average_every": ranks.average_every,
+        "blas_threads": None if blas_threads is None else min(blas_threads, MOST_BLAS_THREADS),
+    }
+
+
+def fingerprint(*arrays: Inputs) -> str:
+    """Return the SHA-256 of C-contiguous arrays, those of sparse rows too: of dtypes, shapes and bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        for part in array.arrays if isinstance(array, SparseRows) else (array,):
+            digest.update(part.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
+
+
+def check_same_training(
+    saved: Saved, current: dict[str, Any], callbacks: list[str], optimizer: Optimizer, rows: int, epochs: int
+) -> None:
+    """Raise CheckpointError unless the saved training is the one that `fit` was asked for.
+
+    The number of epochs may differ: a training may be prolonged. The backend may differ, if it is named: the
+    training then goes on in the other backend's bits.
+    """
+    _check_same_setting(saved, current, callbacks)
+    snapshot, path = saved.snapshot, os.fspath(saved.path)
+    batches = -(-rows // current["batch_size"])
+    done, within = divmod(snapshot.step, batches)
+    if snapshot.step > epochs * batches:
+        raise CheckpointError(f"{path!r} holds {snapshot.step / batches:g} epochs, more than epochs={epochs}")
+    shuffled = current["shuffle"] and batches > 1
+    if (
+        not _is_sound(snapshot, done, current, optimizer, shuffled)
+        or snapshot.order.size != (rows if within and shuffled else 0)
+        or snapshot.pending.shape[1] != within
+    ):
+        raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
+
+
+def check_same_blocks(
+    saved: Saved,
+    current: dict[str, Any],
+    callbacks: list[str],
+    optimizer: Optimizer,
+    shuffled: bool,
+    epochs: int,
+) -> None:
+    """As `check_same_training`, where rows come block by block and their number is not known."""
+    _check_same_setting(saved, current, callbacks)
+    snapshot, path = saved.snapshot, os.fspath(saved.path)
+    done = len(snapshot.history["loss"])
+    if done > epochs:
+        raise CheckpointError(f"{path!r} holds {done} epochs, more than epochs={epochs}")
+    if (
+        not _is_sound(snapshot, done, current, optimizer, shuffled)
+        or snapshot.order.size
+        or snapshot.pending.shape[1] > snapshot.step
+    ):
+        raise CheckpointError(f"{path!r} is not a sound checkpoint: its parts are of different steps")
+
+
+def _is_sound(
+    snapshot: Snapshot, done: int, current: dict[str, Any], optimizer: Optimizer, shuffled: bool
+) -> bool:
+    """Return whether a snapshot's parts are those of a training after so many whole epochs."""
+    return (
+        all(len(values) == done for values in snapshot.history.values())
+        and ("validation_loss" in snapshot.history) == (current["validation"] is not None)
+        and len(snapshot.moments) == optimizer.moment_rows
+        and bool(snapshot.order_state) == shuffled
+    )
+
+
+def _check_same_setting(saved: Saved, current: dict[str, Any], callbacks: list[str]) -> None:
+    snapshot, path = saved.snapshot, os.fspath(saved.path)
+    then = {**snapshot.setting, "callbacks": [name for name, _ in snapshot.callbacks]}
+    now = {**current, "callbacks": callbacks, "backend": then["backend"]}
+    del now["blas_threads"]  # taken from the file, if it has them
+    off = [name for name in now if then.get(name) != now[name]]
+    if off:
+        short = [
+            f"{name} ({then.get(name)!r} then, {now[name]!r} now)"
+            if name in ("batch_size", "shuffle", "window")
+            else name
+            for name in off
+        ]
+        raise CheckpointError(f"{path!r} is of another training; these differ: {', '.join(short)}")
+
+
+def held_blas_threads(saved: Saved | None, backend: str) -> int | None:
+    """Return the limit for the BLAS that a training resumed by `backend` keeps, None without one.
+
+    A BLAS sums in another order on another number of threads: CheckpointError if it may use fewer than then.
+    """
+    wanted = saved.blas_threads if saved else None
+    if saved is None or not wanted or not registry.calls_blas(backend):
+        return wanted
+    found = found_blas_threads(wanted)
+    if found is not None and found < wanted:
+        raise CheckpointError(
+            f"{os.fspath(saved.path)!r} was trained with a BLAS on {wanted} threads, which decides its bits, "
+            f"and here it may have {found}; allow it as many, as by OPENBLAS_NUM_THREADS"
+        )
+    return wanted
