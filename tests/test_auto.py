@@ -127,15 +127,15 @@ def fit(backend, epochs, **options):
     )
 
 class Until(fastmlp.Callback):
-    '''Ends the training some time after it has changed.'''
-    ends = None
+    '''Ends the training some chunks after it may change; until then it leaves its core to the compiler.'''
+    chunks = 0
     def on_chunk_end(self, run):
         ready = [*os.scandir(os.environ["FASTMLP_CACHE_DIR"] + "/fastmlp")]
         done = [one.name for one in ready if one.name.startswith("train_chunk@") and ".done" in one.name]
-        if self.ends is None and done:
-            self.ends = time.monotonic() + 1.0
+        self.chunks += bool(done)
+        time.sleep(0.1)  # longer than between two looks at the disk
     def on_epoch_end(self, run):
-        if self.ends is not None and time.monotonic() > self.ends:
+        if self.chunks > 3:
             run.stop("changed")
     def hear_by(self, run):
         return run.epoch + 500
@@ -156,10 +156,10 @@ def test_a_training_changes_over_to_what_a_process_beside_has_compiled(place):
     """The process compiles, the training goes on, and every bit is that of one that never changed."""
     command = [sys.executable, "-W", "error", "-c", CHANGED]
     done = subprocess.run(
-        command, env={**os.environ}, capture_output=True, text=True, timeout=170, check=False
+        command, env={**os.environ}, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[0] == "specialized"
+    assert done.stdout.split()[0] == "specialized", done.stdout
     assert done.stderr.count("compiling") == 1, "the training itself has compiled"
     assert [*place.glob("*.request")] == []
 

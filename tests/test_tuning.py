@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -59,6 +60,18 @@ def test_an_older_process_does_not_undo_what_a_later_one_has_kept(place):
     assert older.get(tuned.KEPT) == "measured"  # no constant changes under a training
     older.put("third", "c")
     assert store.Names().get(tuned.KEPT) == "again"
+
+
+def test_no_name_is_lost_where_many_keep_theirs_at_once(place):
+    def keep(writer):
+        kept = store.Names()
+        for number in range(10):
+            kept.put(f"{writer} {number}", "a")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(keep, range(8)))
+    kept = store.Names()
+    assert all(kept.get(f"{writer} {number}") == "a" for writer in range(8) for number in range(10))
 
 
 def test_a_value_that_saves_time_is_taken():

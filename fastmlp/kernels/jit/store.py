@@ -51,7 +51,7 @@ ROOM = 1 << 20
 NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; of the last kind while it is being written."""
 
-BESIDE = re.compile(r"lock\.[0-9a-f]|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
+BESIDE = re.compile(r"lock\.([0-9a-f]|names)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
 """The name of a lock, or of a request (`fastmlp.system.background`)."""
 
 ABANDONED_SECONDS = 3600
@@ -347,11 +347,11 @@ class Names:
         return found
 
     def put(self, what: str, name: str) -> None:
-        """Keep a name."""
+        """Keep a name, and what other processes have kept since the file was read."""
         if self._package is not None and self._known.get(what) != name:
-            # What another process has kept since then wins over what this one knew.
-            self._known = {**self._known, **self._read(), what: name}
-            write("names", self._package, "json", json.dumps(self._known).encode())
+            with _alone("lock.names"):
+                self._known = {**self._known, **self._read(), what: name}
+                write("names", self._package, "json", json.dumps(self._known).encode())
 
 
 @functools.cache
@@ -360,19 +360,20 @@ def names() -> Names:
     return Names()
 
 
-@contextlib.contextmanager
-def only_one(name: str, key: str) -> Iterator[None]:
-    """Have one process at a time compile what a name and a key say, and the others wait for it.
+def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
+    """Have one process at a time compile what a name and a key say, and the others wait for it."""
+    return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}")
 
-    The lock goes with its holder. Where there are no such locks, or the holder takes longer than anybody
-    should, nobody waits.
+
+@contextlib.contextmanager
+def _alone(lock: str) -> Iterator[None]:
+    """Hold the lock of a name, which goes with its holder.
+
+    Where there are no such locks, or the holder takes longer than anybody should, nobody waits.
     """
     held = None
-    try:
-        place = directory()
-        held = _locked(place / f"lock.{hash_of(f'{name} {key}')[:1]}")
-    except (OSError, Refused):
-        pass
+    with contextlib.suppress(OSError, Refused):
+        held = _locked(directory() / lock)
     try:
         yield
     finally:
@@ -381,7 +382,7 @@ def only_one(name: str, key: str) -> Iterator[None]:
 
 
 MOST_PATIENCE, POLL = 60.0, 0.01
-"""Seconds that a process waits for another to compile what it needs, and between two looks."""
+"""Seconds that a process waits for another to compile what it needs, and between two looks at a lock."""
 
 
 def _locked(path: Path) -> int | None:
