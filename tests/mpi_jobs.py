@@ -91,7 +91,7 @@ def fail(what, path):
 
 
 def wait(path):
-    """Train until the processes are interrupted; say on which epoch all have stopped."""
+    """Train until the processes are interrupted; each writes the epoch after which it has stopped."""
     ready = Path(path)
 
     class Ready(fastmlp.Callback):
@@ -103,7 +103,8 @@ def wait(path):
     try:
         trained(WORLD, epochs=10**6, callbacks=[Ready()])
     except fastmlp.Interrupted as interrupted:
-        print(f"rank {WORLD.rank} {len(interrupted.model.history['loss'])}", flush=True)
+        ready.with_suffix(f".{WORLD.rank}").write_text(str(len(interrupted.model.history["loss"])))
+        WORLD.Barrier()  # mpiexec ends the others when the first has failed
         sys.exit(130)
 
 

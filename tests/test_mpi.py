@@ -107,7 +107,7 @@ def test_what_happens_to_one_process_ends_all(what, tmp_path, told):
 
 def left_behind(word):
     """The processes whose command has the word and that do not end by themselves: mpiexec waits for none."""
-    latest = time.monotonic() + 5
+    latest = time.monotonic() + 30
     while (found := running(word)) and time.monotonic() < latest:
         time.sleep(0.02)
     return found
@@ -133,11 +133,9 @@ def test_ctrl_c_ends_all_processes_after_the_same_epoch(tmp_path):
     while not ready.exists() and job.poll() is None:
         time.sleep(0.05)
     job.send_signal(signal.SIGINT)  # mpiexec passes it on to each process, one after another
-    code, output, errors = ended(job)
+    code, _, errors = ended(job)
     assert code == 130, errors
-    lines = sorted(line for line in output.splitlines() if line.startswith("rank"))
-    assert [line.split()[1] for line in lines] == ["0", "1", "2"]
-    assert len({line.split()[2] for line in lines}) == 1
+    assert len({ready.with_suffix(f".{rank}").read_text() for rank in range(3)}) == 1
 
 
 @pytest.mark.slow
