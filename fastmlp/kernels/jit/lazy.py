@@ -93,7 +93,7 @@ def piece(
     of_code: Any = None,
     others: Any = None,
 ) -> Any:
-    """Return what jitted code calls for `compiled`, the dispatcher of a uniquely named function: an intrinsic.
+    """Return what jitted code calls for `compiled`, the dispatcher of a function with a unique name.
 
     reach : what the piece is made of
     result : the type that it returns, one of Numba's

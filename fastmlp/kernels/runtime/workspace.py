@@ -112,7 +112,7 @@ def workspace(
     predicting: bool = False,
     buffers: Buffers | None = None,
 ) -> Workspace:
-    """Return buffers of the lengths that `lengths` gives, each at a cache line, in one array but for the sums.
+    """Return buffers as long as `lengths` says, each at a cache line, in one array but for the sums.
 
     buffers : `variant.Choice.buffers`; the other arguments as in `lengths`
     """
