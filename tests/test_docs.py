@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -86,6 +87,16 @@ def test_every_public_name_is_in_the_api():
     public += [f"kernels.{name}" for name in fastmlp.kernels.__all__]
     public += [f"testing.{name}" for name in fastmlp.testing.__all__]
     assert sorted(name for name in listed if name in public) == sorted(public)
+
+
+def test_every_attribute_has_a_line_of_its_own():
+    # Sphinx takes "shape, dtype : of the array" for one name and what is in it, and prose for names.
+    for module in (fastmlp, fastmlp.kernels, fastmlp.testing):
+        for name in module.__all__:
+            text = inspect.getdoc(getattr(module, name)) or ""
+            section = re.search(r"^Attributes\n-+\n(.*?)(?=^[^\n]+\n-{3,}\n|\Z)", text, re.M | re.S)
+            lines = [line for line in section[1].splitlines() if line and line[0] != " "] if section else []
+            assert not [line for line in lines if not re.match(r"\w+( :|$)", line)], name
 
 
 @pytest.mark.slow
