@@ -10,7 +10,7 @@ import warnings
 import fastmlp
 from fastmlp.system import compiling
 
-compiling.say = lambda line: None  # that the machine which builds the site compiles is no output of an example
+compiling.say = lambda line: None  # what this machine compiles is no output of an example
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # examples are small; a second thread waits where others work
 
 project = "fastmlp"

@@ -135,9 +135,8 @@ def test_two_commits_are_compared_as_the_page_says(tmp_path):
 
 @pytest.mark.slow
 def test_the_site_is_built_without_warnings(tmp_path):
-    pytest.importorskip("sphinx_gallery")
-    pytest.importorskip("furo")
-    pytest.importorskip("myst_parser")
+    for package in ("sphinx_gallery", "furo", "myst_parser", "palmerpenguins"):
+        pytest.importorskip(package, reason="needs fastmlp[docs]")
     # In a copy: the gallery writes its pages beside the others.
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("gallery"))
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "site"]

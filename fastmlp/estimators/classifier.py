@@ -89,8 +89,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     Notes
     -----
     All other attributes of scikit-learn's are there: `classes_`, `loss_`, `best_loss_`, `loss_curve_`,
-    `validation_scores_`, `best_validation_score_`, `n_iter_`, `t_`, `n_layers_`, `n_outputs_`, `out_activation_`,
-    `n_features_in_`, `feature_names_in_`.
+    `validation_scores_`, `best_validation_score_`, `n_iter_`, `t_`, `n_layers_`, `n_outputs_`,
+    `out_activation_`, `n_features_in_`, `feature_names_in_`.
 
     Steps and losses agree with scikit-learn 1.9 up to rounding. Where two classes are told apart with
     near certainty, scikit-learn's loss loses digits in 1 - p that the logits keep: on unscaled rows
