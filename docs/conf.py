@@ -8,7 +8,9 @@ import os
 import warnings
 
 import fastmlp
+from fastmlp.system import compiling
 
+compiling.say = lambda line: None  # what this machine compiles is no output of an example
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # examples are small; a second thread waits where others work
 
 project = "fastmlp"
@@ -48,6 +50,7 @@ sphinx_gallery_conf = {
     "download_all_examples": False,
     "show_signature": False,
     "min_reported_time": 1e9,
+    "capture_repr": (),  # what an example prints, and not the last thing that it drew
     "image_scrapers": ("matplotlib",),
     "reset_modules": ("matplotlib", warnings_as_errors),
     "reset_modules_order": "both",

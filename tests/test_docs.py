@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -88,6 +89,16 @@ def test_every_public_name_is_in_the_api():
     assert sorted(name for name in listed if name in public) == sorted(public)
 
 
+def test_every_attribute_has_a_line_of_its_own():
+    # Sphinx takes "shape, dtype : of the array" for one name and what is in it, and prose for names.
+    for module in (fastmlp, fastmlp.kernels, fastmlp.testing):
+        for name in module.__all__:
+            text = inspect.getdoc(getattr(module, name)) or ""
+            section = re.search(r"^Attributes\n-+\n(.*?)(?=^[^\n]+\n-{3,}\n|\Z)", text, re.M | re.S)
+            lines = [line for line in section[1].splitlines() if line and line[0] != " "] if section else []
+            assert not [line for line in lines if not re.match(r"\w+( :|$)", line)], name
+
+
 @pytest.mark.slow
 @pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 def test_two_commits_are_compared_as_the_page_says(tmp_path):
@@ -124,9 +135,8 @@ def test_two_commits_are_compared_as_the_page_says(tmp_path):
 
 @pytest.mark.slow
 def test_the_site_is_built_without_warnings(tmp_path):
-    pytest.importorskip("sphinx_gallery")
-    pytest.importorskip("furo")
-    pytest.importorskip("myst_parser")
+    for package in ("sphinx_gallery", "furo", "myst_parser", "palmerpenguins"):
+        pytest.importorskip(package, reason="needs fastmlp[docs]")
     # In a copy: the gallery writes its pages beside the others.
     shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("gallery"))
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "site"]

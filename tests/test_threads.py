@@ -66,7 +66,12 @@ def threads_of(threads=None):
 
 @pytest.mark.parametrize(
     ("numba", "openmp", "threads"),
-    [("2", "1", 2), ("", "3", 3), ("", "3,1", 3), ("0", "1", 1), ("what", "ever", 8), ("99", "", 8)],
+    [
+        *[("2", "1", 2), ("", "3", 3), ("", "3,1", 3), ("0", "1", 1), ("what", "ever", 8), ("99", "", 8)],
+        pytest.param("9" * 5000, "1", 8, id="more digits than int takes"),
+        pytest.param("", "0" * 5000 + "3", 3, id="as many zeros before a digit"),
+        pytest.param("²", "٣", 8, id="digits of other scripts"),
+    ],
 )
 def test_the_environment_bounds_the_threads_of_a_process(numba, openmp, threads, monkeypatch):
     """joblib sets both variables in its processes, Dask and Ray the second."""

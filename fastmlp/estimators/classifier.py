@@ -79,17 +79,19 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
     Attributes
     ----------
-    coefs_, intercepts_ : lists of (n_in, n_out) and (n_out,) arrays
+    coefs_ : list of (n_in, n_out) arrays
         Live views of one vector: writing to them, or replacing them, changes predictions.
+    intercepts_ : list of (n_out,) arrays
+        Views of the same vector.
     validation_loss_curve_ : list of float
         The loss of the validation rows, without penalty, after every epoch; empty if there are none.
 
-    And all of scikit-learn's: `classes_`, `loss_`, `best_loss_`, `loss_curve_`, `validation_scores_`,
-    `best_validation_score_`, `n_iter_`, `t_`, `n_layers_`, `n_outputs_`, `out_activation_`,
-    `n_features_in_`, `feature_names_in_`.
-
     Notes
     -----
+    All other attributes of scikit-learn's are there: `classes_`, `loss_`, `best_loss_`, `loss_curve_`,
+    `validation_scores_`, `best_validation_score_`, `n_iter_`, `t_`, `n_layers_`, `n_outputs_`,
+    `out_activation_`, `n_features_in_`, `feature_names_in_`.
+
     Steps and losses agree with scikit-learn 1.9 up to rounding. Where two classes are told apart with
     near certainty, scikit-learn's loss loses digits in 1 - p that the logits keep: on unscaled rows
     `loss_curve_` may differ by some 1e-4, and "lbfgs", which goes by the loss, takes other steps. A training
@@ -98,8 +100,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     batch whose weights are all 0 takes a step without a gradient, where scikit-learn raises
     ZeroDivisionError. NumPy's warnings of an overflow are not given. Parameters that are set after fit
     count from the next fit on, where scikit-learn's predict reads `activation`. Predictions have the
-    dtype that was trained in. A float32 "lbfgs" runs in float64 and is rounded at its end. A CSR or CSC
-    matrix becomes dense batch by batch, for "lbfgs" as a whole.
+    dtype that was trained in. A float32 "lbfgs" runs in float64 and is rounded at its end. A CSR matrix
+    goes into the kernels as it is; a sparse matrix of another format becomes CSR once.
     """
 
     _parameter_constraints = CLASSIFIER

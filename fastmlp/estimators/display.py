@@ -26,7 +26,8 @@ class LossCurveDisplay:
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure, once plotted
+    ax_ : matplotlib Axes, once plotted
+    figure_ : its Figure
     lines_ : list of matplotlib Line2D, in the order of the parameters
     score_ax_ : matplotlib Axes of the scores, or None
     """

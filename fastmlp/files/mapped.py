@@ -25,7 +25,10 @@ class MappedArray:
     Attributes
     ----------
     path : str, absolute
-    shape, dtype, ndim, nbytes : of the array
+    shape : of the array
+    dtype : of the array
+    ndim : of the array
+    nbytes : of the array
 
     Raises
     ------

@@ -1,8 +1,8 @@
-"""What a writer of kernels needs, from one place; the rooms below say where a new thing goes.
+"""What a writer of kernels needs, from one place; the folders below say where a new thing goes.
 
 codegen : the target machine, and numbers and vectors that write code for it
 tuning : constants that are measured on each machine
-program : the compiled program as templates, and what it is told
+program : the compiled program as templates, and the record of numbers that it takes
 jit : joining templates with a variant's functions, compiling, and machine code on disk
 gemm : matrix products: register tiles, panels, and the choice among them
 elementwise : losses, sums down columns, and optimisers' steps, by whole vectors
@@ -31,7 +31,7 @@ _HOME = {
     "SLOTS": "testing.slots",
     "AGREEMENT_SIZES": "testing.slots",
 }
-"""By name, the module that holds it; loaded when first touched, since some stand above the kernels."""
+"""The module of each name. It is imported at first use, because some of them stand above the kernels."""
 
 __all__ = ["AGREEMENT_SIZES", "SLOTS", "Variant", "get_variant", "register_file", "slot"]
 

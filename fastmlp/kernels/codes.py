@@ -1,7 +1,8 @@
-"""Codes of activations, losses and rules: what compiled programs know them by.
+"""Codes of activations, losses and rules: the numbers by which compiled programs know them.
 
-A code of fastmlp's own is its place in its table. A user's gets the next free one of the process; what lies
-on the disk has the piece's key in its name, and in calls of other pieces.
+The code of fastmlp's own piece is its place in its table. A user's piece gets the next free code of the
+process. Machine code on the disk must outlive the process: it names a user's piece by its key and not by its
+code.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import RULES
 
 MOST_CODES = 1024
-"""Different pieces of a kind in one process: every program has a table of so many addresses."""
+"""The most pieces of a kind in one process: every program has a table with this number of addresses."""
 
 
 class Codes:
@@ -30,7 +31,7 @@ class Codes:
         self.own = len(self._entries)
 
     def code(self, piece: Piece) -> int:
-        """Return the code of a piece, of this process only."""
+        """Return the code of a piece, which is valid in this process only."""
         if piece.key not in self._codes:
             with self._lock:
                 if piece.key not in self._codes:
@@ -45,7 +46,7 @@ class Codes:
         return self._codes[piece.key]
 
     def digested(self) -> list[Any]:
-        """Return what machine code that goes by the codes depends on: fastmlp's own."""
+        """Return what machine code that has codes in it depends on: fastmlp's own pieces, in order."""
         return [*self.own_pieces(), Expression.digested()]
 
     def own_pieces(self) -> list[Any]:
@@ -53,11 +54,11 @@ class Codes:
         return self._entries[: self.own]
 
     def code_of_key(self, key: str) -> int:
-        """Return the code of a key whose piece has one already."""
+        """Return the code of a key; its piece must have one already."""
         return self._codes[key]
 
     def of_key(self, key: str) -> Any:
-        """Return the piece of a key, which has a code already."""
+        """Return the piece of a key; the piece must have a code already."""
         return self._entries[self._codes[key]]
 
     def __getitem__(self, code: int) -> Any:
@@ -74,4 +75,4 @@ BY_KIND = {codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CO
 RELU, SOFTMAX = (list(ACTIVATIONS).index(name) for name in ("relu", "softmax"))
 CROSS_ENTROPY = list(LOSSES).index("cross_entropy")
 SGD = list(RULES).index("sgd")
-"""What programs treat in a way of its own."""
+"""The codes that programs treat specially."""

@@ -1,4 +1,4 @@
-"""What a step takes on each backend of fastmlp's own: backend="auto" goes by it, and loads no kernel."""
+"""Estimates of a step's time on our own backends, by which backend="auto" chooses. No kernel is loaded."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fastmlp.kernels.variant import Choice, Work
 
 
 def fused_seconds(work: Work) -> float:
-    """About 85 % of peak, split over the workers, a few passes over the units, and 80 ns a row.
+    """Return the seconds of a step: products at about 85 % of peak, passes over the units, and 80 ns a row.
 
-    A row of 1-1-1-1 or 9-6 takes 90 to 130 ns, nearly all of it for its loss and its place in tiles.
+    A row of 1-1-1-1 or 9-6 takes 90 to 130 ns, nearly all of it for the loss and for setting up tiles.
     """
     busy = work.flops * work.itemsize / 4 / 9e10 + work.rows * (8e-8 + 5e-10 * work.units)
     return 1.5e-6 + busy / workers(work)
 
 
 def workers(work: Work) -> int:
-    """Return how many threads a step is worth: each needs 16 rows, and work to share."""
+    """Return the best number of threads for a step: each needs 16 rows, and `thread_us` of work."""
     most = min(work.threads, work.rows // LOSS_ROWS)
     if most <= 1:
         return 1
@@ -32,7 +32,7 @@ def workers(work: Work) -> int:
 
 
 def packed_seconds(work: Work) -> float:
-    """As fused, but a third less where weights are large and rows enough to pack for, or rows are many."""
+    """As `fused_seconds`, and 0.7 of it where `packed` packs: weights are large, or the rows are many."""
     largest = max(n_in * n_out for n_in, n_out in pairwise(work.sizes)) * work.itemsize
     packs = work.rows >= (128 if largest >= value("large_bytes") else value("many_rows"))
     gain = 0.7 if packs else 1.02
@@ -40,10 +40,10 @@ def packed_seconds(work: Work) -> float:
 
 
 def specialized_seconds(work: Work) -> float:
-    """What a step takes on 512-bit vectors: near peak, and some passes over rows, units and parameters.
+    """Return the seconds of a step on 512-bit vectors: products near peak, passes over units and parameters.
 
-    Within 30 % of measurements from 4-32-16-4 to 64-128-10, within a factor of 2 for smaller networks:
-    close enough, as `fused` takes several times as long there.
+    It is within 30 % of measurements from 4-32-16-4 to 64-128-10, and within a factor of 2 for smaller
+    networks. That is close enough, because `fused` takes several times as long there.
     """
     dtype = np.dtype(f"f{work.itemsize}")
     if work.network is None or specialize(work.network, work.optimizer, work.rows, dtype) is None:
@@ -56,10 +56,11 @@ def specialized_seconds(work: Work) -> float:
 
 
 def saved_by_sparse_rows(work: Work, density: float) -> float:
-    """Return the seconds a row that a step of `fused` saves where it passes over the zeros of dense inputs.
+    """Return the seconds a row that `fused` saves in a step when it treats dense inputs as sparse ones.
 
-    Of the first layer's two products, with W in L2. A number, zero or not, takes tiles 0.56 ns for each 64
-    bytes of W's row; one that is not zero takes 1 ns for each, and 2.1 to be listed by its column.
+    The estimate is of the first layer's two products, with W in L2. In dense products each number takes 0.56
+    ns for every 64 bytes of W's row. In sparse products each non-zero takes 1 ns for every 64 bytes, and 2.1
+    ns to be listed by its column.
     """
     n_in, n_out = work.sizes[:2]
     lines = -(-n_out * work.itemsize // 64)
@@ -74,7 +75,7 @@ OWN = {
     "packed": Choice(packed_seconds, workers, exact=True),
     "specialized": Choice(specialized_seconds, workers, specialize, exact=True),
 }
-"""By name, bases first."""
+"""What is known of fastmlp's own variants, by name, bases first."""
 
 MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
-"""By name, those that a dtype chooses."""
+"""The same of the variants that are chosen by a dtype and not by name."""

@@ -15,19 +15,19 @@ ALLOCATING: set[Callable[..., Any]] = set()
 
 
 def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a function of ours that makes arrays, or calls what does, and so needs Numba's memory runtime.
+    """Mark a function of ours that makes arrays, or calls one that does: it needs Numba's memory runtime.
 
-    The others go without: it counts the references to every slice by atomic additions, 2 % of a step of
-    784-128-10 at 32 rows. Functions from elsewhere have it.
+    Our other functions are compiled without: the runtime counts references to every slice by atomic
+    additions, 2 % of a step of 784-128-10 at 32 rows. Functions of users always have it.
     """
     ALLOCATING.add(function)
     return function
 
 
 class Work(NamedTuple):
-    """One step's size, for the choice of the fastest variant.
+    """The size of one step, by which the fastest variant is chosen.
 
-    sizes : units of every layer; rows : of a batch; itemsize : bytes of a number; threads : allowed
+    sizes : units of every layer; rows : of a batch; itemsize : bytes of a number; threads : the most allowed
     network, optimizer : for variants whose speed depends on more than sizes; may be None
     steps : of the whole training, for variants that compile for it; None if unknown
     """
@@ -54,7 +54,7 @@ class Work(NamedTuple):
         return cls(network.sizes, rows, dtype.itemsize, threads or share(), network, optimizer, steps)
 
     def with_inputs(self, count: int) -> Work:
-        """Return the work where a row has so many inputs that count, the non-zeros of sparse ones."""
+        """Return the work with `count` inputs a row, for sparse rows of as many non-zeros."""
         return self._replace(sizes=(max(1, count), *self.sizes[1:]))
 
     @property
@@ -72,12 +72,12 @@ class Work(NamedTuple):
 class Bound(NamedTuple):
     """An entry point that serves one network only, with the network's numbers as constants.
 
-    template : "module:function", takes what `fastmlp.kernels.program.templates.train_chunk` takes
-    names : "module:function", of the constants; gives what the template's global names stand for
-    constants : all that `names` goes by, hashable; its repr tells programs apart in the disk cache
-    sizes : units of every layer, to speak of it
+    template : "module:function", with the arguments of `fastmlp.kernels.program.templates.train_chunk`
+    names : "module:function"; that function takes the constants and returns the template's globals by name
+    constants : the only argument of `names`, hashable; its repr tells programs apart in the disk cache
+    sizes : units of every layer, for messages
     exact : whether it follows the order of operations of the exact variants
-    private : numbers that each worker has to itself, see `fastmlp.kernels.program.records.BUFFERS`
+    private : the length of each worker's private buffer, see `fastmlp.kernels.program.records.BUFFERS`
     most_workers : how many threads can share a step
     """
 
@@ -93,11 +93,11 @@ class Bound(NamedTuple):
 Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
 
 Buffers = Callable[[Sequence[int], int], dict[str, int]]
-"""Of the sizes of layers and the rows of a batch: see `Variant`."""
+"""From the sizes of layers and the rows of a batch to the lengths of buffers: see `Variant`."""
 
 
 class Choice(NamedTuple):
-    """What decides over a backend, beside its functions: the last fields of a `Variant`."""
+    """What the choice of a backend needs, without its functions: the last fields of a `Variant`."""
 
     seconds: Callable[[Work], float] | None = None
     workers: Callable[[Work], int] | None = None
@@ -115,27 +115,28 @@ class Variant(NamedTuple):
     name : str
         What `fit(backend=...)` calls it.
     base : Variant or None
-        The variant whose slots it takes over where it has none of its own; None for the first.
+        The variant that has the slots which this one does not override; None for the first variant.
     slots : mapping of str to callable
         Functions by slot name (see `fastmlp.testing.slots`) or by template name (see
         `fastmlp.kernels.program.templates`), plain Python that Numba compiles.
     seconds : callable, optional
-        seconds(work): an estimate of one training step, for backend="auto"; None leaves it out of the choice.
+        seconds(work): an estimate of one training step, for backend="auto". "auto" never chooses a variant
+        with None.
     workers : callable, optional
-        workers(work): how many threads a step is worth, at most work.threads; None if the program has one.
+        workers(work): the best number of threads for a step, at most work.threads. None: always one thread.
     specialize : callable, optional
         specialize(network, optimizer, most rows of a step, dtype) gives the network's own `train_chunk`, or
-        None where it has none and the variant's serves it.
+        None where the network has none; it is then trained by the variant's.
     exact : bool
-        Whether it follows the order of operations in `fastmlp.kernels.program.arithmetic`, and so trains with
-        the same bits as the others that do; a training may change from one of them to another. Of a network's
-        own program `Bound.exact` says it.
+        Whether it follows the order of operations in `fastmlp.kernels.program.arithmetic`. All exact variants
+        train with the same bits, so a training may change from one of them to another. For the program of one
+        network, `Bound.exact` says it.
     libraries : tuple of str
-        Modules of the BLAS, or of other libraries with threads, that its slots call: they are loaded before a
-        training begins, which then holds their threads.
+        Modules of the BLAS, or of other libraries with threads, that its slots call. They are imported before
+        a training begins, so that the training can limit their threads.
     buffers : callable, optional
-        buffers(sizes, rows) gives the numbers of scratch and of slices (`program.records.BUFFERS`) that a
-        worker must have, by name, where it is more than what all variants have.
+        buffers(sizes, rows) gives the lengths of scratch and slices (`program.records.BUFFERS`) that each
+        worker needs, by name, where a slot needs more than the usual lengths.
     """
 
     name: str
@@ -159,14 +160,14 @@ class Variant(NamedTuple):
         return (*inherited, *self.libraries)
 
     def needed_buffers(self) -> Buffers | None:
-        """Return `buffers`, or those of the base whose slots it takes over."""
+        """Return `buffers`, or the base's where it has none."""
         if self.buffers is not None or self.base is None:
             return self.buffers
         return self.base.needed_buffers()
 
     @property
     def choice(self) -> Choice:
-        """What decides over it, with the libraries and the buffers of its bases."""
+        """What the choice of a backend needs, with the libraries and the buffers of its bases."""
         return Choice(
             self.seconds, self.workers, self.specialize, self.exact, self.called_libraries(),
             self.needed_buffers(),

@@ -54,10 +54,14 @@ class Activation(Piece):
         backward(delta, z, a), delta times the slope; it takes what it reads of them, by name.
     reads : frozenset of str
         What of z and a `backward` reads.
-    hidden, output : bool
-        Whether hidden layers, and the last one, may use it.
-    short, short_backward : bool
-        Whether the formula, and `backward`, are a few instructions, which a tile can end in.
+    hidden : bool
+        Whether hidden layers may use it.
+    output : bool
+        Whether the last layer may.
+    short : bool
+        Whether the formula is a few instructions, which a tile can end in.
+    short_backward : bool
+        Whether `backward` is.
     """
 
     formula: Formula | None

@@ -69,8 +69,10 @@ class Loss(Piece):
     element : callable
         element(z, a, y, parameter), on the numbers of `fastmlp.formulas`: the loss of one element, and its
         derivative by the output or, where `by_logit`, by the logit; None if it goes over a row
-    value, delta : expressions of logit, output, target and parameter (NUMBER, if it is one): a row's loss,
-        and its derivative by each logit
+    value : expression
+        A row's loss, of logit, output, target and parameter (NUMBER, if it is one); of users' losses only.
+    delta : expression
+        The derivative of `value` by each logit; of users' losses only.
     """
 
     outputs: tuple[str, ...]

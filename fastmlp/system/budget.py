@@ -50,8 +50,9 @@ def usable_cores() -> int:
     """Return how many cores this process may use for trainings: all, or as many as one of `BOUNDS` says."""
     for name in BOUNDS:
         given = os.environ.get(name, "").partition(",")[0].strip()  # OpenMP takes one number a level
-        if given.isdecimal() and int(given):
-            return min(cores(), int(given))
+        digits = given.lstrip("0")
+        if digits.isascii() and digits.isdecimal():
+            return min(cores(), int(digits[:9]))  # no machine has as many; int refuses 4300 digits
     return cores()
 
 

@@ -1,8 +1,8 @@
-"""Square roots and quotients without the divider, where the machine can.
+"""Square roots and quotients by multiplications, where the machine approximates them.
 
 A loop with a square root and a division waits for a core's only divider, 0.39 ns an element: 60 us of a step of
-784-128-10 by Adam. AVX-512 has approximations of 1/sqrt(x) and 1/x to 14 bits, which a Newton step doubles on
-the multipliers: 0.14 ns. Vectors of another width, and other machines, divide.
+784-128-10 by Adam. AVX-512 has approximations of 1/sqrt(x) and 1/x to 14 bits. A Newton step doubles these bits by
+multiplications: 0.14 ns an element. Vectors of another width, and other machines, use the divider.
 """
 
 # mypy: ignore-errors
@@ -13,7 +13,7 @@ from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.types import declare
 
 NEWTON_STEPS = {True: 1, False: 2}
-"""By `Symbol.single`: from 14 bits to 28, and to 56."""
+"""Newton steps by `Symbol.single`: for float32 from 14 bits to 28, for float64 to 56."""
 
 LEAST = {True: 2.0**-126, False: 2.0**-1022}
 
@@ -31,7 +31,7 @@ def _guess(name, x):
 
 
 def sqrt(x):
-    """The root of x >= 0, a `Symbol`, within 2 ulp. Below the least normal number, x itself: as good as 0."""
+    """The square root of x >= 0, a `Symbol`, within 2 ulp. A subnormal x is returned as it is, which stands for 0."""
     if not _approximates(x):
         return x.sqrt()
     guess = _guess("rsqrt14", x)

@@ -1,4 +1,4 @@
-"""What jitted loops call for each element: formulas, the entries of tables by their codes, words to LLVM."""
+"""What jitted loops call for each element: formulas, entries of tables by their codes, hints for LLVM."""
 
 # mypy: ignore-errors
 
@@ -20,18 +20,18 @@ fma, exp, log = jittable(numbers.fma), jittable(elementary.exp), jittable(elemen
 
 @jittable
 def clipped(clips: bool, value):
-    """A cross-entropy as `Network.clips` has it."""
+    """A cross-entropy, bounded where `Network.clips` says so."""
     return where(clips, within(value, LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY), value)
 
 
 def literal(code):
-    """Whether a code is known where code is written: Numba tries a call without it first, which is refused."""
+    """Whether a code is a constant of the compilation. Numba types a call without its literals first: refused."""
     return isinstance(code, types.IntegerLiteral)
 
 
 @intrinsic
 def activation(typing_context, code, z):
-    """Return the activation of one number, by its code, a constant."""
+    """Return the activation of one number; code : a constant."""
     if literal(code) and isinstance(z, types.Float):
         formula = ACTIVATION_CODES[code.literal_value].formula
 
@@ -43,7 +43,7 @@ def activation(typing_context, code, z):
 
 @intrinsic
 def activation_backward(typing_context, code, delta, z, a):
-    """Return delta times the derivative at z, where the activation is a; by its code, a constant."""
+    """Return delta times the derivative at z, where the activation is a; code : a constant."""
     if literal(code) and isinstance(z, types.Float):
         entry = ACTIVATION_CODES[code.literal_value]
 
@@ -55,15 +55,16 @@ def activation_backward(typing_context, code, delta, z, a):
 
 
 def backward_of(entry, delta, z, a):
-    """Return delta times an activation's derivative, of numbers of `fastmlp.formulas`."""
+    """Return delta times an activation's derivative; the arguments are numbers that `fastmlp.formulas` takes."""
     read = {"z": z, "a": a}
     return entry.backward(delta, **{name: read[name] for name in entry.reads})
 
 
 def chain_of(entry, output, by_a, a):
-    """Return the derivative by a logit of a loss whose derivative by the output a, or by the logit, is by_a.
+    """Return the loss's derivative by a logit, given its derivative by_a by the output a (or by the logit already).
 
-    output : its activation's code, an integer `Symbol`; of softmax, less the sum of a * by_a over the row
+    output : the code of the output's activation, an integer `Symbol`. For softmax the caller must subtract a times
+        the row's sum of a * by_a from the result.
     """
     found = by_a
     if not entry.by_logit:
@@ -76,7 +77,7 @@ def chain_of(entry, output, by_a, a):
 
 @intrinsic
 def output_chain(typing_context, loss, output, by_a, a):
-    """Return the derivative by a logit, see `chain_of`; by the loss's code, a constant."""
+    """Return the derivative by a logit, see `chain_of`; loss : its code, a constant."""
     if literal(loss) and isinstance(a, types.Float):
         entry = LOSS_CODES[loss.literal_value]
 
@@ -88,7 +89,7 @@ def output_chain(typing_context, loss, output, by_a, a):
 
 @intrinsic
 def within_bounds(typing_context, loss, clips, value):
-    """Return the loss of one element as `Network.clips` has it; by its code, a constant."""
+    """Return the loss of one element, bounded where `Network.clips` says so; loss : its code, a constant."""
     if literal(loss) and isinstance(value, types.Float):
         entry = LOSS_CODES[loss.literal_value]
 
@@ -101,7 +102,7 @@ def within_bounds(typing_context, loss, clips, value):
 
 @intrinsic
 def is_row_loss(typing_context, loss):
-    """Return whether a loss is a user's that goes over a row: `row_loss`; by its code, a constant."""
+    """Return whether a loss is a user's `RowLoss`; loss : its code, a constant."""
     if literal(loss):
         entry = LOSS_CODES[loss.literal_value]
 
@@ -113,9 +114,9 @@ def is_row_loss(typing_context, loss):
 
 @intrinsic
 def element_loss(typing_context, loss, z, a, y, parameter):
-    """Return the loss of one element, and its derivative by a or by z; by its code, a constant.
+    """Return the loss of one element, and its derivative by a or by z; loss : its code, a constant.
 
-    0 of a loss that has no formula of one element.
+    Both are 0 for a loss that has no formula of one element.
     """
     if literal(loss) and isinstance(z, types.Float):
         element = LOSS_CODES[loss.literal_value].element or (lambda z, a, y, parameter: (z.number(0.0),) * 2)
@@ -130,7 +131,7 @@ def element_loss(typing_context, loss, z, a, y, parameter):
 def constants_at(context, builder, kind, value):
     """Return a rule's constants, scalars, from the float64 array that holds them."""
     place, double = data_pointer(context, builder, kind, value), FLOATS[types.float64]
-    # Nobody writes to them while a program runs: what follows from them alone is computed once a chunk.
+    # Nothing writes to them while a program runs. LLVM is told so: it computes what follows from them once a chunk.
     never_changes = builder.module.add_metadata([])
 
     def read(i):
@@ -143,7 +144,7 @@ def constants_at(context, builder, kind, value):
 
 @intrinsic
 def step_element(typing_context, code, i, rate, constants, t, g, p, first, second):
-    """Take the step of parameter i and its moments, arrays (n,); by the rule's code, a constant."""
+    """Take the step of parameter i and its moments, in arrays (n,); code : the rule's, a constant."""
     if literal(code):
         entry = RULE_CODES[code.literal_value]
 
@@ -164,7 +165,7 @@ def step_element(typing_context, code, i, rate, constants, t, g, p, first, secon
 
 
 class Place:
-    """Where a number lies, or a vector of them, in code that is being written."""
+    """The place in memory of a number or a vector, in code that is being written."""
 
     def __init__(self, builder, pointer, kind):
         self.builder, self.pointer, self.kind = builder, pointer, kind
@@ -177,10 +178,10 @@ class Place:
 
 
 def take_step(entry, rate, constants, t, places, penalty=None):
-    """Write a rule's step, from and to the places of a gradient, a parameter and its two moments.
+    """Write a rule's step. places : of a gradient, a parameter and its two moments.
 
     Only the moments that the rule has are read and written.
-    penalty : times the parameter, it is added to the gradient
+    penalty : penalty * parameter is added to the gradient, if given
     """
     at_g, at_p, *at_moments = places
     g, p = at_g.load(), at_p.load()
@@ -189,12 +190,12 @@ def take_step(entry, rate, constants, t, places, penalty=None):
     at_moments = at_moments[: entry.moments]
     new, moments = entry.formula(p, g, [place.load() for place in at_moments], rate, constants, t)
     for place, symbol in zip([at_p, *at_moments], [new, *moments], strict=True):
-        place.store(p.number(symbol))  # which may be one number for all parameters
+        place.store(p.number(symbol))  # a formula may return one number for all parameters
 
 
 @intrinsic
 def accumulate(typing_context, total, term):
-    """Return total + term, where LLVM may add the terms of a loop in any order: it makes vectors of them."""
+    """Return total + term. LLVM may add the terms of a loop in any order, so that it can vectorise the loop."""
 
     def emit(context, builder, signature, values):
         return builder.fadd(*values, flags=("reassoc", "nsz"))
@@ -205,11 +206,11 @@ def accumulate(typing_context, total, term):
 
 @intrinsic
 def wide_vectors(typing_context):
-    """Call once in a function whose loops should use 512-bit vectors where the machine has them.
+    """Let the loops of the calling function use 512-bit vectors where the machine has them; called once in it.
 
-    LLVM tunes most AVX-512 processors to 256 bits; this sets the attribute that clang's -mprefer-vector-width=512
-    sets. llvmlite only knows attributes without a value, hence the call past its check. Numba optimises, and vectorises,
-    every jitted function by itself before it is inlined: the call must stand in the function that has the loop.
+    LLVM uses 256 bits on most AVX-512 processors. This sets the attribute that clang's -mprefer-vector-width=512 sets.
+    llvmlite's own method refuses attributes that have a value, so this calls the set's. Numba optimises and
+    vectorises every jitted function before it inlines it: the call must stand in the function that has the loop.
     """
 
     def emit(context, builder, signature, values):
@@ -221,7 +222,7 @@ def wide_vectors(typing_context):
 
 @intrinsic
 def trailing_zeros(typing_context, word):
-    """Return how many of the lowest bits of a uint64 are 0; of 0 itself anything."""
+    """Return the number of zero bits below the lowest 1 of a uint64; undefined for 0."""
 
     def emit(context, builder, signature, values):
         return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))

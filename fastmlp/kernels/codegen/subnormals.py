@@ -1,8 +1,8 @@
-"""Numbers below the smallest normal one, taken for 0 while a program trains.
+"""Subnormal numbers count as 0 while a program trains.
 
-A training that has nearly converged fills Adam's moments with them, and x86 takes some hundred cycles
-for each: 30-100-1 slowed from 14 to 27 us a step. The processor's own switch does it, per thread; an entry
-point sets it where it begins, and puts it back where it ends.
+A training that has nearly converged fills Adam's moments with subnormal numbers, and x86 takes some hundred cycles for
+each: 30-100-1 slowed from 14 to 27 us a step. The processor has a switch for that in each thread. An entry point
+sets it when it begins, and restores it when it ends.
 """
 
 # mypy: ignore-errors
@@ -20,7 +20,7 @@ Intel, "64 and IA-32 Architectures Software Developer's Manual", volume 1, 10.2.
 """
 
 X86 = llvmlite.binding.get_process_triple().startswith(("x86_64", "i386", "i686"))
-"""Elsewhere nothing is done: the cores that matter there are not slowed."""
+"""On other processors nothing is done: those that people use are not slowed by subnormal numbers."""
 
 WORD = ir.IntType(32)
 
@@ -32,12 +32,12 @@ def _call(builder, name, place):
 
 
 def normal_arithmetic(builder):
-    """Emit what heeds subnormal numbers from here on; return what `arithmetic` wants to undo that."""
+    """Emit the switch to arithmetic with subnormal numbers; return the state before, for `arithmetic`."""
     return _switch(builder, lambda before: builder.and_(before, ir.Constant(WORD, ~SWITCHES)))
 
 
 def arithmetic(builder, before):
-    """Emit what treats subnormal numbers as they were treated before."""
+    """Emit the return to the state before a switch."""
     if X86:
         place = cgutils.alloca_once(builder, WORD)
         builder.store(before, place)
@@ -56,5 +56,5 @@ def _switch(builder, change):
 
 
 def flushing_arithmetic(builder):
-    """Emit what takes subnormal numbers for 0 from here on; return what `arithmetic` wants to undo that."""
+    """Emit the switch to arithmetic with 0 for subnormal numbers; return the state before, for `arithmetic`."""
     return _switch(builder, lambda before: builder.or_(before, ir.Constant(WORD, SWITCHES)))

@@ -1,9 +1,9 @@
 """Numbers that write machine code: a formula in plain operators becomes instructions on a scalar or on vectors.
 
-Separate because Numba would make a function of every formula: to infer, lower and optimise the logarithm took
-0.3 s of a first training, and what says whether rows are many, one comparison, 0.05. A formula is a Python
-function of `Symbol`s, called while code is being written; `jittable` makes of it what jitted code calls. What it
-writes has no branches and no calls, so that a loop around it vectorises, and no flags that let LLVM reorder it.
+Separate because Numba would compile every formula as a function: the logarithm took 0.3 s of a first training, and a
+single comparison 0.05 s. A formula is a Python function of `Symbol`s, called while code is being written; `jittable`
+turns it into an intrinsic that jitted code calls. Its code has no branches and no calls, so that a loop around it
+vectorises, and no flags that let LLVM reorder it.
 """
 
 # mypy: ignore-errors
@@ -41,7 +41,7 @@ def _comparison(sign):
 
 
 def widest(*values):
-    """Return the symbol of most lanes among them, of scalars a float32 if there is one; all take its type."""
+    """Return the symbol with the most lanes, whose type the others take; among scalars a float32 if there is one."""
     symbols = [value for value in values if isinstance(value, Symbol)]
     return max(symbols, key=lambda symbol: (symbol.lanes, symbol.is_float and symbol.single))
 
@@ -49,9 +49,9 @@ def widest(*values):
 class Symbol:
     """A float in code that is being written, or an integer, or the truth of a comparison; or a vector of them.
 
-    Beside one may stand a Python number or a `Constant`, which takes its dtype, or a float64, which is rounded
-    to its dtype, and, if it is a scalar, goes to all of its lanes. Comparisons with NaN are false.
-    Integers are compared as signed, shifted as bits, and divided only from 0 on.
+    The other operand may be a Python number or a `Constant`, which takes this one's dtype, or a float64, which is
+    rounded to it. A scalar operand goes to all lanes of a vector. Comparisons with NaN are false.
+    Integers are compared as signed, shifted as bits, and divided only where they are not negative.
     """
 
     def __init__(self, builder, value):
@@ -79,7 +79,7 @@ class Symbol:
         return self.lane in (ir.FloatType(), ir.IntType(32))
 
     def like(self, other):
-        """Return the LLVM value of another symbol or of a number, which is given this one's type."""
+        """Return the LLVM value of another symbol, or of a number, converted to this one's type."""
         if isinstance(other, Symbol):
             return other.value if other.value.type == self.value.type else self._spread(other)
         number = other.of(self) if isinstance(other, Constant) else other
@@ -88,7 +88,7 @@ class Symbol:
         return ir.Constant(kind, lanes)
 
     def _spread(self, other):
-        """Return a float rounded to this one's dtype, and a scalar in every lane if this one is a vector."""
+        """Return a float rounded to this one's dtype, and repeated in every lane if this one is a vector."""
         value, kind = other.value, self.value.type
         if other.lane != self.lane:
             value = self.builder.fptrunc(
@@ -107,7 +107,7 @@ class Symbol:
         return Symbol(self.builder, self.like(other))
 
     def choose(self, condition, a, b):
-        """Return a where the condition holds, else b; each lane by its own, if the condition is a vector."""
+        """Return a where the condition holds, else b; lane by lane if the condition is a vector."""
         like = widest(a, b)
         if condition.lanes > like.lanes:
             shape = ir.Constant(ir.VectorType(like.lane, condition.lanes), ir.Undefined)
@@ -116,12 +116,12 @@ class Symbol:
 
     def multiply_add(self, a, b, c):
         """Return a * b + c, with one rounding where the machine can."""
-        # fmuladd: on a machine without the instruction LLVM splits it where llvm.fma would call libm
+        # fmuladd: without the instruction LLVM splits it into two, where llvm.fma would call libm.
         like = widest(a, b, c)
         return like.number(a).call("fmuladd", b, c)
 
     def sqrt(self):
-        """Return the square root by the instruction; Numba's `math.sqrt` is a call, which keeps a loop scalar."""
+        """Return the square root by one instruction; Numba's `math.sqrt` is a call, which keeps a loop scalar."""
         return self.call("sqrt")
 
     def root(self):
@@ -129,7 +129,7 @@ class Symbol:
         return roots.sqrt(self)
 
     def quotient(self, divisor):
-        """Return what it is over a divisor above 0; see `fastmlp.kernels.codegen.roots`."""
+        """Return this divided by a divisor above 0; see `fastmlp.kernels.codegen.roots`."""
         like = widest(self, divisor)
         return roots.quotient(like.number(self), like.number(divisor))
 
@@ -138,15 +138,15 @@ class Symbol:
         return self.call("fabs")
 
     def with_sign(self, sign):
-        """Return it with the sign bit of another."""
+        """Return it with the sign bit of `sign`."""
         return self.call("copysign", sign)
 
     def negated(self):
-        """Return whether a truth does not hold."""
+        """Return the opposite of a truth."""
         return Symbol(self.builder, self.builder.not_(self.value))
 
     def bits(self):
-        """Return its bit pattern, an integer of its own width: Numba's would widen to int64."""
+        """Return its bit pattern as an integer of the same width."""
         return self.cast(ir.IntType(32 if self.single else 64))
 
     def from_bits(self):
@@ -154,13 +154,13 @@ class Symbol:
         return self.cast(ir.FloatType() if self.single else ir.DoubleType())
 
     def cast(self, lane):
-        """Return its bits as another type."""
+        """Return its bits as another type, lane by lane."""
         kind = self.value.type
         kind = ir.VectorType(lane, kind.count) if isinstance(kind, ir.VectorType) else lane
         return Symbol(self.builder, self.builder.bitcast(self.value, kind))
 
     def call(self, name, *others):
-        """Return what one of LLVM's intrinsic functions gives for it, and others like it."""
+        """Return the result of one of LLVM's intrinsic functions, of this and of others like it."""
         kind = self.value.type
         shape = f"v{kind.count}" if isinstance(kind, ir.VectorType) else ""
         name = f"llvm.{name}.{shape}f{32 if self.single else 64}"
@@ -188,10 +188,11 @@ class Symbol:
 
 @functools.cache
 def jittable(formula):
-    """Return what jitted code calls a formula by.
+    """Return the intrinsic by which jitted code calls a formula.
 
-    Its annotations say what it takes and gives: `int` (as int64), `bool`, or else floats of one dtype; a tuple
-    gives several. Without an annotation it gives a float, or an integer where it takes no float.
+    The formula's annotations give the types of its arguments and its result: `int` (int64), `bool`, or else floats of
+    one dtype; a tuple for several results. A result without annotation is a float, or an integer where no argument
+    is a float.
     """
     hints = typing.get_type_hints(formula)
     wanted = [hints.get(name, float) for name in inspect.signature(formula).parameters]
@@ -220,13 +221,13 @@ def jittable(formula):
 
 
 ABSTRACT = {int: types.Integer, bool: types.Boolean, float: types.Float}
-"""By an annotation: the class of Numba's types."""
+"""The class of Numba's types for an annotation."""
 
 
 def intrinsic_of(emit, operand):
-    """Return Numba's intrinsic of `emit`, called as that is, which returns nothing.
+    """Return Numba's intrinsic of `emit`, with the same arguments. It returns nothing.
 
-    operand : operand(context, builder, kind, value) makes of an argument what `emit` takes
+    operand : operand(context, builder, kind, value) converts each argument for `emit`
     """
 
     def call(typing_context, *kinds):
@@ -241,7 +242,7 @@ def intrinsic_of(emit, operand):
 
 
 def intrinsic_like(function, call):
-    """Return Numba's intrinsic of call(typing_context, *kinds), called as `function` is."""
+    """Return Numba's intrinsic of call(typing_context, *kinds), with the arguments of `function`."""
     first = inspect.Parameter("typing_context", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     call.__signature__ = inspect.Signature([first, *inspect.signature(function).parameters.values()])
     call.__name__, call.__doc__ = function.__name__, function.__doc__

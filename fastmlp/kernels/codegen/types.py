@@ -1,4 +1,4 @@
-"""LLVM's types that kernels name, and its functions, declared where they are first called."""
+"""LLVM's types that kernels name; and the declaration of functions at their first call."""
 
 from llvmlite import ir
 from numba import types

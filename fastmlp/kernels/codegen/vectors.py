@@ -1,10 +1,10 @@
-"""The vocabulary that kernels are written in: vectors of LLVM, masks, loops, places in memory.
+"""What kernels are written with: LLVM's vectors, masks, loops, places in memory.
 
-Loops left to LLVM's vectoriser run at 256 bits on Intel ("prefer-256-bit") and end in scalar
-tails. What is written here keeps the full width, and a masked vector replaces every tail.
+LLVM's own vectoriser uses 256 bits on Intel ("prefer-256-bit") and leaves scalar tails. The code that is written here
+has the full width, and a masked vector in place of every tail.
 
-A size, a stride or an index is an integer where it is known when code is written, else a `Symbol`; the
-text is the same for both. LLVM computes with what is constant while it compiles.
+A size, a stride or an index is a Python integer where it is known when code is written, else a `Symbol`. The text is
+the same for both, and LLVM computes what is constant while it compiles.
 """
 
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ LINE_BYTES = 64
 """A cache line."""
 
 MOST_UNROLLED = 96
-"""Values that pass through a loop of a known length, over all its rounds: with more it is not written out."""
+"""The most values, summed over all rounds, of a loop of known length that is unrolled."""
 
 # LLVM 22 moved the alignment of a masked access from an argument to an attribute.
 ALIGNMENT_KIND = [] if llvmlite.binding.llvm_version_info >= (22,) else [INT32]
@@ -55,7 +55,7 @@ class Vectors:
         self.zero = self.constant(0.0)
 
     def of_lanes(self, lanes):
-        """The same of another width."""
+        """Vectors of the same type with another number of lanes."""
         return Vectors(self.builder, self.dtype, lanes * self.itemsize)
 
     def constant(self, number):
@@ -77,12 +77,12 @@ class Vectors:
         return self.builder.gep(pointer, [integer(offset)], source_etype=BYTE)
 
     def broadcast(self, pointer):
-        """The scalar at a place, in every lane."""
+        """Load the scalar at a place into every lane."""
         scalar = self.builder.load(pointer, typ=self.scalar, align=self.itemsize)
         return broadcast(self.builder, scalar, self.lanes)
 
     def load(self, pointer, mask=None):
-        """A vector; lanes outside the mask are zero and their memory is not touched."""
+        """Load a vector; lanes outside the mask are zero and their memory is not read."""
         if mask is None:
             return self.builder.load(pointer, typ=self.type, align=self.itemsize)
         name = f"llvm.masked.load.{self.suffix}.p0"
@@ -92,7 +92,7 @@ class Vectors:
         return self.builder.call(masked, [pointer, *self._alignment(), mask, self.zero])
 
     def store(self, value, pointer, mask=None):
-        """Write a vector; lanes outside the mask are not touched."""
+        """Store a vector; the memory of lanes outside the mask is not written."""
         if mask is None:
             self.builder.store(value, pointer, align=self.itemsize)
             return
@@ -105,9 +105,9 @@ class Vectors:
         return [kind(self.itemsize) for kind in ALIGNMENT_KIND]
 
     def over(self, count, do):
-        """Write do(j, mask) for each vector of `count` elements, of which j is the first.
+        """Write do(j, mask) for each vector of `count` elements; its first element is number j.
 
-        The mask is None but for a last vector that is not whole.
+        The mask is None, except for a last vector that is not full.
         """
         rest = count % self.lanes
         whole = count - rest
@@ -116,7 +116,7 @@ class Vectors:
         self.edge(rest, lambda mask: do(whole, mask))
 
     def edge(self, rest, do):
-        """Write do(mask) for a vector of `rest` elements, if there are any."""
+        """Write do(mask) for a vector of `rest` elements, if `rest` is not 0."""
         if not isinstance(rest, int):
             with self.builder.if_then((rest > 0).value):
                 do(self.first(rest))
@@ -124,7 +124,7 @@ class Vectors:
             do(self.first(rest))
 
     def settled(self, value):
-        """The vector, computed before any load that is written after this; see `Machine.settles`."""
+        """The vector, which LLVM must compute before any load that is written after this; see `Machine.settles`."""
         register = host().settles
         if not register:
             return value
@@ -137,16 +137,16 @@ class Vectors:
 
 
 def shuffle(builder, a, b, lanes):
-    """Lanes of a, and after them of b, by their numbers."""
+    """The vector of these lanes of a and b; the lanes of b are numbered after those of a."""
     lanes = list(lanes)
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
 
 
 def transposed(v, places, mask=None):
-    """As many vectors as there are lanes: lane m of vector j is number j at places[m].
+    """Load a square block transposed, as many vectors as lanes: lane m of vector j is number j at places[m].
 
-    Parts of 128 bits are exchanged between vectors, the first time by loads of halves; then each part is
-    transposed by instructions that interleave two vectors, two of which start in a cycle.
+    First, parts of 128 bits are exchanged between vectors; the first exchange is made by loads of half vectors. Then
+    each part is transposed by instructions that interleave two vectors, of which two start in a cycle.
     """
     build, lanes, half = v.builder, v.lanes, v.lanes // 2
     part = min(lanes, 16 // v.itemsize)
@@ -161,7 +161,7 @@ def transposed(v, places, mask=None):
 
 
 def exchanged(build, block, part, stride):
-    """A square block of vectors transposed, whose parts of more than `stride` parts already are: see `transposed`."""
+    """A square block of vectors transposed; exchanges over more than `stride` lanes are done. See `transposed`."""
     lanes, block = len(block), [*block]
     while stride >= part:
         low = [lane if not lane & stride else lanes + lane - stride for lane in range(lanes)]
@@ -193,7 +193,7 @@ def broadcast(builder, scalar, lanes):
 
 
 def sum_lanes(builder, value):
-    """The sum of all lanes, in every lane: log2(lanes) exchanges."""
+    """The sum of all lanes, in every lane, by log2(lanes) exchanges and additions."""
     lanes, distance = value.type.count, 1
     while distance < lanes:
         value = builder.fadd(value, shuffle(builder, value, value, [i ^ distance for i in range(lanes)]))
@@ -203,7 +203,7 @@ def sum_lanes(builder, value):
 
 @contextmanager
 def ascending(builder, count):
-    """The loop over an index from 0 while it is below count; yields it, and what tells how far to go on."""
+    """The loop over an index from 0 while it is below count; yields it, and a function that takes the increment."""
     before, head = builder.block, builder.append_basic_block("head")
     body, after = builder.append_basic_block("body"), builder.append_basic_block("after")
     builder.branch(head)
@@ -228,9 +228,9 @@ def counted(builder, count, step=1):
 
 
 def carried(builder, first, count, values, step, by=1):
-    """The values after `values = step(k, values)` for k in range(first, count, by): they stay in registers.
+    """The values after `values = step(k, values)` for k in range(first, count, by); they stay in registers.
 
-    Where a loop of a known length has few values and rounds, it is written out.
+    A loop of known length with few values and rounds is unrolled.
     """
     if isinstance(count, int) and count * len(values) <= MOST_UNROLLED:
         for k in range(first, count, by):
@@ -252,7 +252,7 @@ def carried(builder, first, count, values, step, by=1):
 
 
 def joined(builder, *values):
-    """Which of some values it is, by the block that control comes from: pairs of a value and a block."""
+    """A phi node: the value of the block that control comes from. values : pairs of a value and a block"""
     phi = builder.phi(values[0][0].type)
     for pair in values:
         phi.add_incoming(*pair)
@@ -266,25 +266,25 @@ def element(context, builder, kind, array, position):
 
 
 def byte_pointer(builder, pointer):
-    """The pointer as what Numba's void pointers are."""
+    """The pointer with the type of Numba's void pointers."""
     return builder.bitcast(pointer, BYTE.as_pointer())
 
 
 def data_pointer(context, builder, kind, array):
-    """The place of an array's first element, without a type: llvmlite would store nothing else there."""
+    """The place of an array's first element, an untyped pointer: llvmlite stores other types only by such a one."""
     place = context.make_array(kind)(context, builder, array).data
     return builder.inttoptr(builder.ptrtoint(place, INT), POINTER)
 
 
 def fetch_line(builder, pointer):
-    """Ask for a cache line, to be read soon and kept in the second level (a batch is larger than the first)."""
+    """Prefetch a cache line into L2, to be read soon; a batch is larger than L1."""
     call = declare(builder.module, "llvm.prefetch.p0", ir.VoidType(), [POINTER, INT32, INT32, INT32])
     builder.call(call, [pointer, INT32(0), INT32(2), INT32(1)])  # 0: to read; 2: L2; 1: data
 
 
 @intrinsic
 def prefetch_rows(typing_context, array, order, first, last):
-    """Ask for the rows order[first:last] of a C-contiguous (rows, columns) or (rows,) array, to be read soon."""
+    """Prefetch the rows order[first:last] of a C-contiguous (rows, columns) or (rows,) array."""
 
     def emit(context, builder, signature, arguments):
         base, places = (
@@ -306,7 +306,7 @@ def prefetch_rows(typing_context, array, order, first, last):
 
 @intrinsic
 def total_of(typing_context, terms, count, step):
-    """Return terms[0] + terms[step] + .., so many, in this order from 0; float64."""
+    """Return terms[0] + terms[step] + .., float64: `step` apart, below `count`, one after another from 0."""
 
     def emit(context, builder, signature, arguments):
         double = FLOATS[types.float64]

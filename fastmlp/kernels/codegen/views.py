@@ -1,8 +1,8 @@
-"""Views of arrays, made without the questions that a slice and a reshape of NumPy's ask.
+"""Views of arrays, made without the checks of NumPy's slices and reshapes.
 
-Whether a bound is negative or beyond the end, whether the strides allow it: for Numba each is code, and a
-third of what compiling a program took. Here the caller's word counts. So with `lesser`, where Numba makes a
-function of each pair of types that `min` is called with.
+Numba compiles code for each check, whether a bound is negative or beyond the end, or whether the strides allow a
+shape: a third of the time that a program took to compile. Here nothing is checked. `lesser` stands here for a like
+reason: of `min`, Numba compiles a function for each pair of types.
 """
 
 # mypy: ignore-errors
@@ -24,7 +24,7 @@ def _place(context, builder, array, value, start):
 
 
 def view(context, builder, result, data, shape):
-    """Emit an array of a type and a shape, LLVM values, that begins at `data`."""
+    """Emit an array of the type `result` that begins at `data`; shape : LLVM values."""
     itemsize = INT(context.get_abi_sizeof(context.get_data_type(result.dtype)))
     fields = {
         "nitems": builder.mul(*shape) if len(shape) == 2 else shape[0],
@@ -54,7 +54,7 @@ def lesser(a: int, b: int):
 
 @intrinsic
 def vector(typing_context, array, start, length):
-    """Return as (length,) what begins with element `start` of a C-contiguous array."""
+    """Return `length` elements of a C-contiguous array from element `start` on, as (length,)."""
     result = types.Array(array.dtype, 1, "C")
 
     def emit(context, builder, signature, values):
@@ -66,7 +66,7 @@ def vector(typing_context, array, start, length):
 
 @intrinsic
 def matrix(typing_context, array, start, rows, columns):
-    """Return as (rows, columns) what begins with element `start` of a C-contiguous array."""
+    """Return the elements of a C-contiguous array from element `start` on, as (rows, columns)."""
     result = types.Array(array.dtype, 2, "C")
 
     def emit(context, builder, signature, values):
@@ -83,7 +83,7 @@ def _field(context, builder, record, value, name):
 
 
 def _of_layer(name, rows, columns):
-    """The intrinsic (array, layer): what begins with the element of a flat array that a layer's record names."""
+    """The intrinsic (array, layer): the view that begins at a place in a flat array; a LAYER's field has the place."""
 
     @intrinsic
     def part(typing_context, array, layer):
@@ -108,7 +108,7 @@ biases_of = _of_layer("biases", None, "n_out")
 
 @intrinsic
 def units_of(typing_context, memory, start, layer, rows):
-    """Return as (rows, n_out) a layer's units in a buffer of all layers' that begins with element `start`."""
+    """Return a layer's units as (rows, n_out); the buffer with the units of all layers begins at element `start`."""
     result = types.Array(memory.dtype, 2, "C")
 
     def emit(context, builder, signature, values):
@@ -122,7 +122,7 @@ def units_of(typing_context, memory, start, layer, rows):
 
 @intrinsic
 def part_of(typing_context, array, start, length, number):
-    """Return as (length,) one of equal parts, of which the first begins with element `start`."""
+    """Return number `number` of equal parts, as (length,); the first part begins at element `start`."""
     result = types.Array(array.dtype, 1, "C")
 
     def emit(context, builder, signature, values):
@@ -134,7 +134,7 @@ def part_of(typing_context, array, start, length, number):
 
 @intrinsic
 def no_order(typing_context):
-    """Return the order of no rows, (0,) int64."""
+    """Return an empty order, (0,) int64."""
     result = types.Array(types.int64, 1, "C")
 
     def emit(context, builder, signature, values):
@@ -182,6 +182,6 @@ def parameters_of(typing_context, objective, count):
 
 
 def _within(builder, record, offset):
-    """Return the place of float64 numbers, so many bytes from the begin of a record."""
+    """Return the place of float64 numbers that lie `offset` bytes after the begin of a record."""
     place = builder.gep(builder.bitcast(record, ir.IntType(8).as_pointer()), [INT(offset)])
     return builder.bitcast(place, ir.DoubleType().as_pointer())

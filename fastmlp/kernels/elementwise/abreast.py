@@ -1,8 +1,8 @@
-"""Losses of sixteen rows at once, a row to a lane; `fastmlp.kernels.elementwise.narrow` transposes before and after.
+"""Losses of sixteen rows at once, one row in each lane; `elementwise.narrow` transposes before and after.
 
-Separate because it is written in vectors, where jitted loops over lanes took 0.8 s to compile. Arrays are
-(units, LANES), and `sums` (3, LANES), a vector to each row; lanes beyond the batch's last row hold anything.
-What is summed over units is scaled first: the loss of an element may be near the greatest float.
+Separate because it is written with vectors: jitted loops over lanes took 0.8 s to compile. Arrays are (units, LANES),
+and `sums` (3, LANES), each row a vector or two; lanes beyond the batch's last row hold anything. The losses of
+elements are scaled before they are summed over units, because one element's may be near the greatest float.
 """
 
 # mypy: ignore-errors
@@ -22,16 +22,16 @@ from fastmlp.kernels.codes import LOSS_CODES, SOFTMAX
 from fastmlp.kernels.elementwise.row_losses import Numbers, Running, Same, emit_row_loss
 
 LANES = 16
-"""Rows abreast: a wide vector of float32, two of float64."""
+"""Rows at once: one 512-bit vector of float32, two of float64."""
 
 SCALES, LOSSES, LOG_TOTALS = range(3)
-"""Rows of `sums`: what the rows count, their losses, the logarithms of softmax's sums."""
+"""Rows of `sums`: the factors of the rows' losses, their losses, the logarithms of softmax's sums."""
 
 
 class Rows:
     """Writes loads and stores of the first LANES numbers of a matrix's rows.
 
-    units : how many rows there are, an integer or a `Symbol`; row_bytes : from one to the next, so too
+    units : the number of rows; row_bytes : bytes from one to the next; both integers or `Symbol`s
     """
 
     def __init__(self, builder, dtype, pointer, units, row_bytes=None):
@@ -49,13 +49,13 @@ class Rows:
         self.v.store(symbol.value, self._place(unit))
 
     def each(self):
-        """Yield the unit of the loop over units, once."""
+        """Yield the index of a written loop over units, once."""
         with counted(self.builder, self.units) as unit:
             yield unit
 
 
 class Held(list):
-    """As `Rows`, in registers; loops over units are written out. v : vectors with a lane for each row"""
+    """As `Rows`, in registers; loops over units are unrolled. v : vectors with a lane for each row"""
 
     def __init__(self, v, symbols):
         super().__init__(symbols)
@@ -67,7 +67,7 @@ class Held(list):
 
 
 def _taken(context, builder, kind, value):
-    """An argument as `abreast` says: rows of an array, numbers of another, a vector of one float, an integer."""
+    """An argument for `abreast`: `Rows` of a matrix, `Numbers` of a vector, a vector of one float, an integer."""
     if isinstance(kind, types.Array) and kind.ndim == 1:
         return Numbers(builder, kind.dtype, data_pointer(context, builder, kind, value))
     if isinstance(kind, types.Array):
@@ -79,14 +79,14 @@ def _taken(context, builder, kind, value):
 
 
 def abreast(emit):
-    """Make of `emit`, which takes `Rows`, vectors of one number, and integers, what jitted code calls."""
+    """Return the intrinsic of `emit`, which takes `Rows`, `Numbers`, vectors of one number, and integers."""
     made = intrinsic_of(emit, _taken)
     made.emit = emit
     return made
 
 
 def counts(share, weight):
-    """What a row counts, or several: the product in float64, in the weight's dtype."""
+    """The factor of a row's loss, or of several rows': the product in float64, rounded to the weight's dtype."""
     double = FLOATS[types.float64]
     if weight.lane != double:
         wide = ir.VectorType(double, weight.lanes) if weight.lanes else double
@@ -112,9 +112,9 @@ def weigh(typing_context, share, weights, first, count, sums):
 
 
 def emit_total(sums, count=None):
-    """Write the sum of sums[LOSSES], or of the first `count`, in float64; rows that count 0 add 0.
+    """Write the sum of sums[LOSSES], or of the first `count`, in float64; rows with the factor 0 add 0.
 
-    By halves: row i and row i + LANES / 2 first. One after another they took 3 % of a step of 3-4-1.
+    It sums by halves, lane i and lane i + LANES / 2 first: a chain of additions took 3 % of a step of 3-4-1.
     """
     builder, double = sums.builder, FLOATS[types.float64]
     losses = where(sums[SCALES].equals(0.0), 0.0, sums[LOSSES]).value
@@ -131,7 +131,7 @@ def emit_total(sums, count=None):
 
 @intrinsic
 def total_loss(typing_context, count, sums):
-    """Return what `emit_total` writes."""
+    """Return the sum that `emit_total` writes."""
 
     def emit(context, builder, signature, values):
         return emit_total(_taken(context, builder, sums, values[1]), Symbol(builder, values[0]))
@@ -141,7 +141,7 @@ def total_loss(typing_context, count, sums):
 
 @abreast
 def softmax(logits, outputs, sums):
-    """outputs = softmax down the columns; logits less their maximum; sums[LOG_TOTALS]."""
+    """outputs = softmax over the units; logits -= their maximum; sums[LOG_TOTALS] are written."""
     top = Running(logits[0])
     for j in logits.each():
         top.value = at_least(top.value, logits[j])
@@ -170,7 +170,7 @@ def cross_entropy(clips, logits, wanted, outputs, sums):
 
 @abreast
 def blank(outputs, sums):
-    """Deltas of rows that count 0 become exactly 0: 0 * inf must not arise."""
+    """Deltas of rows with the factor 0 become exactly 0, where 0 * inf would be NaN."""
     none = sums[SCALES].equals(0.0)
     for j in outputs.each():
         outputs[j] = where(none, 0.0, outputs[j])
@@ -178,7 +178,7 @@ def blank(outputs, sums):
 
 @intrinsic
 def element_losses(typing_context, loss, output, clips, parameters, logits, wanted, outputs, sums):
-    """sums[LOSSES] of logits, outputs and targets; outputs become the derivative by the logits.
+    """Write sums[LOSSES] from logits, outputs and targets; outputs become the derivatives by the logits.
 
     loss : its code, a constant
     """
@@ -195,7 +195,7 @@ def element_losses(typing_context, loss, output, clips, parameters, logits, want
 
 
 def emit_element_losses(entry, output, clips, parameters, logits, wanted, outputs, sums):
-    """Write what `element_losses` does."""
+    """Write the code of `element_losses`."""
     scales, builder = sums[SCALES], logits.builder
     if entry.element is None:
         arrays = {"logit": logits, "target": wanted, "output": outputs, "parameter": parameters}

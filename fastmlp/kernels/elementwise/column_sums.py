@@ -1,6 +1,7 @@
 """Sums down the columns of a matrix: the gradients of biases.
 
-Separate because a loop that LLVM vectorises has tails and a narrower vector, and took 0.3 s to compile.
+Separate because it is written with vectors: a loop that LLVM vectorises has scalar tails and narrower vectors, and took
+0.3 s to compile.
 """
 
 # mypy: ignore-errors
@@ -13,14 +14,14 @@ from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_poin
 from fastmlp.kernels.gemm.microkernel import MACHINE
 
 PANELS = 8, 4, 2, 1
-"""Vectors side by side: several hide how long an addition takes."""
+"""Vectors side by side: several hide the latency of an addition."""
 
 
 def emit_sums(v, rows, columns, a, a_row, out, started=False):
     """Write out (columns,) = the sums of a (rows, columns) over its rows, added one by one.
 
-    columns : an integer or a `Symbol`, as are rows, and a_row in bytes
-    started : whether what is in `out` is added to
+    rows, columns : integers or `Symbol`s; a_row : too, the bytes from one row to the next
+    started : whether the sums begin with what is in `out`, and not with 0
     """
     build = v.builder
 

@@ -1,9 +1,8 @@
-"""The loss of narrow outputs, sixteen rows abreast.
+"""The loss of narrow outputs, for sixteen rows at once.
 
-An output layer has 1, 2 or 10 units more often than 100, and loops over so few fill no vector: the
-softmax and cross-entropy of 128 rows of 10 took 14 us. Here a lane is a row. The logits and targets
-of sixteen rows are transposed, every sum over units becomes a sum over vectors, and the deltas are
-transposed back: 3 us.
+An output layer has 1, 2 or 10 units more often than 100. Loops over a row of 10 do not fill a vector: the softmax and
+cross-entropy of 128 such rows took 14 us. Here each lane holds a row. The logits and targets of sixteen rows are
+transposed, every sum over units becomes a sum of vectors, and the deltas are transposed back: 3 us.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -21,7 +20,7 @@ from fastmlp.kernels.program.arithmetic import MOST_UNITS
 
 
 def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
-    """As baseline; sixteen rows abreast where units would not fill the vectors."""
+    """As in baseline; sixteen rows at once where a row has at most `MOST_UNITS` outputs."""
     rows, units = z.shape
     if units > MOST_UNITS:
         return wide_output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta)
@@ -32,13 +31,13 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
     objective = 0.0
     for start in range(0, rows, LANES):
         count = lesser(LANES, rows - start)
-        # Lanes beyond the last row hold what was there before; nothing reads them.
+        # Lanes beyond the last row hold old numbers; their results are not used.
         transpose(count, units, z, start * units, units, logits, 0, LANES)
         transpose(count, units, targets, start * units, units, wanted, 0, LANES)
         abreast.weigh(share, weights, start, count, sums)
         if output == SOFTMAX:
             abreast.softmax(logits, outputs, sums)
-            if is_row_loss(loss):  # its logits are those from before their maximum was taken off
+            if is_row_loss(loss):  # it reads the logits before `softmax` subtracted their maximum
                 transpose(count, units, z, start * units, units, logits, 0, LANES)
         else:
             activate(output, logits, outputs)

@@ -2,7 +2,7 @@
 
 Separate because a sum in the order of the weights is a chain of additions, each of which waits for the one before:
 2 million weights took 2 ms of a step of 7. Here 64 vectors at a time are summed in four chains, in the dtype, and
-what they come to in float64.
+their totals are summed in float64.
 """
 
 # mypy: ignore-errors
@@ -20,11 +20,11 @@ from fastmlp.kernels.gemm.microkernel import MACHINE
 from fastmlp.kernels.program.arithmetic import with_decay
 
 CHAINS, TOGETHER = 4, 64
-"""Chains, and vectors that they sum before what they come to is added to the whole."""
+"""The number of chains, and the vectors that they sum before their total is added to the whole."""
 
 
 def emit_penalty(v, count, w, l1, l2):
-    """Write l1 * sum|w| + l2 / 2 * sum w^2 of so many numbers; return it, a float64. l1, l2 : vectors"""
+    """Write l1 * sum|w| + l2 / 2 * sum w^2 of `count` numbers; return it, a float64. l1, l2 : vectors"""
     build, double, half = v.builder, FLOATS[types.float64], l2 * 0.5
     total = cgutils.alloca_once_value(build, ir.Constant(double, 0.0))
 
@@ -51,7 +51,7 @@ def emit_penalty(v, count, w, l1, l2):
 
 
 def _given(context, build, kind, values):
-    """The vectors of an array's dtype, its places and how many numbers it has; l1 and l2 in every lane."""
+    """Vectors of the arrays' dtype, the places of the arrays, the length of the first; l1 and l2 in every lane."""
     v = Vectors(build, kind.dtype, MACHINE.vector_bytes)
     l1, l2 = (Symbol(build, v.zero).number(Symbol(build, value)) for value in values[:2])
     count = Symbol(build, context.make_array(kind)(context, build, values[2]).nitems)

@@ -1,7 +1,7 @@
-"""Users' losses, whose expressions have sums and maxima over a row's units.
+"""Users' losses whose expressions have sums and maxima over a row's units.
 
-A sum is a loop over the units. What it adds is computed anew in each loop, as no buffer is needed then; the last
-loop writes the derivatives. The numbers of a loop are one row's, or those of sixteen rows abreast.
+Each sum or maximum is a loop over the units. A loop computes its terms again from the row's numbers, so that no buffer
+is needed. The last loop writes the derivatives. A loop runs over one row, or over sixteen rows at once.
 """
 
 # mypy: ignore-errors
@@ -20,7 +20,7 @@ from fastmlp.kernels.codes import LOSS_CODES
 
 
 class Running:
-    """A number that changes from one pass through a loop to the next, in a register."""
+    """A number that changes from one round of a loop to the next, in a register."""
 
     def __init__(self, first):
         self._builder, self._place = first.builder, cgutils.alloca_once(first.builder, first.value.type)
@@ -28,7 +28,7 @@ class Running:
 
     @property
     def value(self):
-        """What it is where code is being written."""
+        """Its value at the place where code is being written."""
         return Symbol(self._builder, self._builder.load(self._place))
 
     @value.setter
@@ -37,7 +37,7 @@ class Running:
 
 
 class Numbers:
-    """An array (n,) of a dtype or of int64, whose elements are numbers of code that is being written."""
+    """An array (n,) of a dtype or of int64, whose elements are numbers in code that is being written."""
 
     def __init__(self, builder, dtype, pointer):
         self.builder, self.kind, self.pointer = builder, FLOATS.get(dtype, INT), pointer
@@ -53,7 +53,7 @@ class Numbers:
 
 
 class Same:
-    """An array whose elements are one number."""
+    """An array whose elements are all the same number."""
 
     def __init__(self, number):
         self.number = number
@@ -83,8 +83,8 @@ def loops_of(value, delta):
 def emit_row_loss(builder, entry, units, arrays, scale):
     """Write the loss of a row, or of several; return it, not scaled, a `Symbol`.
 
-    arrays : what the expressions' variables are for each unit; those of "output" become the scaled derivatives
-    scale : the rows', a `Symbol`
+    arrays : the values of the expressions' variables, by unit; those of "output" become the scaled derivatives
+    scale : the factor of the row's loss, or of several rows', a `Symbol`
     """
     known = {}
     arrays = {**arrays, ONES: Same(scale.number(1.0))}
@@ -103,14 +103,14 @@ def emit_row_loss(builder, entry, units, arrays, scale):
             if reductions is loops[-1]:
                 arrays["output"][unit] = scale * entry.delta.on_numbers(values, known)
         known |= {key: running.value for key, running in found.items()}
-    # Of what differs from unit to unit nothing is left in a row's loss.
+    # A row's loss has no variable of a unit outside of its sums and maxima.
     value = entry.value.on_numbers({"logit": scale, NUMBER: arrays[NUMBER][0]}, known)
     return value if isinstance(value, Symbol) else scale.number(value)
 
 
 @intrinsic
 def row_loss(typing_context, loss, scale, parameters, z, targets, delta):
-    """Return a user's loss of one row; by its code, a constant. 0 of fastmlp's own.
+    """Return a user's loss of one row; 0 for a loss of fastmlp's own. loss : its code, a constant
 
     z, targets, delta : (units,); delta holds the outputs, and becomes scale times the derivative by z
     parameters : (units,) float64

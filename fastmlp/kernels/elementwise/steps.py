@@ -1,4 +1,4 @@
-"""Steps of optimisers over whole vectors, where a loop that LLVM vectorises has tails and narrower vectors."""
+"""Steps of optimisers over whole vectors; a loop that LLVM vectorises has scalar tails and narrower vectors."""
 
 # mypy: ignore-errors
 
@@ -13,7 +13,7 @@ from fastmlp.kernels.gemm.microkernel import MACHINE
 
 
 class Place:
-    """Where a vector lies; lanes outside the mask are not touched."""
+    """The place of a vector; the memory of lanes outside the mask is not read or written."""
 
     def __init__(self, vectors, pointer, mask):
         self.v, self.pointer, self.mask = vectors, pointer, mask
@@ -28,7 +28,7 @@ class Place:
 def emit_steps(build, dtype, entry, n, pointers, rate, constants, t, penalty=None):
     """Write one step of a rule over n numbers.
 
-    pointers : of a gradient, parameters and two moments, all as long; the others as `scalars.take_step` has them
+    pointers : of a gradient, parameters and two moments, n numbers each; the others as in `scalars.take_step`
     """
     v = Vectors(build, dtype, MACHINE.vector_bytes)
 
@@ -43,7 +43,7 @@ def emit_steps(build, dtype, entry, n, pointers, rate, constants, t, penalty=Non
 
 @intrinsic
 def take_steps(typing_context, code, rate, constants, t, g, p, first, second):
-    """Take a step of all of p and its moments, as `apply_rule`; by the rule's code, a constant."""
+    """Take a step of all of p and its moments, as `apply_rule`; code : the rule's, a constant."""
     if literal(code):
         entry = RULE_CODES[code.literal_value]
 

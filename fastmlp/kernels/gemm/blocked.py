@@ -1,9 +1,9 @@
-"""The weight gradient of layers or batches that outgrow L2: both operands packed, a block of rows at a time.
+"""The weight gradient of layers or batches that outgrow L2: both operands are packed, a block of rows at a time.
 
-`fastmlp.kernels.gemm.dispatch` reads the columns of x where they lie, one panel of delta after another. Where
-rows of x lie 4 or 8 KB apart, their lines fall into the same few sets of every cache, and at 1024 x 2048 x 2048
-that product fell to 0.38 of peak. Here delta is copied into panels once a block, and columns of x into strips,
-which stay in L2 for all panels: 0.77.
+`fastmlp.kernels.gemm.dispatch` reads the columns of x in place, once for each panel of delta. Where rows of x lie 4 or
+8 KB apart, their lines fall into the same few sets of every cache: at 1024 x 2048 x 2048 that product reached 0.38 of
+peak. Here delta is copied into panels once a block, and columns of x are copied into strips, which stay in L2 while all
+panels are read: 0.77 of peak.
 """
 
 # mypy: ignore-errors
@@ -31,20 +31,20 @@ next_vectors = jittable(macrokernel.next_vectors)
 large_bytes, many_rows = tuned("large_bytes"), tuned("many_rows")
 
 DEPTH = 1024
-"""Rows of a block. The result is read and written once in so many terms, from beyond the caches: by 512, the
+"""Rows of a block. The result, which is not in the caches, is read and written once a block: with 512 rows, the
 gradient of 1024 x 2048 x 2048 took 1.05 times as long on an Intel processor."""
 
 STRIP = 8
-"""Columns of x side by side, the rows of a tile: all that it reads of x lies together. Three tiles side by side read
-lines that they shared, but no longer found in L1, and took 1.02 times as long."""
+"""Columns of x in a strip, as many as a tile has rows: all that a tile reads of x lies together. With strips of three
+tiles, a tile no longer found in L1 the lines that it shares with its neighbours, and took 1.02 times as long."""
 
 STRIPS_BYTES = 1 << 19
-"""For the strips of x, which stay in L2 beside the panel and what passes by: twice as much took 1.09 times as long
-where L2 has 2 MB, which another processor's threads may share."""
+"""Bytes of the strips of x that stay in L2, beside the panel and the result: with twice as much the product took 1.09
+times as long on an L2 of 2 MB. On other processors, threads may share L2."""
 
 
 def scratch_length(rows, n_out, itemsize):
-    """Return the numbers of scratch that a product needs of deltas (rows, n_out)."""
+    """Return the length of the scratch that a product with deltas (rows, n_out) needs."""
     lanes = VECTOR_BYTES // itemsize
     return strip_rows(itemsize) * DEPTH + min(rows, DEPTH) * (n_out + VECTORS * lanes)
 
@@ -56,15 +56,15 @@ def strip_rows(itemsize):
 
 
 def taken_by(dtype):
-    """The types of what `emit_strips` is given: three places, three sizes, and a scalar for its type."""
+    """The types of the arguments of `emit_strips`: three places, three sizes, and a scalar of the dtype."""
     return (types.voidptr,) * 3 + (types.intp,) * 3 + (dtype,)
 
 
 def emit_strips(build, arguments, kinds, code):
     """Write the copy of columns into strips, a row at a time.
 
-    It takes the place of the first number, the order or nothing, where the first strip goes; rows and columns,
-    and the bytes from row to row.
+    arguments : the place of the first number, the order or nothing, the place of the first strip; then rows, columns
+        and the bytes from row to row
     """
     source, order, target, *sizes, _ = arguments
     rows, columns, row_bytes = (Symbol(build, size) for size in sizes)
@@ -101,7 +101,7 @@ STRIPS = emitted(f"strips_{VECTOR_BYTES}", emit_strips)
 
 @of_arrays
 def pack_strips(x, order, first, rows, left, columns, scratch):
-    """Strip s of scratch = columns [left + s * STRIP, ..) of `rows` rows of x[order], row after row."""
+    """Strip s of scratch = columns [left + s * STRIP, ..) of `rows` rows of x[order] from `first` on, row by row."""
     build, dtype = x.builder, x.kind.dtype
     ordered = (order.columns > 0).value
     source = build.select(ordered, x.at(0, left), x.at(first, left))
@@ -112,7 +112,7 @@ def pack_strips(x, order, first, rows, left, columns, scratch):
 
 @helper
 def pack_panels(delta, first, rows, scratch, at, lanes):
-    """Panels of `rows` rows of delta side by side, copied by whole rows, which hardware prefetches."""
+    """Copy `rows` rows of delta into panels, row by row of delta, which the hardware prefetches."""
     n_out = delta.shape[1]
     group = 16
     for start in range(0, rows, group):
@@ -128,9 +128,9 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
 
 @compiled
 def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """As `dispatch.weight_gradient`; scratch : `scratch_length`.
+    """As `dispatch.weight_gradient`; scratch : of `scratch_length` numbers.
 
-    Between blocks of DEPTH rows the sums wait in `out`, or in `sums` where `descend`.
+    Between blocks of DEPTH rows the unfinished sums are kept in `out`, or in `sums` where `descend`.
     """
     rows, n_out = delta.shape
     lanes = VECTOR_BYTES // out.itemsize
@@ -169,7 +169,7 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
 
 @compiled
 def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """As `dispatch.weight_gradient`: blocked where weights are large or rows are many, else as there."""
+    """As `dispatch.weight_gradient`, and blocked where the weights are large or the rows are many."""
     if x.shape[1] * delta.shape[1] * out.itemsize >= large_bytes() or delta.shape[0] >= many_rows():
         blocked_weight_gradient(
             x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch

@@ -1,12 +1,11 @@
-"""Which product of register tiles each operation of a layer is.
+"""Chooses, for each operation of a layer, the way to form the product.
 
-Each takes the slice of rows (of samples, or of weights) that it is to do: any slicing gives the
-same bits, so workers share one product without talking. `panel` is scratch of a worker's own,
-aligned to 64 bytes: a panel of B is as deep as the product's chains are long.
-Weights, deltas and outputs should begin on 64 bytes too: off them every vector is two lines,
-and an 8x2 tile fell from 0.89 of peak to 0.75.
+Each function computes a slice of the result's rows (of samples, or of weights). Any slicing gives the same bits, so
+workers share one product without communication. `panel` is a worker's own scratch, aligned to 64 bytes: a panel of B
+has a row for each term of the sums. Weights, deltas and outputs should be aligned to 64 bytes, too. If they are not,
+every vector lies in two cache lines, and an 8x2 tile fell from 0.89 of peak to 0.75.
 
-Pass no number as a literal from a jitted caller: Numba compiles a callee anew for each.
+A jitted caller should pass no literal number: Numba compiles the callee again for each.
 """
 
 from numba import njit
@@ -22,12 +21,13 @@ from fastmlp.kernels.tuning.reading import tuned
 
 compiled = njit(error_model="numpy", inline="always")
 
-# Copying B into a panel costs about one tile of work; it pays when this many rows use it.
+# Copying a panel of B takes about as long as one tile; it pays when at least this many rows use the panel.
 pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
-"""Rows of x that L2 does not hold are read from beyond it for each panel of W. Long ones are cut, DEPTH inputs at a
-time, and the sums wait in the result: 2000 x 20000 x 100 went from 0.64 of peak to 0.86, 1024 x 2048 x 2048 lost 0.03.
+"""Rows of x that L2 does not hold are read again from beyond it for each panel of W. Where they take more than
+CACHED_BYTES and have more than MOST_TERMS inputs, sums run over DEPTH inputs at a time and are kept in the result
+between: 2000 x 20000 x 100 went from 0.64 of peak to 0.86, while 1024 x 2048 x 2048 would lose 0.03.
 """
 
 
@@ -38,26 +38,26 @@ def conflicting(row_bytes):
 
 @jittable
 def packing_forward(rows: int, row_bytes: int, where_crowded: int, always: int):
-    """How tiles read W, for so many rows of x."""
+    """Return how tiles read W, IN_PLACE or PACKED, for `rows` rows of x."""
     crowded = (rows >= where_crowded) & conflicting(row_bytes)
     return where(crowded | (rows >= always), rows.number(PACKED), IN_PLACE)
 
 
 @jittable
 def packing_backward(rows: int, least: int):
-    """How tiles read the deltas, for so many rows of weights."""
+    """Return how tiles read the deltas, IN_PLACE or PACKED, for `rows` rows of weights."""
     return where(rows >= least, rows.number(PACKED), IN_PLACE)
 
 
 @jittable
 def across(rows: int, ordered: int):
-    """Vectors across a tile: more for a single row of x, which waits for its multiply-adds where they are few."""
+    """Return the vectors across a tile: more for a single row of x, to hide the latency of its FMAs."""
     return where(rows.equals(1) & ordered.equals(0), rows.number(ROW_VECTORS), VECTORS)
 
 
 @jittable
 def terms_together(n_in: int, x_bytes: int):
-    """How many inputs the sums run over before the next panel of W takes its turn with the same of x."""
+    """Return how many inputs the sums run over before the next panel of W: n_in, or DEPTH."""
     return where((x_bytes > CACHED_BYTES) & (n_in > MOST_TERMS), DEPTH, n_in)
 
 
@@ -104,8 +104,8 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, panel):
     """out = (x[order].T @ delta)[start:stop]; where `descend`, out -= rate * (that + l2 * out).
 
-    A panel of delta stays in L1 while the columns of x are read. Where `descend`, the gradient does not leave
-    its registers.
+    A panel of delta stays in L1 while the columns of x are read. Where `descend`, the gradient is used from
+    registers and not stored.
 
     x : (samples, n_in) floating, C-contiguous
     order : (rows,) int64, the sample of each row of `delta`; empty, row i is sample i

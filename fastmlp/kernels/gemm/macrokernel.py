@@ -1,12 +1,13 @@
 """Matrix products of register tiles, of any size: C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
-Separate from `fastmlp.kernels.gemm.microkernel`, where a tile has one shape. Here columns are cut into panels, as many
-vectors across as a tile has, and rows into stacks of tiles. It is written in LLVM's language: as jitted loops
-in each of a layer's products it was a fifth of what a first training compiled.
+Separate from `fastmlp.kernels.gemm.microkernel`, where a tile has one shape. Here columns are cut into panels, as wide
+as a tile, and rows into stacks of tiles. It is written as LLVM instructions: as jitted loops in each of a layer's
+products it took a fifth of the compilation of a first training.
 
-There are two macrokernels around the one microkernel. `emit_product` serves all sizes: it finds the cheapest tiles
-in a table, calls each by its shape, and masks the edges. `write_product` writes the tiles where they are needed,
-for one small network: 5-20-10-2 has eight products in a step of 0.7 us (4 rows, float64); `fused` takes 1.5 for a row.
+There are two macrokernels around the one microkernel. `emit_product` serves all sizes: it finds the cheapest tiles in a
+table, calls each by its shape, and masks the edges. `write_product` writes the tiles into the program of one small
+network. Calls would be too slow there: 5-20-10-2 has eight products in a step of 0.7 us (4 rows, float64), where
+`fused` takes 1.5 us for a step of one row.
 """
 
 # mypy: ignore-errors
@@ -42,7 +43,7 @@ from fastmlp.kernels.gemm.packing import taken_by as copied
 from fastmlp.kernels.jit.lazy import calling, emitted
 
 IN_PLACE, PACKED, TRANSPOSED = range(3)
-"""How tiles read B: where it lies; from a copy of each panel; or B lies transposed, and is copied so."""
+"""How tiles read B: in place; from a copy of each panel; or B is given as its transpose, and copied transposed."""
 
 NOTHING = ir.Constant(POINTER, None)
 
@@ -51,9 +52,9 @@ MOST_ACROSS = 4
 
 
 class Operands(NamedTuple):
-    """What a product is given: places in memory, and numbers. Rows and steps are in bytes from one to the next.
+    """The operands of a product: places in memory, and numbers. Rows and steps are in bytes from one to the next.
 
-    Numbers are LLVM values, `Symbol`s or integers for `multiply`, `Symbol`s or integers for `write_product`.
+    `multiply` takes numbers as LLVM values, `Symbol`s or integers; `write_product` as `Symbol`s or integers.
 
     a, a_row, a_step, order, known : as `microkernel.Stack`; kind : a place in `microkernel.KINDS`
     b, b_row : B, or its transpose
@@ -61,7 +62,7 @@ class Operands(NamedTuple):
     start, start_row : nothing for 0, or the chain of (m, n) starts there (a bias with start_row = 0, or c
         itself to resume); for GATE, the array that gates
     c, c_row : the result
-    rows, columns, depth : of A, of B, and terms of each sum
+    rows, columns, depth : the rows of A, the columns of B, the terms of each sum
     finish : STORE, RELU, GATE, or UPDATE, the only one that reads rate and l2
     packing : IN_PLACE, PACKED or TRANSPOSED
     across : the most vectors across a tile; beyond VECTORS only for tiles of one row
@@ -92,11 +93,11 @@ class Operands(NamedTuple):
 
 
 def cuts(machine, kind):
-    """How to cut `left` rows into tiles: table[vectors, left] is (rows of the next tile, tiles of as many).
+    """How to cut `left` rows into tiles: table[vectors, left] is (rows of the next tile, how many such tiles).
 
-    The cut of least cost by what a tile takes in a round of k: its FMAs, its loads (two a cycle), and half a cycle
-    for what it begins and ends with, 64 cycles in 128 rounds. At left = 0 stands the tallest tile, which comes
-    first where there are more rows than the table has.
+    The cut has the least cost. The cost of a tile is its time for one k: that of its FMAs, or of its loads (two a
+    cycle), and half a cycle for its begin and its end (64 cycles over 128 terms). At left = 0 stands the tallest
+    tile, which is used first where there are more rows than the table has.
     """
     most = 2 * max(max(heights) for heights in machine.shapes)
     table = np.zeros((machine.row + 1, most + 1, 2), np.int64)
@@ -117,7 +118,7 @@ CUTS = np.stack([cuts(MACHINE, kind) for kind in KINDS])
 
 
 def next_stack(build, kind, vectors, left):
-    """Write which tiles come next where `left` rows are to do; return how many, and the rows of each."""
+    """Write the choice of the next tiles where `left` rows are left; return how many tiles, and the rows of each."""
     name = f"cuts_{MACHINE.vector_bytes}"
     if name not in build.module.globals:
         numbers = ir.Constant(ir.ArrayType(INT, CUTS.size), CUTS.ravel().tolist())
@@ -145,12 +146,12 @@ def taken_by_product(dtype):
 
 
 def shifted(build, pointer, offset):
-    """The pointer moved by so many bytes."""
+    """The pointer moved by `offset` bytes."""
     return build.gep(pointer, [offset], source_etype=BYTE)
 
 
 def call(build, name, codes, kinds, values):
-    """Emit a call of a piece; pointers are given what Numba's void pointers have for a type."""
+    """Emit a call of a piece; pointers are cast to the type of Numba's void pointers."""
     pairs = zip(kinds, values, strict=True)
     values = [
         byte_pointer(build, value) if kind == types.voidptr else getattr(value, "value", value)
@@ -160,7 +161,7 @@ def call(build, name, codes, kinds, values):
 
 
 def next_vectors(left: int, across: int, lanes: int):
-    """Vectors across the next panel: the most, or two where that would leave a sliver of one."""
+    """Return the vectors across the next panel: the most, or two where that would leave a panel of one."""
     vectors = (left + lanes - 1) // lanes
     usual = where(vectors.equals(VECTORS + 1), 2, at_most(vectors, VECTORS))
     return where(across > VECTORS, at_most(vectors, across), usual)
@@ -176,7 +177,7 @@ def emit_product(build, arguments, kinds, code):
     itemsize, lanes = ITEMSIZE[dtype], MACHINE.vector_bytes // ITEMSIZE[dtype]
     given = Symbol(build, build.icmp_unsigned("!=", o.start, NOTHING))
     start_row = where(given, o.start_row, 0)
-    # How far apart the places are where A and the order are read for one row and the next.
+    # The distances between two rows in A and in the order.
     by_rows = o.kind.equals(KINDS.index("rows"))
     a_down, order_down = where(by_rows, 0, o.a_row), where(by_rows, o.a_row.number(8), 0)
     place = lambda pointer, offset: shifted(build, pointer, offset.value)
@@ -225,19 +226,19 @@ def multiply(builder, kind, dtype, **operands):
 
 
 def splits(total, most):
-    """total cut into nearly equal parts of at most `most`: 7 vectors as 4 + 3, not 4 + 2 + 1."""
+    """Return nearly equal parts of `total`, each at most `most`: 7 vectors are 4 + 3, not 4 + 2 + 1."""
     parts = -(-total // most)
     return [total // parts + (p < total % parts) for p in range(parts)]
 
 
 def write_product(v, o, end=stored, a_sums=None, spreads=False):
-    """Write a product where it is needed, of a small network. One of rows and columns, or both, is an integer.
+    """Write a product into the program of a small network. Rows or columns, or both, are integers.
 
-    Of a `Symbol` whole tiles are taken: there must be room beyond its rows or columns.
+    The one that is a `Symbol` is rounded up to whole tiles: the memory must have room beyond it.
 
     o : `Operands` without an order; `packing` is IN_PLACE, or TRANSPOSED, which copies nothing here. kind, panel,
         finish, rate and l2 are not read.
-    end, a_sums, spreads : as `emit_tiles`
+    end, a_sums, spreads : as in `emit_tiles`
     """
 
     def panel(left, vectors, mask=None, a_sums=None):
@@ -271,7 +272,7 @@ def write_product(v, o, end=stored, a_sums=None, spreads=False):
     if not isinstance(o.columns, int):
         wide, many = o.across * v.lanes, 0
         if o.across > 1:
-            # What is left for the last loop is not more than a vector.
+            # The last loop has one vector at most.
             many = (o.columns + (wide - v.lanes - 1)) // wide * wide
             with counted(v.builder, many, wide) as left:
                 panel(left, o.across)

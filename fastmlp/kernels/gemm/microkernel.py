@@ -1,12 +1,12 @@
 """Register tiles of a matrix product, C[m, n] = finish(start + sum_k A[m, k] * B[k, n]).
 
-A tile holds `rows` x `vectors` accumulators in registers and takes each k once: `vectors` loads of
-B and `rows` broadcasts of A feed rows * vectors FMAs. A is read by scalars, so its strides
-are free: (ld, 1) makes X @ W and (1, ld) makes X.T @ D of the same code. A call does a stack of
-tiles, one below another: called one by one, 8x3 tiles over 128 terms lost a tenth of their speed.
+A tile holds `rows` x `vectors` accumulators in registers. For each k it loads `vectors` vectors of B, broadcasts `rows`
+numbers of A, and does rows * vectors FMAs. A is read number by number, so its strides are free: the same code is X @ W
+with the strides (ld, 1) and X.T @ D with (1, ld). A call computes a stack of tiles, one below another: with a call for
+each, 8x3 tiles over 128 terms lost a tenth of their speed.
 
-Every element is one chain of FMAs over ascending k, whatever tile it falls in: results do not
-depend on how rows and columns are cut, to the last bit.
+Every element is one chain of FMAs over ascending k, whatever its tile. So its bits do not depend on how rows and
+columns are cut into tiles.
 
 Strides, depth and counts are integers or run-time values. Tiles of run-time values are pieces, one for each shape,
 and serve all networks; tiles of integers are written into the program of one network.
@@ -39,27 +39,28 @@ from fastmlp.kernels.codegen.vectors import (
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.kernels.program.arithmetic import descended, with_decay
 
-# How it ends: C = acc; C = max(acc, 0), but NaN where acc is; C = descended(C, rate, with_decay(acc, l2, C)) of
-# `fastmlp.kernels.program.arithmetic`; C = acc where start > 0, else 0.
+# How a tile ends, for an accumulator acc: C = acc; C = max(acc, 0), with NaN for NaN;
+# C = descended(C, rate, with_decay(acc, l2, C)) of `fastmlp.kernels.program.arithmetic`; C = acc where start > 0, else
+# 0.
 STORE, RELU, UPDATE, GATE = range(4)
 
 DECAY = 4
-"""UPDATE where l2 is not 0: what most have no need for was a hundredth of a step of 32 rows."""
+"""UPDATE where l2 is not 0. Most trainings have l2 = 0, and the decay would be a hundredth of a step of 32 rows."""
 
-# Where the elements of A lie: by strides, or with the rows of X in the order of an index array,
-# read where they are: in "rows" the index follows m (X @ W), in "depth" it follows k (X.T @ D).
+# Where the elements of A lie: at strides; or A is X, whose rows are read in place by an order, with
+# order[m] for m in "rows" (X @ W), and order[k] for k in "depth" (X.T @ D).
 KINDS = "strided", "rows", "depth"
 
 ENDS = {"strided": (STORE, RELU, UPDATE, DECAY, GATE), "rows": (STORE, RELU), "depth": (STORE, UPDATE, DECAY)}
-"""The ends that each kind has; the others would only be compiled."""
+"""The ends that each kind needs; others would be compiled and never used."""
 
 MACHINE = host()
 
 
 def shapes(machine, kind):
-    """The machine's shapes, less those whose row pointers would not fit the integer registers.
+    """The machine's shapes without those whose row pointers need more integer registers than there are.
 
-    X @ W of a single row has shapes of its own, with more vectors across.
+    X @ W of a single row has additional shapes, with more vectors across.
     """
     most = 8 if kind == "rows" else 12
     several = [[m for m in heights if m <= most] for heights in machine.shapes]
@@ -67,12 +68,12 @@ def shapes(machine, kind):
 
 
 def multiples(build, stride, count):
-    """[0, stride, 2 * stride, ...], of a `Symbol` such that LLVM keeps them apart.
+    """[0, stride, 2 * stride, ...]; of a `Symbol`, in a form that LLVM keeps in registers.
 
-    Left to itself it makes each row of A from the one before, a chain of `count` dependent adds
-    in every round of k that held an 8x1 tile to half its speed. An empty piece of assembly hides
-    where the odd multiples come from; the even ones are theirs, scaled by 2, 4 or 8 in the
-    addressing of the load, so that 12 rows take 6 integer registers.
+    Otherwise LLVM computes the place of each row of A from the row before, a chain of `count` dependent additions
+    for every k, which halved the speed of an 8x1 tile. An empty piece of assembly hides how the odd multiples were
+    computed. Even multiples are odd ones times 2, 4 or 8, which a load's address can contain, so 12 rows take 6
+    integer registers.
     """
     if isinstance(stride, int):
         return [stride * m for m in range(count)]
@@ -88,7 +89,7 @@ def multiples(build, stride, count):
 
 
 class Stack(NamedTuple):
-    """What a stack of tiles of one shape is given: places in memory, then integers or `Symbol`s. Rows are in bytes.
+    """The operands of a stack of tiles of one shape: places in memory, then integers or `Symbol`s. Rows are in bytes.
 
     a, a_row, a_step : A[m, k] is at a + m * a_row + k * a_step; where there is an order, order[m] or order[k]
         stands for m or k
@@ -97,9 +98,9 @@ class Stack(NamedTuple):
     start, start_row : where the chain of (m, n) starts, or, for GATE, what gates it
     c, c_row : the result
     count : how many tiles there are, one below another
-    columns : of a tile whose last vector is masked
+    columns : of the result in a tile whose last vector is masked
     depth : terms of each chain
-    known : so many places of the order may be read
+    known : how many places of the order may be read
     finish : STORE, RELU, UPDATE or GATE
     rate, l2 : read by UPDATE
     """
@@ -135,16 +136,15 @@ def emit_tiles(
     """Write a stack of tiles of one shape.
 
     o : `Stack`
-    started : whether chains begin with what is at `start`, a truth or a `Symbol`; else with 0
-    spreads : whether that is one number for each row
-    ends : by code: end(sum, target, guide, mask) gives the vector that is stored at the place `target`, where
-        `guide` is its place at `start`. Where there is one end, `finish` is not asked.
+    started : whether chains begin with the numbers at `start`, a bool or a `Symbol`; if not, with 0
+    spreads : whether `start` has one number for each row, for all of its columns
+    ends : by code: end(sum, target, guide, mask) gives the vector to store at the place `target`; `guide` is the
+        same place at `start`. Where there is only one end, `finish` is not read.
     mask : of the last vector
-    fetches : whether to ask for the cache lines of the result before they are written
-    turned : whether what lies at b is the transpose of B, which is read in blocks of whole vectors; then depth
-        is an integer
-    settles : whether loads keep their order, see `Machine.settles`; loops that are written out lose by it
-    a_sums : a place (rows,) that gets the sums of A's rows, added to what is there if `started`; or None
+    fetches : whether to prefetch the cache lines of the result
+    turned : whether b is the place of the transpose of B, which is read in square blocks; depth must be an integer
+    settles : whether loads keep their order, see `Machine.settles`; unrolled loops are slower by it
+    a_sums : None, or a place (rows,) that gets the sums of A's rows, added to the numbers there if `started`
     """
     build = v.builder
     masks = [None] * (vectors - 1) + [mask]
@@ -180,7 +180,7 @@ def emit_tiles(
         starts = starts_of(v, started, results, spreads)
 
         def rows_of_b(b, terms):
-            """So many rows of B, each a list of vectors."""
+            """`terms` rows of B, each a list of vectors."""
             if not turned:
                 return [[v.load(v.shift(b, j * v.bytes), masks[j]) for j in range(vectors)]]
             places = [v.shift(b, o.b_row * n) for n in range(vectors * v.lanes)]
@@ -188,7 +188,7 @@ def emit_tiles(
             return [list(row) for row in zip(*blocks)][:terms]
 
         def add(a, b, sums, k, terms=1):
-            """The chains after so many terms more, and where A and B go on."""
+            """The places of A and B after `terms` more terms, and the chains."""
             here = column(k) if column else a
             for i, row in enumerate(rows_of_b(b, terms)):
                 if a_sums is not None:
@@ -204,7 +204,7 @@ def emit_tiles(
             return [v.shift(a, o.a_step * terms), v.shift(b, b_step), *sums]
 
         def walk(first, depth, values):
-            """The chains over terms [first, depth), from the places of A and B for the first of them."""
+            """The values after terms [first, depth); values : places of A and B for term `first`, and the chains."""
             together = v.lanes if turned else 1
             rest = depth % together if turned else 0
             step = lambda k, values: add(*values[:2], values[2:], k, together)
@@ -213,9 +213,9 @@ def emit_tiles(
 
         values = [a_here, o.b, *starts]
         if kind == "rows":
-            # Halts at every line of its rows to ask for the same line of the next tile's, if there is one; a test
-            # in every round instead of a loop around it took a tenth of the tile's speed, and halts for nothing a
-            # twentieth.
+            # The loop over k stops at every cache line of its rows to prefetch the same line of the next tile's rows,
+            # if there is a next tile. A test in every round instead of this outer loop cost a tenth of the tile's
+            # speed, and stops without anything to prefetch cost a twentieth.
             following = down + rows
             more = following + rows <= o.known
             line = where(more, o.depth.number(LINE_BYTES // v.itemsize), o.depth)
@@ -241,10 +241,10 @@ def emit_tiles(
 
 
 def starts_of(v, started, results, spreads):
-    """What the chains of results begin with.
+    """The vectors that the chains of results begin with.
 
-    A branch, not loads under an empty mask: a masked-off load of an unmapped page (null) is
-    suppressed by a microcode assist of some thousand cycles.
+    Without `start` the loads are skipped by a branch, not by an empty mask: a masked-off load of an unmapped page
+    (null) takes a microcode assist of some thousand cycles.
     """
     load = lambda: [v.broadcast(guide) if spreads else v.load(guide, mask) for _, guide, mask in results]
     if isinstance(started, bool):
@@ -260,7 +260,7 @@ def starts_of(v, started, results, spreads):
 
 
 def switched(build, code, cases):
-    """Write what a code stands for, the first of the cases if it is none of theirs."""
+    """Write the case of a code, or the first case if the code is none of theirs."""
     blocks, done = [build.append_basic_block("case") for _ in cases], build.append_basic_block("done")
     choice = build.switch(code.value, blocks[0])
     for (number, write), block in zip(cases.items(), blocks):
@@ -272,12 +272,12 @@ def switched(build, code, cases):
 
 
 def stored(total, target, guide, mask):
-    """The end of a tile that is stored as it is."""
+    """The end that stores the sum unchanged."""
     return total
 
 
 def ends_of(v, kind, rate, l2):
-    """The ends of a kind's tiles, as `emit_tiles` takes them."""
+    """The ends of a kind's tiles, for `emit_tiles`."""
     build = v.builder
     symbol = lambda value: Symbol(build, value)
     rate, l2 = (symbol(broadcast(build, number.value, v.lanes)) for number in (rate, l2))
@@ -300,11 +300,11 @@ def ends_of(v, kind, rate, l2):
 
 
 class Tiles(NamedTuple):
-    """The tiles of one kind as a piece, whose code is a shape.
+    """The tiles of one kind as a piece, whose code stands for a shape.
 
     name : of the piece
     shapes : as `shapes` gives them
-    axes : how many values the rows and vectors of a shape have, and whether none of its lanes is masked
+    axes : the number of values of each part of a code: rows, vectors, and whether no lane is masked
     """
 
     name: str
@@ -312,7 +312,7 @@ class Tiles(NamedTuple):
     axes: tuple[int, int, int]
 
     def code(self, rows, vectors, whole):
-        """The code of a shape; it has one whether or not there are such tiles."""
+        """The code of a shape, whether or not there are tiles of that shape."""
         return int(np.ravel_multi_index((rows, vectors, whole), self.axes))
 
 

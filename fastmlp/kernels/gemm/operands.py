@@ -1,7 +1,7 @@
 """The matrix products of layers, as jitted code calls them: arrays become the operands of a product.
 
-Separate because `fastmlp.kernels.gemm.macrokernel` knows nothing of arrays, and jitted code nothing of its twenty
-operands: each that it would name is a statement that Numba has to type and to lower, about a millisecond.
+Separate because `fastmlp.kernels.gemm.macrokernel` does not know arrays, and jitted code should not name its twenty
+operands: each name is a statement that Numba types and lowers, about a millisecond.
 """
 
 # mypy: ignore-errors
@@ -18,7 +18,7 @@ from fastmlp.kernels.gemm.microkernel import GATE, STORE
 
 
 class Matrix:
-    """An array (rows, columns), or (columns,), of a product that is being written; None has no place."""
+    """An array (rows, columns) or (columns,) in a product that is being written; for None the place is null."""
 
     def __init__(self, context, builder, kind, value):
         self.builder, self.kind, self.data = builder, kind, NOTHING
@@ -35,7 +35,7 @@ class Matrix:
 
 
 def of_arrays(emit):
-    """Make of `emit`, which takes `Matrix`es and `Symbol`s, what jitted code calls with arrays, numbers."""
+    """Return the intrinsic of `emit`: jitted code gives arrays and numbers, `emit` takes `Matrix`es and `Symbol`s."""
 
     def operand(context, builder, kind, value):
         if isinstance(kind, (types.Number, types.Boolean)):
@@ -47,9 +47,9 @@ def of_arrays(emit):
 
 @of_arrays
 def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, finish, across):
-    """Rows first, .. of out = x[order] @ w + b, so many; with an empty order, of x @ w + b.
+    """`rows` rows of out = x[order] @ w + b, from row `first` on; with an empty order, of x @ w + b.
 
-    The terms of inputs k, k + 1, .., so many; they go on from those before, which wait in out.
+    The sums run over `terms` inputs from input k on. Where k > 0 they begin with the sums before, which are in out.
     """
     builder, begins = x.builder, k.equals(0).value
     product_of = functools.partial(
@@ -68,7 +68,7 @@ def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, 
 
 @of_arrays
 def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, finish, rate, l2):
-    """Rows to, .. of out = rows first, .. of x[order].T @ delta, so many; with an empty order, of x.T."""
+    """`rows` rows of out from `to` on = those of x[order].T @ delta from `first` on; with an empty order, of x.T."""
     builder = x.builder
     product_of = functools.partial(
         multiply, builder, dtype=x.kind.dtype, a=x.at(0, first), b=delta.data, c=out.at(to), rows=rows,
@@ -84,7 +84,7 @@ def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, fi
 
 @of_arrays
 def product_by_transposed(delta, first, rows, w, panel, gate, out, gated):
-    """Rows first, .. of out = delta @ w.T, so many; where `gated`, 0 unless gate is above 0."""
+    """`rows` rows of out = delta @ w.T, from row `first` on; where `gated`, 0 unless gate is above 0."""
     builder = delta.builder
     multiply(
         builder, "strided", delta.kind.dtype, a=delta.at(first), b=w.data, c=out.at(first), rows=rows,
@@ -99,7 +99,7 @@ def product(
     a, a_at, a_row, a_step, b, b_at, b_row, start, start_at, start_row, c, c_at, c_row,
     rows, columns, depth, finish, rate, l2, across,
 ):  # fmt: skip
-    """Any product of flat arrays: elements (m, k) at a[a_at + m * a_row + k * a_step], and so on."""
+    """Any product of flat arrays: element (m, k) of A is a[a_at + m * a_row + k * a_step]; B and C are alike."""
     size = a.itemsize
     place = lambda array, at: array.data if array.data is NOTHING else array.at(0, at)
     multiply(

@@ -1,11 +1,10 @@
 """Copies of matrices made for the tiles' B operand: packed panels and transposes.
 
-A panel is `columns` columns of a matrix without gaps between its rows. Tiles read B by whole
-vectors, three rounds of which are three cache lines: where the rows lie a multiple of 512 bytes
-apart they fall into few sets of L1 and evict one another, and where they are not a multiple of
-64 bytes apart every load straddles two lines and costs two.
+A panel is some columns of a matrix without gaps between its rows. Tiles read B by whole vectors. Where the rows of B
+lie a multiple of 512 bytes apart, they fall into few sets of L1 and evict one another; where they do not lie a multiple
+of 64 bytes apart, a load may lie in two cache lines, and takes twice as long.
 
-Masks are for the edges alone: AVX2's masked stores are microcode on AMD's processors, a dozen cycles each.
+Masks are used at edges only: AVX2's masked stores are microcode on AMD's processors, a dozen cycles each.
 """
 
 from numba import types
@@ -26,8 +25,7 @@ from fastmlp.kernels.jit.lazy import calling, emitted
 
 
 def taken_by(dtype):
-    """The types of what a copy is given: two places, columns, rows, the bytes from row to row, and a scalar
-    for its type."""
+    """The types of a copy's arguments: two places, columns, rows, the bytes from row to row, a scalar of the dtype."""
     return (types.voidptr,) * 2 + (types.intp,) * 4 + (dtype,)
 
 
@@ -45,7 +43,7 @@ def _emitted(name, write):
 def emit_pack(v, a, out, columns, rows, a_row, out_row):
     """Write the copy of rows, one after another.
 
-    A column of vectors at a time, lines that lie 512 bytes apart left L1 before their other half was read.
+    Copied by columns of vectors, cache lines 512 bytes apart were evicted from L1 before their other half was read.
     """
     with counted(v.builder, rows) as i:
         source, target = v.shift(a, i * a_row), v.shift(out, i * out_row)
@@ -60,8 +58,8 @@ def emit_pack(v, a, out, columns, rows, a_row, out_row):
 def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
     """Write the transpose, by blocks of lanes x lanes in registers.
 
-    Sizes are integers or `Symbol`s. Blocks at the edges are masked; without `edges` they are whole, and go
-    beyond rows and columns where these are no multiples of lanes.
+    Sizes are integers or `Symbol`s. Blocks at the edges are masked. Without `edges` they are whole, and read and write
+    beyond rows and columns that are no multiples of lanes.
     """
     lanes, build = v.lanes, v.builder
     with counted(build, rows, lanes) as i, counted(build, columns, lanes) as j:
@@ -80,7 +78,7 @@ def emit_transpose(v, a, out, columns, rows, a_row, out_row, edges=True):
                 whole()
             with edge:
                 mask, last = v.first(width), height - 1
-                # Rows past the end repeat the last one and are not stored.
+                # Rows beyond the end repeat the last one, and are not stored.
                 places = [v.shift(source, a_row * smaller(last.number(m), last)) for m in range(lanes)]
                 block = transposed(v, places, mask)
                 mask, done = v.first(height), build.append_basic_block("stored")

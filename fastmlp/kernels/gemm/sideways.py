@@ -1,8 +1,8 @@
-"""Products whose output has few columns, computed as their transpose: the columns become rows of a tile.
+"""Products with few output columns, computed as their transpose: the columns become rows of a tile.
 
-A tile of 2 columns fills 2 of 16 lanes, and the last layer of 28-256-256-2 took as long as one eight
-times as wide. Here a lane is a sample, or an input. Every sum is the same chain as in
-`fastmlp.kernels.gemm.dispatch`: which of the two is called changes no bit.
+A tile of 2 columns fills 2 of 16 lanes, and the last layer of 28-256-256-2 took as long as one eight times as wide.
+Here each lane holds a sample, or an input. Every sum is the same chain as in `fastmlp.kernels.gemm.dispatch`, so the
+choice between the two changes no bit.
 """
 
 # mypy: ignore-errors
@@ -22,19 +22,19 @@ step, penalised = jittable(descended), jittable(with_decay)
 
 @jittable
 def pays_forward(n_out: int, rows: int, lanes: int) -> bool:
-    """Whether `narrow_affine` is faster: transposing x costs as much as six columns."""
+    """Whether `narrow_affine` is faster: to transpose x takes as long as six columns."""
     return (3 * n_out <= lanes) & (rows >= lanes)
 
 
 @jittable
 def pays_backward(n_out: int, rows: int, lanes: int) -> bool:
-    """Whether `narrow_weight_gradient` is faster, for so many rows of weights."""
+    """Whether `narrow_weight_gradient` is faster, for `rows` rows of weights."""
     return (4 * n_out <= 3 * lanes) & (rows >= lanes)
 
 
 @apart
 def narrow_affine(x, w, b, out, start, stop, relu, panel):
-    """As `dispatch.affine` without an order, by strips of samples whose inputs are transposed into `panel`."""
+    """As `dispatch.affine` without an order; blocks of samples are transposed into `panel` one after another."""
     n_in, n_out = w.shape
     zero = out.dtype.type(0)
     width = VECTORS * (VECTOR_BYTES // out.itemsize)
@@ -56,7 +56,7 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
 
 @apart
 def narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, l2, panel):
-    """As `dispatch.weight_gradient` without an order; fewer than four outputs take the tiles of one row."""
+    """As `dispatch.weight_gradient` without an order; fewer than four outputs use tiles of one row."""
     n_in, n_out = x.shape[1], delta.shape[1]
     zero = out.dtype.type(0)
     lanes = VECTOR_BYTES // out.itemsize

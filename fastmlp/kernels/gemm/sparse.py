@@ -1,12 +1,13 @@
 """Products with a sparse factor: each row of the result is a sum of a few rows of a dense matrix.
 
-Separate from `fastmlp.kernels.gemm.microkernel`, whose tiles share what they load between rows: here no two rows
-have the same terms. A sum holds up to eight vectors of columns in registers while it walks its terms, each of
-them a number and a row that it is multiplied with. So are both products of a first layer: of samples, their
-non-zeros and rows of W; and of columns, the samples that have them and rows of deltas.
+Separate from `fastmlp.kernels.gemm.microkernel`, whose tiles use each vector of B for several rows: here no two rows
+have the same terms. A sum keeps up to eight vectors of columns in registers while it goes through its terms; each term
+is a number times a row of the dense matrix. Both products of a first layer have this form. Forward, a sum belongs to a
+sample: its terms are its non-zeros times rows of W. In the weight gradient, a sum belongs to an input's column: its
+terms are the column's non-zeros times rows of deltas.
 
-Every element is one chain of FMAs over ascending terms, as in a dense product, where the terms with a zero
-factor change no bit but a zero's sign.
+Every element is one chain of FMAs over ascending terms, as in a dense product, whose additional terms are 0 and change
+no bit but a zero's sign.
 """
 
 # mypy: ignore-errors
@@ -48,21 +49,21 @@ from fastmlp.kernels.gemm.operands import of_arrays
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 
 MOST_VECTORS = 8
-"""Vectors of one sum: enough to keep the FMA units busy, and half of the fewest registers."""
+"""The most vectors of one sum: enough to keep the FMA units busy, and half of the registers where these are 16."""
 
 AHEAD, FAR_BYTES = 8, 1 << 22
-"""So many terms ahead rows of W are asked for, where all of it takes so much: 200 rows with 126 of 20 000 inputs each
-go to 100 units, in float64, in 0.64 of the time."""
+"""Rows of W are prefetched this many terms ahead, where W takes more bytes than this: 200 rows with 126 of 20 000
+inputs each go to 100 units, in float64, in 0.64 of the time."""
 
 TARGETS_AHEAD = 3
-"""So many sums ahead the rows are asked for that they are written to."""
+"""Rows of the result are prefetched this many sums ahead."""
 
 AXES = MOST_VECTORS + 1, 2, 2
-"""Of a piece's code: vectors, whether none of their lanes is masked, whether rows are asked for ahead."""
+"""The number of values of each part of a code: vectors, whether no lane is masked, whether rows are prefetched."""
 
 
 class Sums(NamedTuple):
-    """What sums are given: places in memory, then `Symbol`s, or LLVM values for `multiply`. Rows are in bytes from one to the next.
+    """The operands of sums: places in memory, then `Symbol`s; `multiply` takes LLVM values, too. Rows are in bytes.
 
     starts, places : sum s has the terms starts[p] to starts[p + 1], where p = places[s], int64, or s if nothing
     indices, values : of each term the row, int32, and the number
@@ -94,7 +95,7 @@ class Sums(NamedTuple):
 
 
 POINTERS = 8
-"""The first so many of `Sums` are places in memory."""
+"""How many of `Sums`, the first ones, are places in memory."""
 
 
 def taken_by(dtype):
@@ -108,7 +109,7 @@ def operands(build, arguments):
 
 
 def is_given(build, pointer):
-    """Whether a place is not nothing."""
+    """Whether a place is not null."""
     return Symbol(build, build.icmp_unsigned("!=", pointer, NOTHING))
 
 
@@ -119,7 +120,7 @@ def load_at(build, pointer, index, kind=INT):
 
 
 def chosen_by(build, pointer, index):
-    """The number at an index of an array, int64, or the index itself where the array is nothing."""
+    """The number at an index of an array, int64, or the index itself where the array is null."""
     before, read, after = build.block, build.append_basic_block("read"), build.append_basic_block("after")
     build.cbranch(is_given(build, pointer).value, read, after)
     build.position_at_end(read)
@@ -130,7 +131,7 @@ def chosen_by(build, pointer, index):
 
 
 def emit_sums(build, arguments, kinds, code):
-    """Write the function of sums of so many vectors."""
+    """Write the function of sums of a number of vectors, which is part of the code."""
     vectors, whole, far = map(int, np.unravel_index(code, AXES))
     o, v = operands(build, arguments), Vectors(build, kinds[-1], MACHINE.vector_bytes)
     masks = [None] * (vectors - 1) + [None if whole else v.first(o.columns - (vectors - 1) * v.lanes)]
@@ -186,7 +187,7 @@ def compile_sums(dtype: str) -> None:
 
 
 def emit_product(build, arguments, kinds, code):
-    """Write the function of sums of any width: columns are cut into blocks, none much narrower than another."""
+    """Write the function of sums of any width: columns are cut into blocks of nearly equal width."""
     o, dtype = operands(build, arguments), kinds[-1]
     lanes = MACHINE.vector_bytes // ITEMSIZE[dtype]
     up = lambda a, b: (a + (b - 1)) // b
@@ -210,7 +211,7 @@ PRODUCT = emitted(f"sparse_product_{MACHINE.vector_bytes}", emit_product)
 
 
 def multiply(builder, dtype, **given):
-    """Write a call of the product. given : `Sums`; what is not given is nothing, or 0."""
+    """Write a call of the product. given : fields of `Sums`; places that are not given are null, numbers 0."""
     zero = ir.Constant(FLOATS[dtype], 0.0)
     others = {
         **dict.fromkeys(("places", "start", "targets"), NOTHING),
@@ -223,7 +224,7 @@ def multiply(builder, dtype, **given):
 
 @jittable
 def is_far(w_bytes: int):
-    """Return whether rows of so large a W are asked for ahead."""
+    """Return whether rows of a W of this size are prefetched."""
     return where(w_bytes >= FAR_BYTES, w_bytes.number(1), 0)
 
 
@@ -240,7 +241,7 @@ def sums_of_samples(indptr, indices, values, order, w, b, out, finish, far):
 
 @of_arrays
 def sums_of_columns(starts, samples, numbers, columns, delta, out, finish, rate, l2):
-    """Rows `columns` of out, int64, or with none of them all of its rows, = sums of rows of delta.
+    """Row columns[t] of out, int64, or row t where `columns` is empty, = sum t of rows of delta.
 
     Sum t is that of numbers[p] * delta[samples[p]], for p from starts[t] to starts[t + 1].
     """
@@ -257,7 +258,7 @@ compiled = njit(error_model="numpy", inline="always")
 
 @compiled
 def affine(indptr, indices, values, order, w, b, out, relu):
-    """As `dispatch.affine`, of all rows of out, for sparse rows."""
+    """As `dispatch.affine`, for all rows of out, with sparse rows of x."""
     sums_of_samples(
         indptr, indices, values, order, w, b, out, chosen(relu, RELU, STORE), is_far(w.size * w.itemsize)
     )

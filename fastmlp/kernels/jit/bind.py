@@ -1,11 +1,11 @@
 """Joins the program's templates with a variant's slots, and has Numba compile the result.
 
-A template is copied with its globals rebound to the variant's functions, under a qualified name
-that carries a digest of all that it reaches. Of the ways to specialise a Numba function
-this is the one that a second process finds in the disk cache, and that an edit invalidates:
-closures and functions passed as arguments are never found again, and rebound globals under an
-unchanged name are found with the wrong code. Most slots are pieces, found in the same way by all
-programs that have them in common; the rest is compiled into what calls it.
+A template is copied with its globals rebound to the variant's functions. The copy's qualified name has a
+digest of all that it reaches. Of the ways to specialise a Numba function, only this one is found in the disk
+cache by a second process and is invalidated by an edit. Closures and functions passed as arguments are never
+found again, and rebound globals under an unchanged name are found with wrong code. Most slots are pieces,
+which all programs that have them in common find in the same way. The other functions are compiled into their
+callers.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ class Program:
         function = self._functions[name]
         inner = _inner(function, self._functions)
         reach = _reach(function, inner, name in FLUSHING, self._raises, **INNER)
-        # Variants that differ in nothing that an entry point calls have one between them.
+        # Variants share an entry point if they differ in nothing that it calls.
         qualname = f"{name}_{reach.digest}"
         return Source(qualname, qualname, function, lambda: inner, reach, self._raises)
 
     def source_of(self, bound: Bound) -> Source:
         """Return what the entry point of one network is made of.
 
-        Its name has a digest of the constants in it: the disk cache sees names only.
+        Its name has a digest of its constants, because the disk cache compares nothing but names.
         """
         template, names = located(bound.template), located(bound.names)
         inner = _inner(template, TEMPLATES)
@@ -71,7 +71,7 @@ class Program:
 
 
 def located(place: str) -> Any:
-    """Return what "module:name" names."""
+    """Return the object that "module:name" names."""
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)
 
@@ -79,9 +79,9 @@ def located(place: str) -> Any:
 class Source(NamedTuple):
     """What an entry point is compiled from.
 
-    name : of its machine code; kept : what tells the name, see `entries.Entries`
-    names : names() gives what its global names stand for
-    raises : as `emission.emit_entry` takes it
+    name : of its machine code; kept : what the name is computed from, see `entries.Entries`
+    names : names() gives the template's globals by name
+    raises : see `emission.emit_entry`
     """
 
     name: str
@@ -92,7 +92,7 @@ class Source(NamedTuple):
     raises: bool
 
     def compiled(self, dtype: str) -> MachineCode:
-        """Compile it for networks of a NumPy dtype, and keep it on the disk where its name says all of it."""
+        """Compile it for networks of a NumPy dtype; keep it on the disk if the name's digest is known."""
         kind = Told(from_dtype(np.dtype(dtype)))
         with global_compiler_lock:
             dispatcher = _jitted(self.name, self.function, self.names(), emission.new_target(), **INNER)
@@ -105,7 +105,7 @@ class Source(NamedTuple):
 
 
 FLUSHING = ("train_chunk", "gradient", "update")
-"""The templates in which subnormal numbers are taken for 0."""
+"""The templates in which subnormal numbers count as 0."""
 
 
 TEMPLATES: dict[str, Function] = {
@@ -123,9 +123,9 @@ def functions_of(variant: Variant) -> dict[str, Function]:
 
 
 def check_slots(variant: Variant) -> None:
-    """Raise ValueError for a slot that no program of the variant calls, TypeError for what is no function.
+    """Raise ValueError for a slot that no program of the variant calls, TypeError if it is no function.
 
-    A misspelt one would leave the base to run in its place, unseen.
+    With a misspelt slot the base's function would run instead, and nobody would notice.
     """
     known = {**TEMPLATES, **(variant.base.resolved() if variant.base else {})}
     called = _called({**known, **variant.slots})
@@ -144,7 +144,7 @@ def check_slots(variant: Variant) -> None:
 
 
 def _called(functions: Mapping[str, Function]) -> set[str]:
-    """Return the names by which the entry points, and what they call, call anything."""
+    """Return the names of all functions that the entry points call, directly or not."""
     called = {*ENTRY_POINTS}
     seen: set[Any] = set()
     pending = [functions[name] for name in ENTRY_POINTS]
@@ -159,7 +159,7 @@ def _called(functions: Mapping[str, Function]) -> set[str]:
 
 
 def slot(variant: Variant, name: str) -> Function:
-    """Return one slot of the variant, compiled by itself when first called; for tests and timing."""
+    """Return one slot of the variant, for tests and timing; it is compiled by itself when first called."""
     functions = functions_of(variant)
     function = functions[name]
     if name in PIECES:
@@ -175,15 +175,14 @@ def slot(variant: Variant, name: str) -> Function:
 
 
 def called_from_python(*arguments: Any) -> Any:
-    """Call a piece, which only compiled code can."""
+    """Call a piece from Python; by itself, only compiled code can call it."""
     return called(*arguments)  # type: ignore[name-defined]  # noqa: F821  # bound by `slot`
 
 
 def _link(function: Function, functions: Mapping[str, Function], inline: bool = False) -> Function:
-    """Return `function` compiled, with every function that it names taken from `functions` first.
+    """Return `function` compiled, where the functions that it names are taken from `functions` first.
 
-    What needs none of a variant's own functions is shared between variants, so that one process
-    compiles it once.
+    Variants share a function that reaches none of their own functions, so a process compiles it once.
     """
     inner = _inner(function, functions)
     key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
@@ -196,10 +195,10 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
 
 
 def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Function:
-    """Return what calls `function` as the piece `name` of the program (`PIECES`).
+    """Return the intrinsic that calls `function` as the piece `name` of the program (`PIECES`).
 
-    A function of ours that takes a code is compiled for each with the code as a constant, and without the
-    branches of the others. One that Numba's decorator has been over already calls what its own file says,
+    A function of ours that takes a code is compiled once for each code, as a constant, without the branches
+    of other codes. A function that is decorated by Numba already calls the functions that its own file names,
     and keeps its options.
     """
     plain = getattr(function, "py_func", function)
@@ -216,7 +215,7 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
         assert codes is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
         names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
-        # A code may stand for another piece in the next process. Ours call other pieces by its key.
+        # In the next process the code may stand for another piece, so our functions call pieces by the key.
         digested = {"coded": coded} if _is_ours(plain) else names
         reach = _reach(constant, digested, codes[code], **options)
         name = f"{label}.{codes[code].key}.{reach.digest}"
@@ -230,12 +229,13 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
 
 
 def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target: Any, **options: Any) -> Any:
-    """Return a copy of a function as Numba compiles it, with its global names standing for others.
+    """Return a copy of a function for Numba to compile, with other objects for its global names.
 
-    target : of `emission`, in which it is compiled; None for Numba's own, which Python calls
+    target : the target context of `emission` that compiles it; None for Numba's own, whose functions Python
+        can call
 
-    Machine code from the disk cache carries its inner functions' names. Programs that two processes
-    compiled meet in a third, and there one name must mean one code, or one program runs the other's.
+    Machine code on the disk has the names of its inner functions in it. A process may load programs that two
+    other processes have compiled. So one name must mean one code, or a program runs another's function.
     """
     copy = _rebound(function, names)
     copy.__qualname__ = qualname
@@ -246,16 +246,16 @@ def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target:
 
 
 def _reach(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Reach:
-    """Return what the copy is made of.
+    """Return what the copy's machine code is made of.
 
-    more : what else its machine code is made of
+    more : other objects that it depends on
     """
     return Reach(_rebound(function, names), {**_settings(function), **options}, *more, _how())
 
 
 @functools.cache
 def _how() -> str:
-    """Return what machine code depends on beside what it is made of: how it is put together here."""
+    """Return what machine code depends on in addition: a digest of the code in this folder that builds it."""
     return text_of(__name__, told.__name__) + repr((records.ARRAYS, records.WORDS)) + how()
 
 
@@ -269,12 +269,12 @@ def _is_ours(function: Any) -> bool:
 
 
 def _plain(function: Any) -> Any:
-    """Return what a dispatcher or an intrinsic of Numba's was made of; anything else as it is."""
+    """Return the Python function of a dispatcher or an intrinsic of Numba's; anything else as it is."""
     return getattr(function, "py_func", getattr(function, "_defn", function))
 
 
 def _options(function: Any) -> dict[str, Any]:
-    """Return what Numba's decorator was told, if it has been over a function."""
+    """Return the options of Numba's decorator, if the function has been decorated."""
     given = getattr(function, "targetoptions", {})
     return {name: value for name, value in given.items() if name != "nopython"}
 
@@ -294,7 +294,7 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
         if name in PIECES and (bound or _is_ours(_plain(value))):
             inner[name] = _piece(name, value, functions)
         elif isinstance(value, types.FunctionType):
-            # One of ours that a user calls, by any name: the code may be known when it runs, and not before.
+            # A user's function may call ours by any name, and with a code that only run time knows.
             coded = _is_ours(value) and _takes_code(value.__name__) and not _is_ours(function)
             inner[name] = _piece(value.__name__, value, functions) if coded else _link(value, functions)
         elif bound:
@@ -303,15 +303,15 @@ def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, F
 
 
 def _takes_code(name: str) -> bool:
-    """Return whether a slot's first argument is a code, and each has machine code of its own."""
+    """Return whether a slot's first argument is a code, where each code has machine code of its own."""
     return name in PIECES and PIECES[name].codes is not None
 
 
 def _meant(name: str, function: Function, functions: Mapping[str, Function]) -> Any:
-    """Return what a global name of a function stands for: the variant's, its module's own, or None."""
+    """Return the object of a function's global name: the variant's, else its module's own, else None."""
     own, bound = function.__globals__.get(name), functions.get(name)
     if bound is not None and _is_ours(_plain(bound)) and _is_foreign(own):
-        bound = None  # a user's function has a helper of such a name
+        bound = None  # a user's function may have its own helper with the name of a slot
     return own if bound is None else bound
 
 

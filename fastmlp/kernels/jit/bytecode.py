@@ -1,6 +1,6 @@
-"""What a function is made of, as a text and what its names stand for: the part of a digest that is code.
+"""What a function is made of: its bytecode, and the objects of its names. The part of a digest that is code.
 
-Separate from `fastmlp.kernels.jit.objects`, which knows all other objects, because this knows bytecode.
+Separate from `fastmlp.kernels.jit.objects`, which reads all other objects, because this reads bytecode.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ COMPUTING = {
     *("operator", "pickle", "re", "statistics", "string", "struct", "textwrap", "types", "typing"),
     "warnings",
 }
-"""Packages whose functions give the same for the same arguments in every process of one installation."""
+"""Packages whose functions return the same for the same arguments in every process of one installation."""
 
 WORLDLY = {
     *("open", "input", "eval", "exec", "compile", "globals", "locals", "vars", "__import__", "breakpoint")
 }
-"""Functions of Python's own that may read anything."""
+"""Python's own functions that may read anything."""
 
 OF_EVERY_MODULE = {*vars(types.ModuleType("any")), "__builtins__", "__cached__", "__file__", "__path__"}
 
-"""Names that stand in every module; most often they are meant as attributes of something else."""
+"""Names that every module has. In code they are nearly always attributes of other objects."""
 
 Shape = tuple[bytes, list[Any]]
-"""What an object is by itself, and the others that it reaches, in an order that is always the same."""
+"""What an object is by itself, and the objects that it reaches, in a fixed order."""
 
 
 class Unknown(Exception):
-    """What code is made of cannot be known; the text says what is read, and where."""
+    """It cannot be known what code is made of; the text says what the code reads, and where."""
 
 
 def _atom(value: Any) -> bytes:
@@ -49,7 +49,7 @@ ATOMS: dict[type, Callable[[Any], bytes]] = {
     **dict.fromkeys((type(None), bool, float, complex, str, bytes, range, type(...)), _atom),
     int: lambda value: b"int %x" % value,  # Python writes no more than 4300 decimal digits
 }
-"""What is taken by its value, wherever it is met."""
+"""The types of objects that a digest takes by value."""
 
 
 def home_of(function: types.FunctionType) -> str:
@@ -88,10 +88,10 @@ def several(what: bytes, values: Iterable[Any]) -> Shape:
 
 
 _shapes: dict[types.FunctionType, tuple[int, Shape]] = {}
-"""Of functions of our own modules, with how many globals the module had: while it loads, more come."""
+"""By function of our own modules, with its module's number of globals, which grows while the module loads."""
 
 BESIDE = {"fastmlp.kernels.codegen.machine.target"}
-"""Functions whose results stand beside the digest, in the key of the disk cache."""
+"""Functions whose results are not in the digest, because the key of the disk cache has them."""
 
 METHODS: set[types.FunctionType] = set()
 """Of classes of our own modules, whether they have a closure or not."""
@@ -124,8 +124,8 @@ def of_function(function: types.FunctionType) -> Shape:
 def _of_code(function: types.FunctionType) -> tuple[Shape, bool]:
     """Return the code of a function and what its names stand for, and whether it names somebody's module.
 
-    A name that a global and an attribute have in common counts as both, for telling them apart would cost
-    twenty times as much as all else; not so `__doc__` and others that every module has.
+    A name that both a global and an attribute have counts as both: to tell them apart would take twenty times
+    as long as all else. Exceptions are `__doc__` and other names that every module has.
     """
     code, scope = function.__code__, function.__globals__
     text, names, imports = _known(code)
@@ -232,7 +232,7 @@ def _known(code: types.CodeType) -> _Code:
 
 
 def text_of_code(code: types.CodeType) -> bytes:
-    """Return what tells a code from another's, and is the same in every process; no docstring, no lines."""
+    """Return a text of a code that is the same in every process, without its docstring and line numbers."""
     parts = [
         repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars)).encode(),
         repr((code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)).encode(),

@@ -1,10 +1,11 @@
-"""Digests of what machine code is made of: a name with one in it never means older code.
+"""Digests of all that machine code is made of: a name with a digest in it never stands for outdated code.
 
-A walk from a function over all that it reaches: the code of functions without docstrings and line numbers,
-the globals they name, closures, defaults, attributes of modules, classes, instances, containers, and what
-those reach. What belongs to Python, NumPy, Numba and llvmlite counts by its name: their releases stand in the
-digest, or beside it in the cache. What cannot be known, as an object of somebody's C code, or what a file
-says when code is written, makes the whole unknown, and no cache keeps that.
+A digest comes from a walk over all that a function reaches: the code of functions without docstrings and line
+numbers, the globals that they name, closures, defaults, attributes of modules, classes, instances,
+containers, and what those reach. Objects of Python, NumPy, Numba and llvmlite count by their names; the
+releases of these packages are in the digest, or beside it in the cache. Some things cannot be known, as an
+object of a C extension, or the content of a file that is read while code is written. Then the digest is
+unknown, and the code is not cached.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ from fastmlp.kernels.jit.objects import Opaque, overloads, shape_of
 
 
 class _Reader(NamedTuple):
-    """Stands in a walk's list of what to visit: what follows is read by the function of this name."""
+    """An entry in a walk's list of objects to visit: the function of this name reads the objects after it."""
 
     name: str
 
 
 class Reach:
-    """What some machine code is made of, from its roots on.
+    """All that some machine code is made of: its roots, and what they reach.
 
     digest : 16 hexadecimal digits, the same in every process that makes the same code; random if unknown
     unknown : why it cannot be known, or None
@@ -53,7 +54,7 @@ class Reach:
             self.digest, self.unknown = secrets.token_hex(8), str(unknown)
 
     def unchanged(self) -> bool:
-        """Whether the roots still reach the same: a module's attribute may be set before code is compiled."""
+        """Whether the roots still reach the same: a module's attribute may have been set since."""
         try:
             return digest_of(self._roots) == self.digest
         except Unknown:
@@ -61,12 +62,12 @@ class Reach:
 
 
 def marked(function: Any, reach: Reach) -> None:
-    """Have the walk take a function for its digest, as code that is called by a name with that in it."""
+    """Let walks take the digest for this function, because its code is called by a name with that digest."""
     function.fastmlp_reach = reach
 
 
 def text_of(*modules: str) -> str:
-    """Return a digest of the code of all functions that modules define, without what it reaches."""
+    """Return a digest of the code of all functions that modules define, without what this code reaches."""
     found = (value for name in modules for value in vars(sys.modules[name]).values())
     functions = [f for f in found if isinstance(f, types.FunctionType) and f.__module__ in modules]
     return hashlib.sha256(b"".join(text_of_code(function.__code__) for function in functions)).hexdigest()
@@ -80,13 +81,13 @@ def digest_of(roots: Iterable[Any]) -> str:
         if walk.foreign:
             walk.through(overloads())
     except Unknown:
-        _Walk(telling=True).through(roots)  # raises again, and says where
+        _Walk(telling=True).through(roots)  # raises again, with the function in its message
         raise
     return walk.digest()
 
 
 class _Walk:
-    """One walk: objects are numbered as they are met, so that what is met again is a number.
+    """One walk. Objects are numbered when they are first met; later the number stands for the object.
 
     telling : whether an error says which function reads what cannot be known
     """
@@ -97,7 +98,7 @@ class _Walk:
         """Whether somebody else's function has been met."""
         self._texts = [f"{np.__version__} {sys.version_info[:2]}".encode()]
         self._met: dict[int, int] = {}
-        self._kept: list[Any] = []  # lest an id be given again
+        self._kept: list[Any] = []  # objects must live as long as the walk: an id may be used again
 
     def digest(self) -> str:
         """Return the digest of all that has been met."""
@@ -132,7 +133,7 @@ class _Walk:
                     raise Unknown(f"{reader} reads {what}") from None
                 except Unknown:
                     raise
-                except Exception as error:  # somebody's object may raise anything when it is looked at
+                except Exception as error:  # an object may raise anything when its attributes are read
                     raise Unknown(f"{reader} reads an object of {kind}, which raised {error!r}") from error
                 if kind is types.FunctionType:
                     self.foreign = self.foreign or _is_foreign(value)

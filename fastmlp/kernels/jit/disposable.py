@@ -1,10 +1,10 @@
-"""What is compiled for one network and goes with it: its code generators and its types.
+"""Intrinsics for the program of one network, which are deleted with the program.
 
 Numba keeps every `@intrinsic` in its registries for ever: 8 MB for each network that had a program of its
-own, a gigabyte after a search over a hundred shapes. What is made here is held by nothing but the program
-that it is made for.
+own, a gigabyte after a search over a hundred shapes. Only the program that uses them refers to the intrinsics
+made here.
 
-Numba's private parts are touched here for that; tried on 0.62.1 and 0.68.1.
+This uses private parts of Numba; tried on 0.62.1 and 0.68.1.
 """
 
 # mypy: ignore-errors
@@ -20,15 +20,15 @@ from numba.core.typing.templates import AbstractTemplate
 
 
 class Intrinsic:
-    """As Numba's `@intrinsic` of the same function; forgotten with the last reference to it."""
+    """As Numba's `@intrinsic`; Numba forgets it when the last reference to it is deleted."""
 
     def __init__(self, definition):
         functools.update_wrapper(self, definition)
-        del self.__wrapped__  # its code would be taken for the function that jitted code calls
-        self._defn = definition  # as Numba's, for digests
+        del self.__wrapped__  # Numba would take that for the function which jitted code calls
+        self._defn = definition  # the name of Numba's intrinsics, which digests read
         parts = {"key": self.__name__, "definition": staticmethod(definition), "known": {}}
         template = type(f"{self.__name__}_template", (_Template,), parts)
-        # This table has a weak reference to the key; the template must not lead back to it.
+        # The table refers to its keys weakly; the template must not refer to the intrinsic, its key.
         cpu_target.typing_context.insert_global(self, types.Function(template))
         weakref.finalize(self, _forget, template.known)
 
@@ -37,7 +37,7 @@ class Intrinsic:
 
 
 class _Template(AbstractTemplate):
-    """Types a call, and has the code generator for it found under a key of its own."""
+    """Types a call, and registers the call's code generator under a key of its own."""
 
     def generic(self, args, kws):
         """Return the signature of a call, None if there is none."""
@@ -53,7 +53,7 @@ class _Template(AbstractTemplate):
         return self.known[args][0]
 
     def get_impl_key(self, signature):
-        """Return what the code generator is found under."""
+        """Return the key of the code generator."""
         return self.known[signature.args][1]
 
 
@@ -63,9 +63,9 @@ def _forget(known):
 
 
 def stage(function):
-    """Make of a Python function of (work, ..) what jitted code calls, compiled into what calls it.
+    """Return an intrinsic that compiles a Python function of (work, ..) into its caller.
 
-    It returns nothing, or a number of work's dtype if it is annotated to return a float.
+    It returns nothing, or a number of work's dtype if its annotation says that it returns a float.
     """
     returns = "return" in typing.get_type_hints(function)
 

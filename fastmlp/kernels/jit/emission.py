@@ -1,6 +1,6 @@
-"""From what Numba has typed and lowered to object files; no engine of Numba's keeps the code.
+"""Makes object files of the code that Numba has typed and lowered, without Numba's own engine.
 
-Numba's private parts are touched here and in `fastmlp.kernels.jit.disposable`; tried on 0.62.1 and 0.68.1.
+Private parts of Numba are used here and in `fastmlp.kernels.jit.disposable`; tried on 0.62.1 and 0.68.1.
 """
 
 # mypy: ignore-errors
@@ -28,16 +28,16 @@ INT, INT32, VOID, POINTER = ir.IntType(64), ir.IntType(32), ir.VoidType(), ir.In
 
 
 class _Codegen(JITCPUCodegen):
-    """Optimises, and emits nothing: a function that others inline never becomes machine code by itself.
+    """Optimises code and emits none, since a function that others inline needs no machine code of its own.
 
-    Frees LLVM's pass managers, which llvmlite's classes forget to: 33 KiB a function, 4 MB a program.
+    It frees LLVM's pass managers, which llvmlite does not do: 33 KiB a function, 4 MB a program.
     """
 
     def _add_module(self, module):
         pass
 
     def set_env(self, env_name, env):
-        """Nothing: what needs an environment is not compiled here."""
+        """Nothing: no function that is compiled here needs an environment."""
 
     def _function_pass_manager(self, **options):
         manager, builder = super()._function_pass_manager(**options)
@@ -51,21 +51,21 @@ class _Codegen(JITCPUCodegen):
 
 
 def new_target():
-    """Return a target context of Numba's with a code generator of its own, which goes with it."""
+    """Return a target context of Numba's with its own code generator, so that both are deleted together."""
     shared = cpu_target.target_context
     constants = copy.copy(shared._get_constants)
-    constants._cache = {}  # has a key for the type of every code generator
+    constants._cache = {}  # the cache keeps the type of every code generator
     return shared.subtarget(_internal_codegen=_Codegen("fastmlp"), _get_constants=constants)
 
 
 @functools.cache
 def shared_target():
-    """Return the target context of all that programs share."""
+    """Return the target context that compiles all code that programs share."""
     return new_target()
 
 
 def give_target(dispatcher, context):
-    """Have a dispatcher of Numba's compile in a target context."""
+    """Let a dispatcher of Numba's compile in a target context."""
     described = {"typing_context": cpu_target.typing_context, "target_context": context}
     dispatcher._compiler.targetdescr = SimpleNamespace(options=cpu_target.options, **described)
     dispatcher.targetctx = context
@@ -85,21 +85,22 @@ def assembly_of(library):
 
 
 def python_call(builder, name, result, *given):
-    """Emit a call of a function of Python's, of which `fastmlp.kernels.jit.engine` has the names."""
+    """Emit a call of a function of Python's C API; `engine.PYTHON` lists those that can be called."""
     signature = ir.FunctionType(result, [one.type for one in given])
     return builder.call(cgutils.get_or_insert_function(builder.module, signature, name), given)
 
 
 def initialize_runtime():
-    """Have the symbols of Numba's runtime found: what allocates, and what raises errors of its own."""
+    """Let the loader find the symbols of Numba's runtime, which code that allocates or raises needs."""
     rtsys.initialize(cpu_target.target_context)
 
 
 def emit_entry(compiled, name, flushes, raises):
     """Return the machine code of an entry point around the only overload of a dispatcher.
 
-    flushes : whether subnormal numbers are taken for 0 while it runs
-    raises : whether it may raise errors beside those of pieces that cannot be had: a user's kernels may
+    flushes : whether subnormal numbers count as 0 while it runs
+    raises : whether it may raise errors itself, as a user's kernels may; else only errors of pieces that
+        cannot be loaded or compiled arise
     """
     (made,) = compiled.overloads.values()
     context = compiled.targetctx
@@ -124,7 +125,7 @@ def emit_entry(compiled, name, flushes, raises):
 
 
 def _fetched_error(context, builder, status, raises):
-    """Take the error that is set, or that the kernel raised; return its address."""
+    """Emit code that returns the address of the error which Python has set, or the kernel has raised."""
     api = context.get_python_api(builder)
     gil = python_call(builder, "PyGILState_Ensure", INT32)
     if raises:

@@ -1,6 +1,6 @@
-"""Machine code in memory: object files that LLVM's loader links, and how compiled code finds them.
+"""Machine code in memory: LLVM's loader links object files, and compiled code finds their functions here.
 
-Numba is not needed for that. What is not on the disk is compiled, for which it is loaded.
+This needs no Numba. Numba is loaded only to compile code that is not on the disk.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastmlp.system import forks
 from fastmlp.system.compiling import compiling
 
 RESOLVE = "fastmlp:resolve"
-"""The symbol of what compiled code calls to find a piece."""
+"""The symbol of the function that compiled code calls to find a piece."""
 
 lock = threading.RLock()
 """Held while code is loaded or compiled."""
@@ -41,11 +41,11 @@ PYTHON = (
     *("PyException_SetTraceback", "PyGILState_Ensure", "PyGILState_Release", "PyLong_AsLongLong"),
     *("PyObject_CallFunction", "Py_DecRef"),
 )
-"""What machine code takes from Python; not every system exports it to a loader."""
+"""Functions of Python's C API that machine code calls; not every system exports them to a loader."""
 
 
 class Engine:
-    """A place in memory for machine code, which goes with the last reference to it."""
+    """Machine code in memory; it is freed with the last reference to the engine."""
 
     def __init__(self) -> None:
         _, cpu, features = target()
@@ -64,7 +64,7 @@ class Engine:
 
 @functools.cache
 def common() -> Engine:
-    """Return where the pieces are, which any program may call; then LLVM finds the process's symbols."""
+    """Return the engine of the pieces, which all programs share; the first call prepares LLVM."""
     tuned.take_kept()
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
@@ -74,9 +74,9 @@ def common() -> Engine:
 
 
 def can_link(code: MachineCode) -> bool:
-    """Return whether all that the code needs from elsewhere is there: else linking would end the process.
+    """Return whether all symbols that the code needs can be found: linking would end the process otherwise.
 
-    What Numba brings, as its runtime, is there once it has been imported.
+    Symbols of Numba, as those of its runtime, are found once Numba has been imported.
     """
     common()
     if all(map(binding.address_of_symbol, code.externals)):
@@ -86,20 +86,20 @@ def can_link(code: MachineCode) -> bool:
 
 
 _found: dict[tuple[str, str, str], int] = {}
-"""By name, types and code: addresses of the pieces that the process has loaded."""
+"""The addresses of the pieces that the process has loaded, by name, types of arguments, and code's key."""
 
 compiled: list[str] = []
-"""What the process has compiled, and not loaded: names and for what."""
+"""What the process has compiled because the disk had no such code: names and keys."""
 
 known_to_compiler: dict[str, Callable[[], Any]] = {}
-"""To be called before a piece is compiled: each tells the compiler of the pieces of a loaded program."""
+"""Functions to call before a piece is compiled: each tells the compiler of the pieces of a loaded program."""
 
 
 def address_of(name: str, types: bytes, kind: str, key: str) -> int:
-    """Return where the machine code of a piece is; load it, or compile it first.
+    """Return the address of a piece, which is loaded, or compiled first.
 
-    types : a pickle of its arguments' types, Numba's; kind : their names
-    key : of what its code stands for, "" if it has none
+    types : a pickle of the types of its arguments, Numba's; kind : the names of these types
+    key : of the activation, loss or rule that its code stands for; "" without a code
     """
     wanted = name, kind, key
     if wanted not in _found:
@@ -113,7 +113,7 @@ def address_of(name: str, types: bytes, kind: str, key: str) -> int:
 
 
 def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> MachineCode:
-    """Return machine code from the disk; compiled, by one process at a time, where it has none."""
+    """Return machine code from the disk. If there is none, compile it, in one process at a time."""
     code = store.load(name, key)
     if code is None or not can_link(code):
         with store.only_one(name, key):
@@ -127,10 +127,10 @@ def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> Machin
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Hold `lock`, for which forks wait, and leave the garbage collector out.
+    """Hold `lock`, for which forks wait, and switch the garbage collector off.
 
-    The compiler makes millions of objects, most of which stay until its end: to look through them again and
-    again takes a tenth of a compilation.
+    The compiler makes millions of objects, most of which live until it ends. The collector would look through
+    them again and again, for a tenth of the time of a compilation.
     """
     with lock:
         enabled = gc.isenabled()
@@ -150,9 +150,9 @@ def _compiler() -> Any:
 
 
 def _resolve(wanted: int, length: int, code: int) -> int:
-    """Return the address of the piece that is described, pickled, at `wanted`: see `lazy.calling`.
+    """Return the address of a piece. At `wanted` lies a pickle that describes it, see `lazy.calling`.
 
-    code : its code, where that was not known when the call was written
+    code : the value of its first argument, if that was not a constant when the call was written
     """
     name, types, kind, codes, key = pickle.loads(ctypes.string_at(wanted, length))
     if key is None:
@@ -160,14 +160,15 @@ def _resolve(wanted: int, length: int, code: int) -> int:
     return address_of(name, types, kind, key)
 
 
-# The function itself, which compiled code calls as CPython's own C code would. A callback of ctypes returns
-# an arbitrary address where an error arises outside of what its text can guard: Ctrl-C on entering it.
+# The symbol is the address of the Python function itself, which compiled code calls through the C API. A
+# callback of ctypes would return an arbitrary address if an error arises before its first line, as Ctrl-C
+# can.
 binding.add_symbol(RESOLVE, id(_resolve))
 binding.add_symbol(table.SYMBOL, table.VALUES.ctypes.data)
 
 
 class Entry:
-    """A function of machine code with one signature for all: a call's address, which worker, of how many.
+    """A function of machine code; its arguments are a call's address, a worker's number, how many there are.
 
     It runs without Python's lock, and returns 0, or the address of an exception that it owns.
     """
@@ -177,7 +178,7 @@ class Entry:
         self._function = _SIGNATURE(address)
 
     def __call__(self, call: int, worker: int = 0, workers: int = 1) -> None:
-        """Run it; raise what went wrong in there."""
+        """Run it; raise the error that arose in it, if one did."""
         failed = self._function(call, worker, workers)
         if failed is not None:
             raise _error(failed)
@@ -194,7 +195,7 @@ def _error(address: int) -> BaseException:
 
 
 def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> Entry:
-    """Return an entry point in an engine of its own; loaded, or compiled where the disk has none.
+    """Return an entry point in an engine of its own; it is loaded, or compiled if the disk has none.
 
     kind : of the network's numbers
     """
@@ -205,5 +206,5 @@ def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> E
 
 
 def is_compiler_loaded() -> bool:
-    """Whether this process has the compiler: then what it knows counts, not what was kept of it."""
+    """Whether this process has the compiler: then names are computed anew, and not read from the disk."""
     return "fastmlp.kernels.jit.bind" in sys.modules

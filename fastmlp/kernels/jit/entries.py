@@ -1,7 +1,7 @@
-"""The entry points of programs: the names that they are found by, and what is said when one compiles.
+"""The entry points of programs: their names in the store, and the message when one is compiled.
 
-A warm process that loads no compiler asks `fastmlp.kernels.jit.store` for the name that a program had when it
-was compiled from the same sources.
+A warm process loads no compiler. It asks `fastmlp.kernels.jit.store` for the name that the program got when
+it was compiled from the same sources.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
 """The templates that are called from Python, in `fastmlp.kernels.program.templates`."""
 
 EVERY = "every one of fastmlp's own"
-"""Marks a program of which all pieces that fastmlp has are on the disk, as `fastmlp warmup` leaves it."""
+"""The mark of a program whose pieces of fastmlp's own are all on the disk, as after `fastmlp warmup`."""
 
 OWN = frozenset(piece.key for codes in BY_KIND.values() for piece in codes.own_pieces())
 
 LOOK_SECONDS = 0.05
-"""Between two looks at the disk for the same training: two of them took 140 us, half of the smallest one."""
+"""The least time between two looks at the disk for a training: two took 140 us, half of the smallest fit."""
 
 MOST_BOUND = 64
-"""Networks whose own entry points a process keeps."""
+"""The most networks whose own entry points a process keeps."""
 
 
 def name_of(digest: str, bound: Bound) -> str:
-    """Return the name of one network's machine code, by a digest of what all such programs are made of."""
+    """Return the name of one network's machine code; digest : of what is common to all such programs."""
     constants = hashlib.sha256(f"{digest} {bound.constants!r}".encode()).hexdigest()[:16]
     return f"train_chunk@{'-'.join(map(str, bound.sizes))}_{constants}"
 
 
 @lru_cache(maxsize=64)
 def pieces_of(network: Network, optimizer: Optimizer) -> str:
-    """Return the names of what a training calls machine code for, beside its program."""
+    """Return the names of a training's activations, loss and rule, whose machine code it calls."""
     parts = *network.activations, loss_of(network.loss), optimizer.rule
     return ",".join(getattr(part, "key", str(part)) for part in parts)
 
@@ -54,8 +54,9 @@ def pieces_of(network: Network, optimizer: Optimizer) -> str:
 class Entries:
     """A variant's entry points.
 
-    name : of the variant; load() gives it, with its functions
-    lasting : whether its functions are those of the installed package, whose names may be kept
+    name : of the variant; load() returns the variant with its functions
+    lasting : whether its functions are those of the installed package; only then are their names kept on the
+        disk
     """
 
     def __init__(self, name: str, load: Callable[[], Variant], lasting: bool) -> None:
@@ -63,7 +64,7 @@ class Entries:
         self._entries: dict[tuple[str, str], Entry] = {}
         self._ready: set[tuple[str, str, Bound | None]] = set()
         self._missing: dict[tuple[str, str, Bound | None], float] = {}
-        """When the disk was last looked at in vain."""
+        """When the disk was last asked for a training that it did not have."""
         self.of_network = lru_cache(MOST_BOUND)(self._of_network)
 
     def get(self, template: str, dtype: str) -> Entry:
@@ -74,7 +75,7 @@ class Entries:
                 f"{self._name} {template}", dtype, lambda: self._program().source(template), lambda name: name
             )
             if template == ENTRY_POINTS[0]:
-                # Whoever compiled it has said so, in this process or beside it; the others take a second.
+                # Its compilation has been announced, here or in another process; others take a second.
                 _said.add(_in_words(self._name, dtype))
         return found
 
@@ -106,7 +107,7 @@ class Entries:
         return True
 
     def mark_ready(self, network: Network, optimizer: Optimizer, dtype: str, bound: Bound | None) -> None:
-        """Have it said, after a training."""
+        """Mark a training's machine code as complete, after the training."""
         key = pieces_of(network, optimizer), dtype, bound
         if key not in self._ready:
             self._ready.add(key)
@@ -114,11 +115,11 @@ class Entries:
                 store.mark(name, f"{dtype} {key[0]}")
 
     def mark_ready_for_all(self, dtype: str) -> None:
-        """Have it said of all trainings with pieces of fastmlp's own, after all pieces were called."""
+        """Mark the code of all trainings with pieces of fastmlp's own, after all pieces were called."""
         store.mark(self._training(None), f"{dtype} {EVERY}")
 
     def _training(self, bound: Bound | None) -> str:
-        """Return the name of the program of a training, "" if it is not known."""
+        """Return the name of a training's program, "" if it is not known."""
         kept = store.names().get(bound.template if bound else f"{self._name} train_chunk")
         return name_of(kept, bound) if bound and kept else kept or ""
 
@@ -128,9 +129,10 @@ class Entries:
     ) -> Entry:
         """Return an entry point, loaded or compiled.
 
-        what : it is; source() says what it is made of, for which the compiler is loaded
-        name : name(kept) gives the name of its machine code from what was kept of it
-        network : the sizes of the only one that it serves
+        what : a description, by which its name is kept; source() gives what it is made of, and loads the
+            compiler
+        name : name(kept) gives the name of its machine code from the kept one
+        network : the sizes of the only network that it serves, or empty
         """
         kept = store.names().get(what) if self._lasting and not is_compiler_loaded() else None
         if kept is None:
@@ -155,7 +157,7 @@ class Entries:
         return entry_of(name(kept), dtype, compiled)
 
     def _put_names(self) -> None:
-        """Keep the names of all entry points: a process without the compiler may ask for another one."""
+        """Keep the names of all entry points: a process without the compiler may need another one."""
         program = self._program()
         for template in ENTRY_POINTS:
             what = f"{self._name} {template}"
@@ -167,13 +169,13 @@ class Entries:
 
 
 ABOUT_SECONDS = {"train_chunk": 4, "gradient": 2, "update": 1, "predict": 1, "evaluate": 1}
-"""What compiling a template takes, with all that a network calls: seconds on AMD EPYC, rounded up."""
+"""The time to compile a template with all that a network calls: seconds on AMD EPYC, rounded up."""
 
 ABOUT_SECONDS_OF_A_NETWORK = 2
-"""What compiling the entry point of one network takes."""
+"""The time to compile the entry point of one network, in seconds."""
 
 MEASURED = "seconds of one network's program"
-"""What the seconds are kept as that the last of these compilations took on this machine."""
+"""The name under which the seconds of the last such compilation on this machine are kept."""
 
 
 def about_seconds_of_a_network() -> float:
@@ -182,7 +184,7 @@ def about_seconds_of_a_network() -> float:
 
 
 _said: set[str] = set()
-"""What was announced."""
+"""The messages that were given."""
 
 
 def _in_words(variant: str, dtype: str) -> str:
@@ -192,9 +194,9 @@ def _in_words(variant: str, dtype: str) -> str:
 def _announced(
     name: str, variant: str, dtype: str, network: str, unknown: str | None
 ) -> AbstractContextManager[None]:
-    """Return a context to compile in, which says so once for each variant or network and dtype.
+    """Return a context to compile in, which gives one message for each variant or network and dtype.
 
-    name : of the program; unknown : why the disk cannot keep it
+    name : of the program; unknown : why it cannot be kept on the disk, or None
     """
     what, once = _in_words(variant, dtype), "once each for training, prediction and validation"
     key = f"{name} {dtype}" if network else what

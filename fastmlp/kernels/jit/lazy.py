@@ -1,10 +1,9 @@
-"""Functions that are compiled when they are first called, each by itself, and that all programs share.
+"""Pieces: functions that are compiled when they are first called, each by itself, and shared by all programs.
 
-Numba links what a function calls into it, and optimises and assembles that again, in every function and
-every program above it, whether a network needs it or not. Here a program holds a stub, as one that a
-dynamic linker binds lazily does: at its first call it asks for the address of machine code of that piece
-alone, which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`), and from then on it jumps
-there.
+Numba links into a function all that it calls. So the same code is optimised and assembled again in every
+function and every program above it, whether a network needs it or not. Here a program has a stub in place of
+a piece, as with lazy binding in a dynamic linker. The stub's first call asks for the address of the piece,
+which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`). Later calls jump there.
 """
 
 # mypy: ignore-errors
@@ -35,19 +34,19 @@ from fastmlp.kernels.jit.store import MachineCode, save
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 INNER = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""For what only compiled code calls: a sixth less to compile."""
+"""Options for functions that only compiled code calls: a sixth less to compile."""
 
 helper = register_jitable(_nrt=False, **OPTIONS, **INNER)
-"""Makes of a short function one that jitted code may call as well as Python."""
+"""Decorates a short function, which jitted code and Python may then call."""
 
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
 class Maker:
-    """What compiles a piece.
+    """Compiles a piece.
 
-    make : make(arguments, key) gives the finished library of Numba's, and the symbol in there
-    reach : what the piece is made of; reach_of(key), of what its code stands for as well
+    make : make(arguments, key) gives the finished library of Numba's, and the piece's symbol in it
+    reach_of : reach_of(key) gives what the piece is made of, with the activation, loss or rule of its code
     """
 
     def __init__(self, make: Callable[[Any, str], tuple[Any, str]], reach_of: Callable[[str], Reach]) -> None:
@@ -55,11 +54,11 @@ class Maker:
 
 
 _makers: dict[str, Maker] = {}
-"""By the names of pieces."""
+"""The makers of pieces, by name."""
 
 
 def compiled_piece(name: str, arguments: tuple[Any, ...], key: str) -> MachineCode:
-    """Compile a piece for some types of its arguments; keep it on the disk where its name says all of it."""
+    """Compile a piece for some types of arguments; keep it on the disk if the name's digest is known."""
     maker = _makers[name]
     with global_compiler_lock:
         library, symbol = maker.make(arguments, key)
@@ -71,7 +70,7 @@ def compiled_piece(name: str, arguments: tuple[Any, ...], key: str) -> MachineCo
 
 
 def assembly_of_piece(name: str, arguments: tuple[Any, ...], key: str) -> str:
-    """Return the assembly of a piece for some types of its arguments; for people to read."""
+    """Return the assembly of a piece for some types of arguments, for people to read."""
     with global_compiler_lock:
         return emission.assembly_of(_makers[name].make(arguments, key)[0])
 
@@ -82,7 +81,7 @@ def text_of_types(arguments: tuple[Any, ...]) -> str:
 
 
 def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
-    """Compile a piece, or load it, before anything calls it; return its address."""
+    """Compile a piece, or load it, before it is called; return its address."""
     return address_of(name, pickle.dumps(arguments), text_of_types(arguments), key)
 
 
@@ -94,14 +93,14 @@ def piece(
     of_code: Any = None,
     others: Any = None,
 ) -> Any:
-    """Return what jitted code calls instead of `compiled`, the dispatcher of a uniquely named function.
+    """Return what jitted code calls for `compiled`, the dispatcher of a function with a unique name.
 
     reach : what the piece is made of
-    result : what it returns, one of Numba's types
-    codes : of which its first argument is one, if each has machine code of its own
-    of_code : of_code(code), the dispatcher for a code and what it is made of; ValueError if there is no such
-    code
-    others : a function that takes what these take
+    result : the type that it returns, one of Numba's
+    codes : the table of its first argument, if each code has machine code of its own; else None
+    of_code : of_code(code) gives the dispatcher for a code, and what it is made of; ValueError for an unknown
+        code
+    others : a function with the same parameters
     """
     name = compiled.py_func.__qualname__
 
@@ -125,7 +124,7 @@ def piece(
             return result(*map(types.unliteral, arguments)), calling(name)
         code, others = given[0], map(types.unliteral, given[1:])
         if isinstance(code, types.IntegerLiteral):
-            # With the literal: Numba finds code generators by the types of arguments.
+            # The literal stays: Numba finds code generators by the types of arguments.
             return result(code, *others), calling(name, codes.kind, codes[code.literal_value].key)
         return result(types.intp, *others), calling(name, codes.kind)
 
@@ -142,10 +141,10 @@ def piece(
 
 
 def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable[..., Any]:
-    """Return what emits a call of a piece, as an intrinsic's code generator.
+    """Return the code generator of an intrinsic that calls a piece.
 
-    codes : what kind of code its first argument is, or below what number it is; 0 if it takes none
-    key : of what the code stands for, where that is a constant
+    codes : the kind of codes that its first argument has, or their number; 0 if it takes none
+    key : of the activation, loss or rule of a code that is a constant
     """
 
     def emit(context, builder, signature, values):
@@ -153,7 +152,7 @@ def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable
         result = signature.return_type
         place = cgutils.alloca_once(builder, context.get_value_type(result))
         taken = context.get_arg_packer(signature.args).as_arguments(builder, values)
-        # As `call_conv.call_function`, by half of its instructions: errors go where the caller's own would.
+        # As `call_conv.call_function`, in half as many instructions: errors go where the caller's would.
         excinfo = builder.function.args[1]
         code = builder.call(stub, [place, builder.bitcast(excinfo, stub.args[1].type), *taken])
         good = [builder.icmp_signed("==", code, right) for right in (RETCODE_OK, RETCODE_NONE)]
@@ -169,7 +168,7 @@ def calling(name: str, codes: str | int = 0, key: str | None = None) -> Callable
 
 
 def _stub(context, module, name, codes, signature, key):
-    """The function of a module that a piece is called by."""
+    """The module's stub of a piece."""
     convention = context.call_conv
     result, arguments = signature.return_type, signature.args[bool(codes) :]
     symbol = f"fastmlp:{name}{[key] if key else ''}({', '.join(map(str, arguments))})"
@@ -220,10 +219,10 @@ def _stub(context, module, name, codes, signature, key):
 
 
 def _finder(context, module):
-    """The function of a module that calls `engine._resolve`, and keeps the address in a cell.
+    """The module's function that calls `engine._resolve` and writes the address to a cell.
 
-    It takes the cell, and what `engine._resolve` takes; it returns the address, or 0 where Python's error is
-    set.
+    It takes the cell and the arguments of `engine._resolve`. It returns the address, or 0 if Python has set
+    an error.
     """
     name = "fastmlp:find"
     if name in module.globals:
@@ -257,14 +256,14 @@ def _finder(context, module):
 
 @functools.cache
 def how() -> str:
-    """Return what the machine code of a piece depends on beside what it is made of: how it is called."""
+    """Return what a piece's machine code depends on in addition: a digest of the code that calls pieces."""
     return text_of(__name__, normal_arithmetic.__module__, emission.__name__)
 
 
 def apart(function: Any) -> Any:
     """Make a piece of a function that no variant overrides, and that makes no arrays.
 
-    It stands below all that the function names: what is defined later would not be in its digest.
+    It must stand below all that the function names: what is defined later would not be in its digest.
     """
     options = {"_nrt": False, **OPTIONS, **INNER}
     reach = Reach(function, options, how())
@@ -275,9 +274,9 @@ def apart(function: Any) -> Any:
 
 
 def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> str:
-    """Make a piece that is written in LLVM's language; return its name, for `calling` and `compile_now`.
+    """Make a piece that is written as LLVM instructions; return its name, for `calling` and `compile_now`.
 
-    It stands below all that `emit` names, as `apart`.
+    It must stand below all that `emit` names, as with `apart`.
     emit : emit(builder, arguments, kinds, code) writes the function of a code, from a first block where the
         builder is; its arguments have Numba's types `kinds`
     """
@@ -290,7 +289,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> s
         library = target.codegen().create_library(symbol)
         module = library.create_ir_module(symbol)
         taken = target.call_conv.get_function_type(types.none, arguments).args
-        # A pointer to bytes is one to anything for LLVM, and for llvmlite once it has no type.
+        # For LLVM a pointer to bytes can point to anything; for llvmlite only a pointer without a type can.
         untyped = [POINTER if isinstance(kind, ir.PointerType) else kind for kind in taken]
         function = ir.Function(module, ir.FunctionType(STATUS, untyped), symbol)
         builder = ir.IRBuilder(function.append_basic_block("entry"))

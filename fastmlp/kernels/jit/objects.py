@@ -1,6 +1,7 @@
-"""What any object is by itself, and which others it reaches: the part of a digest that is data.
+"""What an object is by itself, and which objects it reaches: the part of a digest that is data.
 
-Separate from `fastmlp.kernels.jit.bytecode`, which knows functions. What cannot be known raises Opaque.
+Separate from `fastmlp.kernels.jit.bytecode`, which reads functions. An object that cannot be read raises
+Opaque.
 """
 
 from __future__ import annotations
@@ -45,15 +46,15 @@ PASSED_OVER = {
     *("__static_attributes__", "__abstractmethods__", "_abc_impl", "__dataclass_fields__"),
     *("__dataclass_params__", "__orig_bases__", "__parameters__"),
 }
-"""Attributes of a class that change nothing in what its methods do, or that these were made from."""
+"""Attributes of a class that do not change what its methods do, or that were made from other attributes."""
 
 
 class Opaque(Exception):
-    """Nobody can know what an object holds; the text says what it is."""
+    """It cannot be known what an object holds; the text says what the object is."""
 
 
 def shape_of(value: Any) -> Shape:
-    """Return the shape of what is none of ATOMS and no tuple."""
+    """Return the shape of an object that is none of ATOMS and no tuple."""
     kind = type(value)
     if isinstance(value, (Piece, Codes)):
         return b"digested " + full_name(kind).encode(), value.digested()
@@ -66,14 +67,14 @@ def shape_of(value: Any) -> Shape:
         raise Opaque(f"an object of {full_name(kind)}")
     slots = [name for base in kind.__mro__ for name in _slots(base)]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)}
-    # A cached property follows from the others, and stands there once it has been asked for.
+    # A cached property follows from other attributes, and is there only after its first use.
     own = getattr(value, "__dict__", {}).items()
     held |= {n: one for n, one in own if not isinstance(getattr(kind, n, None), functools.cached_property)}
     return b"instance", [kind, held]
 
 
 HEAP_TYPE = 1 << 9
-"""The flag of classes that were made by running Python: their instances hold attributes, and nothing else."""
+"""The flag of classes that are defined in Python: their instances hold nothing but attributes."""
 
 
 def _slots(kind: type) -> Iterator[str]:
@@ -90,7 +91,7 @@ _classes: dict[type, Shape] = {}
 def _of_class(value: type) -> Shape:
     if value in _classes:
         return _classes[value]
-    if is_library(value) or value is Intrinsic:  # as Numba's decorator, which it stands for
+    if is_library(value) or value is Intrinsic:  # Intrinsic counts by its name, as Numba's decorator does
         return b"named " + full_name(value).encode(), []
     own = {name: held for name, held in vars(value).items() if name not in PASSED_OVER}
     if isinstance(value, enum.EnumMeta):
@@ -107,7 +108,7 @@ def _of_class(value: type) -> Shape:
 
 
 MOST_ARRAY_BYTES = 10**6
-"""Of a global array: code that has a larger one Numba does not save (`BaseContext.make_constant_array`)."""
+"""Numba does not save code with a larger global array (`BaseContext.make_constant_array`)."""
 
 
 def _of_array(value: Any) -> Shape:
@@ -164,7 +165,7 @@ def _of_kind(value: kinds.Type) -> Shape:
 
 
 def _says_all(kind: kinds.Type) -> bool:
-    """Whether the name of one of Numba's types says all that it is."""
+    """Whether the name of one of Numba's types identifies it."""
     if isinstance(kind, kinds.BaseTuple):
         return all(map(_says_all, kind.types))
     if isinstance(kind, (kinds.Array, kinds.CPointer)):
@@ -218,7 +219,7 @@ SHAPES: dict[type, Callable[[Any], Shape]] = {
     TargetDescriptor: _by_class,
     _CompilerLock: _by_class,
 }
-"""By a class, for its subclasses as well."""
+"""The functions that read objects of a class, or of its subclasses."""
 
 BY_VALUE: dict[type, Callable[[Any], Shape]] = {
     list: lambda value: several(b"list", value),
@@ -228,11 +229,11 @@ BY_VALUE: dict[type, Callable[[Any], Shape]] = {
     types.MappingProxyType: lambda value: (b"proxy", [{**value}]),
     np.ndarray: _of_array,
 }
-"""By a class alone: a subclass may hold more."""
+"""The functions that read objects of exactly a class, since a subclass may hold more."""
 
 
 def overloads() -> list[Any]:
-    """Return what packages beside Numba and fastmlp have told Numba to compile for calls and attributes."""
+    """Return the functions that other packages have registered with Numba for calls and attributes."""
     typed, lowered = templates.builtin_registry, imputils.builtin_registry
     told = [
         *typed.functions,

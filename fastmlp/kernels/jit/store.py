@@ -1,8 +1,9 @@
-"""Where machine code is kept between processes, and what may be loaded from there; Numba is not needed.
+"""Keeps machine code on the disk, between processes; it does not need Numba.
 
-Every piece of machine code is a file of its own, in a directory and by an owner that nobody else can be, with
-a checksum; what does not hold is compiled anew. A file's name has a digest of all that its code is made of,
-and its key says for which types, processor and compiler.
+Every piece of machine code is a file with a checksum. A file is loaded only if no other user could have
+written it or its directory, and if its checksum is right; otherwise the code is compiled again. A file's name
+has a digest of all that its code is made of, and a hash of its key: the types, the processor and the
+compiler.
 """
 
 from __future__ import annotations
@@ -34,28 +35,28 @@ except ImportError:  # not POSIX
     fcntl = None  # type: ignore[assignment]
 
 PLACE = "FASTMLP_CACHE_DIR"
-"""The environment variable that names the directory; without it NUMBA_CACHE_DIR does, or the user's cache."""
+"""The environment variable that names the directory. Without it: NUMBA_CACHE_DIR, else the user's cache."""
 
 SWITCH = "FASTMLP_CACHE"
 """The environment variable that turns the cache off if it is 0."""
 
 BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
-"""The environment variable that says how many bytes the files may take, and how many they may without it.
+"""The environment variable for the most bytes that the files may take, and its default.
 
-The least recently loaded give way.
+When they take more, the least recently loaded files are removed.
 """
 
 ROOM = 1 << 20
-"""Bytes that must be free to promise that a program is kept: one takes up to 0.3 MB, its pieces the rest."""
+"""Bytes that must be free before a message promises to keep a program: 0.3 MB, and its pieces the rest."""
 
 NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
-"""The name of a file of ours; of the last kind while it is being written."""
+"""The name of a file of ours; `.tmp` is the ending of a file that is being written."""
 
 BESIDE = re.compile(r"lock\.([0-9a-f]|names)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
 """The name of a lock, or of a request (`fastmlp.system.background`)."""
 
 ABANDONED_SECONDS = 3600
-"""A file that has been being written for so long was left by a process that was killed."""
+"""An unfinished file of this age was left by a process that was killed."""
 
 DIGEST = hashlib.sha256().digest_size
 
@@ -64,10 +65,10 @@ SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE"
 
 
 class MachineCode(NamedTuple):
-    """What a compiler made.
+    """The result of a compilation.
 
     symbol : of the function that is called; object_code : an object file
-    externals : symbols that it needs from elsewhere
+    externals : symbols that the object file needs and does not define
     """
 
     symbol: str
@@ -76,7 +77,7 @@ class MachineCode(NamedTuple):
 
 
 class Refused(Exception):
-    """Nothing can be kept; the text says why."""
+    """The store cannot be used; the text says why."""
 
 
 @functools.cache
@@ -89,7 +90,7 @@ def compiler() -> str:
 
 
 def _numba_version() -> str:
-    """Return the version of Numba, which is not imported for it."""
+    """Return the version of Numba without importing it."""
     if "numba" in sys.modules:
         return str(sys.modules["numba"].__version__)
     spec = importlib.util.find_spec("numba")
@@ -100,7 +101,7 @@ def _numba_version() -> str:
 
 
 def directory() -> Path:
-    """Return the directory that the files are in, made if it is not there; Refused if it cannot be used."""
+    """Return the directory of the files, and make it if it does not exist; Refused if it cannot be used."""
     if os.environ.get(SWITCH) == "0":
         raise Refused(f"{SWITCH} is 0")
     most_bytes()
@@ -122,7 +123,7 @@ def directory() -> Path:
 
 
 def _place() -> Path:
-    """Return where the directory is, or shall be."""
+    """Return the path of the directory, which need not exist yet."""
     for variable in (PLACE, "NUMBA_CACHE_DIR"):
         if given := os.environ.get(variable):
             return Path(given).absolute() / "fastmlp"
@@ -139,7 +140,7 @@ def _place() -> Path:
 
 
 def most_bytes() -> int:
-    """Return how many bytes the files may take; Refused if what is said of it makes no sense."""
+    """Return how many bytes the files may take; Refused if the environment variable is no such number."""
     given = os.environ.get(BOUND, str(MOST_BYTES))
     if not given.strip().isdecimal():
         raise Refused(f"{BOUND} must be a whole number of bytes, got {given!r}")
@@ -149,7 +150,7 @@ def most_bytes() -> int:
 
 
 def why_not_kept() -> str | None:
-    """Return why nothing can be saved now, None if it can; the disk may be full."""
+    """Return why nothing can be saved now, for instance on a full disk; None if it can."""
     try:
         place = directory()
     except Refused as refused:
@@ -163,7 +164,7 @@ def why_not_kept() -> str | None:
 
 
 def load(name: str, key: str) -> MachineCode | None:
-    """Return what was saved under a name and a key, None if nothing sound was."""
+    """Return the machine code under a name and a key; None if there is none, or its file is damaged."""
     content = read(name, key, "bin")
     if content is None:
         return None
@@ -173,13 +174,13 @@ def load(name: str, key: str) -> MachineCode | None:
 
 
 def save(name: str, key: str, code: MachineCode) -> None:
-    """Save machine code, if the disk lets us."""
+    """Save machine code, if the directory can be written."""
     header = json.dumps([code.symbol, code.externals]).encode()
     write(name, key, "bin", len(header).to_bytes(4, "little") + header + code.object_code)
 
 
 def read(name: str, key: str, kind: str) -> bytes | None:
-    """Return the content of a file, None if there is none that is sound."""
+    """Return the content of a file; None if there is none, or it is damaged."""
     try:
         path = _path(directory(), name, key, kind)
         with open(path, "rb") as file:
@@ -192,12 +193,12 @@ def read(name: str, key: str, kind: str) -> bytes | None:
     if hashlib.sha256(content).digest() != checksum:
         return None
     with contextlib.suppress(OSError):
-        os.utime(path)  # what was used last is removed last
+        os.utime(path)  # the time of the last use, by which files are removed
     return content
 
 
 def write(name: str, key: str, kind: str, content: bytes) -> None:
-    """Write a file, whole or not at all; where the disk takes no more, say so once."""
+    """Write a file, whole or not at all. If it cannot be written, warn once for each directory."""
     try:
         place = directory()
     except Refused:
@@ -215,7 +216,7 @@ def write(name: str, key: str, kind: str, content: bytes) -> None:
 
 
 _lost: set[Path] = set()
-"""Directories of which it was said that nothing more can be saved there."""
+"""Directories for which the warning was given that nothing can be saved there."""
 
 
 def _path(place: Path, name: str, key: str, kind: str) -> Path:
@@ -230,7 +231,7 @@ def hash_of(text: str) -> str:
 
 @contextlib.contextmanager
 def _written(place: Path, name: str, *parts: bytes) -> Iterator[Path]:
-    """Write a file beside the others, which is removed in the end if it is still there."""
+    """Write a temporary file in the directory; it is removed at the end if it is still there."""
     temporary = place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
     try:
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -249,7 +250,7 @@ def files(place: Path) -> list[tuple[int, int, Path]]:
 
 
 def files_beside(place: Path) -> list[tuple[int, int, Path]]:
-    """Return the same of what processes tell one another with; it does not count for the bound."""
+    """Return the same of locks and requests, which do not count for the bound."""
     return _listed(place, BESIDE)
 
 
@@ -267,7 +268,8 @@ def _listed(place: Path, name: re.Pattern[str]) -> list[tuple[int, int, Path]]:
 def prune(place: Path, most: int) -> None:
     """Remove the least recently used files until the others take `most` bytes or less.
 
-    Another process may load, save or remove the same files meanwhile: each is whole or is not there.
+    Other processes may load, save or remove the same files at the same time: a file is whole or does not
+    exist.
     """
     found = files(place)
     excess = sum(size for _, size, _ in found) - most
@@ -280,14 +282,14 @@ def prune(place: Path, most: int) -> None:
 
 
 def _only_ours(found: os.stat_result) -> bool:
-    """Return whether this user owns a file and is the only one who could have written it."""
+    """Return whether this user owns a file, and no other user may write to it."""
     return not hasattr(os, "geteuid") or (
         found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
     )
 
 
 def package_digest() -> str | None:
-    """Return a digest of the sources that machine code is made of; None where they are no files."""
+    """Return a digest of the source files that machine code is made of; None if the sources are no files."""
     root = Path(__file__).parents[2]
     text = hashlib.sha256()
     try:
@@ -300,12 +302,12 @@ def package_digest() -> str | None:
 
 
 def mark(name: str, key: str) -> None:
-    """Have it known to all processes that everything a program of this name calls is on the disk."""
+    """Mark a program, for all processes: all that it calls for this key is on the disk."""
     write(name, key, "done", b"")
 
 
 def is_marked(name: str, key: str) -> bool:
-    """Whether a program was marked; it may have given way since."""
+    """Whether a program was marked. Its files may have been removed since."""
     try:
         return _path(directory(), name, key, "done").exists()
     except (OSError, Refused):
@@ -313,20 +315,20 @@ def is_marked(name: str, key: str) -> bool:
 
 
 class Names:
-    """By what a program is, the name of its machine code: known again in a process that loads no compiler.
+    """The names of machine code, kept for processes that load no compiler, by a description of the program.
 
-    A name has a digest of all that a program reaches, to find which takes the compiler. It is kept beside the
-    sources' digest: what stands in other files it cannot depend on.
+    A name has a digest of all that a program reaches, and only a process with the compiler can compute it.
+    Names are kept in a file for the digest of our sources, because those names depend on no other files.
     """
 
     def __init__(self) -> None:
         self._package = package_digest()
         self._seen: tuple[int, int] | None = None
-        """Of the file when it was read last: its place on the disk, and its length, which only grows."""
+        """The inode and the length of the file when it was read last; its content only grows."""
         self._known = self._read()
 
     def _read(self) -> dict[str, Any]:
-        """Return what the file has, if it has changed since it was read last."""
+        """Return the content of the file if it has changed since it was read last, else nothing."""
         if self._package is None:
             return {}
         try:
@@ -340,14 +342,14 @@ class Names:
         return {} if content is None else dict(json.loads(content))
 
     def get(self, what: str) -> str | None:
-        """Return a name, None if it is not known; another process may have found it meanwhile."""
+        """Return a name; None if it is not known. Another process may have added it to the file."""
         if what not in self._known:
             self._known = {**self._read(), **self._known}
         found: str | None = self._known.get(what)
         return found
 
     def put(self, what: str, name: str) -> None:
-        """Keep a name, and what other processes have kept since the file was read."""
+        """Keep a name, beside those that other processes have kept since the file was read."""
         if self._package is not None and self._known.get(what) != name:
             with _alone("lock.names"):
                 self._known = {**self._known, **self._read(), what: name}
@@ -361,15 +363,15 @@ def names() -> Names:
 
 
 def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
-    """Have one process at a time compile what a name and a key say, and the others wait for it."""
+    """Return a context for one process at a time: others that compile the same name and key wait for it."""
     return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}")
 
 
 @contextlib.contextmanager
 def _alone(lock: str) -> Iterator[None]:
-    """Hold the lock of a name, which goes with its holder.
+    """Hold a lock of all processes; the system releases it when its holder ends.
 
-    Where there are no such locks, or the holder takes longer than anybody should, nobody waits.
+    Go on without it where the system has no such locks, or after `MOST_PATIENCE`.
     """
     held = None
     with contextlib.suppress(OSError, Refused):
@@ -382,7 +384,7 @@ def _alone(lock: str) -> Iterator[None]:
 
 
 MOST_PATIENCE, POLL = 60.0, 0.01
-"""Seconds that a process waits for another to compile what it needs, and between two looks at a lock."""
+"""Seconds that a process waits at most for another one's compilation, and between two tries to lock."""
 
 
 def _locked(path: Path) -> int | None:

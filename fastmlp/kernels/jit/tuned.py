@@ -1,4 +1,4 @@
-"""The constants that were measured on this machine, kept with its machine code and taken once a process."""
+"""The constants that were measured on this machine: kept with its machine code, taken once in a process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fastmlp.kernels.jit import store
 from fastmlp.kernels.tuning import table
 
 SWITCH = "FASTMLP_TUNE"
-"""The environment variable that turns it off if it is 0: nothing is measured, and the usual values hold."""
+"""The environment variable that turns this off if it is 0: nothing is measured, and the usual values hold."""
 
 KEPT = "measured constants"
-"""What they are kept as, beside the names of programs: by package, compiler and processor."""
+"""The name that the constants are kept under, for each package, compiler and processor."""
 
 
 def is_wanted() -> bool:
@@ -23,18 +23,18 @@ def is_wanted() -> bool:
 
 
 def is_known() -> bool:
-    """Return whether this machine's are on the disk."""
+    """Return whether this machine's constants are on the disk."""
     return store.names().get(KEPT) is not None
 
 
 @functools.cache
 def take_kept() -> None:
-    """Take what is on the disk. Before the first program runs: none changes under a training."""
+    """Take the constants on the disk, before the first program runs: none may change during a training."""
     kept = store.names().get(KEPT) if is_wanted() else None
     if kept is not None:
         table.take(json.loads(kept))
 
 
 def keep(values: Mapping[str, int]) -> None:
-    """Write them to the disk, for the processes after this one."""
+    """Write constants to the disk, for later processes."""
     store.names().put(KEPT, json.dumps(dict(values)))

@@ -1,1 +1,1 @@
-"""Products of bfloat16 numbers, for the variant that a dtype chooses and no name of a backend."""
+"""Products of bfloat16 numbers, for the variants that are chosen by a dtype and not by name."""

@@ -1,7 +1,7 @@
-"""The sums of a block by `vdpbf16ps` of AVX512_BF16: one adds what two terms give to 16 sums.
+"""The sums of a block by `vdpbf16ps` of AVX512_BF16: one instruction adds two terms to each of 16 sums.
 
-Intel's Architecture Instruction Set Extensions Reference. As many multiply-adds a cycle as two ports for float32
-have on Intel's processors, and twice as many as Zen 4 has.
+See Intel's Architecture Instruction Set Extensions Reference. It does as many multiply-adds in a cycle as Intel's two
+ports for float32, and twice as many as Zen 4's one.
 """
 
 # mypy: ignore-errors
@@ -18,11 +18,11 @@ from fastmlp.kernels.mixed.packing import VECTOR_BYTES, BFloat
 from fastmlp.kernels.mixed.room import ROOM_ROW, SIDE, TERMS
 
 HEIGHT = 8
-"""Rows of a register tile: two vectors of sums for each, two of B, and a word of A in all lanes."""
+"""Rows of a register tile. It has two vectors of sums a row, two vectors of B, and one word of A in all lanes."""
 
 
 def begin(build):
-    """Nothing has to be described."""
+    """Nothing: only AMX must be configured, see `tiles.begin`."""
 
 
 end = begin
@@ -35,7 +35,7 @@ def sums(v, blocks, a_at, b_at, room):
     dot = declare(build.module, "llvm.x86.avx512bf16.dpbf16ps.512", v.type, [v.type, numbers, numbers])
 
     def terms(half, top, block, values):
-        """The sums of rows top, .. of a half after a block of terms."""
+        """Return the sums of HEIGHT rows of a half, from row `top` on, after one more block of terms."""
         values, of_b = [*values], [b_at(side, block) for side in range(2)]
         of_a = v.shift(a_at(half, block), top * VECTOR_BYTES)
         for pair in range(TERMS // 2):

@@ -1,7 +1,7 @@
-"""Operands rounded to bfloat16 and packed into tiles, as AMX reads them, and as vectors do as well.
+"""Operands rounded to bfloat16 and packed into tiles, in the layout of AMX, which serves vectors as well.
 
-A tile is 1 KiB: 16 rows of 16 words, and a word has two numbers that follow one another in k. Row m of a tile of
-A[m, k] has the words of 32 terms; row k / 2 of one of B[k, n] has the words of 16 columns.
+A tile is 1 KiB: 16 rows of 16 words. A word has two numbers that follow one another in k. In a tile of A[m, k], row m
+has the words of 32 terms; in a tile of B[k, n], row k / 2 has the words of 16 columns.
 """
 
 # mypy: ignore-errors
@@ -20,12 +20,12 @@ from fastmlp.kernels.mixed.room import SIDE, TERMS, TILE_BYTES
 VECTOR_BYTES = 64
 
 BY_ROWS, BY_PAIRS, TURNED, ORDERED, WAYS = 0, 1, 2, 4, 8
-"""How operands are packed: words of two neighbours of a row, or of two rows; each tile transposed after; rows
-in an order. Their sums are codes, below WAYS."""
+"""How operands are packed: BY_ROWS pairs two neighbours of a row, BY_PAIRS two numbers of a column; TURNED transposes
+each tile afterwards; ORDERED reads rows by an order. A code is a sum of these, below WAYS."""
 
 
 class BFloat(ir.types.Type):
-    """LLVM's type of a bfloat16 number, which llvmlite does not have."""
+    """LLVM's type of a bfloat16 number, which llvmlite lacks."""
 
     def _to_string(self):
         return "bfloat"
@@ -38,8 +38,9 @@ class BFloat(ir.types.Type):
 
 
 def words_of(build, first, second, interleaved):
-    """Two vectors of float32 as one of words: number after number, or a number of one and its like of the other.
+    """Two vectors of float32 as one vector of words.
 
+    A word has two neighbours of `first`, then of `second`; where `interleaved`, it has a number of each.
     `vcvtne2ps2bf16` rounds to nearest, ties to even, and takes subnormal numbers for 0, as `tdpbf16ps` does.
     """
     numbers, single = ir.VectorType(BFloat(), TERMS), first.type
@@ -51,9 +52,9 @@ def words_of(build, first, second, interleaved):
 
 
 def emit_pack(build, arguments, kinds, code):
-    """Write the packing of a matrix (rows, columns) into tiles[outer, k / TERMS]; what is beyond it is 0.
+    """Write the packing of a matrix (rows, columns) into tiles[outer, k / TERMS]; elements beyond its edges are 0.
 
-    BY_ROWS outer counts blocks of 16 rows, and k columns; BY_PAIRS outer counts blocks of columns, and k rows.
+    BY_ROWS, `outer` counts blocks of 16 rows and k columns; BY_PAIRS, `outer` counts blocks of 16 columns and k rows.
 
     arguments : the matrix, the order of its rows, the tiles, rows, columns, bytes from row to row, outer blocks
     """
@@ -64,17 +65,17 @@ def emit_pack(build, arguments, kinds, code):
     blocks = (depth + (TERMS - 1)) // TERMS
 
     def row_at(i):
-        """The place of row i, which is there."""
+        """The place of row i, where i is below `rows`."""
         if code & ORDERED:
             i = Symbol(build, build.load(build.gep(order, [i.value], source_etype=INT), typ=INT))
         return v.shift(source, i * row_bytes)
 
     def within(i, column):
-        """16 numbers of row i from a column on."""
+        """16 numbers of row i from `column` on, all within the matrix."""
         return v.load(v.shift(row_at(i), column * v.itemsize))
 
     def beyond(i, column):
-        """The same, and 0 where there are none."""
+        """The same at the edges: 0 for numbers beyond the matrix."""
         there = Symbol(build, build.select((i < rows).value, (columns - column).value, INT(0)))
         return v.load(v.shift(row_at(smaller(i, rows - 1)), column * v.itemsize), v.first(there))
 
@@ -101,7 +102,7 @@ def emit_pack(build, arguments, kinds, code):
             with is_edge:
                 write(o, block, beyond)
 
-    # Along the rows of the matrix, which hardware prefetches.
+    # The inner loop runs along the rows of the matrix, which the hardware prefetches.
     if code & BY_PAIRS:
         with counted(build, blocks) as block, counted(build, outer) as o:
             write_at(o, block)

@@ -1,6 +1,6 @@
-"""Whether this process may multiply bfloat16 numbers, and by which instruction; no compiler is needed to ask.
+"""Whether this process can multiply bfloat16 numbers, and by which instruction. This file loads no compiler.
 
-Linux gives a process the 8 KiB of AMX's tiles on demand, once, for all of its threads:
+Linux lets a process use AMX's 8 KiB of tiles after one request, which holds for all of its threads:
 arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA), see Documentation/arch/x86/xstate.rst of the kernel.
 """
 
@@ -17,11 +17,11 @@ ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 VECTORS = ("avx512bf16", "avx512bw")
 TILES = (*VECTORS, "amx-tile", "amx-bf16")
-"""What either instruction needs beside `machine.AVX512`, by LLVM's names. Operands are packed by vectors."""
+"""The features beside `machine.AVX512`, by LLVM's names. Tiles need those of vectors too, which pack operands."""
 
 
 def why_no_vectors(needs: tuple[str, ...] = VECTORS) -> str | None:
-    """Return why there is no `vdpbf16ps`; None if there is."""
+    """Return why `vdpbf16ps` cannot be used here; None if it can."""
     _, cpu, features = target()
     lacking = [name for name in needs if f"+{name}" not in features.split(",")]
     if host() != AVX512:
@@ -31,7 +31,7 @@ def why_no_vectors(needs: tuple[str, ...] = VECTORS) -> str | None:
 
 @functools.cache
 def why_no_tiles() -> str | None:
-    """Return why there is no `tdpbf16ps`; None if there is, from now on."""
+    """Ask the system for AMX's tiles. Return why `tdpbf16ps` cannot be used here; None if it can, from now on."""
     if reason := why_no_vectors(TILES):
         return reason
     if not sys.platform.startswith("linux"):
@@ -46,4 +46,4 @@ WHY_NOT: dict[str, Callable[[], str | None]] = {
     "bfloat16_amx": why_no_tiles,
     "bfloat16_avx512": why_no_vectors,
 }
-"""By the names of variants, the fastest first: what says why it cannot run here."""
+"""By the name of a variant, the fastest first: the function that returns why it cannot run here, or None."""

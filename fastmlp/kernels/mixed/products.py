@@ -1,7 +1,7 @@
-"""The three products of a layer, of bfloat16 operands where the layer takes them, else as `fused` has them.
+"""The three products of a layer: with bfloat16 operands where the layer is large enough, else as in `fused`.
 
-Both operands are packed whole for each call: at 128 x 784 x 128 that takes as long as the product itself, and
-both together a third of what float32 takes.
+Each call packs both operands as a whole. At 128 x 784 x 128 packing takes as long as the product itself, and both
+together take a third of the time of the product in float32.
 """
 
 # mypy: ignore-errors
@@ -25,7 +25,7 @@ takes = jittable(takes_bfloat16)
 
 
 def taken(pointers, numbers, singles=0):
-    """The types of what a piece is given: its code, pointers, whole numbers, and numbers of float32."""
+    """The types of a piece's arguments: its code, pointers, whole numbers, and numbers of float32."""
     return types.intp, *(types.voidptr,) * pointers, *(types.intp,) * numbers, *(types.float32,) * singles
 
 
@@ -39,9 +39,9 @@ def multiply(
     """Write a product C (rows, columns): pack A and B, then multiply.
 
     by : a piece of `multiplying`
-    a, b : each is how it is packed, the place of the matrix, the order of its rows, its rows, its columns and the
-        bytes from one row to the next
-    c : the place, and the bytes from one row to the next; end : a place in ENDS; the others as `multiplying` has them
+    a, b : each a tuple of the code of its packing, its place, the order of its rows, the numbers of its rows and
+        columns, and the bytes from one row to the next
+    c : its place, and the bytes from one row to the next; end : a place in ENDS; the others as in `multiplying`
     """
     blocks, places = (depth + (TERMS - 1)) // TERMS, []
     place = shifted(build, scratch.data, INT(BLOCK * ROOM_ROW))
@@ -55,7 +55,7 @@ def multiply(
 
 
 def ordered(x, order, first):
-    """How rows first, .. of x[order] are packed by rows, the place, and the order; of x where that is empty."""
+    """The first three of `multiply`'s `a` for the rows of x[order] from `first` on; of x where the order is empty."""
     build = x.builder
     there = (order.columns > 0).value
     place = build.select(there, x.data, x.at(first))
@@ -63,7 +63,7 @@ def ordered(x, order, first):
 
 
 def way(build, how, order):
-    """How rows in an order are packed, or as they lie where it is empty."""
+    """The code of a packing: `how`, and ORDERED unless the order is empty."""
     return build.select((order.columns > 0).value, INT(how | ORDERED), INT(how))
 
 
@@ -73,7 +73,7 @@ def chosen(build, condition, a, b):
 
 
 def slots_of(by):
-    """Return the slots of a variant whose products are of a piece of `multiplying`."""
+    """Return the slots of a variant that multiplies by `by`, a piece of `multiplying`."""
 
     @of_arrays
     def affine(x, order, w, b, out, first, rows, relu, scratch):

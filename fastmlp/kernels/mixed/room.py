@@ -1,4 +1,4 @@
-"""The sizes of packed operands: known to what allocates buffers, which loads no kernel."""
+"""The sizes of packed operands. Separate because buffers are allocated without loading a kernel."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 from fastmlp.model.precision import takes_bfloat16
 
 SIDE, TERMS, TILE_BYTES = 16, 32, 1024
-"""Rows of a tile, and columns of a tile of sums; terms of a product of two; bytes."""
+"""Rows of a tile, and columns of a tile of sums; terms of the product of two tiles; bytes of a tile."""
 
 BLOCK = 2 * SIDE
-"""Rows and columns of the sums that are held at once: two tiles by two, and two of either operand, are eight."""
+"""Rows and columns of a block of sums, two tiles by two: with two tiles of each operand these are AMX's eight."""
 
 ROOM_ROW = 4 * BLOCK
-"""Bytes of a row of these."""
+"""Bytes of a row of a block."""
 
 SLICE_ROWS = 256
-"""Rows of a gradient that are formed together: all deltas of the batch are packed for each slice."""
+"""Rows of a slice of the gradient: many, because all deltas of the batch are packed again for each slice."""
 
 
 def whole(count: Any, unit: int) -> Any:
-    """Return the least multiple of a unit that is not below a count."""
+    """Return a count rounded up to a multiple of a unit."""
     return (count + (unit - 1)) // unit * unit
 
 
 def buffers(sizes: Sequence[int], rows: int) -> dict[str, int]:
-    """Return the numbers of float32 that the products of a network need; see `variant.Choice`.
+    """Return the lengths of buffers, in numbers of float32, that the products of a network need; see `Variant`.
 
-    scratch : the sums of a block, and both operands of the largest product, two numbers to a float32
+    scratch : the sums of a block, and both operands of the largest product, with two numbers in each float32
     """
     scratch = slices = 0
     for n_in, n_out in pairwise(sizes):

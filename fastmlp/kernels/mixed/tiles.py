@@ -1,8 +1,8 @@
-"""The sums of a block by `tdpbf16ps` on AMX's tiles: one adds what 32 terms give to 16 x 16 sums.
+"""The sums of a block by `tdpbf16ps` on AMX's tiles: one instruction adds 32 terms to each of 16 x 16 sums.
 
-Intel's Architecture Instruction Set Extensions Reference, "Intel AMX Instruction Set Architecture". There are eight
-tiles: four of sums, and two of either operand. LLVM leaves the numbers of tiles to whoever calls these functions of
-its, which are instructions.
+See Intel's Architecture Instruction Set Extensions Reference, "Intel AMX Instruction Set Architecture". There are eight
+tiles: four of sums, and two of each operand. LLVM's functions for these instructions take the numbers of tiles from
+the caller.
 """
 
 # mypy: ignore-errors
@@ -34,14 +34,14 @@ def begin(build):
 
 
 def end(build):
-    """Give the tiles up: with them a switch of threads saves 8 KiB more."""
+    """Release the tiles: while they are in use, the system saves 8 KiB more at every switch of threads."""
     call(build, "tilerelease")
 
 
 def sums(v, blocks, a_at, b_at, room):
     """Write the BLOCK x BLOCK sums of a product to room.
 
-    a_at, b_at : a_at(side, block) is where a tile of an operand lies, of two beside one another; blocks : of terms
+    a_at, b_at : a_at(side, block) is the place of an operand's tile, for side 0 and 1 of the block; blocks : of terms
     """
     build, row = v.builder, INT(VECTOR_BYTES)
     for number in range(4):

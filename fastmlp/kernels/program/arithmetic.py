@@ -1,6 +1,6 @@
 """The order of operations: one for each number that training computes, and every exact variant follows it.
 
-A sum of floats depends on the order of its terms. Here stands the one order. It depends on the network, the
+A sum of floats depends on the order of its terms. This page states that order. It depends on the network, the
 optimiser, the rows of a batch, the dtype and the machine's vectors, and on nothing else: variants that are
 `exact` (`fastmlp.kernels.variant.Variant`) give equal parameters, moments and losses, with any number of
 threads, by `train_chunk` and by `gradient` followed by `update`. `tests/test_arithmetic.py` compares them.
@@ -11,13 +11,13 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
   the delta of the layer below begins with 0, k over the units; a weight's gradient with 0, k over the rows of
   the batch. Where a chain is cut, the next part begins with what the one before has stored.
 - Sparse inputs have the same chains without the terms whose factor is 0: these change no bit but the sign
-  of a zero. Rows of weights that take no step, since no row of the batch has a number for them, are as after
-  a step along a gradient of 0: the first step of a call makes 0 of subnormal ones.
+  of a zero. A row of weights takes no step if its column is empty in the batch. It still equals the same row
+  after a step along a gradient of 0, because the first step of a call sets its subnormal numbers to 0.
 - Bias gradients begin with 0, and the rows of the batch are added one by one.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then it is divided by `value_divisor`;
   then the sum of the layers' penalties, the first layer's first, is added. A part is summed by halves, row i
-  and row i + 8 first (`elementwise.abreast.emit_total`); one row after another, where outputs are more than
-  `MOST_UNITS`.
+  and row i + 8 first (`elementwise.abreast.emit_total`). Where a network has more than `MOST_UNITS` outputs,
+  the rows of a part are added one after another.
 - A gradient is complete before anything else is done to it: `with_decay`, then, where l1 > 0,
   l1 * sign(weight) is added.
 - Dropped units are dropped after their activation; their delta is dropped before it is multiplied by the
@@ -26,16 +26,16 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 
-`specialized` follows it, with exceptions; `variant.Bound.exact` says whether a network's program is none of
-them. In the first two the last bits of parameters differ, some eps a step, in the others only those of the
-loss that is told:
+`specialized` follows it, with the four exceptions below; `variant.Bound.exact` is true where none of them
+applies to a network's program. The first two change the last bits of parameters, by some eps a step. The
+other two change only the last bits of the reported loss:
 
-- networks that live in registers (`small.registers`): a lane is a row, and gradients are sums over lanes, as
-  a chain over the rows would need each row's numbers in every lane;
-- batches from 1024 rows on, summed in eight groups, which threads share;
-- penalties, which are summed in the dtype in any order: one after another, the 4440 weights of 13-60-60-1
-  would wait for as many additions, a quarter of its step;
-- outputs of more than `MOST_UNITS`, whose losses are taken sixteen rows at once here.
+- networks whose parameters stay in registers (`small.registers`): a lane holds a row, so a gradient is a sum
+  over lanes; a chain over the rows would need each row's numbers in every lane;
+- batches of 1024 rows and more: they are summed in eight groups, which threads share;
+- penalties: their terms are summed in the dtype and in any order. In one chain, the 4440 weights of
+  13-60-60-1 would be 4440 additions of which each waits for the one before, a quarter of the step;
+- more than `MOST_UNITS` outputs: `specialized` computes their losses for sixteen rows at once, too.
 """
 
 # mypy: ignore-errors
@@ -46,11 +46,11 @@ LOSS_ROWS = 16
 """Rows whose losses make one part of the sum."""
 
 MOST_UNITS = 56
-"""Of wider outputs the scratch does not hold sixteen rows in float64."""
+"""The most outputs of which the scratch has room for sixteen rows in float64."""
 
 
 def with_decay(gradient, l2, weight):
-    """Return the gradient plus that of l2 / 2 * weight**2; where l2 > 0."""
+    """Return the gradient plus the derivative of l2 / 2 * weight**2."""
     return fma(l2, weight, gradient)
 
 

@@ -1,9 +1,11 @@
 """The barrier at which the workers of a step wait for one another, within compiled code.
 
-0.1 us when two are running; who waits spins for a while and then yields, so that more workers than cores still get
-on. Every arrival takes a cache line from the core that came before, one after another. Up to `FAN_IN` workers meet
-at one place; of more each group of so many meets at a place of its own, and then one of each group with those of
-the others: 96 workers wait for 8 and 12 such transfers, where one place would have 96 (`docs/many-cores.md`).
+A barrier of two running workers takes 0.1 us. A worker that waits polls for a while and then yields its core, so
+that more workers than cores still make progress. Each arrival moves a cache line from the core of the arrival
+before it, so arrivals at one place follow one another. Up to `FAN_IN` workers therefore meet at one place. More
+workers form groups: each group meets at a place of its own, and then one worker of each group meets the others at
+the root. So 96 workers wait for 8 and then 12 such transfers, where one place would need 96
+(`docs/many-cores.md`).
 """
 
 # mypy: ignore-errors
@@ -19,7 +21,7 @@ from fastmlp.kernels.codegen.vectors import data_pointer
 from fastmlp.kernels.program.records import ABANDONED, ARRIVED, FAN_IN, GENERATION, MOST_GROUPS, PLACE
 
 SPINS = 2000
-"""Polls before yielding: about 50 us, longer than the workers of one step lie apart."""
+"""Polls before a worker yields: about 50 us, more than the time between the arrivals of one step's workers."""
 
 YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
 
@@ -28,7 +30,7 @@ FUNCTION = "fastmlp_barrier"
 
 @intrinsic
 def wait(typing_context, barrier, worker, workers):
-    """Return when all workers have come here, or when one of them never will. barrier : (BARRIER,) int64"""
+    """Return when all workers have arrived, or when one of them has failed. barrier : (BARRIER,) int64"""
 
     def emit(context, builder, signature, values):
         place = data_pointer(context, builder, barrier, values[0])
@@ -40,11 +42,11 @@ def wait(typing_context, barrier, worker, workers):
 
 
 def function_of(module):
-    """Return the module's function of the barrier's address, the worker, and how many there are."""
+    """Return the module's function (barrier's address, worker, workers), written when first asked for."""
     function = declare(module, FUNCTION, ir.VoidType(), [POINTER, INT, INT])
     if function.is_declaration:
         function.linkage = "internal"
-        function.attributes.add("noinline")  # what waits need not be near, and a step waits in several places
+        function.attributes.add("noinline")  # a step waits in several places
         builder = ir.IRBuilder(function.append_basic_block())
         emit_wait(builder, *function.args)
         builder.ret_void()
@@ -52,22 +54,22 @@ def function_of(module):
 
 
 def word(builder, place, index):
-    """Return the address of a word behind a place, atomic operations on which see those of all workers."""
+    """Return the address of word `index` of a place."""
     return builder.gep(place, [index if isinstance(index, ir.Value) else INT(index)], source_etype=INT)
 
 
 def read(builder, place, index):
-    """Return a word."""
+    """Return a word; all workers see the same order of such reads and of `add_one`."""
     return builder.load_atomic(word(builder, place, index), "seq_cst", 8, typ=INT)
 
 
 def add_one(builder, place, index):
-    """Add one to a word; return what it was."""
+    """Add one to a word, as one atomic operation; return the value before."""
     return builder.atomic_rmw("add", word(builder, place, index), INT(1), "seq_cst")
 
 
 def emit_wait(builder, barrier, worker, workers):
-    """Write what several workers do."""
+    """Write the barrier: one meeting of up to FAN_IN workers, else one of each group and one of the groups."""
     equal = lambda a, b: builder.icmp_signed("==", a, b)
     less = lambda a, b: builder.icmp_signed("<", a, b)
     parts = lambda count, size: builder.sdiv(builder.sub(builder.add(count, size), INT(1)), size)
@@ -90,10 +92,13 @@ def emit_wait(builder, barrier, worker, workers):
 
 
 def emit_meeting(builder, barrier, place, members, before_opening=None):
-    """Write the wait of so many workers at a place; the last one does something before the others go on."""
+    """Write a meeting of `members` workers at a place.
+
+    before_opening : writes what the last worker to arrive does before the others may go on
+    """
     equal = lambda a, b: builder.icmp_signed("==", a, b)
     generation = read(builder, place, GENERATION)
-    # Nothing is set back: of meeting g, counted from 0, the last is the ((g + 1) * members)-th who ever came.
+    # Arrivals are never reset to 0: meeting g, counted from 0, ends with arrival number (g + 1) * members.
     last_of_all = builder.sub(builder.mul(builder.add(generation, INT(1)), members), INT(1))
     with builder.if_else(equal(add_one(builder, place, ARRIVED), last_of_all)) as (opens, waits):
         with opens:

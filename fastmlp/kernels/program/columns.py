@@ -1,7 +1,7 @@
-"""The columns of a batch of sparse rows: which samples have a number there, ascending, by a counting sort.
+"""Lists the columns of a batch of sparse rows: for each column, its non-zeros by ascending row of the batch.
 
-Separate from the templates, which multiply: what is written here are lists. They are made once a step, of a
-worker's own columns of the inputs.
+Separate from the templates because nothing is multiplied here. A worker lists its own columns of the inputs,
+once a step, by a counting sort.
 """
 
 # mypy: ignore-errors
@@ -13,11 +13,11 @@ import numpy as np
 from fastmlp.kernels.codegen.scalars import trailing_zeros
 
 SIX, LOW_SIX = np.uint64(6), np.uint64(63)
-"""A mark is a bit of a word of 64."""
+"""The marks of columns are bits of 64-bit words: a column's shift to its word, and the mask of its bit."""
 
 
 def place_of(indices, first, last, column):
-    """Return the first of the ascending indices[first:last] that is not below a column."""
+    """Return the place of the first of the ascending indices[first:last] that is not below `column`."""
     while first < last:
         middle = (first + last) // 2
         if indices[middle] < column:
@@ -28,7 +28,7 @@ def place_of(indices, first, last, column):
 
 
 def terms_of(indptr, indices, order, i, first, last, n_in):
-    """Return where the numbers of row i of the batch begin and end that are in columns [first, last)."""
+    """Return the places [begin, end) of row i's non-zeros that stand in columns [first, last)."""
     row = order[i] if len(order) > 0 else i
     begin, end = indptr[row], indptr[row + 1]
     if first > 0:
@@ -42,14 +42,14 @@ def list_columns(
     indptr, indices, values, order, rows, first, last, n_in, every,
     counts, marks, columns, starts, samples, numbers,
 ):  # fmt: skip
-    """List what a batch of `rows` rows has in columns [first, last), ascending.
+    """List the non-zeros of a batch of `rows` rows in columns [first, last), column by column.
 
     indptr (all rows + 1,) int64, indices int32, values : sparse rows; order (rows,) int64, or empty
-    every : whether columns that have nothing are listed, too
+    every : whether empty columns are listed, too
     counts : (last - first,) int32, marks : ((last - first) / 64, rounded up) uint64; zeros before and after
-    columns : (last - first + 1,) int64, the listed columns; then how many there are, at the end
-    starts : (last - first + 1,) int64; column t of the list has [starts[t], starts[t + 1]) of the next two
-    samples, numbers : int32, rows of the batch, and floating
+    columns : (last - first + 1,) int64, the listed columns; its last element is their number
+    starts : (last - first + 1,) int64; listed column t has places [starts[t], starts[t + 1]) of the next two
+    samples, numbers : of each non-zero its row of the batch, int32, and its value, floating
     """
     width, one = last - first, np.uint64(1)
     for i in range(rows):

@@ -1,4 +1,4 @@
-"""Which functions of a program are machine code by themselves, and how: see `fastmlp.kernels.jit.lazy`."""
+"""Which functions of a program are pieces, compiled by themselves (`fastmlp.kernels.jit.lazy`)."""
 
 # ruff: noqa: F821  (`coded` and CODE are bound later)
 # mypy: ignore-errors
@@ -14,11 +14,11 @@ from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, Code
 
 
 class Piece(NamedTuple):
-    """How a slot is a piece (`fastmlp.kernels.jit.lazy`).
+    """How a slot becomes a piece.
 
-    result : what it returns, one of Numba's types
-    codes : of which its first argument is one, if each has machine code of its own
-    constant : the template that calls it, as `coded`, with the constant CODE for that
+    result : the type that it returns, one of Numba's
+    codes : the table of its first argument, if each code has machine code of its own; else None
+    constant : the template that calls the slot, by the name `coded`, with the constant CODE as that argument
     """
 
     result: types.Type = types.none
@@ -27,22 +27,22 @@ class Piece(NamedTuple):
 
 
 def activate_one(z, out):
-    """As `activate`, of one code."""
+    """As `activate`, for the code CODE."""
     coded(CODE, z, out)
 
 
 def activate_gradient_one(z, a, delta):
-    """As `activate_gradient`, of one code."""
+    """As `activate_gradient`, for the code CODE."""
     coded(CODE, z, a, delta)
 
 
 def output_loss_one(output, parameters, share, z, targets, weights, scratch, delta):
-    """As `output_loss`, of one code."""
+    """As `output_loss`, for the code CODE."""
     return coded(CODE, output, parameters, share, z, targets, weights, scratch, delta)
 
 
 def apply_rule_one(rate, constants, t, g, p, first, second):
-    """As `apply_rule`, of one code."""
+    """As `apply_rule`, for the code CODE."""
     coded(CODE, rate, constants, t, g, p, first, second)
 
 
@@ -60,4 +60,4 @@ PIECES = {
     **dict.fromkeys(("penalty", "penalties"), Piece(types.float64)),
     **dict.fromkeys(("penalty_gradient", "drop", "clip", "update_all", "update_part"), Piece()),
 }
-"""The slots, and what else programs share: products over some rows, losses, the phases of a step."""
+"""By name: slots, and other functions that programs share, as products over some rows and a step's phases."""

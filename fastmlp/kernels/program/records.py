@@ -1,8 +1,8 @@
-"""What a program is told, in numbers: a network, an optimiser, rows, steps, and where its buffers are.
+"""All that a program is told, in numbers: a network, an optimiser, rows, steps, and the addresses of buffers.
 
-A program takes one address. There lies a call: words of 64 bits, each the address of an array or a whole
-number, in the order of `WORDS`. Compiled code reads them as the attributes of its only record
-(`fastmlp.kernels.codegen.told`).
+A program takes one address, that of a call. A call is an array of 64-bit words in the order of `WORDS`. Each
+is the address of an array or a whole number. Compiled code reads them as attributes
+(`fastmlp.kernels.program.told`).
 """
 
 from __future__ import annotations
@@ -18,19 +18,22 @@ from fastmlp.model.layout import first_byte
 from fastmlp.model.rules import MOST_CONSTANTS
 
 SLICE_ROWS = 8
-"""Rows of weights that a slice of gradient holds at least."""
+"""The fewest rows of weights in a slice of the gradient."""
 
 APART = 128
-"""Bytes between what two workers write: two cache lines, as processors fetch lines in pairs."""
+"""Bytes between what two workers write: two cache lines, because processors fetch lines in pairs."""
 
 FAN_IN, MOST_GROUPS = 8, 64
-"""Workers that meet at one place of a barrier; more meet in at most so many groups, of as many or more."""
+"""The most workers that meet at one place of a barrier; the most groups that a larger number forms."""
 
 ARRIVED, GENERATION, PLACE = 0, APART // 8, 2 * APART // 8
-"""Of a place where workers meet: what all write, what all read, its length. The first place is the root."""
+"""Of a meeting place: the word that counts arrivals, the word that waiting workers read, the length.
+
+The first place of a barrier is the root.
+"""
 
 ABANDONED, BARRIER = (1 + MOST_GROUPS) * PLACE, (1 + MOST_GROUPS) * PLACE + APART // 8
-"""Of a barrier's array: a word that nobody writes, unless a worker fails; the length."""
+"""Of a barrier's array: the word that is 0 unless a worker has failed; the array's length."""
 
 UNBOUNDED = float("inf")
 """The `clip_norm` of an optimiser that does not clip."""
@@ -62,14 +65,14 @@ OBJECTIVE = np.dtype(
 """What training minimises, in numbers. The loss's parameters (n_out,), float64, follow it in memory.
 
 loss : a code; its parameters : see `Network.loss_parameters`
-divisor : what the summed loss is divided by for its derivative, beside the batch's weight
-value_divisor : what the loss that is reported is divided by once more
+divisor : for the derivative the summed loss is divided by this and by the batch's weight
+value_divisor : the reported loss is divided by this in addition
 l1, l2 : the penalties; shared_penalty : whether they are divided by the batch's weight
 """
 
 
 def objective_of(parameters: NDArray[np.float64]) -> np.void:
-    """Return an OBJECTIVE of zeros, which these parameters of its loss (n_out,) follow."""
+    """Return an OBJECTIVE of zeros, with its loss's parameters (n_out,) after it in memory."""
     memory = np.zeros(OBJECTIVE.itemsize + parameters.nbytes, np.uint8)
     memory[OBJECTIVE.itemsize :] = parameters.view(np.uint8)
     record: np.void = memory[: OBJECTIVE.itemsize].view(OBJECTIVE)[0]
@@ -81,7 +84,7 @@ class Shape(NamedTuple):
 
     layers : (layers,) LAYER
     objective : an OBJECTIVE
-    words : of a call, what they say of the network, and where they are
+    words : a call's words of the network, with the addresses of both records
     """
 
     layers: NDArray[Any]
@@ -90,7 +93,7 @@ class Shape(NamedTuple):
 
     @classmethod
     def of(cls, layers: NDArray[Any], objective: np.void) -> Shape:
-        """Return what these say."""
+        """Return the shape of these two records."""
         first, last = layers[0], layers[-1]
         numbers = {"depth": len(layers), "size": last["end"], "n_in": first["n_in"], "n_out": last["n_out"]}
         places = {"layers": address_of(layers), "objective": address_of(objective)}
@@ -109,9 +112,9 @@ RULE = np.dtype(
 )
 """An optimiser in numbers, for one layer.
 
-rate_factor : of the layer's rates; 0 freezes it
+rate_factor : the layer's learning rates are multiplied by it; 0 freezes the layer
 touched_only : see `fastmlp.model.rules.Rule`
-code : of its rule; constants : what the rule's formula is told, see `Optimizer.constants`
+code : of its rule; constants : of the rule's formula, see `Optimizer.constants`
 """
 
 ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
@@ -146,33 +149,33 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "list_samples": (np.int32, ("all_terms",)),
     "list_numbers": (None, ("all_terms",)),
 }
-"""Arrays of a call by name: the dtype, None for the network's own, and the shape, by numbers of the call.
+"""Arrays of a call by name: the dtype, or None for the network's own; and the shape, in numbers of the call.
 
 layers, objective : as in `Shape`; rules : RULE
 parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
 inputs, targets, weights : as in `fastmlp.model.backend.Data`
 indptr, indices, values : in the place of dense inputs, as in `fastmlp.model.sparse.SparseRows`
-order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`; losses : written, a step's
-objective
+order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`
+losses : written, the objective of each step
 out : predictions, written
 memory : all buffers for a batch; sums : partial sums of its loss, each at the place of its first row
 barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
-touched : for an update alone, which rows of the first layer's weights take it; without marks all do
+touched : for `update`, which rows of the first layer's weights take it; all do where `marks` is 0
 places : of a part of a batch, see `fastmlp.model.backend.Part`
-list_counts, .. : of sparse inputs, what `columns.list_columns` writes; zeros in the first two
+list_counts, .. : for sparse inputs, as in `columns.list_columns`; the first two hold zeros
 """
 
 BUFFERS = (
     *("batch_inputs", "batch_targets", "batch_weights", "logits", "activations", "dropped", "deltas"),
     *("scratch", "slices", "private"),
 )
-"""What lies in a call's memory; a number of the call says where each begins. Most are used layer after layer.
+"""The buffers in a call's memory; a number of the call says where each begins. Most serve all layers.
 
 batch_inputs (batch * n_in), batch_targets (batch * n_out), batch_weights (batch) : the gathered batch
 logits, activations, dropped, deltas : (batch * units of all layers)
 scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots' own use
-slices : (workers, slice_length), `workspace.slice_length`, for gradients that are applied at once
-private : (workers, private_length), `variant.Bound.private`, for what a program lays out itself
+slices : (workers, slice_length), `workspace.slice_length`, for slices of gradients, applied at once
+private : (workers, private_length), `variant.Bound.private`, which the program of one network lays out itself
 """
 
 NUMBERS = (
@@ -187,8 +190,8 @@ depth : layers; size : parameters; samples : rows of the inputs; n_in, n_out : o
 visits : rows of the order, 0 if the inputs are visited as they stand
 steps : of the call; step : steps that were taken before; key : of the dropout masks
 batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
-bounds : numbers in indptr, 0 where inputs are dense; stored : non-zeros
-marks : n_in where it is told what is touched, else 0
+bounds : the length of indptr, 0 where inputs are dense; stored : non-zeros
+marks : the length of `touched`, n_in or 0
 placed : the rows of a part of a batch, 0 for a whole one
 counted : n_in, words : n_in / 64, listed : n_in, and for each worker `APART` bytes more
 terms : the most non-zeros of a step; all_terms : of all workers
@@ -199,7 +202,7 @@ WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
 
 
 def words_of(numbers: dict[str, int]) -> array.array[int]:
-    """Return the words of a call that is told these numbers by name."""
+    """Return the words of a call with these numbers, by name; the other words are 0."""
     words = array.array("q", bytes(8 * len(WORDS)))
     for name, number in numbers.items():
         words[WORDS[name]] = number
@@ -210,11 +213,12 @@ BLANK = words_of({})
 
 
 class Call:
-    """A call, as a program's entry point takes it by its address.
+    """A call, which a program's entry point takes by its address.
 
-    known : words that are the same for many calls, which are copied
-    given : arrays and numbers by name; numbers may be addresses that are known, of what is `held`
-    words : the memory, int64; whoever changes a word changes the call
+    known : words to begin with; they are copied, because many calls share them
+    given : arrays and numbers by name; a number may be the address of an object in `held`
+    held : objects that must live as long as the call
+    words : the call's memory, int64; a change to a word changes the call
     """
 
     __slots__ = ("_held", "address", "words")

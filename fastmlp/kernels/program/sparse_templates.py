@@ -1,7 +1,7 @@
 """The first layer's weights in a step on sparse inputs: the columns that a batch touches, and their rows.
 
-Templates as in `fastmlp.kernels.program.templates`: `weights_step` there calls `columns_step` here, as it
-calls a slot.
+These are templates as in `fastmlp.kernels.program.templates`, whose `weights_step` calls `columns_step` by
+name, as it calls a slot.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -28,17 +28,18 @@ from fastmlp.kernels.program.records import APART, UNBOUNDED
 from fastmlp.kernels.program.templates import slice_of, sparse_inputs_of, whole
 
 MOST_IDLE = 8
-"""Where columns may have so many numbers in a batch on the average, nearly all have one: all are listed."""
+"""The bound on a batch's non-zeros per column. Above it nearly no column is empty, and all are listed."""
 
 
 LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float(np.finfo("f8").tiny), 256
-"""The least normal numbers, and how many are looked at together."""
+"""The least normal numbers of both dtypes; and how many numbers `flush` looks at together."""
 
 
 def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
     """As `weights_step`, for rows [first, last) of the first layer's weights, where inputs are sparse.
 
-    Those that the batch does not touch are left out where their step would change nothing, or shall not be.
+    Rows that the batch does not touch are left out where a step would not change them, or where the rule
+    steps only touched rows.
     """
     here, rule, memory = call.layers[0], call.rules[0], call.memory
     n_out, width = here.n_out, last - first
@@ -65,7 +66,7 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
     r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
     if plain:
         if few and step == call.step:
-            # As a step along a gradient of 0 does; later there are none.
+            # A step along a gradient of 0 sets subnormal numbers to 0; after the first step none are left.
             flush(vector(w, first * n_out, width * n_out), w.dtype.type(1))
         those, ends = vector(columns, 0, listed), vector(starts, 0, listed + 1)
         weight_gradient_sparse_rows(ends, samples, numbers, those, delta, w, True, r, decay)
@@ -95,8 +96,8 @@ def step_rows(call, step, l1, l2, rate, some, count, g, at):
     """Apply the gradients g (count, n_out) to rows some[:count] of the first layer's weights.
 
     The rows and their moments are copied side by side, so that the constants of the rule are computed once.
-    some : int64; then come the next rows, which are asked for
-    at : where the memory has room for three times as many numbers as g has
+    some : int64; after the first `count` come the rows of the next call, which are prefetched
+    at : a place in memory with room for three times as many numbers as g has
     """
     here, rule, moments = call.layers[0], call.rules[0], call.moments
     n_out, size, columns = here.n_out, g.size, vector(some, 0, count)
@@ -135,9 +136,10 @@ def scatter(rows, places, out):
 
 
 def flush(numbers, one):
-    """numbers *= 1, which makes 0 of subnormal ones. As an argument: LLVM leaves out what it knows to be 1.
+    """numbers *= 1, which sets subnormal numbers to 0.
 
-    Where a few of them may be: it reads twice as fast as it writes.
+    It writes only where it finds one: reading is twice as fast as writing.
+    one : 1, an argument because LLVM would leave out a multiplication by a constant 1
     """
     least = LEAST_DOUBLE if numbers.itemsize == 8 else LEAST_SINGLE
     for start in range(0, len(numbers), FLUSHED_TOGETHER):

@@ -1,14 +1,14 @@
 """The compiled program as templates: plain functions that call slots by name.
 
 `fastmlp.kernels.jit.bind` copies them for each variant with the slots' names bound to that variant's
-functions, and Numba compiles the copies. A name that is not defined here is a slot; their
-signatures stand in `fastmlp.testing.slots`. Sizes, activations, loss and optimiser are data, so
+functions, and Numba compiles the copies. A name that is not defined here is a slot;
+`fastmlp.testing.slots` has the slots' signatures. Sizes, activations, loss and optimiser are data, so
 that one compilation for each dtype serves every network. Nothing in a step allocates.
 
 A step has two phases. In the first every worker takes rows of the batch through all layers and back to their
 deltas. In the second every worker takes rows of the weights, contracts over the whole batch and applies the
-optimiser. That is two barriers a step whatever the depth, and no element is summed by two workers: one thread
-or sixteen give the same bits. The layers are walked once forward, once back, once over the weights.
+optimiser. A step so has two barriers whatever the depth. No element is summed by two workers, so one thread
+and sixteen give the same bits. The layers are walked once forward, once back, once over the weights.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -40,7 +40,7 @@ from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
 from fastmlp.kernels.tuning.reading import tuned
 
 ALL_ROWS = 1 << 30
-"""More than a batch has."""
+"""More rows than any batch has."""
 
 block_rows, streamed_bytes = tuned("block_rows"), tuned("streamed_bytes")
 
@@ -50,18 +50,18 @@ block_rows, streamed_bytes = tuned("block_rows"), tuned("streamed_bytes")
 
 @jittable
 def loss_share(divisor, total):
-    """Return what one element's weighted loss counts: 1 / (total weight * divisor), or 0."""
+    """Return the factor of one element's weighted loss: 1 / (total weight * divisor), or 0 without weight."""
     return where(total > 0.0, 1.0 / (total * divisor), 0.0)
 
 
 @jittable
 def penalty_share(shared: bool, total):
-    """Return what the penalties count: 1, or 1 / total weight where the batch shares them."""
+    """Return the factor of the penalties: 1, or 1 / total weight where the batch shares them."""
     return where(shared, where(total > 0.0, 1.0 / total, 0.0), 1.0)
 
 
 def whole(count, unit):
-    """Return in how many units so many items fit."""
+    """Return how many units hold `count` items; the last one may be part empty."""
     return (count + unit - 1) // unit
 
 
@@ -81,32 +81,32 @@ def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, in
 
 @jittable
 def slice_of(numbers: int, n_out: int):
-    """Return how many rows of gradients fit in so many numbers, in whole SLICE_ROWS."""
+    """Return how many rows of a gradient fit into `numbers` numbers, a multiple of SLICE_ROWS."""
     return numbers // n_out // SLICE_ROWS * SLICE_ROWS
 
 
 @jittable
 def rows_at_once(parameter_bytes: int, streamed: int, block: int):
-    """Return how many rows a worker that streams takes through the layers together.
+    """Return how many rows a worker takes through the layers together, where `streams`.
 
-    Parameters beyond L2 are read from memory once for all of them, not for every block.
+    They are all rows where the parameters outgrow L2: these are then read from memory once, not once a block.
     """
     return where(parameter_bytes < streamed, block, ALL_ROWS)
 
 
-# --- slots that a variant may override, in words of others ----------------------------------------
+# --- slots that a variant may override; here they call other slots ----------------------------------
 
 
 def streams():
-    """Return whether products read rows where they lie, and gradients are applied slice by slice.
+    """Return whether products read rows of X in place, and gradients are applied slice by slice.
 
-    Else the rows of a batch are gathered first, and every gradient is formed whole.
+    Otherwise the rows of a batch are gathered first, and every gradient is formed whole.
     """
     return False
 
 
 def affine_rows(x, order, w, b, out, first, last, relu, scratch):
-    """Rows [first, last) of out = x @ w + b, and max(., 0) of it where `relu`; order : without rows."""
+    """Rows [first, last) of out = x @ w + b, and max(., 0) of it where `relu`; order : empty."""
     z = rows_of(out, first, last)
     affine(rows_of(x, first, last), w, b, scratch, z)
     if relu:
@@ -114,7 +114,7 @@ def affine_rows(x, order, w, b, out, first, last, relu, scratch):
 
 
 def input_gradient_rows(delta, w, a, out, first, last, relu, scratch):
-    """Rows [first, last) of out = delta @ w.T, where `relu` times the derivative of the relu that made a."""
+    """Rows [first, last) of out = delta @ w.T; where `relu`, times the derivative of the relu that made a."""
     below, a = rows_of(out, first, last), rows_of(a, first, last)
     input_gradient(rows_of(delta, first, last), w, scratch, below)
     if relu:
@@ -122,7 +122,7 @@ def input_gradient_rows(delta, w, a, out, first, last, relu, scratch):
 
 
 def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """out = x.T @ delta, for all inputs, without a step."""
+    """out = x.T @ delta, for all inputs; without a step: it is called where `descend` is false."""
     weight_gradient(x, delta, scratch, out)
 
 
@@ -134,7 +134,7 @@ def affine_sparse_rows(indptr, indices, values, order, w, b, out, relu):
 
 
 def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, descend, rate, l2):
-    """As `weight_gradient_sparse`, without a step."""
+    """As `weight_gradient_sparse`, without a step: it is called where `descend` is false."""
     weight_gradient_sparse(starts, samples, numbers, columns, delta, out)
 
 
@@ -142,9 +142,9 @@ def weight_gradient_sparse_rows(starts, samples, numbers, columns, delta, out, d
 
 
 def inputs_of(call, start, rows):
-    """Return the inputs of a batch, and the order that names its rows there; without rows, row after row.
+    """Return the inputs of a batch, and the order of its rows in them; empty if they lie row after row.
 
-    The batch has the visits from `start` on, or the samples where there is no order.
+    The batch begins with visit `start` of the call's order, or with sample `start` where there is no order.
     """
     if call.visits == 0:
         return rows_of(call.inputs, start, start + rows), no_order()
@@ -154,7 +154,7 @@ def inputs_of(call, start, rows):
 
 
 def sparse_inputs_of(call, start, rows):
-    """Return the indptr of a batch's sparse inputs, and its order, as `inputs_of` does."""
+    """Return the indptr of a batch's sparse inputs, and the order of its rows, as `inputs_of` does."""
     if call.visits == 0:
         return vector(call.indptr, start, rows + 1), no_order()
     return call.indptr, vector(call.order, start, rows)
@@ -164,7 +164,7 @@ def rows_forward(call, start, rows, first, last, step, worker):
     """Take rows [first, last) of a batch of `rows` rows through all layers, up to the last one's logits.
 
     call : a `told.Told`; start : see `inputs_of`
-    step : counts the updates before, for dropout; worker : whose scratch to use
+    step : updates before this one, for the dropout masks; worker : whose scratch to use
     """
     layers, parameters, memory = call.layers, call.parameters, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -195,7 +195,7 @@ def rows_forward(call, start, rows, first, last, step, worker):
 
 
 def drop_placed(call, step, layer, first, p, a, out):
-    """As `drop`; of a part of a batch row by row, each with the mask of its place in the whole."""
+    """As `drop`. The rows of a part of a batch get the masks of their places in the whole batch."""
     if call.placed == 0:
         drop(call.key, step, layer, first, p, a, out)
     else:
@@ -205,7 +205,10 @@ def drop_placed(call, step, layer, first, p, a, out):
 
 
 def rows_loss(call, start, rows, first, last, share, worker):
-    """Fill the last layer's deltas of rows [first, last), and partial sums of the loss; as `rows_forward`."""
+    """Write the last layer's deltas of rows [first, last), and their partial sums of the loss.
+
+    share : the factor of a row's weighted loss, see `loss_share`; the others as in `rows_forward`
+    """
     output, objective, memory = call.layers[call.depth - 1], call.objective, call.memory
     z, delta = units_of(memory, call.logits, output, rows), units_of(memory, call.deltas, output, rows)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -250,13 +253,13 @@ def rows_backward(call, rows, first, last, step, worker):
 def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers):
     """Contract the worker's share of every layer's weights over the batch, and update it.
 
-    Each layer's biases are one worker's. Where the optimiser clips, gradients are left whole in
+    One worker takes all biases of a layer. Where the optimiser clips, the whole gradient is written to
     call.gradients, and nothing is updated.
-    l1, l2, rate, bias_rate : of this step; the others as `rows_forward`
+    l1, l2, rate, bias_rate : of this step; the others as in `rows_forward`
     """
     layers, rules, memory, gradients = call.layers, call.rules, call.memory, call.gradients
     clipped = rules[0].clip_norm < UNBOUNDED
-    kept = clipped | (not streams())  # gradients, whole, in call.gradients
+    kept = clipped | (not streams())  # the whole gradient is written to call.gradients
     plain = (rules[0].code == SGD) & (l1 == 0) & (not kept)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     slices = call.slices + worker * call.slice_length
@@ -277,7 +280,7 @@ def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, worke
             first = last
         own_rate = rate * rule.rate_factor
         r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
-        # A worker may have no rows of a layer with few inputs, and a range no step of 0.
+        # + 1: a worker may have no rows of a layer with few inputs, and a range must not have a step of 0.
         together = chosen(streams() & (not plain), slice_of(call.slice_length, n_out), last - first + 1)
         for at in range(first, last, together):
             stop = lesser(at + together, last)
@@ -299,7 +302,7 @@ def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, worke
 
 
 def update_part(call, rule, step, rate, start, g):
-    """Apply the gradient g (n,) to the n parameters that begin at `start`; step counts the updates before."""
+    """Apply the gradient g (n,) to the n parameters that begin at `start`; step : updates before this one."""
     n, moments = len(g), call.moments
     p, first = vector(call.parameters, start, n), vector(moments, start, n)
     second = vector(moments, moments.shape[1] + start, n)
@@ -307,7 +310,7 @@ def update_part(call, rule, step, rate, start, g):
 
 
 def update_all(call, step, rate, bias_rate):
-    """Apply call.gradients to all parameters, clipped before where the optimiser clips."""
+    """Apply call.gradients to all parameters; where the optimiser clips, clip them first."""
     layers, rules, gradients = call.layers, call.rules, call.gradients
     for layer in range(len(layers)):
         here = layers[layer]
@@ -333,7 +336,7 @@ def update_all(call, step, rate, bias_rate):
 
 
 def penalties(call, l1, l2):
-    """Return the penalties on the weights of all layers."""
+    """Return the sum of the penalties on the weights of all layers."""
     layers, total = call.layers, 0.0
     for layer in range(len(layers)):
         total += penalty(l1, l2, weights_of(call.parameters, layers[layer]))
@@ -343,7 +346,8 @@ def penalties(call, l1, l2):
 def descend(call, s, worker, workers, updates):
     """Take step s of the call, and write its objective to call.losses.
 
-    updates : whether parameters are; else the optimiser must be one that clips, and gradients are left
+    updates : whether parameters are updated. If not, the gradient is left in call.gradients, and the
+        optimiser must be one that clips: only then is the gradient whole before the update.
     """
     objective, rules = call.objective, call.rules
     start, step, total = call.starts[s], call.step + s, call.totals[s]
@@ -356,7 +360,7 @@ def descend(call, s, worker, workers, updates):
     for at in range(first, last, block):
         stop = lesser(at + block, last)
         if call.visits > 0:
-            # A random line or two for each row: waiting for them in the loss was 12 us of a step of 380.
+            # Each row has a random cache line or two: the loss waited for them for 12 us of a step of 380.
             visited = vector(call.order, start, rows)
             prefetch_rows(call.targets, visited, at, stop)
             prefetch_rows(call.weights, visited, at, stop)
@@ -379,7 +383,7 @@ def descend(call, s, worker, workers, updates):
     wait(call.barrier, worker, workers)
 
 
-# --- entry points: of a call, and of which of so many workers this one is -------------------------------
+# --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
 
 
 def train_chunk(call, worker, workers):

@@ -1,7 +1,7 @@
-"""A call (`fastmlp.kernels.program.records`) as compiled code sees it: its arrays are attributes.
+"""A call (`fastmlp.kernels.program.records`) as compiled code sees it: an object with attributes.
 
-`call.step` is a whole number, `call.parameters` an array of the shape that the call's numbers say. Nobody
-writes to the words of a call while a program runs, which LLVM is told: it reads each once.
+`call.step` is a whole number; `call.parameters` is an array, whose shape follows from numbers of the call.
+Nothing writes to the words of a call while a program runs. LLVM is told so, and reads each word once.
 """
 
 # mypy: ignore-errors
@@ -30,7 +30,7 @@ class Told(types.Type):
         super().__init__(f"call({dtype})")
 
     def kind_of(self, name):
-        """The type of an attribute; None if there is none of this name."""
+        """Return the type of an attribute; None if there is none of this name."""
         if name in NUMBERS:
             return types.intp
         if name not in ARRAYS:

@@ -1,1 +1,1 @@
-"""A variant as a backend: numbers for descriptions, buffers, threads, checks."""
+"""A variant as a backend: descriptions as numbers, buffers, threads, checks of arguments."""

@@ -1,4 +1,4 @@
-"""Makes a `Backend` of a variant: descriptions become numbers here, and buffers are allocated."""
+"""Makes a `Backend` of a variant: turns descriptions into numbers, and allocates buffers."""
 
 from __future__ import annotations
 
@@ -52,17 +52,17 @@ from fastmlp.model.state import TrainState
 Array = NDArray[Any]
 
 EVALUATED_ROWS = 256
-"""Rows that evaluate takes at a time: what it allocates does not grow with the data."""
+"""Rows that `evaluate` takes at a time, so that its buffers do not grow with the data."""
 
 NAMES = {dtype: dtype.name for dtype in FLOATS}
-"""Of dtypes: NumPy makes the name anew whenever it is asked for one."""
+"""The names of dtypes: NumPy builds the text again at every `dtype.name`."""
 
 IDLE_BYTES = 128 << 20
-"""What workspaces may take between predictions, those of all models together."""
+"""The most bytes that the workspaces of all models may hold between predictions."""
 
 
 def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
-    """Return a variant as a backend; it compiles, or loads from the disk, when called."""
+    """Return a variant as a backend. Its functions compile their code, or load it, when first called."""
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise RuntimeError(
             "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
@@ -70,7 +70,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         )
     for module in choice.libraries:
         importlib.import_module(module)
-    tuned.take_kept()  # before anything asks how many threads the first step takes
+    tuned.take_kept()  # first, because `thread_us` decides the number of threads of the first step
 
     def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
         rows, dtype = len(inputs), parameters.dtype
@@ -215,20 +215,20 @@ def sizes_of(network: Network, inputs: Inputs) -> tuple[int, ...]:
 
 
 def told_of(data: Data) -> dict[str, Any]:
-    """Return what a call is told of rows, by names in `fastmlp.kernels.program.records`."""
+    """Return a call's arrays and numbers of the data, by their names in `fastmlp.kernels.program.records`."""
     inputs = data.inputs
     told = sparse_told(inputs) if isinstance(inputs, SparseRows) else {"inputs": inputs}
     return {**told, "targets": data.targets, "weights": data.weights, "samples": len(inputs)}
 
 
 def sparse_told(inputs: SparseRows) -> dict[str, Any]:
-    """Return what a call is told in the place of dense inputs."""
+    """Return a call's arrays and numbers of sparse inputs."""
     arrays = dict(zip(("indptr", "indices", "values"), inputs.arrays, strict=True))
     return {**arrays, "bounds": len(inputs.indptr), "stored": len(inputs.values)}
 
 
 def lists_for(inputs: Inputs, rows: int, workers: int) -> dict[str, Any]:
-    """Return what a call lists the columns of sparse rows in, so many at a time; of dense ones nothing."""
+    """Return the buffers for lists of the columns of up to `rows` sparse rows; none for dense rows."""
     if not isinstance(inputs, SparseRows):
         return {}
     terms = inputs.most(rows)
@@ -248,13 +248,13 @@ def lists_for(inputs: Inputs, rows: int, workers: int) -> dict[str, Any]:
 
 
 MOST_TERMS = 2**31
-"""The non-zeros of a batch are counted in 32 bits."""
+"""A batch must have fewer non-zeros, because they are counted in 32 bits."""
 
 
 def call_of(shape: Shape, work: Workspace | None, rules: Rules | None = None, **given: Any) -> Call:
     """Return a call of a network's program.
 
-    work : buffers with room for a step; rules : of the optimiser, if it takes one
+    work : buffers with room for a step; rules : of the optimiser, if the call takes a step
     given : arrays and numbers by their names in `fastmlp.kernels.program.records`
     """
     given |= shape.words
@@ -268,7 +268,7 @@ def call_of(shape: Shape, work: Workspace | None, rules: Rules | None = None, **
 
 @functools.lru_cache(maxsize=64)
 def no_rules(layers: int) -> Rules:
-    """Return the rules of an optimiser that clips, and that nobody asks for a step."""
+    """Return rules for `gradient`, which reads from them only that the optimiser clips, and takes no step."""
     rules = np.zeros(layers, RULE)
     rules["rate_factor"] = 1
     return Rules(rules, address_of(rules))
@@ -300,10 +300,11 @@ def shape_of(network: Network) -> Shape:
 
 
 class Reusable:
-    """The call of a model's predictions, for the next ones where it is kept: allocating takes 7 us.
+    """A call that predicts, with its workspace. It is kept for the next prediction: allocating takes 7 us.
 
     entries : of the backend that predicts; batch : rows that it has room for at a time
-    sizes : as `sizes_of` gives them, for inputs that it has room for; kept : whether it may lie idle
+    sizes : as `sizes_of` gives them, for inputs that it has room for
+    kept : whether it may be kept between predictions, see `IDLE_BYTES`
     buffers : see `fastmlp.kernels.variant.Choice`
     """
 
@@ -322,9 +323,10 @@ class Reusable:
         self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
         self.sizes = sizes
         self._call = call_of(shape, work)
-        self._call.words[PARAMETERS] = address_of(parameters)  # not held: with them goes what leads here
+        # The address alone: a reference would keep the parameters alive (see `Prediction.watch`).
+        self._call.words[PARAMETERS] = address_of(parameters)
         self.batch, self.bytes = batch, work.memory.nbytes
-        # Counted first: two threads that come at once may both find no room, but never both the last of it.
+        # Counted before the check: two threads may both find no room, but never both take the last.
         _kept[id(self)] = self
         if self.bytes <= IDLE_BYTES < _kept_bytes():
             for prediction in list(_predictions.values()):
@@ -350,7 +352,7 @@ PARAMETERS, INPUTS, BOUNDS, OUT, SAMPLES = (
 )
 
 _kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary()
-"""By their ids, those that lie idle, or will when their predictions are made."""
+"""By their ids, the calls that are kept, idle or at work."""
 
 
 def _kept_bytes() -> int:
@@ -359,13 +361,13 @@ def _kept_bytes() -> int:
 
 
 class Prediction(NamedTuple):
-    """What the predictions of one model have in common, found by its parameters in 0.2 us.
+    """What all predictions of one model share. It is found by the model's parameters in 0.2 us.
 
     network : the model's
     shape : the network in numbers, without dropout
-    idle : workspaces that predictions have left for the next: pop, then append. A list, so that calls from
-        several threads never meet in one.
-    watch : what takes this away when the parameters go
+    idle : calls that predictions have left for the next ones. A prediction pops one and appends it
+        afterwards, so that two threads never use the same one.
+    watch : a weak reference that removes this when the parameters are deleted
     """
 
     network: Network
@@ -379,11 +381,11 @@ _predictions: dict[int, Prediction] = {}
 
 
 def prediction_of(network: Network, parameters: Array) -> Prediction:
-    """Return what predictions with these parameters have in common."""
+    """Return what all predictions with these parameters share."""
     key = id(parameters)
     known = _predictions.get(key)
     if known is None or (known.network is not network and known.network != network):
-        # Not by the module's names, which are gone when a process ends.
+        # A local name: the module's globals may be None already when a process ends.
         predictions = _predictions
         watch = weakref.ref(parameters, lambda _: predictions.pop(key, None))
         known = _predictions[key] = Prediction(network, resting_shape_of(network), [], watch)
@@ -392,7 +394,7 @@ def prediction_of(network: Network, parameters: Array) -> Prediction:
 
 @functools.lru_cache(maxsize=64)
 def resting_shape_of(network: Network) -> Shape:
-    """Return a network in numbers as it is when it does not train: nothing is dropped."""
+    """Return a network in numbers for predictions: without dropout."""
     shape = shape_of(network)
     layers = shape.layers.copy()
     layers["dropout"] = 0

@@ -1,8 +1,8 @@
 """Threads that run one compiled program together, and the barrier that joins them within it.
 
-Workers are Python threads inside nogil code, started for a chunk of about 0.2 s: a start costs
-some 50 us, and no pool is left behind that a fork, an exception or a second fit could find in the
-wrong state. Within a chunk they meet at an atomic barrier (`fastmlp.kernels.program.barrier`).
+Workers are Python threads that run code without Python's lock. They are started for one chunk of about 0.2 s:
+a start costs some 50 us, and there is no pool that a fork, an exception or a second fit could find in a wrong
+state. Within a chunk they meet at an atomic barrier (`fastmlp.kernels.program.barrier`).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from fastmlp.kernels.program.records import ABANDONED
 
 
 def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]) -> None:
-    """Call program(worker, workers) once for each worker, on threads of their own but for the first.
+    """Call program(worker, workers) once for each worker, the first on this thread, the others on their own.
 
-    Where the system has no more threads to give, by fewer workers, who compute the same bits. If one
-    fails, the others leave the barrier, what they wrote is of no use, and its error is raised.
+    If the system can start no more threads, there are fewer workers, which compute the same bits. If a worker
+    fails, the others leave the barrier, the result is invalid, and the worker's error is raised.
 
     barrier : (BARRIER,) int64 of zeros, at which the program waits
     """
@@ -31,7 +31,7 @@ def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]
 
 
 class _Gang:
-    """Threads that wait until it is known how many they are."""
+    """Threads that wait at a gate until all are started, since the number of workers is known only then."""
 
     def __init__(self, program: Callable[[int, int], None], barrier: NDArray[Any]) -> None:
         self._program, self._barrier = program, barrier
@@ -49,7 +49,7 @@ class _Gang:
         except RuntimeError:
             pass  # "can't start new thread"
         except BaseException:
-            self._gate.set()  # to nobody's work
+            self._gate.set()  # they find 0 workers, and end
             raise
         self._workers = 1 + len(others)
         self._enter(0)

@@ -1,4 +1,4 @@
-"""What compiled code takes on trust, checked before it runs: a wrong shape there is a wrong address."""
+"""Checks of arguments, made before compiled code runs: there, a wrong shape is a wrong address."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLik
 
 
 def check_inputs(inputs: Inputs, rows: int, n_in: int, dtype: DTypeLike) -> None:
-    """Raise ValueError unless these are so many rows, dense or sparse, of a network's width.
+    """Raise ValueError unless the inputs are (rows, n_in) of this dtype, dense or sparse.
 
-    What indptr and indices hold is the caller's word, as the values of an order are.
+    The content of indptr and indices is not checked, nor are the values of an order: the caller answers for
+    them.
     """
     if not isinstance(inputs, SparseRows):
         check_array("inputs", inputs, (rows, n_in), dtype)
@@ -49,7 +50,7 @@ def check_parameters(shape: Shape, parameters: Array) -> None:
 
 
 def check_state(shape: Shape, state: TrainState) -> None:
-    """Raise ValueError unless the state is one of this network."""
+    """Raise ValueError unless the arrays of the state have this network's shapes and one dtype."""
     check_parameters(shape, state.parameters)
     count, dtype = state.parameters.size, state.parameters.dtype
     check_array("gradients", state.gradients, (count,), dtype)
@@ -57,7 +58,7 @@ def check_state(shape: Shape, state: TrainState) -> None:
 
 
 def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
-    """Raise ValueError unless the data have the network's width, and a row."""
+    """Raise ValueError unless the data have a row at least, and the network's widths."""
     rows = len(data.inputs)
     check_inputs(data.inputs, max(rows, 1), shape.words["n_in"], dtype)
     check_array("targets", data.targets, (rows, shape.words["n_out"]), dtype)
@@ -67,8 +68,8 @@ def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
 def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
     """Raise ValueError unless every step lies within the order and the batch size.
 
-    The order's own values are the caller's word: looking at all of them would take as long as
-    copying the rows that they name.
+    The values of the order are not checked: to read all of them would take as long as to copy the rows
+    that they name.
     """
     steps = len(chunk.starts)
     check_array("order", chunk.order, (chunk.order.size,), np.int64)
@@ -77,7 +78,7 @@ def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
     check_array("totals", chunk.totals, (steps,), np.float64)
     check_array("rates", chunk.rates, (steps, 2), np.float64)
     check_array("losses", losses, (steps,), np.float64)
-    # A number below 0 is a huge one without a sign: so one pass tells both bounds.
+    # As unsigned integers, numbers below 0 are huge, so one pass checks both bounds.
     if steps and (
         _most(chunk.starts) >= chunk.order.size
         or _most(chunk.stops) > chunk.order.size
@@ -90,6 +91,6 @@ def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
 
 
 def _most(numbers: NDArray[np.int64]) -> int:
-    """Return the largest of some numbers, where one below 0 counts as above all others."""
+    """Return the largest of some numbers, as unsigned ones: a number below 0 is larger than all others."""
     unsigned = numbers.view(np.uint64)
     return unsigned.item(unsigned.argmax())

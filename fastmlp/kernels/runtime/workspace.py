@@ -1,4 +1,4 @@
-"""The buffers that a program works in, allocated once a call so that no step allocates."""
+"""The buffers of a program, allocated once a call so that no step allocates."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from fastmlp.kernels.variant import Buffers
 from fastmlp.model.layout import ALIGNMENT, aligned
 
 SCRATCH_BYTES = 256
-"""Bytes of scratch for each term that a matmul contracts over: a panel of up to 4 wide vectors."""
+"""Bytes of scratch for each term of a matmul's sums: a row of a panel, up to 4 wide vectors."""
 
 SCRATCH_ROWS = 32
-"""Rows of scratch beside the panel: a register tile's worth, and some."""
+"""Rows of scratch beside the panel: more than a register tile has."""
 
 BLOCKED_SIDE = 256
-"""The side from which on `packed` may pack a layer: 1 MiB holds any weights below it, in float64 too."""
+"""`packed` packs no layer whose sides are all shorter: its weights take less than 1 MiB, in float64 too."""
 
 BLOCK_BYTES, BLOCK_ROWS = 1 << 19, 1024
-"""What `fastmlp.kernels.gemm.blocked` packs at a time: bytes of one operand, rows of the other."""
+"""What `fastmlp.kernels.gemm.blocked` packs at a time: the bytes of one operand, the rows of the other."""
 
 
 def scratch_length(widest: int, rows: int, itemsize: int) -> int:
-    """Return the numbers of scratch that a slot needs for layers of at most so many units, and rows.
+    """Return the length of a worker's scratch, for layers of up to `widest` units and `rows` rows.
 
-    Room for a panel of as many terms as either has, and for the blocks that packed operands come in.
+    It has room for a panel whose terms are units or rows, and for the blocks of packed operands.
     """
     depth = max(widest, rows)
     panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
@@ -42,12 +42,12 @@ def scratch_length(widest: int, rows: int, itemsize: int) -> int:
 
 
 def slice_length(n_out: int, itemsize: int) -> int:
-    """Return the numbers of a slice of gradient: 8 rows of weights, or `slice_bytes` if that is more."""
+    """Return the length of a slice of the gradient: 8 rows of weights, or `slice_bytes` if that is more."""
     return max(value("slice_bytes") // itemsize, SLICE_ROWS * n_out)
 
 
 def apart(numbers: int, itemsize: int) -> int:
-    """Return so many numbers, or some more: the next worker's are on other cache lines."""
+    """Return a length rounded up such that the next worker's numbers lie on other cache lines."""
     together = APART // itemsize
     return -(-numbers // together) * together
 
@@ -61,14 +61,15 @@ def lengths(
     predicting: bool = False,
     least: Buffers | None = None,
 ) -> dict[str, int]:
-    """Return the numbers in each of a workspace's buffers, by their names in `records.BUFFERS`.
+    """Return the lengths of a workspace's buffers, by their names in `records.BUFFERS`.
 
-    For batches of up to `rows` rows, shared by `workers` workers.
+    They serve batches of up to `rows` rows, shared by `workers` workers.
 
-    sizes : of a network's layers; the first is 0 where inputs are sparse, which nothing gathers or packs
-    private : numbers that a worker has to itself, whole cache lines
-    predicting : whether it needs logits, activations and scratch only
-    least : of `variant.Choice.buffers`, what a worker must have of some buffers
+    sizes : of a network's layers; the first is 0 where inputs are sparse, because these are not gathered or
+        packed
+    private : the length of each worker's private buffer, whole cache lines
+    predicting : whether only logits, activations and scratch are needed
+    least : `variant.Choice.buffers`, the least lengths that a worker needs of some buffers
     """
     units = rows * sum(sizes[1:])
     scratch = workers * apart(scratch_length(max(sizes), rows, itemsize), itemsize)
@@ -90,11 +91,11 @@ def lengths(
 
 
 class Workspace(NamedTuple):
-    """What a program works in, allocated once a call.
+    """All buffers of a program, allocated once a call.
 
-    memory : (n,) floating, all buffers
+    memory : (n,) floating, all buffers but the sums
     sums : (rows,) float64, for partial sums of a batch's loss
-    words : of a call, told where each begins and how much there is; not to be changed
+    words : a call's words with the places and lengths of the buffers; shared, so nothing may write to them
     """
 
     memory: NDArray[Any]
@@ -111,9 +112,9 @@ def workspace(
     predicting: bool = False,
     buffers: Buffers | None = None,
 ) -> Workspace:
-    """Return buffers as `lengths` says, each at a cache line, in one allocation but for the sums.
+    """Return buffers as long as `lengths` says, each at a cache line, in one array but for the sums.
 
-    buffers : of `variant.Choice`, what its slots need
+    buffers : `variant.Choice.buffers`; the other arguments as in `lengths`
     """
     slice_bytes = 0 if predicting else value("slice_bytes")
     total, words = _layout(
@@ -123,14 +124,18 @@ def workspace(
 
 
 KEPT_BYTES = 1 << 17
-"""Of a workspace that a training keeps from one chunk to the next. The system gives memory of this size away
-page by page, zeroed: where a chunk is one step, at 1024-2048-2048-10 and 1024 rows, that was 2.4 % of it."""
+"""A training keeps a workspace of at least this size from one chunk to the next.
+
+The system hands out memory of this size page by page, and clears each page first. At 1024-2048-2048-10 and
+1024 rows, where a chunk is one step, that was 2.4 % of the step.
+"""
 
 
 class Kept(NamedTuple):
     """A workspace between two chunks of a training.
 
-    asked : what it was made by; watch : takes it away when the training's gradients go
+    asked : the arguments of `workspace` that it was made with
+    watch : a weak reference that removes this when the training's gradients are deleted
     """
 
     asked: tuple[Any, ...]
@@ -139,13 +144,14 @@ class Kept(NamedTuple):
 
 
 _kept: dict[int, Kept] = {}
-"""By the ids of the gradients of trainings, which live as long as these."""
+"""By the ids of the trainings' gradients: a training has one array of gradients as long as it runs."""
 
 
 def workspace_of(gradients: NDArray[Any], *asked: Any) -> Workspace:
-    """Return the workspace of the training that has these gradients (P,); asked : as `workspace`.
+    """Return the workspace of the training with these gradients (P,); asked : the arguments of `workspace`.
 
-    Two chunks of one training never run at once: both would write to its gradients.
+    No two chunks share it at one time: chunks of one training never run at once, since they write to its
+    gradients.
     """
     key = id(gradients)
     kept = _kept.get(key)
@@ -153,7 +159,7 @@ def workspace_of(gradients: NDArray[Any], *asked: Any) -> Workspace:
         return kept.work
     work = workspace(*asked)
     if work.memory.nbytes >= KEPT_BYTES:
-        all_kept = _kept  # the module's names are gone when a process ends
+        all_kept = _kept  # a local name: the module's globals may be None already when a process ends
         _kept[key] = Kept(asked, work, weakref.ref(gradients, lambda _: all_kept.pop(key, None)))
     return work
 
@@ -169,7 +175,7 @@ def _layout(
     slice_bytes: int,
     least: Buffers | None,
 ) -> tuple[int, array.array[int]]:
-    """Return how many numbers all buffers take, and a call's words."""
+    """Return the length of the memory, and a call's words with the places of the buffers in it."""
     buffers = lengths(sizes, rows, workers, itemsize, private, predicting, least)
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
@@ -180,7 +186,7 @@ def _layout(
 def words(
     buffers: dict[str, int], starts: dict[str, int], total: int, rows: int, workers: int
 ) -> array.array[int]:
-    """Return a call's words that are told of buffers of these lengths, which begin there."""
+    """Return a call's words for buffers of these lengths at these starts, in a memory of `total` numbers."""
     shares = {"scratch": "scratch_length", "slices": "slice_length", "private": "private_length"}
     shared = {name: buffers.get(buffer, 0) // workers for buffer, name in shares.items()}
     return words_of({**starts, **shared, "length": total, "batch": rows})

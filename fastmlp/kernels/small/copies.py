@@ -5,7 +5,7 @@
 from fastmlp.kernels.jit.lazy import apart
 
 
-# Pieces: called once a chunk, so that one compilation may serve all networks.
+# Both are pieces: they are called once a chunk, so one compilation for all networks is fast enough.
 @apart
 def copy_in(work, base, vector, layout):
     """Copy a flat vector (P,) to the section at `base`."""

@@ -1,4 +1,4 @@
-"""Which networks have a program of their own, and what it is bound to; known without loading the compiler."""
+"""Which networks have a program of their own, and with which constants. This file loads no compiler."""
 
 # mypy: ignore-errors
 
@@ -19,27 +19,27 @@ from fastmlp.model.losses import loss_of
 PROGRAMS = "fastmlp.kernels.small.programs"
 
 BLOCK_ROWS = 64
-"""Rows taken through the network together: 128 or 256 were no faster at 30-100-1 and 4-32-16-4."""
+"""Rows that go through the network together: 128 and 256 were no faster at 30-100-1 and 4-32-16-4."""
 
 GROUPED_ROWS = 1024
-"""Batches from here on are summed in groups, which threads may share."""
+"""Batches of this many rows and more are summed in groups, which threads can share."""
 
 GROUPS = 8
 
 MOST_UNITS, MOST_PARAMETERS, MOST_LAYERS = 128, 1 << 14, 8
-"""Where the gain ends: at 64-128-10, 9 610 parameters, `fused` takes 1.5 times as long, and it falls."""
+"""The largest networks with a gain: at 64-128-10, 9 610 parameters, `fused` takes 1.5 times as long, later less."""
 
 MOST_ROWS = 16
-"""Of a batch whose network lives in registers."""
+"""The most rows of a batch where a network stays in registers."""
 
 MOST_VECTORS = 64
-"""Beyond so many vectors of parameters the registers overflow, and so does the gain."""
+"""The most vectors of parameters of such a network: with more the registers overflow, and nothing is gained."""
 
 
 def has_stages(network):
     """Whether everything in the network's description has a stage.
 
-    No logit of a hidden layer is kept, so that a derivative has to go by the activation's value.
+    The logits of hidden layers are not kept, so a derivative must be computed from the activation's value.
     """
     if any(network.dropout) or network.l1 > 0:
         return False
@@ -53,7 +53,7 @@ def has_stages(network):
 
 
 TIMES, RATES = (*range(1, 33), 100, 1000, 10**4, 10**6), (1e-6, 1e-3, 1.0)
-"""Where a user's rule is tried."""
+"""The steps and rates at which a user's rule is tried."""
 
 
 @functools.cache
@@ -70,7 +70,7 @@ def _keeps_padding(activation):
 
 @functools.lru_cache(maxsize=64)
 def _stays_zero(optimizer):
-    """Whether a step of its rule leaves padding alone: a parameter of 0 with a gradient and moments of 0."""
+    """Whether a step of its rule leaves padding at 0: parameters of 0 with gradients and moments of 0."""
     rule, zero = optimizer.rule, np.zeros(1)
     if not rule.digest:
         return True
@@ -84,7 +84,7 @@ def _stays_zero(optimizer):
 
 
 def is_small(sizes):
-    """Whether a network of these sizes is one where constants pay."""
+    """Whether a network of these sizes is small enough to gain by constants."""
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
     return max(sizes) <= MOST_UNITS and parameters <= MOST_PARAMETERS and len(sizes) <= MOST_LAYERS
 
@@ -98,7 +98,7 @@ def specialize(network, optimizer, rows, dtype):
     if not _stays_zero(optimizer):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
-    # A piece is known by its key once it has a code.
+    # The program finds its pieces by their keys, so each must have a code.
     LOSS_CODES.code(loss), RULE_CODES.code(rule)
     hidden = [activation_of(name) for name in network.hidden]
     for entry in hidden:
@@ -130,12 +130,12 @@ def _blocks(constants):
 
 
 def lanes_for(rows):
-    """Return the vector that holds a batch."""
+    """Return the lanes of the vector that holds a number of each row of a batch."""
     return max(4, 1 << (rows - 1).bit_length())
 
 
 def fits_registers(sizes, rows, itemsize):
-    """Whether the parameters of a network stay in registers for batches of so many rows."""
+    """Whether the parameters of a network stay in registers for batches of `rows` rows."""
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
     vectors = parameters * max(1, lanes_for(rows) * itemsize // 64)
     return rows <= MOST_ROWS and vectors <= MOST_VECTORS

@@ -1,10 +1,10 @@
 """Where a small network's arrays stand in a private workspace whose rows are whole vectors.
 
-Separate because all that `fastmlp.kernels.small.stages` writes goes by offsets into this layout. Every row
-of a weight matrix, activation or delta is a whole number of vectors, so that no loop has a tail: the weights
-of padding are 0 and stay 0, because their gradients are. Where the outputs of the last layer would fill less
-than half of a vector, they and their deltas stand as their transpose. A section holds one padded parameter
-vector: all layers' weights, then all biases. Parameters are section 0; gradients and two moments follow.
+Separate because `fastmlp.kernels.small.stages` writes code with offsets into this layout. Every row of a weight matrix,
+activation or delta is a whole number of vectors, so that no loop has a tail. The weights of padding are 0 and stay 0,
+because their gradients are 0. Where the outputs of the last layer would fill less than half of a vector, they and their
+deltas are stored as their transpose. A section holds one padded parameter vector: all layers' weights, then all biases.
+Parameters are section 0; gradients and two moments follow.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 
 
 class Constants(NamedTuple):
-    """All that a program for one network is bound to; whatever is not here is data.
+    """All constants of a program for one network; whatever is not here is data.
 
-    hidden : activations by name; rule : "sgd", "momentum", "nesterov", "rmsprop" or "adam"
-    clips : whether the loss does (`Network.clips`); l2 : whether there is a penalty
+    hidden, loss, rule : keys of pieces; output : a name
+    clips : see `Network.clips`; l2 : whether there is an l2 penalty
     dtype, itemsize : of the numbers
     rows : the most rows that a step takes through the network together
     blocks : whether a step may have more rows than that
-    groups : of blocks, whose gradients are summed one after another whoever computed them
+    groups : the number of groups of blocks; the groups' gradients are summed in a fixed order
     """
 
     sizes: tuple[int, ...]
@@ -45,8 +45,8 @@ class Constants(NamedTuple):
 class Layer(NamedTuple):
     """Where a layer's arrays stand in the workspace; parameters are offsets within a section.
 
-    sideways : the last layer, if it is narrow: its weights are (n_out, in_stride), its outputs and deltas
-        (n_out, R), where a lane is a row of the batch
+    sideways : whether this is the last layer and narrow. Its weights are then (n_out, in_stride), its outputs and
+        deltas (n_out, R): each lane holds a row of the batch
     lanes : of the vectors along this layer's outputs, or inputs where it is sideways
     flat : place of the weights in the caller's flat vector; biases follow
     transposed : W' (n_out, in_stride), for layers that pass a delta down and are not sideways; else -1
@@ -76,11 +76,11 @@ class Plan(NamedTuple):
     gradients, first, second : offsets of the sections
     targets : as the last layer's outputs
     sums : (3, R), see `fastmlp.kernels.elementwise.abreast`
-    abreast : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is taken, or -1 where the last
+    abreast : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is computed, or -1 where the last
         layer is sideways
-    most_rows : R, the rows that there is room for; whole vectors
+    most_rows : R, the rows that the buffers have room for; whole vectors
     most : lanes of the machine's vector
-    shared : offset of the groups' gradients, two turns of `groups` sections; only worker 0's are used
+    shared : offset of the groups' gradients, `groups` sections each for even and odd steps; only worker 0's are used
     size : of one worker's workspace, whole vectors
     """
 
@@ -105,12 +105,12 @@ def up(n, multiple):
 
 
 def fitting_lanes(n, most):
-    """Return the smallest vector that holds n, at least 4 elements, at most the machine's."""
+    """Return the lanes of the smallest vector that holds n elements, at least 4, at most the machine's."""
     return max(min(4, most), min(most, 1 << (n - 1).bit_length()))
 
 
 def dividing_lanes(stride, most):
-    """Return the longest vector of which the stride is a whole number."""
+    """Return the lanes of the longest vector that divides the stride."""
     return min(most, stride & -stride)
 
 
@@ -119,7 +119,7 @@ def plan(constants):
     most = host().vector_bytes // constants.itemsize
     sizes = constants.sizes
     count = len(sizes) - 1
-    # Tiles run over into spare rows.
+    # The last tile may go beyond the rows of the batch, into spare rows.
     rows = up(constants.rows, LOSS_ROWS) + max(most, MOST_HEIGHT)
     drafts = []
     flat, in_stride, in_lanes = 0, sizes[0], most
@@ -143,7 +143,7 @@ def plan(constants):
         take(n_out * stride if sideways else n_in * out)
         for n_in, n_out, sideways, _, stride, out, _ in drafts
     ]
-    # A whole number of the optimiser's unrolled loop, which then has no tail.
+    # A multiple of the numbers in a round of the optimiser's unrolled loop, which then has no tail.
     all_weights = at = up(at, 4 * most)
     biases = [take(out_stride) for *_, out_stride, _ in drafts]
     section = at = up(at, 4 * most)
@@ -171,7 +171,7 @@ def plan(constants):
 
 
 def table(layers):
-    """Return what `copy_in` goes by, (layers, 7) int64.
+    """Return the layout for `copy_in` and `copy_out`, (layers, 7) int64.
 
     n_in, n_out, place in the flat vector, place in a section, strides along inputs and outputs there,
     place of the biases.

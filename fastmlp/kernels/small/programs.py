@@ -1,6 +1,6 @@
-"""The programs of single small networks: templates whose names are bound to stages of known sizes.
+"""The programs of single small networks: templates whose global names are bound to stages of known sizes.
 
-Separate from `fastmlp.kernels.small.eligible`, which says what has such a program without loading the compiler.
+Separate from `fastmlp.kernels.small.eligible`, which loads no compiler.
 """
 
 # ruff: noqa: F821  (the templates' names are bound later)
@@ -32,7 +32,7 @@ def train_registers(call, worker, workers):
 
 
 def train_blocks(call, worker, workers):
-    """As the template `train_chunk`; what a worker needs stands in its row of the private buffer."""
+    """As the template `train_chunk`; a worker's workspace is its row of the private buffer."""
     wide_vectors()
     objective, memory, moments = call.objective, call.memory, call.moments
     shared = vector(memory, call.private, call.private_length)
@@ -73,7 +73,7 @@ def train_blocks(call, worker, workers):
             else:
                 value = loss
         if GROUPED:
-            # One barrier a step: the next step's groups go to the other turn's places.
+            # One barrier a step is enough: even and odd steps write the groups' gradients to different places.
             wait(call.barrier, worker, workers)
             add_groups(own, shared, turn)
             for group in range(GROUPS):
@@ -98,7 +98,7 @@ def train_blocks(call, worker, workers):
 
 
 def squares_of(count):
-    """The stage that sums the squares of the weights, whose padding is 0."""
+    """The stage that sums the squares of the weights; padding adds 0."""
 
     @stage
     def squares(work) -> float:
@@ -112,7 +112,7 @@ def squares_of(count):
 
 
 def group_stages(where, groups):
-    """The stages that clear the gradients, hand a group's over, and add the groups' in their order."""
+    """The stages that clear the gradients, copy a group's to the shared place, and sum all groups' in their order."""
     g_at, section = where.gradients, where.section
 
     @stage
@@ -137,7 +137,7 @@ def group_stages(where, groups):
 
 
 def block_names(constants):
-    """Return what the names in `train_blocks` stand for."""
+    """Return the global names of `train_blocks`: its stages and constants."""
     where = plan(constants)
     layers = where.layers
     names = [*constants.hidden, "identity"]
@@ -182,5 +182,5 @@ def block_names(constants):
 
 
 def register_names(constants):
-    """Return what the names in `train_registers` stand for."""
+    """Return the global names of `train_registers`."""
     return {"run": registers.chunk(constants)}

@@ -1,12 +1,11 @@
 """A whole chunk in vector registers, for networks of a few dozen parameters and batches of up to 16 rows.
 
-Separate because nothing here touches memory between steps. One lane is one row of the batch; every
-parameter is a vector of equal lanes that lives in a register (a phi node of the step loop) from the
-first step of a chunk to the last, so the forward pass needs no broadcast and a gradient is a sum
-over lanes that leaves its result in every lane. A step is then bound by the latency of one pass
-through the network, most of it the sigmoid: 3-4-1 has about 170 instructions in a step.
+Separate because nothing here reads or writes memory between steps. Each lane holds one row of the batch. Every
+parameter is a vector of equal lanes that stays in a register (a phi node of the loop over steps) for the whole chunk.
+So the forward pass needs no broadcast, and a gradient is a sum over lanes with its result in every lane. A step's time
+is the latency of one pass through the network, most of it the sigmoid's: 3-4-1 has about 170 instructions in a step.
 
-Spare lanes of a short batch repeat its last row with a share of 0.
+The spare lanes of a short batch repeat its last row with a factor of 0.
 """
 
 from itertools import pairwise
@@ -36,7 +35,7 @@ class _Step:
         )
 
     def forward(self, layers, x):
-        """All layers' activations, the last being logits. layers : [(weights [i][j], biases [j])]"""
+        """The activations of all layers; the last are logits. layers : [(weights [i][j], biases [j])]"""
         activations = [x]
         for k, (weights, biases) in enumerate(layers):
             logits = []
@@ -104,7 +103,7 @@ def chunk(constants):
                 for array, value in zip(signature.args[:-1], args)
             )
             steps = builder.extract_value(context.make_array(starts)(context, builder, args[5]).shape, 0)
-            # A stack slot only ever read and written whole: LLVM makes it a phi, that is, a register.
+            # A stack slot that is only read and written as a whole: LLVM turns it into a phi, which is a register.
             slots = [
                 Running(Symbol(builder, broadcast(builder, flat[p].value, lanes)))
                 for p in range(sum((n_in + 1) * n_out for n_in, n_out in shapes))

@@ -1,15 +1,14 @@
 """The stages of a small network's step: each layer's products, activations, losses, the gather of rows.
 
-Separate because these know the layout (`fastmlp.kernels.small.padded`), where `fastmlp.kernels.gemm` and
-`fastmlp.kernels.elementwise` know only places and sizes; here all but the number of rows are integers.
+Separate because stages know the layout (`fastmlp.kernels.small.padded`), while `fastmlp.kernels.gemm` and
+`fastmlp.kernels.elementwise` know only places and sizes. Here all sizes but the number of rows are integers.
 
-A *stage* is something that a step does to a workspace (one flat array) given a number of rows: a function
-stage(memory, rows), which writes instructions at the builder's position. `sequence` joins stages into one
-intrinsic. A jitted function a stage would be typed, lowered and optimised again at every level: compiling a
-program took 34 s, where it takes 3 so.
+A *stage* is a part of a step on a workspace (one flat array): a function stage(memory, rows), which writes instructions
+at the builder's position. `sequence` joins stages into one intrinsic. If each stage were a jitted function, Numba would
+type, lower and optimise it again at every level: a program took 34 s to compile, and takes 3 s now.
 
-No logit of a hidden layer is kept: what its activation's derivative needs is taken from the activation's value,
-which leaves out gelu and silu. Nothing is checked, nothing is allocated.
+The logits of hidden layers are not kept. An activation's derivative is computed from the activation's value, which
+excludes gelu and silu. Nothing is checked, nothing is allocated.
 """
 
 from numba import types
@@ -31,11 +30,11 @@ from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.kernels.small.padded import dividing_lanes
 
 TURNED_BYTES = 32
-"""Width of the vectors by which a sideways layer reads its inputs' transpose. 64 are no faster, since two shuffles
-of 32 start in a cycle, and waste more where rows are few."""
+"""Bytes of the vectors by which a sideways layer reads the transpose of its inputs. 64 bytes are no faster, because two
+shuffles of 32 bytes start in a cycle, and they waste more where rows are few."""
 
 ACROSS = 4
-"""Vectors across a tile of one row, which waits for its multiply-adds: with one vector 30-100-1 took 3 % longer."""
+"""Vectors across a tile of one row, which hide the latency of FMAs: with one vector 30-100-1 took 3 % longer."""
 
 
 class Memory:
@@ -48,20 +47,20 @@ class Memory:
         self.v = self.vectors(MACHINE.vector_bytes // self.itemsize)
 
     def at(self, offset):
-        """The place of an element."""
+        """The place of the element at an offset."""
         return self.v.shift(self.base, offset * self.itemsize)
 
     def vectors(self, lanes):
-        """Vectors of so many lanes."""
+        """`Vectors` of the workspace's dtype with this number of lanes."""
         return Vectors(self.builder, self.dtype, lanes * self.itemsize)
 
     def product(
         self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
         **options,
     ):  # fmt: skip
-        """Write C = end(start + A B) by vectors of so many lanes, see `write_product`.
+        """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`.
 
-        a : the offset of A, how far its rows are apart, and its columns; b, c : without columns; in elements
+        a : the offset of A, the distance of its rows and of its columns, in elements; b, c : without columns
         start : a place
         """
         size = self.itemsize
@@ -75,7 +74,7 @@ class Memory:
 
 
 def sequence(stages):
-    """One intrinsic (work, rows) that runs stages in order, those that are None left out."""
+    """One intrinsic (work, rows) that runs stages in order; those that are None are left out."""
 
     @Intrinsic
     def run(typingctx, work, rows):
@@ -94,9 +93,9 @@ def sequence(stages):
 
 
 def over_rows(memory, rows, stride, offsets, formula):
-    """Write the formula of the numbers at some offsets, for `rows` rows of `stride`; the first get the result.
+    """Write the formula of the numbers at `offsets`, for `rows` rows of `stride`. The result goes to the first offset.
 
-    By whole vectors: columns of padding too, and what is behind the last row.
+    It runs over whole vectors, columns of padding included, and beyond the last row.
     """
     v = memory.v
     first, *_ = places = [memory.at(offset) for offset in offsets]
@@ -106,7 +105,7 @@ def over_rows(memory, rows, stride, offsets, formula):
 
 
 def activate(layer, key):
-    """The activation of all rows, in place, where the tile could not do it."""
+    """The stage of a layer's activation, in place; None where `forward` has applied it."""
     entry = ACTIVATION_CODES.of_key(key)
     if entry.short:
         return None
@@ -114,7 +113,7 @@ def activate(layer, key):
 
 
 def activate_gradient(layer, key):
-    """The deltas of the layer's inputs times the derivative, where the tile could not do it."""
+    """The stage that multiplies the deltas of the layer's inputs by the derivative; None where `backward` has."""
     entry = ACTIVATION_CODES.of_key(key)
     if layer.input_deltas < 0 or entry.short_backward:
         return None
@@ -127,7 +126,7 @@ def activate_gradient(layer, key):
 
 
 def forward(layer, activation, plan):
-    """outputs = inputs W + b, and the activation if it is short."""
+    """The stage outputs = inputs W + b, with the activation if it is short."""
     entry = ACTIVATION_CODES.of_key(activation)
 
     def sideways(memory, rows):
@@ -151,7 +150,7 @@ def forward(layer, activation, plan):
 
 
 def backward(layer, activation, plan):
-    """input_deltas = deltas W' times the derivative of the activation that made the inputs, if it is short."""
+    """The stage input_deltas = deltas W', times the derivative of the activation of the inputs if that is short."""
     if layer.input_deltas < 0:
         return None
     entry = ACTIVATION_CODES.of_key(activation)
@@ -176,14 +175,14 @@ def backward(layer, activation, plan):
 
 
 def gradient(layer, plan, adds):
-    """The gradients of weights and biases, over the block's rows, added to what is there if `adds`."""
+    """The stage of the gradients of weights and biases over a block's rows, added to those before if `adds`."""
     section, stride = plan.gradients, layer.in_stride if layer.sideways else layer.out_stride
 
     def stage(memory, rows):
         weights, biases = section + layer.weights, memory.at(section + layer.biases)
         start = {"start": memory.at(weights), "start_row": stride} if adds else {}
         if layer.sideways:
-            # Columns of padding, where an activation may be not 0, are left out: their weights stay 0.
+            # Columns of padding, where an activation may differ from 0, are left out: their weights must stay 0.
             memory.product(
                 layer.lanes, (layer.deltas, plan.most_rows, 1), (layer.inputs, stride), (weights, stride),
                 layer.n_out, layer.n_in, rows, a_sums=biases, **start,
@@ -200,7 +199,7 @@ def gradient(layer, plan, adds):
 
 
 def refresh(layer, plan):
-    """What a step needs in another order than the parameters have: W' for `backward`."""
+    """The stage that transposes W for `backward`; None where nothing reads the transpose."""
     if layer.transposed < 0 or layer.sideways:
         return None
 
@@ -218,7 +217,7 @@ def refresh(layer, plan):
 
 
 def loss_of(constants, plan):
-    """intrinsic(work, rows, parameter, value): value plus the losses of the rows; their deltas are written."""
+    """intrinsic(work, rows, parameter, value): return value plus the losses of the rows; write their deltas."""
     layer = plan.layers[-1]
     clips, entry = constants.clips, LOSS_CODES.of_key(constants.loss)
     output = ACTIVATION_CODES.code_of_key(constants.output)
@@ -274,7 +273,7 @@ def loss_of(constants, plan):
 
 
 def update(key, at, count, plan, penalised):
-    """intrinsic(work, penalty, constants, rate, t): a rule's step of `count` parameters from `at` on."""
+    """intrinsic(work, penalty, constants, rate, t): take a rule's step of `count` parameters from `at` on."""
     entry = RULE_CODES.of_key(key)
     offsets = plan.gradients + at, at, plan.first + at, plan.second + at
 
@@ -305,10 +304,10 @@ def _copy(memory, source, target, count, most):
 
 
 def gather(plan):
-    """intrinsic(work, inputs, targets, weights, order, start, rows, share): a block's rows into the workspace.
+    """intrinsic(work, inputs, targets, weights, order, start, rows, share): copy a block's rows to the workspace.
 
-    An intrinsic because Numba's loop copies element by element: inputs and work might overlap for
-    all that LLVM knows.
+    It is an intrinsic because a loop of Numba's copies element by element: LLVM cannot know that inputs and
+    work do not overlap.
     """
     first, last = plan.layers[0], plan.layers[-1]
     n_in, n_out, most = first.n_in, last.n_out, plan.most
@@ -324,7 +323,7 @@ def gather(plan):
             start, rows, share = (Symbol(builder, value) for value in args[5:])
             scales = Numbers(builder, work.dtype, memory.at(plan.sums))
             counting = Numbers(builder, work.dtype, weights)
-            # The rows behind the last one, whose losses are taken with its, count nothing.
+            # The loss is computed for LANES rows at once: those after the last one get the factor 0.
             abreast_ = memory.vectors(LANES)
             abreast_.store(abreast_.zero, memory.at((rows - 1) // LANES * LANES + plan.sums))
             with counted(builder, rows) as r:

@@ -1,1 +1,1 @@
-"""Constants that are measured on each machine: the table of them, and how compiled code reads them."""
+"""Constants that are measured on each machine: their table, and how compiled code reads them."""

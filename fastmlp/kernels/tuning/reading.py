@@ -1,4 +1,4 @@
-"""How compiled code reads the measured constants: one load each, from where `table` has them."""
+"""How compiled code reads the measured constants: by one load each from the array `table.VALUES`."""
 
 # mypy: ignore-errors
 
@@ -13,7 +13,7 @@ from fastmlp.kernels.tuning.table import PLACES, SYMBOL
 
 
 def tuned(name):
-    """Return what jitted code calls, without arguments, for a constant of the table."""
+    """Return the intrinsic that jitted code calls, without arguments, to read a constant of the table."""
     place = PLACES[name]
 
     @intrinsic
@@ -30,5 +30,5 @@ def emit_tuned(builder, place):
     """Write the load of the constant at a place."""
     module = builder.module
     if SYMBOL not in module.globals:
-        ir.GlobalVariable(module, INT, SYMBOL)  # of the first; declared here, defined by the loader
+        ir.GlobalVariable(module, INT, SYMBOL)  # the array's first element; the loader defines the symbol
     return builder.load(builder.gep(module.globals[SYMBOL], [INT(place)], source_etype=INT))

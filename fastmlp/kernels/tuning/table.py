@@ -1,8 +1,8 @@
-"""The constants that a machine decides and no model of it does: one entry for each, with what measures it.
+"""The constants whose best values must be measured on each machine: an entry each, with its trials.
 
-None of them decides an order of operations (`fastmlp.kernels.program.arithmetic`): any of the values gives
-the same bits. They lie in one array that compiled code reads while it runs, so that another value compiles
-nothing. What was measured is kept with the machine code (`fastmlp.kernels.jit.tuned`).
+None of them decides an order of operations (`fastmlp.kernels.program.arithmetic`): all values give the same
+bits. They lie in one array that compiled code reads while it runs, so that a new value needs no compilation.
+Measured values are kept with the machine code (`fastmlp.kernels.jit.tuned`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fastmlp.kernels.codegen.machine import NEVER, host
 
 
 class Trial(NamedTuple):
-    """A piece of work whose time tells which value is best.
+    """A training or prediction whose time tells which value is best.
 
     sizes, rows : of a network of relu and softmax, and of a batch
     optimizer : a name of `fastmlp.model.optimizers.BY_NAME`
@@ -35,10 +35,10 @@ class Trial(NamedTuple):
 class Tunable(NamedTuple):
     """A constant.
 
-    what : it is
+    what : what it is, in words
     usual : its value where nothing was measured
-    others : the values that it may have beside that
-    trials : they decide together, each by the logarithm of its time
+    others : the other values that it may have
+    trials : they decide together, by the geometric mean of their times
     """
 
     what: str
@@ -48,7 +48,7 @@ class Tunable(NamedTuple):
 
     @property
     def values(self) -> tuple[int, ...]:
-        """Those that it may have, the usual one first."""
+        """All values that it may have, the usual one first."""
         return (self.usual, *self.others)
 
 
@@ -107,24 +107,24 @@ TABLE: dict[str, Tunable] = {
         ),
     ),
 }  # fmt: skip
-"""By name."""
+"""The constants, by name."""
 
 SYMBOL = "fastmlp:tuned"
-"""Of the array, for the loader of machine code."""
+"""The name of the array of values in machine code; the loader defines it."""
 
 VALUES = np.array([one.usual for one in TABLE.values()], np.int64)
-"""What they are now, in the order of the table."""
+"""The values that hold now, in the order of the table."""
 
 PLACES = {name: place for place, name in enumerate(TABLE)}
 
 
 def value(name: str) -> int:
-    """Return what a constant is now."""
+    """Return the value of a constant that holds now."""
     return int(VALUES[PLACES[name]])
 
 
 def take(values: Mapping[str, int]) -> None:
-    """Have these constants be so; no program may run meanwhile. What is in no table is left out."""
+    """Set constants, by name; no program may run meanwhile. Unknown names and values are ignored."""
     for name, one in values.items():
         if name in TABLE and one in TABLE[name].values:
             VALUES[PLACES[name]] = one
@@ -132,7 +132,7 @@ def take(values: Mapping[str, int]) -> None:
 
 @contextlib.contextmanager
 def forced(values: Mapping[str, int]) -> Iterator[None]:
-    """Have them be so for a while: to measure, and to test."""
+    """Set constants within a `with` statement: to measure, and to test."""
     before = VALUES.copy()
     take(values)
     try:

@@ -1,8 +1,8 @@
-"""baseline: plain loops in every slot, as one would write them in C on a first day.
+"""baseline: plain loops in every slot, as a beginner would write them in C.
 
-It is the variant that the others override, the readable twin of the reference, and no slower than
-anything else where a network is so small that a BLAS call costs more than the work. Loops run over
-the last axis innermost, so that LLVM vectorises what it can; exp and its like are scalar calls.
+It is the variant that the others override, and the readable counterpart of the reference. It beats `blas`
+where a network is so small that a BLAS call costs more than the work. The innermost loops run over the last
+axis, so that LLVM can vectorise them; exp and similar functions are scalar calls.
 """
 
 # mypy: ignore-errors
@@ -71,9 +71,10 @@ def affine_sparse(indptr, indices, values, order, w, b, out):
 
 
 def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
-    """Rows columns[t], int64, of out (.., n_out), or t where none are given, = x.T[t] @ delta (rows, n_out).
+    """Row columns[t] of out (.., n_out) = x.T[t] @ delta (rows, n_out), for each listed column t of x.
 
-    Column t of x has numbers[p] in row samples[p], int32, for p from starts[t] to starts[t + 1], int64.
+    Listed column t has numbers[p] in row samples[p], int32, for p from starts[t] to starts[t + 1], int64.
+    columns : int64; where it is empty, row t of out belongs to listed column t
     """
     for t in range(len(starts) - 1):
         k = columns[t] if len(columns) > 0 else t
@@ -107,7 +108,7 @@ def input_gradient(delta, w, scratch, out):
 def gather(rows_of, order, out):
     """out (visited, columns) = rows_of (rows, columns) at order (visited,) int64."""
     for i in range(len(order)):
-        row = order[i]  # read within the loop over columns, it keeps that loop scalar: five times as long
+        row = order[i]  # read in the loop over columns, it keeps that loop scalar: five times as long
         for j in range(rows_of.shape[1]):
             out[i, j] = rows_of[row, j]
 
@@ -116,7 +117,7 @@ def gather(rows_of, order, out):
 
 
 def activate(code, z, out):
-    """out = the activation `code` of z, both (rows, units); may be z itself."""
+    """out = the activation `code` of z, both (rows, units); out may be z itself."""
     if code == SOFTMAX:
         softmax(z, out)
         return
@@ -126,9 +127,9 @@ def activate(code, z, out):
 
 
 def activate_gradient(code, z, a, delta):
-    """delta (rows, units) *= the derivative of the activation `code` at z, where it is a.
+    """delta (rows, units) *= the derivative of the activation `code` at z; a is the activation of z.
 
-    A program may leave z unwritten where the derivative does not read it (`Activation.reads`).
+    z may be unwritten memory where the derivative does not read it (`Activation.reads`).
     """
     for i in range(z.shape[0]):
         for j in range(z.shape[1]):
@@ -136,7 +137,7 @@ def activate_gradient(code, z, a, delta):
 
 
 def softmax(z, out):
-    """out (rows, classes) = exp(z) / its row sums, with each row's maximum taken off first."""
+    """out (rows, classes) = exp(z) / its row sums; each row's maximum is subtracted from z first."""
     for i in range(z.shape[0]):
         top = z[i, 0]
         for j in range(1, z.shape[1]):
@@ -152,8 +153,8 @@ def softmax(z, out):
 def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
-    `output` and `loss` are codes, `parameters` (n_out,) float64 are `Network.loss_parameters`; row i counts
-    with share * weights[i]. Likelihoods use their canonical output's fused form on the logits.
+    `output` and `loss` are codes, `parameters` (n_out,) float64 are `Network.loss_parameters`; the factor of
+    row i is share * weights[i]. A likelihood with its canonical output is computed from the logits.
     """
     activate(output, z, delta)
     clips = parameters[0] != 0
@@ -161,7 +162,7 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
     for i in range(z.shape[0]):
         scale = z.dtype.type(share * weights[i])
         if scale == 0:
-            # 0 * inf must not arise: a row without weight contributes exactly nothing.
+            # A row without weight contributes exactly 0; 0 * inf would be NaN.
             for j in range(z.shape[1]):
                 delta[i, j] = 0
         elif loss == CROSS_ENTROPY:
@@ -185,7 +186,7 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
 
 
 def cross_entropy_row(clips, scale, z, targets, delta):
-    """One row's cross-entropy; delta holds the softmax and becomes scale * (softmax - targets)."""
+    """Return one row's cross-entropy; delta holds the softmax and becomes scale * (softmax - targets)."""
     top = z[0]
     for j in range(1, len(z)):
         top = max(top, z[j])
@@ -201,7 +202,7 @@ def cross_entropy_row(clips, scale, z, targets, delta):
 
 
 def penalty(l1, l2, w):
-    """l1 * sum|w| + l2/2 * sum w^2 over one layer's weights (n_in, n_out)."""
+    """Return l1 * sum|w| + l2/2 * sum w^2 over one layer's weights (n_in, n_out)."""
     total = 0.0
     for k in range(w.shape[0]):
         row = w.dtype.type(0)
@@ -234,10 +235,10 @@ def scramble(bits):
 
 
 def drop(key, step, layer, first, p, a, out):
-    """out (rows, units) = a / (1 - p) where a unit is kept, else 0; may be a itself.
+    """out (rows, units) = a / (1 - p) where a unit is kept, else 0; out may be a itself.
 
-    Which are kept is a pure function of key, step, layer and the place in the batch, whose row
-    `first` is row 0 here, so that the backward pass calls it again on the delta.
+    Which units are kept is a pure function of key, step, layer, unit and the row of the batch; row 0 of `a`
+    is the batch's row `first`. So the backward pass can call it again, on the deltas.
     """
     scale = a.dtype.type(1.0 / (1.0 - p))
     threshold = np.uint32(p * 4294967296.0)
@@ -265,9 +266,9 @@ def clip(clip_norm, gradients):
 
 
 def apply_rule(code, rate, constants, t, g, p, first, second):
-    """p and its moments (n,) = what the rule `code` makes of them and of the gradient g (n,).
+    """Take the step of the rule `code`: update p (n,) and its moments (n,) by the gradient g (n,).
 
-    constants : float64, see `Optimizer.constants`; t counts the steps from 1, float64
+    constants : float64, see `Optimizer.constants`; t : the number of the step, from 1, float64
     """
     for i in range(len(p)):
         step_element(code, i, rate, constants, t, g, p, first, second)

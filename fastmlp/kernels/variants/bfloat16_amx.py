@@ -1,8 +1,9 @@
 """bfloat16_amx: fused, with the products of all but small layers on AMX tiles, of operands in bfloat16.
 
-Parameters, moments, sums, losses and whatever else is no operand of a product stay float32, and so do the
-products of sparse inputs. It wins where a layer fills tiles: these multiply 16 times as many numbers in a
-cycle as two ports for float32 do, and packing takes more than half of what that leaves.
+Parameters, moments, sums, losses and all else that is no operand of a product stay float32; so do the
+products of sparse inputs. It wins where a layer fills whole tiles: a tile instruction multiplies 16 times as
+many numbers in a cycle as two ports for float32 do. Packing the operands then takes more than half of a
+product's time.
 """
 
 # mypy: ignore-errors

@@ -1,8 +1,8 @@
 """blas: the matmuls through the BLAS that Numba reaches (SciPy's OpenBLAS), the rest as baseline.
 
-It wins over plain loops as soon as a layer is some tens of units wide, and is the yardstick that
-a hand-written matmul has to beat. It gives no estimate for "auto": where it beats `fused`, layers of one or
-two units, it does so by 7 to 13 % (31 % at most, 1-2-635-1 in float64).
+It beats plain loops as soon as a layer is some tens of units wide, and is what our own matmuls are compared
+with. It gives no estimate for "auto": it beats `fused` only in layers of one or two units, by 7 to 13 % (at
+most 31 %, 1-2-635-1 in float64).
 """
 
 # mypy: ignore-errors

@@ -1,8 +1,8 @@
-"""fused: rows, then weights, and between them nothing that leaves the caches.
+"""fused: rows of the batch first, then rows of the weights; what lies between stays in the caches.
 
-Inputs are read where they lie, through the row order, and bias and relu end the tile while it is in
-registers; gradients are formed in slices and the optimiser is applied at once, so that no gradient array is
-written. Several workers share a step. It wins wherever a step is more than a few microseconds.
+Rows of X are read in place, through the row order. Bias and relu are applied to a tile while it is in
+registers. The gradient is formed slice by slice and the optimiser applied to each slice, so that no gradient
+array is written. Several workers share a step. It wins wherever a step takes more than a few microseconds.
 """
 
 # mypy: ignore-errors
@@ -16,7 +16,7 @@ from fastmlp.kernels.variants import tiled
 
 
 def streams():
-    """Whether products read rows where they lie, and gradients are applied slice by slice: here they do."""
+    """Return True: products read rows of X in place, and gradients are applied slice by slice."""
     return True
 
 

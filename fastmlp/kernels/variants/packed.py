@@ -1,9 +1,9 @@
 """packed: fused, with the weight gradients of large layers and large batches from packed operands.
 
-It wins where a layer's weights pass 1 MB, half of L2: there the columns of the batch, read 4 or 8 KB
-apart, evict one another, and copying both operands once into the order in which the tiles read them
-doubles the speed of that product; so it does for batches of some thousand rows, whose deltas outgrow L2
-(see `fastmlp.kernels.gemm.blocked`).
+It wins where a layer's weights are larger than 1 MB, half of L2. There the columns of the batch, read 4 or 8
+KB apart, evict one another from the caches. Both operands are copied once into the order in which the tiles
+read them, which doubles the speed of that product. The same holds for batches of some thousand rows, whose
+deltas outgrow L2 (see `fastmlp.kernels.gemm.blocked`).
 """
 
 # mypy: ignore-errors

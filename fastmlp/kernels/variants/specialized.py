@@ -1,16 +1,18 @@
 """specialized: a program for each small network, in which its sizes are constants.
 
-It wins where a step is so short that what `fused` spends on finding its way costs more than the
-arithmetic: up to some tens of microseconds. Sizes, activations, loss and kind of optimiser are bound
-when the program is compiled, so every loop has a known length, every array a known place in one
-private workspace that stays in L1 or L2, and a layer is straight code (`fastmlp.kernels.small.stages`).
-Networks of a few dozen parameters, trained by plain SGD on up to 16 rows, live in vector registers
-throughout (`fastmlp.kernels.small.registers`). The price is a compilation of a second or two for every
-network, once a machine; rates, moments' decays, penalties' sizes and weights are data and need none.
-Whatever has no stage here (gelu, silu, dropout, l1, clipping, users' losses of rows) runs as `fused`.
+It wins where a step takes at most some tens of microseconds, because there `fused` spends more time on its
+branches and loops than on arithmetic. Sizes, activations, loss and kind of optimiser are constants of the
+compiled program. So every loop has a known length, every array has a known place in one private workspace
+that stays in L1 or L2, and a layer is code without branches (`fastmlp.kernels.small.stages`). Networks of a
+few dozen parameters, trained by plain SGD on up to 16 rows, stay in vector registers for a whole chunk
+(`fastmlp.kernels.small.registers`).
 
-Large batches go through the network in blocks of rows. From 1024 rows on the blocks form eight groups
-whose gradients are summed one after another, so that any number of threads gives the same bits.
+The price is a compilation of a second or two for every network, once a machine. Rates, decays of moments,
+sizes of penalties and weights are data, and need no new program. What has no stage here (gelu, silu, dropout,
+l1, clipping, users' losses of rows) runs as `fused`.
+
+Large batches go through the network in blocks of rows. From 1024 rows on the blocks form eight groups, whose
+gradients are summed in a fixed order, so that any number of threads gives the same bits.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """tiled: register tiles for the matmuls, losses and steps by whole vectors; all else as baseline.
 
-It wins over BLAS where a layer's matmul is short of some megaflops: a tile starts without a call's
-overhead, its edges are masked and not padded, and three vectors by eight rows of accumulators keep
-both FMA units busy. The scalars are polynomials that LLVM vectorises, where libm's are calls.
+It beats BLAS where a layer's matmul has less than some million operations: a tile has no call's overhead, its
+edges are masked and not padded, and its eight rows of three vectors of accumulators keep both FMA units busy.
+Functions such as exp are polynomials that LLVM vectorises, where libm's are calls.
 
-It gives no estimate for "auto": over 100 random works it was ahead of `fused`, which is made of it, by more
-than 5 % only in single layers of a few units (at most by a quarter).
+It gives no estimate for "auto": among 100 random works it beat `fused`, its extension, by more than 5 % only
+in single layers of a few units (by a quarter at most).
 """
 
 # mypy: ignore-errors
