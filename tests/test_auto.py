@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import needs
 import numpy as np
 import pytest
 
@@ -242,7 +243,7 @@ elif sys.argv[2] == "Ctrl-C":
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs.forks
 @pytest.mark.parametrize("way", ["exit", "fork", "Ctrl-C"])
 def test_nobody_waits_for_a_process_beside(place, way):
     began = time.monotonic()

@@ -15,7 +15,8 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 FLOORS = (
-    ("checks", "files", "system"),
+    ("checks", "system"),
+    ("files",),
     ("formulas",),
     ("model",),
     ("kernels.codes", "kernels.variant"),

@@ -13,19 +13,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 
 import fastmlp
 from benchmarks import pinning
-from fastmlp.files import archive, renaming
+from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.program import barrier
-from fastmlp.system import background, budget, interrupts
+from fastmlp.system import background, budget, interrupts, renaming
 
 CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="takes from POSIX what Windows lacks")
+takes_from_posix = needs.posix("what Windows lacks is taken from it")
 
 AS_WINDOWS = """
 import ctypes, logging, os, random, signal, subprocess, sys, threading  # with the real os
@@ -68,7 +69,7 @@ def open_file(path, flags, mode=0o777, *, dir_fd=None):
 
 os.open = open_file
 
-from fastmlp.files import renaming
+from fastmlp.system import renaming
 
 renaming.KEEPS_OPEN_FILES = True
 """
@@ -110,7 +111,7 @@ print("as on Windows")
 """
 
 
-@posix_only
+@takes_from_posix
 def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", AS_WINDOWS + A_TRAINING],
@@ -165,7 +166,7 @@ class Called:
         return call
 
 
-@posix_only
+@takes_from_posix
 @pytest.mark.parametrize("code", [None, errno.ENOTSUP], ids=["a disk", "of the network"])
 def test_macos_flushes_the_drive_too(tmp_path, monkeypatch, code):
     fcntl = Called(importlib.import_module("fcntl"), "fcntl", code)
@@ -179,7 +180,7 @@ def test_macos_flushes_the_drive_too(tmp_path, monkeypatch, code):
     assert len(system.seen) == (1 if code is None else 2)
 
 
-@posix_only
+@takes_from_posix
 def test_a_directory_that_cannot_be_flushed_is_left_so(tmp_path, monkeypatch):
     for code, passes in ((errno.EINVAL, True), (errno.EIO, False)):
         monkeypatch.setattr(archive, "os", Called(os, "fsync", code))

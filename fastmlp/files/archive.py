@@ -21,7 +21,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fastmlp.files.renaming import KEEPS_OPEN_FILES, replace
+from fastmlp.system.renaming import KEEPS_OPEN_FILES, replace
 
 if TYPE_CHECKING:
     import zipfile
