@@ -29,6 +29,7 @@ def linux(what):
 
 forks = posix("forks")
 kills = posix("signals that one process sends to another")
+locks = posix("locks that go with their holder")
 modes = posix("modes, owners and kinds of files")
 reads_proc = linux("/proc")
 

@@ -93,6 +93,7 @@ half = fastmlp.fit(network, X, y, epochs=2, callbacks=callbacks, **options)
 # What a process left behind that ended while it wrote:
 abandoned = os.path.join(folder, archive._temporary_name("run.npz", "0" * 8))
 open(abandoned, "w").close()
+os.utime(abandoned, (1, 1))
 whole = fastmlp.fit(network, X, y, epochs=4, callbacks=callbacks, resume=path, **options)
 again = fastmlp.load(path)
 assert (again.predict(X) == whole.predict(X)).all()
@@ -146,6 +147,21 @@ def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch)
     monkeypatch.setattr(renaming, "MOST_SECONDS", 0.05)
     with pytest.raises(PermissionError, match="in use"):
         renaming.replace(tmp_path / "old", tmp_path / "new")
+
+
+def test_without_locks_a_writer_leaves_what_another_is_about_to_rename(tmp_path, monkeypatch):
+    path, rename = tmp_path / "file", archive.replace
+
+    def another_writes_first(source, target):
+        monkeypatch.setattr(archive, "replace", rename)
+        archive.write(path, *CONTENT)
+        rename(source, target)
+
+    monkeypatch.setattr(archive, "fcntl", None)
+    monkeypatch.setattr(archive, "KEEPS_OPEN_FILES", True)  # so it is closed before it is renamed
+    monkeypatch.setattr(archive, "replace", another_writes_first)
+    archive.write(path, *CONTENT)
+    assert os.listdir(tmp_path) == ["file"]
 
 
 class Called:
