@@ -15,6 +15,7 @@ from pathlib import Path
 
 import needs
 import numpy as np
+import pages
 import pytest
 
 import fastmlp
@@ -28,20 +29,24 @@ CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
 
 takes_from_posix = needs.posix("what Windows lacks is taken from it")
 
-AS_WINDOWS = """
+LACKING = """
 import ctypes, logging, os, random, signal, subprocess, sys, threading  # with the real os
 
 WANTING = (
     *("fork", "register_at_fork", "sched_getaffinity", "sched_setaffinity", "geteuid", "getuid", "nice"),
     *("fchown", "chown", "O_NONBLOCK", "O_NOFOLLOW", "O_DIRECTORY"),
+    *("forkpty", "getegid", "getloadavg", "killpg", "mkfifo", "pathconf", "setsid", "statvfs", "sysconf"),
 )
-for name in WANTING:
-    if hasattr(os, name):
-        delattr(os, name)
+SIGNALS = ("SIGALRM", "SIGCHLD", "SIGKILL", "SIGSTOP", "SIGUSR1", "alarm", "pthread_kill", "setitimer")
+for module, names in ((os, WANTING), (signal, SIGNALS)):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None  # importing it raises ImportError
+"""
 
-
+KEEPING = """
 def keeping(real):
     # Windows has no name for a file that is open, and takes none from one.
     def call(*paths, **options):
@@ -115,7 +120,7 @@ print("as on Windows")
 @takes_from_posix
 def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", AS_WINDOWS + A_TRAINING],
+        [sys.executable, "-W", "error", "-c", LACKING + KEEPING + A_TRAINING],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},  # for benchmarks/
         capture_output=True,
@@ -123,6 +128,35 @@ def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_pa
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "as on Windows\n"), done.stderr
+
+
+COLLECTING = """
+import contextlib
+
+import joblib.externals.loky, pytest, sklearn.utils.estimator_checks  # these go by the system's name
+
+for name in ("mpi4py.MPI", "onnx", "onnxruntime", "pandas", "polars", "pyarrow.dataset", "torch"):
+    with contextlib.suppress(ImportError):
+        __import__(name)
+"""
+
+COLLECTED = """
+if __name__ == "__main__":
+    sys.exit(pytest.main([*sys.argv[1:], "-n0", "-q", "--collect-only", "-p", "no:cacheprovider"]))
+"""
+
+
+@takes_from_posix
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["tests", "benchmarks"])
+def test_all_tests_are_collected_without_what_windows_lacks(what, tmp_path):
+    script = COLLECTING + LACKING + COLLECTED
+    command = [sys.executable, "-c", script, what, "-m", "slow or not slow"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, cwd=pages.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch):
