@@ -7,7 +7,8 @@ import errno
 import os
 import signal
 
-from fastmlp.files import archive, renaming
+from fastmlp.files import archive
+from fastmlp.system import renaming
 
 CALLS = ("open", "write", "fsync", "lseek", "fchmod", "fchown", "fstat", "replace", "close")
 """What `fastmlp.files` asks of the operating system while it writes."""

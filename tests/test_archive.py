@@ -14,6 +14,7 @@ import threading
 import zipfile
 
 import faults
+import needs
 import numpy as np
 import pytest
 
@@ -86,6 +87,7 @@ def test_short_writes_lose_nothing(path, monkeypatch):
 # --- as a plain write would leave it ----------------------------------------------------------------------
 
 
+@needs.modes
 def test_a_new_file_has_the_mode_that_the_umask_leaves(path):
     before = os.umask(0o027)
     try:
@@ -95,6 +97,7 @@ def test_a_new_file_has_the_mode_that_the_umask_leaves(path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@needs.modes
 def test_an_old_file_s_mode_and_owner_stay(path):
     path.write_text("old")
     path.chmod(0o604)
@@ -106,6 +109,7 @@ def test_an_old_file_s_mode_and_owner_stay(path):
     assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
 
 
+@needs.posix("links that anybody may make")
 def test_a_link_stays_a_link(path):
     target = path.with_name("target")
     path.symlink_to(target)
@@ -114,6 +118,7 @@ def test_a_link_stays_a_link(path):
     assert same(archive.read(target), NEW)
 
 
+@needs.modes
 def test_paths_that_are_no_files_are_refused(path):
     with pytest.raises(IsADirectoryError):
         archive.write(path.parent, *NEW)
@@ -141,6 +146,7 @@ def test_paths_that_are_no_files_are_refused(path):
     assert os.listdir(path.parent) == []
 
 
+@needs.posix("pathconf")
 def test_what_has_the_longest_name_there_is_can_be_written(path):
     longest = path.with_name("n" * os.pathconf(path.parent, "PC_NAME_MAX"))
     archive.write(longest, *OLD)
@@ -149,6 +155,7 @@ def test_what_has_the_longest_name_there_is_can_be_written(path):
     assert os.listdir(path.parent) == [longest.name]
 
 
+@needs.linux("names of any bytes")
 def test_the_sweep_takes_files_that_a_writer_of_this_path_left_and_nothing_else(path):
     ours = archive._temporary_name(path.name, "12345678")
     another_s = archive._temporary_name("another", "12345678")
@@ -164,6 +171,7 @@ def test_the_sweep_takes_files_that_a_writer_of_this_path_left_and_nothing_else(
     assert set(os.listdir(path.parent)) == {path.name, *kept}
 
 
+@needs.modes
 def test_the_sweep_waits_for_no_pipe_and_follows_no_link(path):
     pipes = [archive._temporary_name(path.name, "12345678"), f".{path.name}.12345678.tmp"]
     link, target = archive._temporary_name(path.name, "abcdef01"), path.with_name("target")
@@ -238,6 +246,7 @@ print(len(calls))
 """
 
 
+@needs.forks
 def test_a_kill_at_any_call_leaves_a_whole_file_and_the_next_write_sweeps(path, told):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
     command = [sys.executable, "-c", KILLS, str(path)]

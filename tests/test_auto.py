@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import needs
 import numpy as np
 import pytest
 
@@ -151,6 +152,7 @@ print(model.backend, epochs)
 """
 
 
+@needs.locks
 @pytest.mark.slow  # trains as long as a process of the least priority compiles
 def test_a_training_changes_over_to_what_a_process_beside_has_compiled(place):
     """The process compiles, the training goes on, and every bit is that of one that never changed."""
@@ -186,6 +188,7 @@ def ask(place, name, *call):
     return background.ask(place, name, *call)
 
 
+@needs.locks
 def test_what_is_asked_for_is_done_once_by_another_process(place, tmp_path):
     told = tmp_path / "told"
     for name in ("a", "a", "b"):
@@ -196,6 +199,7 @@ def test_what_is_asked_for_is_done_once_by_another_process(place, tmp_path):
     assert [*place.glob("*.request")] == []
 
 
+@needs.locks
 def test_a_request_that_fails_leaves_the_next_to_be_done(place, tmp_path):
     path = tmp_path / "made"
     assert ask(place, "1", int, "no number")
@@ -211,6 +215,7 @@ def test_what_cannot_be_pickled_is_not_asked_for(place):
     assert [*place.glob("*")] == []
 
 
+@needs.locks
 @pytest.mark.parametrize("reason", ["switch", "one core", "no interpreter"])
 def test_without_a_core_or_where_it_is_turned_off_there_is_nobody_beside(reason, monkeypatch):
     monkeypatch.setattr(background, "cores", lambda: 2)
@@ -242,7 +247,7 @@ elif sys.argv[2] == "Ctrl-C":
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs.forks
 @pytest.mark.parametrize("way", ["exit", "fork", "Ctrl-C"])
 def test_nobody_waits_for_a_process_beside(place, way):
     began = time.monotonic()
@@ -252,6 +257,7 @@ def test_nobody_waits_for_a_process_beside(place, way):
     assert time.monotonic() - began < 15
 
 
+@needs.locks
 def test_a_killed_holder_leaves_no_lock(place):
     place.mkdir(parents=True)
     hold = (

@@ -332,7 +332,7 @@ def test_ctrl_c_does_not_wait_for_a_block_that_does_not_come():
         yield X, Y
         if next(epochs) == 2:
             first_is_over.wait(60)
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             gate.wait(60)
             yield X, Y
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import pytest
 
 import fastmlp
@@ -105,6 +106,7 @@ def test_pieces_that_are_lost_are_compiled_anew(filled):
     assert all(file.exists() for file in lost)
 
 
+@needs.modes
 def test_a_file_that_others_can_write_is_not_loaded(filled):
     cache, file, losses = filled
     file.chmod(0o622)
@@ -113,6 +115,7 @@ def test_a_file_that_others_can_write_is_not_loaded(filled):
     assert run(cache) == (losses, [])
 
 
+@needs.modes
 def test_a_directory_that_others_can_write_to_is_not_used(filled):
     cache, file, losses = filled
     file.parent.chmod(0o777)
@@ -159,6 +162,7 @@ def heed_modes():
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)
 
 
+@needs.modes
 @pytest.mark.parametrize("kind", HOMES)
 def test_without_a_place_to_write_to_it_compiles_and_says_so(filled, kind, tmp_path):
     """Nobody may write to the package or to where we are, and only the home is left."""

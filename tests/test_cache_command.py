@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 
@@ -59,6 +60,7 @@ def filled(place, monkeypatch):
     (place / "background.lock").touch()
 
 
+@needs.locks
 def test_it_is_told_by_kind(place, filled, capsys):
     os.utime(next(place.glob("*.tmp")), (1, 1))  # abandoned
     found = shown(capsys)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import needs
 import pytest
 
 from fastmlp.kernels.jit import store
@@ -130,6 +131,7 @@ model = fastmlp.fit(
 """
 
 
+@needs.posix("a limit of a file's size")
 def test_on_a_full_disk_nobody_promises_that_later_runs_load(tmp_path):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", FULL],

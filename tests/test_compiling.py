@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 
+import needs
 import numpy as np
 import pytest
 import tqdm.std
@@ -305,7 +306,7 @@ def test_what_a_piece_takes_at_its_first_call_is_counted(now, monkeypatch):
     assert seconds_compiling() - before == 3
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs.forks
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside another thread
 def test_a_new_process_counts_what_its_own_thread_compiles(now):
     end = compiling_elsewhere()

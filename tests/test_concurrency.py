@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 
+import needs
 import pytest
 import threadpoolctl
 
@@ -184,7 +185,7 @@ os._exit(beside.is_alive())
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs.forks
 def test_a_fork_while_another_thread_computes_leaves_that_thread_running():
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
     command = [sys.executable, "-X", "faulthandler", "-c", FORKS]
@@ -223,7 +224,7 @@ sys.exit(os.waitpid(pid, 0)[1])
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs.forks
 @pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.files.archive", "llvmlite"])
 def test_a_fork_waits_for_what_another_thread_imports(module):
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IMPORTING, module]

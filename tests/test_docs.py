@@ -16,6 +16,7 @@ import pytest
 import fastmlp
 import fastmlp.kernels
 import fastmlp.testing
+from fastmlp.cli.main import _parser
 
 DOCS = pages.ROOT / "docs"
 
@@ -78,6 +79,29 @@ def test_every_page_is_in_the_site():
             names = [line for line in block.split() if not line.startswith(":")]
             listed |= {(folder / f"{name}.md").relative_to(DOCS).as_posix() for name in names}
     assert not set(pages_of_docs()) - listed, "pages that no toctree lists: add them to docs/index.md"
+
+
+FOLDERS = ("", "fastmlp", "fastmlp/kernels", "docs")
+"""Where a path that a page names begins."""
+
+each_page = pytest.mark.parametrize("page", ["README.md", *(f"docs/{page}" for page in pages_of_docs())])
+
+
+@each_page
+def test_every_file_that_a_page_names_is_there(page):
+    named = re.findall(r"(?<![\w/.~])(?:[\w-]+/)+[\w-]+\.(?:py|md|c|toml|yml)", pages.text_of(page))
+    folders = [*(pages.ROOT / folder for folder in FOLDERS), (pages.ROOT / page).parent]
+    missing = [path for path in set(named) if not any((folder / path).exists() for folder in folders)]
+    assert not missing
+
+
+@each_page
+def test_every_command_of_a_page_is_one_that_the_command_line_knows(page):
+    for block in pages.blocks(page, "sh", "text"):
+        for line in re.findall(r"^(?:\$ |.*&& )?(fastmlp .*)$", block.text, re.M):
+            for command in line.split(" && "):
+                if command.startswith("fastmlp ") and "--version" not in command:
+                    _parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
 def test_every_public_name_is_in_the_api():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import re
-import shutil
 import subprocess
 import sys
 
+import needs
 import numpy as np
 import pytest
 from exchanged import CASES, PIECES, X, agrees, inputs, model, own_everything
@@ -25,8 +25,6 @@ from fastmlp.model.activations import HIDDEN, OUTPUTS
 
 each_case = pytest.mark.parametrize("case", CASES)
 each_dtype = pytest.mark.parametrize("dtype", COMPILED_DTYPES)
-COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C compiler")
 STRICT = ["-std=c99", "-O2", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-pedantic", "-shared", "-fPIC"]
 
 
@@ -84,7 +82,7 @@ def compiled(directory, headers, reals):
             f"{{ for (int r = 0; r < rows; r++) {name}_predict(x + {n_in} * r, out + {n_out} * r); }}"
         )
     (directory / "all.c").write_text("\n".join(lines) + "\n")
-    command = [COMPILER, *STRICT, "all.c", "-o", "all.so", "-lm"]
+    command = [needs.COMPILER, *STRICT, "all.c", "-o", "all.so", "-lm"]
     done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return ctypes.CDLL(str(directory / "all.so"))
@@ -105,7 +103,7 @@ def c_name(case):
 @pytest.fixture(scope="module", params=COMPILED_DTYPES, ids=lambda dtype: np.dtype(dtype).name)
 def libraries(request, tmp_path_factory):
     """The dtype, a library of all cases, and one of all cases in integers, with what their headers say."""
-    if COMPILER is None:
+    if needs.COMPILER is None:
         pytest.skip("no C compiler")
     dtype = request.param
     real = "float" if dtype == np.float32 else "double"
@@ -142,7 +140,7 @@ def test_c_header_in_integers(case, libraries):
     assert bound < 0.2 or case == "everything"  # of logits within about 4; where it jumps no line follows
 
 
-@needs_compiler
+@needs.compiler
 def test_c_in_integers_is_exact_to_fifteen_bits_where_nothing_bends(tmp_path):
     given = model("relu", np.float32)
     path = tmp_path / "net.h"
@@ -153,7 +151,7 @@ def test_c_in_integers_is_exact_to_fifteen_bits_where_nothing_bends(tmp_path):
     assert off.max() < 2**-15 * 2 * 8 * 4  # the range of a value, its margin, 8 inputs and biases, 3 layers
 
 
-@needs_compiler
+@needs.compiler
 def test_values_beyond_the_rows_are_clamped(tmp_path):
     given = model("tanh", np.float64)
     path = tmp_path / "net.h"

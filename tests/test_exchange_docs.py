@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 
+import needs
 import pages
 import pytest
 
@@ -24,11 +24,10 @@ print(repr(model.predict([[0.5, -1.0, 0.25, 2.0]])[0, 0].item()))
 def test_the_examples_run(tmp_path):
     pytest.importorskip("skl2onnx")
     wanted = float(pages.run(PAGE, tmp_path, CHECKS).split()[-1])
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
+    if needs.COMPILER is None:
         pytest.skip("no C compiler")
     (program,) = pages.blocks(PAGE, "c")
     (tmp_path / "main.c").write_text(program.text)
-    subprocess.run([compiler, "-std=c99", "main.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
+    subprocess.run([needs.COMPILER, "-std=c99", "main.c", "-o", "main", "-lm"], cwd=tmp_path, check=True)
     printed = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
     assert abs(float(printed) - wanted) <= 1e-13

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 
+import needs
 import numpy as np
 import pytest
 import scipy.sparse
@@ -26,7 +27,7 @@ from fastmlp.model.layout import parameter_count
 from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS, Sizes
 from fastmlp.training.data import clean_inputs
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs mprotect")
+pytestmark = needs.posix("mprotect")
 
 PACKED = Training("digits", 150, (64, 512, 600, 10), {"hidden": "relu", **CLASSES}, Adam(), None)
 """More rows than a panel is packed for, rows of weights that crowd the caches, weights beyond 1 MB."""

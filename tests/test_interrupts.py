@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 
+import needs
 import numpy as np
 import pytest
 from problems import data_set
@@ -198,6 +199,7 @@ except fastmlp.Interrupted as stop:
 """
 
 
+@needs.kills
 @pytest.mark.parametrize(
     ("backend", "number"),
     then_slow(
@@ -275,6 +277,7 @@ except fastmlp.Interrupted as stop:
 """
 
 
+@needs.kills
 @pytest.mark.parametrize(
     ("backend", "dtype", "what", "number"),
     then_slow(
@@ -322,7 +325,7 @@ def test_a_first_chunk_of_tiny_steps_is_no_longer_than_others():
 
     def send():
         sent.append(time.perf_counter())
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     threading.Timer(0.05, send).start()
     with pytest.raises(Interrupted):
@@ -344,7 +347,7 @@ class Held:
     def __call__(self, *arguments):
         self.calls += 1
         if self.calls == self.number + 1:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
             assert self.gate.wait(timeout=10)
         return self.function(*arguments)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import numpy as np
 import pages
 import pytest
@@ -95,6 +96,7 @@ def run(directory, text):
 
 
 @pytest.mark.slow
+@needs.reads_proc
 def test_loky_has_the_scores_of_the_plain_run_after_a_worker_was_killed(tmp_path):
     twice = f"""
 import joblib
@@ -114,6 +116,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
+@needs.reads_proc
 def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
     pytest.importorskip("distributed")
     maps = """
@@ -124,6 +127,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
 
 
 @pytest.mark.slow
+@needs.reads_proc
 def test_ray_goes_on_when_a_worker_is_killed(tmp_path):
     pytest.importorskip("ray")
     maps = """
@@ -141,6 +145,7 @@ def indented(opening, text):
 
 
 @pytest.mark.slow
+@needs.kills
 def test_optuna_s_trials_are_pruned_and_one_that_is_killed_costs_the_others_nothing(tmp_path):
     optuna = pytest.importorskip("optuna")
     watched = 'watch = [Mortal("killed", spared=None), '
@@ -304,7 +309,9 @@ HOSTILE = {
 def test_a_file_of_anything_else_is_refused_in_one_line(name, tmp_path):
     path = tmp_path / "file.npy"
     HOSTILE[name](path)
-    with pytest.raises(ValueError, match=f"^path must name an .npy file of numbers, got {path}: [^\n]+$"):
+    with pytest.raises(
+        ValueError, match=f"^path must name an .npy file of numbers, got {re.escape(str(path))}: [^\n]+$"
+    ):
         fastmlp.MappedArray(path)
     with pytest.raises(TypeError, match="path must be a str or a path, got int"):
         fastmlp.MappedArray(3)

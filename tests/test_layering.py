@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,8 @@ import fastmlp
 PACKAGE = Path(fastmlp.__file__).parent
 
 FLOORS = (
-    ("checks", "files", "system"),
+    ("checks", "system"),
+    ("files",),
     ("formulas",),
     ("model",),
     ("kernels.codes", "kernels.variant"),
@@ -86,6 +88,13 @@ def test_imports_point_down(module):
     for imported in imports(MODULES[module]):
         below = room(imported) == room(module) or floor(imported) < floor(module)
         assert below, f"{module} imports {imported}, not below it"
+
+
+def test_the_picture_of_the_architecture_has_these_floors():
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    lines = re.search(r"^```text\n(.*?)^```", page, re.M | re.S)[1].splitlines()
+    drawn = [tuple(line.partition("  ")[0].split(", ")) for line in lines]
+    assert drawn == [tuple(sorted(rooms)) for rooms in reversed(FLOORS)]
 
 
 def test_no_module_leads_back_to_itself():

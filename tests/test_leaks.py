@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import needs
 import pytest
 
 CALLS = 10_000
@@ -51,7 +52,7 @@ print(resident() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@needs.reads_proc
 @pytest.mark.parametrize("kind", ["tiny", "failing"])
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import weakref
 
+import needs
 import numpy as np
 import pytest
 from selection import matrix
@@ -225,7 +226,7 @@ print(resident() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@needs.reads_proc
 def test_what_predictions_work_in_is_bounded_and_goes_with_its_model():
     done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=True)
     models, threads, gone = map(int, done.stdout.split())

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 import sklearn.datasets
@@ -24,6 +25,7 @@ MPIEXEC = shutil.which(
 )
 
 pytestmark = [
+    needs.reads_proc,
     pytest.mark.skipif(importlib.util.find_spec("mpi4py") is None, reason="mpi4py is not installed"),
     pytest.mark.skipif(MPIEXEC is None, reason="there is no mpiexec; pip install mpich"),
 ]

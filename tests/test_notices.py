@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 
+import needs
 import pytest
 
 import fastmlp
@@ -48,6 +49,15 @@ STREAMS = {
 }
 
 
+each_stream = pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=needs.linux("/dev/full") if make is full_disk else [])
+        for kind, make in STREAMS.items()
+    ],
+)
+
+
 @contextlib.contextmanager
 def stderr_of(kind, monkeypatch):
     """An stderr that cannot be written to, while pytest's own is not in its place."""
@@ -61,7 +71,7 @@ def stderr_of(kind, monkeypatch):
             stream.close()
 
 
-@pytest.mark.parametrize("kind", STREAMS)
+@each_stream
 def test_a_line_that_cannot_be_written_is_lost(kind, monkeypatch, capsys):
     with stderr_of(kind, monkeypatch):
         say("a line")
@@ -69,7 +79,7 @@ def test_a_line_that_cannot_be_written_is_lost(kind, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("progress", [None, True])
-@pytest.mark.parametrize("kind", STREAMS)
+@each_stream
 def test_a_training_does_not_need_its_bar(kind, progress, monkeypatch):
     options = {"epochs": 30, "batch_size": 1, "backend": "reference", "progress": progress}
     with stderr_of(kind, monkeypatch):
@@ -96,6 +106,7 @@ for width, stderr in enumerate((os.open("/dev/full", os.O_WRONLY), write), 1):
 """
 
 
+@needs.linux("/dev/full")
 def test_a_compilation_that_cannot_be_announced_goes_on():
     environment = {**os.environ, "FASTMLP_CACHE": "0"}
     command = [sys.executable, "-W", "error", "-c", FIT]
@@ -103,6 +114,7 @@ def test_a_compilation_that_cannot_be_announced_goes_on():
     assert (done.returncode, done.stdout) == (0, "1\n1\n")
 
 
+@needs.posix("a shell")
 def test_with_stderr_closed_stdout_has_only_what_was_printed():
     script = FIT[: FIT.index("read,")] + "fit(3)\n"
     done = subprocess.run(

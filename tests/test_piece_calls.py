@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
+import needs
 import numpy as np
 import pytest
 from numba.core import errors
@@ -49,6 +49,7 @@ def run(script, path):
     return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
 
+@needs.posix("raise of the C library, by its name")
 def test_control_c_in_compiled_code_that_then_asks_for_a_piece(tmp_path):
     """Python hears of it on entering what finds the piece."""
     done = run(SIGNALLED, tmp_path / "signalled.py")
@@ -125,7 +126,7 @@ assert os.waitpid(child, 0)[1] == 0
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs.forks
 def test_a_process_forked_while_another_thread_compiles_finds_its_pieces(tmp_path):
     done = run(FORKED, tmp_path / "forked.py")
     assert done.returncode == 0, done.stderr

@@ -13,34 +13,40 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import numpy as np
+import pages
 import pytest
 
 import fastmlp
 from benchmarks import pinning
-from fastmlp.files import archive, renaming
+from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.program import barrier
-from fastmlp.system import background, budget, interrupts
+from fastmlp.system import background, budget, interrupts, renaming
 
 CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="takes from POSIX what Windows lacks")
+takes_from_posix = needs.posix("what Windows lacks is taken from it")
 
-AS_WINDOWS = """
+LACKING = """
 import ctypes, logging, os, random, signal, subprocess, sys, threading  # with the real os
 
 WANTING = (
     *("fork", "register_at_fork", "sched_getaffinity", "sched_setaffinity", "geteuid", "getuid", "nice"),
     *("fchown", "chown", "O_NONBLOCK", "O_NOFOLLOW", "O_DIRECTORY"),
+    *("forkpty", "getegid", "getloadavg", "killpg", "mkfifo", "pathconf", "setsid", "statvfs", "sysconf"),
 )
-for name in WANTING:
-    if hasattr(os, name):
-        delattr(os, name)
+SIGNALS = ("SIGALRM", "SIGCHLD", "SIGKILL", "SIGSTOP", "SIGUSR1", "alarm", "pthread_kill", "setitimer")
+for module, names in ((os, WANTING), (signal, SIGNALS)):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None  # importing it raises ImportError
+"""
 
-
+KEEPING = """
 def keeping(real):
     # Windows has no name for a file that is open, and takes none from one.
     def call(*paths, **options):
@@ -68,7 +74,7 @@ def open_file(path, flags, mode=0o777, *, dir_fd=None):
 
 os.open = open_file
 
-from fastmlp.files import renaming
+from fastmlp.system import renaming
 
 renaming.KEEPS_OPEN_FILES = True
 """
@@ -92,6 +98,7 @@ half = fastmlp.fit(network, X, y, epochs=2, callbacks=callbacks, **options)
 # What a process left behind that ended while it wrote:
 abandoned = os.path.join(folder, archive._temporary_name("run.npz", "0" * 8))
 open(abandoned, "w").close()
+os.utime(abandoned, (1, 1))
 whole = fastmlp.fit(network, X, y, epochs=4, callbacks=callbacks, resume=path, **options)
 again = fastmlp.load(path)
 assert (again.predict(X) == whole.predict(X)).all()
@@ -110,10 +117,10 @@ print("as on Windows")
 """
 
 
-@posix_only
+@takes_from_posix
 def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", AS_WINDOWS + A_TRAINING],
+        [sys.executable, "-W", "error", "-c", LACKING + KEEPING + A_TRAINING],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},  # for benchmarks/
         capture_output=True,
@@ -121,6 +128,35 @@ def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_pa
         check=False,
     )
     assert (done.returncode, done.stdout) == (0, "as on Windows\n"), done.stderr
+
+
+COLLECTING = """
+import contextlib
+
+import joblib.externals.loky, pytest, sklearn.utils.estimator_checks  # these go by the system's name
+
+for name in ("mpi4py.MPI", "onnx", "onnxruntime", "pandas", "polars", "pyarrow.dataset", "torch"):
+    with contextlib.suppress(ImportError):
+        __import__(name)
+"""
+
+COLLECTED = """
+if __name__ == "__main__":
+    sys.exit(pytest.main([*sys.argv[1:], "-n0", "-q", "--collect-only", "-p", "no:cacheprovider"]))
+"""
+
+
+@takes_from_posix
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["tests", "benchmarks"])
+def test_all_tests_are_collected_without_what_windows_lacks(what, tmp_path):
+    script = COLLECTING + LACKING + COLLECTED
+    command = [sys.executable, "-c", script, what, "-m", "slow or not slow"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, cwd=pages.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch):
@@ -147,6 +183,21 @@ def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch)
         renaming.replace(tmp_path / "old", tmp_path / "new")
 
 
+def test_without_locks_a_writer_leaves_what_another_is_about_to_rename(tmp_path, monkeypatch):
+    path, rename = tmp_path / "file", archive.replace
+
+    def another_writes_first(source, target):
+        monkeypatch.setattr(archive, "replace", rename)
+        archive.write(path, *CONTENT)
+        rename(source, target)
+
+    monkeypatch.setattr(archive, "fcntl", None)
+    monkeypatch.setattr(archive, "KEEPS_OPEN_FILES", True)  # so it is closed before it is renamed
+    monkeypatch.setattr(archive, "replace", another_writes_first)
+    archive.write(path, *CONTENT)
+    assert os.listdir(tmp_path) == ["file"]
+
+
 class Called:
     """Stands for a module; notes the calls of one function, which may fail with an errno."""
 
@@ -165,7 +216,7 @@ class Called:
         return call
 
 
-@posix_only
+@takes_from_posix
 @pytest.mark.parametrize("code", [None, errno.ENOTSUP], ids=["a disk", "of the network"])
 def test_macos_flushes_the_drive_too(tmp_path, monkeypatch, code):
     fcntl = Called(importlib.import_module("fcntl"), "fcntl", code)
@@ -179,7 +230,7 @@ def test_macos_flushes_the_drive_too(tmp_path, monkeypatch, code):
     assert len(system.seen) == (1 if code is None else 2)
 
 
-@posix_only
+@takes_from_posix
 def test_a_directory_that_cannot_be_flushed_is_left_so(tmp_path, monkeypatch):
     for code, passes in ((errno.EINVAL, True), (errno.EIO, False)):
         monkeypatch.setattr(archive, "os", Called(os, "fsync", code))

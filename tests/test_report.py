@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import html.parser
 import re
-import shutil
 import subprocess
 
+import needs
 import numpy as np
 import pytest
 from test_lab import MACHINE, measurement, results
@@ -14,8 +14,6 @@ from test_lab import MACHINE, measurement, results
 from fastmlp.lab import charts
 from fastmlp.lab.measurements import STEP, PhaseTime, Wrong
 from fastmlp.lab.report import page
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 STEPS = [
     measurement(name, seconds, STEP, 5.2e6, 1 << 16)._replace(case="adam", shape="64-128-10 b32")
@@ -110,14 +108,14 @@ def test_the_roofline_has_its_points_below_the_peak():
     assert at > y.pop()
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium: Debian's package is chromium")
+@needs.browser
 @pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize("width", [1200, 500])
 def test_a_browser_draws_it(width, mode, tmp_path):
     image = pytest.importorskip("matplotlib.image")
     (tmp_path / "report.html").write_text(page(GIVEN), encoding="utf-8")
     command = [
-        *(BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
+        *(needs.BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"),
         *(
             f"--user-data-dir={tmp_path / 'profile'}",
             f"--window-size={width},2400",

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import needs
 import numpy as np
 import pytest
 from numba.core.codegen import JITCPUCodegen
@@ -318,7 +319,7 @@ print((resident() - before) / int(sys.argv[1]))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc, and trims glibc's heap")
+@needs.linux("/proc, and glibc's heap")
 @pytest.mark.parametrize(
     "networks", [pytest.param(30, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.campaign)]
 )
@@ -333,7 +334,7 @@ def test_a_search_over_networks_keeps_less_than_a_megabyte_each(networks, tmp_pa
         assert each < 1e6
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@needs.reads_proc
 def test_pass_managers_are_freed():
     """A program takes some 70, of 16 KiB each."""
     codegen = emission._Codegen("test")

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import needs
 import numpy as np
 import polars as pl
 import pytest
@@ -312,6 +313,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 @pytest.mark.slow
+@needs.linux("the largest resident size, in KiB")
 def test_memory_grows_by_a_few_bytes_for_each_byte_of_the_file(tmp_path):
     sizes, peaks = [], []
     for rows in (200_000, 800_000):

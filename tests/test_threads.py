@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import needs
 import numba
 import numpy as np
 import pytest
@@ -112,7 +113,7 @@ def test_trainings_of_one_process_share_its_cores(monkeypatch):
     assert threads_of() == 8
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+@needs.forks
 def test_a_new_process_has_its_cores_to_itself():
     code = """
 import os, threading

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 
+import needs
 import numpy as np
 import pytest
 import scipy.sparse
@@ -115,7 +116,7 @@ print(json.dumps([watch.most - before, after - before, rows * columns * 4]))
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@needs.reads_proc
 def test_own_memory_is_two_windows_and_what_is_beside_the_data(tmp_path):
     """docs/blocks.md: two windows with a batch each, a block, row orders of a window, and 8 MiB."""
     rows, columns, window = 100_000, 400, 8 << 20

@@ -100,7 +100,6 @@ def test_fewer_threads_than_wanted_do_the_work_together(granted, monkeypatch):
 
 
 TRAIN = """
-import resource, sys
 import numpy as np, fastmlp
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((300, 65)), rng.integers(0, 10, 300)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.tables import described, print_json, print_model, print_scores, telling
 from fastmlp.exchange.packages import needed
-from fastmlp.files.renaming import replace
+from fastmlp.system.renaming import replace
 
 if TYPE_CHECKING:
     import polars as pl

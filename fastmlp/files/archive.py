@@ -13,6 +13,7 @@ import io
 import json
 import os
 import stat
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from fastmlp.files.renaming import KEEPS_OPEN_FILES, replace
+from fastmlp.system.renaming import KEEPS_OPEN_FILES, replace
 
 if TYPE_CHECKING:
     import zipfile
@@ -51,6 +52,9 @@ NO_LINK = getattr(os, "O_NOFOLLOW", 0)
 
 UNFLUSHED = (errno.EBADF, errno.EINVAL, errno.ENOTSUP)
 """What file systems answer that flush no directories, as those of a network."""
+
+LEAST_AGE = 60.0
+"""Seconds after which a temporary file is taken for abandoned where there are no locks."""
 
 PIECE = 1 << 20
 """Bytes that are hashed at a time."""
@@ -196,9 +200,15 @@ def _remove_abandoned(target: Path) -> None:
         for name in names:
             with contextlib.suppress(OSError):
                 if fcntl is None:
-                    os.unlink(target.with_name(name))
+                    _remove_old(target.with_name(name))
                 else:
                     _remove_unlocked(target.with_name(name))
+
+
+def _remove_old(path: Path) -> None:
+    """Remove a file by its age, where there are no locks: one that is closed may be about to be renamed."""
+    if time.time() - path.stat().st_mtime > LEAST_AGE:
+        os.unlink(path)
 
 
 def _remove_unlocked(path: Path) -> None:

@@ -1,1 +1,1 @@
-"""What the process and the system give: threads, signals, forks, stderr, the time spent compiling."""
+"""What the process and the system give: threads, signals, forks, stderr, renames, time spent compiling."""

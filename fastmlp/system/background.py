@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fastmlp.system.budget import cores
+from fastmlp.system.renaming import replace
 
 try:
     import fcntl
@@ -57,7 +58,7 @@ def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: An
         if not path.exists():
             temporary = path.with_suffix(f".{os.urandom(4).hex()}")
             temporary.write_bytes(content)
-            os.replace(temporary, path)
+            replace(temporary, path)
         if not _is_served(directory):
             _start(directory)
     except OSError:

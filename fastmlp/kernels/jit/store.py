@@ -25,9 +25,9 @@ from typing import Any, NamedTuple
 import llvmlite
 import numpy as np
 
-from fastmlp.files.renaming import replace
 from fastmlp.kernels.codegen.machine import target
 from fastmlp.system.notices import say
+from fastmlp.system.renaming import replace
 
 try:
     import fcntl
