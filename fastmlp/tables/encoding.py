@@ -39,12 +39,14 @@ class Encoding:
         told: Mapping[str, str] | None = None,
         shown: bool | None = False,
         row_numbers: Collection[str] = (),
+        rows: pl.Series | None = None,
     ) -> Self:
         """Return the encoding that a frame suggests.
 
         told : kinds by column name, for those that shall not be inferred
         shown : whether there is a progress bar; None if stderr is a terminal
         row_numbers : columns that number the rows of a table of which the frame is a part
+        rows : (rows,) truth values, of those to learn from; None for all
 
         Raises
         ------
@@ -58,6 +60,8 @@ class Encoding:
         columns = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
+                if rows is not None:  # a column at a time, so that there is no second table
+                    series = series.filter(rows)
                 if series.name in told:
                     columns.append(KINDS[told[series.name]].learned(series))
                 elif series.name in row_numbers:
@@ -100,21 +104,28 @@ class Encoding:
 
     def encoded(self, frame: pl.DataFrame, dtype: Any = np.float32, shown: bool | None = False) -> Any:
         """Return X (rows, n) of a dtype, dense or CSR; errors as those of `pieces`, a bar as in `learned`."""
-        from scipy.sparse import vstack
+        return self.encoded_apart(frame, np.zeros(len(frame), bool), dtype, shown)[0]
 
-        parts: list[Any] = []
-        out = None if self.is_sparse else np.empty((len(frame), self.width), dtype)
+    def encoded_apart(
+        self, frame: pl.DataFrame, held: Array, dtype: Any = np.float32, shown: bool | None = False
+    ) -> tuple[Any, Any]:
+        """Return X of the rows that are not `held`, and of those that are, as `encoded` does.
+
+        held : (rows,) truth values
+        """
+        count = int(np.count_nonzero(held))
+        parts = [Stack(rows, self.width, dtype, self.is_sparse) for rows in (len(frame) - count, count)]
         start = 0
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for piece in self.pieces(frame, dtype):
-                rows = piece.shape[0]
-                if out is None:
-                    parts.append(piece)
-                else:
-                    out[start : start + rows] = piece
-                start += rows
+                of_held = held[start : start + piece.shape[0]]
+                for part, rows in zip(parts, (~of_held, of_held), strict=True):
+                    if rows.any():
+                        part.put(piece if rows.all() else piece[rows])
+                start += piece.shape[0]
                 bar.move(start)
-        return vstack(parts, format="csr") if out is None else out
+            learned, apart = (part.whole() for part in parts)
+        return learned, apart
 
     def pieces(self, frame: pl.DataFrame, dtype: Any = np.float32) -> Iterator[Any]:
         """Yield X in pieces of at most TOGETHER rows, at least one.
@@ -178,6 +189,42 @@ class Encoding:
         return cls(tuple(map(restored, description)))
 
 
+class Stack:
+    """X, of pieces that are put one after another: in its own array, or together at the end if it is CSR."""
+
+    def __init__(self, rows: int, width: int, dtype: Any, sparse: bool) -> None:
+        self._shape, self._dtype, self._filled = (rows, width), dtype, 0
+        self._pieces: list[Any] = []
+        self._dense = None if sparse else np.empty(self._shape, dtype)
+
+    def put(self, piece: Any) -> None:
+        """Append rows."""
+        if self._dense is None:
+            self._pieces.append(piece)
+        else:
+            self._dense[self._filled : self._filled + len(piece)] = piece
+            self._filled += len(piece)
+
+    def whole(self) -> Any:
+        """Return all rows; each piece of CSR is given up when it is copied, so that X is there once."""
+        if self._dense is not None:
+            return self._dense
+        from scipy.sparse import csr_array
+
+        count, pieces = sum(piece.nnz for piece in self._pieces), self._pieces[::-1]
+        self._pieces = []
+        kind = np.int32 if max(count, self._shape[1]) <= np.iinfo(np.int32).max else np.int64
+        values, indices = np.empty(count, self._dtype), np.empty(count, kind)
+        starts = np.zeros(self._shape[0] + 1, kind)
+        row = first = 0
+        while pieces:
+            piece = pieces.pop()
+            values[first : first + piece.nnz], indices[first : first + piece.nnz] = piece.data, piece.indices
+            starts[row + 1 : row + 1 + piece.shape[0]] = piece.indptr[1:] + starts[row]
+            row, first = row + piece.shape[0], first + piece.nnz
+        return csr_array((values, indices, starts), shape=self._shape)
+
+
 # --- which kind a column is -------------------------------------------------------------------------------
 
 ROW_NUMBERS = "it numbers the rows"
@@ -185,6 +232,9 @@ ROW_NUMBERS = "it numbers the rows"
 
 FEW = 50
 """Different texts that are a category, however few rows there are."""
+
+HEAD = 1000
+"""Rows of a column that are looked at before all of them."""
 
 WORDS = 3
 """Words of a mean text from which on it is a text, and no name."""
@@ -238,5 +288,8 @@ def _numbers_the_rows(series: pl.Series) -> bool:
         return False
     import polars as pl
 
-    steps = series.cast(pl.Float64).diff().drop_nulls()
-    return bool((steps >= 1).all() and (steps % 1 == 0).all() and steps.mean() < 2)
+    for part in (series[:HEAD], series):  # a long column that does not is found at its head
+        steps = part.cast(pl.Float64).diff().drop_nulls()
+        if not ((steps >= 1).all() and (steps % 1 == 0).all()):
+            return False
+    return bool(steps.mean() < 2)

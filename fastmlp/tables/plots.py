@@ -98,7 +98,7 @@ def _plot_losses(axes: Any, estimator: TableClassifier | TableRegressor) -> None
 def _plot_calibration(axes: Any, task: Classification, y: Array, outputs: Array) -> None:
     """How often the predicted class is right, by its probability, in bins of as many rows each."""
     probability = outputs.max(axis=1)
-    right = task.codes(y) == outputs.argmax(axis=1)
+    right = task.encoded(y) == outputs.argmax(axis=1)
     bins = np.array_split(np.argsort(probability, kind="stable"), max(1, min(10, len(y) // 20)))
     said = [probability[rows].mean() for rows in bins]
     were = [right[rows].mean() for rows in bins]

@@ -111,7 +111,7 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
             rows += len(part)
             bar.move(done)
     # A column may have held nothing in the first blocks: then its kind is known only now.
-    return pl.concat([_typed(part, known) for part in parts], rechunk=True)
+    return pl.concat([_typed(part, known) for part in parts], rechunk=False)
 
 
 def _blocks(file: Any) -> Iterator[bytes]:
