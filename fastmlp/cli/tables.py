@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import fastmlp
 from fastmlp import checks
-from fastmlp.cli.given import DTYPES, BadFile, Mistake, refuse_unwritable, widths
+from fastmlp.cli.given import BadFile, Mistake, check_precision, refuse_unwritable, widths
 from fastmlp.exchange.packages import needed
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.activations import HIDDEN
@@ -186,8 +185,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the training, as parameters of an estimator."""
-    checks.choice("backend", arguments.backend, ("auto", *fastmlp.backends()))
-    checks.choice("dtype", arguments.dtype, DTYPES)
+    check_precision(arguments.dtype, arguments.backend)
     if arguments.activation is not None:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
     if arguments.optimizer is not None:

@@ -190,39 +190,44 @@ class Encoding:
 
 
 class Stack:
-    """X, of pieces that are put one after another: in its own array, or together at the end if it is CSR."""
+    """X, made of pieces that are put one after another; it is in memory once, also while it grows.
+
+    rows, width : of X; sparse : whether it is CSR
+    """
 
     def __init__(self, rows: int, width: int, dtype: Any, sparse: bool) -> None:
-        self._shape, self._dtype, self._filled = (rows, width), dtype, 0
-        self._pieces: list[Any] = []
-        self._dense = None if sparse else np.empty(self._shape, dtype)
+        self._shape, self._sparse, self._rows, self._count = (rows, width), sparse, 0, 0
+        self._values = np.empty(0 if sparse else self._shape, dtype)
+        self._indices, self._starts = np.empty(0, np.int32), np.zeros(rows + 1, np.int64)
 
     def put(self, piece: Any) -> None:
         """Append rows."""
-        if self._dense is None:
-            self._pieces.append(piece)
-        else:
-            self._dense[self._filled : self._filled + len(piece)] = piece
-            self._filled += len(piece)
+        rows = slice(self._rows, self._rows + piece.shape[0])
+        self._rows = rows.stop
+        if not self._sparse:
+            self._values[rows] = piece
+            return
+        numbers = slice(self._count, self._count + piece.nnz)
+        if numbers.stop > len(self._values):
+            self._resize(numbers.stop + numbers.stop // 8)
+        self._values[numbers], self._indices[numbers] = piece.data, piece.indices
+        self._starts[rows.start + 1 : rows.stop + 1] = piece.indptr[1:] + self._count
+        self._count = numbers.stop
+
+    def _resize(self, count: int) -> None:
+        for array in (self._values, self._indices):  # where the system moves pages, nothing is copied
+            array.resize(count, refcheck=False)
 
     def whole(self) -> Any:
-        """Return all rows; each piece of CSR is given up when it is copied, so that X is there once."""
-        if self._dense is not None:
-            return self._dense
+        """Return all rows."""
+        if not self._sparse:
+            return self._values
         from scipy.sparse import csr_array
 
-        count, pieces = sum(piece.nnz for piece in self._pieces), self._pieces[::-1]
-        self._pieces = []
-        kind = np.int32 if max(count, self._shape[1]) <= np.iinfo(np.int32).max else np.int64
-        values, indices = np.empty(count, self._dtype), np.empty(count, kind)
-        starts = np.zeros(self._shape[0] + 1, kind)
-        row = first = 0
-        while pieces:
-            piece = pieces.pop()
-            values[first : first + piece.nnz], indices[first : first + piece.nnz] = piece.data, piece.indices
-            starts[row + 1 : row + 1 + piece.shape[0]] = piece.indptr[1:] + starts[row]
-            row, first = row + piece.shape[0], first + piece.nnz
-        return csr_array((values, indices, starts), shape=self._shape)
+        self._resize(self._count)
+        narrow = self._count <= np.iinfo(np.int32).max  # SciPy wants one dtype for both
+        starts = self._starts.astype(np.int32 if narrow else np.int64)
+        return csr_array((self._values, self._indices, starts), shape=self._shape)
 
 
 # --- which kind a column is -------------------------------------------------------------------------------

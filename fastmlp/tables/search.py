@@ -47,8 +47,8 @@ class _Seconds(Callback):
 
 
 def searched(
-    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, seconds: float, settings: Settings,
-    given: Collection[str] = (),
+    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, seconds: float,
+    settings: Settings, given: Collection[str] = (),
 ) -> tuple[Recipe, list[Trial]]:  # fmt: skip
     """Return the recipe with the best of the settings that were tried, and the trials.
 
