@@ -41,7 +41,6 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables.reading import read
-from fastmlp.tables.report import scores
 from fastmlp.tables.tasks import TASKS, Classification, targets_of, task_of
 
 SPLITS = 4
@@ -216,12 +215,12 @@ def theirs(rival: Rival, split: Split) -> np.ndarray:
     regressor = rival.regressor(random_state=split.seed)
     target = TransformedTargetRegressor(regressor, transformer=StandardScaler())
     predicted = make_pipeline(columns, target).fit(X, split.y).predict(held)
-    return split.task.encoded(predicted)
+    return split.task.encoded(predicted)[:, None]
 
 
 def measured(split: Split, outputs: np.ndarray) -> tuple[float, float]:
     """Return accuracy or R^2, and log loss or the RMSE over the training part's deviation."""
-    found = scores(split.task, split.held_y, outputs)
+    found = split.task.measures(split.held_y, split.task.judged(split.held_y, outputs))
     if isinstance(split.task, Classification):
         return found["accuracy"], found["log loss"]
     return found["R^2"], found["RMSE"] / split.task.deviation

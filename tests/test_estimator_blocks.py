@@ -89,6 +89,26 @@ def test_class_weights_go_by_all_classes_and_blocks_may_lack_some():
         assert_same(MLPClassifier(**options).fit(sorted_), MLPClassifier(**options).fit(x, y))
 
 
+def test_class_weights_of_several_labels_go_by_all_rows_and_blocks_may_lack_some():
+    y = (X[:, :2] > 0.5).astype(int)
+    order = np.lexsort(y.T)
+    x, y = X[order], y[order]
+    cuts = [0, *(np.flatnonzero((y[1:] != y[:-1]).any(axis=1)) + 1), ROWS]
+    sorted_ = [(x[a:b], y[a:b]) for a, b in itertools.pairwise(cuts)]
+    assert len(sorted_) == 4
+    for weights in ([{1: 3.0}, {0: 0.0, 1: 2.0}], [None, {0: 5.0}]):
+        options = {**OPTIONS, "class_weight": weights}
+        assert_same(MLPClassifier(**options).fit(sorted_), MLPClassifier(**options).fit(x, y))
+    for weights, words in (
+        ({1: 3.0}, r"class_weight of 2 labels a row must be a list of so many dicts like .*, got \{1: 3.0\}"),
+        ([{1: 3.0}], "must be a list of so many dicts"),
+        ([{1: -3.0}, None], "class_weight must be finite and at least 0"),
+        (["balanced", None], "class_weight='balanced' needs all rows at once"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            MLPClassifier(**{**OPTIONS, "class_weight": weights}).fit(sorted_)
+
+
 def test_blocks_without_rows_do_not_change_the_labels():
     y = SEVERAL[:, 0]
     given = [(X[:0], []), *blocks(y), (X[:0], [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import timedelta
 from decimal import Decimal
@@ -219,17 +220,33 @@ def test_semicolons_byte_order_marks_and_dates_of_other_forms(tmp_path):
     assert found["size"].to_list() == [1.0, None]
 
 
+def test_empty_lines_at_the_end_are_no_rows(tmp_path):
+    for text in ("a,b\n1,2\n3,4", "a,b\n1,2\n3,4\n", "a,b\r\n1,2\r\n3,4\r\n\r\n\r\n"):
+        (tmp_path / "t.csv").write_bytes(text.encode())
+        assert read(tmp_path / "t.csv").rows() == [(1, 2), (3, 4)]
+
+
 def test_a_separator_in_quotes_is_none(tmp_path):
     (tmp_path / "t.csv").write_text('"price, EUR, net";"size, m2"\n1;2\n\n3;\n')
     assert read(tmp_path / "t.csv").columns == ["price, EUR, net", "size, m2"]
 
 
 def test_a_field_without_an_end_is_told_in_one_line(tmp_path):
-    for text, place in (("x" * 200_000, ": "), ('a,b\n"c,1\n' + "d,2\n" * 40_000 + "e,f,g\n", ", row 1: ")):
-        (tmp_path / "t.csv").write_text(text)
-        with pytest.raises(TableError) as raised:
-            read(tmp_path / "t.csv")
-        assert f"t.csv{place}it cannot be read: field larger than field limit" in str(raised.value)
+    (tmp_path / "t.csv").write_text("x" * 200_000)
+    with pytest.raises(TableError, match=r"t.csv: it cannot be read: field larger than field limit"):
+        read(tmp_path / "t.csv")
+
+
+def test_a_quote_that_is_never_closed_costs_no_more_than_the_longest_row(tmp_path, monkeypatch):
+    monkeypatch.setattr(reading, "BLOCK", 1000)
+    monkeypatch.setattr(reading, "LONGEST", 4000)
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "c,1\n" * 5000 + '"c,1\n' + "d,2\n" * 50_000)
+    with pytest.raises(TableError, match=r"""t.csv, row 5001, column 'a': a quote in '"c': a field with"""):
+        read(path)
+    with open(path, "rb") as file:
+        pieces = reading._blocks(file, path.stat().st_size)
+        assert max(map(len, itertools.islice(pieces, 30))) < 16_000
 
 
 def test_a_stray_quote_costs_one_pass():
@@ -271,7 +288,10 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
         ("a,b,c\n1,2,3\n4,5\n", "row 2: it has 2 fields, and the header 3"),
         ("a,b\r1,2\r3,4\r", "its lines end in carriage returns alone"),
         ("a,\xe9\n1,2\n".encode("latin-1"), "its first line is no UTF-8"),
-        ('a,b\n1,5" pipe\n2,rod\n', "CSV malformed"),
+        ('a,b\n1,5" pipe\n2,rod\n', "row 1, column 'b': a quote in '5\" pipe': a field with quotes must"),
+        ('a,b\n1,"5"" pipe"\n2,"6" rod\n', "row 2, column 'b': a quote in '\"6\" rod': a field with"),
+        ('a,b\n1,2\n"3,4\n5,6\n', "row 2, column 'a': a quote in '\"3': a field with quotes must stand in"),
+        ('a,b\n1,2,3\n5" pipe,4\n', "row 1: it has 3 fields, and the header 2"),
         ("", "it is empty"),
         ("a,a\n1,2\n", "two columns have the name 'a'"),
         (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),
@@ -296,6 +316,22 @@ def test_a_file_of_another_kind_is_refused_in_one_line(tmp_path, ending):
         read(path)
     assert str(path) in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("unit", ["Y", "M", "W", "D", "h", "m", "s", "ms", "us", "ns", "3h"])
+def test_dates_of_numpy_in_every_unit(tmp_path, unit):
+    dates = np.array(["2001-06-15", "NaT", "2024-06-15"], "M8[D]").astype(f"M8[{unit}]")
+    np.savez(tmp_path / "t.npz", when=dates, a=np.arange(3, dtype=np.longdouble))
+    for found in (
+        read(tmp_path / "t.npz"),
+        as_frame({"when": dates, "a": [0, 1, 2]}),
+        as_frame(dates[:, None]).rename({"x0": "when"}),
+    ):
+        assert found["when"].dt.year().to_list() == [2001, None, 2024]
+    with pytest.raises(
+        TableError, match="row 2, column 'when': 999999-01-01T00 is beyond the dates that can"
+    ):
+        as_frame({"when": np.array(["2001-01-01", "999999-01-01"], "M8[h]")})
 
 
 def test_nothing_in_an_npz_is_unpickled(tmp_path):

@@ -5,7 +5,13 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from fastmlp import checks
+from fastmlp.backend.registry import backends, mixed_backend
+from fastmlp.model.precision import BFLOAT16
+
 DTYPES = ("float32", "float64")
+TRAINED_IN = (*DTYPES, BFLOAT16)
+"""What `fit(dtype=)` takes."""
 
 
 class Mistake(Exception):
@@ -36,6 +42,15 @@ def refuse_unwritable(option: str, path: str, *inputs: str) -> None:
                 pass
         except OSError as error:
             raise Mistake(f"{option} {path}: {error.strerror or error}") from None
+
+
+def check_precision(dtype: str, backend: str) -> None:
+    """Raise ValueError unless there is such a dtype, and such a backend that has it on this machine."""
+    checks.choice("dtype", dtype, TRAINED_IN)
+    if dtype == BFLOAT16:
+        mixed_backend(backend)
+    else:
+        checks.choice("backend", backend, ("auto", *backends()))
 
 
 def widths(text: str) -> list[int]:

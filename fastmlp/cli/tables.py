@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-import fastmlp
 from fastmlp import checks
-from fastmlp.cli.given import DTYPES, BadFile, Mistake, refuse_unwritable, widths
+from fastmlp.cli.given import BadFile, Mistake, check_precision, refuse_unwritable, widths
 from fastmlp.exchange.packages import needed
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import say
+from fastmlp.tables.bars import Bar
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.reading import FORMATS, Asked, read
@@ -113,15 +113,13 @@ def telling(source: str | None = None) -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
-    from sklearn.model_selection import train_test_split
-
     from fastmlp.tables.encoding import row_numbers
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.report import compared
 
     shown = not arguments.quiet
     with telling(arguments.dataset):
-        pl = needed("polars", "table", "a table")
+        needed("polars", "table", "a table")
         if arguments.target is None:
             raise Mistake("a table needs --target COLUMN: what is to be predicted")
         seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
@@ -144,9 +142,10 @@ def train(arguments: argparse.Namespace) -> int:
             named[arguments.target] = "category"
         frame = read(arguments.dataset, Asked(named, missing=missing, shown=shown))
         target = _target(arguments, frame)
-        numbered = row_numbers(frame)
         whole = len(frame)
-        frame, task, y = _with_targets(frame, target, arguments.task)
+        with Bar(None, "", "targets", shown):
+            numbered = row_numbers(frame)
+            frame, task, y = _with_targets(frame, target, arguments.task)
         if len(y) < LEAST_ROWS:
             raise TableError(f"at least {LEAST_ROWS} rows with a target are needed, got {len(y)}")
         kinds = _kinds(arguments, frame.columns)
@@ -154,25 +153,23 @@ def train(arguments: argparse.Namespace) -> int:
             raise Mistake(f"column {target!r} is the target, which has no other kind")
         if task != Classification.name and arguments.class_weight is not None:
             raise Mistake("--class-weight is for classifications, and this is a regression")
-        table = frame.drop(target)
-        rows, held = train_test_split(
-            np.arange(len(y)), test_size=share, random_state=seed, stratify=_strata(y, task, share)
-        )
-        rows, held = np.sort(rows), np.sort(held)
+        frame = frame.drop(target)
+        with Bar(None, "", "holding out rows", shown):
+            held = _held(y, task, share, seed)
         estimator = ESTIMATORS[task](
             **options, columns=kinds, missing=missing, random_state=seed, progress=shown
         )
-        learned = pl.Series(target, y[rows])
-        if learned.dtype == pl.String:  # some of 01 and 1 must not be taken for numbers now
-            learned = learned.cast(pl.Categorical)
         began = time.perf_counter()
         try:
-            estimator.fit(table[rows], learned, row_numbers=numbered)
+            estimator.learn(frame, y, target, numbered, ~held)
+            X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, shown)
+            del frame  # the table is no longer there while networks are trained
+            estimator.train(X, y[~held])
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
         seconds = time.perf_counter() - began
-        estimator.report_ = compared(estimator, (table[rows], y[rows]), (table[held], y[held]), seed)
+        estimator.report_ = compared(estimator, (X, y[~held]), (held_X, y[held]), seed)
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
@@ -188,8 +185,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the training, as parameters of an estimator."""
-    checks.choice("backend", arguments.backend, ("auto", *fastmlp.backends()))
-    checks.choice("dtype", arguments.dtype, DTYPES)
+    check_precision(arguments.dtype, arguments.backend)
     if arguments.activation is not None:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
     if arguments.optimizer is not None:
@@ -244,23 +240,31 @@ def _with_targets(frame: pl.DataFrame, target: str, task: str | None) -> tuple[p
 
     Errors name the rows of the whole frame.
     """
-    rows = np.flatnonzero(there(frame[target]).to_numpy())
-    if len(rows) < len(frame):
-        frame = frame[rows]
+    found = there(frame[target])
+    if not found.all():
+        frame = frame.filter(found)
     try:
         task = task or task_of(frame[target])
         return frame, task, targets_of(frame[target], task)
     except TableError as error:
-        row = None if error.row is None else int(rows[error.row - 1]) + 1
+        row = None if error.row is None else int(found.arg_true()[error.row - 1]) + 1
         raise TableError(error.reason, error.column, row) from None
 
 
-def _strata(y: Array, task: str, share: float) -> Array | None:
-    """Return the classes, if each has rows for both parts."""
-    if task != Classification.name:
-        return None
-    counts = np.unique(y, return_counts=True)[1]
-    return y if counts.min() >= 2 and len(counts) <= min(share, 1 - share) * len(y) else None
+def _held(y: Array, task: str, share: float, seed: int) -> Array:
+    """Return which rows are held out, (rows,), of every class as large a share, if each has rows enough."""
+    from sklearn.model_selection import train_test_split
+
+    strata = None
+    if task == Classification.name:
+        strata = Classification.learned(y).encoded(y)
+        counts = np.bincount(strata)
+        if counts.min() < 2 or len(counts) > min(share, 1 - share) * len(y):
+            strata = None
+    _, rows = train_test_split(np.arange(len(y)), test_size=share, random_state=seed, stratify=strata)
+    held = np.zeros(len(y), bool)
+    held[rows] = True
+    return held
 
 
 # --- what is printed --------------------------------------------------------------------------------------

@@ -12,13 +12,15 @@ import numpy as np
 
 import fastmlp
 from fastmlp import checks
+from fastmlp.backend.registry import is_reference
 from fastmlp.cli import tables
 from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
-from fastmlp.cli.given import DTYPES, Mistake, widths
+from fastmlp.cli.given import TRAINED_IN, Mistake, check_precision, widths
 from fastmlp.exchange.packages import needed
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, SGD, Optimizer
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import say
 from fastmlp.training.callbacks import Progress, Run
@@ -57,7 +59,7 @@ def add_command(commands: Any) -> None:
     add("--l2", type=float, metavar="L2", help="penalty l2 / 2 * sum of squared weights")
     add("--backend", default="auto", metavar="NAME", help="as `fastmlp backends` lists them; default auto")
     add("--threads", type=int, metavar="N", help="upper bound for the worker threads")
-    add("--dtype", default="float32", metavar="NAME", help="float32 (default) or float64")
+    add("--dtype", default="float32", metavar="NAME", help=f"{', '.join(TRAINED_IN)}; default float32")
     add("--seed", type=int, default=0, metavar="N", help="of the split, the start and the row orders")
     add("--no-reference", action="store_true", help="do not train the reference for comparison")
     add("--quiet", action="store_true", help="no progress bar")
@@ -137,7 +139,7 @@ def _told(arguments: argparse.Namespace, task: Task, settings: _Settings, ranks:
     try:
         outcome = _measured(arguments, task, settings, arguments.backend, ranks)
         _print_outcome(task, settings, outcome)
-        if outcome.model.backend != "reference" and not arguments.no_reference:
+        if not is_reference(outcome.model.backend) and not arguments.no_reference:
             _print_comparison(task, outcome, _measured(arguments, task, settings, "reference", ranks))
     except DivergenceError as error:
         if not ranks or not ranks.rank:
@@ -150,8 +152,7 @@ def _prepared(arguments: argparse.Namespace) -> tuple[Task, _Settings]:
     """Return the task and the settings; ValueError or TypeError for a mistake in the arguments."""
     checks.choice("data set", arguments.dataset, tuple(RECIPES))
     recipe = RECIPES[arguments.dataset]
-    checks.choice("backend", arguments.backend, ("auto", *fastmlp.backends()))
-    checks.choice("dtype", arguments.dtype, DTYPES)
+    check_precision(arguments.dtype, arguments.backend)
     checks.whole("seed", arguments.seed, 0, 2**32 - 1)
     if arguments.threads is not None:
         checks.whole("threads", arguments.threads, 1)
@@ -207,8 +208,9 @@ def _chosen(arguments: argparse.Namespace, task: Task, settings: _Settings, back
 
     network, optimizer, _, epochs, batch_size = settings
     steps = epochs * -(-len(task.inputs) // batch_size)
-    dtype = np.dtype(arguments.dtype)
-    return choose(backend, network, optimizer, batch_size, dtype, arguments.threads, steps).name
+    mixed = is_bfloat16(arguments.dtype)
+    dtype = np.dtype(np.float32 if mixed else arguments.dtype)
+    return choose(backend, network, optimizer, batch_size, dtype, arguments.threads, steps, mixed=mixed).name
 
 
 def _fitted(

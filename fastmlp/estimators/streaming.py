@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier
 from sklearn.utils import column_or_1d
+from sklearn.utils.class_weight import compute_class_weight
 
 from fastmlp import checks
 from fastmlp.estimators.descriptions import number
@@ -68,7 +69,8 @@ def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:
 
 
 def _balances(estimator: Any) -> bool:
-    return isinstance(getattr(estimator, "class_weight", None), str)
+    told = getattr(estimator, "class_weight", None)
+    return any(isinstance(one, str) for one in (told if isinstance(told, list) else [told]))
 
 
 def _check_options(estimator: Any) -> None:
@@ -101,11 +103,32 @@ def wanted_of(estimator: Any, dtype: Any, n_in: int | None) -> Wanted:
 
 def _class_weights(estimator: Any, y: Array) -> Array | None:
     """Return the weight of each row's class, (rows,), or None; a block need not have rows of every class."""
-    if not is_classifier(estimator) or y.ndim == 2:
-        weights: Array | None = estimator._class_weights(y, False)
-        return weights
-    by_class = estimator._class_weights(estimator.classes_, False)
-    return None if by_class is None else by_class[np.searchsorted(estimator.classes_, y)]
+    if not is_classifier(estimator) or estimator.class_weight is None:
+        return None
+    if y.ndim == 2:
+        return _label_weights(estimator, y)
+    by_class: Array = estimator._class_weights(estimator.classes_, False)
+    return by_class[np.searchsorted(estimator.classes_, y)]
+
+
+def _label_weights(estimator: Any, y: Array) -> Array:
+    """Return what the labels of each row (rows, n_out) of 0 and 1 weigh together, (rows,).
+
+    scikit-learn's product over the labels; a block need not have both a 0 and a 1 of each.
+    """
+    told, labels = estimator.class_weight, y.shape[1]
+    if not isinstance(told, list) or len(told) != labels:
+        raise ValueError(
+            f"class_weight of {labels} labels a row must be a list of so many dicts like {{0: 1, 1: 5}}, got "
+            f"{checks.shown(told)}"
+        )
+    weights, both = np.ones(len(y)), np.array([0, 1])
+    for column, by_class in zip(y.T, told, strict=True):
+        of_none, of_one = compute_class_weight(by_class, classes=both, y=both)
+        weights *= np.where(column == 1, of_one, of_none)
+    if not checks.finite(weights) or (weights < 0).any():
+        raise ValueError(f"class_weight must be finite and at least 0, got {checks.shown(told)}")
+    return weights
 
 
 def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:

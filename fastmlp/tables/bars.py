@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -15,24 +16,35 @@ if TYPE_CHECKING:
 SECONDS = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} s"
 """How a bar of time looks, whose rate is known."""
 
+CLOCK = "{desc}: {elapsed}"
+"""How a bar looks where nobody knows how much is to do."""
+
+BEAT = 0.5
+"""Seconds between two drawings of a bar's clock, so that it moves also where one step takes long."""
+
 
 class Bar:
     """A bar on stderr, or none; a context manager that closes it.
 
-    total : how much there is to do, in `unit`
+    total : how much there is to do, in `unit`; None where only the time is known
     shown : None shows it if stderr is a terminal
     """
 
-    def __init__(self, total: float, unit: str, what: str, shown: bool | None) -> None:
+    def __init__(self, total: float | None, unit: str, what: str, shown: bool | None) -> None:
         self._bar: tqdm[Any] | None = None
+        self._ended = threading.Event()
         notices = Notices()
         if notices.isatty() if shown is None else shown:
             from tqdm import tqdm
 
-            looks = {"bar_format": SECONDS} if unit == "s" else {"unit": unit, "unit_scale": True}
+            looks: dict[str, Any] = {"unit": unit, "unit_scale": True}
+            if total is None or unit == "s":
+                looks = {"bar_format": CLOCK if total is None else SECONDS}
             self._bar = tqdm(
                 total=total, desc=what, file=notices, dynamic_ncols=True, leave=False, **looks
             )  # fmt: skip
+            self._thread = threading.Thread(target=self._beat, daemon=True)
+            self._thread.start()
 
     def move(self, done: float, what: str | None = None, **shown: str) -> None:
         """Set how much is done in all, what goes on now, and values to show beside it."""
@@ -43,6 +55,11 @@ class Bar:
             if what is not None:
                 self._bar.set_description(what)
 
+    def _beat(self) -> None:
+        assert self._bar is not None
+        while not self._ended.wait(BEAT):
+            self._bar.refresh()
+
     def __enter__(self) -> Self:
         return self
 
@@ -50,6 +67,8 @@ class Bar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._bar is not None:
+            self._ended.set()
+            self._thread.join()
             self._bar.close()
 
 

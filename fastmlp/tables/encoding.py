@@ -39,12 +39,14 @@ class Encoding:
         told: Mapping[str, str] | None = None,
         shown: bool | None = False,
         row_numbers: Collection[str] = (),
+        rows: pl.Series | None = None,
     ) -> Self:
         """Return the encoding that a frame suggests.
 
         told : kinds by column name, for those that shall not be inferred
         shown : whether there is a progress bar; None if stderr is a terminal
         row_numbers : columns that number the rows of a table of which the frame is a part
+        rows : (rows,) truth values, of those to learn from; None for all
 
         Raises
         ------
@@ -58,6 +60,8 @@ class Encoding:
         columns = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
+                if rows is not None:  # a column at a time, so that there is no second table
+                    series = series.filter(rows)
                 if series.name in told:
                     columns.append(KINDS[told[series.name]].learned(series))
                 elif series.name in row_numbers:
@@ -100,21 +104,28 @@ class Encoding:
 
     def encoded(self, frame: pl.DataFrame, dtype: Any = np.float32, shown: bool | None = False) -> Any:
         """Return X (rows, n) of a dtype, dense or CSR; errors as those of `pieces`, a bar as in `learned`."""
-        from scipy.sparse import vstack
+        return self.encoded_apart(frame, np.zeros(len(frame), bool), dtype, shown)[0]
 
-        parts: list[Any] = []
-        out = None if self.is_sparse else np.empty((len(frame), self.width), dtype)
+    def encoded_apart(
+        self, frame: pl.DataFrame, held: Array, dtype: Any = np.float32, shown: bool | None = False
+    ) -> tuple[Any, Any]:
+        """Return X of the rows that are not `held`, and of those that are, as `encoded` does.
+
+        held : (rows,) truth values
+        """
+        count = int(np.count_nonzero(held))
+        parts = [Stack(rows, self.width, dtype, self.is_sparse) for rows in (len(frame) - count, count)]
         start = 0
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for piece in self.pieces(frame, dtype):
-                rows = piece.shape[0]
-                if out is None:
-                    parts.append(piece)
-                else:
-                    out[start : start + rows] = piece
-                start += rows
+                of_held = held[start : start + piece.shape[0]]
+                for part, rows in zip(parts, (~of_held, of_held), strict=True):
+                    if rows.any():
+                        part.put(piece if rows.all() else piece[rows])
+                start += piece.shape[0]
                 bar.move(start)
-        return vstack(parts, format="csr") if out is None else out
+            learned, apart = (part.whole() for part in parts)
+        return learned, apart
 
     def pieces(self, frame: pl.DataFrame, dtype: Any = np.float32) -> Iterator[Any]:
         """Yield X in pieces of at most TOGETHER rows, at least one.
@@ -178,6 +189,47 @@ class Encoding:
         return cls(tuple(map(restored, description)))
 
 
+class Stack:
+    """X, made of pieces that are put one after another; it is in memory once, also while it grows.
+
+    rows, width : of X; sparse : whether it is CSR
+    """
+
+    def __init__(self, rows: int, width: int, dtype: Any, sparse: bool) -> None:
+        self._shape, self._sparse, self._rows, self._count = (rows, width), sparse, 0, 0
+        self._values = np.empty(0 if sparse else self._shape, dtype)
+        self._indices, self._starts = np.empty(0, np.int32), np.zeros(rows + 1, np.int64)
+
+    def put(self, piece: Any) -> None:
+        """Append rows."""
+        rows = slice(self._rows, self._rows + piece.shape[0])
+        self._rows = rows.stop
+        if not self._sparse:
+            self._values[rows] = piece
+            return
+        numbers = slice(self._count, self._count + piece.nnz)
+        if numbers.stop > len(self._values):
+            self._resize(numbers.stop + numbers.stop // 8)
+        self._values[numbers], self._indices[numbers] = piece.data, piece.indices
+        self._starts[rows.start + 1 : rows.stop + 1] = piece.indptr[1:] + self._count
+        self._count = numbers.stop
+
+    def _resize(self, count: int) -> None:
+        for array in (self._values, self._indices):  # where the system moves pages, nothing is copied
+            array.resize(count, refcheck=False)
+
+    def whole(self) -> Any:
+        """Return all rows."""
+        if not self._sparse:
+            return self._values
+        from scipy.sparse import csr_array
+
+        self._resize(self._count)
+        narrow = self._count <= np.iinfo(np.int32).max  # SciPy wants one dtype for both
+        starts = self._starts.astype(np.int32 if narrow else np.int64)
+        return csr_array((self._values, self._indices, starts), shape=self._shape)
+
+
 # --- which kind a column is -------------------------------------------------------------------------------
 
 ROW_NUMBERS = "it numbers the rows"
@@ -185,6 +237,9 @@ ROW_NUMBERS = "it numbers the rows"
 
 FEW = 50
 """Different texts that are a category, however few rows there are."""
+
+HEAD = 1000
+"""Rows of a column that are looked at before all of them."""
 
 WORDS = 3
 """Words of a mean text from which on it is a text, and no name."""
@@ -238,5 +293,8 @@ def _numbers_the_rows(series: pl.Series) -> bool:
         return False
     import polars as pl
 
-    steps = series.cast(pl.Float64).diff().drop_nulls()
-    return bool((steps >= 1).all() and (steps % 1 == 0).all() and steps.mean() < 2)
+    for part in (series[:HEAD], series):  # a long column that does not is found at its head
+        steps = part.cast(pl.Float64).diff().drop_nulls()
+        if not ((steps >= 1).all() and (steps % 1 == 0).all()):
+            return False
+    return bool(steps.mean() < 2)

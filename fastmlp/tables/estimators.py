@@ -14,9 +14,12 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
+from fastmlp.backend.registry import mixed_backend
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.optimizers import BY_NAME
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.tables import members, storage
+from fastmlp.tables.bars import Bar
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
@@ -56,7 +59,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         How many networks are trained, each held against another part of the rows; their mean predicts.
     search : float, optional
         Seconds in which the hidden layers and the rate are searched for before, as far as they are not given.
-    backend, threads, dtype : as for `fastmlp.fit`; dtype float32 if None
+    backend, threads, dtype : as for `fastmlp.fit`, "bfloat16" too; dtype float32 if None
     random_state : int, RandomState or None
     progress : bool or None
         Progress bars on stderr; None shows them if it is a terminal.
@@ -123,7 +126,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         ImportError
             If polars is not installed.
         """
-        recipe, given = self._recipe(), self._given_of_search()
+        self._check()
         frame = as_frame(X, self.asked(self.columns, target=y))
         frame, target = separated(frame, y)
         if not len(frame):
@@ -131,28 +134,59 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         values = targets_of(target, self._task)
         if len(values) != len(frame):
             raise TableError(f"X has {len(frame)} rows, and y {len(values)}")
-        if len(values) < 3:
-            raise TableError(f"at least 3 rows are needed, got {len(values)}")
-        self.task_ = TASKS[self._task].learned(values)
-        self.encoding_ = Encoding.learned(frame, self.columns, self.progress, row_numbers)
-        self.report_ = None
-        self._name(frame.columns, target.name)
+        self.learn(frame, values, target.name, row_numbers)
+        encoded = self.encoding_.encoded(frame, self.floats, self.progress)
+        del frame, X  # what was read from a file is no longer there while members are trained
         weights = None if sample_weight is None else np.asarray(sample_weight, float)
-        dtype = floating_dtype(self.dtype or np.float32, np.empty(0))
-        encoded = self.encoding_.encoded(frame, dtype, self.progress)
+        return self.train(encoded, values, weights)
+
+    def learn(
+        self,
+        frame: pl.DataFrame,
+        y: Array,
+        target: str,
+        row_numbers: Collection[str] = (),
+        rows: Array | None = None,
+    ) -> None:
+        """Learn the columns and the task: the first half of `fit`.
+
+        frame, y, target : a table without its target, the target (rows,), and its name
+        row_numbers : as for `fit`; rows : (rows,) truth values, of those to learn from; None for all
+        """
+        import polars as pl
+
+        self._check()
+        learned = y if rows is None else y[rows]
+        if len(learned) < 3:
+            raise TableError(f"at least 3 rows are needed, got {len(learned)}")
+        self.task_ = TASKS[self._task].learned(learned)
+        of_rows = None if rows is None else pl.Series(rows)
+        self.encoding_ = Encoding.learned(frame, self.columns, self.progress, row_numbers, of_rows)
+        self.report_ = None
+        self._name(frame.columns, target)
+
+    def train(self, X: Any, y: Array, weights: Array | None = None) -> Self:
+        """Train the members: the second half of `fit`.
+
+        X : (rows, n) as `encoding_` encodes rows in `floats`; y, weights : (rows,), the targets and weights
+        """
+        recipe, given = self._check()
+        targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        settings = members.Settings(seed, self.backend, self.threads, self.progress)
+        settings = members.Settings(seed, self.backend, self.threads, self.progress, self.dtype)
         self.trials_: list[Trial] = []
         if self.search is not None:
             seconds = checks.real("search", self.search, 0, open_low=True)
-            recipe, self.trials_ = searched(
-                encoded, values, weights, self.task_, recipe, seconds, settings, given
-            )
-        self.recipe_ = recipe.resolved(len(values))
-        self.models_: list[Model] = members.train(
-            encoded, values, weights, self.task_, self.recipe_, settings
-        )
+            recipe, self.trials_ = searched(X, targets, weights, self.task_, recipe, seconds, settings, given)
+        self.recipe_ = recipe.resolved(len(y))
+        self.models_: list[Model] = members.train(X, targets, weights, self.task_, self.recipe_, settings)
         return self
+
+    @property
+    def floats(self) -> np.dtype[Any]:
+        """What X is encoded in."""
+        own = np.float32 if self.dtype is None or is_bfloat16(self.dtype) else self.dtype
+        return floating_dtype(own, np.empty(0))
 
     def predict(self, X: Any) -> Array:
         """Return what is predicted for each row (rows,): a class, or a number.
@@ -165,12 +199,15 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers."""
         check_is_fitted(self)
         frame = as_frame(X, self.asked(self.encoding_.kinds, [column.name for column in self.encoding_.used]))
-        if not len(frame):
-            return np.empty((0, self.task_.n_out))
-        dtype = self.models_[0].parameters.dtype
-        return np.concatenate(
-            [members.outputs(self.models_, piece) for piece in self.encoding_.pieces(frame, dtype)]
-        )
+        found, dtype = [np.empty((0, self.task_.n_out))], self.models_[0].parameters.dtype
+        rows = 0
+        with Bar(len(frame), "row", "predicting", self.progress) as bar:
+            for piece in self.encoding_.pieces(frame, dtype):
+                if piece.shape[0]:
+                    found.append(members.outputs(self.models_, piece))
+                    rows += piece.shape[0]
+                    bar.move(rows)
+        return np.concatenate(found)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
@@ -212,12 +249,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             given["hidden"] = tuple(given["hidden"])
         return Recipe(**given)
 
-    def _given_of_search(self) -> list[str]:
-        """Return what a search must leave as it is; ValueError if nothing is left to search."""
+    def _check(self) -> tuple[Recipe, list[str]]:
+        """Return the recipe, and what a search must leave as it is; ValueError if a setting is wrong."""
+        if is_bfloat16(self.dtype):
+            mixed_backend(self.backend)
         given = [name for name in ("hidden", "learning_rate") if getattr(self, name) is not None]
         if self.search is not None and len(given) == 2:
             raise ValueError("search has nothing to search: hidden and learning_rate are given")
-        return given
+        return self._recipe(), given
 
     def asked(
         self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None, target: Any = None
@@ -302,7 +341,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
 
         frame, values = self._targets(X, y)
         assert isinstance(self.task_, Classification)
-        codes, found = self.task_.codes(values), self.outputs(frame).argmax(axis=1)
+        codes, found = self.task_.encoded(values), self.outputs(frame).argmax(axis=1)
         return float(accuracy_score(codes, found, sample_weight=sample_weight))
 
     def _recipe(self) -> Recipe:

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.exchange.packages import needed
+from fastmlp.tables.arrays import column_of
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.reading import ASKED, Asked, read
 
@@ -41,19 +42,21 @@ def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
         if hasattr(X, "iloc"):
             return _from_pandas(X)
         if isinstance(X, Mapping):
-            return pl.DataFrame(X)
+            return pl.DataFrame({name: _plain(name, column) for name, column in X.items()})
         if hasattr(X, "__array__") or isinstance(X, Sequence):
             array = np.asarray(X)
             if array.ndim != 2:
                 raise TableError(f"an array of rows must have shape (rows, n), has {array.shape}")
             names = [f"x{place}" for place in range(array.shape[1])]
-            if array.dtype.kind == "O":
-                columns = [pl.Series(n, c.tolist()) for n, c in zip(names, array.T, strict=True)]
-                return pl.DataFrame(columns)
-            return pl.DataFrame(array, schema=names)
+            return pl.DataFrame([column_of(n, c) for n, c in zip(names, array.T, strict=True)])
     except (pl.exceptions.PolarsError, TypeError, OverflowError) as error:
         raise TableError(str(error).splitlines()[0]) from None
     raise TypeError(f"a table must be a frame of polars' or pandas', or a path, got {checks.shown(X)}")
+
+
+def _plain(name: Any, column: Any) -> Any:
+    """Return a column of a mapping; as polars' own, if it is an array."""
+    return column_of(str(name), column) if isinstance(column, np.ndarray) and column.ndim == 1 else column
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:
@@ -90,5 +93,4 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
         values = values[:, 0]
     if values.ndim != 1:
         raise TableError(f"y must have shape (rows,), has {values.shape}")
-    listed = values.tolist() if values.dtype == object else values
-    return frame, pl.Series("" if name is None else str(name), listed)
+    return frame, column_of("" if name is None else str(name), values)

@@ -29,26 +29,27 @@ class Settings(NamedTuple):
     backend: str = "auto"
     threads: int | None = None
     shown: bool | None = False
+    dtype: Any = None
 
 
 def train(
-    X: Any, y: Array, weights: Array | None, task: Task, recipe: Recipe, settings: Settings
+    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: Settings
 ) -> list[Model]:
     """Return trained members, one for each fold as far as `recipe.members` goes.
 
-    X : (rows, n_in), dense or CSR; y : (rows,) as the task has learned them; weights : (rows,) or None
+    X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
     """
-    recipe = recipe.resolved(len(y))
+    recipe = recipe.resolved(len(targets))
     assert recipe.members is not None
     assert recipe.epochs is not None
-    targets, weights = task.encoded(y), _weights(y, weights, task, recipe)
-    whole = len(y) * recipe.members * recipe.epochs
+    weights = _weights(targets, weights, task, recipe)
+    whole = len(targets) * recipe.members * recipe.epochs
     models: list[Model] = []
     with Bar(whole, "row", "training", settings.shown) as bar:
-        parts = islice(folds(y, task, recipe.members, settings.seed), recipe.members)
+        parts = islice(folds(targets, task, recipe.members, settings.seed), recipe.members)
         for member, (rows, held) in enumerate(parts):
             what = f"network {member + 1}/{recipe.members}" if recipe.members > 1 else "network"
-            visits = Visits(bar, what, member * len(y) * recipe.epochs)
+            visits = Visits(bar, what, member * len(targets) * recipe.epochs)
             seeded = settings._replace(seed=settings.seed + member)
             models.append(one(X, targets, weights, task, recipe, seeded, rows, held, [visits]))
     return models
@@ -60,7 +61,7 @@ def one(
 ) -> Model:  # fmt: skip
     """Return one member, of the epoch after which the rows `held` had the least loss.
 
-    targets : (rows, n_out) as the task encodes them
+    targets : (rows,) as the task encodes them
     """
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
@@ -81,21 +82,22 @@ def one(
         progress=False,
         backend=settings.backend,
         threads=settings.threads,
+        dtype=settings.dtype,
     )
 
 
-def folds(y: Array, task: Task, members: int, seed: int) -> Iterator[tuple[Array, Array]]:
+def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[tuple[Array, Array]]:
     """Yield (rows to train on, rows held out), each ascending; stratified where every class has two rows."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    count = min(max(members, FOLDS), len(y))
+    count = min(max(members, FOLDS), len(targets))
     if isinstance(task, Classification):
-        codes = task.codes(y)
-        least = int(np.bincount(codes).min())
+        least = int(np.bincount(targets).min())
         if least >= 2:
-            yield from StratifiedKFold(min(count, least), shuffle=True, random_state=seed).split(codes, codes)
+            folds = StratifiedKFold(min(count, least), shuffle=True, random_state=seed)
+            yield from folds.split(targets, targets)
             return
-    yield from KFold(count, shuffle=True, random_state=seed).split(y)
+    yield from KFold(count, shuffle=True, random_state=seed).split(targets)
 
 
 def outputs(models: Sequence[Model], X: Any) -> Array:
@@ -106,11 +108,10 @@ def outputs(models: Sequence[Model], X: Any) -> Array:
     return total / len(models)
 
 
-def _weights(y: Array, weights: Array | None, task: Task, recipe: Recipe) -> Array | None:
+def _weights(targets: Array, weights: Array | None, task: Task, recipe: Recipe) -> Array | None:
     """Return the rows' weights, with those of their classes if they shall count the same."""
     if not (recipe.balanced and isinstance(task, Classification)):
         return weights
-    codes = task.codes(y)
-    own = np.ones(len(y)) if weights is None else weights
-    sums = np.bincount(codes, own, task.n_out)
-    return own / np.where(sums > 0, sums, 1)[codes] * own.sum() / task.n_out
+    own = np.ones(len(targets)) if weights is None else weights
+    sums = np.bincount(targets, own, task.n_out)
+    return own / np.where(sums > 0, sums, 1)[targets] * own.sum() / task.n_out

@@ -98,7 +98,7 @@ def _plot_losses(axes: Any, estimator: TableClassifier | TableRegressor) -> None
 def _plot_calibration(axes: Any, task: Classification, y: Array, outputs: Array) -> None:
     """How often the predicted class is right, by its probability, in bins of as many rows each."""
     probability = outputs.max(axis=1)
-    right = task.codes(y) == outputs.argmax(axis=1)
+    right = task.encoded(y) == outputs.argmax(axis=1)
     bins = np.array_split(np.argsort(probability, kind="stable"), max(1, min(10, len(y) // 20)))
     said = [probability[rows].mean() for rows in bins]
     were = [right[rows].mean() for rows in bins]
@@ -113,14 +113,14 @@ def _plot_residuals(axes: Any, y: Array, predicted: Array, target: str) -> None:
     rows = np.arange(len(y)) if len(y) <= 5000 else np.random.default_rng(0).choice(len(y), 5000, False)
     axes.axhline(0, color="0.6", linestyle="--")
     axes.scatter(predicted[rows], (y - predicted)[rows], s=10, alpha=0.5)
-    axes.set(xlabel=f"predicted {target}", ylabel="true less predicted", title="residuals")
+    axes.set(xlabel=_plain(f"predicted {target}"), ylabel="true less predicted", title="residuals")
 
 
 def _plot_importances(axes: Any, found: list[Importance], measure: str) -> None:
     from matplotlib.ticker import MaxNLocator
 
     shown = found[:MOST_BARS][::-1]
-    names = [one.column if len(one.column) <= 24 else f"{one.column[:23]}…" for one in shown]
+    names = [_plain(one.column if len(one.column) <= 24 else f"{one.column[:23]}…") for one in shown]
     axes.barh(
         range(len(shown)), [one.mean for one in shown], xerr=[one.deviation for one in shown], height=0.7
     )
@@ -131,3 +131,8 @@ def _plot_importances(axes: Any, found: list[Importance], measure: str) -> None:
         f", {len(shown)} of {len(found)} columns" if len(found) > len(shown) else ""
     )
     axes.set(xlabel=f"fall of {measure} if a column is shuffled", title=title)
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib shows as it is: between dollars it would be a formula."""
+    return text.replace("$", r"\$")

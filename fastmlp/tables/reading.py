@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastmlp import checks
 from fastmlp.exchange.packages import needed
+from fastmlp.tables.arrays import column_of
 from fastmlp.tables.bars import Bar
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 24
 """Bytes of text that are parsed together."""
+
+LONGEST = 1 << 26
+"""Bytes from which on a row is parsed though it has no end: a quote in it is never closed."""
 
 SLICE = 1 << 18
 """Rows of a file of columns that are read together."""
@@ -95,11 +100,11 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
     parts: list[pl.DataFrame] = []
     known = _told(asked)
     with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
-        blocks = _blocks(file)
+        blocks = _blocks(file, _size(file))
         first = next(blocks, b"")
         header, separator = _header(first, path.suffix.lower() == ".tsv")
         rows = done = 0
-        for number, block in enumerate(chain([first], blocks)):
+        for number, block in enumerate(itertools.chain([first], blocks)):
             done += len(block)
             try:
                 part = _parsed_block(block, header, separator, asked.missing, skip=int(number == 0))
@@ -111,15 +116,24 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
             rows += len(part)
             bar.move(done)
     # A column may have held nothing in the first blocks: then its kind is known only now.
-    return pl.concat([_typed(part, known) for part in parts], rechunk=True)
+    return pl.concat([_typed(part, known) for part in parts], rechunk=False)
 
 
-def _blocks(file: Any) -> Iterator[bytes]:
-    """Yield a file in pieces that end where a line does, outside quotes."""
+def _size(file: Any) -> int:
+    """Return the bytes of a file without empty lines at its end."""
+    size: int = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - BLOCK))
+    tail = file.read()
+    file.seek(0)
+    return size - (len(tail) - len(tail.rstrip(b"\r\n")))
+
+
+def _blocks(file: Any, size: int) -> Iterator[bytes]:
+    """Yield a file's first bytes, so many, in pieces that end where a line does, outside quotes."""
     rest = b""
-    while piece := file.read(max(BLOCK, len(rest))):  # doubled, where a quote is never closed
+    while piece := file.read(min(max(BLOCK, len(rest)), size - file.tell())):  # more for a quote without end
         rest += piece
-        end = _last_line_end(rest)
+        end = _last_line_end(rest) or (len(rest) if len(rest) >= LONGEST else 0)
         if end:
             yield rest[:end]
             rest = rest[end:]
@@ -188,10 +202,7 @@ def _parsed_block(
         return pl.DataFrame(schema=dict.fromkeys(header, pl.String))
     except pl.exceptions.PolarsError as error:
         _explain(block, header, separator, skip)
-        reason = str(error).splitlines()[0]
-        if b'"' in block:
-            reason += '; is a quote never closed? Within quotes, "" stands for one'
-        raise TableError(reason) from None
+        raise TableError(str(error).splitlines()[0]) from None
     # A row of too few fields has nothing in the last column; counting tells whether there may be one.
     if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
         _explain(block, header, separator, skip)
@@ -199,15 +210,47 @@ def _parsed_block(
 
 
 def _explain(block: bytes, header: list[str], separator: str, skip: int) -> None:
-    """Raise TableError for the first row that has too many or too few fields, or is no UTF-8."""
+    """Raise TableError for the first row with a stray quote, too many or too few fields, or no UTF-8."""
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:
         row = block.count(b"\n", 0, error.start) + 1 - skip
-        raise TableError(f"byte {block[error.start]:#x} is no UTF-8", row=row) from None
-    for row, fields in enumerate(_rows(text, separator, 1 - skip), 1 - skip):
+        raise TableError(
+            f"byte {block[error.start]:#x} is no UTF-8; save the table as UTF-8", row=row
+        ) from None
+    stray = _stray_quote(text, separator)
+    rows = enumerate(_rows(text, separator, 1 - skip), 1 - skip)
+    for row, fields in rows if stray is None else itertools.islice(rows, stray[0]):
         if fields and len(fields) != len(header):
             raise TableError(f"it has {len(fields)} fields, and the header {len(header)}", row=row)
+    if stray is not None:
+        row, place, field = stray
+        name = header[place] if place < len(header) else None
+        raise TableError(f"a quote in {checks.shown(field)}: {QUOTES}", name, row + 1 - skip)
+
+
+QUOTES = 'a field with quotes must stand in quotes, and they are doubled in it, as "5"" pipe"'
+
+
+def _stray_quote(text: str, separator: str) -> tuple[int, int, str] | None:
+    """Return the row and the field of the first quote that does not enclose a field, and the field's text.
+
+    Rows and fields are counted from 0, as polars counts them: an empty line is one.
+    """
+    sound = re.compile(
+        rf'(?:"(?:[^"]|"")*+"|[^"{re.escape(separator)}\r\n]*+)(?P<end>{re.escape(separator)}|\r?\n|\Z)'
+    )
+    row = place = at = 0
+    while at < len(text):
+        field = sound.match(text, at)
+        if field is None:
+            end = re.compile(rf"[{re.escape(separator)}\r\n]|\Z").search(text, at)
+            assert end is not None
+            return row, place, text[at : end.start()]
+        at, place = field.end(), place + 1
+        if field["end"] != separator:
+            row, place = row + 1, 0
+    return None
 
 
 def _told(asked: Asked) -> dict[str, str | None]:
@@ -291,12 +334,7 @@ def _read_numpy(path: Path, asked: Asked) -> pl.DataFrame:
         first = next(iter(columns))
         if len(column) != len(columns[first]):
             raise TableError(f"it has {len(column)} rows, and {first!r} has {len(columns[first])}", name)
-    return pl.DataFrame(
-        {
-            name: (np.ascontiguousarray(c) if c.dtype.kind in "buifM" else c.astype(str))
-            for name, c in columns.items()
-        }
-    )
+    return pl.DataFrame([column_of(name, column) for name, column in columns.items()])
 
 
 FORMATS: dict[str, Callable[[Path, Asked], Any]] = {

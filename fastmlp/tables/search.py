@@ -47,19 +47,19 @@ class _Seconds(Callback):
 
 
 def searched(
-    X: Any, y: Array, weights: Array | None, task: Task, recipe: Recipe, seconds: float, settings: Settings,
-    given: Collection[str] = (),
+    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, seconds: float,
+    settings: Settings, given: Collection[str] = (),
 ) -> tuple[Recipe, list[Trial]]:  # fmt: skip
     """Return the recipe with the best of the settings that were tried, and the trials.
 
     The recipe's own settings are tried first, then others in an order that the seed draws. A trial that the
     end of the time cuts short counts only if it is the first.
 
+    targets : (rows,) as the task encodes them
     given : hidden or learning_rate, if they are to remain as the recipe has them
     """
-    whole = recipe.resolved(len(y))
-    rows, held = next(folds(y, task, 1, settings.seed))
-    targets = task.encoded(y)
+    whole = recipe.resolved(len(targets))
+    rows, held = next(folds(targets, task, 1, settings.seed))
     layers = (whole.hidden,) if "hidden" in given else HIDDEN
     rates = (1.0,) if "learning_rate" in given else RATES
     rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(layers, rates)]

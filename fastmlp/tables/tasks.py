@@ -21,6 +21,9 @@ Array = NDArray[Any]
 MOST_CLASSES = 20
 """Different whole numbers in a target that still are classes, where nobody says."""
 
+TOGETHER = 1 << 16
+"""Rows whose targets are Python's objects at a time."""
+
 EXACT = 2**53
 """From here on float64 leaves whole numbers out."""
 
@@ -44,16 +47,28 @@ class Task:
         raise NotImplementedError
 
     def encoded(self, y: Array) -> Array:
-        """Return what networks learn, (rows, n_out) float64."""
+        """Return what networks learn, (rows,): places of classes, int64, or numbers, float64."""
+        raise NotImplementedError
+
+    def constant(self, encoded: Array) -> Array:
+        """Return the outputs (n_out,) of what predicts without a column, for what networks learn."""
         raise NotImplementedError
 
     def decoded(self, outputs: Array) -> Array:
         """Return what is predicted, (rows,), from networks' outputs (rows, n_out)."""
         raise NotImplementedError
 
+    def judged(self, y: Array, outputs: Array) -> Array:
+        """Return all that `measures` needs of outputs (rows, n_out) for targets (rows,): (rows, a few)."""
+        raise NotImplementedError
+
+    def measures(self, y: Array, judged: Array) -> dict[str, float]:
+        """Return by name how good outputs are, for targets and what is `judged` of them, `measure` first."""
+        raise NotImplementedError
+
     def score(self, y: Array, outputs: Array) -> float:
         """Return the `measure` of outputs for rows with these targets; the higher the better."""
-        raise NotImplementedError
+        return self.measures(y, self.judged(y, outputs))[self.measure]
 
 
 @dataclass(frozen=True)
@@ -72,7 +87,8 @@ class Classification(Task):
     @classmethod
     def learned(cls, y: Array) -> Classification:
         """Return the task of these targets; TableError if they are of one class."""
-        classes = np.unique(y).tolist()
+        pieces = (y[start : start + TOGETHER].tolist() for start in range(0, len(y), TOGETHER))
+        classes = sorted(set().union(*pieces))  # for texts faster than np.unique, which sorts all rows
         if len(classes) < 2:
             raise TableError(f"a classification needs two classes, got only {checks.shown(classes[0])}")
         return cls(tuple(classes))
@@ -82,22 +98,36 @@ class Classification(Task):
         """A unit for each class."""
         return len(self.classes)
 
-    def codes(self, y: Array) -> Array:
-        """Return the classes' places (rows,); -1 for a class that was not learned."""
-        places = {one: place for place, one in enumerate(self.classes)}
-        return np.array([places.get(one, -1) for one in y.tolist()], np.int64)
-
     def encoded(self, y: Array) -> Array:
-        """Return one-hot rows."""
-        return (self.codes(y)[:, None] == np.arange(self.n_out)).astype(float)
+        """Return the classes' places; -1 for a class that was not learned."""
+        known = np.array(self.classes)
+        if (known.dtype.kind == "U") != (y.dtype.kind == "U"):
+            return np.full(len(y), -1, np.int64)
+        places = np.minimum(np.searchsorted(known, y), len(known) - 1)
+        return np.where(known[places] == y, places, -1).astype(np.int64)
+
+    def constant(self, encoded: Array) -> Array:
+        """Return the shares of the classes."""
+        return np.bincount(encoded, minlength=self.n_out) / len(encoded)
 
     def decoded(self, outputs: Array) -> Array:
         """Return the class of the highest probability."""
         return np.array(self.classes)[outputs.argmax(axis=1)]
 
-    def score(self, y: Array, outputs: Array) -> float:
-        """Return the accuracy."""
-        return float(np.mean(self.codes(y) == outputs.argmax(axis=1)))
+    def judged(self, y: Array, outputs: Array) -> Array:
+        """Return whether the class is the likeliest, and its probability; 0 if it was not learned."""
+        places = self.encoded(y)
+        likelihood = np.where(places < 0, 0.0, outputs[np.arange(len(y)), places])
+        return np.column_stack([places == outputs.argmax(axis=1), likelihood])
+
+    def measures(self, y: Array, judged: Array) -> dict[str, float]:
+        """Return the accuracy and the log loss."""
+        right, likelihood = judged.T
+        least = np.finfo(np.float32).tiny
+        return {
+            self.measure: float(right.mean()),
+            "log loss": float(-np.log(np.maximum(likelihood, least)).mean()),
+        }
 
 
 @dataclass(frozen=True)
@@ -124,16 +154,29 @@ class Regression(Task):
 
     def encoded(self, y: Array) -> Array:
         """Return the standardised numbers."""
-        return ((y - self.mean) / self.deviation)[:, None]
+        return (y - self.mean) / self.deviation
+
+    def constant(self, encoded: Array) -> Array:
+        """Return the mean."""
+        return encoded.mean(keepdims=True)
 
     def decoded(self, outputs: Array) -> Array:
         """Return the numbers in their own unit, float64."""
         return outputs[:, 0].astype(float) * self.deviation + self.mean
 
-    def score(self, y: Array, outputs: Array) -> float:
-        """Return the coefficient of determination; NaN where the targets are all equal."""
-        spread = np.square(y - y.mean()).sum()
-        return float(1 - np.square(y - self.decoded(outputs)).sum() / spread) if spread else float("nan")
+    def judged(self, y: Array, outputs: Array) -> Array:
+        """Return the errors."""
+        return (y - self.decoded(outputs))[:, None]
+
+    def measures(self, y: Array, judged: Array) -> dict[str, float]:
+        """Return the coefficient of determination, NaN where targets are all equal, and means of errors."""
+        (errors,), spread = judged.T, np.square(y - y.mean()).sum()
+        squares = np.square(errors)
+        return {
+            self.measure: float(1 - squares.sum() / spread) if spread else float("nan"),
+            "RMSE": float(np.sqrt(squares.mean())),
+            "MAE": float(np.abs(errors).mean()),
+        }
 
 
 TASKS: dict[str, type[Classification] | type[Regression]] = {
@@ -206,7 +249,11 @@ def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Arr
         series = series.cast(pl.Int64)
     if not (series.dtype.is_numeric() or series.dtype == pl.Boolean):
         series = series.cast(pl.String)
-    return np.array(series.to_list())
+    if series.dtype != pl.String:
+        return np.array(series.to_list())
+    classes = series.unique()  # Python's texts are made once for a class, and not for each row
+    places = series.replace_strict(classes, range(len(classes)), return_dtype=pl.UInt32)
+    return np.array(classes.to_list())[places.to_numpy()]
 
 
 def _usable(series: pl.Series) -> pl.Series:

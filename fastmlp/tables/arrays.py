@@ -1,0 +1,46 @@
+"""Arrays of NumPy's as columns of polars': dates in any unit, and numbers of any width."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.tables.errors import TableError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+UNITS = ("D", "ms", "us", "ns")
+"""Of datetime64, those that polars has."""
+
+
+def column_of(name: str, array: NDArray[Any]) -> pl.Series:
+    """Return an array (rows,) as a column; TableError for a date that polars has no number for."""
+    import polars as pl
+
+    if array.dtype.kind == "M":
+        return pl.Series(name, _in_units(name, array))
+    if array.dtype.kind == "O":
+        return pl.Series(name, array.tolist())
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    elif array.dtype.kind not in "buifT":
+        array = array.astype(str)
+    return pl.Series(name, np.ascontiguousarray(array))
+
+
+def _in_units(name: str, dates: NDArray[Any]) -> NDArray[Any]:
+    """Return dates in days if they are in longer units, and in microseconds if in others than polars has."""
+    unit, count = np.datetime_data(dates.dtype)
+    if unit in UNITS and count == 1:
+        return np.ascontiguousarray(dates)
+    wanted = "D" if unit in ("Y", "M", "W") else "us"
+    found = dates.astype(f"M8[{wanted}]")
+    outside = found.astype(dates.dtype) != dates
+    outside &= ~np.isnat(dates)
+    if outside.any():
+        row = int(np.argmax(outside))
+        raise TableError(f"{dates[row]} is beyond the dates that can be used", name, row + 1)
+    return found
