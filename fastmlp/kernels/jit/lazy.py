@@ -286,7 +286,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> s
     def make(arguments, key):
         target = emission.shared_target()
         symbol = f"fastmlp:{name}.{key}({text_of_types(arguments)})"
-        library = target.codegen().create_library(symbol)
+        library = emission.written_library(target, symbol)
         module = library.create_ir_module(symbol)
         taken = target.call_conv.get_function_type(types.none, arguments).args
         # For LLVM a pointer to bytes can point to anything; for llvmlite only a pointer without a type can.
