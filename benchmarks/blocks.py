@@ -37,8 +37,11 @@ class Own(fastmlp.Callback):
 
 
 def own():
-    """Return the process's own memory in bytes (RssAnon, of Linux)."""
-    found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    """Return the process's own memory in bytes, as Linux tells it (RssAnon); NaN elsewhere."""
+    try:
+        found = re.search(r"RssAnon:\s+(\d+)", Path("/proc/self/status").read_text())
+    except OSError:
+        return float("nan")
     return int(found[1]) << 10
 
 

@@ -6,8 +6,9 @@ import re
 import time
 
 import pytest
-from share import check_threads
 from threadpoolctl import threadpool_limits
+
+from benchmarks.share import check_threads
 
 LEAST_ROUNDS = 5
 MOST_ROUNDS = 1000

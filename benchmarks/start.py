@@ -175,7 +175,8 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="TEXT", help="scripts whose name contains this")
     options = parser.parse_args()
     chosen = [script for script in scripts() if options.only in script.name]
-    print(f"{cpu_name()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, {versions()}")
+    load = f"load {os.getloadavg()[0]:.1f}, " if hasattr(os, "getloadavg") else ""
+    print(f"{cpu_name()}, {os.cpu_count()} cores, {load}{versions()}")
     print(f"python -m benchmarks.start {' '.join(sys.argv[1:])}\n")
     with tempfile.TemporaryDirectory() as warm:
         began = time.perf_counter()

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from share import in_words
 from sklearn.datasets import load_digits
 
 import fastmlp
+from benchmarks.share import in_words
 from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work as Step
 from fastmlp.model.optimizers import Optimizer

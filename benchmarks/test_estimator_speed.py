@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import sklearn.neural_network
-from share import in_words
 from sklearn.datasets import load_diabetes, load_digits, make_classification
 
 import fastmlp
+from benchmarks.share import in_words
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 

@@ -9,9 +9,9 @@ import statistics
 
 import numpy as np
 import pytest
-from share import in_words
 
 import fastmlp
+from benchmarks.share import in_words
 from benchmarks.stopwatch import Stopwatch
 from fastmlp import Activation, Adam, Loss, Network, Rule
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 
 import pytest
-from share import in_words
 
+from benchmarks.share import in_words
 from fastmlp.backend.registry import variants
 from fastmlp.lab import machine
 from fastmlp.lab.flushing import subnormals_flushed

@@ -10,10 +10,10 @@ import sys
 
 import numpy as np
 import pytest
-from share import in_words
 
 import fastmlp
 from benchmarks.peers.__main__ import environment
+from benchmarks.share import in_words
 
 FIT = """
 import sys

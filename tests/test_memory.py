@@ -20,8 +20,9 @@ import pytest
 from selection import matrix
 
 import fastmlp
+from fastmlp.kernels.program.records import SLICE_ROWS
 from fastmlp.kernels.runtime.adapter import IDLE_BYTES, prediction_of
-from fastmlp.kernels.runtime.workspace import SCRATCH_BYTES
+from fastmlp.kernels.runtime.workspace import BLOCK_ROWS, SCRATCH_BYTES
 from fastmlp.model.layout import parameter_count
 from fastmlp.training.loop import MAX_CHUNK_VISITS
 
@@ -32,7 +33,7 @@ import json, resource, sys
 import numpy as np
 import fastmlp
 
-sizes, rows, batch_size, epochs, dtype, loss, options = json.loads(sys.argv[1])
+sizes, rows, batch_size, epochs, dtype, loss, options, threads = json.loads(sys.argv[1])
 kinds = {"output": "softmax" if loss == "cross_entropy" else "identity", "loss": loss, **options}
 # Ones: drawing numbers would take more at its peak than it leaves.
 X = np.ones((rows, sizes[0]), dtype)
@@ -42,7 +43,7 @@ def fit(sizes, rows, epochs):
     # The backend is one that auto takes for what is large; rates of 0 keep all numbers finite.
     fastmlp.fit(
         fastmlp.Network(sizes, **kinds), X[:rows], y[:rows], optimizer=fastmlp.Adam(0.0), epochs=epochs,
-        batch_size=batch_size, backend="packed", threads=1, progress=False,
+        batch_size=batch_size, backend="packed", threads=threads, progress=False,
     )
 
 def peak():
@@ -98,9 +99,21 @@ DROPPING = {"hidden": "gelu", "dropout": 0.1}
     ],
 )
 def test_a_training_takes_little_beside_its_data(sizes, rows, batch_size, epochs, dtype, loss, options):
-    case = json.dumps([sizes, rows, batch_size, epochs, dtype, loss, options])
-    done = subprocess.run([sys.executable, "-c", FIT, case], capture_output=True, text=True, check=True)
-    assert int(done.stdout) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
+    case = [sizes, rows, batch_size, epochs, dtype, loss, options]
+    assert growth(case) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
+
+
+def growth(case, threads=1):
+    command = [sys.executable, "-c", FIT, json.dumps([*case, threads])]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def test_a_thread_takes_what_it_works_in():
+    sizes, batch_size, itemsize = (20, 600, 600, 10), 900, 8
+    case = [sizes, 2 * batch_size, batch_size, 1, "float64", "mse", {}]
+    of_four = growth(case, threads=5) - growth(case)
+    bound = 4 * of_a_thread(sizes, batch_size, itemsize)
+    assert bound / 2 < of_four <= bound  # a bound that is far off says nothing
 
 
 FIT_SPARSE = """
@@ -246,6 +259,12 @@ def test_predictions_of_one_model_share_a_workspace():
         (idle,) = prediction_of(network, model.parameters).idle
         blocks.append(idle.batch)
     assert blocks == [9, 9, 9, 9, 256, 256]
+
+
+def of_a_thread(sizes, batch_size, itemsize):
+    """Bytes that the README promises for each thread but the first."""
+    widest, rows = max(sizes), min(batch_size, BLOCK_ROWS) + SLICE_ROWS
+    return (1 << 20) + SCRATCH_BYTES * max(widest, batch_size) + itemsize * widest * rows
 
 
 def bound_of(sizes, rows, batch_size, epochs, itemsize):

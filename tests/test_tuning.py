@@ -10,6 +10,7 @@ import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 
+import needs
 import numba
 import numpy as np
 import pages
@@ -62,6 +63,7 @@ def test_an_older_process_does_not_undo_what_a_later_one_has_kept(place):
     assert store.Names().get(tuned.KEPT) == "again"
 
 
+@needs.locks
 def test_no_name_is_lost_where_many_keep_theirs_at_once(place):
     def keep(writer):
         kept = store.Names()

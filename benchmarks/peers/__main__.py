@@ -60,7 +60,10 @@ def _options():
 
 
 def cpu_name():
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:  # no Linux
+        return platform.processor() or platform.machine()
     field = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     keys = ("cpu family", "model", "stepping")
     return f"{field.get('model name', platform.machine())} ({', '.join(f'{k} {field.get(k)}' for k in keys)})"

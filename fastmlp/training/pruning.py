@@ -50,11 +50,11 @@ class OptunaPruning(Callback):
         """Report, and ask."""
         if run.epoch % self.every:
             return  # another callback wanted this epoch
-        from optuna import TrialPruned
-
         value = run.history[self.key][-1]
         self.trial.report(value, run.epoch)
         if self.trial.should_prune():
+            from optuna import TrialPruned
+
             raise TrialPruned(f"{self.key} {value:.4g} after epoch {run.epoch} of {run.epochs}")
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:

@@ -1,0 +1,1 @@
+"""What is timed, and against what. A package, since other distributions install one of this name."""
