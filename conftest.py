@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,9 @@ from fastmlp.system.budget import cores
 
 os.environ.setdefault("FASTMLP_BACKGROUND", "0")  # nothing is measured beside a compiler
 os.environ.setdefault("FASTMLP_TUNE", "0")  # nor with constants that another run has chosen
+
+FEW = 4
+"""The most processes of which each takes whole files."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -54,6 +58,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     )
     whole = all(path.is_dir() for path in paths) and not config.getoption("keyword")
     return cores() if whole and not timed else 0
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give the tests of a file, or of a group, to one process: most of them run the same machine code.
+
+    Among many processes each test goes alone: they would wait for the one that has the longest file.
+    """
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).partition("::")[0]
+
+    few = config.getoption("dist") == "loadgroup" and (config.getoption("numprocesses") or 0) <= FEW
+    return ByFile(config, log) if few else None
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -104,7 +104,7 @@ def taken_by(dtype):
 
 
 def operands(build, arguments):
-    """The arguments of a piece as `Sums` has them."""
+    """The arguments of a piece as `Sums`."""
     return Sums(*arguments[:POINTERS], *(Symbol(build, number) for number in arguments[POINTERS:]))
 
 

@@ -122,7 +122,7 @@ def of_function(function: types.FunctionType) -> Shape:
 
 
 def _of_code(function: types.FunctionType) -> tuple[Shape, bool]:
-    """Return the code of a function and what its names stand for, and whether it names somebody's module.
+    """Return the code of a function and the objects of its names, and whether it names a foreign module.
 
     A name that both a global and an attribute have counts as both: to tell them apart would take twenty times
     as long as all else. Exceptions are `__doc__` and other names that every module has.

@@ -95,7 +95,7 @@ class _Walk:
     def __init__(self, telling: bool = False) -> None:
         self._telling = telling
         self.foreign = False
-        """Whether somebody else's function has been met."""
+        """Whether a function of another package has been met."""
         self._texts = [f"{np.__version__} {sys.version_info[:2]}".encode()]
         self._met: dict[int, int] = {}
         self._kept: list[Any] = []  # objects must live as long as the walk: an id may be used again

@@ -52,10 +52,10 @@ class _Codegen(JITCPUCodegen):
 
 
 class _Written(JITCodeLibrary):
-    """A library of a module that is written as machine code shall be: vectors, and loops as they run.
+    """A library of code that is written as LLVM instructions, with its vectors and loops as they should be.
 
-    Numba's three pipelines, for what it makes of Python, took a third of a second for ten register tiles and
-    left them as they were.
+    It skips Numba's three pipelines, which serve code made from Python: they took a third of a second for ten
+    register tiles, and did not change them.
     """
 
     def _optimize_functions(self, ll_module):
@@ -71,7 +71,7 @@ class _Written(JITCodeLibrary):
 
 
 def written_library(target, name):
-    """Return an empty library for such a module, in a target context."""
+    """Return an empty library for code that is written as LLVM instructions, in a target context."""
     return _Written(target.codegen(), name)
 
 

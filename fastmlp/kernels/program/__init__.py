@@ -1,1 +1,1 @@
-"""The compiled program as templates, and what it is told."""
+"""The compiled program as templates, and the record of numbers that it takes."""

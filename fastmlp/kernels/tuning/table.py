@@ -21,7 +21,7 @@ class Trial(NamedTuple):
 
     sizes, rows : of a network of relu and softmax, and of a batch
     optimizer : a name of `fastmlp.model.optimizers.BY_NAME`
-    use : "train" for steps, "predict" for predictions of so many rows
+    use : "train" for steps of `rows` rows, "predict" for predictions of as many
     """
 
     sizes: tuple[int, ...]
