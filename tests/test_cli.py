@@ -59,6 +59,15 @@ def test_every_option_is_heard(capsys):
     assert value(output, "training") == "3 epochs in batches of 20, RMSprop at 0.01, float64, seed 5"
 
 
+def test_products_of_bfloat16_numbers(capsys):
+    options = "--dtype bfloat16 --backend reference --hidden 32,32 --epochs 2"
+    assert main(["train", "digits", *options.split(), "--quiet"]) == 0
+    output = capsys.readouterr().out
+    assert value(output, "training").endswith("bfloat16, seed 0")
+    assert value(output, "backend") == "reference_bfloat16"
+    assert "speed-up" not in output
+
+
 def test_the_same_seed_gives_the_same_loss(capsys):
     lines = []
     for _ in range(2):

@@ -7,6 +7,8 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import needs
@@ -15,11 +17,15 @@ import polars as pl
 import pytest
 from missing import without
 from test_cli import run, value
+from test_table_estimators import QUICK as FAST
 from test_table_estimators import flats
 
 from fastmlp import TableRegressor
 from fastmlp.cli import use
 from fastmlp.cli.main import main
+from fastmlp.kernels.mixed import processor
+from fastmlp.tables import bars
+from fastmlp.tables.plots import plot
 
 QUICK = "--hidden 8 --epochs 40 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
 
@@ -125,6 +131,17 @@ def test_plot_draws_losses_fit_and_importances(folder, capsys, target):
     assert min(third.mean() for third in thirds) > 0.01  # something is drawn in each
 
 
+def test_dollars_in_names_are_no_formula(tmp_path):
+    frame = flats().select(pl.col("size").alias("size_$^a_$"), pl.col("price").alias("$ a $^b$"))
+    model = TableRegressor(**FAST).fit(frame, "$ a $^b$")
+    y = frame["$ a $^b$"].to_numpy()
+    figure = plot(model, frame.drop("$ a $^b$"), y, 0)
+    figure.savefig(tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    assert "<!-- size_$^a_$ -->" in drawn
+    assert "<!-- predicted $ a $^b$ -->" in drawn
+
+
 @pytest.mark.parametrize("command", ["train {0}.csv --target price", "predict {0} {0}.csv"])
 def test_without_polars_it_is_named(folder, command, capsys, monkeypatch):
     without(monkeypatch, "polars")
@@ -216,6 +233,14 @@ def test_letters_that_stdout_has_not_are_escaped(tmp_path):
         ),
         ("train flats.csv --target price --epochs 0", 2, "epochs must be at least 1, got 0"),
         ("train flats.csv --target price --test-share 1", 2, "test-share must be in (0, 1), got 1.0"),
+        ("train flats.csv --target price --test-share 0.99", 2, "--test-share 0.99 leaves 2 of 200 rows"),
+        (
+            "train flats.csv --target price --dtype bfloat16 --backend fused",
+            2,
+            "dtype 'bfloat16' goes with the backends auto, reference, bfloat16_amx, bfloat16_avx512",
+        ),
+        ("train flats.csv --target price --dtype half", 2, "unknown dtype 'half'; choose from: float32"),
+        ("train flats.csv.gz --target price", 3, "flats.csv.gz: files of tables end in .csv, .tsv"),
         (
             "train flats.csv --target price --class-weight balanced",
             2,
@@ -235,11 +260,15 @@ def test_letters_that_stdout_has_not_are_escaped(tmp_path):
         ("train head.csv --target b", 3, "head.csv, column 'b': no row has a target"),
         ("train none.csv --target b", 3, "none.csv, column 'b': no row has a target"),
         ("train two.csv --target b", 3, "two.csv: at least 4 rows with a target are needed, got 2"),
-        ("train late.csv --target b", 3, "late.csv, row 23, column 'b': 'tall' is not a number"),
+        ("train late.csv --target b", 3, "late.csv, row 23, column 'b': 'tall' is not a number; it is a t"),
+        ("train dates.csv --target b", 3, "dates.csv, column 'b': the target holds dates: make numbers"),
+        ("train names.csv --target b", 3, "names.csv: the target has 60 classes in 60 rows, too many"),
+        ("train large.csv --target b", 3, "large.csv: a regression needs numbers that have a deviation"),
         ("train iris --target species", 2, "--target is for tables, like data.csv; 'iris' is none"),
         ("predict flats.csv flats.csv", 3, "is not a sound checkpoint"),
         ("predict none flats.csv", 3, "none: No such file or directory"),
-        ("predict price wrong.csv --quiet", 3, "wrong.csv, row 2: it has 3 fields"),
+        ("predict price wrong.csv --quiet", 3, "wrong.csv, column 'size': there is no such column"),
+        ("predict price long.csv --quiet", 3, "long.csv, row 2: it has 3 fields, and the header 2"),
         ("predict price other.csv --quiet", 3, "other.csv, column 'size': there is no such column"),
         ("predict price tall.csv --quiet", 3, "tall.csv, row 2, column 'size': 'tall' is not a number"),
         ("predict price flats.csv -o out.doc", 2, "-o must end in .csv, .tsv, .parquet, .arrow, got out.doc"),
@@ -256,6 +285,14 @@ def test_a_mistake_is_one_line_with_its_place(folder, capsys, monkeypatch, argum
     (folder / "two.csv").write_text("a,b\n1,2\n3,4\n5,\n")
     numbers = "".join(f"{i},{i}.5\n" for i in range(20))
     (folder / "late.csv").write_text(f"a,b\n1,\n2,?\n{numbers}3,tall\n")
+    (folder / "flats.csv.gz").touch()
+    for name, b in (
+        ("dates", [f"2024-01-{i + 1:02}" for i in range(28)]),
+        ("names", [f"name {i}" for i in range(60)]),
+        ("large", [1.5, *map(float, range(30)), 1e308]),
+    ):
+        pl.DataFrame({"a": np.arange(len(b)) % 7, "b": b}).write_csv(folder / f"{name}.csv")
+    (folder / "long.csv").write_text("city,size\nRome,50\nRome,50,60\n")
     (folder / "tall.csv").write_text("city,size\nRome,50\nRome,tall\n")
     quiet = ["--quiet"] if arguments.startswith("train") else []
     with pytest.raises(SystemExit) as left:
@@ -279,6 +316,66 @@ def test_bars_move_while_a_table_is_read_and_learned(folder):
     assert done.returncode == 0, done.stderr
     assert re.search(r"reading: +\d+%.*\d+%", done.stderr, re.DOTALL)
     assert re.search(r"network 2/2, epoch \d+/40: .*row/s", done.stderr)
+    phases = "reading, targets, holding out rows, columns, encoding, training, linear model, scores"
+    places = [done.stderr.find(f"{phase}: ") for phase in phases.split(", ")]
+    assert min(places) > -1
+    assert places == sorted({*places})
+
+
+def test_a_bars_clock_moves_where_nothing_else_does(capsys, monkeypatch):
+    monkeypatch.setattr(bars, "BEAT", 0.01)
+    for total, what in ((None, "linear model"), (10, "columns")):
+        with bars.Bar(total, "row", what, True):
+            assert what in capsys.readouterr().err
+            drawn, deadline = "", time.monotonic() + 30
+            while what not in drawn and time.monotonic() < deadline:
+                time.sleep(0.01)
+                drawn = capsys.readouterr().err
+        assert re.search(rf"{what}.*00:", drawn)
+    assert not [thread for thread in threading.enumerate() if "_beat" in thread.name]
+
+
+def test_products_of_bfloat16_numbers(folder, tmp_path, capsys, monkeypatch):
+    options = f"--target price --drop kind {QUICK} --dtype bfloat16 --hidden 32,32 -o {tmp_path / 'model'}"
+    command = ["train", str(folder / "flats.csv"), *options.split()]
+    assert main(command) == 0
+    assert value(capsys.readouterr().out, "backend") == "reference_bfloat16"
+    found = TableRegressor.load(tmp_path / "model")
+    assert found.models_[0].parameters.dtype == np.float32
+    assert found.score(flats(seed=1), "price") > 0.8
+    for name in processor.WHY_NOT:
+        monkeypatch.setitem(processor.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
+    for one in (command, ["train", "digits", "--dtype", "bfloat16", "--quiet"]):
+        with pytest.raises(SystemExit) as left:
+            main([*one, "--backend", "auto"])
+        assert left.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("fastmlp: error: dtype 'bfloat16' needs other instructions, or backend='ref")
+        assert error.count("\n") == 1
+
+
+def test_columns_that_look_like_something_else_are_told(tmp_path, capsys):
+    columns = {
+        "a": [f"${i % 9},000" for i in range(40)],
+        "b": [f"0{i % 9 * (i > 9)}/10/2024" for i in range(40)],
+        "c": [f"level {i % 9}" for i in range(40)],
+        "zip": [f"0{i % 9}" for i in range(40)],
+        "d": [f"{i} pieces" for i in range(40)] * 2,
+        "y": [i % 9 + 0.5 for i in range(40)],
+        **{f"e{i}": [1] * 40 for i in range(12)},
+    }
+    frame = pl.DataFrame({name: values * (80 // len(values)) for name, values in columns.items()})
+    frame.write_csv(tmp_path / "t.csv")
+    options = f"--target y --category zip,d {QUICK}".replace("--epochs 40", "--epochs 1").split()
+    assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
+    output = capsys.readouterr().out
+    assert re.findall(r"^note +(.*)", output, re.MULTILINE) == [
+        "a: its texts, as '$0,000', are categories, and no numbers; write those as 1234.5",
+        "b: its texts, as '00/10/2024', are categories, and no dates; write those as 2024-12-31",
+    ]
+    left_out = re.findall(r"^left out +(.*)", output, re.MULTILINE)
+    assert len(left_out) == 11
+    assert left_out[-1] == "2 more; inspect lists them"
 
 
 DOCS = (Path(__file__).parent.parent / "docs" / "tables.md").read_text(encoding="utf-8")

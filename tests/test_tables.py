@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
+import re
 from datetime import timedelta
 from decimal import Decimal
 
@@ -11,6 +13,13 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from sklearn.metrics import (
+    accuracy_score,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
 
 from fastmlp.tables import reading
 from fastmlp.tables.encoding import Encoding
@@ -18,7 +27,7 @@ from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.reading import Asked, read
-from fastmlp.tables.tasks import targets_of, task_of
+from fastmlp.tables.tasks import Classification, Regression, targets_of, task_of
 from fastmlp.tables.values import CLIP
 
 ROWS = 120
@@ -135,6 +144,30 @@ def test_dense_and_sparse_are_the_same_numbers(monkeypatch):
     sparse = encoding.encoded(mixed())
     assert sparse.has_canonical_format
     np.testing.assert_array_equal(sparse.toarray(), dense)
+
+
+@pytest.mark.parametrize("drop", [["note"], []], ids=["dense", "sparse"])
+def test_rows_are_learned_from_and_encoded_apart(monkeypatch, drop):
+    frame, held = mixed().drop(drop), np.random.default_rng(1).random(ROWS) < 0.3
+    encoding = Encoding.learned(frame, rows=pl.Series(~held))
+    assert encoding == Encoding.learned(frame.filter(~held))
+    assert encoding != Encoding.learned(frame)
+    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
+    for part, rows in zip(encoding.encoded_apart(frame, held), (~held, held), strict=True):
+        wanted = encoding.encoded(frame.filter(rows))
+        assert part.shape == (rows.sum(), encoding.width)
+        assert part.dtype == np.float32
+        if encoding.is_sparse:
+            assert part.has_canonical_format
+            assert part.indices.dtype == part.indptr.dtype == np.int32  # else training copies them
+            part, wanted = part.toarray(), wanted.toarray()
+        np.testing.assert_array_equal(part, wanted)
+
+
+def test_words_of_long_tables_are_counted_in_some_rows(monkeypatch):
+    frame = pl.DataFrame({"note": [f"{'even' if i % 2 == 0 else 'odd'} one two" for i in range(60)]})
+    monkeypatch.setattr("fastmlp.tables.kinds.WORDS_OF", 30)
+    assert Encoding.learned(frame, {"note": "text"}).columns[0].words == ("even", "one", "two")
 
 
 def test_rows_are_encoded_in_pieces(monkeypatch):
@@ -263,6 +296,39 @@ def test_a_stray_quote_costs_one_pass():
     assert Counted.seen < 2 * len(text) + 1
 
 
+def test_zero_bytes_are_no_text(tmp_path):
+    (tmp_path / "t.csv").write_text("a,b\n\0,1\n")
+    with pytest.raises(TableError, match="it is no text: there are zero bytes in it"):
+        read(tmp_path / "t.csv")
+
+
+def test_names_have_no_spaces_around_them(tmp_path):
+    (tmp_path / "t.csv").write_text("a , b, \n1, 2,x\n")
+    assert read(tmp_path / "t.csv").to_dict(as_series=False) == {"a": [1], "b": [2], "column 3": ["x"]}
+
+
+def test_decimal_commas_are_numbers_where_semicolons_separate(tmp_path):
+    (tmp_path / "t.csv").write_text('a;b;c\n0,5;x,1;-1,5e3\n 2,25 ;2,1,3;7\n;"1,2";0,0\n')
+    found = read(tmp_path / "t.csv")
+    assert found["a"].to_list() == [0.5, 2.25, None]
+    assert found["c"].to_list() == [-1500, 7, 0]
+    assert found["b"].to_list() == ["x,1", "2,1,3", "1.2"]
+    (tmp_path / "t.csv").write_text('a,b\n"1,700",x\n"2,500",y\n')  # of thousands, most likely
+    assert read(tmp_path / "t.csv")["a"].to_list() == ["1,700", "2,500"]
+
+
+def test_columns_that_are_wanted_are_named_before_anything_is_read(tmp_path):
+    frame = pl.DataFrame({"a": [1.0], "b": ["x"]})
+    frame.write_csv(tmp_path / "t.csv")
+    frame.write_parquet(tmp_path / "t.parquet")
+    for ending in (".csv", ".parquet"):
+        assert read(tmp_path / f"t{ending}", Asked(only=["b"])).rows() == [("x",)]
+        with pytest.raises(
+            TableError, match=f"t{ending}, column 'c': there is no such column; there are: a, b"
+        ):
+            read(tmp_path / f"t{ending}", Asked(only=["b", "c"]))
+
+
 def test_zones_are_counted_in(tmp_path):
     (tmp_path / "t.csv").write_text("t\n2024-01-01T10:00:00+02:00\n2024-01-01T10:00:00Z\n")
     assert read(tmp_path / "t.csv")["t"].dt.hour().to_list() == [8, 10]
@@ -292,8 +358,14 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
         ('a,b\n1,"5"" pipe"\n2,"6" rod\n', "row 2, column 'b': a quote in '\"6\" rod': a field with"),
         ('a,b\n1,2\n"3,4\n5,6\n', "row 2, column 'a': a quote in '\"3': a field with quotes must stand in"),
         ('a,b\n1,2,3\n5" pipe,4\n', "row 1: it has 3 fields, and the header 2"),
-        ("", "it is empty"),
-        ("a,a\n1,2\n", "two columns have the name 'a'"),
+        ("", "its text is empty; the first line must name the columns"),
+        ("\n\n", "its text is empty"),
+        ("\na,b\n1,2\n", "its first line is empty"),
+        (gzip.compress(b"a,b\n1,2\n"), "it is no text in UTF-8, but compressed by gzip; unpack it first"),
+        ("a,b\n1,2\n".encode("utf-16"), "it is no text in UTF-8, but in UTF-16; save the table as UTF-8"),
+        (b"PK\x03\x04abc\n", "it is no text in UTF-8, but a zip file, as those of Excel's are"),
+        ("a, a\n1,2\n", "two columns have the name 'a'; the first line must name the columns"),
+        ("a,a\n1,2\n", "two columns have the name 'a'; the first line"),
         (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),
     ],
 )
@@ -334,6 +406,16 @@ def test_dates_of_numpy_in_every_unit(tmp_path, unit):
         as_frame({"when": np.array(["2001-01-01", "999999-01-01"], "M8[h]")})
 
 
+@pytest.mark.parametrize("array", [np.ones(3, complex), np.ones(3, "m8[h]")])
+def test_arrays_that_are_no_column_are_refused(tmp_path, array):
+    np.savez(tmp_path / "t.npz", a=array)
+    for use in (lambda: read(tmp_path / "t.npz"), lambda: as_frame({"a": array})):
+        with pytest.raises(
+            TableError, match=f"column 'a': arrays of dtype {re.escape(str(array.dtype))} cannot"
+        ):
+            use()
+
+
 def test_nothing_in_an_npz_is_unpickled(tmp_path):
     np.savez(tmp_path / "t.npz", a=np.array([{}], object))
     with pytest.raises(TableError, match="Object arrays cannot be loaded"):
@@ -364,8 +446,10 @@ def test_what_is_no_table_is_refused_in_one_line():
         TableError, match=r"column 'l': columns of dtype List\(Int64\) cannot be learned from"
     ):
         Encoding.learned(pl.DataFrame({"l": [[1], [2, 3]]}))
-    with pytest.raises(TableError, match="no column is left to learn from"):
-        Encoding.learned(pl.DataFrame({"a": [1, 1]}))
+    nothing = pl.DataFrame({"a": [1] * 3, "id": [1, 2, 3], "b": [None] * 3, "c": ["x"] * 3})
+    why = "'a': it holds one value only, 'id': it numbers the rows, 'b': it holds nothing, .."
+    with pytest.raises(TableError, match=f"^no column is left to learn from; {why}$"):
+        Encoding.learned(nothing)
 
 
 def test_a_value_that_is_of_another_kind_than_learned():
@@ -412,6 +496,54 @@ def test_the_task_is_what_the_target_suggests(values, task):
 )
 def test_classes_stay_apart_and_what_they_are(values, classes):
     assert targets_of(pl.Series("y", values), "classification").tolist() == classes
+
+
+def test_dates_are_no_target_and_a_class_has_several_rows():
+    dates = pl.Series("y", ["2024-01-01", "2024-01-02", None])
+    for target in (dates, dates.str.to_date()):
+        with pytest.raises(TableError, match="column 'y': the target holds dates: make numbers of them, or"):
+            task_of(target)
+    assert targets_of(dates[:2], "classification").tolist() == ["2024-01-01", "2024-01-02"]
+    assert task_of(pl.Series("y", [str(10**30 + i) for i in range(40)])) == "regression"
+    names = np.array([f"name {i}" for i in range(60)])
+    with pytest.raises(
+        TableError, match="the target has 60 classes in 60 rows, too many to learn: choose the"
+    ):
+        Classification.learned(names)
+    assert Classification.learned(names.repeat(2)).n_out == 60
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 1e308], [-1e308, 1e308], [1e-200, 2e-200]])
+def test_a_regression_needs_a_deviation(values):
+    with pytest.raises(TableError, match="a regression needs numbers that have a deviation, got one of"):
+        Regression.learned(np.array(values))
+
+
+def test_classes_have_places_and_unknown_ones_have_none():
+    for classes, y in (
+        (("01", "1", "b"), ["b", "01", "0", "zz", "1"]),
+        ((1, 5, 2**53), [2**53, 1, 0, 7, 5]),
+        ((1.5, 2.5, 3.0), [3.0, 1.5, 0.0, 9.0, 2.5]),
+    ):
+        assert Classification(classes).encoded(np.array(y)).tolist() == [2, 0, -1, -1, 1]
+    assert Classification((False, True)).encoded(np.array([True, False])).tolist() == [1, 0]
+    assert Classification((1, 2)).encoded(np.array(["1", "2"])).tolist() == [-1, -1]
+
+
+def test_scores_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    y, outputs = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
+    task = Classification((0, 1, 2))
+    found = task.measures(y, task.judged(y, outputs))
+    assert found == pytest.approx(
+        {"accuracy": accuracy_score(y, outputs.argmax(axis=1)), "log loss": log_loss(y, outputs)}
+    )
+    assert Classification((0, 1, 3)).judged(y, outputs)[y == 2, 1].max() == 0
+    y, regression = rng.normal(7, 3, 50), Regression(7.0, 3.0)
+    found = regression.measures(y, regression.judged(y, outputs[:, :1]))
+    predicted = outputs[:, 0] * 3 + 7
+    wanted = r2_score(y, predicted), root_mean_squared_error(y, predicted), mean_absolute_error(y, predicted)
+    assert list(found.values()) == pytest.approx(wanted)
 
 
 def test_decimal_numbers_are_a_target_and_durations_are_none():

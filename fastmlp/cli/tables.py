@@ -7,7 +7,7 @@ import contextlib
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import say
 from fastmlp.tables.bars import Bar
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.kinds import KINDS, Category
 from fastmlp.tables.reading import FORMATS, Asked, read
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of, there
 from fastmlp.tables.texts import MISSING
@@ -67,6 +67,9 @@ OPTIONS: dict[str, dict[str, Any]] = {
 """What only a table takes; None where it is not given."""
 
 
+MOST_LINES = 10
+"""Of columns that are left out."""
+
 LEAST_ROWS = 4
 """Three to train on, and one held out."""
 
@@ -88,8 +91,8 @@ def refuse_options(arguments: argparse.Namespace) -> None:
 
 
 def is_table(name: str) -> bool:
-    """Whether it is a path of a table, and no name of a data set."""
-    return Path(name).suffix.lower() in FORMATS or "/" in name
+    """Whether it is a path, and no name of a data set."""
+    return bool(Path(name).suffix) or "/" in name
 
 
 @contextlib.contextmanager
@@ -255,6 +258,11 @@ def _held(y: Array, task: str, share: float, seed: int) -> Array:
     """Return which rows are held out, (rows,), of every class as large a share, if each has rows enough."""
     from sklearn.model_selection import train_test_split
 
+    left = len(y) - int(np.ceil(share * len(y)))
+    if left < LEAST_ROWS - 1:
+        raise Mistake(
+            f"--test-share {share:g} leaves {left} of {len(y)} rows to train on; {LEAST_ROWS - 1} are needed"
+        )
     strata = None
     if task == Classification.name:
         strata = Classification.learned(y).encoded(y)
@@ -319,9 +327,14 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     sparse = ", of which only the non-zeros are kept" if found["sparse"] else ""
     print(f"columns    {counts}; {found['network'][0]} columns of X{sparse}")
+    dropped = [column for column in estimator.encoding_.columns if column.kind == "drop"]
+    for column in dropped[:MOST_LINES]:
+        print(f"left out   {column.name}: {column.told}")
+    if len(dropped) > MOST_LINES:
+        print(f"left out   {len(dropped) - MOST_LINES} more; inspect lists them")
     for column in estimator.encoding_.columns:
-        if column.kind == "drop":
-            print(f"left out   {column.name}: {column.told}")
+        if isinstance(column, Category) and (what := _suggested(column.levels)) is not None:
+            print(f"note       {column.name}: its texts, as {checks.shown(column.levels[0])}, {what}")
     network = estimator.models_[0].network
     each = f"{len(estimator.models_)} times " if len(estimator.models_) > 1 else ""
     activations = ", ".join(map(str, [*dict.fromkeys(network.hidden), network.output]))
@@ -337,13 +350,37 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     print(f"backend    {found['backend']}")
 
 
+SUGGESTED = {
+    r"[^\w\s]?\s?\d[\d.,' ]*\s?[^\w\s]?": "are categories, and no numbers; write those as 1234.5",
+    r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}": "are categories, and no dates; write those as 2024-12-31",
+}
+"""What texts of a category look like that somebody may have taken for something else."""
+
+
+def _suggested(levels: Sequence[str]) -> str | None:
+    """Return a remark on levels that look like numbers with a unit, or like dates; None if they do not."""
+    for form, remark in SUGGESTED.items():
+        if levels and all(re.fullmatch(form, level) and not _is_number(level) for level in levels):
+            return remark
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def print_scores(estimator: Estimator) -> None:
     """Print the table of the report."""
     if estimator.report_ is None:
         return
     scores = estimator.report_["scores"]
-    measures = list(scores["network"])
+    measures, rows = list(scores["network"]), estimator.report_["rows"]
     print("held out   " + "".join(f"{measure:>12}" for measure in measures))
     for name, row in scores.items():
         values = "".join(f"{'nan' if row[m] is None else format(row[m], '.4g'):>12}" for m in measures)
-        print(f"{name:<11}{values}")
+        of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
+        print(f"{name:<11}{values}{of if name == 'linear' else ''}")

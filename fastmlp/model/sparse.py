@@ -94,7 +94,10 @@ class SparseRows:
         """Return the rows as SciPy's csr_array, without a copy of indices and values."""
         from scipy.sparse import csr_array
 
-        return csr_array((self.values, self.indices, self.indptr), shape=self.shape)
+        # SciPy gives both index arrays one dtype: of an indptr of 64 bits it would copy the indices to 64.
+        narrow = len(self.indices) <= np.iinfo(np.int32).max
+        indptr = self.indptr.astype(np.int32) if narrow else self.indptr
+        return csr_array((self.values, self.indices, indptr), shape=self.shape)
 
     def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
         """Return the rows with values of another dtype, in which none of them may be 0."""

@@ -17,13 +17,15 @@ UNITS = ("D", "ms", "us", "ns")
 
 
 def column_of(name: str, array: NDArray[Any]) -> pl.Series:
-    """Return an array (rows,) as a column; TableError for a date that polars has no number for."""
+    """Return an array (rows,) as a column; TableError for what a column cannot hold."""
     import polars as pl
 
     if array.dtype.kind == "M":
         return pl.Series(name, _in_units(name, array))
     if array.dtype.kind == "O":
         return pl.Series(name, array.tolist())
+    if array.dtype.kind in "cmV":
+        raise TableError(f"arrays of dtype {array.dtype} cannot be learned from; convert it", name)
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
     elif array.dtype.kind not in "buifT":

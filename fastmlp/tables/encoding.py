@@ -70,7 +70,9 @@ class Encoding:
                     columns.append(inferred(series))
                 bar.move(len(columns))
         if not any(column.width for column in columns):
-            raise TableError("no column is left to learn from")
+            why = ", ".join(f"{column.name!r}: {column.told}" for column in columns[:3])
+            more = ", .." if len(columns) > 3 else ""
+            raise TableError(f"no column is left to learn from; {why}{more}".removesuffix("; "))
         return cls(tuple(columns))
 
     @property
@@ -277,7 +279,8 @@ def _of_texts(series: pl.Series, distinct: int) -> Column:
     if distinct > max(FEW, rows / 5) and words >= WORDS:
         return Text.learned(series)
     if distinct > max(FEW, rows / 2):
-        return Dropped(series.name, "nearly every row has another value")
+        example = checks.shown(series.drop_nulls()[0])
+        return Dropped(series.name, f"nearly every row has another text, as {example}")
     return Category.learned(series)
 
 

@@ -32,6 +32,9 @@ LEAST_COUNT = 2
 MOST_WORDS = 2000
 """Words of a text that get a column of their own, the most frequent first."""
 
+WORDS_OF = 200_000
+"""Rows at most that words are counted in, evenly spread."""
+
 DAY = 86_400.0
 YEAR = 365.2425 * DAY
 
@@ -261,6 +264,8 @@ class Text(Column):
         """Return the column with the words that stand in more than one row."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
+        if len(series) > WORDS_OF:
+            series = series.gather_every(-(-len(series) // WORDS_OF))
         vectorizer = TfidfVectorizer(max_features=MOST_WORDS, min_df=min(2, len(series)), sublinear_tf=True)
         try:
             vectorizer.fit(labels_of(series).fill_null("").to_list())

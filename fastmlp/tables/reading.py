@@ -33,6 +33,21 @@ if TYPE_CHECKING:
 BLOCK = 1 << 24
 """Bytes of text that are parsed together."""
 
+NO_TEXTS = {
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"PK\x03\x04": "a zip file, as those of Excel's are; save the table as CSV",
+    b"\xff\xfe": "in UTF-16; save the table as UTF-8",
+    b"\xfe\xff": "in UTF-16; save the table as UTF-8",
+    b"PAR1": "a Parquet file; let its name end in .parquet",
+    b"ARROW1": "an Arrow file; let its name end in .arrow",
+}
+"""What files that are no table of text start with."""
+
+FIRST = "the first line must name the columns"
+
+DECIMAL_COMMA = r"^(\s*[+-]?\d+),(\d+(?:[eE][+-]?\d+)?\s*)$"
+"""Numbers like 3,25 where fields are separated by semicolons."""
+
 LONGEST = 1 << 26
 """Bytes from which on a row is parsed though it has no end: a quote in it is never closed."""
 
@@ -103,14 +118,13 @@ def _read_csv(path: Path, asked: Asked) -> pl.DataFrame:
         blocks = _blocks(file, _size(file))
         first = next(blocks, b"")
         header, separator = _header(first, path.suffix.lower() == ".tsv")
+        wanted = _wanted(header, asked)
         rows = done = 0
         for number, block in enumerate(itertools.chain([first], blocks)):
             done += len(block)
             try:
                 part = _parsed_block(block, header, separator, asked.missing, skip=int(number == 0))
-                if asked.only is not None:
-                    part = part.select(name for name in header if name in asked.only)
-                parts.append(_typed(part, known))
+                parts.append(_typed(part.select(wanted), known))
             except TableError as error:
                 raise error.within(str(path), rows) from None
             rows += len(part)
@@ -125,7 +139,8 @@ def _size(file: Any) -> int:
     file.seek(max(0, size - BLOCK))
     tail = file.read()
     file.seek(0)
-    return size - (len(tail) - len(tail.rstrip(b"\r\n")))
+    ends = tail[len(tail.rstrip(b"\r\n")) :]
+    return size - len(ends) + ends.find(b"\n") + 1
 
 
 def _blocks(file: Any, size: int) -> Iterator[bytes]:
@@ -154,20 +169,27 @@ def _last_line_end(text: bytes) -> int:
 
 def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
     """Return the names in the first line, and the separator."""
+    for start, what in NO_TEXTS.items():
+        if block.startswith(start):
+            raise TableError(f"it is no text in UTF-8, but {what}")
     text = block.decode("utf-8-sig", "replace")
+    if "\0" in text:
+        raise TableError("it is no text: there are zero bytes in it")
     first = re.sub(r'"[^"]*"', "", text).partition("\n")[0]
     if "\r" in first.removesuffix("\r"):
         raise TableError("its lines end in carriage returns alone; they must end in line feeds")
     separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
     names = next(_rows(text, separator), [])
     if not names:
-        raise TableError("it is empty; its first line must name the columns")
+        raise TableError(f"its {'first line' if text.strip() else 'text'} is empty; {FIRST}")
     if any("\ufffd" in name for name in names):
-        raise TableError("its first line is no UTF-8")
-    names = [name or f"column {place + 1}" for place, name in enumerate(names)]
-    for place, name in enumerate(names):
-        if names.index(name) != place:
-            raise TableError(f"two columns have the name {name!r}")
+        raise TableError("its first line is no UTF-8; save the table as UTF-8")
+    names = [name.strip() or f"column {place + 1}" for place, name in enumerate(names)]
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise TableError(f"two columns have the name {name!r}; {FIRST}")
+        seen.add(name)
     return names, separator
 
 
@@ -203,6 +225,8 @@ def _parsed_block(
     except pl.exceptions.PolarsError as error:
         _explain(block, header, separator, skip)
         raise TableError(str(error).splitlines()[0]) from None
+    if separator == ";":
+        part = part.with_columns(pl.all().str.replace(DECIMAL_COMMA, "$1.$2"))
     # A row of too few fields has nothing in the last column; counting tells whether there may be one.
     if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
         _explain(block, header, separator, skip)
@@ -253,6 +277,16 @@ def _stray_quote(text: str, separator: str) -> tuple[int, int, str] | None:
     return None
 
 
+def _wanted(names: list[str], asked: Asked) -> list[str]:
+    """Return the columns that are to be read; TableError if one of them is not there."""
+    if asked.only is None:
+        return names
+    for name in asked.only:
+        if name not in names:
+            raise TableError(f"there is no such column; there are: {', '.join(names)}", name)
+    return [name for name in names if name in asked.only]
+
+
 def _told(asked: Asked) -> dict[str, str | None]:
     """Return what columns of text are to be parsed as, by name."""
     return {name: KINDS[kind].read_as for name, kind in asked.kinds.items() if kind in KINDS}
@@ -298,12 +332,15 @@ def _sliced(scan: Callable[[], pl.LazyFrame], what: str, asked: Asked) -> pl.Dat
 
     try:
         table = scan()
+        table = table.select(_wanted(table.collect_schema().names(), asked))
         rows = table.select(pl.len()).collect().item()
         with Bar(rows, "row", "reading", asked.shown) as bar:
             parts = []
             for start in range(0, max(1, rows), SLICE):
                 parts.append(table.slice(start, SLICE).collect())
                 bar.move(min(rows, start + SLICE))
+    except TableError:
+        raise
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:
         raise TableError(f"it is not {what}: {str(error).splitlines()[0]}") from None
     return pl.concat(parts)

@@ -24,6 +24,9 @@ Outputs = Callable[[Any], Array]
 LINEAR_ROWS = 50_000
 """Rows that the linear model is fitted on at most, drawn by the seed; the first of each class is one."""
 
+LINEAR_CELLS = 1_000_000
+"""Rows times classes that it is fitted on: beyond 20 classes a regression of 50 000 rows takes minutes."""
+
 
 def compared(
     estimator: TableClassifier | TableRegressor,
@@ -61,14 +64,15 @@ def compared(
 
 
 def _drawn(task: Classification | Regression, targets: Array, seed: int) -> Array:
-    """Return at most LINEAR_ROWS rows, ascending, with every class that there is."""
-    if len(targets) <= LINEAR_ROWS:
+    """Return at most LINEAR_ROWS rows, fewer for many classes, ascending, with every class that there is."""
+    most = min(LINEAR_ROWS, max(LINEAR_CELLS // task.n_out, 10 * task.n_out))
+    if len(targets) <= most:
         return np.arange(len(targets))
-    rows = np.random.default_rng(seed).choice(len(targets), LINEAR_ROWS, replace=False)
+    rows = np.random.default_rng(seed).choice(len(targets), most, replace=False)
     if isinstance(task, Regression):
         return np.sort(rows)
     firsts = np.unique(targets, return_index=True)[1]
-    return np.union1d(firsts, rows[: max(0, LINEAR_ROWS - len(firsts))])
+    return np.union1d(firsts, rows[: max(0, most - len(firsts))])
 
 
 def _linear(task: Classification | Regression, X: Any, targets: Array) -> Outputs:

@@ -21,8 +21,14 @@ Array = NDArray[Any]
 MOST_CLASSES = 20
 """Different whole numbers in a target that still are classes, where nobody says."""
 
+MOST_CELLS = 1 << 31
+"""Classes times rows at most: training has a float32 for each."""
+
 TOGETHER = 1 << 16
 """Rows whose targets are Python's objects at a time."""
+
+NO_NUMBER = "it is a target of numbers: choose the task classification, or tell that this is missing"
+"""What to do about a text in it."""
 
 EXACT = 2**53
 """From here on float64 leaves whole numbers out."""
@@ -86,11 +92,21 @@ class Classification(Task):
 
     @classmethod
     def learned(cls, y: Array) -> Classification:
-        """Return the task of these targets; TableError if they are of one class."""
+        """Return the task of these targets; TableError if they are of one class, or of too many."""
         pieces = (y[start : start + TOGETHER].tolist() for start in range(0, len(y), TOGETHER))
         classes = sorted(set().union(*pieces))  # for texts faster than np.unique, which sorts all rows
         if len(classes) < 2:
             raise TableError(f"a classification needs two classes, got only {checks.shown(classes[0])}")
+        if len(classes) > max(MOST_CLASSES, len(y) / 2):
+            raise TableError(
+                f"the target has {len(classes)} classes in {len(y)} rows, too many to learn: choose the task "
+                "regression if they are numbers, or another target"
+            )
+        if len(classes) * len(y) > MOST_CELLS:
+            raise TableError(
+                f"the target has {len(classes)} classes in {len(y)} rows, more than fit into memory: "
+                "put rare ones together"
+            )
         return cls(tuple(classes))
 
     @property
@@ -147,10 +163,15 @@ class Regression(Task):
 
     @classmethod
     def learned(cls, y: Array) -> Regression:
-        """Return the task of these targets; TableError if they are all equal."""
+        """Return the task of these targets; TableError if they are all equal, or too large for a mean."""
         if y.min() == y.max():
             raise TableError(f"a regression needs different numbers, got only {y[0]:g}")
-        return cls(float(y.mean()), float(y.std()))
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, deviation = float(y.mean()), float(y.std())
+        if not (np.isfinite(mean) and 0 < deviation < np.inf):
+            extreme = y[np.abs(y).argmax()]
+            raise TableError(f"a regression needs numbers that have a deviation, got one of {extreme:g}")
+        return cls(mean, deviation)
 
     def encoded(self, y: Array) -> Array:
         """Return the standardised numbers."""
@@ -186,20 +207,23 @@ TASKS: dict[str, type[Classification] | type[Regression]] = {
 
 
 def task_of(series: pl.Series) -> str:
-    """Return the name of the task that a target's dtype and values suggest."""
+    """Return the name of the task that a target's dtype and values suggest; TableError for dates."""
     import polars as pl
 
     series = _usable(series)
-    if series.dtype == pl.String:
-        kind = guessed(series)
-        if kind != "number":
-            return Classification.name
-        series = parsed(series, "number")
+    kinds = series.drop_nulls().n_unique()  # of texts: whole numbers that float64 takes for one are several
+    kind = guessed(series) if series.dtype == pl.String else None
+    if kind == "date" or series.dtype in (pl.Date, pl.Datetime):
+        raise TableError(
+            "the target holds dates: make numbers of them, or choose the task classification", series.name
+        )
+    if kind == "number":
+        series = parsed(series, "number", NO_NUMBER)
     if not series.dtype.is_numeric():
         return Classification.name
     values = series.drop_nulls()
     whole = bool((values == values.round()).all()) if series.dtype.is_float() else True
-    return Classification.name if whole and values.n_unique() <= MOST_CLASSES else Regression.name
+    return Classification.name if whole and kinds <= MOST_CLASSES else Regression.name
 
 
 def there(series: pl.Series) -> pl.Series:
@@ -224,7 +248,7 @@ def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Arr
 
     series = _usable(series)
     if task == Regression.name and series.dtype == pl.String:
-        series = parsed(series, "number")
+        series = parsed(series, "number", NO_NUMBER)
     elif isinstance(learned, Classification) and isinstance(learned.classes[0], str):
         series = labels_of(series)
     elif series.dtype == pl.String:

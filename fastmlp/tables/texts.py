@@ -77,10 +77,10 @@ def _parsed(texts: pl.Series, format: str) -> pl.Series:
     return parsed.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if "%#z" in format else parsed
 
 
-def parsed(texts: pl.Series, kind: str) -> pl.Series:
+def parsed(texts: pl.Series, kind: str, hint: str | None = None) -> pl.Series:
     """Return a column of texts as numbers or dates.
 
-    kind : number or date
+    kind : number or date; hint : what to do about a text that is none
 
     Raises
     ------
@@ -92,6 +92,6 @@ def parsed(texts: pl.Series, kind: str) -> pl.Series:
     if wrong.any():
         row = int(wrong.arg_true()[0])
         text = checks.shown(texts[row])
-        hint = f"the column is taken as {kind}s: tell another kind, or that this is missing"
+        hint = hint or f"the column is taken as {kind}s: tell another kind, or that this is missing"
         raise TableError(f"{text} is not a {kind}; {hint}", texts.name, row + 1)
     return found
