@@ -10,12 +10,14 @@ multiplications: 0.14 ns an element. Vectors of another width, and other machine
 from llvmlite import ir
 
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.types import declare
+from fastmlp.kernels.codegen.types import INT32, declare
 
 NEWTON_STEPS = {True: 1, False: 2}
 """Newton steps by `Symbol.single`: for float32 from 14 bits to 28, for float64 to 56."""
 
-LEAST = {True: 2.0**-126, False: 2.0**-1022}
+KEEPS_NORMAL = 0x01110121
+"""What `vfixupimm` does with an element, a digit for each class of x: 0 keeps the result, 1 takes x, 2 x as a quiet NaN.
+From the lowest: quiet and signalling NaN, zero, one, -inf, inf, negative, positive."""
 
 
 def _approximates(x):
@@ -30,8 +32,20 @@ def _guess(name, x):
     return type(x)(x.builder, x.builder.call(call, values))
 
 
+def _unless_special(result, x):
+    """The result where x is a normal number from 0 on, else x: one instruction, where comparisons took five."""
+    kind, integers = ("ps", ir.IntType(32)) if x.single else ("pd", ir.IntType(64))
+    mask, table = ir.IntType(x.lanes), ir.VectorType(integers, x.lanes)
+    taken = [x.value.type, x.value.type, table, INT32, mask, INT32]
+    call = declare(x.builder.module, f"llvm.x86.avx512.mask.fixupimm.{kind}.512", x.value.type, taken)
+    table = ir.Constant(table, [KEEPS_NORMAL] * x.lanes)
+    # 0: no exception for any class; 4: rounding as it is
+    values = [result.value, x.value, table, INT32(0), ir.Constant(mask, -1), INT32(4)]
+    return type(x)(x.builder, x.builder.call(call, values))
+
+
 def sqrt(x):
-    """The square root of x >= 0, a `Symbol`, within 2 ulp. A subnormal x is returned as it is, which stands for 0."""
+    """The root of x >= 0, a `Symbol`, within 2 ulp; zero, infinity and NaN are their own."""
     if not _approximates(x):
         return x.sqrt()
     guess = _guess("rsqrt14", x)
@@ -42,8 +56,7 @@ def sqrt(x):
         root = x.multiply_add(root, error, root)
         if step + 1 < NEWTON_STEPS[x.single]:
             half = x.multiply_add(half, error, half)
-    normal = (x >= LEAST[x.single]) & (x < float("inf"))
-    return x.choose(normal, root, x)
+    return _unless_special(root, x)
 
 
 def quotient(a, b):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
+from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 
 
@@ -50,6 +51,8 @@ class Layer(NamedTuple):
     lanes : of the vectors along this layer's outputs, or inputs where it is sideways
     flat : place of the weights in the caller's flat vector; biases follow
     transposed : W' (n_out, in_stride), for layers that pass a delta down and are not sideways; else -1
+    deltas : where the outputs are, of a hidden layer whose activation's derivative ends the tile that makes them: by
+        then nothing else reads the outputs, and a step touches half as much memory
     input_deltas : -1 in the first layer
     """
 
@@ -152,7 +155,10 @@ def plan(constants):
     layers = []
     for i, (n_in, n_out, sideways, lanes, in_stride, out_stride, flat) in enumerate(drafts):
         transposed = -1 if i == 0 or sideways else take(in_stride * up(n_out, most))
-        outputs, deltas = (take(rows * (n_out if sideways else out_stride)) for _ in range(2))
+        length = rows * (n_out if sideways else out_stride)
+        outputs = deltas = take(length)
+        if i == count - 1 or not ACTIVATION_CODES.of_key(constants.hidden[i]).short_backward:
+            deltas = take(length)
         layers.append(
             Layer(
                 n_in, n_out, sideways, lanes, in_stride, out_stride, flat, weights[i], biases[i],

@@ -29,9 +29,10 @@ from fastmlp.kernels.gemm.packing import emit_transpose
 from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.kernels.small.padded import dividing_lanes
 
-TURNED_BYTES = 32
-"""Bytes of the vectors by which a sideways layer reads the transpose of its inputs. 64 bytes are no faster, because two
-shuffles of 32 bytes start in a cycle, and they waste more where rows are few."""
+TURNED_BYTES, FEW = 32, 3
+"""Bytes of the vectors by which a sideways layer of few outputs reads the transpose of its inputs: two shuffles of
+32 bytes start in a cycle, and less is wasted where rows are few. With more outputs FMAs of whole vectors count for
+more: the last layer of 54-120-7 took 0.82 of its time by tiles of two whole vectors."""
 
 ACROSS = 4
 """Vectors across a tile of one row, which hide the latency of FMAs: with one vector 30-100-1 took 3 % longer."""
@@ -56,19 +57,20 @@ class Memory:
 
     def product(
         self, lanes, a, b, c, rows, columns, depth, start=NOTHING, start_row=0, end=stored, packing=IN_PLACE,
-        **options,
+        across=None, **options,
     ):  # fmt: skip
         """Write C = end(start + A B) by vectors of `lanes` lanes, see `write_product`.
 
         a : the offset of A, the distance of its rows and of its columns, in elements; b, c : without columns
         start : a place
+        across : vectors across a tile, where columns are a run-time value; usually those that fill `ACROSS` sums
         """
         size = self.itemsize
         (a, a_row, a_step), (b, b_row), (c, c_row) = a, b, c
         operands = Operands(
             self.at(a), self.at(b), self.at(c), rows, columns, depth, a_row * size, a_step * size,
             b_row * size, c_row * size, start=start, start_row=start_row * size,
-            packing=packing, across=max(1, ACROSS // rows) if isinstance(rows, int) else 1,
+            packing=packing, across=across or (max(1, ACROSS // rows) if isinstance(rows, int) else 1),
         )  # fmt: skip
         write_product(self.vectors(lanes), operands, end, **options)
 
@@ -130,10 +132,13 @@ def forward(layer, activation, plan):
     entry = ACTIVATION_CODES.of_key(activation)
 
     def sideways(memory, rows):
+        lanes, across = min(layer.lanes, TURNED_BYTES // memory.itemsize), None
+        if FEW < layer.n_out <= MACHINE.accumulators // 2:
+            lanes, across = layer.lanes, 2
         memory.product(
-            min(layer.lanes, TURNED_BYTES // memory.itemsize), (layer.weights, layer.in_stride, 1),
-            (layer.inputs, layer.in_stride), (layer.outputs, plan.most_rows), layer.n_out, rows, layer.n_in,
-            memory.at(layer.biases), 1, packing=TRANSPOSED, spreads=True,
+            lanes, (layer.weights, layer.in_stride, 1), (layer.inputs, layer.in_stride),
+            (layer.outputs, plan.most_rows), layer.n_out, rows, layer.n_in, memory.at(layer.biases), 1,
+            packing=TRANSPOSED, across=across, spreads=True,
         )  # fmt: skip
 
     def stage(memory, rows):
