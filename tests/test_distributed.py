@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.sparse
-from in_threads import ranks, trained
+from in_threads import Overlapping, ranks, trained
 from selection import crossed
 
 import fastmlp
@@ -181,6 +181,22 @@ def test_a_gradient_has_the_same_bits_on_several_threads_and_in_pieces():
             found.append(gradients)
     for other in found[1:]:
         np.testing.assert_array_equal(found[0], other)
+
+
+@pytest.mark.parametrize("name", ["dropout, penalties and clipping", "sparse", "schedules"])
+def test_sums_that_overlap_with_the_gradient_give_the_same_bits(name, monkeypatch):
+    monkeypatch.setattr("fastmlp.distributed.steps.PIECE_BYTES", 64)
+    settings = settings_of(CASES[name]) | {"backend": "fused"}
+    wanted = trained(3, lambda one: fitted(settings, one, [34, 68]))
+
+    def job(one):
+        model = fitted(settings, one, [34, 68])
+        assert one.begun > 2 * EPOCHS * -(-ROWS // 16)  # several sums a step
+        return model
+
+    found = trained(3, job, Overlapping)
+    np.testing.assert_array_equal(found.parameters, wanted.parameters)
+    assert found.history == wanted.history
 
 
 def test_an_error_within_a_sum_ends_the_step_and_is_raised():

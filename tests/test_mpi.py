@@ -72,6 +72,8 @@ def test_processes_come_to_what_one_comes_to(tmp_path):
         for what in ("parameters", "loss", "validation_loss"):
             # 10 steps, of Adam: see `assert_close` of tests/test_distributed.py
             np.testing.assert_allclose(first[name][what], first["1"][what], rtol=0, atol=10 * 100 * eps)
+    for what, value in first["flat"].items():
+        np.testing.assert_allclose(first["pieces"][what], value, rtol=1e-9)
     assert first["averaged"]["parameters"] != first["4"]["parameters"]
     assert first["limited"]["stop_reason"] == "time limit of 0.2 s reached"
 

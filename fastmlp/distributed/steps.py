@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -69,22 +69,41 @@ class SynchronousSteps(_Spread):
         """As a backend's; chunk has the rows of all ranks, data this rank's."""
         own, places = self._part(data, chunk)
         ranks, gradients = self._ranks, state.gradients
+        begun: list[Callable[[], Any]] = []
         touched = np.zeros(network.sizes[0], np.bool_) if optimizer.rule.touched_only else None
 
         def add(s: int, first: int, last: int) -> None:
-            ranks.total(gradients[first:last])
+            begun.append(ranks.begin_total(gradients[first:last]))
+            if last < gradients.size:
+                return
+            for complete in begun:
+                complete()
+            begun.clear()
             if touched is not None:
                 batch = data.inputs[own.order[own.starts[s] : own.stops[s]]]
                 touched[...] = ranks.total(touched_by(batch).astype(np.int32)) > 0
 
         rows = max(1, len(data.weights) * chunk.batch_size // int(ranks.counts.sum()))
-        shared = Shared(places, add, gradients.size, rows, touched)
+        together = numbers_together(gradients) if ranks.overlaps else gradients.size
+        shared = Shared(places, add, together, rows, touched)
         if not ranks.first:
             network = replace(network, l1=0.0, l2=0.0)  # penalties count once
         given = data if len(data.weights) else _idle(data)
         state = self.now.train_chunk(network, optimizer, state, given, own, key, threads, losses, shared)
         ranks.total(losses)
         return state
+
+
+PIECE_BYTES, MOST_PIECES = 1 << 20, 8
+"""What of a gradient is summed together at least, and in how many pieces it is summed at most."""
+
+
+def numbers_together(gradients: Array) -> int:
+    """Return how many numbers of a gradient (P,) are summed together while others are formed.
+
+    By its size alone: the order of an MPI's sums may depend on how many numbers it is given.
+    """
+    return max(PIECE_BYTES // gradients.itemsize, -(-gradients.size // MOST_PIECES))
 
 
 def _idle(data: Data) -> Data:
