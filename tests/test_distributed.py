@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 import numpy as np
 import pytest
@@ -306,6 +307,36 @@ def test_all_ranks_stop_where_a_callback_of_one_stops(when, tmp_path):
     assert {len(model.history["loss"]) for model in models} == {0 if when == "begin" else 2}
     if when != "begin":  # rank 0 writes where another rank stops all
         np.testing.assert_array_equal(fastmlp.load(path).parameters, models[0].parameters)
+
+
+class Slow(fastmlp.Checkpoint):
+    """Takes its time to write."""
+
+    def on_chunk_end(self, run):
+        time.sleep(0.1)
+        super().on_chunk_end(run)
+
+
+class Looking(fastmlp.Callback):
+    """Looks, when the steps are over, whether a file is there; a signal that was heard ends the process then."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, run):
+        self.found = self.path.exists()
+
+
+def test_no_rank_ends_before_the_file_is_written(tmp_path):
+    path = tmp_path / "training.npz"
+
+    def job(one):
+        looking = Looking(path)
+        callbacks = [Slow(path, every=100), Stopping(one.rank, "chunk"), looking]
+        fitted(settings_of({"callbacks": callbacks}), one, [30, 60])
+        return looking.found
+
+    assert ranks(3, job) == [True] * 3
 
 
 class Raising(fastmlp.Callback):
