@@ -318,7 +318,7 @@ class Slow(fastmlp.Checkpoint):
 
 
 class Looking(fastmlp.Callback):
-    """Looks, when the steps are over, whether a file is there; a signal that was heard ends the process then."""
+    """Looks for a file when the steps are over, where a signal that was heard ends the process."""
 
     def __init__(self, path):
         self.path = path
