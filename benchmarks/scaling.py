@@ -38,7 +38,7 @@ CORE = Machine(transfer=60e-9, bandwidth=10e9)
 SPREAD = 0.05
 """An assumption: the standard deviation of a rank's time for a step, over its mean; lognormal."""
 
-CALLS = 85e-6
+CALLS = 8e-6
 """Seconds of Python in a rank's step of synchronous SGD, beside its gradient, its all-reduce and its update.
 
 What the smallest work of benchmarks.distributed takes with two ranks beyond what this model gives the rest.
