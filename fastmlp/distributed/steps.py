@@ -73,9 +73,10 @@ class SynchronousSteps(_Spread):
         touched = np.zeros(network.sizes[0], np.bool_) if optimizer.rule.touched_only else None
 
         def add(s: int, first: int, last: int) -> None:
-            begun.append(ranks.begin_total(gradients[first:last]))
             if last < gradients.size:
+                begun.append(ranks.begin_total(gradients[first:last]))
                 return
+            ranks.total(gradients[first:last])
             for complete in begun:
                 complete()
             begun.clear()
