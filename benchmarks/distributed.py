@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,7 @@ def work(figures: str, threads: int) -> None:
     from mpi4py import MPI
 
     ranks = MPI.COMM_WORLD
+    pin(ranks)
     averaging = fastmlp.DataParallel(ranks, average_every=EVERY)
     found: dict[str, dict[str, float]] = {"step": {}, "local": {}, "allreduce": {}}
     for name in NETWORKS:
@@ -90,6 +92,13 @@ def work(figures: str, threads: int) -> None:
         found["allreduce"][str(size)] = least(ranks, lambda size=size: allreduce(opened, size))
     if ranks.rank == 0:
         print(figures + json.dumps(found), flush=True)
+
+
+def pin(ranks: Any) -> None:
+    """Give each rank cores of its own, where there are enough: two on one core wait for their turns."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    if share := len(cores) // ranks.size:
+        os.sched_setaffinity(0, cores[ranks.rank * share : (ranks.rank + 1) * share])
 
 
 def step(name: str, ranks: Any, communicator: Any, threads: int) -> float:

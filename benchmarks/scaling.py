@@ -13,18 +13,20 @@ import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 import fastmlp
 from fastmlp.backend import registry
+from fastmlp.distributed.steps import MOST_PIECES, PIECE_BYTES
 from fastmlp.kernels.estimates import workers as workers_of
 from fastmlp.kernels.variant import Work
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
 
-from .cores import WORKS, Machine, Step, grouped
+from .cores import MOST_BANDWIDTH, WORKS, Machine, Step, grouped
 
 NODES = tuple(2**power for power in range(11))
 
@@ -36,7 +38,7 @@ CORE = Machine(transfer=60e-9, bandwidth=10e9)
 SPREAD = 0.05
 """An assumption: the standard deviation of a rank's time for a step, over its mean; lognormal."""
 
-CALLS = 85e-6
+CALLS = 8e-6
 """Seconds of Python in a rank's step of synchronous SGD, beside its gradient, its all-reduce and its update.
 
 What the smallest work of benchmarks.distributed takes with two ranks beyond what this model gives the rest.
@@ -130,16 +132,31 @@ def cheapest(nodes, size, fabric, adding):
     return rounds, seconds
 
 
-def compute_seconds(work, costs, rows, cores, apart):
-    """Return what a step of so many rows takes on a node of so many cores, without its network.
+class Phases(NamedTuple):
+    """Seconds of a step on a node, without its network.
 
-    apart : whether the update comes after an exchange, on one core, and not with the gradient on all of them
+    compute : up to the whole gradient; its last share `weights` forms gradients of weights, piece by piece
+    after : of the optimiser, and of Python, after the sum
+    """
+
+    compute: float
+    weights: float
+    after: float
+
+
+def phases_of(work, costs, rows, cores, apart):
+    """Return what a step of so many rows takes on a node of so many cores.
+
+    apart : whether the update comes after an exchange, and not with the gradient
     """
     sizes, _, optimizer = work
     workers = workers_of(Work(sizes, max(1, rows), 4, cores))
     alone = (costs.gradient if apart else costs.step)(rows)
-    shared = Step(sizes, rows, optimizer.moment_rows, alone).seconds(workers, CORE, grouped)
-    return shared + (costs.update + CALLS if apart else 0.0)
+    step = Step(sizes, rows, optimizer.moment_rows, alone)
+    formed, before = step.by_weights(workers), step.by_rows(workers)
+    after = costs.update / min(workers, MOST_BANDWIDTH) + CALLS if apart else 0.0
+    share = formed / (formed + before) if formed + before else 0.0
+    return Phases(step.seconds(workers, CORE, grouped), share, after)
 
 
 def exchanged_bytes(work, stride):
@@ -147,11 +164,21 @@ def exchanged_bytes(work, stride):
     return 4 * parameter_count(work[0]) * (1 if stride is None else 1 + work[2].moment_rows)
 
 
+def pieces_of(size, stride):
+    """Return in how many pieces so many bytes are summed, each as soon as it is there."""
+    return 1 if stride else max(1, min(MOST_PIECES, int(size // PIECE_BYTES)))
+
+
 def step_seconds(work, costs, nodes, rows, fabric, stride=None, cores=NODE_CORES):
     """Return a step's seconds, in which each node has so many rows; stride : of local SGD."""
-    _, exchange = cheapest(nodes, exchanged_bytes(work, stride), fabric, costs.adding)
-    compute = compute_seconds(work, costs, rows, cores, nodes > 1 and stride is None)
-    return compute + exchange / (stride or 1)
+    compute, weights, after = phases_of(work, costs, rows, cores, nodes > 1 and stride is None)
+    size = exchanged_bytes(work, stride)
+    pieces = pieces_of(size, stride)
+    _, exchange = cheapest(nodes, size / pieces, fabric, costs.adding)
+    done = 0.0
+    for piece in range(1, pieces + 1):
+        done = max(done, compute * (1 - weights + weights * piece / pieces)) + exchange / (stride or 1)
+    return done + after
 
 
 def simulated(
@@ -159,16 +186,23 @@ def simulated(
 ):
     """Return a step's mean seconds, from the clock of every rank through every message of `steps` steps."""
     rng, sigma = np.random.default_rng(seed), math.sqrt(math.log1p(spread**2))
-    mean = compute_seconds(work, costs, rows, cores, nodes > 1 and stride is None)
-    rounds, _ = cheapest(nodes, exchanged_bytes(work, stride), fabric, costs.adding)
+    compute, weights, after = phases_of(work, costs, rows, cores, nodes > 1 and stride is None)
+    size = exchanged_bytes(work, stride)
+    pieces = pieces_of(size, stride)
+    rounds, _ = cheapest(nodes, size / pieces, fabric, costs.adding)
     clocks, ranks = np.zeros(nodes), np.arange(nodes)
     for step in range(1, steps + 1):
-        clocks += mean * rng.lognormal(-(sigma**2) / 2, sigma, nodes)
-        if step % (stride or 1) == 0:
+        began, own = clocks, compute * rng.lognormal(-(sigma**2) / 2, sigma, nodes)
+        if step % (stride or 1):
+            clocks = began + own
+            continue
+        for piece in range(1, pieces + 1):
+            clocks = np.maximum(clocks, began + own * (1 - weights + weights * piece / pieces))
             for one in rounds:
                 # A rank goes on when its partner's message is there; in a ring that of the rank before.
                 other = clocks[ranks ^ one[2]] if one[2] else np.roll(clocks, 1)
                 clocks = np.maximum(clocks, other) + round_seconds(one, fabric, costs.adding)
+        clocks = clocks + after
     return clocks.max() / steps
 
 

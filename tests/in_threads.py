@@ -56,14 +56,29 @@ class Rank:
         return self._group.exchange(next(self._numbers), self.rank, array.copy())
 
 
-def ranks(size, job):
+class Overlapping(Rank):
+    """One that sums in the background what an array holds when that begins."""
+
+    begun = 0
+
+    def start_allreduce(self, array):
+        number, then = next(self._numbers), array.copy()
+        self.begun += 1
+
+        def complete():
+            array[...] = np.sum(self._group.exchange(number, self.rank, then), axis=0, dtype=array.dtype)
+
+        return complete
+
+
+def ranks(size, job, kind=Rank):
     """What job(communicator) returns or raises on each of so many ranks."""
     group = Group(size)
     found = [None] * size
 
     def run(rank):
         try:
-            found[rank] = job(Rank(group, rank))
+            found[rank] = job(kind(group, rank))
         except BaseException as error:
             found[rank] = error
             with group.changed:
@@ -78,9 +93,9 @@ def ranks(size, job):
     return found
 
 
-def trained(size, job):
+def trained(size, job, kind=Rank):
     """What job(communicator) returns on rank 0; its first error is raised."""
-    found = ranks(size, job)
+    found = ranks(size, job, kind)
     broken = threading.BrokenBarrierError  # of those who waited for one that raised
     for error in sorted(
         (e for e in found if isinstance(e, BaseException)), key=lambda e: isinstance(e, broken)

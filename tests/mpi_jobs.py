@@ -16,7 +16,8 @@ import fastmlp
 
 WORLD = MPI.COMM_WORLD
 
-rng = np.random.default_rng(0)
+rng_of = np.random.default_rng
+rng = rng_of(0)
 X = rng.random((203, 6))
 Y = (X.sum(axis=1) > 3).astype(float)
 WEIGHTS = rng.random(203)
@@ -38,6 +39,24 @@ def told(model):
     return {"parameters": model.parameters.tolist(), "stop_reason": model.stop_reason, **model.history}
 
 
+class FiveMethods:
+    """A communicator that sums only while it is waited for."""
+
+    def __init__(self, group):
+        opened = fastmlp.DataParallel(group).opened()
+        self.rank, self.size = opened.rank, opened.size
+        self.allreduce, self.broadcast, self.barrier = opened.allreduce, opened.broadcast, opened.barrier
+
+
+def overlapping(communicator):
+    """A training whose gradient is large enough to be summed in pieces."""
+    x, y = fastmlp.shard(WORLD, rng_of(1).random((64, 300)), np.arange(64) % 7 / 7)
+    network = fastmlp.Network([300, 700, 100, 1], "tanh")
+    settings = {"backend": "fused", "threads": 1, "progress": False, "communicator": communicator}
+    model = fastmlp.fit(network, x, y, epochs=2, batch_size=32, seed=0, **settings)
+    return {"sum": float(model.parameters.sum()), **model.history}
+
+
 def sizes(folder):
     """Train in groups of 1 to 4 of 4 processes; each process writes what it came to."""
     found = {}
@@ -52,6 +71,7 @@ def sizes(folder):
         trained(pair, epochs=1, callbacks=[fastmlp.Checkpoint(path)])
     WORLD.Barrier()
     found["resumed"] = told(trained(WORLD, resume=path))
+    found["pieces"], found["flat"] = (overlapping(one) for one in (WORLD, FiveMethods(WORLD)))
     averaged = fastmlp.DataParallel(WORLD, average_every=2)
     found["averaged"] = told(trained(WORLD, communicator=averaged))
     limit = [fastmlp.TimeLimit(0.2 if WORLD.rank == 2 else 1e6)]

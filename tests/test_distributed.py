@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 import scipy.sparse
-from in_threads import ranks, trained
+from in_threads import Overlapping, ranks, trained
 from selection import crossed
 
 import fastmlp
@@ -13,7 +16,8 @@ from fastmlp.backend import registry
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.distributed.fingerprints import fingerprint_by_rows
 from fastmlp.distributed.ranks import ALONE, RankError, SeveralRanks
-from fastmlp.model.backend import Data, Part
+from fastmlp.kernels import get_variant
+from fastmlp.model.backend import Chunk, Data, Shared
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import initial_state
 from fastmlp.training import loop
@@ -123,34 +127,98 @@ def test_repeats_have_the_same_bits():
 # --- a part of a batch -------------------------------------------------------------------------------------
 
 
+def shared_step(backend, network, parameters, data, rows, *, together=None, touched=None):
+    """The gradient of some rows of a batch, their share of its objective, and in how many pieces it came."""
+    state, ranges = initial_state(parameters.copy()), []
+
+    def add(s, first, last):
+        assert s == 0
+        ranges.append((first, last))
+
+    size = parameters.size
+    shared = Shared(rows, add, together or size, len(rows), touched)
+    ends = np.array([0]), np.array([len(rows)])
+    totals, rates = np.array([data.weights.sum()]), np.zeros((1, 2))
+    chunk, losses = Chunk(rows, *ends, totals, rates, len(data.weights)), np.empty(1)
+    backend.train_chunk(network, fastmlp.SGD(), state, data, chunk, 5, None, losses, shared)
+    np.testing.assert_array_equal(state.parameters, parameters)
+    assert ranges[0][0] == 0
+    assert ranges[-1][1] == size
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(ranges))
+    return state.gradients, losses[0], len(ranges)
+
+
 @crossed(backend=registry.backends(), inputs=["dense", "sparse"])
 def test_the_gradients_of_parts_add_up_to_the_batch_s(backend, inputs):
     network = fastmlp.Network([6, 9, 2], dropout=0.4, l2=0.1)
     bare = fastmlp.Network([6, 9, 2], dropout=0.4)
     parameters = rng.standard_normal(6 * 9 + 9 + 9 * 2 + 2)
     data = Data(SparseRows.of(X) if inputs == "sparse" else X, rng.random((ROWS, 2)), WEIGHTS)
-    compute, total = registry.get(backend).gradient, float(WEIGHTS.sum())
-    whole, summed = np.empty_like(parameters), np.zeros_like(parameters)
-    objective = compute(network, parameters, data, 5, 7, whole)
-    for own, places in enumerate((np.arange(0, ROWS, 3), np.delete(np.arange(ROWS), np.s_[::3]))):
-        share = np.empty_like(parameters)
-        part = Part(places, total)
-        objective -= compute([network, bare][own], parameters, data.take(places), 5, 7, share, part)
+    backend, whole, summed = registry.get(backend), np.empty_like(parameters), np.zeros_like(parameters)
+    objective = backend.gradient(network, parameters, data, 5, 0, whole)
+    # the last process has no row of the batch
+    parts = np.arange(0, ROWS, 3), np.delete(np.arange(ROWS), np.s_[::3]), np.empty(0, np.int64)
+    for rows, own in zip(parts, [bare, bare, network], strict=True):
+        share, loss, _ = shared_step(backend, own, parameters, data, rows)
         summed += share
+        objective -= loss
     np.testing.assert_allclose(summed, whole, rtol=0, atol=ROWS * EPS * np.abs(whole).max())
     assert abs(objective) < 10 * ROWS * EPS
 
 
-def test_a_gradient_has_the_same_bits_on_two_threads():
-    # enough rows and work for two
-    network = fastmlp.Network([64, 128, 8], dropout=0.2)
-    rows = rng.standard_normal((256, 64))
-    data = Data(rows, rows[:, :8].copy(), np.ones(256))
-    state = initial_state(rng.standard_normal(64 * 128 + 128 + 128 * 8 + 8) / 8)
-    found = [np.empty_like(state.parameters) for _ in range(2)]
-    for threads, out in enumerate(found, 1):
-        registry.get("fused").gradient(network, state.parameters, data, 1, 2, out, threads=threads)
-    np.testing.assert_array_equal(*found)
+def test_a_gradient_has_the_same_bits_on_several_threads_and_in_pieces():
+    network = fastmlp.Network([40, 24, 8], dropout=0.2)
+    data = Data(rng.standard_normal((ROWS, 40)), rng.standard_normal((ROWS, 8)), np.ones(ROWS))
+    parameters, variant = rng.standard_normal(40 * 24 + 24 + 24 * 8 + 8) / 8, get_variant("fused")
+    found = []
+    for workers in (1, 3):
+        backend = registry.backend_of(variant._replace(workers=lambda work, workers=workers: workers))
+        for together in (None, 300):
+            gradients, _, ranges = shared_step(
+                backend, network, parameters, data, np.arange(ROWS), together=together
+            )
+            # 13 rows of 24 have 300 numbers, so 16 are summed together, 16 more, and the rest
+            assert ranges == (1 if together is None else 3)
+            found.append(gradients)
+    for other in found[1:]:
+        np.testing.assert_array_equal(found[0], other)
+
+
+@pytest.mark.parametrize("name", ["dropout, penalties and clipping", "sparse", "schedules"])
+def test_sums_that_overlap_with_the_gradient_give_the_same_bits(name, monkeypatch):
+    monkeypatch.setattr("fastmlp.distributed.steps.PIECE_BYTES", 64)
+    settings = settings_of(CASES[name]) | {"backend": "fused"}
+    wanted = trained(3, lambda one: fitted(settings, one, [34, 68]))
+
+    def job(one):
+        model = fitted(settings, one, [34, 68])
+        assert one.begun == 2 * EPOCHS * -(-ROWS // 16)  # of three layers the first two, in every step
+        return model
+
+    found = trained(3, job, Overlapping)
+    np.testing.assert_array_equal(found.parameters, wanted.parameters)
+    assert found.history == wanted.history
+
+
+def test_an_error_within_a_sum_ends_the_step_and_is_raised():
+    network, variant = fastmlp.Network([6, 5, 2]), get_variant("fused")
+    data = Data(X, rng.random((ROWS, 2)), np.ones(ROWS))
+    state = initial_state(rng.standard_normal(6 * 5 + 5 + 5 * 2 + 2))
+    before = state.parameters.copy()
+    starts = np.arange(0, 40, 4)
+    chunk = Chunk(np.arange(40), starts, starts + 4, np.full(10, 4.0), np.ones((10, 2)), 4)
+
+    def add(s, first, last):
+        if s == 3:
+            raise OSError("the cable")
+
+    for workers in (1, 2):
+        backend = registry.backend_of(variant._replace(workers=lambda work, workers=workers: workers))
+        shared, losses = Shared(np.tile(np.arange(4), 10), add, state.parameters.size, 4), np.full(10, np.nan)
+        with pytest.raises(OSError, match="the cable"):
+            backend.train_chunk(network, fastmlp.SGD(1e-3), state, data, chunk, 0, None, losses, shared)
+        assert np.isfinite(losses).sum() == 4
+    assert not np.array_equal(state.parameters, before)
 
 
 # --- averages every k steps --------------------------------------------------------------------------------
@@ -239,6 +307,36 @@ def test_all_ranks_stop_where_a_callback_of_one_stops(when, tmp_path):
     assert {len(model.history["loss"]) for model in models} == {0 if when == "begin" else 2}
     if when != "begin":  # rank 0 writes where another rank stops all
         np.testing.assert_array_equal(fastmlp.load(path).parameters, models[0].parameters)
+
+
+class Slow(fastmlp.Checkpoint):
+    """Takes its time to write."""
+
+    def on_chunk_end(self, run):
+        time.sleep(0.1)
+        super().on_chunk_end(run)
+
+
+class Looking(fastmlp.Callback):
+    """Looks for a file when the steps are over, where a signal that was heard ends the process."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, run):
+        self.found = self.path.exists()
+
+
+def test_no_rank_ends_before_the_file_is_written(tmp_path):
+    path = tmp_path / "training.npz"
+
+    def job(one):
+        looking = Looking(path)
+        callbacks = [Slow(path, every=100), Stopping(one.rank, "chunk"), looking]
+        fitted(settings_of({"callbacks": callbacks}), one, [30, 60])
+        return looking.found
+
+    assert ranks(3, job) == [True] * 3
 
 
 class Raising(fastmlp.Callback):

@@ -18,7 +18,7 @@ from fastmlp.formulas.derivatives import gradient as gradient_of
 from fastmlp.formulas.elementary import LEAKY_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
-from fastmlp.model.backend import Backend, Chunk, Data, Part
+from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.layout import layer_slices, layer_views
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
@@ -299,12 +299,15 @@ def gradient(
     key: int,
     step: int,
     gradients: Array,
-    part: Part | None = None,
-    threads: int | None = 1,
+    places: NDArray[np.int64] | None = None,
+    total: float | None = None,
     product: Product = product,
 ) -> float:
-    """Write the objective's gradient over all rows of data to gradients (P,); return the objective."""
-    places, total = part or (None, total_of(data.weights))
+    """Write the objective's gradient over all rows of data to gradients (P,); return the objective.
+
+    places, total : of rows that are a part of a batch, see `dropout_mask` and `output_loss`
+    """
+    total = total_of(data.weights) if total is None else total
     layers = layer_views(parameters, network.sizes)
     sources, logits, activations, scales = [factor(data.inputs)], [], [], []
     for layer, name in enumerate(network.hidden):
@@ -416,16 +419,23 @@ def train_chunk(
     key: int,
     threads: int | None,
     losses: NDArray[np.float64],
+    shared: Shared | None = None,
     product: Product = product,
 ) -> TrainState:
     """Take the chunk's steps; write each one's objective to losses (steps,) float64."""
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
         batch = data.take(rows)
+        places, total = None, None
+        if shared is not None:
+            places, total = shared.places[start:stop], float(chunk.totals[s])
         losses[s] = gradient(
-            network, state.parameters, batch, key, state.step, state.gradients, product=product
+            network, state.parameters, batch, key, state.step, state.gradients, places, total, product
         )
         touched = touched_by(batch.inputs) if optimizer.rule.touched_only else None
+        if shared is not None:
+            shared.add(s, 0, state.gradients.size)
+            touched = shared.touched
         rate, bias_rate = chunk.rates[s].tolist()
         state = update(network, optimizer, state, rate, bias_rate, touched)
     return state

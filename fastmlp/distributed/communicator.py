@@ -20,7 +20,9 @@ class Communicator(Protocol):
 
     rank : int, which process this is, from 0; size : int, how many there are
 
-    One that can end all processes has a method `abort(message)` too, which does that and does not return.
+    One that can end all processes has a method `abort(message)` too, which does that and does not return. One
+    that can sum in the background has `start_allreduce(array)`, which begins an `allreduce` and returns a
+    function that waits for it; several may be under way, which all ranks begin in the same order.
     """
 
     rank: int

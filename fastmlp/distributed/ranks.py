@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import platform
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -112,6 +113,18 @@ class SeveralRanks(Ranks):
         """Replace numbers by their sums over all ranks; return them."""
         self.communicator.allreduce(numbers)
         return numbers
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether sums can be under way while this rank computes."""
+        return hasattr(self.communicator, "start_allreduce")
+
+    def begin_total(self, numbers: Array) -> Callable[[], Any]:
+        """Begin to replace numbers by their sums over all ranks; return what waits for that."""
+        if self.overlaps:
+            begun: Callable[[], Any] = self.communicator.start_allreduce(numbers)  # type: ignore[attr-defined]
+            return begun
+        return partial(self.total, numbers)
 
     def place(self, rows: int) -> int:
         """Say how many rows this rank has; return how many there are."""

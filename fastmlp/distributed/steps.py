@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.distributed.ranks import SeveralRanks
-from fastmlp.model.backend import Backend, Chunk, Data, Part
+from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows, touched_by
@@ -25,6 +25,24 @@ class _Spread:
 
     def __init__(self, backend: Backend, ranks: SeveralRanks) -> None:
         self.now, self.name, self._ranks = backend, backend.name, ranks
+
+    def _part(self, data: Data, chunk: Chunk) -> tuple[Chunk, NDArray[np.int64]]:
+        """Return the chunk of this rank's rows, some steps of which may have none, and (visits,) places.
+
+        A place is where a row stands in the batch of all ranks.
+        """
+        rows, visits = self._ranks.own(chunk.order[chunk.starts[0] : chunk.stops[-1]])
+        steps, counts = len(chunk.starts), chunk.stops - chunk.starts
+        step = np.repeat(np.arange(steps), counts)[visits]
+        own = np.bincount(step, minlength=steps)
+        stops = np.cumsum(own)
+        part = chunk._replace(
+            order=rows,
+            starts=stops - own,
+            stops=stops,
+            batch_size=int(min(chunk.batch_size, max(1, len(data.weights)))),
+        )
+        return part, visits - (np.cumsum(counts) - counts)[step]
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> float:
         """Return the loss over all ranks' rows; data has this rank's."""
@@ -49,34 +67,48 @@ class SynchronousSteps(_Spread):
         losses: NDArray[np.float64],
     ) -> TrainState:
         """As a backend's; chunk has the rows of all ranks, data this rank's."""
-        own = network if self._ranks.first else replace(network, l1=0.0, l2=0.0)  # penalties count once
-        for s, (batch, part) in enumerate(self._parts(data, chunk)):
-            losses[s] = self.now.gradient(
-                own, state.parameters, batch, key, state.step, state.gradients, part, threads
-            )
-            self._ranks.total(state.gradients)
-            touched = None
-            if optimizer.rule.touched_only:
-                touched = self._ranks.total(touched_by(batch.inputs).astype(np.int32)) > 0
-            rate, bias_rate = chunk.rates[s].tolist()
-            state = self.now.update(network, optimizer, state, rate, bias_rate, touched)
-        self._ranks.total(losses)
+        own, places = self._part(data, chunk)
+        ranks, gradients = self._ranks, state.gradients
+        begun: list[Callable[[], Any]] = []
+        touched = np.zeros(network.sizes[0], np.bool_) if optimizer.rule.touched_only else None
+
+        def add(s: int, first: int, last: int) -> None:
+            if last < gradients.size:
+                begun.append(ranks.begin_total(gradients[first:last]))
+                return
+            ranks.total(gradients[first:last])
+            for complete in begun:
+                complete()
+            begun.clear()
+            if touched is not None:
+                batch = data.inputs[own.order[own.starts[s] : own.stops[s]]]
+                touched[...] = ranks.total(touched_by(batch).astype(np.int32)) > 0
+
+        rows = max(1, len(data.weights) * chunk.batch_size // int(ranks.counts.sum()))
+        together = numbers_together(gradients) if ranks.overlaps else gradients.size
+        shared = Shared(places, add, together, rows, touched)
+        if not ranks.first:
+            network = replace(network, l1=0.0, l2=0.0)  # penalties count once
+        given = data if len(data.weights) else _idle(data)
+        state = self.now.train_chunk(network, optimizer, state, given, own, key, threads, losses, shared)
+        ranks.total(losses)
         return state
 
-    def _parts(self, data: Data, chunk: Chunk) -> Iterator[tuple[Data, Part]]:
-        """Yield, of each step's batch, this rank's rows; a row that weighs nothing where it has none."""
-        for start, stop, total in zip(chunk.starts, chunk.stops, chunk.totals.tolist(), strict=True):
-            rows, places = self._ranks.own(chunk.order[start:stop])
-            if not len(rows):
-                yield _idle(data), Part(np.zeros(1, np.int64), total)
-            elif rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
-                yield data.take(slice(int(rows[0]), int(rows[-1]) + 1)), Part(places, total)
-            else:
-                yield data.take(rows), Part(places, total)
+
+PIECE_BYTES, MOST_PIECES = 1 << 20, 8
+"""What of a gradient is summed together at least, and in how many pieces it is summed at most."""
+
+
+def numbers_together(gradients: Array) -> int:
+    """Return how many numbers of a gradient (P,) are summed together while others are formed.
+
+    By its size alone: the order of an MPI's sums may depend on how many numbers it is given.
+    """
+    return max(PIECE_BYTES // gradients.itemsize, -(-gradients.size // MOST_PIECES))
 
 
 def _idle(data: Data) -> Data:
-    """Return one row of zeros that weighs nothing, like the rows of data."""
+    """Return one row of zeros, like the rows of data."""
     inputs, targets, weights = (np.zeros((1, *array.shape[1:]), array.dtype) for array in data)
     return Data(SparseRows.of(inputs) if isinstance(data.inputs, SparseRows) else inputs, targets, weights)
 
@@ -109,7 +141,10 @@ class AveragedSteps(_Spread):
         losses: NDArray[np.float64],
     ) -> TrainState:
         """As a backend's; chunk has the rows of all ranks within an epoch, data this rank's."""
-        own = self._part(data, chunk)
+        own, _ = self._part(data, chunk)
+        step = np.repeat(np.arange(len(losses)), own.stops - own.starts)
+        weights = np.bincount(step, data.weights[own.order], len(losses))
+        own = own._replace(totals=weights.astype(np.float64, copy=False))
         key = (key + self._ranks.rank * 0x9E3779B9) % 2**32
         losses[...] = 0.0
         for first, last in self._windows(own, state.step):
@@ -128,21 +163,6 @@ class AveragedSteps(_Spread):
             losses[-1] = np.nan  # so that all ranks learn of it, and look for the step together
         self._ranks.total(losses)
         return state
-
-    def _part(self, data: Data, chunk: Chunk) -> Chunk:
-        """Return the chunk of this rank's rows, some steps of which may have none."""
-        rows, places = self._ranks.own(chunk.order[chunk.starts[0] : chunk.stops[-1]])
-        steps = len(chunk.starts)
-        step = np.repeat(np.arange(steps), chunk.stops - chunk.starts)[places]
-        counts = np.bincount(step, minlength=steps)
-        stops = np.cumsum(counts)
-        return chunk._replace(
-            order=rows,
-            starts=stops - counts,
-            stops=stops,
-            totals=np.bincount(step, data.weights[rows], steps).astype(np.float64, copy=False),
-            batch_size=int(min(chunk.batch_size, max(1, len(data.weights)))),
-        )
 
     def _windows(self, own: Chunk, done: int) -> Iterator[tuple[int, int]]:
         """Yield [first, last) of steps that end where an average is due, all with rows or all without."""

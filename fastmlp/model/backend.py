@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import TrainState
 
@@ -64,24 +63,33 @@ class Chunk(NamedTuple):
         )
 
 
-class Part(NamedTuple):
-    """What rows are a part of: a batch whose other rows are in other processes (`fastmlp.distributed`).
+class Shared(NamedTuple):
+    """What steps need that several processes take together (`fastmlp.distributed`), each with its rows.
 
-    places : (rows,) int64, where each stands in the batch; dropout masks go by that
-    total : the sum of the weights of the whole batch
+    A chunk has this process's rows then, of some steps perhaps none, and the weights of whole batches.
+
+    places : (visits,) int64, where each visited row stands in its batch; dropout masks go by that
+    add : add(s, first, last) begins to replace numbers [first, last) of the state's gradients by their sums
+        over all processes, in the chunk's step s; it is called for one range after another, and returns from
+        the last when all of them are sums
+    together : how many numbers it shall get at a time, at least
+    rows : of a batch that are here on the average, which decides over threads
+    touched : (n_in,) bool, which columns any process's rows of the batch have a number in, once all are sums;
+        None where the optimiser does not go by that
     """
 
     places: NDArray[np.int64]
-    total: float
+    add: Callable[[int, int, int], None]
+    together: int
+    rows: int
+    touched: NDArray[np.bool_] | None = None
 
 
 Predict = Callable[[Network, Array, Inputs, Array], None]
 Evaluate = Callable[[Network, Array, Data], float]
-Gradient = Callable[..., float]
+Gradient = Callable[[Network, Array, Data, int, int, Array], float]
 Update = Callable[..., TrainState]
-TrainChunk = Callable[
-    [Network, Optimizer, TrainState, Data, Chunk, int, int | None, NDArray[np.float64]], TrainState
-]
+TrainChunk = Callable[..., TrainState]
 
 
 def loss_in_parts(weights: Array, parts: Iterable[slice], loss_of: Callable[[slice], float]) -> float:
@@ -106,18 +114,18 @@ class Backend(NamedTuple):
         Write the network's output for inputs (rows, n_in) to out (rows, n_out).
     evaluate(network, parameters, data)
         Return the loss over all rows of data, without dropout and penalties.
-    gradient(network, parameters, data, key, step, gradients, part=None, threads=1)
+    gradient(network, parameters, data, key, step, gradients)
         Write the gradient of the objective over all rows of data to gradients (P,) and return
         the objective before the update: loss plus penalties. key and step choose the dropout masks.
-        With a `Part`, the rows' share of the whole batch's loss, with all of the penalties: the shares of
-        all parts add up to the batch's, where one of them alone has a network with penalties.
     update(network, optimizer, state, rate, bias_rate, touched=None)
         Apply state.gradients (which clipping may scale); return the state with its step advanced. touched
         (n_in,) says which columns of the inputs have a number other than 0, for an optimiser whose rule goes
         by that (`Rule.touched_only`); None says all.
-    train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
+    train_chunk(network, optimizer, state, data, chunk, key, threads, losses, shared=None)
         Take the chunk's steps, write each one's objective to losses (steps,) float64, and return
-        the state with its step advanced.
+        the state with its step advanced. With a `Shared` a step is that along the sum of all processes'
+        gradients, and an objective this one's share of the batch's, with all of the penalties: they add up
+        to the batch's where one process alone has a network with penalties.
     """
 
     name: str

@@ -39,6 +39,21 @@ class Agreement(Callback):
             run.interrupted = reasons[0] == BY_SIGINT
 
 
+class Written(Callback):
+    """Waits, where all stop, until rank 0 has written its files.
+
+    A rank that a signal ends has the others killed, by some kinds of mpiexec and of job schedulers at once.
+    """
+
+    def __init__(self, ranks: SeveralRanks) -> None:
+        self._ranks = ranks
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Wait for rank 0, which comes here after its checkpoint."""
+        if run.stop_reason is not None:
+            self._ranks.communicator.barrier()
+
+
 def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: int) -> list[Callback]:
     """Return this rank's callbacks with an `Agreement`; rank 0 alone has those that write checkpoints.
 
@@ -46,4 +61,4 @@ def agreeing(callbacks: Sequence[Callback], ranks: SeveralRanks, moment_rows: in
     """
     others = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
     writing = [callback for callback in callbacks if isinstance(callback, Checkpoint) and ranks.first]
-    return [*others, Agreement(ranks, moment_rows), *writing]
+    return [*others, Agreement(ranks, moment_rows), *writing, Written(ranks)]

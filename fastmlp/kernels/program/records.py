@@ -35,6 +35,9 @@ The first place of a barrier is the root.
 ABANDONED, BARRIER = (1 + MOST_GROUPS) * PLACE, (1 + MOST_GROUPS) * PLACE + APART // 8
 """Of a barrier's array: the word that is 0 unless a worker has failed; the array's length."""
 
+UNSUMMED = ABANDONED + 1
+"""Of a barrier's array: a word that worker 0 alone uses, in `templates.sum_over_ranks`."""
+
 UNBOUNDED = float("inf")
 """The `clip_norm` of an optimiser that does not clip."""
 
@@ -160,8 +163,8 @@ losses : written, the objective of each step
 out : predictions, written
 memory : all buffers for a batch; sums : partial sums of its loss, each at the place of its first row
 barrier : where workers wait for one another, see `fastmlp.kernels.runtime.threads`
-touched : for `update`, which rows of the first layer's weights take it; all do where `marks` is 0
-places : of a part of a batch, see `fastmlp.model.backend.Part`
+touched : which rows of the first layer's weights a whole gradient updates; all where `marks` is 0
+places : of rows in their batches, see `fastmlp.model.backend.Shared`
 list_counts, .. : for sparse inputs, as in `columns.list_columns`; the first two hold zeros
 """
 
@@ -181,6 +184,7 @@ private : (workers, private_length), `variant.Bound.private`, which the program 
 NUMBERS = (
     *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
     *("bounds", "stored", "marks", "placed", "counted", "words", "listed", "terms", "all_terms"),
+    *("summing", "together"),
     *BUFFERS,
     *("scratch_length", "slice_length", "private_length"),
 )
@@ -192,7 +196,9 @@ steps : of the call; step : steps that were taken before; key : of the dropout m
 batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
 bounds : the length of indptr, 0 where inputs are dense; stored : non-zeros
 marks : the length of `touched`, n_in or 0
-placed : the rows of a part of a batch, 0 for a whole one
+placed : the length of `places`, 0 where the batch has no rows in other processes
+summing : the address of the function that sums gradients over ranks, see `program.summing`; 0 without ranks
+together : the fewest numbers of a gradient that ranks sum at a time
 counted : n_in, words : n_in / 64, listed : n_in, and for each worker `APART` bytes more
 terms : the most non-zeros of a step; all_terms : of all workers
 """

@@ -24,8 +24,8 @@ from fastmlp.kernels.codegen.views import (
 )
 from fastmlp.kernels.codes import SGD
 from fastmlp.kernels.program.columns import list_columns
-from fastmlp.kernels.program.records import APART, UNBOUNDED
-from fastmlp.kernels.program.templates import slice_of, sparse_inputs_of, whole
+from fastmlp.kernels.program.records import APART
+from fastmlp.kernels.program.templates import left_whole, slice_of, sparse_inputs_of, whole
 
 MOST_IDLE = 8
 """The bound on a batch's non-zeros per column. Above it nearly no column is empty, and all are listed."""
@@ -43,10 +43,10 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
     """
     here, rule, memory = call.layers[0], call.rules[0], call.memory
     n_out, width = here.n_out, last - first
-    clipped = rule.clip_norm < UNBOUNDED
-    kept = clipped | (not streams())
+    apart = left_whole(call)
+    kept = apart | (not streams())
     plain = (rule.code == SGD) & (l1 == 0) & (not kept)
-    touched = rule.touched_only & (not clipped)
+    touched = rule.touched_only & (not apart)
     few = touched | (plain & (l2 == 0) & (MOST_IDLE * width > call.terms))
     indptr, order = sparse_inputs_of(call, start, rows)
     counts = vector(call.list_counts, first + APART // 4 * worker, width)
@@ -88,7 +88,7 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
             continue
         if l1 > 0 or l2 > 0:
             penalty_gradient(l1, l2, rows_of(w, at, at + count), g)
-        if not clipped:
+        if not apart:
             update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
 
 

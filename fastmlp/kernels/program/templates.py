@@ -36,7 +36,8 @@ from fastmlp.kernels.codegen.views import (
 from fastmlp.kernels.codes import RELU, SGD
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
-from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
+from fastmlp.kernels.program.records import ABANDONED, SLICE_ROWS, UNBOUNDED, UNSUMMED
+from fastmlp.kernels.program.summing import call_back
 from fastmlp.kernels.tuning.reading import tuned
 
 ALL_ROWS = 1 << 30
@@ -92,6 +93,17 @@ def rows_at_once(parameter_bytes: int, streamed: int, block: int):
     They are all rows where the parameters outgrow L2: these are then read from memory once, not once a block.
     """
     return where(parameter_bytes < streamed, block, ALL_ROWS)
+
+
+def left_whole(call):
+    """Whether the whole gradient is written to call.gradients before any parameter is updated."""
+    return (call.rules[0].clip_norm < UNBOUNDED) | (call.summing > 0)
+
+
+@jittable
+def rows_of_piece(together: int, n_out: int, n_in: int):
+    """Return the fewest rows of weights, in whole SLICE_ROWS, that hold `together` numbers."""
+    return at_most(whole(together, n_out * SLICE_ROWS) * SLICE_ROWS, n_in)
 
 
 # --- slots that a variant may override; here they call other slots ----------------------------------
@@ -191,16 +203,16 @@ def rows_forward(call, start, rows, first, last, step, worker):
                 activate(here.activation, rows_of(z, first, last), a)
             if here.dropout > 0:
                 source = units_of(memory, call.dropped, here, rows)
-                drop_placed(call, step, layer, first, here.dropout, a, rows_of(source, first, last))
+                drop_placed(call, start, step, layer, first, here.dropout, a, rows_of(source, first, last))
 
 
-def drop_placed(call, step, layer, first, p, a, out):
+def drop_placed(call, start, step, layer, first, p, a, out):
     """As `drop`. The rows of a part of a batch get the masks of their places in the whole batch."""
     if call.placed == 0:
         drop(call.key, step, layer, first, p, a, out)
     else:
         for i in range(a.shape[0]):
-            own, place = rows_of(out, i, i + 1), call.places[first + i]
+            own, place = rows_of(out, i, i + 1), call.places[start + first + i]
             drop(call.key, step, layer, place, p, rows_of(a, i, i + 1), own)
 
 
@@ -231,7 +243,7 @@ def rows_loss(call, start, rows, first, last, share, worker):
         )  # fmt: skip
 
 
-def rows_backward(call, rows, first, last, step, worker):
+def rows_backward(call, start, rows, first, last, step, worker):
     """Take the deltas of rows [first, last) from the last layer back to the first; as `rows_forward`."""
     layers, parameters, memory = call.layers, call.parameters, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
@@ -244,7 +256,7 @@ def rows_backward(call, rows, first, last, step, worker):
         input_gradient_rows(delta, w, a, next_delta, first, last, relu, scratch)
         own = rows_of(next_delta, first, last)
         if below.dropout > 0:
-            drop_placed(call, step, layer - 1, first, below.dropout, own, own)
+            drop_placed(call, start, step, layer - 1, first, below.dropout, own, own)
         if not relu:
             z = rows_of(units_of(memory, call.logits, below, rows), first, last)
             activate_gradient(below.activation, z, rows_of(a, first, last), own)
@@ -253,52 +265,98 @@ def rows_backward(call, rows, first, last, step, worker):
 def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers):
     """Contract the worker's share of every layer's weights over the batch, and update it.
 
-    One worker takes all biases of a layer. Where the optimiser clips, the whole gradient is written to
-    call.gradients, and nothing is updated.
+    One worker takes all biases of a layer. Where the gradient is left whole, nothing is updated. Where ranks
+    sum it, the sum of a piece begins as soon as all workers have formed it, and they go on with the next.
     l1, l2, rate, bias_rate : of this step; the others as in `rows_forward`
     """
-    layers, rules, memory, gradients = call.layers, call.rules, call.memory, call.gradients
-    clipped = rules[0].clip_norm < UNBOUNDED
-    kept = clipped | (not streams())  # the whole gradient is written to call.gradients
-    plain = (rules[0].code == SGD) & (l1 == 0) & (not kept)
+    layers, gradients, summed, begun = call.layers, call.gradients, call.summing > 0, 0
+    for layer in range(len(layers)):
+        here, rule = layers[layer], call.rules[layer]
+        n_in, n_out, trained = here.n_in, here.n_out, rule.rate_factor != 0
+        if trained and worker == layer % workers:
+            db = biases_of(gradients, here)
+            biases_step(call, rows, layer, db)
+            if not left_whole(call):
+                update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, db)
+        sparse = (layer == 0) & (call.bounds > 0)
+        together = chosen(summed & (not sparse), rows_of_piece(call.together, n_out, n_in), n_in)
+        for top in range(0, n_in, together):
+            bottom = lesser(top + together, n_in)
+            if trained:
+                first, last = own_share(bottom - top, worker, workers, SLICE_ROWS)
+                if sparse:
+                    columns_step(call, start, rows, step, l1, l2, rate, first, last, worker)
+                else:
+                    layer_step(call, start, rows, step, layer, l1, l2, rate, top + first, top + last, worker)
+            if summed:
+                end = chosen(bottom == n_in, here.end, here.weights + bottom * n_out)
+                if end == call.size or end - begun >= call.together:
+                    wait(call.barrier, worker, workers)
+                    if worker == 0:
+                        sum_over_ranks(call, step, begun, end)
+                    begun = end
+
+
+def biases_step(call, rows, layer, out):
+    """Write the gradient of a layer's biases to out (n_out,)."""
+    if rows > 0:
+        bias_gradient(units_of(call.memory, call.deltas, call.layers[layer], rows), out)
+    else:
+        clear(out)
+
+
+def layer_step(call, start, rows, step, layer, l1, l2, rate, first, last, worker):
+    """As `weights_step`, for rows [first, last) of the weights of one layer."""
+    layers, memory, here, rule = call.layers, call.memory, call.layers[layer], call.rules[layer]
+    kept = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
+    plain = (rule.code == SGD) & (l1 == 0) & (not kept)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     slices = call.slices + worker * call.slice_length
     source, order = inputs_of(call, start, rows)
-    for layer in range(len(layers)):
-        here, rule = layers[layer], rules[layer]
-        if layer > 0:
-            below = layers[layer - 1]
-            source = units_of(memory, chosen(below.dropout > 0, call.dropped, call.activations), below, rows)
-            order = no_order()
-        if rule.rate_factor == 0:
-            continue
-        delta, n_out = units_of(memory, call.deltas, here, rows), here.n_out
-        w, dw = weights_of(call.parameters, here), weights_of(gradients, here)
-        first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
-        if layer == 0 and call.bounds > 0:
-            columns_step(call, start, rows, step, l1, l2, rate, first, last, worker)
-            first = last
-        own_rate = rate * rule.rate_factor
-        r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
-        # + 1: a worker may have no rows of a layer with few inputs, and a range must not have a step of 0.
-        together = chosen(streams() & (not plain), slice_of(call.slice_length, n_out), last - first + 1)
-        for at in range(first, last, together):
-            stop = lesser(at + together, last)
-            sums = rows_of(dw, at, stop)
-            g = sums if kept else matrix(memory, slices, stop - at, n_out)
-            g = rows_of(w, at, stop) if plain else g
+    if layer > 0:
+        below = layers[layer - 1]
+        source = units_of(memory, chosen(below.dropout > 0, call.dropped, call.activations), below, rows)
+        order = no_order()
+    delta, n_out = units_of(memory, call.deltas, here, rows), here.n_out
+    w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
+    own_rate = rate * rule.rate_factor
+    r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
+    # + 1: a worker may have no rows of a layer with few inputs, and a range must not have a step of 0.
+    together = chosen(streams() & (not plain), slice_of(call.slice_length, n_out), last - first + 1)
+    for at in range(first, last, together):
+        stop = lesser(at + together, last)
+        sums = rows_of(dw, at, stop)
+        g = sums if kept else matrix(memory, slices, stop - at, n_out)
+        g = rows_of(w, at, stop) if plain else g
+        if rows > 0:
             weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
-            if plain:
-                continue
-            if l1 > 0 or l2 > 0:
-                penalty_gradient(l1, l2, rows_of(w, at, stop), g)
-            if not clipped:
-                update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
-        if worker == layer % workers:
-            db = biases_of(gradients, here)
-            bias_gradient(delta, db)
-            if not clipped:
-                update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, db)
+        else:  # all rows of the batch are in other processes
+            clear(vector(g, 0, g.size))
+        if plain:
+            continue
+        if l1 > 0 or l2 > 0:
+            penalty_gradient(l1, l2, rows_of(w, at, stop), g)
+        if not left_whole(call):
+            update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+
+
+def clear(out):
+    """out (n,) = 0."""
+    for i in range(len(out)):
+        out[i] = 0
+
+
+def sum_over_ranks(call, step, first, last):
+    """Have numbers [first, last) of the gradient summed. The call with the last of them waits for all sums.
+
+    The function that is called clears UNSUMMED as its last act, so that no error in it passes for a success.
+    """
+    barrier = call.barrier
+    if barrier[ABANDONED] == 0:
+        barrier[UNSUMMED] = 1
+        call_back(call.summing, step - call.step, first, last)
+        if barrier[UNSUMMED] != 0:
+            barrier[ABANDONED] = 1
 
 
 def update_part(call, rule, step, rate, start, g):
@@ -309,30 +367,36 @@ def update_part(call, rule, step, rate, start, g):
     apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, first, second)
 
 
-def update_all(call, step, rate, bias_rate):
-    """Apply call.gradients to all parameters; where the optimiser clips, clip them first."""
+def clip_all(call):
+    """Scale call.gradients down to the optimiser's norm; frozen layers do not count."""
     layers, rules, gradients = call.layers, call.rules, call.gradients
     for layer in range(len(layers)):
         here = layers[layer]
         if rules[layer].rate_factor == 0:
-            for i in range(here.weights, here.end):
-                gradients[i] = 0
-    if rules[0].clip_norm < UNBOUNDED:
-        clip(rules[0].clip_norm, gradients)
+            clear(vector(gradients, here.weights, here.end - here.weights))
+    clip(rules[0].clip_norm, gradients)
+
+
+def update_all(call, step, rate, bias_rate, worker, workers):
+    """Apply the worker's share of call.gradients to the parameters."""
+    layers, rules, gradients = call.layers, call.rules, call.gradients
     for layer in range(len(layers)):
         here, rule = layers[layer], rules[layer]
         if rule.rate_factor != 0:
-            own_rate = rate * rule.rate_factor
+            own_rate, n_out = rate * rule.rate_factor, here.n_out
+            first, last = own_share(here.n_in, worker, workers, SLICE_ROWS)
             if layer == 0 and rule.touched_only and call.marks > 0:
-                for k in range(here.n_in):
+                for k in range(first, last):
                     if call.touched[k]:
-                        at = here.weights + k * here.n_out
-                        update_part(call, rule, step, own_rate, at, vector(gradients, at, here.n_out))
+                        at = here.weights + k * n_out
+                        update_part(call, rule, step, own_rate, at, vector(gradients, at, n_out))
             else:
-                of_weights = vector(gradients, here.weights, here.biases - here.weights)
-                update_part(call, rule, step, own_rate, here.weights, of_weights)
-            of_biases = vector(gradients, here.biases, here.end - here.biases)
-            update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, of_biases)
+                at = here.weights + first * n_out
+                of_weights = vector(gradients, at, (last - first) * n_out)
+                update_part(call, rule, step, own_rate, at, of_weights)
+            if worker == layer % workers:
+                of_biases = vector(gradients, here.biases, here.end - here.biases)
+                update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, of_biases)
 
 
 def penalties(call, l1, l2):
@@ -349,9 +413,9 @@ def descend(call, s, worker, workers, updates):
     updates : whether parameters are updated. If not, the gradient is left in call.gradients, and the
         optimiser must be one that clips: only then is the gradient whole before the update.
     """
-    objective, rules = call.objective, call.rules
+    objective = call.objective
     start, step, total = call.starts[s], call.step + s, call.totals[s]
-    rows, clipped = call.stops[s] - start, rules[0].clip_norm < UNBOUNDED
+    rows = call.stops[s] - start
     first, last = own_share(rows, worker, workers, LOSS_ROWS)
     share, of_penalties = loss_share(objective.divisor, total), penalty_share(objective.shared_penalty, total)
     l1, l2 = objective.l1 * of_penalties, objective.l2 * of_penalties
@@ -366,7 +430,7 @@ def descend(call, s, worker, workers, updates):
             prefetch_rows(call.weights, visited, at, stop)
         rows_forward(call, start, rows, at, stop, step, worker)
         rows_loss(call, start, rows, at, stop, share, worker)
-        rows_backward(call, rows, at, stop, step, worker)
+        rows_backward(call, start, rows, at, stop, step, worker)
     of_weights = 0.0
     if worker == 0 and (l1 > 0 or l2 > 0):
         of_weights = penalties(call, l1, l2)
@@ -375,11 +439,14 @@ def descend(call, s, worker, workers, updates):
         call.losses[s] = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
     rate, bias_rate = call.rates[s, 0], call.rates[s, 1]
     weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, workers)
-    if clipped:
-        # The norm needs the whole gradient before any of it is applied.
+    if updates and left_whole(call):
         wait(call.barrier, worker, workers)
-        if worker == 0 and updates:
-            update_all(call, step, rate, bias_rate)
+        if call.rules[0].clip_norm < UNBOUNDED:
+            # The norm needs the whole gradient before any of it is applied.
+            if worker == 0:
+                clip_all(call)
+            wait(call.barrier, worker, workers)
+        update_all(call, step, rate, bias_rate, worker, workers)
     wait(call.barrier, worker, workers)
 
 
@@ -389,7 +456,8 @@ def descend(call, s, worker, workers, updates):
 def train_chunk(call, worker, workers):
     """Take all steps of the call; write each one's objective to call.losses."""
     for s in range(call.steps):
-        descend(call, s, worker, workers, True)
+        if call.barrier[ABANDONED] == 0:
+            descend(call, s, worker, workers, True)
 
 
 def gradient(call, worker, workers):
@@ -398,8 +466,10 @@ def gradient(call, worker, workers):
 
 
 def update(call, worker, workers):
-    """Apply call.gradients to the parameters, at call.rates."""
-    update_all(call, call.step, call.rates[0, 0], call.rates[0, 1])
+    """Apply call.gradients, clipped before where the optimiser clips, to the parameters, at call.rates."""
+    if call.rules[0].clip_norm < UNBOUNDED:
+        clip_all(call)
+    update_all(call, call.step, call.rates[0, 0], call.rates[0, 1], worker, workers)
 
 
 def predict(call, worker, workers):

@@ -27,6 +27,7 @@ from fastmlp.kernels.program.records import (
     address_of,
     objective_of,
 )
+from fastmlp.kernels.runtime.summing import Summing
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.validation import (
     FLOATS,
@@ -41,11 +42,11 @@ from fastmlp.kernels.runtime.workspace import Workspace, workspace, workspace_of
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Buffers, Choice, Work
 from fastmlp.model.activations import activation_of
-from fastmlp.model.backend import Backend, Chunk, Data, Part
+from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.layout import LayerSlices, layer_slices
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Optimizer, check_optimizer
+from fastmlp.model.optimizers import Optimizer, check_optimizer
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
 
@@ -113,33 +114,24 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         key: int,
         step: int,
         gradients: Array,
-        part: Part | None = None,
-        threads: int | None = 1,
     ) -> float:
         shape, rows = shape_of(network), len(data.inputs)
         check_parameters(shape, parameters)
         check_data(shape, data, parameters.dtype)
         check_array("gradients", gradients, parameters.shape, parameters.dtype)
-        total = data.weights.sum(dtype=np.float64) if part is None else part.total
-        losses, workers = np.empty(1), 1
-        if threads != 1 and choice.workers is not None:
-            workers = choice.workers(Work.of(network, SGD(), rows, parameters.dtype, threads))
-        barrier = np.zeros(BARRIER, np.int64)
+        losses = np.empty(1)
         arrays: dict[str, Any] = {
             "parameters": parameters, "gradients": gradients, "losses": losses,
-            "rules": no_rules(len(shape.layers)),
-            "totals": np.full(1, total), "rates": np.zeros((1, 2)), "barrier": barrier,
+            "totals": data.weights.sum(dtype=np.float64, keepdims=True), "rates": np.zeros((1, 2)),
+            "barrier": np.zeros(BARRIER, np.int64),
             "starts": np.zeros(1, np.int64), "stops": np.full(1, rows),
         }  # fmt: skip
-        if part is not None:
-            check_array("places", part.places, (rows,), np.int64)
-            arrays |= {"places": part.places, "placed": rows}
         sizes = sizes_of(network, data.inputs)
-        work = workspace(sizes, rows, workers, parameters.dtype, buffers=choice.buffers)
-        arrays |= lists_for(data.inputs, rows, workers)
-        call = call_of(shape, work, steps=1, step=step, key=key, **told_of(data), **arrays)
-        entry = entries.get("gradient", NAMES[parameters.dtype])
-        run(functools.partial(entry, call.address), workers, barrier)
+        work = workspace(sizes, rows, 1, parameters.dtype, buffers=choice.buffers)
+        arrays |= lists_for(data.inputs, rows, 1)
+        rules = no_rules(len(shape.layers))
+        call = call_of(shape, work, rules, steps=1, step=step, key=key, **told_of(data), **arrays)
+        entries.get("gradient", NAMES[parameters.dtype])(call.address)
         return float(losses[0])
 
     def update(
@@ -171,19 +163,21 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         key: int,
         threads: int | None,
         losses: NDArray[np.float64],
+        shared: Shared | None = None,
     ) -> TrainState:
         shape, dtype = shape_of(network), state.parameters.dtype
         check_state(shape, state)
         check_data(shape, data, dtype)
-        check_chunk(chunk, losses)
+        check_chunk(chunk, losses, 1 if shared is None else 0)
         if optimizer.rule.touched_only and not isinstance(data.inputs, SparseRows):
             data = data._replace(inputs=SparseRows.of(data.inputs))
         rows, workers = chunk.batch_size, 1
-        work_of_step = Work.of(network, optimizer, rows, dtype, threads)
+        typical = rows if shared is None else shared.rows
+        work_of_step = Work.of(network, optimizer, typical, dtype, threads)
         bound = None
         if isinstance(data.inputs, SparseRows):
             work_of_step = work_of_step.with_inputs(len(data.inputs.values) // len(data.inputs))
-        elif choice.specialize is not None:
+        elif choice.specialize is not None and shared is None:
             bound = choice.specialize(network, optimizer, rows, dtype)
         if choice.workers is not None:
             workers = choice.workers(work_of_step)
@@ -195,18 +189,35 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         private = bound.private if bound else 0
         work = workspace_of(state.gradients, sizes, rows, workers, dtype, private, False, choice.buffers)
         barrier = np.zeros(BARRIER, np.int64)
+        summing = None if shared is None else Summing(shared.add, barrier)
         call = call_of(
             shape, work, rules_of(optimizer, len(shape.layers)),
             parameters=state.parameters, gradients=state.gradients, moments=state.moments, step=state.step,
             order=chunk.order, starts=chunk.starts, stops=chunk.stops, totals=chunk.totals, rates=chunk.rates,
             visits=len(chunk.order), steps=len(losses), key=key, losses=losses, barrier=barrier,
-            **told_of(data), **lists_for(data.inputs, rows, workers),
+            **told_of(data), **lists_for(data.inputs, rows, workers), **told_of_ranks(shared, summing, chunk),
         )  # fmt: skip
         run(functools.partial(entry, call.address), workers, barrier)
+        if summing is not None:
+            summing.check()
         entries.mark_ready(network, optimizer, NAMES[dtype], bound)
         return state.at(state.step + len(losses))
 
     return Backend(name, predict, evaluate, gradient, update, train_chunk)
+
+
+def told_of_ranks(shared: Shared | None, summing: Summing | None, chunk: Chunk) -> dict[str, Any]:
+    """Return what a call is told of ranks that take its steps together; without them nothing."""
+    if shared is None or summing is None:
+        return {}
+    check_array("places", shared.places, chunk.order.shape, np.int64)
+    told: dict[str, Any] = {
+        "places": shared.places, "placed": len(shared.places),
+        "summing": summing.address, "together": shared.together,
+    }  # fmt: skip
+    if shared.touched is not None:
+        told |= {"touched": shared.touched, "marks": len(shared.touched)}
+    return told
 
 
 def sizes_of(network: Network, inputs: Inputs) -> tuple[int, ...]:

@@ -65,8 +65,8 @@ def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
     check_array("weights", data.weights, (rows,), dtype)
 
 
-def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
-    """Raise ValueError unless every step lies within the order and the batch size.
+def check_chunk(chunk: Chunk, losses: NDArray[np.float64], least: int = 1) -> None:
+    """Raise ValueError unless every step lies within the order and the batch size. least : rows of a step
 
     The values of the order are not checked: to read all of them would take as long as to copy the rows
     that they name.
@@ -80,12 +80,12 @@ def check_chunk(chunk: Chunk, losses: NDArray[np.float64]) -> None:
     check_array("losses", losses, (steps,), np.float64)
     # As unsigned integers, numbers below 0 are huge, so one pass checks both bounds.
     if steps and (
-        _most(chunk.starts) >= chunk.order.size
+        _most(chunk.starts) > chunk.order.size - least
         or _most(chunk.stops) > chunk.order.size
-        or _most(chunk.stops - chunk.starts - 1) >= chunk.batch_size
+        or _most(chunk.stops - chunk.starts - least) > chunk.batch_size - least
     ):
         raise ValueError(
-            f"every step must visit 1 to batch_size={chunk.batch_size} rows within the order's "
+            f"every step must visit {least} to batch_size={chunk.batch_size} rows within the order's "
             f"{chunk.order.size}, got starts {chunk.starts.min()} and stops up to {chunk.stops.max()}"
         )
 
