@@ -279,8 +279,10 @@ def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, worke
             if not left_whole(call):
                 update_part(call, rule, step, bias_rate * rule.rate_factor, here.biases, db)
         sparse = (layer == 0) & (call.bounds > 0)
-        together = chosen(summed & (not sparse), rows_of_piece(call.together, n_out, n_in), n_in)
-        for top in range(0, n_in, together):
+        together, top = n_in, 0
+        if summed and not sparse:
+            together = rows_of_piece(call.together, n_out, n_in)
+        while top < n_in:  # a range of variable step would divide, which the smallest networks wait for
             bottom = lesser(top + together, n_in)
             if trained:
                 first, last = own_share(bottom - top, worker, workers, SLICE_ROWS)
@@ -295,6 +297,7 @@ def weights_step(call, start, rows, step, l1, l2, rate, bias_rate, worker, worke
                     if worker == 0:
                         sum_over_ranks(call, step, begun, end)
                     begun = end
+            top = bottom
 
 
 def biases_step(call, rows, layer, out):
@@ -321,9 +324,10 @@ def layer_step(call, start, rows, step, layer, l1, l2, rate, first, last, worker
     w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
     own_rate = rate * rule.rate_factor
     r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
-    # + 1: a worker may have no rows of a layer with few inputs, and a range must not have a step of 0.
-    together = chosen(streams() & (not plain), slice_of(call.slice_length, n_out), last - first + 1)
-    for at in range(first, last, together):
+    together, at = last - first, first
+    if streams() and not plain:
+        together = slice_of(call.slice_length, n_out)
+    while at < last:
         stop = lesser(at + together, last)
         sums = rows_of(dw, at, stop)
         g = sums if kept else matrix(memory, slices, stop - at, n_out)
@@ -332,12 +336,12 @@ def layer_step(call, start, rows, step, layer, l1, l2, rate, first, last, worker
             weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
         else:  # all rows of the batch are in other processes
             clear(vector(g, 0, g.size))
-        if plain:
-            continue
-        if l1 > 0 or l2 > 0:
-            penalty_gradient(l1, l2, rows_of(w, at, stop), g)
-        if not left_whole(call):
-            update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+        if not plain:
+            if l1 > 0 or l2 > 0:
+                penalty_gradient(l1, l2, rows_of(w, at, stop), g)
+            if not left_whole(call):
+                update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+        at = stop
 
 
 def clear(out):
