@@ -221,6 +221,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+BYTES = 4
+"""Of memory for each byte of a CSV file, beside what a small file takes: 3 were measured, for 1.1 GB."""
+
+
 @pytest.mark.slow
 @needs.linux("the largest resident size, in KiB")
 def test_memory_grows_by_a_few_bytes_for_each_byte_of_the_file(tmp_path):
@@ -235,5 +239,4 @@ def test_memory_grows_by_a_few_bytes_for_each_byte_of_the_file(tmp_path):
         command = [sys.executable, "-c", MEMORY, str(tmp_path / "big.csv")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(1024 * int(done.stdout.split()[-1]))
-    # 4 where it was measured; allocators keep some of what is given back
-    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < 8
+    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < BYTES

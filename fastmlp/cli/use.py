@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
-from fastmlp.cli.tables import described, print_json, print_model, print_scores, telling
+from fastmlp.cli.table_report import described, print_json, print_model, print_scores
+from fastmlp.cli.tables import telling
 from fastmlp.exchange.packages import needed
 from fastmlp.system.notices import say
 from fastmlp.system.renaming import replace
@@ -149,8 +150,6 @@ def _plot(arguments: argparse.Namespace) -> int:
             warnings.simplefilter("always")
             figure.savefig(output, dpi=110)
     if any("Glyph" in str(warning.message) for warning in caught):
-        say(
-            "fastmlp: matplotlib's font lacks letters of some names; matplotlibrc's font.family sets another"
-        )
+        say("fastmlp: matplotlib's font lacks letters of some names; matplotlibrc's font.family sets another")
     print(output)
     return 0

@@ -19,11 +19,11 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.tables import members, storage
+from fastmlp.tables.asked import Asked
 from fastmlp.tables.bars import Bar
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
-from fastmlp.tables.reading import Asked
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import Trial, searched
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of

@@ -11,8 +11,9 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.exchange.packages import needed
 from fastmlp.tables.arrays import column_of
+from fastmlp.tables.asked import ASKED, Asked
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.reading import ASKED, Asked, read
+from fastmlp.tables.reading import read
 
 if TYPE_CHECKING:
     import polars as pl
