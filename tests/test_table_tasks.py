@@ -113,6 +113,8 @@ def test_decimal_numbers_are_a_target_and_durations_are_none():
 def test_a_target_that_is_missing_is_named_by_its_row():
     with pytest.raises(TableError, match="row 2, column 'y': the target is missing"):
         targets_of(pl.Series("y", [1.0, None]), "regression")
+    with pytest.raises(TableError, match=r"^row 2: the target is missing"):
+        targets_of(pl.Series([1.0, None]), "regression")
     with pytest.raises(TableError, match="row 1, column 'y': the target is inf"):
         targets_of(pl.Series("y", [float("inf"), 1.0]), "regression")
     assert targets_of(pl.Series("y", [1.0, 2.0]), "classification").tolist() == [1, 2]

@@ -214,6 +214,9 @@ def test_frames_of_pandas_are_those_of_polars():
 def test_what_is_no_table_is_refused_in_one_line():
     with pytest.raises(TypeError, match="a table must be a frame of polars' or pandas', or a path, got 3"):
         as_frame(3)
+    with pytest.raises(TableError, match=r"^unable to find column [^\n]*$"):
+        as_frame(pl.LazyFrame({"a": [1]}).select("b"))
+    assert as_frame({3: [1]}).columns == ["3"]
     with pytest.raises(TableError, match="column 'm': pandas' column cannot be taken"):
         as_frame(pd.DataFrame({"m": [1, "x", None]}))
     with pytest.raises(
