@@ -239,6 +239,14 @@ def test_rows_of_a_dense_array_and_back():
         np.testing.assert_array_equal(touched_by(rows), touched_by(X))
 
 
+def test_rows_are_scipys_matrix_without_a_copy_of_the_numbers():
+    rows = SparseRows.of(np.eye(5, 7, dtype=np.float32))
+    matrix = rows.matrix()
+    assert np.shares_memory(matrix.indices, rows.indices)
+    assert np.shares_memory(matrix.data, rows.values)
+    np.testing.assert_array_equal(matrix.toarray(), np.eye(5, 7))
+
+
 def test_a_step_of_plain_sgd_leaves_rows_alone_that_the_batch_does_not_touch():
     X = np.zeros((4, 70))
     X[:, 3] = 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -17,7 +16,6 @@ import polars as pl
 import pytest
 from missing import without
 from test_cli import run, value
-from test_table_estimators import QUICK as FAST
 from test_table_estimators import flats
 
 from fastmlp import TableRegressor
@@ -25,15 +23,17 @@ from fastmlp.cli import use
 from fastmlp.cli.main import main
 from fastmlp.kernels.mixed import processor
 from fastmlp.tables import bars
-from fastmlp.tables.plots import plot
 
 QUICK = "--hidden 8 --epochs 40 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A table, and models that the command line wrote of it."""
-    folder = tmp_path_factory.mktemp("tables")
+    return trained(tmp_path_factory.mktemp("tables"))
+
+
+def trained(folder):
+    """Write a table, and models that the command line makes of it."""
     flats().write_csv(folder / "flats.csv")
     for target, other in (("price", "kind"), ("kind", "price")):
         options = f"--target {target} --drop {other},noise {QUICK} -o {folder / target}"
@@ -131,17 +131,6 @@ def test_plot_draws_losses_fit_and_importances(folder, capsys, target):
     assert min(third.mean() for third in thirds) > 0.01  # something is drawn in each
 
 
-def test_dollars_in_names_are_no_formula(tmp_path):
-    frame = flats().select(pl.col("size").alias("size_$^a_$"), pl.col("price").alias("$ a $^b$"))
-    model = TableRegressor(**FAST).fit(frame, "$ a $^b$")
-    y = frame["$ a $^b$"].to_numpy()
-    figure = plot(model, frame.drop("$ a $^b$"), y, 0)
-    figure.savefig(tmp_path / "picture.svg")
-    drawn = (tmp_path / "picture.svg").read_text()
-    assert "<!-- size_$^a_$ -->" in drawn
-    assert "<!-- predicted $ a $^b$ -->" in drawn
-
-
 @pytest.mark.parametrize("command", ["train {0}.csv --target price", "predict {0} {0}.csv"])
 def test_without_polars_it_is_named(folder, command, capsys, monkeypatch):
     without(monkeypatch, "polars")
@@ -155,159 +144,6 @@ def test_a_search_is_told(folder, capsys):
     options = f"--target price --drop kind --search 1s {QUICK}".replace("--learning-rate 0.02", "").split()
     assert main(["train", str(folder / "flats.csv"), *options]) == 0
     assert re.match(r"\d+ trials, the best at rate ", value(capsys.readouterr().out, "search"))
-
-
-def test_rows_without_a_target_are_left_out(folder, tmp_path, capsys):
-    frame = flats().with_columns(price=pl.when(pl.col("noise") < 1).then("price"))
-    frame.write_csv(tmp_path / "flats.csv")
-    options = f"--target price --drop kind {QUICK}".split()
-    assert main(["train", str(tmp_path / "flats.csv"), *options]) == 0
-    missing = frame["price"].null_count()
-    assert value(capsys.readouterr().out, "data").endswith(f", {missing} without a target left out")
-
-
-def test_row_numbers_are_seen_in_the_whole_table(tmp_path, capsys):
-    frame = flats().select(pl.int_range(1, 201).alias("id"), "noise", "kind")
-    frame = frame.with_columns(kind=pl.when(pl.col("id") % 3 == 0).then("kind"))
-    frame.write_csv(tmp_path / "t.csv")
-    assert main(["train", str(tmp_path / "t.csv"), *f"--target kind --test-share 0.6 {QUICK}".split()]) == 0
-    assert value(capsys.readouterr().out, "left out") == "id: it numbers the rows"
-
-
-def test_codes_are_classes_also_where_a_part_of_the_rows_has_none_that_shows_it(tmp_path, capsys):
-    classes = ["1", "2"] * 20 + ["03"]  # a single row, which the seed holds out
-    rows = "".join(f"{place % 2},{one}\n" for place, one in enumerate(classes))
-    (tmp_path / "t.csv").write_text(f"a,t\n{rows}")
-    found = set()
-    for seed in range(6):
-        options = f"--target t --json --seed {seed} {QUICK}".replace("40", "1").split()
-        assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
-        found.add(tuple(json.loads(capsys.readouterr().out)["classes"]))
-    assert found == {("03", "1", "2"), ("1", "2")}
-
-
-def test_json_has_no_nan(tmp_path, capsys):
-    rows = "".join(f"{i % 13},{6.5 if i == 3 else 5.5}\n" for i in range(30))
-    (tmp_path / "t.csv").write_text(f"a,t\n{rows}")
-    options = f"--target t --task regression --json -o {tmp_path / 'model'} {QUICK}".split()
-    assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
-    assert main(["inspect", str(tmp_path / "model"), "--json"]) == 0
-    for line in capsys.readouterr().out.splitlines():
-        scores = json.loads(line, parse_constant=pytest.fail)["report"]["scores"]
-        assert scores["constant"]["R^2"] is None
-
-
-def test_letters_that_stdout_has_not_are_escaped(tmp_path):
-    rows = "".join(f"{i % 7},{'日é'[i % 2]}\n" for i in range(20))
-    (tmp_path / "t.csv").write_text(f"a,t\n{rows}", encoding="utf-8")
-    model, data = str(tmp_path / "model"), str(tmp_path / "t.csv")
-    assert main(["train", data, *f"--target t -o {model} {QUICK}".split()]) == 0
-    for command in (["predict", model, data, "--probabilities", "--quiet"], ["inspect", model]):
-        done = subprocess.run(
-            [sys.executable, "-m", "fastmlp", *command],
-            capture_output=True,
-            env=os.environ | {"PYTHONIOENCODING": "latin-1"},
-        )
-        assert done.returncode == 0, done.stderr
-        assert {*b"\xe9"} < {*done.stdout}
-        assert b"\\u65e5" in done.stdout
-
-
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        ("train flats.csv", 2, "a table needs --target COLUMN"),
-        ("train no.csv --target y", 3, "no.csv: No such file or directory"),
-        ("train flats.csv --target y", 3, "flats.csv has no column 'y'; there are: size, city, noise"),
-        ("train wrong.csv --target a", 3, "wrong.csv, row 2: it has 3 fields, and the header 2"),
-        ("train flats.csv --target price --number city", 3, "flats.csv, row 1, column 'city': '"),
-        ("train flats.csv --target price --drop citty", 2, "unknown column 'citty'; choose from: size"),
-        ("train flats.csv --target price --drop price", 2, "column 'price' is the target"),
-        ("train flats.csv --target price --drop city --text city", 2, "told to be both"),
-        ("train flats.csv --target price --task clustering", 2, "unknown task 'clustering'"),
-        ("train flats.csv --target price --hidden 3,x", 2, "hidden must be widths like 128,64 or none"),
-        (
-            "train flats.csv --target price --search soon",
-            2,
-            "search must be a time like 60s or 5m, got 'soon'",
-        ),
-        ("train flats.csv --target price --epochs 0", 2, "epochs must be at least 1, got 0"),
-        ("train flats.csv --target price --test-share 1", 2, "test-share must be in (0, 1), got 1.0"),
-        ("train flats.csv --target price --test-share 0.99", 2, "--test-share 0.99 leaves 2 of 200 rows"),
-        (
-            "train flats.csv --target price --dtype bfloat16 --backend fused",
-            2,
-            "dtype 'bfloat16' goes with the backends auto, reference, bfloat16_amx, bfloat16_avx512",
-        ),
-        ("train flats.csv --target price --dtype half", 2, "unknown dtype 'half'; choose from: float32"),
-        ("train flats.csv.gz --target price", 3, "flats.csv.gz: files of tables end in .csv, .tsv"),
-        (
-            "train flats.csv --target price --class-weight balanced",
-            2,
-            "--class-weight is for classifications",
-        ),
-        (
-            "train flats.csv --target price -o nowhere/model",
-            2,
-            "-o nowhere/model: there is no such directory",
-        ),
-        ("train flats.csv --target price -o flats.csv", 2, "-o flats.csv: it is a file that is read"),
-        ("train nowhere.csv --target price -o .", 2, "-o .: it is a directory"),
-        ("predict price flats.csv -o ./flats.csv", 2, "-o ./flats.csv: it is a file that is read"),
-        ("plot price flats.csv -o nowhere/a.png", 2, "-o nowhere/a.png: there is no such directory"),
-        ("bench --slot affine --html nowhere/a", 2, "--html nowhere/a: there is no such directory"),
-        ("bench --slot affine --machine nowhere", 2, "No such file or directory: 'nowhere'"),
-        ("train head.csv --target b", 3, "head.csv, column 'b': no row has a target"),
-        ("train none.csv --target b", 3, "none.csv, column 'b': no row has a target"),
-        ("train two.csv --target b", 3, "two.csv: at least 4 rows with a target are needed, got 2"),
-        ("train late.csv --target b", 3, "late.csv, row 23, column 'b': 'tall' is not a number; it is a t"),
-        ("train dates.csv --target b", 3, "dates.csv, column 'b': the target holds dates: make numbers"),
-        ("train names.csv --target b", 3, "names.csv: the target has 60 classes in 60 rows, too many"),
-        ("train large.csv --target b", 3, "large.csv: a regression needs numbers that have a deviation"),
-        ("train iris --target species", 2, "--target is for tables, like data.csv; 'iris' is none"),
-        ("predict flats.csv flats.csv", 3, "is not a sound checkpoint"),
-        ("predict none flats.csv", 3, "none: No such file or directory"),
-        ("predict price wrong.csv --quiet", 3, "wrong.csv, column 'size': there is no such column"),
-        ("predict price long.csv --quiet", 3, "long.csv, row 2: it has 3 fields, and the header 2"),
-        ("predict price other.csv --quiet", 3, "other.csv, column 'size': there is no such column"),
-        ("predict price tall.csv --quiet", 3, "tall.csv, row 2, column 'size': 'tall' is not a number"),
-        ("predict price flats.csv -o out.doc", 2, "-o must end in .csv, .tsv, .parquet, .arrow, got out.doc"),
-        ("plot price other.csv", 3, "other.csv has no column 'price', the model's target"),
-        ("inspect flats.csv", 3, "is not a sound checkpoint"),
-    ],
-)
-def test_a_mistake_is_one_line_with_its_place(folder, capsys, monkeypatch, arguments, code, says):
-    monkeypatch.chdir(folder)
-    (folder / "wrong.csv").write_text("a,b\n1,2\n3,4,5\n")
-    (folder / "other.csv").write_text("city\nRome\n")
-    (folder / "head.csv").write_text("a,b\n")
-    (folder / "none.csv").write_text("a,b\n1,\n2,NA\n")
-    (folder / "two.csv").write_text("a,b\n1,2\n3,4\n5,\n")
-    numbers = "".join(f"{i},{i}.5\n" for i in range(20))
-    (folder / "late.csv").write_text(f"a,b\n1,\n2,?\n{numbers}3,tall\n")
-    (folder / "flats.csv.gz").touch()
-    for name, b in (
-        ("dates", [f"2024-01-{i + 1:02}" for i in range(28)]),
-        ("names", [f"name {i}" for i in range(60)]),
-        ("large", [1.5, *map(float, range(30)), 1e308]),
-    ):
-        pl.DataFrame({"a": np.arange(len(b)) % 7, "b": b}).write_csv(folder / f"{name}.csv")
-    (folder / "long.csv").write_text("city,size\nRome,50\nRome,50,60\n")
-    (folder / "tall.csv").write_text("city,size\nRome,50\nRome,tall\n")
-    quiet = ["--quiet"] if arguments.startswith("train") else []
-    with pytest.raises(SystemExit) as left:
-        main([*arguments.split(), *quiet])
-    output, errors = capsys.readouterr()
-    assert (left.value.code, output) == (code, "")
-    assert errors.startswith("fastmlp: error: ")
-    assert errors.count("\n") == 1
-    assert says in errors
-
-
-def test_a_diverging_training_exits_with_1(folder, capsys):
-    options = f"--target price {QUICK} --optimizer sgd".replace("0.02", "1e30").split()
-    assert main(["train", str(folder / "flats.csv"), *options]) == 1
-    assert "diverged" in capsys.readouterr().err
 
 
 def test_bars_move_while_a_table_is_read_and_learned(folder):
@@ -354,30 +190,6 @@ def test_products_of_bfloat16_numbers(folder, tmp_path, capsys, monkeypatch):
         assert error.count("\n") == 1
 
 
-def test_columns_that_look_like_something_else_are_told(tmp_path, capsys):
-    columns = {
-        "a": [f"${i % 9},000" for i in range(40)],
-        "b": [f"0{i % 9 * (i > 9)}/10/2024" for i in range(40)],
-        "c": [f"level {i % 9}" for i in range(40)],
-        "zip": [f"0{i % 9}" for i in range(40)],
-        "d": [f"{i} pieces" for i in range(40)] * 2,
-        "y": [i % 9 + 0.5 for i in range(40)],
-        **{f"e{i}": [1] * 40 for i in range(12)},
-    }
-    frame = pl.DataFrame({name: values * (80 // len(values)) for name, values in columns.items()})
-    frame.write_csv(tmp_path / "t.csv")
-    options = f"--target y --category zip,d {QUICK}".replace("--epochs 40", "--epochs 1").split()
-    assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
-    output = capsys.readouterr().out
-    assert re.findall(r"^note +(.*)", output, re.MULTILINE) == [
-        "a: its texts, as '$0,000', are categories, and no numbers; write those as 1234.5",
-        "b: its texts, as '00/10/2024', are categories, and no dates; write those as 2024-12-31",
-    ]
-    left_out = re.findall(r"^left out +(.*)", output, re.MULTILINE)
-    assert len(left_out) == 11
-    assert left_out[-1] == "2 more; inspect lists them"
-
-
 DOCS = (Path(__file__).parent.parent / "docs" / "tables.md").read_text(encoding="utf-8")
 
 
@@ -409,6 +221,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+BYTES = 4
+"""Of memory for each byte of a CSV file, beside what a small file takes: 3 were measured, for 1.1 GB."""
+
+
 @pytest.mark.slow
 @needs.linux("the largest resident size, in KiB")
 def test_memory_grows_by_a_few_bytes_for_each_byte_of_the_file(tmp_path):
@@ -423,5 +239,4 @@ def test_memory_grows_by_a_few_bytes_for_each_byte_of_the_file(tmp_path):
         command = [sys.executable, "-c", MEMORY, str(tmp_path / "big.csv")]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peaks.append(1024 * int(done.stdout.split()[-1]))
-    # 4 where it was measured; allocators keep some of what is given back
-    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < 8
+    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < BYTES

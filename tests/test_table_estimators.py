@@ -274,9 +274,25 @@ def test_settings_that_are_wrong():
         ({"search": -1, "hidden": None}, "search must be above 0, got -1"),
         ({"search": 1}, "search has nothing to search: hidden and learning_rate are given"),
         ({"members": 1001}, "members must be at most 1000, got 1001"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        (
+            {"dtype": "bfloat16", "backend": "fused"},
+            "dtype 'bfloat16' goes with the backends auto, reference",
+        ),
     ):
         with pytest.raises(ValueError, match=says):
             TableClassifier(**QUICK | setting).fit(flats(), "kind")
+    for setting, says in (
+        ({"hidden": 8}, r"hidden must be widths like \(128, 64\), got 8"),
+        ({"columns": "number"}, "columns must map names to kinds, got 'number'"),
+        ({"missing": "NA"}, "missing must be a sequence of texts, got 'NA'"),
+        ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+    ):
+        with pytest.raises(TypeError, match=says):
+            TableClassifier(**QUICK | setting).fit(flats(), "kind")
+    with pytest.raises(TableError, match=r"^sample_weight must have shape \(200,\), has \(3,\)$"):
+        TableClassifier(**QUICK).fit(flats(), "kind", np.ones(3))
 
 
 def test_without_polars_it_is_named(monkeypatch):
@@ -293,8 +309,9 @@ def test_naming_them_loads_no_optional_package():
 
 @pytest.mark.parametrize("kind", [TableClassifier, TableRegressor])
 def test_a_score_before_fit_is_told(kind):
-    with pytest.raises(NotFittedError):
-        kind().score(flats(), "kind")
+    for ask in (lambda: kind().score(flats(), "kind"), lambda: kind().predict(flats())):
+        with pytest.raises(NotFittedError):
+            ask()
 
 
 def test_the_linear_model_has_a_row_of_every_class(monkeypatch):

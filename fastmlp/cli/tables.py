@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +15,17 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, check_precision, refuse_unwritable, widths
+from fastmlp.cli.table_report import described, print_json, print_model, print_scores
 from fastmlp.exchange.packages import needed
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.notices import say
+from fastmlp.tables.asked import Asked
 from fastmlp.tables.bars import Bar
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import KINDS, Category
-from fastmlp.tables.reading import FORMATS, Asked, read
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.reading import FORMATS, read
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of, there
 from fastmlp.tables.texts import MISSING
 from fastmlp.training.divergence import DivergenceError
@@ -66,9 +67,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 """What only a table takes; None where it is not given."""
 
-
-MOST_LINES = 10
-"""Of columns that are left out."""
 
 LEAST_ROWS = 4
 """Three to train on, and one held out."""
@@ -132,20 +130,9 @@ def train(arguments: argparse.Namespace) -> int:
             checks.choice("task", arguments.task, tuple(TASKS))
         if arguments.output is not None:
             refuse_unwritable("-o", arguments.output, arguments.dataset)
-        options = _options(arguments)
-        missing = MISSING if arguments.missing is None else arguments.missing.split(",")
-        # Reading needs the kinds, and they need the columns' names: a wrong name is told after reading.
-        named = {
-            one: kind
-            for kind in KINDS
-            for text in getattr(arguments, kind) or ()
-            for one in (text, *text.split(","))
-        }
-        if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
-            named[arguments.target] = "category"
-        frame = read(arguments.dataset, Asked(named, missing=missing, shown=shown))
-        target = _target(arguments, frame)
-        whole = len(frame)
+        options, asked = _options(arguments), _asked(arguments)
+        frame = read(arguments.dataset, asked)
+        target, whole = _target(arguments, frame), len(frame)
         with Bar(None, "", "targets", shown):
             numbered = row_numbers(frame)
             frame, task, y = _with_targets(frame, target, arguments.task)
@@ -160,7 +147,7 @@ def train(arguments: argparse.Namespace) -> int:
         with Bar(None, "", "holding out rows", shown):
             held = _held(y, task, share, seed)
         estimator = ESTIMATORS[task](
-            **options, columns=kinds, missing=missing, random_state=seed, progress=shown
+            **options, columns=kinds, missing=asked.missing, random_state=seed, progress=shown
         )
         began = time.perf_counter()
         try:
@@ -208,6 +195,23 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "dtype": arguments.dtype,
         "search": None if arguments.search is None else _seconds(arguments.search),
     }
+
+
+def _asked(arguments: argparse.Namespace) -> Asked:
+    """Return how the file is to be read.
+
+    Reading needs the kinds, and they need the columns' names: a wrong name is told after reading.
+    """
+    kinds = {
+        one: kind
+        for kind in KINDS
+        for text in getattr(arguments, kind) or ()
+        for one in (text, *text.split(","))
+    }
+    if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
+        kinds[arguments.target] = "category"
+    missing = MISSING if arguments.missing is None else arguments.missing.split(",")
+    return Asked(kinds, missing=missing, shown=not arguments.quiet)
 
 
 def _seconds(text: str) -> float:
@@ -273,114 +277,3 @@ def _held(y: Array, task: str, share: float, seed: int) -> Array:
     held = np.zeros(len(y), bool)
     held[rows] = True
     return held
-
-
-# --- what is printed --------------------------------------------------------------------------------------
-
-
-def print_json(found: dict[str, Any]) -> None:
-    """Print one JSON object; null where a number is NaN or infinite."""
-    from fastmlp.tables.storage import finite
-
-    print(json.dumps(finite(found), allow_nan=False))
-
-
-def described(estimator: Estimator) -> dict[str, Any]:
-    """Return what a model is, in JSON's types."""
-    task, recipe = estimator.task_, estimator.recipe_
-    network = estimator.models_[0].network
-    return {
-        "task": task.name,
-        "target": estimator.target_name_,
-        "classes": list(getattr(task, "classes", [])),
-        "columns": [
-            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": column.width}
-            for column in estimator.encoding_.columns
-        ],
-        "sparse": estimator.encoding_.is_sparse,
-        "network": list(network.sizes),
-        "parameters": int(estimator.models_[0].parameters.size),
-        "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
-        "epochs": [
-            int(np.argmin(model.history["validation_loss"])) + 1 for model in estimator.models_
-        ],
-        "backend": estimator.models_[0].backend,
-        "search": [trial._asdict() for trial in estimator.trials_],
-        "report": estimator.report_,
-    }  # fmt: skip
-
-
-def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
-    """Print lines about a model and what it was trained on."""
-    task, recipe = estimator.task_, estimator.recipe_
-    if estimator.report_ is not None:
-        rows = estimator.report_["rows"]
-        source = f"{found['file']}: " if "file" in found else ""
-        missing = f", {found['left out']} without a target left out" if found.get("left out") else ""
-        print(
-            f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out{missing}"
-        )
-    classes = list(map(str, found["classes"]))
-    of = f" of {', '.join(classes[:6])}{', ..' if len(classes) > 6 else ''}" if classes else ""
-    print(f"target     {estimator.target_name_}, a {task.name}{of}")
-    kinds = [column.kind for column in estimator.encoding_.columns if column.kind != "drop"]
-    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    sparse = ", of which only the non-zeros are kept" if found["sparse"] else ""
-    print(f"columns    {counts}; {found['network'][0]} columns of X{sparse}")
-    dropped = [column for column in estimator.encoding_.columns if column.kind == "drop"]
-    for column in dropped[:MOST_LINES]:
-        print(f"left out   {column.name}: {column.told}")
-    if len(dropped) > MOST_LINES:
-        print(f"left out   {len(dropped) - MOST_LINES} more; inspect lists them")
-    for column in estimator.encoding_.columns:
-        if isinstance(column, Category) and (what := _suggested(column.levels)) is not None:
-            print(f"note       {column.name}: its texts, as {checks.shown(column.levels[0])}, {what}")
-    network = estimator.models_[0].network
-    each = f"{len(estimator.models_)} times " if len(estimator.models_) > 1 else ""
-    activations = ", ".join(map(str, [*dict.fromkeys(network.hidden), network.output]))
-    print(f"network    {each}{'-'.join(map(str, network.sizes))}, {activations}, {network.loss}")
-    if found["search"]:
-        print(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
-    best = found["epochs"]
-    of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
-    print(
-        f"training   {recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer} from "
-        f"{recipe.learning_rate:.3g}; the best epochs are {of_best}"
-    )
-    print(f"backend    {found['backend']}")
-
-
-SUGGESTED = {
-    r"[^\w\s]?\s?\d[\d.,' ]*\s?[^\w\s]?": "are categories, and no numbers; write those as 1234.5",
-    r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}": "are categories, and no dates; write those as 2024-12-31",
-}
-"""What texts of a category look like that somebody may have taken for something else."""
-
-
-def _suggested(levels: Sequence[str]) -> str | None:
-    """Return a remark on levels that look like numbers with a unit, or like dates; None if they do not."""
-    for form, remark in SUGGESTED.items():
-        if levels and all(re.fullmatch(form, level) and not _is_number(level) for level in levels):
-            return remark
-    return None
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def print_scores(estimator: Estimator) -> None:
-    """Print the table of the report."""
-    if estimator.report_ is None:
-        return
-    scores = estimator.report_["scores"]
-    measures, rows = list(scores["network"]), estimator.report_["rows"]
-    print("held out   " + "".join(f"{measure:>12}" for measure in measures))
-    for name, row in scores.items():
-        values = "".join(f"{'nan' if row[m] is None else format(row[m], '.4g'):>12}" for m in measures)
-        of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
-        print(f"{name:<11}{values}{of if name == 'linear' else ''}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
-from fastmlp.cli.tables import described, print_json, print_model, print_scores, telling
+from fastmlp.cli.table_report import described, print_json, print_model, print_scores
+from fastmlp.cli.tables import telling
 from fastmlp.exchange.packages import needed
+from fastmlp.system.notices import say
 from fastmlp.system.renaming import replace
 
 if TYPE_CHECKING:
@@ -76,8 +79,9 @@ def _predict(arguments: argparse.Namespace) -> int:
         task = estimator.task_
         columns = {estimator.target_name_: task.decoded(outputs)}
         if isinstance(task, Classification) and arguments.probabilities:
-            for place, name in enumerate(task.classes):
-                columns[f"probability of {name}"] = outputs[:, place]
+            for place, one in enumerate(task.classes):
+                name = f"probability of {one}"
+                columns[f"{name} by the model" if name in columns else name] = outputs[:, place]
         frame = pl.DataFrame(columns)
     if arguments.output is None:
         sys.stdout.write(frame.write_csv())
@@ -142,6 +146,10 @@ def _plot(arguments: argparse.Namespace) -> int:
         frame = frame.filter(there(frame[name]))
         y = targets_of(frame[name], estimator.task_.name, estimator.task_)
         figure = plot(estimator, frame.drop(name), y, arguments.seed)
-        figure.savefig(output, dpi=110)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            figure.savefig(output, dpi=110)
+    if any("Glyph" in str(warning.message) for warning in caught):
+        say("fastmlp: matplotlib's font lacks letters of some names; matplotlibrc's font.family sets another")
     print(output)
     return 0

@@ -25,6 +25,8 @@ class TableError(ValueError):
 
     def __str__(self) -> str:
         row = None if self.row is None else f"row {self.row}"
-        column = None if self.column is None else f"column {self.column!r}"
+        column = (
+            f"column {self.column!r}" if self.column else None
+        )  # a target that is given beside X has no name
         place = ", ".join(part for part in (self.source, row, column) if part)
         return f"{place}: {self.reason}" if place else self.reason

@@ -19,11 +19,11 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.tables import members, storage
+from fastmlp.tables.asked import Asked
 from fastmlp.tables.bars import Bar
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
-from fastmlp.tables.reading import Asked
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import Trial, searched
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
@@ -134,10 +134,12 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         values = targets_of(target, self._task)
         if len(values) != len(frame):
             raise TableError(f"X has {len(frame)} rows, and y {len(values)}")
+        weights = None if sample_weight is None else np.asarray(sample_weight, float)
+        if weights is not None and weights.shape != values.shape:
+            raise TableError(f"sample_weight must have shape {values.shape}, has {weights.shape}")
         self.learn(frame, values, target.name, row_numbers)
         encoded = self.encoding_.encoded(frame, self.floats, self.progress)
         del frame, X  # what was read from a file is no longer there while members are trained
-        weights = None if sample_weight is None else np.asarray(sample_weight, float)
         return self.train(encoded, values, weights)
 
     def learn(
@@ -193,7 +195,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
 
         X : as for `fit`; columns that the model does not use may be missing
         """
-        return self.task_.decoded(self.outputs(X))
+        outputs = self.outputs(X)
+        return self.task_.decoded(outputs)
 
     def outputs(self, X: Any) -> Array:
         """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers."""
@@ -245,7 +248,12 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
         if "members" in given:
             checks.whole("members", given["members"], 1, storage.MOST_MEMBERS)
+        for name in ("epochs", "batch_size"):
+            if name in given:
+                checks.whole(name, given[name], 1)
         if "hidden" in given:
+            if not isinstance(given["hidden"], Sequence | np.ndarray) or isinstance(given["hidden"], str):
+                raise TypeError(f"hidden must be widths like (128, 64), got {checks.shown(given['hidden'])}")
             given["hidden"] = tuple(given["hidden"])
         return Recipe(**given)
 
@@ -253,6 +261,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """Return the recipe, and what a search must leave as it is; ValueError if a setting is wrong."""
         if is_bfloat16(self.dtype):
             mixed_backend(self.backend)
+        if self.columns is not None and not isinstance(self.columns, Mapping):
+            raise TypeError(f"columns must map names to kinds, got {checks.shown(self.columns)}")
+        if isinstance(self.missing, str):
+            raise TypeError(f"missing must be a sequence of texts, got {checks.shown(self.missing)}")
         given = [name for name in ("hidden", "learning_rate") if getattr(self, name) is not None]
         if self.search is not None and len(given) == 2:
             raise ValueError("search has nothing to search: hidden and learning_rate are given")

@@ -11,8 +11,9 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.exchange.packages import needed
 from fastmlp.tables.arrays import column_of
+from fastmlp.tables.asked import ASKED, Asked
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.reading import ASKED, Asked, read
+from fastmlp.tables.reading import read
 
 if TYPE_CHECKING:
     import polars as pl
@@ -34,15 +35,15 @@ def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
     pl = needed("polars", "table", "a table")
     if isinstance(X, (str, os.PathLike)):
         return read(X, asked)
-    if isinstance(X, pl.LazyFrame):
-        return X.collect()
     if isinstance(X, pl.DataFrame):
         return X
     try:
+        if isinstance(X, pl.LazyFrame):
+            return X.collect()
         if hasattr(X, "iloc"):
             return _from_pandas(X)
         if isinstance(X, Mapping):
-            return pl.DataFrame({name: _plain(name, column) for name, column in X.items()})
+            return pl.DataFrame({str(name): _plain(name, column) for name, column in X.items()})
         if hasattr(X, "__array__") or isinstance(X, Sequence):
             array = np.asarray(X)
             if array.ndim != 2:

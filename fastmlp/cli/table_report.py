@@ -1,0 +1,128 @@
+"""What the commands print of a model of a table: lines for people, or one JSON object for programs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.tables.kinds import Category
+
+if TYPE_CHECKING:
+    from fastmlp.tables.estimators import TableClassifier, TableRegressor
+
+    Estimator = TableClassifier | TableRegressor
+
+MOST_LINES = 10
+"""Of columns that are left out."""
+
+SUGGESTED = {
+    r"[^\w\s]?\s?\d[\d.,' ]*\s?[^\w\s]?": "are categories, and no numbers; write those as 1234.5",
+    r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}": "are categories, and no dates; write those as 2024-12-31",
+}
+"""What texts of a category look like that somebody may have taken for something else."""
+
+
+def print_json(found: dict[str, Any]) -> None:
+    """Print one JSON object; null where a number is NaN or infinite."""
+    from fastmlp.tables.storage import finite
+
+    print(json.dumps(finite(found), allow_nan=False))
+
+
+def described(estimator: Estimator) -> dict[str, Any]:
+    """Return what a model is, in JSON's types."""
+    task, recipe = estimator.task_, estimator.recipe_
+    network = estimator.models_[0].network
+    return {
+        "task": task.name,
+        "target": estimator.target_name_,
+        "classes": list(getattr(task, "classes", [])),
+        "columns": [
+            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": column.width}
+            for column in estimator.encoding_.columns
+        ],
+        "sparse": estimator.encoding_.is_sparse,
+        "network": list(network.sizes),
+        "parameters": int(estimator.models_[0].parameters.size),
+        "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
+        "epochs": [
+            int(np.argmin(model.history["validation_loss"])) + 1 for model in estimator.models_
+        ],
+        "backend": estimator.models_[0].backend,
+        "search": [trial._asdict() for trial in estimator.trials_],
+        "report": estimator.report_,
+    }  # fmt: skip
+
+
+def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
+    """Print lines about a model and what it was trained on."""
+    task, recipe = estimator.task_, estimator.recipe_
+    if estimator.report_ is not None:
+        rows = estimator.report_["rows"]
+        source = f"{found['file']}: " if "file" in found else ""
+        missing = f", {found['left out']} without a target left out" if found.get("left out") else ""
+        print(
+            f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out{missing}"
+        )
+    classes = list(map(str, found["classes"]))
+    of = f" of {', '.join(classes[:6])}{', ..' if len(classes) > 6 else ''}" if classes else ""
+    print(f"target     {estimator.target_name_}, a {task.name}{of}")
+    kinds = [column.kind for column in estimator.encoding_.columns if column.kind != "drop"]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    sparse = ", of which only the non-zeros are kept" if found["sparse"] else ""
+    print(f"columns    {counts}; {found['network'][0]} columns of X{sparse}")
+    dropped = [column for column in estimator.encoding_.columns if column.kind == "drop"]
+    for column in dropped[:MOST_LINES]:
+        print(f"left out   {column.name}: {column.told}")
+    if len(dropped) > MOST_LINES:
+        print(f"left out   {len(dropped) - MOST_LINES} more; inspect lists them")
+    for column in estimator.encoding_.columns:
+        if isinstance(column, Category) and (what := _suggested(column.levels)) is not None:
+            print(f"note       {column.name}: its texts, as {checks.shown(column.levels[0])}, {what}")
+    network = estimator.models_[0].network
+    each = f"{len(estimator.models_)} times " if len(estimator.models_) > 1 else ""
+    activations = ", ".join(map(str, [*dict.fromkeys(network.hidden), network.output]))
+    print(f"network    {each}{'-'.join(map(str, network.sizes))}, {activations}, {network.loss}")
+    if found["search"]:
+        print(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
+    best = found["epochs"]
+    of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
+    print(
+        f"training   {recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer} from "
+        f"{recipe.learning_rate:.3g}; the best epochs are {of_best}"
+    )
+    print(f"backend    {found['backend']}")
+
+
+def _suggested(levels: Sequence[str]) -> str | None:
+    """Return a remark on levels that look like numbers with a unit, or like dates; None if they do not."""
+    for form, remark in SUGGESTED.items():
+        if levels and all(re.fullmatch(form, level) and not _is_number(level) for level in levels):
+            return remark
+    return None
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def print_scores(estimator: Estimator) -> None:
+    """Print the table of the report."""
+    if estimator.report_ is None:
+        return
+    scores = estimator.report_["scores"]
+    measures, rows = list(scores["network"]), estimator.report_["rows"]
+    print("held out   " + "".join(f"{measure:>12}" for measure in measures))
+    for name, row in scores.items():
+        values = "".join(f"{'nan' if row[m] is None else format(row[m], '.4g'):>12}" for m in measures)
+        of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
+        print(f"{name:<11}{values}{of if name == 'linear' else ''}")

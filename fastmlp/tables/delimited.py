@@ -1,0 +1,223 @@
+"""CSV and TSV files as columns: in blocks, with the row and the column of every mistake.
+
+A file is cut into blocks at line ends that stand outside quotes, and polars parses each. So the bar moves
+with the bytes, a mistake is looked for in one block only, and columns of numbers never lie in memory as
+texts.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastmlp import checks
+from fastmlp.tables.asked import Asked, told, typed, wanted
+from fastmlp.tables.bars import Bar
+from fastmlp.tables.errors import TableError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+BLOCK = 1 << 24
+"""Bytes of text that are parsed together."""
+
+SEPARATORS = ",;\t|"
+"""Of a CSV file, the one that its first line has most of."""
+
+NO_TEXTS = {
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"PK\x03\x04": "a zip file, as those of Excel's are; save the table as CSV",
+    b"\xff\xfe": "in UTF-16; save the table as UTF-8",
+    b"\xfe\xff": "in UTF-16; save the table as UTF-8",
+    b"PAR1": "a Parquet file; let its name end in .parquet",
+    b"ARROW1": "an Arrow file; let its name end in .arrow",
+}
+"""What files that are no table of text start with."""
+
+FIRST = "the first line must name the columns"
+
+QUOTES = 'a field with quotes must stand in quotes, and they are doubled in it, as "5"" pipe"'
+
+DECIMAL_COMMA = r"^(\s*[+-]?\d+),(\d+(?:[eE][+-]?\d+)?\s*)$"
+"""Numbers like 3,25 where fields are separated by semicolons."""
+
+LONGEST = 1 << 26
+"""Bytes from which on a row is parsed though it has no end: a quote in it is never closed."""
+
+
+def read_csv(path: Path, asked: Asked) -> pl.DataFrame:
+    """Return the table in a file of text, its columns parsed as numbers, dates or texts.
+
+    Raises
+    ------
+    TableError
+        With file, row and column of what is no such table.
+    """
+    import polars as pl
+
+    parts: list[pl.DataFrame] = []
+    known = told(asked)
+    with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
+        blocks = _blocks(file, _size(file))
+        first = next(blocks, b"")
+        header, separator = _header(first, path.suffix.lower() == ".tsv")
+        columns = wanted(header, asked)
+        rows = done = 0
+        for number, block in enumerate(itertools.chain([first], blocks)):
+            done += len(block)
+            try:
+                part = _parsed_block(block, header, separator, asked.missing, skip=int(number == 0))
+                parts.append(typed(part.select(columns), known))
+            except TableError as error:
+                raise error.within(str(path), rows) from None
+            rows += len(part)
+            bar.move(done)
+    # A column may have held nothing in the first blocks: then its kind is known only now.
+    return pl.concat([typed(part, known) for part in parts], rechunk=False)
+
+
+def _size(file: Any) -> int:
+    """Return the bytes of a file without empty lines at its end."""
+    size: int = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - BLOCK))
+    tail = file.read()
+    file.seek(0)
+    ends = tail[len(tail.rstrip(b"\r\n")) :]
+    return size - len(ends) + ends.find(b"\n") + 1
+
+
+def _blocks(file: Any, size: int) -> Iterator[bytes]:
+    """Yield a file's first bytes, so many, in pieces that end where a line does, outside quotes."""
+    rest = b""
+    while piece := file.read(min(max(BLOCK, len(rest)), size - file.tell())):  # more for a quote without end
+        rest += piece
+        end = _last_line_end(rest) or (len(rest) if len(rest) >= LONGEST else 0)
+        if end:
+            yield rest[:end]
+            rest = rest[end:]
+    if rest:
+        yield rest
+
+
+def _last_line_end(text: bytes) -> int:
+    """Return where the last line ends that is complete, 0 if none is; quotes within it come in pairs."""
+    end = text.rfind(b"\n") + 1
+    quotes = text.count(b'"', 0, end)
+    while end and quotes % 2:
+        before = text.rfind(b"\n", 0, end - 1) + 1
+        quotes -= text.count(b'"', before, end)
+        end = before
+    return end
+
+
+def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
+    """Return the names in the first line, and the separator."""
+    for start, what in NO_TEXTS.items():
+        if block.startswith(start):
+            raise TableError(f"it is no text in UTF-8, but {what}")
+    text = block.decode("utf-8-sig", "replace")
+    if "\0" in text:
+        raise TableError("it is no text: there are zero bytes in it")
+    first = re.sub(r'"[^"]*"', "", text).partition("\n")[0]
+    if "\r" in first.removesuffix("\r"):
+        raise TableError("its lines end in carriage returns alone; they must end in line feeds")
+    separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
+    names = next(_rows(text, separator), [])
+    if not names:
+        raise TableError(f"its {'first line' if text.strip() else 'text'} is empty; {FIRST}")
+    if any("\ufffd" in name for name in names):
+        raise TableError("its first line is no UTF-8; save the table as UTF-8")
+    names = [name.strip() or f"column {place + 1}" for place, name in enumerate(names)]
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise TableError(f"two columns have the name {name!r}; {FIRST}")
+        seen.add(name)
+    return names, separator
+
+
+def _rows(text: str, separator: str, first: int = 0) -> Iterator[list[str]]:
+    """Yield the fields of each row, of which the first has this number; TableError for what is no row."""
+    row = first
+    try:
+        for fields in csv.reader(io.StringIO(text, newline=""), delimiter=separator):
+            yield fields
+            row += 1
+    except csv.Error as error:
+        raise TableError(f"it cannot be read: {error}; is a quote never closed?", row=row or None) from None
+
+
+def _parsed_block(
+    block: bytes, header: list[str], separator: str, missing: Sequence[str], skip: int
+) -> pl.DataFrame:
+    """Return a block as columns of texts; TableError with the row of what is no row of the table."""
+    import polars as pl
+
+    try:
+        part = pl.read_csv(
+            block,
+            has_header=False,
+            skip_rows=skip,
+            new_columns=header,
+            separator=separator,
+            schema=dict.fromkeys(header, pl.String),
+            null_values=list(missing),
+        )
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame(schema=dict.fromkeys(header, pl.String))
+    except pl.exceptions.PolarsError as error:
+        _explain(block, header, separator, skip)
+        raise TableError(str(error).splitlines()[0]) from None
+    if separator == ";":
+        part = part.with_columns(pl.all().str.replace(DECIMAL_COMMA, "$1.$2"))
+    # A row of too few fields has nothing in the last column; counting tells whether there may be one.
+    if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
+        _explain(block, header, separator, skip)
+    return part
+
+
+def _explain(block: bytes, header: list[str], separator: str, skip: int) -> None:
+    """Raise TableError for the first row with a stray quote, too many or too few fields, or no UTF-8."""
+    try:
+        text = block.decode("utf-8")
+    except UnicodeDecodeError as error:
+        row = block.count(b"\n", 0, error.start) + 1 - skip
+        raise TableError(
+            f"byte {block[error.start]:#x} is no UTF-8; save the table as UTF-8", row=row
+        ) from None
+    stray = _stray_quote(text, separator)
+    rows = enumerate(_rows(text, separator, 1 - skip), 1 - skip)
+    for row, fields in rows if stray is None else itertools.islice(rows, stray[0]):
+        if fields and len(fields) != len(header):
+            raise TableError(f"it has {len(fields)} fields, and the header {len(header)}", row=row)
+    if stray is not None:
+        row, place, field = stray
+        name = header[place] if place < len(header) else None
+        raise TableError(f"a quote in {checks.shown(field)}: {QUOTES}", name, row + 1 - skip)
+
+
+def _stray_quote(text: str, separator: str) -> tuple[int, int, str] | None:
+    """Return the row and the field of the first quote that does not enclose a field, and the field's text.
+
+    Rows and fields are counted from 0, as polars counts them: an empty line is one.
+    """
+    sound = re.compile(
+        rf'(?:"(?:[^"]|"")*+"|[^"{re.escape(separator)}\r\n]*+)(?P<end>{re.escape(separator)}|\r?\n|\Z)'
+    )
+    row = place = at = 0
+    while at < len(text):
+        field = sound.match(text, at)
+        if field is None:
+            end = re.compile(rf"[{re.escape(separator)}\r\n]|\Z").search(text, at)
+            assert end is not None
+            return row, place, text[at : end.start()]
+        at, place = field.end(), place + 1
+        if field["end"] != separator:
+            row, place = row + 1, 0
+    return None
