@@ -64,7 +64,7 @@ a tile of one vector has no time for: of 12x1 llvm-mca expects 8 cycles in place
 
 
 def shapes(machine, kind):
-    """The machine's shapes without those whose row pointers need more integer registers than there are.
+    """The machine's shapes; for rows in an order, those with more pointers than registers only where it pays.
 
     X @ W of a single row has additional shapes, with more vectors across.
     """
