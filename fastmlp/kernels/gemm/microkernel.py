@@ -57,13 +57,19 @@ ENDS = {"strided": (STORE, RELU, UPDATE, DECAY, GATE), "rows": (STORE, RELU), "d
 MACHINE = host()
 
 
-def shapes(machine, kind):
-    """The machine's shapes. X @ W of a single row has additional shapes, with more vectors across.
+POINTERS = 8
+"""Rows in an order have a pointer each, and so many fit in the integer registers. More are a load more for every k, which
+a tile of one vector has no time for: of 12x1 llvm-mca expects 8 cycles in place of 6.5. By 12x2 tiles in place of 8x2
+100 x 784 x 100 took 0.95 of its time."""
 
-    Rows in an order have a pointer each, and of twelve some wait on the stack: even so 12x2 tiles, with 14 loads for 24
-    multiply-adds, are better than 8x2 with 10 for 16. By them 100 x 784 x 100 took 0.95 of its time.
+
+def shapes(machine, kind):
+    """The machine's shapes; for rows in an order, those with more pointers than registers only where it pays.
+
+    X @ W of a single row has additional shapes, with more vectors across.
     """
-    several = [[*heights] for heights in machine.shapes]
+    fits = lambda m, vectors: kind != "rows" or m <= POINTERS * vectors
+    several = [[m for m in heights if fits(m, j)] for j, heights in enumerate(machine.shapes, 1)]
     return several + [[1]] * (machine.row - machine.vectors if kind == "strided" else 0)
 
 
