@@ -215,7 +215,7 @@ def test_the_command_line_prepares_the_backend_that_it_times(capsys, monkeypatch
     monkeypatch.setattr("fastmlp.cli.train._fitted", fitted)
     steps = []
     monkeypatch.setattr(
-        "fastmlp.backend.choice.choose", lambda *work: steps.append(work[-1]) or reference.BACKEND
+        "fastmlp.backend.choice.choose", lambda *work, mixed: steps.append(work[-1]) or reference.BACKEND
     )
     main(["train", "digits", "--quiet"])
     assert steps == [datasets.RECIPES["digits"].epochs * 45]
