@@ -175,7 +175,10 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
         ("", "its text is empty; the first line must name the columns"),
         ("\n\n", "its text is empty"),
         ("\na,b\n1,2\n", "its first line is empty"),
-        (gzip.compress(b"a,b\n1,2\n", mtime=0), "it is no text in UTF-8, but compressed by gzip; unpack it first"),
+        (
+            gzip.compress(b"a,b\n1,2\n", mtime=0),
+            "it is no text in UTF-8, but compressed by gzip; unpack it first",
+        ),
         ("a,b\n1,2\n".encode("utf-16"), "it is no text in UTF-8, but in UTF-16; save the table as UTF-8"),
         (b"PK\x03\x04abc\n", "it is no text in UTF-8, but a zip file, as those of Excel's are"),
         ("a, a\n1,2\n", "two columns have the name 'a'; the first line must name the columns"),
