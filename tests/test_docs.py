@@ -182,6 +182,12 @@ def test_the_site_has_the_pictures_of_every_example(site):
 
 
 @pytest.mark.slow
+def test_the_site_has_attributes_by_their_names(site):
+    page = (site / "api" / "estimators.html").read_text(encoding="utf-8")
+    assert {"coefs_", "intercepts_", "models_", "classes_"} <= {*re.findall(r"<strong>(\w+)</strong>", page)}
+
+
+@pytest.mark.slow
 @needs.browser
 @pytest.mark.parametrize("mode", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
