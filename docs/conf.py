@@ -25,7 +25,13 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 
-exclude_patterns = ["examples", "gallery/*.ipynb", "gallery/*.py", "**/sg_execution_times.rst"]
+exclude_patterns = [
+    "examples",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "gallery/sg_execution_times.rst",
+    "sg_execution_times.rst",
+]
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]  # the gallery's order is a class, which Sphinx cannot pickle
 
