@@ -5,6 +5,7 @@ the scripts in examples/, which are run while the site is built.
 """
 
 import os
+import re
 import warnings
 
 import fastmlp
@@ -24,7 +25,13 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 
-exclude_patterns = ["examples", "gallery/*.ipynb", "gallery/*.py", "sg_execution_times.rst"]
+exclude_patterns = [
+    "examples",
+    "gallery/*.ipynb",
+    "gallery/*.py",
+    "gallery/sg_execution_times.rst",
+    "sg_execution_times.rst",
+]
 myst_heading_anchors = 3
 suppress_warnings = ["config.cache"]  # the gallery's order is a class, which Sphinx cannot pickle
 
@@ -35,6 +42,16 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_param = False  # or `rows` in a shape is taken for the name of an attribute
 napoleon_use_rtype = False
+
+
+def keep_underscores(app, what, name, obj, options, lines):
+    """Keep the `_` at an attribute's end, which would be taken for that of a link."""
+    lines[:] = [re.sub(r"^(\w+)_( : |$)", r"\1\\_\2", line) for line in lines]
+
+
+def setup(app):
+    """Have docstrings changed before napoleon reads them."""
+    app.connect("autodoc-process-docstring", keep_underscores, priority=400)
 
 
 def warnings_as_errors(conf, script, when):

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 
+import looks
+import needs
 import pages
 import pytest
 
@@ -157,17 +159,40 @@ def test_two_commits_are_compared_as_the_page_says(tmp_path):
     assert "NOW" in compared[0]
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_warnings(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The directory of the site, built from a copy, as the gallery writes its pages beside the others."""
     for package in ("sphinx_gallery", "furo", "myst_parser", "palmerpenguins"):
         pytest.importorskip(package, reason="needs fastmlp[docs]")
-    # In a copy: the gallery writes its pages beside the others.
-    shutil.copytree(DOCS, tmp_path / "docs", ignore=shutil.ignore_patterns("gallery"))
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("gallery"))
     command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "site"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return folder / "site"
+
+
+@pytest.mark.slow
+def test_the_site_has_the_pictures_of_every_example(site):
     for example in (DOCS / "examples").glob("*.py"):
-        page = (tmp_path / "site" / "gallery" / f"{example.stem}.html").read_text(encoding="utf-8")
+        page = (site / "gallery" / f"{example.stem}.html").read_text(encoding="utf-8")
         pictures = re.findall(r'src="\.\./_images/(sphx_glr_\w+\.png)"', page)
         assert pictures, example
-        assert all((tmp_path / "site" / "_images" / picture).stat().st_size > 5000 for picture in pictures)
+        assert all((site / "_images" / picture).stat().st_size > 5000 for picture in pictures)
+
+
+@pytest.mark.slow
+def test_the_site_has_attributes_by_their_names(site):
+    page = (site / "api" / "estimators.html").read_text(encoding="utf-8")
+    assert {"coefs_", "intercepts_", "models_", "classes_"} <= {*re.findall(r"<strong>(\w+)</strong>", page)}
+
+
+@pytest.mark.slow
+@needs.browser
+@pytest.mark.parametrize("mode", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_page_of_the_site_can_be_read(site, width, mode, tmp_path):
+    written = [path.relative_to(site).as_posix() for path in site.rglob("*.html")]
+    names = [name for name in written if not name.startswith(("_", "genindex", "search"))]
+    assert len(names) > 40
+    assert looks.complaints(site, names, width, mode, tmp_path) == {}

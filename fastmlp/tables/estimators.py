@@ -72,7 +72,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     recipe_ : Recipe, the settings that they were trained with
     trials_ : list of Trial, what the search tried
     report_ : dict or None, what `fastmlp train` found on held-out rows
-    feature_names_in_ : (n_features_in_,) array of str, the columns of the table
+    feature_names_in_ : (columns,) array of str, the columns of the table
     """
 
     _task: str
@@ -113,8 +113,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
 
         Parameters
         ----------
-        X : a frame of polars' or pandas', the path of a file (.csv, .tsv, .parquet, .arrow, .npz, .npy),
-            a mapping of columns, or an array (rows, n)
+        X : table
+            A frame of polars' or pandas', the path of a file (.csv, .tsv, .parquet, .arrow, .npz, .npy),
+            a mapping of columns, or an array (rows, n).
         y : (rows,) array or series, or the name of a column of X
         sample_weight : (rows,) array of at least 0, optional
         row_numbers : columns to drop because they number the rows of a table of which X is a part
