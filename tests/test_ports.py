@@ -74,9 +74,26 @@ def test_an_unknown_part_is_told():
     assert "unknown part 'warm'; choose from: tiles, hot, edges" in done.stderr
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "benchmarks.ports", *arguments]
+def run(*arguments, module="benchmarks.ports"):
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_small_network():
+    done = run("4-8-3:5", "--seconds", "0.001", module="benchmarks.stages")
+    assert (done.returncode, done.stderr) == (0, "")
+    cells = dict(re.findall(r"^\| (.+?) \| (\d+) \|", done.stdout, re.MULTILINE))
+    assert {"forward 1", "activation 1", "weight gradient 2", "input gradient 2", "update"} < set(cells)
+    cycles = {name: int(cell) for name, cell in cells.items()}
+    assert min(cycles.values()) > 0
+    assert abs(sum(cycles.values()) - 2 * cycles["all"]) <= len(cycles)  # each is rounded
+
+
+@pytest.mark.slow
+def test_a_network_without_a_program_of_its_own_has_no_stages():
+    done = run("784-128-10:5", module="benchmarks.stages")
+    assert (done.returncode, done.stderr) == (1, "784-128-10 is too large to have a program of its own\n")
 
 
 @pytest.mark.slow
