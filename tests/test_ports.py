@@ -43,13 +43,18 @@ def test_tiles_are_all_that_products_call():
 
 
 def test_a_share_is_of_the_peak():
-    # The peak's own loop is all of it, and a call that does nothing else beside it a half.
+    # The peak's own loop is all of it, two of them a half, and two of which one is no work all again.
     from fastmlp.lab.peak import window
 
     call, flops = window("float32", ports.VECTOR_BYTES, 20_000)
-    found = ports.shares({"all": (call, flops), "half": (lambda: (call(), call()), flops)}, 0.02)
-    assert found["all"] == pytest.approx(1, rel=0.2)
-    assert found["half"] == pytest.approx(0.5, rel=0.2)
+
+    def twice():
+        call()
+        call()
+
+    works = {"all": (call, flops), "half": (twice, flops), "all again": (twice, flops, call)}
+    found = ports.shares({name: ports.Work(*work) for name, work in works.items()}, 0.02)
+    assert found == pytest.approx({"all": 1, "half": 0.5, "all again": 1}, rel=0.2)
 
 
 def test_a_tile_multiplies_what_it_is_given():
@@ -74,9 +79,26 @@ def test_an_unknown_part_is_told():
     assert "unknown part 'warm'; choose from: tiles, hot, edges" in done.stderr
 
 
-def run(*arguments):
-    command = [sys.executable, "-m", "benchmarks.ports", *arguments]
+def run(*arguments, module="benchmarks.ports"):
+    command = [sys.executable, "-m", module, *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.slow
+def test_the_stages_of_a_small_network():
+    done = run("4-8-3:5", "--seconds", "0.001", module="benchmarks.stages")
+    assert (done.returncode, done.stderr) == (0, "")
+    cells = dict(re.findall(r"^\| (.+?) \| (\d+) \|", done.stdout, re.MULTILINE))
+    assert {"forward 1", "activation 1", "weight gradient 2", "input gradient 2", "update"} < set(cells)
+    cycles = {name: int(cell) for name, cell in cells.items()}
+    assert min(cycles.values()) > 0
+    assert abs(sum(cycles.values()) - 2 * cycles["all"]) <= len(cycles)  # each is rounded
+
+
+@pytest.mark.slow
+def test_a_network_without_a_program_of_its_own_has_no_stages():
+    done = run("784-128-10:5", module="benchmarks.stages")
+    assert (done.returncode, done.stderr) == (1, "784-128-10 is too large to have a program of its own\n")
 
 
 @pytest.mark.slow

@@ -133,7 +133,7 @@ def forward(layer, activation, plan):
 
     def sideways(memory, rows):
         lanes, across = min(layer.lanes, TURNED_BYTES // memory.itemsize), None
-        if FEW < layer.n_out <= MACHINE.accumulators // 2:
+        if layer.lanes > lanes and FEW < layer.n_out <= MACHINE.accumulators // 2:
             lanes, across = layer.lanes, 2
         memory.product(
             lanes, (layer.weights, layer.in_stride, 1), (layer.inputs, layer.in_stride),
