@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -32,6 +34,12 @@ NETWORKS = {
 }
 """Sizes, and rows of the batch of all ranks."""
 
+LARGE = {
+    "784-512-512-10 b512": ((784, 512, 512, 10), 512),
+    "1024-2048-2048-10 b512": ((1024, 2048, 2048, 10), 512),
+}
+"""The same of networks whose gradient is summed in pieces while it is formed."""
+
 BYTES = [8, 1 << 10, 1 << 13, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24]
 
 EVERY = 16
@@ -48,11 +56,17 @@ def main() -> None:
     )
     parser.add_argument("--ranks", type=int, default=2, help="processes; default 2")
     parser.add_argument("--threads", type=int, default=1, help="of each process; default 1")
+    parser.add_argument(
+        "--overlap", action="store_true", help="compare sums of pieces with one sum of the whole gradient"
+    )
     parser.add_argument("--json", help="file to write the figures to")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        work(given.worker, given.threads)
+        work(given.worker, given.threads, given.overlap)
+        return
+    if given.overlap:
+        show_overlap(measured(given.ranks, given.threads, "--overlap"), given.ranks)
         return
     one, several = (measured(ranks, given.threads) for ranks in (1, given.ranks))
     show(one, several, given.ranks)
@@ -60,23 +74,25 @@ def main() -> None:
         Path(given.json).write_text(json.dumps({"1": one, str(given.ranks): several}, indent=1))
 
 
-def measured(ranks: int, threads: int) -> dict[str, dict[str, float]]:
+def measured(ranks: int, threads: int, *more: str) -> dict[str, dict[str, float]]:
     """Return the figures of so many ranks: seconds by network, and by bytes."""
     beside = Path(sys.executable).with_name("mpiexec")
-    mpiexec = str(beside) if beside.exists() else shutil.which("mpiexec")
-    if mpiexec is None:
+    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    mpiexec = shlex.split(os.environ.get("MPIEXEC") or found or "")
+    if not mpiexec:
         sys.exit("there is no mpiexec; pip install mpi4py mpich")
     figures = f"{ranks} ranks:"
-    command = [sys.executable, "-m", "benchmarks.distributed", "--threads", str(threads), "--worker", figures]
+    command = [sys.executable, "-m", "benchmarks.distributed", "--threads", str(threads), *more]
     done = subprocess.run(
-        [mpiexec, "-n", str(ranks), *command], stdout=subprocess.PIPE, text=True, check=True
-    )
+        [*mpiexec, "-n", str(ranks), *command, "--worker", figures],
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(figures))
-    found: dict[str, dict[str, float]] = json.loads(line.removeprefix(figures))
-    return found
+    figures_of: dict[str, dict[str, float]] = json.loads(line.removeprefix(figures))
+    return figures_of
 
 
-def work(figures: str, threads: int) -> None:
+def work(figures: str, threads: int, overlap: bool) -> None:
     """Measure as one of the ranks; rank 0 prints what it found in one line."""
     from mpi4py import MPI
 
@@ -84,11 +100,17 @@ def work(figures: str, threads: int) -> None:
     pin(ranks)
     averaging = fastmlp.DataParallel(ranks, average_every=EVERY)
     found: dict[str, dict[str, float]] = {"step": {}, "local": {}, "allreduce": {}}
-    for name in NETWORKS:
+    if overlap:
+        ways = {"pieces": ranks, "whole": InOnePiece(ranks)}
+        found = {way: dict.fromkeys(LARGE, math.inf) for way in ways}
+        for name, way in itertools.product(LARGE, 3 * [*ways]):
+            seconds = step(name, ranks, ways[way], threads, steps=4)
+            found[way][name] = min(found[way][name], seconds)
+    for name in [] if overlap else NETWORKS:
         found["step"][name] = least(ranks, lambda name=name: step(name, ranks, ranks, threads))
         found["local"][name] = least(ranks, lambda name=name: step(name, ranks, averaging, threads))
     opened = fastmlp.DataParallel(ranks).opened()
-    for size in BYTES:
+    for size in [] if overlap else BYTES:
         found["allreduce"][str(size)] = least(ranks, lambda size=size: allreduce(opened, size))
     if ranks.rank == 0:
         print(figures + json.dumps(found), flush=True)
@@ -101,11 +123,20 @@ def pin(ranks: Any) -> None:
         os.sched_setaffinity(0, cores[ranks.rank * share : (ranks.rank + 1) * share])
 
 
-def step(name: str, ranks: Any, communicator: Any, threads: int) -> float:
+class InOnePiece:
+    """A communicator that sums only while it is waited for."""
+
+    def __init__(self, ranks: Any) -> None:
+        opened = fastmlp.DataParallel(ranks).opened()
+        self.rank, self.size = opened.rank, opened.size
+        self.allreduce, self.broadcast, self.barrier = opened.allreduce, opened.broadcast, opened.barrier
+
+
+def step(name: str, ranks: Any, communicator: Any, threads: int, steps: int = STEPS) -> float:
     """Return the seconds of a step, of many in one training."""
-    sizes, batch = NETWORKS[name]
+    sizes, batch = (NETWORKS | LARGE)[name]
     rng = np.random.default_rng(0)
-    X = rng.standard_normal((STEPS * batch, sizes[0])).astype(np.float32)
+    X = rng.standard_normal((steps * batch, sizes[0]), np.float32)
     rows, targets = fastmlp.shard(ranks, X, rng.integers(0, sizes[-1], len(X)))
     network = fastmlp.Network(sizes, output="softmax", loss="cross_entropy")
     stopwatch = Stopwatch()
@@ -113,7 +144,7 @@ def step(name: str, ranks: Any, communicator: Any, threads: int) -> float:
         network, rows, targets, epochs=EPOCHS, batch_size=batch, seed=0, backend="fused", threads=threads,
         progress=False, communicator=communicator, callbacks=[stopwatch],
     )  # fmt: skip
-    return stopwatch.seconds / STEPS / EPOCHS
+    return stopwatch.seconds / steps / EPOCHS
 
 
 def allreduce(communicator: Any, size: int) -> float:
@@ -155,6 +186,13 @@ def show(one: dict[str, dict[str, float]], several: dict[str, dict[str, float]],
         print(f"| {size} | {1e6 * seconds:.1f} |")
     latency, pace = fitted(several["allreduce"])
     print(f"\nlatency {1e6 * latency:.1f} us, {pace / 1e9:.2f} GB/s")
+
+
+def show_overlap(found: dict[str, dict[str, float]], ranks: int) -> None:
+    """Print a table of milliseconds."""
+    print(f"| a step of {ranks} ranks, ms | one sum | sums of pieces |\n|---|---|---|")
+    for name, seconds in found["whole"].items():
+        print(f"| {name} | {1e3 * seconds:.1f} | {1e3 * found['pieces'][name]:.1f} |")
 
 
 def fitted(allreduce: dict[str, float]) -> tuple[float, float]:

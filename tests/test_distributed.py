@@ -507,6 +507,101 @@ def test_the_checkpoint_of_a_training_without_communicator_is_one_process_s(tmp_
     )
 
 
+# --- trainings that go on ----------------------------------------------------------------------------------
+
+
+def gone_on(model, settings, communicator, cuts, epochs, rows=slice(None)):
+    """`fit_more` on this rank's part of some rows; on all of them without a communicator."""
+    given = {name: settings[name] for name in ("X", "sample_weight") if name in settings} | {"y": Y}
+    given = {name: array[rows] for name, array in given.items()}
+    options = {"validation": settings.get("validation"), "progress": False}
+    if communicator is not None:
+        bounds = [0, *cuts, len(given["y"])]
+        rank = communicator.communicator.rank if isinstance(communicator, DataParallel) else communicator.rank
+        own = slice(bounds[rank], bounds[rank + 1])
+        given = {name: array[own] for name, array in given.items()}
+        options["communicator"] = communicator
+    return model.fit_more(**given, epochs=epochs, **options)
+
+
+@pytest.mark.parametrize(
+    "name", ["dropout, penalties and clipping", "weights, and a share held out", "schedules", "sparse"]
+)
+@pytest.mark.parametrize(("then", "now"), [(2, 2), (3, 2), (2, 1), (1, 3)])
+def test_fit_more_goes_on_at_any_size(name, then, now):
+    settings, cuts = settings_of(CASES[name]), {1: [], 2: [50], 3: [0, 40]}
+    first = {**settings, "epochs": 2}
+    begun = fitted(first) if then == 1 else trained(then, lambda one: fitted(first, one, cuts[then]))
+    models = [gone_on(begun, settings, None, (), 1)] if now == 1 else []
+    models += ranks(now, lambda one: gone_on(begun, settings, one, cuts[now], 1))
+    for model in models:
+        assert_close(model, fitted(settings), settings)
+        assert len(model.history["loss"]) == EPOCHS
+    assert len(begun.history["loss"]) == 2
+
+
+def test_fit_more_has_the_bits_of_one_longer_fit_and_keeps_the_state_of_callbacks():
+    settings = settings_of(CASES["weights, and a share held out"])
+
+    class Counting(fastmlp.Callback):
+        epochs = 0
+
+        def on_epoch_end(self, run):
+            self.epochs += 1
+
+        def state_dict(self):
+            return {"epochs": self.epochs}
+
+        def load_state_dict(self, run, state):
+            self.epochs = state["epochs"]
+
+    def job(one):
+        first = fitted({**settings, "epochs": 2, "callbacks": [Counting()]}, one, [34, 68])
+        bounds = slice([0, 34, 68][one.rank], [34, 68, ROWS][one.rank])
+        counting = Counting()
+        more = first.fit_more(
+            X[bounds], Y[bounds], sample_weight=WEIGHTS[bounds], epochs=1, callbacks=[counting],
+            communicator=one, progress=False,
+        )  # fmt: skip
+        assert counting.epochs == 3  # the same rows, known by a sample of them
+        return more
+
+    wanted, found = trained(3, lambda one: fitted(settings, one, [34, 68])), trained(3, job)
+    np.testing.assert_array_equal(found.parameters, wanted.parameters)
+    assert found.history == wanted.history
+
+
+def test_fit_more_on_other_rows_averages_by_the_epochs_that_they_make():
+    settings = settings_of({"optimizer": fastmlp.SGD(0.05, 0.9), "epochs": 2})
+
+    def spread(one):
+        return DataParallel(one, average_every=3)
+
+    begun = trained(2, lambda one: fitted(settings, spread(one), [50]))
+    alone = fitted(settings)
+    rows = slice(0, 64)  # 4 steps to an epoch, where there were 7
+    averaged = trained(2, lambda one: gone_on(begun, settings, spread(one), [32], 2, rows))
+    assert averaged.history["loss"][:2] == begun.history["loss"]
+    assert len(averaged.history["loss"]) == 4
+    together = trained(2, lambda one: gone_on(alone, settings, one, [32], 2, rows))
+    assert_close(together, gone_on(alone, settings, None, (), 2, rows), settings)
+
+
+def test_models_of_different_trainings_do_not_go_on_together():
+    settings = settings_of({"epochs": 1})
+    models = fitted(settings), fitted({**settings, "optimizer": fastmlp.Adam(2e-2)})
+    for error in ranks(2, lambda one: gone_on(models[one.rank], settings, one, [50], 1)):
+        assert isinstance(error, RankError)
+        assert str(error).startswith("all ranks must have the same optimizer")
+    begun = fitted({**settings, "epochs": 2})
+    for error in ranks(2, lambda one: gone_on([models[0], begun][one.rank], settings, one, [50], 1)):
+        assert isinstance(error, RankError)
+        assert str(error).startswith("the parameters of rank 1 are not those of rank 0")
+
+
+# --- fingerprints ------------------------------------------------------------------------------------------
+
+
 def test_a_fingerprint_goes_by_rows_and_their_places_and_not_by_ranks():
     data = Data(X, Y[:, None], WEIGHTS)
     wanted = fingerprint_by_rows(ALONE, data)

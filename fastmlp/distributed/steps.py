@@ -120,12 +120,14 @@ class AveragedSteps(_Spread):
     weights of all of their rows. A rank that has no row in a batch takes no step then. Each has dropout masks
     of its own.
 
-    per_epoch : steps to an epoch
+    per_epoch : steps to an epoch; since : steps before the first epoch of so many
     """
 
-    def __init__(self, backend: Backend, ranks: SeveralRanks, per_epoch: int, weights: Array) -> None:
+    def __init__(
+        self, backend: Backend, ranks: SeveralRanks, per_epoch: int, since: int, weights: Array
+    ) -> None:
         super().__init__(backend, ranks)
-        self._per_epoch = per_epoch
+        self._per_epoch, self._since = per_epoch, since
         own = slice(ranks.at, ranks.at + int(ranks.counts[ranks.rank]))
         self._share = float(weights[own].sum(dtype=np.float64) / weights.sum(dtype=np.float64))
 
@@ -175,7 +177,7 @@ class AveragedSteps(_Spread):
 
     def _averages_at(self, done: int) -> bool:
         assert self._ranks.average_every is not None
-        within = done % self._per_epoch
+        within = (done - self._since) % self._per_epoch
         return within == 0 or within % self._ranks.average_every == 0
 
     def _average(self, optimizer: Optimizer, state: TrainState) -> None:
@@ -186,9 +188,12 @@ class AveragedSteps(_Spread):
 
 
 def steps_of_all(
-    backend: Backend, ranks: SeveralRanks, per_epoch: int, data: Data
+    backend: Backend, ranks: SeveralRanks, per_epoch: int, data: Data, since: int
 ) -> SynchronousSteps | AveragedSteps:
-    """Return how the ranks take steps. per_epoch : steps to an epoch; data : this rank's rows"""
+    """Return how the ranks take steps.
+
+    per_epoch : steps to an epoch; data : this rank's rows; since : steps before the first epoch of so many
+    """
     if ranks.average_every is None:
         return SynchronousSteps(backend, ranks)
-    return AveragedSteps(backend, ranks, per_epoch, ranks.weights(data))
+    return AveragedSteps(backend, ranks, per_epoch, since, ranks.weights(data))

@@ -6,7 +6,7 @@ three arrays in one canonical form, and what training asks is rows, a length, a 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -111,6 +111,16 @@ class SparseRows:
                 counts = np.partition(counts, len(counts) - rows)[len(counts) - rows :]
             self._most[rows] = int(counts.sum())
         return self._most[rows]
+
+
+def stacked(pieces: Sequence[SparseRows]) -> SparseRows:
+    """Return sparse rows one after another."""
+    if len(pieces) == 1:
+        return pieces[0]
+    counts = [np.diff(piece.indptr) for piece in pieces]
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
+    indices = np.concatenate([piece.indices for piece in pieces])
+    return SparseRows(indptr, indices, np.concatenate([p.values for p in pieces]), pieces[0].n_in)
 
 
 Inputs = Array | SparseRows

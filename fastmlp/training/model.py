@@ -137,11 +137,13 @@ class Model(Portable):
         epochs : int, at least 0
             So many more. On as many rows as before, an epoch that was under way when the training stopped
             is taken to its end, and counts as one of them; on another number of rows a new one begins.
-        **options : sample_weight, validation, callbacks, progress, threads
-            As for `fit`. If validation is None and the training split off a share of its rows, so it does
-            here. A callback that keeps a state, as `EarlyStopping` does, takes over that of the one of its
-            kind if the rows are the same, and begins anew on others: with early stopping the training goes
-            on from its last parameters, not from the best ones, which the model has.
+        **options : sample_weight, validation, callbacks, progress, threads, communicator
+            As for `fit`. With a communicator every process has this same model and passes the rows that it
+            has; the training before may have had another number of processes, or one. If validation is None
+            and the training split off a share of its rows, so it does here. A callback that keeps a state,
+            as `EarlyStopping` does, takes over that of the one of its kind if the rows are the same, and
+            begins anew on others: with early stopping the training goes on from its last parameters, not
+            from the best ones, which the model has.
 
         Returns
         -------

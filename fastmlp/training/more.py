@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.model.backend import Data
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import Snapshot
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint
@@ -19,7 +20,7 @@ from fastmlp.training.resuming import fingerprint
 
 History = dict[str, list[float]]
 
-GIVEN_AGAIN = ("sample_weight", "validation", "callbacks", "progress", "threads")
+GIVEN_AGAIN = ("sample_weight", "validation", "callbacks", "progress", "threads", "communicator")
 """The options of `fit` that are given anew; all others are those of the training that goes on."""
 
 SAMPLED_ROWS = 64
@@ -72,6 +73,12 @@ class Continuation(NamedTuple):
     beginning: Beginning
 
     @property
+    def snapshot(self) -> Snapshot:
+        """All that the next epochs depend on."""
+        assert self.beginning.snapshot is not None
+        return self.beginning.snapshot
+
+    @property
     def seed(self) -> int:
         """The seed of its random generators."""
         seed: int = self.options["seed"]
@@ -100,8 +107,8 @@ class Continuation(NamedTuple):
 
         rows, sample : of those, as in this tuple; no sample where nothing goes by it
         """
-        snapshot, since, earlier = self.beginning
-        assert snapshot is not None
+        _, since, earlier = self.beginning
+        snapshot = self.snapshot
         if validated != ("validation_loss" in snapshot.history):
             wanted = "goes on as it was, without" if validated else "was validated, and goes on with"
             raise ValueError(
@@ -141,12 +148,24 @@ def _matched(
     return matched
 
 
-def sample_of(data: Data, held_out: Data | None) -> str:
-    """Return a fingerprint of some of the rows, and of those to validate on."""
+def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
+    """Return a fingerprint of some of the rows of all ranks, and of some of those to validate on."""
     parts: list[Inputs] = []
     for rows in (data, held_out):
         if rows is not None:
-            count = rows.inputs.shape[0]
-            parts += [*rows.take(np.arange(0, count, -(-count // SAMPLED_ROWS)))]
+            counts = ranks.all_of(len(rows.weights))
+            count, own = sum(counts), len(rows.weights)
+            places = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
+            sampled = ranks.all_of(tuple(rows.take(places[(places >= 0) & (places < own)])))
+            parts += [_joined(part) for part in zip(*sampled, strict=True)]
             parts.append(np.array([count]))
     return fingerprint(*parts)
+
+
+def _joined(parts: Sequence[Inputs]) -> Inputs:
+    """Return the rows of all ranks, one rank's after another's. Ranks without rows do not count."""
+    some = [part for part in parts if part.shape[0]]
+    dense = [part for part in some if not isinstance(part, SparseRows)]
+    if len(dense) == len(some):
+        return np.concatenate(dense)
+    return stacked([part if isinstance(part, SparseRows) else SparseRows.of(part) for part in some])

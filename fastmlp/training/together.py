@@ -37,6 +37,7 @@ from fastmlp.training.data import checked_weights, clean_inputs, clean_targets, 
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import Plan, Result, Training, train, with_state
 from fastmlp.training.model import Model
+from fastmlp.training.more import Beginning, Continuation, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters, split_rows
 
@@ -90,8 +91,9 @@ def fit_together(
     threads: int | None,
     dtype: Any,
     resume: Any,
+    fit: Callable[..., Model],
 ) -> Model:
-    """As `fastmlp.fit`, on this rank's rows."""
+    """As `fastmlp.fit`, on this rank's rows. fit : that, for `Model.fit_more`"""
     with ranks.failing_together(DivergenceError, Interrupted):
         with ranks.alike():
             optimizer, epochs, shuffle, threads = check_options(network, optimizer, epochs, shuffle, threads)
@@ -99,24 +101,34 @@ def fit_together(
             seed = None if seed is None else checks.whole("seed", seed, 0)
             check_no_blocks(y, window)
             callbacks = check_callbacks(callbacks, progress if ranks.first else False)
+            more = resume if isinstance(resume, Continuation) else None
             file = None
-            if resume is not None and ranks.first:
+            if resume is not None and more is None and ranks.first:
                 file = checkpoint.read_training(resume, own_pieces(network))
         file = ranks.of_first(file)
         ranks.check_same(
             network=described(network), optimizer=described(optimizer), epochs=epochs, batch_size=batch_size,
             shuffle=shuffle, seed=seed, backend=backend, dtype=None if dtype is None else str(dtype),
             validation=validation if isinstance(validation, Real) else type(validation).__name__,
-            average_every=ranks.average_every,
+            average_every=ranks.average_every, fit_more=more is not None,
         )  # fmt: skip
+        saved = more or file
+        if more:
+            ranks.check_equal(more.snapshot.parameters, more.snapshot.moments)
         callbacks = agreeing(callbacks, ranks, optimizer.moment_rows)
         if seed is None:
-            seed = ranks.of_first(file.seed if file else int.from_bytes(os.urandom(16), "little"))
+            seed = ranks.of_first(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
         threads = ranks.threads(threads)
         streams = Streams(seed)
-        goes_on = file is not None and is_exact(file.backend)
-        mixed = is_bfloat16(dtype) or (file is not None and backend == "auto" and is_mixed(file.backend))
-        backend = file.backend if file and backend == "auto" and not goes_on else backend
+        goes_on = saved is not None and is_exact(saved.backend)
+        wanted, mixed = backend, is_bfloat16(dtype)
+        if saved is not None and backend in ("auto", "reference"):
+            mixed = mixed or is_mixed(saved.backend)
+        backend = saved.backend if saved and backend == "auto" and not goes_on else backend
+        stays = {
+            "optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "seed": seed,
+            "backend": wanted, "threads": threads, "window": None,
+        }  # fmt: skip
 
         data = _cleaned(network, X, y, sample_weight, np.float32 if mixed else dtype, ranks)
         dtype = data.weights.dtype
@@ -132,6 +144,12 @@ def fit_together(
             parameters = initial_parameters(network, initial, dtype, streams)
         ranks.communicator.broadcast(parameters)
         chosen = get(ranks.of_first(settled(one).name))
+        beginning = Beginning(file and file.snapshot)
+        if more:
+            sample = sample_of(data, held_out, ranks) if more.goes_by_sample else None
+            with ranks.alike():
+                beginning = more.begin(rows, sample, held_out is not None, callbacks)
+            epochs += beginning.epochs
 
         setting: dict[str, Any] = {}
         with ranks.alike():
@@ -156,7 +174,7 @@ def fit_together(
         plan = Plan(
             network=network,
             optimizer=optimizer,
-            backend=steps_of_all(chosen, ranks, per_epoch, data),
+            backend=steps_of_all(chosen, ranks, per_epoch, data, beginning.since.step),
             data=data._replace(inputs=taken),
             held_out=held_out,
             epochs=epochs,
@@ -167,12 +185,24 @@ def fit_together(
             stays_finite=True,
             setting=setting,
             blas_threads=blas_threads,
+            since=beginning.since,
             weights=ranks.weights(data),
         )
         begin = functools.partial(Together, ranks=ranks)
-        run = train(plan, initial_state(parameters), callbacks, file.snapshot if file else None, begin)
+        state = initial_state(parameters).at(beginning.since.step)
+        run = train(plan, state, callbacks, beginning.snapshot, begin)
         ranks.check_equal(parameters)  # callbacks may change them at the very end
-        model = Model(network, parameters, run.history, chosen, run.stop_reason)
+        assert run.left is not None
+        training = Continuation(
+            fit=fit,
+            options=stays | {"dtype": dtype},
+            share=None if isinstance(validation, (tuple, list)) else validation,
+            backend=chosen.name,
+            rows=rows,
+            sample=sample_of(data, held_out, ranks) if any(ranks.all_of(bool(run.left.callbacks))) else "",
+            beginning=beginning._replace(snapshot=run.left),
+        )
+        model = Model(network, parameters, beginning.whole(run.history), chosen, run.stop_reason, training)
         if run.interrupted:
             raise Interrupted(model)
         return model

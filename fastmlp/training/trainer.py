@@ -149,7 +149,7 @@ def fit(
 
         return fit_together(
             network, X, y, ranks, optimizer, epochs, batch_size, shuffle, window, seed, initial,
-            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume,
+            sample_weight, validation, callbacks, progress, backend, threads, dtype, resume, fit,
         )  # fmt: skip
     optimizer, epochs, shuffle, threads = check_options(network, optimizer, epochs, shuffle, threads)
     callbacks = check_callbacks(callbacks, progress)

@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.model.backend import Data
-from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.training.data import as_array, checked_weights, convert, floating_dtype
 from fastmlp.training.sources.blocks import SHAPE, Given, Source
 from fastmlp.training.sparse_data import clean_rows, is_sparse
@@ -155,16 +155,6 @@ def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:
     rows = np.arange(1, stop - start + 1)
     bytes_: NDArray[np.int64] = numbers * (4 + size) + rows * (8 + size * (block.targets.shape[1] + 1))
     return bytes_
-
-
-def stacked(pieces: list[SparseRows]) -> SparseRows:
-    """Return sparse rows one after another."""
-    if len(pieces) == 1:
-        return pieces[0]
-    counts = [np.diff(piece.indptr) for piece in pieces]
-    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
-    indices = np.concatenate([piece.indices for piece in pieces])
-    return SparseRows(indptr, indices, np.concatenate([p.values for p in pieces]), pieces[0].n_in)
 
 
 class Windows:
