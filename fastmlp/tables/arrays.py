@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 UNITS = ("D", "ms", "us", "ns")
 """Of datetime64, those that polars has."""
 
+FINER = ("ps", "fs", "as")
+"""Than polars has: what is less than a microsecond is left out."""
+
 
 def column_of(name: str, array: NDArray[Any]) -> pl.Series:
     """Return an array (rows,) as a column; TableError for what a column cannot hold."""
@@ -38,11 +41,9 @@ def _in_units(name: str, dates: NDArray[Any]) -> NDArray[Any]:
     unit, count = np.datetime_data(dates.dtype)
     if unit in UNITS and count == 1:
         return np.ascontiguousarray(dates)
-    wanted = "D" if unit in ("Y", "M", "W") else "us"
-    found = dates.astype(f"M8[{wanted}]")
-    outside = found.astype(dates.dtype) != dates
-    outside &= ~np.isnat(dates)
-    if outside.any():
+    found = dates.astype("M8[D]" if unit in ("Y", "M", "W") else "M8[us]")
+    outside = (found.astype(dates.dtype) != dates) & ~np.isnat(dates)
+    if outside.any() and unit not in FINER:
         row = int(np.argmax(outside))
         raise TableError(f"{dates[row]} is beyond the dates that can be used", name, row + 1)
     return found
