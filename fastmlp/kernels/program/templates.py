@@ -7,10 +7,9 @@ that one compilation for each dtype serves every network. Nothing in a step allo
 
 A step has two phases. In the first every worker takes rows of the batch through all layers and back to their
 deltas. In the second every worker takes rows of the weights, contracts over the whole batch and applies the
-optimiser. A step so has two barriers whatever the depth. It has one or two more where the whole gradient is
-formed before any of it is applied, and one for each piece of it that ranks sum. No element is summed by two
-workers, so one thread and sixteen give the same bits. The layers are walked once forward, once back, once over
-the weights.
+optimiser. Whatever the depth, a step has two barriers; one or two more where the whole gradient is formed before
+any of it is applied, and one for each piece of it that ranks sum. No element is summed by two workers, so one
+thread and sixteen give the same bits. The layers are walked once forward, once back, once over the weights.
 """
 
 # ruff: noqa: F821  (slots are bound later)
