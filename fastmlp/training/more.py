@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import Snapshot
@@ -143,7 +144,7 @@ def _matched(
 
 def sample_of(data: Data, held_out: Data | None) -> str:
     """Return a fingerprint of some of the rows, and of those to validate on."""
-    parts: list[Inputs] = []
+    parts: list[Inputs | ByteRows] = []
     for rows in (data, held_out):
         if rows is not None:
             count = rows.inputs.shape[0]

@@ -18,16 +18,21 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
+from fastmlp.backend.choice import may_take_bytes
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.training.data import as_array, checked_weights, convert, floating_dtype
-from fastmlp.training.sources.blocks import SHAPE, Given, Source
+from fastmlp.training.sources.blocks import SHAPE, Given, Slices, Source
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
 
 WINDOW_BYTES = 1 << 25
-"""Of a window where a user says nothing: two of them and what is carried are what training takes of rows."""
+"""Of a window where a user says nothing: two of them and what is carried are what training takes of rows.
+
+Rows that stay bytes are counted as what they become, and take a quarter of it: a window of 8 MiB stays in the
+cache where one of 32 does not, and an epoch was 4 % shorter (784-128-10, batch 128)."""
 
 POLL = 0.05
 """Seconds between two looks at whether a training that waits for rows shall stop."""
@@ -85,15 +90,18 @@ class Window:
         room: int,
         dtype: np.dtype[Any],
         most_bytes: int | None = None,
+        scale: float | None = None,
     ) -> None:
         """Make an empty one for so many rows, and `room` before them.
 
         most_bytes : of sparse rows, which end it before it has so many, but for a batch; None for no bound
+        scale : of bytes that stay bytes; None if they become numbers of the dtype
         """
+        self._scale = scale
         self._most_bytes, self._bytes = most_bytes, 0
         self._room, self._most, self._carried, self.rows = room, rows, 0, 0
         self._targets, self._weights = np.empty((room + rows, n_out), dtype), np.empty(room + rows, dtype)
-        self._inputs = None if sparse else np.empty((room + rows, n_in), dtype)
+        self._inputs = None if sparse else np.empty((room + rows, n_in), dtype if scale is None else np.uint8)
         self._pieces: list[SparseRows] = []
         self.first = self.last = False
 
@@ -112,6 +120,8 @@ class Window:
         if self._inputs is None:
             self._pieces.append(block.inputs[start:stop])
             self._bytes += int(bytes_up_to(block, start, stop)[-1])
+        elif self._scale is not None:
+            self._inputs[at] = block.inputs[start:stop]
         else:
             try:
                 convert("X", block.inputs[start:stop], scale, self._inputs[at], start)
@@ -127,19 +137,21 @@ class Window:
         if self._inputs is None:
             self._pieces.insert(0, left.inputs)  # type: ignore[arg-type]
         else:
-            self._inputs[at] = left.inputs
+            self._inputs[at] = left.inputs.numbers if isinstance(left.inputs, ByteRows) else left.inputs
         self._targets[at], self._weights[at] = left.targets, left.weights
 
     @property
     def data(self) -> Data:
         """All rows."""
         at = slice(self._room - self._carried, self._room + self.rows)
-        inputs: Inputs
+        inputs: Inputs | ByteRows
         if self._inputs is None:
             self._pieces = [stacked(self._pieces)]
             inputs = self._pieces[0]
         else:
             inputs = self._inputs[at]
+            if self._scale is not None:
+                inputs = ByteRows(inputs, self._weights.dtype, self._scale)
         return Data(inputs, self._targets[at], self._weights[at])
 
     def empty(self) -> None:
@@ -265,18 +277,24 @@ class Windows:
         (n_in, n_out), dtype = (like.inputs.shape[1], like.targets.shape[1]), like.targets.dtype
         sparse, rows, batch = isinstance(like.inputs, SparseRows), self.wanted.window, self.wanted.batch_size
         most_bytes = WINDOW_BYTES if sparse and rows is None else None
+        scale = self.wanted.scale if self._keeps_bytes(n_in) else None
         if rows is None:
             of_a_row = dtype.itemsize * (n_out + 1) + (8 if sparse else dtype.itemsize * n_in)
             rows = max(batch, WINDOW_BYTES // of_a_row)
         if self.rows is not None:
             rows, batch = min(rows, self.rows), min(batch, self.rows)
         try:
-            return Window(sparse, n_in, n_out, rows, batch - 1, dtype, most_bytes)
+            return Window(sparse, n_in, n_out, rows, batch - 1, dtype, most_bytes, scale)
         except (MemoryError, ValueError, OverflowError):  # NumPy has no memory, or no such number
             raise ValueError(
                 f"there is no memory for a window of {rows} rows and a batch of {batch}; "
                 "choose a smaller window or batch_size"
             ) from None
+
+    def _keeps_bytes(self, n_in: int) -> bool:
+        """Return whether windows hold bytes as they are, which are finite when they are scaled down."""
+        of_bytes = isinstance(self.source, Slices) and self.source.bytes
+        return of_bytes and self.wanted.scale <= 1 and may_take_bytes(n_in)
 
     def _blocks(self, epoch: int) -> Generator[Block]:
         """Yield the blocks of an epoch that have rows, checked."""

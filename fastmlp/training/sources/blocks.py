@@ -86,6 +86,11 @@ class Slices:
         """Of an epoch."""
         return int(self._arrays[0].shape[0]) if self._chosen is None else len(self._chosen)
 
+    @property
+    def bytes(self) -> bool:
+        """Whether all rows are bytes, which a window may keep."""
+        return bool(self._arrays[0].dtype == np.uint8) and not hasattr(self._arrays[0], "tocsr")
+
     def take(self, rows: NDArray[np.int64]) -> Slices:
         """Return some of the rows."""
         X, y, *rest = self._arrays
