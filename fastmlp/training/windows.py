@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import itertools
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -23,7 +22,7 @@ from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.training.data import as_array, checked_weights, convert, floating_dtype
-from fastmlp.training.sources.blocks import SHAPE, Given, Slices, Source
+from fastmlp.training.sources.blocks import SHAPE, Given, Slices, Source, named_blocks
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
@@ -194,6 +193,7 @@ class Windows:
         self._free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
         self._made = 0
         self._sparse: bool | None = None
+        self._n_out: int | None = None
         self._closed = threading.Event()
         # A daemon: it may wait in a user's code for what never comes.
         run = contextvars.copy_context().run
@@ -241,7 +241,8 @@ class Windows:
         with contextlib.closing(self._blocks(epoch)) as blocks:
             block = next(blocks, None)
             if block is None:
-                again = "; give a function that makes them anew for every epoch" if epoch > self._done else ""
+                walked = isinstance(self.source, Given) and self.source.walks > 1
+                again = "; give a function that makes them anew for every epoch" if walked else ""
                 raise ValueError(f"there is no row in the {self._what}blocks of epoch {epoch + 1}{again}")
             window = self._window(block)
             window.first = True
@@ -299,22 +300,13 @@ class Windows:
     def _blocks(self, epoch: int) -> Generator[Block]:
         """Yield the blocks of an epoch that have rows, checked."""
         wanted = self.wanted
-        blocks: Iterator[Any] | None = None
-        for number in itertools.count(1):
+
+        def name_of(number: int) -> str:
             if self._closed.is_set():
                 raise _Closed
-            name = f"{self._what}block {number} of epoch {epoch + 1}"
-            try:
-                blocks = iter(self.source) if blocks is None else blocks
-                given = next(blocks)
-            except StopIteration:
-                return
-            except Exception as error:
-                if isinstance(self.source, Given):  # a user's own, who may wait for this kind of error
-                    error.add_note(f"while fastmlp waited for {name}")
-                    raise
-                told = str(error).strip() or type(error).__name__
-                raise ValueError(f"{name}: {told.splitlines()[0]}") from error
+            return f"{self._what}block {number} of epoch {epoch + 1}"
+
+        for name, given in named_blocks(self.source, name_of):
             try:
                 block = _block(name, given, wanted)
             except (ValueError, TypeError) as error:
@@ -331,7 +323,10 @@ class Windows:
         if self._sparse not in (None, sparse):
             kinds = ("sparse", "dense") if sparse else ("dense", "sparse")
             raise ValueError(f"{name}: X is {kinds[0]}, and {kinds[1]} in the blocks before it")
-        self._sparse = sparse
+        columns = block.targets.shape[1]
+        if self._n_out not in (None, columns):
+            raise ValueError(f"{name}: y has {columns} columns, and {self._n_out} in the blocks before it")
+        self._sparse, self._n_out = sparse, columns
         self.wanted = wanted._replace(n_in=block.inputs.shape[1], dtype=block.targets.dtype)
         return self.wanted
 
