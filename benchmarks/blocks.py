@@ -1,7 +1,8 @@
 """Rows from memory maps against the same rows in memory: whole trainings, interleaved, and own memory.
 
 `python -m benchmarks.blocks` writes its rows to a temporary file and reads that once first, so that it is in
-the page cache. What a disk takes to read is the disk's.
+the page cache. What a disk takes to read is the disk's. `--gigabytes 20` writes files of that size instead,
+one after another, and trains an epoch on each: bytes, and float32 in windows.
 """
 
 from __future__ import annotations
@@ -63,12 +64,18 @@ def main():
     parser.add_argument("--rows", type=int, default=60_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gigabytes", type=float)
+    parser.add_argument("--directory", help="of the temporary files")
     options = parser.parse_args()
+    if options.gigabytes:
+        for dtype in ("uint8", "float32"):
+            large(dtype, options.gigabytes, options.threads, options.directory)
+        return
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, options.rows)
     pixels = rng.integers(0, 256, (options.rows, 784), np.uint8)
     array = pixels.astype(np.float32) / np.float32(255)
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory(dir=options.directory) as directory:
         maps = {}
         for name, rows in (("uint8", pixels), ("float32", array)):
             rows.tofile(Path(directory) / name)
@@ -95,6 +102,32 @@ def main():
                 ratio = statistics.median(one / of for one, of in zip(seconds, base, strict=True))
                 row = statistics.median(seconds) / options.rows * 1e6
                 print(f"  {name:24} {row:9.2f} {ratio:10.2f} {max(memory) / 2**20:8.0f}")
+
+
+def large(dtype, gigabytes, threads, directory):
+    """Print what an epoch over a file of so many gigabytes takes, in time and in own memory."""
+    rng = np.random.default_rng(0)
+    piece = rng.integers(0, 256, (1 << 15, 784)).astype(dtype)
+    pieces = round(gigabytes * 1e9 / piece.nbytes)
+    rows, scale = pieces * len(piece), 1 / 255
+    with tempfile.TemporaryDirectory(dir=directory) as place:
+        with open(Path(place) / "rows", "wb") as file:
+            for _ in range(pieces):
+                piece.tofile(file)
+        del piece
+        X = np.memmap(Path(place) / "rows", dtype, "r", shape=(rows, 784))
+        network = fastmlp.Network([784, 128, 10], "relu", "softmax", "cross_entropy", input_scale=scale)
+        watch, before, began = Own(), own(), time.perf_counter()
+        fastmlp.fit(
+            network, X, rng.integers(0, 10, rows, np.int8), epochs=1, batch_size=128, seed=0, dtype="float32",
+            threads=threads, window=10_000, callbacks=[watch], progress=False,
+        )  # fmt: skip
+        seconds = time.perf_counter() - began
+    print(
+        f"{X.nbytes / 1e9:.1f} GB of {dtype}, {rows / 1e6:.1f} million rows, 784-128-10 with Adam: "
+        f"{seconds:.0f} s, {seconds / rows * 1e6:.2f} us a row, {watch.most / 2**20:.0f} MiB own memory, "
+        f"{(watch.most - before) / 2**20:.0f} MiB of it by the training"
+    )
 
 
 def blocks(X, y):

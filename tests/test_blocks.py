@@ -428,6 +428,18 @@ MISTAKES = {
 }  # fmt: skip
 
 
+def test_what_holds_y_or_is_a_name_is_no_rows_beside_y():
+    loader = type("Loader", (), {"__iter__": lambda self: iter(BLOCKS)})()
+    for blocks in (BLOCKS, loader, lambda: BLOCKS):
+        with pytest.raises(TypeError, match=r"^blocks \(X, y\) or .* hold their y, so no other can be given"):
+            fit(blocks, Y)
+    with pytest.raises(TypeError, match=r"^X must be rows, got the path 'sales.parquet'; open it, as with"):
+        fit("sales.parquet", "price")
+    with pytest.raises(TypeError, match=r"^y names a column, 'price', of tables of Arrow's and Dask's only"):
+        fit(X.tolist(), "price")
+    assert_same(fit([tuple(row) for row in X.tolist()], Y), fit(X.astype(float), Y))  # rows may be tuples
+
+
 @pytest.mark.parametrize("kind", MISTAKES)
 def test_a_mistake_names_itself_in_one_line(kind):
     make, *words = MISTAKES[kind]

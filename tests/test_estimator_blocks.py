@@ -14,6 +14,8 @@ RNG = np.random.default_rng(0)
 ROWS = 150
 X = RNG.normal(size=(ROWS, 4))
 PIXELS = RNG.integers(0, 256, (ROWS, 4), np.uint8)
+WIDE = RNG.integers(0, 256, (ROWS, 130), np.uint8)
+"""Of so many columns that windows keep bytes."""
 NAMES = np.array(["ape", "bee", "cat"])[RNG.integers(0, 3, ROWS)]
 TWO = NAMES == "ape"
 SEVERAL = RNG.integers(0, 2, (ROWS, 3))
@@ -37,11 +39,11 @@ def blocks(y, x=X, weights=None):
     return [(x[rows], y[rows], *([] if weights is None else [weights[rows]])) for rows in CUTS]
 
 
-def assert_same(ours, wanted):
+def assert_same(ours, wanted, x=X):
     np.testing.assert_array_equal(ours.model_.parameters, wanted.model_.parameters)
     assert ours.loss_curve_ == wanted.loss_curve_
     assert (ours.n_iter_, ours.t_, ours.n_features_in_) == (wanted.n_iter_, wanted.t_, wanted.n_features_in_)
-    np.testing.assert_array_equal(ours.predict(X), wanted.predict(X))
+    np.testing.assert_array_equal(ours.predict(x), wanted.predict(x))
 
 
 @pytest.mark.parametrize("y", [NAMES, TWO, SEVERAL], ids=["three", "two", "several"])
@@ -125,14 +127,15 @@ def test_schedules_by_epoch_go_on_from_one_partial_fit_to_the_next(rate):
         assert_same(ours.partial_fit(blocks(X[:, 0])), wanted)
 
 
-def test_memory_maps_of_bytes(tmp_path):
-    PIXELS.tofile(tmp_path / "x")
-    pixels = np.memmap(tmp_path / "x", np.uint8, "r", shape=PIXELS.shape)
+@pytest.mark.parametrize("given", [PIXELS, WIDE], ids=["converted", "kept"])
+def test_memory_maps_of_bytes(given, tmp_path):
+    given.tofile(tmp_path / "x")
+    pixels = np.memmap(tmp_path / "x", np.uint8, "r", shape=given.shape)
     for kind, y in ((MLPClassifier, NAMES), (MLPRegressor, X[:, 0])):
-        options = {**OPTIONS, "input_scale": 1 / 255, "validation_set": (PIXELS[:50], y[:50])}
-        assert_same(kind(**options).fit(pixels, y), kind(**options).fit(PIXELS, y))
+        options = {**OPTIONS, "input_scale": 1 / 255, "validation_set": (given[:50], y[:50])}
+        assert_same(kind(**options).fit(pixels, y), kind(**options).fit(given, y), given)
         stops = {**OPTIONS, "early_stopping": True}
-        assert_same(kind(**stops).fit(pixels, y), kind(**stops).fit(PIXELS, y))
+        assert_same(kind(**stops).fit(pixels, y), kind(**stops).fit(given, y), given)
 
 
 def test_early_stopping_with_a_validation_set():
@@ -168,6 +171,67 @@ def test_small_windows_are_trained_on(monkeypatch):
     assert len(shuffled.loss_curve_) == 4
     assert_same(MLPClassifier(**OPTIONS).fit(blocks(NAMES)), shuffled)
     assert not np.array_equal(shuffled.model_.parameters, wanted.model_.parameters)
+
+
+class Failing:
+    """Blocks whose second one cannot be read."""
+
+    def __iter__(self):
+        yield X, NAMES
+        raise OSError("the disk is gone")
+
+
+def walked():
+    """A function that gives the same iterator again and again."""
+    made = iter(blocks(TWO))
+    return lambda: made
+
+
+MISTAKES = {
+    "nan in y": (lambda: [(X, X[:, 0] > 0), (X, X[:, 0] * np.nan)], "block 2: y must be finite"),
+    "infinite y": (lambda: [(X, np.full(ROWS, np.inf))], "block 1: y must be finite"),
+    "columns of y": (
+        lambda: [(X, TWO), (X, SEVERAL)],
+        "block 1 of epoch 1: y must have shape (150, 3),",
+    ),
+    "more labels": (lambda: [(X, SEVERAL), (X, SEVERAL[:, :2])], "block 2 of epoch 1: "),
+    "weights of 0": (lambda: [(X, TWO, 0 * W)], "the weights of epoch 1 are all zero"),
+    "walked once": (walked, "there is no row in the blocks of epoch 1; give a function that makes them anew"),
+    "no row": (lambda: list, "there is no row in the blocks"),
+    "no pair": (lambda: [(X, TWO), (X,)], "block 2 must be (X, y) or (X, y, weight), got"),
+}
+
+
+@pytest.mark.parametrize("kind", MISTAKES)
+def test_a_mistake_names_its_block_in_one_line(kind):
+    make, words = MISTAKES[kind]
+    with pytest.raises((TypeError, ValueError)) as caught:
+        MLPClassifier(**OPTIONS).fit(make())
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_columns_of_a_regressor_s_targets():
+    with pytest.raises(ValueError, match=r"^block 2 of epoch 1: y has 2 columns, and 1 in the blocks before"):
+        MLPRegressor(**OPTIONS).fit([(X, X[:, 0]), (X, X[:, :2])])
+
+
+def test_errors_while_labels_are_learnt():
+    with pytest.raises(OSError, match="the disk is gone") as caught:
+        MLPClassifier(**OPTIONS).fit(Failing())
+    assert caught.value.__notes__ == ["while fastmlp waited for block 2"]
+    array = pytest.importorskip("dask.array").from_array(X, chunks=(40, 4))
+    labels = array[:, 0].map_blocks(lambda block: block > 0 if len(block) == 40 else 1 / 0, dtype=bool)
+    with pytest.raises(ValueError, match=r"^block 4: division by zero$"):
+        MLPClassifier(**OPTIONS).fit(array, labels)
+    with pytest.raises(TypeError, match=r"^X must be an array \(rows, columns\) or a data frame of Dask's"):
+        MLPClassifier(**OPTIONS).fit(pytest.importorskip("dask").delayed(X), TWO)
+    for empty, words in ((list, "there is no row in the blocks"), (X, "requires y to be passed, got None")):
+        with pytest.raises(ValueError, match=words):
+            MLPClassifier(**OPTIONS).partial_fit(empty, classes=[False, True])
+    for given in (blocks(TWO), lambda: blocks(TWO)):
+        with pytest.raises(TypeError, match="hold their y, so no other can be given"):
+            MLPClassifier(**OPTIONS).fit(given, TWO)
 
 
 def test_what_blocks_cannot_do():

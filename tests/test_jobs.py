@@ -16,10 +16,12 @@ import pages
 import pytest
 from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
 
 import fastmlp
 
-COMMON, LOKY, DASK, RAY, OPTUNA = (block.text for block in pages.blocks("docs/jobs.md", "python"))
+COMMON, LOKY, DASK, RAY, OPTUNA, BAGGED = (block.text for block in pages.blocks("docs/jobs.md", "python"))
 
 KILLED = """
 scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
@@ -56,6 +58,11 @@ INSIDE = """
     bagged = lambda jobs: BaggingClassifier(classifier, 2, random_state=0, n_jobs=jobs).fit(X, y)
     assert scored(2).tolist() == scored(1).tolist()
     assert (bagged(2).predict_proba(X) == bagged(1).predict_proba(X)).all()
+
+    np.save("X.npy", X)
+    {bagged}
+    taken = lambda jobs: bag.set_params(n_jobs=jobs).fit(numbers, y).predict_proba(numbers)
+    assert (taken(2) == taken(1)).all()
 
     classifier.set_params(max_iter=10**5, tol=0.0, n_iter_no_change=10**5, max_time=0.2, backend="fused")
     timed = GridSearchCV(classifier, {{"alpha": [1e-4, 1e-2]}}, cv=2, n_jobs=2).fit(X, y)
@@ -111,7 +118,7 @@ if __name__ == "__main__":
         raise AssertionError("nobody was killed")
     parallel = joblib.Parallel(2)
 """
-    maps = INSIDE.format(given="(large, np.asarray(large).copy())")
+    maps = inside("(large, np.asarray(large).copy())")
     run(tmp_path, COMMON + KILLED + twice + SAME + maps)
 
 
@@ -123,7 +130,7 @@ def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
     with Client(n_workers=2, threads_per_worker=1), joblib.parallel_config("dask"):
         parallel = joblib.Parallel()
 """
-    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, INSIDE.format(given="(large, large)")))
+    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, inside("(large, large)")))
 
 
 @pytest.mark.slow
@@ -136,7 +143,12 @@ if __name__ == "__main__":
         parallel = joblib.Parallel()
 """
     same = 'if __name__ == "__main__":\n' + SAME
-    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, INSIDE.format(given="(large, large)")))
+    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, inside("(large, large)")))
+
+
+def inside(given):
+    """Return what runs on workers, which are given these arrays to train on."""
+    return INSIDE.format(given=given, bagged=BAGGED.strip().replace("\n", "\n    "))
 
 
 def indented(opening, text):
@@ -284,6 +296,22 @@ def test_a_mapped_array_is_sent_as_its_path_and_is_not_copied(mapped):
     assert np.shares_memory(one, two)
     assert not one.flags.writeable
     assert not np.shares_memory(one, np.array(there))
+
+
+def test_a_bag_of_row_numbers_holds_the_path_and_not_the_rows(tmp_path, monkeypatch):
+    """docs/jobs.md; that workers make the same of it, the slow tests above say."""
+    monkeypatch.chdir(tmp_path)
+    X = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
+    np.save("X.npy", X)
+    classifier = fastmlp.MLPClassifier((3,), n_iter_no_change=1, tol=1e9, backend="fused")
+    told = {"X": X, "classifier": classifier, "np": np, "fastmlp": fastmlp}
+    exec(BAGGED, told)
+    y = (X[:, 0] > 0).astype(int)
+    bag = told["bag"].fit(told["numbers"], y)
+    in_hand = BaggingClassifier(make_pipeline(FunctionTransformer(), classifier), 2, random_state=0).fit(X, y)
+    assert np.array_equal(bag.predict_proba(told["numbers"]), in_hand.predict_proba(X))
+    estimators = [pipeline[0] for pipeline in bag.estimators_]
+    assert len(pickle.dumps([one.kw_args for one in estimators])) < 1000 < X.nbytes
 
 
 def test_a_file_that_has_changed_is_refused(mapped):

@@ -92,7 +92,7 @@ import numpy as np
 import fastmlp
 from fastmlp.training import windows
 
-path, rows, columns, window_bytes = json.loads(sys.argv[1])
+path, rows, columns, window_bytes, dtype = json.loads(sys.argv[1])
 windows.WINDOW_BYTES = window_bytes
 
 def own():
@@ -104,11 +104,11 @@ class Watch(fastmlp.Callback):
     def on_chunk_end(self, run):
         self.most = max(self.most, own())
 
-X = np.memmap(path, np.uint8, "r", shape=(rows, columns))
+X = np.memmap(path, dtype, "r", shape=(rows, columns))
 y = np.zeros(rows, np.float32)
 network = fastmlp.Network([columns, 2, 1], input_scale=1 / 255)
 options = {"batch_size": 256, "backend": "fused", "threads": 1, "dtype": "float32", "epochs": 2}
-fastmlp.fit(network, np.array(X[:256]), y[:256], **options)  # loads, or compiles
+fastmlp.fit(network, X[:256], y[:256], **options)  # loads, or compiles
 before, watch = own(), Watch()
 model = fastmlp.fit(network, X, y, callbacks=[watch], **options)
 after = own()
@@ -117,15 +117,20 @@ print(json.dumps([watch.most - before, after - before, rows * columns * 4]))
 
 
 @needs.reads_proc
-def test_own_memory_is_two_windows_and_what_is_beside_the_data(tmp_path):
-    """docs/blocks.md: two windows with a batch each, a block, row orders of a window, and 8 MiB."""
-    rows, columns, window = 100_000, 400, 8 << 20
+@pytest.mark.parametrize(("dtype", "window"), [("int8", 8 << 20), ("uint8", 32 << 20)])
+def test_own_memory_is_two_windows_and_what_is_beside_the_data(dtype, window, tmp_path):
+    """docs/blocks.md: two windows with a batch each, a block, row orders of a window, and 8 MiB.
+
+    Bytes stay bytes in a window, which takes a quarter then.
+    """
+    rows, columns = 100_000, 400
     with open(tmp_path / "x", "wb") as file:
         file.truncate(rows * columns)
-    case = json.dumps([str(tmp_path / "x"), rows, columns, window])
+    case = json.dumps([str(tmp_path / "x"), rows, columns, window, dtype])
     done = subprocess.run([sys.executable, "-c", OWN, case], capture_output=True, text=True, check=True)
     most, after, whole = json.loads(done.stdout)
     batch, block, orders = 256 * columns * 4, 4 << 20, 40 * window // (columns * 4)
+    window, batch = (window // 4, batch // 4) if dtype == "uint8" else (window, batch)
     assert most <= 2 * (window + batch) + block + orders + (8 << 20)
     assert after <= 8 << 20
     assert whole > 8 * (2 * window)

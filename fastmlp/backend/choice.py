@@ -67,6 +67,16 @@ def may_take_sparse_rows(
     return not backend.binds
 
 
+def may_take_bytes(n_in: int) -> bool:
+    """Return whether rows of so many bytes may stay bytes.
+
+    Not where a network may have a program of its own, which reads rows of its dtype.
+    """
+    from fastmlp.kernels.small.eligible import MOST_UNITS
+
+    return n_in > MOST_UNITS
+
+
 def saved_by_sparse_rows(
     network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any], density: float
 ) -> float:

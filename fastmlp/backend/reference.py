@@ -19,6 +19,7 @@ from fastmlp.formulas.elementary import LEAKY_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.activations import Activation
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
+from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import layer_slices, layer_views
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
@@ -243,9 +244,9 @@ def dropout_mask(
 # --- forward and back --------------------------------------------------------------------------------
 
 
-def factor(inputs: Inputs) -> Any:
+def factor(inputs: Inputs | ByteRows) -> Any:
     """Return inputs (rows, n_in) as a factor of products: sparse ones are SciPy's to multiply."""
-    return inputs.matrix() if isinstance(inputs, SparseRows) else inputs
+    return inputs.matrix() if isinstance(inputs, SparseRows) else unpacked(inputs)
 
 
 def product(a: Any, b: Any, layer: tuple[int, ...]) -> Any:
@@ -266,7 +267,9 @@ def bfloat16(x: Array) -> Array:
     return ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
-def forward(network: Network, parameters: Array, inputs: Inputs, product: Product = product) -> Array:
+def forward(
+    network: Network, parameters: Array, inputs: Inputs | ByteRows, product: Product = product
+) -> Array:
     """Return the last layer's logits (rows, n_out), nothing dropped."""
     *hidden, (w_last, b_last) = layer_views(parameters, network.sizes)
     a = factor(inputs)
@@ -432,7 +435,7 @@ def train_chunk(
         losses[s] = gradient(
             network, state.parameters, batch, key, state.step, state.gradients, places, total, product
         )
-        touched = touched_by(batch.inputs) if optimizer.rule.touched_only else None
+        touched = touched_by(unpacked(batch.inputs)) if optimizer.rule.touched_only else None
         if shared is not None:
             shared.add(s, 0, state.gradients.size)
             touched = shared.touched

@@ -17,6 +17,7 @@ from fastmlp.backend import registry
 from fastmlp.kernels.jit import engine
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
@@ -170,12 +171,12 @@ def _predict(backend: str, dtype: str) -> None:
     for network, _, rows in _networks():
         out = np.empty((rows, network.sizes[-1]), dtype)
         for data in _given(network, dtype, rows, SparseRows.of):
-            registry.get(backend).predict(network, _zeros(network, dtype), data.inputs, out)
+            registry.get(backend).predict(network, _zeros(network, dtype), unpacked(data.inputs), out)
 
 
 def _evaluate(backend: str, dtype: str) -> None:
     for network, _, rows in _networks():
-        for data in _given(network, dtype, rows, SparseRows.of):
+        for data in [*_given(network, dtype, rows, SparseRows.of), _bytes(network, dtype, rows)]:
             registry.get(backend).evaluate(network, _zeros(network, dtype), data)
 
 
@@ -183,7 +184,7 @@ def _differentiate(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
     for network, _, rows in _networks():
         parameters = _zeros(network, dtype)
-        for data in _given(network, dtype, rows, SparseRows.of):
+        for data in [*_given(network, dtype, rows, SparseRows.of), _bytes(network, dtype, rows)]:
             registry.get(backend).gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
 
 
@@ -192,6 +193,12 @@ def _given(network: Network, dtype: str, rows: int, sparse: Callable[[NDArray[An
     data: Any = _rows(network, dtype, rows)
     few = np.eye(rows, network.sizes[0], dtype=dtype)
     return [data, *(data._replace(inputs=sparse(inputs)) for inputs in (data.inputs, few))]
+
+
+def _bytes(network: Network, dtype: str, rows: int) -> Data:
+    """Return rows whose inputs are bytes; training on them calls the same machine code as a gradient does."""
+    numbers = np.ones((rows, network.sizes[0]), np.uint8)
+    return _rows(network, dtype, rows)._replace(inputs=ByteRows(numbers, np.dtype(dtype), 1.0))
 
 
 def _zeros(network: Network, dtype: str) -> NDArray[Any]:

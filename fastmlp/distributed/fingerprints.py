@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastmlp.distributed.ranks import Ranks
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.sparse import Inputs, SparseRows
 
 Words = NDArray[np.uint64]
@@ -39,7 +40,7 @@ def fingerprint_by_rows(ranks: Ranks, data: Data) -> str:
         places = np.arange(before + start, before + start + len(some.weights), dtype=np.uint64)
         for which in range(SUMS):
             digests = scrambled(places + _salt(which, 0))
-            for column, array in enumerate((some.inputs, some.targets, some.weights[:, None]), 1):
+            for column, array in enumerate((unpacked(some.inputs), some.targets, some.weights[:, None]), 1):
                 digests += _digests(array, _salt(which, column))
             sums[which : which + 1] += scrambled(digests).sum(keepdims=True)
     shape = f"{sum(counts)}x{data.inputs.shape[1]}+{data.targets.shape[1]} {data.weights.dtype}"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.distributed.ranks import SeveralRanks
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
+from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows, touched_by
@@ -82,7 +83,7 @@ class SynchronousSteps(_Spread):
             begun.clear()
             if touched is not None:
                 batch = data.inputs[own.order[own.starts[s] : own.stops[s]]]
-                touched[...] = ranks.total(touched_by(batch).astype(np.int32)) > 0
+                touched[...] = ranks.total(touched_by(unpacked(batch)).astype(np.int32)) > 0
 
         rows = max(1, len(data.weights) * chunk.batch_size // int(ranks.counts.sum()))
         together = numbers_together(gradients) if ranks.overlaps else gradients.size

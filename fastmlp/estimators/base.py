@@ -32,6 +32,7 @@ from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.rows import Rows, rows_of, split
 from fastmlp.estimators.streaming import AUTO_BATCH, Stream, WindowOrders, blocks_of, learn_labels, wanted_of
 from fastmlp.estimators.warned import warn
+from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.layout import flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
@@ -363,7 +364,7 @@ class Perceptron(Fitted):
         """
         if not self.early_stopping or held_out is None:
             return None
-        inputs, weights, count = held_out.inputs, held_out.score_weights, len(held_out.targets)
+        inputs, weights, count = unpacked(held_out.inputs), held_out.score_weights, len(held_out.targets)
         metric = self.stopping_metric
         if metric == "loss":
             return lambda run: -run.history["validation_loss"][-1]

@@ -14,6 +14,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from fastmlp.estimators.warned import warn
 from fastmlp.model.backend import Backend, Data
+from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.layout import layer_slices
 from fastmlp.model.network import Network
 from fastmlp.system.budget import blas_threads
@@ -46,7 +47,7 @@ def minimise(
     An iteration counts as an epoch for callbacks. Returns the objective and the number of iterations.
     """
     place = _weights_then_biases(network)
-    inputs = data.inputs.astype(np.float64, copy=False)
+    inputs = unpacked(data.inputs).astype(np.float64, copy=False)
     targets, weights = (np.asarray(array, np.float64) for array in (data.targets, data.weights))
     data = Data(inputs, targets, weights)
     flat, gradients = np.empty(parameters.size), np.empty(parameters.size)

@@ -10,6 +10,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.utils.validation import _check_sample_weight
 
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import Inputs
 from fastmlp.training.data import clean
 from fastmlp.training.sparse_data import clean_rows, is_sparse
@@ -20,13 +21,13 @@ Array = NDArray[Any]
 class Rows(NamedTuple):
     """Rows to train on or to score.
 
-    inputs : (rows, n_in) floating, a C-contiguous array or `SparseRows`
+    inputs : (rows, n_in) floating, a C-contiguous array or `SparseRows`; of a window, also `ByteRows`
     targets : (rows, n_out) of the same dtype, what the network is to learn
     weights : (rows,) of the same dtype, how much a row counts in the loss
     score_weights : (rows,) floating or None, how much a row counts in a score
     """
 
-    inputs: Inputs
+    inputs: Inputs | ByteRows
     targets: Array
     weights: Array
     score_weights: Array | None

@@ -14,7 +14,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from fastmlp import checks
 from fastmlp.estimators.descriptions import number
 from fastmlp.model.backend import Data
-from fastmlp.training.sources.blocks import SHAPE, Source, check_file
+from fastmlp.training.sources.blocks import SHAPE, Source, check_file, check_rows, named_blocks
 from fastmlp.training.sources.tables import is_table
 from fastmlp.training.streaming import source_of
 from fastmlp.training.windows import Wanted, Window, Windows
@@ -53,8 +53,10 @@ def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | No
         rows = hasattr(X, "shape") and not table
         if rows or not (pair or loader):
             return None
-    elif not (table or (isinstance(X, np.memmap) and _converts(estimator, X))):
-        return None
+    elif not table:
+        check_rows("X", X, y)
+        if not (isinstance(X, np.memmap) and _converts(estimator, X)):
+            return None
     found = source_of("X", X, y, sample_weight, np.float64, number(estimator.input_scale), None)
     if found is not None:
         _check_options(estimator)
@@ -134,15 +136,24 @@ def _label_weights(estimator: Any, y: Array) -> Array:
 def first_labels(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Any:
     """Return y, or that of the first block."""
     source = blocks_of(estimator, X, y, sample_weight)
-    return y if source is None else next(_labels_of(source), y)
+    if source is not None:
+        for some in _labels_of(source):
+            return some
+        raise ValueError("there is no row in the blocks")
+    if y is None:  # in scikit-learn's words, which come where labels are known
+        raise ValueError(f"This {type(estimator).__name__} estimator requires y to be passed, got None")
+    return y
 
 
 def _labels_of(source: Source) -> Iterator[Array]:
     """Yield the y of every block that has rows."""
-    for place, block in enumerate(source, 1):
+    for name, block in named_blocks(source, lambda number: f"block {number}"):
         if not isinstance(block, (tuple, list)) or len(block) not in (2, 3):
-            raise TypeError(f"block {place} must be {SHAPE}, got {checks.shown(block)}")
-        if len(y := _validated(block[1])):
+            raise TypeError(f"{name} must be {SHAPE}, got {checks.shown(block)}")
+        y = _validated(block[1])
+        if y.dtype.kind == "f" and not checks.finite(y):
+            raise ValueError(f"{name}: y must be finite")
+        if len(y):
             yield y
 
 
@@ -170,6 +181,10 @@ def _targets(estimator: Any, y: Any, rows: int, dtype: np.dtype[Any]) -> Array:
     if y.shape[:1] != (rows,):
         raise ValueError(f"y must have {rows} rows, as X has, got shape {y.shape}")
     if is_classifier(estimator):
+        several = estimator._label_binarizer.y_type_.startswith("multilabel")
+        if several != (y.ndim == 2):
+            wanted = f"({rows}, {len(estimator.classes_)})" if several else f"({rows},)"
+            raise ValueError(f"y must have shape {wanted}, as in other blocks, got {y.shape}")
         estimator._check_targets(y)
     targets = np.ascontiguousarray(estimator._targets(y), dtype)
     if not checks.finite(targets):

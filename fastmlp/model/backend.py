@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import Inputs
 from fastmlp.model.state import TrainState
@@ -18,12 +19,12 @@ Array = NDArray[Any]
 class Data(NamedTuple):
     """Rows to learn from, C-contiguous and of one floating dtype, finite, never written.
 
-    inputs : (rows, n_in), an array or `SparseRows`
+    inputs : (rows, n_in), an array, `SparseRows` or `ByteRows`
     targets : (rows, n_out); one-hot or probabilities for cross_entropy
     weights : (rows,), at least 0
     """
 
-    inputs: Inputs
+    inputs: Inputs | ByteRows
     targets: Array
     weights: Array
 
@@ -108,7 +109,8 @@ def loss_in_parts(weights: Array, parts: Iterable[slice], loss_of: Callable[[sli
 class Backend(NamedTuple):
     """What a backend does. All arrays are C-contiguous and of one dtype, float32 or float64.
 
-    Inputs are arrays or `SparseRows`, which every backend takes. An exact one makes the same bits of both.
+    Inputs are arrays or `SparseRows`, and those of `Data` may be `ByteRows`: every backend takes all of them.
+    An exact one makes the same bits of each.
 
     predict(network, parameters, inputs, out)
         Write the network's output for inputs (rows, n_in) to out (rows, n_out).

@@ -9,6 +9,7 @@ import numpy as np
 
 from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import Snapshot
@@ -156,7 +157,8 @@ def sample_of(data: Data, held_out: Data | None, ranks: Ranks = ALONE) -> str:
             counts = ranks.all_of(len(rows.weights))
             count, own = sum(counts), len(rows.weights)
             places = np.arange(0, count, -(-count // SAMPLED_ROWS)) - sum(counts[: ranks.rank])
-            sampled = ranks.all_of(tuple(rows.take(places[(places >= 0) & (places < own)])))
+            some = rows.take(places[(places >= 0) & (places < own)])
+            sampled = ranks.all_of((unpacked(some.inputs), some.targets, some.weights))
             parts += [_joined(part) for part in zip(*sampled, strict=True)]
             parts.append(np.array([count]))
     return fingerprint(*parts)

@@ -14,6 +14,7 @@ from fastmlp.distributed.fingerprints import fingerprint_by_rows
 from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import Inputs, SparseRows
@@ -62,12 +63,12 @@ def setting(
     }
 
 
-def fingerprint(*arrays: Inputs) -> str:
-    """Return the SHA-256 of C-contiguous arrays, those of sparse rows too: of dtypes, shapes and bytes."""
+def fingerprint(*arrays: Inputs | ByteRows) -> str:
+    """Return the SHA-256 of C-contiguous arrays, those of other rows too: of dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for part in array.arrays if isinstance(array, SparseRows) else (array,):
+        for part in array.arrays if isinstance(array, (SparseRows, ByteRows)) else (array,):
             digest.update(part.reshape(-1).view(np.uint8).data)
     return digest.hexdigest()
 

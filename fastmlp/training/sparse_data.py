@@ -16,6 +16,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import may_take_sparse_rows, saved_by_sparse_rows
 from fastmlp.backend.registry import is_reference
 from fastmlp.model.backend import Backend
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import MOST_COLUMNS, Inputs, SparseRows, density_of
@@ -150,14 +151,19 @@ TURNING_SECONDS = 8e-9
 
 
 def inputs_of_steps(
-    backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, inputs: Inputs, epochs: int
-) -> Inputs:
+    backend: Backend | Auto,
+    network: Network,
+    optimizer: Optimizer,
+    rows: int,
+    inputs: Inputs | ByteRows,
+    epochs: int,
+) -> Inputs | ByteRows:
     """Return the inputs as steps shall take them: dense ones that are mostly zeros as sparse ones.
 
     Where that is faster, and has the same bits; and for an optimiser that asks which columns a batch touches.
     rows : of a batch
     """
-    if isinstance(inputs, SparseRows) or is_reference(backend.name):
+    if isinstance(inputs, (SparseRows, ByteRows)) or is_reference(backend.name):
         return inputs
     if optimizer.rule.touched_only:
         return SparseRows.of(inputs)

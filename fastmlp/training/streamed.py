@@ -78,6 +78,8 @@ class Streamed(Training):
         self.order = np.empty(0, np.int64)
         self.epoch_step = self.epoch_rows = self.skipped = 0
         """Of the epoch under way: its first step, rows visited, steps of an earlier training left to skip."""
+        self.epoch_weighs = False
+        """Whether one of those rows has a weight other than 0."""
         self.epoch_state: dict[str, Any] | None = None
         """What draws its orders, as it was when the epoch began; None between two epochs."""
         super().__init__(plan, state, callbacks, None)
@@ -95,11 +97,8 @@ class Streamed(Training):
         """Begin with a window, and with what the one before has left over."""
         carried = 0
         if window.first:
-            self.epoch_step, self.epoch_rows, self.epoch_state = (
-                self.run.step - self.skipped,
-                0,
-                self._state(),
-            )
+            self.epoch_step, self.epoch_rows = self.run.step - self.skipped, 0
+            self.epoch_weighs, self.epoch_state = False, self._state()
         elif carried := len(self.order) - self.at:
             window.carry(self.data.take(self.order[self.at :]))
         if window is not self.window:
@@ -158,6 +157,9 @@ class Streamed(Training):
     def _advance_by(self, steps: int) -> int:
         """Pass over the rows of some steps; return how many."""
         rows = min(len(self.order) - self.at, steps * self.plan.batch_size)
+        if not self.epoch_weighs:
+            passed = self.order[self.at : self.at + rows]
+            self.epoch_weighs = self.uniform or bool(self.data.weights[passed].any())
         self.at += rows
         self.epoch_rows += rows
         return rows
@@ -193,8 +195,7 @@ class Streamed(Training):
 
     def _close_epoch(self, validation_loss: float | None) -> None:
         run = self.run
-        weight = float(self.losses.pending[1].sum())
-        if not weight > 0:
+        if not self.epoch_weighs:
             raise ValueError(f"the weights of epoch {run.epoch + 1} are all zero")
         run.history["loss"].append(self.open_losses.close())
         run.epoch, self.epoch_state = len(run.history["loss"]), None

@@ -25,7 +25,7 @@ from fastmlp.training.data import clean_targets, clean_validation, floating_dtyp
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, sample_of
-from fastmlp.training.sources.blocks import Slices, Source, check_file, given
+from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse
 from fastmlp.training.start import (
@@ -56,6 +56,7 @@ def source_of(
         if weights is not None:
             raise ValueError(f"blocks hold their weights, as (X, y, weight); got others beside {what}")
         return given(what, X)
+    check_rows(what, X, y)
     rows_at_once = isinstance(X, np.ndarray) or is_sparse(X)
     if isinstance(X, np.memmap) and X.ndim == 2 and X.dtype.kind in "buif":
         as_it_is = X.dtype == floating_dtype(dtype, X) and X.flags.c_contiguous and scale == 1

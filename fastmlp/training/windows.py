@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import itertools
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
+from fastmlp.backend.choice import may_take_bytes
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.training.data import as_array, checked_weights, convert, floating_dtype
-from fastmlp.training.sources.blocks import SHAPE, Given, Source
+from fastmlp.training.sources.blocks import SHAPE, Given, Slices, Source, named_blocks
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
 
 WINDOW_BYTES = 1 << 25
-"""Of a window where a user says nothing: two of them and what is carried are what training takes of rows."""
+"""Of a window where a user says nothing: two of them and what is carried are what training takes of rows.
+
+Rows that stay bytes are counted as what they become, and take a quarter of it: a window of 8 MiB stays in the
+cache where one of 32 does not, and an epoch was 4 % shorter (784-128-10, batch 128)."""
 
 POLL = 0.05
 """Seconds between two looks at whether a training that waits for rows shall stop."""
@@ -85,15 +89,18 @@ class Window:
         room: int,
         dtype: np.dtype[Any],
         most_bytes: int | None = None,
+        scale: float | None = None,
     ) -> None:
         """Make an empty one for so many rows, and `room` before them.
 
         most_bytes : of sparse rows, which end it before it has so many, but for a batch; None for no bound
+        scale : of bytes that stay bytes; None if they become numbers of the dtype
         """
+        self._scale = scale
         self._most_bytes, self._bytes = most_bytes, 0
         self._room, self._most, self._carried, self.rows = room, rows, 0, 0
         self._targets, self._weights = np.empty((room + rows, n_out), dtype), np.empty(room + rows, dtype)
-        self._inputs = None if sparse else np.empty((room + rows, n_in), dtype)
+        self._inputs = None if sparse else np.empty((room + rows, n_in), dtype if scale is None else np.uint8)
         self._pieces: list[SparseRows] = []
         self.first = self.last = False
 
@@ -112,6 +119,8 @@ class Window:
         if self._inputs is None:
             self._pieces.append(block.inputs[start:stop])
             self._bytes += int(bytes_up_to(block, start, stop)[-1])
+        elif self._scale is not None:
+            self._inputs[at] = block.inputs[start:stop]
         else:
             try:
                 convert("X", block.inputs[start:stop], scale, self._inputs[at], start)
@@ -127,19 +136,21 @@ class Window:
         if self._inputs is None:
             self._pieces.insert(0, left.inputs)  # type: ignore[arg-type]
         else:
-            self._inputs[at] = left.inputs
+            self._inputs[at] = left.inputs.numbers if isinstance(left.inputs, ByteRows) else left.inputs
         self._targets[at], self._weights[at] = left.targets, left.weights
 
     @property
     def data(self) -> Data:
         """All rows."""
         at = slice(self._room - self._carried, self._room + self.rows)
-        inputs: Inputs
+        inputs: Inputs | ByteRows
         if self._inputs is None:
             self._pieces = [stacked(self._pieces)]
             inputs = self._pieces[0]
         else:
             inputs = self._inputs[at]
+            if self._scale is not None:
+                inputs = ByteRows(inputs, self._weights.dtype, self._scale)
         return Data(inputs, self._targets[at], self._weights[at])
 
     def empty(self) -> None:
@@ -172,6 +183,7 @@ class Windows:
         self._free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
         self._made = 0
         self._sparse: bool | None = None
+        self._n_out: int | None = None
         self._closed = threading.Event()
         # A daemon: it may wait in a user's code for what never comes.
         run = contextvars.copy_context().run
@@ -219,7 +231,8 @@ class Windows:
         with contextlib.closing(self._blocks(epoch)) as blocks:
             block = next(blocks, None)
             if block is None:
-                again = "; give a function that makes them anew for every epoch" if epoch > self._done else ""
+                walked = isinstance(self.source, Given) and self.source.walks > 1
+                again = "; give a function that makes them anew for every epoch" if walked else ""
                 raise ValueError(f"there is no row in the {self._what}blocks of epoch {epoch + 1}{again}")
             window = self._window(block)
             window.first = True
@@ -255,38 +268,35 @@ class Windows:
         (n_in, n_out), dtype = (like.inputs.shape[1], like.targets.shape[1]), like.targets.dtype
         sparse, rows, batch = isinstance(like.inputs, SparseRows), self.wanted.window, self.wanted.batch_size
         most_bytes = WINDOW_BYTES if sparse and rows is None else None
+        scale = self.wanted.scale if self._keeps_bytes(n_in) else None
         if rows is None:
             of_a_row = dtype.itemsize * (n_out + 1) + (8 if sparse else dtype.itemsize * n_in)
             rows = max(batch, WINDOW_BYTES // of_a_row)
         if self.rows is not None:
             rows, batch = min(rows, self.rows), min(batch, self.rows)
         try:
-            return Window(sparse, n_in, n_out, rows, batch - 1, dtype, most_bytes)
+            return Window(sparse, n_in, n_out, rows, batch - 1, dtype, most_bytes, scale)
         except (MemoryError, ValueError, OverflowError):  # NumPy has no memory, or no such number
             raise ValueError(
                 f"there is no memory for a window of {rows} rows and a batch of {batch}; "
                 "choose a smaller window or batch_size"
             ) from None
 
+    def _keeps_bytes(self, n_in: int) -> bool:
+        """Return whether windows hold bytes as they are, which are finite when they are scaled down."""
+        of_bytes = isinstance(self.source, Slices) and self.source.bytes
+        return of_bytes and self.wanted.scale <= 1 and may_take_bytes(n_in)
+
     def _blocks(self, epoch: int) -> Generator[Block]:
         """Yield the blocks of an epoch that have rows, checked."""
         wanted = self.wanted
-        blocks: Iterator[Any] | None = None
-        for number in itertools.count(1):
+
+        def name_of(number: int) -> str:
             if self._closed.is_set():
                 raise _Closed
-            name = f"{self._what}block {number} of epoch {epoch + 1}"
-            try:
-                blocks = iter(self.source) if blocks is None else blocks
-                given = next(blocks)
-            except StopIteration:
-                return
-            except Exception as error:
-                if isinstance(self.source, Given):  # a user's own, who may wait for this kind of error
-                    error.add_note(f"while fastmlp waited for {name}")
-                    raise
-                told = str(error).strip() or type(error).__name__
-                raise ValueError(f"{name}: {told.splitlines()[0]}") from error
+            return f"{self._what}block {number} of epoch {epoch + 1}"
+
+        for name, given in named_blocks(self.source, name_of):
             try:
                 block = _block(name, given, wanted)
             except (ValueError, TypeError) as error:
@@ -303,7 +313,10 @@ class Windows:
         if self._sparse not in (None, sparse):
             kinds = ("sparse", "dense") if sparse else ("dense", "sparse")
             raise ValueError(f"{name}: X is {kinds[0]}, and {kinds[1]} in the blocks before it")
-        self._sparse = sparse
+        columns = block.targets.shape[1]
+        if self._n_out not in (None, columns):
+            raise ValueError(f"{name}: y has {columns} columns, and {self._n_out} in the blocks before it")
+        self._sparse, self._n_out = sparse, columns
         self.wanted = wanted._replace(n_in=block.inputs.shape[1], dtype=block.targets.dtype)
         return self.wanted
 

@@ -50,7 +50,7 @@ PIECES = {
     **dict.fromkeys(("affine", "weight_gradient", "bias_gradient", "input_gradient", "gather"), Piece()),
     **dict.fromkeys(("affine_rows", "weight_gradient_rows", "input_gradient_rows"), Piece()),
     **dict.fromkeys(("affine_sparse", "weight_gradient_sparse", "list_columns", "flush"), Piece()),
-    **dict.fromkeys(("scatter",), Piece()),
+    **dict.fromkeys(("scatter", "convert_bytes"), Piece()),
     **dict.fromkeys(("affine_sparse_rows", "weight_gradient_sparse_rows", "columns_step"), Piece()),
     "activate": Piece(codes=ACTIVATION_CODES, constant=activate_one),
     "activate_gradient": Piece(codes=ACTIVATION_CODES, constant=activate_gradient_one),

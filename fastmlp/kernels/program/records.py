@@ -131,6 +131,8 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "indptr": (np.int64, ("bounds",)),
     "indices": (np.int32, ("stored",)),
     "values": (None, ("stored",)),
+    "numbers": (np.uint8, ("bytes", "n_in")),
+    "scale": (np.float64, (1,)),
     "targets": (None, ("samples", "n_out")),
     "weights": (None, ("samples",)),
     "order": (np.int64, ("visits",)),
@@ -158,6 +160,7 @@ layers, objective : as in `Shape`; rules : RULE
 parameters, gradients, moments : as in `fastmlp.model.state.TrainState`
 inputs, targets, weights : as in `fastmlp.model.backend.Data`
 indptr, indices, values : in the place of dense inputs, as in `fastmlp.model.sparse.SparseRows`
+numbers, scale : in the place of dense inputs, as in `fastmlp.model.byte_rows.ByteRows`
 order, starts, stops, totals, rates : as in `fastmlp.model.backend.Chunk`
 losses : written, the objective of each step
 out : predictions, written
@@ -174,7 +177,8 @@ BUFFERS = (
 )
 """The buffers in a call's memory; a number of the call says where each begins. Most serve all layers.
 
-batch_inputs (batch * n_in), batch_targets (batch * n_out), batch_weights (batch) : the gathered batch
+batch_inputs (batch * n_in), batch_targets (batch * n_out), batch_weights (batch) : the gathered batch, whose
+inputs may be converted ones
 logits, activations, dropped, deltas : (batch * units of all layers)
 scratch : (workers, scratch_length), `workspace.scratch_length`, for the matmul slots' own use
 slices : (workers, slice_length), `workspace.slice_length`, for slices of gradients, applied at once
@@ -183,7 +187,7 @@ private : (workers, private_length), `variant.Bound.private`, which the program 
 
 NUMBERS = (
     *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
-    *("bounds", "stored", "marks", "placed", "counted", "words", "listed", "terms", "all_terms"),
+    *("bounds", "stored", "bytes", "marks", "placed", "counted", "words", "listed", "terms", "all_terms"),
     *("summing", "together"),
     *BUFFERS,
     *("scratch_length", "slice_length", "private_length"),
@@ -195,6 +199,7 @@ visits : rows of the order, 0 if the inputs are visited as they stand
 steps : of the call; step : steps that were taken before; key : of the dropout masks
 batch : the most rows of a step, for which the buffers have room; length : numbers in the memory
 bounds : the length of indptr, 0 where inputs are dense; stored : non-zeros
+bytes : rows of bytes, 0 where inputs are of the network's dtype
 marks : the length of `touched`, n_in or 0
 placed : the length of `places`, 0 where the batch has no rows in other processes
 summing : the address of the function that sums gradients over ranks, see `program.summing`; 0 without ranks

@@ -7,9 +7,10 @@ that one compilation for each dtype serves every network. Nothing in a step allo
 
 A step has two phases. In the first every worker takes rows of the batch through all layers and back to their
 deltas. In the second every worker takes rows of the weights, contracts over the whole batch and applies the
-optimiser. Whatever the depth, a step has two barriers; one or two more where the whole gradient is formed before
-any of it is applied, and one for each piece of it that ranks sum. No element is summed by two workers, so one
-thread and sixteen give the same bits. The layers are walked once forward, once back, once over the weights.
+optimiser. Whatever the depth, a step has two barriers; one or two more where the whole gradient is formed
+before any of it is applied, and one for each piece of it that ranks sum. No element is summed by two workers,
+so one thread and sixteen give the same bits. The layers are walked once forward, once back, once over the
+weights.
 """
 
 # ruff: noqa: F821  (slots are bound later)
@@ -37,6 +38,7 @@ from fastmlp.kernels.codegen.views import (
 from fastmlp.kernels.codes import RELU, SGD
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
+from fastmlp.kernels.program.converting import convert_bytes
 from fastmlp.kernels.program.records import ABANDONED, SLICE_ROWS, UNBOUNDED, UNSUMMED
 from fastmlp.kernels.program.summing import call_back
 from fastmlp.kernels.tuning.reading import tuned
@@ -159,10 +161,11 @@ def inputs_of(call, start, rows):
 
     The batch begins with visit `start` of the call's order, or with sample `start` where there is no order.
     """
-    if call.visits == 0:
-        return rows_of(call.inputs, start, start + rows), no_order()
-    if streams():
-        return call.inputs, vector(call.order, start, rows)
+    if call.bytes == 0:
+        if call.visits == 0:
+            return rows_of(call.inputs, start, start + rows), no_order()
+        if streams():
+            return call.inputs, vector(call.order, start, rows)
     return matrix(call.memory, call.batch_inputs, rows, call.n_in), no_order()
 
 
@@ -182,7 +185,11 @@ def rows_forward(call, start, rows, first, last, step, worker):
     layers, parameters, memory = call.layers, call.parameters, call.memory
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     sparse = call.bounds > 0
-    if call.visits > 0 and not streams() and not sparse:
+    if call.bytes > 0:
+        visited = vector(call.order, start + first, chosen(call.visits > 0, last - first, 0))
+        own = rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last)
+        convert_bytes(call.numbers, visited, start + first, call.scale, own)
+    elif call.visits > 0 and not streams() and not sparse:
         visited = vector(call.order, start + first, last - first)
         gather(call.inputs, visited, rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last))
     source, order = inputs_of(call, start, rows)

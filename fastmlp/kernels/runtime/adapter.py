@@ -43,6 +43,7 @@ from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Buffers, Choice, Work
 from fastmlp.model.activations import activation_of
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
+from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import LayerSlices, layer_slices
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
@@ -170,14 +171,14 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         check_data(shape, data, dtype)
         check_chunk(chunk, losses, 1 if shared is None else 0)
         if optimizer.rule.touched_only and not isinstance(data.inputs, SparseRows):
-            data = data._replace(inputs=SparseRows.of(data.inputs))
+            data = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs))))
         rows, workers = chunk.batch_size, 1
         typical = rows if shared is None else shared.rows
         work_of_step = Work.of(network, optimizer, typical, dtype, threads)
         bound = None
         if isinstance(data.inputs, SparseRows):
             work_of_step = work_of_step.with_inputs(len(data.inputs.values) // len(data.inputs))
-        elif choice.specialize is not None and shared is None:
+        elif choice.specialize is not None and shared is None and not isinstance(data.inputs, ByteRows):
             bound = choice.specialize(network, optimizer, rows, dtype)
         if choice.workers is not None:
             workers = choice.workers(work_of_step)
@@ -220,7 +221,7 @@ def told_of_ranks(shared: Shared | None, summing: Summing | None, chunk: Chunk) 
     return told
 
 
-def sizes_of(network: Network, inputs: Inputs) -> tuple[int, ...]:
+def sizes_of(network: Network, inputs: Inputs | ByteRows) -> tuple[int, ...]:
     """Return the units of every layer, as `workspace.lengths` takes them."""
     return (0, *network.sizes[1:]) if isinstance(inputs, SparseRows) else network.sizes
 
@@ -228,7 +229,11 @@ def sizes_of(network: Network, inputs: Inputs) -> tuple[int, ...]:
 def told_of(data: Data) -> dict[str, Any]:
     """Return a call's arrays and numbers of the data, by their names in `fastmlp.kernels.program.records`."""
     inputs = data.inputs
-    told = sparse_told(inputs) if isinstance(inputs, SparseRows) else {"inputs": inputs}
+    told: dict[str, Any] = {"inputs": inputs}
+    if isinstance(inputs, SparseRows):
+        told = sparse_told(inputs)
+    elif isinstance(inputs, ByteRows):
+        told = {"numbers": inputs.numbers, "scale": np.array([inputs.scale]), "bytes": len(inputs)}
     return {**told, "targets": data.targets, "weights": data.weights, "samples": len(inputs)}
 
 
@@ -238,7 +243,7 @@ def sparse_told(inputs: SparseRows) -> dict[str, Any]:
     return {**arrays, "bounds": len(inputs.indptr), "stored": len(inputs.values)}
 
 
-def lists_for(inputs: Inputs, rows: int, workers: int) -> dict[str, Any]:
+def lists_for(inputs: Inputs | ByteRows, rows: int, workers: int) -> dict[str, Any]:
     """Return the buffers for lists of the columns of up to `rows` sparse rows; none for dense rows."""
     if not isinstance(inputs, SparseRows):
         return {}

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
 
@@ -27,12 +28,17 @@ def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLik
         )
 
 
-def check_inputs(inputs: Inputs, rows: int, n_in: int, dtype: DTypeLike) -> None:
-    """Raise ValueError unless the inputs are (rows, n_in) of this dtype, dense or sparse.
+def check_inputs(inputs: Inputs | ByteRows, rows: int, n_in: int, dtype: DTypeLike) -> None:
+    """Raise ValueError unless the inputs are (rows, n_in) of this dtype, dense, sparse or bytes.
 
     The content of indptr and indices is not checked, nor are the values of an order: the caller answers for
     them.
     """
+    if isinstance(inputs, ByteRows):
+        check_array("bytes", inputs.numbers, (rows, n_in), np.uint8)
+        if inputs.dtype != dtype:
+            raise ValueError(f"bytes must become {np.dtype(dtype)}, got {inputs.dtype}")
+        return
     if not isinstance(inputs, SparseRows):
         check_array("inputs", inputs, (rows, n_in), dtype)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -38,8 +39,11 @@ class Given:
 
     def __init__(self, blocks: Iterable[Any] | Callable[[], Iterable[Any]]) -> None:
         self._blocks = blocks
+        self.walks = 0
+        """How often they have been walked through, or will have been."""
 
     def __iter__(self) -> Iterator[Any]:
+        self.walks += 1
         made = self._blocks() if callable(self._blocks) else self._blocks
         if not isinstance(made, Iterable):
             raise TypeError(
@@ -68,6 +72,54 @@ def given(what: str, blocks: Any) -> Given:
     return Given(blocks)
 
 
+def named_blocks(source: Source, name_of: Callable[[int], str]) -> Iterator[tuple[str, Any]]:
+    """Yield the blocks of an epoch, each with its name: name_of(1), name_of(2), ..
+
+    What goes wrong in a source of ours becomes one line with the name. An error of a user's, who may wait for
+    this kind of error, comes as it is, with a note.
+    """
+    blocks: Iterator[Any] | None = None
+    for number in itertools.count(1):
+        name = name_of(number)
+        try:
+            blocks = iter(source) if blocks is None else blocks
+            block = next(blocks)
+        except StopIteration:
+            return
+        except Exception as error:
+            if isinstance(source, Given):
+                error.add_note(f"while fastmlp waited for {name}")
+                raise
+            told = str(error).strip() or type(error).__name__
+            raise ValueError(f"{name}: {told.splitlines()[0]}") from error
+        yield name, block
+
+
+def check_rows(what: str, X: Any, y: Any) -> None:
+    """Raise TypeError where y is given beside what holds a y of its own, or one of the two is a name."""
+    if isinstance(X, (str, os.PathLike)):
+        raise TypeError(
+            f"{what} must be rows, got the path {checks.shown(X)}; "
+            "open it, as with pyarrow.dataset.dataset(path) or np.load(path, mmap_mode='r')"
+        )
+    if isinstance(y, str):
+        raise TypeError(
+            f"y names a column, {checks.shown(y)}, of tables of Arrow's and Dask's only, and {what} is "
+            f"{checks.shown(type(X))}; give the numbers"
+        )
+    pairs = isinstance(X, (list, tuple)) and len(X) > 0 and _is_block(X[0])
+    rows = isinstance(X, (list, tuple, Iterator)) or hasattr(X, "__array__") or hasattr(X, "toarray")
+    if pairs or (not (rows or hasattr(X, "__getitem__")) and (callable(X) or isinstance(X, Iterable))):
+        raise TypeError(
+            f"blocks {SHAPE} hold their y, so no other can be given; got {checks.shown(y)} beside them"
+        )
+
+
+def _is_block(one: Any) -> bool:
+    """Whether one of a list is (X, y) or (X, y, weight), and not a row."""
+    return isinstance(one, tuple) and len(one) in (2, 3) and getattr(one[0], "ndim", 0) == 2
+
+
 class Slices:
     """The rows of arrays, a memory map or a sparse matrix, some at a time.
 
@@ -85,6 +137,11 @@ class Slices:
     def rows(self) -> int:
         """Of an epoch."""
         return int(self._arrays[0].shape[0]) if self._chosen is None else len(self._chosen)
+
+    @property
+    def bytes(self) -> bool:
+        """Whether all rows are bytes, which a window may keep."""
+        return bool(self._arrays[0].dtype == np.uint8) and not hasattr(self._arrays[0], "tocsr")
 
     def take(self, rows: NDArray[np.int64]) -> Slices:
         """Return some of the rows."""

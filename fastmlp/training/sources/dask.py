@@ -41,9 +41,11 @@ def dask_source(what: str, X: Any, y: Any, weights: Any) -> DaskRows:
 
     Of an array, y and weights are arrays of Dask's or NumPy's; y of a data frame may be a series, too.
     """
+    import dask.array
+
     if _is_frame(X) and hasattr(X, "columns"):
         return _frame_rows(what, X, y, weights)
-    if not hasattr(X, "chunks") or X.ndim != 2:
+    if not isinstance(X, dask.array.Array) or X.ndim != 2:
         raise TypeError(
             f"{what} must be an array (rows, columns) or a data frame of Dask's, got {checks.shown(X)}"
         )
