@@ -178,6 +178,8 @@ NUMBERS = "".join(f"{i},x\n" for i in range(20))
         (gzip.compress(b"a,b\n1,2\n", mtime=0), "it is no text in UTF-8, but compressed by gzip; unpack it"),
         ("a,b\n1,2\n".encode("utf-16"), "it is no text in UTF-8, but in UTF-16; save the table as UTF-8"),
         (b"PK\x03\x04abc\n", "it is no text in UTF-8, but a zip file, as those of Excel's are"),
+        ('a,5" pipe\n1,2\n', "a quote in '5\" pipe' of its first line: a field with quotes must stand in"),
+        ('"a,b\n1,2\n', "a quote in '\"a' of its first line: a field with quotes must stand in quotes"),
         ("a, a\n1,2\n", "two columns have the name 'a'; the first line must name the columns"),
         ("a,a\n1,2\n", "two columns have the name 'a'; the first line"),
         (b"a,b\n1,2\nx,\xff\n", "row 2: byte 0xff is no UTF-8"),

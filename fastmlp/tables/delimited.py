@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -128,6 +129,8 @@ def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
     if "\r" in first.removesuffix("\r"):
         raise TableError("its lines end in carriage returns alone; they must end in line feeds")
     separator = "\t" if is_tsv else max(SEPARATORS, key=first.count)
+    if (stray := _stray_quote(text, separator, rows=1)) is not None:
+        raise TableError(f"a quote in {checks.shown(stray[2])} of its first line: {QUOTES}")
     names = next(_rows(text, separator), [])
     if not names:
         raise TableError(f"its {'first line' if text.strip() else 'text'} is empty; {FIRST}")
@@ -202,16 +205,17 @@ def _explain(block: bytes, header: list[str], separator: str, skip: int) -> None
         raise TableError(f"a quote in {checks.shown(field)}: {QUOTES}", name, row + 1 - skip)
 
 
-def _stray_quote(text: str, separator: str) -> tuple[int, int, str] | None:
+def _stray_quote(text: str, separator: str, rows: float = math.inf) -> tuple[int, int, str] | None:
     """Return the row and the field of the first quote that does not enclose a field, and the field's text.
 
-    Rows and fields are counted from 0, as polars counts them: an empty line is one.
+    Only so many rows are looked at. Rows and fields are counted from 0, as polars counts them: an empty line
+    is one.
     """
     sound = re.compile(
         rf'(?:"(?:[^"]|"")*+"|[^"{re.escape(separator)}\r\n]*+)(?P<end>{re.escape(separator)}|\r?\n|\Z)'
     )
     row = place = at = 0
-    while at < len(text):
+    while at < len(text) and row < rows:
         field = sound.match(text, at)
         if field is None:
             end = re.compile(rf"[{re.escape(separator)}\r\n]|\Z").search(text, at)
