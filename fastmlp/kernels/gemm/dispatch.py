@@ -23,6 +23,7 @@ compiled = njit(error_model="numpy", inline="always")
 
 # Copying a panel of B takes about as long as one tile; it pays when at least this many rows use the panel.
 pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
+pack_delta_rows = tuned("pack_delta_rows")
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
 """Rows of x that L2 does not hold are read again from beyond it for each panel of W. Where they take more than
@@ -37,16 +38,10 @@ def conflicting(row_bytes):
 
 
 @jittable
-def packing_forward(rows: int, row_bytes: int, where_crowded: int, always: int):
-    """Return how tiles read W, IN_PLACE or PACKED, for `rows` rows of x."""
+def packing_for(rows: int, row_bytes: int, where_crowded: int, always: int):
+    """Return how tiles read B, IN_PLACE or PACKED, for `rows` rows of the result."""
     crowded = (rows >= where_crowded) & conflicting(row_bytes)
     return where(crowded | (rows >= always), rows.number(PACKED), IN_PLACE)
-
-
-@jittable
-def packing_backward(rows: int, least: int):
-    """Return how tiles read the deltas, IN_PLACE or PACKED, for `rows` rows of weights."""
-    return where(rows >= least, rows.number(PACKED), IN_PLACE)
 
 
 @jittable
@@ -77,7 +72,7 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
         narrow_affine(x, w, b, out, start, stop, relu, panel)
     else:
         n_in = w.shape[0]
-        packing = packing_forward(rows, n_out * out.itemsize, pack_rows(), pack_always_rows())
+        packing = packing_for(rows, n_out * out.itemsize, pack_rows(), pack_always_rows())
         together = terms_together(n_in, rows * n_in * out.itemsize)
         for k in range(0, n_in, together):
             terms = lesser(together, n_in - k)
@@ -104,7 +99,7 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, panel):
     """out = (x[order].T @ delta)[start:stop]; where `descend`, out -= rate * (that + l2 * out).
 
-    A panel of delta stays in L1 while the columns of x are read. Where `descend`, the gradient is used from
+    A panel of delta stays in L1 while the columns of x are read, if there are enough of these for a copy. Where `descend`, the gradient is used from
     registers and not stored.
 
     x : (samples, n_in) floating, C-contiguous
@@ -118,7 +113,8 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
     if len(order) == 0 and pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize):
         narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, l2, panel)
     else:
-        packing, finish = packing_backward(rows, pack_rows()), chosen(descend, UPDATE, STORE)
+        packing = packing_for(rows, n_out * out.itemsize, pack_rows(), pack_delta_rows())
+        finish = chosen(descend, UPDATE, STORE)
         product_of_columns(
             x, order, start, rows, delta, packing, panel, out, start - out_first, finish, rate, l2
         )

@@ -68,12 +68,17 @@ TABLE: dict[str, Tunable] = {
     "pack_rows": Tunable(
         "rows from which on a tile's columns are copied into a panel, where rows lie badly for the caches",
         128, (32, 64, 256),
-        (Trial((64, 512, 10), 64), Trial((96, 256, 10), 128), Trial((200, 100, 10), 100)),
+        (Trial((64, 512, 10), 64), Trial((200, 512, 10), 128)),
     ),
     "pack_always_rows": Tunable(
         "rows from which on weights are copied into panels however they lie",
         host().pack_rows, tuple({32, 128, NEVER} - {host().pack_rows}),
         (Trial((784, 128, 10), 128), Trial((100, 100, 10), 128)),
+    ),
+    "pack_delta_rows": Tunable(
+        "rows of weights from which on deltas are copied into panels, however they lie",
+        host().pack_deltas, tuple({128, 256, 512, NEVER} - {host().pack_deltas}),
+        (Trial((128, 128, 10), 128), Trial((256, 256, 10), 256), Trial((784, 128, 10), 128)),
     ),
     "slice_bytes": Tunable(
         "gradient that is formed before the optimiser is applied to it: a share of L2",
