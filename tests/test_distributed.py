@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -219,6 +221,27 @@ def test_an_error_within_a_sum_ends_the_step_and_is_raised():
             backend.train_chunk(network, fastmlp.SGD(1e-3), state, data, chunk, 0, None, losses, shared)
         assert np.isfinite(losses).sum() == 4
     assert not np.array_equal(state.parameters, before)
+
+
+def test_nothing_of_a_step_is_left_to_the_garbage_collector():
+    data = Data(X, rng.random((ROWS, 2)), np.ones(ROWS))
+    network, state = fastmlp.Network([6, 5, 2]), initial_state(rng.standard_normal(6 * 5 + 5 + 5 * 2 + 2))
+
+    def add(s, first, last):
+        pass
+
+    watch, rows = weakref.ref(add), np.arange(4)
+    shared = Shared(rows, add, state.parameters.size, 4)
+    chunk = Chunk(rows, rows[:1], rows[:1] + 4, np.full(1, 4.0), np.ones((1, 2)), 4)
+    gc.disable()
+    try:
+        registry.get("fused").train_chunk(
+            network, fastmlp.SGD(1e-3), state, data, chunk, 0, 1, np.empty(1), shared
+        )
+        del add, shared
+        assert watch() is None
+    finally:
+        gc.enable()
 
 
 # --- averages every k steps --------------------------------------------------------------------------------

@@ -31,7 +31,8 @@ class Summing:
                 errors.append(error)
 
         self._errors, self._barrier, self._function = errors, barrier, SIGNATURE(told)
-        self.address = ctypes.cast(self._function, ctypes.c_void_p).value or 0
+        # Not by `ctypes.cast`, whose result and argument hold one another: a cycle would keep the rows.
+        self.address = ctypes.c_void_p.from_buffer(self._function).value or 0
 
     def check(self) -> None:
         """Raise the error that ended the program, if one did.
