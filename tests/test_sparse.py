@@ -14,6 +14,8 @@ from test_arithmetic import EXACT, Outcome, by_chunk, by_gradients, fresh, of_wo
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
 from fastmlp.backend import registry
+from fastmlp.kernels.gemm.sparse_sums import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
+from fastmlp.kernels.jit import engine
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.sparse import SparseRows, density_of, touched_by
@@ -293,3 +295,29 @@ def test_short_trainings_and_small_networks_are_not_worth_turning_their_inputs()
     assert (
         sparse_data.inputs_of_steps(registry.get("specialized"), Network([50, 64, 2]), SGD(), 20, X, 99) is X
     )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "share", "wanted"),
+    [
+        ((600, 128, 2), 70, 0.25, BLOCKED),
+        ((9000, 120, 2), 270, 0.004, FAR_BLOCKED),
+        ((9000, 120, 2), 10, 0.001, FAR),
+    ],
+)
+def test_sums_by_blocks_of_weights_have_the_bits_of_dense_ones(sizes, rows, share, wanted):
+    network, rng = Network(sizes, "relu", **CLASSES), np.random.default_rng(2)
+    X = words(rows, sizes[0], rng, share).astype(np.float32)
+    targets = np.eye(2, dtype=np.float32)[rng.integers(0, 2, rows)]
+    dense = Data(X, targets, np.ones(rows, np.float32))
+    order, stops = rng.permutation(rows), np.array([rows])
+    chunk = Chunk(order, stops - rows, stops, stops.astype(float), np.full((1, 2), 0.01), rows)
+    parameters = 0.1 * rng.standard_normal(parameter_count(sizes), np.float32)
+    of_dense, of_sparse = (
+        by_chunk(registry.get("fused"), network, SGD(0.1), parameters, data, chunk)
+        for data in (dense, dense._replace(inputs=SparseRows.of(X)))
+    )
+    for got, expected in zip(of_sparse, of_dense, strict=True):
+        assert np.array_equal(got, expected)
+    codes = [int(code) for name, _, code in engine._found if name == SUMS]
+    assert wanted in np.unravel_index(codes, AXES)[2]  # else the shapes have to change with the limits

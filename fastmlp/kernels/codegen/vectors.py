@@ -251,6 +251,25 @@ def carried(builder, first, count, values, step, by=1):
     return [joined(builder, (start, before), (result, last)) for start, result in zip(values, results)]
 
 
+def carried_while(builder, first, goes_on, values, step):
+    """The index that `values = step(k, values)` came to, for k from `first` on while goes_on(k), and the values."""
+    before = builder.block
+    head, body, after = map(builder.append_basic_block, ("test", "round", "rounds_done"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    index, *phis = [builder.phi(kind) for kind in (INT, *(value.type for value in values))]
+    builder.cbranch(goes_on(Symbol(builder, index)), body, after)
+    builder.position_at_end(body)
+    results = step(Symbol(builder, index), phis)
+    following, last = builder.add(index, INT(1)), builder.block
+    builder.branch(head)
+    for phi, start, result in zip([index, *phis], [integer(first), *values], [following, *results]):
+        phi.add_incoming(start, before)
+        phi.add_incoming(result, last)
+    builder.position_at_end(after)
+    return Symbol(builder, index), phis
+
+
 def joined(builder, *values):
     """A phi node: the value of the block that control comes from. values : pairs of a value and a block"""
     phi = builder.phi(values[0][0].type)

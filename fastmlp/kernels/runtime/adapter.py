@@ -252,14 +252,15 @@ def lists_for(inputs: Inputs | ByteRows, rows: int, workers: int) -> dict[str, A
         raise ValueError(
             f"a batch may have {MOST_TERMS - 1} non-zeros, {rows} rows have up to {terms}; take fewer rows"
         )
-    apart, all_terms = APART // 8 * workers, workers * terms
+    apart, all_terms, all_places = APART // 8 * workers, workers * terms, (rows + APART // 8) * workers
     counted, words, listed = inputs.n_in + 2 * apart, inputs.n_in // 64 + apart, inputs.n_in + apart
     return {
         "terms": terms, "counted": counted, "words": words, "listed": listed, "all_terms": all_terms,
+        "all_places": all_places,
         "list_marks": np.zeros(words, np.uint64),
         "list_counts": np.zeros(counted, np.int32), "list_columns": np.empty(listed, np.int64),
         "list_starts": np.empty(listed, np.int64), "list_samples": np.empty(all_terms, np.int32),
-        "list_numbers": np.empty(all_terms, inputs.dtype),
+        "list_numbers": np.empty(all_terms, inputs.dtype), "list_places": np.empty(all_places, np.int64),
     }  # fmt: skip
 
 
