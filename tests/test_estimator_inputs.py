@@ -11,6 +11,8 @@ from pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
 import fastmlp
 
 
+# scikit-learn 1.7 asks polars for what polars deprecates.
+@pytest.mark.filterwarnings("ignore:Support for the dataframe interchange:DeprecationWarning")
 @unconverged
 @each
 @pytest.mark.parametrize("library", ["pandas", "polars"])
