@@ -310,7 +310,7 @@ def test_max_time_ends_it_without_a_warning(solver):
     model.set_params(hidden_layer_sizes=(200,), max_fun=10**7)
     began = time.perf_counter()
     model.fit(rows, y)
-    # Compiling counts for nothing, and one epoch, or one search of a line, may end later; all would take hours.
+    # Compiling, an epoch or a search of a line may take more; all epochs would take hours.
     assert 0.3 <= time.perf_counter() - began < 60
     assert model.n_iter_ >= 1
 
