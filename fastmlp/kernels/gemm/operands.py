@@ -67,19 +67,25 @@ def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, 
 
 
 @of_arrays
-def product_of_columns(x, order, first, rows, delta, packing, panel, out, to, finish, rate, l2):
-    """`rows` rows of out from `to` on = those of x[order].T @ delta from `first` on; with an empty order, of x.T."""
+def product_of_columns(
+    x, order, first, rows, delta, k, terms, packing, panel, sums, out, to, finish, rate, l2
+):  # fmt: skip
+    """Rows to, .. of out = `rows` rows of x[order].T @ delta from row `first`; of x.T @ delta if the order is empty.
+
+    The terms of rows k, k + 1, .. of delta, `terms` of them; they go on from those before, which wait in `sums`.
+    """
     builder = x.builder
     product_of = functools.partial(
-        multiply, builder, dtype=x.kind.dtype, a=x.at(0, first), b=delta.data, c=out.at(to), rows=rows,
-        columns=delta.columns, depth=delta.rows, a_row=x.itemsize, a_step=x.row, b_row=delta.row,
-        c_row=out.row, panel=panel.data, finish=finish, packing=packing, rate=rate, l2=l2,
+        multiply, builder, dtype=x.kind.dtype, b=delta.at(k), c=out.at(to), rows=rows, columns=delta.columns,
+        depth=terms, a_row=x.itemsize, a_step=x.row, b_row=delta.row, c_row=out.row, panel=panel.data,
+        start=builder.select(k.equals(0).value, NOTHING, sums.at(to)), start_row=sums.row, finish=finish,
+        packing=packing, rate=rate, l2=l2,
     )  # fmt: skip
     with builder.if_else((order.columns > 0).value) as (ordered, straight):
         with ordered:
-            product_of("depth", order=order.data)
+            product_of("depth", a=x.at(0, first), order=order.at(0, k))
         with straight:
-            product_of("strided")
+            product_of("strided", a=x.at(k, first))
 
 
 @of_arrays
