@@ -180,7 +180,7 @@ def _compiler() -> Any:
 
 
 def described(wanted: int, length: int, code: int) -> tuple[str, bytes, str, str]:
-    """Return the arguments of `address_of` for a piece. A pickle at `wanted` describes it, see `lazy.calling`.
+    """Return the arguments of `address_of` for a piece. A pickle at `wanted` describes it: `lazy.calling`.
 
     code : the value of its first argument, if that was not a constant when the call was written
     """
@@ -193,14 +193,20 @@ def described(wanted: int, length: int, code: int) -> tuple[str, bytes, str, str
 PASSING = 1
 """Added to an address that the caller shall not keep: no function begins at an odd one."""
 
-rehearsing: dict[int, Callable[[int, int, int], int]] = {}
-"""By the ids of threads, what resolves for them instead: see `fastmlp.kernels.jit.rehearsal`."""
+
+class _Rehearsing(threading.local):
+    """What finds pieces for this thread instead of `address_of`: see `fastmlp.kernels.jit.rehearsal`."""
+
+    resolve: Callable[[int, int, int], int] | None = None
+
+
+rehearsing = _Rehearsing()
 
 
 def _resolve(wanted: int, length: int, code: int) -> int:
     """Return the address of a piece, as `described` takes it; compiled code calls this."""
-    if rehearsing and (resolve := rehearsing.get(threading.get_ident())) is not None:
-        return resolve(wanted, length, code)
+    if rehearsing.resolve is not None:
+        return rehearsing.resolve(wanted, length, code)
     return address_of(*described(wanted, length, code))
 
 

@@ -8,7 +8,6 @@ work of compiling it. Pieces that call no others are left out of every rehearsal
 from __future__ import annotations
 
 import functools
-import threading
 import time
 from collections.abc import Callable
 
@@ -72,7 +71,7 @@ class Busy(Exception):
 
 def is_under_way() -> bool:
     """Whether this thread rehearses."""
-    return threading.get_ident() in rehearsing
+    return rehearsing.resolve is not None
 
 
 def rehearse(run: Callable[[], object], meanwhile: Callable[[], object]) -> bool:
@@ -81,15 +80,15 @@ def rehearse(run: Callable[[], object], meanwhile: Callable[[], object]) -> bool
     run : calls a program, with memory that may be overwritten, and never reads a result
     meanwhile : calls another one, which is rehearsed while another process compiles the first
     """
-    rehearsal, here = _Rehearsal(), threading.get_ident()
+    rehearsal = _Rehearsal()
     latest, found = time.monotonic() + MOST_PATIENCE, 0
     while True:
         rehearsal.busy = False
-        rehearsing[here] = rehearsal.resolve
+        rehearsing.resolve = rehearsal.resolve
         try:
             rehearsal.of(run) or rehearsal.of(meanwhile)
         finally:
-            del rehearsing[here]
+            rehearsing.resolve = None
         if not rehearsal.busy:
             return True
         if rehearsal.found > found:

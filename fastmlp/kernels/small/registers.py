@@ -3,8 +3,8 @@
 Separate because nothing here reads or writes memory between steps. Each lane holds one row of the batch. Every
 parameter is a vector of equal lanes that stays in a register (a phi node of the loop over steps) for the whole
 chunk. So the forward pass needs no broadcast. A gradient is a chain over the rows; each row's numbers are first
-copied to all lanes, so the result is in every lane. Sums over lanes took a fifth less of a step of 3-4-1 with 4
-rows, and half of one of 5-5-3-2 with 16, but their bits were others.
+copied to all lanes, so the result is in every lane. Sums over lanes took as long at 3-4-1 with 4 rows, and half as
+long at 5-5-3-2 with 16, but their bits were others.
 
 The spare lanes of a short batch repeat its last row with a factor of 0.
 """
