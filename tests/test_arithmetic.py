@@ -63,6 +63,9 @@ STEPS = {
         name: Steps(t.sizes, t.options, t.optimizer, 70, min(t.batch_size or 70, 70))
         for name, t in TRAININGS.items()
     },
+    # Of which the own program keeps every parameter in a register.
+    "in registers": Steps((3, 4, 1), {"output": "sigmoid", "loss": "mse"}, SGD(0.1), 11, 4),
+    "in registers, tanh": Steps((5, 3, 4, 2), {"hidden": ["tanh", "elu"], **BINARY}, SGD(0.1), 27, 13),
 }
 
 
@@ -193,7 +196,6 @@ SPECIALIZED = {
     for name, s in STEPS.items()
     if s.batch < eligible.GROUPED_ROWS
     and (bound := eligible.specialize(Network(s.sizes, **s.options), s.optimizer, s.batch, np.dtype("f")))
-    and bound.template.endswith("train_blocks")
 }
 """Networks whose own programs keep their parameters' bits; and whether their losses, too: they are exact."""
 

@@ -81,12 +81,21 @@ def test_where_nobody_can_compile_beside_a_long_training_compiles(asked, on_disk
 
 
 def test_a_backend_of_other_bits_does_not_depend_on_the_disk(asked, on_disk, monkeypatch):
-    """In registers: sums over lanes."""
-    tiny = work(10**9, fastmlp.Network([3, 4, 1]), fastmlp.SGD(0.1), 4)
-    assert [Auto(tiny).name for _ in (1, 2)] == ["specialized"] * 2
+    """Large batches: sums in groups."""
+    large = work(10**9, fastmlp.Network([4, 32, 16, 4]), rows=8192)
+    assert [Auto(large).name for _ in (1, 2)] == ["specialized"] * 2
     on_disk.update(("fused", "specialized"))
-    assert Auto(tiny._replace(steps=1000)).name == "fused"
-    assert Auto(tiny, exact=True).name == "fused"
+    assert Auto(large._replace(steps=100)).name == "fused"
+    assert Auto(large, exact=True).name == "fused"
+
+
+def test_the_notebook_s_program_is_taken_where_it_is_on_the_disk(asked, on_disk):
+    """In registers, with the bits of `fused`."""
+    tiny = work(100, fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse"), fastmlp.SGD(0.1), 4)
+    assert Auto(tiny).name == "fused"
+    on_disk.update(("fused", "specialized"))
+    assert Auto(tiny).name == Auto(tiny, exact=True).name == "specialized"
+    assert asked == []
 
 
 def test_a_backend_of_other_bits_does_not_depend_on_the_threads(asked, on_disk):

@@ -18,8 +18,11 @@ Y = np.array([0.0, 1, 1, 0])
 NETWORK = fastmlp.Network([3, 4, 1], hidden="relu", output="sigmoid", loss="mse")
 OPTIMIZER = fastmlp.SGD(1.2, bias_learning_rate=0.3)
 
-CALLS_OF_A_FIT, CALLS_OF_A_PREDICTION = 610, 50
-"""At most: with CPython 3.11 and NumPy 2.4 584 and 44, with 3.12 and 2.5 some more; once 790 and 47."""
+CALLS_OF_A_FIT, CALLS_OF_A_PREDICTION = {"fused": 560, "auto": 620}, 40
+"""At most: with CPython 3.11 and NumPy 2.4 529, 594 and 34, with 3.12 and 2.5 some more; once 790 and 47.
+
+"auto" finds that the network's own program is not on the disk; 535 where it is.
+"""
 
 LOOKS = {"stat", "lstat", "access", "open", "scandir", "listdir", "open_code", "getcwd"}
 """C functions that ask the disk."""
@@ -57,7 +60,7 @@ def calls_of(function):
 def test_a_warm_fit_makes_few_calls_and_asks_the_disk_nothing(backend):
     calls = calls_of(lambda: fit(backend))
     assert calls["train_chunk"] > 0
-    assert calls.total() <= CALLS_OF_A_FIT, calls.most_common(20)
+    assert calls.total() <= CALLS_OF_A_FIT[backend], calls.most_common(20)
     assert not LOOKS & calls.keys()
 
 

@@ -100,14 +100,16 @@ class Auto:
                 return other
         if self._is_ready(self._fastest):
             return self._fastest
-        ready = [one for one in self._exact if self._is_ready(one)]
 
         def seconds(one: Candidate) -> float:
-            return (0.0 if one in ready else one.cost()) + one.seconds * min(self._left, 1e15)
+            waits = one.bound is not None and (one is self._fastest or not self._is_ready(one))
+            return (one.cost() if waits else 0.0) + one.seconds * min(self._left, 1e15)
 
         best = min(self._exact, key=seconds)
-        if ready and best not in ready and can_ask():
-            return min(ready, key=seconds)
+        if best is self._fastest or not self._is_ready(best):
+            ready = [one for one in self._exact if self._is_ready(one)]
+            if ready and can_ask():
+                return min(ready, key=seconds)
         return best
 
     def _is_ready(self, one: Candidate) -> bool:

@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fastmlp import checks
 from fastmlp.backend import declarations, reference
@@ -256,7 +256,10 @@ def entries(name: str) -> Entries:
 def _own_backend(name: str) -> Backend:
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    return compiled_backend(name, choice_of(name), _own_entries(name))
+    def ask(*what: Any) -> None:
+        importlib.import_module("fastmlp.backend.partner").ask(name, *what)
+
+    return compiled_backend(name, choice_of(name), _own_entries(name), ask)
 
 
 @functools.cache

@@ -1,8 +1,8 @@
-"""Work for a process of its own beside this one, which never waits for it: at most one on a machine.
+"""Work for a process of its own beside this one, which never waits for it.
 
-What is to be done is written to a directory as a file, and whoever holds the directory's lock does it, file
-after file. The lock goes with its holder. A request that nobody took, as its process was killed, is taken by
-the next.
+`call` begins one at once. With `ask` there is at most one on a machine: what is to be done is written to a
+directory as a file, and whoever holds the directory's lock does it, file after file. The lock goes with its
+holder. A request that nobody took, as its process was killed, is taken by the next.
 """
 
 from __future__ import annotations
@@ -28,18 +28,28 @@ except ImportError:  # not POSIX: there is no lock that goes with its holder
 SWITCH = "FASTMLP_BACKGROUND"
 """The environment variable that turns it off if it is 0."""
 
-COMMAND = (
+SERVE = (
     "import sys; sys.path[:] = sys.argv[2:]\nfrom fastmlp.system.background import serve; serve(sys.argv[1])"
 )
+
+CALL = """
+import pickle, sys
+sys.path[:] = sys.argv[1:]
+function, arguments = pickle.load(sys.stdin.buffer)
+function(*arguments)
+"""
+
+MOST_BYTES = 1 << 14
+"""Of what such a process reads: a pipe takes that much before anybody reads it."""
 
 LEAST_CORES = 2
 """With one there is no beside."""
 
 
-def is_possible() -> bool:
-    """Return whether there can be a process beside this one."""
+def is_possible(usable: int | None = None) -> bool:
+    """Return whether there can be a process beside this one, on so many cores; None for all that it has."""
     wanted = os.environ.get(SWITCH) != "0" and fcntl is not None
-    return wanted and bool(sys.executable) and cores() >= LEAST_CORES
+    return wanted and bool(sys.executable) and (cores() if usable is None else usable) >= LEAST_CORES
 
 
 def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: Any) -> bool:
@@ -60,7 +70,25 @@ def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: An
             temporary.write_bytes(content)
             replace(temporary, path)
         if not _is_served(directory):
-            _start(directory)
+            _give(_start(SERVE, str(directory)), b"")
+    except OSError:
+        return False
+    return True
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> bool:
+    """Have function(*arguments) called by a process of its own, at once; return whether that may happen.
+
+    function : of a module that the other process can import
+    """
+    try:
+        content = pickle.dumps((function, arguments))
+    except Exception:  # somebody's object may raise anything
+        return False
+    if len(content) > MOST_BYTES:
+        return False
+    try:
+        _give(_start(CALL), content)
     except OSError:
         return False
     return True
@@ -69,6 +97,13 @@ def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: An
 def _is_served(directory: Path) -> bool:
     with _lock(directory) as held:
         return not held
+
+
+def _give(process: subprocess.Popen[bytes], content: bytes) -> None:
+    """Write all that a process reads."""
+    assert process.stdin is not None
+    with process.stdin:
+        process.stdin.write(content)
 
 
 @contextlib.contextmanager
@@ -86,17 +121,21 @@ def _lock(directory: Path) -> Any:
         os.close(descriptor)
 
 
-def _start(directory: Path) -> None:
-    """Start the process, in a session of its own: neither Ctrl-C nor the end of this one is its matter."""
+def _start(code: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start a process, in a session of its own: neither Ctrl-C nor the end of this one is its matter.
+
+    code : that finds `arguments` and then this process's path in sys.argv
+    """
     nothing = subprocess.DEVNULL
     places = [place for place in sys.path if isinstance(place, str)]
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, str(directory), *places],
-        stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True,
+        [sys.executable, "-c", code, *arguments, *places],
+        stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True,
     )  # fmt: skip
     # Lest it stay as a zombie when it ends; at this process's end the thread goes.
     with contextlib.suppress(RuntimeError):  # "can't start new thread"
         threading.Thread(target=process.wait, daemon=True).start()
+    return process
 
 
 def serve(directory: str) -> None:

@@ -133,7 +133,7 @@ def clean_inputs(
         If it is not a two-dimensional array, or sparse matrix of SciPy's, of finite real numbers with n_in
         columns and at least so many rows.
     """
-    sparse = is_sparse(value)
+    sparse = type(value) is not np.ndarray and is_sparse(value)
     array = value if sparse else as_array(what, value)
     if array.ndim != 2 or array.shape[1] != n_in:
         raise ValueError(f"{what} must have shape (rows, {n_in}), got {array.shape}")

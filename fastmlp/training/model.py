@@ -102,18 +102,15 @@ class Model(Portable):
         ValueError, TypeError
             If X is not such an array.
         """
-        (n_in, *_), dtype, scale = self.network.sizes, self.parameters.dtype, self.network.input_scale
-        if (
-            not isinstance(X, np.ndarray)
-            or X.size <= AT_ONCE
-            or (X.dtype == dtype and scale == 1)
-            or X.ndim != 2
-        ):
-            return self.forward(clean_inputs("X", X, n_in, dtype, scale))
-        out, rows = np.empty((len(X), self.network.sizes[-1]), dtype), max(1, AT_ONCE // X.shape[1])
+        network, dtype = self.network, self.parameters.dtype
+        sizes, scale = network.sizes, network.input_scale
+        large = isinstance(X, np.ndarray) and X.size > AT_ONCE and X.ndim == 2
+        if not large or (X.dtype == dtype and scale == 1):
+            return self.forward(clean_inputs("X", X, sizes[0], dtype, scale))
+        out, rows = np.empty((len(X), sizes[-1]), dtype), max(1, AT_ONCE // X.shape[1])
         for start in range(0, len(X), rows):
-            some = clean_inputs("X", X[start : start + rows], n_in, dtype, scale, first_row=start)
-            self._backend.predict(self.network, self.parameters, some, out[start : start + rows])
+            some = clean_inputs("X", X[start : start + rows], sizes[0], dtype, scale, first_row=start)
+            self._backend.predict(network, self.parameters, some, out[start : start + rows])
         return out
 
     def forward(self, inputs: Inputs) -> NDArray[Any]:
@@ -121,8 +118,9 @@ class Model(Portable):
 
         Clean is C-contiguous, or `SparseRows`, finite, of the model's dtype, scaled, and at least one row.
         """
-        out = np.empty((inputs.shape[0], self.network.sizes[-1]), self.parameters.dtype)
-        self._backend.predict(self.network, self.parameters, inputs, out)
+        network, parameters = self.network, self.parameters
+        out = np.empty((len(inputs), network.sizes[-1]), parameters.dtype)
+        self._backend.predict(network, parameters, inputs, out)
         return out
 
     def fit_more(self, X: Any, y: Any = None, *, epochs: int, **options: Any) -> Model:

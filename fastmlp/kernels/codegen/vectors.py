@@ -192,15 +192,6 @@ def broadcast(builder, scalar, lanes):
     return shuffle(builder, builder.insert_element(undefined, scalar, INT32(0)), undefined, [0] * lanes)
 
 
-def sum_lanes(builder, value):
-    """The sum of all lanes, in every lane, by log2(lanes) exchanges and additions."""
-    lanes, distance = value.type.count, 1
-    while distance < lanes:
-        value = builder.fadd(value, shuffle(builder, value, value, [i ^ distance for i in range(lanes)]))
-        distance *= 2
-    return value
-
-
 @contextmanager
 def ascending(builder, count):
     """The loop over an index from 0 while it is below count; yields it, and a function that takes the increment."""

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import binding
 from llvmlite.binding import ffi
@@ -45,20 +45,28 @@ PYTHON = (
 
 
 class Engine:
-    """Machine code in memory; it is freed with the last reference to the engine."""
+    """Machine code in memory; it is freed with the last reference to the engine.
 
-    def __init__(self) -> None:
+
+    text : of a module in LLVM's language
+    """
+
+    def __init__(self, text: str = "") -> None:
         _, cpu, features = target()
         machine = binding.Target.from_default_triple().create_target_machine(
             cpu=cpu, features=features, opt=3, reloc="static", codemodel="jitdefault", jit=True
         )
-        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        self._engine = binding.create_mcjit_compiler(binding.parse_assembly(text), machine)
 
     def load(self, code: MachineCode) -> int:
         """Link an object file, and return the address of its function."""
         self._engine.add_object_file(binding.ObjectFileRef.from_data(code.object_code))
+        return self.address_of(code.symbol)
+
+    def address_of(self, symbol: str) -> int:
+        """Return the address of a function."""
         self._engine.finalize_object()
-        address: int = self._engine.get_function_address(code.symbol)
+        address: int = self._engine.get_function_address(symbol)
         return address
 
 
@@ -85,8 +93,15 @@ def can_link(code: MachineCode) -> bool:
     return all(map(binding.address_of_symbol, code.externals))
 
 
-_found: dict[tuple[str, str, str], int] = {}
-"""The addresses of the pieces that the process has loaded, by name, types of arguments, and code's key."""
+class Loaded(NamedTuple):
+    """A piece in memory. alone : whether it calls no other pieces"""
+
+    address: int
+    alone: bool
+
+
+_found: dict[tuple[str, str, str], Loaded] = {}
+"""The pieces that the process has loaded, by name, types of arguments, and code's key."""
 
 compiled: list[str] = []
 """What the process has compiled because the disk had no such code: names and keys."""
@@ -101,22 +116,37 @@ def address_of(name: str, types: bytes, kind: str, key: str) -> int:
     types : a pickle of the types of its arguments, Numba's; kind : the names of these types
     key : of the activation, loss or rule that its code stands for; "" without a code
     """
+    found = loaded(name, types, kind, key)
+    assert found is not None
+    return found.address
+
+
+def loaded(name: str, types: bytes, kind: str, key: str, patient: bool = True) -> Loaded | None:
+    """Return a piece, as `address_of`; None where another process compiles it, unless patient."""
     wanted = name, kind, key
     if wanted not in _found:
         with lock, compiling():
             if wanted not in _found:
-                code = _had(
-                    name, f"{kind} {key}", lambda: _compiler().compiled_piece(name, pickle.loads(types), key)
-                )
-                _found[wanted] = common().load(code)
+                compile_code = lambda: _compiler().compiled_piece(name, pickle.loads(types), key)  # noqa: E731
+                code = _had(name, f"{kind} {key}", compile_code, patient)
+                if code is None:
+                    return None
+                _found[wanted] = Loaded(common().load(code), RESOLVE not in code.externals)
     return _found[wanted]
 
 
-def _had(name: str, key: str, compile_code: Callable[[], MachineCode]) -> MachineCode:
-    """Return machine code from the disk. If there is none, compile it, in one process at a time."""
+def _had(
+    name: str, key: str, compile_code: Callable[[], MachineCode], patient: bool = True
+) -> MachineCode | None:
+    """Return machine code from the disk. If there is none, compile it, in one process at a time.
+
+    patient : whether to wait while another process compiles it; otherwise None is returned
+    """
     code = store.load(name, key)
     if code is None or not can_link(code):
-        with store.only_one(name, key):
+        with store.only_one(name, key, patient) as free:
+            if not (free or patient):
+                return None
             code = store.load(name, key)  # another process may have had it compiled meanwhile
             if code is None or not can_link(code):
                 with undisturbed():
@@ -149,15 +179,35 @@ def _compiler() -> Any:
     return compiler
 
 
-def _resolve(wanted: int, length: int, code: int) -> int:
-    """Return the address of a piece. At `wanted` lies a pickle that describes it, see `lazy.calling`.
+def described(wanted: int, length: int, code: int) -> tuple[str, bytes, str, str]:
+    """Return the arguments of `address_of` for a piece. A pickle at `wanted` describes it: `lazy.calling`.
 
     code : the value of its first argument, if that was not a constant when the call was written
     """
     name, types, kind, codes, key = pickle.loads(ctypes.string_at(wanted, length))
     if key is None:
         key = str(code) if codes is None else BY_KIND[codes][code].key
-    return address_of(name, types, kind, key)
+    return name, types, kind, key
+
+
+PASSING = 1
+"""Added to an address that the caller shall not keep: no function begins at an odd one."""
+
+
+class _Rehearsing(threading.local):
+    """What finds pieces for this thread instead of `address_of`: see `fastmlp.kernels.jit.rehearsal`."""
+
+    resolve: Callable[[int, int, int], int] | None = None
+
+
+rehearsing = _Rehearsing()
+
+
+def _resolve(wanted: int, length: int, code: int) -> int:
+    """Return the address of a piece, as `described` takes it; compiled code calls this."""
+    if rehearsing.resolve is not None:
+        return rehearsing.resolve(wanted, length, code)
+    return address_of(*described(wanted, length, code))
 
 
 # The symbol is the address of the Python function itself, which compiled code calls through the C API. A
@@ -194,13 +244,17 @@ def _error(address: int) -> BaseException:
     return error
 
 
-def entry_of(name: str, kind: str, compile_code: Callable[[], MachineCode]) -> Entry:
+def entry_of(
+    name: str, kind: str, compile_code: Callable[[], MachineCode], patient: bool = True
+) -> Entry | None:
     """Return an entry point in an engine of its own; it is loaded, or compiled if the disk has none.
 
-    kind : of the network's numbers
+    kind : of the network's numbers; patient : as for `loaded`
     """
     with lock:
-        code = _had(name, kind, compile_code)
+        code = _had(name, kind, compile_code, patient)
+        if code is None:
+            return None
         engine = Engine()
         return Entry(engine.load(code), engine)
 

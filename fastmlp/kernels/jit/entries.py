@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any
 
 from fastmlp.kernels.codes import BY_KIND
-from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit import rehearsal, store
 from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler, undisturbed
 from fastmlp.kernels.variant import Bound, Variant
 from fastmlp.model.losses import loss_of
@@ -30,9 +30,6 @@ EVERY = "every one of fastmlp's own"
 """The mark of a program whose pieces of fastmlp's own are all on the disk, as after `fastmlp warmup`."""
 
 OWN = frozenset(piece.key for codes in BY_KIND.values() for piece in codes.own_pieces())
-
-LOOK_SECONDS = 0.05
-"""The least time between two looks at the disk for a training: two took 140 us, half of the smallest fit."""
 
 MOST_BOUND = 64
 """The most networks whose own entry points a process keeps."""
@@ -67,10 +64,16 @@ class Entries:
         """When the disk was last asked for a training that it did not have."""
         self.of_network = lru_cache(MOST_BOUND)(self._of_network)
 
-    def get(self, template: str, dtype: str) -> Entry:
-        """Return an entry point for networks of a NumPy dtype."""
+    def get(self, template: str, dtype: str, prepare: Callable[[], object] | None = None) -> Entry:
+        """Return an entry point for networks of a NumPy dtype.
+
+        prepare : is called where the disk has none, before it is compiled
+        """
         found = self._entries.get((template, dtype))
         if found is None:
+            if prepare is not None and not (rehearsal.is_under_way() or self._is_kept(template, dtype)):
+                with compiling():
+                    prepare()
             found = self._entries[template, dtype] = self._entry(
                 f"{self._name} {template}", dtype, lambda: self._program().source(template), lambda name: name
             )
@@ -78,6 +81,11 @@ class Entries:
                 # Its compilation has been announced, here or in another process; others take a second.
                 _said.add(_in_words(self._name, dtype))
         return found
+
+    def _is_kept(self, template: str, dtype: str) -> bool:
+        """Whether an entry point is on the disk, or none of this variant ever is."""
+        kept = store.names().get(f"{self._name} {template}")
+        return not self._lasting or (kept is not None and store.has(kept, dtype))
 
     def _of_network(self, bound: Bound, dtype: str) -> Entry:
         """Return the entry point of one network."""
@@ -94,7 +102,7 @@ class Entries:
         key = pieces_of(network, optimizer), dtype, bound
         if key not in self._ready:
             now = time.monotonic()
-            if now < self._missing.get(key, 0.0) + LOOK_SECONDS:
+            if now < self._missing.get(key, 0.0) + store.LOOK_SECONDS:
                 return False
             name, pieces = self._training(bound), key[0]
             marks = [pieces, EVERY] if bound is None and OWN.issuperset(pieces.split(",")) else [pieces]
@@ -109,7 +117,7 @@ class Entries:
     def mark_ready(self, network: Network, optimizer: Optimizer, dtype: str, bound: Bound | None) -> None:
         """Mark a training's machine code as complete, after the training."""
         key = pieces_of(network, optimizer), dtype, bound
-        if key not in self._ready:
+        if key not in self._ready and not rehearsal.is_under_way():
             self._ready.add(key)
             if name := self._training(bound):
                 store.mark(name, f"{dtype} {key[0]}")
@@ -137,24 +145,27 @@ class Entries:
         kept = store.names().get(what) if self._lasting and not is_compiler_loaded() else None
         if kept is None:
             with undisturbed():
-                found = source()
-            kept = found.kept
-            if self._lasting and found.reach.unknown is None:
+                made = source()
+            kept = made.kept
+            if self._lasting and made.reach.unknown is None:
                 store.names().put(what, kept)
                 self._put_names()
         else:
             known_to_compiler[what] = source
 
         def compiled() -> store.MachineCode:
-            found = source()
+            made = source()
             began = time.perf_counter()
-            with _announced(found.name, self._name, dtype, network, found.reach.unknown):
-                code: store.MachineCode = found.compiled(dtype)
+            with _announced(made.name, self._name, dtype, network, made.reach.unknown):
+                code: store.MachineCode = made.compiled(dtype)
             if network:
                 store.names().put(MEASURED, f"{time.perf_counter() - began:.2g}")
             return code
 
-        return entry_of(name(kept), dtype, compiled)
+        found = entry_of(name(kept), dtype, compiled, patient=not rehearsal.is_under_way())
+        if found is None:
+            raise rehearsal.Busy
+        return found
 
     def _put_names(self) -> None:
         """Keep the names of all entry points: a process without the compiler may need another one."""
@@ -168,8 +179,8 @@ class Entries:
         return importlib.import_module("fastmlp.kernels.jit.bind").Program(self._load())
 
 
-ABOUT_SECONDS = {"train_chunk": 4, "gradient": 2, "update": 1, "predict": 1, "evaluate": 1}
-"""The time to compile a template with all that a network calls: seconds on AMD EPYC, rounded up."""
+ABOUT_SECONDS = {"train_chunk": 3, "gradient": 2, "update": 1, "predict": 1, "evaluate": 1}
+"""The time to compile a template with all that a network calls: seconds of one core, rounded up."""
 
 ABOUT_SECONDS_OF_A_NETWORK = 2
 """The time to compile the entry point of one network, in seconds."""
@@ -202,7 +213,8 @@ def _announced(
     key = f"{name} {dtype}" if network else what
     if network:
         what, once = f"{what} and a {network} network", "once for this network"
-    if key in _said:
+    quiet = rehearsal.is_under_way() and not name.startswith(ENTRY_POINTS[0])  # another process has said it
+    if quiet or key in _said:
         return compiling()
     _said.add(key)
     reason = store.why_not_kept() if unknown is None else f"what it is made of cannot be known: {unknown}"

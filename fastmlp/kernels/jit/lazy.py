@@ -28,7 +28,7 @@ from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
 from fastmlp.kernels.codes import MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
 from fastmlp.kernels.jit.digest import Reach, marked, text_of
-from fastmlp.kernels.jit.engine import RESOLVE, address_of
+from fastmlp.kernels.jit.engine import PASSING, RESOLVE, address_of
 from fastmlp.kernels.jit.store import MachineCode, save
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
@@ -249,8 +249,10 @@ def _finder(context, module):
     # Without an address Python has set an error, and the entry point puts the arithmetic back.
     with cgutils.if_likely(builder, builder.icmp_unsigned("!=", address, INT(0))):
         arithmetic(builder, before)
-        builder.store_atomic(address, cell, "monotonic", 8)
-    builder.ret(address)
+        kept = builder.icmp_unsigned("==", builder.and_(address, INT(PASSING)), INT(0))
+        with cgutils.if_likely(builder, kept):
+            builder.store_atomic(address, cell, "monotonic", 8)
+    builder.ret(builder.and_(address, INT(~PASSING)))
     return finder
 
 

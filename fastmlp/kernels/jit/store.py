@@ -52,7 +52,7 @@ ROOM = 1 << 20
 NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; `.tmp` is the ending of a file that is being written."""
 
-BESIDE = re.compile(r"lock\.([0-9a-f]|names)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
+BESIDE = re.compile(r"lock\.([0-9a-f]|names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
 """The name of a lock, or of a request (`fastmlp.system.background`)."""
 
 ABANDONED_SECONDS = 3600
@@ -171,6 +171,14 @@ def load(name: str, key: str) -> MachineCode | None:
     length = int.from_bytes(content[:4], "little")
     symbol, externals = json.loads(content[4 : 4 + length])
     return MachineCode(symbol, content[4 + length :], tuple(externals))
+
+
+def has(name: str, key: str) -> bool:
+    """Whether machine code of a name and a key is there, sound or not."""
+    try:
+        return _path(directory(), name, key, "bin").exists()
+    except (OSError, Refused):
+        return False
 
 
 def save(name: str, key: str, code: MachineCode) -> None:
@@ -314,6 +322,10 @@ def is_marked(name: str, key: str) -> bool:
         return False
 
 
+LOOK_SECONDS = 0.05
+"""Between two looks at the disk for what was not there: two took 140 us, half of the smallest training."""
+
+
 class Names:
     """The names of machine code, kept for processes that load no compiler, by a description of the program.
 
@@ -325,6 +337,7 @@ class Names:
         self._package = package_digest()
         self._seen: tuple[int, int] | None = None
         """The inode and the length of the file when it was read last; its content only grows."""
+        self._looked = time.monotonic()
         self._known = self._read()
 
     def _read(self) -> dict[str, Any]:
@@ -343,15 +356,15 @@ class Names:
 
     def get(self, what: str) -> str | None:
         """Return a name; None if it is not known. Another process may have added it to the file."""
-        if what not in self._known:
-            self._known = {**self._read(), **self._known}
+        if what not in self._known and (now := time.monotonic()) >= self._looked + LOOK_SECONDS:
+            self._known, self._looked = {**self._read(), **self._known}, now
         found: str | None = self._known.get(what)
         return found
 
     def put(self, what: str, name: str) -> None:
         """Keep a name, beside those that other processes have kept since the file was read."""
         if self._package is not None and self._known.get(what) != name:
-            with _alone("lock.names"):
+            with _alone("lock.names", MOST_PATIENCE):
                 self._known = {**self._known, **self._read(), what: name}
                 write("names", self._package, "json", json.dumps(self._known).encode())
 
@@ -362,22 +375,32 @@ def names() -> Names:
     return Names()
 
 
-def only_one(name: str, key: str) -> contextlib.AbstractContextManager[None]:
-    """Return a context for one process at a time: others that compile the same name and key wait for it."""
-    return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}")
+def only_one(name: str, key: str, patient: bool = True) -> contextlib.AbstractContextManager[bool]:
+    """Return a context for one process at a time: others that compile the same name and key wait for it.
+
+    patient : whether to wait; otherwise the context gives False while another process is in it
+    """
+    return _alone(f"lock.{hash_of(f'{name} {key}')[:1]}", MOST_PATIENCE if patient else 0.0)
+
+
+def only_partner() -> contextlib.AbstractContextManager[bool]:
+    """Return a context for the one process that helps trainings to compile; it gives False to others."""
+    return _alone("lock.partner", 0.0)
 
 
 @contextlib.contextmanager
-def _alone(lock: str) -> Iterator[None]:
+def _alone(lock: str, patience: float) -> Iterator[bool]:
     """Hold a lock of all processes; the system releases it when its holder ends.
 
-    Go on without it where the system has no such locks, or after `MOST_PATIENCE`.
+    Go on without it where the system has no such locks, or after `patience` seconds; then give False.
     """
-    held = None
+    held, free = None, True
     with contextlib.suppress(OSError, Refused):
-        held = _locked(directory() / lock)
+        if fcntl is not None:
+            held = _locked(directory() / lock, patience)
+            free = held is not None
     try:
-        yield
+        yield free
     finally:
         if held is not None:
             os.close(held)
@@ -387,17 +410,16 @@ MOST_PATIENCE, POLL = 60.0, 0.01
 """Seconds that a process waits at most for another one's compilation, and between two tries to lock."""
 
 
-def _locked(path: Path) -> int | None:
-    """Return a descriptor that holds the lock of a file, None if it cannot be had in time."""
-    if fcntl is None:
-        return None
+def _locked(path: Path, patience: float) -> int | None:
+    """Return a descriptor that holds the lock of a file, None if it cannot be had in so many seconds."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    latest = time.monotonic() + MOST_PATIENCE
-    while time.monotonic() < latest:
+    latest = time.monotonic() + patience
+    while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return descriptor
         except OSError:
+            if time.monotonic() >= latest:
+                os.close(descriptor)
+                return None
             time.sleep(POLL)
-    os.close(descriptor)
-    return None

@@ -26,12 +26,10 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 
-`specialized` follows it, with the four exceptions below; `variant.Bound.exact` is true where none of them
-applies to a network's program. The first two change the last bits of parameters, by some eps a step. The
-other two change only the last bits of the reported loss:
+`specialized` follows it, with the three exceptions below; `variant.Bound.exact` is true where none of them
+applies to a network's program. The first changes the last bits of parameters, by some eps a step. The other
+two change only the last bits of the reported loss:
 
-- networks whose parameters stay in registers (`small.registers`): a lane holds a row, so a gradient is a sum
-  over lanes; a chain over the rows would need each row's numbers in every lane;
 - batches of 1024 rows and more: they are summed in eight groups, which threads share;
 - penalties: their terms are summed in the dtype and in any order. In one chain, the 4440 weights of
   13-60-60-1 would be 4440 additions of which each waits for the one before, a quarter of the step;

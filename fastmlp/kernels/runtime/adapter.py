@@ -6,6 +6,7 @@ import functools
 import importlib
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,6 +28,7 @@ from fastmlp.kernels.program.records import (
     address_of,
     objective_of,
 )
+from fastmlp.kernels.runtime.preparing import prepare
 from fastmlp.kernels.runtime.summing import Summing
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.validation import (
@@ -63,8 +65,14 @@ IDLE_BYTES = 128 << 20
 """The most bytes that the workspaces of all models may hold between predictions."""
 
 
-def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
-    """Return a variant as a backend. Its functions compile their code, or load it, when first called."""
+Ask = Callable[[Network, Optimizer, str, list[int]], None]
+
+
+def compiled_backend(name: str, choice: Choice, entries: Entries, ask: Ask | None = None) -> Backend:
+    """Return a variant as a backend. Its functions compile their code, or load it, when first called.
+
+    ask : starts a process that takes part in `prepare`, whose arguments it gets; None if there is none
+    """
     if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         raise RuntimeError(
             "NUMBA_DISABLE_JIT is set, and the compiled backends need the compiler; "
@@ -75,20 +83,28 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
     tuned.take_kept()  # first, because `thread_us` decides the number of threads of the first step
 
     def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
-        rows, dtype = len(inputs), parameters.dtype
-        most = value("predicted_rows")
-        batch = rows if rows < most else most
-        _, shape, idle, _ = prediction_of(network, parameters)
-        check_parameters(shape, parameters)
-        check_inputs(inputs, rows, network.sizes[0], dtype)
-        check_array("out", out, (rows, network.sizes[-1]), dtype)
+        known = _predictions.get(id(parameters))
+        if known is None or known.network is not network:
+            known = prediction_of(network, parameters)
+        rows, dtype, sizes, idle = len(inputs), parameters.dtype, network.sizes, known.idle
+        if isinstance(inputs, SparseRows):
+            check_inputs(inputs, rows, sizes[0], dtype)
+            sizes = sizes_of(network, inputs)
+        else:
+            check_array("inputs", inputs, (rows, sizes[0]), dtype)
+        check_array("out", out, (rows, sizes[-1]), dtype)
         try:
             work = idle.pop()
         except IndexError:
             work = None
-        sizes = sizes_of(network, inputs)
-        if work is None or work.batch < batch or work.sizes != sizes or work.entries is not entries:
-            work = Reusable(entries, sizes, shape, parameters, batch, choice.buffers)
+        if (
+            work is None
+            or work.sizes != sizes
+            or work.entries is not entries
+            or (work.batch < rows and work.batch < value("predicted_rows"))
+        ):
+            batch = min(rows, value("predicted_rows"))
+            work = Reusable(entries, sizes, known.shape, parameters, batch, choice.buffers)
         try:
             work.predict(inputs, out)
         finally:
@@ -172,20 +188,19 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         check_chunk(chunk, losses, 1 if shared is None else 0)
         if optimizer.rule.touched_only and not isinstance(data.inputs, SparseRows):
             data = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs))))
-        rows, workers = chunk.batch_size, 1
-        typical = rows if shared is None else shared.rows
-        work_of_step = Work.of(network, optimizer, typical, dtype, threads)
-        bound = None
-        if isinstance(data.inputs, SparseRows):
-            work_of_step = work_of_step.with_inputs(len(data.inputs.values) // len(data.inputs))
-        elif choice.specialize is not None and shared is None and not isinstance(data.inputs, ByteRows):
+        rows, workers, bound = chunk.batch_size, 1, None
+        if choice.specialize is not None and shared is None and isinstance(data.inputs, np.ndarray):
             bound = choice.specialize(network, optimizer, rows, dtype)
-        if choice.workers is not None:
+        if choice.workers is not None and (bound is None or bound.most_workers > 1):
+            typical = rows if shared is None else shared.rows
+            work_of_step = Work.of(network, optimizer, typical, dtype, threads)
+            if isinstance(data.inputs, SparseRows):
+                work_of_step = work_of_step.with_inputs(len(data.inputs.values) // len(data.inputs))
             workers = choice.workers(work_of_step)
         if bound:
             entry, workers = entries.of_network(bound, NAMES[dtype]), min(workers, bound.most_workers)
         else:
-            entry = entries.get("train_chunk", NAMES[dtype])
+            entry = entries.get("train_chunk", NAMES[dtype], lambda: begin(network, optimizer, data, chunk))
         sizes = sizes_of(network, data.inputs)
         private = bound.private if bound else 0
         work = workspace_of(state.gradients, sizes, rows, workers, dtype, private, False, choice.buffers)
@@ -203,6 +218,14 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             summing.check()
         entries.mark_ready(network, optimizer, NAMES[dtype], bound)
         return state.at(state.step + len(losses))
+
+    def begin(network: Network, optimizer: Optimizer, data: Data, chunk: Chunk) -> None:
+        """Prepare a training on dense rows of which the disk has nothing."""
+        rows = sorted({*(chunk.stops - chunk.starts).tolist()} - {0})
+        if ask is not None and rows and isinstance(data.inputs, np.ndarray):
+            what = network, optimizer, NAMES[data.inputs.dtype], rows
+            ask(*what)
+            prepare(train_chunk, predict, *what)
 
     return Backend(name, predict, evaluate, gradient, update, train_chunk)
 
@@ -354,19 +377,18 @@ class Reusable:
 
     def predict(self, inputs: Inputs, out: Array) -> None:
         """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
-        words = self._call.words
+        call = self._call
+        words = call.words
         words[OUT], words[SAMPLES] = address_of(out), len(inputs)
         if isinstance(inputs, SparseRows):
             for name, told in sparse_told(inputs).items():
                 words[WORDS[name]] = address_of(told) if isinstance(told, np.ndarray) else told
         else:
-            words[INPUTS], words[BOUNDS] = address_of(inputs), 0
-        self._entry(self._call.address)
+            words[INPUTS] = address_of(inputs)
+        self._entry(call.address)
 
 
-PARAMETERS, INPUTS, BOUNDS, OUT, SAMPLES = (
-    WORDS[name] for name in ("parameters", "inputs", "bounds", "out", "samples")
-)
+PARAMETERS, INPUTS, OUT, SAMPLES = (WORDS[name] for name in ("parameters", "inputs", "out", "samples"))
 
 _kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary()
 """By their ids, the calls that are kept, idle or at work."""
@@ -398,14 +420,19 @@ _predictions: dict[int, Prediction] = {}
 
 
 def prediction_of(network: Network, parameters: Array) -> Prediction:
-    """Return what all predictions with these parameters share."""
+    """Return what all predictions with these parameters share; ValueError if they are not the network's.
+
+    They are checked once: NumPy does not resize an array that has a weak reference.
+    """
     key = id(parameters)
     known = _predictions.get(key)
     if known is None or (known.network is not network and known.network != network):
         # A local name: the module's globals may be None already when a process ends.
         predictions = _predictions
+        shape = resting_shape_of(network)
+        check_parameters(shape, parameters)
         watch = weakref.ref(parameters, lambda _: predictions.pop(key, None))
-        known = _predictions[key] = Prediction(network, resting_shape_of(network), [], watch)
+        known = _predictions[key] = Prediction(network, shape, [], watch)
     return known
 
 

@@ -115,7 +115,7 @@ def specialize(network, optimizer, rows, dtype):
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
         constants = constants._replace(rows=lanes_for(rows))
         return Bound(
-            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", constants, network.sizes, 0, 1, False
+            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", constants, network.sizes, 0, 1, True
         )
     return _blocks(constants)
 

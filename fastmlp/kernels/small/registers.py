@@ -1,9 +1,10 @@
 """A whole chunk in vector registers, for networks of a few dozen parameters and batches of up to 16 rows.
 
 Separate because nothing here reads or writes memory between steps. Each lane holds one row of the batch. Every
-parameter is a vector of equal lanes that stays in a register (a phi node of the loop over steps) for the whole chunk.
-So the forward pass needs no broadcast, and a gradient is a sum over lanes with its result in every lane. A step's time
-is the latency of one pass through the network, most of it the sigmoid's: 3-4-1 has about 170 instructions in a step.
+parameter is a vector of equal lanes that stays in a register (a phi node of the loop over steps) for the whole
+chunk. So the forward pass needs no broadcast. A gradient is a chain over the rows; each row's numbers are first
+copied to all lanes, so the result is in every lane. Sums over lanes took as long at 3-4-1 with 4 rows, and half as
+long at 5-5-3-2 with 16, but their bits were others.
 
 The spare lanes of a short batch repeat its last row with a factor of 0.
 """
@@ -17,11 +18,12 @@ from fastmlp.formulas.numbers import fma, where
 from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import BIT, INT, INT32, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, smaller, sum_lanes
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, shuffle, smaller
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES
 from fastmlp.kernels.elementwise import abreast
 from fastmlp.kernels.elementwise.row_losses import Numbers, Running, Same
 from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.program.arithmetic import descended
 
 
 class _Step:
@@ -60,24 +62,47 @@ class _Step:
         return Symbol(v.builder, abreast.emit_total(sums)), outputs
 
     def backward(self, layers, activations, deltas, rate, bias_rate):
-        """The layers after the step."""
+        """The layers after the step, in the order of `fastmlp.kernels.program.arithmetic`."""
         updated = []
-        less = lambda p, change: p - Symbol(change.builder, sum_lanes(change.builder, change.value))
         for k in reversed(range(len(layers))):
             weights, biases = layers[k]
-            before = activations[k]
-            steps = [d * rate for d in deltas]
-            new_weights = [[less(w, a * s) for w, s in zip(row, steps)] for a, row in zip(before, weights)]
-            updated.append((new_weights, [less(b, d * bias_rate) for b, d in zip(biases, deltas)]))
+            before, by_row = activations[k], [_rows_of(delta) for delta in deltas]
+            rows = range(len(by_row[0]))
+            zero = deltas[0].number(0.0)
+
+            def weight_after(weight, a, delta, rows=rows, zero=zero):
+                total = zero
+                for row in rows:
+                    total = fma(a[row], delta[row], total)
+                return descended(weight, rate, total)
+
+            def bias_after(bias, delta):
+                total = delta[0]
+                for one in delta[1:]:
+                    total = total + one
+                return descended(bias, bias_rate, total)
+
+            inputs = [_rows_of(a) for a in before]
+            new_weights = [
+                [weight_after(w, a, delta) for w, delta in zip(row, by_row)]
+                for a, row in zip(inputs, weights)
+            ]
+            updated.append((new_weights, [bias_after(*pair) for pair in zip(biases, by_row)]))
             if k:
                 passed = []
                 for a, row in zip(before, weights):
-                    total = deltas[0] * row[0]
-                    for d, w in zip(deltas[1:], row[1:]):
+                    total = zero
+                    for d, w in zip(deltas, row):
                         total = fma(d, w, total)
                     passed.append(backward_of(self.hidden[k - 1], total, None, a))
                 deltas = passed
         return updated[::-1]
+
+
+def _rows_of(vector):
+    """Each lane of a vector, in every lane."""
+    build, value, lanes = vector.builder, vector.value, vector.lanes
+    return [Symbol(build, shuffle(build, value, value, [lane] * lanes)) for lane in range(lanes)]
 
 
 def chunk(constants):

@@ -1,0 +1,185 @@
+"""A cold training is compiled by several processes: each passes over what another one is at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastmlp import Adam, Network
+from fastmlp.backend import partner, registry
+from fastmlp.kernels.jit import engine, rehearsal, store
+from fastmlp.kernels.runtime.preparing import prepare
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import initial_state
+from fastmlp.system import background
+
+NETWORK, OPTIMIZER, ROWS = Network([5, 20, 3], output="softmax", loss="cross_entropy"), Adam(), [16, 7]
+
+
+def trained(backend):
+    """The state after some steps, as bytes."""
+    rng, sizes = np.random.default_rng(0), NETWORK.sizes
+    X, y = rng.random((23, 5), np.float32), np.eye(3, dtype=np.float32)[np.arange(23) % 3]
+    state = initial_state(rng.standard_normal(parameter_count(sizes)).astype(np.float32))
+    stops = np.array([16, 23])
+    chunk = Chunk(np.arange(23), stops - ROWS, stops, 1.0 * np.array(ROWS), np.full((2, 2), 0.1), 16)
+    losses = np.empty(2)
+    data = Data(X, y, np.ones(23, np.float32))
+    after = backend.train_chunk(NETWORK, OPTIMIZER, state, data, chunk, 0, 1, losses)
+    return [array.tobytes() for array in (after.parameters, after.moments, losses)]
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    """What a training without a rehearsal comes to."""
+    return trained(registry.get("fused"))
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """A program of which no piece has been called."""
+    engine.common()
+    place = engine.Engine()
+    monkeypatch.setattr(engine, "common", lambda: place)
+    monkeypatch.setattr(engine, "_found", {})
+    return registry.backend_of(registry.variants()["fused"])
+
+
+def test_a_rehearsal_comes_back_to_what_others_are_at_and_changes_no_later_step(wanted, fresh, monkeypatch):
+    busy, asked, had = Counter({"rows_loss": 1, "weights_step": 2, "apply_rule": 1}), [], engine._had
+
+    def found(name, key, compile_code, patient=True):
+        name_of_piece = name.partition(".")[0]
+        if not patient:
+            asked.append(name_of_piece)
+            if busy[name_of_piece]:
+                busy[name_of_piece] -= 1
+                return None
+        return had(name, key, compile_code, patient)
+
+    monkeypatch.setattr(engine, "_had", found)
+    assert prepare(fresh.train_chunk, fresh.predict, NETWORK, OPTIMIZER, "float32", ROWS)
+    assert not busy.total()
+    first = asked.index("rows_loss")
+    assert "weights_step" in asked[first : asked.index("rows_loss", first + 1)], "it waited for a piece"
+    monkeypatch.setattr(engine, "_had", lambda name, *_: pytest.fail(f"{name} was left out"))
+    assert trained(fresh) == wanted
+
+
+def test_a_rehearsal_writes_to_nothing_that_it_trains(fresh):
+    state = initial_state(np.ones(parameter_count(NETWORK.sizes), np.float32))
+    data = Data(*(np.ones(shape, np.float32) for shape in ((16, 5), (16, 3), 16)))
+    once = np.zeros(1, np.int64)
+    chunk = Chunk(np.arange(16), once, once + 16, np.ones(1), np.ones((1, 2)), 16)
+    done = []
+
+    def run():
+        done.append(fresh.train_chunk(NETWORK, OPTIMIZER, state, data, chunk, 0, 1, np.empty(1)))
+
+    assert rehearsal.rehearse(run, pytest.fail)
+    assert done
+    assert not rehearsal.is_under_way()
+    assert (state.parameters == 1).all()
+    assert (state.moments == 0).all()
+
+
+def test_a_rehearsal_ends_where_another_process_never_does(fresh, monkeypatch):
+    monkeypatch.setattr(rehearsal, "MOST_PATIENCE", 0.05)
+    monkeypatch.setattr(engine, "_had", lambda *_: None)
+    meanwhile = []
+
+    def run():
+        raise rehearsal.Busy
+
+    assert not rehearsal.rehearse(run, lambda: meanwhile.append(rehearsal.is_under_way()))
+    assert set(meanwhile) == {True}
+
+
+def test_a_rehearsal_that_fails_is_over(fresh):
+    def run():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        rehearsal.rehearse(run, run)
+    assert not rehearsal.is_under_way()
+
+
+def test_another_process_is_called_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMLP_BACKGROUND", "1")
+    assert background.call(Path.touch, tmp_path / "there")
+    latest = time.monotonic() + 60
+    while not (tmp_path / "there").exists() and time.monotonic() < latest:
+        time.sleep(0.01)
+    assert (tmp_path / "there").exists()
+    assert not background.call(lambda: None)
+    assert not background.call(print, "x" * background.MOST_BYTES)
+
+
+def test_one_process_at_a_time_takes_part(tmp_path, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(registry, "get", lambda name: pytest.fail("there were two"))
+    with store.only_partner() as alone:
+        assert alone
+        partner.take_part("fused", NETWORK, OPTIMIZER, "float32", ROWS)
+
+
+COLD = """
+import sys
+import numpy as np, fastmlp
+from fastmlp.kernels.jit import engine
+from fastmlp.system import background
+
+begun, start = [], background._start
+background._start = lambda *given: begun.append(start(*given)) or begun[-1]
+X = np.random.default_rng(0).random((70, 9), np.float32)
+network = fastmlp.Network([9, 40, 10], output="softmax", loss="cross_entropy")
+model = fastmlp.fit(network, X, np.arange(70) % 10, epochs=2, seed=0, progress=False, backend="fused")
+model.predict(X)
+print(model.parameters.tobytes().hex(), len(begun), *engine.compiled, sep="\\n")
+assert [process.wait(120) for process in begun] == [0] * len(begun)
+"""
+
+
+def cold(cache, **environment):
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache), "FASTMLP_TUNE": "0", **environment}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", COLD], env=environment, stdout=pipe, stderr=pipe, text=True
+    )
+
+
+def told(process):
+    """The parameters, how many processes were begun, what was compiled, and how many lines said so."""
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    parameters, begun, *compiled = out.splitlines()
+    return parameters, int(begun), compiled, err.count("fastmlp: compiling")
+
+
+@pytest.mark.slow
+def test_processes_share_what_a_cold_training_compiles(tmp_path):
+    parameters, begun, whole, notices = told(cold(tmp_path / "alone", FASTMLP_BACKGROUND="0"))
+    assert (begun, notices) == (0, 1)
+    assert any(name.startswith("predict") for name in whole)
+
+    several = [cold(tmp_path / "two", FASTMLP_BACKGROUND="0") for _ in range(2)]
+    both = [told(process) for process in several]
+    assert {one[0] for one in both} == {parameters}
+    assert sum(one[3] for one in both) == 1
+    assert Counter(name for one in both for name in one[2]) == Counter(whole), "none twice, none left out"
+    assert min(len(one[2]) for one in both) > len(whole) // 8
+
+    with_partner = told(cold(tmp_path / "partner", FASTMLP_BACKGROUND="1"))
+    assert with_partner[0] == parameters
+    assert with_partner[1] == 1
+    assert with_partner[3] <= 1
+    assert len(with_partner[2]) < len(whole)
+    assert not set(with_partner[2]) - set(whole)
