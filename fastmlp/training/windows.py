@@ -1,8 +1,8 @@
 """Rows that come block by block, as windows that are filled on a thread while the one before is trained on.
 
-A window (`fastmlp.training.window`) is an ordinary `Data`. At most two are in memory: one in use, and one that
-is filled. Rows that fill no batch at a window's end are carried to the head of the next one, so that batches are
-those of one array.
+A window (`fastmlp.training.window`) is an ordinary `Data`. At most two are in memory: one in use, and one
+that is filled. Rows that fill no batch at a window's end are carried to the head of the next one, so that
+batches are those of one array.
 """
 
 from __future__ import annotations
