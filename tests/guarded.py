@@ -16,6 +16,7 @@ import numpy as np
 from fastmlp.kernels.runtime import adapter, workspace
 from fastmlp.kernels.runtime.workspace import Workspace
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import TrainState
 
@@ -59,6 +60,8 @@ def guarded_backend(backend, side):
     def seal(array):
         if isinstance(array, SparseRows):
             return SparseRows(*map(seal, array.arrays), array.n_in)
+        if isinstance(array, ByteRows):
+            return ByteRows(seal(array.numbers), array.dtype, array.scale)
         return guarded(array, side, sealed=True)
 
     def predict(network, parameters, inputs, out):

@@ -23,6 +23,7 @@ from fastmlp import Adam, Network
 from fastmlp.backend import registry
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
 from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS, Sizes
 from fastmlp.training.data import clean_inputs
@@ -87,7 +88,7 @@ def mostly_zeros(X):
 
 
 def resting(backend, training, dtype, form):
-    """What a backend gives when it does not train: outputs and loss of 300 rows, more than a block."""
+    """What a backend gives when it does not train: outputs and losses of 300 rows, more than a block."""
     network = Network(training.sizes, **training.options)
     rng = np.random.default_rng(0)
     parameters = 0.1 * rng.standard_normal(parameter_count(network.sizes))
@@ -97,7 +98,9 @@ def resting(backend, training, dtype, form):
     data[0] = clean_inputs("X", form(data[0]), network.sizes[0], dtype)
     out = np.empty((300, network.sizes[-1]), dtype)
     backend.predict(network, parameters, data[0], out)
-    return out, backend.evaluate(network, parameters, Data(*data))
+    numbers = ByteRows(rng.integers(0, 256, X.shape, np.uint8), np.dtype(dtype), 1 / 255)
+    losses = [backend.evaluate(network, parameters, Data(*rows)) for rows in (data, [numbers, *data[1:]])]
+    return out, losses
 
 
 def process(code, module="test_guards"):

@@ -28,7 +28,8 @@ from fastmlp.training.loop import (
     heeding,
 )
 from fastmlp.training.sources.blocks import Source
-from fastmlp.training.windows import Wanted, Window, Windows
+from fastmlp.training.window import Window
+from fastmlp.training.windows import Wanted, Windows
 
 
 @dataclass(frozen=True)
