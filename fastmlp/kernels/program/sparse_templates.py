@@ -31,7 +31,7 @@ MOST_IDLE = 8
 """The bound on a batch's non-zeros per column. Above it nearly no column is empty, and all are listed."""
 
 MOST_GATHERED = 4
-"""Touched rows are gathered for their step where at most one in so many is touched; else many lie together."""
+"""Touched rows are gathered for their step where at most one in so many is touched; more lie together."""
 
 LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float(np.finfo("f8").tiny), 256
 """The least normal numbers of both dtypes; and how many numbers `flush` looks at together."""
