@@ -32,10 +32,11 @@ def prepare(
     """
     data, chunk = _steps_of(network.sizes, dtype, rows)
     state = initial_state(np.zeros(parameter_count(network.sizes), dtype))
+    inputs = np.zeros((len(data.targets), network.sizes[0]), dtype)
     out, losses = np.empty_like(data.targets), np.empty(len(rows))
     return rehearse(
         lambda: train_chunk(network, optimizer, state, data, chunk, 0, 1, losses),
-        lambda: predict(network, state.parameters, data.inputs, out),
+        lambda: predict(network, state.parameters, inputs, out),
     )
 
 
