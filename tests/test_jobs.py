@@ -61,8 +61,8 @@ INSIDE = """
 
     np.save("X.npy", X)
     {bagged}
-    taken = lambda jobs: bag.set_params(n_jobs=jobs).fit(numbers, y).predict_proba(numbers)
-    assert (taken(2) == taken(1)).all()
+    bags = lambda jobs: bag.set_params(n_jobs=jobs).fit(numbers, y).set_params(n_jobs=1)
+    assert (bags(2).predict_proba(numbers) == bags(1).predict_proba(numbers)).all()
 
     classifier.set_params(max_iter=10**5, tol=0.0, n_iter_no_change=10**5, max_time=0.2, backend="fused")
     timed = GridSearchCV(classifier, {{"alpha": [1e-4, 1e-2]}}, cv=2, n_jobs=2).fit(X, y)
