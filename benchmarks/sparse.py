@@ -2,8 +2,8 @@
 
 Each row's trainings and predictions run on one core, by turns, and the least CPU time of each counts. An
 epoch's time is the difference between trainings of several epochs and of one. "dense" takes the same numbers
-as an array, by steps that pass over no zeros; scikit-learn takes both forms. JAX, where it is installed, trains
-by plain SGD, in the ways of `benchmarks.sparse_jax`.
+as an array, by steps that pass over no zeros; scikit-learn takes both forms. JAX, where it is installed,
+trains by plain SGD, in the ways of `benchmarks.sparse_jax`.
 """
 
 import argparse

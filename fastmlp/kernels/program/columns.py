@@ -16,9 +16,9 @@ SIX, LOW_SIX = np.uint64(6), np.uint64(63)
 """The marks of columns are bits of 64-bit words: a column's shift to its word, and the mask of its bit."""
 
 LEAST_LISTED, OF_EACH_ROW = 1 << 12, 8
-"""Non-zeros that are listed before the rows are read on, and of each row on the average. What is written then lies
-on the few pages that a processor can store to at once; going back to a row costs as much as some non-zeros. A
-batch of digits was listed in 0.6 of the time.
+"""Non-zeros that are listed before the rows are read on, and of each row on the average. What is written
+then lies on the few pages that a processor can store to at once; going back to a row costs as much as some
+non-zeros. A batch of digits was listed in 0.6 of the time.
 """
 
 

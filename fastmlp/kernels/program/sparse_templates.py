@@ -31,7 +31,7 @@ MOST_IDLE = 8
 """The bound on a batch's non-zeros per column. Above it nearly no column is empty, and all are listed."""
 
 MOST_GATHERED = 4
-"""Rows are gathered for their step where at most one in this many is touched. Where more are, many lie together."""
+"""Rows are gathered for their step where at most one in this many is touched. Else many lie together."""
 
 LEAST_SINGLE, LEAST_DOUBLE, FLUSHED_TOGETHER = float(np.finfo("f4").tiny), float(np.finfo("f8").tiny), 256
 """The least normal numbers of both dtypes; and how many numbers `flush` looks at together."""
