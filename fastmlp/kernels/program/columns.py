@@ -23,7 +23,6 @@ much as some non-zeros. A batch of digits was listed in 0.6 of the time.
 """
 
 
-
 def place_of(indices, first, last, column):
     """Return the place of the first of the ascending indices[first:last] that is not below `column`."""
     while first < last:
