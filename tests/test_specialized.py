@@ -24,7 +24,7 @@ from test_compilation import compilations
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop
-from fastmlp.backend import registry
+from fastmlp.backend import auto, registry
 from fastmlp.backend.choice import choose
 from fastmlp.kernels.jit import disposable, emission
 from fastmlp.kernels.variants import specialized
@@ -99,6 +99,7 @@ def test_what_is_data_makes_no_program_of_its_own():
 
 def test_auto_takes_a_program_of_its_own_where_there_is_one_and_the_training_is_long(monkeypatch, tmp_path):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))  # nothing is compiled, nobody compiles beside
+    monkeypatch.setattr(auto, "about_seconds_of_a_network", lambda: 2.0)  # not what this machine has measured
 
     def chosen(hidden="tanh", sizes=(4, 32, 16, 4), steps=None):
         return choose("auto", Network(sizes, hidden), Adam(), 32, FLOAT32, 1, steps).name
