@@ -55,7 +55,10 @@ PIECES = {
     "activate": Piece(codes=ACTIVATION_CODES, constant=activate_one),
     "activate_gradient": Piece(codes=ACTIVATION_CODES, constant=activate_gradient_one),
     **dict.fromkeys(("output_loss", "wide_output_loss"), Piece(types.float64, LOSS_CODES, output_loss_one)),
-    **dict.fromkeys(("rows_forward", "rows_loss", "rows_backward", "weights_step"), Piece()),
+    **dict.fromkeys(
+        ("rows_forward", "rows_loss", "rows_backward", "weights_step", "layer_step", "sum_over_ranks"),
+        Piece(),
+    ),
     "apply_rule": Piece(codes=RULE_CODES, constant=apply_rule_one),
     **dict.fromkeys(("penalty", "penalties"), Piece(types.float64)),
     **dict.fromkeys(("penalty_gradient", "drop", "clip", "clip_all", "update_all", "update_part"), Piece()),
