@@ -10,7 +10,7 @@ A jitted caller should pass no literal number: Numba compiles the callee again f
 
 from numba import njit
 
-from fastmlp.formulas.numbers import at_least, where
+from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codegen.views import chosen, lesser
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, PACKED
@@ -62,12 +62,16 @@ def terms_together(n_in: int, x_bytes: int):
     return where((x_bytes > CACHED_BYTES) & (n_in > MOST_TERMS), DEPTH, n_in)
 
 
-@jittable
-def rows_together(depth: int, x_row: int, delta_row: int):
-    """Return how many rows the sums of a weight gradient run over before they are kept, from the bytes of two rows."""
+@compiled
+def rows_together(depth, x_row, delta_row):
+    """Return how many rows the sums of a weight gradient run over before they are kept; from the bytes of two rows.
+
+    A branch and not `where`: the division is a hundredth of the smallest step.
+    """
     both = x_row + delta_row
-    outgrow = (depth * both > CACHED_BYTES) & (x_row <= ROW_BYTES)
-    return where(outgrow, at_least(x_row.number(HELD_BYTES) // both, LEAST_TERMS), at_least(depth, 1))
+    if depth * both > CACHED_BYTES and x_row <= ROW_BYTES:
+        return max(HELD_BYTES // both, LEAST_TERMS)
+    return depth
 
 
 @compiled
@@ -113,8 +117,8 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, panel):
     """out = (x[order].T @ delta)[start:stop]; where `descend`, out -= rate * (that + l2 * out).
 
-    A panel of delta stays in L1 while the columns of x are read, if there are enough of these for a copy. Where `descend`, the gradient is used from
-    registers and not stored.
+    A panel of delta stays in L1 while the columns of x are read, if there are enough of these for a copy. Where
+    `descend`, the gradient is used from registers and not stored.
 
     x : (samples, n_in) floating, C-contiguous
     order : (rows,) int64, the sample of each row of `delta`; empty, row i is sample i
@@ -130,7 +134,8 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
         depth, packing = len(delta), packing_for(rows, n_out * out.itemsize, pack_rows(), pack_delta_rows())
         together = rows_together(depth, x.shape[1] * out.itemsize, n_out * out.itemsize)
         waiting = sums if descend else out
-        for k in range(0, chosen(depth > 0, depth, 1), together):  # of no rows the sums are 0
+        k = 0
+        while True:  # once at least: of no rows the sums are 0
             terms = lesser(together, depth - k)
             steps = descend and k + terms == depth
             target, finish = out if steps else waiting, chosen(steps, UPDATE, STORE)
@@ -138,3 +143,6 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
                 x, order, start, rows, delta, k, terms, packing, panel, waiting, target, start - out_first,
                 finish, rate, l2,
             )  # fmt: skip
+            k += terms
+            if k == depth:
+                break
