@@ -18,9 +18,11 @@ from fastmlp.lab import assembly, compare, explain, phases, rows, slots, steps, 
 from fastmlp.lab.compare import Change
 from fastmlp.lab.machine import Level, Machine
 from fastmlp.lab.measurements import Measurement, PhaseTime, Results, Wrong, read, winners, written
+from fastmlp.lab.peers import PEERS, peers_of
 from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
 from fastmlp.lab.timing import CLOCKS, Time
+from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam
 from fastmlp.testing.slots import SLOTS, Sizes
 
@@ -159,11 +161,24 @@ def test_a_step_is_timed_where_its_losses_are_the_references(wrong_variant):
     assert found["tiled"].flops == row.work().flops
 
 
-@pytest.mark.parametrize("row", [StepRow(*usual, "float64", 1) for usual in steps.USUAL[:2]], ids=str)
-def test_torch_takes_the_same_steps(row):
-    pytest.importorskip("torch", reason="PyTorch is not installed")
-    found = {one.variant: one for one in steps.measure(row, ["reference", *steps.peers_of(row)], 0.01, CPU)}
-    assert isinstance(found["torch"], Measurement), found["torch"]
+@pytest.mark.parametrize(
+    "row",
+    [
+        StepRow(Network([3, 4, 1], output="sigmoid"), SGD(1.2, bias_learning_rate=0.3), 4, "float64", 1),
+        StepRow(classifier(6, 5, 3), Adam(), 8, "float64", 1),
+        StepRow(classifier(6, 5, 2), SGD(0.1), 8, "float32", 1),
+        StepRow(classifier(6, 5, 1), SGD(0.1), 8, "float64", 1),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_take_the_same_steps(name, row):
+    pytest.importorskip(name, reason=f"{name} is not installed")
+    if name not in peers_of(row.network, row.optimizer):
+        assert row.network.loss == "mse"
+        return
+    (found,) = steps.measure(row, [name], 0.01, CPU)
+    assert isinstance(found, Measurement), found
 
 
 def test_the_usual_steps_are_what_a_step_is_made_of():

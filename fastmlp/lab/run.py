@@ -9,6 +9,7 @@ from fastmlp.backend.registry import variants
 from fastmlp.lab import slots, steps
 from fastmlp.lab.machine import Machine, measured
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, Wrong
+from fastmlp.lab.peers import peers_of
 from fastmlp.lab.phases import phases
 from fastmlp.lab.rows import SlotRow, has_its_own, slot_rows
 from fastmlp.lab.steps import StepRow, step_rows
@@ -58,7 +59,7 @@ def tasks(request: Request) -> list[Task]:
     if STEP in request.slots:
         for step in step_rows(request.networks, request.dtypes, request.threads):
             backends = [name for name in ["reference", *names] if steps.workers(step, name) == step.threads]
-            others = [] if request.variants or not backends else steps.peers_of(step)
+            others = [] if request.variants or not backends else peers_of(step.network, step.optimizer)
             found.append(Task(step, [*backends, *others]))
     return [task for task in found if task.names]
 

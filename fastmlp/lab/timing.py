@@ -16,6 +16,9 @@ Z_95 = 1.96
 
 Key = TypeVar("Key")
 
+Trained = tuple[list[float], float]
+"""The mean loss of each epoch, and the seconds of all steps."""
+
 
 class Time(NamedTuple):
     """Seconds of one call: the least, the median, and the ends of the median's 95 % confidence interval."""
