@@ -42,6 +42,9 @@ POKE = 3e-4
 PAUSE = 1e-3
 """Seconds between two polls after that: a rank that waits for long leaves its core alone."""
 
+HEARD = 0.3
+"""Seconds from a last message to the end of all: mpiexec drops what it has not passed on by then."""
+
 FAILED = 1
 """The exit code of all ranks if one fails."""
 
@@ -113,6 +116,7 @@ class MPI:
     def abort(self, message: str) -> NoReturn:
         """End all ranks, with a message, and an exit code that is not 0."""
         say(message)
+        time.sleep(HEARD)
         self._communicator.Abort(FAILED)
         os._exit(FAILED)  # MPICH returns; nothing else may run here, as handlers that wait for other ranks
 
