@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
 import time
 import weakref
 
@@ -492,6 +493,54 @@ def test_what_is_no_communicator_is_refused(error, message, make):
     (found,) = ranks(1, lambda one: fastmlp.fit(**settings_of({}), y=Y, communicator=make(one)))
     assert isinstance(found, error)
     assert str(found).startswith(message)
+
+
+class Returning:
+    """A communicator as it is easily written wrong: sums are returned, and the array stays as it was."""
+
+    rank, size = 0, 2
+
+    def allreduce(self, array):
+        return 2 * array
+
+    broadcast = barrier = allreduce
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({}, ValueError, "the communicator's allreduce(array) must write what it comes to into the array"),
+        ({"rank": 2}, ValueError, "the communicator's rank must be at most 1, got 2"),
+        ({"rank": lambda: 0}, TypeError, "the communicator's rank must be a whole number, got <function"),
+        ({"size": 0}, ValueError, "the communicator's size must be at least 1, got 0"),
+        (
+            {"rank": 1, "allreduce": lambda array: np.multiply(array, 2, out=array)},
+            ValueError,
+            "the communicator's broadcast(array) must write what it comes to into the array: 1 became 1",
+        ),
+    ],
+)
+def test_a_communicator_that_is_none_is_told(change, error, message):
+    one = Returning()
+    vars(one).update(change)
+    with pytest.raises(error, match=re.escape(message)):
+        fastmlp.fit(**settings_of({}), y=Y, communicator=one)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": "rows.parquet", "y": "price"}, "or a pyarrow.Table of which y names columns, got 'rows.parq"),
+        ({"y": "price"}, "or a pyarrow.Table of which y names columns, got array("),
+        ({"X": lambda: [(X, Y)]}, "or a pyarrow.Table of which y names columns, got <function"),
+        ({"window": 50}, "of which each process has its rows, without a window; got window=50"),
+    ],
+)
+def test_what_is_no_rows_in_memory_is_told(change, message):
+    settings = {**settings_of({}), "y": Y, **change}
+    for error in ranks(2, lambda one: fastmlp.fit(**settings, communicator=one)):
+        assert isinstance(error, TypeError)
+        assert message in str(error)
 
 
 # --- checkpoints -------------------------------------------------------------------------------------------

@@ -67,6 +67,16 @@ def test_of_parquet_files_only_the_rows_of_a_rank_are_read(tmp_path):
     assert len(of_all(13, tmp_path / "one.parquet")[0]) == 0
 
 
+def test_what_is_no_parquet_is_told(tmp_path):
+    pytest.importorskip("pyarrow")
+    (tmp_path / "rows").write_bytes(b"not a file of Parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"cannot be read as Parquet: .*magic bytes"):
+        of_all(1, str(tmp_path / "rows"))
+    with pytest.raises(ValueError, match="there are no rows of Parquet files in "):
+        of_all(1, str(tmp_path / "empty"))
+
+
 def test_a_shard_of_a_table_trains():
     pyarrow = pytest.importorskip("pyarrow")
     columns = X[:, 0] / 40, X[:, 1] / 50, np.sqrt(X[:, 2] + 1.0)

@@ -11,6 +11,8 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import checks
+
 T = TypeVar("T")
 
 
@@ -36,6 +38,25 @@ class Communicator(Protocol):
 
     def barrier(self) -> None:
         """Return when all ranks have called it."""
+
+
+def place_of(communicator: Any) -> tuple[int, int]:
+    """Return (rank, size) of a communicator; TypeError or ValueError in one line if they are none."""
+    size = checks.whole("the communicator's size", communicator.size, 1)
+    return checks.whole("the communicator's rank", communicator.rank, 0, size - 1), size
+
+
+def check_sums(communicator: Communicator) -> None:
+    """Raise ValueError unless a communicator sums and broadcasts in place; what follows would be noise."""
+    size = int(communicator.size)
+    for method, own, wanted in (("allreduce", 1, size), ("broadcast", int(communicator.rank), 0)):
+        array = np.array([own])
+        getattr(communicator, method)(array)
+        if array[0] != wanted:
+            raise ValueError(
+                f"the communicator's {method}(array) must write what it comes to into the array: "
+                f"{own} became {array[0]}, and {wanted} was expected of {size} ranks"
+            )
 
 
 def all_of(communicator: Communicator, own: T) -> list[T]:

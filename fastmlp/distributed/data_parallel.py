@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastmlp import checks
-from fastmlp.distributed.communicator import Communicator
+from fastmlp.distributed.communicator import Communicator, check_sums, place_of
 from fastmlp.distributed.mpi import MPI, is_mpi
 
 
@@ -44,4 +44,8 @@ class DataParallel:
     def opened(self) -> Communicator:
         """Return the communicator as trainings take it."""
         communicator: Communicator = self.communicator
-        return MPI(communicator, self.timeout) if is_mpi(communicator) else communicator
+        if is_mpi(communicator):
+            return MPI(communicator, self.timeout)
+        if place_of(communicator)[1] > 1:
+            check_sums(communicator)
+        return communicator

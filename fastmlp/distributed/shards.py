@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from fastmlp import checks
+from fastmlp.distributed.communicator import place_of
 from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.exchange.packages import needed
 
@@ -32,7 +33,7 @@ def shard(communicator: Any, *rows: Any) -> Any:
     """
     if isinstance(communicator, DataParallel):
         communicator = communicator.communicator
-    rank, size = int(communicator.rank), int(communicator.size)
+    rank, size = place_of(communicator)
     found, lengths = [], []
     for one in rows:
         if isinstance(one, (str, os.PathLike)):
@@ -70,8 +71,15 @@ def _share(rows: Any, rank: int, size: int) -> tuple[int, Any]:
 def _row_groups(path: Path) -> list[Any]:
     """Return the row groups of a Parquet file or directory, in order."""
     dataset = needed("pyarrow.dataset", "table", "a shard of a Parquet file").dataset
-    files = sorted(dataset(os.fspath(path), format="parquet").get_fragments(), key=lambda one: one.path)
-    return [group for file in files for group in file.split_by_row_group()]
+    try:
+        files = sorted(dataset(os.fspath(path), format="parquet").get_fragments(), key=lambda one: one.path)
+        groups = [group for file in files for group in file.split_by_row_group()]
+    except ValueError as error:  # pyarrow.ArrowInvalid is one
+        told = str(error).splitlines()[0]
+        raise ValueError(f"{checks.shown(path)} cannot be read as Parquet: {told}") from None
+    if not groups:
+        raise ValueError(f"there are no rows of Parquet files in {checks.shown(path)}")
+    return groups
 
 
 def _length(group: Any) -> int:

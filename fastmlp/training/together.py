@@ -231,13 +231,22 @@ def _cleaned(
 def check_no_blocks(y: Any, window: int | None) -> None:
     """Raise TypeError for rows that come block by block."""
     if y is None or window is not None:
-        raise TypeError("with a communicator X and y are arrays, of which each process has its rows")
+        got = "" if window is None else f", without a window; got window={checks.shown(window)}"
+        raise TypeError(f"with a communicator X and y are arrays, of which each process has its rows{got}")
 
 
 def arrays_of(X: Any, y: Any, weights: Any = None) -> tuple[Any, Any, Any]:
-    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are."""
+    """Return the rows of an Arrow table, whose columns y and weights name, as arrays; others as they are.
+
+    TypeError for what is no rows in memory.
+    """
     arrow = sys.modules.get("pyarrow")
     if arrow is None or not isinstance(X, arrow.Table):
+        if isinstance(X, (str, os.PathLike)) or isinstance(y, str) or callable(X) or hasattr(X, "scanner"):
+            raise TypeError(
+                "with a communicator X is an array, or a pyarrow.Table of which y names columns, got "
+                f"{checks.shown(X)}; fastmlp.shard reads this rank's rows of Parquet files"
+            )
         return X, y, weights
     from fastmlp.training.sources.arrow import arrow_source
 
