@@ -183,3 +183,23 @@ def test_processes_share_what_a_cold_training_compiles(tmp_path):
     assert with_partner[3] <= 1
     assert len(with_partner[2]) < len(whole)
     assert not set(with_partner[2]) - set(whole)
+
+
+def test_a_process_that_was_stopped_with_a_lock_is_waited_for_once(tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl")
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(store, "MOST_PATIENCE", 0.2)
+    with store.only_one("a piece", "0") as free:
+        assert free
+        (path,) = [path for path in store.directory().glob("lock.*") if path.name != "lock.names"]
+    with path.open() as stopped:
+        fcntl.flock(stopped, fcntl.LOCK_EX)
+        waited = []
+        for _ in range(2):
+            began = time.monotonic()
+            with store.only_one("a piece", "0") as free:
+                assert not free
+            waited.append(time.monotonic() - began)
+    assert waited[0] >= 0.2 > waited[1]
+    with store.only_one("a piece", "0") as free:
+        assert free

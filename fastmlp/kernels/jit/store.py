@@ -397,8 +397,11 @@ def _alone(lock: str, patience: float) -> Iterator[bool]:
     held, free = None, True
     with contextlib.suppress(OSError, Refused):
         if fcntl is not None:
-            held = _locked(directory() / lock, patience)
+            path = directory() / lock
+            held = _locked(path, 0.0 if path in _stalled else patience)
             free = held is not None
+            if patience and not free:
+                _stalled.add(path)
     try:
         yield free
     finally:
@@ -408,6 +411,9 @@ def _alone(lock: str, patience: float) -> Iterator[bool]:
 
 MOST_PATIENCE, POLL = 60.0, 0.01
 """Seconds that a process waits at most for another one's compilation, and between two tries to lock."""
+
+_stalled: set[Path] = set()
+"""Locks that this process has waited for in vain, as their holder was stopped: it does so once."""
 
 
 def _locked(path: Path, patience: float) -> int | None:
