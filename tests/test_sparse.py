@@ -300,7 +300,7 @@ def test_short_trainings_and_small_networks_are_not_worth_turning_their_inputs()
 @pytest.mark.parametrize(
     ("sizes", "rows", "share", "wanted"),
     [
-        ((600, 128, 2), 70, 0.25, BLOCKED),
+        ((640, 128, 2), 70, 0.25, BLOCKED),  # five whole blocks
         ((9000, 120, 2), 270, 0.004, FAR_BLOCKED),
         ((9000, 120, 2), 10, 0.001, FAR),
     ],
