@@ -185,8 +185,7 @@ def test_the_program_of_a_network_is_compiled_where_it_has_one(tmp_path, monkeyp
         ("--network 64-10 --batch 0", "batch must be at least 1, got 0"),
         (
             "--network 64-10 --backend fused,tiled",
-            "--network needs a backend that has programs of single networks, got fused, tiled; "
-            "choose from: auto, specialized",
+            "needs a backend that has programs of single networks, got fused, tiled; choose from: auto, sp",
         ),
     ],
 )
