@@ -183,6 +183,10 @@ def test_the_program_of_a_network_is_compiled_where_it_has_one(tmp_path, monkeyp
         ("--network 64-5-10 --activation rleu", "unknown hidden activation 'rleu'"),
         ("--network 64-10 --output exp", "output 'exp' does not go with loss 'cross_entropy'"),
         ("--network 64-10 --batch 0", "batch must be at least 1, got 0"),
+        (
+            "--network 64-10 --backend fused,tiled",
+            "needs a backend that has programs of single networks, got fused, tiled; choose from: auto, sp",
+        ),
     ],
 )
 def test_a_mistake_about_the_network_is_one_line(capsys, options, says):
@@ -192,3 +196,13 @@ def test_a_mistake_about_the_network_is_one_line(capsys, options, says):
         main(["warmup", *options.split()])
     assert left.value.code == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_network_without_a_program_of_its_own_is_told(capsys):
+    from fastmlp.cli.main import _parser, _tasks_of_network
+
+    arguments = _parser().parse_args(["warmup", "--network", "64-900-10"])
+    assert _tasks_of_network(arguments, ["specialized"], ["float32"]) == []
+    assert capsys.readouterr().err == (
+        "fastmlp: 64-900-10 has no program of its own; those for all networks serve it\n"
+    )

@@ -149,8 +149,15 @@ def _warmup(arguments: argparse.Namespace) -> int:
 
 def _tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes: list[str]) -> list[Any]:
     """Return what the network's own programs need; ValueError or TypeError for a mistake in the arguments."""
+    from fastmlp.backend.registry import choice_of
     from fastmlp.cli import ahead
 
+    able = [name for name in fastmlp.backends()[1:] if choice_of(name).specialize is not None]
+    if not set(able).intersection(backends):
+        raise ValueError(
+            f"--network needs a backend that has programs of single networks, got {', '.join(backends)}; "
+            f"choose from: {', '.join(['auto', *able])}"
+        )
     try:
         sizes = [int(width) for width in arguments.network.split("-")]
     except ValueError:
@@ -161,4 +168,7 @@ def _tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes
     checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
     optimizer = BY_NAME[arguments.optimizer](0.001)
     batch = checks.whole("batch", arguments.batch, 1)
-    return ahead.tasks_of_network(backends, dtypes, network, optimizer, batch)
+    tasks = ahead.tasks_of_network(backends, dtypes, network, optimizer, batch)
+    if not tasks:
+        say(f"fastmlp: {arguments.network} has no program of its own; those for all networks serve it")
+    return tasks

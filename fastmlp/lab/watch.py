@@ -25,7 +25,7 @@ def watch(paths: Sequence[str], arguments: Sequence[str], machine: Machine) -> N
         seen: list[int] = []
         while True:
             found = [_changed(path) for path in paths]
-            if found != seen:
+            if found != seen and (all(found) or not seen):  # a file that is missing at first is told
                 seen = found
                 began = time.perf_counter()
                 subprocess.run(command, check=False)
