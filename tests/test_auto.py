@@ -225,7 +225,7 @@ def test_what_cannot_be_pickled_is_not_asked_for(place):
 
 
 @needs.locks
-@pytest.mark.parametrize("reason", ["switch", "one core", "no interpreter"])
+@pytest.mark.parametrize("reason", ["switch", "one core", "no interpreter", "frozen", "embedded"])
 def test_without_a_core_or_where_it_is_turned_off_there_is_nobody_beside(reason, monkeypatch):
     monkeypatch.setattr(background, "cores", lambda: 2)
     assert background.is_possible()
@@ -233,8 +233,10 @@ def test_without_a_core_or_where_it_is_turned_off_there_is_nobody_beside(reason,
         monkeypatch.setenv("FASTMLP_BACKGROUND", "0")
     elif reason == "one core":
         monkeypatch.setattr(background, "cores", lambda: 1)
+    elif reason == "frozen":
+        monkeypatch.setattr(sys, "frozen", True, raising=False)
     else:
-        monkeypatch.setattr(sys, "executable", None)
+        monkeypatch.setattr(sys, "executable", None if reason == "no interpreter" else "/usr/bin/uwsgi")
     assert not background.is_possible()
 
 

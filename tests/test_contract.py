@@ -83,3 +83,15 @@ def test_right_shapes_are_taken():
     backend = registry.get("baseline")
     for do in (predict(), evaluate(), gradient(), update(), train()):
         do(backend)
+
+
+@pytest.mark.filterwarnings("ignore:Setting the dtype:DeprecationWarning")
+def test_parameters_whose_dtype_was_changed_in_place_are_checked_again():
+    backend, parameters = registry.get("fused"), np.ones(P, np.float32)
+    predict(parameters, X.astype("f4"), np.empty((ROWS, 2), "f4"))(backend)
+    parameters.dtype = np.float64  # half as many numbers: a program would read beyond them
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"got float64 of \(13,\)"):
+            predict(parameters)(backend)
+    parameters.dtype = np.float32
+    predict(parameters, X.astype("f4"), np.empty((ROWS, 2), "f4"))(backend)

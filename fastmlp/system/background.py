@@ -33,8 +33,9 @@ SERVE = (
 )
 
 CALL = """
-import pickle, sys
-sys.path[:] = sys.argv[1:]
+import sys
+sys.path[:] = sys.argv[1:]  # before any import: the working directory need not be among them
+import pickle
 function, arguments = pickle.load(sys.stdin.buffer)
 function(*arguments)
 """
@@ -49,7 +50,12 @@ LEAST_CORES = 2
 def is_possible(usable: int | None = None) -> bool:
     """Return whether there can be a process beside this one, on so many cores; None for all that it has."""
     wanted = os.environ.get(SWITCH) != "0" and fcntl is not None
-    return wanted and bool(sys.executable) and (cores() if usable is None else usable) >= LEAST_CORES
+    return wanted and _has_interpreter() and (cores() if usable is None else usable) >= LEAST_CORES
+
+
+def _has_interpreter() -> bool:
+    """Whether `sys.executable` takes code: a frozen program, or one that embeds Python, would begin anew."""
+    return not getattr(sys, "frozen", False) and "py" in os.path.basename(sys.executable or "").lower()
 
 
 def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: Any) -> bool:

@@ -397,11 +397,8 @@ def _alone(lock: str, patience: float) -> Iterator[bool]:
     held, free = None, True
     with contextlib.suppress(OSError, Refused):
         if fcntl is not None:
-            path = directory() / lock
-            held = _locked(path, 0.0 if path in _stalled else patience)
+            held = _locked(directory() / lock, patience)
             free = held is not None
-            if patience and not free:
-                _stalled.add(path)
     try:
         yield free
     finally:
@@ -412,20 +409,36 @@ def _alone(lock: str, patience: float) -> Iterator[bool]:
 MOST_PATIENCE, POLL = 60.0, 0.01
 """Seconds that a process waits at most for another one's compilation, and between two tries to lock."""
 
-_stalled: set[Path] = set()
-"""Locks that this process has waited for in vain, as their holder was stopped: it does so once."""
+_in_vain: set[Path] = set()
+"""Locks that were waited for in vain, as their holder is stopped: nobody waits for them again."""
 
 
 def _locked(path: Path, patience: float) -> int | None:
-    """Return a descriptor that holds the lock of a file, None if it cannot be had in so many seconds."""
+    """Return a descriptor that holds the lock of a file, None if it cannot be had in so many seconds.
+
+    OSError where the system has no such locks, as some file systems of clusters have not.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    latest = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return descriptor
-        except OSError:
-            if time.monotonic() >= latest:
-                os.close(descriptor)
-                return None
+    latest = time.monotonic() + (0.0 if path in _in_vain else patience)
+    held = False
+    try:
+        while not (held := _took(descriptor)) and time.monotonic() < latest:
             time.sleep(POLL)
+    finally:
+        if not held:
+            os.close(descriptor)
+    if held:
+        _in_vain.discard(path)
+        return descriptor
+    if patience:
+        _in_vain.add(path)
+    return None
+
+
+def _took(descriptor: int) -> bool:
+    """Lock a file, unless another process holds its lock; return whether it is locked now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True

@@ -83,10 +83,10 @@ def compiled_backend(name: str, choice: Choice, entries: Entries, ask: Ask | Non
     tuned.take_kept()  # first, because `thread_us` decides the number of threads of the first step
 
     def predict(network: Network, parameters: Array, inputs: Inputs, out: Array) -> None:
-        known = _predictions.get(id(parameters))
-        if known is None or known.network is not network:
+        known, dtype = _predictions.get(id(parameters)), parameters.dtype
+        if known is None or known.network is not network or known.dtype is not dtype:
             known = prediction_of(network, parameters)
-        rows, dtype, sizes, idle = len(inputs), parameters.dtype, network.sizes, known.idle
+        rows, sizes, idle = len(inputs), network.sizes, known.idle
         if isinstance(inputs, SparseRows):
             check_inputs(inputs, rows, sizes[0], dtype)
             sizes = sizes_of(network, inputs)
@@ -403,6 +403,7 @@ class Prediction(NamedTuple):
     """What all predictions of one model share. It is found by the model's parameters in 0.2 us.
 
     network : the model's
+    dtype : of the parameters, which an array of NumPy's can change in place
     shape : the network in numbers, without dropout
     idle : calls that predictions have left for the next ones. A prediction pops one and appends it
         afterwards, so that two threads never use the same one.
@@ -410,6 +411,7 @@ class Prediction(NamedTuple):
     """
 
     network: Network
+    dtype: np.dtype[Any]
     shape: Shape
     idle: list[Reusable]
     watch: weakref.ref[Array]
@@ -426,13 +428,17 @@ def prediction_of(network: Network, parameters: Array) -> Prediction:
     """
     key = id(parameters)
     known = _predictions.get(key)
-    if known is None or (known.network is not network and known.network != network):
+    if (
+        known is None
+        or known.dtype != parameters.dtype
+        or (known.network is not network and known.network != network)
+    ):
         # A local name: the module's globals may be None already when a process ends.
         predictions = _predictions
         shape = resting_shape_of(network)
         check_parameters(shape, parameters)
         watch = weakref.ref(parameters, lambda _: predictions.pop(key, None))
-        known = _predictions[key] = Prediction(network, shape, [], watch)
+        known = _predictions[key] = Prediction(network, parameters.dtype, shape, [], watch)
     return known
 
 
