@@ -11,7 +11,7 @@ import pytest
 import sklearn.datasets
 
 import fastmlp
-from fastmlp.backend.registry import variants
+from fastmlp.backend.registry import mixed, variants
 from fastmlp.cli import datasets, shipped, train
 from fastmlp.cli.main import main
 
@@ -168,7 +168,9 @@ def test_backends_are_listed_with_their_bases_and_what_they_override(capsys):
     assert titles.split(None, 2) == ["NAME", "BASE", "WHAT IT OVERRIDES"]
     at = titles.index("BASE"), titles.index("WHAT")
     rows = {line[: at[0]].strip(): (line[at[0] : at[1]].strip(), line[at[1] :]) for line in lines}
-    assert list(rows) == [*fastmlp.backends(), "auto"]
+    assert list(rows) == [*fastmlp.backends(), "auto", *mixed()]
+    for name, why_not in mixed().items():
+        assert ("not here: " in rows[name][1]) == (why_not() is not None)
     for name, variant in variants().items():
         base, own = rows[name]
         assert base == (variant.base.name if variant.base else "")

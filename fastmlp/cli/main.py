@@ -108,13 +108,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _backends(arguments: argparse.Namespace) -> int:
-    from fastmlp.backend.registry import variants
+    from fastmlp.backend.registry import is_reference, mixed, variants
 
     rows = [("NAME", "BASE", "WHAT IT OVERRIDES"), ("reference", "", "in NumPy; the others are held to it")]
     for name, variant in variants().items():
         own = [*variant.slots, *(["train_chunk of each small network"] if variant.specialize else [])]
         rows.append((name, variant.base.name if variant.base else "", ", ".join(own) or "nothing"))
     rows.append(("auto", "", "takes the fastest of these for the work at hand"))
+    for name, why_not in mixed().items():
+        reason, base = why_not(), "reference" if is_reference(name) else "fused"
+        what = 'products of bfloat16 numbers, for dtype="bfloat16" alone'
+        rows.append((name, base, what if reason is None else f"{what}; not here: {reason}"))
     widths = [max(len(row[column]) for row in rows) for column in (0, 1)]
     for name, base, what in rows:
         print(f"{name:<{widths[0]}}  {base:<{widths[1]}}  {what}")
