@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from fastmlp.kernels.runtime import adapter, workspace
+from fastmlp.kernels.runtime import adapter, predictions, workspace
 from fastmlp.kernels.runtime.workspace import Workspace
 from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
@@ -100,7 +100,7 @@ def guarded_workspace(side, sizes, rows, workers, dtype, private=0, predicting=F
 
 
 def guarded_lists(side, lists_for, *given):
-    """As `adapter.lists_for`, with a wall of its own for every array."""
+    """As `calls.lists_for`, with a wall of its own for every array."""
     found = lists_for(*given)
     return {k: guarded(v, side) if isinstance(v, np.ndarray) else v for k, v in found.items()}
 
@@ -112,14 +112,19 @@ _kept = []
 @contextlib.contextmanager
 def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
-    names = "workspace", "workspace_of", "lists_for"
-    before = {name: getattr(adapter, name) for name in names}
-    adapter.workspace = functools.partial(guarded_workspace, side)
+    names = (
+        (adapter, "workspace"),
+        (adapter, "workspace_of"),
+        (adapter, "lists_for"),
+        (predictions, "workspace"),
+    )
+    before = [getattr(*name) for name in names]
+    adapter.workspace = predictions.workspace = functools.partial(guarded_workspace, side)
     adapter.workspace_of = lambda gradients, *asked: guarded_workspace(side, *asked)
-    adapter.lists_for = functools.partial(guarded_lists, side, before["lists_for"])
+    adapter.lists_for = functools.partial(guarded_lists, side, adapter.lists_for)
     try:
         yield
     finally:
-        for name in names:
-            setattr(adapter, name, before[name])
+        for name, function in zip(names, before, strict=True):
+            setattr(*name, function)
         _kept.clear()

@@ -21,7 +21,7 @@ from selection import matrix
 
 import fastmlp
 from fastmlp.kernels.program.records import SLICE_ROWS
-from fastmlp.kernels.runtime.adapter import IDLE_BYTES, prediction_of
+from fastmlp.kernels.runtime.predictions import IDLE_BYTES, prediction_of
 from fastmlp.kernels.runtime.workspace import BLOCK_ROWS, SCRATCH_BYTES
 from fastmlp.model.layout import parameter_count
 from fastmlp.training.loop import MAX_CHUNK_VISITS

@@ -14,7 +14,7 @@ from selection import few
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Network
 from fastmlp.backend import registry
-from fastmlp.kernels.runtime import adapter
+from fastmlp.kernels.runtime import calls
 from fastmlp.model import sparse
 from fastmlp.training.data import clean_inputs
 
@@ -231,7 +231,7 @@ def test_more_columns_than_numbers_of_32_bits_are_refused():
 
 def test_a_batch_of_more_non_zeros_than_are_counted_is_refused(monkeypatch):
     """As one of 2^31 would be, which takes 24 GiB."""
-    monkeypatch.setattr(adapter, "MOST_TERMS", 5)
+    monkeypatch.setattr(calls, "MOST_TERMS", 5)
     options = {"epochs": 1, "backend": "fused", "seed": 0}
     fastmlp.fit(NETWORK, scipy.sparse.csr_array(X), Y, batch_size=2, **options)
     with pytest.raises(

@@ -47,7 +47,6 @@ PYTHON = (
 class Engine:
     """Machine code in memory; it is freed with the last reference to the engine.
 
-
     text : of a module in LLVM's language
     """
 

@@ -1,0 +1,127 @@
+"""What predictions of one model share, and the calls that they leave for the next ones."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.kernels.jit.entries import Entries
+from fastmlp.kernels.program.records import WORDS, Shape, address_of
+from fastmlp.kernels.runtime.calls import NAMES, call_of, sparse_told
+from fastmlp.kernels.runtime.described import resting_shape_of
+from fastmlp.kernels.runtime.validation import check_parameters
+from fastmlp.kernels.runtime.workspace import workspace
+from fastmlp.kernels.variant import Buffers
+from fastmlp.model.network import Network
+from fastmlp.model.sparse import Inputs, SparseRows
+
+Array = NDArray[Any]
+
+IDLE_BYTES = 128 << 20
+"""The most bytes that the workspaces of all models may hold between predictions."""
+
+
+class Reusable:
+    """A call that predicts, with its workspace. It is kept for the next prediction: allocating takes 7 us.
+
+    entries : of the backend that predicts; batch : rows that it has room for at a time
+    sizes : as `sizes_of` gives them, for inputs that it has room for
+    kept : whether it may be kept between predictions, see `IDLE_BYTES`
+    buffers : see `fastmlp.kernels.variant.Choice`
+    """
+
+    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept", "sizes")
+
+    def __init__(
+        self,
+        entries: Entries,
+        sizes: tuple[int, ...],
+        shape: Shape,
+        parameters: Array,
+        batch: int,
+        buffers: Buffers | None,
+    ) -> None:
+        work = workspace(sizes, batch, 1, parameters.dtype, predicting=True, buffers=buffers)
+        self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
+        self.sizes = sizes
+        self._call = call_of(shape, work)
+        # The address alone: a reference would keep the parameters alive (see `Prediction.watch`).
+        self._call.words[PARAMETERS] = address_of(parameters)
+        self.batch, self.bytes = batch, work.memory.nbytes
+        # Counted before the check: two threads may both find no room, but never both take the last.
+        _kept[id(self)] = self
+        if self.bytes <= IDLE_BYTES < _kept_bytes():
+            for prediction in list(known_predictions.values()):
+                prediction.idle.clear()
+        self.kept = _kept_bytes() <= IDLE_BYTES
+        if not self.kept:
+            del _kept[id(self)]
+
+    def predict(self, inputs: Inputs, out: Array) -> None:
+        """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
+        call = self._call
+        words = call.words
+        words[OUT], words[SAMPLES] = address_of(out), len(inputs)
+        if isinstance(inputs, SparseRows):
+            for name, told in sparse_told(inputs).items():
+                words[WORDS[name]] = address_of(told) if isinstance(told, np.ndarray) else told
+        else:
+            words[INPUTS] = address_of(inputs)
+        self._entry(call.address)
+
+
+PARAMETERS, INPUTS, OUT, SAMPLES = (WORDS[name] for name in ("parameters", "inputs", "out", "samples"))
+
+_kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary()
+"""By their ids, the calls that are kept, idle or at work."""
+
+
+def _kept_bytes() -> int:
+    found = [reference() for reference in _kept.valuerefs()]
+    return sum(work.bytes for work in found if work is not None)
+
+
+class Prediction(NamedTuple):
+    """What all predictions of one model share. It is found by the model's parameters in 0.2 us.
+
+    network : the model's
+    dtype : of the parameters, which an array of NumPy's can change in place
+    shape : the network in numbers, without dropout
+    idle : calls that predictions have left for the next ones. A prediction pops one and appends it
+        afterwards, so that two threads never use the same one.
+    watch : a weak reference that removes this when the parameters are deleted
+    """
+
+    network: Network
+    dtype: np.dtype[Any]
+    shape: Shape
+    idle: list[Reusable]
+    watch: weakref.ref[Array]
+
+
+known_predictions: dict[int, Prediction] = {}
+"""By the ids of the models' parameters."""
+
+
+def prediction_of(network: Network, parameters: Array) -> Prediction:
+    """Return what all predictions with these parameters share; ValueError if they are not the network's.
+
+    They are checked once: NumPy does not resize an array that has a weak reference.
+    """
+    key = id(parameters)
+    known = known_predictions.get(key)
+    if (
+        known is None
+        or known.dtype != parameters.dtype
+        or (known.network is not network and known.network != network)
+    ):
+        # A local name: the module's globals may be None already when a process ends.
+        predictions = known_predictions
+        shape = resting_shape_of(network)
+        check_parameters(shape, parameters)
+        watch = weakref.ref(parameters, lambda _: predictions.pop(key, None))
+        known = known_predictions[key] = Prediction(network, parameters.dtype, shape, [], watch)
+    return known
