@@ -23,7 +23,7 @@ from benchmarks import pinning
 from fastmlp.files import archive
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.program import barrier
-from fastmlp.system import background, budget, interrupts, renaming
+from fastmlp.system import background, budget, interrupts, locks, renaming
 
 CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
 
@@ -282,9 +282,9 @@ def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):
 def test_no_process_beside_without_locks(monkeypatch):
     monkeypatch.setenv(background.SWITCH, "1")
     monkeypatch.setattr(background, "cores", lambda: 8)
-    monkeypatch.setattr(background, "fcntl", object())
+    monkeypatch.setattr(locks, "EXIST", True)
     assert background.is_possible()
-    monkeypatch.setattr(background, "fcntl", None)
+    monkeypatch.setattr(locks, "EXIST", False)
     assert not background.is_possible()
 
 

@@ -21,7 +21,7 @@ from fastmlp.kernels.runtime.preparing import prepare
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
-from fastmlp.system import background
+from fastmlp.system import background, locks
 
 NETWORK, OPTIMIZER, ROWS = Network([5, 20, 3], output="softmax", loss="cross_entropy"), Adam(), [16, 7]
 
@@ -161,7 +161,7 @@ def test_nobody_waits_for_locks_that_a_file_system_has_not(tmp_path, monkeypatch
     def flock(descriptor, how):
         raise OSError(errno.ENOSYS, "Function not implemented")  # Lustre without -o flock
 
-    monkeypatch.setattr(store.fcntl, "flock", flock)
+    monkeypatch.setattr(locks.fcntl, "flock", flock)
     opened = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else None
     began = time.monotonic()
     for patient in (True, False):

@@ -17,13 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastmlp.system import locks
 from fastmlp.system.budget import cores
 from fastmlp.system.renaming import replace
-
-try:
-    import fcntl
-except ImportError:  # not POSIX: there is no lock that goes with its holder
-    fcntl = None  # type: ignore[assignment]
 
 SWITCH = "FASTMLP_BACKGROUND"
 """The environment variable that turns it off if it is 0."""
@@ -49,7 +45,7 @@ LEAST_CORES = 2
 
 def is_possible(usable: int | None = None) -> bool:
     """Return whether there can be a process beside this one, on so many cores; None for all that it has."""
-    wanted = os.environ.get(SWITCH) != "0" and fcntl is not None
+    wanted = os.environ.get(SWITCH) != "0" and locks.EXIST
     return wanted and _has_interpreter() and (cores() if usable is None else usable) >= LEAST_CORES
 
 
@@ -65,10 +61,8 @@ def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: An
     name : of the request; one of that name that waits already is enough
     function : of a module that the other process can import
     """
-    path = directory / f"{name}.request"
-    try:
-        content = pickle.dumps((function, arguments))
-    except Exception:  # somebody's object may raise anything
+    path, content = directory / f"{name}.request", _packed(function, arguments)
+    if content is None:
         return False
     try:
         if not path.exists():
@@ -87,17 +81,22 @@ def call(function: Callable[..., Any], *arguments: Any) -> bool:
 
     function : of a module that the other process can import
     """
-    try:
-        content = pickle.dumps((function, arguments))
-    except Exception:  # somebody's object may raise anything
-        return False
-    if len(content) > MOST_BYTES:
+    content = _packed(function, arguments)
+    if content is None or len(content) > MOST_BYTES:
         return False
     try:
         _give(_start(CALL), content)
     except OSError:
         return False
     return True
+
+
+def _packed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes | None:
+    """Return a call as a pickle, None if it cannot be one."""
+    try:
+        return pickle.dumps((function, arguments))
+    except Exception:  # somebody's object may raise anything
+        return None
 
 
 def _is_served(directory: Path) -> bool:
@@ -112,19 +111,9 @@ def _give(process: subprocess.Popen[bytes], content: bytes) -> None:
         process.stdin.write(content)
 
 
-@contextlib.contextmanager
-def _lock(directory: Path) -> Any:
+def _lock(directory: Path) -> contextlib.AbstractContextManager[bool]:
     """Hold the directory's lock, if nobody else does; give whether."""
-    descriptor = os.open(directory / "background.lock", os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(descriptor)
+    return locks.alone(directory / "background.lock")
 
 
 def _start(code: str, *arguments: str) -> subprocess.Popen[bytes]:

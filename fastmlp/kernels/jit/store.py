@@ -26,13 +26,9 @@ import llvmlite
 import numpy as np
 
 from fastmlp.kernels.codegen.machine import target
+from fastmlp.system.locks import alone
 from fastmlp.system.notices import say
 from fastmlp.system.renaming import replace
-
-try:
-    import fcntl
-except ImportError:  # not POSIX
-    fcntl = None  # type: ignore[assignment]
 
 PLACE = "FASTMLP_CACHE_DIR"
 """The environment variable that names the directory. Without it: NUMBA_CACHE_DIR, else the user's cache."""
@@ -388,57 +384,13 @@ def only_partner() -> contextlib.AbstractContextManager[bool]:
     return _alone("lock.partner", 0.0)
 
 
-@contextlib.contextmanager
-def _alone(lock: str, patience: float) -> Iterator[bool]:
-    """Hold a lock of all processes; the system releases it when its holder ends.
-
-    Go on without it where the system has no such locks, or after `patience` seconds; then give False.
-    """
-    held, free = None, True
-    with contextlib.suppress(OSError, Refused):
-        if fcntl is not None:
-            held = _locked(directory() / lock, patience)
-            free = held is not None
+def _alone(lock: str, patience: float) -> contextlib.AbstractContextManager[bool]:
+    """As `fastmlp.system.locks.alone`, for a lock in the directory; free where there is no directory."""
     try:
-        yield free
-    finally:
-        if held is not None:
-            os.close(held)
+        return alone(directory() / lock, patience)
+    except Refused:
+        return contextlib.nullcontext(True)
 
 
-MOST_PATIENCE, POLL = 60.0, 0.01
-"""Seconds that a process waits at most for another one's compilation, and between two tries to lock."""
-
-_in_vain: set[Path] = set()
-"""Locks that were waited for in vain, as their holder is stopped: nobody waits for them again."""
-
-
-def _locked(path: Path, patience: float) -> int | None:
-    """Return a descriptor that holds the lock of a file, None if it cannot be had in so many seconds.
-
-    OSError where the system has no such locks, as some file systems of clusters have not.
-    """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    latest = time.monotonic() + (0.0 if path in _in_vain else patience)
-    held = False
-    try:
-        while not (held := _took(descriptor)) and time.monotonic() < latest:
-            time.sleep(POLL)
-    finally:
-        if not held:
-            os.close(descriptor)
-    if held:
-        _in_vain.discard(path)
-        return descriptor
-    if patience:
-        _in_vain.add(path)
-    return None
-
-
-def _took(descriptor: int) -> bool:
-    """Lock a file, unless another process holds its lock; return whether it is locked now."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
+MOST_PATIENCE = 60.0
+"""Seconds that a process waits at most for another one's compilation."""

@@ -1,0 +1,72 @@
+"""Locks that processes hold on files; the system releases a lock when its holder ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: there is no lock that goes with its holder
+    fcntl = None  # type: ignore[assignment]
+
+EXIST = fcntl is not None
+"""Whether the system has such locks; without them nobody waits, and nobody is alone."""
+
+POLL = 0.01
+"""Seconds between two tries to lock."""
+
+_in_vain: set[Path] = set()
+"""Locks that were waited for in vain, as their holder is stopped: nobody waits for them again."""
+
+
+@contextlib.contextmanager
+def alone(path: Path, patience: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of a file; give whether no other process holds it.
+
+    Go on without it where the system has no such locks, or after `patience` seconds; then give False.
+    """
+    held, free = None, True
+    with contextlib.suppress(OSError):
+        if EXIST:
+            held = _locked(path, patience)
+            free = held is not None
+    try:
+        yield free
+    finally:
+        if held is not None:
+            os.close(held)
+
+
+def _locked(path: Path, patience: float) -> int | None:
+    """Return a descriptor that holds the lock of a file, None if it cannot be had in so many seconds.
+
+    OSError where the system has no such locks, as some file systems of clusters have not.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    latest = time.monotonic() + (0.0 if path in _in_vain else patience)
+    held = False
+    try:
+        while not (held := _took(descriptor)) and time.monotonic() < latest:
+            time.sleep(POLL)
+    finally:
+        if not held:
+            os.close(descriptor)
+    if held:
+        _in_vain.discard(path)
+        return descriptor
+    if patience:
+        _in_vain.add(path)
+    return None
+
+
+def _took(descriptor: int) -> bool:
+    """Lock a file, unless another process holds its lock; return whether it is locked now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
