@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from fastmlp import checks
+from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.model.pieces import Piece
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.notices import Notices, in_notebook
 from fastmlp.training.callbacks import Callback, Progress
 from fastmlp.training.checkpoint import Checkpoint
@@ -25,6 +28,26 @@ def check_options(
     shuffle = checks.flag("shuffle", shuffle)
     threads = None if threads is None else checks.whole("threads", threads, 1)
     return optimizer, epochs, shuffle, threads
+
+
+class Wanted(NamedTuple):
+    """Which backend a training is to have.
+
+    backend : its name, or "auto"; mixed : whether it multiplies bfloat16 numbers
+    goes_on : whether it must have the bits of the fast backends
+    """
+
+    backend: str
+    goes_on: bool
+    mixed: bool
+
+
+def wanted_backend(backend: str, dtype: Any, earlier: str | None) -> Wanted:
+    """Return which backend a training is to have. earlier : that of the training that goes on, if one does"""
+    goes_on, mixed = earlier is not None and is_exact(earlier), is_bfloat16(dtype)
+    if earlier is not None and backend in ("auto", "reference"):
+        mixed = mixed or is_mixed(earlier)
+    return Wanted(earlier if earlier and backend == "auto" and not goes_on else backend, goes_on, mixed)
 
 
 def own_pieces(network: Network) -> list[Piece]:

@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.distributed.ranks import ALONE, Ranks
-from fastmlp.model.backend import Data
+from fastmlp.model.backend import Array, Backend, Data
 from fastmlp.model.byte_rows import unpacked
+from fastmlp.model.network import Network
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import Snapshot
-from fastmlp.training.callbacks import Callback
+from fastmlp.system.interrupts import Interrupted
+from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.loop import with_state
 from fastmlp.training.model import Model
@@ -134,6 +136,15 @@ class Continuation(NamedTuple):
         return Beginning(
             snapshot._replace(history=history, callbacks=_matched(callbacks, states)), since, earlier
         )
+
+
+def model_of(run: Run, network: Network, parameters: Array, backend: Backend, left: Continuation) -> Model:
+    """Return the model of a training that has ended; Interrupted, which has it, after Ctrl-C."""
+    history = left.beginning.whole(run.history)
+    model = Model(network, parameters, history, backend, run.stop_reason, left)
+    if run.interrupted:
+        raise Interrupted(model)
+    return model
 
 
 def _matched(

@@ -17,14 +17,13 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
-from fastmlp.system.interrupts import Interrupted
-from fastmlp.training import resuming
+from fastmlp.training import asked, resuming
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint, Saved
 from fastmlp.training.data import clean_targets, clean_validation, floating_dtype
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
-from fastmlp.training.more import Beginning, Continuation, sample_of
+from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
 from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse
@@ -99,11 +98,9 @@ class Given(NamedTuple):
     initial: Model | Initial | None
     validation: Any
     callbacks: list[Callback]
-    backend: str
-    goes_on: bool
+    wanted: asked.Wanted
     threads: int | None
     dtype: DTypeLike | None
-    mixed: bool
     saved: Saved | Continuation | None
     stays: dict[str, Any]
 
@@ -154,15 +151,15 @@ def fit_source(
         rows = windows.rows
         steps = None if rows is None else epochs * -(-rows // batch_size)
         chosen = choose(
-            options.backend,
+            options.wanted.backend,
             network,
             options.optimizer,
             batch_size,
             dtype,
             options.threads,
             steps,
-            options.goes_on,
-            options.mixed,
+            options.wanted.goes_on,
+            options.wanted.mixed,
         )
         state = initial_state(initial_parameters(network, options.initial, dtype, streams))
         state = state.at(beginning.since.step)
@@ -209,10 +206,7 @@ def fit_source(
         sample=sample,
         beginning=beginning._replace(snapshot=run.left),
     )  # fmt: skip
-    model = Model(network, state.parameters, beginning.whole(run.history), now, run.stop_reason, training)
-    if run.interrupted:
-        raise Interrupted(model)
-    return model
+    return model_of(run, network, state.parameters, now, training)
 
 
 def _batch_size(given: int | None, source: Source) -> int:

@@ -17,27 +17,26 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import get, is_exact, is_mixed
+from fastmlp.backend.registry import get
 from fastmlp.distributed.ranks import SeveralRanks
 from fastmlp.distributed.steps import steps_of_all
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import Snapshot, TrainState, initial_state
 from fastmlp.system.budget import found_blas_threads
 from fastmlp.system.interrupts import Interrupted
 from fastmlp.training import checkpoint, resuming
 from fastmlp.training.agreement import agreeing
-from fastmlp.training.asked import check_callbacks, check_options, own_pieces
+from fastmlp.training.asked import check_callbacks, check_options, own_pieces, wanted_backend
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.checkpoint import Checkpoint, described
 from fastmlp.training.data import checked_weights, clean_inputs, clean_targets, scaled_weights
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.loop import Plan, Result, Training, train, with_state
 from fastmlp.training.model import Model
-from fastmlp.training.more import Beginning, Continuation, sample_of
+from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters, split_rows
 
@@ -120,17 +119,13 @@ def fit_together(
             seed = ranks.of_first(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
         threads = ranks.threads(threads)
         streams = Streams(seed)
-        goes_on = saved is not None and is_exact(saved.backend)
-        wanted, mixed = backend, is_bfloat16(dtype)
-        if saved is not None and backend in ("auto", "reference"):
-            mixed = mixed or is_mixed(saved.backend)
-        backend = saved.backend if saved and backend == "auto" and not goes_on else backend
+        wanted = wanted_backend(backend, dtype, saved.backend if saved else None)
         stays = {
             "optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "seed": seed,
-            "backend": wanted, "threads": threads, "window": None,
+            "backend": backend, "threads": threads, "window": None,
         }  # fmt: skip
 
-        data = _cleaned(network, X, y, sample_weight, np.float32 if mixed else dtype, ranks)
+        data = _cleaned(network, X, y, sample_weight, np.float32 if wanted.mixed else dtype, ranks)
         dtype = data.weights.dtype
         ranks.check_same(dtype=dtype.name)
         data, held_out = _split(network, data, validation, streams, ranks)
@@ -139,8 +134,9 @@ def fit_together(
         per_epoch, own_rows = -(-rows // batch_size), -(-batch_size // ranks.size)
         with ranks.alike():
             one = choose(
-                backend, network, optimizer, own_rows, dtype, threads, epochs * per_epoch, goes_on, mixed
-            )
+                wanted.backend, network, optimizer, own_rows, dtype, threads, epochs * per_epoch,
+                wanted.goes_on, wanted.mixed,
+            )  # fmt: skip
             parameters = initial_parameters(network, initial, dtype, streams)
         ranks.communicator.broadcast(parameters)
         chosen = get(ranks.of_first(settled(one).name))
@@ -202,10 +198,7 @@ def fit_together(
             sample=sample_of(data, held_out, ranks) if any(ranks.all_of(bool(run.left.callbacks))) else "",
             beginning=beginning._replace(snapshot=run.left),
         )
-        model = Model(network, parameters, beginning.whole(run.history), chosen, run.stop_reason, training)
-        if run.interrupted:
-            raise Interrupted(model)
-        return model
+        return model_of(run, network, parameters, chosen, training)
 
 
 def _cleaned(

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.registry import is_exact, is_mixed
+from fastmlp.backend.registry import is_mixed
 from fastmlp.distributed.ranks import ALONE, SeveralRanks, ranks_of
 from fastmlp.model.backend import Data
 from fastmlp.model.network import Network
@@ -23,15 +23,14 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.state import initial_state
 from fastmlp.system.budget import found_blas_threads
-from fastmlp.system.interrupts import Interrupted
 from fastmlp.training import checkpoint, resuming
-from fastmlp.training.asked import check_callbacks, check_options, own_pieces
+from fastmlp.training.asked import check_callbacks, check_options, own_pieces, wanted_backend
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.data import clean_inputs, clean_targets, clean_validation, clean_weights
 from fastmlp.training.loop import Plan, train, with_state
 from fastmlp.training.model import Model
-from fastmlp.training.more import Beginning, Continuation, sample_of
+from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import (
     IndependentOrders,
@@ -162,22 +161,16 @@ def fit(
     if seed is None:
         seed = saved.seed if saved else int.from_bytes(os.urandom(16), "little")
     streams = Streams(seed)
-    goes_on = saved is not None and is_exact(saved.backend)
-    wanted = backend
-    mixed = is_bfloat16(dtype)
-    if file is not None and dtype is not None and mixed != is_mixed(file.backend):
+    wanted = wanted_backend(backend, dtype, saved.backend if saved else None)
+    if file is not None and dtype is not None and is_bfloat16(dtype) != is_mixed(file.backend):
         then = "bfloat16" if is_mixed(file.backend) else "not bfloat16"
         raise ValueError(
             f"the training to go on has products that are {then}, got dtype {checks.shown(dtype)}"
         )
-    if saved is not None and backend in ("auto", "reference"):
-        mixed = mixed or is_mixed(saved.backend)
-    dtype = np.float32 if mixed else dtype
-    backend = saved.backend if saved and backend == "auto" and not goes_on else backend
-
+    dtype = np.float32 if wanted.mixed else dtype
     stays = {
         "optimizer": optimizer, "batch_size": batch_size, "shuffle": shuffle, "seed": seed,
-        "backend": wanted, "threads": threads, "window": window,
+        "backend": backend, "threads": threads, "window": window,
     }  # fmt: skip
 
     by_rows = communicator is not None if file is None else file.by_rows
@@ -195,8 +188,8 @@ def fit(
         source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
         if source is not None:
             options = Given(
-                optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, backend,
-                goes_on, threads, dtype, mixed, saved, stays,
+                optimizer, epochs, batch_size, shuffle, window, seed, initial, validation, callbacks, wanted,
+                threads, dtype, saved, stays,
             )  # fmt: skip
             return fit_source(network, source, options, fit)
 
@@ -212,7 +205,8 @@ def fit(
     batch_size = rows if batch_size is None else min(checks.whole("batch_size", batch_size, 1), rows)
     steps = epochs * -(-rows // batch_size)
     chosen = choose(
-        backend, network, optimizer, batch_size, inputs.dtype, threads, steps, goes_on, mixed
+        wanted.backend, network, optimizer, batch_size, inputs.dtype, threads, steps, wanted.goes_on,
+        wanted.mixed,
     )  # fmt: skip
 
     beginning = Beginning(file and file.snapshot)
@@ -263,10 +257,7 @@ def fit(
         sample=sample_of(data, held_out) if run.left.callbacks else "",
         beginning=beginning._replace(snapshot=run.left),
     )  # fmt: skip
-    model = Model(network, state.parameters, beginning.whole(run.history), now, run.stop_reason, training)
-    if run.interrupted:
-        raise Interrupted(model)
-    return model
+    return model_of(run, network, state.parameters, now, training)
 
 
 def _split(
