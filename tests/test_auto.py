@@ -103,7 +103,7 @@ def test_a_backend_of_other_bits_does_not_depend_on_the_threads(asked, on_disk):
     summed_in_groups = fastmlp.Network([4, 32, 16, 4])
     for steps in (10**power for power in range(2, 9)):
         full = work(steps, summed_in_groups, rows=8192)
-        assert not any(one.exact for one in auto.candidates(full) if one.name == "specialized")
+        assert not any(one.exact for one in auto.field(full).found if one.name == "specialized")
         assert len({Auto(full._replace(threads=threads)).name for threads in (1, 2, 8, 64)}) == 1
 
 
@@ -115,9 +115,9 @@ def test_a_variant_of_a_user_s_is_taken_where_it_says_that_it_is_fastest(asked, 
 
 
 def test_what_auto_changes_between_has_the_same_bits():
-    exact = [one.name for one in auto.candidates(work(1000)) if one.exact]
+    exact = [one.name for one in auto.field(work(1000)).exact]
     assert exact == ["fused", "packed", "specialized"]
-    assert "baseline" not in [one.name for one in auto.candidates(work(1))]
+    assert "baseline" not in [one.name for one in auto.field(work(1)).found]
     assert all(isinstance(choice, Choice) for choice in registry.choices().values())
 
 

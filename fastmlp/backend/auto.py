@@ -56,7 +56,21 @@ class Candidate(NamedTuple):
         return 0.0 if self.bound is None else about_seconds_of_a_network()
 
 
-SECONDS = attrgetter("seconds")
+class Field(NamedTuple):
+    """The candidates for a training.
+
+    found : all, fastmlp's own first; exact : those of the exact bits, fastest : of these
+    """
+
+    found: tuple[Candidate, ...]
+    exact: tuple[Candidate, ...]
+    fastest: Candidate
+
+    @classmethod
+    def of(cls, found: tuple[Candidate, ...]) -> Field:
+        """Return the field of some candidates."""
+        exact = tuple(one for one in found if one.exact)
+        return cls(found, exact, min(exact, key=attrgetter("seconds")))
 
 
 class Auto:
@@ -74,15 +88,11 @@ class Auto:
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._dtype = f"float{8 * work.itemsize}"
-        found = candidates(work, only)
-        self.binds = any(one.bound for one in found)
-        """Whether a backend may have a program of the network alone."""
-        self._exact = [one for one in found if one.exact]
-        self._fastest = min(self._exact, key=SECONDS)
-        alone: list[Candidate] = []
-        if not exact and len(self._exact) < len(found):
+        self._found, self._exact, self._fastest = field(work, only)
+        alone: tuple[Candidate, ...] = ()
+        if not exact and len(self._exact) < len(self._found):
             # Bits must not follow the threads that happen to be free.
-            alone = found if work.threads == 1 else candidates(work._replace(threads=1), only)
+            alone = self._found if work.threads == 1 else field(work._replace(threads=1), only).found
         self._chosen = self._first(alone)
         self.now = registry.get(self._chosen.name)
         self._better: Candidate | None = None
@@ -91,13 +101,19 @@ class Auto:
         if (self._better or self._left * self._chosen.seconds > LONG_SECONDS) and can_ask():
             tuning.ask()
 
-    def _first(self, alone: list[Candidate]) -> Candidate:
+    @property
+    def binds(self) -> bool:
+        """Whether a backend may have a program of the network alone."""
+        return any(one.bound for one in self._found)
+
+    def _first(self, alone: tuple[Candidate, ...]) -> Candidate:
         """Return what the training begins with. alone : all that may be of other bits, on one thread"""
-        exact = min((one.seconds for one in alone if one.exact), default=math.inf)
-        for other in alone:
-            saved = self._left * (exact - other.seconds)
-            if not other.exact and saved > (0 if other.bound is None else COST):
-                return other
+        if alone:
+            exact = Field.of(alone).fastest.seconds
+            for other in alone:
+                saved = self._left * (exact - other.seconds)
+                if not other.exact and saved > (0 if other.bound is None else COST):
+                    return other
         if self._is_ready(self._fastest):
             return self._fastest
 
@@ -166,16 +182,19 @@ def can_ask() -> bool:
     return background.is_possible()
 
 
-def candidates(work: Work, only: str | None = None) -> list[Candidate]:
-    """Return the backends that can say what a step takes, fastmlp's own first; only : see `Auto`."""
-    found = [*_own_candidates(work), *_those_of(registry.given(), work)]
-    return [one for one in found if only in (None, one.name)]
+def field(work: Work, only: str | None = None) -> Field:
+    """Return the backends that can say what a step takes; only : see `Auto`."""
+    own, given = _own_field(work), registry.given()
+    if not given and only is None:
+        return own
+    found = [*own.found, *_those_of(given, work)]
+    return Field.of(tuple(one for one in found if only in (None, one.name)))
 
 
 @lru_cache(maxsize=64)
-def _own_candidates(work: Work) -> tuple[Candidate, ...]:
+def _own_field(work: Work) -> Field:
     """Return those of fastmlp's own, whose estimates go by the work alone: they take 40 us."""
-    return tuple(_those_of(registry.own(), work))
+    return Field.of(tuple(_those_of(registry.own(), work)))
 
 
 def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:

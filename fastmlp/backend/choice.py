@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fastmlp.model.optimizers import Optimizer
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto
+    from fastmlp.kernels.variant import Work
 
 
 def choose(
@@ -41,10 +43,16 @@ def choose(
     if name != "auto":
         checks.choice("backend", name, ("auto", *registry.backends()))
         return registry.get(name)
+    auto, work = _auto()
+    return auto(work.of(network, optimizer, rows, dtype, threads, steps), exact)
+
+
+@functools.cache  # an import within a function takes half a microsecond every time
+def _auto() -> tuple[type[Auto], type[Work]]:
     from fastmlp.backend.auto import Auto
     from fastmlp.kernels.variant import Work
 
-    return Auto(Work.of(network, optimizer, rows, dtype, threads, steps), exact)
+    return Auto, Work
 
 
 def settled(backend: Backend | Auto) -> Backend:

@@ -50,6 +50,7 @@ def backends() -> tuple[str, ...]:
     return ("reference", *own(), *given())
 
 
+@functools.cache  # an import within a function takes half a microsecond every time
 def own() -> Mapping[str, Choice]:
     """Return what decides over fastmlp's own compiled backends, by name, bases first."""
     from fastmlp.kernels.estimates import OWN
@@ -151,6 +152,7 @@ def choice_of(name: str) -> Choice:
     return variants()[name].choice
 
 
+@functools.cache
 def _by_dtype() -> Mapping[str, Choice]:
     """Return the same of fastmlp's own that a dtype chooses."""
     from fastmlp.kernels.estimates import MIXED

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastmlp.backend.auto import candidates
+from fastmlp.backend.auto import field
 from fastmlp.backend.registry import variants
 from fastmlp.lab.measurements import Measurement, Wrong
 from fastmlp.lab.steps import StepRow, measure, workers
@@ -22,7 +22,7 @@ def explained(
 
     row : threads is the most that a backend may use
     """
-    estimates = {one.name: one.seconds for one in candidates(row.work())}
+    estimates = {one.name: one.seconds for one in field(row.work()).found}
     chosen = min(estimates, key=estimates.__getitem__)
     found: list[tuple[str, float | None, Measurement | Wrong | None]] = []
     for name in ["reference", *variants()]:

@@ -49,8 +49,10 @@ def cores() -> int:
 def usable_cores() -> int:
     """Return how many cores this process may use for trainings: all, or as many as one of `BOUNDS` says."""
     for name in BOUNDS:
-        given = os.environ.get(name, "").partition(",")[0].strip()  # OpenMP takes one number a level
-        digits = given.lstrip("0")
+        given = os.environ.get(name)
+        if not given:
+            continue
+        digits = given.partition(",")[0].strip().lstrip("0")  # OpenMP takes one number a level
         if digits.isascii() and digits.isdecimal():
             return min(cores(), int(digits[:9]))  # no machine has as many; int refuses 4300 digits
     return cores()

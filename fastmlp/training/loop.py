@@ -249,7 +249,8 @@ class Training:
             visits = batches.visit(numbers)
             totals = visited_weights(weights, uniform, *visits)
             rates = plan.optimizer.rates(self.steps_before + numbers, batches.per_epoch, plan.since)
-            rates *= run.rate_factor
+            if run.rate_factor != 1:
+                rates *= run.rate_factor
             chunk = Chunk(*visits, totals, rates, batches.batch_size)
             ends = self.heard and (run.step + len(numbers)) % batches.per_epoch == 0
             try:
