@@ -9,13 +9,14 @@ import pytest
 import scipy.sparse
 from problems import COMPILED_DTYPES, eps
 from selection import crossed
-from test_arithmetic import EXACT, Outcome, by_chunk, by_gradients, fresh, of_workers
+from test_arithmetic import EXACT, TUNINGS, Outcome, by_chunk, by_gradients, fresh, of_workers
 
 import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.kernels.gemm.sparse_sums import AXES, BLOCKED, FAR, FAR_BLOCKED, SUMS
 from fastmlp.kernels.jit import engine
+from fastmlp.kernels.tuning.table import forced
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.sparse import SparseRows, density_of, touched_by
@@ -313,11 +314,15 @@ def test_sums_by_blocks_of_weights_have_the_bits_of_dense_ones(sizes, rows, shar
     order, stops = rng.permutation(rows), np.array([rows])
     chunk = Chunk(order, stops - rows, stops, stops.astype(float), np.full((1, 2), 0.01), rows)
     parameters = 0.1 * rng.standard_normal(parameter_count(sizes), np.float32)
-    of_dense, of_sparse = (
-        by_chunk(registry.get("fused"), network, SGD(0.1), parameters, data, chunk)
-        for data in (dense, dense._replace(inputs=SparseRows.of(X)))
-    )
-    for got, expected in zip(of_sparse, of_dense, strict=True):
-        assert np.array_equal(got, expected)
+
+    def steps(data):
+        return by_chunk(registry.get("fused"), network, SGD(0.1), parameters, data, chunk)
+
+    of_dense = steps(dense)
+    for tuning in ({}, *TUNINGS.values()):
+        with forced(tuning):
+            of_sparse = steps(dense._replace(inputs=SparseRows.of(X)))
+        for got, expected in zip(of_sparse, of_dense, strict=True):
+            assert np.array_equal(got, expected)
     codes = [int(code) for name, _, code in engine._found if name == SUMS]
     assert wanted in np.unravel_index(codes, AXES)[2]  # else the shapes have to change with the limits

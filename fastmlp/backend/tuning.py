@@ -20,10 +20,11 @@ from fastmlp.kernels.jit import store, tuned
 from fastmlp.kernels.tuning import table
 from fastmlp.kernels.tuning.table import TABLE, Trial
 from fastmlp.kernels.variant import Work
-from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.backend import Array, Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
+from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import initial_state
 from fastmlp.system import background
 from fastmlp.system.budget import cores
@@ -135,7 +136,8 @@ def turn_of(trial: Trial) -> Turn:
     optimizer = BY_NAME[trial.optimizer](1e-3)
     backend, dtype, rng = registry.get(trial.backend), np.dtype(np.float32), np.random.default_rng(0)
     samples = max(trial.rows, SAMPLES)
-    inputs = rng.random((samples, trial.sizes[0]), dtype)
+    numbers = 1 - rng.random((samples, trial.terms or trial.sizes[0]), dtype)
+    inputs = spread(numbers, trial.sizes[0], rng) if trial.terms else numbers
     targets = np.full((samples, trial.sizes[-1]), 1 / trial.sizes[-1], dtype)
     data = Data(inputs, targets, np.ones(samples, dtype))
     state = initial_state(0.01 * rng.standard_normal(parameter_count(trial.sizes), dtype))
@@ -163,6 +165,15 @@ def turn_of(trial: Trial) -> Turn:
     began = time.perf_counter()
     once(1)
     return Turn(once, max(1, round(TURN_SECONDS / (time.perf_counter() - began))))
+
+
+def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
+    """Return rows of n_in numbers with the values (rows, terms), each at random in its share of them."""
+    rows, terms = values.shape
+    columns = np.arange(terms) * n_in // terms + rng.integers(0, n_in // terms, values.shape)
+    return SparseRows(
+        np.arange(rows + 1) * terms, columns.astype(np.int32).reshape(-1), values.reshape(-1), n_in
+    )
 
 
 def tune(seconds: float = QUICK_SECONDS) -> list[Found]:

@@ -47,7 +47,8 @@ def _tune(arguments: argparse.Namespace) -> int:
         print("\nWhat steps save with all that was chosen:")
         for trial, share in tuning.gains(changed, arguments.seconds / 4).items():
             sizes = "-".join(map(str, trial.sizes))
-            work = f"{trial.use} {sizes}, {trial.rows} rows, {trial.optimizer}"
+            rows = f"{trial.rows} rows" + (f" of {trial.terms} non-zeros" if trial.terms else "")
+            work = f"{trial.use} {sizes}, {rows}, {trial.optimizer}"
             print(f"{share:>7.1%}  {work}, backend {trial.backend}, threads {trial.threads}")
     why_not = store.why_not_kept()
     print("\nKept for later processes." if why_not is None else f"\nNot kept: {why_not}.")

@@ -44,6 +44,8 @@ from fastmlp.kernels.gemm.microkernel import (
     switched,
 )
 from fastmlp.kernels.jit.lazy import compile_now, emitted
+from fastmlp.kernels.tuning.reading import emit_tuned
+from fastmlp.kernels.tuning.table import PLACES
 
 MOST_VECTORS = 16 if MACHINE.accumulators >= 16 else 8
 """The most vectors of one sum: half of the registers. Eight keep the FMA units busy. With 16 a row of 100 in float64
@@ -54,15 +56,15 @@ NEAR, FAR, BLOCKED, FAR_BLOCKED, WAYS = 0, 1, 2, 3, 4
 added to every sum before those in the next, so that the block stays in a cache. FAR_BLOCKED: both. Rows of deltas are
 always NEAR, so that no other way ends in an UPDATE."""
 
-FAR_BYTES, AHEAD_BYTES = 1 << 22, 1 << 11
-"""Rows are FAR where W takes at least so many bytes; they are prefetched while about so many bytes of rows before them
-are added. 200 rows with 126 of 20 000 inputs each go to 100 units, in float64, in 0.64 of the time; with four times
-as many bytes ahead they take 1.17 times as long."""
+FAR_BYTES, AHEAD_BYTES = PLACES["far_bytes"], 1 << 11
+"""Rows are FAR where W takes as many bytes as the table of measured constants says at this place; they are prefetched
+while about so many bytes of rows before them are added. 200 rows with 126 of 20 000 inputs each go to 100 units, in
+float64, in 0.64 of the time; with four times as many bytes ahead they take 1.17 times as long."""
 
-BLOCKS = {BLOCKED: (1 << 16, 12), FAR_BLOCKED: (1 << 20, 4)}
-"""By the way, the bytes of a block, most of which L1 or L2 holds; and the terms that a sum has in a block on the average
-where it is worth being stored and loaded again. A batch of digits goes to 128 units in 0.8 of the time, and the 200
-rows of FAR_BYTES in 0.77."""
+BLOCKS = {BLOCKED: (PLACES["near_block_bytes"], 12), FAR_BLOCKED: (PLACES["far_block_bytes"], 4)}
+"""By the way, the place of the bytes of a block, most of which L1 or L2 holds; and the terms that a sum has in a block on
+the average where it is worth being stored and loaded again. A batch of digits goes to 128 units in 0.8 of the time, and
+the 200 rows of FAR_BYTES in 0.77."""
 
 BLOCK_SUMS = 256
 """Sums that share a block while it is in a cache. The place of each one's next term is on the stack."""
@@ -136,9 +138,14 @@ def is_given(build, pointer):
     return Symbol(build, build.icmp_unsigned("!=", pointer, NOTHING))
 
 
+def measured(build, place):
+    """The constant of the table at a place."""
+    return Symbol(build, emit_tuned(build, place))
+
+
 def block_of(row_bytes, way):
     """The rows of a block, by the bytes of a row."""
-    return at_least(row_bytes.number(BLOCKS[way][0]) // row_bytes, 1)
+    return at_least(measured(row_bytes.builder, BLOCKS[way][0]) // row_bytes, 1)
 
 
 def way_to(o, row_bytes):
@@ -148,7 +155,7 @@ def way_to(o, row_bytes):
         block = block_of(row_bytes, way)
         return (o.depth > 2 * block) & (o.terms * block >= o.depth * BLOCKS[way][1])
 
-    is_far = o.depth * o.b_row >= FAR_BYTES
+    is_far = o.depth * o.b_row >= measured(o.depth.builder, FAR_BYTES)
     far = where(pays(FAR_BLOCKED), o.depth.number(FAR_BLOCKED), FAR)
     return where(pays(BLOCKED), BLOCKED, where(is_far, far, NEAR))
 

@@ -22,6 +22,7 @@ class Trial(NamedTuple):
     sizes, rows : of a network of relu and softmax, and of a batch
     optimizer : a name of `fastmlp.model.optimizers.BY_NAME`
     use : "train" for steps of `rows` rows, "predict" for predictions of as many
+    terms : non-zeros of a row, where inputs are sparse; 0 where they are dense
     """
 
     sizes: tuple[int, ...]
@@ -30,6 +31,7 @@ class Trial(NamedTuple):
     backend: str = "fused"
     threads: int = 1
     use: str = "train"
+    terms: int = 0
 
 
 class Tunable(NamedTuple):
@@ -97,6 +99,21 @@ TABLE: dict[str, Tunable] = {
         "rows of a batch from which on `packed` does so for small weights, too",
         2048, (1024, 4096),
         (Trial((128, 128, 10), 1024, backend="packed"), Trial((256, 128, 10), 2048, backend="packed")),
+    ),
+    "near_block_bytes": Tunable(
+        "rows of W that all sums of sparse rows go through before the next ones: most of them lie in L1",
+        64 * KIB, (32 * KIB, 128 * KIB),
+        (Trial((784, 128, 10), 128, terms=150), Trial((1000, 256, 10), 128, terms=200)),
+    ),
+    "far_block_bytes": Tunable(
+        "the same of a W beyond L2, whose blocks lie in L2",
+        1 * MIB, (256 * KIB, 512 * KIB, 2 * MIB),
+        (Trial((20000, 100, 2), 200, terms=126), Trial((10000, 200, 2), 200, terms=100)),
+    ),
+    "far_bytes": Tunable(
+        "weights from which on rows of W are prefetched for sums of sparse rows",
+        4 * MIB, (1 * MIB, 2 * MIB, 16 * MIB),
+        (Trial((5000, 100, 2), 200, terms=50), Trial((20000, 100, 2), 200, terms=40)),
     ),
     "predicted_rows": Tunable(
         "rows that a prediction takes through all layers together",
