@@ -20,7 +20,6 @@ import pytest
 from selection import matrix
 
 import fastmlp
-from fastmlp.kernels.program.records import SLICE_ROWS
 from fastmlp.kernels.runtime.predictions import IDLE_BYTES, prediction_of
 from fastmlp.kernels.runtime.workspace import BLOCK_ROWS, SCRATCH_BYTES
 from fastmlp.model.layout import parameter_count
@@ -277,6 +276,10 @@ def test_predictions_of_one_model_share_a_workspace():
     assert blocks == [9, 9, 9, 9, 256, 256]
 
 
+SLICE_ROWS = 256
+"""Rows of gradient that each thread has, as the README says."""
+
+
 def of_a_thread(sizes, batch_size, itemsize):
     """Bytes that the README promises for each thread but the first."""
     widest, rows = max(sizes), min(batch_size, BLOCK_ROWS) + SLICE_ROWS
@@ -293,4 +296,5 @@ def bound_of(sizes, rows, batch_size, epochs, itemsize):
     # Target and weight; natural order and the row orders, or before them three numbers to check a label.
     a_row = itemsize * (sizes[-1] + 1) + 8 * max(3, 1 + drawn)
     history = 41 * epochs  # a float, and its place in a list that grows by an eighth
-    return parameters + a_batch_row * batch_size + a_row * rows + history + CONSTANT
+    a_slice = itemsize * SLICE_ROWS * max(sizes)
+    return parameters + a_slice + a_batch_row * batch_size + a_row * rows + history + CONSTANT

@@ -22,6 +22,7 @@ from fastmlp.backend.auto import Auto
 from fastmlp.backend.tuning import LEAST_GAIN, Found
 from fastmlp.cli.main import main
 from fastmlp.kernels.jit import engine, store, tuned
+from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
 from fastmlp.kernels.tuning import reading, table
 from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
 from fastmlp.kernels.variant import Work
@@ -247,3 +248,13 @@ def test_the_command_refuses_what_would_not_be_used(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["tune"])
     assert "FASTMLP_TUNE is 0" in capsys.readouterr().err
+
+
+def test_a_slice_of_gradient_has_many_rows_of_any_layer_and_no_more_than_a_worker_has():
+    """For each slice a batch's deltas are read anew: with 8 rows of 2048 units Adam took twice the time."""
+    rows = value("slice_rows")
+    assert slice_length((1024, 2048, 10), 1, 4) == rows * 2048
+    assert slice_length((1024, 2048, 10), 16, 4) == 1024 // 16 * 2048
+    assert slice_length((40, 64, 10), 1, 4) == SLICE_BYTES // 4
+    with forced({"slice_rows": 64}):
+        assert slice_length((1024, 2048, 10), 1, 8) == 64 * 2048

@@ -6,7 +6,7 @@ import array
 import functools
 import weakref
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,9 @@ SCRATCH_BYTES = 256
 
 SCRATCH_ROWS = 32
 """Rows of scratch beside the panel: more than a register tile has."""
+
+SLICE_BYTES = 1 << 16
+"""The least bytes of a slice of the gradient: narrow layers have more rows in it."""
 
 BLOCKED_SIDE = 256
 """`packed` packs no layer whose sides are all shorter: its weights take less than 1 MiB, in float64 too."""
@@ -41,9 +44,16 @@ def scratch_length(widest: int, rows: int, itemsize: int) -> int:
     return panel if depth < BLOCKED_SIDE else panel + blocks
 
 
-def slice_length(n_out: int, itemsize: int) -> int:
-    """Return the length of a slice of the gradient: 8 rows of weights, or `slice_bytes` if that is more."""
-    return max(value("slice_bytes") // itemsize, SLICE_ROWS * n_out)
+def slice_length(sizes: Sequence[int], workers: int, itemsize: int) -> int:
+    """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any layer.
+
+    Fewer where a worker has fewer, and more where they take less than `SLICE_BYTES`.
+    """
+    length = SLICE_BYTES // itemsize
+    for n_in, n_out in pairwise(sizes):
+        most = max(1, -(-n_in // (SLICE_ROWS * workers))) * SLICE_ROWS  # of the layer, for one worker
+        length = max(length, min(value("slice_rows"), most) * n_out)
+    return length
 
 
 def apart(numbers: int, itemsize: int) -> int:
@@ -81,7 +91,7 @@ def lengths(
             "batch_weights": rows,
             **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
             "scratch": scratch,
-            "slices": workers * apart(slice_length(max(sizes[1:]), itemsize), itemsize),
+            "slices": workers * apart(slice_length(sizes, workers, itemsize), itemsize),
             "private": workers * private,
         }
     for name, numbers in (least(sizes, rows) if least else {}).items():
@@ -116,10 +126,10 @@ def workspace(
 
     buffers : `variant.Choice.buffers`; the other arguments as in `lengths`
     """
-    slice_bytes = 0 if predicting else value("slice_bytes")
     total, words = _layout(
-        tuple(sizes), rows, workers, dtype.itemsize, private, predicting, slice_bytes, buffers
-    )
+        tuple(sizes), rows, workers, dtype.itemsize, private, predicting,
+        0 if predicting else value("slice_rows"), buffers,
+    )  # fmt: skip
     return Workspace(aligned(total, dtype), np.empty(rows), words)
 
 
@@ -172,10 +182,13 @@ def _layout(
     itemsize: int,
     private: int,
     predicting: bool,
-    slice_bytes: int,
+    slice_rows: int,
     least: Buffers | None,
 ) -> tuple[int, array.array[int]]:
-    """Return the length of the memory, and a call's words with the places of the buffers in it."""
+    """Return the length of the memory, and a call's words with the places of the buffers in it.
+
+    slice_rows : the measured constant that `slice_length` goes by
+    """
     buffers = lengths(sizes, rows, workers, itemsize, private, predicting, least)
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]

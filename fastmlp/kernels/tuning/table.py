@@ -82,10 +82,14 @@ TABLE: dict[str, Tunable] = {
         host().pack_deltas, tuple({128, 256, 512, NEVER} - {host().pack_deltas}),
         (Trial((128, 128, 10), 128), Trial((256, 256, 10), 256), Trial((784, 128, 10), 128)),
     ),
-    "slice_bytes": Tunable(
-        "gradient that is formed before the optimiser is applied to it: a share of L2",
-        64 * KIB, (16 * KIB, 32 * KIB, 128 * KIB, 256 * KIB),
-        (Trial((784, 128, 10), 64, "adam"), Trial((256, 512, 10), 64, "adam")),
+    "slice_rows": Tunable(
+        "rows of weights whose gradient is formed before the optimiser is applied: for each such slice all deltas "
+        "are read anew",
+        256, (64, 128, 512),
+        (
+            Trial((512, 512, 10), 128, "adam", "packed"), Trial((256, 1024, 10), 128, "adam"),
+            Trial((784, 128, 10), 64, "adam"),
+        ),
     ),
     "large_bytes": Tunable(
         "weights from which on `packed` copies both operands of their gradient: half of L2",
