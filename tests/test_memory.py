@@ -276,14 +276,15 @@ def test_predictions_of_one_model_share_a_workspace():
     assert blocks == [9, 9, 9, 9, 256, 256]
 
 
-SLICE_ROWS = 256
-"""Rows of gradient that each thread has, as the README says."""
+SLICE_ROWS, OF_AN_OUTPUT = 256, 48
+"""Rows of gradient that each thread has, and numbers for each output, as the README says."""
 
 
 def of_a_thread(sizes, batch_size, itemsize):
     """Bytes that the README promises for each thread but the first."""
     widest, rows = max(sizes), min(batch_size, BLOCK_ROWS) + SLICE_ROWS
-    return (1 << 20) + SCRATCH_BYTES * max(widest, batch_size) + itemsize * widest * rows
+    scratch = max(SCRATCH_BYTES * max(widest, batch_size), itemsize * OF_AN_OUTPUT * sizes[-1])
+    return (1 << 20) + scratch + itemsize * widest * rows
 
 
 def bound_of(sizes, rows, batch_size, epochs, itemsize):

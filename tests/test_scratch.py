@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from fastmlp.kernels.codegen import machine as machines
+from fastmlp.kernels.elementwise import abreast
 from fastmlp.kernels.gemm import blocked
 from fastmlp.kernels.runtime import workspace
 from fastmlp.kernels.tuning.table import TABLE
@@ -33,6 +34,12 @@ def test_panels_fit_into_scratch(machine, itemsize):
     ):
         short = SIDES[panels > there[SIDES]]
         assert not short.size, f"at a depth of {short[0]} a panel of {panels[short[0] - 1]} does not fit"
+
+
+def test_the_loss_of_sixteen_rows_fits_into_scratch(machine, itemsize):
+    """Three matrices of as many rows as there are outputs, and three rows of sums."""
+    there = lengths(lambda outputs: workspace.scratch_length(outputs, 1, itemsize, outputs))
+    assert (there[SIDES] >= 3 * abreast.LANES * (SIDES + 1)).all()
 
 
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize):

@@ -196,7 +196,8 @@ def _unset(dtype: np.dtype[Any], *shape: int) -> Array:
 
 
 def _scratch(sizes: Sizes, dtype: np.dtype[Any]) -> Array:
-    scratch = aligned(scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize), dtype)
+    length = scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize, sizes.n_out)
+    scratch = aligned(length, dtype)
     scratch[:] = np.nan
     return scratch
 

@@ -1,4 +1,4 @@
-"""Losses of sixteen rows at once, one row in each lane; `elementwise.narrow` transposes before and after.
+"""Losses of sixteen rows at once, one row in each lane; `elementwise.losses` transposes before and after.
 
 Separate because it is written with vectors: jitted loops over lanes took 0.8 s to compile. Arrays are (units, LANES),
 and `sums` (3, LANES), each row a vector or two; lanes beyond the batch's last row hold anything. The losses of

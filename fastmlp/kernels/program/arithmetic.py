@@ -16,8 +16,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - Bias gradients begin with 0, and the rows of the batch are added one by one.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then it is divided by `value_divisor`;
   then the sum of the layers' penalties, the first layer's first, is added. A part is summed by halves, row i
-  and row i + 8 first (`elementwise.abreast.emit_total`). Where a network has more than `MOST_UNITS` outputs,
-  the rows of a part are added one after another.
+  and row i + 8 first (`elementwise.abreast.emit_total`).
 - A gradient is complete before anything else is done to it: `with_decay`, then, where l1 > 0,
   l1 * sign(weight) is added.
 - Dropped units are dropped after their activation; their delta is dropped before it is multiplied by the
@@ -26,14 +25,13 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 
-`specialized` follows it, with the three exceptions below; `variant.Bound.exact` is true where none of them
-applies to a network's program. The first changes the last bits of parameters, by some eps a step. The other
-two change only the last bits of the reported loss:
+`specialized` follows it, with two exceptions; `variant.Bound.exact` is true where neither applies to a
+network's program. The first changes the last bits of parameters, by some eps a step. The second changes only
+the last bits of the reported loss:
 
 - batches of 1024 rows and more: they are summed in eight groups, which threads share;
 - penalties: their terms are summed in the dtype and in any order. In one chain, the 4440 weights of
-  13-60-60-1 would be 4440 additions of which each waits for the one before, a quarter of the step;
-- more than `MOST_UNITS` outputs: `specialized` computes their losses for sixteen rows at once, too.
+  13-60-60-1 would be 4440 additions of which each waits for the one before, a quarter of the step.
 """
 
 # mypy: ignore-errors
@@ -42,9 +40,6 @@ from fastmlp.formulas.numbers import fma
 
 LOSS_ROWS = 16
 """Rows whose losses make one part of the sum."""
-
-MOST_UNITS = 56
-"""The most outputs of which the scratch has room for sixteen rows in float64."""
 
 
 def with_decay(gradient, l2, weight):

@@ -54,7 +54,7 @@ PIECES = {
     **dict.fromkeys(("affine_sparse_rows", "weight_gradient_sparse_rows", "columns_step"), Piece()),
     "activate": Piece(codes=ACTIVATION_CODES, constant=activate_one),
     "activate_gradient": Piece(codes=ACTIVATION_CODES, constant=activate_gradient_one),
-    **dict.fromkeys(("output_loss", "wide_output_loss"), Piece(types.float64, LOSS_CODES, output_loss_one)),
+    "output_loss": Piece(types.float64, LOSS_CODES, output_loss_one),
     **dict.fromkeys(
         ("rows_forward", "rows_loss", "rows_backward", "weights_step", "layer_step", "sum_over_ranks"),
         Piece(),

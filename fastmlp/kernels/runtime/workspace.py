@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import APART, SLICE_ROWS, words_of
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Buffers
@@ -33,15 +34,16 @@ BLOCK_BYTES, BLOCK_ROWS = 1 << 19, 1024
 """What `fastmlp.kernels.gemm.blocked` packs at a time: the bytes of one operand, the rows of the other."""
 
 
-def scratch_length(widest: int, rows: int, itemsize: int) -> int:
+def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> int:
     """Return the length of a worker's scratch, for layers of up to `widest` units and `rows` rows.
 
-    It has room for a panel whose terms are units or rows, and for the blocks of packed operands.
+    It has room for a panel whose terms are units or rows, for the blocks of packed operands, and for the loss
+    of so many outputs (`fastmlp.kernels.elementwise.losses`).
     """
     depth = max(widest, rows)
     panel = (depth + SCRATCH_ROWS) * SCRATCH_BYTES // itemsize
     blocks = BLOCK_BYTES // itemsize + min(rows, BLOCK_ROWS) * widest
-    return panel if depth < BLOCKED_SIDE else panel + blocks
+    return max(panel if depth < BLOCKED_SIDE else panel + blocks, 3 * LOSS_ROWS * (outputs + 1))
 
 
 def slice_length(sizes: Sequence[int], workers: int, itemsize: int) -> int:
@@ -82,7 +84,8 @@ def lengths(
     least : `variant.Choice.buffers`, the least lengths that a worker needs of some buffers
     """
     units = rows * sum(sizes[1:])
-    scratch = workers * apart(scratch_length(max(sizes), rows, itemsize), itemsize)
+    outputs = 0 if predicting else sizes[-1]
+    scratch = workers * apart(scratch_length(max(sizes), rows, itemsize, outputs), itemsize)
     found = {"logits": units, "activations": units, "scratch": scratch}
     if not predicting:
         found = {

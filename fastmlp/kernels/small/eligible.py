@@ -10,7 +10,6 @@ from itertools import pairwise
 import numpy as np
 
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
-from fastmlp.kernels.program.arithmetic import MOST_UNITS as LOSS_UNITS
 from fastmlp.kernels.small.padded import Constants, plan
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
@@ -122,7 +121,7 @@ def specialize(network, optimizer, rows, dtype):
 
 @functools.lru_cache(maxsize=64)
 def _blocks(constants):
-    exact = constants.groups == 1 and not constants.l2 and constants.sizes[-1] <= LOSS_UNITS
+    exact = constants.groups == 1 and not constants.l2
     return Bound(
         f"{PROGRAMS}:train_blocks", f"{PROGRAMS}:block_names", constants, constants.sizes, plan(constants).size,
         GROUPS if constants.groups > 1 else 1, exact,

@@ -83,8 +83,8 @@ TABLE: dict[str, Tunable] = {
         (Trial((128, 128, 10), 128), Trial((256, 256, 10), 256), Trial((784, 128, 10), 128)),
     ),
     "slice_rows": Tunable(
-        "rows of weights whose gradient is formed before the optimiser is applied: for each such slice all deltas "
-        "are read anew",
+        "rows of weights whose gradient is formed before the optimiser is applied; for each such slice all "
+        "deltas are read",
         256, (64, 128, 512),
         (
             Trial((512, 512, 10), 128, "adam", "packed"), Trial((256, 1024, 10), 128, "adam"),

@@ -15,7 +15,7 @@ from __future__ import annotations
 from fastmlp.kernels.codegen.views import no_order
 from fastmlp.kernels.elementwise import steps
 from fastmlp.kernels.elementwise.column_sums import column_sums
-from fastmlp.kernels.elementwise.narrow import output_loss
+from fastmlp.kernels.elementwise.losses import output_loss
 from fastmlp.kernels.elementwise.penalties import add_penalty_gradient, penalty_of
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm import dispatch, sparse
@@ -84,7 +84,6 @@ VARIANT = Variant(
         "output_loss": output_loss,
         "penalty": penalty,
         "penalty_gradient": penalty_gradient,
-        "wide_output_loss": baseline.output_loss,
     },
     *OWN["tiled"],
 )
