@@ -142,6 +142,18 @@ def shuffle(builder, a, b, lanes):
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(INT32, len(lanes)), lanes))
 
 
+def folded(builder, vector, combine):
+    """All lanes of a `Symbol` in one: combine(a, b) of its halves, of the halves of that, and so on."""
+    while vector.lanes > 1:
+        half = vector.lanes // 2
+        low, high = (
+            Symbol(builder, shuffle(builder, vector.value, vector.value, range(at, at + half)))
+            for at in (0, half)
+        )
+        vector = combine(low, high)
+    return Symbol(builder, builder.extract_element(vector.value, INT32(0)))
+
+
 def transposed(v, places, mask=None):
     """Load a square block transposed, as many vectors as lanes: lane m of vector j is number j at places[m].
 

@@ -16,8 +16,8 @@ from fastmlp.formulas.expressions import NUMBER
 from fastmlp.formulas.numbers import at_least, fma, where
 from fastmlp.kernels.codegen.scalars import chain_of, clipped, literal
 from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
-from fastmlp.kernels.codegen.types import FLOATS, INT32, ITEMSIZE
-from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, shuffle
+from fastmlp.kernels.codegen.types import FLOATS, ITEMSIZE
+from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, data_pointer, folded
 from fastmlp.kernels.codes import LOSS_CODES, SOFTMAX
 from fastmlp.kernels.elementwise.row_losses import Numbers, Running, Same, emit_row_loss
 
@@ -122,11 +122,7 @@ def emit_total(sums, count=None):
         losses = builder.select(sums.v.first(count), losses, sums.v.zero)
     if sums.v.scalar != double:
         losses = builder.fpext(losses, ir.VectorType(double, sums.v.lanes))
-    half = sums.v.lanes // 2
-    while half:
-        low, high = (shuffle(builder, losses, losses, range(at, at + half)) for at in (0, half))
-        losses, half = builder.fadd(low, high), half // 2
-    return builder.extract_element(losses, INT32(0))
+    return folded(builder, Symbol(builder, losses), lambda a, b: a + b).value
 
 
 @intrinsic

@@ -17,6 +17,7 @@ from fastmlp.kernels.elementwise import steps
 from fastmlp.kernels.elementwise.column_sums import column_sums
 from fastmlp.kernels.elementwise.losses import output_loss
 from fastmlp.kernels.elementwise.penalties import add_penalty_gradient, penalty_of
+from fastmlp.kernels.elementwise.softmax import softmax_of_rows
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
@@ -55,6 +56,11 @@ def bias_gradient(delta, out):
     column_sums(delta, out)
 
 
+def softmax(z, out):
+    """As baseline, by whole vectors."""
+    softmax_of_rows(z, out)
+
+
 def penalty(l1, l2, w):
     """As baseline, by whole vectors."""
     return penalty_of(w.dtype.type(l1), w.dtype.type(l2), w)
@@ -84,6 +90,7 @@ VARIANT = Variant(
         "output_loss": output_loss,
         "penalty": penalty,
         "penalty_gradient": penalty_gradient,
+        "softmax": softmax,
     },
     *OWN["tiled"],
 )
