@@ -174,7 +174,7 @@ class Symbol:
     __truediv__, __rtruediv__ = _operator("fdiv", None), _operator("fdiv", None, swapped=True)
     __floordiv__, __mod__ = _operator(None, "sdiv"), _operator(None, "srem")
     __and__ = _operator(None, "and_")
-    __or__ = _operator(None, "or_")
+    __or__, __xor__ = _operator(None, "or_"), _operator(None, "xor")
     __lshift__, __rshift__ = _operator(None, "shl"), _operator(None, "lshr")
     __lt__, __gt__, __le__, __ge__ = map(_comparison, ("<", ">", "<=", ">="))
 

@@ -234,6 +234,12 @@ def scramble(bits):
     return np.uint32(bits ^ (bits >> np.uint32(16)))
 
 
+def layer_word(key, step, layer):
+    """The word that decides with a unit's place whether it is kept."""
+    word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
+    return scramble(np.uint32(word ^ np.uint32(layer)))
+
+
 def drop(key, step, layer, first, p, a, out):
     """out (rows, units) = a / (1 - p) where a unit is kept, else 0; out may be a itself.
 
@@ -242,8 +248,7 @@ def drop(key, step, layer, first, p, a, out):
     """
     scale = a.dtype.type(1.0 / (1.0 - p))
     threshold = np.uint32(p * 4294967296.0)
-    word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
-    word = scramble(np.uint32(word ^ np.uint32(layer)))
+    word = layer_word(key, step, layer)
     for i in range(a.shape[0]):
         row = scramble(np.uint32(word + np.uint32(first + i) * np.uint32(0x9E3779B9)))
         for j in range(a.shape[1]):

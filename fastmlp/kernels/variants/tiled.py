@@ -12,9 +12,12 @@ in single layers of a few units (by a quarter at most).
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastmlp.kernels.codegen.views import no_order
 from fastmlp.kernels.elementwise import steps
 from fastmlp.kernels.elementwise.column_sums import column_sums
+from fastmlp.kernels.elementwise.dropout import drop_units
 from fastmlp.kernels.elementwise.losses import output_loss
 from fastmlp.kernels.elementwise.penalties import add_penalty_gradient, penalty_of
 from fastmlp.kernels.elementwise.softmax import softmax_of_rows
@@ -22,6 +25,7 @@ from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
+from fastmlp.kernels.variants.baseline import layer_word
 
 
 def affine(x, w, b, scratch, out):
@@ -61,6 +65,12 @@ def softmax(z, out):
     softmax_of_rows(z, out)
 
 
+def drop(key, step, layer, first, p, a, out):
+    """As baseline, by whole vectors."""
+    threshold, scale = np.uint32(p * 4294967296.0), a.dtype.type(1.0 / (1.0 - p))
+    drop_units(layer_word(key, step, layer), first, threshold, scale, a, out)
+
+
 def penalty(l1, l2, w):
     """As baseline, by whole vectors."""
     return penalty_of(w.dtype.type(l1), w.dtype.type(l2), w)
@@ -87,6 +97,7 @@ VARIANT = Variant(
         "input_gradient": input_gradient,
         "apply_rule": apply_rule,
         "bias_gradient": bias_gradient,
+        "drop": drop,
         "output_loss": output_loss,
         "penalty": penalty,
         "penalty_gradient": penalty_gradient,
