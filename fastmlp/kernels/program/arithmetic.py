@@ -21,7 +21,7 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
   l1 * sign(weight) is added.
 - Dropped units are dropped after their activation; their delta is dropped before it is multiplied by the
   activation's slope.
-- The norm that clipping needs is a sum in float64 over the flat vector, in ascending order.
+- The norm that clipping needs is a sum in float64 over the flat vector (`elementwise.totals.emit_sum`).
 - A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
 

@@ -12,6 +12,8 @@ in single layers of a few units (by a quarter at most).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from fastmlp.kernels.codegen.views import no_order
@@ -19,8 +21,8 @@ from fastmlp.kernels.elementwise import steps
 from fastmlp.kernels.elementwise.column_sums import column_sums
 from fastmlp.kernels.elementwise.dropout import drop_units
 from fastmlp.kernels.elementwise.losses import output_loss
-from fastmlp.kernels.elementwise.penalties import add_penalty_gradient, penalty_of
 from fastmlp.kernels.elementwise.softmax import softmax_of_rows
+from fastmlp.kernels.elementwise.totals import add_penalty_gradient, penalty_of, squares_of
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
@@ -81,6 +83,14 @@ def penalty_gradient(l1, l2, w, dw):
     add_penalty_gradient(w.dtype.type(l1), w.dtype.type(l2), w, dw)
 
 
+def clip(clip_norm, gradients):
+    """As baseline, by whole vectors."""
+    scale = clip_norm / (math.sqrt(squares_of(gradients)) + 1e-6)
+    if scale < 1.0:
+        for i in range(len(gradients)):
+            gradients[i] *= gradients.dtype.type(scale)
+
+
 def apply_rule(code, rate, constants, t, g, p, first, second):
     """As baseline, by whole vectors and without the divider."""
     steps.take_steps(code, rate, constants, t, g, p, first, second)
@@ -97,6 +107,7 @@ VARIANT = Variant(
         "input_gradient": input_gradient,
         "apply_rule": apply_rule,
         "bias_gradient": bias_gradient,
+        "clip": clip,
         "drop": drop,
         "output_loss": output_loss,
         "penalty": penalty,
