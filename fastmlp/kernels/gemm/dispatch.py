@@ -25,6 +25,10 @@ compiled = njit(error_model="numpy", inline="always")
 pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
 pack_delta_rows = tuned("pack_delta_rows")
 
+PANEL_ROW_BYTES, NEAR_BYTES = VECTORS * VECTOR_BYTES, 1 << 16
+"""A panel of B whose rows lie badly, and which takes no more than NEAR_BYTES, stays near enough where it is: 128 rows
+of 256 to 512 units took 0.93 of the time in place, those of 784 to 1024 units 2.0 times the time."""
+
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
 """Rows of x that L2 does not hold are read again from beyond it for each panel of W. Where they take more than
 CACHED_BYTES and have more than MOST_TERMS inputs, sums run over DEPTH inputs at a time and are kept in the result
@@ -44,9 +48,9 @@ def conflicting(row_bytes):
 
 
 @jittable
-def packing_for(rows: int, row_bytes: int, where_crowded: int, always: int):
-    """Return how tiles read B, IN_PLACE or PACKED, for `rows` rows of the result."""
-    crowded = (rows >= where_crowded) & conflicting(row_bytes)
+def packing_for(rows: int, depth: int, row_bytes: int, where_crowded: int, always: int):
+    """Return how tiles read B, IN_PLACE or PACKED, for `rows` rows of the result and sums of `depth` terms."""
+    crowded = (rows >= where_crowded) & conflicting(row_bytes) & (depth * PANEL_ROW_BYTES > NEAR_BYTES)
     return where(crowded | (rows >= always), rows.number(PACKED), IN_PLACE)
 
 
@@ -90,7 +94,7 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
         narrow_affine(x, w, b, out, start, stop, relu, panel)
     else:
         n_in = w.shape[0]
-        packing = packing_for(rows, n_out * out.itemsize, pack_rows(), pack_always_rows())
+        packing = packing_for(rows, n_in, n_out * out.itemsize, pack_rows(), pack_always_rows())
         together = terms_together(n_in, rows * n_in * out.itemsize)
         for k in range(0, n_in, together):
             terms = lesser(together, n_in - k)
@@ -131,8 +135,9 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
     if len(order) == 0 and pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize):
         narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, l2, panel)
     else:
-        depth, packing = len(delta), packing_for(rows, n_out * out.itemsize, pack_rows(), pack_delta_rows())
-        together = rows_together(depth, x.shape[1] * out.itemsize, n_out * out.itemsize)
+        depth, row = len(delta), n_out * out.itemsize
+        together = rows_together(depth, x.shape[1] * out.itemsize, row)
+        packing = packing_for(rows, lesser(together, depth), row, pack_rows(), pack_delta_rows())
         waiting = sums if descend else out
         k = 0
         while True:  # once at least: of no rows the sums are 0

@@ -69,8 +69,8 @@ TABLE: dict[str, Tunable] = {
     ),
     "pack_rows": Tunable(
         "rows from which on a tile's columns are copied into a panel, where rows lie badly for the caches",
-        128, (32, 64, 256),
-        (Trial((64, 512, 10), 64), Trial((200, 512, 10), 128)),
+        16, (8, 32, 64),
+        (Trial((784, 1024, 10), 16, use="predict"), Trial((784, 512, 10), 32, use="predict")),
     ),
     "pack_always_rows": Tunable(
         "rows from which on weights are copied into panels however they lie",
