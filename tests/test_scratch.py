@@ -8,6 +8,7 @@ import pytest
 from fastmlp.kernels.codegen import machine as machines
 from fastmlp.kernels.elementwise import abreast
 from fastmlp.kernels.gemm import blocked
+from fastmlp.kernels.gemm.pays import is_blocked
 from fastmlp.kernels.runtime import workspace
 from fastmlp.kernels.tuning.table import TABLE
 
@@ -45,14 +46,12 @@ def test_the_loss_of_sixteen_rows_fits_into_scratch(machine, itemsize):
 def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize):
     monkeypatch.setattr(blocked, "VECTORS", getattr(machines, machine).vectors)
     monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(machines, machine).vector_bytes)
-    many_rows, large_bytes = (min(TABLE[name].values) for name in ("many_rows", "large_bytes"))
-    for rows in 1, 128, 1000, blocked.DEPTH, many_rows:
+    limits = [min(TABLE[name].values) for name in ("large_bytes", "many_bytes")]
+    for rows in 1, 128, 1000, blocked.DEPTH, 4096:
         needed = lengths(lambda n_out: blocked.scratch_length(rows, n_out, itemsize))  # noqa: B023
         there = lengths(lambda units: workspace.scratch_length(units, rows, itemsize))  # noqa: B023
-        if rows >= many_rows:
-            assert (there >= needed).all()
         for n_out in SIDES:
-            n_in = SIDES[SIDES * n_out * itemsize >= large_bytes]  # as `weight_gradient_rows` asks
+            n_in = SIDES[is_blocked(rows, SIDES, n_out, itemsize, *limits)]
             short = n_in[there[np.maximum(n_in, n_out)] < needed[n_out]]
             assert not short.size, (
                 f"{short[0]} x {n_out} weights of {rows} rows need {needed[n_out]} numbers of scratch, "

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from fastmlp.kernels.gemm.pays import is_blocked
 from fastmlp.kernels.mixed.room import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import GROUPED_ROWS, GROUPS, specialize
@@ -32,9 +33,10 @@ def workers(work: Work) -> int:
 
 
 def packed_seconds(work: Work) -> float:
-    """As `fused_seconds`, and 0.7 of it where `packed` packs: weights are large, or the rows are many."""
-    largest = max(n_in * n_out for n_in, n_out in pairwise(work.sizes)) * work.itemsize
-    packs = work.rows >= (128 if largest >= value("large_bytes") else value("many_rows"))
+    """As `fused_seconds`, and 0.7 of it where `packed` packs the operands of a layer's gradient."""
+    limits = value("large_bytes"), value("many_bytes")
+    layers = pairwise(work.sizes)
+    packs = any(is_blocked(work.rows, n_in, n_out, work.itemsize, *limits) for n_in, n_out in layers)
     gain = 0.7 if packs else 1.02
     return gain * fused_seconds(work)
 

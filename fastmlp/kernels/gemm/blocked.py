@@ -23,12 +23,13 @@ from fastmlp.kernels.gemm.macrokernel import NOTHING, call
 from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import of_arrays, product
 from fastmlp.kernels.gemm.packing import pack
+from fastmlp.kernels.gemm.pays import is_blocked
 from fastmlp.kernels.jit.lazy import emitted, helper
 from fastmlp.kernels.tuning.reading import tuned
 
 next_vectors = jittable(macrokernel.next_vectors)
 
-large_bytes, many_rows = tuned("large_bytes"), tuned("many_rows")
+large_bytes, many_bytes, pays = tuned("large_bytes"), tuned("many_bytes"), jittable(is_blocked)
 
 DEPTH = 1024
 """Rows of a block. The result, which is not in the caches, is read and written once a block: with 512 rows, the
@@ -169,8 +170,9 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
 
 @compiled
 def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """As `dispatch.weight_gradient`, and blocked where the weights are large or the rows are many."""
-    if x.shape[1] * delta.shape[1] * out.itemsize >= large_bytes() or delta.shape[0] >= many_rows():
+    """As `dispatch.weight_gradient`, and blocked where that is faster."""
+    rows, n_out = delta.shape
+    if pays(rows, x.shape[1], n_out, out.itemsize, large_bytes(), many_bytes()):
         blocked_weight_gradient(
             x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch
         )

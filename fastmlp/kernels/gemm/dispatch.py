@@ -16,6 +16,7 @@ from fastmlp.kernels.codegen.views import chosen, lesser
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, PACKED
 from fastmlp.kernels.gemm.microkernel import RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product_by_transposed, product_of_columns, product_of_rows
+from fastmlp.kernels.gemm.pays import ROW_BYTES
 from fastmlp.kernels.gemm.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
 from fastmlp.kernels.tuning.reading import tuned
 
@@ -23,11 +24,11 @@ compiled = njit(error_model="numpy", inline="always")
 
 # Copying a panel of B takes about as long as one tile; it pays when at least this many rows use the panel.
 pack_rows, pack_always_rows = tuned("pack_rows"), tuned("pack_always_rows")
-pack_delta_rows = tuned("pack_delta_rows")
+pack_delta_rows, crowded_bytes = tuned("pack_delta_rows"), tuned("crowded_bytes")
 
-PANEL_ROW_BYTES, NEAR_BYTES = VECTORS * VECTOR_BYTES, 1 << 16
-"""A panel of B whose rows lie badly, and which takes no more than NEAR_BYTES, stays near enough where it is: 128 rows
-of 256 to 512 units took 0.93 of the time in place, those of 784 to 1024 units 2.0 times the time."""
+FAR_BYTES, FAR_WORK = 1 << 22, 1 << 28
+"""A B of FAR_BYTES has a page of memory for every row of a panel: the copy pays where its bytes times the rows of the
+result are FAR_WORK. With 2000 x 2000 weights 32 rows took 0.72 of the time, with 1000 x 1500 64 rows 0.88."""
 
 CACHED_BYTES, MOST_TERMS, DEPTH = 1 << 20, 2048, 512
 """Rows of x that L2 does not hold are read again from beyond it for each panel of W. Where they take more than
@@ -35,23 +36,32 @@ CACHED_BYTES and have more than MOST_TERMS inputs, sums run over DEPTH inputs at
 between: 2000 x 20000 x 100 went from 0.64 of peak to 0.86, while 1024 x 2048 x 2048 would lose 0.03.
 """
 
-HELD_BYTES, LEAST_TERMS, ROW_BYTES = 1 << 19, 512, 2048
+HELD_BYTES, LEAST_TERMS = 1 << 19, 512
 """Sums of a weight gradient run over the rows of x and delta that take HELD_BYTES, but LEAST_TERMS at least, and are
 kept between: with 256 inputs and units 1024 rows took 0.88 of their time, with 512 and 256, 768 rows took 0.78. Of
 rows of x longer than ROW_BYTES nothing was gained.
 """
 
 
-def conflicting(row_bytes):
-    """Whether rows this far apart fall into few sets of the caches."""
-    return (row_bytes >= 2048) & (row_bytes % 1024).equals(0)
+def is_crowded(depth, row_bytes, most):
+    """Whether `depth` rows this far apart share so few sets of L2 that a panel of them does not stay there.
+
+    The power of two in the distance says how few. A panel fills more of their ways than there are, beside what else
+    is read, where that times the depth is more than about half of L2, `most`.
+    """
+    return depth * (row_bytes & (0 - row_bytes)) >= most
 
 
 @jittable
-def packing_for(rows: int, depth: int, row_bytes: int, where_crowded: int, always: int):
-    """Return how tiles read B, IN_PLACE or PACKED, for `rows` rows of the result and sums of `depth` terms."""
-    crowded = (rows >= where_crowded) & conflicting(row_bytes) & (depth * PANEL_ROW_BYTES > NEAR_BYTES)
-    return where(crowded | (rows >= always), rows.number(PACKED), IN_PLACE)
+def packing_for(rows: int, depth: int, row_bytes: int, least: int, crowded: int, always: int):
+    """Return how tiles read B, IN_PLACE or PACKED, for `rows` rows of the result and sums of `depth` terms.
+
+    least, crowded, always : `pack_rows`, `crowded_bytes`, and the rows from which on B is packed however it lies
+    """
+    total = depth * row_bytes
+    far = (total >= FAR_BYTES) & (total * rows >= FAR_WORK)
+    pays = (rows >= least) & (is_crowded(depth, row_bytes, crowded) | far)
+    return where(pays | (rows >= always), rows.number(PACKED), IN_PLACE)
 
 
 @jittable
@@ -94,7 +104,9 @@ def affine(x, order, w, b, out, start, stop, relu, panel):
         narrow_affine(x, w, b, out, start, stop, relu, panel)
     else:
         n_in = w.shape[0]
-        packing = packing_for(rows, n_in, n_out * out.itemsize, pack_rows(), pack_always_rows())
+        packing = packing_for(
+            rows, n_in, n_out * out.itemsize, pack_rows(), crowded_bytes(), pack_always_rows()
+        )
         together = terms_together(n_in, rows * n_in * out.itemsize)
         for k in range(0, n_in, together):
             terms = lesser(together, n_in - k)
@@ -137,7 +149,8 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
     else:
         depth, row = len(delta), n_out * out.itemsize
         together = rows_together(depth, x.shape[1] * out.itemsize, row)
-        packing = packing_for(rows, lesser(together, depth), row, pack_rows(), pack_delta_rows())
+        terms = lesser(together, depth)
+        packing = packing_for(rows, terms, row, pack_rows(), crowded_bytes(), pack_delta_rows())
         waiting = sums if descend else out
         k = 0
         while True:  # once at least: of no rows the sums are 0

@@ -69,8 +69,16 @@ TABLE: dict[str, Tunable] = {
     ),
     "pack_rows": Tunable(
         "rows from which on a tile's columns are copied into a panel, where rows lie badly for the caches",
-        16, (8, 32, 64),
-        (Trial((784, 1024, 10), 16, use="predict"), Trial((784, 512, 10), 32, use="predict")),
+        24, (16, 32, 64),
+        (Trial((784, 1024, 10), 24, use="predict"), Trial((1024, 512, 10), 32, use="predict")),
+    ),
+    "crowded_bytes": Tunable(
+        "rows lie badly where their number times the power of two in their distance is as much: half of L2",
+        1280 * KIB, (320 * KIB, 640 * KIB, 2560 * KIB),
+        (
+            Trial((784, 512, 10), 64, use="predict"), Trial((512, 512, 10), 64, use="predict"),
+            Trial((1024, 512, 10), 64, use="predict"),
+        ),
     ),
     "pack_always_rows": Tunable(
         "rows from which on weights are copied into panels however they lie",
@@ -99,10 +107,10 @@ TABLE: dict[str, Tunable] = {
             Trial((768, 704, 10), 128, backend="packed"),
         ),
     ),
-    "many_rows": Tunable(
-        "rows of a batch from which on `packed` does so for small weights, too",
-        2048, (1024, 4096),
-        (Trial((128, 128, 10), 1024, backend="packed"), Trial((256, 128, 10), 2048, backend="packed")),
+    "many_bytes": Tunable(
+        "bytes of a batch's x and deltas from which on `packed` does so for small weights and long rows of x",
+        2 * MIB, (1 * MIB, 4 * MIB),
+        (Trial((784, 128, 10), 800, backend="packed"), Trial((600, 100, 10), 512, backend="packed")),
     ),
     "near_block_bytes": Tunable(
         "rows of W that all sums of sparse rows go through before the next ones: most of them lie in L1",
