@@ -97,6 +97,18 @@ _digits = Work(
     target="classes",
 )
 
+_classes = Work(
+    "28-256-256-2 b256 adam",
+    (28, 256, 256, 2),
+    "relu",
+    "softmax",
+    "cross_entropy",
+    rows=25_600,
+    batch=256,
+    optimizer=ADAM,
+    target="classes",
+)
+
 WORKS = (
     _notebook,
     _matrix_exp,
@@ -115,17 +127,9 @@ WORKS = (
     replace(_digits, name="784-128-10 b32 sgd", batch=32),
     _digits,
     replace(_digits, name="784-128-10 b128 adam", optimizer=ADAM),
-    Work(
-        "28-256-256-2 b256 adam",
-        (28, 256, 256, 2),
-        "relu",
-        "softmax",
-        "cross_entropy",
-        rows=25_600,
-        batch=256,
-        optimizer=ADAM,
-        target="classes",
-    ),
+    _classes,
+    replace(_classes, name="64-128-200 b100 adam", sizes=(64, 128, 200), rows=10_000, batch=100),
+    replace(_classes, name="512-1024-1024-10 b64 adam", sizes=(512, 1024, 1024, 10), rows=6400, batch=64),
     Work(
         "1024-2048-2048-10 b1024 sgd",
         (1024, 2048, 2048, 10),

@@ -57,7 +57,7 @@ def _torch_rule(torch: Any, optimizer: Optimizer, module: Any) -> Any:
     rate = float(optimizer.learning_rate)  # type: ignore[arg-type]  # the lab's have no schedules
     if isinstance(optimizer, Adam):
         betas = optimizer.beta1, optimizer.beta2
-        return torch.optim.Adam(module.parameters(), rate, betas, optimizer.epsilon)
+        return torch.optim.Adam(module.parameters(), rate, betas, optimizer.epsilon, fused=True)
     assert isinstance(optimizer, SGD)
     given = optimizer.bias_learning_rate
     bias_rate = rate if given is None else float(given)  # type: ignore[arg-type]
@@ -66,4 +66,4 @@ def _torch_rule(torch: Any, optimizer: Optimizer, module: Any) -> Any:
         {"params": [p for name, p in named if name.endswith("weight")], "lr": rate},
         {"params": [p for name, p in named if name.endswith("bias")], "lr": bias_rate},
     ]
-    return torch.optim.SGD(groups, momentum=optimizer.momentum, nesterov=optimizer.nesterov)
+    return torch.optim.SGD(groups, momentum=optimizer.momentum, nesterov=optimizer.nesterov, fused=True)
