@@ -103,7 +103,7 @@ TABLE: dict[str, Tunable] = {
         "weights from which on `packed` copies both operands of their gradient: half of L2",
         1 * MIB, (512 * KIB, 2 * MIB, 4 * MIB),
         (
-            Trial((256, 512, 10), 256, backend="packed"), Trial((512, 512, 10), 256, backend="packed"),
+            Trial((784, 256, 10), 256, backend="packed"), Trial((1024, 384, 10), 256, backend="packed"),
             Trial((768, 704, 10), 128, backend="packed"),
         ),
     ),
