@@ -8,8 +8,8 @@ import pytest
 from fastmlp.kernels.codegen import machine as machines
 from fastmlp.kernels.elementwise import abreast
 from fastmlp.kernels.gemm import blocked
-from fastmlp.kernels.gemm.pays import is_blocked
 from fastmlp.kernels.runtime import workspace
+from fastmlp.kernels.tuning.pays import is_blocked
 from fastmlp.kernels.tuning.table import TABLE
 
 SIDES = np.arange(1, 4001)

@@ -253,8 +253,13 @@ def test_the_command_refuses_what_would_not_be_used(capsys):
 def test_a_slice_of_gradient_has_many_rows_of_any_layer_and_no_more_than_a_worker_has():
     """For each slice a batch's deltas are read anew: with 8 rows of 2048 units Adam took twice the time."""
     rows = value("slice_rows")
-    assert slice_length((1024, 2048, 10), 1, 4) == rows * 2048
-    assert slice_length((1024, 2048, 10), 16, 4) == 1024 // 16 * 2048
-    assert slice_length((40, 64, 10), 1, 4) == SLICE_BYTES // 4
+    assert slice_length((1024, 2048, 10), 128, 1, 4) == rows * 2048
+    assert slice_length((1024, 2048, 10), 128, 16, 4) == 1024 // 16 * 2048
+    assert slice_length((40, 64, 10), 128, 1, 4) == SLICE_BYTES // 4
     with forced({"slice_rows": 64}):
-        assert slice_length((1024, 2048, 10), 1, 8) == 64 * 2048
+        assert slice_length((1024, 2048, 10), 128, 1, 8) == 64 * 2048
+
+
+def test_slices_of_small_batches_lie_in_l1_and_have_the_rows_that_workers_share():
+    assert slice_length((1024, 512, 10), 64, 1, 4) == SLICE_BYTES // 4
+    assert slice_length((1024, 9000, 10), 64, 1, 4) == 8 * 9000

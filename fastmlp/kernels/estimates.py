@@ -6,10 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.kernels.gemm.pays import is_blocked
 from fastmlp.kernels.mixed.room import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.eligible import GROUPED_ROWS, GROUPS, specialize
+from fastmlp.kernels.tuning.pays import is_blocked
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
 

@@ -23,8 +23,8 @@ from fastmlp.kernels.gemm.macrokernel import NOTHING, call
 from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import of_arrays, product
 from fastmlp.kernels.gemm.packing import pack
-from fastmlp.kernels.gemm.pays import is_blocked
 from fastmlp.kernels.jit.lazy import emitted, helper
+from fastmlp.kernels.tuning.pays import is_blocked
 from fastmlp.kernels.tuning.reading import tuned
 
 next_vectors = jittable(macrokernel.next_vectors)

@@ -16,8 +16,8 @@ from fastmlp.kernels.codegen.views import chosen, lesser
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, PACKED
 from fastmlp.kernels.gemm.microkernel import RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product_by_transposed, product_of_columns, product_of_rows
-from fastmlp.kernels.gemm.pays import ROW_BYTES
 from fastmlp.kernels.gemm.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
+from fastmlp.kernels.tuning.pays import ROW_BYTES
 from fastmlp.kernels.tuning.reading import tuned
 
 compiled = njit(error_model="numpy", inline="always")

@@ -17,6 +17,9 @@ BLOCK = 2 * SIDE
 ROOM_ROW = 4 * BLOCK
 """Bytes of a row of a block."""
 
+SLICE_ROWS = 256
+"""Rows of a slice of the gradient: many, because all deltas of the batch are packed again for each slice."""
+
 
 def whole(count: Any, unit: int) -> Any:
     """Return a count rounded up to a multiple of a unit."""
@@ -28,10 +31,11 @@ def buffers(sizes: Sequence[int], rows: int) -> dict[str, int]:
 
     scratch : the sums of a block, and both operands of the largest product, with two numbers in each float32
     """
-    scratch = 0
+    scratch = slices = 0
     for n_in, n_out in pairwise(sizes):
         if takes_bfloat16(n_in, n_out):
             shapes = (rows, n_in), (n_in, n_out), (rows, n_out)
             operands = sorted(whole(a, BLOCK) * whole(b, BLOCK) // 2 for a, b in shapes)
             scratch = max(scratch, sum(operands[1:]) + BLOCK * BLOCK)
-    return {"scratch": scratch}
+            slices = max(slices, SLICE_ROWS * n_out)
+    return {"scratch": scratch, "slices": slices}
