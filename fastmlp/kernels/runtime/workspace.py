@@ -26,8 +26,10 @@ SCRATCH_ROWS = 32
 """Rows of scratch beside the panel: more than a register tile has."""
 
 SLICE_BYTES = 1 << 16
-"""The least bytes of a slice of the gradient, in L1 or near it. With batches of 32 and 64 rows Adam takes 1.1 times as
-long by slices of 256 rows of 1024 and 2048 units."""
+"""The least bytes of a slice of the gradient, in L1 or near it.
+
+With batches of 32 and 64 rows Adam takes 1.1 times as long by slices of 256 rows of 1024 and 2048 units.
+"""
 
 BLOCKED_SIDE = 256
 """`packed` packs no layer whose sides are all shorter: its weights take less than 1 MiB, in float64 too."""
@@ -51,8 +53,8 @@ def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> i
 def slice_length(sizes: Sequence[int], rows: int, workers: int, itemsize: int) -> int:
     """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any layer.
 
-    Fewer where a worker has fewer, and SLICE_ROWS of a batch of fewer than SOME_ROWS rows, whose deltas are read
-    from L2; more where they take less than `SLICE_BYTES`.
+    Fewer where a worker has fewer, and SLICE_ROWS of a batch of fewer than SOME_ROWS rows, whose deltas are
+    read from L2; more where they take less than `SLICE_BYTES`.
     """
     length, wanted = SLICE_BYTES // itemsize, value("slice_rows") if rows >= SOME_ROWS else SLICE_ROWS
     for n_in, n_out in pairwise(sizes):
