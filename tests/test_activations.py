@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import numpy as np
 import pytest
+import scipy.special
 from problems import COMPILED_DTYPES, eps
 from selection import crossed
 
@@ -85,3 +86,23 @@ def test_outputs(backend, output):
     network = fastmlp.Network([3, 3], output=output, loss="mse")
     model = fastmlp.fit(network, z, z, epochs=0, initial=([np.eye(3)], [np.zeros(3)]), backend=backend)
     np.testing.assert_allclose(model.predict(z), naive.OUTPUTS[output](z), rtol=1e-14)
+
+
+@crossed(backend=registry.backends(), dtype=COMPILED_DTYPES)
+def test_softmax_of_logits_that_are_far_apart(backend, dtype):
+    """The greatest stands anywhere in the row, which may be shorter or longer than a vector."""
+    for classes in (2, 3, 17, 100):
+        logits = np.random.default_rng(classes).standard_normal((classes + 1, classes)).astype(dtype)
+        logits[:-1] += 1000 * np.eye(classes, dtype=dtype)
+        logits[:-1] -= 2000 * np.eye(classes, k=1, dtype=dtype)
+        model = fastmlp.fit(
+            fastmlp.Network([classes, classes], output="softmax", loss="cross_entropy"),
+            logits,
+            np.zeros(len(logits), int),
+            epochs=0,
+            initial=([np.eye(classes)], [np.zeros(classes)]),
+            backend=backend,
+            progress=False,
+        )
+        wanted = scipy.special.softmax(logits.astype(np.float64), axis=1)
+        np.testing.assert_allclose(model.predict(logits), wanted, rtol=64 * eps(dtype), atol=eps(dtype) ** 2)
