@@ -250,6 +250,19 @@ def test_the_command_refuses_what_would_not_be_used(capsys):
     assert "FASTMLP_TUNE is 0" in capsys.readouterr().err
 
 
+def test_what_was_chosen_and_the_usual_values_go_first_by_turns(monkeypatch):
+    """The second finds in the caches what the first has read, and seemed to save a tenth."""
+    held = []
+    monkeypatch.setattr(tuning, "trials_of", lambda name: [FIRST])
+    monkeypatch.setattr(
+        tuning, "turn_of", lambda trial: tuning.Turn(lambda count: held.append(value(NAME)) or 1.0, 3)
+    )
+    times = iter(range(100))
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(times))
+    assert tuning.gains({NAME: OTHER}, 3) == {FIRST: 0}
+    assert held[:6] == [USUAL, USUAL, OTHER, USUAL, OTHER, USUAL]
+
+
 def test_a_slice_of_gradient_has_many_rows_of_any_layer_and_no_more_than_a_worker_has():
     """For each slice a batch's deltas are read anew: with 8 rows of 2048 units Adam took twice the time."""
     rows = value("slice_rows")
