@@ -6,13 +6,12 @@ held to the reference's losses, and all take turns on one thread. Rows where fas
 """
 
 import argparse
-import importlib.util
 import random
 from typing import NamedTuple
 
 from fastmlp.backend.registry import backends
 from fastmlp.lab.measurements import Measurement
-from fastmlp.lab.peers import peers_of
+from fastmlp.lab.peers import PEERS, peers_of
 from fastmlp.lab.steps import StepRow, measure
 from fastmlp.lab.timing import CLOCKS
 from fastmlp.model.network import Network
@@ -35,9 +34,8 @@ class Result(NamedTuple):
     @property
     def gain(self) -> float:
         """How many times as long as fastmlp the fastest other one took."""
-        return (
-            min((s for name, s in self.seconds.items() if name != "auto"), default=0.0) / self.seconds["auto"]
-        )
+        others = [seconds for name, seconds in self.seconds.items() if name != "auto"]
+        return min(others, default=0.0) / self.seconds["auto"]
 
 
 def drawn(rng: random.Random, least: float, most: float) -> StepRow:
@@ -45,9 +43,7 @@ def drawn(rng: random.Random, least: float, most: float) -> StepRow:
     while True:
         sizes = rng.choices(WIDTHS, k=rng.choice((2, 3, 3, 4, 5)))
         batch = rng.choice(BATCHES)
-        ends = (
-            [("identity", "mse")] if sizes[-1] == 1 else [("identity", "mse"), ("softmax", "cross_entropy")]
-        )
+        ends = [("identity", "mse"), ("softmax", "cross_entropy")][: min(sizes[-1], 2)]
         network = Network(sizes, rng.choice(HIDDEN), *rng.choice(ends))
         optimizer = rng.choice((SGD(1e-3), SGD(1e-3, momentum=0.9), Adam(1e-4)))
         row = StepRow(network, optimizer, batch, rng.choice(("float32", "float32", "float64")), 1)
@@ -57,12 +53,9 @@ def drawn(rng: random.Random, least: float, most: float) -> StepRow:
 
 def measured(row: StepRow, peers: list[str], seconds: float) -> Result:
     """Measure a row; RuntimeError if a contestant's losses are not the reference's."""
-    wanted = [
-        "auto",
-        *(name for name in peers if name in (*backends(), *peers_of(row.network, row.optimizer))),
-    ]
+    able = *backends(), *peers_of(row.network, row.optimizer)
     found = {}
-    for one in measure(row, wanted, seconds, CLOCKS["cpu"]):
+    for one in measure(row, ["auto", *filter(able.__contains__, peers)], seconds, CLOCKS["cpu"]):
         if not isinstance(one, Measurement):
             raise RuntimeError(f"{row}: {one}")
         found[one.variant] = one.time.median
@@ -79,10 +72,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.1, help="for each contestant; default %(default)s")
     parser.add_argument("--peers", default="reference,torch", help="default %(default)s")
     options = parser.parse_args()
-    pin(sorted(allowed())[-1:])
-    peers = [
-        name for name in options.peers.split(",") if name in backends() or importlib.util.find_spec(name)
-    ]
+    peers = options.peers.split(",")
+    for name in peers:
+        if name not in (*backends(), *PEERS):
+            parser.error(f"unknown peer {name!r}; choose from: {', '.join((*backends(), *PEERS))}")
+    pin(allowed()[-1:])
     rng, results = random.Random(options.seed), []
     for _ in range(options.count):
         results.append(measured(drawn(rng, options.least, options.most), peers, options.seconds))

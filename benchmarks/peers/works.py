@@ -97,16 +97,8 @@ _digits = Work(
     target="classes",
 )
 
-_classes = Work(
-    "28-256-256-2 b256 adam",
-    (28, 256, 256, 2),
-    "relu",
-    "softmax",
-    "cross_entropy",
-    rows=25_600,
-    batch=256,
-    optimizer=ADAM,
-    target="classes",
+_classes = replace(
+    _digits, name="28-256-256-2 b256 adam", sizes=(28, 256, 256, 2), rows=25_600, batch=256, optimizer=ADAM
 )
 
 WORKS = (
@@ -130,17 +122,7 @@ WORKS = (
     _classes,
     replace(_classes, name="64-128-200 b100 adam", sizes=(64, 128, 200), rows=10_000, batch=100),
     replace(_classes, name="512-1024-1024-10 b64 adam", sizes=(512, 1024, 1024, 10), rows=6400, batch=64),
-    Work(
-        "1024-2048-2048-10 b1024 sgd",
-        (1024, 2048, 2048, 10),
-        "relu",
-        "softmax",
-        "cross_entropy",
-        rows=4096,
-        batch=1024,
-        optimizer=SGD,
-        target="classes",
-    ),
+    replace(_digits, name="1024-2048-2048-10 b1024 sgd", sizes=(1024, 2048, 2048, 10), rows=4096, batch=1024),
     replace(_digits, name="784-128-10 b128 sgd f64", dtype="float64"),
     replace(_digits, name="784-128-10 b128 sgd 2t", threads=2),
     replace(_digits, name="predict 784-128-10", rows=1, batch=1, kind="predict"),

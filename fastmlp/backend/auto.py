@@ -89,10 +89,10 @@ class Auto:
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._dtype = f"float{8 * work.itemsize}"
         self._found, self._exact, self._fastest = field(work, only)
-        alone: tuple[Candidate, ...] = ()
+        alone = None
         if not exact and len(self._exact) < len(self._found):
             # Bits must not follow the threads that happen to be free.
-            alone = self._found if work.threads == 1 else field(work._replace(threads=1), only).found
+            alone = field(work._replace(threads=1), only)
         self._chosen = self._first(alone)
         self.now = registry.get(self._chosen.name)
         self._better: Candidate | None = None
@@ -106,12 +106,11 @@ class Auto:
         """Whether a backend may have a program of the network alone."""
         return any(one.bound for one in self._found)
 
-    def _first(self, alone: tuple[Candidate, ...]) -> Candidate:
-        """Return what the training begins with. alone : all that may be of other bits, on one thread"""
-        if alone:
-            exact = Field.of(alone).fastest.seconds
-            for other in alone:
-                saved = self._left * (exact - other.seconds)
+    def _first(self, alone: Field | None) -> Candidate:
+        """Return what the training begins with. alone : on one thread, where one may be of other bits"""
+        if alone is not None:
+            for other in alone.found:
+                saved = self._left * (alone.fastest.seconds - other.seconds)
                 if not other.exact and saved > (0 if other.bound is None else COST):
                     return other
         if self._is_ready(self._fastest):

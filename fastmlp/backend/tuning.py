@@ -205,19 +205,15 @@ def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:
         trial: ([], []) for name in TABLE for trial in trials_of(name)
     }
     end = time.perf_counter() + seconds
-    for first in itertools.count():
-        if time.perf_counter() > end:
-            break
+    for first in itertools.cycle((0, 1)):
         for trial, both in times.items():
             turn = turn_of(trial)
             turn.once(1)
-            for place in (
-                first % 2,
-                1 - first % 2,
-            ):  # the second turn finds in the caches what the first read
+            for place in (first, 1 - first):  # the second finds in the caches what the first has read
                 with table.forced(settings[place]):
                     both[place].append(turn.once(turn.times))
-    least = {trial: [min(some, default=math.inf) for some in both] for trial, both in times.items()}
-    return {
-        trial: 1 - after / before for trial, (before, after) in least.items() if before + after < math.inf
-    }
+        if time.perf_counter() > end:
+            break
+    least = {trial: (min(before), min(after)) for trial, (before, after) in times.items()}
+    measured = {trial: both for trial, both in least.items() if math.isfinite(sum(both))}
+    return {trial: 1 - after / before for trial, (before, after) in measured.items()}

@@ -84,7 +84,7 @@ def rows_together(depth, x_row, delta_row):
     """
     both = x_row + delta_row
     if depth * both > CACHED_BYTES and x_row <= ROW_BYTES:
-        return max(HELD_BYTES // both, LEAST_TERMS)
+        return min(depth, max(HELD_BYTES // both, LEAST_TERMS))
     return depth
 
 
@@ -149,8 +149,7 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate,
     else:
         depth, row = len(delta), n_out * out.itemsize
         together = rows_together(depth, x.shape[1] * out.itemsize, row)
-        terms = lesser(together, depth)
-        packing = packing_for(rows, terms, row, pack_rows(), crowded_bytes(), pack_delta_rows())
+        packing = packing_for(rows, together, row, pack_rows(), crowded_bytes(), pack_delta_rows())
         waiting = sums if descend else out
         k = 0
         while True:  # once at least: of no rows the sums are 0

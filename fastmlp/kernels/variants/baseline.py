@@ -234,21 +234,19 @@ def scramble(bits):
     return np.uint32(bits ^ (bits >> np.uint32(16)))
 
 
-def layer_word(key, step, layer):
-    """The word that decides with a unit's place whether it is kept."""
-    word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
-    return scramble(np.uint32(word ^ np.uint32(layer)))
-
-
 def drop(key, step, layer, first, p, a, out):
     """out (rows, units) = a / (1 - p) where a unit is kept, else 0; out may be a itself.
 
     Which units are kept is a pure function of key, step, layer, unit and the row of the batch; row 0 of `a`
     is the batch's row `first`. So the backward pass can call it again, on the deltas.
     """
-    scale = a.dtype.type(1.0 / (1.0 - p))
-    threshold = np.uint32(p * 4294967296.0)
-    word = layer_word(key, step, layer)
+    word = scramble(np.uint32(np.uint32(key) ^ np.uint32(step)))
+    word = scramble(np.uint32(word ^ np.uint32(layer)))
+    drop_units(word, first, np.uint32(p * 4294967296.0), a.dtype.type(1.0 / (1.0 - p)), a, out)
+
+
+def drop_units(word, first, threshold, scale, a, out):
+    """As `drop`: out = a * scale where a unit's hash, of a word and its place, is not below the threshold."""
     for i in range(a.shape[0]):
         row = scramble(np.uint32(word + np.uint32(first + i) * np.uint32(0x9E3779B9)))
         for j in range(a.shape[1]):
@@ -261,13 +259,18 @@ def drop(key, step, layer, first, p, a, out):
 
 def clip(clip_norm, gradients):
     """Scale gradients (P,) by clip_norm / (their 2-norm + 1e-6) if that is below 1."""
-    squares = 0.0
-    for i in range(len(gradients)):
-        squares += np.float64(gradients[i]) * np.float64(gradients[i])
-    scale = clip_norm / (math.sqrt(squares) + 1e-6)
+    scale = clip_norm / (math.sqrt(sum_of_squares(gradients)) + 1e-6)
     if scale < 1.0:
         for i in range(len(gradients)):
             gradients[i] *= gradients.dtype.type(scale)
+
+
+def sum_of_squares(numbers):
+    """Return the sum of the squares of numbers (n,), in float64."""
+    squares = 0.0
+    for i in range(len(numbers)):
+        squares += np.float64(numbers[i]) * np.float64(numbers[i])
+    return squares
 
 
 def apply_rule(code, rate, constants, t, g, p, first, second):

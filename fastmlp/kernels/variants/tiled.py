@@ -12,16 +12,11 @@ in single layers of a few units (by a quarter at most).
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
-
 from fastmlp.kernels.codegen.scalars import activation, activation_backward, wide_vectors
 from fastmlp.kernels.codegen.views import no_order, vector
 from fastmlp.kernels.codes import SOFTMAX
-from fastmlp.kernels.elementwise import steps
+from fastmlp.kernels.elementwise import dropout, steps
 from fastmlp.kernels.elementwise.column_sums import column_sums
-from fastmlp.kernels.elementwise.dropout import drop_units
 from fastmlp.kernels.elementwise.losses import output_loss
 from fastmlp.kernels.elementwise.softmax import softmax_of_rows
 from fastmlp.kernels.elementwise.totals import add_penalty_gradient, penalty_of, squares_of
@@ -29,7 +24,6 @@ from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
-from fastmlp.kernels.variants.baseline import layer_word
 
 
 def affine(x, w, b, scratch, out):
@@ -88,10 +82,9 @@ def activate_gradient(code, z, a, delta):
         deltas[i] = activation_backward(code, deltas[i], logits[i], outputs[i])
 
 
-def drop(key, step, layer, first, p, a, out):
+def drop_units(word, first, threshold, scale, a, out):
     """As baseline, by whole vectors."""
-    threshold, scale = np.uint32(p * 4294967296.0), a.dtype.type(1.0 / (1.0 - p))
-    drop_units(layer_word(key, step, layer), first, threshold, scale, a, out)
+    dropout.drop_units(word, first, threshold, scale, a, out)
 
 
 def penalty(l1, l2, w):
@@ -104,12 +97,9 @@ def penalty_gradient(l1, l2, w, dw):
     add_penalty_gradient(w.dtype.type(l1), w.dtype.type(l2), w, dw)
 
 
-def clip(clip_norm, gradients):
+def sum_of_squares(numbers):
     """As baseline, by whole vectors."""
-    scale = clip_norm / (math.sqrt(squares_of(gradients)) + 1e-6)
-    if scale < 1.0:
-        for i in range(len(gradients)):
-            gradients[i] *= gradients.dtype.type(scale)
+    return squares_of(numbers)
 
 
 def apply_rule(code, rate, constants, t, g, p, first, second):
@@ -130,12 +120,12 @@ VARIANT = Variant(
         "input_gradient": input_gradient,
         "apply_rule": apply_rule,
         "bias_gradient": bias_gradient,
-        "clip": clip,
-        "drop": drop,
+        "drop_units": drop_units,
         "output_loss": output_loss,
         "penalty": penalty,
         "penalty_gradient": penalty_gradient,
         "softmax": softmax,
+        "sum_of_squares": sum_of_squares,
     },
     *OWN["tiled"],
 )
