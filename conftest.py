@@ -72,23 +72,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return super()._split_scope(nodeid).partition("::")[0]
 
     few = config.getoption("dist") == "loadgroup" and (config.getoption("numprocesses") or 0) <= FEW
+    if few:
+        config.option.loadscopereorder = False  # or files of one test, the longest ones, would come last
     return ByFile(config, log) if few else None
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Leave benchmarks/ out of `pytest .`; pytest does not ask about paths that it was given."""
+    """Leave benchmarks/ out of `pytest .`; pytest does not offer paths that it was given."""
     benchmarks = config.rootpath / "benchmarks"
     return True if collection_path == benchmarks and not config.getoption("benchmark_only") else None
 
 
 @pytest.fixture
-def told(request: pytest.FixtureRequest) -> Callable[[str], None]:
+def report_figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Return what prints a figure that a test has reached, past pytest's capture."""
-    return lambda figure: request.node.user_properties.append(("told", figure))
+    return lambda figure: request.node.user_properties.append(("figure", figure))
 
 
 class Figures:
-    """Prints what tests have told, in whichever process they ran."""
+    """Prints the figures that tests report, in whichever process they ran."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
@@ -97,6 +99,6 @@ class Figures:
         """Print the figures of a test that has run."""
         terminal = self._config.pluginmanager.get_plugin("terminalreporter")
         for name, figure in report.user_properties:
-            if name == "told" and report.when == "call" and terminal is not None:
+            if name == "figure" and report.when == "call" and terminal is not None:
                 terminal.ensure_newline()
                 terminal.write_line(f"{report.nodeid.rpartition('::')[2]}: {figure}")

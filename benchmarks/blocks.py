@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
 import tempfile
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 import fastmlp
+from fastmlp.lab.timing import CLOCKS, in_alternation, once
 
 WORKS = {
     "784-128-10 batch 128": ([784, 128, 10], 128),
@@ -46,16 +46,18 @@ def own():
     return int(found[1]) << 10
 
 
-def train(work, X, y, scale, threads):
-    """Return the seconds of an epoch, checks of the data included, and the growth of own memory."""
+def train(work, X, y, scale, threads, grown):
+    """Return the seconds of an epoch, checks of the data included; append the growth of own memory."""
     sizes, batch = WORKS[work]
     network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy", input_scale=scale)
-    own_memory, before, began = Own(), own(), time.perf_counter()
-    fastmlp.fit(
-        network, X, y, epochs=EPOCHS, batch_size=batch, seed=0, dtype="float32", threads=threads,
+    own_memory, before = Own(), own()
+    call = partial(
+        fastmlp.fit, network, X, y, epochs=EPOCHS, batch_size=batch, seed=0, dtype="float32", threads=threads,
         optimizer=fastmlp.SGD(0.01), callbacks=[own_memory], progress=False,
     )  # fmt: skip
-    return (time.perf_counter() - began) / EPOCHS, own_memory.most - before
+    seconds = once(call, CLOCKS["wall"])
+    grown.append(own_memory.most - before)
+    return seconds / EPOCHS
 
 
 def main():
@@ -90,18 +92,19 @@ def main():
         }
         print(f"{'':26} {'us a row':>9} {'of memory':>10} {'own MiB':>8}")
         for work in WORKS:
-            found = {name: [] for name in given}
-            for _ in range(options.repeats + 1):
-                for name, (rows, scale) in given.items():
-                    y = None if callable(rows) else labels
-                    found[name].append(train(work, rows, y, scale, options.threads))
+            grown = {name: [] for name in given}
+            calls = {
+                name: partial(
+                    train, work, rows, None if callable(rows) else labels, scale, options.threads, grown[name]
+                )
+                for name, (rows, scale) in given.items()
+            }
             print(work)
-            for name, taken in found.items():
-                seconds, memory = zip(*taken[1:], strict=True)  # the first compiles, or loads
-                base = [of for of, _ in found["in memory"][1:]]
-                ratio = statistics.median(one / of for one, of in zip(seconds, base, strict=True))
-                row = statistics.median(seconds) / options.rows * 1e6
-                print(f"  {name:24} {row:9.2f} {ratio:10.2f} {max(memory) / 2**20:8.0f}")
+            times = in_alternation(calls, least=options.repeats)
+            for name, time in times.items():
+                ratio = time.median / times["in memory"].median
+                memory = max(grown[name][1:]) / 2**20  # the first compiles, or loads
+                print(f"  {name:24} {time.median / options.rows * 1e6:9.2f} {ratio:10.2f} {memory:8.0f}")
 
 
 def large(dtype, gigabytes, threads, directory):
@@ -117,12 +120,12 @@ def large(dtype, gigabytes, threads, directory):
         del piece
         X = np.memmap(Path(place) / "rows", dtype, "r", shape=(rows, 784))
         network = fastmlp.Network([784, 128, 10], "relu", "softmax", "cross_entropy", input_scale=scale)
-        watch, before, began = Own(), own(), time.perf_counter()
-        fastmlp.fit(
-            network, X, rng.integers(0, 10, rows, np.int8), epochs=1, batch_size=128, seed=0, dtype="float32",
-            threads=threads, window=10_000, callbacks=[watch], progress=False,
+        watch, before = Own(), own()
+        call = partial(
+            fastmlp.fit, network, X, rng.integers(0, 10, rows, np.int8), epochs=1, batch_size=128, seed=0,
+            dtype="float32", threads=threads, window=10_000, callbacks=[watch], progress=False,
         )  # fmt: skip
-        seconds = time.perf_counter() - began
+        seconds = once(call, CLOCKS["wall"])
     print(
         f"{X.nbytes / 1e9:.1f} GB of {dtype}, {rows / 1e6:.1f} million rows, 784-128-10 with Adam: "
         f"{seconds:.0f} s, {seconds / rows * 1e6:.2f} us a row, {watch.most / 2**20:.0f} MiB own memory, "

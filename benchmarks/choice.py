@@ -1,26 +1,25 @@
 """Whether backend="auto" takes the fastest: python -m benchmarks.choice.
 
-Trains the works of `benchmarks.peers.works` with every compiled backend, interleaved, in float32 and
+Trains the chains of `benchmarks.peers.works` with every compiled backend, interleaved, in float32 and
 float64, and compares what "auto" chose with the best. The exit status is 1 if anywhere it is more than
 15 % slower.
 """
 
 import argparse
 import sys
-import time
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from fastmlp.backend import registry
 from fastmlp.backend.choice import choose
+from fastmlp.lab.timing import CLOCKS, StepsTimer, in_alternation, once
 from fastmlp.system.budget import blas_threads
 
 from .peers.choice import epochs_for
-from .peers.fastmlp_peer import fit, network_of, optimizer_of
-from .peers.works import WORKS, make_data
+from .peers.works import CHAINS
 from .pinning import allowed
-from .stopwatch import Stopwatch
 
 ALLOWED = 1.15
 """Times the best's time that auto's choice may take."""
@@ -38,7 +37,7 @@ CALLS = 2000
 def main():
     options = _options()
     off = []
-    for work in WORKS:
+    for work in CHAINS:
         for dtype in options.dtype.split(","):
             if options.only not in work.name or work.kind == "start" or work.dtype != "float32":
                 continue  # the float64 work is its float32 twin's other dtype
@@ -63,7 +62,7 @@ def judge(work, rounds):
     """Time all backends on the work and print them; return whether auto's choice is good enough."""
     turn_of = predict_turn if work.kind == "predict" else train_turn
     # Without the number of steps: what it takes for a training that repays a compilation.
-    described = network_of(work), optimizer_of(work), work.batch, np.dtype(work.dtype), work.threads
+    described = work.network, work.optimizer, work.batch, np.dtype(work.dtype), work.threads
     chosen = choose("auto", *described).name
     turns, hopeless = {chosen: turn_of(work, chosen)}, {}
     first = turns[chosen]()
@@ -76,12 +75,12 @@ def judge(work, rounds):
             else:
                 hopeless[name] = took / first
     best = dict.fromkeys(turns, float("inf"))
-    for done in range(3 * rounds):
+    for _ in range(3):
         # Least times only fall: what looks off after the rounds gets as many twice more before it is said.
-        if done >= rounds and done % rounds == 0 and best[chosen] <= ALLOWED * min(best.values()):
+        times = in_alternation(turns, least=rounds)
+        best = {name: min(least, times[name].best) for name, least in best.items()}
+        if best[chosen] <= ALLOWED * min(best.values()):
             break
-        for name, turn in turns.items():
-            best[name] = min(best[name], turn())
     ratio = best[chosen] / min(best.values())
     print(f"{work.name} {work.dtype}: auto takes {chosen}, {ratio:.2f} times the best", end="")
     print("" if ratio <= ALLOWED else "  <-- too slow")
@@ -98,12 +97,12 @@ def train_turn(work, backend):
     # Enough rows for a turn, so that no time goes into checking the rest.
     steps = max(1, min(work.steps, int(TURN_SECONDS * 5e10 / work.flops)))
     work = replace(work, rows=steps * work.batch)
-    X, y = make_data(work)
+    data = work.data()
 
     def seconds_of(epochs):
-        stopwatch = Stopwatch()
+        stopwatch = StepsTimer()
         options = {"shuffle": not work.full_batch, "callbacks": [stopwatch]}
-        fit(work, X, y, epochs=epochs, threads=work.threads, backend=backend, **options)
+        work.fit(data, epochs=epochs, threads=work.threads, backend=backend, **options)
         return stopwatch.seconds
 
     epochs = epochs_for(seconds_of, work, TURN_SECONDS)
@@ -112,18 +111,13 @@ def train_turn(work, backend):
 
 def predict_turn(work, backend):
     """Return a function that predicts one row again and again and returns the least seconds of a call."""
-    x, y = make_data(work)
-    predict = fit(work, x, y, epochs=0, threads=work.threads, backend=backend).predict
+    x, _ = data = work.data()
+    predict = work.fit(data, epochs=0, threads=work.threads, backend=backend).predict
     predict(x)
 
     def turn():
-        took = []
         with blas_threads(work.threads):
-            for _ in range(CALLS):
-                began = time.perf_counter_ns()
-                predict(x)
-                took.append(time.perf_counter_ns() - began)
-        return min(took) / 1e9
+            return min(once(partial(predict, x), CLOCKS["wall"]) for _ in range(CALLS))
 
     return turn
 

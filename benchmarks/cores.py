@@ -9,20 +9,21 @@ import argparse
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numba
 import numpy as np
 
 import fastmlp
+from fastmlp.kernels.estimates import fused_seconds
 from fastmlp.kernels.estimates import workers as workers_of
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import wait
 from fastmlp.kernels.program.records import BARRIER, FAN_IN, SLICE_ROWS
 from fastmlp.kernels.variant import Work
+from fastmlp.lab.timing import CLOCKS, StepsTimer, in_alternation, once
 from fastmlp.system import parts
-
-from .stopwatch import Stopwatch
 
 CORES = (2, 8, 32, 96)
 
@@ -114,11 +115,90 @@ def flat(workers, machine):
 
 
 def grouped(workers, machine):
-    """As it is: the workers of a group, then one of each group; only the latter cross sockets."""
+    """The barrier as it is: the workers of a group, then one of each group; only the latter cross sockets."""
     if workers <= FAN_IN:
         return flat(workers, machine)
     far = 1 if workers <= SOCKET else FAR
     return (FAN_IN + -(-workers // FAN_IN) * far) * machine.transfer
+
+
+# --- simulated ----------------------------------------------------------------------------------------
+
+TYPICAL = Machine(1.45e-7, 1e10)
+"""What docs/many-cores.md assumes of a machine that is not at hand."""
+
+SPREAD, STEPS = 0.05, 200
+"""By how much a worker's share takes longer, as one standard deviation of its time; steps to simulate."""
+
+PAYS = 0.8
+"""Twice as many threads pay where a step takes at most this part of its time."""
+
+SIZES = {
+    (64, 64, 10): (32, 128, 1024), (784, 128, 10): (32, 128, 1024), (28, 256, 256, 2): (128, 1024, 4096),
+    (1024, 1024, 1024, 10): (128, 1024, 4096),
+}  # fmt: skip
+"""Networks and the rows of their batches, of which the page says how many threads pay."""
+
+
+def meeting(arrivals, machine):
+    """Return when workers (n,) leave a barrier: a line goes from one to the next, to arrive and to leave."""
+    half = machine.transfer / 2
+    if len(arrivals) <= FAN_IN:
+        return _last(arrivals, half) + half * np.arange(1, len(arrivals) + 1)
+    far = half * (1 if len(arrivals) <= SOCKET else FAR)
+    groups = [arrivals[at : at + FAN_IN] for at in range(0, len(arrivals), FAN_IN)]
+    opened = _last(np.array([_last(group, half) for group in groups]), far)
+    return np.concatenate(
+        [
+            opened + far * number + half * np.arange(1, len(group) + 1)
+            for number, group in enumerate(groups, 1)
+        ]
+    )
+
+
+def _last(arrivals, line):
+    """When the last of some workers has arrived at one place: each takes a line from the one before."""
+    done = 0.0
+    for arrival in np.sort(arrivals):
+        done = max(done, arrival) + line
+    return done
+
+
+def simulated(step, workers, machine, spread=SPREAD):
+    """Return the seconds of a step of so many workers, each of which takes its own time for its share."""
+    phases = step.by_rows(workers), step.by_weights(workers)
+    longer = max(1.0, step.streaming(workers, machine) / sum(phases))
+    if workers == 1:
+        return longer * sum(phases)
+    rng, now = np.random.default_rng(0), np.zeros(workers)
+    for _ in range(STEPS):
+        for phase in phases:
+            spreads = 1 + spread * np.abs(rng.standard_normal(workers))
+            now = meeting(now + longer * phase * spreads, machine)
+    return now.max() / STEPS
+
+
+def paying(step, machine):
+    """Return the threads, a power of 2, up to which twice as many always paid; by `simulated`."""
+    threads = 1
+    while threads < 64 and simulated(step, 2 * threads, machine) <= PAYS * simulated(step, threads, machine):
+        threads *= 2
+    return threads
+
+
+def predictions(machine=TYPICAL):
+    """Return the table of what 2 to 64 threads gain, and how many pay."""
+    counts = [2, 4, 8, 16, 32, 64]
+    lines = ["| network | rows | us, one thread | " + " | ".join(map(str, counts)) + " | pay |"]
+    lines.append("|" + "---|" * (4 + len(counts)))
+    for sizes, batches in SIZES.items():
+        for rows in batches:
+            step = Step(sizes, rows, 0, fused_seconds(Work(sizes, rows, 4, 1)))
+            gains = [step.alone / simulated(step, count, machine) for count in counts]
+            cells = " | ".join(f"{gain:.1f}" for gain in gains)
+            name = "-".join(map(str, sizes))
+            lines.append(f"| {name} | {rows} | {step.alone * 1e6:.0f} | {cells} | {paying(step, machine)} |")
+    return lines
 
 
 # --- what is measured ---------------------------------------------------------------------------------
@@ -133,8 +213,8 @@ def meet(barrier, worker, workers, times):
 
 def barrier_seconds(workers, times=2000, turns=200):
     """Return the least time of a barrier of so many threads."""
-    best = float("inf")
-    for _ in range(turns):
+
+    def turn():
         barrier, began = np.zeros(BARRIER, np.int64), [0.0] * workers
 
         def enter(worker, barrier=barrier, began=began):
@@ -147,23 +227,20 @@ def barrier_seconds(workers, times=2000, turns=200):
             thread.start()
         for thread in threads:
             thread.join()
-        best = min(best, (time.perf_counter() - max(began)) / times)
-    return best
+        return (time.perf_counter() - max(began)) / times
+
+    return in_alternation({workers: turn}, least=turns)[workers].best
 
 
 def copying(threads, size=1 << 26, turns=7):
     """Return the bytes a second, read and written, of copying by so many threads."""
     source, target = np.ones((2, size // 4), np.float32)
-    best = float("inf")
-    for _ in range(turns):
-        began = time.perf_counter()
-        parts.copy([source], [target], threads)
-        best = min(best, time.perf_counter() - began)
-    return 2 * size / best
+    call = partial(once, partial(parts.copy, [source], [target], threads), CLOCKS["wall"])
+    return 2 * size / in_alternation({threads: call}, least=turns)[threads].best
 
 
-def step_seconds(work, threads, seconds):
-    """Return the least time of a step, over whole trainings for so many seconds."""
+def step_seconds(work, counts, seconds):
+    """Return the least time of a step on each number of threads, over trainings for so many seconds each."""
     sizes, rows, optimizer = work
     rng = np.random.default_rng(0)
     X = rng.standard_normal((4 * rows, sizes[0]), np.float32)
@@ -171,24 +248,28 @@ def step_seconds(work, threads, seconds):
     network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
     flops = 6 * rows * sum(a * b for a, b in pairwise(sizes))
     epochs = max(1, int(0.005 / (4 * flops / 1e11)))  # short turns: some of them nobody disturbs
-    best, turns, end = float("inf"), 0, float("inf")
-    while turns < 3 or time.perf_counter() < end:
-        watch = Stopwatch()
+
+    def turn(threads):
+        watch = StepsTimer()
         fastmlp.fit(
             network, X, y, optimizer=optimizer, epochs=epochs, batch_size=rows, seed=0, threads=threads,
             backend="fused", callbacks=[watch], progress=False,
         )  # fmt: skip
-        best, turns = min(best, watch.seconds / (4 * epochs)), turns + 1
-        if turns == 1:  # it loaded machine code
-            end = time.perf_counter() + seconds
-    return best
+        return watch.seconds / (4 * epochs)
+
+    times = in_alternation({threads: partial(turn, threads) for threads in counts}, seconds, least=3)
+    return [time.best for time in times.values()]
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cores", description=__doc__)
     parser.add_argument("--seconds", type=float, default=1.5, help="for each work and number of threads")
     parser.add_argument("--only", default="", help="works whose name holds this")
-    seconds, only = vars(parser.parse_args()).values()
+    parser.add_argument("--simulated", action="store_true", help="measure nothing: which threads would pay")
+    seconds, only, measures_nothing = vars(parser.parse_args()).values()
+    if measures_nothing:
+        print("\n".join(predictions()))
+        return
     pair = barrier_seconds(2)
     machine = Machine(pair / 2, copying(1))
     print(
@@ -205,7 +286,7 @@ def main():
         if only not in name:
             continue
         sizes, rows, optimizer = work
-        alone, two = (step_seconds(work, threads, seconds) for threads in (1, 2))
+        alone, two = step_seconds(work, (1, 2), seconds)
         step = Step(sizes, rows, optimizer.moment_rows, alone)
         cells = []
         for cores in CORES:

@@ -15,7 +15,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,7 @@ from typing import Any
 import numpy as np
 
 import fastmlp
-
-from .stopwatch import Stopwatch
+from fastmlp.lab.timing import CLOCKS, StepsTimer, once
 
 NETWORKS = {
     "digits 64-256-10 b32": ((64, 256, 10), 32),
@@ -38,7 +36,7 @@ LARGE = {
     "784-512-512-10 b512": ((784, 512, 512, 10), 512),
     "1024-2048-2048-10 b512": ((1024, 2048, 2048, 10), 512),
 }
-"""The same of networks whose gradient is summed in pieces while it is formed."""
+"""Networks whose gradient is summed in pieces while it is formed."""
 
 BYTES = [8, 1 << 10, 1 << 13, 1 << 16, 1 << 18, 1 << 20, 1 << 22, 1 << 24]
 
@@ -76,8 +74,8 @@ def main() -> None:
 
 def measured(ranks: int, threads: int, *more: str) -> dict[str, dict[str, float]]:
     """Return the figures of so many ranks: seconds by network, and by bytes."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    found = str(beside) if beside.exists() else shutil.which("mpiexec")
+    own = Path(sys.executable).with_name("mpiexec")
+    found = str(own) if own.exists() else shutil.which("mpiexec")
     mpiexec = shlex.split(os.environ.get("MPIEXEC") or found or "")
     if not mpiexec:
         sys.exit("there is no mpiexec; pip install mpi4py mpich")
@@ -139,21 +137,18 @@ def step(name: str, ranks: Any, communicator: Any, threads: int, steps: int = ST
     X = rng.standard_normal((steps * batch, sizes[0]), np.float32)
     rows, targets = fastmlp.shard(ranks, X, rng.integers(0, sizes[-1], len(X)))
     network = fastmlp.Network(sizes, output="softmax", loss="cross_entropy")
-    stopwatch = Stopwatch()
+    timer = StepsTimer()
     fastmlp.fit(
         network, rows, targets, epochs=EPOCHS, batch_size=batch, seed=0, backend="fused", threads=threads,
-        progress=False, communicator=communicator, callbacks=[stopwatch],
+        progress=False, communicator=communicator, callbacks=[timer],
     )  # fmt: skip
-    return stopwatch.seconds / steps / EPOCHS
+    return timer.seconds / steps / EPOCHS
 
 
 def allreduce(communicator: Any, size: int) -> float:
     """Return the seconds of an all-reduce of so many bytes, of many in a row."""
     array, times = np.zeros(size // 4, np.float32), max(3, min(200, (1 << 24) // size))
-    began = time.perf_counter()
-    for _ in range(times):
-        communicator.allreduce(array)
-    return (time.perf_counter() - began) / times
+    return once(lambda: [communicator.allreduce(array) for _ in range(times)], CLOCKS["wall"]) / times
 
 
 def least(ranks: Any, measure: Callable[[], float]) -> float:

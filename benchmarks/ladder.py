@@ -5,7 +5,7 @@ turns, and a step's time is the least of whole trainings, by the CPU's clock.
 """
 
 import argparse
-import time
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from fastmlp.backend import registry
 from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
 from fastmlp.lab import machine, peak
+from fastmlp.lab.timing import CLOCKS, in_alternation, once, repeats_for
 
 from .peers.page import number
 from .table import write_between
@@ -70,15 +71,13 @@ def table(rounds):
 def microseconds(climb, rounds):
     """Microseconds of a step by the rung's name, the slowest rung first."""
     times = {"Python's loops": interpreted(climb)}
-    trainings = {name: Training(climb, name) for name in fastmlp.backends() if name in SHIPPED}
-    for _ in range(rounds):
-        for name, training in trainings.items():
-            times[name] = min(times.get(name, np.inf), training.step())
+    steps = {name: step_of(climb, name) for name in fastmlp.backends() if name in SHIPPED}
+    times |= {name: time.best for name, time in in_alternation(steps, least=rounds).items()}
     of_all = Work(climb.sizes, climb.batch, 4, 1).flops / (peak.prepare("float32", 1)(0.5)[1] * 1e9)
     return {name: 1e6 * seconds for name, seconds in {**times, "the limit": of_all}.items()}
 
 
-SHIPPED = ("reference", *registry._own())
+SHIPPED = ("reference", *registry.shipped())
 """The backends that are shipped."""
 
 
@@ -91,52 +90,26 @@ def interpreted(climb):
     draw = lambda *shape: rng.standard_normal(shape, np.float32)  # noqa: E731
     for layer, (n_in, n_out) in enumerate(zip(climb.sizes, climb.sizes[1:], strict=False)):
         x, w, b, out = draw(rows, n_in), draw(n_in, n_out), draw(n_out), draw(rows, n_out)
-        began = time.process_time()
-        baseline.affine(x, w, b, None, out)
-        baseline.weight_gradient(x, out, None, w)
-        if layer:
-            baseline.input_gradient(out, w, None, x)
-        seconds += time.process_time() - began
+        products = [partial(baseline.affine, x, w, b, None, out)]
+        products.append(partial(baseline.weight_gradient, x, out, None, w))
+        products += [partial(baseline.input_gradient, out, w, None, x)] * (layer > 0)
+        seconds += sum(once(product, CLOCKS["cpu"]) for product in products)
     return seconds * climb.batch / rows
 
 
-class Training:
-    """A training by one backend, long enough to be timed."""
-
-    def __init__(self, climb, backend):
-        rng = np.random.default_rng(0)
-        self.climb, self.backend, self.epochs = climb, backend, 1
-        self.X = rng.standard_normal((climb.rows, climb.sizes[0]), np.float32)
-        self.y = rng.integers(0, climb.sizes[-1], climb.rows)
-        several = climb.sizes[-1] > 1
-        output, loss = ("softmax", "cross_entropy") if several else ("sigmoid", "mse")
-        self.network = fastmlp.Network(climb.sizes, output=output, loss=loss)
-        self.step()  # compiles
-        while self.epochs * self.steps * self.step() < LEAST_SECONDS:
-            self.epochs *= 2
-
-    @property
-    def steps(self):
-        """Of an epoch."""
-        return -(-self.climb.rows // self.climb.batch)
-
-    def step(self):
-        """Seconds of a step, of one training."""
-        began = time.process_time()
-        fastmlp.fit(
-            self.network,
-            self.X,
-            self.y,
-            optimizer=self.climb.optimizer,
-            epochs=self.epochs,
-            batch_size=self.climb.batch,
-            seed=0,
-            progress=False,
-            backend=self.backend,
-            threads=1,
-            dtype=np.float32,
-        )
-        return (time.process_time() - began) / (self.epochs * self.steps)
+def step_of(climb, backend):
+    """Return a function that gives the seconds of a step, of a training long enough to be timed."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((climb.rows, climb.sizes[0]), np.float32)
+    y = rng.integers(0, climb.sizes[-1], climb.rows)
+    output, loss = ("softmax", "cross_entropy") if climb.sizes[-1] > 1 else ("sigmoid", "mse")
+    train = partial(
+        fastmlp.fit, fastmlp.Network(climb.sizes, output=output, loss=loss), X, y, optimizer=climb.optimizer,
+        batch_size=climb.batch, seed=0, progress=False, backend=backend, threads=1, dtype=np.float32,
+    )  # fmt: skip
+    epochs = repeats_for(lambda epochs: train(epochs=epochs), LEAST_SECONDS)
+    steps = epochs * -(-climb.rows // climb.batch)
+    return lambda: once(partial(train, epochs=epochs), CLOCKS["cpu"]) / steps
 
 
 if __name__ == "__main__":

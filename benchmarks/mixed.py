@@ -6,6 +6,7 @@ Steps with dtype="bfloat16" by each instruction that the processor has, and in f
 
 import argparse
 import time
+from functools import partial
 
 import numpy as np
 from sklearn.datasets import load_digits
@@ -13,6 +14,7 @@ from sklearn.datasets import load_digits
 import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.mixed.processor import WHY_NOT
+from fastmlp.lab.timing import in_alternation
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
@@ -41,19 +43,17 @@ def main():
     for sizes, rows, optimizer in WORKS:
         names = ["fused", "packed", *possible]
         steps = [steps_of(registry.get(name), sizes, rows, optimizer) for name in names]
-        least = dict.fromkeys(names, np.inf)
-        counts = {
-            name: max(1, round(TURN_SECONDS / take(2))) for name, take in zip(names, steps, strict=True)
+        calls = {
+            name: partial(take, max(1, round(TURN_SECONDS / take(2))))
+            for name, take in zip(names, steps, strict=True)
         }
-        for _ in range(options.rounds):
-            for name, take in zip(names, steps, strict=True):
-                least[name] = min(least[name], take(counts[name]))
+        least = {name: taken.best for name, taken in in_alternation(calls, least=options.rounds).items()}
         single = min(least.pop("fused"), least.pop("packed"))
         found = [f"{name} {1e6 * t:.0f} us, {single / t:.2f} times as fast" for name, t in least.items()]
         work = f"{'-'.join(map(str, sizes))}, {rows} rows, {type(optimizer).__name__}"
         print(f"{work}: float32 {1e6 * single:.0f} us; {'; '.join(found)}", flush=True)
     for dtype in ("float32", "bfloat16")[: 1 + bool(possible)]:
-        scores = [told_apart(dtype, seed) for seed in SEEDS]
+        scores = [distinguished(dtype, seed) for seed in SEEDS]
         print(f"digits, 64-128-64-10, {dtype}: {np.mean(scores):.2%} of held-out rows, {len(scores)} seeds")
 
 
@@ -63,7 +63,7 @@ def steps_of(backend, sizes, rows, optimizer):
     count = 2 * rows
     labels = np.eye(sizes[-1], dtype=np.float32)[rng.integers(0, sizes[-1], count)]
     data = Data(rng.random((count, sizes[0]), np.float32), labels, np.ones(count, np.float32))
-    state = initial_state(0.05 * rng.standard_normal(parameter_count(sizes), np.float32))
+    state = initial_state(0.05 * rng.standard_normal(parameter_count(fastmlp.Network(sizes)), np.float32))
     order = rng.permutation(count)
 
     def take(steps):
@@ -78,7 +78,7 @@ def steps_of(backend, sizes, rows, optimizer):
     return take
 
 
-def told_apart(dtype, seed):
+def distinguished(dtype, seed):
     """Return the share of held-out digits that a network tells after 30 epochs."""
     digits = load_digits()
     X, y = (digits.data / 16).astype(np.float32), digits.target

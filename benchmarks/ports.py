@@ -1,21 +1,17 @@
 """How much of the FMA ports register tiles use, predicted and measured: python -m benchmarks.ports [PART ..].
 
-tiles: what llvm-mca says of each tile's inner loop on three kinds of processors, against the bound of their
+tiles: what llvm-mca says of each tile's inner loop on x86 and ARM processors, against the bound of their
 ports. It is compiled for each of them, so that a machine that is not at hand can be tuned for. LLVM's tools
-are needed. hot: this machine's tiles on operands in L1, in L2 and beyond, by depth. edges: whole products by
-width and depth. Shares are of what independent multiply-adds in registers reach, by turns, on one core.
-"lanes" is the share of their vectors that so many columns fill.
+are needed; `--cpus` chooses among the processors. llvm-mca knows apple-m1 by an older processor's model, so
+its instructions are counted. hot: this machine's tiles on operands in L1, in L2 and beyond, by depth. edges:
+whole products by width and depth. Shares are of what independent multiply-adds in registers reach, by turns,
+on one core. "lanes" is the share of their vectors that so many columns fill.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
-import os
-import re
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -24,30 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.predicted_tiles import CPUS, Tile, heading, predicted, row, tiles
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.lab import assembly
 from fastmlp.lab.timing import in_alternation, once
 from fastmlp.model.layout import aligned
-
-AVX2 = "+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma"
-AVX512 = f"{AVX2},+f16c,+avx512f,+avx512vl,+avx512dq,+avx512bw"
-
-
-class Kind(NamedTuple):
-    """A kind of processor: LLVM's names of its features; vectors, of the width that tiles have there, that it
-    multiplies and adds, and loads, in a cycle."""
-
-    features: str
-    fmas: int
-    loads: int
-
-
-CPUS = {"znver3": Kind(AVX2, 2, 2), "znver4": Kind(AVX512, 1, 2), "skylake-avx512": Kind(AVX512, 2, 2)}
-
-STORE = re.compile(r"vmov[au]p[sd]\s+%[xyz]mm\d+, .*\(")
-
-LATENCY = 4
-"""Cycles from a multiply-add to the next of its chain, on all of them."""
 
 DEPTHS = 32, 64, 128, 256, 784, 2048
 WIDTHS = 128, 112, 100, 96, 64, 48
@@ -60,106 +36,6 @@ VECTOR_BYTES = host().vector_bytes
 
 WINDOW = 2e-4
 """Seconds of one measurement: short enough that a share is of the clock of its moment."""
-
-
-class Tile(NamedTuple):
-    """A register tile: its kind, `microkernel.KINDS`, rows, and vectors across."""
-
-    kind: str
-    rows: int
-    vectors: int
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.rows}x{self.vectors}"
-
-
-def tiles() -> list[Tile]:
-    """Return the tiles that are compiled for this process's machine."""
-    from fastmlp.kernels.gemm import microkernel
-
-    return [
-        Tile(kind, rows, vectors)
-        for kind, tiles in microkernel.ALL_TILES.items()
-        for vectors, heights in enumerate(tiles.shapes, 1)
-        for rows in heights
-    ]
-
-
-# --- predicted --------------------------------------------------------------------------------------
-
-
-def tell_assembly() -> None:
-    """Print the assembly of every tile, in float32, as JSON."""
-    from numba import types
-
-    from fastmlp.kernels.gemm import microkernel
-    from fastmlp.kernels.jit.lazy import assembly_of_piece
-
-    taken, told = microkernel.taken_by(types.float32), []
-    for tile in tiles():
-        made = microkernel.ALL_TILES[tile.kind]
-        code = str(made.code(tile.rows, tile.vectors, True))
-        told.append([tile, assembly_of_piece(made.name, taken, code)])
-    print(json.dumps(told))
-
-
-def loops_for(cpu: str) -> dict[Tile, assembly.Loop]:
-    """Return the inner loop of every tile for a processor, compiled by a process of its own."""
-    environment = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": CPUS[cpu].features, "FASTMLP_CACHE": "0"}
-    command = [sys.executable, "-m", "benchmarks.ports", "--assembly"]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
-    found = {}
-    for tile, text in json.loads(done.stdout):
-        loops = assembly.loops_of("tile", text.splitlines(), "asm")
-        # A loop over tiles of a depth of 0 multiplies too, where it ends them.
-        found[Tile(*tile)] = max((loop for loop in loops if not stores(loop)), key=multiply_adds)
-    return found
-
-
-def multiply_adds(loop: assembly.Loop) -> int:
-    """Return how many multiply-adds of vectors a loop in assembly has."""
-    return sum("vfmadd" in line for line in loop.lines)
-
-
-def stores(loop: assembly.Loop) -> bool:
-    """Return whether a loop in assembly stores vectors, but on the stack."""
-    return any(STORE.search(line) and "%rsp" not in line for line in loop.lines)
-
-
-def bound(tile: Tile, kind: Kind) -> float:
-    """Return the cycles that a round of k takes at least: its multiply-adds, its loads, or one's latency."""
-    return max(tile.rows * tile.vectors / kind.fmas, (tile.rows + tile.vectors) / kind.loads, LATENCY)
-
-
-def predicted() -> list[str]:
-    """Return the table of what llvm-mca predicts."""
-    if assembly.tool() is None:
-        return [f"llvm-mca is not installed, so nothing is predicted: {assembly.WHERE}"]
-    lines = [
-        "cycles of a round of k by llvm-mca, at least by the ports, and how many times that",
-        heading("tile", *CPUS),
-    ]
-    cells: dict[Tile, dict[str, str]] = {}
-    for cpu, kind in CPUS.items():
-        for tile, loop in loops_for(cpu).items():
-            # LLVM has written out several rounds where a tile is small.
-            rounds = multiply_adds(loop) / (tile.rows * tile.vectors)
-            taken, least = assembly.cycles(loop, cpu) / rounds, bound(tile, kind)
-            cells.setdefault(tile, {})[cpu] = f"{taken:.2f} / {least:g} = {taken / least:.2f}"
-    return [*lines, *(row(tile, *(found.get(cpu, "") for cpu in CPUS)) for tile, found in cells.items())]
-
-
-def heading(*names: str) -> str:
-    """Return the first two lines of a table."""
-    return f"{row(*names)}\n|{'---|' * len(names)}"
-
-
-def row(*cells: object) -> str:
-    """Return a line of a table."""
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-# --- measured ---------------------------------------------------------------------------------------
 
 
 class Work(NamedTuple):
@@ -317,10 +193,10 @@ def measured_products(seconds: float) -> list[str]:
     ]
 
 
-PARTS: dict[str, Callable[[float], list[str]]] = {
-    "tiles": lambda seconds: predicted(),
-    "hot": measured_tiles,
-    "edges": measured_products,
+PARTS: dict[str, Callable[[argparse.Namespace], list[str]]] = {
+    "tiles": lambda options: predicted(options.cpus),
+    "hot": lambda options: measured_tiles(options.seconds),
+    "edges": lambda options: measured_products(options.seconds),
 }
 
 
@@ -329,15 +205,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ports", description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all")
     parser.add_argument("--seconds", type=float, default=0.05, help="for each measurement; default 0.05")
-    parser.add_argument("--assembly", action="store_true", help=argparse.SUPPRESS)
+    cpus = f"of {', '.join(CPUS)}; default: all"
+    parser.add_argument("--cpus", nargs="+", choices=CPUS, default=[*CPUS], metavar="CPU", help=cpus)
     options = parser.parse_args()
     if unknown := [part for part in options.parts if part not in PARTS]:
         parser.error(f"unknown part {unknown[0]!r}; choose from: {', '.join(PARTS)}")
-    if options.assembly:
-        tell_assembly()
-        return
     for part in options.parts or PARTS:
-        print("\n".join(PARTS[part](options.seconds)), end="\n\n", flush=True)
+        print("\n".join(PARTS[part](options)), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":

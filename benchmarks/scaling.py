@@ -12,6 +12,7 @@ import math
 import re
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from fastmlp.backend import registry
 from fastmlp.distributed.steps import MOST_PIECES, PIECE_BYTES
 from fastmlp.kernels.estimates import workers as workers_of
 from fastmlp.kernels.variant import Work
+from fastmlp.lab.timing import CLOCKS, StepsTimer, in_alternation, once
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.state import initial_state
@@ -31,7 +33,7 @@ from .cores import MOST_BANDWIDTH, WORKS, Machine, Step, grouped
 NODES = tuple(2**power for power in range(11))
 
 NODE_CORES = 32
-"""Of a node; each as fast as the one measured. How a step is shared among them says benchmarks.cores."""
+"""Cores of a node; each is as fast as the one measured. benchmarks.cores says how they share a step."""
 
 CORE = Machine(transfer=60e-9, bandwidth=10e9)
 
@@ -39,7 +41,7 @@ SPREAD = 0.05
 """An assumption: the standard deviation of a rank's time for a step, over its mean; lognormal."""
 
 CALLS = 8e-6
-"""Seconds of Python in a rank's step of synchronous SGD, beside its gradient, its all-reduce and its update.
+"""Seconds of Python in a rank's step of synchronous SGD, besides gradient, all-reduce and update.
 
 What the smallest work of benchmarks.distributed takes with two ranks beyond what this model gives the rest.
 """
@@ -161,7 +163,7 @@ def phases_of(work, costs, rows, cores, apart):
 
 def exchanged_bytes(work, stride):
     """Return the bytes of an exchange: the gradient, or in local SGD parameters and moments."""
-    return 4 * parameter_count(work[0]) * (1 if stride is None else 1 + work[2].moment_rows)
+    return 4 * parameter_count(fastmlp.Network(work[0])) * (1 if stride is None else 1 + work[2].moment_rows)
 
 
 def pieces_of(size, stride):
@@ -210,14 +212,8 @@ def simulated(
 
 
 def least(call, seconds=0.3):
-    """Return the least CPU time of a call of this thread, of those that begin within so many seconds."""
-    call()
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.thread_time()
-        call()
-        best = min(best, time.thread_time() - began)
-    return best
+    """Return the least CPU time of a call of this thread, of those in so many seconds."""
+    return in_alternation({"call": partial(once, call, time.thread_time)}, seconds)["call"].best
 
 
 def parts_of(work, rows):
@@ -227,7 +223,7 @@ def parts_of(work, rows):
     network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
     targets = np.eye(sizes[-1], dtype=np.float32)[rng.integers(0, sizes[-1], rows)]
     data = Data(rng.standard_normal((rows, sizes[0]), np.float32), targets, np.ones(rows, np.float32))
-    state = initial_state(0.01 * rng.standard_normal(parameter_count(sizes), np.float32))
+    state = initial_state(0.01 * rng.standard_normal(parameter_count(fastmlp.Network(sizes)), np.float32))
     backend = registry.get("fused")
 
     def gradient():
@@ -239,29 +235,20 @@ def parts_of(work, rows):
     return gradient, update, state.gradients
 
 
-class OwnTime(fastmlp.Callback):
-    """seconds : CPU time of a training's steps, which may run in another thread"""
-
-    def on_train_begin(self, run):
-        self._began = time.process_time()
-
-    def on_train_end(self, run):
-        self.seconds = time.process_time() - self._began
-
-
 def training_step(work, rows):
     """Return the least seconds of a step of so many rows, in trainings on one thread."""
     sizes, _, optimizer = work
-    rng, watch = np.random.default_rng(0), OwnTime()
+    rng, watch = np.random.default_rng(0), StepsTimer(CLOCKS["cpu"])  # steps may run in another thread
     X, y = rng.standard_normal((4 * rows, sizes[0]), np.float32), rng.integers(0, sizes[-1], 4 * rows)
     network = fastmlp.Network(sizes, "relu", "softmax", "cross_entropy")
     options = {"optimizer": optimizer, "epochs": 5, "batch_size": rows, "seed": 0, "threads": 1}
     options |= {"backend": "fused", "callbacks": [watch], "progress": False}
-    taken, end = [], time.perf_counter() + 0.5
-    while len(taken) < 2 or time.perf_counter() < end:
+
+    def step():
         fastmlp.fit(network, X, y, **options)
-        taken.append(watch.seconds / 20)
-    return min(taken)
+        return watch.seconds / 20
+
+    return in_alternation({"step": step}, 0.5)["step"].best
 
 
 def costs_of(work):
@@ -276,7 +263,7 @@ def costs_of(work):
 
 
 def check(path):
-    """Print what processes of this machine took, by a file of benchmarks.distributed, beside the model."""
+    """Print what processes took here, by a file of benchmarks.distributed, and what the model says."""
     found = {int(ranks): figures for ranks, figures in json.loads(Path(path).read_text()).items()}
     ranks = max(found)
     alone, several = found[1], found[ranks]
@@ -351,7 +338,7 @@ def main():
     for name, own in costs.items():
         lines = (own.step.fixed, own.step.row, own.gradient.fixed, own.gradient.row)
         cells = (*lines, own.update, own.adding * 1e6)
-        count = parameter_count(WORKS[name][0])
+        count = parameter_count(fastmlp.Network(WORKS[name][0]))
         print(f"| {name} | {count} | " + " | ".join(f"{1e6 * cell:.3g}" for cell in cells) + " |")
     print()
     kinds = {"its batch shared": (False, None), "its batch on each": (True, None)}

@@ -1,9 +1,9 @@
-"""The threads of a benchmark's row: each is given the same number, and one that takes another is told."""
+"""The threads of a benchmark's row: each is given the same number, and one that takes another fails."""
 
 import time
 
 LEAST_SECONDS = 0.02
-"""Of calls: the system counts what a running thread has taken by ticks of some milliseconds."""
+"""The least seconds of calls: the system counts a running thread's time by ticks of some milliseconds."""
 
 ALLOWED = {1: (0.0, 1.2), 2: (1.25, 2.5)}
 """Least and most that calls may take of so many threads; two do not divide a step quite evenly."""

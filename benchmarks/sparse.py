@@ -1,15 +1,12 @@
-"""Inputs that are mostly zeros, beside scikit-learn and JAX: python -m benchmarks.sparse [ROW ..].
+"""Inputs that are mostly zeros, compared with scikit-learn: python -m benchmarks.sparse [ROW ..].
 
 Each row's trainings and predictions run on one core, by turns, and the least CPU time of each counts. An
 epoch's time is the difference between trainings of several epochs and of one. "dense" takes the same numbers
-as an array, by steps that pass over no zeros; scikit-learn takes both forms. JAX, where it is installed,
-trains by plain SGD, in the ways of `benchmarks.sparse_jax`.
+as an array, by steps that pass over no zeros; scikit-learn takes both forms.
 """
 
 import argparse
-import importlib.util
 import os
-import time
 import warnings
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +21,7 @@ from sklearn.neural_network import MLPClassifier as Theirs
 
 from fastmlp import MLPClassifier, SparseAdam
 from fastmlp.estimators import base
+from fastmlp.lab.timing import CLOCKS, in_alternation, once
 
 from .pinning import allowed, pin
 
@@ -115,13 +113,8 @@ def no_turning():
 
 def least(calls, turns):
     """Return the least CPU seconds of each call, which take turns."""
-    found = dict.fromkeys(calls, float("inf"))
-    for _ in range(turns):
-        for name, call in calls.items():
-            began = time.process_time()
-            call()
-            found[name] = min(found[name], time.process_time() - began)
-    return found
+    timed = {name: partial(once, call, CLOCKS["cpu"]) for name, call in calls.items()}
+    return {name: taken.best for name, taken in in_alternation(timed, least=turns).items()}
 
 
 def measure(name, row, turns):
@@ -148,12 +141,6 @@ def measure(name, row, turns):
 
     fitted = {name: train(name, 1) for name in kinds}
     calls = {(n, e): partial(train, n, e) for n in kinds for e in (1, many[n])}
-    jax = jax_trainings(X, y, row)
-    many |= dict.fromkeys(jax, 4)
-    calls |= {(n, e): partial(run, e) for n, run in jax.items() for e in (1, many[n])}
-    for n, e in calls:
-        if n in jax:
-            calls[n, e]()  # compiles
     took = least(calls, turns)
     epochs = {n: (took[n, e] - took[n, 1]) / (e - 1) for n, e in many.items()}
     some = {n: X[:1000] if given is X else given[:1000] for n, (_, given) in kinds.items()}
@@ -167,17 +154,6 @@ def measure(name, row, turns):
             f"| {n} | {1e3 * epochs[n]:.3g} | {epochs[n] / epochs['fastmlp']:.2f} | "
             f"{1e3 * thousand[n]:.3g} | {1e6 * single[n] / REPEATS:.3g} |"
         )
-    for n in jax:
-        print(f"| {n} | {1e3 * epochs[n]:.3g} | {epochs[n] / epochs['fastmlp']:.2f} | | |")
-
-
-def jax_trainings(X, y, row):
-    """Return JAX's trainings, where it has any."""
-    if not row.dense or row.options.get("solver") != "sgd" or not importlib.util.find_spec("jax"):
-        return {}
-    from .sparse_jax import trainings
-
-    return trainings(X, y, row.options["hidden_layer_sizes"], row.batch, 0.001)
 
 
 REPEATS = 20

@@ -25,7 +25,7 @@ from fastmlp.kernels.elementwise.steps import emit_steps
 from fastmlp.kernels.jit.lazy import compile_now, emitted
 from fastmlp.kernels.small import stages
 from fastmlp.kernels.small.eligible import specialize
-from fastmlp.kernels.small.padded import Plan, plan
+from fastmlp.kernels.small.padded import PaddedLayout, plan
 from fastmlp.lab.flushing import subnormals_flushed
 from fastmlp.lab.peak import window
 from fastmlp.lab.timing import in_alternation, once
@@ -56,7 +56,7 @@ class Workspace(stages.Memory):
         self.v = self.vectors(host().vector_bytes // self.itemsize)
 
 
-def stages_of(constants: Any, where: Plan) -> dict[str, Stage]:
+def stages_of(constants: Any, where: PaddedLayout) -> dict[str, Stage]:
     """Return the stages of a step by name, in their order."""
     found: dict[str, Stage] = {}
 
@@ -74,21 +74,20 @@ def stages_of(constants: Any, where: Plan) -> dict[str, Stage]:
     for i, layer in reversed(layers):
         add("weight gradient", i, stages.gradient(layer, where, constants.blocks), layer.n_in * layer.n_out)
         add("input gradient", i, stages.backward(layer, below[i], where), layer.n_in * layer.n_out)
-        add("slope", i, stages.activate_gradient(layer, below[i]))
     found["update"] = Stage(update(constants, where), by_rows=False)
     return found
 
 
-def update(constants: Any, where: Plan) -> Callable[[Any, Any], None]:
+def update(constants: Any, where: PaddedLayout) -> Callable[[Any, Any], None]:
     """Return the stage of the optimiser's step of all parameters."""
 
     def write(memory: Workspace, rows: Any) -> None:
         pointers = [memory.at(offset) for offset in (where.gradients, 0, where.first, where.second)]
         number = Symbol(memory.builder, memory.v.scalar(0.0)).number
-        told = [number(value) for value in (*Adam().constants, 0.0)]
+        numbers = [number(value) for value in (*Adam().constants, 0.0)]
         entry = RULE_CODES.of_key(constants.rule)
         emit_steps(
-            memory.builder, memory.dtype, entry, where.section, pointers, number(1e-3), told, number(7.0)
+            memory.builder, memory.dtype, entry, where.section, pointers, number(1e-3), numbers, number(7.0)
         )
 
     return write

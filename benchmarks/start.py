@@ -3,7 +3,8 @@
 python -m benchmarks.start prints one table. Rounds of all scripts take turns, so that a machine's drift hits
 all alike; a figure is the least of its rounds, and a cold one, with an empty cache directory each time, the
 least of fewer. "after numpy" is the time from the end of NumPy's own import to the end of the first fit, and
-of the first prediction after it.
+of the first prediction after it. With --wheel an epoch is measured from a wheel with machine code, too, as
+FASTMLP_PREBUILD=x86-64-v3,x86-64-v4 python -m build --wheel makes it; nothing loads Numba then.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import NamedTuple
 
-from benchmarks.peers.__main__ import cpu_name
+from fastmlp.lab.machine import cpu
 
 CLOCK = """
 import time
@@ -29,6 +31,9 @@ began = time.perf_counter()
 def lap(what):
     print(what, time.perf_counter() - began)
 """
+
+FROM = "import sys; sys.path.insert(0, {folder!r})\n{code}assert 'numba' not in sys.modules\n"
+"""Code with the package of a folder, which has to do without Numba."""
 
 DATA = "X = np.random.default_rng(0).random((1797, 64), np.float32); y = np.arange(1797) % 10\n"
 
@@ -102,6 +107,25 @@ assert search.best_score_ > 0.95
 lap("search")
 """
 
+SMALL_SEARCH = """
+import warnings
+from sklearn.datasets import load_wine
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from {package} import MLPClassifier
+warnings.simplefilter("ignore")
+X, y = load_wine(return_X_y=True)
+grid = {{
+    "mlpclassifier__hidden_layer_sizes": [(8,), (16,), (32,), (64,), (16, 8), (32, 16)],
+    "mlpclassifier__alpha": [1e-4, 1e-3, 1e-2],
+}}
+model = make_pipeline(StandardScaler(), MLPClassifier(random_state=0))
+search = GridSearchCV(model, grid, cv=4).fit(X, y)
+assert search.best_score_ > 0.95
+lap("search")
+"""
+
 README = """
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
@@ -122,8 +146,8 @@ class Script(NamedTuple):
     cold: bool
 
 
-def scripts() -> Iterator[Script]:
-    """Yield what is measured, with the peers that are installed."""
+def scripts(wheel: str | None) -> Iterator[Script]:
+    """Yield what is measured, with the peers that are installed; wheel : the folder of an unpacked one."""
 
     def python(code: str) -> list[str]:
         return [sys.executable, "-c", CLOCK + DATA + code]
@@ -135,10 +159,17 @@ def scripts() -> Iterator[Script]:
         yield Script(f"{peer}, an epoch of 64-100-10", python(code), False)
         if peer == "fastmlp":
             yield Script(f"{peer}, an epoch of 64-100-10, cold", python(code), True)
+            if wheel:
+                unpacked = python(FROM.format(folder=wheel, code=code))
+                yield Script(f"{peer}, an epoch of 64-100-10, cold, from the wheel", unpacked, True)
     for package in ("fastmlp", "sklearn.neural_network"):
         yield Script(f"README's first example by {package}", python(README.format(package=package)), False)
     train = [sys.executable, "-m", "fastmlp", "train", "digits", "--quiet"]
     yield Script("fastmlp train digits, whole process", train, False)
+    for package, cold in (("fastmlp", True), ("fastmlp", False), ("sklearn.neural_network", False)):
+        state = ", cold" if cold else ""
+        name = f"GridSearchCV, 18 candidates, 4 folds, 133 rows, by {package}{state}"
+        yield Script(name, python(SMALL_SEARCH.format(package=package)), cold)
     for jobs in (None, 2):
         for package, cold in (("fastmlp", True), ("fastmlp", False), ("sklearn.neural_network", False)):
             state = ", cold" if cold else ""
@@ -173,21 +204,24 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="warm turns of each script; default 5")
     parser.add_argument("--cold", type=int, default=2, help="turns with an empty cache; default 2")
     parser.add_argument("--only", default="", metavar="TEXT", help="scripts whose name contains this")
+    parser.add_argument("--wheel", metavar="FILE", help="of fastmlp, with machine code")
     options = parser.parse_args()
-    chosen = [script for script in scripts() if options.only in script.name]
-    load = f"load {os.getloadavg()[0]:.1f}, " if hasattr(os, "getloadavg") else ""
-    print(f"{cpu_name()}, {os.cpu_count()} cores, {load}{versions()}")
-    print(f"python -m benchmarks.start {' '.join(sys.argv[1:])}\n")
-    with tempfile.TemporaryDirectory() as warm:
-        began = time.perf_counter()
-        environment = {**os.environ, "FASTMLP_CACHE_DIR": warm}
-        subprocess.run(
-            [sys.executable, "-m", "fastmlp", "warmup"], env=environment, capture_output=True, check=True
-        )
-        print(f"fastmlp warmup, cold: {time.perf_counter() - began:.1f} s\n")
-        found = measured(chosen, options.rounds, options.cold, warm)
+    print_heading("benchmarks.start")
+    with tempfile.TemporaryDirectory() as warm, tempfile.TemporaryDirectory() as unpacked:
+        if options.wheel:
+            zipfile.ZipFile(options.wheel).extractall(unpacked)
+        found = scripts(unpacked if options.wheel else None)
+        chosen = [script for script in found if options.only in script.name]
+        if not all(script.cold for script in chosen):
+            began = time.perf_counter()
+            environment = {**os.environ, "FASTMLP_CACHE_DIR": warm}
+            subprocess.run(
+                [sys.executable, "-m", "fastmlp", "warmup"], env=environment, capture_output=True, check=True
+            )
+            print(f"fastmlp warmup, cold: {time.perf_counter() - began:.1f} s\n")
+        outcomes_of = measured(chosen, options.rounds, options.cold, warm)
     print("| script | seconds after numpy | whole process | compile notices |\n|---|---|---|---|")
-    for name, outcomes in found.items():
+    for name, outcomes in outcomes_of.items():
         least = {what: min(one.seconds[what] for one in outcomes) for what in outcomes[0].seconds}
         whole = least.pop("whole process")
         laps = ", ".join(f"{what} {seconds:.3f}" for what, seconds in least.items())
@@ -206,6 +240,13 @@ def measured(chosen: list[Script], rounds: int, cold: int, warm: str) -> dict[st
                 with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as empty:
                     found[script.name].append(run(script, empty if script.cold else warm))
     return found
+
+
+def print_heading(module: str) -> None:
+    """Print the machine, the versions and the command, which stand above a table."""
+    load = f"load {os.getloadavg()[0]:.1f}, " if hasattr(os, "getloadavg") else ""
+    print(f"{cpu()}, {os.cpu_count()} cores, {load}{versions()}")
+    print(f"python -m {module} {' '.join(sys.argv[1:])}\n")
 
 
 def versions() -> str:

@@ -10,6 +10,7 @@ import random
 from typing import NamedTuple
 
 from fastmlp.backend.registry import backends
+from fastmlp.lab.machine import cpu
 from fastmlp.lab.measurements import Measurement
 from fastmlp.lab.peers import PEERS, peers_of
 from fastmlp.lab.steps import StepRow, measure
@@ -17,7 +18,6 @@ from fastmlp.lab.timing import CLOCKS
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam
 
-from .peers.__main__ import cpu_name
 from .pinning import allowed, pin
 
 WIDTHS = 1, 2, 3, 8, 10, 16, 30, 64, 100, 128, 200, 256, 300, 512, 784, 1000, 1024, 2048, 3000
@@ -80,7 +80,7 @@ def main() -> None:
     rng, results = random.Random(options.seed), []
     for _ in range(options.count):
         results.append(measured(drawn(rng, options.least, options.most), peers, options.seconds))
-    print(f"{cpu_name()}; one thread; medians by processor time\n")
+    print(f"{cpu()}; one thread; medians by processor time\n")
     print("|".join(["", "least gain", "work", "auto, us", "GF/s", *peers, ""]))
     print("|".join(["", *["---"] * (4 + len(peers)), ""]))
     for result in sorted(results, key=lambda result: result.gain):

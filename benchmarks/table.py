@@ -1,4 +1,4 @@
-"""Writes README.md's table of speeds from a benchmark run.
+"""Writes docs/backends.md's table of speeds from a benchmark run.
 
 pytest --benchmark-only benchmarks/test_epoch_speed.py --benchmark-json=speed.json
 python -m benchmarks.table speed.json
@@ -11,7 +11,7 @@ import json
 from importlib.metadata import version
 from pathlib import Path
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "backends.md"
 BEGIN, END = "<!-- speed: python -m benchmarks.table -->\n", "<!-- end of speed -->"
 PACKAGES = ("numpy", "numba", "scipy")
 
@@ -60,7 +60,7 @@ def main():
         "python -m benchmarks.table speed.json\n"
         "```\n\n"
     )
-    write_between(README, BEGIN, END, text)
+    write_between(PAGE, BEGIN, END, text)
 
 
 def write_between(page, begin, end, text):

@@ -36,8 +36,8 @@ class Work(NamedTuple):
         return self.name
 
 
-def classifier(*sizes):
-    return fastmlp.Network(sizes, output="softmax", loss="cross_entropy")
+def classifier(*sizes, **options):
+    return fastmlp.Network(sizes, output="softmax", loss="cross_entropy", **options)
 
 
 WORKS = (
@@ -53,6 +53,7 @@ WORKS = (
     Work("digits 64-128-10 b32 x5", "digits", 1797, classifier(64, 128, 10), fastmlp.Adam(), 32, 5),
     Work("784-128-10 b128", "normal", 3200, classifier(784, 128, 10), fastmlp.SGD(0.1), 128, 1),
     Work("28-256-256-2 b256", "normal", 2560, classifier(28, 256, 256, 2), fastmlp.Adam(), 256, 1),
+    Work("20-32-5 l2 b1024 x20", "normal", 4096, classifier(20, 32, 5, l2=1e-4), fastmlp.Adam(), 1024, 20),
 )
 
 

@@ -1,4 +1,4 @@
-"""MLPClassifier and MLPRegressor beside scikit-learn's: the same training, to the same loss, then timed.
+"""Estimators compared with scikit-learn's: the same training, to the same loss, then timed.
 
 Each has one thread: scikit-learn's is the BLAS's, see `conftest.py`.
 
@@ -43,7 +43,8 @@ WORKS = (
 )
 
 TOLERANCE = 1e-6
-"""Of the losses that both end at, relatively; tests/test_estimator_trajectories.py says why."""
+"""The relative tolerance of the losses that both end at; see
+tests/estimators/test_estimator_trajectories.py."""
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""Pieces of a user's own beside built-in ones of like arithmetic, in whole epochs: at most 1.3 times.
+"""Users' pieces compared with built-in ones of the same arithmetic, in whole epochs: at most 1.3 times.
 
 Both train in turns, so that what else the machine does meets both; each is held to the reference first.
 """
@@ -12,8 +12,8 @@ import pytest
 
 import fastmlp
 from benchmarks.share import in_words
-from benchmarks.stopwatch import Stopwatch
 from fastmlp import Activation, Adam, Loss, Network, Rule
+from fastmlp.lab.timing import StepsTimer
 
 ALLOWED = 1.3
 ROUNDS = 15
@@ -51,8 +51,8 @@ PAIRS = {
 
 def train(network, optimizer, dtype, backend, rows=3200):
     rng = np.random.default_rng(0)
-    X, y = rng.normal(size=(rows, network.sizes[0])), rng.normal(size=(rows, network.sizes[-1]))
-    watch = Stopwatch()
+    X, y = rng.normal(size=(rows, network.n_in)), rng.normal(size=(rows, network.n_out))
+    watch = StepsTimer()
     model = fastmlp.fit(
         network, X, y, optimizer=optimizer, epochs=3, batch_size=128, seed=0, dtype=dtype, backend=backend,
         threads=1, progress=False, callbacks=[watch],
@@ -63,11 +63,11 @@ def train(network, optimizer, dtype, backend, rows=3200):
 @pytest.mark.parametrize("backend", ["baseline", "fused"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_a_piece_costs_what_a_built_in_one_does(benchmark, told, pair, dtype, backend):
+def test_a_piece_costs_what_a_built_in_one_does(benchmark, report_figure, pair, dtype, backend):
     benchmark.group = f"{pair}, {dtype}, {backend}, {in_words(1)}"
     for given in PAIRS[pair]:
-        wanted, got = (train(*given, dtype, name)[0] for name in ("reference", backend))
-        np.testing.assert_allclose(got, wanted, rtol=1e4 * np.finfo(dtype).eps)
+        expected, got = (train(*given, dtype, name)[0] for name in ("reference", backend))
+        np.testing.assert_allclose(got, expected, rtol=1e4 * np.finfo(dtype).eps)
     turns = benchmark.pedantic(
         lambda: [[train(*given, dtype, backend)[1] for given in PAIRS[pair]] for _ in range(ROUNDS)],
         rounds=1,
@@ -77,5 +77,5 @@ def test_a_piece_costs_what_a_built_in_one_does(benchmark, told, pair, dtype, ba
     spread = statistics.median(a / b for a, b in turns)
     if benchmark.disabled:
         return  # beside other tests, times say nothing
-    told(f"{ratio:.2f} times as long ({spread:.2f} in the median of turns), {1e3 * own:.2f} ms")
+    report_figure(f"{ratio:.2f} times as long ({spread:.2f} in the median of turns), {1e3 * own:.2f} ms")
     assert min(ratio, spread) <= ALLOWED

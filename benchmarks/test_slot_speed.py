@@ -17,7 +17,6 @@ from fastmlp.lab.flushing import subnormals_flushed
 from fastmlp.lab.machine import DTYPES
 from fastmlp.lab.measurements import Measurement
 from fastmlp.lab.rows import has_its_own, kernel_of, slot_rows, traffic
-from fastmlp.lab.slots import placed
 from fastmlp.lab.timing import Time
 from fastmlp.testing.slots import SLOTS
 
@@ -45,7 +44,7 @@ def _subnormals_flushed():
 @pytest.mark.parametrize(("row", "variant"), list(rows()))
 def test_slot(benchmark, rounds, row, variant):
     kernel, case = kernel_of(variant, row.slot), row.made()
-    arguments = placed(case)
+    arguments = case.fresh()
     case.check(arguments, kernel(*arguments))
 
     def again():

@@ -4,12 +4,18 @@ The pages are plain Markdown, which a forge shows as well. The API comes from do
 the scripts in examples/, which are run while the site is built.
 """
 
+import importlib.util
 import os
 import re
+import sys
 import warnings
+from pathlib import Path
 
 import fastmlp
 from fastmlp.system import compiling
+
+sys.path.insert(0, os.path.dirname(__file__))
+import chart
 
 compiling.say = lambda line: None  # what this machine compiles is no output of an example
 os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # examples are small; a second thread waits where others work
@@ -37,6 +43,7 @@ suppress_warnings = ["config.cache"]  # the gallery's order is a class, which Sp
 
 default_role = "py:obj"  # what stands in backticks in a docstring is a name where there is one
 autodoc_member_order = "bysource"
+autodoc_mock_imports = [] if importlib.util.find_spec("torch") else ["torch"]  # of 200 MB one class is used
 autodoc_typehints = "none"  # docstrings say shapes and dtypes, which types do not
 napoleon_google_docstring = False
 napoleon_use_ivar = True
@@ -49,8 +56,15 @@ def keep_underscores(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"^(\w+)_( : |$)", r"\1\\_\2", line) for line in lines]
 
 
+def draw_charts(app):
+    """Draw what index.md shows."""
+    folder = Path(app.srcdir)
+    chart.draw((folder / "speed.md").read_text(encoding="utf-8"), folder)
+
+
 def setup(app):
-    """Have docstrings changed before napoleon reads them."""
+    """Have charts drawn before pages are read, and docstrings changed before napoleon reads them."""
+    app.connect("builder-inited", draw_charts)
     app.connect("autodoc-process-docstring", keep_underscores, priority=400)
 
 

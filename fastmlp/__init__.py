@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastmlp.distributed import ends  # noqa: F401  # has the other processes of mpiexec know of this one's end
 from fastmlp.system import forks  # noqa: F401  # forks wait for the imports that come after it
+from fastmlp.training import formats
 
 if TYPE_CHECKING:
     from fastmlp.backend.registry import backends
@@ -17,38 +19,95 @@ if TYPE_CHECKING:
     from fastmlp.estimators.regressor import MLPRegressor
     from fastmlp.files.archive import CheckpointError
     from fastmlp.files.mapped import MappedArray
+    from fastmlp.fitting import fit
+    from fastmlp.many.predicting import predict_many
+    from fastmlp.many.training import InterruptedMany, fit_many
     from fastmlp.model.activations import Activation
-    from fastmlp.model.initializers import Normal
+    from fastmlp.model.averages import EMA, SWA
+    from fastmlp.model.embeddings import Periodic, PiecewiseLinear
+    from fastmlp.model.heads import Head
+    from fastmlp.model.initializers import Normal, Uniform
+    from fastmlp.model.inputs import Categories, Numbers, SparseNumbers
+    from fastmlp.model.layers import (
+        Activate,
+        Add,
+        BatchNorm,
+        Concatenate,
+        Dense,
+        Dropout,
+        LayerNorm,
+        Members,
+        PReLU,
+        Residual,
+        RMSNorm,
+        Scale,
+        Swish,
+    )
     from fastmlp.model.losses import Loss, RowLoss
     from fastmlp.model.network import Network
-    from fastmlp.model.optimizers import SGD, Adam, AdamW, RMSprop, SparseAdam
-    from fastmlp.model.rules import Rule
+    from fastmlp.model.optimizers import SGD, Adam, AdamW, Muon, RMSprop, ScheduleFreeAdamW, SparseAdam
+    from fastmlp.model.own_layers import Layer
+    from fastmlp.model.own_losses import (
+        BinaryFocal,
+        CrossEntropy,
+        Focal,
+        Gaussian,
+        Huber,
+        NegativeBinomial,
+        Quantiles,
+    )
+    from fastmlp.model.own_rules import Rule
     from fastmlp.model.schedules import (
         Constant,
         Cosine,
+        CosineRestarts,
         Exponential,
         InverseScaling,
+        OneCycle,
+        Schedule,
         StepDecay,
         Warmup,
+    )
+    from fastmlp.searches.ensembles import MLPEnsembleClassifier, MLPEnsembleRegressor
+    from fastmlp.searches.searches import (
+        GridSearchCV,
+        HalvingGridSearchCV,
+        HalvingRandomSearchCV,
+        RandomizedSearchCV,
+    )
+    from fastmlp.searches.validation import (
+        cross_val_predict,
+        cross_val_score,
+        cross_validate,
+        learning_curve,
+        validation_curve,
     )
     from fastmlp.system.interrupts import Interrupted
     from fastmlp.tables.errors import TableError
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
     from fastmlp.training.callbacks import Callback, EarlyStopping, Progress, TimeLimit
-    from fastmlp.training.checkpoint import Checkpoint, load, save
+    from fastmlp.training.checkpoint import Checkpoint
     from fastmlp.training.divergence import DivergenceError
     from fastmlp.training.model import Model
-    from fastmlp.training.pruning import OptunaPruning
-    from fastmlp.training.trainer import fit
+    from fastmlp.training.pruning import MedianStopping, OptunaPruning
+    from fastmlp.training.rate_finder import RateSearch, find_rate
+    from fastmlp.training.saving import load, save
+    from fastmlp.training.stepper import Stepper
 
 __version__ = "0.1.0"
 
+BACKGROUND_TASKS = "fastmlp.backend.background_tasks"
+"""The module with the table of functions that background processes call, see `fastmlp.system.background`."""
+
 _HOME = {
     "model.activations": ("Activation",),
+    "model.averages": ("EMA", "SWA"),
     "files.archive": ("CheckpointError",),
     "files.mapped": ("MappedArray",),
+    "many.predicting": ("predict_many",),
+    "many.training": ("InterruptedMany", "fit_many"),
     "training.callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
-    "training.checkpoint": ("Checkpoint", "load", "save"),
+    "training.checkpoint": ("Checkpoint",),
     "training.divergence": ("DivergenceError",),
     "distributed.data_parallel": ("DataParallel",),
     "distributed.ranks": ("RankError",),
@@ -56,77 +115,194 @@ _HOME = {
     "estimators.classifier": ("MLPClassifier",),
     "estimators.display": ("LossCurveDisplay",),
     "estimators.regressor": ("MLPRegressor",),
-    "model.initializers": ("Normal",),
+    "model.heads": ("Head",),
+    "model.initializers": ("Normal", "Uniform"),
+    "model.embeddings": ("Periodic", "PiecewiseLinear"),
+    "model.inputs": ("Categories", "Numbers", "SparseNumbers"),
+    "model.layers": (
+        "Activate",
+        "Add",
+        "BatchNorm",
+        "Concatenate",
+        "Dense",
+        "Dropout",
+        "LayerNorm",
+        "Members",
+        "PReLU",
+        "RMSNorm",
+        "Residual",
+        "Scale",
+        "Swish",
+    ),
     "system.interrupts": ("Interrupted",),
     "model.losses": ("Loss", "RowLoss"),
     "training.model": ("Model",),
-    "training.pruning": ("OptunaPruning",),
+    "training.pruning": ("MedianStopping", "OptunaPruning"),
+    "training.rate_finder": ("RateSearch", "find_rate"),
+    "training.saving": ("load", "save"),
+    "training.stepper": ("Stepper",),
     "model.network": ("Network",),
-    "model.optimizers": ("SGD", "Adam", "AdamW", "RMSprop", "SparseAdam"),
+    "model.optimizers": ("SGD", "Adam", "AdamW", "Muon", "RMSprop", "ScheduleFreeAdamW", "SparseAdam"),
+    "model.own_layers": ("Layer",),
+    "model.own_losses": (
+        "BinaryFocal",
+        "CrossEntropy",
+        "Focal",
+        "Gaussian",
+        "Huber",
+        "NegativeBinomial",
+        "Quantiles",
+    ),
     "backend.registry": ("backends",),
-    "model.rules": ("Rule",),
-    "model.schedules": ("Constant", "Cosine", "Exponential", "InverseScaling", "StepDecay", "Warmup"),
+    "model.own_rules": ("Rule",),
+    "model.schedules": (
+        "Constant",
+        "Cosine",
+        "CosineRestarts",
+        "Exponential",
+        "InverseScaling",
+        "OneCycle",
+        "Schedule",
+        "StepDecay",
+        "Warmup",
+    ),
+    "searches.ensembles": ("MLPEnsembleClassifier", "MLPEnsembleRegressor"),
+    "searches.searches": (
+        "GridSearchCV",
+        "HalvingGridSearchCV",
+        "HalvingRandomSearchCV",
+        "RandomizedSearchCV",
+    ),
+    "searches.validation": (
+        "cross_val_predict",
+        "cross_val_score",
+        "cross_validate",
+        "learning_curve",
+        "validation_curve",
+    ),
     "tables.errors": ("TableError",),
     "tables.estimators": ("TableClassifier", "TableRegressor"),
-    "training.trainer": ("fit",),
+    "fitting": ("fit",),
 }
 """Names by the module that holds them; loaded when first touched, so that the import is quick."""
 
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "EMA",
     "SGD",
+    "SWA",
+    "Activate",
     "Activation",
     "Adam",
     "AdamW",
+    "Add",
+    "BatchNorm",
+    "BinaryFocal",
     "Callback",
+    "Categories",
     "Checkpoint",
     "CheckpointError",
+    "Concatenate",
     "Constant",
     "Cosine",
+    "CosineRestarts",
+    "CrossEntropy",
     "DataParallel",
+    "Dense",
     "DivergenceError",
+    "Dropout",
     "EarlyStopping",
     "Exponential",
+    "Focal",
+    "Gaussian",
+    "GridSearchCV",
+    "HalvingGridSearchCV",
+    "HalvingRandomSearchCV",
+    "Head",
+    "Huber",
     "Interrupted",
+    "InterruptedMany",
     "InverseScaling",
+    "Layer",
+    "LayerNorm",
     "Loss",
     "LossCurveDisplay",
     "MLPClassifier",
+    "MLPEnsembleClassifier",
+    "MLPEnsembleRegressor",
     "MLPRegressor",
     "MappedArray",
+    "MedianStopping",
+    "Members",
     "Model",
+    "Muon",
+    "NegativeBinomial",
     "Network",
     "Normal",
+    "Numbers",
+    "OneCycle",
     "OptunaPruning",
+    "PReLU",
+    "Periodic",
+    "PiecewiseLinear",
     "Progress",
+    "Quantiles",
+    "RMSNorm",
     "RMSprop",
+    "RandomizedSearchCV",
     "RankError",
+    "RateSearch",
+    "Residual",
     "RowLoss",
     "Rule",
+    "Scale",
+    "Schedule",
+    "ScheduleFreeAdamW",
     "SparseAdam",
+    "SparseNumbers",
     "StepDecay",
+    "Stepper",
+    "Swish",
     "TableClassifier",
     "TableError",
     "TableRegressor",
     "TimeLimit",
+    "Uniform",
     "Warmup",
     "__version__",
     "backends",
+    "cross_val_predict",
+    "cross_val_score",
+    "cross_validate",
+    "find_rate",
     "fit",
+    "fit_many",
+    "learning_curve",
     "load",
+    "predict_many",
     "save",
     "shard",
+    "validation_curve",
 ]
 
 
+def _formats() -> Any:
+    from fastmlp.exchange import formats as found
+
+    return found
+
+
+formats.register(_formats)
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("onnx", "testing"):
+    if name in ("onnx", "testing", "torch"):
         return importlib.import_module(f"fastmlp.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
     found = globals()[name] = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
-    return found  # and asked for only once
+    return found  # and looked up only once
 
 
 def __dir__() -> list[str]:

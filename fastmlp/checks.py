@@ -1,9 +1,10 @@
-"""Refusals in one line: what was got, what was wanted, and the choices."""
+"""Checks of arguments, whose errors take one line: what was got, what was required, and the choices."""
 
 from __future__ import annotations
 
 import math
 import numbers
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,16 +15,26 @@ from numpy.typing import NDArray
 def shown(value: object) -> str:
     """Return the value's repr in one line and of bearable length: it may be somebody's array."""
     try:
-        line = " ".join(repr(value).split())
+        line = " ".join(repr(plain(value) if isinstance(value, str) else value).split())
     except ValueError:  # an int beyond the digits that Python writes
         return "a number of thousands of digits"
     return line if len(line) <= 60 else f"{line[:57]}..."
 
 
+def printable(text: str) -> str:
+    """Return a text for a terminal: what one would obey, as colours and line ends, is written as escapes."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def plain(text: str) -> str:
+    """Return a text as a str itself, where it is of a subclass, as NumPy's, whose repr is another."""
+    return str.__str__(text)
+
+
 def choice(what: str, value: object, choices: Sequence[str], more: str = "") -> str:
-    """Return `value` if it is one of `choices`; ValueError or TypeError otherwise, which adds `more`."""
+    """Return `value`, plain, if it is one of `choices`; ValueError or TypeError otherwise, with `more`."""
     if isinstance(value, str) and value in choices:
-        return value
+        return plain(value)
     names = ", ".join(choices) + more
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a name, got {shown(value)}; choose from: {names}")
@@ -40,7 +51,8 @@ def real(
     open_high: bool = False,
 ) -> float:
     """Return `value` as a float within the bounds; TypeError or ValueError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+    # As in `whole`.
+    if type(value) is not float and (isinstance(value, bool) or not isinstance(value, numbers.Real)):
         raise TypeError(f"{what} must be a number, got {shown(value)}")
     try:
         number = float(value)
@@ -49,21 +61,21 @@ def real(
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if not math.isfinite(number) or below or above:
-        wanted = _interval(low, high, open_low, open_high)
+        expected = _interval(low, high, open_low, open_high)
         finite = "" if math.isfinite(number) else "finite and "
-        raise ValueError(f"{what} must be {finite}{wanted}, got {shown(value)}")
+        raise ValueError(f"{what} must be {finite}{expected}, got {shown(value)}")
     return number
 
 
 def whole(what: str, value: object, low: int, high: int | None = None) -> int:
     """Return `value` as an int within [low, high]; TypeError or ValueError otherwise."""
-    # What numbers.Integral says of an int is known, and takes half of this function to be asked.
+    # What numbers.Integral says of an int is known, and takes half of this function to look up.
     if type(value) is not int and (isinstance(value, bool) or not isinstance(value, numbers.Integral)):
         raise TypeError(f"{what} must be a whole number, got {shown(value)}")
     number = int(value)
     if number < low or (high is not None and number > high):
-        wanted = f"at least {low}" if high is None or number < low else f"at most {high}"
-        raise ValueError(f"{what} must be {wanted}, got {shown(value)}")
+        expected = f"at least {low}" if high is None or number < low else f"at most {high}"
+        raise ValueError(f"{what} must be {expected}, got {shown(value)}")
     return number
 
 
@@ -74,9 +86,9 @@ def flag(what: str, value: object) -> bool:
     return bool(value)
 
 
-def instance(what: str, value: object, wanted: type | tuple[type, ...], choices: str) -> None:
-    """Raise TypeError unless `value` is an instance of `wanted`."""
-    if not isinstance(value, wanted):
+def instance(what: str, value: object, expected: type | tuple[type, ...], choices: str) -> None:
+    """Raise TypeError unless `value` is an instance of `expected`."""
+    if not isinstance(value, expected):
         hint = " (the class; make an instance of it)" if isinstance(value, type) else ""
         raise TypeError(f"{what} must be {choices}, got {shown(value)}{hint}")
 
@@ -88,6 +100,37 @@ def no_iterator(what: str, value: object) -> None:
             f"{what} must be an array, got {shown(value)}; collect what it gives, as with "
             f"np.array(list({what.split()[-1]}))"
         )
+
+
+def real_array(what: str, value: object) -> NDArray[Any]:
+    """Return `value` as an array of real numbers, without a copy where it is one.
+
+    Raises
+    ------
+    TypeError
+        If it holds anything but booleans, integers or floats, or is an iterator.
+    ValueError
+        If it is ragged.
+    """
+    array = value if type(value) is np.ndarray else _made_array(what, value)
+    if array.dtype.kind not in "buif":
+        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
+        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
+    return array
+
+
+def _made_array(what: str, value: object) -> NDArray[Any]:
+    no_iterator(what, value)
+    # NumPy loads its masked arrays when they are first named, for 10 ms.
+    if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")
+    if hasattr(value, "toarray") and not hasattr(value, "__array__"):
+        raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")
+    try:
+        return np.asarray(value)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{what} must be a rectangular array of numbers: {reason}") from None
 
 
 FINITE_PIECE = 1 << 16

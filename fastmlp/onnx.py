@@ -8,16 +8,16 @@ import numpy as np
 
 from fastmlp.estimators.classifier import MLPClassifier
 from fastmlp.estimators.regressor import MLPRegressor
-from fastmlp.exchange.folding import folded
-from fastmlp.exchange.onnx_graph import Graph
-from fastmlp.exchange.packages import needed
+from fastmlp.exchange.onnx_graph import OnnxGraph
+from fastmlp.exchange.steps import graph_of
+from fastmlp.system.packages import needed
 
 
 def register() -> None:
     """Have `skl2onnx.to_onnx` take fastmlp's estimators, alone and in Pipelines.
 
     Needs skl2onnx: `pip install "fastmlp[onnx]"`. Networks are written in the dtype of the inputs that the
-    conversion is told: float64 for `DoubleTensorType`, else float32.
+    conversion is given: float64 for `DoubleTensorType`, else float32.
     """
     skl2onnx = needed("skl2onnx", "onnx", "fastmlp.onnx.register")
     shapes = needed("skl2onnx.common.shape_calculator", "onnx", "fastmlp.onnx.register")
@@ -59,14 +59,15 @@ def _write_outputs(scope: Any, operator: Any, container: Any) -> str:
     helper = needed("onnx.helper", "onnx", "fastmlp.onnx")
     model = operator.raw_operator.model_
     double = isinstance(operator.inputs[0].type, types.DoubleTensorType)
-    graph = Graph(
+    graph = OnnxGraph(
         np.dtype(np.float64 if double else np.float32),
         prefix=scope.get_unique_variable_name("fastmlp_"),
         version=container.target_opset,
     )
     source = operator.inputs[0].full_name
     kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
-    outputs = graph.network(*folded(model.network, model.parameters), graph.add("Cast", [source], to=kind))
+    given = [graph.add("Cast", [source], to=kind)]
+    (outputs,) = graph.walk(graph_of(model.network, model.parameters), given).values()
     for name, values in graph.arrays.items():
         tensor = helper.np_dtype_to_tensor_dtype(values.dtype)
         container.add_initializer(name, tensor, values.shape, values.reshape(-1).tolist())

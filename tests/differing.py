@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from fastmlp.model.layout import layer_slices
+from fastmlp.model.network import Network
 
 
 def parts_of(sizes, vector):
     """Yield the name and the array of each layer's weights (n_in, n_out) and biases (n_out,)."""
-    for number, layer in enumerate(layer_slices(tuple(sizes))):
+    for number, layer in enumerate(Network(sizes).operations):
         yield f"weights[{number}]", vector[layer.weights : layer.biases].reshape(layer.n_in, layer.n_out)
         yield f"biases[{number}]", vector[layer.biases : layer.end]
 
 
-def difference(got, wanted, allowed=None):
+def difference(got, expected, allowed=None):
     """Return in words where an array is off by more than is allowed, or by a bit; "" if nowhere."""
     with np.errstate(invalid="ignore"):  # inf - inf
-        distance = np.abs(got - wanted)
+        distance = np.abs(got - expected)
     if allowed is None:
-        bits = f"u{wanted.itemsize}"
-        off = got.view(bits) != wanted.view(bits)
+        bits = f"u{expected.itemsize}"
+        off = got.view(bits) != expected.view(bits)
     else:
         off = ~(distance <= allowed)  # not >: a nan is off, too
     places = np.argwhere(off)
@@ -34,9 +34,9 @@ def difference(got, wanted, allowed=None):
     return f"{len(places)} of {off.size}, from {first} to {last} in {off.shape}, by up to {most:.1e}"
 
 
-def differences(sizes, got, wanted, allowed=None):
+def differences(sizes, got, expected, allowed=None):
     """Return the same of the parts of two vectors of parameters (P,), or of moments (.., P)."""
-    pairs = zip(np.atleast_2d(got), np.atleast_2d(wanted), strict=True)
+    pairs = zip(np.atleast_2d(got), np.atleast_2d(expected), strict=True)
     found = [
         (name if got.ndim == 1 else f"{name} of moment {row}", difference(part, other, allowed))
         for row, (vector, right) in enumerate(pairs)

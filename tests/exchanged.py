@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import functools
-import itertools
 
 import numpy as np
 from own_pieces import hard, mish, sine
 from scipy.special import erf, expit
 
-from fastmlp import Activation, Model, Network
-from fastmlp.backend import reference
+from fastmlp import (
+    Activate,
+    Activation,
+    Add,
+    BatchNorm,
+    Concatenate,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNorm,
+    Members,
+    Model,
+    Network,
+    PReLU,
+    Residual,
+    RMSNorm,
+    Scale,
+    Swish,
+)
+from fastmlp.backend import reference, reference_losses
 from fastmlp.exchange.chains import natural_loss
 from fastmlp.exchange.formulas import formula
+from fastmlp.exchange.steps import outputs_of, steps
 from fastmlp.formulas.derivatives import gradient
+from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, variable
+from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
-from fastmlp.model.layout import flatten, layer_views
+from fastmlp.model.layout import operation_views, parameter_count
 
 ROWS = 40
 X = np.random.default_rng(0).normal(size=(ROWS, 3))
@@ -32,12 +52,54 @@ def everything(z):
 
 own_everything = Activation("everything", everything)
 
-PIECES = {"mish": mish, "sine": sine, "hard": hard, "everything": own_everything}
+own_sine = Activation(
+    "own_sine", lambda z, w, b: np.sin(w * z + b), parameters={"w": ("units", 0.7), "b": ("layer", 0.1)}
+)
+own_gated = Layer(
+    "gated",
+    lambda x, w, t: (
+        w * x / (1 + np.exp(-t * np.mean(w * x))) + x / np.linalg.norm(x) - np.max(t * x) + np.sum(w * w)
+    ),
+    {"w": ("units", 0.7), "t": ("layer", 1.3)},
+)
+
+PIECES = {"own mish": mish, "sine": sine, "hard": hard, "everything": own_everything}
+
+
+LAYERED = {
+    "LayerNorm": [Dense(6, "tanh"), LayerNorm(), Dense(2)],
+    "RMSNorm": [Dense(6, "tanh"), RMSNorm(), "relu", Dense(5), RMSNorm(0.1), Dense(2)],
+    "BatchNorm": [Dense(6, "tanh"), BatchNorm(0.2), "relu", Dense(5), BatchNorm(epsilon=0.1), Dense(2)],
+    "PReLU": [Dense(6), PReLU(), Dense(2)],
+    "Swish": [Dense(6), Swish(), Dense(2)],
+    "Scale": [Dense(6, "gelu"), Scale(), Dense(2)],
+    "Activate": [Dense(6), LayerNorm(0.01), "silu", Activate(own_everything), Dense(2)],
+    "no bias": [Dense(6, "tanh", bias=False), Dropout(0.2), Dense(2, bias=False)],
+    "Add": [Dense(5, "elu", name="low"), Dense(5, "tanh"), Dropout(0.1), Add("low"), Dense(2)],
+    "Concatenate": [Dense(4, "tanh", name="low"), Dense(7), Concatenate("low"), Scale(), Dense(2)],
+    "Residual": [Dense(6), Residual(LayerNorm(), Dense(7, "softplus"), Dense(6)), "tanh", Dense(2)],
+    "own": [Dense(6, own_sine), Dropout(0.1), own_gated, Dense(5, "tanh"), Activate(own_gated), Dense(2)],
+    "first": [Residual(Dropout(0.1), Dense(3, "tanh")), Concatenate("sum"), RMSNorm(), Dense(2)],
+    "deep": [
+        *(LayerNorm(), Dense(6, "silu", bias=False), Dropout(0.1), Activate("relu", name="low")),
+        *(Residual(RMSNorm(), Dense(9, "gelu"), Residual(PReLU(), Scale()), Dense(6)), Dropout(0.2), Swish()),
+        *(Dense(4, "leaky_relu", name="high"), Concatenate("low"), "elu", Concatenate("high"), Dense(2)),
+    ],
+    "members": [
+        *(Dense(6, "tanh"), Members(3), Dense(5, "silu", name="low"), LayerNorm(), Residual(Dense(5, "elu"))),
+        *(BatchNorm(), PReLU(), Concatenate("low"), RMSNorm(), Activate(own_gated), Dense(4, own_sine)),
+        Dense(2),
+    ],
+}
+LAYERED["first"][0] = Residual(*LAYERED["first"][0].layers, name="sum")
+"""Lists of layers with all kinds of operations."""
 
 
 @functools.cache
 def network(case):
-    """A hidden activation's network by its name, or an output's by "output: " and its name."""
+    """A network by its name: a hidden activation's, one of `LAYERED`, or an output's after "output: "."""
+    if case in LAYERED:
+        return Network(inputs=3, layers=LAYERED[case])
     if case == "all":
         hidden = [*HIDDEN, *PIECES.values()]
         return Network([3, *[6] * len(hidden), 2], hidden)
@@ -53,10 +115,15 @@ CASES = (*HIDDEN, *PIECES, *(f"output: {name}" for name in OUTPUTS))
 def model(case, dtype):
     """A model of the reference's whose weights keep the size of what goes through them."""
     made, rng = network(case), np.random.default_rng(1)
-    sizes = made.sizes
-    weights = [rng.normal(scale=n_in**-0.5, size=(n_in, n_out)) for n_in, n_out in itertools.pairwise(sizes)]
-    biases = [rng.normal(scale=0.5, size=n_out) for n_out in sizes[1:]]
-    return Model(made, flatten(weights, biases, made, np.dtype(dtype)), {"loss": []}, reference.BACKEND, None)
+    parameters = np.zeros(parameter_count(made), dtype)
+    both = list(zip(made.operations, operation_views(parameters, made), strict=True))
+    for one, (first, _, _) in both:
+        first[...] = rng.normal(size=first.shape, scale=one.n_in**-0.5 if one.is_dense else 1)
+    for one, (_, second, state) in both:
+        if one.trains_bias:
+            second[...] = rng.normal(scale=0.5, size=second.shape)
+        state[...] = rng.uniform(0.5, 1.5, size=state.shape)
+    return Model(made, parameters, {"loss": []}, reference.BACKEND, None)
 
 
 def inputs(dtype):
@@ -64,31 +131,111 @@ def inputs(dtype):
 
 
 def rounding(given, rows):
-    """How far from the exact outputs those of one program may be, (rows, n_out), to first order.
+    """How far from the exact outputs those of one program may be, to first order: by head, (rows, units).
 
     Every operation is taken to be within 4 eps of its value (no libm promises less for all its functions).
     A layer passes on what comes in times |w|, and adds eps for each of its n_in + 1 sums. An activation
-    passes it on times its slope, and adds the errors of the operations of its formula.
+    passes it on times its slope, and adds the errors of the operations of its formula. Other operations are
+    taken apart into those of their formulas, see `through`. A table's rows are exact, and the mean of those
+    of its levels is a sum of as many.
     """
-    eps = np.finfo(given.parameters.dtype).eps
-    value, off = rows.astype(np.float64), np.zeros(rows.shape)
-    parameters = given.parameters.astype(np.float64)
-    for (w, b), activation in zip(
-        layer_views(parameters, given.network.sizes), given.network.activations, strict=True
-    ):
-        size = np.abs(value) @ np.abs(w) + np.abs(b)
-        off = off @ np.abs(w) + (len(w) + 1) * eps * size
-        value = value @ w + b
-        if activation == "softmax":
-            value = reference.activate("softmax", value)
-            off = value * (2 * off.max(axis=1, keepdims=True) + 16 * eps)
-            continue
-        expression = formula(activation)
-        slope = np.abs(gradient(expression, "z").on_arrays(value.dtype, {"z": value}))
-        own = operations(expression, value)
-        value = reference.activate(activation, value)
-        off = np.broadcast_to(slope, value.shape) * off + 4 * eps * own
-    return off
+    dtype = given.parameters.dtype
+    eps = np.finfo(dtype).eps
+    blocks = blocks_of(given, rows)
+    passed = {-1 - i: (block.astype(np.float64), np.zeros(block.shape)) for i, block in enumerate(blocks)}
+    walked = steps(given.network, given.parameters.astype(np.float64))
+    for step in walked:
+        one, arrays = step.one, [*step.arrays.values()]
+        (value, off), other = passed[one.sources[0]], passed[one.sources[-1]]
+        if one.is_dense:
+            value, off = product(value, off, *arrays, eps)
+        elif one.kind.name == "concatenate":
+            value, off = map(np.hstack, zip((value, off), other, strict=True))
+        elif one.kind.name == "gather":
+            value, off = value[:, arrays[0]], off[:, arrays[0]]
+        elif one.kind.name == "grouped":
+            parts = (np.split(each, one.groups, axis=1) for each in (value, off))
+            value, off = map(
+                np.hstack,
+                zip(*(product(*own, eps) for own in zip(*parts, *arrays, strict=True)), strict=True),
+            )
+        elif one.kind.name == "categories":
+            places = [
+                np.clip(c, -2, len(t) - 3).astype(int) + 2 for c, t in zip(value.T, arrays, strict=True)
+            ]
+            found = [
+                (t[at], len(t) * eps * np.abs(t).max(axis=0) + 0 * t[at])
+                for at, t in zip(places, arrays, strict=True)
+            ]
+            value, off = map(np.hstack, zip(*found, strict=True))
+        else:
+            known = zip(step.variables, arrays, strict=False)
+            given_by = {"z": (value, off), "other": other} | {name: (array, 0) for name, array in known}
+            value, off = through(step.formula(dtype), given_by, eps)
+        passed[step.number] = activated(one.activation, value, off, eps)
+    return {name: passed[number][1] for name, number in outputs_of(walked).items()}
+
+
+def blocks_of(given, rows):
+    """The blocks of rows in the order of the network's, numbers in the model's dtype."""
+    if isinstance(rows, dict):
+        rows = [rows[block.name] for block in given.network.blocks]
+    dtype = given.parameters.dtype
+    listed = rows if isinstance(rows, list) else [rows]
+    return [block if block.dtype.kind == "i" else block.astype(dtype) for block in listed]
+
+
+def product(value, off, w, b, eps):
+    """The outputs of a dense layer, and how far they may be off where its inputs are off by `off`."""
+    size = np.abs(value) @ np.abs(w) + np.abs(b)
+    return value @ w + b, off @ np.abs(w) + (len(w) + 1) * eps * size
+
+
+def activated(activation, value, off, eps):
+    """The activation of values (rows, units), and how far it may be off where they are off by `off`."""
+    if activation == "identity":
+        return value, off
+    if activation == "softmax":
+        value = reference_losses.activate("softmax", value)
+        return value, value * (2 * off.max(axis=1, keepdims=True) + 16 * eps)
+    expression = formula(activation)
+    slope = np.abs(gradient(expression, "z").on_arrays(value.dtype, {"z": value}))
+    own = operations(expression, value)
+    value = reference_losses.activate(activation, value)
+    return value, np.broadcast_to(slope, value.shape) * off + 4 * eps * own
+
+
+def through(expression, given_by, eps):
+    """The value of an expression in float64, and how far off it may be, to first order.
+
+    given_by : of each variable the same. Every operation is within 4 eps of its value, a sum within eps times
+    the sizes of what it adds, so often; an error goes through by the slope of the operation.
+    """
+
+    def step(node, parts):
+        if node.operation == VARIABLE:
+            return given_by[node.operands[0]]
+        if node.operation == CONSTANT:
+            return node.operands[0], 0.0
+        values, offs = zip(*parts, strict=True)
+        value = OPERATIONS[node.operation].on_arrays(*values)
+        if node.operation == "sum":
+            sizes = offs[0] + values[0].shape[-1] * eps * np.abs(values[0])
+            return value, np.sum(sizes, axis=-1, keepdims=True)
+        if node.operation == "max":
+            return value, np.max(np.broadcast_to(offs[0], values[0].shape), axis=-1, keepdims=True)
+        if node.truth:
+            return value, 0.0
+        if node.operation == "where":
+            return value, np.where(values[0], *offs[1:])
+        names = "pqr"[: len(values)]
+        alone = Expression(node.operation, *map(variable, names))
+        at = {name: np.asarray(one, float) for name, one in zip(names, values, strict=True)}
+        slopes = [gradient(alone, name).on_arrays(value.dtype, at) for name in names]
+        passed_on = sum(np.abs(slope) * off for slope, off in zip(slopes, offs, strict=True))
+        return value, passed_on + 4 * eps * np.abs(value)
+
+    return expression.fold(step)
 
 
 def operations(expression, z):
@@ -105,8 +252,14 @@ def operations(expression, z):
 
 def agrees(given, got, rows):
     """Assert that outputs are `given`'s for the rows: each of the two programs may be off by `rounding`."""
-    wanted = given.predict(rows)
-    assert got.dtype == wanted.dtype
-    assert got.shape == wanted.shape
-    off = np.abs(got - wanted) / (2 * rounding(given, rows))
-    assert off.max() <= 1, f"{off.max():.3g} times the bound at {np.argwhere(off == off.max())[0]}"
+    expected = given.predict(rows)
+    if not given.network.head_names:
+        expected, got = {"output": expected}, {"output": got}
+    assert got.keys() == expected.keys()
+    for name, bound in rounding(given, rows).items():
+        assert got[name].dtype == expected[name].dtype
+        assert got[name].shape == expected[name].shape
+        off = np.abs(got[name] - expected[name]) / (2 * bound)
+        assert off.max() <= 1, (
+            f"{name}: {off.max():.3g} times the bound at {np.argwhere(off == off.max())[0]}"
+        )

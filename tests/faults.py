@@ -1,4 +1,4 @@
-"""A disk that fails on demand: the real system calls, until one of them is told not to work."""
+"""A disk that fails on demand: the real system calls, until one of them is set to fail."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastmlp.files import archive
 from fastmlp.system import renaming
 
 CALLS = ("open", "write", "fsync", "lseek", "fchmod", "fchown", "fstat", "replace", "close")
-"""What `fastmlp.files` asks of the operating system while it writes."""
+"""System calls of `fastmlp.files` while it writes."""
 
 
 class Disk:
@@ -25,11 +25,11 @@ class Disk:
         if name not in CALLS:
             return real
 
-        def call(*arguments):
+        def call(*arguments, **named):
             self.seen.append(name)
             if len(self.seen) - 1 == self.at:
                 self.fail(real, name, arguments)
-            return real(*arguments)
+            return real(*arguments, **named)
 
         return call
 

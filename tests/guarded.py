@@ -13,7 +13,7 @@ import os
 
 import numpy as np
 
-from fastmlp.kernels.runtime import adapter, predictions, workspace
+from fastmlp.kernels.runtime import adapter, chunks, predictions, stepping, workspace
 from fastmlp.kernels.runtime.workspace import Workspace
 from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
@@ -73,8 +73,8 @@ def guarded_backend(backend, side):
         return backend.evaluate(network, seal(parameters), Data(*map(seal, data)))
 
     def train_chunk(network, optimizer, state, data, chunk, key, threads, losses):
-        *steps, batch_size = chunk
-        visits = type(chunk)(*map(seal, steps), batch_size)
+        steps = chunk[:5]
+        visits = type(chunk)(*map(seal, steps), *chunk[5:])
         outer = (state.parameters, state.gradients, state.moments, losses)
         inner = [guarded(array, side) for array in outer]
         after = backend.train_chunk(
@@ -83,24 +83,24 @@ def guarded_backend(backend, side):
         )  # fmt: skip
         for array, changed in zip(outer, inner, strict=True):
             array[...] = changed
-        return state._replace(step=after.step)
+        return state.at(after.step, after.threads)
 
     return backend._replace(predict=predict, evaluate=evaluate, train_chunk=train_chunk)
 
 
-def guarded_workspace(side, sizes, rows, workers, dtype, private=0, predicting=False, buffers=None):
-    """As `buffers.workspace`, with a wall of its own for every buffer."""
-    wanted = workspace.lengths(sizes, rows, workers, dtype.itemsize, private, predicting, buffers)
-    parts = {name: guarded(np.zeros(length, dtype), side) for name, length in wanted.items()}
+def guarded_workspace(side, extent, rows, workers, dtype, private=0, predicting=False, buffers=None):
+    """Return `buffers.workspace` with a wall of its own for every buffer."""
+    expected = workspace.lengths(extent, rows, workers, dtype.itemsize, private, predicting, buffers)
+    parts = {name: guarded(np.zeros(length, dtype), side) for name, length in expected.items()}
     memory = next(iter(parts.values()))
     apart = {name: (part.ctypes.data - memory.ctypes.data) // dtype.itemsize for name, part in parts.items()}
     _kept.append(parts)
     sums = guarded(np.zeros(rows), side)
-    return Workspace(memory, sums, workspace.words(wanted, apart, memory.size, rows, workers))
+    return Workspace(memory, sums, workspace.words(expected, apart, memory.size, rows, workers))
 
 
 def guarded_lists(side, lists_for, *given):
-    """As `calls.lists_for`, with a wall of its own for every array."""
+    """Return `calls.lists_for` with a wall of its own for every array."""
     found = lists_for(*given)
     return {k: guarded(v, side) if isinstance(v, np.ndarray) else v for k, v in found.items()}
 
@@ -114,14 +114,23 @@ def guarded_workspaces(side):
     """Let every buffer of a workspace lie against walls of its own."""
     names = (
         (adapter, "workspace"),
-        (adapter, "workspace_of"),
+        (chunks.Idle, "take"),
         (adapter, "lists_for"),
+        (adapter, "tables_for"),
         (predictions, "workspace"),
+        (stepping, "workspace"),
+        (stepping, "column_lists"),
+        (stepping, "tables_for"),
     )
     before = [getattr(*name) for name in names]
-    adapter.workspace = predictions.workspace = functools.partial(guarded_workspace, side)
-    adapter.workspace_of = lambda gradients, *asked: guarded_workspace(side, *asked)
+    adapter.workspace = predictions.workspace = stepping.workspace = functools.partial(
+        guarded_workspace, side
+    )
+    chunks.Idle.take = lambda *_: None  # what is kept has no walls
     adapter.lists_for = functools.partial(guarded_lists, side, adapter.lists_for)
+    adapter.tables_for = functools.partial(guarded_lists, side, adapter.tables_for)
+    stepping.column_lists = functools.partial(guarded_lists, side, stepping.column_lists)
+    stepping.tables_for = functools.partial(guarded_lists, side, stepping.tables_for)
     try:
         yield
     finally:

@@ -38,4 +38,4 @@ def no_thread_is_left():
 
 def filling():
     """The threads that fill windows."""
-    return [thread for thread in threading.enumerate() if "_fill_all" in thread.name]
+    return [thread for thread in threading.enumerate() if thread.name == "fastmlp windows"]

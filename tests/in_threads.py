@@ -6,6 +6,7 @@ import collections
 import itertools
 import threading
 
+import needs
 import numpy as np
 
 
@@ -22,7 +23,7 @@ class Group:
             self.posted[number][rank] = array
             self.changed.notify_all()
             arrived = self.changed.wait_for(
-                lambda: len(self.posted[number]) == self.size or self.failed, timeout=60
+                lambda: len(self.posted[number]) == self.size or self.failed, timeout=needs.PATIENCE
             )
             if len(self.posted[number]) < self.size:
                 raise LeftAlone(f"arrived: {arrived}")

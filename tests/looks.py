@@ -10,7 +10,7 @@ import subprocess
 import needs
 
 LEAST_CONTRAST = 4.5
-"""Of text to what is behind it, as WCAG 2 of the W3C defines it and asks for."""
+"""The least contrast of text to what is behind it that WCAG 2 of the W3C requires."""
 
 SCRIPT = """
 const pages = PAGES, found = {};
@@ -69,7 +69,7 @@ def complaints(site, pages, width, mode, folder):
         ),
         frames.as_uri(),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=needs.PATIENCE)
     frames.unlink()
     found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.S)[1]))
     assert set(found) == set(pages)

@@ -1,4 +1,4 @@
-"""What the processes of mpiexec run, for tests/test_mpi.py: `python mpi_jobs.py JOB ARGUMENT..`."""
+"""What the processes of mpiexec run in tests of MPI: `python mpi_jobs.py JOB ARGUMENT..`."""
 
 from __future__ import annotations
 
@@ -28,14 +28,33 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def trained(group, **changes):
+NORMED = fastmlp.Network(
+    inputs=6,
+    layers=[fastmlp.Dense(8, "tanh"), fastmlp.BatchNorm(), fastmlp.Dropout(0.3), fastmlp.Dense(1)],
+    output="sigmoid",
+    loss="binary_cross_entropy",
+)
+
+
+HEADS = fastmlp.Network(
+    inputs=6,
+    layers=[fastmlp.Dense(8, "tanh"), fastmlp.Dropout(0.3)],
+    heads={
+        "price": fastmlp.Head(1, missing=True, layers=[fastmlp.Dense(4, "relu", l2=0.1)]),
+        "kind": fastmlp.Head(2, loss="cross_entropy", output="softmax", loss_weights=(1, 3)),
+    },
+)
+TARGETS = {"price": np.where(WEIGHTS > 0.3, X[:, 0], np.nan), "kind": Y.astype(int)}
+
+
+def trained(group, network=NETWORK, y=Y, **changes):
     """The training of a group of processes, each with its share of the rows."""
-    X_own, y_own, weights = fastmlp.shard(group, X, Y, WEIGHTS)
+    X_own, y_own, weights = fastmlp.shard(group, X, y, WEIGHTS)
     settings = {**SETTINGS, "sample_weight": weights, "communicator": group, **changes}
-    return fastmlp.fit(NETWORK, X_own, y_own, **settings)
+    return fastmlp.fit(network, X_own, y_own, **settings)
 
 
-def told(model):
+def summary(model):
     return {"parameters": model.parameters.tolist(), "stop_reason": model.stop_reason, **model.history}
 
 
@@ -63,19 +82,23 @@ def sizes(folder):
     for size in (1, 2, 3, 4):
         group = WORLD.Split(WORLD.rank < size, WORLD.rank)
         if WORLD.rank < size:
-            found[size] = told(trained(group))
-    found["again"] = told(trained(WORLD))
+            found[size] = summary(trained(group))
+    found["again"] = summary(trained(WORLD))
     path = os.path.join(folder, "training.npz")
     pair = WORLD.Split(WORLD.rank < 2, WORLD.rank)
     if WORLD.rank < 2:
         trained(pair, epochs=1, callbacks=[fastmlp.Checkpoint(path)])
     WORLD.Barrier()
-    found["resumed"] = told(trained(WORLD, resume=path))
+    found["resumed"] = summary(trained(WORLD, resume=path))
     found["pieces"], found["flat"] = (overlapping(one) for one in (WORLD, FiveMethods(WORLD)))
     averaged = fastmlp.DataParallel(WORLD, average_every=2)
-    found["averaged"] = told(trained(WORLD, communicator=averaged))
+    found["averaged"] = summary(trained(WORLD, communicator=averaged))
+    for name, group in (("norms", WORLD), ("norms of one", WORLD.Split(WORLD.rank))):
+        found[name] = summary(trained(group, NORMED, backend="fused"))
+    for name, group in (("heads", WORLD), ("heads of one", WORLD.Split(WORLD.rank))):
+        found[name] = summary(trained(group, HEADS, TARGETS))
     limit = [fastmlp.TimeLimit(0.2 if WORLD.rank == 2 else 1e6)]
-    found["limited"] = told(trained(WORLD, epochs=10**6, callbacks=limit))
+    found["limited"] = summary(trained(WORLD, epochs=10**6, callbacks=limit))
     Path(folder, f"{WORLD.rank}.json").write_text(json.dumps(found))
 
 
@@ -105,9 +128,25 @@ def fail(what, path):
     """Train until something happens to rank 1."""
     rows = np.full_like(X, 1e308) if what == "nan" and WORLD.rank == 1 else X
     callbacks = [Failing(what), fastmlp.Checkpoint(path)]
-    communicator = fastmlp.DataParallel(WORLD, timeout=2)
+    communicator = fastmlp.DataParallel(WORLD, timeout=4 if what == "stall" else 600)
     settings = {**SETTINGS, "epochs": 10**6, "callbacks": callbacks, "communicator": communicator}
+    WORLD.Barrier()  # who started later is waited for without end
     fastmlp.fit(NETWORK, rows, Y, **settings)
+
+
+def leave(how, path):
+    """Train without the process of rank 1 in COMM_WORLD, which ends, or comes late."""
+    group = WORLD.Split(WORLD.rank == 0, -WORLD.rank) if how == "of a group" else WORLD
+    if WORLD.rank == 1:
+        Path(path).touch()
+        match how:
+            case "fails":
+                raise OSError("there are no rows")
+            case "comes late":
+                time.sleep(10)  # longer than another waits for what one that has ended may have sent
+            case _:
+                sys.exit()
+    trained(group)
 
 
 def wait(path):
@@ -129,4 +168,4 @@ def wait(path):
 
 
 if __name__ == "__main__":
-    {"sizes": sizes, "fail": fail, "wait": wait}[sys.argv[1]](*sys.argv[2:])
+    {"sizes": sizes, "fail": fail, "leave": leave, "wait": wait}[sys.argv[1]](*sys.argv[2:])

@@ -28,6 +28,9 @@ ACTIVATIONS = {
     "softplus": lambda x: x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x)),
     "sigmoid": sigmoid,
     "tanh": math.tanh,
+    "selu": lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * math.expm1(x)),
+    "mish": lambda x: x * math.tanh(x + math.log1p(math.exp(-x)) if x > 0 else math.log1p(math.exp(x))),
+    "hardswish": lambda x: x * min(max(x + 3, 0), 6) / 6,
 }
 
 
@@ -62,7 +65,21 @@ def element_losses(name, output, z, y, delta=1.0, quantile=0.5):
         return np.exp(z) - y * z
     if name == "poisson_deviance":  # half of sklearn.metrics.mean_poisson_deviance
         return np.exp(z) - y - y * (z - np.log(np.where(y > 0, y, 1)))
-    error = OUTPUTS[output](z) - y
+    a = OUTPUTS[output](z)
+    if name == "focal":  # Lin and others (2017), of each class; gamma = 2
+        return -y * (1 - a) ** 2 * np.log(a)
+    if name == "binary_focal":  # torchvision.ops.sigmoid_focal_loss(alpha=-1, gamma=2)
+        return -y * (1 - a) ** 2 * np.log(a) - (1 - y) * a**2 * np.log(1 - a)
+    if name == "gaussian":  # GaussianNLLLoss(mean, y, exp(log variance))
+        (mean, log_variance), y = np.hsplit(z, 2), np.hsplit(y, 2)[0]
+        variance = np.maximum(np.exp(log_variance), 1e-6)
+        return 0.5 * (np.log(variance) + (mean - y) ** 2 / variance)
+    if name == "negative_binomial":  # -distributions.NegativeBinomial.log_prob - log y!
+        (log_mean, log_dispersion), y = np.hsplit(z, 2), np.hsplit(y, 2)[0]
+        r, odds = np.exp(-log_dispersion), np.exp(log_mean + log_dispersion)
+        log_gamma = np.vectorize(math.lgamma)
+        return log_gamma(r) - log_gamma(y + r) + (y + r) * np.log1p(odds) - y * np.log(odds)
+    error = a - y
     if name == "mse":  # MSELoss
         return error**2
     if name == "mae":  # L1Loss
@@ -83,7 +100,7 @@ def loss(name, output, z, y, weights=None, delta=1.0, quantile=0.5, convention="
     weights = np.ones(len(z)) if weights is None else weights
     rows = element_losses(name, output, z, y, delta, quantile)
     sklearns = convention == "sklearn"
-    summed = name == "cross_entropy" or (sklearns and ("entropy" in name or "poisson" in name))
+    summed = name in ("cross_entropy", "focal") or (sklearns and ("entropy" in name or "poisson" in name))
     rows = rows.sum(axis=1) if summed else rows.mean(axis=1)
     return np.average(rows, weights=weights) * (0.5 if sklearns and name == "mse" else 1.0)
 
@@ -128,9 +145,9 @@ class RMSprop:
 class Adam:
     """torch.optim.Adam; with `decay`, torch.optim.AdamW; with `hat`, as Keras has it."""
 
-    def __init__(self, beta1=0.9, beta2=0.999, epsilon=1e-8, decay=0.0, hat=False):
+    def __init__(self, beta1=0.9, beta2=0.999, epsilon=1e-8, decay=0.0, hat=False, amsgrad=False):
         self.betas, self.epsilon, self.decay, self.hat = (beta1, beta2), epsilon, decay, hat
-        self.m, self.v, self.t = 0.0, 0.0, 0
+        self.m, self.v, self.t, self.greatest, self.amsgrad = 0.0, 0.0, 0, 0.0, amsgrad
 
     def step(self, p, g, lr):
         self.t += 1
@@ -141,8 +158,40 @@ class Adam:
             lr = lr * np.sqrt(1 - self.betas[1] ** self.t) / (1 - self.betas[0] ** self.t)
             return p - lr * self.m / (np.sqrt(self.v) + self.epsilon)
         m_hat = self.m / (1 - self.betas[0] ** self.t)
-        v_hat = self.v / (1 - self.betas[1] ** self.t)
+        self.greatest = np.maximum(self.greatest, self.v)
+        v_hat = (self.greatest if self.amsgrad else self.v) / (1 - self.betas[1] ** self.t)
         return p - lr * m_hat / (np.sqrt(v_hat) + self.epsilon)
+
+
+class ScheduleFree:
+    """AdamWScheduleFree of facebookresearch/schedule_free, with its three sequences side by side."""
+
+    def __init__(self, beta1=0.9, beta2=0.999, epsilon=1e-8, decay=0.0, warmup=0):
+        self.betas, self.epsilon, self.decay, self.warmup = (beta1, beta2), epsilon, decay, warmup
+        self.v, self.t, self.z, self.x, self.total = 0.0, 0, None, None, 0.0
+
+    def step(self, p, g, lr):
+        if self.z is None:
+            self.z = self.x = p
+        self.t += 1
+        warm = min(1.0, self.t / self.warmup) if self.warmup else 1.0
+        self.v = self.betas[1] * self.v + (1 - self.betas[1]) * g**2
+        self.total += warm**2  # weight_lr_power = 2, of rates that only rise
+        move = g / (np.sqrt(self.v / (1 - self.betas[1] ** self.t)) + self.epsilon) + self.decay * p
+        self.z = self.z - lr * warm * move
+        self.x = (1 - warm**2 / self.total) * self.x + warm**2 / self.total * self.z
+        return (1 - self.betas[0]) * self.z + self.betas[0] * self.x
+
+
+def orthogonalised(m):
+    """Jordan (2024): five rounds of Newton and Schulz, on the matrix as PyTorch has it, outputs first."""
+    x = m.T
+    x = x.T if x.shape[0] > x.shape[1] else x
+    x = x / max(np.sqrt((x**2).sum()), 1e-7)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x if m.shape[0] < m.shape[1] else x.T
 
 
 # --- dropout: Wellons' "lowbias32" in Python's whole numbers -----------------------------------------

@@ -1,7 +1,7 @@
 """What a test needs of the system: marks that skip it where that is not, with the reason.
 
-Windows is told by what it lacks and not by its name, so that a process on Linux can be made to lack it, too
-(`tests/test_portability.py`).
+Windows is known by what it lacks and not by its name, so that a process on Linux can be made to lack it, too
+(`tests/system/test_portability.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ import pytest
 
 COMPILER = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+PATIENCE = 600
+"""Seconds after which what another process or thread does is taken for hung: ten times what it takes here."""
 
 
 def posix(what):

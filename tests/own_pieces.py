@@ -15,7 +15,7 @@ PAGE = "docs/pieces.md"
 
 def definitions():
     """What the examples define: functions and pieces, without the trainings."""
-    kinds = ("fastmlp.Activation", "fastmlp.Loss", "fastmlp.RowLoss", "fastmlp.Rule")
+    kinds = tuple(f"fastmlp.{name}" for name in ("Activation", "Layer", "Loss", "RowLoss", "Rule"))
     scope = {"np": np, "fastmlp": fastmlp}
     for node in ast.parse(pages.script(PAGE)).body:
         value = getattr(node, "value", None)

@@ -1,4 +1,4 @@
-"""scikit-learn's estimators and ours, made alike, and what they are fitted to."""
+"""scikit-learn's estimators and ours with the same parameters, and what they are fitted to."""
 
 from __future__ import annotations
 

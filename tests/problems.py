@@ -11,8 +11,18 @@ import sklearn.datasets
 
 from fastmlp.model.losses import LOSSES
 
-PAIRS = tuple((output, loss) for loss, entry in LOSSES.items() for output in entry.outputs)
-"""Every valid pair of output and loss."""
+PAIRS = tuple(
+    (output, loss)
+    for loss, entry in LOSSES.items()
+    for output in entry.outputs
+    if entry.outputs_per_target == 1
+)
+"""Every valid pair of output and loss, of losses with one output a target."""
+
+LIKELIHOODS = tuple(
+    (entry.outputs[0], loss) for loss, entry in LOSSES.items() if entry.outputs_per_target == 2
+)
+"""Those of two outputs a target."""
 
 COMPILED_DTYPES = (np.float32, np.float64)
 
@@ -24,9 +34,13 @@ def eps(dtype):
 def targets_for(loss, rng, rows, n_out):
     """Targets (rows, n_out) on which the loss is defined: probabilities, counts or real numbers."""
     match loss:
-        case "cross_entropy":
+        case "gaussian":
+            return np.tile(rng.standard_normal((rows, n_out // 2)), 2)
+        case "negative_binomial":
+            return np.tile(rng.poisson(2.0, (rows, n_out // 2)).astype(float), 2)
+        case "cross_entropy" | "focal":
             return rng.dirichlet(np.ones(n_out), rows)
-        case "binary_cross_entropy":
+        case "binary_cross_entropy" | "binary_focal":
             return rng.random((rows, n_out))
         case "poisson" | "poisson_deviance":
             return rng.poisson(2.0, (rows, n_out)).astype(float)

@@ -1,36 +1,55 @@
-"""Which cases the quick suite runs; `pytest -m matrix` runs the others.
+"""Which cases the quick suite runs, which `pytest -m matrix`, and which are left to `pytest -m campaign`.
 
-Full products of backends, dtypes and whatever else a test varies take many minutes, and most of them
-run machine code that another case has run. A variant that `--variant` names has all cases in the quick suite.
+Full products of backends, dtypes and whatever else a test varies take an hour, and most of them run machine
+code that another case has run: the quick suite and the matrix together have every pair of values of two axes
+on PROGRAMS and a share of the cases of the other backends, and the campaign has all others. A variant that
+`--variant` names has all cases in the quick suite.
 """
 
 from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from fastmlp.backend import registry
 
-matrix = pytest.mark.matrix
+matrix, campaign = pytest.mark.matrix, pytest.mark.campaign
 
-FEW = ("reference", "baseline", "fused")
-"""The oracle, the program of the templates and the one that works by rows and on threads. The others run
-one of these programs with some functions of their own, which test_slots.py tries one by one."""
+FEW = ("reference", "fused")
+"""The oracle, and the program that works by rows and on threads."""
 
-SHARE, SHARE_THAT_COMPILES = 3, 9
-"""The other backends have every third case of those; one that compiles for each network has every ninth."""
+PROGRAMS = (*FEW, "baseline")
+"""With the program of the templates. The others run one of these programs with some functions of their own,
+which test_slots.py tries one by one."""
+
+SHARE, SHARE_THAT_COMPILES = 8, 16
+"""Where the others are quick, too, they have every eighth case of those, since each compiles what it trains
+with; one that compiles for each network has every sixteenth."""
+
+QUICK_DTYPE = {"baseline": "float64", "blas": "float32", "tiled": "float32", "packed": "float32"}
+"""The one dtype in which these are quick: a backend's programs take 8 s to compile for each."""
+
+SHARE_OF_THE_MATRIX = 4
+"""The others have every fourth case there; test_slots.py tries what is their own, and test_arithmetic.py all
+networks."""
+
+
+def _compiles(backend):
+    """Whether it compiles for each network."""
+    return backend in registry.variants() and registry.variants()[backend].specialize is not None
 
 
 def _share(backend):
     if backend in FEW:
         return 1
-    return SHARE if registry.variants()[backend].specialize is None else SHARE_THAT_COMPILES
+    return SHARE_THAT_COMPILES if _compiles(backend) else SHARE
 
 
 def is_given(backend):
     """Whether `--variant` names it."""
-    return backend in registry._files
+    return backend in registry.registered
 
 
 def few(names):
@@ -38,22 +57,56 @@ def few(names):
     return [pytest.param(name, marks=[] if name in FEW or is_given(name) else matrix) for name in names]
 
 
+def seeds(quick, slow, every):
+    """Seeds of cases drawn at random: the quick suite has the first few of them, and `-m slow` some more."""
+    marks = [()] * quick + [pytest.mark.slow] * (slow - quick) + [campaign] * (every - slow)
+    return [pytest.param(seed, marks=mark) for seed, mark in enumerate(marks)]
+
+
 some_backends = pytest.mark.parametrize("backend", few(registry.backends()))
 
 
-def crossed(**axes):
-    """Parametrize a test over the product of the axes, of which the quick suite has a diagonal.
+def crossed(*, tried=FEW, **axes):
+    """Parametrize a test over the product of the axes: a diagonal is quick, the matrix has all pairs.
 
     Each value of the longest axis occurs once for each of FEW backends, and the values of the others take
     turns along it. The other backends begin at different places, so that they have every value between them.
+
+    tried : the backends that the quick suite has
     """
-    names = list(axes)
-    cases = []
-    for places in itertools.product(*(range(len(values)) for values in axes.values())):
-        values = [axis[place] for axis, place in zip(map(list, axes.values()), places, strict=True)]
-        quick = _on_the_diagonal(axes, dict(zip(names, places, strict=True)))
-        cases.append(pytest.param(*values, marks=[] if quick else matrix, id="-".join(map(_label, values))))
+    names, axes = list(axes), {name: list(values) for name, values in axes.items()}
+    quick, matrixed, cases = [], [], []
+    places = list(itertools.product(*(range(len(values)) for values in axes.values())))
+    for place in (dict(zip(names, one, strict=True)) for one in places):
+        backend = axes["backend"][place["backend"]] if "backend" in axes else FEW[0]
+        quick.append(is_given(backend) or (backend in tried and _has_turn(backend, axes, place)))
+        matrixed.append(backend in PROGRAMS or _on_the_diagonal(axes, place, SHARE_OF_THE_MATRIX))
+    pairs = _covering_pairs(np.array(places), np.array(quick), np.flatnonzero(matrixed))
+    for number, place in enumerate(places):
+        values = [axis[one] for axis, one in zip(axes.values(), place, strict=True)]
+        marks = [] if quick[number] else matrix if number in pairs else campaign
+        cases.append(pytest.param(*values, marks=marks, id="-".join(map(_label, values))))
     return pytest.mark.parametrize(names, cases)
+
+
+def _covering_pairs(places, given, others):
+    """Numbers of other cases that, with the given ones, have every pair of values of two axes.
+
+    Greedy: the case with the most new pairs is the next; which of several is drawn from a fixed seed.
+
+    places : (cases, axes) int, all of the product; given : (cases,) bool; others : numbers of cases
+    """
+    counts = places.max(axis=0) + 1
+    both = itertools.combinations(range(len(counts)), 2)
+    pairs = np.array([places[:, i] * counts[j] + places[:, j] for i, j in both])  # (pairs of axes, cases)
+    axes, order = np.arange(len(pairs)), np.random.default_rng(0).permutation(others)
+    new, chosen = np.ones((len(pairs), pairs.max() + 1), bool), set()
+    new[axes[:, None], pairs[:, given]] = False
+    while (gain := new[axes[:, None], pairs[:, order]].sum(axis=0)).any():
+        case = int(order[gain.argmax()])
+        chosen.add(case)
+        new[axes, pairs[:, case]] = False
+    return chosen
 
 
 def _label(value):
@@ -63,14 +116,23 @@ def _label(value):
     return value.__name__ if isinstance(value, type) else str(value)
 
 
-def _on_the_diagonal(axes, places):
-    backend = list(axes["backend"])[places["backend"]] if "backend" in axes else FEW[0]
-    if is_given(backend):
-        return True
+def _has_turn(backend, axes, places):
+    """Whether a case is quick; what has one dtype has no turns of it."""
+    dtype = QUICK_DTYPE.get(backend)
+    if dtype is not None and "dtype" in axes:
+        if np.dtype(axes["dtype"][places["dtype"]]) != dtype:
+            return False
+        axes = {name: values for name, values in axes.items() if name != "dtype"}
+    return _on_the_diagonal(axes, places, _share(backend))
+
+
+def _on_the_diagonal(axes, places, share):
     others = [name for name in axes if name != "backend"]
-    longest = max(others, key=lambda name: len(axes[name]))
+    longest = max(others, key=lambda name: len(axes[name]), default=None)
+    if longest is None:
+        return True
     turn = places[longest] + places.get("backend", 0)
-    turn, between = divmod(turn, min(_share(backend), len(axes[longest])))
+    turn, between = divmod(turn, min(share, len(axes[longest])))
     if between:
         return False
     for name in others:

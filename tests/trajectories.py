@@ -16,10 +16,14 @@ from fastmlp import (
     AdamW,
     Constant,
     Cosine,
+    CosineRestarts,
     Exponential,
     InverseScaling,
+    Muon,
     Network,
+    OneCycle,
     RMSprop,
+    ScheduleFreeAdamW,
     SparseAdam,
     StepDecay,
     Warmup,
@@ -64,7 +68,7 @@ TRAININGS = {
         150,
         (64, 33, 10),
         {"hidden": "gelu", "dropout": 0.3, **CLASSES},
-        RMSprop(Cosine(0.003, 20)),
+        RMSprop(CosineRestarts(0.003, 4, growth=2)),
         32,
     ),
     "rmsprop with momentum, weights": Training(
@@ -97,11 +101,24 @@ TRAININGS = {
         SGD(InverseScaling(0.5, unit="step")),
         10,
     ),
+    "adam, selu, mish, hardswish": Training(
+        "wine", 100, (13, 9, 7, 5, 3), {"hidden": ["selu", "mish", "hardswish"], **CLASSES}, Adam(0.003), 25
+    ),
     "mae, one unit wide": Training(
-        "diabetes", 101, (10, 1, 1), {"hidden": "tanh", "loss": "mae"}, SGD(0.01, 0.5), 50
+        "diabetes",
+        101,
+        (10, 1, 1),
+        {"hidden": "tanh", "loss": "mae"},
+        SGD(lambda epoch: 0.015 / (1 + epoch / 40), 0.5),
+        50,
     ),
     "poisson, one row a batch": Training(
-        "iris", 41, (4, 6, 1), {"hidden": "softplus", "output": "exp", "loss": "poisson"}, Adam(0.003), 1
+        "iris",
+        41,
+        (4, 6, 1),
+        {"hidden": "softplus", "output": "exp", "loss": "poisson"},
+        Adam(OneCycle(0.006, 20)),
+        1,
     ),
     "poisson deviance, scikit-learn's conventions": Training(
         "iris",
@@ -130,6 +147,17 @@ TRAININGS = {
     ),
     "sparse adam": Training(
         "digits", 90, (64, 12, 10), {"hidden": "relu", "l2": 0.01, **CLASSES}, SparseAdam(0.01), 6
+    ),
+    "schedule-free": Training(
+        "wine", 120, (13, 12, 3), {"hidden": "silu", **CLASSES}, ScheduleFreeAdamW(0.02, warmup=20), 32
+    ),
+    "muon, tall and wide": Training(
+        "digits",
+        130,
+        (64, 24, 40, 10),
+        {"hidden": "gelu", "l2": 1e-3, **CLASSES},
+        Muon(Cosine(0.004, 20), clip_norm=1.0),
+        32,
     ),
     "softmax with mse": Training(
         "iris", 77, (4, 5, 3), {"hidden": "relu", "output": "softmax", "loss": "mse"}, RMSprop(0.01), 19

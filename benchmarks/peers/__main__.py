@@ -3,17 +3,25 @@
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from rich.console import Console
+
+from fastmlp.lab.machine import measured
+from fastmlp.lab.measurements import STEP, Measurement, Results, Wrong, written
+from fastmlp.lab.table import notes, table, wrong
+from fastmlp.lab.timing import LEAST_SHARE, summary
+from fastmlp.model.layout import parameter_count
+
 from .. import pinning
 from . import start
+from .page import TITLES
 from .works import WORKS
 
-PEERS = ("fastmlp", "jax", "torch", "torch:eager", "sklearn", "c")
-"""A peer's best way, or the one that is named: what most people write in PyTorch has a line of its own."""
+PEERS = ("fastmlp", *TITLES)
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -22,26 +30,28 @@ def main():
     options = _options()
     peers = options.peers.split(",")
     cores = [int(core) for core in options.cores.split(",")]
-    report = {"command": sys.argv, "cpu": cpu_name(), "cores": cores, "python": platform.python_version()}
-    report |= {"clock": options.clock, "rounds": options.rounds, "versions": {}, "works": []}
-    print(f"{report['cpu']}, cores {cores}, best of {options.rounds} by the {options.clock} clock\n")
+    console = Console(width=None if sys.stdout.isatty() else 110)
+    results = Results(measured(), [], [], [])
     for work in WORKS:
         if options.only not in work.name:
             continue
         if work.threads > len(cores):
             print(f"{work.name}: left out, it needs {work.threads} cores\n")
             continue
-        mine = cores[: work.threads]
-        if work.kind == "start":
-            result = measure_start(work, peers, options.rounds, mine)
-        else:
-            result = measure(work, peers, options.rounds, mine, options.clock)
-        report["versions"] |= result.pop("versions")
-        report["works"].append(result)
-        show(work, result)
+        measure = measure_start if work.kind == "start" else measure_turns
+        found, versions = measure(work, peers, options.rounds, cores[: work.threads], options.clock)
+        results.machine.versions.update(versions)
+        own = results._replace(
+            measurements=[one for one in found if isinstance(one, Measurement)],
+            wrong=[one for one in found if isinstance(one, Wrong)],
+        )
+        console.print(table(own))
+        for line in (*notes(own), *wrong(own)):
+            console.print(line, soft_wrap=True)
+        results.measurements.extend(own.measurements)
+        results.wrong.extend(own.wrong)
         if options.json:  # after each work: an interrupted run keeps what it has
-            Path(options.json).write_text(json.dumps(report, indent=1))
-    print(report["versions"])
+            Path(options.json).write_text(written(results))
 
 
 def _options():
@@ -59,16 +69,6 @@ def _options():
     return parser.parse_args()
 
 
-def cpu_name():
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:  # no Linux
-        return platform.processor() or platform.machine()
-    field = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    keys = ("cpu family", "model", "stepping")
-    return f"{field.get('model name', platform.machine())} ({', '.join(f'{k} {field.get(k)}' for k in keys)})"
-
-
 def environment(threads):
     """The children's: thread counts set, and nothing that makes OpenBLAS other than its own choice."""
     env = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS="1")
@@ -79,12 +79,18 @@ def environment(threads):
 
 
 class Worker:
-    """A peer's process; started, it prepares, and `turn` makes it compute once while all others wait."""
+    """A peer's process; started, it prepares, and `turn` makes it compute once while all others wait.
 
-    def __init__(self, peer, work, cores):
+    directory : of the checkout that it runs, this one if None
+    """
+
+    def __init__(self, peer, work, cores, directory=None):
         command = [sys.executable, "-m", f"{__package__}.worker", peer, work.name, ",".join(map(str, cores))]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.process = subprocess.Popen(command, env=environment(work.threads), **pipes)
+        env = environment(work.threads)
+        if directory is not None:
+            env["PYTHONPATH"] = str(Path(directory).resolve())  # before what is installed
+        self.process = subprocess.Popen(command, env=env, cwd=directory, **pipes)
         self.about = self._read()
 
     def turn(self):
@@ -101,85 +107,57 @@ class Worker:
         return json.loads(line) if line else {"absent": f"FAILED: died with status {self.process.wait()}"}
 
 
-def measure(work, peers, rounds, cores, clock):
-    """All peers' processes live at once and take turns, so that the machine's drift hits all alike."""
-    workers, absent, versions, turns = {}, {}, {}, {}
+def measure_turns(work, peers, rounds, cores, clock):
+    """All peers' processes live at once and take turns, so that the machine's drift hits all.
+
+    Return a measurement of each peer, or why it is left out, and the peers' versions.
+    """
+    workers, found, versions, turns = {}, [], {}, {}
     try:
-        for name in (*peers, "peak"):
+        for name in peers:
             worker = Worker(name, work, cores)
             if "absent" in worker.about:
-                absent[name] = worker.about["absent"]
+                found.append(Wrong(*row_of(work), name, worker.about["absent"]))
                 worker.close()
             else:
-                workers[name], versions[name] = worker, worker.about.pop("version")
+                workers[name], versions[name] = worker, worker.about["version"]
+                about = worker.about
+                print(f"{work.name}, {name}: {about['way']} of {about['tried_us'] or 'one way'}")
         for _ in range(rounds):
             for name, worker in workers.items():
                 turns.setdefault(name, []).append(worker.turn())
     finally:
         for worker in workers.values():
             worker.close()
-    peak = max((turn[clock] for turn in turns.pop("peak", [])), default=None)
-    result = {
-        "work": work.name,
-        "flops": work.flops,
-        "peak_gflops": peak,
-        "versions": versions,
-        "absent": absent,
-    }
-    result["peers"] = {name: _summary(work, turns[name], workers[name].about, peak, clock) for name in turns}
-    return _with_ratios(result)
+    for name, taken in turns.items():
+        time = summary([1e-6 * turn[clock] for turn in taken])
+        # Several threads burn CPU time while they wait: only one thread tells whether the core was its own.
+        busy = work.kind == "train" and work.threads == 1
+        busy = busy and any(turn["cpu"] < LEAST_SHARE * turn["wall"] for turn in taken)
+        found.append(measurement(work, name, time._replace(clock=clock, busy=busy)))
+    return found, versions
 
 
-def measure_start(work, peers, rounds, cores):
+def measure_start(work, peers, rounds, cores, clock):
+    """Measure whole scripts; see `measure_turns`."""
     seconds, absent = start.measure(peers, rounds, environment(work.threads), cores)
-    result = {"work": work.name, "flops": None, "peak_gflops": None, "versions": {}, "absent": absent}
-    ways = {"torch": "import torch, nothing else"}
-    result["peers"] = {
-        name: {"us": 1e6 * min(took), "way": ways.get(name, "whole script")} for name, took in seconds.items()
-    }
-    return _with_ratios(result)
+    left_out = [Wrong(*row_of(work), name, reason) for name, reason in absent.items()]
+    return [*left_out, *(measurement(work, name, summary(taken)) for name, taken in seconds.items())], {}
 
 
-def _summary(work, turns, about, peak, clock):
-    best = min(turns, key=lambda turn: turn[clock])
-    summary = {"us": best[clock], **about, "turns": turns}
-    if work.kind == "predict":
-        return summary | {"best_call_us": min(turn["best"] for turn in turns)}
-    gflops = work.flops / best[clock] / 1e3
-    # Several threads burn CPU time while they wait, so only one thread tells whether the core was its own.
-    shared = work.threads == 1 and best["cpu"] < 0.95 * best["wall"]
-    return summary | {"gflops": gflops, "of_peak": peak and gflops / peak, "core_was_shared": shared}
+def row_of(work):
+    """Return the slot, case, shape and dtype of a work's measurements."""
+    return (STEP if work.kind == "train" else work.kind), "", work.name, work.dtype
 
 
-def _with_ratios(result):
-    own = result["peers"].get("fastmlp")
-    for summary in result["peers"].values():
-        summary["times_fastmlp"] = summary["us"] / own["us"] if own else None
-    return result
-
-
-def show(work, result):
-    what = {"train": f"{work.flops:.3g} flops a step", "predict": "one row", "start": "whole process"}[
-        work.kind
-    ]
-    peak = (
-        f", peak {result['peak_gflops']:.0f} GF/s" if result["peak_gflops"] and work.kind == "train" else ""
+def measurement(work, name, time):
+    """Return a peer's time as a measurement; its traffic is that of the batch and the parameters."""
+    network = work.network
+    numbers = work.batch * (network.n_in + network.n_out) + parameter_count(network)
+    flops = work.flops if work.kind == "train" else None
+    return Measurement(
+        *row_of(work), name, work.threads, time, flops, numbers * np.dtype(work.dtype).itemsize
     )
-    unit = {"train": "us/step", "predict": "median us", "start": "us"}[work.kind]
-    print(f"{work.name}  ({work.dtype}, threads {work.threads}, {what}{peak})")
-    print(f"  {'':12}{unit:>12}{'GF/s':>8}{'of peak':>9}{'x fastmlp':>11}  way")
-    for name, peer in result["peers"].items():
-        gflops = f"{peer['gflops']:.1f}" if peer.get("gflops") else ""
-        of_peak = f"{peer['of_peak']:.0%}" if peer.get("of_peak") else ""
-        ratio = f"{peer['times_fastmlp']:.2f}" if peer["times_fastmlp"] else ""
-        notes = [peer["way"]]
-        notes += [f"best call {peer['best_call_us']:.2f}"] if "best_call_us" in peer else []
-        notes += [f"of {peer['tried_us']}"] if peer.get("tried_us") else []
-        notes += ["(the core was shared)"] if peer.get("core_was_shared") else []
-        print(f"  {name:12}{peer['us']:12.2f}{gflops:>8}{of_peak:>9}{ratio:>11}  {' '.join(notes)}")
-    for name, reason in result["absent"].items():
-        print(f"  {name:12}left out: {reason}")
-    print(flush=True)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from .works import make_data, make_start
-
 if shutil.which("cc") is None:
     raise ImportError("no C compiler (cc)")
 SOURCE = Path(__file__).with_name("notebook.c")
@@ -28,7 +26,7 @@ def unsupported(work):
 
 
 def ways(work, threads, shuffle=True):
-    """Name to prepare() -> run(epochs), which trains afresh and returns the last epoch's mean loss."""
+    """Name to prepare() -> run(epochs), which trains afresh, and returns losses, the last epoch's last."""
     flags = ["-O3 -march=native", "-O3 -march=native -ffast-math"]
     return {flag: partial(_prepare, work, flag.split()) for flag in flags}
 
@@ -46,13 +44,14 @@ def _prepare(work, flags):
     train.argtypes = [ctypes.c_long, ctypes.c_float, ctypes.c_float, *[ctypes.c_void_p] * 3]
     library.unlink()  # stays mapped
     library.parent.rmdir()
-    X, y = make_data(work)
-    weights, biases = make_start(work)
-    start = np.concatenate([p.ravel() for p in (weights[0], biases[0], weights[1], biases[1])])
+    X, y = work.data()
+    pairs = zip(work.start().weights, work.start().biases, strict=True)
+    start = np.concatenate([p.ravel() for pair in pairs for p in pair])
 
     def run(epochs):
         params = start.copy()
         o = work.optimizer
-        return train(epochs, o.rate, o.bias_rate, params.ctypes.data, X.ctypes.data, y.ctypes.data)
+        rates = o.learning_rate, o.bias_learning_rate
+        return [train(epochs, *rates, params.ctypes.data, X.ctypes.data, y.ctypes.data)]
 
     return run

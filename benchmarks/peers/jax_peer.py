@@ -23,7 +23,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .works import make_data, make_start, row_orders
+from fastmlp import Adam
+
+from .works import row_orders
 
 VERSION = jax.__version__
 
@@ -31,28 +33,24 @@ HIDDEN = {"relu": jax.nn.relu, "tanh": jnp.tanh}
 OUTPUT = {"sigmoid": jax.nn.sigmoid, "identity": lambda z: z, "softmax": jax.nn.softmax}
 
 
-def unsupported(work):
-    return ""
-
-
 def ways(work, threads, shuffle=True):
-    """Name to prepare() -> run(epochs), which trains afresh and returns the last epoch's mean loss.
+    """Name to prepare() -> run(epochs), which trains afresh and returns mean losses, the last epoch's last.
 
     The number of threads is the number of cores the process may use: XLA reads its affinity.
     """
     jax.config.update("jax_enable_x64", work.dtype == "float64")
-    X, y = make_data(work)
+    X, y = work.data()
     X, y = jnp.asarray(X), jnp.asarray(y, jnp.int32 if work.loss == "cross_entropy" else work.dtype)
     small = work.flops < 5e6
     return {
         f"{'flat' if flat else 'tree'}, unroll {unroll}": partial(_prepare, work, X, y, shuffle, flat, unroll)
-        for flat in ([False, True] if small and work.optimizer.bias_rate is None else [False])
+        for flat in ([False, True] if small and _bias_rate(work.optimizer) is None else [False])
         for unroll in ([1, 4] if small else [1])
     }
 
 
 def _prepare(work, X, y, shuffle, flat, unroll):
-    start = list(zip(*make_start(work), strict=True))
+    start = _start(work)
     unravel = lambda params: params  # noqa: E731
     if flat:
         start, unravel = ravel_pytree(start)
@@ -73,18 +71,27 @@ def _prepare(work, X, y, shuffle, flat, unroll):
     def run(epochs):
         params = jax.tree.map(jnp.array, start)
         zeros = partial(jax.tree.map, jnp.zeros_like)
-        moments = (zeros(params), zeros(params)) if work.optimizer.kind == "adam" else ()
+        moments = (zeros(params), zeros(params)) if isinstance(work.optimizer, Adam) else ()
         orders = None if work.full_batch else row_orders(work, epochs, shuffle).reshape(-1, work.batch)
         losses = train(params, moments, X, y, orders, epochs * work.steps)[-1]
-        return float(np.asarray(losses)[-work.steps :].mean())
+        return np.asarray(losses).reshape(epochs, -1).mean(axis=1)
 
     return run
 
 
 def prepare_predict(work, threads):
-    params = jax.tree.map(jnp.array, list(zip(*make_start(work), strict=True)))
+    params = jax.tree.map(jnp.array, _start(work))
     forward = jax.jit(lambda params, x: OUTPUT[work.output](_logits(work, params, x)))
     return lambda x: np.asarray(forward(params, x))
+
+
+def _start(work):
+    model = work.start()
+    return list(zip(model.weights, model.biases, strict=True))
+
+
+def _bias_rate(optimizer):
+    return getattr(optimizer, "bias_learning_rate", None)
 
 
 def _take(values, rows):
@@ -108,14 +115,15 @@ def _loss(work, params, X, y):
 
 
 def _update(o, params, moments, grads, count):
-    if o.kind == "sgd":
-        if o.bias_rate is None:
-            return jax.tree.map(lambda p, g: p - o.rate * g, params, grads), moments
+    rate = o.learning_rate
+    if not isinstance(o, Adam):
+        if _bias_rate(o) is None:
+            return jax.tree.map(lambda p, g: p - rate * g, params, grads), moments
         pairs = zip(params, grads, strict=True)
-        return [(W - o.rate * dW, b - o.bias_rate * db) for (W, b), (dW, db) in pairs], moments
+        return [(W - rate * dW, b - _bias_rate(o) * db) for (W, b), (dW, db) in pairs], moments
     means = jax.tree.map(lambda m, g: o.beta1 * m + (1 - o.beta1) * g, moments[0], grads)
     squares = jax.tree.map(lambda v, g: o.beta2 * v + (1 - o.beta2) * g * g, moments[1], grads)
     count = count.astype(jax.tree.leaves(params)[0].dtype)
     c1, c2 = 1 / (1 - o.beta1**count), 1 / (1 - o.beta2**count)
-    step = lambda p, m, v: p - o.rate * c1 * m / (jnp.sqrt(c2 * v) + o.eps)  # noqa: E731
+    step = lambda p, m, v: p - rate * c1 * m / (jnp.sqrt(c2 * v) + o.epsilon)  # noqa: E731
     return jax.tree.map(step, params, means, squares), (means, squares)

@@ -17,16 +17,16 @@ only the module compiled (900), max-autotune-no-cudagraphs for the step (549 aga
 from functools import partial
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
-from .works import make_data, make_start, row_orders
+from fastmlp import Adam
+from fastmlp.lab import torch_steps
+
+from .works import row_orders
 
 VERSION = torch.__version__
 
 torch._dynamo.config.cache_size_limit = 64
-HIDDEN = {"relu": nn.ReLU, "tanh": nn.Tanh}
-OUTPUT = {"sigmoid": nn.Sigmoid, "identity": nn.Identity, "softmax": partial(nn.Softmax, dim=1)}
 LOSS = {
     "mse": F.mse_loss,
     "cross_entropy": F.cross_entropy,  # these two take logits
@@ -34,18 +34,14 @@ LOSS = {
 }
 
 
-def unsupported(work):
-    return ""
-
-
 def ways(work, threads, shuffle=True):
-    """Name to prepare() -> run(epochs), which trains afresh and returns the last epoch's mean loss."""
+    """Name to prepare() -> run(epochs), which trains afresh, and returns losses, the last epoch's last."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)  # dead units' moments decay into denormals; XLA flushes them too
-    X, y = map(torch.from_numpy, make_data(work))
+    X, y = map(torch.from_numpy, work.data())
     orders = partial(row_orders, work, shuffle=shuffle)
     return {
-        "eager": partial(_prepare_eager, work, X, y, orders),
+        **torch_steps.ways(work.training(threads, shuffle)),
         "step": partial(_prepare_step, work, X, y, orders, together=1),
         "step x8": partial(_prepare_step, work, X, y, orders, together=8),
     }
@@ -53,8 +49,7 @@ def ways(work, threads, shuffle=True):
 
 def prepare_predict(work, threads):
     torch.set_num_threads(threads)
-    network = nn.Sequential(_network(work), OUTPUT[work.output]()).eval()
-    network(torch.from_numpy(make_data(work)[0]))
+    network = work.start().to_torch()
 
     def predict(x):
         with torch.inference_mode():
@@ -63,58 +58,17 @@ def prepare_predict(work, threads):
     return predict
 
 
-def _network(work):
-    """The layers up to the logits, at the work's start."""
-    layers = []
-    for W, b in zip(*make_start(work), strict=True):
-        layer = nn.Linear(*W.shape, dtype=getattr(torch, work.dtype))
-        with torch.no_grad():
-            layer.weight.copy_(torch.from_numpy(W.T))
-            layer.bias.copy_(torch.from_numpy(b))
-        layers += [layer, HIDDEN[work.hidden]()]
-    return nn.Sequential(*layers[:-1])
-
-
 def _loss(work, z, y):
     return LOSS[work.loss](torch.sigmoid(z) if work.output == "sigmoid" and work.loss == "mse" else z, y)
 
 
-def _prepare_eager(work, X, y, orders):
-    o = work.optimizer
-    network = _network(work)
-    start = {name: value.clone() for name, value in network.state_dict().items()}
-
-    def run(epochs):
-        network.load_state_dict(start)
-        named = list(network.named_parameters())
-        groups = [
-            {"params": [p for name, p in named if name.endswith("weight")], "lr": o.rate},
-            {"params": [p for name, p in named if name.endswith("bias")], "lr": o.bias_rate or o.rate},
-        ]
-        if o.kind == "sgd":
-            optimizer = torch.optim.SGD(groups, fused=True)
-        else:
-            optimizer = torch.optim.Adam(groups, betas=(o.beta1, o.beta2), eps=o.eps, fused=True)
-        total = torch.zeros((), dtype=X.dtype)
-        for _ in range(epochs):
-            total.zero_()
-            batches = [None] if work.full_batch else torch.from_numpy(orders(1)[0]).unbind()
-            for rows in batches:
-                batch = (X, y) if rows is None else (X.index_select(0, rows), y.index_select(0, rows))
-                loss = _loss(work, network(batch[0]), batch[1])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                total += loss.detach()
-        return total.item() / work.steps
-
-    return run
-
-
 def _prepare_step(work, X, y, orders, together):
-    o, sizes = work.optimizer, len(work.sizes) - 1
-    start = [torch.from_numpy(p) for part in make_start(work) for p in part]
-    rates = [o.rate] * sizes + [o.bias_rate or o.rate] * sizes
+    o, sizes, model = work.optimizer, len(work.sizes) - 1, work.start()
+    start = [torch.from_numpy(p.copy()) for p in (*model.weights, *model.biases)]
+    adam = isinstance(o, Adam)
+    beta1, beta2, epsilon = (o.beta1, o.beta2, o.epsilon) if adam else (0.0, 0.0, 0.0)
+    bias_rate = None if adam else o.bias_learning_rate
+    rates = [o.learning_rate] * sizes + [bias_rate or o.learning_rate] * sizes
     hidden = {"relu": torch.relu, "tanh": torch.tanh}[work.hidden]
 
     def loss_of(params, X, y):
@@ -131,14 +85,14 @@ def _prepare_step(work, X, y, orders, together):
             grads, loss = torch.func.grad_and_value(loss_of)(params, *batch)
             total.copy_(loss) if isinstance(rows, int) else total.add_(loss)
             count += 1
-            c1, c2 = 1 / (1 - o.beta1**count), 1 / (1 - o.beta2**count)
+            c1, c2 = 1 / (1 - beta1**count), 1 / (1 - beta2**count)
             for k, (p, g) in enumerate(zip(params, grads, strict=True)):
-                if o.kind == "sgd":
+                if not adam:
                     p -= rates[k] * g
                 else:
-                    means[k].lerp_(g, 1 - o.beta1)
-                    squares[k].lerp_(g * g, 1 - o.beta2)
-                    p -= rates[k] * c1 * means[k] / ((c2 * squares[k]).sqrt() + o.eps)
+                    means[k].lerp_(g, 1 - beta1)
+                    squares[k].lerp_(g * g, 1 - beta2)
+                    p -= rates[k] * c1 * means[k] / ((c2 * squares[k]).sqrt() + epsilon)
 
     options = {"cpp_wrapper": True} if together > 1 else None
     compiled = torch.compile(steps, dynamic=False, fullgraph=True, options=options)
@@ -146,7 +100,7 @@ def _prepare_step(work, X, y, orders, together):
     @torch.no_grad()
     def run(epochs):
         params = tuple(p.clone() for p in start)
-        moments = [[torch.zeros_like(p) for p in params] if o.kind == "adam" else [] for _ in range(2)]
+        moments = [[torch.zeros_like(p) for p in params] if adam else [] for _ in range(2)]
         # One element, not 0-d: torch.compile loses writes to 0-d float64 CPU tensors (2.13).
         total, count = torch.zeros(1, dtype=X.dtype), torch.zeros(1, dtype=X.dtype)
         if work.full_batch:
@@ -154,11 +108,11 @@ def _prepare_step(work, X, y, orders, together):
                 compiled(params, *moments, count, total, X, y, together)
             for _ in range(epochs % together):
                 compiled(params, *moments, count, total, X, y, 1)
-            return total.item()
+            return [total.item()]
         for _ in range(epochs):
             total.zero_()
             for rows in torch.from_numpy(orders(1)[0]).split(together):
                 compiled(params, *moments, count, total, X, y, rows)
-        return total.item() / work.steps
+        return [total.item() / work.steps]
 
     return run

@@ -5,18 +5,18 @@ every line it reads. Between turns it sleeps, so that only one peer computes at 
 """
 
 import argparse
-import importlib
+import importlib.util
 import json
 import os
 import sys
-import time
+from functools import partial
 
 from ..pinning import pin
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers.worker", description=__doc__)
-    parser.add_argument("peer", metavar="PEER[:WAY]", help="a peer, or peak, the machine's multiply-adds")
+    parser.add_argument("peer", metavar="PEER[:WAY]", help="a peer")
     parser.add_argument("work", help="a name of benchmarks.peers.works")
     parser.add_argument("cores", help="numbers of the cores to run on, as in 0,1")
     options = parser.parse_args()
@@ -49,54 +49,53 @@ def _prepare(peer_name, work_name):
     from .works import WORKS
 
     (work,) = (work for work in WORKS if work.name == work_name)
-    if peer_name == "peak":
-        from . import peak
-
-        measure = peak.prepare(work.dtype, work.threads)
-        return lambda: dict(zip(("wall", "cpu"), measure(0.4), strict=True)), {"version": peak.VERSION}
-    module, _, way = peer_name.partition(":")
-    peer = importlib.import_module(f".{module}_peer", __package__)
+    name, _, way = peer_name.partition(":")
+    packages = dict.fromkeys((work.package, __package__))
+    found = [f"{package}.{name}_peer" for package in packages]
+    module = next(module for module in found if importlib.util.find_spec(module))
+    peer = importlib.import_module(module)
     if way and work.kind == "predict":
         raise _LeftOut("predicts in one way only")
-    if peer.unsupported(work):
-        raise _LeftOut(peer.unsupported(work))
+    if hasattr(peer, "unsupported") and (reason := peer.unsupported(work)):
+        raise _LeftOut(reason)
     turn, about = _predict_turn(peer, work) if work.kind == "predict" else _train_turn(peer, work, way)
     return turn, {"version": peer.VERSION, **about}
+
+
+def _clocks(call):
+    """Return the microseconds of a call by each clock."""
+    from fastmlp.lab.timing import CLOCKS, once
+
+    cpu = []
+    wall = once(lambda: cpu.append(once(call, CLOCKS["cpu"])), CLOCKS["wall"])
+    return {"wall": 1e6 * wall, "cpu": 1e6 * cpu[0]}
 
 
 def _train_turn(peer, work, way):
     """A turn is a training run of at least about 0.6 s from the start; answers in microseconds a step."""
     from . import choice
 
-    run, about = choice.prepare(peer, work, way)
+    run, about = choice.prepare(partial(peer.ways, threads=work.threads), work, way)
     epochs = choice.epochs_for(run, work, 0.6)
 
     def turn():
-        wall, cpu = time.perf_counter(), time.process_time()
-        run(epochs)
-        wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-        return {"wall": 1e6 * wall / epochs / work.steps, "cpu": 1e6 * cpu / epochs / work.steps}
+        return {clock: took / epochs / work.steps for clock, took in _clocks(partial(run, epochs)).items()}
 
     return turn, {**about, "epochs": epochs}
 
 
 def _predict_turn(peer, work, calls=3000):
-    """A turn is thousands of calls with one row; answers in microseconds: the median and the best call."""
-    from . import reference
-    from .works import make_data
+    """A turn is thousands of calls with one row; answers in microseconds: their median."""
+    from fastmlp.lab.timing import CLOCKS, once
 
-    predict = peer.prepare_predict(work, work.threads)
-    error = reference.check_predict(work, predict)
-    x = make_data(work)[0]
+    from . import reference
+
+    predict, (x, _) = peer.prepare_predict(work, work.threads), work.data()
+    error = reference.check_predict(work, predict, x)
 
     def turn():
-        took = []
-        for _ in range(calls):
-            start = time.perf_counter_ns()
-            predict(x)
-            took.append(time.perf_counter_ns() - start)
-        took.sort()
-        return {"wall": took[calls // 2] / 1e3, "cpu": took[calls // 2] / 1e3, "best": took[0] / 1e3}
+        took = sorted(once(partial(predict, x), CLOCKS["wall"]) for _ in range(calls))
+        return dict.fromkeys(("wall", "cpu"), 1e6 * took[calls // 2])
 
     turn()
     return turn, {"way": "one row", "tried_us": {}, "loss_error": error}

@@ -5,30 +5,30 @@ so two processes that prepare the same work hold the same numbers.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 
+import fastmlp
+from fastmlp.lab.peer_training import PeerTraining
 
-@dataclass(frozen=True)
-class Optimizer:
-    kind: str  # "sgd" or "adam"
-    rate: float
-    bias_rate: float | None = None  # None: the same as rate
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
+from ..networks.works import WORKS as NETWORKS
 
 
 @dataclass(frozen=True)
 class Work:
-    """One row of the benchmark.
+    """One row of the benchmark, a chain.
 
+    package: where peers of its own are.
     sizes: units per layer, inputs first. hidden: relu or tanh.
     output, loss: (sigmoid, mse), (identity, mse), (sigmoid, binary_cross_entropy) or
     (softmax, cross_entropy). mse is the mean over rows and outputs.
     batch: rows a step; rows is a multiple of it, so no peer has a ragged batch to treat.
     kind: "train", "predict" (one row) or "start" (a whole script in a new process).
     """
+
+    package: ClassVar = __package__
 
     name: str
     sizes: tuple[int, ...]
@@ -37,8 +37,8 @@ class Work:
     loss: str
     rows: int
     batch: int
-    optimizer: Optimizer
-    target: str  # how make_data draws y
+    optimizer: fastmlp.SGD | fastmlp.Adam
+    target: str  # how `data` draws y
     dtype: str = "float32"
     threads: int = 1
     kind: str = "train"
@@ -52,15 +52,59 @@ class Work:
     def full_batch(self):
         return self.rows == self.batch
 
+    def small(self, batches=8):
+        """Return the work on a few batches, for the self-check. Eight: torch's "step x8" once whole."""
+        return self if self.full_batch else replace(self, rows=min(self.rows, batches * self.batch))
+
     @property
     def flops(self):
         """Matmul operations a step: forward, weight gradient, and input gradient but for the first layer."""
         products = [a * b for a, b in zip(self.sizes, self.sizes[1:], strict=False)]
         return 2 * self.batch * (3 * sum(products) - products[0])
 
+    @property
+    def network(self):
+        return fastmlp.Network(self.sizes, hidden=self.hidden, output=self.output, loss=self.loss)
 
-SGD = Optimizer("sgd", 0.1)
-ADAM = Optimizer("adam", 0.001)
+    def fit(self, data=None, **options):
+        """Return a model of fastmlp's, trained on the work's rows."""
+        X, y = data or self.data()
+        options = {"dtype": self.dtype, "batch_size": self.batch, "seed": 0, "progress": False} | options
+        return fastmlp.fit(self.network, X, y, optimizer=self.optimizer, **options)
+
+    def start(self):
+        """Return the model from which every peer starts."""
+        return replace(self, rows=self.batch).fit(epochs=0, backend="reference")
+
+    def training(self, threads, shuffle=True):
+        """Return the work as peers of the library take it."""
+        orders = partial(row_orders, self) if shuffle and not self.full_batch else None
+        return PeerTraining(self.start(), self.optimizer, self.batch, threads, *self.data(), orders)
+
+    def data(self):
+        """Return inputs X : (rows, n_in) and targets, both contiguous and seeded.
+
+        Targets are T : (rows, n_out) of the work's dtype, but labels : (rows,) int64 for cross_entropy.
+        """
+        rng = np.random.default_rng(20)
+        n_in, n_out = self.sizes[0], self.sizes[-1]
+        if self.target == "notebook":
+            X = np.array([[0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]], self.dtype)
+            return X, np.array([[0], [1], [1], [0]], self.dtype)
+        X = rng.standard_normal((self.rows, n_in), np.float32).astype(self.dtype)
+        if self.target == "matrix_exp":
+            X *= 0.5
+            return X, _exp_2x2(X.astype(np.float64)).astype(self.dtype)
+        X *= 0.3
+        scores = X @ rng.standard_normal((n_in, max(n_out, 2))).astype(self.dtype)
+        labels = scores.argmax(axis=1)
+        if self.target == "binary":
+            return X, labels[:, None].astype(self.dtype)
+        return X, labels
+
+
+SGD = fastmlp.SGD(0.1)
+ADAM = fastmlp.Adam(0.001)
 
 _notebook = Work(
     "notebook 3-4-1",
@@ -71,7 +115,7 @@ _notebook = Work(
     rows=4,
     batch=4,
     # The notebook sums weight gradients over its 4 rows and averages bias gradients.
-    optimizer=Optimizer("sgd", 4 * 0.3, bias_rate=0.3),
+    optimizer=fastmlp.SGD(4 * 0.3, bias_learning_rate=0.3),
     target="notebook",
 )
 _matrix_exp = Work(
@@ -101,7 +145,7 @@ _classes = replace(
     _digits, name="28-256-256-2 b256 adam", sizes=(28, 256, 256, 2), rows=25_600, batch=256, optimizer=ADAM
 )
 
-WORKS = (
+CHAINS = (
     _notebook,
     _matrix_exp,
     replace(_matrix_exp, name="4-32-16-4 full adam 2t", rows=10_000, batch=10_000, threads=2),
@@ -140,28 +184,7 @@ WORKS = (
     ),
 )
 
-
-def make_data(work, rows=None):
-    """Inputs X : (rows, n_in) and targets, both contiguous and seeded.
-
-    Targets are T : (rows, n_out) of the work's dtype, but labels : (rows,) int64 for cross_entropy.
-    """
-    rows = rows or work.rows
-    rng = np.random.default_rng(20)
-    n_in, n_out = work.sizes[0], work.sizes[-1]
-    if work.target == "notebook":
-        X = np.array([[0, 0, 1], [1, 1, 0], [1, 0, 0], [0, 1, 1]], work.dtype)
-        return X, np.array([[0], [1], [1], [0]], work.dtype)
-    X = rng.standard_normal((rows, n_in), np.float32).astype(work.dtype)
-    if work.target == "matrix_exp":
-        X *= 0.5
-        return X, _exp_2x2(X.astype(np.float64)).astype(work.dtype)
-    X *= 0.3
-    scores = X @ rng.standard_normal((n_in, max(n_out, 2))).astype(work.dtype)
-    labels = scores.argmax(axis=1)
-    if work.target == "binary":
-        return X, labels[:, None].astype(work.dtype)
-    return X, labels
+WORKS = (*CHAINS, *NETWORKS)
 
 
 def _exp_2x2(X):
@@ -176,17 +199,6 @@ def _exp_2x2(X):
     return total.reshape(-1, 4)
 
 
-def make_start(work):
-    """The weights (n_in, n_out) and biases (n_out,) from which every peer starts."""
-    rng = np.random.default_rng(21)
-    weights, biases = [], []
-    for fan_in, fan_out in zip(work.sizes, work.sizes[1:], strict=False):
-        scale = 0.5 if work.target == "notebook" else np.sqrt((2 if work.hidden == "relu" else 1) / fan_in)
-        weights.append(rng.normal(0, scale, (fan_in, fan_out)).astype(work.dtype))
-        biases.append(rng.normal(0, 0.5 if work.target == "notebook" else 0.01, fan_out).astype(work.dtype))
-    return weights, biases
-
-
 def row_orders(work, epochs, shuffle=True, seed=0):
     """Row orders : (epochs, steps, batch) int32, drawn afresh for every epoch.
 
@@ -199,8 +211,3 @@ def row_orders(work, epochs, shuffle=True, seed=0):
         for order in orders:
             rng.shuffle(order)
     return orders.reshape(epochs, work.steps, work.batch)
-
-
-def small(work, batches=8):
-    """The same work on a few batches: what the self-check runs. Eight: torch's "step x8" once whole."""
-    return work if work.full_batch else replace(work, rows=min(work.rows, batches * work.batch))

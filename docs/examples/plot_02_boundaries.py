@@ -1,8 +1,8 @@
 """
-What a hidden layer can draw
-============================
+Decision boundaries of hidden layers
+====================================
 
-Two moons, told apart by networks of growing width. A relu network cuts the plane along straight lines, one
+Two moons, classified by networks of growing width. A relu network cuts the plane along straight lines, one
 for each hidden unit; tanh bends them.
 """
 

@@ -1,6 +1,6 @@
 """
-A training that learns by heart
-===============================
+Overfitting and early stopping
+==============================
 
 With 200 rows and 64 inputs a network soon knows the rows themselves. The loss of rows that it has not seen
 says when. Early stopping ends the training and returns the best parameters; dropout puts that moment off.

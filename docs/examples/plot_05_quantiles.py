@@ -1,9 +1,9 @@
 """
-A band for what may happen
-==========================
+Quantile regression
+===================
 
-The mean says nothing of how far the values spread. A loss of one's own, with a parameter for each of three
-outputs, makes one network that predicts three quantiles; every backend compiles it, and derives its slope.
+The mean says nothing of how far the values spread. The pinball loss, with a level for each of three outputs,
+makes one network that predicts three quantiles.
 """
 
 import matplotlib.pyplot as plt
@@ -15,12 +15,7 @@ rng = np.random.default_rng(0)
 x = np.sort(rng.uniform(-3, 3, 1500))
 y = np.sin(2 * x) + rng.normal(size=x.size) * (0.1 + 0.15 * (x + 3))
 
-quantiles = fastmlp.Loss(
-    "quantiles",
-    lambda output, target, q: np.maximum((1 - q) * (output - target), q * (target - output)),
-    parameter=[0.05, 0.5, 0.95],
-)
-network = fastmlp.Network([1, 32, 32, 3], "tanh", loss=quantiles)
+network = fastmlp.Network([1, 32, 32, 3], "tanh", loss=fastmlp.Quantiles([0.05, 0.5, 0.95]))
 model = fastmlp.fit(network, x[:, None], y, optimizer=fastmlp.Adam(0.005), epochs=150, seed=0)
 low, middle, high = model.predict(x[:, None]).T
 

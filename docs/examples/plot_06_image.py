@@ -1,6 +1,6 @@
 """
-A picture as a network
-======================
+Fitting an image with sine activations (SIREN)
+==============================================
 
 A network that knows one picture: from the place of a pixel it gives its brightness. relu draws it blurred.
 A sine finds the edges (Sitzmann and others 2020, "Implicit neural representations with periodic

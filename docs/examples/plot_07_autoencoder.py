@@ -1,6 +1,6 @@
 """
-Digits on a map
-===============
+Autoencoder: digits in two dimensions
+=====================================
 
 A network whose targets are its inputs must press 64 pixels through a layer of two units, and find a place
 on a map for every digit. The first half of its layers is then a model of its own, which gives the place.

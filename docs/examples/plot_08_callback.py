@@ -1,9 +1,9 @@
 """
-Watching weights
-================
+Custom callback: weights during training
+========================================
 
-A callback of one's own hears of every epoch. This one keeps the weights of the first layer, each unit's as a
-picture of what it looks for.
+A callback of one's own runs after every epoch. This one keeps the weights of the first layer, each unit's as
+a picture of what it looks for.
 """
 
 import matplotlib.pyplot as plt

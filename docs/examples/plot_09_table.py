@@ -1,6 +1,6 @@
 """
-A table of penguins
-===================
+Tabular classification: Palmer penguins
+=======================================
 
 Columns of numbers and of words, with some values missing: `TableClassifier` encodes them by itself. The
 penguins are Palmer's (Gorman, Williams and Fraser 2014), and their sex is to be found.

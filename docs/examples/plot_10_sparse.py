@@ -1,10 +1,10 @@
 """
-Words as sparse rows
-====================
+Text classification with sparse inputs
+======================================
 
 A text has few of all the words that there are. A row of a CSR matrix lists those that it has, and the
 first layer pays for them alone: nothing is made dense. The texts are SciPy's own docstrings; the network
-tells which of its modules a function is from.
+predicts which of its modules a function is from.
 """
 
 import inspect
@@ -39,7 +39,7 @@ classifier.fit(X_train, y_train)
 print(f"right for {100 * classifier.score(X_test, y_test):.1f} % of the texts that it has not seen")
 
 # %%
-# A row with a single word asks what the network thinks of this word: here those that it is surest of.
+# A row with a single word shows what the network thinks of this word: here those that it is surest of.
 
 of_words = classifier.predict_proba(eye_array(X.shape[1], format="csr", dtype=np.float32))
 words = vectorizer.get_feature_names_out()

@@ -1,6 +1,6 @@
 """
-Rows that are never all in memory
-=================================
+Out-of-core training: denoising a photograph
+============================================
 
 A network that takes the noise out of a photograph sees a window of 9 by 9 pixels, and gives the one in its
 middle. One photograph has 270 000 such windows, 81 numbers each. They are made strip by strip, as they are

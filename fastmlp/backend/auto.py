@@ -1,14 +1,19 @@
-"""What `backend="auto"` takes: what a program saves over the rest of a training, or what compiling it takes.
+"""The choice of `backend="auto"`: time saved over the rest of a training, against time to compile.
 
 It chooses among backends that give the same bits, so that what lies on the disk decides over time alone, and
-a training may change from one to another between two chunks. A backend of other bits is taken from the first
-step to the last, where that is worth its compilation whether it is on the disk or not.
+a training may change from one to another between two chunks. What trainings of a network have taken so far
+counts: once it is as much as its own program takes to compile, that is compiled in the background, however
+short each training is.
+
+A user's backend may have other bits. It is taken from the first step to the last or not at all, whether it is
+on the disk or not.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -18,31 +23,33 @@ from numpy.typing import NDArray
 
 from fastmlp.backend import registry, tuning
 from fastmlp.kernels.jit import store, tuned
-from fastmlp.kernels.jit.entries import Entries, about_seconds_of_a_network
+from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries, about_seconds_of_a_network
+from fastmlp.kernels.jit.spent import key_of, spent
 from fastmlp.kernels.variant import Bound, Choice, Work
-from fastmlp.model.backend import Array, Chunk, Data
-from fastmlp.model.layout import parameter_count
+from fastmlp.model.backend import Array, Chunk, Data, dry_run, empty_losses
+from fastmlp.model.descriptions import restored, with_formulas
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.state import TrainState, initial_state
+from fastmlp.model.state import TrainState
 from fastmlp.system import background
-
-MOST_ROWS = 4096
-"""Of a step that a process beside takes to have all compiled: enough for every way to form a product."""
-
+from fastmlp.system.compiling import Stopwatch
 
 LONG_SECONDS = 10.0
-"""A training that takes so long may have the machine's constants measured beside, for the next ones."""
+"""A training that takes so long may have two things done in the background, for the next ones.
 
-COST = 2.0
-"""Seconds that a program of other bits must save: the same everywhere, or bits would follow the clock."""
+The machine's constants are measured; and where it runs code that came with a wheel, code for the very
+processor is compiled.
+"""
+
+REPEAT_SECONDS = 60.0
+"""Between two requests of a process for the same program."""
 
 
 class Candidate(NamedTuple):
     """A backend, for one training.
 
     seconds : of a step, as it says itself; exact : see `Choice.exact`
-    bound : the program of the network alone that it would take, if it has one
+    bound : the program of the network alone that it would take, if it has one; key : `key_of` it, or ""
     """
 
     name: str
@@ -50,6 +57,7 @@ class Candidate(NamedTuple):
     exact: bool
     bound: Bound | None
     entries: Entries
+    key: str
 
     def cost(self) -> float:
         """Return the seconds that it takes to compile what serves this network alone, about."""
@@ -74,32 +82,59 @@ class Field(NamedTuple):
 
 
 class Auto:
-    """A backend that is another one now, and may be a third between two chunks of a training.
+    """The backend of `backend="auto"`: it calls the best one so far, which may change between two chunks.
 
     work : the training; only : the name of a backend, if no other shall be taken
     exact : whether no backend of other bits shall be taken
-    now : the backend
+    may_request : whether it may request work in the background; not where it only says what it would do
+    now, chosen : the backend, and the candidate that it is
     """
 
-    def __init__(self, work: Work, exact: bool = False, only: str | None = None) -> None:
+    def __init__(
+        self, work: Work, exact: bool = False, only: str | None = None, may_request: bool = True
+    ) -> None:
         assert work.network is not None
         assert work.optimizer is not None
         tuned.take_kept()
         self.network, self.optimizer = work.network, work.optimizer
         self._work, self._left = work, math.inf if work.steps is None else work.steps
+        self._only = only
         self._dtype = f"float{8 * work.itemsize}"
         self._found, self._exact, self._fastest = field(work, only)
         alone = None
         if not exact and len(self._exact) < len(self._found):
             # Bits must not follow the threads that happen to be free.
             alone = field(work._replace(threads=1), only)
-        self._chosen = self._first(alone)
-        self.now = registry.get(self._chosen.name)
+        self.chosen = self._first(alone)
+        self.now = registry.get(self.chosen.name)
         self._better: Candidate | None = None
-        if self._chosen.exact and self._chosen is not self._fastest:
+        if may_request:
             self._look_for_better()
-        if (self._better or self._left * self._chosen.seconds > LONG_SECONDS) and can_ask():
-            tuning.ask()
+            is_long = self._left * self.chosen.seconds > LONG_SECONDS
+            if (self._better or is_long) and can_request():
+                tuning.request()
+                if is_long and self.chosen.entries.is_generic(self._dtype):
+                    # For later trainings: background processes load nothing generic.
+                    self._requested(self.chosen)
+
+    @property
+    def program(self) -> str:
+        """What stands for the fastest backend's program of the network alone; "" if that has none."""
+        return self._fastest.key
+
+    @property
+    def steps(self) -> float:
+        """How many steps are left, infinity if that is not known."""
+        return self._left
+
+    def for_all(self, steps: float) -> Auto:
+        """Return the choice for a training with others that find its program: so many steps in all.
+
+        It is of the same bits.
+        """
+        if not self.chosen.exact or not math.isfinite(steps):
+            return self
+        return Auto(self._work._replace(steps=int(steps)), exact=True, only=self._only)
 
     @property
     def binds(self) -> bool:
@@ -111,33 +146,55 @@ class Auto:
         if alone is not None:
             for other in alone.found:
                 saved = self._left * (alone.fastest.seconds - other.seconds)
-                if not other.exact and saved > (0 if other.bound is None else COST):
+                # The same seconds on every machine: bits must not follow the clock either.
+                if not other.exact and saved > (0 if other.bound is None else ABOUT_SECONDS_OF_A_NETWORK):
                     return other
-        if self._is_ready(self._fastest):
+        if self.is_ready(self._fastest):
             return self._fastest
 
         def seconds(one: Candidate) -> float:
-            waits = one.bound is not None and (one is self._fastest or not self._is_ready(one))
+            waits = one.bound is not None and (one is self._fastest or not self.is_ready(one))
             return (one.cost() if waits else 0.0) + one.seconds * min(self._left, 1e15)
 
         best = min(self._exact, key=seconds)
-        if best is self._fastest or not self._is_ready(best):
-            ready = [one for one in self._exact if self._is_ready(one)]
-            if ready and can_ask():
+        if best is self._fastest or not self.is_ready(best):
+            ready = [one for one in self._exact if self.is_ready(one)]
+            if ready and can_request():
                 return min(ready, key=seconds)
         return best
 
-    def _is_ready(self, one: Candidate) -> bool:
+    def is_ready(self, one: Candidate) -> bool:
+        """Return whether the training finds a backend's machine code on the disk, or in this process."""
         return one.entries.is_ready(self.network, self.optimizer, self._dtype, one.bound)
 
+    @property
+    def faster(self) -> Candidate | None:
+        """The fastest backend of the same bits, if that is not the present one."""
+        return self._fastest if self.chosen.exact and self.chosen is not self._fastest else None
+
+    def saved(self) -> float:
+        """Return the seconds that the fastest backend saves over the rest of the training."""
+        return self._left * (self.chosen.seconds - self._fastest.seconds)
+
+    def spent(self) -> float:
+        """Return the seconds that trainings have taken so far without the program that the fastest one is."""
+        return spent().seconds(self._fastest.key) if self._fastest.bound else 0.0
+
+    def pays(self) -> bool:
+        """Return whether compiling the fastest backend in the background is worth it."""
+        cost = about_seconds_of_a_network()
+        return self.saved() > cost or self.spent() >= cost
+
     def _look_for_better(self) -> None:
-        """Have a faster program compiled beside, where it saves more than that takes."""
-        fastest = self._fastest
-        saved = self._left * (self._chosen.seconds - fastest.seconds)
-        if saved > 0 and saved > about_seconds_of_a_network() and can_ask():
-            name = f"{fastest.name}-{store.hash_of(repr(self._work))}"
-            if background.ask(store.directory(), name, compile_beside, fastest.name, self._work):
-                self._better = fastest
+        """Have a faster program compiled in the background, where that is worth it."""
+        faster = self.faster
+        if faster is not None and self.pays() and self._requested(faster):
+            self._better = faster
+
+    def _requested(self, one: Candidate) -> bool:
+        """Have a backend's code compiled in the background; return whether that may happen."""
+        name = f"{one.name}-{one.key or store.hash_of(repr(with_formulas(self._work)))}"
+        return requested(name, "compile", lambda: (one.name, with_formulas(self._work)))
 
     def train_chunk(
         self,
@@ -150,33 +207,54 @@ class Auto:
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """As a backend's; by a faster one than before, if it has been compiled meanwhile."""
-        if self._better is not None and self._is_ready(self._better):
-            self._chosen, self._better = self._better, None
-            self.now = registry.get(self._chosen.name)
+        """Take a chunk's steps; by a faster backend than before, if it has been compiled meanwhile."""
+        if self._better is not None and self.is_ready(self._better):
+            self.chosen, self._better = self._better, None
+            self.now = registry.get(self.chosen.name)
+        stopwatch, faster = Stopwatch(), self.faster
         after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
-        self._left -= len(losses)
+        self._left -= losses.shape[-1]
+        if faster is not None and faster.bound is not None:
+            spent().add(faster.key, stopwatch.lap().working)
+            if self._better is None:
+                self._look_for_better()
         return after
 
     @property
     def name(self) -> str:
-        """Of the backend that it is now."""
+        """The name of the present backend."""
         return self.now.name
 
     def predict(self, network: Network, parameters: Array, inputs: Any, out: Array) -> None:
-        """As a backend's."""
+        """Predict by the present backend."""
         self.now.predict(network, parameters, inputs, out)
 
     def evaluate(self, network: Network, parameters: Array, data: Data) -> float:
-        """As a backend's."""
+        """Evaluate by the present backend."""
         return self.now.evaluate(network, parameters, data)
 
 
-def can_ask() -> bool:
-    """Return whether a process beside can compile, and the disk keep what it compiles."""
+recent_requests: dict[str, tuple[float, bool]] = {}
+"""By the names of requests: when this process has made one last, and whether it may be done."""
+
+
+def requested(request: str, task: str, arguments: Callable[[], tuple[Any, ...]]) -> bool:
+    """Have a task done in the background, unless it has just been requested; return whether it may be done.
+
+    request : its name; arguments() gives what the task is called with, of JSON's types
+    """
+    when, possible = recent_requests.get(request, (-math.inf, False))
+    if time.monotonic() > when + REPEAT_SECONDS:
+        possible = can_request() and background.request(store.directory(), request, task, *arguments())
+        recent_requests[request] = time.monotonic(), possible
+    return possible
+
+
+def can_request() -> bool:
+    """Return whether a background process can compile, and the disk keep what it compiles."""
     try:
         store.directory()
-    except store.Refused:
+    except store.StoreUnusable:
         return False
     return background.is_possible()
 
@@ -192,7 +270,7 @@ def field(work: Work, only: str | None = None) -> Field:
 
 @lru_cache(maxsize=64)
 def _own_field(work: Work) -> Field:
-    """Return those of fastmlp's own, whose estimates go by the work alone: they take 40 us."""
+    """Return fastmlp's own candidates, whose estimates go by the work alone: they take 40 us."""
     return Field.of(tuple(_those_of(registry.own(), work)))
 
 
@@ -202,8 +280,8 @@ def _those_of(names: Iterable[str], work: Work) -> Iterator[Candidate]:
         choice = registry.choice_of(name)
         if choice.seconds is not None and math.isfinite(seconds := registry.estimate(name, choice, work)):
             bound = _bound(choice, work)
-            exact = choice.exact and (bound is None or bound.exact)
-            yield Candidate(name, seconds, exact, bound, registry.entries(name))
+            key = key_of(bound) if bound else ""
+            yield Candidate(name, seconds, choice.exact, bound, registry.entries(name), key)
 
 
 def _bound(choice: Choice, work: Work) -> Bound | None:
@@ -212,12 +290,13 @@ def _bound(choice: Choice, work: Work) -> Bound | None:
     return choice.specialize(work.network, work.optimizer, work.rows, np.dtype(f"f{work.itemsize}"))
 
 
-def compile_beside(name: str, work: Work) -> None:
-    """Take a step by a backend, for all that it compiles; a process beside the training does this."""
+def compile_in_background(name: str, work: Any) -> None:
+    """Take a step by a backend, for all that it compiles; the background process does this.
+
+    work : a `Work` as `with_formulas` describes it
+    """
+    work = Work(*restored(work))
     auto = Auto(work._replace(steps=1), only=name)
-    rows, sizes, dtype = min(work.rows, MOST_ROWS), work.sizes, np.dtype(f"f{work.itemsize}")
-    data = Data(*(np.ones(shape, dtype) for shape in ((rows, sizes[0]), (rows, sizes[-1]), (rows,))))
-    once = np.ones(1, np.int64)
-    chunk = Chunk(np.arange(rows), 0 * once, rows * once, np.ones(1), np.zeros((1, 2)), work.rows)
-    state = initial_state(np.zeros(parameter_count(sizes), dtype))
-    auto.train_chunk(auto.network, auto.optimizer, state, data, chunk, 0, 1, np.empty(1))
+    network, optimizer = auto.network, auto.optimizer
+    dry = dry_run(network, optimizer, np.dtype(f"f{work.itemsize}"), [work.rows], work.rows)
+    auto.train_chunk(network, optimizer, *dry, 0, 1, empty_losses(network, 1))

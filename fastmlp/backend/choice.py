@@ -1,4 +1,4 @@
-"""From the name that a training is given to the backend that it runs on."""
+"""The backend that a training runs on, from the name that `fit(backend=)` is given."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.model.backend import Backend
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.optimizers import Optimizer, without_rates
 
 if TYPE_CHECKING:
     from fastmlp.backend.auto import Auto
@@ -41,10 +41,11 @@ def choose(
     if mixed:
         return registry.mixed_backend(name)
     if name != "auto":
-        checks.choice("backend", name, ("auto", *registry.backends()))
+        if not (isinstance(name, str) and name in registry.own()):
+            checks.choice("backend", name, ("auto", *registry.backends()))
         return registry.get(name)
     auto, work = _auto()
-    return auto(work.of(network, optimizer, rows, dtype, threads, steps), exact)
+    return auto(work.of(network, without_rates(optimizer), rows, dtype, threads, steps), exact)
 
 
 @functools.cache  # an import within a function takes half a microsecond every time
@@ -56,8 +57,14 @@ def _auto() -> tuple[type[Auto], type[Work]]:
 
 
 def settled(backend: Backend | Auto) -> Backend:
-    """Return the backend that it is now."""
+    """Return the backend that computes now: for "auto" the present one."""
     return backend if isinstance(backend, Backend) else backend.now
+
+
+def calls_blas(backend: Backend | Auto) -> bool:
+    """Return whether a backend may call the BLAS; "auto" takes none of fastmlp's own that does."""
+    names = (backend.name,) if isinstance(backend, Backend) else registry.given()
+    return any(map(registry.calls_blas, names))
 
 
 def may_take_sparse_rows(

@@ -1,13 +1,12 @@
 """Variants that somebody else wrote: loaded from a file, and checked before they can run.
 
 Separate from the registry because of what it looks at, the text of functions. A mistake in it, which Numba
-would tell in pages and far from its place, is told here in one line with the file and the line.
+would report in pages and far from its place, is one line here with the file and the line.
 """
 
 from __future__ import annotations
 
 import builtins
-import dis
 import hashlib
 import importlib.util
 import inspect
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
+from fastmlp.system.names_read import names_of
 
 if TYPE_CHECKING:
     from fastmlp.kernels.variant import Variant
@@ -51,11 +51,11 @@ def load(path: Path) -> types.ModuleType:
         sys.modules[spec.name] = module
         exec(code, vars(module))
     except Exception as error:  # somebody's file may raise anything
-        raise ValueError(f"{_line_of(error, path)}: {told(error)}") from error
+        raise ValueError(f"{_line_of(error, path)}: {message_of(error)}") from error
     return module
 
 
-def told(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return an error in one line."""
     message = error.msg if isinstance(error, SyntaxError) else str(error)
     return f"{type(error).__name__}: {' '.join(message.split())}"
@@ -86,7 +86,7 @@ def declared(module: Any) -> Variant:
 
 
 def checked(variant: Variant, taken: Iterable[str]) -> Variant:
-    """Return the variant if it can stand beside those whose names are taken.
+    """Return the variant if its name and its slots are none that are taken.
 
     ValueError or TypeError if its name cannot be used, if no program calls one of its slots, if a slot takes
     other arguments than its base's, or uses a name that is not defined.
@@ -119,13 +119,13 @@ def checked(variant: Variant, taken: Iterable[str]) -> Variant:
 
 def _check_signature(what: str, function: Function, base: Function | None) -> None:
     """Raise TypeError if a slot cannot be called with as many arguments as its base's."""
-    taken, wanted = _signature(function), _signature(base)
-    if taken is None or wanted is None:
+    taken, expected = _signature(function), _signature(base)
+    if taken is None or expected is None:
         return
     try:
-        taken.bind(*wanted.parameters)
+        taken.bind(*expected.parameters)
     except TypeError:
-        raise TypeError(f"{what} must take {_names(wanted)}, takes {_names(taken)}") from None
+        raise TypeError(f"{what} must take {_names(expected)}, takes {_names(taken)}") from None
 
 
 def _signature(function: Any) -> inspect.Signature | None:
@@ -150,23 +150,13 @@ def _check_names(slots: Mapping[str, Function], bound: set[str]) -> None:
         if not isinstance(function, types.FunctionType) or function in seen:
             continue
         seen.add(function)
-        for code in _codes(function.__code__):
-            for instruction in dis.get_instructions(code):
-                name = str(instruction.argval)
-                if instruction.opname != "LOAD_GLOBAL" or name in bound or hasattr(builtins, name):
-                    continue
-                if name not in function.__globals__:
-                    at = instruction.positions.lineno if instruction.positions else code.co_firstlineno
-                    raise ValueError(f"{_place(code.co_filename, at)}: name {name!r} is not defined")
-                called = function.__globals__[name]
-                plain = getattr(called, "py_func", called)
-                if getattr(plain, "__module__", None) == function.__module__:
-                    pending.append(plain)
-
-
-def _codes(code: types.CodeType) -> Iterable[types.CodeType]:
-    """Yield the code of a function and of those within it."""
-    yield code
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+        for name, line in names_of(function.__code__).read.items():
+            if name in bound or hasattr(builtins, name):
+                continue
+            if name not in function.__globals__:
+                place = _place(function.__code__.co_filename, line)
+                raise ValueError(f"{place}: name {name!r} is not defined")
+            called = function.__globals__[name]
+            plain = getattr(called, "py_func", called)
+            if getattr(plain, "__module__", None) == function.__module__:
+                pending.append(plain)

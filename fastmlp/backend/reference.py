@@ -7,193 +7,44 @@ loss by z. Every formula is written once and plainly; speed is the compiled back
 from __future__ import annotations
 
 import functools
-import math
+import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.formulas.derivatives import gradient as gradient_of
-from fastmlp.formulas.elementary import LEAKY_SLOPE
-from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.model.activations import Activation
+from fastmlp.backend.reference_losses import activate, activate_gradient, heads_loss, output_loss, total_of
+from fastmlp.backend.reference_operations import (
+    NormBatch,
+    dropout_mask,
+    embed,
+    embed_gradient,
+    operate,
+    operate_gradient,
+)
+from fastmlp.backend.reference_rules import move_average, orthogonal, take_step
 from fastmlp.model.backend import Backend, Chunk, Data, Shared
 from fastmlp.model.byte_rows import ByteRows, unpacked
-from fastmlp.model.layout import layer_slices, layer_views
-from fastmlp.model.losses import Loss
+from fastmlp.model.embeddings import Embedding
+from fastmlp.model.heads import columns_of_heads
+from fastmlp.model.inputs import Categories, table_marks
+from fastmlp.model.layout import embedding_views, operation_views
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import (
-    SGD,
-    Adam,
-    AdamW,
-    Optimizer,
-    RMSprop,
-    RuleOptimizer,
-    SparseAdam,
-    check_optimizer,
-)
+from fastmlp.model.operations import INPUTS, Operation
+from fastmlp.model.optimizers import Muon, Optimizer, check_optimizer
 from fastmlp.model.precision import takes_bfloat16
-from fastmlp.model.sparse import Inputs, SparseRows, touched_by
+from fastmlp.model.sparse import Inputs, SparseRows, dense_columns, touched_by
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
+
+
 Product = Callable[[Any, Any, tuple[int, ...]], Any]
+
 
 DIVERGING = np.errstate(over="ignore", invalid="ignore")
 """A training that diverges shows in its losses; NumPy need not warn of it, as no kernel does."""
-
-# --- activations ---------------------------------------------------------------------------------
-
-
-def logistic(z: Array) -> Array:
-    """Return 1 / (1 + exp(-z)), with no overflow at either end."""
-    e = np.exp(-np.abs(z))
-    return np.where(z >= 0, 1, e) / (1 + e)
-
-
-def normal_cdf(z: Array) -> Array:
-    """Return the standard normal distribution function, by erf."""
-    from scipy.special import erf
-
-    return (1 + erf(z / z.dtype.type(np.sqrt(2)))) / 2
-
-
-def activate(name: str | Activation, z: Array) -> Array:
-    """Return the activation of z (rows, units)."""
-    match name:
-        case Activation():
-            return name.on_array(z)
-        case "identity":
-            return z
-        case "relu":
-            return np.maximum(z, 0)
-        case "leaky_relu":
-            return np.where(z > 0, z, LEAKY_SLOPE * z)
-        case "elu":
-            return np.where(z > 0, z, np.expm1(np.minimum(z, 0)))
-        case "gelu":
-            return z * normal_cdf(z)
-        case "silu":
-            return z * logistic(z)
-        case "softplus":
-            return np.maximum(z, 0) + np.log1p(np.exp(-np.abs(z)))
-        case "sigmoid":
-            return logistic(z)
-        case "tanh":
-            return np.tanh(z)
-        case "softmax":
-            e = np.exp(z - z.max(axis=1, keepdims=True))
-            return e / e.sum(axis=1, keepdims=True)
-        case "exp":
-            return np.exp(z)
-    raise AssertionError(name)
-
-
-def activate_gradient(name: str | Activation, z: Array, a: Array, delta: Array) -> Array:
-    """Return the derivative of the loss by z, given delta, its derivative by a."""
-    match name:
-        case Activation():
-            return name.backward_on_array(delta, z, a)
-        case "identity":
-            return delta
-        case "relu":
-            return np.where(z > 0, delta, 0)  # 0 * inf must not arise
-        case "leaky_relu":
-            return delta * np.where(z > 0, 1, z.dtype.type(LEAKY_SLOPE))
-        case "elu":
-            return delta * np.where(z > 0, 1, np.exp(np.minimum(z, 0)))
-        case "gelu":
-            density = np.exp(-z * z / 2) / z.dtype.type(np.sqrt(2 * np.pi))
-            return delta * (normal_cdf(z) + z * density)
-        case "silu":
-            return delta * (logistic(z) * (1 + z * logistic(-z)))
-        case "softplus":
-            return delta * logistic(z)
-        case "sigmoid":
-            return delta * (a * (1 - a))
-        case "tanh":
-            return delta * (1 - a * a)
-        case "softmax":
-            return a * (delta - (delta * a).sum(axis=1, keepdims=True))
-        case "exp":
-            return delta * a
-        case _:
-            return delta * slope_of(name).on_arrays(z.dtype, {"z": z})
-
-
-@functools.cache
-def slope_of(name: str) -> Expression:
-    """Return the derivative of an activation whose slope is not written above."""
-    return gradient_of(activate(name, variable("z")), "z")  # type: ignore[arg-type]
-
-
-# --- the objective --------------------------------------------------------------------------------------
-
-
-def element_loss(network: Network, a: Array, targets: Array) -> tuple[Array, Array]:
-    """Return an element-wise loss of outputs a (rows, n_out), and its derivative by a."""
-    r = a - targets
-    match network.loss:
-        case "mse":
-            return r * r, 2 * r
-        case "mae":
-            return np.abs(r), np.sign(r)
-        case "huber":
-            d = network.huber_delta
-            small = np.abs(r) <= d
-            return np.where(small, r * r / 2, d * (np.abs(r) - d / 2)), np.clip(r, -d, d)
-        case "pinball":
-            q = network.quantile
-            slope = np.where(r > 0, 1 - q, -q * (r < 0)).astype(r.dtype)
-            return r * slope, slope
-    raise AssertionError(network.loss)
-
-
-def total_of(weights: Array) -> float:
-    """Return the sum of rows' weights."""
-    return float(weights.sum(dtype=np.float64))
-
-
-def output_loss(
-    network: Network, z: Array, targets: Array, weights: Array, batch_total: float | None = None
-) -> tuple[float, Array]:
-    """Return the loss of logits z (rows, n_out), and its derivative by z.
-
-    Rows count with `weights` (rows,) over the sum of their batch's, which has no others if None; a batch
-    whose weights are all zero has loss and derivative 0.
-    """
-    a = activate(network.output, z)
-    match network.loss:
-        case Loss():
-            loss, delta = network.loss.on_arrays(z, a, targets, np.array(network.loss_parameters, z.dtype))
-        case "cross_entropy":
-            shifted = z - z.max(axis=1, keepdims=True)
-            log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-            # The labels' weights sum to 1, so a * sum(targets) = a; 0 * -inf never arises.
-            loss, delta = (targets * (log_sum - shifted)).sum(axis=1, keepdims=True), a - targets
-        case "binary_cross_entropy":
-            loss = np.maximum(z, 0) - z * targets + np.log1p(np.exp(-np.abs(z)))
-            delta = a - targets
-        case "poisson":
-            loss, delta = a - targets * z, a - targets
-        case "poisson_deviance":
-            from scipy.special import xlogy
-
-            loss, delta = a - targets * z + xlogy(targets, targets) - targets, a - targets
-        case _:
-            loss, by_a = element_loss(network, a, targets)
-            delta = activate_gradient(network.output, z, a, by_a)
-    if network.clips:
-        eps = np.finfo(z.dtype).eps
-        loss = np.clip(loss, -np.log1p(-eps), -np.log(eps))
-    total = (total_of(weights) if batch_total is None else batch_total) * network.divisor
-    if total == 0:
-        return 0.0, np.zeros_like(z)
-    share = weights[:, None] / z.dtype.type(total)
-    counts = share > 0  # 0 * inf must not arise
-    value = float(np.where(counts, loss * share, 0).sum(dtype=np.float64)) / network.value_divisor
-    return value, np.where(counts, delta * share, 0)
 
 
 def penalty_share(network: Network, total: float) -> float:
@@ -203,50 +54,22 @@ def penalty_share(network: Network, total: float) -> float:
     return 1 / total if total > 0 else 0.0
 
 
-def penalty(network: Network, w: Array) -> float:
-    """Return the penalties on one layer's weights."""
+def penalty(one: Operation, w: Array) -> float:
+    """Return the penalties on one product's weights."""
     # In this order no penalty of 0 meets the infinite square of a weight that is finite.
-    return float((network.l1 * np.abs(w) + network.l2 / 2 * w * w).sum())
+    return float((one.l1 * np.abs(w) + one.l2 / 2 * w * w).sum())
 
 
-def penalty_gradient(network: Network, w: Array) -> Array:
+def penalty_gradient(one: Operation, w: Array) -> Array:
     """Return the derivative of `penalty` by w."""
-    return network.l1 * np.sign(w) + network.l2 * w
+    return one.l1 * np.sign(w) + one.l2 * w
 
 
-# --- dropout -------------------------------------------------------------------------------------
-
-
-def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """Return a hash of 32-bit words: Wellons' "lowbias32" (2018)."""
-    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
-    return bits ^ (bits >> np.uint32(16))
-
-
-def dropout_mask(
-    key: int, step: int, layer: int, shape: tuple[int, int], p: float, places: Array | None = None
-) -> Array:
-    """Return which units (rows, units) of a batch are kept: the definition for every backend.
-
-    A pure function of its arguments: places (rows,) are the rows' in the batch, 0 to rows - 1 if None, step
-    counts updates from 0, hidden layers count from 0, arithmetic is modulo 2^32.
-    """
-    word = np.array([key], np.uint32)
-    for number in (step, layer):
-        word = scramble(word ^ np.uint32(number % 2**32))
-    places = np.arange(shape[0]) if places is None else places
-    rows = scramble(word + places.astype(np.uint32) * np.uint32(0x9E3779B9))
-    units = np.arange(shape[1], dtype=np.uint32) * np.uint32(0x85EBCA6B)
-    return scramble(rows[:, None] + units) >= np.uint32(p * 2**32)
-
-
-# --- forward and back --------------------------------------------------------------------------------
-
-
-def factor(inputs: Inputs | ByteRows) -> Any:
-    """Return inputs (rows, n_in) as a factor of products: sparse ones are SciPy's to multiply."""
-    return inputs.matrix() if isinstance(inputs, SparseRows) else unpacked(inputs)
+def factor(network: Network, inputs: Inputs | ByteRows) -> tuple[Any, Any]:
+    """Return the dense columns of inputs, and the sparse ones as SciPy's matrix, or None."""
+    network.check_sparse(isinstance(inputs, SparseRows))
+    sparse = inputs.matrix() if isinstance(inputs, SparseRows) else None
+    return dense_columns(unpacked(inputs)), sparse
 
 
 def product(a: Any, b: Any, layer: tuple[int, ...]) -> Any:
@@ -267,16 +90,22 @@ def bfloat16(x: Array) -> Array:
     return ((bits + half) & np.uint32(0xFFFF0000)).view(np.float32)
 
 
+def move_state(network: Network, parameters: Array, passed: Passed) -> None:
+    """Move the running means and variances in parameters (P,) towards those of a batch."""
+    for one, (_, _, state) in zip(network.operations, operation_views(parameters, network), strict=True):
+        if one.kind.name == "batch_norm":
+            batch, momentum = passed.batch, one.layer.momentum  # type: ignore[union-attr]
+            assert batch is not None
+            mean, variance = batch.moments(passed.source(one.sources[0]))
+            unbiased = variance * batch.rows / (batch.rows - 1)
+            state[...] = (1 - momentum) * state + momentum * np.stack([mean, unbiased])
+
+
 def forward(
     network: Network, parameters: Array, inputs: Inputs | ByteRows, product: Product = product
 ) -> Array:
     """Return the last layer's logits (rows, n_out), nothing dropped."""
-    *hidden, (w_last, b_last) = layer_views(parameters, network.sizes)
-    a = factor(inputs)
-    for name, (w, b) in zip(network.hidden, hidden, strict=True):
-        a = activate(name, product(a, w, w.shape) + b)
-    logits: Array = product(a, w_last, w_last.shape) + b_last
-    return logits
+    return pass_forward(network, parameters, inputs, None, 0, None, product).logits[-1]
 
 
 @DIVERGING
@@ -284,14 +113,214 @@ def predict(
     network: Network, parameters: Array, inputs: Inputs, out: Array, product: Product = product
 ) -> None:
     """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
-    out[...] = activate(network.output, forward(network, parameters, inputs, product))
+    out[...] = outputs(network, pass_forward(network, parameters, inputs, None, 0, None, product))
 
 
 @DIVERGING
-def evaluate(network: Network, parameters: Array, data: Data, product: Product = product) -> float:
-    """Return the loss over all rows of data, without dropout and penalties."""
-    logits = forward(network, parameters, data.inputs, product)
-    return output_loss(network, logits, data.targets, data.weights)[0]
+def predict_members(network: Network, parameters: Array, inputs: Inputs) -> Array:
+    """Return the outputs of each member (members, rows, n_out) for inputs (rows, n_in)."""
+    passed = pass_forward(network, parameters, inputs, None, 0)
+    return np.ascontiguousarray(member_outputs(network, passed).transpose(1, 0, 2))
+
+
+@DIVERGING
+def evaluate(network: Network, parameters: Array, data: Data, product: Product = product) -> Any:
+    """Return the loss over all rows of data, without dropout and penalties; with heads those of all, too."""
+    passed = pass_forward(network, parameters, data.inputs, None, 0, None, product)
+    if network.heads:
+        return heads_loss(network, passed.heads(network), data.targets, data.weights)[0]
+    return members_loss(network, passed.logits[-1], data)[0]
+
+
+def each_member(one: Operation, x: Any) -> Any:
+    """Return rows (rows, members * units) of an operation as its members', (rows * members, units)."""
+    return x if one.members == 1 else x.reshape(len(x) * one.members, -1)
+
+
+def by_members(one: Operation, x: Array) -> Array:
+    """Return what `each_member` was given."""
+    return x if one.members == 1 else x.reshape(len(x) // one.members, -1)
+
+
+def members_loss(network: Network, z: Array, data: Data, total: float | None = None) -> tuple[float, Array]:
+    """Return the mean of members' losses, of logits z (rows, members * n_out), and its derivative by z."""
+    k = network.members
+    total = k * (total_of(data.weights) if total is None else total)
+    targets, weights = np.repeat(data.targets, k, axis=0), np.repeat(data.weights, k)
+    loss, delta = output_loss(network.objective, z.reshape(-1, network.n_out), targets, weights, total)
+    return loss, delta.reshape(z.shape)
+
+
+class Passed(NamedTuple):
+    """A batch that has gone forward, as `pass_back` needs it; lists have an entry for each operation.
+
+    batch : what batch norms went by; None where they did not, and no units were dropped
+    inputs, sparse : the dense columns of X, and the sparse ones, see `factor`
+    logits : of products, before their activation; of others their output
+    activations : after it; scales : what dropout multiplies them with; outputs : the product of both
+    """
+
+    batch: NormBatch | None
+    inputs: Any
+    sparse: Any
+    logits: list[Array]
+    activations: list[Array]
+    scales: list[Array]
+    outputs: list[Array]
+
+    def heads(self, network: Network) -> list[Array]:
+        """Return the logits of each head, or those of the only output."""
+        return [z for z, one in zip(self.logits, network.operations, strict=True) if one.is_head]
+
+    def source(self, place: int) -> Any:
+        """Return what an operation reads at `Operation.sources`, but for sparse columns."""
+        return self.inputs if place == INPUTS else self.outputs[place]
+
+    def sparse_of(self, one: Operation) -> Any:
+        """Return the sparse columns that a product reads behind its source, or None."""
+        return self.sparse if one.sparse_in else None
+
+
+def outputs(network: Network, passed: Passed) -> Array:
+    """Return the outputs (rows, n_out), those of heads side by side."""
+    if not network.heads:
+        return member_outputs(network, passed).mean(axis=1)
+    both = zip(network.heads.values(), passed.heads(network), strict=True)
+    return np.hstack([activate(head.objective.output, z) for head, z in both])
+
+
+def member_outputs(network: Network, passed: Passed) -> Array:
+    """Return the outputs of each member, (rows, members, n_out)."""
+    z = passed.logits[-1].reshape(-1, network.n_out)
+    return activate(network.output, z).reshape(-1, network.members, network.n_out)
+
+
+def by_logits(network: Network, passed: Passed, by_outputs: Array) -> Array | list[Array]:
+    """Return the derivative of a loss by the last logits, or each head's, given that by the outputs."""
+    if not network.heads:
+        z, k = passed.logits[-1].reshape(-1, network.n_out), network.members
+        own = np.repeat(by_outputs, k, axis=0) / by_outputs.dtype.type(k)
+        return activate_gradient(network.output, z, activate(network.output, z), own).reshape(
+            len(own) // k, -1
+        )
+    found, columns = [], columns_of_heads(network.heads)
+    for (name, head), z in zip(network.heads.items(), passed.heads(network), strict=True):
+        own, output = by_outputs[:, columns[name]], head.objective.output
+        found.append(activate_gradient(output, z, activate(output, z), own))
+    return found
+
+
+def pass_forward(
+    network: Network,
+    parameters: Array,
+    inputs: Inputs | ByteRows,
+    key: int | None,
+    step: int,
+    places: NDArray[np.int64] | None = None,
+    product: Product = product,
+    batch: NormBatch | None = None,
+) -> Passed:
+    """Take a batch through all operations.
+
+    key : of the dropout masks; None: nothing is dropped, and a batch norm goes by its running state
+    places, batch : of rows that are a part of a batch, see `dropout_mask`; and that batch
+    """
+    if key is not None and batch is None:
+        batch = NormBatch(len(inputs))
+    passed = Passed(batch, *factor(network, inputs), [], [], [], [])
+    views = operation_views(parameters, network)
+    last = len(views) - 1
+    for number, (one, own) in enumerate(zip(network.operations, views, strict=True)):
+        x, other = passed.source(one.sources[0]), passed.source(one.sources[-1])
+        if one.sources[0] == INPUTS and not one.is_dense:
+            x = x[:, one.column : one.column + one.n_in]
+        if isinstance(one.layer, Embedding):
+            z = a = embed(one, x, embedding_views(parameters, one))
+        elif one.is_dense:
+            own_rows = each_member(one, x)
+            w, behind = own.first[: own_rows.shape[1]], own.first[own_rows.shape[1] :]
+            z = product(own_rows, w, w.shape) + own.second
+            if (sparse := passed.sparse_of(one)) is not None:
+                z += sparse @ behind
+            z = by_members(one, z)
+            a = z if number == last else activate(one.activation, z)
+        else:
+            z = a = operate(one, x, other, own, batch)
+        scale = np.ones((), parameters.dtype)
+        if one.dropout and key is not None:
+            mask = dropout_mask(key, step, number, a.shape, one.dropout, places)
+            scale = mask * parameters.dtype.type(1 / (1 - one.dropout))
+        for array, written in zip((z, a, scale, a * scale), passed[3:], strict=True):
+            written.append(array)
+    return passed
+
+
+def pass_back(
+    network: Network,
+    parameters: Array,
+    passed: Passed,
+    delta: Any,
+    gradients: Array,
+    product: Product = product,
+    by_inputs: bool = False,
+) -> Array | None:
+    """Write a loss's gradient to gradients (P,), given its derivative by the last logits, or by all heads'.
+
+    Returns its derivative by the inputs if that is required.
+    """
+    operations, last = network.operations, len(network.operations) - 1
+    all_views, written = operation_views(parameters, network), operation_views(gradients, network)
+    by_output: dict[int, Any] = {last: delta}
+    if network.heads:
+        by_output = dict(zip([i for i, one in enumerate(operations) if one.is_head], delta, strict=True))
+    for number in reversed(range(len(operations))):
+        one, views, (by_first, by_second, by_state) = operations[number], all_views[number], written[number]
+        by_state[...] = 0
+        if number not in by_output:  # numbers of the inputs, by which nothing is derived
+            continue
+        delta, x = by_output.pop(number) * passed.scales[number], passed.source(one.sources[0])
+        if one.is_dense and number < last:
+            delta = activate_gradient(
+                one.activation, passed.logits[number], passed.activations[number], delta
+            )
+        if isinstance(one.layer, Embedding):
+            arrays, by_arrays = (embedding_views(vector, one) for vector in (parameters, gradients))
+            by_x = embed_gradient(one, x, arrays, delta, by_arrays)
+            if by_x is not None:
+                by_output[one.sources[0]] = by_x
+            continue
+        if views.second.size:
+            by_second[...] = delta.sum(axis=0) if one.trains_bias else 0
+        found: tuple[Any, ...] = ()
+        if not one.is_dense:
+            *found_, by_gain = operate_gradient(one, x, views, delta, passed.batch)
+            found = tuple(found_)
+            if by_gain is not None:
+                by_first[...] = by_gain
+        else:
+            x, own = each_member(one, x), each_member(one, delta)
+            w = views.first[: x.shape[1]]
+            by_first[: x.shape[1]] = product(x.T, own, w.shape)
+            if (sparse := passed.sparse_of(one)) is not None:
+                by_first[x.shape[1] :] = sparse.T @ delta
+            if by_inputs or one.sources[0] != INPUTS:
+                found = (by_members(one, product(own, w.T, w.shape)),)
+        for source, by_source in zip(one.sources, found, strict=False):
+            if source == INPUTS and not by_inputs:  # of blocks, each reads columns of its own
+                continue
+            by_output[source] = by_output[source] + by_source if source in by_output else by_source
+    return by_output.get(INPUTS)
+
+
+def penalize(network: Network, parameters: Array, total: float, gradients: Array) -> float:
+    """Add the penalties' derivative to gradients (P,), return the penalties; total : the batch's weight."""
+    share, penalties = penalty_share(network, total), 0.0
+    views, written = operation_views(parameters, network), operation_views(gradients, network)
+    for one, own, by_own in zip(network.operations, views, written, strict=True):
+        if one.is_dense:
+            by_own.first[...] += share * penalty_gradient(one, own.first)
+            penalties += share * penalty(one, own.first)
+    return penalties
 
 
 @DIVERGING
@@ -305,44 +334,44 @@ def gradient(
     places: NDArray[np.int64] | None = None,
     total: float | None = None,
     product: Product = product,
+    moves: bool = False,
+    batch: NormBatch | None = None,
+    penalises: bool = True,
+    head_totals: NDArray[np.float64] | None = None,
 ) -> float:
     """Write the objective's gradient over all rows of data to gradients (P,); return the objective.
 
-    places, total : of rows that are a part of a batch, see `dropout_mask` and `output_loss`
+    places, total, batch, head_totals : of rows that are a part of a batch, see `dropout_mask`, `output_loss`
+        and `heads_loss`
+    moves : whether running means and variances move; penalises : whether penalties count
     """
     total = total_of(data.weights) if total is None else total
-    layers = layer_views(parameters, network.sizes)
-    sources, logits, activations, scales = [factor(data.inputs)], [], [], []
-    for layer, name in enumerate(network.hidden):
-        w, b = layers[layer]
-        logits.append(product(sources[-1], w, w.shape) + b)
-        activations.append(activate(name, logits[-1]))
-        scale = np.ones((), parameters.dtype)
-        if p := network.dropout[layer]:
-            mask = dropout_mask(key, step, layer, activations[-1].shape, p, places)
-            scale = mask * parameters.dtype.type(1 / (1 - p))
-        scales.append(scale)
-        sources.append(activations[-1] * scale)
-
-    w, b = layers[-1]
-    share = penalty_share(network, total)
-    last = product(sources[-1], w, w.shape) + b
-    objective, delta = output_loss(network, last, data.targets, data.weights, total)
-
-    for layer in reversed(range(len(layers))):
-        w, _ = layers[layer]
-        w_gradient, b_gradient = layer_views(gradients, network.sizes)[layer]
-        w_gradient[...] = product(sources[layer].T, delta, w.shape) + share * penalty_gradient(network, w)
-        b_gradient[...] = delta.sum(axis=0)
-        objective += share * penalty(network, w)
-        if layer > 0:
-            by_a = product(delta, w.T, w.shape) * scales[layer - 1]
-            name = network.hidden[layer - 1]
-            delta = activate_gradient(name, logits[layer - 1], activations[layer - 1], by_a)
-    return objective
+    passed = pass_forward(network, parameters, data.inputs, key, step, places, product, batch)
+    loss: Any
+    delta: Any
+    if network.heads:
+        logits = passed.heads(network)
+        loss, delta = heads_loss(network, logits, data.targets, data.weights, head_totals)
+    else:
+        loss, delta = members_loss(network, passed.logits[-1], data, total)
+    pass_back(network, parameters, passed, delta, gradients, product)
+    if moves:
+        move_state(network, parameters, passed)
+    penalties = penalize(network, parameters, total, gradients) if penalises else 0.0
+    if network.heads:
+        loss[0] += penalties
+        return loss
+    return loss + penalties
 
 
-# --- the step ------------------------------------------------------------------------------------
+def touched_numbers(network: Network, one: Operation, marks: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return the places in the flat vector of an operation's rows of tables that have marks, ascending."""
+    found = []
+    for table in network.tables:
+        if one.weights <= table.start < one.biases:
+            rows = np.flatnonzero(marks[table.mark : table.mark + table.levels + 1])
+            found.append((table.start + rows[:, None] * table.width + np.arange(table.width)).reshape(-1))
+    return np.concatenate(found)
 
 
 @DIVERGING
@@ -353,64 +382,50 @@ def update(
     rate: float,
     bias_rate: float,
     touched: NDArray[np.bool_] | None = None,
+    marks: NDArray[np.int32] | None = None,
 ) -> TrainState:
-    """Apply state.gradients in place; return the state with its step advanced."""
+    """Apply state.gradients in place; return the state with its step advanced.
+
+    marks : `table_marks` of the batch, where only its rows of tables may move
+    """
     check_optimizer("optimizer", optimizer)
-    optimizer.check_layers(len(network.sizes) - 1)
+    optimizer.check_layers(network)
     g = state.gradients
-    parts = layer_slices(network.sizes)
-    for layer, part in enumerate(parts):
-        if optimizer.rate_factor(layer) == 0:
-            g[part.weights : part.end] = 0
+    for number, one in enumerate(network.operations):
+        if optimizer.rate_factor(number, one) == 0:
+            g[one.weights : one.end] = 0
     if optimizer.clip_norm is not None:
         g *= min(1.0, optimizer.clip_norm / (float(np.linalg.norm(g.astype(np.float64))) + 1e-6))
-    for layer, part in enumerate(parts):
-        if factor := optimizer.rate_factor(layer):
-            rates = np.empty(part.end - part.weights, g.dtype)
-            rates[: part.biases - part.weights], rates[part.biases - part.weights :] = rate, bias_rate
-            rates *= g.dtype.type(factor)
-            own: Any = slice(part.weights, part.end)
-            if layer == 0 and touched is not None and optimizer.rule.touched_only:
-                own = np.flatnonzero(np.append(np.repeat(touched, part.n_out), np.ones(part.n_out)))
-                rates = rates[own]  # the first layer begins the flat vector
-            p, (first, second) = state.parameters[own], state.moments[:, own]
-            take_step(optimizer.of_layer(layer), p, g[own], first, second, rates, state.step + 1)
-            state.parameters[own], state.moments[:, own] = p, (first, second)
+    for number, one in enumerate(network.operations):
+        if factor := optimizer.rate_factor(number, one):
+            parts: list[Any] = [slice(one.weights, one.biases), slice(one.biases, one.trained)]
+            if one.sparse_in and touched is not None and optimizer.rule.touched_only:
+                moved = np.concatenate([np.ones(one.n_in - one.sparse_in, np.bool_), touched])
+                parts[0] = one.weights + np.flatnonzero(np.repeat(moved, one.n_out))
+            layer = one.layer
+            moves_some = isinstance(layer, Categories) and (optimizer.rule.touched_only or layer.sparse)
+            if moves_some and marks is not None:
+                parts[0] = touched_numbers(network, one, marks)
+            both = optimizer.of_layer(number, one), parts, (rate, bias_rate)
+            for of_part, own, own_rate in zip(*both, strict=True):
+                p, moments = state.parameters[own], state.moments[:, own]
+                if isinstance(of_part, Muon):
+                    shape = one.n_in, one.n_out
+                    g[own] = orthogonal(of_part, g[own].reshape(shape), moments[0].reshape(shape)).reshape(-1)
+                rates = np.full(p.shape, own_rate, g.dtype) * g.dtype.type(factor)
+                take_step(of_part, p, g[own], moments, rates, state.step + 1)
+                move_average(optimizer, p, moments, state.step + 1)
+                state.parameters[own], state.moments[:, own] = p, moments
     return state._replace(step=state.step + 1)
 
 
-def take_step(
-    optimizer: Optimizer, p: Array, g: Array, first: Array, second: Array, rates: Array, t: int
-) -> None:
-    """Take step t, counted from 1, of parameters p (n,) and their moments along the gradient g."""
-    match optimizer:
-        case SGD(momentum=0):
-            p -= rates * g
-        case SGD():
-            first[...] = optimizer.momentum * first + g
-            p -= rates * (g + optimizer.momentum * first if optimizer.nesterov else first)
-        case RMSprop():
-            first[...] = optimizer.alpha * first + (1 - optimizer.alpha) * g * g
-            second[...] = optimizer.momentum * second + g / (np.sqrt(first) + optimizer.epsilon)
-            p -= rates * second
-        case Adam():
-            if isinstance(optimizer, AdamW):
-                p *= 1 - rates * optimizer.weight_decay
-            first[...] = optimizer.beta1 * first + (1 - optimizer.beta1) * g
-            second[...] = optimizer.beta2 * second + (1 - optimizer.beta2) * g * g
-            unbias = math.sqrt(1 - optimizer.beta2**t)
-            epsilon = optimizer.epsilon / unbias if optimizer.epsilon_hat else optimizer.epsilon
-            root = np.sqrt(second) / unbias + epsilon
-            p -= rates / (1 - optimizer.beta1**t) * first / root
-        case SparseAdam():
-            first += (1 - optimizer.beta1) * (g - first)
-            second += (1 - optimizer.beta2) * (g * g - second)
-            unbias = math.sqrt(1 - optimizer.beta2**t) / (1 - optimizer.beta1**t)
-            p -= rates * unbias * first / (np.sqrt(second) + optimizer.epsilon)
-        case RuleOptimizer():
-            new = optimizer.rule.on_arrays(p, g, (first, second), rates, optimizer.constants, t)
-            for array, value in zip((p, first, second), new, strict=False):
-                array[...] = value
+def microbatches(chunk: Chunk, rows: int, joins: bool) -> list[tuple[int, int]]:
+    """Return [first, last) of the places in a step's batch of rows that are taken together.
+
+    rows : of all ranks; joins : whether one that is left alone joins others
+    """
+    bounds = [*range(0, max(1, rows - joins), chunk.microbatch or max(1, rows)), rows]
+    return list(itertools.pairwise(bounds))
 
 
 def train_chunk(
@@ -426,25 +441,44 @@ def train_chunk(
     product: Product = product,
 ) -> TrainState:
     """Take the chunk's steps; write each one's objective to losses (steps,) float64."""
+    network.check_rows(chunk.stops - chunk.starts if shared is None else shared.batch_rows)
     for s, (start, stop) in enumerate(zip(chunk.starts, chunk.stops, strict=True)):
         rows = chunk.order[start:stop]
-        batch = data.take(rows)
-        places, total = None, None
+        own, places, of_all = data.take(rows), np.arange(stop - start), int(stop - start)
+        total, batch = None, None
         if shared is not None:
-            places, total = shared.places[start:stop], float(chunk.totals[s])
-        losses[s] = gradient(
-            network, state.parameters, batch, key, state.step, state.gradients, places, total, product
-        )
-        touched = touched_by(unpacked(batch.inputs)) if optimizer.rule.touched_only else None
+            places, of_all = shared.places[start:stop], int(shared.batch_rows[s])
+        head_totals = None if chunk.head_totals is None else chunk.head_totals[:, s]
+        if shared is not None or chunk.microbatch:
+            total = float(chunk.totals[s])
+        losses[..., s] = 0.0
+        for first, last in microbatches(chunk, of_all, network.needs_batches):
+            some, earlier = slice(*np.searchsorted(places, (first, last))), state.gradients.copy()
+            if shared is not None:
+                batch = NormBatch(last - first, shared.total)
+            losses[..., s] += gradient(
+                network, state.parameters, own.take(some), key, state.step, state.gradients, places[some],
+                total, product, True, batch, last == of_all, head_totals,
+            )  # fmt: skip
+            if first:
+                state.gradients[...] += earlier
+        goes_by_columns = optimizer.rule.touched_only and network.takes_sparse
+        touched = touched_by(unpacked(own.inputs)) if goes_by_columns else None
+        marks = None
+        if network.moves_touched(optimizer):
+            marks = table_marks(network.operations, dense_columns(unpacked(own.inputs)))
+            if shared is not None and shared.row_marks is not None:
+                shared.row_marks[...] = marks
         if shared is not None:
             shared.add(s, 0, state.gradients.size)
-            touched = shared.touched
+            touched, marks = shared.touched, shared.row_marks
         rate, bias_rate = chunk.rates[s].tolist()
-        state = update(network, optimizer, state, rate, bias_rate, touched)
+        state = update(network, optimizer, state, rate, bias_rate, touched, marks)
     return state
 
 
 BACKEND = Backend("reference", predict, evaluate, gradient, update, train_chunk)
+
 
 ROUNDED = Backend(
     "reference_bfloat16",
@@ -454,6 +488,7 @@ ROUNDED = Backend(
     update,
     functools.partial(train_chunk, product=product_of_rounded),
 )
-"""The same with operands of products in bfloat16, as `fit(dtype="bfloat16")` has them."""
+"""The reference with operands of products in bfloat16, as `fit(dtype="bfloat16")` has them."""
+
 
 BACKENDS = {backend.name: backend for backend in (BACKEND, ROUNDED)}

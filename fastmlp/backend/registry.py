@@ -14,7 +14,7 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastmlp import checks
 from fastmlp.backend import declarations, reference
@@ -22,21 +22,24 @@ from fastmlp.model.backend import Backend
 from fastmlp.model.precision import BFLOAT16
 
 if TYPE_CHECKING:
+    from fastmlp.kernels.jit.bind import Program
     from fastmlp.kernels.jit.entries import Entries
     from fastmlp.kernels.variant import Choice, Variant, Work
 
 GROUP = "fastmlp.variants"
 """The entry points by which packages declare variants."""
 
-_files: dict[str, Variant] = {}
+registered: dict[str, Variant] = {}
+"""The variants that files declare, by name."""
+
 _paths: dict[str, Path] = {}
-"""The variants that files declare, and the files, by the variants' names."""
+"""Their files, by the variants' names."""
 
 
 def variants() -> dict[str, Variant]:
     """Return the compiled backends' declarations by name: bases first, files given last."""
-    named = {name: variant for name, variant in _own().items() if name in own()}
-    return {**named, **_plugins(), **_files}
+    named = {name: variant for name, variant in shipped().items() if name in own()}
+    return {**named, **plugins(), **registered}
 
 
 def get_variant(name: str) -> Variant:
@@ -46,21 +49,21 @@ def get_variant(name: str) -> Variant:
 
 
 def backends() -> tuple[str, ...]:
-    """Return the names that `fit(backend=...)` takes beside "auto", the reference first."""
+    """Return the names that `fit(backend=...)` takes besides "auto", the reference first."""
     return ("reference", *own(), *given())
 
 
 @functools.cache  # an import within a function takes half a microsecond every time
 def own() -> Mapping[str, Choice]:
-    """Return what decides over fastmlp's own compiled backends, by name, bases first."""
+    """Return the `Choice` of each of fastmlp's own compiled backends, by name, bases first."""
     from fastmlp.kernels.estimates import OWN
 
     return OWN
 
 
 def given() -> tuple[str, ...]:
-    """Return the names of those that plugins and files declare."""
-    return (*_plugins(), *_files)
+    """Return the names of the backends that plugins and files declare."""
+    return (*plugins(), *registered)
 
 
 def get(name: str) -> Backend:
@@ -68,11 +71,10 @@ def get(name: str) -> Backend:
     if name == "reference":
         return reference.BACKEND
     if name in own():
-        return _own_backend(name)
-    if name in mixed():
+        return shipped_backend(checks.plain(name))
+    if is_mixed(name):
         return _mixed(name)
-    checks.choice("backend", name, backends())
-    return _given(name).backend
+    return _given(checks.choice("backend", name, backends())).backend
 
 
 def mixed() -> dict[str, Callable[[], str | None]]:
@@ -84,11 +86,16 @@ def mixed() -> dict[str, Callable[[], str | None]]:
 
 def is_mixed(name: str) -> bool:
     """Return whether a backend is one of `mixed`."""
-    return name in mixed()
+    return name in _mixed_names()
+
+
+@functools.cache  # as of `own`
+def _mixed_names() -> frozenset[str]:
+    return frozenset(mixed())
 
 
 def mixed_backend(name: str) -> Backend:
-    """Return what trains with products of bfloat16 numbers where a backend of this name is asked for.
+    """Return what trains with products of bfloat16 numbers where a backend of this name is requested.
 
     Raises
     ------
@@ -105,15 +112,15 @@ def mixed_backend(name: str) -> Backend:
     reasons = {one: why_not() for one, why_not in mixed().items() if not is_reference(one)}
     for one, reason in reasons.items():
         if reason is None:
-            return _own_backend(one)
-    told = "; ".join(f"{one}: {reason}" for one, reason in reasons.items())
-    raise ValueError(f"dtype {BFLOAT16!r} needs other instructions, or backend='reference'; {told}")
+            return shipped_backend(one)
+    missing = "; ".join(f"{one}: {reason}" for one, reason in reasons.items())
+    raise ValueError(f"dtype {BFLOAT16!r} needs other instructions, or backend='reference'; {missing}")
 
 
 def restored(name: str) -> Backend:
     """Return the backend of a model that comes from a file or a pickle.
 
-    Where this processor lacks what multiplies bfloat16 numbers, that is NumPy, which rounds them alike.
+    Where this processor lacks what multiplies bfloat16 numbers, that is NumPy, with the same roundings.
     """
     return reference.ROUNDED if is_mixed(name) and mixed()[name]() else get(name)
 
@@ -121,7 +128,7 @@ def restored(name: str) -> Backend:
 def _mixed(name: str) -> Backend:
     if reason := mixed()[name]():
         raise ValueError(f"the backend {name!r} cannot run here: {reason}")
-    return reference.BACKENDS[name] if is_reference(name) else _own_backend(name)
+    return reference.BACKENDS[name] if is_reference(name) else shipped_backend(checks.plain(name))
 
 
 def is_reference(name: str) -> bool:
@@ -140,12 +147,12 @@ def is_exact(name: str) -> bool:
 
 
 def choices() -> dict[str, Choice]:
-    """Return what decides over the compiled backends."""
+    """Return the `Choice` of each compiled backend, by name."""
     return {name: choice_of(name) for name in backends()[1:]}
 
 
 def choice_of(name: str) -> Choice:
-    """Return what decides over a compiled backend; fastmlp's own are not loaded for that."""
+    """Return the `Choice` of a compiled backend; fastmlp's own are not loaded for that."""
     for known in (own(), _by_dtype()):
         if name in known:
             return known[name]
@@ -154,7 +161,7 @@ def choice_of(name: str) -> Choice:
 
 @functools.cache
 def _by_dtype() -> Mapping[str, Choice]:
-    """Return the same of fastmlp's own that a dtype chooses."""
+    """Return the `Choice` of each backend that a dtype chooses, by name."""
     from fastmlp.kernels.estimates import MIXED
 
     return MIXED
@@ -169,7 +176,7 @@ def estimate(name: str, choice: Choice, work: Work) -> float:
             return seconds
         reason = "it is nan"
     except Exception as error:  # a plugin's function may raise anything
-        reason = declarations.told(error)
+        reason = declarations.message_of(error)
     _warn(f"the backend {name!r} is left out of the choice: it gives no estimate, {reason}")
     return math.inf
 
@@ -187,17 +194,17 @@ def register_file(path: str | Path) -> str:
     """
     path = Path(path).absolute()
     module = declarations.load(path)
-    earlier = [name for name in _files if _paths.get(name) == path]
+    earlier = [name for name in registered if _paths.get(name) == path]
     taken = [name for name in backends() if name not in earlier]
     variant = declarations.checked(declarations.declared(module), taken)
     for name in earlier:
-        del _paths[name], _files[name]
-    _files[variant.name], _paths[variant.name] = variant, path
+        del _paths[name], registered[name]
+    registered[variant.name], _paths[variant.name] = variant, path
     return variant.name
 
 
 @functools.cache
-def _own() -> dict[str, Variant]:
+def shipped() -> dict[str, Variant]:
     """Return the variants of the package, bases first."""
     import pkgutil
 
@@ -210,7 +217,7 @@ def _own() -> dict[str, Variant]:
 
 
 @functools.cache
-def _plugins() -> dict[str, Variant]:
+def plugins() -> dict[str, Variant]:
     """Return the variants that installed packages declare, bases first."""
     if not _any_declares(GROUP):
         return {}
@@ -219,10 +226,10 @@ def _plugins() -> dict[str, Variant]:
     found: list[Variant] = []
     for entry in sorted(entry_points(group=GROUP)):
         try:
-            taken = ["reference", *_own(), *(variant.name for variant in found)]
+            taken = ["reference", *shipped(), *(variant.name for variant in found)]
             found.append(declarations.checked(declarations.declared(entry.load()), taken))
         except Exception as error:  # importing somebody's module may raise anything
-            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {declarations.told(error)}")
+            _warn(f"the plugin {entry.name!r} ({entry.value}) is left out: {declarations.message_of(error)}")
     return {variant.name: variant for variant in sorted(found, key=_depth)}
 
 
@@ -255,13 +262,11 @@ def entries(name: str) -> Entries:
 
 
 @functools.cache
-def _own_backend(name: str) -> Backend:
+def shipped_backend(name: str) -> Backend:
+    """Return one of fastmlp's own compiled backends, made once."""
     from fastmlp.kernels.runtime.adapter import compiled_backend
 
-    def ask(*what: Any) -> None:
-        importlib.import_module("fastmlp.backend.partner").ask(name, *what)
-
-    return compiled_backend(name, choice_of(name), _own_entries(name), ask)
+    return compiled_backend(name, choice_of(name), _own_entries(name))
 
 
 @functools.cache
@@ -269,26 +274,33 @@ def _own_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
     # Without its functions, which a process with all machine code on the disk does not need.
-    return Entries(name, lambda: _own()[name], lasting=True)
+    return Entries(name, lambda: program_of(shipped()[name]), lasting=True)
 
 
-class _Given(NamedTuple):
-    """What a plugin or a file declares, in use."""
+def program_of(variant: Variant) -> Program:
+    """Return what a variant's entry points are compiled from; this loads the compiler."""
+    from fastmlp.kernels.jit.bind import Program
+
+    return Program(variant)
+
+
+class _Registered(NamedTuple):
+    """A variant of a plugin or a file that has been used."""
 
     variant: Variant
     entries: Entries
     backend: Backend
 
 
-_in_use: dict[str, _Given] = {}
-"""By name."""
+_in_use: dict[str, _Registered] = {}
+"""Variants of plugins and files that have been used, by name."""
 
 
-def _given(name: str) -> _Given:
+def _given(name: str) -> _Registered:
     variant = variants()[name]
     if name not in _in_use or _in_use[name].variant is not variant:  # it has been registered anew
         made = _checked_entries(variant)
-        _in_use[name] = _Given(variant, made, _backend_of(variant, made))
+        _in_use[name] = _Registered(variant, made, _backend_of(variant, made))
     return _in_use[name]
 
 
@@ -297,7 +309,7 @@ def _checked_entries(variant: Variant) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
     check_slots(variant)
-    return Entries(variant.name, lambda: variant, lasting=False)
+    return Entries(variant.name, lambda: program_of(variant), lasting=False)
 
 
 def backend_of(variant: Variant) -> Backend:

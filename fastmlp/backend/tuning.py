@@ -1,6 +1,6 @@
 """Measures the constants of `fastmlp.kernels.tuning.table`: whole steps with each value, in alternation.
 
-A second of it is done once a machine: by `fastmlp warmup`, or by the process that compiles beside a training,
+A second of it is done once a machine: by `fastmlp warmup`, or by the process that compiles in the background,
 never in a training itself. `fastmlp tune` does more.
 """
 
@@ -30,7 +30,7 @@ from fastmlp.system import background
 from fastmlp.system.budget import cores
 
 QUICK_SECONDS = 1.0
-"""What the rounds of the measurement take that nobody asks for."""
+"""Seconds that the rounds of a measurement take by default."""
 
 LEAST_GAIN, MOST_LOSS = 0.03, 0.02
 """The share of time that a value must save to take the usual one's place, and may lose in a single trial."""
@@ -47,8 +47,8 @@ UNDISTURBED = 0.9
 """The share of their time that threads must have had a core, or what they took together says nothing."""
 
 
-class Found(NamedTuple):
-    """What was measured of a constant.
+class MeasuredConstant(NamedTuple):
+    """The measured times of the values of one constant.
 
     seconds : of one step or prediction, for each of its trials and values, in each round
     """
@@ -79,8 +79,8 @@ class Found(NamedTuple):
         return best if good else TABLE[self.name].usual
 
 
-def changed(found: list[Found]) -> dict[str, int]:
-    """Return the constants that shall be something else than usual."""
+def changed(found: list[MeasuredConstant]) -> dict[str, int]:
+    """Return the constants whose best value is not the usual one."""
     return {one.name: one.best for one in found if one.best != TABLE[one.name].usual}
 
 
@@ -96,12 +96,12 @@ class Turn(NamedTuple):
     times: int
 
 
-def measure(seconds: float, names: Iterable[str] = TABLE) -> list[Found]:
+def measure(seconds: float, names: Iterable[str] = TABLE) -> list[MeasuredConstant]:
     """Return the times of all values, of which each has its turn in every round.
 
     seconds : of computing, for the rounds; what they need is compiled, or loaded, before
     """
-    found = [Found(name, {trial: {} for trial in trials_of(name)}) for name in names]
+    found = [MeasuredConstant(name, {trial: {} for trial in trials_of(name)}) for name in names]
     for name, trials in found:
         for trial, times in trials.items():
             for value in TABLE[name].values:
@@ -140,7 +140,7 @@ def turn_of(trial: Trial) -> Turn:
     inputs = spread(numbers, trial.sizes[0], rng) if trial.terms else numbers
     targets = np.full((samples, trial.sizes[-1]), 1 / trial.sizes[-1], dtype)
     data = Data(inputs, targets, np.ones(samples, dtype))
-    state = initial_state(0.01 * rng.standard_normal(parameter_count(trial.sizes), dtype))
+    state = initial_state(0.01 * rng.standard_normal(parameter_count(network), dtype))
     out, order = np.empty((trial.rows, trial.sizes[-1]), dtype), rng.permutation(samples)
     work = Work.of(network, optimizer, trial.rows, dtype, trial.threads)
     workers_of = registry.choice_of(trial.backend).workers or (lambda _: 1)
@@ -158,7 +158,7 @@ def turn_of(trial: Trial) -> Turn:
                 backend.predict(network, state.parameters, inputs[: trial.rows], out)
         passed, busy = time.perf_counter() - began, time.process_time() - busy
         if trial.threads == 1:
-            return busy / count  # also beside a training on all cores
+            return busy / count  # also during a training on all cores
         return passed / count if busy > UNDISTURBED * passed * workers_of(work) else math.inf
 
     once(1)
@@ -176,23 +176,23 @@ def spread(values: Array, n_in: int, rng: np.random.Generator) -> SparseRows:
     )
 
 
-def tune(seconds: float = QUICK_SECONDS) -> list[Found]:
+def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
     """Measure all constants; keep the best values for the processes after this one."""
     found = measure(seconds)
     tuned.keep({one.name: one.best for one in found})
     return found
 
 
-def tune_beside() -> None:
-    """As `tune`, in a process beside a training, unless another one has done it."""
-    if tuned.is_wanted() and not tuned.is_known():
+def tune_in_background() -> None:
+    """Tune in a background process, unless another process has done it."""
+    if tuned.is_enabled() and not tuned.is_known():
         tune()
 
 
-def ask() -> None:
-    """Have it done by the process that compiles beside trainings, where this machine's are not known."""
-    if tuned.is_wanted() and not tuned.is_known():
-        background.ask(store.directory(), f"tune-{store.hash_of(store.compiler())}", tune_beside)
+def request() -> None:
+    """Request it of the background process, where this machine's are not known."""
+    if tuned.is_enabled() and not tuned.is_known():
+        background.request(store.directory(), f"tune-{store.hash_of(store.compiler())}", "tune")
 
 
 def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:

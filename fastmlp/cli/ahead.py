@@ -13,18 +13,21 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from fastmlp import checks
 from fastmlp.backend import registry
+from fastmlp.fitting import fit
 from fastmlp.kernels.jit import engine
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import parameter_count
-from fastmlp.model.losses import LOSSES
+from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Adam, Optimizer, RMSprop, SparseAdam
+from fastmlp.model.optimizers import SGD, Adam, Muon, Optimizer, RMSprop, ScheduleFreeAdamW, SparseAdam
+from fastmlp.model.precision import BFLOAT16
 from fastmlp.model.sparse import SparseRows
+from fastmlp.system import notices
 from fastmlp.system.budget import cores
-from fastmlp.training.trainer import fit
 
 ROWS = 32
 """Rows of the batches that are trained: enough for every kind of matrix product that packs nothing."""
@@ -48,7 +51,7 @@ class Ready(NamedTuple):
     seconds: float
 
 
-class Task(NamedTuple):
+class CompileTask(NamedTuple):
     """What one process compiles: a use of a backend for a dtype.
 
     network, optimizer, batch : of the only training, where it is one; None for every kind of network
@@ -67,51 +70,69 @@ def choices_of_auto() -> tuple[str, ...]:
     return tuple(name for name, choice in registry.choices().items() if choice.seconds is not None)
 
 
-def tasks(backends: Iterable[str], dtypes: Iterable[str]) -> list[Task]:
+def pairs(backends: Iterable[str], dtypes: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (backend, dtype) of what is to be compiled; "auto" is all that it chooses among with a dtype.
+
+    ValueError if there is no such compiled backend for a dtype, or this processor lacks what it needs.
+    """
+    found: list[tuple[str, str]] = []
+    for name, dtype in product(list(backends), list(dtypes)):
+        own = registry.mixed() if dtype == BFLOAT16 else registry.backends()
+        compiled = [one for one in own if not registry.is_reference(one)]
+        what = "compiled backend" + (f" for {dtype}" if dtype == BFLOAT16 else "")
+        checks.choice(what, name, ("auto", *compiled))
+        if dtype == BFLOAT16:
+            found.append((registry.mixed_backend(name).name, dtype))
+        else:
+            found += [(one, dtype) for one in (choices_of_auto() if name == "auto" else [name])]
+    return list(dict.fromkeys(found))
+
+
+def tasks(backends: Iterable[str], dtypes: Iterable[str]) -> list[CompileTask]:
     """Return what training, predicting, validating and single gradients need, the longest first.
 
     A backend that has a program for each network trains none here. Such a program has the sizes, activations,
     loss, optimiser and batch of its network as constants, so it serves no other: see `tasks_of_network`.
     """
-    every = [Task(backend, dtype, use) for use, backend, dtype in product(USES, list(backends), list(dtypes))]
+    every = [CompileTask(*pair, use) for use, pair in product(USES, pairs(backends, dtypes))]
     return [one for one in every if one.use != "training" or not registry.choice_of(one.backend).specialize]
 
 
 def tasks_of_network(
     backends: Iterable[str], dtypes: Iterable[str], network: Network, optimizer: Optimizer, batch: int
-) -> list[Task]:
+) -> list[CompileTask]:
     """Return what the programs of one network need, of the backends that have one for it."""
-    every = product(list(backends), list(dtypes))
     return [
-        Task(backend, dtype, "training", network, optimizer, batch)
-        for backend, dtype in every
+        CompileTask(backend, dtype, "training", network, optimizer, batch)
+        for backend, dtype in pairs(backends, dtypes)
         if (specialize := registry.choice_of(backend).specialize) is not None
         and specialize(network, optimizer, batch, np.dtype(dtype)) is not None
     ]
 
 
-def compile_ahead(wanted: Iterable[Task], processes: int | None = None) -> Iterator[Ready]:
+def compile_ahead(tasks: Iterable[CompileTask], processes: int | None = None) -> Iterator[Ready]:
     """Compile, or load from the disk cache, what tasks need; yield what is ready.
 
     processes : how many work at a time; None for as many as there are cores. They share what each compiles.
     """
-    wanted = list(wanted)
-    processes = min(len(wanted), cores() if processes is None else processes)
+    tasks = list(tasks)
+    processes = min(len(tasks), cores() if processes is None else processes)
     if processes <= 1:
-        yield from map(made_ready, wanted)
+        yield from map(made_ready, tasks)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        running = [pool.submit(made_ready, task) for task in wanted]
+    silence, silent = notices.silence, (notices.silent,)
+    with ProcessPoolExecutor(processes, context, silence, silent) as pool:
+        running = [pool.submit(made_ready, task) for task in tasks]
         for future in as_completed(running):
             yield future.result()
 
 
-def made_ready(task: Task) -> Ready:
+def made_ready(task: CompileTask) -> Ready:
     """Do what a task says in this process."""
     began, before = time.perf_counter(), len(engine.compiled)
     if task.network is None:
-        USES[task.use](task.backend, task.dtype)
+        USES[task.use](task.backend, "float32" if task.dtype == BFLOAT16 else task.dtype)
     else:
         assert task.optimizer is not None
         _fit(task.backend, task.dtype, task.network, task.optimizer, task.batch)
@@ -127,34 +148,38 @@ def _networks() -> Iterator[tuple[Network, Optimizer, int]]:
     for sizes, rows in LARGE:
         yield Network(sizes), SGD(0.1), rows
     hidden = cycle(HIDDEN)
-    optimizers = cycle(
-        (SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0), SparseAdam())
-    )
+    by_gradient = SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0)
+    optimizers = cycle((*by_gradient, SparseAdam(), ScheduleFreeAdamW(), Muon()))
     for loss, entry in LOSSES.items():
         for output, units in product(entry.outputs, (1, 2, 100)):
-            if output != "softmax" or units > 1:
+            if (output != "softmax" or units > 1) and units % entry.outputs_per_target == 0:
                 layers, chosen = (3, 32, 32, units), (next(hidden), next(hidden))
                 network = Network(layers, chosen, output, loss, dropout=0.1, l1=0.1, l2=0.1)
                 yield network, next(optimizers), ROWS
 
 
 def _rows(network: Network, dtype: str, rows: int) -> Data:
-    targets = np.ones((rows, network.sizes[-1]), dtype) / network.sizes[-1]
-    return Data(np.ones((rows, network.sizes[0]), dtype), targets, np.ones(rows, dtype))
+    targets = np.ones((rows, network.n_out), dtype) / network.n_out
+    return Data(np.ones((rows, network.n_in), dtype), targets, np.ones(rows, dtype))
 
 
 def _train(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
     for network, optimizer, rows in _networks():
         _fit(backend, dtype, network, optimizer, rows)
+    _fit(backend, dtype, Network((3, 32, 1)), SparseAdam(), ROWS, accumulate=2)
     registry.entries(backend).mark_ready_for_all(dtype)
 
 
-def _fit(backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int) -> None:
+def _fit(
+    backend: str, dtype: str, network: Network, optimizer: Optimizer, batch: int, accumulate: int = 1
+) -> None:
+    columns = network.n_out // loss_of(network.loss).outputs_per_target
     for data in _given(network, dtype, batch, csr_array):
         fit(
-            network, data.inputs, data.targets, optimizer=optimizer, epochs=1, batch_size=None, seed=0,
-            backend=backend, dtype=dtype, threads=1, progress=False,
+            network, data.inputs, data.targets[:, :columns], optimizer=optimizer, epochs=1,
+            batch_size=batch // accumulate, accumulate=accumulate, seed=0, backend=backend,
+            dtype=BFLOAT16 if registry.is_mixed(backend) else dtype, threads=1, progress=False,
         )  # fmt: skip
 
 
@@ -169,7 +194,7 @@ def _compile_shared(dtype: str) -> None:
 def _predict(backend: str, dtype: str) -> None:
     _compile_shared(dtype)
     for network, _, rows in _networks():
-        out = np.empty((rows, network.sizes[-1]), dtype)
+        out = np.empty((rows, network.n_out), dtype)
         for data in _given(network, dtype, rows, SparseRows.of):
             registry.get(backend).predict(network, _zeros(network, dtype), unpacked(data.inputs), out)
 
@@ -191,18 +216,18 @@ def _differentiate(backend: str, dtype: str) -> None:
 def _given(network: Network, dtype: str, rows: int, sparse: Callable[[NDArray[Any]], Any]) -> list[Data]:
     """Return rows with dense inputs, with sparse ones in every column, and with a number in few of them."""
     data: Any = _rows(network, dtype, rows)
-    few = np.eye(rows, network.sizes[0], dtype=dtype)
+    few = np.eye(rows, network.n_in, dtype=dtype)
     return [data, *(data._replace(inputs=sparse(inputs)) for inputs in (data.inputs, few))]
 
 
 def _bytes(network: Network, dtype: str, rows: int) -> Data:
     """Return rows whose inputs are bytes; training on them calls the same machine code as a gradient does."""
-    numbers = np.ones((rows, network.sizes[0]), np.uint8)
+    numbers = np.ones((rows, network.n_in), np.uint8)
     return _rows(network, dtype, rows)._replace(inputs=ByteRows(numbers, np.dtype(dtype), 1.0))
 
 
 def _zeros(network: Network, dtype: str) -> NDArray[Any]:
-    return np.zeros(parameter_count(network.sizes), dtype)
+    return np.zeros(parameter_count(network), dtype)
 
 
 USES: dict[str, Callable[[str, str], None]] = {

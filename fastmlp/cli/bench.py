@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
-from fastmlp.cli.given import DTYPES, Mistake, refuse_unwritable
-from fastmlp.exchange.packages import needed
+from fastmlp.cli.given import TRAINED_IN, Mistake, refuse_unwritable
+from fastmlp.model.precision import DTYPES
+from fastmlp.system.packages import needed
 
 if TYPE_CHECKING:
     from fastmlp.lab.measurements import Results
@@ -27,6 +28,8 @@ steps. Needs rich: pip install "fastmlp[lab]"."""
 
 EPILOG = """exit codes: 0, 1 if a variant is wrong, 2 for a mistake in the arguments, 3 if --compare finds
 something slower."""
+
+LAYERS = "hidden layers as `fastmlp train` takes them"
 
 
 def add_commands(commands: Any) -> None:
@@ -50,15 +53,16 @@ def add_commands(commands: Any) -> None:
         help="of slots: 128,784,128; several with a colon between",
     )
     add("--network", default="", metavar="N-N-N", help="of steps: 784-128-10")
+    add("--layers", default="", metavar="TEXT", help=f"of --network 20-3: {LAYERS}")
     add("--batch", type=int, default=128, metavar="ROWS", help="of the steps of --network; default 128")
     add("--dtype", default="", metavar="NAME,NAME", help="default both")
     add("--threads", default="1", metavar="N,N", help="of steps; default 1. Slots run on one")
     add("--seconds", type=float, default=0.05, metavar="S", help="for each time; default 0.05")
     add(
         "--clock",
-        default="wall",
+        default="auto",
         metavar="NAME",
-        help="wall (default) or cpu, which other programs do not disturb",
+        help="wall; cpu, which other programs do not disturb; or auto (default): cpu on a busy machine",
     )
     add("--json", default="", metavar="FILE", help="write the results to a file")
     add("--compare", default="", metavar="FILE", help="an earlier --json file to compare with")
@@ -92,10 +96,18 @@ def add_explain(backends: argparse.ArgumentParser) -> None:
     backends.add_argument(
         "--explain", default="", metavar="N-N-N", help="what auto picks for a network, and why"
     )
+    backends.add_argument("--layers", default="", metavar="TEXT", help=f"of --explain 20-3: {LAYERS}")
     backends.add_argument("--batch", type=int, default=128, metavar="ROWS", help="of --explain; default 128")
+    for name, default, what in (("rows", 10_000, "rows of X"), ("epochs", 100, "passes over them")):
+        says = f"of --explain: {what}; default {default}"
+        backends.add_argument(f"--{name}", type=int, default=default, metavar="N", help=says)
+    for name in ("l1", "l2"):
+        backends.add_argument(
+            f"--{name}", type=float, default=0.0, metavar="X", help="of --explain: the penalty; default 0"
+        )
     backends.add_argument("--dtype", default="float32", metavar="NAME", help="of --explain; default float32")
     backends.add_argument(
-        "--clock", default="wall", metavar="NAME", help="of --explain: wall (default) or cpu"
+        "--clock", default="auto", metavar="NAME", help="of --explain: wall, cpu or auto (default)"
     )
     backends.add_argument("--threads", type=int, default=1, metavar="N", help="of --explain; default 1")
 
@@ -124,7 +136,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         if path := getattr(arguments, option):
             refuse_unwritable(f"--{option}", path)
     results = _results(request, arguments, console)
-    return _told(results, before, arguments, console)
+    return _reported(results, before, arguments, console)
 
 
 def _console() -> Any:
@@ -137,7 +149,7 @@ def _listed(text: str) -> list[str]:
 
 
 def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
-    """Return what was asked for; ValueError for what there is not."""
+    """Return the items that were named; ValueError for what there is not."""
     from fastmlp.backend.registry import register_file, variants
     from fastmlp.lab.measurements import STEP
     from fastmlp.lab.run import Request
@@ -163,17 +175,19 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
     networks = []
     if arguments.network:
         batch = checks.whole("batch", arguments.batch, 1)
-        networks = [(_network(arguments.network), Adam(), batch)]
+        networks = [(_network(arguments.network, arguments.layers), Adam(), batch)]
+    elif arguments.layers:
+        raise ValueError("--layers are the hidden ones of --network, which must say inputs and outputs: 20-3")
     seconds = checks.real("seconds", arguments.seconds, 0, open_low=True)
-    # A file alone is measured beside all others, where it has a slot of its own.
+    # A file alone is measured with all others, where it has a slot of its own.
     variant_names, own = ([], names) if only_files else (names, [])
     return Request(slots, variant_names, own, sizes, networks, dtypes, threads, seconds, clock)
 
 
-def _clock(arguments: argparse.Namespace) -> Any:
-    from fastmlp.lab.timing import CLOCKS
+def _clock(arguments: argparse.Namespace) -> str:
+    from fastmlp.lab.timing import AUTO, CLOCKS
 
-    return CLOCKS[checks.choice("clock", arguments.clock, tuple(CLOCKS))]
+    return checks.choice("clock", arguments.clock, (AUTO, *CLOCKS))
 
 
 def _whole(what: str, text: str, count: int | None = None, separator: str = ",") -> list[int]:
@@ -182,18 +196,21 @@ def _whole(what: str, text: str, count: int | None = None, separator: str = ",")
     except ValueError:
         found = []
     if not found or min(found) < 1 or count not in (None, len(found)):
-        wanted = f"{count} whole numbers" if count else "whole numbers"
-        raise ValueError(f"{what} must be {wanted} of at least 1, got {text!r}")
+        expected = f"{count} whole numbers" if count else "whole numbers"
+        raise ValueError(f"{what} must be {expected} of at least 1, got {text!r}")
     return found
 
 
-def _network(text: str) -> Any:
+def _network(text: str, layers: str) -> Any:
+    from fastmlp.cli.layers import layers_of
     from fastmlp.lab.steps import classifier
 
     sizes = _whole("network", text, separator="-")
     if len(sizes) < 2:
         raise ValueError(f"network must be sizes like 784-128-10, got {text!r}")
-    return classifier(*sizes)
+    if layers and len(sizes) > 2:
+        raise ValueError(f"network must be inputs and outputs like 784-10 with --layers, got {text!r}")
+    return classifier(*sizes, layers=layers_of(layers) if layers else ())
 
 
 def _earlier(path: str) -> Results | None:
@@ -210,17 +227,19 @@ def _results(request: Request, arguments: argparse.Namespace, console: Any) -> R
     machine = _checked(lambda: read(arguments.machine)).machine if arguments.machine else None
     todo = tasks(request)
     if not todo:
-        raise Mistake("no variant has code of its own for what was asked")
-    with bar(len(todo), console) as advance:
+        raise Mistake("no variant has code of its own for this request")
+    with bar(len(todo), console, not arguments.quiet) as advance:
         return run(request, todo, lambda task: advance(str(task.row)), machine, bool(arguments.html))
 
 
-def _told(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:
+def _reported(results: Results, before: Results | None, arguments: argparse.Namespace, console: Any) -> int:
     """Print and write what was found; return the exit code."""
     from fastmlp.lab import compare, table
     from fastmlp.lab.measurements import written
 
     console.print(table.table(results))
+    for line in table.notes(results):
+        console.print(line, markup=False)
     for line in table.wrong(results):
         console.print(line, style="bold red", markup=False)
     if arguments.json:
@@ -248,7 +267,8 @@ def _watch(arguments: argparse.Namespace, files: list[str]) -> int:
     if not files:
         raise Mistake("--watch needs a file among --variant")
     given = ["--variant", arguments.variant, "--dtype", arguments.dtype or "float32", "--seconds", "0.02"]
-    for name in ("slot", "shape", "network", "threads", "clock"):
+    given += ["--quiet"] * arguments.quiet
+    for name in ("slot", "shape", "network", "layers", "threads", "clock"):
         if getattr(arguments, name):
             given += [f"--{name}", getattr(arguments, name)]
     watch(files, given, measured())
@@ -287,16 +307,24 @@ def _new_variant(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     console = _console()
-    from fastmlp.lab.explain import table
+    from fastmlp.lab.explain import outlook, table
     from fastmlp.lab.steps import StepRow
     from fastmlp.model.optimizers import Adam
 
-    network = _checked(lambda: _network(arguments.explain))
-    _checked(lambda: checks.choice("dtype", arguments.dtype, DTYPES))
-    batch, threads = (
+    network = _checked(
+        lambda: _network(arguments.explain, arguments.layers).replaced(l1=arguments.l1, l2=arguments.l2)
+    )
+    _checked(lambda: checks.choice("dtype", arguments.dtype, TRAINED_IN))
+    batch, threads, rows, epochs = (
         _checked(lambda name=name: checks.whole(name, getattr(arguments, name), 1))  # type: ignore[misc]
-        for name in ("batch", "threads")
+        for name in ("batch", "threads", "rows", "epochs")
     )
     clock = _checked(lambda: _clock(arguments))
-    console.print(table(StepRow(network, Adam(), batch, arguments.dtype, threads), 0.1, clock))
+    row = StepRow(network, Adam(), min(batch, rows), arguments.dtype, threads)
+    said = []
+    if arguments.dtype in DTYPES:  # before the table has everything compiled
+        said = outlook(row.work()._replace(steps=epochs * -(-rows // row.batch)))
+    console.print(table(row, 0.1, clock))
+    for line in said:
+        console.print(line, markup=False, highlight=False)
     return 0

@@ -6,8 +6,9 @@ import argparse
 import contextlib
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any
+
+from fastmlp.system.private_directory import PrivateDirectory
 
 KINDS = {
     "programs": "of backends, and of single networks",
@@ -16,7 +17,7 @@ KINDS = {
     "marks": "of trainings of which everything is there",
     "abandoned": "by processes that were killed",
     "locks": "between processes that compile",
-    "requests": "to a process that compiles beside trainings",
+    "requests": "to a process that compiles in the background",
 }
 """What there may be, in the order in which it is shown."""
 
@@ -37,59 +38,66 @@ def add_command(commands: Any) -> None:
 
 
 def _cache(arguments: argparse.Namespace) -> int:
-    from fastmlp.kernels.jit import store
+    from fastmlp.kernels.jit import prebuilt, store
 
+    carried = prebuilt.archive() if not store.is_off() and not arguments.clear else None
+    if carried is not None:
+        files = carried.infolist()
+        size = sum(file.compress_size for file in files)
+        print(f"prebuilt   {_shown(len(files), size)} of the wheel, for {prebuilt.level()}")
     try:
         place = store.directory()
-    except store.Refused as refused:
+    except store.StoreUnusable as refused:
         print(f"nothing is kept: {refused}")
         return 0
-    found = [*store.files(place), *store.files_beside(place)]
+    found = [*store.files(place), *store.other_files(place)]
     if arguments.clear:
-        removed = [size for _, size, path in found if _removed(path)]
-        print(f"removed    {_told(len(removed), sum(removed))} of {place}")
+        removed = [size for _, size, name in found if _removed(place, name)]
+        print(f"removed    {_shown(len(removed), sum(removed))} of {place.path}")
         return 0 if len(removed) == len(found) else 1
     counts: Counter[str] = Counter()
     sizes: Counter[str] = Counter()
-    for _, size, path in found:
-        kind = _kind(path)
+    for _, size, name in found:
+        kind = _kind(name)
         counts[kind] += 1
         sizes[kind] += size
-    print(f"directory  {place}")
+    print(f"directory  {place.path}")
     for kind, words in KINDS.items():
         if counts[kind]:
-            print(f"{kind:<9}  {_told(counts[kind], sizes[kind])} {words}")
-    print(f"together   {_told(counts.total(), sizes.total())}; at most {_bytes(store.most_bytes())} are kept")
+            print(f"{kind:<9}  {_shown(counts[kind], sizes[kind])} {words}")
+    print(
+        f"together   {_shown(counts.total(), sizes.total())}; at most {_bytes(store.most_bytes())} are kept"
+    )
     if why := store.why_not_kept():
         print(f"nothing more is kept: {why}")
     return 0
 
 
-def _kind(path: Path) -> str:
+def _kind(name: str) -> str:
     """Return which of KINDS a file is."""
     from fastmlp.kernels.jit.entries import ENTRY_POINTS
 
-    match path.suffix:
-        case ".bin":
-            is_program = re.match(f"({'|'.join(ENTRY_POINTS)})(@|_[0-9a-f]{{8}})", path.name)
+    match name.rpartition(".")[2]:
+        case "bin":
+            is_program = re.match(f"({'|'.join(ENTRY_POINTS)})(@|_[0-9a-f]{{8}})", name)
             return "programs" if is_program else "pieces"
-        case ".json":
+        case "json":
             return "names"
-        case ".done":
+        case "done":
             return "marks"
-        case ".tmp":
+        case "tmp":
             return "abandoned"
-    return "locks" if "lock" in path.name else "requests"
+    return "locks" if "lock" in name else "requests"
 
 
-def _removed(path: Path) -> bool:
+def _removed(place: PrivateDirectory, name: str) -> bool:
     """Remove a file; whether it is gone, by whomever."""
     with contextlib.suppress(OSError):
-        path.unlink(missing_ok=True)
-    return not path.exists()
+        place.unlink(name)
+    return not place.has(name)
 
 
-def _told(count: int, size: int) -> str:
+def _shown(count: int, size: int) -> str:
     return f"{count} file{'s' * (count != 1)}, {_bytes(size)}"
 
 

@@ -16,7 +16,7 @@ HELD_OUT = 5
 """Training never sees one row of so many."""
 
 
-class Recipe(NamedTuple):
+class DatasetSettings(NamedTuple):
     """The settings of a data set, which hold where the user gives none.
 
     bias_share : the biases' rate over the weights' rate, for SGD
@@ -36,18 +36,18 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "digits": Recipe("softmax", "cross_entropy", (256,), 20, 32, learning_rate=0.002),
+    "digits": DatasetSettings("softmax", "cross_entropy", (256,), 20, 32, learning_rate=0.002),
     # The notebook's: weight gradients summed over 4 rows, bias gradients averaged, at rate 0.3.
-    "xor": Recipe("sigmoid", "mse", (4,), 100, 4, "sgd", 1.2, bias_share=0.25, held_out=False),
-    "breast_cancer": Recipe("sigmoid", "binary_cross_entropy", (32,), 30, 32, learning_rate=0.003),
-    "wine": Recipe("softmax", "cross_entropy", (32,), 60, 16, learning_rate=0.003),
-    "iris": Recipe("softmax", "cross_entropy", (32,), 100, 16, learning_rate=0.003),
-    "diabetes": Recipe("identity", "mse", (64,), 60, 32, dropout=0.5),
+    "xor": DatasetSettings("sigmoid", "mse", (4,), 100, 4, "sgd", 1.2, bias_share=0.25, held_out=False),
+    "breast_cancer": DatasetSettings("sigmoid", "binary_cross_entropy", (32,), 30, 32, learning_rate=0.003),
+    "wine": DatasetSettings("softmax", "cross_entropy", (32,), 60, 16, learning_rate=0.003),
+    "iris": DatasetSettings("softmax", "cross_entropy", (32,), 100, 16, learning_rate=0.003),
+    "diabetes": DatasetSettings("identity", "mse", (64,), 60, 32, dropout=0.5),
 }
 """Every data set; all but xor ship with scikit-learn."""
 
 
-class Task(NamedTuple):
+class SplitDataset(NamedTuple):
     """A data set, split and standardised by its training rows, in float64.
 
     inputs, held_inputs : (rows, n_in)
@@ -82,7 +82,7 @@ class Task(NamedTuple):
         return float(np.mean(labels == self.held_targets))
 
 
-def load(name: str, seed: int) -> Task:
+def load(name: str, seed: int) -> SplitDataset:
     """Load a data set, hold out a fifth of its rows (of each class), and standardise.
 
     Raises
@@ -94,7 +94,7 @@ def load(name: str, seed: int) -> Task:
     X, y = _xor() if name == "xor" else shipped.read(name)
     classes = 0 if name == "diabetes" else int(y.max()) + 1
     if not RECIPES[name].held_out:
-        return Task(name, X, y, X, y, classes)
+        return SplitDataset(name, X, y, X, y, classes)
 
     held = _held_out(y if classes else np.zeros(len(y)), seed)
     X, held_X, y, held_y = X[~held], X[held], y[~held], y[held]
@@ -103,7 +103,7 @@ def load(name: str, seed: int) -> Task:
     if classes == 0:
         mean, deviation = _moments(y)
         y, held_y = (y - mean) / deviation, (held_y - mean) / deviation
-    return Task(name, X, y, held_X, held_y, classes)
+    return SplitDataset(name, X, y, held_X, held_y, classes)
 
 
 def _held_out(labels: Array, seed: int) -> NDArray[np.bool_]:

@@ -1,4 +1,4 @@
-"""What the commands share of what they are given: names to choose from, and the errors for mistakes."""
+"""Arguments that the commands share: names to choose from, and the errors for mistakes."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from pathlib import Path
 
 from fastmlp import checks
 from fastmlp.backend.registry import backends, mixed_backend
-from fastmlp.model.precision import BFLOAT16
+from fastmlp.model.precision import BFLOAT16, DTYPES
 
-DTYPES = ("float32", "float64")
 TRAINED_IN = (*DTYPES, BFLOAT16)
 """What `fit(dtype=)` takes."""
 
 
 class Mistake(Exception):
-    """What the user asked for cannot be done."""
+    """A mistake in a command's arguments, which its message names."""
 
     code = 2
     """The exit code."""
@@ -35,7 +34,7 @@ def refuse_unwritable(option: str, path: str, *inputs: str) -> None:
     if not target.parent.is_dir():
         raise Mistake(f"{option} {path}: there is no such directory")
     if target.exists() and any(Path(one).exists() and target.samefile(one) for one in inputs):
-        raise Mistake(f"{option} {path}: it is a file that is read; name another one")
+        raise Mistake(f"{option} {path}: it is a file that is read; choose another name")
     if target.is_file() or not target.exists():
         try:
             with tempfile.TemporaryFile(dir=target.parent):
@@ -58,6 +57,9 @@ def widths(text: str) -> list[int]:
     if text == "none":
         return []
     try:
-        return [int(width) for width in text.split(",")]
+        found = [int(width) for width in text.split(",")]
     except ValueError:
         raise ValueError(f"hidden must be widths like 128,64 or none, got {text!r}") from None
+    for width in found:
+        checks.whole("every width of hidden", width, 1)
+    return found

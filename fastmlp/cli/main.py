@@ -12,11 +12,12 @@ from typing import Any, NoReturn
 import fastmlp
 from fastmlp import checks
 from fastmlp.cli import bench, cache, train, tune, use
-from fastmlp.cli.given import DTYPES, Mistake
+from fastmlp.cli.given import TRAINED_IN, Mistake
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
-from fastmlp.system.notices import say
+from fastmlp.model.precision import DTYPES
+from fastmlp.system.notices import say, silence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,18 +25,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A mistake in the arguments exits with 2 and one line on stderr, a file that cannot be used with 3.
     """
-    parser = _parser()
+    parser = argument_parser()
     arguments = parser.parse_args(argv)
     if arguments.run is None:
         parser.print_help()
         return 0
     if isinstance(sys.stdout, io.TextIOWrapper):  # names and classes may have letters that it has not
         sys.stdout.reconfigure(errors="backslashreplace")
+    silence(arguments.quiet)
     try:
         code: int = arguments.run(arguments)
         sys.stdout.flush()
     except Mistake as mistake:
-        parser.exit(mistake.code, f"fastmlp: error: {mistake}\n")
+        parser.exit(mistake.code, f"fastmlp: error: {checks.printable(str(mistake))}\n")
     except KeyboardInterrupt:
         say("fastmlp: interrupted")
         return 130
@@ -45,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, BrokenPipeError):
             say(f"fastmlp: error: cannot write: {error.strerror}")
         return 1
+    finally:
+        silence(False)
     return code
 
 
@@ -58,7 +62,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"fastmlp: error: {message}\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def argument_parser() -> argparse.ArgumentParser:
+    """Return the parser of all commands."""
     parser = _Parser(prog="fastmlp", description="Train multi-layer perceptrons on a CPU, fast.")
     parser.add_argument("--version", action="version", version=f"fastmlp {fastmlp.__version__}")
     parser.set_defaults(run=None)
@@ -87,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
     warmup.add_argument(
         "--backend", default="auto", metavar="NAME,NAME", help="default auto: all that auto chooses among"
     )
-    warmup.add_argument("--dtype", default=",".join(DTYPES), metavar="NAME,NAME", help="default both")
+    warmup.add_argument(
+        "--dtype", default=",".join(DTYPES), metavar="NAME,NAME",
+        help=f"of {', '.join(TRAINED_IN)}; default {' and '.join(DTYPES)}",
+    )  # fmt: skip
     warmup.add_argument("--network", metavar="N-N-N", help="also the programs of this network, as 64-128-10")
     warmup.add_argument("--batch", type=int, default=32, metavar="N", help="its rows to a step; default 32")
     warmup.add_argument(
@@ -104,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     tune.add_command(commands)
     train.add_command(commands)
     use.add_commands(commands)
+    for command in commands.choices.values():
+        command.add_argument("--quiet", action="store_true", help="no progress bars and no notices")
     return parser
 
 
@@ -130,15 +140,11 @@ def _warmup(arguments: argparse.Namespace) -> int:
 
     backends, dtypes = arguments.backend.split(","), arguments.dtype.split(",")
     try:
-        for name in backends:
-            checks.choice("compiled backend", name, ("auto", *fastmlp.backends()[1:]))
         for name in dtypes:
-            checks.choice("dtype", name, DTYPES)
-        if "auto" in backends:
-            backends = list(ahead.choices_of_auto())
+            checks.choice("dtype", name, TRAINED_IN)
         tasks = ahead.tasks(backends, dtypes)
         if arguments.network is not None:
-            tasks += _tasks_of_network(arguments, backends, dtypes)
+            tasks += tasks_of_network(arguments, backends, dtypes)
     except (ValueError, TypeError) as error:
         raise Mistake(str(error)) from None
     for ready in ahead.compile_ahead(tasks):
@@ -146,18 +152,18 @@ def _warmup(arguments: argparse.Namespace) -> int:
         print(
             f"{ready.backend:<11}  {ready.dtype}  {ready.use:<10}  {how} in {ready.seconds:.1f} s", flush=True
         )
-    if "auto" in arguments.backend.split(",") and "float32" in dtypes:
+    if "auto" in backends and "float32" in dtypes:
         tune.tune_quickly()
     return 0
 
 
-def _tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes: list[str]) -> list[Any]:
+def tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes: list[str]) -> list[Any]:
     """Return what the network's own programs need; ValueError or TypeError for a mistake in the arguments."""
     from fastmlp.backend.registry import choice_of
     from fastmlp.cli import ahead
 
     able = [name for name in fastmlp.backends()[1:] if choice_of(name).specialize is not None]
-    if not set(able).intersection(backends):
+    if not {"auto", *able}.intersection(backends):
         raise ValueError(
             f"--network needs a backend that has programs of single networks, got {', '.join(backends)}; "
             f"choose from: {', '.join(['auto', *able])}"

@@ -19,7 +19,7 @@ FOLDER = "datasets/data"
 """In the package of scikit-learn."""
 
 
-class Table(NamedTuple):
+class ShippedTable(NamedTuple):
     """How a data set is written down.
 
     file : of the inputs; the targets are its last column, or what `targets` has
@@ -34,11 +34,11 @@ class Table(NamedTuple):
 
 
 TABLES = {
-    "digits": Table("digits.csv.gz"),
-    "breast_cancer": Table("breast_cancer.csv", header=1),
-    "wine": Table("wine_data.csv", header=1),
-    "iris": Table("iris.csv", header=1),
-    "diabetes": Table("diabetes_data_raw.csv.gz", None, targets="diabetes_target.csv.gz"),
+    "digits": ShippedTable("digits.csv.gz"),
+    "breast_cancer": ShippedTable("breast_cancer.csv", header=1),
+    "wine": ShippedTable("wine_data.csv", header=1),
+    "iris": ShippedTable("iris.csv", header=1),
+    "diabetes": ShippedTable("diabetes_data_raw.csv.gz", None, targets="diabetes_target.csv.gz"),
 }
 
 
@@ -58,7 +58,7 @@ def read(name: str) -> tuple[Array, Array]:
         return X, y
 
 
-def _read(table: Table) -> tuple[Array, Array]:
+def _read(table: ShippedTable) -> tuple[Array, Array]:
     spec = importlib.util.find_spec("sklearn")  # which imports nothing
     places = spec.submodule_search_locations if spec is not None else None
     folder = Path(next(iter(places or [""])), FOLDER)

@@ -1,4 +1,4 @@
-"""What the commands print of a model of a table: lines for people, or one JSON object for programs."""
+"""Reports on a table's model: lines for people, or one JSON object for programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.tables.kinds import Category
+from fastmlp.cli.layers import network_in_words
+from fastmlp.tables.categories import Category
 
 if TYPE_CHECKING:
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
@@ -18,13 +19,21 @@ if TYPE_CHECKING:
     Estimator = TableClassifier | TableRegressor
 
 MOST_LINES = 10
-"""Of columns that are left out."""
+"""The most columns that are listed as left out."""
 
 SUGGESTED = {
     r"[^\w\s]?\s?\d[\d.,' ]*\s?[^\w\s]?": "are categories, and no numbers; write those as 1234.5",
     r"\d{1,2}[/-]\d{1,2}[/-]\d{2,4}": "are categories, and no dates; write those as 2024-12-31",
 }
 """What texts of a category look like that somebody may have taken for something else."""
+
+FEW_HELD = 30
+"""Rows held out below which the report says that they are few."""
+
+
+def print_line(text: str) -> None:
+    """Print one line; names of columns and classes may have anything in them."""
+    print(checks.printable(text))
 
 
 def print_json(found: dict[str, Any]) -> None:
@@ -43,13 +52,13 @@ def described(estimator: Estimator) -> dict[str, Any]:
         "target": estimator.target_name_,
         "classes": list(getattr(task, "classes", [])),
         "columns": [
-            {"name": column.name, "kind": column.kind, "told": column.told, "columns of X": column.width}
-            for column in estimator.encoding_.columns
+            {"name": one.name, "kind": one.kind, "summary": one.summary, "columns of X": one.width}
+            for one in estimator.encoding_.columns
         ],
         "sparse": estimator.encoding_.is_sparse,
-        "network": list(network.sizes),
+        "network": list(network.widths),
         "parameters": int(estimator.models_[0].parameters.size),
-        "recipe": {name: value for name, value in vars(recipe).items() if value is not None},
+        "recipe": {name: value for name, value in recipe.described.items() if value is not None},
         "epochs": [
             int(np.argmin(model.history["validation_loss"])) + 1 for model in estimator.models_
         ],
@@ -66,37 +75,41 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         rows = estimator.report_["rows"]
         source = f"{found['file']}: " if "file" in found else ""
         missing = f", {found['left out']} without a target left out" if found.get("left out") else ""
-        print(
+        print_line(
             f"data       {source}{rows['trained on']} rows to train on, {rows['held out']} held out{missing}"
         )
     classes = list(map(str, found["classes"]))
     of = f" of {', '.join(classes[:6])}{', ..' if len(classes) > 6 else ''}" if classes else ""
-    print(f"target     {estimator.target_name_}, a {task.name}{of}")
+    print_line(f"target     {estimator.target_name_}, a {task.name}{of}")
     kinds = [column.kind for column in estimator.encoding_.columns if column.kind != "drop"]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
     sparse = ", of which only the non-zeros are kept" if found["sparse"] else ""
-    print(f"columns    {counts}; {found['network'][0]} columns of X{sparse}")
+    print_line(f"columns    {counts}; {found['network'][0]} columns of X{sparse}")
     dropped = [column for column in estimator.encoding_.columns if column.kind == "drop"]
     for column in dropped[:MOST_LINES]:
-        print(f"left out   {column.name}: {column.told}")
+        print_line(f"left out   {column.name}: {column.summary}")
     if len(dropped) > MOST_LINES:
-        print(f"left out   {len(dropped) - MOST_LINES} more; inspect lists them")
+        print_line(f"left out   {len(dropped) - MOST_LINES} more; inspect lists them")
     for column in estimator.encoding_.columns:
         if isinstance(column, Category) and (what := _suggested(column.levels)) is not None:
-            print(f"note       {column.name}: its texts, as {checks.shown(column.levels[0])}, {what}")
+            print_line(f"note       {column.name}: its texts, as {checks.shown(column.levels[0])}, {what}")
+        if isinstance(column, Category) and column.beyond:
+            print_line(
+                f"note       {column.name}: {len(column.levels)} levels have a column of their own, and "
+                f"{column.beyond} more share one; --levels N sets how many"
+            )
     network = estimator.models_[0].network
     each = f"{len(estimator.models_)} times " if len(estimator.models_) > 1 else ""
-    activations = ", ".join(map(str, [*dict.fromkeys(network.hidden), network.output]))
-    print(f"network    {each}{'-'.join(map(str, network.sizes))}, {activations}, {network.loss}")
+    print_line(f"network    {each}{network_in_words(network)}")
     if found["search"]:
-        print(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
+        print_line(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
     best = found["epochs"]
     of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
-    print(
+    print_line(
         f"training   {recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer} from "
         f"{recipe.learning_rate:.3g}; the best epochs are {of_best}"
     )
-    print(f"backend    {found['backend']}")
+    print_line(f"backend    {found['backend']}")
 
 
 def _suggested(levels: Sequence[str]) -> str | None:
@@ -121,8 +134,18 @@ def print_scores(estimator: Estimator) -> None:
         return
     scores = estimator.report_["scores"]
     measures, rows = list(scores["network"]), estimator.report_["rows"]
-    print("held out   " + "".join(f"{measure:>12}" for measure in measures))
+    print_line("held out   " + "".join(f"{measure:>12}" for measure in measures))
     for name, row in scores.items():
         values = "".join(f"{'nan' if row[m] is None else format(row[m], '.4g'):>12}" for m in measures)
         of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
-        print(f"{name:<11}{values}{of if name == 'linear' else ''}")
+        print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
+    if (intervals := estimator.report_.get("intervals")) is not None:
+        print_line(
+            f"intervals  those of {intervals['of']:.0%} hold {intervals['hold']:.1%} of the rows held out, "
+            f"{intervals['wide']:.4g} wide"
+        )
+    if rows["held out"] < FEW_HELD:
+        print_line(
+            f"note       only {rows['held out']} rows are held out: scores of fewer than {FEW_HELD} depend "
+            "much on which rows they are"
+        )

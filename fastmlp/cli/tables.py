@@ -1,4 +1,4 @@
-"""`fastmlp train data.csv`: trains on a table, and says how good that is beside simpler models."""
+"""`fastmlp train data.csv`: trains on a table, and compares the model with simpler ones."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, check_precision, refuse_unwritable, widths
+from fastmlp.cli.layers import layers_of, refuse_with_layers
 from fastmlp.cli.table_report import described, print_json, print_model, print_scores
-from fastmlp.exchange.packages import needed
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.activations import HIDDEN
 from fastmlp.model.optimizers import BY_NAME
+from fastmlp.system.bars import Bar
 from fastmlp.system.notices import say
-from fastmlp.tables.asked import Asked
-from fastmlp.tables.bars import Bar
+from fastmlp.system.packages import needed
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.reading import FORMATS, read
+from fastmlp.tables.recipe import PRESETS
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of, there
 from fastmlp.tables.texts import MISSING
 from fastmlp.training.divergence import DivergenceError
@@ -55,7 +57,13 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "metavar": "TEXT,TEXT",
         "help": "texts that say that there is no value; default NA, nan, null, ? and their like",
     },
+    "--levels": {
+        "type": int,
+        "metavar": "N",
+        "help": "levels of a category that get a column of their own; default 1000, the rest share one",
+    },
     "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
+    "--preset": {"metavar": "NAME", "help": "fast, good or best: how much time is given; default good"},
     "--search": {"metavar": "TIME", "help": "search sizes and rates first, for 60s or 5m"},
     "--members": {"type": int, "metavar": "N", "help": "networks whose mean predicts; default by the rows"},
     "--class-weight": {"metavar": "NAME", "help": "balanced: every class counts the same"},
@@ -116,9 +124,8 @@ def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
     from fastmlp.tables.encoding import row_numbers
     from fastmlp.tables.estimators import ESTIMATORS
-    from fastmlp.tables.report import compared
+    from fastmlp.tables.report import compared, simpler
 
-    shown = not arguments.quiet
     with telling(arguments.dataset):
         needed("polars", "table", "a table")
         if arguments.target is None:
@@ -130,10 +137,10 @@ def train(arguments: argparse.Namespace) -> int:
             checks.choice("task", arguments.task, tuple(TASKS))
         if arguments.output is not None:
             refuse_unwritable("-o", arguments.output, arguments.dataset)
-        options, asked = _options(arguments), _asked(arguments)
-        frame = read(arguments.dataset, asked)
+        options, read_options = _options(arguments), _read_options(arguments)
+        frame = read(arguments.dataset, read_options)
         target, whole = _target(arguments, frame), len(frame)
-        with Bar(None, "", "targets", shown):
+        with Bar(None, "", "targets"):
             numbered = row_numbers(frame)
             frame, task, y = _with_targets(frame, target, arguments.task)
         if len(y) < LEAST_ROWS:
@@ -144,22 +151,23 @@ def train(arguments: argparse.Namespace) -> int:
         if task != Classification.name and arguments.class_weight is not None:
             raise Mistake("--class-weight is for classifications, and this is a regression")
         frame = frame.drop(target)
-        with Bar(None, "", "holding out rows", shown):
+        with Bar(None, "", "holding out rows"):
             held = _held(y, task, share, seed)
         estimator = ESTIMATORS[task](
-            **options, columns=kinds, missing=asked.missing, random_state=seed, progress=shown
+            **options, columns=kinds, missing=read_options.missing, random_state=seed, progress=None
         )
         began = time.perf_counter()
         try:
             estimator.learn(frame, y, target, numbered, ~held)
-            X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, shown)
+            others = simpler(estimator, frame, y, held, seed)
+            X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None)
             del frame  # the table is no longer there while networks are trained
             estimator.train(X, y[~held])
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
         seconds = time.perf_counter() - began
-        estimator.report_ = compared(estimator, (X, y[~held]), (held_X, y[held]), seed)
+        estimator.report_ = compared(estimator, held_X, y[held], others)
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
@@ -176,19 +184,24 @@ def train(arguments: argparse.Namespace) -> int:
 def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return what the options say of the training, as parameters of an estimator."""
     check_precision(arguments.dtype, arguments.backend)
+    refuse_with_layers(arguments)
     if arguments.activation is not None:
         checks.choice("hidden activation", arguments.activation, HIDDEN)
     if arguments.optimizer is not None:
         checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
-    wholes = ("epochs", "batch_size", "threads", "members")
+    wholes = ("epochs", "batch_size", "threads", "members", "levels")
     options = {name: getattr(arguments, name) for name in (*wholes, "learning_rate", "dropout", "l2")}
     for name in wholes:
         if options[name] is not None:
             checks.whole(name.replace("_", " "), options[name], 1)
     if arguments.class_weight is not None:
         options["class_weight"] = checks.choice("class weight", arguments.class_weight, ("balanced",))
+    if arguments.preset is not None:
+        checks.choice("preset", arguments.preset, tuple(PRESETS))
     return options | {
+        "preset": arguments.preset,
         "hidden": None if arguments.hidden is None else widths(arguments.hidden),
+        "layers": None if arguments.layers is None else layers_of(arguments.layers),
         "activation": arguments.activation,
         "optimizer": arguments.optimizer,
         "backend": arguments.backend,
@@ -197,10 +210,10 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _asked(arguments: argparse.Namespace) -> Asked:
+def _read_options(arguments: argparse.Namespace) -> ReadOptions:
     """Return how the file is to be read.
 
-    Reading needs the kinds, and they need the columns' names: a wrong name is told after reading.
+    Reading needs the kinds, and they need the columns' names: a wrong name is reported after reading.
     """
     kinds = {
         one: kind
@@ -211,7 +224,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
     if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
         kinds[arguments.target] = "category"
     missing = MISSING if arguments.missing is None else arguments.missing.split(",")
-    return Asked(kinds, missing=missing, shown=not arguments.quiet)
+    return ReadOptions(kinds, missing=missing, shown=None)
 
 
 def _seconds(text: str) -> float:
@@ -223,14 +236,14 @@ def _seconds(text: str) -> float:
 
 
 def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str]:
-    """Return the kinds that options tell, by column; a name may have a comma in it."""
+    """Return the kinds that options set, by column; a name may have a comma in it."""
     kinds: dict[str, str] = {}
     for kind in KINDS:
         for text in getattr(arguments, kind) or ():
             for name in [text] if text in columns else text.split(","):
                 checks.choice("column", name, columns)
                 if kinds.setdefault(name, kind) != kind:
-                    raise Mistake(f"column {name!r} is told to be both {kinds[name]} and {kind}")
+                    raise Mistake(f"column {name!r} is set to be both {kinds[name]} and {kind}")
     return kinds
 
 

@@ -14,15 +14,17 @@ import fastmlp
 from fastmlp import checks
 from fastmlp.backend.registry import is_reference
 from fastmlp.cli import tables
-from fastmlp.cli.datasets import RECIPES, Recipe, Task, load
+from fastmlp.cli.datasets import RECIPES, DatasetSettings, SplitDataset, load
 from fastmlp.cli.given import TRAINED_IN, Mistake, check_precision, widths
-from fastmlp.exchange.packages import needed
+from fastmlp.cli.layers import layers_of, network_in_words, refuse_with_layers
 from fastmlp.model.activations import HIDDEN
+from fastmlp.model.layers import Dense
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, SGD, Optimizer
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.system.notices import say
+from fastmlp.system.notices import is_watched, say
+from fastmlp.system.packages import needed
 from fastmlp.training.callbacks import Progress, Run
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.model import Model
@@ -36,7 +38,7 @@ def add_command(commands: Any) -> None:
         "train",
         help="train on a table or a data set, and score on held-out rows",
         description=(
-            "Train on a table, score on held-out rows beside simpler models, and keep the model with its "
+            "Train on a table, compare with simpler models on held-out rows, and keep the model with its "
             "preprocessing. Or train on a data set that is here, and say how many times faster than the "
             "NumPy reference it was on the same work."
         ),
@@ -52,6 +54,7 @@ def add_command(commands: Any) -> None:
     add("--epochs", type=int, metavar="N", help="passes over the training rows")
     add("--batch-size", type=int, metavar="N", help="rows to a step")
     add("--hidden", metavar="N,N", help="units of the hidden layers, as in 128,64; 'none' for no such layer")
+    add("--layers", metavar="LAYERS", help="hidden layers like 'Dense(64, silu), LayerNorm(), Dropout(0.1)'")
     add("--activation", metavar="NAME", help=f"of the hidden layers: {', '.join(HIDDEN)}")
     add("--optimizer", metavar="NAME", help=", ".join(BY_NAME))
     add("--learning-rate", type=float, metavar="RATE")
@@ -62,7 +65,6 @@ def add_command(commands: Any) -> None:
     add("--dtype", default="float32", metavar="NAME", help=f"{', '.join(TRAINED_IN)}; default float32")
     add("--seed", type=int, default=0, metavar="N", help="of the split, the start and the row orders")
     add("--no-reference", action="store_true", help="do not train the reference for comparison")
-    add("--quiet", action="store_true", help="no progress bar")
     add("--mpi", action="store_true", help="share the rows with the other processes of mpiexec")
     tables.add_options(train)
 
@@ -128,19 +130,19 @@ def _train(arguments: argparse.Namespace) -> int:
     except (ValueError, TypeError, ImportError, RuntimeError) as error:  # mpi4py finds no library of MPI
         raise Mistake(str(error).partition("\n")[0]) from None
     with contextlib.ExitStack() as stack:
-        if ranks and ranks.rank:  # all processes come to the same, and the first one tells it
+        if ranks and ranks.rank:  # all processes come to the same, and the first one prints it
             nowhere = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(nowhere))
-        return _told(arguments, task, settings, ranks)
+        return _reported(arguments, task, settings, ranks)
 
 
-def _told(arguments: argparse.Namespace, task: Task, settings: _Settings, ranks: Any) -> int:
+def _reported(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, ranks: Any) -> int:
     _print_work(arguments, task, settings, ranks)
     try:
-        outcome = _measured(arguments, task, settings, arguments.backend, ranks)
+        outcome = measured(arguments, task, settings, arguments.backend, ranks)
         _print_outcome(task, settings, outcome)
         if not is_reference(outcome.model.backend) and not arguments.no_reference:
-            _print_comparison(task, outcome, _measured(arguments, task, settings, "reference", ranks))
+            _print_comparison(task, outcome, measured(arguments, task, settings, "reference", ranks))
     except DivergenceError as error:
         if not ranks or not ranks.rank:
             say(f"fastmlp: {error}; here that is --learning-rate")
@@ -148,7 +150,7 @@ def _told(arguments: argparse.Namespace, task: Task, settings: _Settings, ranks:
     return 0
 
 
-def _prepared(arguments: argparse.Namespace) -> tuple[Task, _Settings]:
+def _prepared(arguments: argparse.Namespace) -> tuple[SplitDataset, _Settings]:
     """Return the task and the settings; ValueError or TypeError for a mistake in the arguments."""
     checks.choice("data set", arguments.dataset, tuple(RECIPES))
     recipe = RECIPES[arguments.dataset]
@@ -161,15 +163,19 @@ def _prepared(arguments: argparse.Namespace) -> tuple[Task, _Settings]:
     rate = _or(arguments.learning_rate, recipe.learning_rate)
     optimizer = _optimizer(_or(arguments.optimizer, recipe.optimizer), rate, recipe)
     hidden = recipe.hidden if arguments.hidden is None else widths(arguments.hidden)
+    refuse_with_layers(arguments)
+    layers = None if arguments.layers is None else layers_of(arguments.layers)
     task = load(arguments.dataset, arguments.seed)
-    network = Network(
-        [task.inputs.shape[1], *hidden, task.n_out],
-        hidden=_or(arguments.activation, "relu"),
-        output=recipe.output,
-        loss=recipe.loss,
-        dropout=_or(arguments.dropout, recipe.dropout),
-        l2=_or(arguments.l2, 0.0),
+    n_in, ends = (
+        task.inputs.shape[1],
+        {"output": recipe.output, "loss": recipe.loss, "l2": _or(arguments.l2, 0.0)},
     )
+    if layers is not None:
+        network = Network(inputs=n_in, layers=[*layers, Dense(task.n_out)], **ends)
+    else:
+        dropout = _or(arguments.dropout, recipe.dropout)
+        sizes = [n_in, *hidden, task.n_out]
+        network = Network(sizes, _or(arguments.activation, "relu"), dropout=dropout, **ends)
     return task, _Settings(network, optimizer, rate, epochs, min(batch_size, len(task.inputs)))
 
 
@@ -177,15 +183,15 @@ def _or(given: T | None, default: T) -> T:
     return default if given is None else given
 
 
-def _optimizer(name: str, rate: float, recipe: Recipe) -> Optimizer:
+def _optimizer(name: str, rate: float, recipe: DatasetSettings) -> Optimizer:
     checks.choice("optimizer", name, tuple(BY_NAME))
     if name == "sgd" and recipe.bias_share != 1:
         return SGD(rate, bias_learning_rate=rate * recipe.bias_share)
     return BY_NAME[name](rate)
 
 
-def _measured(
-    arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str, ranks: Any
+def measured(
+    arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str, ranks: Any
 ) -> _Outcome:
     """Train on a few rows, which compiles or loads the backend; then train on all rows, and measure that.
 
@@ -194,15 +200,15 @@ def _measured(
     began = time.perf_counter()
     if ranks is None:
         backend = _chosen(arguments, task, settings, backend)
-    _fitted(arguments, task, settings, backend, _Clock(shown=False), ranks, tiny=True)
+    fitted_model(arguments, task, settings, backend, _Clock(shown=False), ranks, tiny=True)
     preparing = time.perf_counter() - began
-    clock = _Clock(shown=not arguments.quiet and not (ranks and ranks.rank))
-    model = _fitted(arguments, task, settings, backend, clock, ranks)
+    clock = _Clock(shown=is_watched() and not (ranks and ranks.rank))
+    model = fitted_model(arguments, task, settings, backend, clock, ranks)
     score = task.score(model.predict(task.held_inputs))
     return _Outcome(model, score, clock.working, preparing + clock.compiling)
 
 
-def _chosen(arguments: argparse.Namespace, task: Task, settings: _Settings, backend: str) -> str:
+def _chosen(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, backend: str) -> str:
     """Return the backend's name; for "auto" that of the whole training, which is not that of a few rows."""
     from fastmlp.backend.choice import choose
 
@@ -213,15 +219,16 @@ def _chosen(arguments: argparse.Namespace, task: Task, settings: _Settings, back
     return choose(backend, network, optimizer, batch_size, dtype, arguments.threads, steps, mixed=mixed).name
 
 
-def _fitted(
+def fitted_model(
     arguments: argparse.Namespace,
-    task: Task,
+    task: SplitDataset,
     settings: _Settings,
     backend: str,
     clock: _Clock,
     ranks: Any,
     tiny: bool = False,
 ) -> Model:
+    """Return a model trained on the task's rows; on a single batch of them if `tiny`."""
     rows = settings.batch_size if tiny else len(task.inputs)
     X, y = task.inputs[:rows], task.targets[:rows]
     if ranks:
@@ -248,16 +255,15 @@ def _fitted(
 # --- what is printed -----------------------------------------------------------------------------
 
 
-def _print_work(arguments: argparse.Namespace, task: Task, settings: _Settings, ranks: Any) -> None:
+def _print_work(arguments: argparse.Namespace, task: SplitDataset, settings: _Settings, ranks: Any) -> None:
     rows, n_in = task.inputs.shape
     held = f"{len(task.held_inputs)} held out" if RECIPES[task.name].held_out else "none held out"
     network = settings.network
-    sizes = "-".join(map(str, network.sizes))
-    activations = ", ".join(map(str, [*dict.fromkeys(network.hidden), network.output]))
-    dropout = f", dropout {network.dropout[0]:g}" if any(network.dropout) else ""
+    dropped = {one.dropout for one in network.operations if one.dropout}
+    dropout = "".join(f", dropout {rate:g}" for rate in sorted(dropped))
     optimizer = type(settings.optimizer).__name__
     print(f"data       {task.name}: {rows} rows of {n_in} to train on, {held}")
-    print(f"network    {sizes}, {activations}, {network.loss}{dropout}")
+    print(f"network    {network_in_words(network)}{dropout}")
     print(
         f"training   {settings.epochs} epochs in batches of {settings.batch_size}, "
         f"{optimizer} at {settings.rate:g}, {arguments.dtype}, seed {arguments.seed}"
@@ -266,7 +272,7 @@ def _print_work(arguments: argparse.Namespace, task: Task, settings: _Settings, 
     )
 
 
-def _print_outcome(task: Task, settings: _Settings, outcome: _Outcome) -> None:
+def _print_outcome(task: SplitDataset, settings: _Settings, outcome: _Outcome) -> None:
     visited = len(task.inputs) * settings.epochs
     print(f"backend    {outcome.model.backend}")
     print(f"loss       {outcome.model.history['loss'][-1]:.4g} in the last epoch")
@@ -278,12 +284,12 @@ def _print_outcome(task: Task, settings: _Settings, outcome: _Outcome) -> None:
     )
 
 
-def _print_comparison(task: Task, outcome: _Outcome, reference: _Outcome) -> None:
+def _print_comparison(task: SplitDataset, outcome: _Outcome, reference: _Outcome) -> None:
     print(f"reference  {reference.seconds:.3g} s for the same epochs from the same start, ", end="")
     print(f"{task.measure} {_score(task, reference)}")
     print(f"speed-up   {reference.seconds / outcome.seconds:.1f} times as fast as the reference")
 
 
-def _score(task: Task, outcome: _Outcome) -> str:
+def _score(task: SplitDataset, outcome: _Outcome) -> str:
     value = f"{100 * outcome.score:.2f} %" if task.classes else f"{outcome.score:.3f}"
     return f"{value} {'held out' if RECIPES[task.name].held_out else 'on its own rows'}"

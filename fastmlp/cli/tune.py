@@ -34,14 +34,14 @@ def _tune(arguments: argparse.Namespace) -> int:
 
     if not 0 < arguments.seconds < math.inf:
         raise Mistake(f"--seconds must be above 0, got {arguments.seconds}")
-    if not tuned.is_wanted():
+    if not tuned.is_enabled():
         raise Mistake(f"{tuned.SWITCH} is 0, and what is measured would not be used; unset it")
     found = tuning.tune(arguments.seconds)
     print(f"{'CONSTANT':<16}  {'USUAL':>8}  {'CHOSEN':>8}  WHAT EACH VALUE SAVES")
     for one in found:
         usual, gains = TABLE[one.name].usual, one.gains(slice(None))
-        saved = [f"{told(one.name, v)}: {tuning.mean_gain(s):.1%}" for v, s in gains.items() if s]
-        values = f"{told(one.name, usual):>8}  {told(one.name, one.best):>8}"
+        saved = [f"{in_words(one.name, v)}: {tuning.mean_gain(s):.1%}" for v, s in gains.items() if s]
+        values = f"{in_words(one.name, usual):>8}  {in_words(one.name, one.best):>8}"
         print(f"{one.name:<16}  {values}  {', '.join(saved) or 'not measured: too few cores were free'}")
     if changed := tuning.changed(found):
         print("\nWhat steps save with all that was chosen:")
@@ -60,13 +60,13 @@ def tune_quickly() -> None:
     from fastmlp.backend import tuning
     from fastmlp.kernels.jit import tuned
 
-    if tuned.is_wanted():
+    if tuned.is_enabled():
         changed = tuning.changed(tuning.tune())
-        chosen = [f"{name} {told(name, value)}" for name, value in changed.items()]
+        chosen = [f"{name} {in_words(name, value)}" for name, value in changed.items()]
         print(f"constants    measured: {', '.join(chosen) or 'the usual ones are best'}", flush=True)
 
 
-def told(name: str, value: int) -> str:
+def in_words(name: str, value: int) -> str:
     """Return a constant as it is read most easily."""
     from fastmlp.kernels.codegen.machine import NEVER
 

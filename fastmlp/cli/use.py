@@ -1,23 +1,30 @@
-"""`fastmlp predict`, `inspect` and `plot`: what is done with the file of a model of a table."""
+"""`fastmlp predict`, `inspect` and `plot`: commands on the file of a table's model."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
-from fastmlp.cli.table_report import described, print_json, print_model, print_scores
+from fastmlp.cli.table_report import described, print_json, print_line, print_model, print_scores
 from fastmlp.cli.tables import telling
-from fastmlp.exchange.packages import needed
+from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
+from fastmlp.system.packages import needed
 from fastmlp.system.renaming import replace
+from fastmlp.tables.reading import FORMATS
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
 
 def add_commands(commands: Any) -> None:
@@ -36,7 +43,6 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("data", metavar="DATA", help="a table with the model's columns")
     predict.add_argument("-o", "--output", metavar="FILE", help="default stdout")
     predict.add_argument("--probabilities", action="store_true", help="a column more for each class")
-    predict.add_argument("--quiet", action="store_true", help="no progress bar")
 
     inspect = commands.add_parser(
         "inspect",
@@ -52,7 +58,8 @@ def add_commands(commands: Any) -> None:
         help="draw a model of a table: losses, calibration or residuals, importances",
         description=(
             "Draw the loss curves of a model, its calibration or residuals on a table that has the target, "
-            "and by how much the score falls if a column is shuffled. Needs matplotlib."
+            "and by how much the score falls if a column is shuffled. If the table is the one that the model "
+            "was trained on, that is said. Needs matplotlib."
         ),
     )
     plot.set_defaults(run=_plot)
@@ -62,8 +69,36 @@ def add_commands(commands: Any) -> None:
     plot.add_argument("--seed", type=int, default=0, metavar="N", help="of the shuffling; default 0")
 
 
-def _predict(arguments: argparse.Namespace) -> int:
+ITS_ROWS = "on its rows a model looks better than on new ones"
+"""What to know of a picture of the rows that were trained on."""
+
+
+def _loaded(path: str) -> TableClassifier | TableRegressor:
+    """Return the model in a file; BadFile for what is no file of fastmlp's, as a table."""
     from fastmlp.tables.estimators import load
+
+    try:
+        return load(path)
+    except CheckpointError:
+        with open(path, "rb") as file:
+            if file.read(2) == b"PK":  # as all that is kept in archives
+                raise
+    is_one = Path(path).suffix.lower() in FORMATS
+    hint = f"; to make one of a table: fastmlp train {path} --target COLUMN -o MODEL" if is_one else ""
+    raise BadFile(f"{path} is no model{hint}")
+
+
+@contextlib.contextmanager
+def _remarked() -> Iterator[None]:
+    """Say each warning in one line, once."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for line in dict.fromkeys(str(warning.message) for warning in caught):
+        say(f"fastmlp: {checks.printable(line)}")
+
+
+def _predict(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.tasks import Classification
 
     with telling(arguments.data):
@@ -73,9 +108,10 @@ def _predict(arguments: argparse.Namespace) -> int:
             raise Mistake(f"-o must end in {', '.join(WRITERS)}, got {arguments.output}")
         if arguments.output is not None:
             refuse_unwritable("-o", arguments.output, arguments.model, arguments.data)
-        estimator = load(arguments.model)
-        estimator.progress = not arguments.quiet
-        outputs = estimator.outputs(arguments.data)
+        estimator = _loaded(arguments.model)
+        estimator.progress = None
+        with _remarked():
+            outputs = estimator.outputs(arguments.data)
         task = estimator.task_
         columns = {estimator.target_name_: task.decoded(outputs)}
         if isinstance(task, Classification) and arguments.probabilities:
@@ -112,10 +148,8 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from fastmlp.tables.estimators import load
-
     with telling():
-        estimator = load(arguments.model)
+        estimator = _loaded(arguments.model)
     found = described(estimator)
     if arguments.json:
         print_json(found)
@@ -125,12 +159,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
     width = max(len(column.name) for column in estimator.encoding_.columns)
     print("columns:")
     for column in estimator.encoding_.columns:
-        print(f"  {column.name:<{width}}  {column.kind:<8}  {' '.join(column.told.split())}")
+        print_line(f"  {column.name:<{width}}  {column.kind:<8}  {' '.join(column.summary.split())}")
     return 0
 
 
 def _plot(arguments: argparse.Namespace) -> int:
-    from fastmlp.tables.estimators import load
     from fastmlp.tables.plots import plot
     from fastmlp.tables.reading import read
     from fastmlp.tables.tasks import targets_of, there
@@ -138,14 +171,18 @@ def _plot(arguments: argparse.Namespace) -> int:
     with telling(arguments.data):
         output = arguments.output or f"{arguments.model}.png"
         refuse_unwritable("-o", output, arguments.model, arguments.data)
-        estimator = load(arguments.model)
+        estimator = _loaded(arguments.model)
         name = estimator.target_name_
-        frame = read(arguments.data, estimator.asked(estimator.encoding_.kinds, target=name))
+        frame = read(arguments.data, estimator.read_options(estimator.encoding_.kinds, target=name))
         if name not in frame.columns:
             raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
         frame = frame.filter(there(frame[name]))
         y = targets_of(frame[name], estimator.task_.name, estimator.task_)
-        figure = plot(estimator, frame.drop(name), y, arguments.seed)
+        frame = frame.drop(name)
+        if estimator.trained_on(frame, y):
+            say(f"fastmlp: {arguments.data} is the table that the model was trained on: {ITS_ROWS}")
+        with _remarked():
+            figure = plot(estimator, frame, y, arguments.seed)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             figure.savefig(output, dpi=110)

@@ -1,4 +1,4 @@
-"""What trainings ask of a communicator, five things, and what is exchanged by means of them.
+"""The interface of a communicator, five methods, and the exchanges that are made of them.
 
 Separate from MPI, so that any library that can sum an array over processes will do.
 """
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @runtime_checkable
 class Communicator(Protocol):
-    """Processes that call the same methods in the same order. Arrays are C-contiguous, alike on all ranks.
+    """Processes that call the same methods in the same order. Arrays are C-contiguous, equally large.
 
     rank : int, which process this is, from 0; size : int, how many there are
 
@@ -49,13 +49,13 @@ def place_of(communicator: Any) -> tuple[int, int]:
 def check_sums(communicator: Communicator) -> None:
     """Raise ValueError unless a communicator sums and broadcasts in place; what follows would be noise."""
     size = int(communicator.size)
-    for method, own, wanted in (("allreduce", 1, size), ("broadcast", int(communicator.rank), 0)):
+    for method, own, expected in (("allreduce", 1, size), ("broadcast", int(communicator.rank), 0)):
         array = np.array([own])
         getattr(communicator, method)(array)
-        if array[0] != wanted:
+        if array[0] != expected:
             raise ValueError(
                 f"the communicator's {method}(array) must write what it comes to into the array: "
-                f"{own} became {array[0]}, and {wanted} was expected of {size} ranks"
+                f"{own} became {array[0]}, and {expected} was expected of {size} ranks"
             )
 
 
@@ -80,5 +80,5 @@ def of_first(communicator: Communicator, own: T) -> T:
     communicator.broadcast(length)
     received = packed.copy() if first else np.empty(length[0], np.uint8)
     communicator.broadcast(received)
-    told: T = pickle.loads(received.tobytes())
-    return told
+    sent: T = pickle.loads(received.tobytes())
+    return sent

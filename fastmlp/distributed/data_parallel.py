@@ -1,4 +1,4 @@
-"""How a training is spread over processes, as `fit(communicator=)` is told."""
+"""`DataParallel`: how `fit(communicator=)` spreads a training over processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ class DataParallel:
         averaged at every epoch's end too.
     timeout : float
         Seconds that a process waits for the others, above 0. When they are over it ends all processes. It
-        must be longer than the slowest step, compilation or write of a checkpoint. For mpi4py's only.
+        must be longer than the slowest step, compilation or write of a checkpoint. For mpi4py's only. With
+        MPICH a process that has ended is not waited for as long: 10 s or so.
     """
 
     communicator: Any

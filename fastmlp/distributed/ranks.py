@@ -1,7 +1,7 @@
 """The ranks of one training: which rows each has, what they must have in common, and how they fail together.
 
 A rank is a process. The rows of all ranks, one rank's after another's, are numbered through; orders, batches
-and splits are drawn over all of them, alike on every rank.
+and splits are drawn over all of them, the same on all ranks.
 """
 
 from __future__ import annotations
@@ -19,85 +19,66 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.distributed.communicator import Communicator, all_of, of_first
-from fastmlp.distributed.data_parallel import DataParallel
 from fastmlp.model.backend import Data
 from fastmlp.system.budget import affinity, cores
+from fastmlp.training.ranks import Ranks
 
 T = TypeVar("T")
 Array = NDArray[Any]
 
 
 class RankError(RuntimeError):
-    """The ranks of a training cannot go on together: one has failed, or they are not alike."""
-
-
-class Ranks:
-    """The ranks of a training that has one process: this one's answers are those of all.
-
-    rank : which of them this is, from 0; size : how many there are
-    average_every : see `DataParallel`
-    """
-
-    rank = 0
-    size = 1
-
-    def __init__(self, average_every: int | None = None) -> None:
-        self.average_every = average_every
-
-    def all_of(self, own: T) -> list[T]:
-        """Return the objects of all ranks, by rank."""
-        return [own]
-
-    def total(self, numbers: Array) -> Array:
-        """Replace numbers by their sums over all ranks; return them."""
-        return numbers
+    """The ranks of a training cannot go on together: one has failed, or they differ."""
 
 
 class SeveralRanks(Ranks):
     """This rank among others.
 
-    first : whether this rank writes files and shows what is shown
     at : where this rank's rows begin among those of all
-    asked : why this rank was asked to stop by a signal, which the others hear of at the chunk's end
+    stop_requested : the signal that requested this rank to stop, which the others learn of at the chunk's end
     counts : (size,) rows of each rank
     """
 
     at = 0
 
     def __init__(self, communicator: Communicator, average_every: int | None) -> None:
-        super().__init__(average_every)
+        super().__init__(by_rows=True, average_every=average_every)
         self.communicator = communicator
         self.rank, self.size = int(communicator.rank), int(communicator.size)
         self.first = self.rank == 0
-        self.asked: str | None = None
+        self.stop_requested: str | None = None
         self.counts = np.zeros(self.size, np.int64)
         self._weights: Array | None = None
         self._shared: BaseException | None = None
 
     @contextmanager
-    def failing_together(self, *alike: type[BaseException]) -> Iterator[None]:
-        """End all ranks at an error in a `with` block that the others may not have. alike : errors of all"""
+    def abort_all_ranks(self, *expected: type[BaseException]) -> Iterator[None]:
+        """End all ranks at an error in a `with` block that not all have. expected : errors that all have"""
         try:
             yield
         except BaseException as error:
             abort = getattr(self.communicator, "abort", None)
-            if abort is not None and error is not self._shared and not isinstance(error, (RankError, *alike)):
-                told = "".join(traceback.format_exception(error))
-                abort(f"{told}fastmlp: rank {self.rank} of {self.size} has failed, and so all are ended")
+            if (
+                abort is not None
+                and error is not self._shared
+                and not isinstance(error, (RankError, *expected))
+            ):
+                said = "".join(traceback.format_exception(error))
+                abort(f"{said}fastmlp: rank {self.rank} of {self.size} has failed, and so all are ended")
             raise
 
     @contextmanager
-    def alike(self) -> Iterator[None]:
+    def raise_on_all_ranks(self) -> Iterator[None]:
         """Raise on all ranks what one raises in a `with` block, within which nothing may be exchanged."""
         failure: Exception | None = None
         try:
             yield
         except Exception as error:
             failure = self._shared = error
-        told = self.all_of(None if failure is None else f"{type(failure).__name__}: {failure}")
+        said = self.all_of(None if failure is None else f"{type(failure).__name__}: {failure}")
         if failure is not None:
             raise failure
-        for rank, text in enumerate(told):
+        for rank, text in enumerate(said):
             if text is not None:
                 raise RankError(f"rank {rank} of {self.size} has failed: {text}")
 
@@ -108,6 +89,17 @@ class SeveralRanks(Ranks):
     def all_of(self, own: T) -> list[T]:
         """Return the objects of all ranks, by rank."""
         return all_of(self.communicator, own)
+
+    def gathered(self, own: Array) -> Array:
+        """Return rows (rows, ..) of any kind of all ranks, one rank's after another's."""
+        counts = self.all_of(len(own))
+        numbers, at = np.zeros((sum(counts), *own.shape[1:]), own.dtype), sum(counts[: self.rank])
+        numbers[at : at + len(own)] = own
+        return self.total(numbers)
+
+    def any_of(self, own: bool) -> bool:
+        """Return whether something holds on one of all ranks."""
+        return any(self.all_of(own))
 
     def total(self, numbers: Array) -> Array:
         """Replace numbers by their sums over all ranks; return them."""
@@ -145,21 +137,24 @@ class SeveralRanks(Ranks):
     def threads(self, threads: int | None) -> int | None:
         """Return how many threads this rank may use: `threads`, or its share of the cores that it may use."""
         machine, usable = platform.node(), affinity()
-        told = self.all_of((machine, usable))
-        sharing = sum(there == machine and not usable.isdisjoint(theirs) for there, theirs in told)
+        said = self.all_of((machine, usable))
+        sharing = sum(there == machine and not usable.isdisjoint(theirs) for there, theirs in said)
         return max(1, cores() // sharing) if threads is None else threads
 
     def weights(self, data: Data) -> Array:
         """Return the weights (rows,) of the rows of all ranks."""
         if self._weights is None:
-            rows, count = int(self.counts.sum()), len(data.weights)
             if all(self.all_of(bool((data.weights == 1).all()))):
-                self._weights = np.broadcast_to(data.weights.dtype.type(1), (rows,))
+                self._weights = np.broadcast_to(data.weights.dtype.type(1), (int(self.counts.sum()),))
             else:
-                self._weights = np.zeros(rows, data.weights.dtype)
-                self._weights[self.at : self.at + count] = data.weights
-                self.total(self._weights)
+                self._weights = self.of_all_rows(data.weights)
         return self._weights
+
+    def of_all_rows(self, own: Array) -> Array:
+        """Return numbers (.., rows) of the rows of all ranks, given those of this rank's."""
+        numbers = np.zeros((*own.shape[:-1], int(self.counts.sum())), own.dtype)
+        numbers[..., self.at : self.at + own.shape[-1]] = own
+        return self.total(numbers)
 
     def check_same(self, **settings: Any) -> None:
         """Raise RankError on all ranks unless they have the same settings."""
@@ -167,10 +162,10 @@ class SeveralRanks(Ranks):
         for rank, other in enumerate(others, 1):
             for name in settings:
                 if other[name] != first[name]:
-                    told = (
+                    said = (
                         f"{checks.shown(first[name])} on rank 0, {checks.shown(other[name])} on rank {rank}"
                     )
-                    raise RankError(f"all ranks must have the same {name}, got {told}")
+                    raise RankError(f"all ranks must have the same {name}, got {said}")
 
     def check_equal(self, *arrays: Array) -> None:
         """Raise RankError on all ranks unless these have the same bits on all of them."""
@@ -184,9 +179,9 @@ class SeveralRanks(Ranks):
                 "callbacks, releases and kind of processor?"
             )
 
-    def ask(self, reason: str) -> None:
-        """Remember that a signal asked this rank to stop; all stop at the end of the chunk."""
-        self.asked = reason
+    def request_stop(self, reason: str) -> None:
+        """Remember that a signal requested this rank to stop; all stop at the end of the chunk."""
+        self.stop_requested = reason
 
     def steps(self, steps: int, done: int, per_epoch: int) -> int:
         """Return the least of what the ranks would take, up to where parameters are averaged if they are."""
@@ -196,13 +191,3 @@ class SeveralRanks(Ranks):
             # Between two averages the ranks' parameters differ, and nobody shall see them.
             end = min(max(end // every, within // every + 1) * every, per_epoch)
         return end - within
-
-
-ALONE = Ranks()
-
-
-def ranks_of(communicator: object) -> Ranks:
-    """Return the ranks of `fit(communicator=)`; of one process, this one alone."""
-    given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
-    opened = given.opened()
-    return SeveralRanks(opened, given.average_every) if opened.size > 1 else Ranks(given.average_every)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from fastmlp import checks
 from fastmlp.distributed.communicator import place_of
 from fastmlp.distributed.data_parallel import DataParallel
-from fastmlp.exchange.packages import needed
+from fastmlp.system.packages import needed
 
 Path = str | os.PathLike[str]
 
@@ -23,8 +24,8 @@ def shard(communicator: Any, *rows: Any) -> Any:
     ----------
     communicator : as for `fit`
     rows : array, memory map, data frame or Arrow table, of which a view is returned; a sparse matrix of
-        SciPy's, as CSR; or the path of a Parquet file, or of a directory of such files, of which the rows are
-        read and returned as a `pyarrow.Table`
+        SciPy's, as CSR; a dict of these, as of targets of heads; or the path of a Parquet file, or of a
+        directory of such files, of which the rows are read and returned as a `pyarrow.Table`
 
     Raises
     ------
@@ -34,16 +35,21 @@ def shard(communicator: Any, *rows: Any) -> Any:
     if isinstance(communicator, DataParallel):
         communicator = communicator.communicator
     rank, size = place_of(communicator)
-    found, lengths = [], []
-    for one in rows:
+    lengths = []
+
+    def share_of(one: Any) -> Any:
+        if isinstance(one, Mapping):
+            return {name: share_of(part) for name, part in one.items()}
         if isinstance(one, (str, os.PathLike)):
             fragments = _row_groups(one)
             length = sum(map(_length, fragments))
             share = _read(fragments, *_bounds(rank, size, length))
         else:
             length, share = _share(one, rank, size)
-        found.append(share)
         lengths.append(length)
+        return share
+
+    found = [share_of(one) for one in rows]
     if len(set(lengths)) > 1:
         raise ValueError(f"what is sharded together must have as many rows, got {lengths}")
     return found[0] if len(found) == 1 else tuple(found)
@@ -75,8 +81,8 @@ def _row_groups(path: Path) -> list[Any]:
         files = sorted(dataset(os.fspath(path), format="parquet").get_fragments(), key=lambda one: one.path)
         groups = [group for file in files for group in file.split_by_row_group()]
     except ValueError as error:  # pyarrow.ArrowInvalid is one
-        told = str(error).splitlines()[0]
-        raise ValueError(f"{checks.shown(path)} cannot be read as Parquet: {told}") from None
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{checks.shown(path)} cannot be read as Parquet: {said}") from None
     if not groups:
         raise ValueError(f"there are no rows of Parquet files in {checks.shown(path)}")
     return groups

@@ -1,9 +1,9 @@
-"""The steps that several ranks take together, in the place of a backend's (`fastmlp.training.loop.Steps`)."""
+"""Training steps of several ranks: a backend's steps, with gradients summed over all ranks."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,24 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.distributed.ranks import SeveralRanks
-from fastmlp.model.backend import Backend, Chunk, Data, Shared
+from fastmlp.model.backend import (
+    Backend,
+    Chunk,
+    Data,
+    Shared,
+    counts_of,
+    empty_losses,
+    evaluated,
+    share_of,
+)
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import SparseRows, touched_by
 from fastmlp.model.state import TrainState
+
+_unpenalised = functools.lru_cache(maxsize=8)(Network.unpenalised)
+"""The very same network for every chunk, by which backends find what they have prepared."""
 
 Array = NDArray[Any]
 
@@ -36,21 +48,25 @@ class _Spread:
         steps, counts = len(chunk.starts), chunk.stops - chunk.starts
         step = np.repeat(np.arange(steps), counts)[visits]
         own = np.bincount(step, minlength=steps)
-        stops = np.cumsum(own)
+        stops, most = np.cumsum(own), chunk.batch_size
+        if not chunk.microbatch:
+            most = int(min(most, max(1, len(data.weights))))
         part = chunk._replace(
             order=rows,
             starts=stops - own,
             stops=stops,
-            batch_size=int(min(chunk.batch_size, max(1, len(data.weights)))),
+            batch_size=most,
         )
         return part, visits - (np.cumsum(counts) - counts)[step]
 
-    def evaluate(self, network: Network, parameters: Array, data: Data) -> float:
-        """Return the loss over all ranks' rows; data has this rank's."""
-        own = data.weights.sum(dtype=np.float64, keepdims=True)
-        share = float(own[0] / self._ranks.total(own.copy())[0])
-        loss = np.array([share * self.now.evaluate(network, parameters, data) if share else 0.0])
-        return float(self._ranks.total(loss)[0])
+    def evaluate(self, network: Network, parameters: Array, data: Data) -> Any:
+        """Return the loss over all ranks' rows, with heads an array; data has this rank's."""
+        counts = counts_of(network, data)
+        totals = self._ranks.total(counts.copy())
+        own = np.zeros(len(counts))
+        if counts.any():
+            own = share_of(counts, totals, self.now.evaluate(network, parameters, data))
+        return evaluated(network, self._ranks.total(own))
 
 
 class SynchronousSteps(_Spread):
@@ -67,11 +83,13 @@ class SynchronousSteps(_Spread):
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """As a backend's; chunk has the rows of all ranks, data this rank's."""
+        """Take a chunk's steps; chunk has the rows of all ranks, data this rank's."""
         own, places = self._part(data, chunk)
         ranks, gradients = self._ranks, state.gradients
         begun: list[Callable[[], Any]] = []
-        touched = np.zeros(network.sizes[0], np.bool_) if optimizer.rule.touched_only else None
+        goes_by_columns = optimizer.rule.touched_only and network.takes_sparse
+        touched = np.zeros(network.sparse_in, np.bool_) if goes_by_columns else None
+        marks = np.zeros(network.table_rows, np.int32) if network.moves_touched(optimizer) else None
 
         def add(s: int, first: int, last: int) -> None:
             if last < gradients.size:
@@ -84,12 +102,15 @@ class SynchronousSteps(_Spread):
             if touched is not None:
                 batch = data.inputs[own.order[own.starts[s] : own.stops[s]]]
                 touched[...] = ranks.total(touched_by(unpacked(batch)).astype(np.int32)) > 0
+            if marks is not None:
+                ranks.total(marks)
 
         rows = max(1, len(data.weights) * chunk.batch_size // int(ranks.counts.sum()))
         together = numbers_together(gradients) if ranks.overlaps else gradients.size
-        shared = Shared(places, add, together, rows, touched)
+        whole = chunk.stops - chunk.starts
+        shared = Shared(places, add, together, rows, ranks.total, whole, ranks.first, touched, marks)
         if not ranks.first:
-            network = replace(network, l1=0.0, l2=0.0)  # penalties count once
+            network = _unpenalised(network)  # penalties count once
         given = data if len(data.weights) else _idle(data)
         state = self.now.train_chunk(network, optimizer, state, given, own, key, threads, losses, shared)
         ranks.total(losses)
@@ -111,15 +132,17 @@ def numbers_together(gradients: Array) -> int:
 def _idle(data: Data) -> Data:
     """Return one row of zeros, like the rows of data."""
     inputs, targets, weights = (np.zeros((1, *array.shape[1:]), array.dtype) for array in data)
-    return Data(SparseRows.of(inputs) if isinstance(data.inputs, SparseRows) else inputs, targets, weights)
+    given = data.inputs
+    row = SparseRows.of(inputs, given.dense.shape[1]) if isinstance(given, SparseRows) else inputs
+    return Data(row, targets, weights)
 
 
 class AveragedSteps(_Spread):
     """Each rank takes steps by itself, on its rows of every batch; parameters and moments are averaged.
 
     That is local SGD (Stich, "Local SGD converges fast and communicates little", 2019). Ranks count by the
-    weights of all of their rows. A rank that has no row in a batch takes no step then. Each has dropout masks
-    of its own.
+    weights of all of their rows. A rank that has no row in a batch takes no step then, nor one that has a
+    single row and a `BatchNorm`. Each has dropout masks of its own.
 
     per_epoch : steps to an epoch; since : steps before the first epoch of so many
     """
@@ -143,27 +166,39 @@ class AveragedSteps(_Spread):
         threads: int | None,
         losses: NDArray[np.float64],
     ) -> TrainState:
-        """As a backend's; chunk has the rows of all ranks within an epoch, data this rank's."""
+        """Take a chunk's steps; chunk has the rows of all ranks within an epoch, data this rank's."""
         own, _ = self._part(data, chunk)
-        step = np.repeat(np.arange(len(losses)), own.stops - own.starts)
-        weights = np.bincount(step, data.weights[own.order], len(losses))
-        own = own._replace(totals=weights.astype(np.float64, copy=False))
+        if own.microbatch:
+            share = -(-own.microbatch // self._ranks.size)
+            own = own._replace(microbatch=max(1 + network.needs_batches, share))
+        steps = len(own.starts)
+        step = np.repeat(np.arange(steps), own.stops - own.starts)
+        alone = network.needs_batches & (own.stops - own.starts == 1)
+
+        def visited(weights: Array) -> Array:
+            return np.where(alone, 0.0, np.bincount(step, weights[own.order], steps))
+
+        heads = network.head_weights(data.targets, data.weights) if network.heads else None
+        own = own._replace(
+            totals=visited(data.weights),
+            head_totals=None if heads is None else np.array([*map(visited, heads)]),
+            stops=np.where(alone, own.starts, own.stops),
+        )
         key = (key + self._ranks.rank * 0x9E3779B9) % 2**32
         losses[...] = 0.0
         for first, last in self._windows(own, state.step):
-            some = slice(first, last)
             if own.starts[first] == own.stops[first]:
                 state = state._replace(step=state.step + last - first)
             else:
-                taken = own.part(first, last)
-                state = self.now.train_chunk(
-                    network, optimizer, state, data, taken, key, threads, losses[some]
-                )
+                taken = empty_losses(network, last - first)
+                part = own.part(first, last)
+                state = self.now.train_chunk(network, optimizer, state, data, part, key, threads, taken)
+                losses[..., first:last] = taken
             if self._averages_at(state.step):
                 self._average(optimizer, state)
-        losses *= np.divide(own.totals, chunk.totals, out=np.zeros_like(losses), where=chunk.totals > 0)
+        _weigh(network, losses, own, chunk)
         if not checks.finite(state.parameters):
-            losses[-1] = np.nan  # so that all ranks learn of it, and look for the step together
+            losses[..., -1] = np.nan  # so that all ranks learn of it, and look for the step together
         self._ranks.total(losses)
         return state
 
@@ -186,6 +221,20 @@ class AveragedSteps(_Spread):
             if array.size:
                 array *= array.dtype.type(self._share)
                 self._ranks.total(array)
+
+
+def _weigh(network: Network, losses: NDArray[np.float64], own: Chunk, whole: Chunk) -> None:
+    """Multiply losses (.., steps) with what a rank's rows count in the batch of all ranks."""
+
+    def shares(counts: Array, totals: Array) -> Array:
+        return np.divide(counts, totals, out=np.zeros_like(totals), where=totals > 0)
+
+    if own.head_totals is None or whole.head_totals is None:
+        losses *= shares(own.totals, whole.totals)
+        return
+    penalties = losses[0] - network.sum_of_heads(losses[1:])
+    losses[1:] *= shares(own.head_totals, whole.head_totals)
+    losses[0] = network.sum_of_heads(losses[1:]) + penalties * shares(own.totals, whole.totals)
 
 
 def steps_of_all(

@@ -1,25 +1,23 @@
-"""What the two estimators share: training as scikit-learn does it."""
+"""The base of the two estimators: training as scikit-learn does it."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import get_scorer
-from sklearn.utils import check_random_state, column_or_1d
+from sklearn.utils import column_or_1d
 from sklearn.utils.validation import validate_data
 
 from fastmlp import checks
-from fastmlp.backend.choice import choose, settled
+from fastmlp.backend.choice import calls_blas, choose, settled
 from fastmlp.estimators import lbfgs
-from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves
+from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, warn
 from fastmlp.estimators.descriptions import (
     hidden_activations,
     hidden_sizes,
@@ -27,26 +25,33 @@ from fastmlp.estimators.descriptions import (
     number,
     optimizer_of,
 )
-from fastmlp.estimators.draws import ComposedOrders, start
+from fastmlp.estimators.draws import ComposedOrders, random_state, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
-from fastmlp.estimators.rows import Rows, rows_of, split
-from fastmlp.estimators.streaming import AUTO_BATCH, Stream, WindowOrders, blocks_of, learn_labels, wanted_of
-from fastmlp.estimators.warned import warn
-from fastmlp.model.byte_rows import unpacked
-from fastmlp.model.layout import flatten, parameter_count
+from fastmlp.estimators.joint import Joint, generator_here, train_here
+from fastmlp.estimators.parameters import Parameters
+from fastmlp.estimators.rows import ValidatedRows, rows_of, split
+from fastmlp.estimators.scoring import scoring_of
+from fastmlp.estimators.streaming import (
+    AUTO_BATCH,
+    Stream,
+    WindowOrders,
+    blocks_of,
+    learn_labels,
+    row_format_of,
+)
+from fastmlp.model.layout import drawn, flatten, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.schedules import BEGINNING, Since
-from fastmlp.model.sparse import SparseRows
-from fastmlp.model.state import TrainState
-from fastmlp.training.asked import check_callbacks
+from fastmlp.model.state import TrainState, initial_state
 from fastmlp.training.batches import Orders
-from fastmlp.training.callbacks import Callback, Run, TimeLimit
+from fastmlp.training.callbacks import Callback, TimeLimit
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.data import floating_dtype
-from fastmlp.training.loop import Plan, heeding, train
 from fastmlp.training.model import Model
+from fastmlp.training.options import check_callbacks
+from fastmlp.training.plan import Plan
 from fastmlp.training.sources.blocks import Source
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.streamed import Streamed
@@ -54,30 +59,17 @@ from fastmlp.training.windows import Windows
 
 Array = NDArray[Any]
 
-
 THREADED_FLOPS = 6e7
 """Worker threads pay from this work of an epoch on, 1 ms: starting them takes 0.25 ms in every epoch."""
 
 
-class Perceptron(Fitted):
+class Perceptron(Joint, Parameters, Fitted):
     """Base of MLPClassifier and MLPRegressor, which say what y means."""
-
-    def _keep(self, parameters: dict[str, Any]) -> None:
-        """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""
-        self.__dict__ |= {name: value for name, value in parameters.items() if name != "self"}
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.sparse = True
         return tags
-
-    def _check_solver(self) -> bool:
-        """Return True, or raise AttributeError, for which hasattr(self, "partial_fit") is False."""
-        if self.solver == "lbfgs":
-            raise AttributeError(
-                "partial_fit is only available for stochastic optimizers. lbfgs is not stochastic."
-            )
-        return True
 
     # --- what the subclasses say --------------------------------------------------------------------
 
@@ -100,7 +92,7 @@ class Perceptron(Fitted):
         raise NotImplementedError
 
     def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
-        """Return the score that early stopping goes by unless told otherwise."""
+        """Return the score that early stopping goes by if none is given."""
         raise NotImplementedError
 
     # --- training -----------------------------------------------------------------------------------
@@ -119,7 +111,7 @@ class Perceptron(Fitted):
         rows = rows_of(
             X, self._targets(y), sample_weight, self._class_weights(y, incremental), number(self.input_scale)
         )
-        rng = check_random_state(self.random_state)
+        rng = generator_here(random_state(self.random_state))
         # As in scikit-learn: errors of X, y and sample_weight come first, and lbfgs ignores early_stopping.
         if incremental and self.early_stopping and self.solver != "lbfgs":
             raise ValueError("partial_fit does not support early_stopping=True")
@@ -143,14 +135,14 @@ class Perceptron(Fitted):
         dtype, n_in = None if self.dtype is None else self._dtype(), None
         if not first:
             model = self._current_model()
-            dtype, n_in = model.parameters.dtype, model.network.sizes[0]
+            dtype, n_in = model.parameters.dtype, model.network.n_in
         if is_classifier(self) and not (incremental and hasattr(self, "classes_")):
             learn_labels(self, source, incremental)
-        rng = check_random_state(self.random_state)
-        with Windows(source, wanted_of(self, dtype, n_in), epochs or self.max_iter) as windows:
+        rng = random_state(self.random_state)
+        with Windows(source, row_format_of(self, dtype, n_in), epochs or self.max_iter) as windows:
             window = windows.next()
             assert window is not None
-            rows = Rows(*window.data, None)
+            rows = ValidatedRows(*window.data, None)
             if first:
                 self.n_iter_ = self.t_ = 0
                 self.n_features_in_ = rows.inputs.shape[1]
@@ -164,7 +156,7 @@ class Perceptron(Fitted):
         return self
 
     def _check_parameters(self, parameters: Array) -> None:
-        if not np.isfinite(parameters).all():
+        if not checks.finite(parameters):
             raise ValueError(
                 "Solver produced non-finite parameter weights. The input data may contain large values and"
                 " need to be preprocessed."
@@ -174,14 +166,20 @@ class Perceptron(Fitted):
         """Return X and y as scikit-learn validates them."""
         checks.no_iterator("X", X)
         checks.no_iterator("y", y)
+        if y is not None and self._is_clean(X, dtype, y, reset):
+            if reset:
+                self.n_features_in_ = X.shape[1]
+                self.__dict__.pop("feature_names_in_", None)
+            return X, y
         options = {"accept_sparse": SPARSE, "multi_output": True, "y_numeric": is_regressor(self)}
         X, y = validate_data(self, X, y, dtype=dtype, reset=reset, **options)
         return X, column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
     def _all_callbacks(self) -> list[Callback]:
-        for name, given in (("dropout", np.any(self.dropout)), ("validation_set", self.validation_set)):
-            if self.solver == "lbfgs" and given:
-                raise ValueError(f"{name} needs solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
+        if self.solver == "lbfgs":
+            for name, given in (("dropout", np.any(self.dropout)), ("validation_set", self.validation_set)):
+                if given:
+                    raise ValueError(f"{name} needs solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
         callbacks = check_callbacks(self.callbacks, bool(self.progress))
         if any(isinstance(callback, Checkpoint) for callback in callbacks):
             raise ValueError("Checkpoint keeps trainings of fastmlp.fit; an estimator is kept by pickling it")
@@ -193,42 +191,53 @@ class Perceptron(Fitted):
             return np.float32
         return (np.float64, np.float32) if self.dtype is None else floating_dtype(self.dtype, np.empty(0))
 
-    def _drawn(self, rows: Rows, hidden: list[int], rng: np.random.RandomState) -> tuple[Network, Array]:
+    def _drawn(
+        self, rows: ValidatedRows, hidden: list[int], rng: np.random.RandomState
+    ) -> tuple[Network, Array]:
         """Return the network that the parameters describe, and its first weights and biases."""
         sizes = [rows.inputs.shape[1], *hidden, rows.targets.shape[1]]
         network = network_of(self, sizes, *self._ends_in())
+        if self.layers is not None or not network.is_chain:
+            if self.init is not None:
+                raise ValueError("init must be None where an activation has trained parameters")
+            return network, drawn(network, np.random.default_rng(rng.randint(2**31)), rows.inputs.dtype)
         # The bound of the last layer's draw depends on the hidden layers' activation, too.
         names = [*network.hidden, (network.hidden or hidden_activations(self, 1))[-1]]
         weights, biases = start(sizes, names, self.init, rng)
         return network, flatten(weights, biases, network, rows.inputs.dtype)
 
-    def _known(self, rows: Rows) -> tuple[Network, Array]:
+    def _known(self, rows: ValidatedRows) -> tuple[Network, Array]:
         """Return the network with the parameters' current settings, and its weights and biases."""
         model, n_out = self._current_model(), rows.targets.shape[1]
-        sizes = model.network.sizes
+        sizes = model.network.widths
         if n_out != sizes[-1]:
             raise ValueError(f"y has {n_out} outputs, but {type(self).__name__} was fitted with {sizes[-1]}")
-        return network_of(self, sizes, *self._ends_in()), model.parameters
+        network = network_of(self, sizes, *self._ends_in())
+        if parameter_count(network) != model.parameters.size:
+            raise ValueError("layers has changed since the fit before; fit anew")
+        return network, model.parameters
 
     def _train_lbfgs(
-        self, network: Network, parameters: Array, rows: Rows, callbacks: Sequence[Callback]
+        self, network: Network, parameters: Array, rows: ValidatedRows, callbacks: Sequence[Callback]
     ) -> None:
         if is_bfloat16(self.dtype):
             raise ValueError("solver 'lbfgs' takes no dtype 'bfloat16'; choose from: adam, sgd")
         data = rows.data
-        # The optimiser does not matter: this solver asks the backend for gradients only.
+        if network.drops or network.needs_batches:
+            raise ValueError("Dropout and BatchNorm need solver 'sgd', 'adam' or an optimizer, got 'lbfgs'")
+        # The optimiser does not matter: this solver takes gradients only from the backend.
         backend = settled(
             choose(self.backend, network, SGD(), len(data.inputs), np.dtype(np.float64), self.threads, 0)
         )
         self._adopt(Model(network, parameters, {"loss": []}, backend, None))
-        limits = lbfgs.Limits(self.tol, self.max_iter, self.max_fun, self.threads)
+        limits = lbfgs.Limits(self.tol, self.ftol, self.max_iter, self.max_fun, self.threads)
         self.loss_, self.n_iter_ = lbfgs.minimise(network, backend, data, parameters, limits, callbacks)
 
     def _train_stochastic(
         self,
         network: Network,
         parameters: Array,
-        rows: Rows,
+        rows: ValidatedRows,
         rng: np.random.RandomState,
         epochs: int | None,
         callbacks: Sequence[Callback],
@@ -240,6 +249,8 @@ class Perceptron(Fitted):
         rows, held_out = self._with_held_out(rows, rng)
         count = len(rows.targets) if stream is None else stream.rows
         batch_size = self._checked_batch_size(count)
+        if network.needs_batches and count is not None:
+            network.check_rows(np.array([batch_size]))
         if not incremental or not self._optimizer_fits(parameters):
             self._optimizer = self._new_optimizer(parameters)
         state = self._optimizer
@@ -265,6 +276,7 @@ class Perceptron(Fitted):
         if self.shuffle:
             whole = stream is None or stream.first.last
             orders = ComposedOrders(len(rows.targets), rng) if whole else WindowOrders(rng)
+        score = scoring_of(self, held_out)
         plan = Plan(
             network=network,
             optimizer=state.rule,
@@ -274,18 +286,18 @@ class Perceptron(Fitted):
             epochs=epochs,
             batch_size=batch_size,
             orders=orders,
-            dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if any(network.dropout) else 0,
+            dropout_key=int(rng.randint(2**32, dtype=np.uint32)) if network.drops else 0,
             threads=threads,
             stays_finite=False,
+            calls_blas=bool(callbacks) or score is not None or calls_blas(backend),
             setting={},
             # The steps of an epoch of blocks may not be known: their epochs are counted.
             since=BEGINNING if stream is None else Since(state.step, state.epochs),
         )
-        convergence = Convergence(self, self._scoring(held_out), incremental)
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:
             begin = stream and functools.partial(Streamed, *stream, None)
-            run = train(plan, begun, [convergence, *callbacks], begin=begin)
+            run = train_here(plan, begun, [Convergence(self, score, incremental), *callbacks], begin)
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first
@@ -310,7 +322,7 @@ class Perceptron(Fitted):
 
     def _worth_threads(self, network: Network, rows: int | None) -> int | None:
         """Return how many threads an epoch may use; None leaves it to the backend."""
-        long = rows is None or 6 * parameter_count(network.sizes) * rows > THREADED_FLOPS
+        long = rows is None or 6 * parameter_count(network) * rows > THREADED_FLOPS
         return None if self.threads is None and long else self.threads or 1
 
     def _optimizer_fits(self, parameters: Array) -> bool:
@@ -327,12 +339,14 @@ class Perceptron(Fitted):
             power=self.power_t,
             initial_rate=rate,
             learning_rate=rate,
-            moments=np.zeros((2, parameters.size), parameters.dtype),
+            moments=initial_state(parameters, rule.moment_rows).moments,
         )
 
     # --- validation rows ----------------------------------------------------------------------------
 
-    def _with_held_out(self, rows: Rows, rng: np.random.RandomState) -> tuple[Rows, Rows | None]:
+    def _with_held_out(
+        self, rows: ValidatedRows, rng: np.random.RandomState
+    ) -> tuple[ValidatedRows, ValidatedRows | None]:
         """Return the rows to train on and those to validate on, if any."""
         if self.validation_set is not None:
             return rows, self._given_validation(rows)
@@ -340,10 +354,10 @@ class Perceptron(Fitted):
             return rows, None
         return split(rows, self.validation_fraction, self._stratifies(rows), rng)
 
-    def _stratifies(self, rows: Rows) -> bool:
+    def _stratifies(self, rows: ValidatedRows) -> bool:
         return False
 
-    def _given_validation(self, trained: Rows) -> Rows:
+    def _given_validation(self, trained: ValidatedRows) -> ValidatedRows:
         parts = len(self.validation_set)
         if parts not in (2, 3):
             raise ValueError(f"validation_set must be (X, y) or (X, y, sample_weight), got {parts} parts")
@@ -356,33 +370,3 @@ class Perceptron(Fitted):
                 f"validation_set's y has {rows.targets.shape[1]} outputs, y has {trained.targets.shape[1]}"
             )
         return rows
-
-    def _scoring(self, held_out: Rows | None) -> Callable[[Run], float] | None:
-        """Return a function that scores the parameters after an epoch; None if the training loss decides.
-
-        The function raises LeftBehind if that takes long and the training shall stop.
-        """
-        if not self.early_stopping or held_out is None:
-            return None
-        inputs, weights, count = unpacked(held_out.inputs), held_out.score_weights, len(held_out.targets)
-        metric = self.stopping_metric
-        if metric == "loss":
-            return lambda run: -run.history["validation_loss"][-1]
-        y = self._decoded(held_out.targets)
-        if metric is None:
-
-            def score() -> float:
-                return self._default_score(y, self._decoded(self._outputs(inputs)), weights)
-
-            return lambda run: heeding(run, count, score)
-        scorer = get_scorer(metric)
-        # The rows held out have no feature names, and an estimator with such names would warn of that. They
-        # are scaled already.
-        nameless = object.__new__(type(self))
-        nameless.__dict__ = {k: v for k, v in vars(self).items() if k != "feature_names_in_"} | {
-            "_scale": 1.0
-        }
-        X = inputs.matrix() if isinstance(inputs, SparseRows) else inputs
-        takes_weights = isinstance(metric, str) or "sample_weight" in inspect.signature(metric).parameters
-        options = {"sample_weight": weights} if weights is not None and takes_weights else {}
-        return lambda run: heeding(run, count, lambda: float(scorer(nameless, X, y, **options)))

@@ -8,7 +8,6 @@ import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import ClassifierMixin, _fit_context
-from sklearn.metrics import accuracy_score
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -17,10 +16,15 @@ from sklearn.utils.multiclass import _check_partial_fit_first_call, type_of_targ
 from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import CLASSIFIER
-from fastmlp.estimators.rows import Rows
+from fastmlp.estimators.labels import accuracy, binarizer_of
+from fastmlp.estimators.lbfgs import FTOL
+from fastmlp.estimators.parameters import partial_fit_context
+from fastmlp.estimators.probabilities import are_probabilities, check_probabilities, targets_of
+from fastmlp.estimators.rows import ValidatedRows
 from fastmlp.estimators.streaming import first_labels
 from fastmlp.exchange.sklearn_estimator import binarizer
 from fastmlp.model.losses import Loss
+from fastmlp.model.own_losses import BinaryFocal, Focal
 from fastmlp.training.model import Model
 
 Array = NDArray[Any]
@@ -36,11 +40,15 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     ----------
     activation : str or sequence of str
         Also one for each hidden layer, and also the trainer's: leaky_relu, elu, gelu, silu,
-        softplus, sigmoid (which is logistic).
+        softplus, selu, mish, hardswish, sigmoid (which is logistic).
     solver : str, SGD, RMSprop, Adam or AdamW
         Also an optimiser of the trainer's, which brings its own rate or schedule.
-    learning_rate : str or Schedule
-        Also a schedule of the trainer's, for "sgd" and "adam"; it brings its own first rate.
+    learning_rate : str, Schedule or function
+        Also a schedule of the trainer's, or a function of the epochs done, for "sgd" and "adam"; it brings
+        its own first rate.
+    ftol : float
+        "lbfgs" ends where an iteration lowers the loss by less than this share; at least 0. The default is
+        SciPy's, which scikit-learn's searches have: with a smaller one the search goes on.
     loss : "log_loss", Loss or RowLoss
         A loss of your own in place of the cross-entropy, whose output is what the labels need: "softmax"
         for several classes, "sigmoid" for two, or for several labels.
@@ -49,6 +57,9 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         multiplied with sample_weight. Scores do not use it. partial_fit does not take "balanced".
     dropout : float or sequence of float
         Probability in [0, 1) that a hidden unit is dropped, one for all layers or one for each.
+    layers : list of layers, optional
+        The hidden layers, as those of `Network(layers=)`: `fastmlp.Dense`, `LayerNorm`, `Residual`, ..
+        They replace hidden_layer_sizes, activation, dropout and init; the last `Dense` is added.
     init : str, Normal, (coefs, intercepts) or None
         The start: a scheme of `Network.weight_init` with biases of 0, or arrays that are copied.
         None draws as scikit-learn does.
@@ -80,7 +91,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     Attributes
     ----------
     coefs_ : list of (n_in, n_out) arrays
-        Live views of one vector: writing to them, or replacing them, changes predictions.
+        Live views of one vector: writing to them, or replacing them, changes predictions. With `layers` they
+        are those of the dense layers; `model_.layers` has all arrays.
     intercepts_ : list of (n_out,) arrays
         Views of the same vector.
     validation_loss_curve_ : list of float
@@ -92,7 +104,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     `validation_scores_`, `best_validation_score_`, `n_iter_`, `t_`, `n_layers_`, `n_outputs_`,
     `out_activation_`, `n_features_in_`, `feature_names_in_`.
 
-    Steps and losses agree with scikit-learn 1.9 up to rounding. Where two classes are told apart with
+    Steps and losses agree with scikit-learn 1.9 up to rounding. Where two classes are predicted with
     near certainty, scikit-learn's loss loses digits in 1 - p that the logits keep: on unscaled rows
     `loss_curve_` may differ by some 1e-4, and "lbfgs", which goes by the loss, takes other steps. A training
     that ends by `tol` may do so some epochs earlier or later, as scikit-learn's own does if X moves by a
@@ -134,6 +146,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         max_fun: int = 15000,
         class_weight: Any = None,
         dropout: Any = 0.0,
+        layers: Any = None,
         init: Any = None,
         validation_set: Any = None,
         stopping_metric: Any = None,
@@ -145,6 +158,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         dtype: Any = None,
         input_scale: float = 1.0,
         loss: Any = "log_loss",
+        ftol: float = FTOL,
     ) -> None:
         self._keep(locals())
 
@@ -163,9 +177,10 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Raises
         ------
         ValueError, TypeError
-            If the model tells no classes apart, or classes are not as many.
+            If the model's output is no probabilities of classes, or classes are not as many.
         """
-        own = model.network.loss if isinstance(model, Model) else None
+        own: Any = model.network.loss if isinstance(model, Model) else None
+        own = {"focal": Focal(), "binary_focal": BinaryFocal()}.get(own, own)  # which no name stands for here
         made = cls._holding(model, {"loss": own} if isinstance(own, Loss) else {})
         made._label_binarizer = binarizer(model.network, classes)
         made.classes_ = made._label_binarizer.classes_
@@ -181,6 +196,8 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
             Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
             which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
         y : (rows,) class labels, or (rows, n_out) of 0 and 1, also sparse, for several labels a row
+            Or floats (rows, k) that are not all 0 or 1: the probability of each class, in rows that each sum
+            to 1 within 1e-6. `classes_` are 0 .. k-1 then, and early stopping scores the most probable class.
         sample_weight : (rows,) array of at least 0, optional
 
         Returns
@@ -191,7 +208,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         return self
 
     @available_if(Perceptron._check_solver)  # type: ignore[untyped-decorator]
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @partial_fit_context
     def partial_fit(
         self,
         X: Any,
@@ -233,6 +250,18 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         """
         return self._decoded(self._outputs_for(X))
 
+    def score(self, X: Any, y: Any, sample_weight: ArrayLike | None = None) -> float:
+        """Return the share of rows whose labels are predicted.
+
+        Parameters
+        ----------
+        X : as for `predict`
+        y : (rows,) labels, or (rows, n_out) of 0 and 1, of which all of a row must be right
+        sample_weight : (rows,) array, optional
+            How much each row counts.
+        """
+        return self._default_score(y, self.predict(X), sample_weight)
+
     def predict_proba(self, X: Any) -> Array:
         """Return every class's probability, (rows, classes), in the order of `classes_`."""
         outputs = self._outputs_for(X)
@@ -252,9 +281,13 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
 
     def _learn_targets(self, y: Array, incremental: bool) -> None:
         if not hasattr(self, "classes_") or not (self.warm_start or incremental):
-            self._label_binarizer = LabelBinarizer().fit(y)
+            labels = y
+            if are_probabilities(y):
+                labels = np.arange(y.shape[1])
+                self._check_probabilities(y, labels)
+            self._label_binarizer = binarizer_of(labels)
             self.classes_ = self._label_binarizer.classes_
-        elif self.warm_start:
+        elif self.warm_start and not self._gives_probabilities(y):
             classes = unique_labels(y)
             if set(classes) != set(self.classes_):
                 raise ValueError(
@@ -264,7 +297,22 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         else:
             self._check_targets(y)
 
+    def _gives_probabilities(self, y: Array) -> bool:
+        """Whether y is rows of probabilities; where a row has one label, floats of 0 and 1 are, too."""
+        if self._label_binarizer.y_type_.startswith("multilabel"):
+            return False
+        return are_probabilities(y) or (isinstance(y, np.ndarray) and y.ndim == 2 and y.dtype.kind == "f")
+
+    def _check_probabilities(self, y: Array, classes: Array) -> None:
+        check_probabilities(y, classes)
+        if self.class_weight is not None:
+            raise ValueError("class_weight is for labels, and y has rows of probabilities; use sample_weight")
+
     def _check_targets(self, y: Array) -> None:
+        if self._places(y) is not None:
+            return None
+        if self._gives_probabilities(y):
+            return self._check_probabilities(y, self.classes_)
         classes = unique_labels(y)
         if len(np.setdiff1d(classes, self.classes_, assume_unique=True)):
             raise ValueError(
@@ -272,8 +320,29 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
                 f"'y' has {classes}."
             )
 
+    def _places(self, y: Array) -> Array | None:
+        """Return the place of every label in `classes_`; None where scikit-learn must find them.
+
+        That takes twenty times as long for 32 labels as here, where all are integers that are known.
+        """
+        classes = self.classes_
+        whole = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind == "i" and y.dtype == classes.dtype
+        if not whole or self._label_binarizer.y_type_ not in ("binary", "multiclass"):
+            return None
+        places = np.searchsorted(classes[:-1], y)
+        return places if (classes[places] == y).all() else None
+
     def _targets(self, y: Array) -> Array:
-        targets: Array = self._label_binarizer.transform(y)
+        if (places := self._places(y)) is not None:
+            if self._label_binarizer.y_type_ == "binary":
+                return places[:, None]
+            targets = np.zeros((len(y), len(self.classes_)), y.dtype)
+            targets[np.arange(len(y)), places] = 1
+            return targets
+        if self._gives_probabilities(y):
+            self._check_probabilities(y, self.classes_)
+            return targets_of(y)
+        targets = self._label_binarizer.transform(y)
         return targets
 
     def _class_weights(self, y: Array, incremental: bool) -> Array | None:
@@ -292,7 +361,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
             )
         return weights
 
-    def _stratifies(self, rows: Rows) -> bool:
+    def _stratifies(self, rows: ValidatedRows) -> bool:
         return rows.targets.shape[1] == 1
 
     def _ends_in(self) -> tuple[str, str | Loss]:
@@ -311,5 +380,5 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         # If y has a single class, the unit learns 0 for every row.
         return self.classes_[likely[:, 0] * (len(self.classes_) - 1)]
 
-    def _default_score(self, y: Array, predicted: Array, sample_weight: Array | None) -> float:
-        return float(accuracy_score(y, predicted, sample_weight=sample_weight))
+    def _default_score(self, y: Any, predicted: Array, sample_weight: ArrayLike | None) -> float:
+        return accuracy(y, predicted, sample_weight, len(self.classes_))

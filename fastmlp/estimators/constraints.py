@@ -1,4 +1,4 @@
-"""What every parameter may be, in the terms of scikit-learn's validation, which words the errors."""
+"""The allowed values of every parameter, as scikit-learn's validation takes them, which words the errors."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMMON: Constraints = {
     "solver": [StrOptions({"lbfgs", "sgd", "adam"}), *OPTIMIZERS],
     "alpha": [Interval(Real, 0, None, closed="left")],
     "batch_size": [StrOptions({"auto"}), Interval(Integral, 1, None, closed="left")],
-    "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), Schedule],
+    "learning_rate": [StrOptions({"constant", "invscaling", "adaptive"}), Schedule, callable],
     "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
     "power_t": [Interval(Real, 0, None, closed="left")],
     "max_iter": [Interval(Integral, 1, None, closed="left")],
@@ -40,7 +40,9 @@ COMMON: Constraints = {
     "beta_2": [Interval(Real, 0, 1, closed="left")],
     "epsilon": [Interval(Real, 0, None, closed="neither")],
     "n_iter_no_change": [Interval(Integral, 1, None, closed="left"), Options(Real, {np.inf})],
+    "ftol": [Interval(Real, 0, None, closed="left")],
     "max_fun": [Interval(Integral, 1, None, closed="left")],
+    "layers": [list, tuple, None],
     "dropout": [Interval(Real, 0, 1, closed="left"), "array-like"],
     "init": "no_validation",
     "input_scale": [Interval(Real, 0, None, closed="neither")],

@@ -1,8 +1,10 @@
-"""What scikit-learn does after every epoch: it keeps its curves, prints, lowers the rate, and stops."""
+"""scikit-learn's stopping rules: curves, printed lines, warnings, lower rates and the end of a training."""
 
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +15,23 @@ from numpy.typing import NDArray
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.system.interrupts import LeftBehind
 from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.checkpoint import OWN_CURVES
 
 LEAST_RATE = 1e-6
 """Where "adaptive" stops instead of dividing the rate by 5 once more."""
+
+WARNING_MODULE = "sklearn.neural_network._multilayer_perceptron"
+"""The module that scikit-learn's estimators warn from. Its own examples silence their warnings by
+`warnings.filterwarnings("ignore", category=ConvergenceWarning, module="sklearn")`. That must still work when
+only the import has changed. So a filter sees this module, and the message shows the line of the caller."""
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn as `WARNING_MODULE` would, at the first line outside fastmlp and scikit-learn's wrapper of fit."""
+    frame = sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastmlp.", "sklearn.base")):
+        frame = frame.f_back
+    warnings.warn_explicit(message, category, frame.f_code.co_filename, frame.f_lineno, WARNING_MODULE)
 
 
 @dataclass
@@ -27,7 +43,7 @@ class OptimizerState:
     initial_rate, learning_rate : float, where the schedule started and where it is. A rate does not fall
         below the first one divided by the root of the dtype's greatest number: such steps are lost in
         rounding, and the velocity that `change_rate` scales stays finite
-    moments : (2, P) floating; step, epochs : updates and whole epochs done
+    moments : (rows, P) floating; step, epochs : updates and whole epochs done
     """
 
     rule: Optimizer
@@ -63,7 +79,7 @@ class Convergence(Callback):
     estimator : MLPClassifier or MLPRegressor whose n_iter_, loss_, t_, loss_curve_ and so on it keeps
     score : score(run) scores the validation rows, greater is better; None where the training loss
         decides
-    endless : bool, whether to go on all the same: partial_fit does as many epochs as were asked for
+    endless : bool, whether to go on all the same: partial_fit does as many epochs as were requested
     """
 
     def __init__(self, estimator: Any, score: Callable[[Run], float] | None, endless: bool) -> None:
@@ -80,7 +96,7 @@ class Convergence(Callback):
         if self.score is not None and not estimator.validation_scores_:
             self.best_parameters = run.parameters.copy()
 
-    def hear_by(self, run: Run) -> int:
+    def next_epoch(self, run: Run) -> int:
         """Return the first epoch after which training could stop, or must score or print.
 
         An epoch adds at most one to the count of epochs without improvement. Training cannot stop before
@@ -96,7 +112,9 @@ class Convergence(Callback):
     def on_epoch_end(self, run: Run) -> None:
         """Do all that scikit-learn does, in its order, for every epoch since the last call."""
         # After an error or Ctrl-C one of an epoch's values may be missing.
-        for epoch in range(self.estimator.n_iter_, min(map(len, run.history.values()))):
+        # A curve that another callback writes is longer or shorter.
+        curves = [run.history[name] for name in OWN_CURVES if name in run.history]
+        for epoch in range(self.estimator.n_iter_, min(map(len, curves))):
             self._take(epoch, run)
 
     def _take(self, epoch: int, run: Run) -> None:

@@ -13,7 +13,7 @@ from fastmlp.training.model import Model
 
 
 class LossCurveDisplay:
-    """The training loss after every epoch, the validation loss beside it, and validation scores.
+    """Plot of the training loss, the validation loss and validation scores by epoch.
 
     Make one with `from_estimator`. Needs matplotlib: `pip install "fastmlp[plot]"`.
 

@@ -5,6 +5,7 @@ First the start, then the split of early stopping, then one order of the rows fo
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.utils import check_random_state
 
 from fastmlp import checks
 from fastmlp.model.activations import Activation
-from fastmlp.model.initializers import WEIGHT_INITS, Normal, check_init, draw_weights
-from fastmlp.training.data import as_array, clean
+from fastmlp.model.initializers import WEIGHT_INITS, Normal, checked_init, draw_weights
+from fastmlp.training.data import clean
+from fastmlp.training.seeding import KnownState
 
 Array = NDArray[Any]
 Start = tuple[list[Array], list[Array]]
@@ -36,8 +39,8 @@ def start(
     if init is None:
         return _uniform(sizes, activations, rng)
     if isinstance(init, (str, Normal)):
-        check_init("init", init, WEIGHT_INITS)
-        # A RandomState draws by the same two methods as the Generator that is asked for.
+        checked_init("init", init, WEIGHT_INITS)
+        # A RandomState draws by the same two methods as the Generator that is required.
         weights = [draw_weights(init, *pair, rng) for pair in pairwise(sizes)]  # type: ignore[arg-type]
         return weights, [np.zeros(n_out) for n_out in sizes[1:]]
     try:
@@ -48,8 +51,11 @@ def start(
         ) from None
     real = np.dtype(np.float64)
     return (
-        [clean(f"init coefs[{i}]", as_array("init coefs", w), real) for i, w in enumerate(given)],
-        [clean(f"init intercepts[{i}]", as_array("init intercepts", b), real) for i, b in enumerate(biases)],
+        [clean(f"init coefs[{i}]", checks.real_array("init coefs", w), real) for i, w in enumerate(given)],
+        [
+            clean(f"init intercepts[{i}]", checks.real_array("init intercepts", b), real)
+            for i, b in enumerate(biases)
+        ],
     )
 
 
@@ -65,6 +71,22 @@ def _uniform(
     return weights, biases
 
 
+NO_ENTROPY = KnownState(np.zeros(624, np.uint32))
+"""The first state of a generator that is seeded at once."""
+
+
+def random_state(given: Any) -> np.random.RandomState:
+    """Return what `sklearn.utils.check_random_state` returns, of a whole number in a third of the time.
+
+    `RandomState(seed)` reads the system's entropy first, and makes a state of it that the seed overwrites.
+    """
+    if type(given) is not int:
+        return check_random_state(given)
+    rng = np.random.RandomState(np.random.MT19937(NO_ENTROPY))  # type: ignore[arg-type]  # as documented
+    rng.seed(given)
+    return rng
+
+
 class ComposedOrders:
     """Row orders, each a permutation of the one before (`fastmlp.training.batches.Orders`)."""
 
@@ -74,8 +96,23 @@ class ComposedOrders:
         self._order = np.arange(rows)
         self._rng = rng
 
+    def fingerprint(self) -> str:
+        """Return a hash of what all later orders depend on."""
+        state: Any = self._rng.get_state()
+        kind, words, *rest = state
+        digest = hashlib.sha256(f"{kind} {rest}".encode())
+        digest.update(words.tobytes())
+        digest.update(self._order.tobytes())
+        return digest.hexdigest()
+
+    def skip(self, epochs: int) -> None:
+        """Draw the orders of so many epochs, for nobody."""
+        for _ in range(epochs):
+            self._rng.shuffle(self._order)
+
     def draw(self, out: NDArray[np.int64]) -> None:
         """Write the orders of the next epochs to out (epochs, rows)."""
+        # To shuffle an order in place is to compose it with `permutation(rows)`, of the same random numbers.
         for order in out:
-            self._order = self._order[self._rng.permutation(len(self._order))]
+            self._rng.shuffle(self._order)
             order[...] = self._order

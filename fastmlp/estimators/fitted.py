@@ -1,4 +1,4 @@
-"""What a trained estimator holds: a model; coefs_ and intercepts_ are views of its parameters."""
+"""The attributes of a trained estimator: its model, and coefs_ and intercepts_ as views of its parameters."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from fastmlp.backend.registry import get
 from fastmlp.estimators.convergence import fresh_curves
 from fastmlp.estimators.descriptions import described, network_of
 from fastmlp.estimators.rows import inputs_of
-from fastmlp.model.layout import flatten
+from fastmlp.model.layout import dense_views, flatten
 from fastmlp.model.losses import Loss
+from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs
 from fastmlp.training.model import Model
 from fastmlp.training.sparse_data import is_sparse
@@ -25,6 +26,13 @@ Array = NDArray[Any]
 
 SPARSE = ["csr", "csc"]
 """The sparse formats that are taken as they are."""
+
+
+def _is_clean_column(y: Any, rows: int) -> bool:
+    """Whether y is one finite number for each row."""
+    if type(y) is not np.ndarray or y.shape != (rows,):
+        return False
+    return y.dtype.kind in "bui" or (y.dtype in FLOATS and checks.finite(y))
 
 
 class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
@@ -36,11 +44,15 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
 
     def _adopt(self, model: Model) -> None:
         """Make the model the estimator's; coefs_ and intercepts_ are views of its parameters."""
+        held = vars(self).get("_model")
         self._model, self._scale = model, model.network.input_scale
-        self.coefs_, self.intercepts_ = model.weights, model.biases
+        if held is not None and held.network is model.network and held.parameters is model.parameters:
+            return  # it is trained on
+        dense = dense_views(model.parameters, model.network)
+        self.coefs_, self.intercepts_ = map(list, zip(*dense, strict=True))
         self._views = [*self.coefs_, *self.intercepts_]
-        self.n_layers_ = len(model.network.sizes)
-        self.n_outputs_ = model.network.sizes[-1]
+        self.n_layers_ = len(model.network.widths)
+        self.n_outputs_ = model.network.n_out
         self.out_activation_ = {"sigmoid": "logistic"}.get(model.network.output, model.network.output)
 
     @property
@@ -59,7 +71,7 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
         made.loss_curve_ = list(map(np.float64, model.history["loss"]))
         made.validation_loss_curve_ = list(model.history.get("validation_loss", []))
         made.loss_ = made.loss_curve_[-1] if made.loss_curve_ else made.loss_
-        made.n_iter_, made.t_, made.n_features_in_ = len(made.loss_curve_), 0, model.network.sizes[0]
+        made.n_iter_, made.t_, made.n_features_in_ = len(made.loss_curve_), 0, model.network.n_in
         made._adopt(model)
         return made
 
@@ -70,7 +82,15 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             return self._model
         sizes = [len(self.coefs_[0]), *map(len, self.intercepts_)]
         network = network_of(self, sizes, *self._ends_in())
-        parameters = flatten(self.coefs_, self.intercepts_, network, self._model.parameters.dtype)
+        if network.is_chain:
+            parameters = flatten(self.coefs_, self.intercepts_, network, self._model.parameters.dtype)
+        else:
+            parameters = self._model.parameters.copy()
+            for views, own in zip(
+                dense_views(parameters, network), zip(self.coefs_, self.intercepts_, strict=True), strict=True
+            ):
+                for view, array in zip(views, own, strict=True):
+                    view[...] = array
         return Model(network, parameters, {"loss": []}, get(self._model.backend), None)
 
     def _outputs(self, inputs: Inputs) -> Array:
@@ -87,18 +107,25 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
             X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
         return self._outputs(inputs_of(X, dtype, self._scale))
 
-    def _is_clean(self, X: Any, dtype: Any) -> bool:
-        """Whether X surely passes scikit-learn's validation, which takes longer than predicting a row."""
-        array = type(X) is np.ndarray
+    def __sklearn_is_fitted__(self) -> bool:
+        return "_model" in vars(self)
+
+    def _is_clean(self, X: Any, dtypes: Any, y: Any = None, reset: bool = False) -> bool:
+        """Whether X surely passes scikit-learn's validation, and y where there is one.
+
+        That validation takes longer than predicting a row, or than a step on 32 rows.
+        dtypes : one or several that X may have; reset : whether it may have other columns than before
+        """
+        array, names = type(X) is np.ndarray, vars(self)
         return (
-            (array or (is_sparse(X) and X.format == "csr"))
-            and X.dtype == dtype
+            (array or (not reset and is_sparse(X) and X.format == "csr"))
+            and (X.dtype in dtypes if isinstance(dtypes, tuple) else X.dtype == dtypes)
             and X.ndim == 2
-            and X.shape[0] > 0
-            and X.shape[1] == self.n_features_in_
+            and X.size > 0
+            and (reset or ("feature_names_in_" not in names and X.shape[1] == self.n_features_in_))
             and (not array or X.flags.c_contiguous)
-            and "feature_names_in_" not in vars(self)
             and checks.finite(X if array else np.ascontiguousarray(X.data))
+            and (y is None or _is_clean_column(y, X.shape[0]))
         )
 
     def __getstate__(self) -> dict[str, Any]:
@@ -112,4 +139,4 @@ class Fitted(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untyped
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "_model" in state:
-            self._adopt(self._model)
+            self._adopt(self.__dict__.pop("_model"))

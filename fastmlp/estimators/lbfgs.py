@@ -12,23 +12,30 @@ import scipy.optimize
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
-from fastmlp.estimators.warned import warn
+from fastmlp.estimators.convergence import warn
 from fastmlp.model.backend import Backend, Data
 from fastmlp.model.byte_rows import unpacked
-from fastmlp.model.layout import layer_slices
 from fastmlp.model.network import Network
 from fastmlp.system.budget import blas_threads
 from fastmlp.system.interrupts import until_stopped
 from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.loop import LONG_SECONDS, most_seconds
+from fastmlp.training.pace import is_long, most_seconds
 
 Array = NDArray[Any]
 
 
+FTOL = 2.220446049250313e-09
+"""SciPy's default, which scikit-learn leaves as it is: 1e7 eps of float64."""
+
+
 class Limits(NamedTuple):
-    """When the search ends: the gradient's largest element, iterations, evaluations; and threads to use."""
+    """When the search ends, and threads to use.
+
+    tol : the gradient's largest element; ftol : an iteration's gain as a share of the loss
+    """
 
     tol: float
+    ftol: float
     iterations: int
     evaluations: int
     threads: int | None
@@ -51,9 +58,12 @@ def minimise(
     targets, weights = (np.asarray(array, np.float64) for array in (data.targets, data.weights))
     data = Data(inputs, targets, weights)
     flat, gradients = np.empty(parameters.size), np.empty(parameters.size)
-    run = Run(network, parameters, np.empty((2, 0)), limits.iterations, len(data.inputs), {"loss": []})
+    moments: Array = np.empty((2, 0))
+    history: dict[str, list[float]] = {"loss": []}
+    rows = len(data.inputs)
+    run = Run(network, parameters, moments, limits.iterations, rows, history, lambda: backend)
 
-    long = most_seconds(flat.size, len(data.inputs)) >= LONG_SECONDS
+    long = is_long(most_seconds(flat.size, len(data.inputs)))
 
     def objective(point: Array) -> tuple[float, Array]:
         flat[place] = point
@@ -87,7 +97,12 @@ def minimise(
             method="L-BFGS-B",
             jac=True,
             callback=after_iteration if callbacks else None,
-            options={"maxfun": limits.evaluations, "maxiter": limits.iterations, "gtol": limits.tol},
+            options={
+                "maxfun": limits.evaluations,
+                "maxiter": limits.iterations,
+                "gtol": limits.tol,
+                "ftol": limits.ftol,
+            },
         )
         parameters[place] = result.x
     iterations = min(int(result.nit), limits.iterations)
@@ -98,9 +113,8 @@ def minimise(
 
 def _weights_then_biases(network: Network) -> NDArray[np.int64]:
     """Return where scikit-learn's packed vector, all weights and then all biases, stands in the flat one."""
-    slices = layer_slices(network.sizes)
-    weights = [np.arange(at.weights, at.biases) for at in slices]
-    return np.concatenate([*weights, *(np.arange(at.biases, at.end) for at in slices)])
+    weights = [np.arange(at.weights, at.biases) for at in network.operations]
+    return np.concatenate([*weights, *(np.arange(at.biases, at.trained) for at in network.operations)])
 
 
 def _warn(result: Any, iterations: int, allowed: int) -> None:

@@ -14,6 +14,8 @@ from fastmlp import checks
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.constraints import REGRESSOR
 from fastmlp.estimators.descriptions import LOSSES
+from fastmlp.estimators.lbfgs import FTOL
+from fastmlp.estimators.parameters import partial_fit_context
 from fastmlp.model.losses import Loss
 from fastmlp.training.model import Model
 
@@ -38,8 +40,9 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
     Parameters
     ----------
     loss : str or Loss
-        Also mae, huber or pinball: means over rows and outputs, with the output "identity"; or a `Loss` or
-        `RowLoss` of your own, with its output. Where that has a parameter for each output, and y one
+        Also mae, huber or pinball: means over rows and outputs, with the output "identity"; or these with
+        their parameters, as `Huber(0.5)` or `Quantiles([0.1, 0.9])`; or a `Loss` or `RowLoss` of your own,
+        with its output. Where that has a parameter for each output, and y one
         column, there are as many outputs, as for several quantiles.
     huber_delta : float
         Where huber turns from quadratic to linear; above 0.
@@ -89,6 +92,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         huber_delta: float = 1.0,
         quantile: float = 0.5,
         dropout: Any = 0.0,
+        layers: Any = None,
         init: Any = None,
         validation_set: Any = None,
         stopping_metric: Any = None,
@@ -99,6 +103,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         threads: int | None = None,
         dtype: Any = None,
         input_scale: float = 1.0,
+        ftol: float = FTOL,
     ) -> None:
         self._keep(locals())
 
@@ -124,9 +129,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
                 f"MLPRegressor has no output {output!r} with loss {loss!r}; it has: "
                 + ", ".join(f"{output} with {name}" for output, name in _ENDS)
             )
-        numbers = {"huber_delta": model.network.huber_delta, "quantile": model.network.quantile}
-        own = loss if isinstance(loss, Loss) else names[loss]
-        return cls._holding(model, {"loss": own, **numbers})
+        return cls._holding(model, {"loss": loss if isinstance(loss, Loss) else names[loss]})
 
     @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
     def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> MLPRegressor:
@@ -148,7 +151,7 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         self._train(X, y, sample_weight)
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    @partial_fit_context
     def partial_fit(
         self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None, epochs: int = 1
     ) -> MLPRegressor:
@@ -194,6 +197,11 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
     def _ends_in(self) -> tuple[str, str | Loss]:
         if isinstance(self.loss, Loss):
+            if self.loss.outputs_per_target > 1:
+                raise ValueError(
+                    f"MLPRegressor predicts one number for a target, and {self.loss!r} has two; "
+                    "train it with fastmlp.fit"
+                )
             return self.loss.outputs[0], self.loss
         return _output(self.loss), LOSSES[self.loss]
 

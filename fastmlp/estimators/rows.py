@@ -18,7 +18,7 @@ from fastmlp.training.sparse_data import clean_rows, is_sparse
 Array = NDArray[Any]
 
 
-class Rows(NamedTuple):
+class ValidatedRows(NamedTuple):
     """Rows to train on or to score.
 
     inputs : (rows, n_in) floating, a C-contiguous array or `SparseRows`; of a window, also `ByteRows`
@@ -37,15 +37,15 @@ class Rows(NamedTuple):
         """The rows as a backend takes them."""
         return Data(self.inputs, self.targets, self.weights)
 
-    def take(self, which: NDArray[np.int64]) -> Rows:
+    def take(self, which: NDArray[np.int64]) -> ValidatedRows:
         """Return copies of some rows."""
         scores = None if self.score_weights is None else self.score_weights[which]
-        return Rows(self.inputs[which], self.targets[which], self.weights[which], scores)
+        return ValidatedRows(self.inputs[which], self.targets[which], self.weights[which], scores)
 
 
 def rows_of(
     X: Any, targets: Array, sample_weight: Any, class_weights: Array | None, scale: float = 1.0
-) -> Rows:
+) -> ValidatedRows:
     """Return rows in their final form.
 
     Parameters
@@ -66,7 +66,9 @@ def rows_of(
         weights = score_weights.astype(X.dtype)
     if class_weights is not None:
         weights *= class_weights.astype(X.dtype)
-    return Rows(inputs_of(X, X.dtype, scale), np.ascontiguousarray(targets, X.dtype), weights, score_weights)
+    return ValidatedRows(
+        inputs_of(X, X.dtype, scale), np.ascontiguousarray(targets, X.dtype), weights, score_weights
+    )
 
 
 def inputs_of(X: Any, dtype: np.dtype[Any], scale: float = 1.0) -> Inputs:
@@ -76,14 +78,16 @@ def inputs_of(X: Any, dtype: np.dtype[Any], scale: float = 1.0) -> Inputs:
     return np.ascontiguousarray(X, dtype) if scale == 1 else clean("X", X, dtype, scale)
 
 
-def split(rows: Rows, fraction: float, stratify: bool, rng: np.random.RandomState) -> tuple[Rows, Rows]:
+def split(
+    rows: ValidatedRows, fraction: float, stratify: bool, rng: np.random.RandomState
+) -> tuple[ValidatedRows, ValidatedRows]:
     """Return the rows to train on, and a share of them held out, as scikit-learn draws them."""
     chosen = train_test_split(
         np.arange(len(rows.targets)),
         test_size=fraction,
         random_state=rng,
         # scikit-learn's message for a class that is too small contains these words.
-        stratify=np.where(rows.targets[:, 0] > 0, "True", "False") if stratify else None,
+        stratify=np.where(rows.targets[:, 0] > 0.5, "True", "False") if stratify else None,
     )
     trained, held = (rows.take(which) for which in chosen)
     if len(held.targets) < 2:

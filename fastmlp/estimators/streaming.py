@@ -1,4 +1,4 @@
-"""Estimators on rows that come block by block: what is blocks, and how their y becomes targets."""
+"""Estimators on rows that come block by block: how blocks are recognised, and targets made of their y."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastmlp.training.sources.blocks import SHAPE, Source, check_file, check_row
 from fastmlp.training.sources.tables import is_table
 from fastmlp.training.streaming import source_of
 from fastmlp.training.window import Window
-from fastmlp.training.windows import Wanted, Windows
+from fastmlp.training.windows import RowFormat, Windows
 
 Array = NDArray[Any]
 
@@ -39,12 +39,15 @@ class Stream(NamedTuple):
 
     @property
     def rows(self) -> int | None:
-        """Of an epoch, if that is known."""
+        """Rows of an epoch, if that is known."""
         return self.first.rows if self.first.last else self.windows.rows
 
 
 def blocks_of(estimator: Any, X: Any, y: Any, sample_weight: Any) -> Source | None:
     """Return what gives the rows block by block; None if X is rows, which scikit-learn validates."""
+    if type(X) is np.ndarray and type(y) is np.ndarray and sample_weight is None:
+        return None
+    _refuse_heads(y)
     for array in (X, y, sample_weight):
         check_file(array)
     table = is_table(X)
@@ -72,8 +75,8 @@ def _converts(estimator: Any, X: np.memmap[Any, Any]) -> bool:
 
 
 def _balances(estimator: Any) -> bool:
-    told = getattr(estimator, "class_weight", None)
-    return any(isinstance(one, str) for one in (told if isinstance(told, list) else [told]))
+    given = getattr(estimator, "class_weight", None)
+    return any(isinstance(one, str) for one in (given if isinstance(given, list) else [given]))
 
 
 def _check_options(estimator: Any) -> None:
@@ -90,10 +93,10 @@ def _check_options(estimator: Any) -> None:
         raise ValueError("class_weight='balanced' needs all rows at once; for blocks give a dict of weights")
 
 
-def wanted_of(estimator: Any, dtype: Any, n_in: int | None) -> Wanted:
+def row_format_of(estimator: Any, dtype: Any, n_in: int | None) -> RowFormat:
     """Return what blocks shall become for an estimator that has learnt its labels."""
     auto = estimator.batch_size == "auto"
-    return Wanted(
+    return RowFormat(
         n_in=n_in,
         dtype=dtype,
         scale=number(estimator.input_scale),
@@ -119,18 +122,18 @@ def _label_weights(estimator: Any, y: Array) -> Array:
 
     scikit-learn's product over the labels; a block need not have both a 0 and a 1 of each.
     """
-    told, labels = estimator.class_weight, y.shape[1]
-    if not isinstance(told, list) or len(told) != labels:
+    given, labels = estimator.class_weight, y.shape[1]
+    if not isinstance(given, list) or len(given) != labels:
         raise ValueError(
             f"class_weight of {labels} labels a row must be a list of so many dicts like {{0: 1, 1: 5}}, got "
-            f"{checks.shown(told)}"
+            f"{checks.shown(given)}"
         )
     weights, both = np.ones(len(y)), np.array([0, 1])
-    for column, by_class in zip(y.T, told, strict=True):
+    for column, by_class in zip(y.T, given, strict=True):
         of_none, of_one = compute_class_weight(by_class, classes=both, y=both)
         weights *= np.where(column == 1, of_one, of_none)
     if not checks.finite(weights) or (weights < 0).any():
-        raise ValueError(f"class_weight must be finite and at least 0, got {checks.shown(told)}")
+        raise ValueError(f"class_weight must be finite and at least 0, got {checks.shown(given)}")
     return weights
 
 
@@ -171,7 +174,13 @@ def learn_labels(estimator: Any, source: Source, incremental: bool) -> None:
     estimator._learn_targets(found[0] if len(found) == 1 else np.unique(np.concatenate(found)), incremental)
 
 
+def _refuse_heads(y: Any) -> None:
+    if isinstance(y, dict):
+        raise TypeError("y must be one array, got a dict; several heads are for fastmlp.fit and a Network")
+
+
 def _validated(y: Any) -> Array:
+    _refuse_heads(y)
     y = np.asarray(y)
     return column_or_1d(y, warn=True) if y.ndim == 2 and y.shape[1] == 1 else y
 
@@ -183,9 +192,9 @@ def _targets(estimator: Any, y: Any, rows: int, dtype: np.dtype[Any]) -> Array:
         raise ValueError(f"y must have {rows} rows, as X has, got shape {y.shape}")
     if is_classifier(estimator):
         several = estimator._label_binarizer.y_type_.startswith("multilabel")
-        if several != (y.ndim == 2):
-            wanted = f"({rows}, {len(estimator.classes_)})" if several else f"({rows},)"
-            raise ValueError(f"y must have shape {wanted}, as in other blocks, got {y.shape}")
+        if several != (y.ndim == 2) and not estimator._gives_probabilities(y):
+            expected = f"({rows}, {len(estimator.classes_)})" if several else f"({rows},)"
+            raise ValueError(f"y must have shape {expected}, as in other blocks, got {y.shape}")
         estimator._check_targets(y)
     targets = np.ascontiguousarray(estimator._targets(y), dtype)
     if not checks.finite(targets):

@@ -1,52 +1,50 @@
-"""What other programs' models are read into: layers, with what is between them as expressions."""
+"""Other programs' models as a list of layers with their arrays, from which a network is made."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.exchange.formulas import named
-from fastmlp.formulas.expressions import VARIABLE, Expression
+from fastmlp.formulas.expressions import Expression
+from fastmlp.model import layers, own_layers
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
 from fastmlp.model.losses import LOSSES, Loss
 from fastmlp.model.network import Network
+from fastmlp.model.operations import INPUTS
+from fastmlp.training.portable import Parts
 
 Array = NDArray[Any]
 
 
-class Layer(NamedTuple):
-    """An affine layer.
+class ImportedLayer(NamedTuple):
+    """A layer, or an activation.
 
-    before : what the layer before it ends in, an expression of its z (`formulas.Z`); of the first layer that
-        variable itself
-    weights : (n_in, n_out) floating; bias : (n_out,) floating
-    dropout : the probability that an input of it is dropped in training
+    layer : a layer without a name; or the formula of an activation, an expression of `formulas.Z`
+    arrays : of `Dense` weights (n_in, n_out) floating and bias (n_out,) floating; of a user's layer its
+        parameters; of others those of `formulas.ARRAYS`, whose gain and shift are 1 and 0 where they are
+        missing; each (units,) or (1,) floating
+    other : the place in the chain of what it reads besides the layer before it; INPUTS for the inputs
     """
 
-    before: Expression
-    weights: Array
-    bias: Array
-    dropout: float = 0.0
+    layer: layers.Part | Expression
+    arrays: tuple[Array, ...] = ()
+    other: int | None = None
 
 
-class Chain(NamedTuple):
-    """Layers, first to last, and what the last one ends in."""
+class ImportedChain(NamedTuple):
+    """Layers, first to last, and what the last one ends in, an expression of `formulas.Z`."""
 
-    layers: list[Layer]
+    layers: list[ImportedLayer]
     last: Expression
 
 
-class Parts(NamedTuple):
-    """What a model is made of."""
-
-    network: Network
-    weights: list[Array]
-    biases: list[Array]
-
-
-def parts_of(what: str, chain: Chain, output: str | None, loss: str | Loss | None) -> Parts:
+def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Loss | None) -> Parts:
     """Return a chain as a network with its parameters.
 
     Parameters
@@ -57,14 +55,11 @@ def parts_of(what: str, chain: Chain, output: str | None, loss: str | Loss | Non
     Raises
     ------
     ValueError
-        If there is no layer, or if it ends in what no network ends in.
+        If there is no layer, if parameters are not finite, or if it ends in what no network ends in.
     """
-    layers = chain.layers
-    if not layers:
+    known = [layer for layer in chain.layers if layer.arrays]
+    if not known:
         raise ValueError(f"{what} has no layer")
-    if layers[0].before.operation != VARIABLE:
-        raise ValueError(f"{what} changes its inputs before the first layer, which no Network does")
-    hidden = [_hidden(place, layer.before) for place, layer in enumerate(layers[1:], 1)]
     ends_in = named(chain.last)
     if ends_in not in OUTPUTS:
         raise ValueError(
@@ -72,26 +67,79 @@ def parts_of(what: str, chain: Chain, output: str | None, loss: str | Loss | Non
         )
     if output is not None and ends_in not in ("identity", output):
         raise ValueError(f"{what} ends in {ends_in}, got output={checks.shown(output)}")
+    final = chain.layers[-1].layer
+    if not isinstance(final, layers.Dense):
+        raise ValueError(f"{what} ends in {type(final).__name__}; a Network ends in a Dense and its output")
     output = output or ends_in
-    sizes = [layers[0].weights.shape[0], *(layer.weights.shape[1] for layer in layers)]
-    for place, layer in enumerate(layers):
-        if layer.weights.shape[0] != sizes[place]:
-            raise ValueError(
-                f"layer {place} of {what} takes {layer.weights.shape[0]} units, got {sizes[place]}"
-            )
-    network = Network(
-        sizes, hidden, output, loss or natural_loss(output), dropout=[layer.dropout for layer in layers[1:]]
-    )
-    return Parts(network, [layer.weights for layer in layers], [layer.bias for layer in layers])
+    inputs = _checked_units(what, chain.layers)
+    for place, layer in enumerate(known):
+        if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in layer.arrays):
+            raise ValueError(f"weights and biases of layer {place} of {what} must be finite numbers")
+    made = _with_names(chain.layers)
+    network = Network(inputs=inputs, layers=made, output=output, loss=loss or natural_loss(output))
+    return Parts(network, [layer.arrays for layer in known])
+
+
+def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
+    """Return the number of inputs; ValueError if a layer takes another number of units than it gets."""
+    inputs = next(_takes(layer) for layer in chain if layer.arrays)
+    widths, units, place = {INPUTS: inputs}, inputs, 0
+    for number, layer in enumerate(chain):
+        if layer.arrays:
+            takes = _takes(layer)
+            if takes != units and (isinstance(layer.layer, layers.Dense) or takes != 1):
+                raise ValueError(f"layer {place} of {what} takes {takes} units, got {units}")
+            place += 1
+        if isinstance(layer.layer, layers.Dense):
+            units = layer.layer.units
+        elif isinstance(layer.layer, layers.Concatenate) and layer.other is not None:
+            units += widths[layer.other]
+        widths[number] = units
+    return inputs
+
+
+def _takes(layer: ImportedLayer) -> int:
+    """Return how many units a layer's arrays are for; 1 if they are for any number of them."""
+    own = isinstance(layer.layer, layers.Activate)
+    return max(map(len, layer.arrays)) if own else len(layer.arrays[0])
+
+
+def _with_names(chain: Sequence[ImportedLayer]) -> list[layers.Part]:
+    """Return the layers; those that others read besides the one before have names."""
+    read = {layer.other for layer in chain}
+    names = {place: "inputs" if place == INPUTS else f"layer{place}" for place in read if place is not None}
+    found: list[layers.Part] = []
+    if INPUTS in names:
+        found.append(layers.Activate("identity", name=names[INPUTS]))
+    for place, one in enumerate(chain):
+        layer: Any = layers.Activate(_hidden(one.layer)) if isinstance(one.layer, Expression) else one.layer
+        if one.other is not None:
+            layer = replace(layer, layer=names[one.other])
+        if place in names and isinstance(layer, layers.Dropout):  # which has no name
+            found.append(layer)
+            layer = layers.Activate("identity")
+        if place in names:
+            layer = replace(layer, name=names[place])
+        plain = bool(found) and found[-1] == layers.Dense(getattr(found[-1], "units", 1))
+        if (
+            isinstance(layer, layers.Activate)
+            and not isinstance(layer.activation, own_layers.Layer)
+            and plain
+        ):
+            below: Any = found[-1]
+            found[-1] = replace(below, activation=layer.activation, name=layer.name)
+        else:
+            found.append(layer)
+    return found
 
 
 def natural_loss(output: str) -> str:
     """Return the first loss that goes with this output alone, else the first that goes with it."""
-    fits = [name for name, entry in LOSSES.items() if output in entry.outputs]
+    fits = [name for name, one in LOSSES.items() if output in one.outputs and one.outputs_per_target == 1]
     return next((name for name in fits if LOSSES[name].outputs == (output,)), fits[0])
 
 
-def _hidden(place: int, expression: Expression) -> str | Activation:
+def _hidden(expression: Expression) -> str | Activation:
     """Return the activation that an expression is: one of fastmlp's own, or one made of it."""
     name = named(expression)
     if name in HIDDEN:

@@ -2,6 +2,11 @@
 
 A value v is held as the integer v 2^f of 16 bits, where f suits the greatest value that some rows lead to.
 Products are summed in 64 bits; an activation is a table of 256 straight lines.
+
+No sum overflows, whatever the inputs. Of a layer's sum the biases are at most 2^61 (`SUM_BITS`) and the
+products n_in 2^30, at most 2^61, as no network has 2^31 parameters. It is shifted by at most 42 bits:
+the greatest z of the rows is within 2^62 before, and, where there is a shift, at least 2^20 (`Z_BITS` - 2)
+after. max(z, 0) is never held in more bits than z, and needs no shift to the left.
 """
 
 from __future__ import annotations
@@ -14,8 +19,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.reference import forward
-from fastmlp.exchange.c_header import activation_functions, array, framed, function
+from fastmlp.exchange.c_header import activation_functions, array, called, framed, function
 from fastmlp.exchange.formulas import functions, on_array
+from fastmlp.exchange.steps import refuse_others
 from fastmlp.model.activations import Activation
 from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.network import Network
@@ -34,11 +40,19 @@ arguments, and a difference of two entries, 16 bits, times a rest, 15 bits, fits
 
 LOGIT_BITS = 30
 
+SUM_BITS = 61
+"""Biases are held within 2^SUM_BITS. Where products are far smaller, weights have fewer bits."""
+
+EXPONENTS = 500
+"""Values within 2^-EXPONENTS count as zero, and beyond 2^EXPONENTS none is held. What two of them lead to is
+within float64, which ends at 2^1024."""
+
 SAMPLES = 16
-"""At so many places of every line the table is compared with the activation, to say how far it is off."""
+"""At so many places of every line the table is compared with the activation, to say how far it is off.
+They are multiples of the golden ratio, modulo 1: a wave may be zero at all places of equal distances."""
 
 
-class Layer(NamedTuple):
+class FixedPointLayer(NamedTuple):
     """A layer in integers.
 
     weights : (n_in, n_out) int16, w 2^weight_bits; biases : (n_out,) int64
@@ -55,7 +69,7 @@ class Curve(NamedTuple):
     """An activation in integers: a value is held as a 2^bits.
 
     table : (LINES + 1,) int16 at equal distances over the range of z; None of max(z, 0), or of z if `whole`
-    slope : its greatest; error : of the table, at most
+    slope : of the steepest line; error : of the table, at most
     """
 
     table: NDArray[np.int64] | None
@@ -65,26 +79,28 @@ class Curve(NamedTuple):
     error: float
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLike) -> str:
     """Return the text of a header; rows (rows, n_in) are those that values are scaled by.
 
     Raises
     ------
     ValueError
-        If rows are not a matrix of finite numbers for the network.
+        If rows are not a matrix of finite numbers for the network, or no integers hold what they lead to.
     """
-    given = _checked(rows, network.sizes[0])
+    refuse_others(network, "an integer C header")
+    given = _checked(rows, network.n_in, parameters.dtype)
     real = "float" if parameters.dtype == np.float32 else "double"
-    value, bits = given, _bits(given, MARGIN)
+    value, bits = given, _bits("the rows", given, MARGIN)
     first, off = bits, np.full(given.shape, 2.0 ** -(bits + 1))
     parts, steps = [], []
     source = "x"
     names = functions(network.activations)
     depth = len(network.sizes) - 1
-    for place, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network.sizes)):
+    for place, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network)):
         z = _affine(value, w, b)
         last = place == depth - 1
-        layer = _layer(w, b, z, bits, LOGIT_BITS if last else Z_BITS)
+        layer = _layer(place, w, b, z, bits, LOGIT_BITS if last else Z_BITS)
         off = _after_layer(off, value, w, bits, layer)
         parts += [
             array(f"{name}_w{place}", layer.weights, "int16_t"),
@@ -100,7 +116,7 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
             body.append(f"z[o] = (int32_t){name}_clamped(sum, {2**31 - 1});")
         else:
             activation = network.activations[place]
-            curve = _curve(activation, on_array(activation, z), layer.z_bits)
+            curve = _curve(place, activation, on_array(activation, z), layer.z_bits)
             off = curve.slope * off + curve.error + 2.0**-curve.bits
             if curve.table is not None:
                 parts.append(array(f"{name}_t{place}", curve.table, "int16_t"))
@@ -125,14 +141,23 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
         f"A multi-layer perceptron, {' - '.join(map(str, network.sizes))} units, in integers.\n"
         f"   On the {len(given)} rows that it was made with, logits are at most LOGIT_BOUND off."
     )
+    reach = np.abs(z) + off
+    if not reach.max() <= np.finfo(np.float32).max / 2:
+        raise ValueError(
+            f"integers hold logits within float32's range, got up to {np.abs(z).max():.3g}, "
+            f"off by up to {off.max():.3g}"
+        )
+    off = off + reach * np.finfo(parameters.dtype).eps / 2  # they are rounded to the dtype by `_predict`
     bound = f"#define {name.upper()}_LOGIT_BOUND {np.nextafter(np.float32(off.max()), np.float32(np.inf))}"
     ends = activation_functions(name, parameters.dtype, output)
+    ends = [*called(name, parameters.dtype, ends), *ends]
     return framed(name, what, ["math.h", "stdint.h"], [bound, clamped, *parts, logits, *ends, predict])
 
 
-def _checked(rows: ArrayLike, n_in: int) -> Array:
+def _checked(rows: ArrayLike, n_in: int, dtype: np.dtype[Any]) -> Array:
+    """Return rows as the header gets them, rounded to the model's dtype."""
     try:
-        given = np.asarray(rows, np.float64)
+        given = np.asarray(rows, np.float64).astype(dtype).astype(np.float64)
     except (TypeError, ValueError):
         raise TypeError(f"fixed_point must be an array of numbers, got {checks.shown(rows)}") from None
     if given.ndim != 2 or given.shape[1] != n_in or not len(given) or not np.isfinite(given).all():
@@ -142,10 +167,17 @@ def _checked(rows: ArrayLike, n_in: int) -> Array:
     return given
 
 
-def _bits(values: Array, margin: float) -> int:
-    """Return the f for which all values times 2^f, and the margin, are within MOST."""
-    greatest = float(np.abs(values).max()) * margin
-    return math.floor(math.log2(MOST / greatest)) if greatest > 0 else 0
+def _bits(what: str, values: Array, margin: float) -> int:
+    """Return the greatest f for which all values times 2^f, and the margin, are within MOST."""
+    return math.floor(math.log2(MOST / (_greatest(what, values) * margin)))
+
+
+def _greatest(what: str, values: Array) -> float:
+    """Return the greatest size of all values, 2^-EXPONENTS at least; ValueError beyond 2^EXPONENTS."""
+    greatest = float(np.abs(values).max())
+    if not greatest <= 2.0**EXPONENTS:
+        raise ValueError(f"integers hold numbers within 2^{EXPONENTS}, got {what} up to {greatest:.3g}")
+    return max(greatest, 2.0**-EXPONENTS)
 
 
 def _rounded(values: Array, bits: int) -> NDArray[np.int64]:
@@ -158,15 +190,17 @@ def _affine(value: Array, w: Array, b: Array) -> Array:
     return forward(network, flatten([w], [b], network, np.dtype(np.float64)), value)
 
 
-def _layer(w: Array, b: Array, z: Array, bits: int, most: int) -> Layer:
-    weight_bits = _bits(w, 1.0)
-    wanted = most - math.ceil(math.log2(max(float(np.abs(z).max()) * MARGIN, 2.0**-20)))
-    z_bits = min(wanted, bits + weight_bits)
-    biases = _rounded(b, bits + weight_bits)
-    return Layer(_rounded(w, weight_bits), biases, bits + weight_bits - z_bits, z_bits)
+def _layer(place: int, w: Array, b: Array, z: Array, bits: int, most: int) -> FixedPointLayer:
+    """Return a layer in integers; bits : of its inputs, most : of z on the rows, with the margin."""
+    room = SUM_BITS - math.ceil(math.log2(_greatest(f"biases of layer {place}", b)))
+    product_bits = min(bits + _bits(f"weights of layer {place}", w, 1.0), room, EXPONENTS)
+    ideal = most - math.ceil(math.log2(_greatest(f"sums of layer {place}", z) * MARGIN))
+    z_bits = min(ideal, product_bits)
+    weights, biases = _rounded(w, product_bits - bits), _rounded(b, product_bits)
+    return FixedPointLayer(weights, biases, product_bits - z_bits, z_bits)
 
 
-def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: Layer) -> Array:
+def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: FixedPointLayer) -> Array:
     """Return how far z may be off, row by row, where the inputs are off by `off`."""
     product_bits = layer.z_bits + layer.shift
     by_weights = (np.abs(value) + off).sum(axis=1, keepdims=True) * 2.0 ** -(product_bits - bits + 1)
@@ -174,22 +208,26 @@ def _after_layer(off: Array, value: Array, w: Array, bits: int, layer: Layer) ->
     return by_inputs + by_weights + 2.0 ** -(product_bits + 1) + 2.0 ** -(layer.z_bits + 1)
 
 
-def _curve(activation: str | Activation, values: Array, z_bits: int) -> Curve:
+def _curve(place: int, activation: str | Activation, values: Array, z_bits: int) -> Curve:
     end = 2.0 ** (Z_BITS - z_bits)
-    fine = np.linspace(-end, end, LINES * SAMPLES + 1)
+    ends = np.linspace(-end, end, LINES + 1)
+    width = 2 * end / LINES
+    within = np.sort(np.arange(SAMPLES) * (5**0.5 - 1) / 2 % 1)
+    fine = np.append(ends[:-1, None] + width * within, end)
     exact = on_array(activation, fine[None])[0]
+    what = f"what layer {place} activates to"
     if (exact == np.maximum(fine, 0)).all() or (exact == fine).all():
-        return Curve(None, bool((exact == fine).all()), _bits(values, MARGIN), 1.0, 0.0)
-    bits = _bits(exact, 1.0)
+        bits = min(_bits(what, values, MARGIN), z_bits)
+        return Curve(None, bool((exact == fine).all()), bits, 1.0, 0.0)
+    bits = _bits(f"{what} between {-end:.3g} and {end:.3g}", exact, 1.0)
     entries = exact[::SAMPLES]
-    lines = np.interp(fine, fine[::SAMPLES], entries)
-    slope = float(np.abs(np.diff(exact)).max() / (fine[1] - fine[0]))
+    slope = float(np.abs(np.diff(entries)).max()) / width
     # A curve may be farther off between two samples, and a kink between two entries is.
-    error = float(np.abs(lines - exact).max()) * (1 + 2 / SAMPLES)
+    error = float(np.abs(np.interp(fine, ends, entries) - exact).max()) * (1 + 2 / SAMPLES)
     return Curve(_rounded(entries, bits), False, bits, slope, error)
 
 
-def _curve_lines(name: str, place: int, curve: Curve, layer: Layer, target: str) -> list[str]:
+def _curve_lines(name: str, place: int, curve: Curve, layer: FixedPointLayer, target: str) -> list[str]:
     if curve.table is None:
         least = "sum" if curve.whole else "(sum > 0 ? sum : 0)"
         return [
@@ -206,22 +244,20 @@ def _curve_lines(name: str, place: int, curve: Curve, layer: Layer, target: str)
 
 def _shifted(text: str, bits: int) -> str:
     """Return the text of a value divided by 2^bits, rounded; >> must keep the sign, as compilers do."""
-    if bits > 0:
-        return f"(({text} + {2 ** (bits - 1)}) >> {bits})"
-    return f"{text} * {2**-bits}" if bits < 0 else text
+    return f"(({text} + {2 ** (bits - 1)}) >> {bits})" if bits else text
 
 
 def _predict(network: Network, name: str, real: str, first: int, z_bits: int, output: str) -> str:
     f = "f" if real == "float" else ""
-    n_in, n_out = network.sizes[0], network.sizes[-1]
+    n_in, n_out = network.n_in, network.n_out
     return function(
         f"void {name}_predict(const {real} *x, {real} *out)",
         [
             f"int16_t whole[{n_in}];",
             f"int32_t z[{n_out}];",
             f"for (int i = 0; i < {n_in}; i++) {{",
-            f"    const {real} v = floor{f}(ldexp{f}(x[i], {first}) + 0.5{f});",
-            f"    whole[i] = (int16_t)(v > {MOST} ? {MOST} : v < -{MOST} ? -{MOST} : v);",
+            f"    const {real} v = rint{f}(ldexp{f}(x[i], {first}));",
+            f"    whole[i] = (int16_t)(v < {MOST} ? v > -{MOST} ? v : -{MOST} : {MOST});",  # of NaN MOST
             "}",
             f"{name}_logits(whole, z);",
             f"for (int o = 0; o < {n_out}; o++) out[o] = ldexp{f}(({real})z[o], {-z_bits});",

@@ -5,30 +5,38 @@ Operators are those of version 20 of the standard set, whose versions of single 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.exchange.formulas import formula
-from fastmlp.exchange.packages import needed
+from fastmlp.exchange.formulas import Z, formula, variables_of
+from fastmlp.exchange.input_blocks import lookups
+from fastmlp.exchange.steps import ExportGraph, ExportStep
 from fastmlp.exchange.text import spelt
 from fastmlp.formulas.coefficients import ERF, MILLS
-from fastmlp.formulas.elementary import LEAKY_SLOPE, MILLS_RATE, SQRT_TWO
+from fastmlp.formulas.elementary import LEAKY_SLOPE, MILLS_RATE, SELU_SCALE, SELU_SLOPE, SQRT_TWO
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression
 from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import Activation
-from fastmlp.model.layout import layer_views
-from fastmlp.model.network import Network
+from fastmlp.model.descriptions import with_formulas
+from fastmlp.system.packages import needed
 
 VERSION, IR_VERSION = 20, 9
-"""Of the operators, and of the file format that came with them: ONNX 1.15, November 2023."""
+"""Versions of the operators, and of the file format that came with them: ONNX 1.15, November 2023."""
 
 MOST_BYTES = 1 << 30
-"""Of parameters in one file, whose format ends at 2 GiB; what is more goes into a file beside it."""
+"""Bytes of parameters in one file, whose format ends at 2 GiB; what is more goes into a second file."""
+
+PREFIX = "fastmlp."
+"""The prefix of names in graphs whose ends have names of a user's, which hold no points."""
+
+DESCRIPTION = "fastmlp.network"
+"""The key under which such a file says what the network is, so that `onnx_described` reads it."""
 
 NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "relu": ("Relu", {}),
@@ -38,22 +46,28 @@ NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
     "softplus": ("Softplus", {}),
     "sigmoid": ("Sigmoid", {}),
     "tanh": ("Tanh", {}),
+    "selu": ("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE}),
+    "mish": ("Mish", {}),
+    "hardswish": ("HardSwish", {}),
     "softmax": ("Softmax", {"axis": -1}),
     "exp": ("Exp", {}),
 }
 """The activations that are operators, which runtimes know; the others are written by their formulas."""
 
-SINGLE = {"LeakyRelu", "Elu", "Gelu", "Softplus", "Erf", "Cos"}
+SINGLE = {
+    *("LeakyRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "Softplus", "Erf", "Cos"),
+    *("LayerNormalization", "BatchNormalization", "PRelu"),
+}
 """Operators that onnxruntime has for float32 only, or whose attributes are float32: not for float64."""
 
-Writer = Callable[["Graph", Any], str]
+Writer = Callable[["OnnxGraph", Any], str]
 
 
 def _operator(name: str) -> Writer:
     return lambda graph, inputs: graph.add(name, inputs)
 
 
-def _softplus(graph: Graph, inputs: list[str]) -> str:
+def _softplus(graph: OnnxGraph, inputs: list[str]) -> str:
     if graph.has("Softplus"):
         return graph.add("Softplus", inputs)
     size = graph.add("Neg", [graph.add("Abs", inputs)])
@@ -61,13 +75,13 @@ def _softplus(graph: Graph, inputs: list[str]) -> str:
     return graph.add("Add", [above, _log1p(graph, [graph.add("Exp", [size])])])
 
 
-def _cos(graph: Graph, inputs: list[str]) -> str:
+def _cos(graph: OnnxGraph, inputs: list[str]) -> str:
     if graph.has("Cos"):
         return graph.add("Cos", inputs)
     return graph.add("Sin", [graph.add("Add", [inputs[0], graph.constant(math.pi / 2)])])
 
 
-def _erf(graph: Graph, inputs: list[str]) -> str:
+def _erf(graph: OnnxGraph, inputs: list[str]) -> str:
     """The two polynomials of `elementary.erf`, where there is no operator."""
     if graph.has("Erf"):
         return graph.add("Erf", inputs)
@@ -86,13 +100,13 @@ def _erf(graph: Graph, inputs: list[str]) -> str:
     return graph.add("Where", [graph.add("Less", [square, one]), near, far])
 
 
-def _expm1(graph: Graph, inputs: list[str]) -> str:
+def _expm1(graph: OnnxGraph, inputs: list[str]) -> str:
     # tanh(x / 2) (e^x + 1), which loses no digits near 0.
     half = graph.add("Tanh", [graph.add("Mul", [inputs[0], graph.constant(0.5)])])
     return graph.add("Mul", [half, graph.add("Add", [graph.add("Exp", inputs), graph.constant(1.0)])])
 
 
-def _log1p(graph: Graph, inputs: list[str]) -> str:
+def _log1p(graph: OnnxGraph, inputs: list[str]) -> str:
     # log(u) x / (u - 1) of the rounded u = 1 + x, and x where u is 1 (Goldberg 1991, theorem 4).
     one = graph.constant(1.0)
     u = graph.add("Add", [one, inputs[0]])
@@ -100,6 +114,17 @@ def _log1p(graph: Graph, inputs: list[str]) -> str:
     less = graph.add("Where", [same, one, graph.add("Sub", [u, one])])
     large = graph.add("Mul", [graph.add("Log", [u]), graph.add("Div", [inputs[0], less])])
     return graph.add("Where", [same, inputs[0], large])
+
+
+def _reduction(operator: str, version: int) -> Writer:
+    """Return what writes a reduction over a row; version : that from which its axes are an input."""
+
+    def write(graph: OnnxGraph, inputs: list[str]) -> str:
+        if graph.version < version:
+            return graph.add(operator, inputs, axes=[1])
+        return graph.add(operator, [*inputs, graph.array("axes", np.array([1]))])
+
+    return write
 
 
 WRITTEN: dict[str, Writer] = {
@@ -133,14 +158,16 @@ WRITTEN: dict[str, Writer] = {
     "logical_and": _operator("And"),
     "logical_or": _operator("Or"),
     "logical_not": _operator("Not"),
+    "sum": _reduction("ReduceSum", 13),
+    "max": _reduction("ReduceMax", 18),
 }
-"""How each operation of an expression of one element is written."""
+"""How each operation of an expression is written."""
 
-NEW = {"Gelu": 20}
+NEW = {"Gelu": 20, "Mish": 18, "HardSwish": 14, "LayerNormalization": 17, "BatchNormalization": 15}
 """Operators that came late, with the version of the set in which they did."""
 
 
-class Graph:
+class OnnxGraph:
     """A graph under construction: nodes, and arrays that are known.
 
     dtype : of its numbers; prefix : of the names of its values
@@ -166,8 +193,8 @@ class Graph:
         return output
 
     def array(self, name: str, values: NDArray[Any]) -> str:
-        """Add an array that is known, in the graph's dtype unless it is of truth values; return its name."""
-        kind = values.dtype if values.dtype == bool else self.dtype
+        """Add an array that is known, floats in the graph's dtype; return its name."""
+        kind = self.dtype if values.dtype.kind == "f" else values.dtype
         with np.errstate(over="ignore"):
             self.arrays[f"{self.prefix}{name}"] = np.ascontiguousarray(values, kind).reshape(values.shape)
         return f"{self.prefix}{name}"
@@ -183,12 +210,12 @@ class Graph:
             total = self.add("Add", [self.add("Mul", [total, x]), coefficient])
         return total
 
-    def formula(self, expression: Expression, source: str) -> str:
-        """Add the nodes of an expression of `Z`, which is `source`; return the name of its value."""
+    def formula(self, expression: Expression, variables: Mapping[str, str]) -> str:
+        """Add the nodes of an expression; variables : the names of their values. Return that of its own."""
 
         def step(node: Expression, parts: list[str]) -> str:
             if node.operation == VARIABLE:
-                return source
+                return variables[node.operands[0]]
             if node.operation == CONSTANT:
                 return self.constant(node.operands[0])
             return str(spelt("ONNX", WRITTEN, node.operation)(self, parts))
@@ -202,34 +229,122 @@ class Graph:
             operator, attributes = NATIVE[activation]
             if self.has(operator):
                 return self.add(operator, [source], **attributes)
-        return self.formula(formula(activation), source)
+        return self.formula(formula(activation), {Z: source})
 
-    def network(self, network: Network, parameters: NDArray[Any], source: str) -> str:
-        """Add the nodes of all layers; return the name of the outputs (rows, n_out)."""
-        for layer, (w, b) in enumerate(layer_views(parameters, network.sizes)):
-            inputs = [source, self.array(f"W{layer}", w), self.array(f"b{layer}", b)]
-            source = self.add("Gemm", inputs)
-            if network.activations[layer] != "identity":
-                source = self.activation(network.activations[layer], source)
-        return source
+    def walk(self, graph: ExportGraph, given: Sequence[str]) -> dict[str, str]:
+        """Add the nodes of all steps; return the names of the outputs (rows, units) by their heads'.
+
+        given : the names of the inputs
+        """
+        values = {one.number: name for one, name in zip(graph.inputs, given, strict=True)}
+        for step in graph.steps:
+            sources = [values[place] for place in step.one.sources]
+            value = OPERATORS.get(step.one.kind.name, write_row)(self, step, sources)
+            if step.one.activation != "identity":
+                value = self.activation(step.one.activation, value)
+            values[step.number] = value
+        return {name: values[number] for name, number in graph.outputs.items()}
 
 
-def write(network: Network, parameters: NDArray[Any], path: str | Path) -> None:
-    """Write a network to a file: input "X" (rows, n_in), output "output" (rows, n_out)."""
-    onnx = needed("onnx", "onnx", "to_onnx")
-    graph = Graph(parameters.dtype)
-    last = graph.network(network, parameters, "X")
-    graph.nodes.append(onnx.helper.make_node("Identity", [last], ["output"]))
-    kind = onnx.helper.np_dtype_to_tensor_dtype(parameters.dtype)
-    ends = [
-        onnx.helper.make_tensor_value_info(name, kind, ["rows", units])
-        for name, units in (("X", network.sizes[0]), ("output", network.sizes[-1]))
+def write_row(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
+    """Add the nodes of an operation by its formula; return the name of its value."""
+    own = step.one.kind.piece is not None  # whose formula may sum an array over the units
+    names = [
+        graph.array(name, np.atleast_2d(values) if own else values) for name, values in step.arrays.items()
     ]
-    arrays = [onnx.numpy_helper.from_array(values, name) for name, values in graph.arrays.items()]
+    return graph.formula(step.formula(graph.dtype), variables_of(step.variables, sources, names))
+
+
+def _by_operator(operator: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Any:
+    """Return what writes an operation by an operator of its sources and arrays, where runtimes have it."""
+
+    def write(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
+        if not graph.has(operator):
+            return write_row(graph, step, sources)
+        names = [graph.array(name, values) for name, values in step.arrays.items()]
+        return graph.add(operator, [*sources, *names], **attributes(step.one.layer))
+
+    return write
+
+
+def _gathered(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
+    ((name, places),) = step.arrays.items()
+    return graph.add("Gather", [*sources, graph.array(name, places)], axis=1)
+
+
+def _of_groups(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
+    weights, biases = (graph.array(name, values) for name, values in step.arrays.items())
+    layer: Any = step.one.layer
+    apart = graph.array(f"apart{step.number}", np.array([-1, step.one.groups, layer.inputs]))
+    shape = graph.array(f"shape{step.number}", np.array([-1, step.one.n_out]))
+    product = graph.add("Einsum", [graph.add("Reshape", [*sources, apart]), weights], equation="igk,gkd->igd")
+    return graph.add("Reshape", [graph.add("Add", [product, biases]), shape])
+
+
+def _of_tables(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
+    looks = lookups(step.one.layer, [graph.array(name, values) for name, values in step.arrays.items()])
+    most = graph.array(f"levels{step.number}", np.array([at.levels for at in looks]))
+    held = graph.add("Max", [graph.add("Min", [*sources, most]), graph.array("below", np.array(-2))])
+    rows = graph.add("Add", [held, graph.array("before", np.array(2))])
+    found = []
+    for at in looks:
+        column = graph.array(f"column{at.column}", np.array(at.column))
+        found.append(graph.add("Gather", [at.table, graph.add("Gather", [rows, column], axis=1)], axis=0))
+    return graph.add("Concat", found, axis=1)
+
+
+OPERATORS: dict[str, Callable[[OnnxGraph, ExportStep, list[str]], str]] = {
+    "dense": _by_operator("Gemm"),
+    "concatenate": _by_operator("Concat", lambda layer: {"axis": 1}),
+    "layer_norm": _by_operator("LayerNormalization", lambda layer: {"axis": -1, "epsilon": layer.epsilon}),
+    "batch_norm": _by_operator("BatchNormalization", lambda layer: {"epsilon": layer.epsilon}),
+    "prelu": _by_operator("PRelu"),
+    "gather": _gathered,
+    "grouped": _of_groups,
+    "categories": _of_tables,
+}
+"""The kinds of operations that are operators; the others are written by their formulas."""
+
+
+def model_of(graph: ExportGraph) -> Any:
+    """Return a graph as an onnx.ModelProto; `Model.to_onnx` says what its inputs and outputs are.
+
+    Raises
+    ------
+    ValueError
+        If an input and a head have one name.
+    """
+    onnx = needed("onnx", "onnx", "to_onnx")
+    described_by = graph.network if graph.has_blocks or graph.has_heads or graph.has_members else None
+    written = OnnxGraph(graph.dtype, prefix="" if described_by is None else PREFIX)
+    outputs = written.walk(graph, [one.name for one in graph.inputs])
+    if both := [one.name for one in graph.inputs if one.name in outputs]:
+        raise ValueError(f"an input and a head have the name {both[0]!r}; in ONNX names are unlike")
+    kind = onnx.helper.np_dtype_to_tensor_dtype(graph.dtype)
+    described = onnx.helper.make_tensor_value_info
+    starts = [
+        described(one.name, onnx.TensorProto.INT64 if one.levels else kind, ["rows", one.columns])
+        for one in graph.inputs
+    ]
+    ends = [
+        described(name, kind, ["rows", graph.steps[number].one.n_out])
+        for name, number in graph.outputs.items()
+    ]
+    written.nodes += [onnx.helper.make_node("Identity", [last], [name]) for name, last in outputs.items()]
+    arrays = [onnx.numpy_helper.from_array(values, name) for name, values in written.arrays.items()]
     model = onnx.helper.make_model(
-        onnx.helper.make_graph(graph.nodes, "fastmlp", ends[:1], ends[1:], arrays),
+        onnx.helper.make_graph(written.nodes, "fastmlp", starts, ends, arrays),
         opset_imports=[onnx.helper.make_opsetid("", VERSION)],
         ir_version=IR_VERSION,
         producer_name="fastmlp",
     )
-    onnx.save_model(model, path, save_as_external_data=parameters.nbytes > MOST_BYTES)
+    if described_by is not None:
+        onnx.helper.set_model_props(model, {DESCRIPTION: json.dumps(with_formulas(described_by))})
+    return model
+
+
+def write(graph: ExportGraph, path: str | Path) -> None:
+    """Write a graph to a file; see `model_of`."""
+    onnx = needed("onnx", "onnx", "to_onnx")
+    size = sum(array.nbytes for step in graph.steps for array in step.arrays.values())
+    onnx.save_model(model_of(graph), path, save_as_external_data=size > MOST_BYTES)

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
-from fastmlp.exchange.chains import Parts
+from fastmlp.exchange.steps import refuse_others
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
+from fastmlp.training.portable import Parts
 
 HIDDEN = {"identity": "identity", "relu": "relu", "sigmoid": "logistic", "tanh": "tanh"}
 """scikit-learn's names of the activations that it has."""
@@ -28,6 +29,7 @@ def estimator(network: Network, parameters: NDArray[Any], classes: ArrayLike | N
     """Return a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn's with a copy of the parameters."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+    refuse_others(network, "a scikit-learn estimator")
     names = {_activation(layer, name) for layer, name in enumerate(network.hidden)} or {"relu"}
     if len(names) > 1:
         raise ValueError(
@@ -42,16 +44,16 @@ def estimator(network: Network, parameters: NDArray[Any], classes: ArrayLike | N
     made = (MLPRegressor if regresses else MLPClassifier)(**options)
     if regresses and classes is not None:
         raise ValueError(
-            f"classes are for a network that tells classes apart, this one's output is {network.output!r}"
+            f"classes are for a network whose output is sigmoid or softmax, this one's is {network.output!r}"
         )
     if not regresses:
         made._label_binarizer = binarizer(network, classes)
         made.classes_ = made._label_binarizer.classes_
-    views = layer_views(parameters.copy(), network.sizes)
+    views = layer_views(parameters.copy(), network)
     made.coefs_, made.intercepts_ = [w for w, _ in views], [b for _, b in views]
     made.n_features_in_, made.n_outputs_, made.n_layers_ = (
-        network.sizes[0],
-        network.sizes[-1],
+        network.n_in,
+        network.n_out,
         len(network.sizes),
     )
     made.out_activation_ = ours[network.output]
@@ -75,7 +77,7 @@ def binarizer(network: Network, classes: ArrayLike | None) -> Any:
     """
     from sklearn.preprocessing import LabelBinarizer
 
-    units = network.sizes[-1]
+    units = network.n_out
     count = 2 if units == 1 else units
     labels = np.arange(count) if classes is None else np.asarray(classes)
     if network.output not in ("softmax", "sigmoid"):
@@ -89,7 +91,7 @@ def binarizer(network: Network, classes: ArrayLike | None) -> Any:
     several = network.output == "sigmoid" and units > 1
     made = LabelBinarizer().fit(np.eye(units, dtype=int) if several else labels)
     if network.output == "softmax" and units == 2:
-        # scikit-learn tells two classes apart by one output.
+        # scikit-learn predicts two classes by one output.
         made.y_type_ = "multiclass"
     made.classes_ = labels
     return made
@@ -119,4 +121,4 @@ def read(given: Any) -> Parts:
     network = Network(
         sizes, ours[given.activation], output, loss, l2=float(given.alpha), convention="sklearn"
     )
-    return Parts(network, list(given.coefs_), list(given.intercepts_))
+    return Parts(network, list(zip(given.coefs_, given.intercepts_, strict=True)))

@@ -41,7 +41,7 @@ ALGEBRA = {
     "less_equal": "({0} <= {1})",
     "equal": "({0} == {1})",
 }
-"""What C and Python spell alike."""
+"""Operations that C and Python spell in the same way."""
 
 
 def call(function: str, operands: int = 1) -> str:

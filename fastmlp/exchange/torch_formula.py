@@ -1,12 +1,13 @@
-"""A formula as a module of PyTorch's. Separate because it can only be imported where PyTorch is."""
+"""PyTorch modules of activations and layers that torch.nn lacks. Importing this file needs PyTorch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
+from fastmlp.exchange.formulas import OTHER, Z
 from fastmlp.exchange.text import spelt
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression
 
@@ -42,12 +43,13 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 """How each operation of an expression is computed, of tensors."""
 
 
-def evaluate(expression: Expression, z: Any) -> Any:
-    """Return an expression's value at a tensor z (rows, units), differentiable."""
+def evaluate(expression: Expression, variables: Mapping[str, Any]) -> Any:
+    """Return an expression's value, differentiable; variables : tensors (rows, units) or (units,) by name."""
+    z = variables[Z]
 
     def step(node: Expression, parts: list[Any]) -> Any:
         if node.operation == VARIABLE:
-            return z
+            return variables[node.operands[0]]
         if node.operation == CONSTANT:
             kind = torch.bool if node.truth else z.dtype
             return torch.tensor(node.operands[0], dtype=kind, device=z.device)
@@ -57,12 +59,131 @@ def evaluate(expression: Expression, z: Any) -> Any:
 
 
 class Formula(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
-    """An elementwise activation that an expression describes."""
+    """What an expression of a row describes: an activation, or an operation with parameters.
 
-    def __init__(self, expression: Expression) -> None:
+    Parameters
+    ----------
+    expression : of the variables of `fastmlp.exchange.formulas`
+    arrays : (units,) tensors by the names of variables
+    fixed : whether they are buffers, not trained
+    """
+
+    def __init__(
+        self, expression: Expression, arrays: Mapping[str, Any] | None = None, fixed: bool = False
+    ) -> None:
         super().__init__()
         self.expression = expression
+        for name, tensor in (arrays or {}).items():
+            if fixed:
+                self.register_buffer(name, tensor)
+            else:
+                self.register_parameter(name, torch.nn.Parameter(tensor))
 
-    def forward(self, z: Any) -> Any:
-        """Return the activation of a tensor (rows, units)."""
-        return evaluate(self.expression, z)
+    def forward(self, z: Any, other: Any = None) -> Any:
+        """Return the value for a tensor (rows, units), and the second value if the expression has one."""
+        arrays = dict([*self.named_parameters(), *self.named_buffers()])
+        return evaluate(self.expression, {Z: z, OTHER: other, **arrays})
+
+
+class Concatenated(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
+    """The units of a tensor (rows, units) and, after them, those of another."""
+
+    def forward(self, x: Any, other: Any) -> Any:
+        """Return the tensor (rows, units of both)."""
+        return torch.cat([x, other], dim=1)
+
+
+class Gathered(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
+    """Units of a tensor (rows, units) at some places (n_out,)."""
+
+    def __init__(self, places: Any) -> None:
+        super().__init__()
+        self.register_buffer("places", places)
+
+    def forward(self, x: Any) -> Any:
+        """Return the tensor (rows, n_out)."""
+        return x[:, self.places]
+
+
+class GroupedLinear(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
+    """A linear layer of its own for each group of units.
+
+    Parameters
+    ----------
+    weights, biases : (groups, n_in, n_out) and (groups, n_out) tensors
+    """
+
+    def __init__(self, weights: Any, biases: Any) -> None:
+        super().__init__()
+        self.weights, self.biases = torch.nn.Parameter(weights), torch.nn.Parameter(biases)
+
+    def forward(self, x: Any) -> Any:
+        """Return the tensor (rows, groups * n_out) for one of (rows, groups * n_in)."""
+        groups = x.unflatten(1, self.weights.shape[:2]).transpose(0, 1)
+        return torch.baddbmm(self.biases[:, None], groups, self.weights).transpose(0, 1).flatten(1)
+
+
+class CodeEmbeddings(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
+    """A `torch.nn.Embedding` for each column of codes, whose first row is that of -1, what is missing.
+
+    Codes of no level have the mean of the rows of all levels.
+
+    Parameters
+    ----------
+    tables : one for each column, as of `fastmlp.exchange.input_blocks.with_unknown`
+    """
+
+    def __init__(self, *tables: Any) -> None:
+        super().__init__()
+        made = [torch.nn.Embedding.from_pretrained(table[1:-1].clone(), freeze=False) for table in tables]
+        self.columns = torch.nn.ModuleList(made)
+
+    def forward(self, codes: Any) -> Any:
+        """Return the tensor (rows, units) for whole numbers (rows, columns)."""
+        found = []
+        for code, column in zip(codes.T, self.columns, strict=True):
+            row = code + 1
+            known = (row >= 0) & (row < column.num_embeddings)
+            units = column(torch.where(known, row, 0))
+            if not known.all():
+                units = torch.where(known[:, None], units, column.weight[1:].mean(dim=0))
+            found.append(units)
+        return torch.cat(found, dim=1)
+
+
+STRUCTURES: dict[str, Callable[..., Any]] = {
+    "concatenate": Concatenated,
+    "gather": Gathered,
+    "grouped": GroupedLinear,
+    "categories": CodeEmbeddings,
+}
+"""The modules of the kinds of operations that have no formula of a row; they take their arrays."""
+
+
+class Graph(torch.nn.Module):  # type: ignore[misc]  # its base may not be installed
+    """Modules one after another, which read the outputs of any before them.
+
+    Parameters
+    ----------
+    modules : in the order in which they are called
+    sources : for each the places of the modules whose outputs it reads; -1 for the input, -2 for a second one
+    heads : the places of the modules that give the outputs, by their names; None for the last one alone
+    """
+
+    def __init__(
+        self,
+        modules: Iterable[Any],
+        sources: Iterable[tuple[int, ...]],
+        heads: Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__()
+        self.steps, self.sources, self.heads = torch.nn.ModuleList(modules), list(sources), heads
+
+    def forward(self, *inputs: Any) -> Any:
+        """Return the last output for tensors (rows, columns), one a block; with heads a dict of theirs."""
+        outputs = {-1 - i: x for i, x in enumerate(inputs)}
+        for place, (module, sources) in enumerate(zip(self.steps, self.sources, strict=True)):
+            outputs[place] = module(*(outputs[source] for source in sources))
+        if self.heads is None:
+            return outputs[len(self.steps) - 1]
+        return {name: outputs[place] for name, place in self.heads.items()}

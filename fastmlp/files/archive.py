@@ -67,7 +67,7 @@ class CheckpointError(ValueError):
 def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Arrays) -> None:
     """Replace the file at `path` with this content; after any failure the old file is still there.
 
-    The content is written to another file beside `path`, flushed to the disk, and renamed. The same content
+    The content is written to a file in the same folder, flushed to the disk, and renamed. The same content
     gives the same bytes.
 
     Parameters
@@ -87,7 +87,7 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
         raise ValueError(f"a checkpoint's header may take {MAX_HEADER} bytes, got {len(text)}")
     target = Path(os.path.realpath(path))  # as a plain write, it follows links
     _remove_abandoned(target)
-    temporary = target.with_name(_temporary_name(target.name, os.urandom(4).hex()))
+    temporary = target.with_name(temporary_name(target.name, os.urandom(4).hex()))
     # 0o666 less the umask: the mode of any new file.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
@@ -108,7 +108,7 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
@@ -220,7 +220,7 @@ def _remove_unlocked(path: Path) -> None:
         os.close(descriptor)
 
 
-def _temporary_name(target: str, token: str) -> str:
+def temporary_name(target: str, token: str) -> str:
     """Return the name of a temporary file of a target, for a token of 8 hexadecimal digits.
 
     Its length does not depend on the target, whose name may be the longest that a file can have. Its last
@@ -231,7 +231,7 @@ def _temporary_name(target: str, token: str) -> str:
 
 
 def _is_temporary(name: str, of: str) -> bool:
-    return name == _temporary_name(of, name[len(".fastmlp-") :][:8])
+    return name == temporary_name(of, name[len(".fastmlp-") :][:8])
 
 
 def _inherit(target: Path, descriptor: int) -> None:
@@ -262,7 +262,7 @@ def _sync(descriptor: int) -> None:
     os.fsync(descriptor)
 
 
-def _sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path) -> None:
     """Flush the renaming to the disk, where a directory can be opened and flushed."""
     if not hasattr(os, "O_DIRECTORY"):
         return

@@ -1,4 +1,4 @@
-"""Arrays in files that processes map, each for itself: what is sent to a process is the path."""
+"""`MappedArray`: a memory map of a file, sent to other processes as its path."""
 
 from __future__ import annotations
 
@@ -47,22 +47,22 @@ class MappedArray:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the array."""
         return self._array.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of the array."""
+        """Dtype of the array."""
         return self._array.dtype
 
     @property
     def ndim(self) -> int:
-        """Of the array."""
+        """Number of the array's dimensions."""
         return self._array.ndim
 
     @property
     def nbytes(self) -> int:
-        """Of the array."""
+        """Bytes of the array."""
         return self._array.nbytes
 
     def __len__(self) -> int:
@@ -83,18 +83,18 @@ class MappedArray:
 
 def _mapped(path: str) -> NDArray[Any]:
     """Return the array of a file, as a view of the file that nobody can write to."""
-    wanted = f"path must name an .npy file of numbers, got {path}"
+    expected = f"path must name an .npy file of numbers, got {path}"
     try:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r").view(np.ndarray)
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{wanted}: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"{expected}: {str(error).splitlines()[0]}") from None
     if array.dtype.kind not in "buif":
-        raise ValueError(f"{wanted}: it holds {array.dtype}")
+        raise ValueError(f"{expected}: it holds {array.dtype}")
     return array
 
 
 def _found_again(path: str, shape: tuple[int, ...], dtype: str) -> MappedArray:
-    """Return the array of a process that has sent this."""
+    """Return the array of another process, mapped here from the same file."""
     array = MappedArray(path)
     if (array.shape, array.dtype.str) != (shape, dtype):
         raise ValueError(

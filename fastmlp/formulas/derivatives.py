@@ -19,6 +19,7 @@ from fastmlp.formulas.expressions import (
     constant,
     node_is_row,
     operate,
+    total,
 )
 
 Factor = Expression | float
@@ -114,8 +115,8 @@ DERIVATIVES: dict[str, Callable[..., tuple[Factor, ...]]] = {
 
 
 OVERFLOWING = ("exp", "expm1")
-"""Whose derivative is infinite where they are, and mostly counts 0 there: 1 / (1 + exp(-x)) has the slope 0
-where exp(-x) is infinite, and not 0 * inf."""
+"""Operations whose derivative is infinite where they are, and mostly counts 0 there:
+1 / (1 + exp(-x)) has the slope 0 where exp(-x) is infinite, and not 0 * inf."""
 
 
 def is_constant(value: Expression) -> bool:
@@ -159,6 +160,6 @@ def gradient(result: Expression, name: str) -> Expression:
                     if node.operation in OVERFLOWING and not is_constant(by):
                         share = operate("where", operate("equal", by, 0.0), 0.0, share)
                     # What all units of a row depend on has one derivative: their ways to it add up.
-                    share = operate("sum", share) if rows[id(node)] and not rows[id(part)] else share
+                    share = total(share) if rows[id(node)] and not rows[id(part)] else share
                     by_node[id(part)] = plus(by_node.get(id(part), ZERO), share)
     return found

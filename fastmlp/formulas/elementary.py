@@ -9,7 +9,7 @@ Conventions of all formulas: NaN gives NaN, infinities give the limit, results b
 be flushed to zero (only `exp` has gradual underflow).
 
 Nothing here needs fast-math flags and none may be set: `n = (x + SHIFT) - SHIFT` is a rounding, which `reassoc`
-would delete. Multiply-adds are asked for explicitly (`fma`).
+would delete. Multiply-adds are written explicitly (`fma`).
 """
 
 # mypy: ignore-errors
@@ -19,7 +19,7 @@ import math
 from fastmlp.formulas.coefficients import COSINE, ERF, EXP, LOG, LOG1P, MILLS, SINE, TANH_P, TANH_Q
 from fastmlp.formulas.numbers import (
     SIGNIFICAND,
-    Constant,
+    DtypeConstant,
     at_least,
     at_most,
     bits,
@@ -33,21 +33,21 @@ from fastmlp.formulas.numbers import (
 )
 
 INFINITY, NAN = float("inf"), float("nan")
-SMALLEST_NORMAL = Constant(2.0**-126, 2.0**-1022)
+SMALLEST_NORMAL = DtypeConstant(2.0**-126, 2.0**-1022)
 
 # ---------------------------------------------------------------- exp and what is built on it
 
 LOG2_E = 1.4426950408889634
 # ln 2 in two parts; the first has enough trailing zeros that n times it is exact without a fused multiply too
-MINUS_LN2_HIGH = Constant(-0.693359375, -0.6931471803691238)
-MINUS_LN2_LOW = Constant(2.12194440054690583e-4, -1.9082149292705877e-10)
+MINUS_LN2_HIGH = DtypeConstant(-0.693359375, -0.6931471803691238)
+MINUS_LN2_LOW = DtypeConstant(2.12194440054690583e-4, -1.9082149292705877e-10)
 # 1.5 * 2^23 (2^52): adding it rounds to an integer and leaves that integer in the low bits of the mantissa. The
 # exponent's bias rides along, so shifting those bits up into the exponent field makes 2^n at once.
-SHIFT = Constant(12582912.0 + 127, 6755399441055744.0 + 1023)
-SHIFT_TWICE = Constant(12582912.0 + 2 * 127, 6755399441055744.0 + 2 * 1023)
+SHIFT = DtypeConstant(12582912.0 + 127, 6755399441055744.0 + 1023)
+SHIFT_TWICE = DtypeConstant(12582912.0 + 2 * 127, 6755399441055744.0 + 2 * 1023)
 # below, 2^n has an empty exponent field and is 0; above, a full one and is inf
-EXP_LOWEST, EXP_HIGHEST = Constant(-88.0, -709.0), Constant(89.0, 710.0)
-EXP_SUBNORMAL = Constant(-104.5, -746.0)
+EXP_LOWEST, EXP_HIGHEST = DtypeConstant(-88.0, -709.0), DtypeConstant(89.0, 710.0)
+EXP_SUBNORMAL = DtypeConstant(-104.5, -746.0)
 
 
 def _reduced(x, shift):
@@ -123,6 +123,46 @@ def silu_derivative(x):
     return s * fma(x, where(x > 0.0, e * s, 1.0 - s), 1.0)
 
 
+SELU_SCALE, SELU_SLOPE = (
+    1.0507009873554804934193349852946,
+    1.0507009873554804934193349852946 * 1.6732632423543772,
+)
+
+
+def selu(x):
+    """1.0507.. x above 0, 1.0507.. 1.6732.. (e^x - 1) below (Klambauer and others 2017)."""
+    return where(x > 0.0, SELU_SCALE * x, SELU_SLOPE * expm1_nonpositive(at_most(x, 0.0)))
+
+
+MISH_END = 40.0
+"""From here on tanh(softplus(x)) is 1, and the powers below are far from overflow."""
+
+
+def _tanh_softplus(x):
+    """e = e^x, n = e (e + 2) and 1 / (n + 2): tanh(log(1 + e)) is n / (n + 2), which cancels nowhere."""
+    e = exp_clamped(at_least(at_most(x, MISH_END), EXP_LOWEST))
+    n = e * (e + 2.0)
+    return e, n, 1.0 / (n + 2.0)
+
+
+def mish(x):
+    """x tanh(softplus(x)) (Misra 2019). Its numerator is held as `silu`'s is, and it flushes with e^x."""
+    _, n, share = _tanh_softplus(x)
+    return at_least(x, -EXP_HIGHEST) * (n * share)
+
+
+def mish_derivative(x):
+    """t + x (1 - t^2) sigmoid(x), t = n / (n + 2); the last two factors are 4 e (1 + e) / (n + 2)^2."""
+    x = at_least(at_most(x, MISH_END), -EXP_HIGHEST)
+    e, n, share = _tanh_softplus(x)
+    return share * fma(4.0 * x, e * (1.0 + e) * share, n)
+
+
+def hardswish(x):
+    """0 below -3, x above 3, x (x + 3) / 6 between (Howard and others 2019)."""
+    return where(x <= -3.0, 0.0, where(x < 3.0, x * ((x + 3.0) * (1 / 6)), x))
+
+
 # ---------------------------------------------------------------- tanh
 
 TANH_ONE = 9.02
@@ -141,13 +181,13 @@ def tanh(x):
 # ---------------------------------------------------------------- log, softplus
 
 LN2_HIGH, LN2_LOW = -MINUS_LN2_HIGH, -MINUS_LN2_LOW
-SQRT_HALF_BITS = Constant(0x3F3504F3, 0x3FE6A09E667F3BCD)
+SQRT_HALF_BITS = DtypeConstant(0x3F3504F3, 0x3FE6A09E667F3BCD)
 # bits(1) - bits(sqrt(1/2)): added to a pattern, it carries into the exponent exactly when m >= sqrt(1/2)
-ONE_LESS_SQRT_HALF_BITS = Constant(0x3F800000 - 0x3F3504F3, 0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
-MANTISSA = Constant((1 << 23) - 1, (1 << 52) - 1)
-EXPONENT_BIAS = Constant(127.0, 1023.0)
+ONE_LESS_SQRT_HALF_BITS = DtypeConstant(0x3F800000 - 0x3F3504F3, 0x3FF0000000000000 - 0x3FE6A09E667F3BCD)
+MANTISSA = DtypeConstant((1 << 23) - 1, (1 << 52) - 1)
+EXPONENT_BIAS = DtypeConstant(127.0, 1023.0)
 # An integer or-ed into its mantissa is a float less it. float64 has no packed conversion from int64 before AVX-512.
-MAGIC, MAGIC_BITS = Constant(2.0**23, 2.0**52), Constant(0x4B000000, 0x4330000000000000)
+MAGIC, MAGIC_BITS = DtypeConstant(2.0**23, 2.0**52), DtypeConstant(0x4B000000, 0x4330000000000000)
 
 
 def log(x):
@@ -176,7 +216,7 @@ def softplus(x):
 # ---------------------------------------------------------------- gelu
 
 MILLS_RATE = 0.3
-GELU_END = Constant(14.5, 39.0)
+GELU_END = DtypeConstant(14.5, 39.0)
 INVERSE_SQRT_TAU = 0.3989422804014327
 SQRT_TWO = 1.4142135623730951
 
@@ -220,12 +260,12 @@ MOST_FACTORS = 16
 LEAKY_SLOPE = 0.01
 TWO_OVER_PI = 0.6366197723675814
 # 1.5 * 2^23 (2^52): as SHIFT, without a bias, so that the low bits are the number of quarter turns.
-QUARTER_SHIFT = Constant(12582912.0, 6755399441055744.0)
-PARITY_END = Constant(2.0**22, 2.0**51)
+QUARTER_SHIFT = DtypeConstant(12582912.0, 6755399441055744.0)
+PARITY_END = DtypeConstant(2.0**22, 2.0**51)
 # pi / 2 in three parts: the products of the first two with n are exact by a fused multiply-add or without.
-MINUS_PI2_HIGH = Constant(-1.5703125, -1.5707963267341256)
-MINUS_PI2_MIDDLE = Constant(-0.0004837512969970703, -6.077100506303966e-11)
-MINUS_PI2_LOW = Constant(-7.549789954891882e-08, -2.0222662487959506e-21)
+MINUS_PI2_HIGH = DtypeConstant(-1.5703125, -1.5707963267341256)
+MINUS_PI2_MIDDLE = DtypeConstant(-0.0004837512969970703, -6.077100506303966e-11)
+MINUS_PI2_LOW = DtypeConstant(-7.549789954891882e-08, -2.0222662487959506e-21)
 
 
 def expm1(x):

@@ -1,4 +1,4 @@
-"""Formulas as graphs of operations: what functions that a user writes with NumPy's words are traced into.
+"""Formulas as graphs of operations, which users' functions of NumPy's words are traced into.
 
 An expression is what a function computes. It identifies a user's activation, loss or rule wherever that was
 typed. It runs on arrays (the reference) and on symbols (the kernels), and has derivatives
@@ -47,12 +47,10 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Expression:
         if method != "__call__" or options:
             raise Refused(f"np.{ufunc.__name__}{'' if options else '.' + method} with these arguments")
-        if getattr(np, ufunc.__name__, None) is not ufunc and not _is_special(ufunc):
-            raise Refused(f"{ufunc.__name__} is a ufunc that is not NumPy's")
-        return _applied(ufunc.__name__, inputs)
+        return _applied(_word(ufunc), inputs)
 
     def __array_function__(self, function: Any, kinds: Any, inputs: Any, options: Any) -> Expression:
-        return _applied(function.__name__, inputs, **options)
+        return _applied(_word(function), inputs, **options)
 
     @property
     def dtype(self) -> np.dtype[np.float64]:
@@ -63,7 +61,7 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         raise Refused("an array is made of a value; use NumPy's functions on the value itself")
 
     def __bool__(self) -> bool:
-        raise Refused("Python's if, and, or, not, min or max asks whether a value holds; use np.where")
+        raise Refused("Python's if, and, or, not, min or max decides by a value; use np.where")
 
     def __float__(self) -> float:
         raise Refused("a Python number is made of a value, as functions of math do; use NumPy's functions")
@@ -82,6 +80,10 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
     def sum(self, **options: Any) -> Expression:
         """Return the sum over a row."""
         return _applied("sum", (self,), **options)
+
+    def mean(self, **options: Any) -> Expression:
+        """Return the mean over a row."""
+        return _applied("mean", (self,), **options)
 
     def max(self, **options: Any) -> Expression:
         """Return the greatest of a row."""
@@ -126,8 +128,11 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
                 done[id(node)] = step(node, [done[id(part)] for part in parts])
         return done[id(self)]
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Flat: a graph may be deeper than Python recurses.
+    def nodes(self) -> list[tuple[str, tuple[Any, ...]]]:
+        """Return its nodes, each after its operands, which are places in the list; of a leaf name or value.
+
+        Flat: a graph may be deeper than Python recurses.
+        """
         nodes: list[tuple[str, tuple[Any, ...]]] = []
 
         def step(node: Expression, parts: list[int]) -> int:
@@ -135,12 +140,10 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
             return len(nodes) - 1
 
         self.fold(step)
-        return _rebuilt, (nodes,)
+        return nodes
 
-    @staticmethod
-    def digested() -> list[Any]:
-        """Return what machine code that is made of expressions depends on, beside their digests."""
-        return [(name, operation.on_numbers) for name, operation in OPERATIONS.items()]
+    def __reduce__(self) -> tuple[Any, ...]:
+        return expression_of, (self.nodes(),)
 
     @property
     def parts(self) -> tuple[Expression, ...]:
@@ -184,19 +187,13 @@ class Expression(np.lib.mixins.NDArrayOperatorsMixin):
         return self.fold(step, known)
 
 
-def _rebuilt(nodes: list[tuple[str, tuple[Any, ...]]]) -> Expression:
-    """Return an expression from its nodes, each after its operands, as pickle keeps it."""
+def expression_of(nodes: Sequence[tuple[str, Sequence[Any]]]) -> Expression:
+    """Return an expression from its nodes."""
     made: list[Expression] = []
     for operation, operands in nodes:
         leaf = operation in (VARIABLE, CONSTANT)
         made.append(Expression(operation, *(operands if leaf else (made[place] for place in operands))))
     return made[-1]
-
-
-def _is_special(ufunc: Any) -> bool:
-    """Return whether it is one of SciPy's, which has been imported if it is."""
-    special = sys.modules.get("scipy.special")
-    return special is not None and getattr(special, ufunc.__name__, None) is ufunc
 
 
 def _line(node: Expression, parts: list[int]) -> str:
@@ -228,11 +225,14 @@ def as_expression(value: Any) -> Expression:
         return constant(float(value))
     if isinstance(value, np.ndarray):
         raise Refused(f"it takes an array of shape {value.shape} from outside; only numbers can be constants")
-    raise Refused(f"it computes with {type(value).__name__}, where a number is wanted")
+    raise Refused(f"it computes with {type(value).__name__}, where a number is required")
 
 
 NUMBER, ONES = "number", "ones"
-"""The variables that are one number for all units of a row, and 1 for each of them."""
+"""The variables that are one number for all units of a row, and 1 for each of them.
+
+Every variable whose name begins with NUMBER and an underscore is one number, too.
+"""
 
 
 def is_row(expression: Expression) -> bool:
@@ -243,7 +243,7 @@ def is_row(expression: Expression) -> bool:
 def node_is_row(node: Expression, parts: list[bool]) -> bool:
     """Return `is_row` of a node by that of its operands: a step of `Expression.fold`."""
     if node.operation == VARIABLE:
-        return bool(node.operands[0] != NUMBER)
+        return bool(node.operands[0].partition("_")[0] != NUMBER)
     return any(parts) and not (node.operation in OPERATIONS and OPERATIONS[node.operation].reduces)
 
 
@@ -251,8 +251,7 @@ def operate(operation: str, *operands: Any) -> Expression:
     """Return an operation on expressions and numbers; of numbers alone, their value."""
     parts = [as_expression(operand) for operand in operands]
     if OPERATIONS[operation].reduces and not is_row(parts[0]):
-        # What is the same for all units: its sum is so many times that.
-        return parts[0] if operation == "max" else parts[0] * Expression("sum", variable(ONES))
+        return parts[0]  # NumPy's sum and maximum of one number are that number
     if operation == "where" and len(parts) != 3:
         raise Refused("np.where takes a comparison and both of what it chooses from")
     if all(part.operation == CONSTANT for part in parts) and not OPERATIONS[operation].reduces:
@@ -283,13 +282,42 @@ def _exponent(operation: str, x: Expression) -> Expression | None:
     return x.operands[0] if x.operation == "exp" else None
 
 
+def total(value: Expression) -> Expression:
+    """Return the sum over the units of a row; of what is one number for all of them so many times that."""
+    return operate("sum", value if is_row(value) else value * variable(ONES))
+
+
 def _decided(operation: str, parts: list[Expression], known: int) -> Expression:
     """Return a choice, or two truths joined, of which one is known while the function is traced."""
     truth = parts[known].operands[0]
     if operation == "where":
-        return parts[1] if truth else parts[2]
+        return _broadcast(parts[1] if truth else parts[2], parts)
     other = parts[1 - known]
-    return parts[known] if truth == (operation == "logical_or") else other
+    return _broadcast(parts[known] if truth == (operation == "logical_or") else other, parts)
+
+
+def _broadcast(value: Expression, others: list[Expression]) -> Expression:
+    """Return a value broadcast to a row if one of others is one, as NumPy does."""
+    if is_row(value) or not any(map(is_row, others)):
+        return value
+    always = operate("equal", variable(ONES), 1.0)
+    if value.truth:  # known, which `operate` would decide again
+        return Expression("logical_and", always, value)
+    return operate("where", always, value, 0.0)
+
+
+def of_one_unit(value: Expression) -> Expression:
+    """Return the expression where a row has one unit: what broadcasts a number to a row is that number."""
+    if ONES not in value.names():
+        return value
+
+    def step(node: Expression, parts: list[Expression]) -> Expression:
+        if node.operation == VARIABLE and node.operands[0] == ONES:
+            return constant(1.0)
+        return operate(node.operation, *parts) if node.parts else node
+
+    found: Expression = value.fold(step)
+    return found
 
 
 def _clip(x: Any, low: Any = None, high: Any = None, **bounds: Any) -> Any:
@@ -304,20 +332,44 @@ def _logaddexp(a: Any, b: Any) -> Any:
     for zero, x in ((a, b), (b, a)):
         if not isinstance(zero, Expression) and zero == 0:
             return operate("softplus", x)
-    return operate("maximum", a, b) + operate("log1p", operate("exp", -abs(a - b)))
+    # The difference of two equal infinities is NaN.
+    apart = operate("where", operate("equal", a, b), 0.0, abs(a - b))
+    return operate("maximum", a, b) + operate("log1p", operate("exp", -apart))
 
 
-def _reduction(operation: str) -> Callable[..., Any]:
-    def reduced(x: Any, axis: Any = None, keepdims: bool = True, **others: Any) -> Any:
-        if others or axis not in (None, 1, -1):
-            raise Refused(f"np.{operation} over a row takes no other axis, and no {', '.join(others)}")
-        return operate(operation, x)
+def _reduction(name: str, reduce: Callable[[Expression], Expression]) -> Callable[..., Any]:
+    def reduced(x: Any, axis: Any = None, *others: Any, keepdims: bool = True, **named: Any) -> Any:
+        if others or named:
+            raise Refused(f"np.{name} over a row takes an axis and keepdims, and nothing else")
+        if axis not in (None, 1, -1):
+            raise Refused(f"np.{name} goes over a row, whose axis is 1 or -1, got {axis!r}")
+        return reduce(as_expression(x))
 
     return reduced
 
 
-def _filled(value: float) -> Callable[..., Any]:
-    return lambda x, **_: constant(value)
+def _mean(x: Expression) -> Expression:
+    return operate("sum", x) / total(constant(1.0)) if is_row(x) else x
+
+
+def _norm(x: Any, order: Any = None, *axis: Any, **named: Any) -> Any:
+    """The 2-norm of a row; of a row of zeros it has the slope 0, as in PyTorch."""
+    order = named.pop("ord", order)
+    if order not in (None, 2):
+        raise Refused(f"np.linalg.norm of order {order!r}, where it may be 2")
+    square = _reduction("linalg.norm", lambda x: operate("sum", x * x))(x, *axis, **named)
+    above = square > 0.0
+    return operate("where", above, operate("sqrt", operate("where", above, square, 1.0)), square)
+
+
+def _number_if_one_is(operation: str) -> Callable[[Any, Any], Any]:
+    """Return np.fmax or np.fmin by np.maximum or np.minimum: of a number and NaN the number."""
+
+    def chosen(a: Any, b: Any) -> Any:
+        is_a, is_b = (operate("equal", x, x) for x in (a, b))
+        return operate("where", is_b, operate("where", is_a, operate(operation, a, b), b), a)
+
+    return chosen
 
 
 COMPOSED: dict[str, Callable[..., Any]] = {
@@ -335,32 +387,58 @@ COMPOSED: dict[str, Callable[..., Any]] = {
     "cosh": lambda x: (operate("exp", x) + operate("exp", -x)) / 2.0,
     "logaddexp": _logaddexp,
     "clip": _clip,
-    "fmax": lambda a, b: operate("maximum", a, b),
-    "fmin": lambda a, b: operate("minimum", a, b),
-    "heaviside": lambda x, half: operate("where", x > 0, 1.0, operate("where", x < 0, 0.0, half)),
+    "fmax": _number_if_one_is("maximum"),
+    "fmin": _number_if_one_is("minimum"),
+    "heaviside": lambda x, half: operate(
+        "where", x > 0, 1.0, operate("where", x < 0, 0.0, operate("where", operate("equal", x, x), half, x))
+    ),
     "not_equal": lambda a, b: operate("logical_not", operate("equal", a, b)),
     "bitwise_and": lambda a, b: operate("logical_and", a, b),
     "bitwise_or": lambda a, b: operate("logical_or", a, b),
     "invert": lambda a: operate("logical_not", a),
     "isnan": lambda x: operate("logical_not", operate("equal", x, x)),
-    "sum": _reduction("sum"),
-    "max": _reduction("max"),
-    "amax": _reduction("max"),
-    "zeros_like": _filled(0.0),
-    "ones_like": _filled(1.0),
+    "sum": _reduction("sum", lambda x: operate("sum", x)),
+    "mean": _reduction("mean", _mean),
+    "max": _reduction("max", lambda x: operate("max", x)),
+    "amax": _reduction("max", lambda x: operate("max", x)),
+    "norm": _norm,
+    "zeros_like": lambda x: _broadcast(constant(0.0), [x]),
+    "ones_like": lambda x: _broadcast(constant(1.0), [x]),
 }
 """NumPy's functions that are made of the operations."""
 
+NUMPYS = {getattr(np, name): name for table in (COMPOSED, OPERATIONS) for name in table if hasattr(np, name)}
+"""NumPy's functions by themselves: np.emath and np.char have others of the same names."""
+
+
+OTHERS = ("numpy.linalg", "scipy.special")
+"""Modules with functions of the table that NumPy itself has not."""
+
+
+def _word(function: Any) -> str:
+    """Return the name of a function of NumPy's or of `OTHERS`; `Refused` if it is not in the table."""
+    name = function.__name__
+    if function in NUMPYS:
+        return NUMPYS[function]
+    others = (getattr(sys.modules.get(module), name, None) for module in OTHERS)
+    if any(one is function for one in others) and name in {*COMPOSED, *OPERATIONS}:
+        return str(name)
+    if getattr(np, name, None) is not function:
+        name = f"{function.__module__}.{name}" if getattr(function, "__module__", None) else name
+        raise Refused(f"{name} is not one of NumPy's functions that docs/pieces.md lists")
+    raise Refused(f"np.{name} is not among the functions that docs/pieces.md lists")
+
+
+TAKE_OPTIONS = ("clip", "sum", "mean", "max", "amax", "norm")
+
 
 def _applied(name: str, inputs: Sequence[Any], **options: Any) -> Any:
-    if name in COMPOSED:
-        given = [as_expression(x) if isinstance(x, np.generic) else x for x in inputs]
-        return COMPOSED[name](*given, **options)
-    if name not in OPERATIONS:
-        raise Refused(f"np.{name} is not among the functions that docs/pieces.md lists")
-    if options:
+    if options and name not in TAKE_OPTIONS:
         raise Refused(f"np.{name} with {', '.join(options)}")
-    return operate(name, *inputs)
+    if name not in COMPOSED:
+        return operate(name, *inputs)
+    given = [as_expression(x) if isinstance(x, np.generic) else x for x in inputs]
+    return COMPOSED[name](*given, **options)
 
 
 WORDS = sorted({*OPERATIONS, *COMPOSED} - {"amax", "softplus"})

@@ -1,7 +1,7 @@
-"""The words that formulas are written in, beside the operators: what each number type does in its own way.
+"""The functions that formulas are written in, besides operators: each number type has its own.
 
 Separate from the number types, so that a formula needs none of them: `fastmlp.kernels.codegen.symbols.Symbol` writes
-machine code. A number beside which a Python number or a `Constant` stands gives it its dtype.
+machine code. A Python number or a `DtypeConstant` takes the dtype of the number that it meets.
 """
 
 # mypy: ignore-errors
@@ -13,14 +13,14 @@ SIGNIFICAND = {True: 23, False: 52}
 
 
 @dataclass(frozen=True)
-class Constant:
-    """A number that is another one in float32 than in float64."""
+class DtypeConstant:
+    """A number whose value depends on the dtype: one for float32, one for float64."""
 
     single: float
     double: float
 
     def __neg__(self):
-        return Constant(-self.single, -self.double)
+        return DtypeConstant(-self.single, -self.double)
 
     def of(self, number):
         """Return the one for a number's dtype."""

@@ -1,7 +1,7 @@
 """Traces a function that a user writes with NumPy's words into expressions.
 
 The function is called with `Expression`s in place of arrays, and what it returns is the formula. A mistake in
-the function is told with the line of the user's file where it arose.
+the function is reported with the line of the user's file where it arose.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ def _called(what: str, function: Callable[..., Any], arguments: tuple[Any, ...])
         returned = function(*arguments)
         values = list(_flat(returned))
         if not values:
-            raise Refused(f"it returns {returned!r}, where a value is wanted")
+            raise Refused(f"it returns {returned!r}, where a value is required")
         return tuple(map(as_expression, values))
     except Refused as refused:
         raise ValueError(f"{what} cannot be traced{_place(refused)}: {refused}") from None
     except RecursionError:
         raise ValueError(f"{what} cannot be traced: it calls itself without end") from None
     except Exception as error:
-        # A user's function may raise anything: its own mistakes are told with its line.
+        # A user's function may raise anything: its own mistakes are reported with its line.
         said = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{what} cannot be traced{_place(error)}: {type(error).__name__}: {said}") from None
 

@@ -1,4 +1,4 @@
-"""What a writer of kernels needs, from one place; the folders below say where a new thing goes.
+"""Names for writers of kernels, in one place; the folders below say where a new thing goes.
 
 codegen : the target machine, and numbers and vectors that write code for it
 tuning : constants that are measured on each machine

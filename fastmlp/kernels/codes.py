@@ -11,9 +11,9 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from fastmlp.formulas.expressions import Expression
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.losses import LOSSES
+from fastmlp.model.operations import KINDS, Kind, UnitRun
 from fastmlp.model.pieces import Piece
 from fastmlp.model.rules import RULES
 
@@ -24,13 +24,13 @@ MOST_CODES = 1024
 class Codes:
     """The codes of one kind of piece."""
 
-    def __init__(self, kind: str, own: Mapping[str, Piece]) -> None:
+    def __init__(self, kind: str, own: Mapping[str, Any]) -> None:
         self.kind, self._lock = kind, threading.Lock()
         self._entries: list[Any] = list(own.values())
         self._codes = {entry.key: code for code, entry in enumerate(self._entries)}
         self.own = len(self._entries)
 
-    def code(self, piece: Piece) -> int:
+    def code(self, piece: Piece | Kind | UnitRun) -> int:
         """Return the code of a piece, which is valid in this process only."""
         if piece.key not in self._codes:
             with self._lock:
@@ -45,13 +45,9 @@ class Codes:
                     self._codes[piece.key] = len(self._entries) - 1
         return self._codes[piece.key]
 
-    def digested(self) -> list[Any]:
-        """Return what machine code that has codes in it depends on: fastmlp's own pieces, in order."""
-        return [*self.own_pieces(), Expression.digested()]
-
     def own_pieces(self) -> list[Any]:
-        """Return fastmlp's own pieces."""
-        return self._entries[: self.own]
+        """Return fastmlp's own pieces; not the entry that stands for users' layers, which has no formula."""
+        return [entry for entry in self._entries[: self.own] if entry.key != "own"]
 
     def code_of_key(self, key: str) -> int:
         """Return the code of a key; its piece must have one already."""
@@ -70,9 +66,17 @@ class Codes:
 ACTIVATION_CODES = Codes("activation", ACTIVATIONS)
 LOSS_CODES = Codes("loss", LOSSES)
 RULE_CODES = Codes("rule", RULES)
-BY_KIND = {codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CODES)}
+OPERATION_CODES = Codes("operation", KINDS)
+BY_KIND = {codes.kind: codes for codes in (ACTIVATION_CODES, LOSS_CODES, RULE_CODES, OPERATION_CODES)}
 
-RELU, SOFTMAX = (list(ACTIVATIONS).index(name) for name in ("relu", "softmax"))
-CROSS_ENTROPY = list(LOSSES).index("cross_entropy")
+IDENTITY, RELU, SOFTMAX = (list(ACTIVATIONS).index(name) for name in ("identity", "relu", "softmax"))
+DENSE, COPY, CONCATENATE, ADD, ACTIVATION, LAYER_NORM, RMS_NORM, BATCH_NORM, FIXED_NORM = (
+    list(KINDS).index(name)
+    for name in (
+        *("dense", "copy", "concatenate", "add", "activation"),
+        *("layer_norm", "rms_norm", "batch_norm", "fixed_norm"),
+    )
+)
+MEMBERS = list(KINDS).index("members")
 SGD = list(RULES).index("sgd")
 """The codes that programs treat specially."""

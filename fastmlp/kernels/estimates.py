@@ -8,7 +8,7 @@ import numpy as np
 
 from fastmlp.kernels.mixed.room import buffers
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.small.eligible import GROUPED_ROWS, GROUPS, specialize
+from fastmlp.kernels.small.eligible import specialize
 from fastmlp.kernels.tuning.pays import is_blocked
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Choice, Work
@@ -33,7 +33,7 @@ def workers(work: Work) -> int:
 
 
 def packed_seconds(work: Work) -> float:
-    """As `fused_seconds`, and 0.7 of it where `packed` packs the operands of a layer's gradient."""
+    """Seconds of `packed`: those of `fused`, 0.7 of them where it packs the operands of a gradient."""
     limits = value("large_bytes"), value("many_bytes")
     layers = pairwise(work.sizes)
     packs = any(is_blocked(work.rows, n_in, n_out, work.itemsize, *limits) for n_in, n_out in layers)
@@ -44,8 +44,8 @@ def packed_seconds(work: Work) -> float:
 def specialized_seconds(work: Work) -> float:
     """Return the seconds of a step on 512-bit vectors: products near peak, passes over units and parameters.
 
-    It is within 30 % of measurements from 4-32-16-4 to 64-128-10, and within a factor of 2 for smaller
-    networks. That is close enough, because `fused` takes several times as long there.
+    It runs on one thread. The estimate is within 30 % of measurements from 4-32-16-4 to 64-128-10, and within
+    a factor of 2 for smaller networks: close enough, because `fused` takes several times as long there.
     """
     dtype = np.dtype(f"f{work.itemsize}")
     if work.network is None or specialize(work.network, work.optimizer, work.rows, dtype) is None:
@@ -53,8 +53,12 @@ def specialized_seconds(work: Work) -> float:
     parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(work.sizes))
     wide = work.itemsize / 4
     busy = wide * (work.flops / 1.5e11 + 2e-10 * work.rows * work.units) + 5e-9 * work.rows
-    sharing = min(workers(work), GROUPS if work.rows >= GROUPED_ROWS else 1)
-    return 5e-8 + busy / sharing + 2.5e-10 * wide * parameters
+    return 5e-8 + busy + 2.5e-10 * wide * parameters
+
+
+def lane_seconds(work: Work) -> float:
+    """Return the seconds of a step of one of the networks that go together in lanes."""
+    return 8e-9 + work.itemsize / 4 * (work.flops / 8e10 + 1e-10 * work.rows * work.units)
 
 
 def saved_by_sparse_rows(work: Work, density: float) -> float:
@@ -80,4 +84,4 @@ OWN = {
 """What is known of fastmlp's own variants, by name, bases first."""
 
 MIXED = dict.fromkeys(("bfloat16_amx", "bfloat16_avx512"), Choice(None, workers, buffers=buffers))
-"""The same of the variants that are chosen by a dtype and not by name."""
+"""The `Choice` of each variant that is chosen by a dtype and not by name."""

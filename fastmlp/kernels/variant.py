@@ -1,4 +1,4 @@
-"""What declares a compiled backend: a name, a base, and the functions it overrides."""
+"""`Variant`, the declaration of a compiled backend: a name, a base, and the functions it overrides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def allocating(function: Callable[..., Any]) -> Callable[..., Any]:
 class Work(NamedTuple):
     """The size of one step, by which the fastest variant is chosen.
 
-    sizes : units of every layer; rows : of a batch; itemsize : bytes of a number; threads : the most allowed
+    sizes : columns of X, and the units of every dense layer
+    rows : of a batch, of all members; itemsize : bytes of a number; threads : the most allowed
     network, optimizer : for variants whose speed depends on more than sizes; may be None
     steps : of the whole training, for variants that compile for it; None if unknown
     """
@@ -51,7 +52,8 @@ class Work(NamedTuple):
         steps: int | None = None,
     ) -> Work:
         """Return the work of a step of `rows` rows in `dtype`; threads=None: see `budget.share`."""
-        return cls(network.sizes, rows, dtype.itemsize, threads or share(), network, optimizer, steps)
+        rows *= network.members
+        return cls(network.widths, rows, dtype.itemsize, threads or share(), network, optimizer, steps)
 
     def with_inputs(self, count: int) -> Work:
         """Return the work with `count` inputs a row, for sparse rows of as many non-zeros."""
@@ -70,15 +72,13 @@ class Work(NamedTuple):
 
 
 class Bound(NamedTuple):
-    """An entry point that serves one network only, with the network's numbers as constants.
+    """An entry point that serves one network only, on one thread, with the network's numbers as constants.
 
-    template : "module:function", with the arguments of `fastmlp.kernels.program.templates.train_chunk`
+    template : "module:function", with the arguments of `fastmlp.kernels.program.step_templates.train_chunk`
     names : "module:function"; that function takes the constants and returns the template's globals by name
-    constants : the only argument of `names`, hashable; its repr tells programs apart in the disk cache
+    constants : the only argument of `names`, hashable; its repr distinguishes programs in the disk cache
     sizes : units of every layer, for messages
-    exact : whether it follows the order of operations of the exact variants
-    private : the length of each worker's private buffer, see `fastmlp.kernels.program.records.BUFFERS`
-    most_workers : how many threads can share a step
+    private : the length of its private buffer, see `fastmlp.kernels.program.records.BUFFERS`
     """
 
     template: str
@@ -86,14 +86,12 @@ class Bound(NamedTuple):
     constants: tuple[Any, ...]
     sizes: tuple[int, ...]
     private: int
-    most_workers: int
-    exact: bool
 
 
 Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
 
-Buffers = Callable[[Sequence[int], int], dict[str, int]]
-"""From the sizes of layers and the rows of a batch to the lengths of buffers: see `Variant`."""
+Buffers = Callable[[Sequence[tuple[int, int]], int], dict[str, int]]
+"""From the (n_in, n_out) of products and the rows of a batch to the lengths of buffers: see `Variant`."""
 
 
 class Choice(NamedTuple):
@@ -118,7 +116,7 @@ class Variant(NamedTuple):
         The variant that has the slots which this one does not override; None for the first variant.
     slots : mapping of str to callable
         Functions by slot name (see `fastmlp.testing.slots`) or by template name (see
-        `fastmlp.kernels.program.templates`), plain Python that Numba compiles.
+        `fastmlp.kernels.program.step_templates`), plain Python that Numba compiles.
     seconds : callable, optional
         seconds(work): an estimate of one training step, for backend="auto". "auto" never chooses a variant
         with None.
@@ -129,14 +127,14 @@ class Variant(NamedTuple):
         None where the network has none; it is then trained by the variant's.
     exact : bool
         Whether it follows the order of operations in `fastmlp.kernels.program.arithmetic`. All exact variants
-        train with the same bits, so a training may change from one of them to another. For the program of one
-        network, `Bound.exact` says it.
+        train with the same bits, so a training may change from one of them to another. The programs of single
+        networks must follow it, too.
     libraries : tuple of str
         Modules of the BLAS, or of other libraries with threads, that its slots call. They are imported before
         a training begins, so that the training can limit their threads.
     buffers : callable, optional
-        buffers(sizes, rows) gives the lengths of scratch and slices (`program.records.BUFFERS`) that each
-        worker needs, by name, where a slot needs more than the usual lengths.
+        buffers(products, rows) gives the lengths of scratch and slices (`program.records.BUFFERS`) that each
+        worker needs, by name, where a slot needs more than the usual lengths. The products are (n_in, n_out).
     """
 
     name: str

@@ -1,11 +1,12 @@
 """The inner loop of a slot as LLVM compiled it: assembly or LLVM's language, and what llvm-mca says of it.
 
 A process of its own compiles the slot without the disk cache and has Numba print all that it compiles: pieces
-that are written in LLVM's language have no dispatcher that could be asked.
+that are written in LLVM's language have no dispatcher.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ import llvmlite.binding
 from fastmlp.lab.rows import SlotRow, kernel_of
 
 DUMPS = {"asm": "NUMBA_DUMP_ASSEMBLY", "ir": "NUMBA_DUMP_OPTIMIZED"}
-"""By what is asked for: the variable that has Numba print it."""
+"""Environment variables by which Numba prints each kind of text."""
 
 HEADING = re.compile(r"^-*(?:ASSEMBLY|OPTIMIZED DUMP) ([^\s(-]+)")
 
@@ -30,6 +31,11 @@ ARITHMETIC = {
     ),
     "ir": re.compile(r"llvm\.(fma|fmuladd)|= f(add|sub|mul|div) "),
 }
+PACKED = re.compile(r"v?\w+p([sd])\s.*%([xyz])mm")
+REGISTER_BYTES = {"x": 16, "y": 32, "z": 64}
+LANES = {"asm": re.compile(r"\.(\d+)[hsd]\b"), "ir": re.compile(r"<(\d+) x \w+>")}
+"""Patterns of a vector of ARM's, and of LLVM's."""
+
 LABEL = {"asm": re.compile(r"^(\.LBB\w+):"), "ir": re.compile(r"^([\w.$\"-]+):")}
 BACK = {
     "asm": re.compile(r"^\s+(?:j\w+|b(?:\.\w+)?|cbn?z|tbn?z)\s.*?(\.LBB\w+)"),
@@ -38,23 +44,25 @@ BACK = {
 
 
 KNOWN_CPUS = ("icelake-server", "znver3", "native")
-"""What llvm-mca may take for a host that it does not know: instruction sets alike, ports not quite."""
+"""What llvm-mca may take for a host that it does not know: the same instruction sets, ports not quite."""
 
 
 RELEASES = range(16, 30)
-"""Of LLVM that know every processor that is asked for, and that Debian may name a program after."""
+"""Versions of LLVM that know every such processor, and that Debian may name a program after."""
 
 WHERE = "Debian's packages llvm-16 and later have it"
 
 ROUNDS = 500
-"""Of a loop that llvm-mca walks through: the first few count for little."""
+"""Rounds of a loop that llvm-mca walks through: the first few count for little."""
 
 
 class Loop(NamedTuple):
     """A loop without another in it.
 
     function : what Numba calls the function that it stands in
-    lines : of text; arithmetic : how many of them compute with floats
+    lines : of text
+    arithmetic : how many floats a round of it computes. Where LLVM cannot know whether arrays overlap it
+        keeps a scalar loop besides the vectors': it has more instructions, and computes less
     """
 
     function: str
@@ -63,7 +71,7 @@ class Loop(NamedTuple):
 
 
 def hottest(row: SlotRow, variant: str, path: str | None, kind: str) -> Loop | None:
-    """Return the innermost loop of a slot that computes most; None if there is none.
+    """Return the innermost loop of a slot that computes most in a round; None if there is none.
 
     path : of the file that declares the variant, if it is no installed one
     """
@@ -121,13 +129,38 @@ def loops_of(function: str, lines: list[str], kind: str) -> Iterator[Loop]:
         if begins and max(begins) > last_end:
             body = lines[max(begins) : place + 1]
             last_end = place
-            yield Loop(function, body, sum(bool(ARITHMETIC[kind].search(line)) for line in body))
+            yield Loop(function, body, sum(lanes(line, kind) for line in body))
+
+
+def lanes(line: str, kind: str) -> int:
+    """Return how many floats an instruction computes: 0 if it is no arithmetic, 1 if it is scalar."""
+    if not ARITHMETIC[kind].search(line):
+        return 0
+    if kind == "asm" and (packed := PACKED.search(line)):
+        return REGISTER_BYTES[packed[2]] // {"s": 4, "d": 8}[packed[1]]
+    found = LANES[kind].search(line)
+    return int(found[1]) if found else 1
 
 
 def tool() -> str | None:
-    """Return llvm-mca, the newest that is installed: Debian's names tell the release."""
-    names = *(f"llvm-mca-{release}" for release in reversed(RELEASES)), "llvm-mca"
-    return next(filter(None, map(shutil.which, names)), None)
+    """Return llvm-mca, the newest that is installed; None if there is none, or too old a one.
+
+    Debian's names have the release. Releases before the first of RELEASES know neither Zen 4 nor both ports
+    of Zen 3.
+    """
+    names = (f"llvm-mca-{release}" for release in reversed(RELEASES))
+    if newest := next(filter(None, map(shutil.which, names)), None):
+        return newest
+    plain = shutil.which("llvm-mca")
+    return plain if plain and _release(plain) >= RELEASES[0] else None
+
+
+@functools.cache
+def _release(program: str) -> int:
+    """Return the release of LLVM that a program is of; 0 if it does not say so."""
+    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    found = re.search(r"version (\d+)", done.stdout)
+    return int(found[1]) if found else 0
 
 
 def _run(program: str, loop: Loop, cpu: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -150,8 +183,10 @@ def reading(loop: Loop) -> str | None:
     return f"llvm-mca: {done.stderr.strip().splitlines()[0]}"
 
 
-def cycles(loop: Loop, cpu: str) -> float:
+def cycles(loop: Loop, cpu: str, triple: str = "") -> float:
     """Return the cycles that a round of a loop takes on a processor, by llvm-mca.
+
+    triple : of a system that is not this one, by LLVM's name
 
     Raises
     ------
@@ -161,7 +196,8 @@ def cycles(loop: Loop, cpu: str) -> float:
     program = tool()
     if program is None:
         raise ValueError(f"llvm-mca is not installed: {WHERE}")
-    done = _run(program, loop, cpu, f"-iterations={ROUNDS}", "-json")
+    of_system = [f"-mtriple={triple}"] if triple else []
+    done = _run(program, loop, cpu, f"-iterations={ROUNDS}", "-json", *of_system)
     # What it does not know it takes for another, and says so.
     if done.returncode or "not a recognized processor" in done.stderr:
         first = (done.stderr.strip().splitlines() or ["says nothing"])[0]

@@ -7,18 +7,19 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from fastmlp.lab.machine import Machine
+from fastmlp.lab.machine import MeasuredMachine
 
-COLORS = 8
-"""How many page.html has; markers tell more than so many variants apart, and who sees no colours."""
+COLORS = 12
+"""How many page.html has for variants; markers distinguish them for who sees no colours."""
 
 MARKERS = ("circle", "square", "diamond", "up", "down", "cross")
 
 
-class Bar(NamedTuple):
+class ChartBar(NamedTuple):
     """One bar.
 
     length : its share of the longest; text : what stands behind it; color : a number
+    interval : the ends of its confidence interval, as lengths, if it has one
     """
 
     name: str
@@ -26,6 +27,7 @@ class Bar(NamedTuple):
     text: str
     color: int
     first: bool = False
+    interval: tuple[float, float] | None = None
 
 
 class Point(NamedTuple):
@@ -42,11 +44,17 @@ class Point(NamedTuple):
 
 
 def color(number: int) -> str:
-    """Return a colour of the page's."""
-    return f"var(--c{number % COLORS})"
+    """Return a variant's colour: one of the page's, or another if there are more of them."""
+    # Golden angles on the circle of hues never meet.
+    return f"var(--c{number})" if number < COLORS else f"hsl({137.5 * number % 360:.1f} 65% 50%)"
 
 
-def bars(found: Sequence[Bar]) -> str:
+def shade(number: int) -> str:
+    """Return a part's colour, which no variant has."""
+    return f"var(--p{number})"
+
+
+def bars(found: Sequence[ChartBar]) -> str:
     """Return bars, one below the other."""
     lines = []
     for bar in found:
@@ -54,10 +62,18 @@ def bars(found: Sequence[Bar]) -> str:
         fill = f'style="width:{100 * max(bar.length, 0):.1f}%;background:{color(bar.color)}"'
         lines.append(
             f"<div{kind}>{escape(bar.name)}</div>"
-            f'<div class="track"><div class="fill" {fill}></div></div>'
+            f'<div class="track"><div class="fill" {fill}></div>{_whisker(bar.interval)}</div>'
             f"<div{kind}>{escape(bar.text)}</div>"
         )
     return f'<div class="bars">{"".join(lines)}</div>'
+
+
+def _whisker(interval: tuple[float, float] | None) -> str:
+    """Return the line over a bar's end from the least that it may be to the most, within the track."""
+    if interval is None:
+        return ""
+    low, high = (100 * min(max(end, 0), 1) for end in interval)
+    return f'<div class="interval" style="left:{low:.1f}%;width:{high - low:.1f}%"></div>'
 
 
 def stack(parts: Sequence[tuple[str, float, str, int]]) -> str:
@@ -66,9 +82,9 @@ def stack(parts: Sequence[tuple[str, float, str, int]]) -> str:
     for name, share, text, number in parts:
         said = escape(f"{name}: {text}")
         fills.append(
-            f'<div title="{said}" style="width:{100 * share:.2f}%;background:{color(number)}"></div>'
+            f'<div title="{said}" style="width:{100 * share:.2f}%;background:{shade(number)}"></div>'
         )
-        legend.append(f'<li><span style="background:{color(number)}"></span>{said}</li>')
+        legend.append(f'<li><span style="background:{shade(number)}"></span>{said}</li>')
     bar = f'<div class="stack" aria-hidden="true">{"".join(fills)}</div>'
     return f'{bar}<ul class="legend">{"".join(legend)}</ul>'
 
@@ -79,7 +95,7 @@ WIDTH, HEIGHT = 480, 340
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
 
 
-class _Scale(NamedTuple):
+class _PixelScale(NamedTuple):
     """Logarithms onto pixels."""
 
     low: float
@@ -97,13 +113,13 @@ class _Scale(NamedTuple):
         return [10.0**power for power in range(low, high + 1)]
 
 
-def roofline(machine: Machine, dtype: str, points: Sequence[Point]) -> str:
+def roofline(machine: MeasuredMachine, dtype: str, points: Sequence[Point]) -> str:
     """Return points below what memories and the peak allow (Williams and others 2009), as SVG."""
     peak = machine.peak[dtype] / 1e9
     rates = [point.rate / 1e9 for point in points]
     intensities = [point.intensity for point in points]
-    x = _Scale(min([0.1, *intensities]) / 2, max([100.0, *intensities]) * 2, LEFT, WIDTH - RIGHT)
-    y = _Scale(min([1.0, *rates]) / 2, 2 * max([peak, *rates]), HEIGHT - BOTTOM, TOP)
+    x = _PixelScale(min([0.1, *intensities]) / 2, max([100.0, *intensities]) * 2, LEFT, WIDTH - RIGHT)
+    y = _PixelScale(min([1.0, *rates]) / 2, 2 * max([peak, *rates]), HEIGHT - BOTTOM, TOP)
     lines = [_axes(x, y)]
     for level in machine.levels:
         ridge = peak / (level.bandwidth / 1e9)
@@ -114,9 +130,7 @@ def roofline(machine: Machine, dtype: str, points: Sequence[Point]) -> str:
             lines.append(f'<polyline class="roof" points="{start} {bend} {end}"/>')
             at = f'x="{x(ridge):.1f}" y="{y(peak) - 6:.1f}"'
             lines.append(f'<text {at} text-anchor="middle">{escape(level.name)}</text>')
-    lines.append(
-        f'<text x="{WIDTH - RIGHT}" y="{y(peak) - 6:.1f}" text-anchor="end">peak {peak:.3g} GF/s</text>'
-    )
+    lines.append(f'<text x="{LEFT + 4}" y="{y(peak) - 6:.1f}">peak {peak:.3g} GF/s</text>')
     for point in points:
         lines.append(_marker(x(point.intensity), y(point.rate / 1e9), point))
     label = f"Roofline, {dtype}: operations a second over operations a byte, for {len(points)} measurements"
@@ -125,7 +139,7 @@ def roofline(machine: Machine, dtype: str, points: Sequence[Point]) -> str:
     )
 
 
-def _axes(x: _Scale, y: _Scale) -> str:
+def _axes(x: _PixelScale, y: _PixelScale) -> str:
     lines = []
     for tick in x.ticks():
         at = f"{x(tick):.1f}"

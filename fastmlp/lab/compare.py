@@ -1,4 +1,4 @@
-"""Two files of results: what became slower, for certain."""
+"""Two files of results compared: what became slower, for certain."""
 
 from __future__ import annotations
 

@@ -1,47 +1,90 @@
-"""What `auto` picks for a network and why: each backend's estimate of a step, beside what a step takes.
+"""What `auto` picks for a network and why: estimated and measured times of a step on each backend.
 
-For a long training: a short one begins with what is compiled already (`fastmlp.backend.auto`).
+The table is of a long training. What one of so many steps takes, which may begin with what is compiled
+already (`fastmlp.backend.auto`), follows in sentences.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from fastmlp.backend.auto import field
-from fastmlp.backend.registry import variants
+from fastmlp.backend.auto import Auto, can_request, field
+from fastmlp.backend.registry import is_reference, mixed, variants
+from fastmlp.kernels.jit.entries import about_seconds_of_a_network
+from fastmlp.kernels.variant import Work
 from fastmlp.lab.measurements import Measurement, Wrong
 from fastmlp.lab.steps import StepRow, measure, workers
-from fastmlp.lab.timing import Clock
 from fastmlp.lab.words import duration
+from fastmlp.model.precision import is_bfloat16
 
 
 def explained(
-    row: StepRow, budget: float, clock: Clock
-) -> tuple[str, list[tuple[str, float | None, Measurement | Wrong | None]]]:
+    row: StepRow, budget: float, clock: str
+) -> tuple[str | None, list[tuple[str, float | None, Measurement | Wrong | str]]]:
     """Return auto's choice for a long training, and each backend's estimate in seconds and what was measured.
+
+    Of products of bfloat16 numbers, which have no estimates, auto takes the first that there are on this
+    processor, or None. Where nothing was measured a text says why.
 
     row : threads is the most that a backend may use
     """
-    estimates = {one.name: one.seconds for one in field(row.work()).found}
-    chosen = min(estimates, key=estimates.__getitem__)
-    found: list[tuple[str, float | None, Measurement | Wrong | None]] = []
-    for name in ["reference", *variants()]:
+    missing: dict[str, str] = {}
+    if is_bfloat16(row.dtype):
+        reasons, estimates = {name: why_not() for name, why_not in mixed().items()}, {}
+        names, missing = [*reasons], {name: f"not here: {why}" for name, why in reasons.items() if why}
+        chosen = next((name for name in names if name not in missing and not is_reference(name)), None)
+    else:
+        estimates = {one.name: one.seconds for one in field(row.work()).found}
+        names, chosen = ["reference", *variants()], min(estimates, key=estimates.__getitem__)
+    found: list[tuple[str, float | None, Measurement | Wrong | str]] = []
+    for name in names:
+        if name in missing:
+            found.append((name, None, missing[name]))
+            continue
         taken = workers(row, name)
         results = {
             result.variant: result for result in measure(row._replace(threads=taken), [name], budget, clock)
         }
-        found.append((name, estimates.get(name), results.get(name)))
+        found.append((name, estimates.get(name), results.get(name, "")))
     return chosen, found
 
 
-def table(row: StepRow, budget: float, clock: Clock) -> Any:
+def outlook(work: Work) -> list[str]:
+    """Return what a training of work.steps steps takes: what it begins on, and when it changes to what."""
+    auto = Auto(work, may_request=False)
+    begins, faster = auto.chosen, auto.faster
+    found = "is compiled already" if auto.is_ready(begins) else "is compiled first"
+    lines = [f"A training of {work.steps} steps begins on {begins.name}, which {found}."]
+    if faster is None:
+        return [*lines, "It stays there: nothing of the same bits is faster."]
+    seconds = about_seconds_of_a_network()
+    cost, saved, spent = (f"{value:.2g} s" for value in (seconds, auto.saved(), auto.spent()))
+    if not can_request():
+        lines.append(
+            f"It stays there: {faster.name} is faster, but nothing is compiled in another process here."
+        )
+    elif auto.pays():
+        before = int(seconds / begins.seconds)
+        in_time = work.steps is None or before < work.steps
+        takes = f"This changes over then, after about {before} steps." if in_time else "Later ones take that."
+        lines.append(f"{faster.name} is compiled in the background, in about {cost}. {takes}")
+    else:
+        lines.append(
+            f"It stays there: {faster.name} would save {saved} and takes {cost} to compile. Trainings have "
+            f"taken {spent} without it so far; once that is {cost}, it is compiled meanwhile and taken."
+        )
+    return lines
+
+
+def table(row: StepRow, budget: float, clock: str) -> Any:
     """Return rich's table of it."""
     from rich.table import Table
 
     chosen, found = explained(row, budget, clock)
     seconds = {name: m.time.median for name, _, m in found if isinstance(m, Measurement)}
+    comes_to = f"auto comes to {chosen or 'nothing'}"
     made = Table(
-        title=f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads: auto comes to {chosen}",
+        title=f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads: {comes_to}",
         title_justify="left",
     )
     for name in ("backend", "estimate", "measured", "threads", "measured / estimate", ""):
@@ -50,11 +93,13 @@ def table(row: StepRow, budget: float, clock: Clock) -> Any:
         taken = seconds.get(name)
         notes = []
         if name == chosen:
-            notes.append("auto's choice: the least estimate")
+            notes.append(f"auto's choice: {'the least estimate' if estimate else 'the first that runs here'}")
         if taken is not None and taken == min(seconds.values()):
             notes.append("fastest")
         if isinstance(result, Wrong):
             notes.append(f"wrong: {result.message}")
+        elif isinstance(result, str) and result:
+            notes.append(result)
         made.add_row(
             name,
             "none" if estimate is None else duration(estimate),

@@ -25,7 +25,7 @@ def _switch(emit):
     return njit(lambda: switch())
 
 
-_flush, _heed = _switch(flushing_arithmetic), _switch(normal_arithmetic)
+_flush, _restore = _switch(flushing_arithmetic), _switch(normal_arithmetic)
 
 
 @contextlib.contextmanager
@@ -35,4 +35,4 @@ def subnormals_flushed() -> Iterator[None]:
     try:
         yield
     finally:
-        _heed()
+        _restore()

@@ -18,16 +18,18 @@ from fastmlp import __version__
 from fastmlp.kernels.codegen.machine import host
 from fastmlp.lab import peak
 from fastmlp.model.layout import aligned
-
-DTYPES = ("float32", "float64")
+from fastmlp.model.precision import DTYPES
 
 PACKAGES = ("numba", "llvmlite", "numpy", "scipy")
+
+CACHES = "/sys/devices/system/cpu/cpu0/cache/index*"
+"""Where Linux has a folder for each cache."""
 
 BEYOND_CACHES = 64 << 20
 """Bytes of an array that is in no cache of its own, or hardly."""
 
 
-class Level(NamedTuple):
+class CacheLevel(NamedTuple):
     """A level of memory.
 
     name : L1, L2, L3 or memory; size : bytes; bandwidth : bytes read and written a second by one thread
@@ -38,7 +40,7 @@ class Level(NamedTuple):
     bandwidth: float
 
 
-class Machine(NamedTuple):
+class MeasuredMachine(NamedTuple):
     """What a measurement is held against.
 
     peak : by dtype, the multiply-adds of one thread a second, counted as 2
@@ -51,19 +53,19 @@ class Machine(NamedTuple):
     fma_ports: int
     versions: dict[str, str]
     peak: dict[str, float]
-    levels: list[Level]
+    levels: list[CacheLevel]
 
-    def level_of(self, size: float) -> Level:
+    def level_of(self, size: float) -> CacheLevel:
         """Return the nearest level that holds so many bytes."""
         return next((level for level in self.levels if size <= level.size), self.levels[-1])
 
 
-def measured(seconds: float = 0.1) -> Machine:
+def measured(seconds: float = 0.1) -> MeasuredMachine:
     """Return this machine; each of its numbers takes about so many seconds."""
     from fastmlp.system.budget import cores
 
-    levels = [*_caches(), ("memory", 1 << 62)]
-    return Machine(
+    levels = [*cache_sizes(), ("memory", 1 << 62)]
+    return MeasuredMachine(
         cpu(),
         cores(),
         8 * host().vector_bytes,
@@ -74,28 +76,38 @@ def measured(seconds: float = 0.1) -> Machine:
             **{name: version(name) for name in PACKAGES},
         },
         {dtype: peak.prepare(dtype, 1)(seconds)[1] * 1e9 for dtype in DTYPES},
-        [Level(name, size, _bandwidth(min(size // 2, BEYOND_CACHES), seconds)) for name, size in levels],
+        [CacheLevel(name, size, _bandwidth(min(size // 2, BEYOND_CACHES), seconds)) for name, size in levels],
     )
 
 
 def cpu() -> str:
-    """Return the processor's name, as the system tells."""
+    """Return the processor's name, as the system has it; on Linux with its family and model."""
     try:
-        found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+        return platform.processor() or platform.machine()
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    which = ", ".join(f"{key} {said[key]}" for key in ("cpu family", "model", "stepping") if key in said)
+    return said.get("model name", platform.machine()) + (f" ({which})" if which else "")
 
 
-def _caches() -> list[tuple[str, int]]:
-    """Return names and bytes of the caches for data, as Linux tells; usual sizes elsewhere."""
+def _text_of(path: Path) -> str:
+    """Return what a file of the system's says; nothing if it cannot be read."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def cache_sizes() -> list[tuple[str, int]]:
+    """Return names and bytes of the caches for data, as Linux has them; usual sizes elsewhere."""
     found = {}
-    for folder in map(Path, glob.glob("/sys/devices/system/cpu/cpu0/cache/index*")):
-        if (folder / "type").read_text().strip() != "Instruction":
-            size = re.fullmatch(r"(\d+)([KM])", (folder / "size").read_text().strip())
-            if size:
-                name = f"L{(folder / 'level').read_text().strip()}"
-                found[name] = int(size[1]) << {"K": 10, "M": 20}[size[2]]
+    for folder in map(Path, glob.glob(CACHES)):
+        # A virtual machine, a container or another kernel may leave out any of them.
+        kind, size, level = (_text_of(folder / name) for name in ("type", "size", "level"))
+        amount = re.fullmatch(r"(\d+)([KM])", size)
+        if kind != "Instruction" and amount and level:
+            found[f"L{level}"] = int(amount[1]) << {"K": 10, "M": 20}[amount[2]]
     return sorted(found.items()) or [("L1", 32 << 10), ("L2", 1 << 20), ("L3", 16 << 20)]
 
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastmlp import checks
-from fastmlp.lab.machine import Level, Machine
+from fastmlp.lab.machine import CacheLevel, MeasuredMachine
 from fastmlp.lab.timing import Time
 
 FORMAT = 1
 
 STEP = "step"
-"""What is measured beside slots: a whole training step."""
+"""Name of the work that is no slot: a whole training step."""
 
 
 class Measurement(NamedTuple):
@@ -51,7 +51,7 @@ class Measurement(NamedTuple):
         """What `rate` counts, in thousand millions."""
         return "GB/s" if self.flops is None else "GF/s"
 
-    def share(self, machine: Machine) -> float:
+    def share(self, machine: MeasuredMachine) -> float:
         """Return the fraction of what the machine can do at most: of its peak, or of a memory's bandwidth."""
         if self.flops is None:
             return self.rate / machine.level_of(self.traffic).bandwidth / self.threads
@@ -94,7 +94,7 @@ class PhaseTime(NamedTuple):
 class Results(NamedTuple):
     """A machine and what was measured on it."""
 
-    machine: Machine
+    machine: MeasuredMachine
     measurements: list[Measurement]
     wrong: list[Wrong]
     phases: list[PhaseTime]
@@ -129,7 +129,9 @@ def read(path: str | Path) -> Results:
         found: Any = json.loads(Path(path).read_text(encoding="utf-8"))
         if found["format"] != FORMAT:
             raise ValueError(f"its format is {checks.shown(found['format'])}, this version reads {FORMAT}")
-        machine = Machine(**found["machine"] | {"levels": [Level(**x) for x in found["machine"]["levels"]]})
+        machine = MeasuredMachine(
+            **found["machine"] | {"levels": [CacheLevel(**x) for x in found["machine"]["levels"]]}
+        )
         measurements = [Measurement(**m | {"time": Time(**m["time"])}) for m in found["measurements"]]
         wrong, phases = [Wrong(**w) for w in found["wrong"]], [PhaseTime(**p) for p in found["phases"]]
         return Results(machine, measurements, wrong, phases)

@@ -1,6 +1,6 @@
 """The machine's own FMA rate: independent accumulators in vector registers and nothing else.
 
-It is measured beside what it is compared with, so a fraction of it is against the clock of the same minute.
+It takes turns with what it is compared with, so a fraction of it is against the clock of the same minute.
 """
 
 # mypy: ignore-errors
@@ -17,9 +17,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fastmlp.kernels.codegen.machine import host
+
 VERSION = numba.__version__
 
-CHAINS = 12  # latency 4 x 2 ports = 8 at least; 12 fit the 16 registers of AVX2
+CHAINS = 24 if host().accumulators >= 24 else 12
+"""At least the latency, 4, times the ports, 2 or 4; 12 fit into 16 registers, 24 into 32."""
+
+WIDTHS = (512, 256) if host().vector_bytes > 16 else (128,)
+"""Bits of the vectors that are tried."""
 
 
 def _fma_loop(bits, lane):
@@ -65,9 +71,9 @@ def window(dtype: str, vector_bytes: int, steps: int) -> tuple[Callable[[], None
 
 
 def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
-    """measure(seconds) -> GF/s of all threads together, on 512- or 256-bit vectors, the faster."""
+    """measure(seconds) -> GF/s of all threads together, on vectors of the fastest of WIDTHS."""
     lane = types.float32 if dtype == "float32" else types.float64
-    kernels = [_fma_loop(bits, lane) for bits in (512, 256)]
+    kernels = [_fma_loop(bits, lane) for bits in WIDTHS]
     for kernel, _ in kernels:
         kernel(1)
 

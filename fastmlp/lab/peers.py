@@ -1,38 +1,39 @@
-"""Other programs that take the same training steps, where they are installed, as rows beside the backends.
+"""Other libraries that take the same training steps, where they are installed, as rows of the same table.
 
 Each begins from the same weights, visits the same batches, and is held to the reference's losses before it is
-timed.
-`python -m benchmarks.peers` compares more of them, over more works.
+timed. `python -m benchmarks.peers` adds others, and other ways of these, each in a process of its own.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from fastmlp.lab import sklearn_steps, torch_steps
-from fastmlp.lab.timing import Trained
+from fastmlp.lab.peer_training import PeerTraining, Run
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Adam, Optimizer
 
 
 class Peer(NamedTuple):
-    """A program that trains networks.
+    """A library that trains networks.
 
+    title : its name in tables
     fits : fits(network, optimizer) says whether it takes the same steps
-    trained : trained(model, optimizer, batch, threads, data, epochs, clock) trains a copy of the model
+    ways : ways(training) returns by name the ways to take them: functions that prepare and return a `Run`
     off_by_adam : how far its losses may be off by Adam beyond roundings, relatively: where epsilon is added
     """
 
+    title: str
     fits: Callable[[Network, Optimizer], bool]
-    trained: Callable[..., Trained]
+    ways: Callable[[PeerTraining], Mapping[str, Callable[[], Run]]]
     off_by_adam: float = 0.0
 
 
 PEERS = {
-    "torch": Peer(torch_steps.fits, torch_steps.trained),
-    "sklearn": Peer(sklearn_steps.fits, sklearn_steps.trained, off_by_adam=1e-5),
+    "torch": Peer("PyTorch", torch_steps.fits, torch_steps.ways),
+    "sklearn": Peer("scikit-learn", sklearn_steps.fits, sklearn_steps.ways, off_by_adam=1e-5),
 }
 """By the name of their package."""
 

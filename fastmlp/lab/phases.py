@@ -9,15 +9,21 @@ from fastmlp.lab import slots
 from fastmlp.lab.measurements import Measurement, PhaseTime
 from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.steps import StepRow
-from fastmlp.lab.timing import Clock
+from fastmlp.model.operations import INPUTS, Operation
 from fastmlp.testing.slots import Sizes
 
+PHASES = ("gather", "forward", "loss", "back", "weights", "update")
 
-class Part(NamedTuple):
+
+DROPS, DROPS_IN_PLACE = "p=0.5", "p=0.1, in place"
+"""Cases of dropout, forward and back; they take as long as those of other probabilities."""
+
+
+class TimedPart(NamedTuple):
     """A call of a slot in a step.
 
-    phase : gather, forward, loss, back, weights or update
-    layer : its number from 1; 0 for what belongs to none
+    phase : one of `PHASES`
+    layer : the number of its operation from 1; 0 for what belongs to none
     """
 
     phase: str
@@ -25,33 +31,47 @@ class Part(NamedTuple):
     row: SlotRow
 
 
-def parts(row: StepRow) -> Iterator[Part]:
-    """Yield the calls of slots that a step of `kernels.program.templates` makes."""
+def parts(row: StepRow) -> Iterator[TimedPart]:
+    """Yield the calls of slots that a step of `kernels.program.step_templates` makes.
+
+    Norms, sums and the like are no slots, and their time is in that of the whole step alone.
+    """
     network, batch, dtype = row.network, row.batch, row.dtype
-    sizes = network.sizes
-    depth = len(sizes) - 1
+    operations = network.operations
+    depth = len(operations)
 
-    def part(phase: str, layer: int, slot: str, case: str, n_in: int, n_out: int) -> Part:
-        return Part(phase, layer, SlotRow(slot, case, Sizes(batch, n_in, n_out), dtype))
+    def part(phase: str, layer: int, slot: str, case: str, n_in: int, n_out: int) -> TimedPart:
+        return TimedPart(phase, layer, SlotRow(slot, case, Sizes(batch, n_in, n_out), dtype))
 
-    yield part("gather", 0, "gather", "", sizes[0], sizes[1])
-    for layer in range(1, depth + 1):
-        n_in, n_out = sizes[layer - 1], sizes[layer]
-        yield part("forward", layer, "affine", "", n_in, n_out)
-        if layer < depth:
-            yield part("forward", layer, "activate", str(network.hidden[layer - 1]), n_in, n_out)
-    yield part("loss", 0, "output_loss", f"{network.output}-{network.loss}", sizes[-2], sizes[-1])
-    for layer in range(depth, 0, -1):
-        n_in, n_out = sizes[layer - 1], sizes[layer]
-        if layer > 1:
-            yield part("back", layer, "input_gradient", "", n_in, n_out)
-            yield part("back", layer, "activate_gradient", str(network.hidden[layer - 2]), batch, n_in)
-        yield part("weights", layer, "weight_gradient", "", n_in, n_out)
-        yield part("weights", layer, "bias_gradient", "", n_in, n_out)
-        yield part("update", layer, "apply_rule", row.case, n_in, n_out)
+    yield part("gather", 0, "gather", "", network.n_in, operations[0].n_out)
+    for layer, one in enumerate(operations, 1):
+        if one.is_dense:
+            yield part("forward", layer, "affine", "", one.n_in, one.n_out)
+        if _bends(one, layer < depth):
+            yield part("forward", layer, "activate", str(one.activation), one.n_in, one.n_out)
+        if one.dropout:
+            yield part("forward", layer, "drop", DROPS, one.n_in, one.n_out)
+    last = operations[-1]
+    yield part("loss", 0, "output_loss", f"{network.output}-{network.loss}", last.n_in, last.n_out)
+    for layer, one in reversed(list(enumerate(operations, 1))):
+        if one.dropout:
+            yield part("back", layer, "drop", DROPS_IN_PLACE, one.n_in, one.n_out)
+        if _bends(one, layer < depth):
+            yield part("back", layer, "activate_gradient", str(one.activation), batch, one.n_out)
+        if one.is_dense:
+            if one.sources[0] != INPUTS:
+                yield part("back", layer, "input_gradient", "", one.n_in, one.n_out)
+            yield part("weights", layer, "weight_gradient", "", one.n_in, one.n_out)
+            yield part("weights", layer, "bias_gradient", "", one.n_in, one.n_out)
+            yield part("update", layer, "apply_rule", row.case, one.n_in, one.n_out)
 
 
-def phases(row: StepRow, variant: str, budget: float, clock: Clock) -> list[PhaseTime]:
+def _bends(one: Operation, hidden: bool) -> bool:
+    """Return whether a step calls an activation for an operation, the output's apart."""
+    return hidden and (one.is_dense or one.kind.name == "activation")
+
+
+def phases(row: StepRow, variant: str, budget: float, clock: str) -> list[PhaseTime]:
     """Return the time of each phase of each layer, by the variant's slots; budget : seconds for each call.
 
     Each call comes from Python, and pays for that; a variant that joins slots takes less for the whole step.

@@ -8,15 +8,19 @@ from html import escape
 from string import Template
 
 from fastmlp.lab import charts
-from fastmlp.lab.charts import Bar, Point
-from fastmlp.lab.machine import DTYPES
+from fastmlp.lab.charts import ChartBar, Point
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, winners
-from fastmlp.lab.words import duration, reason, title
+from fastmlp.lab.phases import PHASES
+from fastmlp.lab.words import duration, interval, lost, reason, title
+from fastmlp.model.precision import DTYPES
 
 Ranked = list[Measurement]
 
 MOST_OPEN = 8
 """Rows of a slot that are shown at once; more of them wait to be unfolded."""
+
+WIDEST = 1.25
+"""Times the longest bar: how far an interval may reach."""
 
 MOST_CALLS = 2.0
 """Times the whole step that its functions may take when called from Python, to say anything about it."""
@@ -82,7 +86,7 @@ def _summary(rows: Sequence[Ranked], numbers: dict[str, int]) -> str:
     wins = {name: sum(ranked[0].variant == name for ranked in contested) for name in numbers}
     most = max(wins.values())
     found = [
-        Bar(name, count / most, f"{count} of {len(contested)}", numbers[name])
+        ChartBar(name, count / most, f"{count} of {len(contested)}", numbers[name])
         for name, count in sorted(wins.items(), key=lambda item: -item[1])
         if count
     ]
@@ -112,15 +116,17 @@ def _rate(m: Measurement) -> str:
 
 
 def _bars(ranked: Ranked, numbers: dict[str, int], results: Results) -> str:
-    longest = ranked[-1].time.median
+    # A wide interval must not shrink all bars to nothing: its line ends with the track.
+    longest = min(max(m.time.high for m in ranked), WIDEST * ranked[-1].time.median)
     return charts.bars(
         [
-            Bar(
+            ChartBar(
                 m.variant,
                 m.time.median / longest,
-                f"{duration(m.time.median)}, {_rate(m)}, {m.share(results.machine):.0%}",
+                f"{duration(m.time.median)} {interval(m.time)}, {_rate(m)}, {m.share(results.machine):.0%}",
                 numbers[m.variant],
                 m is ranked[0],
+                (m.time.low / longest, m.time.high / longest),
             )
             for m in ranked
         ]
@@ -130,9 +136,10 @@ def _bars(ranked: Ranked, numbers: dict[str, int], results: Results) -> str:
 def _row(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
     said = escape(reason(ranked, results.machine))
     heading = escape(title(ranked[0]))
-    return (
-        f"<h3>{heading}</h3><figure>{_bars(ranked, numbers, results)}<figcaption>{said}</figcaption></figure>"
-    )
+    others = "".join(f"<li>{escape(line)}</li>" for line in lost(ranked, results.machine))
+    why = f'<ul class="why">{others}</ul>' if others else ""
+    bars = _bars(ranked, numbers, results)
+    return f"<h3>{heading}</h3><figure>{bars}<figcaption>{said}{why}</figcaption></figure>"
 
 
 def _slot(name: str, rows: Sequence[Ranked], results: Results, numbers: dict[str, int]) -> str:
@@ -148,14 +155,15 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
     made = _row(ranked, results, numbers)
     if reference is None or ranked[0] is reference:
         return made
-    best = reference.time.median / ranked[0].time.median
+    best = WIDEST * reference.time.median / ranked[0].time.median
     found = [
-        Bar(
+        ChartBar(
             m.variant,
             reference.time.median / m.time.median / best,
             f"{reference.time.median / m.time.median:.1f} times",
             numbers[m.variant],
             m is ranked[0],
+            (reference.time.low / m.time.high / best, reference.time.high / m.time.low / best),
         )
         for m in ranked
     ]
@@ -196,19 +204,18 @@ def _phases(results: Results) -> str:
         if total > MOST_CALLS * whole:
             made.append(f"{heading}<p>So short a step is mostly calls when it is taken apart.</p>")
             continue
-        names = list(dict.fromkeys(phase.phase for phase in found))
         parts = [
             (
                 phase.phase + (f" of layer {phase.layer}" if phase.layer else ""),
                 phase.seconds / total,
                 f"{duration(phase.seconds)}, {phase.seconds / total:.0%}",
-                names.index(phase.phase),
+                PHASES.index(phase.phase),
             )
             for phase in found
         ]
         caption = (
-            f"The functions of {variant}, called one by one on one thread: {duration(total)}."
-            f" The whole step takes {duration(whole)}."
+            f"The functions of {variant}, the fastest of fastmlp's backends here, called one by one on one"
+            f" thread: {duration(total)}. The whole step takes {duration(whole)}."
         )
         made.append(
             f"{heading}<figure>{charts.stack(parts)}<figcaption>{escape(caption)}</figcaption></figure>"

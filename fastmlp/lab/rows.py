@@ -12,7 +12,8 @@ import numpy as np
 
 from fastmlp.backend.registry import variants
 from fastmlp.kernels.jit.bind import slot
-from fastmlp.testing.slots import BENCHMARK_SIZES, SLOTS, Case, Sizes
+from fastmlp.testing.cases import Case
+from fastmlp.testing.slots import BENCHMARK_SIZES, SLOTS, Sizes
 
 PRODUCTS = ("affine", "weight_gradient", "input_gradient")
 """The slots that are matrix products; the others are bounded by memory, or by functions of one number."""
@@ -40,8 +41,15 @@ class SlotRow(NamedTuple):
 
     def made(self) -> Case:
         """Return the case itself."""
-        cases = SLOTS[self.slot].cases(np.random.default_rng(0), np.dtype(self.dtype), self.sizes)
-        return next(case for case in cases if case.label == self.case)
+        return next(case for case in self._cases() if case.label == self.case)
+
+    def unusual(self) -> list[Case]:
+        """Return the row's cases of NaN and infinities, which are not timed."""
+        first = f"{self.case}, " if self.case else ""
+        return [case for case in self._cases() if not case.timed and case.label.startswith(first)]
+
+    def _cases(self) -> Iterator[Case]:
+        return SLOTS[self.slot].cases(np.random.default_rng(0), np.dtype(self.dtype), self.sizes)
 
 
 def traffic(case: Case) -> int:
@@ -66,9 +74,9 @@ def slot_rows(slots: Sequence[str], dtypes: Sequence[str], sizes: Sequence[Sizes
 
 @functools.cache
 def labels_of(name: str) -> list[str]:
-    """Return the labels of a slot's cases."""
+    """Return the labels of a slot's cases that are timed."""
     cases = SLOTS[name].cases(np.random.default_rng(0), np.dtype(np.float32), Sizes(2, 2, 2))
-    return [case.label for case in cases]
+    return [case.label for case in cases if case.timed]
 
 
 def kernel_of(variant: str, name: str) -> Any:

@@ -8,26 +8,31 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backend.registry import variants
+from fastmlp.backend.registry import choice_of, is_reference
+from fastmlp.fitting import fit
 from fastmlp.kernels.variant import Work
 from fastmlp.lab import peers
 from fastmlp.lab.measurements import STEP, Measurement, Wrong, in_short
-from fastmlp.lab.timing import Clock, Trained, in_alternation
+from fastmlp.lab.peer_training import PeerTraining
+from fastmlp.lab.timing import CLOCKS, Clock, StepsTimer, Trained, once, timed
+from fastmlp.model.layers import Dense, Part
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.training.model import Model
-from fastmlp.training.trainer import fit
 
 AGREED_STEPS = 8
 """Steps whose losses are compared."""
+
+TURNED = 1e-4
+"""How far they may be off with products of bfloat16 numbers, where a last bit of float32 turns a rounding."""
 
 ROUND = 0.02
 """Seconds that a round lasts at least, if it is not a single epoch."""
 
 MOST_STEPS, MOST_FLOPS = 2000, 2e8
-"""Of an epoch: in a long one the work between two of them counts for little."""
+"""Steps of an epoch: in a long one the work between two epochs counts for little."""
 
 
 class StepRow(NamedTuple):
@@ -42,7 +47,7 @@ class StepRow(NamedTuple):
     @property
     def shape(self) -> str:
         """Sizes and batch as one word."""
-        return f"{'-'.join(map(str, self.network.sizes))} b{self.batch}"
+        return f"{'-'.join(map(str, self.network.widths))} b{self.batch}"
 
     @property
     def case(self) -> str:
@@ -54,16 +59,20 @@ class StepRow(NamedTuple):
 
     def work(self) -> Work:
         """Return what estimates go by."""
-        return Work.of(self.network, self.optimizer, self.batch, np.dtype(self.dtype), self.threads)
+        return Work.of(self.network, self.optimizer, self.batch, self.floats, self.threads)
+
+    @property
+    def floats(self) -> np.dtype[Any]:
+        """What numbers are stored in."""
+        return np.dtype(np.float32 if is_bfloat16(self.dtype) else self.dtype)
 
 
-def classifier(*sizes: int) -> Network:
-    """Return a network of relu and softmax."""
-    return (
-        Network(sizes, output="softmax", loss="cross_entropy")
-        if sizes[-1] > 1
-        else Network(sizes, output="sigmoid", loss="binary_cross_entropy")
-    )
+def classifier(*sizes: int, layers: Sequence[Part] = ()) -> Network:
+    """Return a network of relu and softmax, or of these hidden layers between the first size and the last."""
+    output, loss = ("softmax", "cross_entropy") if sizes[-1] > 1 else ("sigmoid", "binary_cross_entropy")
+    if layers:
+        return Network(inputs=sizes[0], layers=[*layers, Dense(sizes[-1])], output=output, loss=loss)
+    return Network(sizes, output=output, loss=loss)
 
 
 USUAL: tuple[tuple[Network, Optimizer, int], ...] = (
@@ -72,7 +81,7 @@ USUAL: tuple[tuple[Network, Optimizer, int], ...] = (
     (classifier(784, 128, 10), SGD(0.1), 128),
     (classifier(28, 256, 256, 2), Adam(), 256),
 )
-"""What is measured if nothing is asked for: the notebook's, and from small to large."""
+"""Works that are measured by default: the notebook's, and from small to large."""
 
 
 def step_rows(
@@ -85,21 +94,8 @@ def step_rows(
 
 def workers(row: StepRow, name: str) -> int:
     """Return how many threads a backend gives a step of the row."""
-    variant = variants().get(name)
-    return 1 if variant is None or variant.workers is None else variant.workers(row.work())
-
-
-class _Stopwatch(Callback):
-    """Seconds between the beginning and the end of the steps."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def on_train_begin(self, run: Run) -> None:
-        self._began = self._clock()
-
-    def on_train_end(self, run: Run) -> None:
-        self.seconds = self._clock() - self._began
+    best = None if is_reference(name) else choice_of(name).workers
+    return 1 if best is None else best(row.work())
 
 
 def _epoch(row: StepRow) -> int:
@@ -109,24 +105,29 @@ def _epoch(row: StepRow) -> int:
 
 def _data(row: StepRow, steps: int) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
-    sizes = row.network.sizes
-    X = rng.standard_normal((row.batch * steps, sizes[0])).astype(row.dtype)
+    sizes = row.network.widths
+    X = rng.standard_normal((row.batch * steps, sizes[0])).astype(row.floats)
     if row.network.loss in ("cross_entropy", "binary_cross_entropy"):
         return X, rng.integers(0, max(2, sizes[-1]), len(X))
-    return X, rng.standard_normal((len(X), sizes[-1])).astype(row.dtype)
+    return X, rng.standard_normal((len(X), sizes[-1])).astype(row.floats)
 
 
-def trained(row: StepRow, name: str, data: tuple[Any, Any], epochs: int, clock: Clock) -> Trained:
+def trained(
+    row: StepRow, name: str, data: tuple[Any, Any], epochs: int, clock: Clock = CLOCKS["wall"]
+) -> Trained:
     """Train a backend, or a peer, on batches of the data in one order from one start."""
+    timer = StepsTimer(clock)
     if name in peers.PEERS:
-        start = _fitted(row, "reference", data, 0, _Stopwatch(clock))
-        return peers.PEERS[name].trained(start, row.optimizer, row.batch, row.threads, data, epochs, clock)
-    stopwatch = _Stopwatch(clock)
-    model = _fitted(row, name, data, epochs, stopwatch)
-    return model.history["loss"], stopwatch.seconds
+        start = _fitted(row, "reference", data, 0, timer)
+        ways = peers.PEERS[name].ways(PeerTraining(start, row.optimizer, row.batch, row.threads, *data))
+        run, losses = next(iter(ways.values()))(), list[float]()
+        seconds = once(lambda: losses.extend(run(epochs)), clock)
+        return losses, seconds
+    model = _fitted(row, name, data, epochs, timer)
+    return model.history["loss"], timer.seconds
 
 
-def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, stopwatch: _Stopwatch) -> Model:
+def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, timer: StepsTimer) -> Model:
     return fit(
         row.network,
         *data,
@@ -139,22 +140,27 @@ def _fitted(row: StepRow, backend: str, data: tuple[Any, Any], epochs: int, stop
         threads=row.threads,
         dtype=row.dtype,
         progress=False,
-        callbacks=[stopwatch],
+        callbacks=[timer],
     )
 
 
-def measure(row: StepRow, names: Sequence[str], budget: float, clock: Clock) -> Iterator[Measurement | Wrong]:
-    """Yield the time of a step of each backend that gives it the row's threads, or what is wrong with it."""
+def measure(row: StepRow, names: Sequence[str], budget: float, clock: str) -> Iterator[Measurement | Wrong]:
+    """Yield the time of a step of each backend that gives it the row's threads, or what is wrong with it.
+
+    budget : seconds for each; clock : as `fastmlp.lab.timing.timed` takes it
+    """
     data, few = _data(row, _epoch(row)), _data(row, AGREED_STEPS)
-    wanted = np.array(trained(row, "reference", few, 1, clock)[0])
+    expected = np.array(trained(row, "reference", few, 1)[0])
     # Roundings of dot products over the widest layer, gathered at random over the steps, 8 sigma.
-    allowed = 8 * np.finfo(row.dtype).eps * np.sqrt(max(row.network.sizes) * AGREED_STEPS)
+    allowed = 8 * np.finfo(row.floats).eps * np.sqrt(max(row.network.widths) * AGREED_STEPS)
+    if is_bfloat16(row.dtype):
+        allowed = TURNED
     calls = {}
     for name in names:
         if name not in peers.PEERS and workers(row, name) != row.threads:
             continue
         try:
-            off = np.abs(np.array(trained(row, name, few, 1, clock)[0]) / wanted - 1).max()
+            off = np.abs(np.array(trained(row, name, few, 1)[0]) / expected - 1).max()
         except Exception as error:  # a user's kernel may raise anything
             yield Wrong(STEP, row.case, row.shape, row.dtype, name, in_short(error))
             continue
@@ -162,8 +168,8 @@ def measure(row: StepRow, names: Sequence[str], budget: float, clock: Clock) -> 
             message = f"the loss of {AGREED_STEPS} steps is off by {off:.3g}, allowed is {allowed:.3g}"
             yield Wrong(STEP, row.case, row.shape, row.dtype, name, message)
             continue
-        calls[name] = _call(row, name, data, clock)
-    for name, taken in in_alternation(calls, budget).items():
+        calls[name] = _call(row, name, data)
+    for name, taken in timed(calls, budget, clock, row.threads).items():
         yield Measurement(
             STEP, row.case, row.shape, row.dtype, name, row.threads, taken, row.work().flops, traffic(row)
         )
@@ -171,12 +177,12 @@ def measure(row: StepRow, names: Sequence[str], budget: float, clock: Clock) -> 
 
 def traffic(row: StepRow) -> int:
     """Return the bytes of a step at least: the batch read, the parameters and moments read and written."""
-    numbers = row.batch * (row.network.sizes[0] + row.network.sizes[-1])
+    numbers = row.batch * (row.network.n_in + row.network.n_out)
     moments = row.optimizer.rule.moments
-    return (numbers + 2 * (1 + moments) * parameter_count(row.network.sizes)) * np.dtype(row.dtype).itemsize
+    return (numbers + 2 * (1 + moments) * parameter_count(row.network)) * row.floats.itemsize
 
 
-def _call(row: StepRow, name: str, data: tuple[Any, Any], clock: Clock) -> Callable[[], float]:
-    _, seconds = trained(row, name, data, 1, clock)
+def _call(row: StepRow, name: str, data: tuple[Any, Any]) -> Callable[[Clock], float]:
+    _, seconds = trained(row, name, data, 1)
     epochs = max(1, int(ROUND / max(seconds, 1e-6)))
-    return lambda: trained(row, name, data, epochs, clock)[1] / (epochs * _epoch(row))
+    return lambda clock: trained(row, name, data, epochs, clock)[1] / (epochs * _epoch(row))

@@ -1,4 +1,4 @@
-"""Results on a terminal: a table, and a bar while they are measured."""
+"""Results on a terminal as a table, and a progress bar while they are measured."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from fastmlp.lab.compare import Change
 from fastmlp.lab.measurements import Results, winners
-from fastmlp.lab.words import duration, title
+from fastmlp.lab.words import duration, interval, leads, title
 
 
 def table(results: Results) -> Any:
@@ -25,19 +25,27 @@ def table(results: Results) -> Any:
     for ranked in winners(results.measurements).values():
         for place, one in enumerate(ranked):
             first = place == 0
-            spread = max(one.time.high - one.time.median, one.time.median - one.time.low) / one.time.median
             made.add_row(
                 title(one) if first else "",
                 one.variant,
                 duration(one.time.median),
-                f"±{spread:.0%}",
+                interval(one.time),
                 f"{one.rate / 1e9:.3g} {one.unit}",
                 f"{one.share(results.machine):.0%}",
-                "fastest" if first else f"{one.time.median / ranked[0].time.median:.2f}",
+                leads(ranked) if first else f"{one.time.median / ranked[0].time.median:.2f}",
                 style="bold green" if first else None,
                 end_section=one is ranked[-1],
             )
     return made
+
+
+def notes(results: Results) -> Iterator[str]:
+    """Yield what must be known of times that were taken on a busy machine, if any were."""
+    busy = [one for one in results.measurements if one.time.busy]
+    if any(one.time.clock == "cpu" for one in busy):
+        yield "cpu: other programs had the processor meanwhile; this is processor time, without theirs"
+    if any(one.time.clock == "wall" for one in busy):
+        yield "busy: other programs had the processor meanwhile, and their time is in it"
 
 
 def wrong(results: Results) -> Iterator[str]:
@@ -70,12 +78,13 @@ def changes(found: Sequence[Change]) -> Any:
 
 
 @contextlib.contextmanager
-def bar(total: int, console: Any) -> Iterator[Callable[[str], None]]:
-    """Show a bar with the time that is left, on a terminal; yield what advances it, given the row done."""
+def bar(total: int, console: Any, shown: bool = True) -> Iterator[Callable[[str], None]]:
+    """Show a bar with the time left, on a terminal, if shown; yield what advances it, given the row done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    hidden = not (shown and console.is_terminal)
+    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
         task = progress.add_task("measuring the machine", total=total)
 
         def advance(row: str) -> None:

@@ -1,13 +1,14 @@
-"""The steps of a training by PyTorch, eagerly."""
+"""The steps of a training by PyTorch, eagerly: `nn.Sequential`, autograd, and the fused optimiser."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from fastmlp.lab.timing import Clock, Trained
+from fastmlp.lab.peer_training import PeerTraining, Run
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam, Optimizer
-from fastmlp.training.model import Model
 
 LOSSES = {
     ("softmax", "cross_entropy"): ("CrossEntropyLoss", True),
@@ -23,38 +24,53 @@ def fits(network: Network, optimizer: Optimizer) -> bool:
     return type(optimizer) in (SGD, Adam) and (network.output, network.loss) in LOSSES
 
 
-def trained(
-    model: Model, optimizer: Optimizer, batch: int, threads: int, data: Any, epochs: int, clock: Clock
-) -> Trained:
-    """Train a copy of the model; see `fastmlp.lab.peers.Peer`."""
+def ways(training: PeerTraining) -> dict[str, Callable[[], Run]]:
+    """Return the only way: see `fastmlp.lab.peers.Peer`."""
+    return {"eager": partial(_prepare, training)}
+
+
+def _prepare(training: PeerTraining) -> Run:
     import torch
 
-    torch.set_num_threads(threads)
-    network = model.network
-    module = model.to_torch().train()
+    torch.set_num_threads(training.threads)
+    network = training.start.network
+    module = training.start.to_torch().train()
     kind, takes_logits = LOSSES[network.output, str(network.loss)]
     module = module[:-1] if takes_logits else module
     loss_of = getattr(torch.nn, kind)()
-    X, y = map(torch.from_numpy, data)
+    X, y = map(torch.from_numpy, (training.X, training.y))
     if kind != "CrossEntropyLoss":
         y = y.reshape(len(y), -1).to(X.dtype)
-    rule = _torch_rule(torch, optimizer, module)
-    losses = []
-    began = clock()
-    for _ in range(epochs):
-        total = 0.0
-        for start in range(0, len(X), batch):
-            rule.zero_grad()
-            loss = loss_of(module(X[start : start + batch]), y[start : start + batch])
-            loss.backward()
-            rule.step()
-            total += loss.item() * batch
-        losses.append(total / len(X))
-    return losses, clock() - began
+    start = {name: value.clone() for name, value in module.state_dict().items()}
+    steps, batch = len(X) // training.batch, training.batch
+
+    def batches(epoch: Any) -> Any:
+        """Yield the rows of each step of an epoch."""
+        for step in range(steps):
+            if epoch is None:
+                yield X[step * batch : (step + 1) * batch], y[step * batch : (step + 1) * batch]
+            else:
+                yield X.index_select(0, epoch[step]), y.index_select(0, epoch[step])
+
+    def run(epochs: int) -> list[float]:
+        module.load_state_dict(start)
+        rule, losses = _torch_rule(torch, training.optimizer, module), []
+        for _ in range(epochs):
+            total = torch.zeros((), dtype=torch.float64)
+            for inputs, targets in batches(training.orders and torch.from_numpy(training.orders(1)[0])):
+                loss = loss_of(module(inputs), targets)
+                rule.zero_grad(set_to_none=True)
+                loss.backward()
+                rule.step()
+                total += loss.detach()
+            losses.append(total.item() / steps)
+        return losses
+
+    return run
 
 
 def _torch_rule(torch: Any, optimizer: Optimizer, module: Any) -> Any:
-    rate = float(optimizer.learning_rate)  # type: ignore[arg-type]  # the lab's have no schedules
+    rate = float(optimizer.learning_rate)  # type: ignore[arg-type]  # a peer's training has no schedules
     if isinstance(optimizer, Adam):
         betas = optimizer.beta1, optimizer.beta2
         return torch.optim.Adam(module.parameters(), rate, betas, optimizer.epsilon, fused=True)

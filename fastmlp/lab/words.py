@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 
 from fastmlp.backend.registry import variants
-from fastmlp.lab.machine import Machine
+from fastmlp.lab.machine import MeasuredMachine
 from fastmlp.lab.measurements import STEP, Measurement
+from fastmlp.lab.timing import Time
 
 UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
@@ -20,6 +21,23 @@ def duration(seconds: float) -> str:
     """Return seconds as 12.3 us."""
     unit, name = next((pair for pair in UNITS if seconds >= pair[0]), UNITS[-1])
     return f"{seconds / unit:.3g} {name}"
+
+
+def interval(taken: Time) -> str:
+    """Return how far a median may be off, and whether the machine was busy, as ±5% cpu."""
+    said = {"cpu": " cpu", "wall": " busy"}[taken.clock] if taken.busy else ""
+    return f"±{taken.spread:.0%}{said}"
+
+
+def distinguished(winner: Measurement, other: Measurement) -> bool:
+    """Return whether the intervals of two medians do not overlap."""
+    return winner.time.high < other.time.low
+
+
+def leads(ranked: Sequence[Measurement]) -> str:
+    """Return what to call the first of a row: the fastest, if that is certain."""
+    certain = len(ranked) < 2 or distinguished(*ranked[:2])
+    return "fastest" if certain else "perhaps fastest"
 
 
 def title(measurement: Measurement) -> str:
@@ -39,7 +57,7 @@ def mechanism(variant: str) -> str:
     return text.partition("\n")[0].partition(": ")[2].rstrip(".") or text.partition("\n")[0].rstrip(".")
 
 
-def reason(ranked: Sequence[Measurement], machine: Machine) -> str:
+def reason(ranked: Sequence[Measurement], machine: MeasuredMachine) -> str:
     """Return why the first of a row's measurements, the fastest first, is where it is."""
     winner = ranked[0]
     said = [f"{winner.variant} takes {duration(winner.time.median)}{_lead(ranked)}."]
@@ -64,12 +82,30 @@ def _lead(ranked: Sequence[Measurement]) -> str:
         return ", alone in its row"
     winner, runner = ranked[:2]
     ratio = runner.time.median / winner.time.median
-    if winner.time.high >= runner.time.low:
-        return f", which cannot be told from {runner.variant}'s {duration(runner.time.median)}"
+    if not distinguished(winner, runner):
+        return f", which cannot be distinguished from {runner.variant}'s {duration(runner.time.median)}"
     return f", {ratio:.2f} times as fast as {runner.variant}"
 
 
-def _bound(winner: Measurement, machine: Machine, share: float) -> str:
+def lost(ranked: Sequence[Measurement], machine: MeasuredMachine) -> list[str]:
+    """Return for each other variant of a row how much longer it takes than the first, and why."""
+    winner, said = ranked[0], []
+    for other in ranked[1:]:
+        how = mechanism(other.variant)
+        if not distinguished(winner, other):
+            said.append(f"{other.variant} cannot be distinguished from {winner.variant}.")
+            continue
+        most = "peak" if other.flops is not None else f"{machine.level_of(other.traffic).name} bandwidth"
+        # Two digits: of steps so short that all are below 1 %, too.
+        its, winners = (f"{100 * m.share(machine):.2g}%" for m in (other, winner))
+        said.append(
+            f"{other.variant} takes {other.time.median / winner.time.median:.2f} times as long: it reaches"
+            f" {its} of the {most}, where {winner.variant} reaches {winners}.{f' How: {how}.' if how else ''}"
+        )
+    return said
+
+
+def _bound(winner: Measurement, machine: MeasuredMachine, share: float) -> str:
     assert winner.flops is not None
     intensity = winner.flops / winner.traffic
     level = machine.level_of(winner.traffic)

@@ -1,13 +1,14 @@
-"""The activation functions: a table of fastmlp's own, and what a user's is.
+"""The activation functions: a table of fastmlp's own, and the class of a user's.
 
 Definitions and constants are PyTorch's (``torch.nn``): the exact (erf) gelu, elu with alpha 1,
-leaky_relu with slope 0.01. The reference has their formulas once more, in NumPy.
+leaky_relu with slope 0.01, selu with the constants of its paper. The reference has their formulas
+once more, in NumPy.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.derivatives import gradient, times
-from fastmlp.formulas.elementary import LEAKY_SLOPE
+from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
 from fastmlp.formulas.tracing import trace
-from fastmlp.model.pieces import Piece, one_number, refuse_reductions, restored
+from fastmlp.model.own_layers import Parameter, checked_parameters, derivatives, traced
+from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -32,7 +34,7 @@ class Activation(Piece):
     Parameters
     ----------
     name : str
-        Letters, digits and _; none of fastmlp's own names.
+        Letters, digits and _; none of fastmlp's own names but selu, mish and hardswish, which came later.
     function : callable
         function(z) returns the activation of one number, in NumPy's words: operators, comparisons,
         `np.exp`, `np.where` and the others that docs/pieces.md lists. It is called here, to be
@@ -40,14 +42,20 @@ class Activation(Piece):
     slope : callable, optional
         slope(z), slope(a) or slope(z, a), with these names: the derivative at z, where the activation
         is a. If None it is derived from the function.
+    parameters : dict of str to (str, initial), optional
+        Numbers that are trained, one for each unit or one for all, as for `Layer`; the function gets them by
+        name, and no slope is given then.
 
     Raises
     ------
-    ValueError
+    ValueError, TypeError
         If a function cannot be traced, in one line that names its line.
 
     Attributes
     ----------
+    parameters : tuple of `fastmlp.model.own_layers.Parameter`
+        With some it is an operation of its own after a dense layer's, and has `derivatives` as a `Layer`;
+        what is below is of activations without.
     formula : callable
         formula(z), on the numbers of `fastmlp.formulas`; None for softmax, which goes over a row.
     backward : callable
@@ -64,6 +72,7 @@ class Activation(Piece):
         Whether `backward` is.
     """
 
+    parameters: tuple[Parameter, ...] = ()
     formula: Formula | None
     backward: Formula | None
     reads: frozenset[str]
@@ -72,37 +81,44 @@ class Activation(Piece):
     short: bool
     short_backward: bool
 
-    def __init__(self, name: str, function: Formula, slope: Formula | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Formula,
+        slope: Formula | None = None,
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
         what = f"the activation {checks.shown(name)}"
-        value = one_number(what, trace(what, function, variable("z")))
-        if "z" not in value.names():
-            raise ValueError(f"{what} must depend on its argument")
-        refuse_reductions(what, value)
+        own = checked_parameters(what, parameters)
+        value = of_one_element(what, one_number(what, traced(what, function, own)))
         derived = gradient(value, "z")
         if slope is not None:
+            if own:
+                raise ValueError(f"{what} has parameters, so that its slopes are derived; leave slope out")
             what = f"the slope of {what}"
-            derived = one_number(what, trace(what, slope, *map(variable, _parameters(what, slope))))
-        self._set(name, value, derived)
+            given = map(variable, _parameters(what, slope))
+            derived = of_one_element(what, one_number(what, trace(what, slope, *given)))
+        self._set(name, value, derived, own)
 
-    def _set(self, name: str, value: Expression, slope: Expression) -> None:
-        self._identify(name, ACTIVATIONS, value, slope)
+    def _set(self, name: str, value: Expression, slope: Expression, parameters: Sequence[Any] = ()) -> None:
+        self.parameters = tuple(Parameter(*one) for one in parameters)
+        names = tuple(one.name for one in self.parameters)
+        known = ACTIVATIONS.keys() - YOUNGER
+        self._identify(name, known, value, slope, form=names, data=self.parameters)
         self.value, self.derivative = value, slope
+        self.hidden, self.output = True, False
+        if self.parameters:
+            self.derivatives = derivatives(value, self.parameters)
+            return
         self.by_delta = by_delta = times(variable("delta"), slope)
         self.reads = frozenset(slope.names())
         self.formula = lambda z: value.on_numbers({"z": z})
         # Of np.sign it is the number 0, whatever delta is.
         self.backward = lambda delta, **read: delta.number(by_delta.on_numbers({"delta": delta, **read}))
-        self.hidden, self.output = True, False
         self.short, self.short_backward = _is_short(value), _is_short(slope)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (type(self), self.name, self.value, self.derivative)
-
-    def digested(self) -> list[Any]:
-        """Return what machine code that is made of it depends on."""
-        said = [self.key, self.digest, sorted(self.reads), self.short, self.short_backward]
-        own = [self.formula, self.backward]
-        return [*said, *([self.by_delta.digest, Expression.digested()] if self.digest else own)]
+        return restored, (type(self), self.name, self.value, self.derivative, self.parameters)
 
     def on_array(self, z: Array) -> Array:
         """Return the activation of z, an array of any shape, in its dtype."""
@@ -117,10 +133,10 @@ class Activation(Piece):
 def _parameters(what: str, slope: Formula) -> list[str]:
     if not callable(slope):
         raise TypeError(f"{what} must be a function, got {checks.shown(slope)}")
-    wanted = list(inspect.signature(slope).parameters)
-    if not wanted or not {*wanted} <= {"z", "a"}:
-        raise ValueError(f"{what} must take z, a, or z and a, by these names, got {', '.join(wanted)}")
-    return wanted
+    names = list(inspect.signature(slope).parameters)
+    if not names or not {*names} <= {"z", "a"}:
+        raise ValueError(f"{what} must take z, a, or z and a, by these names, got {', '.join(names)}")
+    return names
 
 
 LONG = {
@@ -187,11 +203,22 @@ ACTIVATIONS = {
         ),
         _own("sigmoid", elementary.sigmoid, lambda delta, a: delta * (a * (1.0 - a)), output=True),
         _own("tanh", elementary.tanh, lambda delta, a: delta * fma(-a, a, 1.0)),
+        _own("selu", elementary.selu, lambda delta, a: delta * where(a > 0.0, SELU_SCALE, a + SELU_SLOPE)),
+        _own("mish", elementary.mish, lambda delta, z: delta * elementary.mish_derivative(z)),
+        _own(
+            "hardswish",
+            elementary.hardswish,
+            lambda delta, z: where(z <= -3.0, 0.0, delta * where(z < 3.0, fma(z, 1 / 3, 0.5), 1.0)),
+            short=True,
+        ),
         _own("softmax", None, None, hidden=False, output=True),
         _own("exp", elementary.exp, lambda delta, a: delta * a, hidden=False, output=True),
     )
 }
 """fastmlp's own by name. Each formula stands here once for every kernel."""
+
+YOUNGER = frozenset({"selu", "mish", "hardswish"})
+"""Names that users' own activations may have, too: they were free when models of these were written."""
 
 HIDDEN = tuple(name for name, entry in ACTIVATIONS.items() if entry.hidden)
 """The names that a hidden layer may use; so may an `Activation`."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.byte_rows import ByteRows
+from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.sparse import Inputs
-from fastmlp.model.state import TrainState
+from fastmlp.model.state import TrainState, initial_state
 
 Array = NDArray[Any]
 
@@ -33,6 +35,40 @@ class Data(NamedTuple):
         return Data(self.inputs[rows], self.targets[rows], self.weights[rows])
 
 
+PredictArguments = tuple[Network, Array, Inputs, Array]
+"""The arguments of `Backend.predict`, of which the last is written."""
+
+
+def empty_losses(network: Network, steps: int) -> NDArray[np.float64]:
+    """Return room for the objectives of steps: (steps,), or (1 + heads, steps)."""
+    return np.empty((1 + len(network.heads), steps) if network.heads else steps)
+
+
+class Batch(NamedTuple):
+    """Buffers for a batch of up to R rows, which stay where they are while batches change.
+
+    inputs, targets, weights : (R, n_in), (R, n_out), (R,), as in `Data`
+    outputs : (R, n_out), of the network, written
+    by_outputs : (R, n_out), the derivative of a loss by them
+    by_inputs : (R, n_in), its derivative by the inputs, written
+    """
+
+    inputs: Array
+    targets: Array
+    weights: Array
+    outputs: Array
+    by_outputs: Array
+    by_inputs: Array
+
+    @classmethod
+    def of(cls, rows: int, n_in: int, n_out: int, dtype: np.dtype[Any]) -> Batch:
+        """Return buffers for so many rows, with weights of 1."""
+        shapes = (rows, n_in), (rows, n_out), (rows,), (rows, n_out), (rows, n_out), (rows, n_in)
+        batch = cls(*(np.empty(shape, dtype) for shape in shapes))
+        batch.weights[...] = 1
+        return batch
+
+
 class Chunk(NamedTuple):
     """Steps to take without coming back: step s visits rows order[starts[s]:stops[s]].
 
@@ -44,6 +80,10 @@ class Chunk(NamedTuple):
     rates : (steps, 2) float64, the learning rates of weights and of biases
     batch_size : rows of the training's full batches, which this chunk need not contain: results
         may depend on it and must not depend on where chunks end
+    head_totals : (heads, steps) float64, the same sums of `Network.head_weights`; None without heads
+    microbatch : a step takes so many of its rows at a time, and sums their gradients: batch_size is the most
+        rows of one of these. A row that is left alone joins those before it where a network needs batches.
+        0 for all rows at once
     """
 
     order: NDArray[np.int64]
@@ -52,6 +92,8 @@ class Chunk(NamedTuple):
     totals: NDArray[np.float64]
     rates: NDArray[np.float64]
     batch_size: int
+    head_totals: NDArray[np.float64] | None = None
+    microbatch: int = 0
 
     def part(self, start: int, stop: int) -> Chunk:
         """Return the chunk of steps [start, stop)."""
@@ -61,7 +103,30 @@ class Chunk(NamedTuple):
             stops=self.stops[steps],
             totals=self.totals[steps],
             rates=self.rates[steps],
+            head_totals=None if self.head_totals is None else self.head_totals[:, steps].copy(),
         )
+
+
+DRY_ROWS = 4096
+"""Most rows of a step of `dry_run`: enough for every way to form a product."""
+
+
+def dry_run(
+    network: Network, optimizer: Optimizer, dtype: Any, rows: Sequence[int], batch_size: int | None = None
+) -> tuple[TrainState, Data, Chunk]:
+    """Return a state, rows of ones, and steps at rates of 0, which have all code compiled that they call.
+
+    rows : of each step; batch_size : of the training, if it is more than these
+    """
+    stops, steps = np.minimum(rows, DRY_ROWS), len(rows)
+    most, once = int(stops.max()), np.zeros(steps, np.int64)
+    data = Data(*(np.ones(shape, dtype) for shape in ((most, network.n_in), (most, network.n_out), (most,))))
+    totals = np.ones((len(network.heads), steps)) if network.heads else None
+    chunk = Chunk(
+        np.arange(most), once, stops, np.ones(steps), np.zeros((steps, 2)), batch_size or most, totals
+    )
+    state = initial_state(np.zeros(parameter_count(network), dtype), optimizer.moment_rows)
+    return state, data, chunk
 
 
 class Shared(NamedTuple):
@@ -75,35 +140,55 @@ class Shared(NamedTuple):
         the last when all of them are sums
     together : how many numbers it shall get at a time, at least
     rows : of a batch that are here on the average, which decides over threads
+    total : total(numbers) replaces an array by its sums over all processes and returns it: what a step needs
+        of all rows of a batch in the middle
+    batch_rows : (steps,) int64, rows of whole batches
+    leads : whether this process is the one that adds to the gradient what all share
     touched : (n_in,) bool, which columns any process's rows of the batch have a number in, once all are sums;
         None where the optimiser does not go by that
+    row_marks : (rows of all tables of categories,) int32, 0 at first; a step marks those that this process's
+        rows have, and all marks are sums once the gradients are; None where all rows move
     """
 
     places: NDArray[np.int64]
     add: Callable[[int, int, int], None]
     together: int
     rows: int
+    total: Callable[[Array], Array]
+    batch_rows: NDArray[np.int64]
+    leads: bool
     touched: NDArray[np.bool_] | None = None
+    row_marks: NDArray[np.int32] | None = None
 
 
 Predict = Callable[[Network, Array, Inputs, Array], None]
-Evaluate = Callable[[Network, Array, Data], float]
+Evaluate = Callable[[Network, Array, Data], Any]
 Gradient = Callable[[Network, Array, Data, int, int, Array], float]
 Update = Callable[..., TrainState]
 TrainChunk = Callable[..., TrainState]
 
 
-def loss_in_parts(weights: Array, parts: Iterable[slice], loss_of: Callable[[slice], float]) -> float:
-    """Return the loss over all rows from that of each part, `loss_of(rows)`, by the parts' weights (rows,).
+def counts_of(network: Network, data: Data) -> NDArray[np.float64]:
+    """Return what rows count together in the means of the heads' losses (heads,), or of the only one (1,)."""
+    if network.heads:
+        return network.head_totals(data.targets, data.weights)
+    return data.weights.sum(dtype=np.float64, keepdims=True)
 
-    No part overflows whose mean does not, and rows that weigh nothing are not asked for.
+
+def share_of(counts: Array, totals: Array, loss: Any) -> Array:
+    """Return what a part of all rows adds to their losses (1,) or (heads,); no part overflows alone.
+
+    counts, totals : `counts_of` the part and of all rows; loss : what `Backend.evaluate` returns of the part
     """
-    total = float(weights.sum(dtype=np.float64))
-    loss = 0.0
-    for rows in parts:
-        if counts := float(weights[rows].sum(dtype=np.float64)):
-            loss += counts / total * loss_of(rows)
-    return loss
+    shares: Array = np.divide(counts, totals, out=np.zeros(len(counts)), where=counts > 0)
+    return shares * np.atleast_1d(loss)[-len(counts) :]
+
+
+def evaluated(network: Network, losses: Array) -> Any:
+    """Return losses (1,) or (heads,) as `Backend.evaluate` returns them, of heads the sum first."""
+    if not network.heads:
+        return float(losses[0])
+    return np.array([network.sum_of_heads(losses), *losses])
 
 
 class Backend(NamedTuple):
@@ -115,19 +200,21 @@ class Backend(NamedTuple):
     predict(network, parameters, inputs, out)
         Write the network's output for inputs (rows, n_in) to out (rows, n_out).
     evaluate(network, parameters, data)
-        Return the loss over all rows of data, without dropout and penalties.
+        Return the loss over all rows of data, without dropout and penalties; of a network with heads an array
+        (1 + heads,), the loss and those of the heads.
     gradient(network, parameters, data, key, step, gradients)
         Write the gradient of the objective over all rows of data to gradients (P,) and return
         the objective before the update: loss plus penalties. key and step choose the dropout masks.
     update(network, optimizer, state, rate, bias_rate, touched=None)
         Apply state.gradients (which clipping may scale); return the state with its step advanced. touched
         (n_in,) says which columns of the inputs have a number other than 0, for an optimiser whose rule goes
-        by that (`Rule.touched_only`); None says all.
+        by that (`StepRule.touched_only`); None says all.
     train_chunk(network, optimizer, state, data, chunk, key, threads, losses, shared=None)
-        Take the chunk's steps, write each one's objective to losses (steps,) float64, and return
-        the state with its step advanced. With a `Shared` a step is that along the sum of all processes'
-        gradients, and an objective this one's share of the batch's, with all of the penalties: they add up
-        to the batch's where one process alone has a network with penalties.
+        Take the chunk's steps, write each one's objective to losses (steps,) float64, and return the
+        state with its step advanced. With heads losses is (1 + heads, steps), each head's loss below.
+        With a `Shared` a step is that along the sum of all processes' gradients, and an objective this
+        one's share of the batch's, with all of the penalties: they add up to the batch's where one
+        process alone has a network with penalties.
     """
 
     name: str

@@ -1,22 +1,25 @@
 """Where each layer lies in the one flat vector that holds all parameters.
 
-Layer after layer: the weights (n_in, n_out) in C order, then the biases (n_out,). One vector
+Operation after operation: the weights (n_in, n_out) in C order, then the biases (n_out,). One vector
 makes an optimiser one loop, an all-reduce one buffer and a checkpoint one array.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from ctypes import addressof, c_char
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from fastmlp.model.initializers import draw_biases, draw_weights
+from fastmlp.model.embeddings import Embedding, PiecewiseLinear
+from fastmlp.model.initializers import bias_bound, draw_biases, draw_weights, weight_bound, within
 from fastmlp.model.network import Network
+from fastmlp.model.operations import Operation
+from fastmlp.model.own_layers import parts_of
 
 Array = NDArray[Any]
 
@@ -37,52 +40,190 @@ def aligned(length: int, dtype: DTypeLike) -> NDArray[Any]:
     return raw[start : start + length]
 
 
-class LayerSlices(NamedTuple):
-    """One layer's place in the flat vector: weights [weights, biases), biases [biases, end)."""
-
-    weights: int
-    biases: int
-    end: int
-    n_in: int
-    n_out: int
-
-
-@functools.lru_cache(maxsize=64)
-def layer_slices(sizes: tuple[int, ...]) -> tuple[LayerSlices, ...]:
-    """Return each layer's place in the flat vector, the first layer's first."""
-    slices = []
-    end = 0
-    for n_in, n_out in pairwise(sizes):
-        start, end = end, end + (n_in + 1) * n_out
-        slices.append(LayerSlices(start, end - n_out, end, n_in, n_out))
-    return tuple(slices)
-
-
-def parameter_count(sizes: tuple[int, ...]) -> int:
+def parameter_count(network: Network) -> int:
     """Return the length of the flat vector."""
-    return layer_slices(sizes)[-1].end
+    return network.operations[-1].end
 
 
-def layer_views(parameters: Array, sizes: tuple[int, ...]) -> list[tuple[Array, Array]]:
-    """Return per layer the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector."""
+class Views(NamedTuple):
+    """An operation's part of a flat vector; arrays are empty where it has no such parameters.
+
+    first : weights (n_in, n_out), the gain (n_out,), or all parameters of a user's layer
+    second : biases or the shift (n_out,)
+    state : (2, n_out), the running mean and variance of a batch norm
+    """
+
+    first: Array
+    second: Array
+    state: Array
+
+
+def operation_views(vector: Array, network: Network) -> list[Views]:
+    """Return per operation the views of a flat (P,) vector."""
     return [
-        (
-            parameters[at.weights : at.biases].reshape(at.n_in, at.n_out),
-            parameters[at.biases : at.end],
+        Views(
+            vector[one.weights : one.biases].reshape((one.n_in, one.n_out) if one.is_dense else -1),
+            vector[one.biases : one.trained],
+            vector[one.trained : one.end].reshape(_state_shape(one)),
         )
-        for at in layer_slices(sizes)
+        for one in network.operations
     ]
 
 
+def _state_shape(one: Operation) -> tuple[int, ...]:
+    if isinstance(one.layer, Embedding):
+        return (-1,)
+    return one.kind.state, -1 if one.kind.state else 0
+
+
+def embedding_views(vector: Array, one: Operation) -> dict[str, Array]:
+    """Return by name the arrays of an operation of an `Embedding`, views of a flat (P,) vector."""
+    assert isinstance(one.layer, Embedding)
+    found, at = {}, one.weights
+    for name, shape in one.layer.arrays(one.groups).items():
+        size = math.prod(shape)
+        found[name] = vector[at : at + size].reshape(shape)
+        at += size
+    return found
+
+
+def layer_views(parameters: Array, network: Network) -> list[tuple[Array, Array]]:
+    """Return per layer of a chain the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector.
+
+    Raises
+    ------
+    ValueError
+        If the network is no chain.
+    """
+    if not network.is_chain:
+        raise ValueError(
+            f"this network is no chain of like dense layers (it has {network.unlike_a_chain}); its "
+            "arrays stand by name in `layers`"
+        )
+    return [(weights, biases) for weights, biases, _ in operation_views(parameters, network)]
+
+
+def dense_views(vector: Array, network: Network) -> list[tuple[Array, Array]]:
+    """Return per product the views (weights (n_in, n_out), biases (n_out,)) of a flat (P,) vector."""
+    both = zip(network.operations, operation_views(vector, network), strict=True)
+    return [views[:2] for one, views in both if one.is_dense]
+
+
+def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
+    """Return the arrays of every layer by its name and theirs, as views of a flat (P,) vector.
+
+    A `Dense` has "weights" (n_in, n_out) and, if it has them, "biases" (n_out,); others "gain" and "shift",
+    and a `BatchNorm` its running "mean" and "variance"; a user's layer its parameters, (n_out,) or (1,).
+    After `Members` a `Dense` has "r" (members, n_in), "weights", "s" and "biases" (members, n_out); others
+    have a row for each member. Of inputs see `fastmlp.model.embeddings` and `inputs`.
+    """
+    members_begin = next((one.weights for one in network.operations if one.kind.name == "members"), None)
+    found: dict[str, dict[str, Array]] = {}
+    for one, (first, second, state) in zip(network.operations, operation_views(vector, network), strict=True):
+        if isinstance(one.layer, Embedding):
+            found[one.name] = embedding_views(vector, one)
+            continue
+        names = ("weights", "biases") if one.is_dense else ("gain", "shift", "mean", "variance")
+        own = zip(names, (first, second, *state), strict=False)
+        arrays = {name: array for name, array in own if array.size}
+        if one.kind.piece is not None:
+            parts = parts_of(one.kind.piece.parameters, first.reshape(one.members, -1).T, one.n_out)
+            arrays = {parameter.name: array.T for parameter, array in parts.items()}
+            if one.members == 1:
+                arrays = {name: array[0] for name, array in arrays.items()}
+        elif members_begin is not None and one.weights >= members_begin and not one.is_dense:
+            renamed = {"gain": one.part, "shift": "biases"} if one.part else {}
+            arrays = {
+                renamed.get(name, name): array.reshape(network.members, -1) for name, array in arrays.items()
+            }
+        if not one.trains_bias:
+            arrays.pop("biases", None)
+        if arrays:
+            found[one.name] = found.get(one.name, {}) | arrays
+    return found
+
+
 def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array:
-    """Return a new flat vector of `dtype`: the weights drawn layer after layer, and then the biases."""
-    parameters = aligned(parameter_count(network.sizes), dtype)
-    views = layer_views(parameters, network.sizes)
-    for weights, _ in views:
-        weights[...] = draw_weights(network.weight_init, len(weights), weights.shape[1], rng)
-    for weights, biases in views:
-        biases[...] = draw_biases(network.bias_init, len(weights), len(biases), rng)
+    """Return a new flat vector of `dtype`: the weights drawn layer after layer, the biases, users' layers."""
+    parameters = aligned(parameter_count(network), dtype)
+    dense: list[Any] = [one for one in network.operations if one.is_dense]  # of a `Dense` each
+    others: list[tuple[Operation, Views]] = []
+    if len(dense) < len(network.operations):  # the views take longer than the draws of a small chain
+        others = list(zip(network.operations, operation_views(parameters, network), strict=True))
+    for one, (gain, shift, state) in others:
+        if isinstance(one.layer, Embedding):
+            one.layer.draw(embedding_views(parameters, one), rng)
+        elif not one.is_dense:
+            gain[...], shift[...] = getattr(one.layer, "initial", 1.0), 0.0
+            state[...] = np.arange(len(state))[:, None]  # a mean of 0, a variance of 1
+    for one in dense:
+        weights = draw_weights(one.layer.weight_init, one.n_in, one.n_out, rng)
+        parameters[one.weights : one.biases] = weights.reshape(-1)
+    for one in dense:
+        parameters[one.biases : one.trained] = draw_biases(one.layer.bias_init, one.n_in, one.n_out, rng)
+    if network.members > 1:
+        draw_members(others, network, rng)
+    for one, views in others:
+        if one.kind.piece is not None:
+            each = views.first.reshape(one.members, -1).T
+            for own, array in parts_of(one.kind.piece.parameters, each, one.n_out).items():
+                array[...] = own.drawn(array.size, rng).reshape(array.shape)
     return parameters
+
+
+def draw_members(
+    operations: Sequence[tuple[Operation, Views]], network: Network, rng: np.random.Generator
+) -> None:
+    """Draw what members have for themselves: the first r as signs, biases as of one network for all."""
+    own = {part: [pair for pair in operations if pair[0].part == part] for part in "rs"}
+    first = own["r"][0][1].first
+    first[...] = rng.integers(0, 2, first.size) * 2 - 1
+    for (before, _), (after, views) in zip(own["r"], own["s"], strict=True):
+        n_in, n_out = (one.n_in // network.members for one in (before, after))
+        layer: Any = after.layer
+        views.second.reshape(-1, n_out)[...] = draw_biases(layer.bias_init, n_in, n_out, rng)
+
+
+def drawn_of_each(network: Network, rngs: Iterator[np.random.Generator], out: Array) -> None:
+    """Write `drawn` by each of some generators to a row of out (generators, P).
+
+    Where all numbers of a chain are uniform they are scaled together, in a tenth of the time.
+    """
+    parts = _uniform_parts(network)
+    if parts is None:
+        for row, rng in zip(out, rngs, strict=True):
+            row[...] = drawn(network, rng, out.dtype)
+        return
+    count = sum(stop - start for start, stop, bound in parts if bound)
+    numbers, at = np.empty((len(out), count)), 0
+    for row, rng in zip(numbers, rngs, strict=True):
+        rng.random(out=row)
+    for start, stop, bound in parts:
+        out[:, start:stop] = within(bound, numbers[:, at : at + stop - start]) if bound else 0.0
+        at += (stop - start) * bool(bound)
+
+
+@functools.lru_cache(maxsize=64)
+def _uniform_parts(network: Network) -> list[tuple[int, int, float]] | None:
+    """Return (start, stop, bound) of all parameters, as they are drawn; None if not all are uniform."""
+    parts: list[tuple[int, int, float | None]] = []
+    if not network.is_chain:
+        return None
+    dense: list[Any] = [*network.operations]
+    for one in dense:
+        parts.append((one.weights, one.biases, weight_bound(one.layer.weight_init, one.n_in, one.n_out)))
+    for one in dense:
+        parts.append((one.biases, one.trained, bias_bound(one.layer.bias_init, one.n_in)))
+    found = [(start, stop, bound) for start, stop, bound in parts if bound is not None]
+    return found if len(found) == len(parts) else None
+
+
+def settle_bins(parameters: Array, network: Network, rows: Array) -> None:
+    """Write the bins that are quantiles of clean rows (rows, n_in) to a flat (P,) vector."""
+    for one in network.operations:
+        if isinstance(one.layer, PiecewiseLinear) and isinstance(one.layer.bins, int):
+            column = network.operations[one.sources[0]].column
+            one.layer.settle(embedding_views(parameters, one), rows[:, column : column + one.n_in])
 
 
 def flatten(
@@ -99,8 +240,8 @@ def flatten(
     ValueError
         If there are not as many arrays as layers, or a shape is not the layer's.
     """
-    parameters = aligned(parameter_count(network.sizes), dtype)
-    views = layer_views(parameters, network.sizes)
+    parameters = aligned(parameter_count(network), dtype)
+    views = layer_views(parameters, network)
     for what, arrays, index in (("weights", weights, 0), ("biases", biases, 1)):
         if len(arrays) != len(views):
             raise ValueError(f"initial {what} must hold {len(views)} arrays, got {len(arrays)}")

@@ -1,9 +1,10 @@
-"""The losses: a table of fastmlp's own, and what a user's is.
+"""The losses: a table of fastmlp's own, and the classes of a user's.
 
-Element-wise losses are means over all elements, cross_entropy is a mean over rows, as in
-PyTorch. Each row counts with its sample weight, and a mean divides by the batch's sum of them.
-poisson_deviance is half the Poisson deviance: poisson plus what depends on the targets alone, so
-that it is 0 where the outputs are the targets. The reference has the formulas once more, in NumPy.
+Element-wise losses are means over all elements, cross_entropy and focal are means over rows, as in PyTorch,
+and likelihoods with two outputs a target are means over targets. Each row counts with its sample weight, and
+a mean divides by the batch's sum of them. poisson_deviance is half the Poisson deviance: poisson plus what
+depends on the targets alone, so that it is 0 where the outputs are the targets. The reference has the
+formulas once more, in NumPy.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from fastmlp import checks
 from fastmlp.formulas import elementary
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, operate, variable
-from fastmlp.formulas.numbers import Constant, at_least, at_most, fma, magnitude, where
+from fastmlp.formulas.numbers import DtypeConstant, at_least, at_most, fma, magnitude, where
 from fastmlp.formulas.tracing import trace
 from fastmlp.model.activations import OUTPUTS
-from fastmlp.model.pieces import Piece, one_number, refuse_reductions, restored
+from fastmlp.model.likelihoods import gaussian, negative_binomial
+from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
 
 Array = NDArray[Any]
 Formula = Callable[..., Any]
@@ -69,6 +71,12 @@ class Loss(Piece):
     element : callable
         element(z, a, y, parameter), on the numbers of `fastmlp.formulas`: the loss of one element, and its
         derivative by the output or, where `by_logit`, by the logit; None if it goes over a row
+    of_logs : bool
+        Whether it is a sum over log a, a softmax: element(log a, a, y, parameters, before) adds to the loss
+        of the units before, and its derivative is by log a or, where `by_logit`, by the logit
+    outputs_per_target : int
+        1; or 2, as of `fastmlp.model.likelihoods`: element(first, second, y) takes two outputs, and gives the
+        loss with its derivatives by both
     value : expression
         A row's loss, of logit, output, target and parameter (NUMBER, if it is one); of users' losses only.
     delta : expression
@@ -82,6 +90,8 @@ class Loss(Piece):
     sklearn_divisor: float | None = None
     element: Formula | None = None
     by_logit: bool = False
+    of_logs: bool = False
+    outputs_per_target: int = 1
 
     def __init__(
         self,
@@ -91,7 +101,7 @@ class Loss(Piece):
         parameter: float | Sequence[float] | None = None,
     ) -> None:
         what = f"the loss {checks.shown(name)}"
-        checks.choice("output", output, OUTPUTS)
+        output = checks.choice("output", output, OUTPUTS)
         numbers = None if parameter is None else _numbers(f"the parameter of {what}", parameter)
         source = "logit" if _first_parameter(function) in ("logit", "logits") else "output"
         given = [variable(source), variable("target")]
@@ -101,13 +111,13 @@ class Loss(Piece):
         if source not in value.names():
             raise ValueError(f"{what} must depend on its {source}")
         if not self.by_row:
-            refuse_reductions(what, value)
+            value = of_one_element(what, value)
         self._set(name, value, source, output, numbers)
 
     def _set(
         self, name: str, value: Expression, source: str, output: str, parameter: tuple[float, ...] | None
     ) -> None:
-        self._identify(name, LOSSES, value, form=output, data=parameter)
+        self._identify(name, RESERVED, value, form=output, data=parameter)
         self.function, self.source, self.outputs, self.parameter = value, source, (output,), parameter
         self.value = value if self.by_row else operate("sum", value)
         derivative = gradient(self.value, source)
@@ -125,11 +135,6 @@ class Loss(Piece):
     def __reduce__(self) -> tuple[Any, ...]:
         return restored, (type(self), self.name, self.function, self.source, self.outputs[0], self.parameter)
 
-    def digested(self) -> list[Any]:
-        """Return what machine code that is made of it depends on."""
-        said = [self.key, self.outputs, self.by_row, self.by_logit, self.clips]
-        return [*said, *([self.delta.digest, Expression.digested()] if self.digest else [self.element])]
-
     def on_arrays(
         self, logits: Array, output: Array, targets: Array, parameter: Array
     ) -> tuple[Array, Array]:
@@ -143,6 +148,11 @@ class Loss(Piece):
         value = self.value.on_arrays(logits.dtype, values)
         delta = self.delta.on_arrays(logits.dtype, values)
         return np.broadcast_to(value, (len(logits), 1)), np.broadcast_to(delta, logits.shape)
+
+    def numbers(self, n_out: int) -> tuple[float, ...]:
+        """Return the parameter of each output, 0 without one."""
+        given = self.parameter or (0.0,)
+        return given if len(given) == n_out else given * n_out
 
 
 class RowLoss(Loss):
@@ -226,6 +236,33 @@ def pinball(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     return r * slope, slope
 
 
+def cross_entropy(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple[Any, Any]:
+    """-y log(a), of targets that are smoothed: y - smoothing y + smoothing / classes.
+
+    parameters : at 0 smoothing / classes, at 1 smoothing; below 0 where the loss is clipped
+    """
+    y = fma(-at_least(parameters[1], 0.0), y, y) + at_least(parameters[0], 0.0)
+    return fma(y, -z, before), a - y
+
+
+def focal(z: Any, a: Any, y: Any, parameters: Any, before: Any) -> tuple[Any, Any]:
+    """-y (1 - a)^gamma log(a)."""
+    gamma, rest = parameters[0], -elementary.expm1(z)
+    some = rest > elementary.SMALLEST_NORMAL
+    factor = where(gamma > 0.0, where(some, elementary.exp(gamma * elementary.log(rest)), 0.0), 1.0)
+    ratio = where(some, z / where(some, rest, 1.0), -1.0)  # log(a) / (1 - a), which is -1 at a = 1
+    return fma(y * factor, -z, before), -y * factor * fma(-gamma * a, ratio, 1.0)
+
+
+def binary_focal(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
+    """-y (1 - a)^gamma log(a) - (1 - y) a^gamma log(1 - a), of a logit of any size."""
+    of_no, of_yes = elementary.softplus(z), elementary.softplus(-z)  # -log(1 - a), -log(a)
+    yes, no = y * elementary.exp(-parameter * of_no), (1.0 - y) * elementary.exp(-parameter * of_yes)
+    by_yes = fma(-parameter * a, of_yes, a - 1.0)
+    by_no = fma(parameter * (1.0 - a), of_no, a)
+    return fma(yes, of_yes, no * of_no), fma(yes, by_yes, no * by_no)
+
+
 def binary_cross_entropy(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     """log(1 + e^z) - y z, of a logit of any size."""
     return fma(-z, y, elementary.softplus(z)), a - y
@@ -242,67 +279,65 @@ def poisson_deviance(z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
     return fma(-y, z, a) - least, a - y
 
 
-def _own(
-    name: str,
-    element: Formula | None,
-    outputs: tuple[str, ...],
-    *,
-    by_logit: bool = False,
-    targets: str = "any",
-    clips: bool = False,
-    sklearn_divisor: float | None = None,
-) -> Loss:
+def _own(name: str, element: Formula, outputs: tuple[str, ...], **facts: Any) -> Loss:
+    """Return an entry; facts : attributes of `Loss` that are not as usual."""
     entry = Loss.__new__(Loss)
-    entry.name = entry.key = name
-    entry.digest, entry.outputs, entry.element, entry.by_logit = "", outputs, element, by_logit
-    entry.targets, entry.clips, entry.sklearn_divisor = targets, clips, sklearn_divisor
-    entry.by_row, entry.parameter = element is None, None
+    vars(entry).update(name=name, key=name, digest="", outputs=outputs, element=element, parameter=None)
+    vars(entry).update(facts)
     return entry
 
 
 _RANGES = ("identity", "sigmoid", "softmax", "exp")
+_CLASSES = {"of_logs": True, "by_row": True, "targets": "distributions"}
+_EVENTS = {"by_logit": True, "targets": "within [0, 1]"}
+_COUNTS = {"by_logit": True, "targets": "at least 0", "sklearn_divisor": 1.0}
+_PAIRS = {"by_logit": True, "outputs_per_target": 2}
 
 LOSSES = {
     entry.name: entry
     for entry in (
         _own("mse", squared, _RANGES, sklearn_divisor=2.0),
         _own("mae", absolute, _RANGES),
-        _own("huber", huber, _RANGES),
+        _own("huber", huber, _RANGES, parameter=(1.0,)),
         _own(
             "binary_cross_entropy",
             binary_cross_entropy,
             ("sigmoid",),
-            by_logit=True,
-            targets="within [0, 1]",
             clips=True,
             sklearn_divisor=1.0,
+            **_EVENTS,
         ),
-        _own("cross_entropy", None, ("softmax",), by_logit=True, targets="distributions", clips=True),
-        _own("poisson", poisson, ("exp",), by_logit=True, targets="at least 0", sklearn_divisor=1.0),
-        _own("pinball", pinball, ("identity", "sigmoid", "exp")),
-        _own(
-            "poisson_deviance",
-            poisson_deviance,
-            ("exp",),
-            by_logit=True,
-            targets="at least 0",
-            sklearn_divisor=1.0,
-        ),
+        _own("cross_entropy", cross_entropy, ("softmax",), by_logit=True, clips=True, **_CLASSES),
+        _own("poisson", poisson, ("exp",), **_COUNTS),
+        _own("pinball", pinball, ("identity", "sigmoid", "exp"), parameter=(0.5,)),
+        _own("poisson_deviance", poisson_deviance, ("exp",), **_COUNTS),
     )
 }
-"""fastmlp's own by name. Outputs are those on whose range a loss is defined; the likelihoods take their
-canonical output only, whose fused form is stable for logits of any size. Of a loss without a formula of
-one element, the rows' formula stands in the kernels."""
+RESERVED = frozenset(LOSSES)
+"""Names that no loss of a user's may have. One may have had a younger name before; keys distinguish them."""
+
+LOSSES |= {
+    entry.name: entry
+    for entry in (
+        _own("focal", focal, ("softmax",), parameter=(2.0,), **_CLASSES),
+        _own("binary_focal", binary_focal, ("sigmoid",), parameter=(2.0,), **_EVENTS),
+        _own("gaussian", gaussian, ("identity",), **_PAIRS),
+        _own("negative_binomial", negative_binomial, ("identity",), targets="at least 0", **_PAIRS),
+    )
+}
+"""fastmlp's own by name, with their usual parameters; `fastmlp.model.own_losses` has those with others.
+Outputs are those on whose range a loss is defined; the likelihoods take their canonical output only, whose
+fused form is stable for logits of any size."""
 
 
 def loss_of(given: str | Loss) -> Loss:
-    """Return the entry of a name, a user's loss as it is."""
+    """Return the entry of a name, a loss as it is."""
     return LOSSES[given] if isinstance(given, str) else given
 
 
 # Of a probability of 1 - eps and of eps.
-LEAST_CROSS_ENTROPY = Constant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
-MOST_CROSS_ENTROPY = Constant(-math.log(2.0**-23), -math.log(2.0**-52))
+LEAST_CROSS_ENTROPY = DtypeConstant(-math.log1p(-(2.0**-23)), -math.log1p(-(2.0**-52)))
+MOST_CROSS_ENTROPY = DtypeConstant(-math.log(2.0**-23), -math.log(2.0**-52))
 
 
 def within(value: Any, least: Any, most: Any) -> Any:

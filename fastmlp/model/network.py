@@ -1,67 +1,116 @@
-"""What is to be trained: a frozen description of a network and its objective, without arrays."""
+"""`Network`: a frozen description of a network and its objective, without arrays."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
-from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, Normal, check_init
-from fastmlp.model.losses import LOSSES, Loss, loss_of
+from fastmlp.model.activations import Activation
+from fastmlp.model.chain import USUAL, Chain, chain_layers, checked_chain, checked_list
+from fastmlp.model.embeddings import PiecewiseLinear
+from fastmlp.model.heads import Head, checked_heads, columns_of_heads
+from fastmlp.model.initializers import Normal, Uniform
+from fastmlp.model.inputs import Block, Categories, Table, columns_of, sparse_columns, tables_of
+from fastmlp.model.layers import Dense, Part, checked_layers, without_penalties
+from fastmlp.model.losses import Loss, loss_of
+from fastmlp.model.lowering import lowered
+from fastmlp.model.objective import Objective
+from fastmlp.model.operations import Operation, own_kind
+from fastmlp.model.own_layers import Layer
+from fastmlp.model.own_losses import Huber, Quantiles
 
 CONVENTIONS = ("torch", "sklearn")
+
 
 LEAST_SCALE = 2.0**-149
 """The least number above 0 of float32."""
 
-MAX_PARAMETERS = 2**31
-"""A network beyond this is refused before anything is allocated: 8 GiB in float32, and its
-moments and gradients as much again each."""
 
-
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True, init=False, eq=False, repr=False)
 class Network:
     """A multi-layer perceptron and the objective that it minimises.
 
     Parameters
     ----------
     sizes : sequence of int
-        Units of every layer, inputs first: (n_in, hidden..., n_out), two or more of at least 1.
+        Units of every layer of a chain, inputs first: (n_in, hidden..., n_out), two or more of at least 1.
     hidden : str or Activation, or a sequence of them
-        Activation of the hidden layers, one for all or one for each: identity, relu,
-        leaky_relu, elu, gelu, silu, softplus, sigmoid, tanh, or an `Activation` of your own.
+        Activation of the hidden layers, one for all or one for each: identity, relu, leaky_relu, elu,
+        gelu, silu, softplus, sigmoid, tanh, selu, mish, hardswish, or an `Activation` of your own. With one
+        that has parameters the network is one of `layers`, and no chain.
     output : str, optional
-        Activation of the last layer: identity, sigmoid, softmax, exp. None: what a `Loss` of your own
-        goes with, else identity.
+        Activation of the last layer: identity, sigmoid, softmax, exp. None: what the loss goes with,
+        identity where that is one of several.
     loss : str or Loss
-        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance or pinball, or
-        a `Loss` or `RowLoss` of your own. Means over all elements, over rows for cross_entropy and `RowLoss`.
+        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance, pinball, focal,
+        binary_focal, gaussian or negative_binomial; one with its parameters, as `Huber(0.5)`, `Quantiles`,
+        `CrossEntropy(smoothing=0.1)` or `Focal`; or a `Loss` or `RowLoss` of your own. Means over all
+        elements; over rows for cross_entropy, focal and `RowLoss`; over targets, of which each has two
+        outputs, for gaussian and negative_binomial.
     dropout : float or sequence of float
         Probability in [0, 1) that a hidden unit is dropped while training; kept ones are scaled
         by 1 / (1 - p). One for all hidden layers or one for each.
     l1, l2 : float
         Penalties on the weights, not the biases: l1 * sum|w| + l2 / 2 * sum w^2 is added to the
         loss of every batch.
-    huber_delta : float
-        Where huber turns from quadratic to linear; above 0.
-    quantile : float
-        The quantile that pinball estimates, in (0, 1).
-    weight_init : str or Normal
-        glorot_uniform, glorot_normal, he_uniform, he_normal or `Normal(scale)`.
-    bias_init : str or Normal
-        zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear) or `Normal(scale)`.
+    huber_delta, quantile : float
+        With loss="huber" and "pinball": those of `Huber(huber_delta)` and `Quantiles(quantile)`.
+    weight_init : str, Normal or Uniform
+        glorot_uniform, glorot_normal, he_uniform, he_normal, `Normal(scale)` or `Uniform(low, high)`.
+    bias_init : str, Normal or Uniform
+        zeros, uniform (within 1/sqrt(fan_in), as torch.nn.Linear), `Normal(scale)` or `Uniform(low, high)`.
     input_scale : float
         What every input is multiplied with, in training and in predictions; above 0. 1 / 255 makes numbers
         from 0 to 1 of pixels in bytes, which are converted a few rows at a time.
     convention : str
         Whose scaling of the objective holds. "torch": what is said above. "sklearn": that of
         scikit-learn's MLPClassifier and MLPRegressor, see the notes.
+    inputs : int, or list or dict of `Numbers`, `Categories` and `SparseNumbers`
+        Columns of X, of a network of `layers`; or blocks of them, of which X is a list or a dict, too.
+    layers : sequence of layers, str or Activation
+        In the place of sizes, hidden, dropout and initialisers: any of `Dense`, `LayerNorm`, `RMSNorm`,
+        `BatchNorm`, `Dropout`, `Residual`, `Add`, `Concatenate`, `Scale`, `PReLU`, `Swish`, `Members`,
+        `Activate`, names of activations, and a `Layer` or an `Activation` of your own; the last one is a
+        `Dense` of n_out units. Such a list of like `Dense` layers is the chain that `sizes` describe.
+    heads : dict of `Head`
+        In the place of the last `Dense`, output and loss: several of them, by their names. Targets and
+        predictions are dicts of these names; what is minimised is the sum of their losses.
+    head : `Head`
+        In the place of the last `Dense`, output and loss: a single one. Targets and predictions are arrays.
+
+    Attributes
+    ----------
+    n_in : int
+        Columns of X.
+    n_out : int
+        Outputs.
+    operations : tuple of `fastmlp.model.operations.Operation`
+        What it does, as a list.
+    blocks : tuple of `Numbers`, `Categories` and `SparseNumbers`
+        What the columns of X are; empty where `inputs` is their number.
+    is_chain : bool
+        Whether it is a chain of like dense layers, which `sizes` and `hidden` describe.
+    widths : tuple of int
+        Columns of X, and the units of every dense layer: of a chain its sizes.
+    drops : bool
+        Whether units are dropped while it is trained.
+    penalises : bool
+        Whether weights have a penalty.
+    members : int
+        How many networks it is, of which predictions are the mean: see `Members`. 1 without.
+    needs_batches : bool
+        Whether a part of it goes by all rows of a batch, so that one row is none.
+    sizes : tuple of int
+        Of a chain, as are `hidden`, `dropout`, `weight_init` and `bias_init`. Another network has `inputs`
+        and `layers`.
 
     Notes
     -----
@@ -86,16 +135,14 @@ class Network:
     dropout: tuple[float, ...]
     l1: float
     l2: float
-    huber_delta: float
-    quantile: float
-    weight_init: str | Normal
-    bias_init: str | Normal
+    weight_init: str | Normal | Uniform
+    bias_init: str | Normal | Uniform
     input_scale: float
     convention: str
 
     def __init__(
         self,
-        sizes: Sequence[int],
+        sizes: Sequence[int] | None = None,
         hidden: str | Activation | Sequence[str | Activation] = "relu",
         output: str | None = None,
         loss: str | Loss = "mse",
@@ -105,118 +152,260 @@ class Network:
         l2: float = 0.0,
         huber_delta: float = 1.0,
         quantile: float = 0.5,
-        weight_init: str | Normal = "glorot_uniform",
-        bias_init: str | Normal = "zeros",
+        weight_init: str | Normal | Uniform = "glorot_uniform",
+        bias_init: str | Normal | Uniform = "zeros",
         input_scale: float = 1.0,
         convention: str = "torch",
+        inputs: int | Sequence[Block] | Mapping[str, Block] | None = None,
+        layers: Sequence[Part | str | Activation | Layer] | None = None,
+        heads: Mapping[str, Head] | None = None,
+        head: Head | None = None,
     ) -> None:
-        sizes = _check_sizes(sizes)
-        depth = len(sizes) - 2
-        if isinstance(hidden, str):  # even if there is no hidden layer that would take it
-            _check_activation(hidden)
-        if isinstance(dropout, Real):
-            checks.real("dropout", dropout, 0, 1, open_high=True)
-        hidden = _one_per_layer("hidden", hidden, (str, Activation), depth)
-        dropout = _one_per_layer("dropout", dropout, Real, depth)
-        if not isinstance(loss, Loss):
-            checks.choice("loss", loss, tuple(LOSSES), ", or a Loss of your own")
-        entry = loss_of(loss)
-        if output is None:
-            output = "identity" if isinstance(loss, str) else entry.outputs[0]
-        checks.choice("output", output, OUTPUTS)
-        if output not in entry.outputs:
-            raise ValueError(
-                f"output {output!r} does not go with loss {entry.name!r}; "
-                f"choose from: {', '.join(entry.outputs)}"
-            )
-        if entry.parameter is not None and len(entry.parameter) not in (1, sizes[-1]):
-            raise ValueError(
-                f"the parameter of loss {entry.name!r} must be a number or {sizes[-1]} of them, one for each "
-                f"output, got {len(entry.parameter)}"
-            )
-        if output == "softmax" and sizes[-1] == 1:
-            raise ValueError("output 'softmax' needs at least 2 output units, got sizes[-1] = 1")
-        check_init("weight_init", weight_init, WEIGHT_INITS)
-        check_init("bias_init", bias_init, BIAS_INITS)
-        values = {
-            "sizes": sizes,
-            "hidden": tuple(map(_check_activation, hidden)),
-            "output": output,
-            "loss": loss,
-            "dropout": tuple(checks.real("dropout", p, 0, 1, open_high=True) for p in dropout),
-            "l1": checks.real("l1", l1, 0),
-            "l2": checks.real("l2", l2, 0),
-            "huber_delta": checks.real("huber_delta", huber_delta, 0, open_low=True),
-            "quantile": checks.real("quantile", quantile, 0, 1, open_low=True, open_high=True),
-            "weight_init": weight_init,
-            "bias_init": bias_init,
-            "input_scale": checks.real("input_scale", input_scale, 0, open_low=True),
-            "convention": checks.choice("convention", convention, CONVENTIONS),
+        if (layers is None) == (sizes is None) or (layers is None) != (inputs is None):
+            raise TypeError("a Network takes sizes, or inputs and layers")
+        if heads is not None or head is not None:
+            if layers is None or (output or "identity", loss, convention) != ("identity", "mse", "torch"):
+                raise TypeError("heads go with inputs and layers, and have an output and a loss each")
+            heads = checked_heads(heads, head)
+        if head is not None and not head.masked:  # a network like others
+            layers = (*checked_layers(layers), *head.layers, Dense(head.units))
+            heads, output, loss = None, head.output, head.loss
+        given_apart = {
+            "huber": Huber(checks.real("huber_delta", huber_delta, 0, open_low=True)),
+            "pinball": Quantiles(checks.real("quantile", quantile, 0, 1, open_low=True, open_high=True)),
         }
+        loss = given_apart.get(loss, loss) if isinstance(loss, str) else loss
+        penalties = {"l1": checks.real("l1", l1, 0), "l2": checks.real("l2", l2, 0)}
+        derived: dict[str, Any]
+        given: tuple[Any, ...] = hidden, dropout, weight_init, bias_init
+        chain: Any
+        operations: tuple[Operation, ...] = ()
+        if layers is None:
+            chain = checked_chain(sizes, *given)
+            if any(map(own_kind, chain.hidden)):  # parameters of an activation: an operation of their own
+                inits = {"weight_init": chain.weight_init, "bias_init": chain.bias_init}
+                inputs, layers, given = chain.sizes[0], chain_layers(*chain[:3], **inits), USUAL
+        if layers is not None:
+            chain, operations = checked_list(inputs, layers, given, **penalties, heads=heads)
+        if isinstance(chain, Chain):
+            derived = {
+                "is_chain": True, "widths": chain.sizes, "drops": any(chain.dropout),
+                "penalises": l1 > 0 or l2 > 0, "needs_batches": False,
+            }  # fmt: skip
+        else:
+            derived = {
+                "is_chain": False,
+                "widths": (columns_of(chain["inputs"]), *(one.n_out for one in operations if one.is_dense)),
+                "drops": any(one.dropout for one in operations),
+                "penalises": any(one.l1 > 0 or one.l2 > 0 for one in operations),
+                "needs_batches": any(one.kind.state for one in operations),
+            }
+        derived["members"] = max((one.members for one in operations), default=1)
+        n_in, n_out = derived["widths"][0], derived["widths"][-1]
+        convention = checks.choice("convention", convention, CONVENTIONS)
+        if heads:
+            n_out = sum(one.units for one in heads.values())
+            objective = head.objective if head is not None else Objective(n_out, "identity", "mse")
+        else:
+            objective = Objective.checked(n_out, output, loss, convention)
+        facts = {
+            **(chain._asdict() if isinstance(chain, Chain) else chain),
+            "output": "identity" if heads else objective.output,
+            "loss": "mse" if heads else objective.loss,
+            **penalties,
+            "input_scale": checks.real("input_scale", input_scale, 0, open_low=True),
+            "convention": convention,
+        }
+        if input_scale != 1 and isinstance(facts.get("inputs"), tuple):
+            raise ValueError("input_scale goes with inputs that are a number of columns, not with blocks")
         if input_scale < LEAST_SCALE:
             raise ValueError(f"input_scale must be above 0 in float32, too, got {checks.shown(input_scale)}")
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
+        if heads:
+            facts |= _as_given(heads)
+        parts = facts.get("inputs")
+        # Of what differs between networks most often: a short training asks many caches.
+        names = ("sizes", "hidden", "l2") if "sizes" in facts else ("inputs", "layers", "l2")
+        derived["hashed"] = hash(tuple(map(facts.__getitem__, names)))
+        derived["blocks"] = parts if isinstance(parts, tuple) else ()
+        derived["heads"] = heads or {}
+        derived |= {"objective": objective, "output": objective.output, "loss": objective.loss}
+        self.__dict__.update(facts, facts=facts, n_in=n_in, n_out=n_out)
+        self.__dict__.update(derived)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in Chain._fields and "facts" in self.__dict__:
+            raise AttributeError(
+                f"a network with {self.unlike_a_chain} has no {name}: it is no chain of like dense layers; "
+                "it has inputs and layers"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __eq__(self, other: object) -> bool:
+        return self.facts == other.facts if isinstance(other, Network) else NotImplemented
+
+    def __hash__(self) -> int:
+        hashed: int = self.__dict__["hashed"]
+        return hashed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return functools.partial(type(self), **self.facts), ()
+
+    def __repr__(self) -> str:
+        return f"Network({', '.join(f'{name}={value!r}' for name, value in self.facts.items())})"
+
+    def __str__(self) -> str:
+        from fastmlp.model.picture import written
+
+        return written(self.operations, self.n_in, self._loss_names)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Write a picture of the layers: shapes, numbers of parameters, and arrows for what each reads.
+
+        Needs matplotlib: `pip install "fastmlp[plot]"`.
+
+        Parameters
+        ----------
+        path : a file's name, whose ending (.png, .pdf, .svg, ..) says the format
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is not installed.
+        ValueError
+            If it has no such format.
+        """
+        from fastmlp.model.picture import draw
+
+        draw(self.operations, self.n_in, self._loss_names, path)
+
+    def replaced(self, **changes: Any) -> Network:
+        """Return the network with other values for some of its arguments."""
+        return type(self)(**{**self.facts, **changes})
+
+    def unpenalised(self) -> Network:
+        """Return the network without penalties."""
+        parts: dict[str, Any] = {}
+        if not self.is_chain:
+            parts["layers"] = tuple(map(without_penalties, self.layers))
+        if self.heads:
+            parts |= _as_given({name: head.unpenalised() for name, head in self.heads.items()})
+        return self.replaced(l1=0.0, l2=0.0, **parts)
+
+    def check_rows(self, rows: NDArray[np.int64]) -> None:
+        """Raise ValueError if steps of so many rows each hold one that is no batch; rows : (steps,)"""
+        if self.needs_batches and (rows == 1).any():
+            raise ValueError(
+                "a BatchNorm needs at least 2 rows in every batch, and one has 1; choose another batch_size"
+            )
+
+    def head_weights(self, targets: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+        """Return what rows count in the mean of each head's loss, (heads, rows); see `Head.row_weights`."""
+        columns = columns_of_heads(self.heads)
+        return np.array(
+            [head.row_weights(targets[:, columns[name]], weights) for name, head in self.heads.items()]
+        )
+
+    def head_totals(self, targets: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the sums of `head_weights` (heads,)."""
+        return self.head_weights(targets, weights).sum(axis=1)
+
+    def sum_of_heads(self, losses: Any) -> Any:
+        """Return what is minimised, of the losses of its heads (heads, ..)."""
+        terms = [head.weight * loss for head, loss in zip(self.heads.values(), losses, strict=True)]
+        return functools.reduce(operator.add, terms)  # `sum` corrects the roundings of floats from 3.12 on
+
+    @property
+    def head_names(self) -> tuple[str, ...]:
+        """The names by which targets and outputs are dicts; none where they are arrays."""
+        return tuple(name for name in self.heads if name)
+
+    @property
+    def losses(self) -> tuple[str | Loss, ...]:
+        """Its loss, or those of its heads."""
+        return tuple(head.loss for head in self.heads.values()) or (self.loss,)
+
+    @property
+    def _loss_names(self) -> str:
+        return ", ".join(loss_of(loss).name for loss in self.losses)
+
+    @functools.cached_property
+    def sparse_in(self) -> int:
+        """How many columns of X, the last ones, may be sparse: those that a product reads."""
+        return max(one.sparse_in for one in self.operations)
+
+    @property
+    def takes_sparse(self) -> bool:
+        """Whether a product reads X itself, or `SparseNumbers`, which alone takes sparse rows."""
+        return self.sparse_in > 0
+
+    def moves_touched(self, optimizer: Any) -> bool:
+        """Whether a step moves only those rows of its tables of categories that the batch has."""
+        tables = [one.layer for one in self.operations if isinstance(one.layer, Categories)]
+        return any(one.sparse or optimizer.rule.touched_only for one in tables)
+
+    @functools.cached_property
+    def settles(self) -> bool:
+        """Whether it has bins that are quantiles of the rows that it is trained on."""
+        bins = (one.layer.bins for one in self.operations if isinstance(one.layer, PiecewiseLinear))
+        return any(isinstance(one, int) for one in bins)
+
+    @functools.cached_property
+    def tables(self) -> tuple[Table, ...]:
+        """The tables of its categories, of each column one."""
+        return tables_of(self.operations)
+
+    @property
+    def table_rows(self) -> int:
+        """Rows of all these tables."""
+        return sum(table.levels + 1 for table in self.tables)
+
+    def check_sparse(self, sparse: bool) -> None:
+        """Raise ValueError unless it takes X that is sparse, or is not."""
+        if sparse and not self.takes_sparse:
+            raise ValueError("sparse X needs a network whose first layer is a Dense; give X as an array")
+        if not sparse and sparse_columns(self.blocks):
+            raise ValueError("a network with SparseNumbers takes X as a list or a dict of blocks")
+
+    @property
+    def summary(self) -> str:
+        """Its sizes, or its inputs, layers and outputs, in a few words."""
+        if self.is_chain:
+            return str(list(self.sizes))
+        return f"{self.n_in} inputs, {len(self.operations)} operations, {self.n_out} outputs"
+
+    @property
+    def unlike_a_chain(self) -> str:
+        """Heads, blocks of inputs, or the first layer, that make it no chain, in words for messages."""
+        if self.heads or self.blocks:
+            return "heads" if self.heads else "blocks of inputs"
+        # A copy is no layer, but what keeps units apart from those that are dropped.
+        named = [one for one in self.operations if one.layer is not None or one.dropout]
+        unlike = [one.kind.label for one in named if not one.is_dense]
+        found = unlike[0] if unlike else "dense layers that differ"
+        return "dropout" if found == "copy" else found
+
+    @functools.cached_property
+    def operations(self) -> tuple[Operation, ...]:
+        """The network as a list of operations; see `fastmlp.model.operations`."""
+        return _operations_of(self)
 
     @property
     def activations(self) -> tuple[str | Activation, ...]:
-        """The activation of every layer, the output's last."""
+        """The activation of every layer of a chain, the output's last."""
         return (*self.hidden, self.output)
 
-    @property
-    def divisor(self) -> float:
-        """What a batch's summed loss is divided by for its derivative, beside the sum of its weights."""
-        entry = loss_of(self.loss)
-        if entry.by_row:
-            return 1.0
-        if self.convention == "sklearn" and entry.sklearn_divisor is not None:
-            return entry.sklearn_divisor
-        return float(self.sizes[-1])
 
-    @property
-    def value_divisor(self) -> float:
-        """What the loss that is reported is divided by once more; 1 if it is what is minimised."""
-        return float(self.sizes[-1]) if (self.convention, self.loss) == ("sklearn", "mse") else 1.0
-
-    @property
-    def clips(self) -> bool:
-        """Whether the loss that is reported is that of probabilities held within eps and 1 - eps."""
-        return self.convention == "sklearn" and loss_of(self.loss).clips
-
-    @property
-    def loss_parameters(self) -> tuple[float, ...]:
-        """What the loss takes for each output: huber's delta, pinball's quantile, 1 where it clips."""
-        own = {"huber": self.huber_delta, "pinball": self.quantile}
-        given = loss_of(self.loss).parameter or (own.get(loss_of(self.loss).name, float(self.clips)),)
-        return given if len(given) == self.sizes[-1] else given * self.sizes[-1]
+def _as_given(heads: dict[str, Head]) -> dict[str, Any]:
+    """Return the argument of `Network` that heads are."""
+    return {"head": heads[""]} if "" in heads else {"heads": heads}
 
 
-def _check_activation(given: object) -> str | Activation:
-    if isinstance(given, Activation):
-        return given
-    return checks.choice("hidden activation", given, HIDDEN, ", or an Activation of your own")
-
-
-def _check_sizes(sizes: Sequence[int]) -> tuple[int, ...]:
-    listed = isinstance(sizes, Sequence) and not isinstance(sizes, (str, bytes))
-    if not listed and not (isinstance(sizes, np.ndarray) and sizes.ndim == 1):
-        raise TypeError(f"sizes must be a sequence like [n_in, hidden, n_out], got {checks.shown(sizes)}")
-    checked = tuple(checks.whole("every one of sizes", size, 1, MAX_PARAMETERS) for size in sizes)
-    if len(checked) < 2:
-        raise ValueError(f"sizes must hold at least n_in and n_out, got {checks.shown(list(checked))}")
-    count = sum((n_in + 1) * n_out for n_in, n_out in pairwise(checked))
-    if count > MAX_PARAMETERS:
-        raise ValueError(f"sizes {checks.shown(list(checked))} make {count:.3g} parameters; at most 2^31 fit")
-    return checked
-
-
-def _one_per_layer(what: str, value: object, one: type | tuple[type, ...], depth: int) -> tuple[Any, ...]:
-    if isinstance(value, one):
-        return (value,) * depth
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = value.tolist()
-    if not isinstance(value, Sequence):
-        raise TypeError(f"{what} must be one value or one for each hidden layer, got {checks.shown(value)}")
-    if len(value) != depth:
-        raise ValueError(f"{what} must hold one value for each of {depth} hidden layers, got {len(value)}")
-    return tuple(value)
+@functools.lru_cache(maxsize=64)
+def _operations_of(network: Network) -> tuple[Operation, ...]:
+    if network.is_chain:
+        inits = {"weight_init": network.weight_init, "bias_init": network.bias_init}
+        layers = chain_layers(network.sizes, network.hidden, network.dropout, **inits)
+    else:
+        layers = network.layers
+    inputs = network.blocks or network.n_in
+    return lowered(inputs, layers, network.output, network.l1, network.l2, network.heads)

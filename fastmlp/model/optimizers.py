@@ -5,16 +5,34 @@ The steps that they take are formulas in `fastmlp.model.rules`, and once more in
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import functools
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.rules import RULES, AdamConstants, Optimizer, Rule, RuleOptimizer
-from fastmlp.model.schedules import BEGINNING, Schedule, Since, as_schedule, rates_of
+from fastmlp.model.optimizer import Optimizer
+from fastmlp.model.own_rules import RuleOptimizer
+from fastmlp.model.rules import RULES, AdamConstants, ScheduleFreeConstants, StepRule
+from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
 
-__all__ = ["OPTIMIZERS", "SGD", "Adam", "AdamW", "Optimizer", "RMSprop", "RuleOptimizer", "SparseAdam"]
+if TYPE_CHECKING:
+    from fastmlp.model.operations import Operation
+
+__all__ = [
+    "OPTIMIZERS",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "Muon",
+    "Optimizer",
+    "RMSprop",
+    "RuleOptimizer",
+    "ScheduleFreeAdamW",
+    "SparseAdam",
+]
 
 
 @dataclass(frozen=True)
@@ -27,14 +45,14 @@ class SGD(Optimizer):
         In [0, 1]. velocity = momentum * velocity + gradient.
     nesterov : bool
         Step along gradient + momentum * velocity; needs a momentum above 0.
-    bias_learning_rate : float or Schedule, optional
+    bias_learning_rate : float, Schedule or function, optional
         A rate for the biases of their own; `learning_rate` if None.
     """
 
-    learning_rate: float | Schedule = 1e-3
+    learning_rate: Rate = 1e-3
     momentum: float = 0.0
     nesterov: bool = False
-    bias_learning_rate: float | Schedule | None = field(default=None, kw_only=True)
+    bias_learning_rate: Rate | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,14 +64,22 @@ class SGD(Optimizer):
             as_schedule(self.bias_learning_rate)
 
     @property
-    def rule(self) -> Rule:
+    def own_rule(self) -> StepRule:
         """The step that it takes."""
         return RULES["sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"]
 
     @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
+    def own_constants(self) -> tuple[float, ...]:
+        """Hyperparameters, in the order of the formula's arguments."""
         return (self.momentum,)
+
+    @property
+    def constant_rates(self) -> tuple[float, float] | None:
+        """The rates of weights and of biases, if they are numbers; None if they change."""
+        both, biases = super().constant_rates, self.bias_learning_rate
+        if both is None or biases is None:
+            return both
+        return (both[0], biases) if isinstance(biases, (float, int)) else None
 
     def rates(
         self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
@@ -79,7 +105,7 @@ class RMSprop(Optimizer):
         In [0, 1).
     """
 
-    learning_rate: float | Schedule = 1e-2
+    learning_rate: Rate = 1e-2
     alpha: float = 0.99
     epsilon: float = 1e-8
     momentum: float = 0.0
@@ -91,13 +117,13 @@ class RMSprop(Optimizer):
         checks.real("momentum", self.momentum, 0, 1, open_high=True)
 
     @property
-    def rule(self) -> Rule:
+    def own_rule(self) -> StepRule:
         """The step that it takes."""
         return RULES["rmsprop"]
 
     @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
+    def own_constants(self) -> tuple[float, ...]:
+        """Hyperparameters, in the order of the formula's arguments."""
         return self.alpha, self.epsilon, self.momentum
 
 
@@ -116,13 +142,17 @@ class Adam(Optimizer):
     epsilon_hat : bool
         Add epsilon to the root of the second moment before that is corrected: the paper's "epsilon
         hat" (end of its section 2), which TensorFlow and scikit-learn use.
+    amsgrad : bool
+        Divide by the greatest second moment that there has been: Reddi, Kale and Kumar, "On the convergence
+        of Adam and beyond" (2018), as PyTorch has it.
     """
 
-    learning_rate: float | Schedule = 1e-3
+    learning_rate: Rate = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
     epsilon_hat: bool = field(default=False, kw_only=True)
+    amsgrad: bool = field(default=False, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,15 +160,16 @@ class Adam(Optimizer):
         checks.real("beta2", self.beta2, 0, 1, open_high=True)
         checks.real("epsilon", self.epsilon, 0, open_low=True)
         checks.flag("epsilon_hat", self.epsilon_hat)
+        checks.flag("amsgrad", self.amsgrad)
 
     @property
-    def rule(self) -> Rule:
+    def own_rule(self) -> StepRule:
         """The step that it takes."""
-        return RULES["adam"]
+        return RULES["amsgrad" if self.amsgrad else "adam"]
 
     @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
+    def own_constants(self) -> tuple[float, ...]:
+        """Hyperparameters, in the order of the formula's arguments."""
         decay = getattr(self, "weight_decay", 0.0)
         return AdamConstants(self.beta1, self.beta2, self.epsilon, decay, float(self.epsilon_hat))
 
@@ -148,7 +179,7 @@ class AdamW(Adam):
     """Adam with decoupled weight decay (torch.optim.AdamW).
 
     Loshchilov and Hutter, "Decoupled weight decay regularization" (2019). As in PyTorch, all
-    parameters decay, the biases too.
+    parameters decay, those of norms and the biases too unless `decay_norms` and `decay_biases` are False.
 
     Parameters
     ----------
@@ -184,7 +215,7 @@ class SparseAdam(Optimizer):
     There is no clip_norm: the norm would be that of rows that take no step.
     """
 
-    learning_rate: float | Schedule = 1e-3
+    learning_rate: Rate = 1e-3
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
@@ -198,14 +229,139 @@ class SparseAdam(Optimizer):
             raise ValueError(f"SparseAdam takes no clip_norm, got {self.clip_norm:g}; Adam does")
 
     @property
-    def rule(self) -> Rule:
+    def own_rule(self) -> StepRule:
         """The step that it takes."""
         return RULES["sparse_adam"]
 
     @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
+    def own_constants(self) -> tuple[float, ...]:
+        """Hyperparameters, in the order of the formula's arguments."""
         return AdamConstants(self.beta1, self.beta2, self.epsilon, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ScheduleFreeAdamW(Optimizer):
+    """AdamW that needs no schedule (Defazio and others, "The road less scheduled", 2024; AdamWScheduleFree).
+
+    Its steps start from one point, gradients are taken at another, and predictions and validation read a
+    third: the mean of all points that steps came to. So there is no rate to decay, and no length to choose.
+
+    Parameters
+    ----------
+    learning_rate : float
+        At least 0; a number, since the mean takes the place of a schedule.
+    beta1 : float
+        In [0, 1); how far the point of the gradients lies from the steps' towards the mean.
+    beta2 : float
+        Decay of the second moment, in [0, 1).
+    epsilon : float
+        Added to the root of the second moment; above 0.
+    weight_decay : float
+        At least 0; towards 0 at the point of the gradients.
+    warmup : int
+        Steps over which the rate rises from 0, which count less in the mean; at least 0.
+
+    Notes
+    -----
+    A `Stepper`'s `forward` reads the point of the gradients, its `model()` the mean.
+    """
+
+    learning_rate: Rate = 2.5e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.learning_rate, Schedule) or callable(self.learning_rate):
+            raise TypeError(
+                "ScheduleFreeAdamW takes a number for learning_rate, and warmup; it needs no schedule"
+            )
+        checks.real("beta1", self.beta1, 0, 1, open_high=True)
+        checks.real("beta2", self.beta2, 0, 1, open_high=True)
+        checks.real("epsilon", self.epsilon, 0, open_low=True)
+        checks.real("weight_decay", self.weight_decay, 0)
+        checks.whole("warmup", self.warmup, 0)
+
+    @property
+    def own_rule(self) -> StepRule:
+        """The step that it takes."""
+        return RULES["schedule_free"]
+
+    @property
+    def own_constants(self) -> tuple[float, ...]:
+        """Hyperparameters, in the order of the formula's arguments."""
+        return ScheduleFreeConstants(
+            self.beta1, self.beta2, self.epsilon, self.weight_decay, float(self.warmup)
+        )
+
+
+@dataclass(frozen=True)
+class Muon(Optimizer):
+    """Orthogonal steps for matrices of weights, AdamW's for all else (Jordan 2024; torch.optim.Muon).
+
+    The momentum of a matrix (nesterov=True: its mean with the gradient) is divided by its norm, and five
+    rounds of Newton and Schulz bring its singular values near 1. Multiplied by 0.2 sqrt(max(n_in, n_out)) the
+    step is as large as AdamW's, so that both have one rate and one decay: adjust_lr_fn="match_rms_adamw".
+
+    Parameters
+    ----------
+    momentum : float
+        Decay of the mean of gradients of a matrix, in [0, 1).
+    nesterov : bool
+    beta1, beta2, epsilon : as for `AdamW`, of biases, gains and embeddings
+    weight_decay : float
+        At least 0; every step multiplies the parameters by 1 - rate * weight_decay first.
+
+    Notes
+    -----
+    Products are in the training's dtype, where PyTorch's are in bfloat16. A step has 15 products of matrices
+    besides those of the gradient, whatever the batch.
+    """
+
+    learning_rate: Rate = 1e-3
+    momentum: float = 0.95
+    nesterov: bool = True
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("momentum", self.momentum, 0, 1, open_high=True)
+        checks.flag("nesterov", self.nesterov)
+        AdamW(0.0, self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay)  # checks them
+
+    @property
+    def own_rule(self) -> StepRule:
+        """The step that it takes."""
+        return RULES["muon"]
+
+    @property
+    def own_constants(self) -> tuple[float, ...]:
+        """Hyperparameters, in the order of the formula's arguments."""
+        return (self.weight_decay,)
+
+    @property
+    def rules(self) -> tuple[StepRule, ...]:
+        """All rules that its parts take."""
+        return self.rule, self._adamw().rule
+
+    def of_layer(self, number: int, operation: Operation) -> tuple[Optimizer, Optimizer]:
+        """Return the optimisers of an operation's weights or gain, and of its biases or shift."""
+        first, second = super().of_layer(number, operation)
+        assert isinstance(first, Muon)
+        assert isinstance(second, Muon)
+        return first if operation.is_dense else first._adamw(), second._adamw()
+
+    def _adamw(self) -> AdamW:
+        return AdamW(
+            self.learning_rate, self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay,
+            averaging=self.averaging,
+        )  # fmt: skip
 
 
 NAMED: tuple[type[Optimizer], ...] = tuple(
@@ -217,7 +373,18 @@ BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in N
 """By the names that the command line and settings have for them."""
 
 OPTIMIZERS = (*NAMED, RuleOptimizer)
-"""All that there are."""
+"""All optimisers, with a user's own rules."""
+
+
+@functools.lru_cache(maxsize=64)
+def without_rates(optimizer: Optimizer) -> Optimizer:
+    """Return an optimiser that takes the same steps at rates of 0.
+
+    What chooses backends and compiles goes by no rates; a background process gets no function of the user's.
+    """
+    names = [field.name for field in fields(optimizer) if field.name.endswith("learning_rate")]
+    rates: dict[str, Any] = {name: 0.0 for name in names if getattr(optimizer, name) is not None}
+    return replace(optimizer, **rates)
 
 
 def check_optimizer(what: str, optimizer: object) -> None:
@@ -227,9 +394,9 @@ def check_optimizer(what: str, optimizer: object) -> None:
     """
     if type(optimizer) in OPTIMIZERS:
         return
-    wanted = f"an {', '.join(kind.__name__ for kind in NAMED)}, or what a Rule makes"
-    checks.instance(what, optimizer, OPTIMIZERS, wanted)
+    expected = f"an {', '.join(kind.__name__ for kind in NAMED)}, or what a Rule makes"
+    checks.instance(what, optimizer, OPTIMIZERS, expected)
     parent = next(kind.__name__ for kind in type(optimizer).__mro__ if kind in OPTIMIZERS)
     raise TypeError(
-        f"{what} must be {wanted}, got {checks.shown(optimizer)}; a subclass would train as {parent}"
+        f"{what} must be {expected}, got {checks.shown(optimizer)}; a subclass would train as {parent}"
     )

@@ -1,4 +1,4 @@
-"""What activations, losses and rules have in common: a name, and formulas that identify them."""
+"""The base of activations, losses and rules: a name, and formulas that identify them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from fastmlp import checks
-from fastmlp.formulas.expressions import Expression
+from fastmlp.formulas.expressions import Expression, of_one_unit
 from fastmlp.formulas.operations import OPERATIONS
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
@@ -17,7 +17,7 @@ class Piece:
     """A named part of a network or an optimiser; two of one name and one digest are equal.
 
     name : what files and errors call it
-    digest : of its formulas, and of what they are told unless it is said anew (a loss's parameter, a rule's
+    digest : of its formulas, and of their data unless that is given anew (a loss's parameter, a rule's
         defaults), if a user wrote it; empty for a part of fastmlp's own, which its name identifies
     key : of its formulas alone: what machine code is known by
     """
@@ -31,7 +31,7 @@ class Piece:
     ) -> None:
         """Set name, digest and key of a user's piece; ValueError if the name is no name, or one of ours.
 
-        form : what its machine code depends on beside the formulas; data : what it is told when it runs
+        form : what its machine code depends on besides the formulas; data : its arguments when it runs
         """
         what = type(self).__name__
         if not type(self).__module__.startswith("fastmlp."):
@@ -39,16 +39,13 @@ class Piece:
             raise TypeError(f"{what} is a subclass of {parent}, and would compute as its parent")
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ValueError(f"a name of {what} must be letters, digits and _, got {checks.shown(name)}")
+        name = checks.plain(name)
         if name in taken:
             raise ValueError(f"{name!r} is one of fastmlp's own; give the {what} another name")
-        told = [what, name, *(formula.digest for formula in formulas), repr(form)]
+        parts = [what, name, *(formula.digest for formula in formulas), repr(form)]
         self.name = name
-        self.key = f"{name}.{_digest(told)}"
-        self.digest = _digest([*told, repr(data)])
-
-    def digested(self) -> list[Any]:
-        """Return what machine code that is made of it depends on: formulas, and what is said of them."""
-        raise NotImplementedError
+        self.key = f"{name}.{_digest(parts)}"
+        self.digest = _digest([*parts, repr(data)])
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and (other.name, other.digest) == (self.name, self.digest)
@@ -65,19 +62,20 @@ def _digest(lines: list[str]) -> str:
 
 
 def restored(kind: Any, *parts: Any) -> Any:
-    """Return a piece from its expressions, as pickle keeps it: the function itself is not needed."""
+    """Return a piece from its expressions: the function itself is not needed."""
     piece = kind.__new__(kind)
     piece._set(*parts)
     return piece
 
 
-def refuse_reductions(what: str, expression: Expression) -> None:
-    """Raise ValueError if an expression goes over the units of a row."""
+def of_one_element(what: str, expression: Expression) -> Expression:
+    """Return the expression where there are no units; ValueError if it goes over those of a row."""
     found: set[str] = set()
     expression.fold(lambda node, _: found.add(node.operation))
     for operation in sorted(found & OPERATIONS.keys()):
         if OPERATIONS[operation].reduces:
-            raise ValueError(f"{what} goes over a row by np.{operation}, which only a RowLoss may")
+            raise ValueError(f"{what} goes over a row by np.{operation}, which only a RowLoss or a Layer may")
+    return of_one_unit(expression)
 
 
 def one_number(what: str, expressions: tuple[Expression, ...]) -> Expression:

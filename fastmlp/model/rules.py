@@ -1,313 +1,79 @@
-"""The steps that optimisers take: a table of fastmlp's own, and what a user's is.
+"""The steps that optimisers take: the table of fastmlp's own, whose definitions are those of torch.optim.
 
-A rule is the formula of one parameter's step, an optimiser a rule with its constants and rates. fastmlp's
-own rules follow torch.optim; the reference has them once more, in NumPy. The optimisers that take them stand
-in `fastmlp.model.optimizers`.
+A rule is the formula of one parameter's step, an optimiser a rule with its constants and rates. The reference
+has the formulas once more, in NumPy. Rules of a user's own stand in `fastmlp.model.own_rules`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from fastmlp import checks
 from fastmlp.formulas.elementary import decayed
-from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.formulas.numbers import fma, quotient, root, sqrt, where
-from fastmlp.formulas.tracing import trace
-from fastmlp.model.pieces import NAME, Piece, refuse_reductions, restored
-from fastmlp.model.schedules import BEGINNING, Schedule, Since, as_schedule, rates_of
+from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
+from fastmlp.model.pieces import Piece
 
-Array = NDArray[Any]
 Step = Callable[..., Any]
 
-MOST_MOMENTS, MOST_CONSTANTS = 2, 16
+MOST_MOMENTS, MOST_CONSTANTS = 4, 16
+"""The most moments, and the most constants, of a user's own rule."""
+
+ROOM_FOR_CONSTANTS = MOST_CONSTANTS + 2
+"""Numbers that a formula may get: those, the weight decay, and the constant of a mean of parameters."""
 
 
-class Rule(Piece):
-    """The step of an optimiser of a user's own; called, it makes one.
+class StepRule(Piece):
+    """The formula of one parameter's step, and what a program must know of it.
 
     Parameters
     ----------
     name : str
-        Letters, digits and _; none of fastmlp's own names.
-    step : callable
-        step(parameter, gradient, moments, rate, constants, t) returns the new parameter and the new moments
-        of one parameter, in NumPy's words (see `Activation`). `moments` is a tuple of numbers, 0 at first;
-        `constants` has a number for each name; t counts the steps from 1.
-    moments : int
-        How many numbers a parameter remembers, 0 to 2.
-    constants : mapping of str to float
-        The constants' names and defaults, 16 at most.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If the step cannot be traced, in one line that names its line; or gives too few values.
-
-    Attributes
-    ----------
     formula : callable
-        As `step`, on the numbers of `fastmlp.formulas`; `constants` is a list, and ends in weight_decay.
+        formula(parameter, gradient, moments, rate, constants, t) returns the new parameter and the tuple of
+        its new moments, of the numbers of `fastmlp.formulas`; t counts the steps from 1.
+    moments : int
+        How many numbers a parameter remembers.
     touched_only : bool
         Whether a row of the first layer's weights takes a step only in batches that have a number other than
-        0 in its column of X, and else stays with its moments as it is; False for rules of a user's own.
+        0 in its column of X, and else stays with its moments as it is.
+    reads_last : bool
+        Whether predictions read its last moment in the place of the parameter, see `fastmlp.model.averages`.
+    orthogonal : bool
+        Whether a matrix takes its step along its orthogonalised momentum, which is the first moment.
     """
-
-    formula: Step
-    touched_only = False
-    moments: int
-    constants: dict[str, float]
 
     def __init__(
-        self, name: str, step: Step, moments: int = 0, constants: Mapping[str, float] | None = None
-    ) -> None:
-        what = f"the rule {checks.shown(name)}"
-        moments = checks.whole(f"moments of {what}", moments, 0, MOST_MOMENTS)
-        if not isinstance(constants, (Mapping, type(None))):
-            raise TypeError(f"constants of {what} must be a dict, got {checks.shown(constants)}")
-        given = dict(constants or {})
-        if len(given) > MOST_CONSTANTS:
-            raise ValueError(f"{what} may have {MOST_CONSTANTS} constants, got {len(given)}")
-        for key, value in given.items():
-            if not isinstance(key, str) or not NAME.fullmatch(key) or key in RESERVED or hasattr(dict, key):
-                raise ValueError(f"a constant of {what} must have a name of its own, got {checks.shown(key)}")
-            given[key] = checks.real(f"{key} of {what}", value)
-        values = trace(
-            what,
-            step,
-            variable("parameter"),
-            variable("gradient"),
-            tuple(variable(f"moment{i}") for i in range(moments)),
-            variable("rate"),
-            Constants({key: variable(f"constant{i}") for i, key in enumerate(given)}),
-            variable("t"),
-        )
-        for expression in values:
-            refuse_reductions(what, expression)
-        if len(values) != 1 + moments:
-            raise ValueError(
-                f"{what} must return the new parameter and {moments} moments, got {len(values)} values"
-            )
-        self._set(name, values, given)
-
-    def _set(self, name: str, values: tuple[Expression, ...], constants: dict[str, float]) -> None:
-        self._identify(name, RULES, *values, form=len(constants), data=tuple(constants.items()))
-        self.values, self.constants, self.moments = values, constants, len(values) - 1
-        self.formula = self._on_numbers
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return restored, (type(self), self.name, self.values, self.constants)
-
-    def __call__(
         self,
-        learning_rate: Any = 1e-3,
+        name: str,
+        formula: Step,
+        moments: int,
         *,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-        layer_rates: Sequence[float] | None = None,
-        layer_decays: Sequence[float] | None = None,
-        **constants: float,
-    ) -> Any:
-        """Return an optimiser that takes this step.
-
-        Parameters
-        ----------
-        learning_rate : float or Schedule
-        weight_decay : float
-            At least 0; every step multiplies the parameters by 1 - rate * weight_decay first, as AdamW.
-        clip_norm, layer_rates, layer_decays : as for every optimiser
-        constants : float
-            By name; those that are not given have their defaults.
-        """
-        unknown = [name for name in constants if name not in self.constants]
-        if unknown:
-            choices = ", ".join([*self.constants, *RESERVED[1:]])
-            raise TypeError(f"{self.name} has no constant {unknown[0]!r}; choose from: {choices}")
-        values = tuple({**self.constants, **constants}.values())
-        return RuleOptimizer(
-            learning_rate,
-            self,
-            values,
-            weight_decay,
-            clip_norm=clip_norm,
-            layer_rates=layer_rates,
-            layer_decays=layer_decays,
-        )
-
-    def digested(self) -> list[Any]:
-        """Return what machine code that is made of it depends on."""
-        return [self.key, self.moments, Expression.digested() if self.digest else self.formula]
-
-    def on_arrays(
-        self, parameter: Array, gradient: Array, moments: Any, rate: Any, constants: Any, t: float
-    ) -> list[Array]:
-        """Return the new parameters and moments, of arrays of one shape and dtype; the rest are floats."""
-        given = self._named(parameter, gradient, moments, rate, constants, float(t))
-        found = (value.on_arrays(parameter.dtype, given) for value in self.values)
-        return [np.broadcast_to(value, parameter.shape) for value in found]
-
-    def _on_numbers(self, *given: Any) -> tuple[Any, tuple[Any, ...]]:
-        parameter, *moments = (value.on_numbers(self._named(*given)) for value in self.values)
-        return parameter, tuple(moments)
-
-    def _named(
-        self, parameter: Any, gradient: Any, moments: Any, rate: Any, constants: Any, t: Any
-    ) -> dict[str, Any]:
-        decay = constants[len(self.constants)]
-        return {
-            "parameter": (1.0 - rate * decay) * parameter,
-            "gradient": gradient,
-            **{f"moment{i}": moments[i] for i in range(self.moments)},
-            "rate": rate,
-            **{f"constant{i}": constants[i] for i in range(len(self.constants))},
-            "t": t,
-        }
+        touched_only: bool = False,
+        reads_last: bool = False,
+        orthogonal: bool = False,
+    ) -> None:
+        self.name, self.key, self.digest = name, name, ""
+        self.formula, self.moments = formula, moments
+        self.touched_only, self.reads_last, self.orthogonal = touched_only, reads_last, orthogonal
 
 
-class Constants(dict[str, Any]):
-    """A rule's constants while it is traced, by item or by attribute."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in self:
-            raise AttributeError(f"the rule has no constant {name!r}")
-        return self[name]
-
-
-RESERVED = ("self", "learning_rate", "weight_decay", "clip_norm", "layer_rates", "layer_decays")
-
-# --- optimisers, which take a rule's steps --------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Optimizer:
-    """Base of all optimisers: a rule, what it is told, and rates.
-
-    Parameters
-    ----------
-    learning_rate : float or Schedule
-        At least 0.
-    clip_norm : float, optional
-        If given, a gradient (penalties included) whose global 2-norm exceeds it is scaled by
-        clip_norm / (norm + 1e-6), as `torch.nn.utils.clip_grad_norm_` does.
-    layer_rates : sequence of float, optional
-        A factor of the rates for each layer, at least 0. 0 freezes a layer: its parameters and moments
-        stay, and its gradient is not counted in the norm that clips.
-    layer_decays : sequence of float, optional
-        A factor of weight_decay for each layer, at least 0; of optimisers that have one.
-    """
-
-    learning_rate: float | Schedule
-    clip_norm: float | None = field(default=None, kw_only=True)
-    layer_rates: Sequence[float] | None = field(default=None, kw_only=True)
-    layer_decays: Sequence[float] | None = field(default=None, kw_only=True)
-
-    def __post_init__(self) -> None:
-        as_schedule(self.learning_rate)
-        if self.clip_norm is not None:
-            checks.real("clip_norm", self.clip_norm, 0, open_low=True)
-        for name in ("layer_rates", "layer_decays"):
-            given = getattr(self, name)
-            if given is not None:
-                if isinstance(given, str) or not isinstance(given, (Sequence, np.ndarray)):
-                    raise TypeError(f"{name} must hold a number for each layer, got {checks.shown(given)}")
-                factors = tuple(checks.real(f"{name}[{i}]", value, 0) for i, value in enumerate(given))
-                object.__setattr__(self, name, factors)
-        if self.layer_decays is not None and not hasattr(self, "weight_decay"):
-            raise ValueError(f"layer_decays needs a weight_decay, and {type(self).__name__} has none")
-
-    def check_layers(self, layers: int) -> None:
-        """Raise ValueError unless what is given for each layer is given for so many."""
-        for name in ("layer_rates", "layer_decays"):
-            given = getattr(self, name)
-            if given is not None and len(given) != layers:
-                raise ValueError(f"{name} must hold {layers} numbers, one for each layer, got {len(given)}")
-
-    def of_layer(self, layer: int) -> Optimizer:
-        """Return the optimiser of one layer, with the layer's own weight_decay."""
-        if self.layer_decays is None:
-            return self
-        own = self.weight_decay * self.layer_decays[layer]  # type: ignore[attr-defined]
-        return replace(self, layer_decays=None, weight_decay=own)  # type: ignore[call-arg]
-
-    def rate_factor(self, layer: int) -> float:
-        """Return the factor of a layer's rates."""
-        return 1.0 if self.layer_rates is None else self.layer_rates[layer]
-
-    @property
-    def rule(self) -> Rule:
-        """The step that it takes."""
-        raise NotImplementedError
-
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
-        raise NotImplementedError
-
-    @property
-    def moment_rows(self) -> int:
-        """How many rows of `TrainState.moments` the updates depend on."""
-        return self.rule.moments
-
-    def rates(
-        self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
-    ) -> NDArray[np.float64]:
-        """Return the (n, 2) float64 rates of n updates: of the weights, and of the biases."""
-        rates = np.empty((len(steps), 2))
-        rates.T[...] = rates_of(self.learning_rate, steps, steps_per_epoch, since)
-        return rates
-
-
-@dataclass(frozen=True)
-class RuleOptimizer(Optimizer):
-    """What a user's `Rule` makes when it is called."""
-
-    made_by: Rule
-    values: tuple[float, ...]
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in zip(self.rule.constants, self.values, strict=True):
-            checks.real(name, value)
-        checks.real("weight_decay", self.weight_decay, 0)
-
-    @property
-    def rule(self) -> Rule:
-        """The step that it takes."""
-        return self.made_by
-
-    @property
-    def constants(self) -> tuple[float, ...]:
-        """What the rule's formula is told, in its order."""
-        return *self.values, self.weight_decay
-
-
-# --- fastmlp's own -------------------------------------------------------------------------------------
-
-RULES: dict[str, Rule] = {}
+RULES: dict[str, StepRule] = {}
 """fastmlp's own by name. Each formula stands here once for every kernel."""
 
 
-def _own(moments: int, touched_only: bool = False) -> Callable[[Step], Step]:
-    """Make an entry of a formula, which remembers so many numbers for each parameter."""
+def _own(moments: int, **facts: bool) -> Callable[[Step], Step]:
+    """Make an entry of a formula; see `StepRule`."""
 
     def add(formula: Step) -> Step:
-        entry = RULES[formula.__name__] = Rule.__new__(Rule)
-        entry.touched_only = touched_only
-        entry.name = entry.key = formula.__name__
-        entry.digest, entry.formula, entry.moments = "", formula, moments
+        RULES[formula.__name__] = StepRule(formula.__name__, formula, moments, **facts)
         return formula
 
     return add
 
 
 class AdamConstants(NamedTuple):
-    """What `adam` is told; epsilon_hat : 1 where epsilon is added before the second moment is corrected."""
+    """Constants of `adam`; epsilon_hat : 1 where epsilon is added before the second moment is corrected."""
 
     beta1: Any
     beta2: Any
@@ -346,21 +112,111 @@ def rmsprop(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> 
     return fma(-rate, velocity, p), (square, velocity)
 
 
+def _adam_moments(c: AdamConstants, g: Any, first: Any, second: Any) -> tuple[Any, Any]:
+    """Return the first and the second moment with a gradient."""
+    return fma(c.beta1, first, (1.0 - c.beta1) * g), fma(c.beta2, second, (1.0 - c.beta2) * g * g)
+
+
+def _adam_parameter(c: AdamConstants, p: Any, first: Any, second: Any, rate: Any, t: Any) -> Any:
+    """Return a parameter moved along the first moment over the root of a second one."""
+    unbias = 1.0 / sqrt(1.0 - decayed(c.beta2, t))
+    epsilon = where(c.epsilon_hat > 0.0, c.epsilon * unbias, c.epsilon)
+    move = quotient(first, fma(root(second), unbias, epsilon))
+    r = rate / (1.0 - decayed(c.beta1, t))
+    return fma(-r, move, (1.0 - rate * c.decay) * p)
+
+
 @_own(moments=2)
 def adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
     """Along the first moment over the root of the second, both corrected for their start at 0."""
     c = AdamConstants(*constants[: len(AdamConstants._fields)])
-    first, second = moments
-    unbias = 1.0 / sqrt(1.0 - decayed(c.beta2, t))
-    epsilon = where(c.epsilon_hat > 0.0, c.epsilon * unbias, c.epsilon)
-    first = fma(c.beta1, first, (1.0 - c.beta1) * g)
-    second = fma(c.beta2, second, (1.0 - c.beta2) * g * g)
-    move = quotient(first, fma(root(second), unbias, epsilon))
-    r = rate / (1.0 - decayed(c.beta1, t))
-    return fma(-r, move, (1.0 - rate * c.decay) * p), (first, second)
+    first, second = _adam_moments(c, g, *moments)
+    return _adam_parameter(c, p, first, second, rate, t), (first, second)
+
+
+@_own(moments=3)
+def amsgrad(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
+    """Adam's step by the greatest second moment that there has been."""
+    c = AdamConstants(*constants[: len(AdamConstants._fields)])
+    first, second = _adam_moments(c, g, *moments[:2])
+    greatest = at_least(second, moments[2])
+    return _adam_parameter(c, p, first, greatest, rate, t), (first, second, greatest)
 
 
 @_own(moments=2, touched_only=True)
 def sparse_adam(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
-    """As `adam`, for the rows that a batch touches."""
+    """Adam's step for the rows that a batch touches."""
     return adam(p, g, moments, rate, constants, t)
+
+
+class ScheduleFreeConstants(NamedTuple):
+    """Constants of `schedule_free`; warmup : steps over which the rate rises, 0 for none."""
+
+    beta1: Any
+    beta2: Any
+    epsilon: Any
+    decay: Any
+    warmup: Any
+
+
+@_own(moments=3, reads_last=True)
+def schedule_free(y: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
+    """AdamW without a first moment, from z; gradients are taken at y, between z and x, the mean of all z.
+
+    Each z counts in x with the square of its rate: a share of 1 / t, or what the sum of squares gives with a
+    warm-up.
+    """
+    c = ScheduleFreeConstants(*constants[: len(ScheduleFreeConstants._fields)])
+    square, z, x = moments
+    z, x = where(t > 1.0, z, y), where(t > 1.0, x, y)
+    square = fma(c.beta2, square, (1.0 - c.beta2) * g * g)
+    unbias = 1.0 / sqrt(1.0 - decayed(c.beta2, t))
+    move = quotient(g, fma(root(square), unbias, c.epsilon)) + c.decay * y
+    w = at_least(c.warmup, 1.0)
+    z = fma(-(rate * at_most(t / w, 1.0)), move, z)
+    # Sums of squares of 1/w, 2/w, .., and then of ones, over the square of the last.
+    share = where(
+        t < w,
+        6.0 * t / ((t + 1.0) * (2.0 * t + 1.0)),
+        1.0 / ((w + 1.0) * (2.0 * w + 1.0) / (6.0 * w) + (t - w)),
+    )
+    x = fma(share, z - x, x)
+    return fma(c.beta1, x - z, z), (square, z, x)
+
+
+NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM = (3.4445, -4.7750, 2.0315), 5, 1e-7
+"""Constants of `muon`: x becomes a x + (b x x' + c (x x')^2) x so many times; the least norm that x is
+divided by."""
+
+
+@_own(moments=2, orthogonal=True)
+def muon(p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
+    """Along an orthogonal matrix; the second moment is for the parameters that `adam` moves."""
+    return fma(-rate, g, (1.0 - rate * constants[0]) * p), tuple(moments)
+
+
+class AveragedRule(StepRule):
+    """A rule with one more moment, the mean of its parameters after many steps, for predictions.
+
+    kind : "ema", whose first constant is the decay of an exponential mean, or "swa", whose is the number of
+        steps before those that the mean goes over. The rule's own constants follow.
+    """
+
+    def __init__(self, rule: StepRule, kind: str) -> None:
+        name, moments = f"{rule.name}_{kind}", rule.moments + 1
+        super().__init__(name, self._averaging, moments, reads_last=True, orthogonal=rule.orthogonal)
+        self.key, self.digest = f"{rule.key}.{kind}", rule.digest
+        self._rule, self._kind = rule, kind
+
+    def _averaging(self, p: Any, g: Any, moments: Any, rate: Any, constants: Any, t: Any) -> Any:
+        *inner, mean = moments
+        new, found = self._rule.formula(p, g, inner, rate, constants[1:], t)
+        share = 1.0 - constants[0] if self._kind == "ema" else 1.0 / at_least(t - constants[0], 1.0)
+        share = where(t > 1.0, share, 1.0)
+        return new, (*found, where(share < 1.0, fma(share, new - mean, mean), new))
+
+
+@functools.lru_cache(maxsize=64)
+def averaged(rule: StepRule, kind: str) -> AveragedRule:
+    """Return a rule with the mean of its parameters, see `AveragedRule`."""
+    return AveragedRule(rule, kind)

@@ -7,7 +7,9 @@ epoch. With "step" t is the number of updates done, like one stepped after every
 
 from __future__ import annotations
 
+import hashlib
 import math
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 from fastmlp import checks
 
 Floats = NDArray[np.float64]
+
+RateFunction = Callable[[int], float]
+"""A learning rate as a function of the whole epochs done."""
 
 
 class Since(NamedTuple):
@@ -34,12 +39,21 @@ BEGINNING = Since()
 
 @dataclass(frozen=True)
 class Schedule:
-    """Base of all schedules: a rate as a function of the counter that `unit` names."""
+    """Base of all schedules: a rate as a function of the counter that `unit` names.
+
+    One of your own is a frozen dataclass that overrides `rates`; where the rate goes by epochs alone, a
+    function does.
+
+    Parameters
+    ----------
+    unit : str
+        "epoch" counts whole epochs done, "step" updates done.
+    """
 
     unit: str = field(default="epoch", kw_only=True)
 
     def __post_init__(self) -> None:
-        checks.choice("unit", self.unit, ("epoch", "step"))
+        object.__setattr__(self, "unit", checks.choice("unit", self.unit, ("epoch", "step")))
 
     def rates(self, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING) -> Floats:
         """Return the (n,) float64 rates of n updates, numbered from 0 at the start of training."""
@@ -52,9 +66,13 @@ class Schedule:
         raise NotImplementedError
 
 
+Rate = float | RateFunction | Schedule
+"""What an optimiser takes for a learning rate."""
+
+
 @dataclass(frozen=True)
 class Constant(Schedule):
-    """The same rate throughout; what a plain number for `learning_rate` means."""
+    """One rate throughout, which a plain number for `learning_rate` means."""
 
     initial: float
 
@@ -112,7 +130,7 @@ class InverseScaling(Constant):
 
 @dataclass(frozen=True)
 class Cosine(Constant):
-    """From initial down to final over `length`, then final; torch's CosineAnnealingLR.
+    """Cosine schedule from initial down to final over `length`, then final; torch's CosineAnnealingLR.
 
     Loshchilov and Hutter, "SGDR" (2017), without restarts:
     final + (initial - final) / 2 * (1 + cos(pi * t / length)).
@@ -132,13 +150,94 @@ class Cosine(Constant):
 
 
 @dataclass(frozen=True)
+class CosineRestarts(Cosine):
+    """Cosine from `initial` to `final` again and again; torch's CosineAnnealingWarmRestarts.
+
+    Loshchilov and Hutter, "SGDR" (2017).
+
+    Parameters
+    ----------
+    initial, final : float
+        The rate at every restart, and what it falls to; at least 0.
+    length : int
+        Epochs or steps of the first fall, by `unit`; at least 1.
+    growth : int
+        How many times as long as the one before each fall is; at least 1.
+    """
+
+    growth: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole("growth", self.growth, 1)
+
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+        if self.growth == 1:
+            return super()._after(t % self.length, steps, steps_per_epoch, since)
+        starts = [0]
+        while starts[-1] <= t.max(initial=0):
+            starts.append(starts[-1] * self.growth + self.length)
+        before = np.searchsorted(starts, t, "right") - 1
+        lengths = self.length * float(self.growth) ** before
+        within = (t - np.array(starts, float)[before]) * self.length / lengths
+        return super()._after(within, steps, steps_per_epoch, since)
+
+
+@dataclass(frozen=True)
+class OneCycle(Schedule):
+    """A rise to `peak` and a fall to almost nothing, each half a cosine; torch's OneCycleLR.
+
+    Smith and Topin, "Super-convergence" (2018). As in PyTorch the top is reached at t = rise * length - 1 and
+    the end at t = length - 1, after which the rate stays as it is.
+
+    Parameters
+    ----------
+    peak : float
+        The greatest rate; at least 0.
+    length : int
+        Epochs or steps of the whole cycle, by `unit`; at least 2.
+    rise : float
+        The share of the cycle that rises, in [0, 1].
+    start_factor : float
+        The first rate is peak * start_factor; in [0, 1].
+    final_factor : float
+        The last rate is the first one times this; in [0, 1].
+    """
+
+    peak: float
+    length: int
+    rise: float = 0.3
+    start_factor: float = 1.0 / 25.0
+    final_factor: float = 1e-4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("peak", self.peak, 0)
+        checks.whole("length", self.length, 2)
+        for name in ("rise", "start_factor", "final_factor"):
+            checks.real(name, getattr(self, name), 0, 1)
+
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+        top, end = self.rise * self.length - 1.0, self.length - 1.0
+        first, t = self.peak * self.start_factor, np.minimum(t, end)
+        rising = _half_cosine(t, 0.0, top, first, self.peak)
+        return np.where(t <= top, rising, _half_cosine(t, top, end, self.peak, first * self.final_factor))
+
+
+def _half_cosine(t: Floats, begin: float, end: float, first: float, last: float) -> Floats:
+    """Return rates from `first` at t = begin to `last` at t = end."""
+    done = (t - begin) / (end - begin) if end > begin else np.ones_like(t)
+    return last + 0.5 * (first - last) * (1.0 + np.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
 class Warmup(Schedule):
     """A linear rise to another schedule (or a plain rate); torch's LinearLR chained with it.
 
     The rate of `after` is multiplied by start_factor + (1 - start_factor) * min(t, length) / length.
     """
 
-    after: float | Schedule
+    after: Rate
     length: int = 5
     start_factor: float = 1.0 / 3.0
 
@@ -153,15 +252,57 @@ class Warmup(Schedule):
         return rise * as_schedule(self.after).rates(steps, steps_per_epoch, since)
 
 
-def as_schedule(rate: float | Schedule) -> Schedule:
-    """Return `rate` itself if it is a schedule, else a constant one."""
+COMPARED_EPOCHS = (*range(1 << 10), *(1 << power for power in range(10, 21)))
+"""Epochs by whose rates functions are compared: all of a usual training, and some of the longest."""
+
+
+@dataclass(frozen=True)
+class ByFunction(Schedule):
+    """A function of the whole epochs done, which `learning_rate` takes as it is."""
+
+    function: RateFunction
+
+    def _after(self, t: Floats, steps: NDArray[np.int64], steps_per_epoch: int, since: Since) -> Floats:
+        epochs, places = np.unique(t.astype(np.int64), return_inverse=True)
+        return np.array([self.rate_after(epoch) for epoch in epochs.tolist()])[places]
+
+    def rate_after(self, epochs: int) -> float:
+        """Return the rate after so many whole epochs; TypeError or ValueError if it is none."""
+        return checks.real(f"learning_rate({epochs})", self.function(epochs), 0)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of its rates after `COMPARED_EPOCHS` epochs, up to the first that it does not give.
+
+        By values, since neither source nor bytecode says what a function reads from around it.
+        """
+        rates = []
+        for epochs in COMPARED_EPOCHS:
+            try:
+                rates.append(self.rate_after(epochs))
+            except Exception:  # it is the user's: a list of rates ends with IndexError
+                break
+        return hashlib.sha256(np.array(rates).tobytes()).hexdigest()
+
+
+def as_schedule(rate: Rate) -> Schedule:
+    """Return `rate` itself if it is a schedule, else that of a function, or a constant one."""
     if type(rate) is Schedule:
-        raise TypeError("learning_rate must be a number or one of the schedules, got the base Schedule")
-    return rate if isinstance(rate, Schedule) else Constant(rate)
+        raise TypeError(
+            "learning_rate must be a number, a function or one of the schedules, got the base Schedule"
+        )
+    if isinstance(rate, Schedule):
+        return rate
+    if callable(rate) and not isinstance(rate, type):
+        checks.instance("a learning_rate that is called", rate, Hashable, "hashable, as functions are")
+        return ByFunction(rate)
+    return Constant(rate)  # type: ignore[arg-type]  # which refuses a class
 
 
 def rates_of(
-    rate: float | Schedule, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
+    rate: Rate, steps: NDArray[np.int64], steps_per_epoch: int, since: Since = BEGINNING
 ) -> Floats | float:
     """Return the rates (n,) of n updates, as `Schedule.rates`; a plain number is that of them all."""
-    return rate.rates(steps, steps_per_epoch, since) if isinstance(rate, Schedule) else rate
+    if type(rate) is not float and (isinstance(rate, Schedule) or callable(rate)):
+        return as_schedule(rate).rates(steps, steps_per_epoch, since)
+    return rate

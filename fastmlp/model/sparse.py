@@ -1,7 +1,7 @@
-"""Inputs that are mostly zeros: rows that hold their non-zeros only, as every backend takes them.
+"""Inputs that are mostly zeros: rows that hold their non-zeros only, and dense columns before them.
 
 Separate from SciPy, which is not imported before somebody brings a matrix of its own: what a backend reads is
-three arrays in one canonical form, and what training asks is rows, a length, a shape and a dtype.
+three arrays in one canonical form, and training needs rows, a length, a shape and a dtype of them.
 """
 
 from __future__ import annotations
@@ -15,32 +15,37 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 MOST_COLUMNS = 2**31 - 1
-"""Columns are numbered in 32 bits: half of what a non-zero would take beside its value."""
+"""Columns are numbered in 32 bits: half of what a non-zero would take besides its value."""
 
 DENSE_PIECE = 1 << 18
 """Numbers of a dense array that are looked at together, so that masks stay small."""
 
 
 class SparseRows:
-    """Compressed sparse rows (CSR) in canonical form; the arrays are never written.
+    """Compressed sparse rows (CSR) in canonical form, behind dense columns; the arrays are never written.
 
     Parameters
     ----------
     indptr : (rows + 1,) int64, from 0, where each row begins in the other two
     indices : (n,) int32, the columns of the non-zeros, ascending within a row
     values : (n,) float32 or float64, C-contiguous, none of them 0
-    n_in : int, columns
+    n_in : int, sparse columns
+    dense : (rows, n) of the same dtype, C-contiguous, the columns before those; none if None
     """
 
-    __slots__ = ("_most", "indices", "indptr", "n_in", "values")
+    __slots__ = ("_most", "dense", "indices", "indptr", "n_in", "values")
 
-    def __init__(self, indptr: Array, indices: Array, values: Array, n_in: int) -> None:
+    def __init__(
+        self, indptr: Array, indices: Array, values: Array, n_in: int, dense: Array | None = None
+    ) -> None:
         self.indptr, self.indices, self.values, self.n_in = indptr, indices, values, n_in
+        self.dense = np.empty((len(indptr) - 1, 0), values.dtype) if dense is None else dense
         self._most: dict[int, int] = {}
 
     @classmethod
-    def of(cls, dense: Array) -> Self:
-        """Return the rows of a dense array (rows, n_in)."""
+    def of(cls, dense: Array, n_dense: int = 0) -> Self:
+        """Return the rows of an array (rows, n_dense + n_in), whose first columns stay dense."""
+        before, dense = np.ascontiguousarray(dense[:, :n_dense]), dense[:, n_dense:]
         n_in = dense.shape[1]
         indptr = np.zeros(len(dense) + 1, np.int64)
         parts = list(_pieces(dense))
@@ -52,12 +57,12 @@ class SparseRows:
             places = np.nonzero(dense[rows])
             at = slice(indptr[rows.start], indptr[rows.stop])
             indices[at], values[at] = places[1], dense[rows][places]
-        return cls(indptr, indices, values, n_in)
+        return cls(indptr, indices, values, n_in, before)
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(rows, n_in)."""
-        return len(self), self.n_in
+        """(rows, columns), dense and sparse ones."""
+        return len(self), self.dense.shape[1] + self.n_in
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -70,8 +75,13 @@ class SparseRows:
         return self.indptr, self.indices, self.values
 
     @property
+    def numbers_of_row(self) -> int:
+        """How many numbers a row has on the average: its non-zeros, and those in dense columns."""
+        return self.dense.shape[1] + len(self.values) // max(1, len(self))
+
+    @property
     def density(self) -> float:
-        """The share of the numbers that are not 0."""
+        """The share of the numbers in sparse columns that are not 0."""
         return len(self.values) / max(1, len(self) * self.n_in)
 
     def __len__(self) -> int:
@@ -84,24 +94,26 @@ class SparseRows:
             if step == 1:
                 first, last = self.indptr[start], self.indptr[max(start, stop)]
                 indptr = self.indptr[start : max(start, stop) + 1] - first
-                return SparseRows(indptr, self.indices[first:last], self.values[first:last], self.n_in)
+                some = self.indices[first:last], self.values[first:last]
+                return SparseRows(indptr, *some, self.n_in, self.dense[rows])
             rows = np.arange(start, stop, step)
         taken = self.matrix()[rows]
         indptr, indices = taken.indptr.astype(np.int64), taken.indices.astype(np.int32, copy=False)
-        return SparseRows(indptr, indices, taken.data, self.n_in)
+        return SparseRows(indptr, indices, taken.data, self.n_in, self.dense[rows])
 
     def matrix(self) -> Any:
-        """Return the rows as SciPy's csr_array, without a copy of indices and values."""
+        """Return the sparse columns as SciPy's csr_array, without a copy of indices and values."""
         from scipy.sparse import csr_array
 
         # SciPy gives both index arrays one dtype: of an indptr of 64 bits it would copy the indices to 64.
         narrow = len(self.indices) <= np.iinfo(np.int32).max
         indptr = self.indptr.astype(np.int32) if narrow else self.indptr
-        return csr_array((self.values, self.indices, indptr), shape=self.shape)
+        return csr_array((self.values, self.indices, indptr), shape=(len(self), self.n_in))
 
     def astype(self, dtype: Any, copy: bool = True) -> SparseRows:
         """Return the rows with values of another dtype, in which none of them may be 0."""
-        return SparseRows(self.indptr, self.indices, self.values.astype(dtype, copy=copy), self.n_in)
+        values, dense = (array.astype(dtype, copy=copy) for array in (self.values, self.dense))
+        return SparseRows(self.indptr, self.indices, values, self.n_in, dense)
 
     def most(self, rows: int) -> int:
         """Return how many non-zeros any so many rows have together at most."""
@@ -120,11 +132,19 @@ def stacked(pieces: Sequence[SparseRows]) -> SparseRows:
     counts = [np.diff(piece.indptr) for piece in pieces]
     indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.concatenate(counts))])
     indices = np.concatenate([piece.indices for piece in pieces])
-    return SparseRows(indptr, indices, np.concatenate([p.values for p in pieces]), pieces[0].n_in)
+    values, dense = (
+        np.concatenate(parts) for parts in zip(*((p.values, p.dense) for p in pieces), strict=True)
+    )
+    return SparseRows(indptr, indices, values, pieces[0].n_in, dense)
 
 
 Inputs = Array | SparseRows
 """What training takes as X: (rows, n_in), dense or sparse."""
+
+
+def dense_columns(inputs: Inputs) -> Array:
+    """Return the dense columns of some rows: all of an array."""
+    return inputs.dense if isinstance(inputs, SparseRows) else inputs
 
 
 def density_of(dense: Array) -> float:
@@ -133,7 +153,7 @@ def density_of(dense: Array) -> float:
 
 
 def touched_by(inputs: Inputs) -> NDArray[np.bool_]:
-    """Return which columns (n_in,) of some rows have a number that is not 0."""
+    """Return which columns (n_in,) of an array, or which sparse ones, have a number that is not 0."""
     if isinstance(inputs, SparseRows):
         touched = np.zeros(inputs.n_in, np.bool_)
         touched[inputs.indices] = True

@@ -1,4 +1,4 @@
-"""What changes while a network trains: flat arrays of one dtype, and a step counter."""
+"""`TrainState`, what changes while a network trains: flat arrays of one dtype, and a step counter."""
 
 from __future__ import annotations
 
@@ -15,19 +15,22 @@ class TrainState(NamedTuple):
 
     parameters : (P,) floating, laid out as `fastmlp.model.layout` says
     gradients : (P,) floating, of the last step; a backend that never forms them leaves it as it is
-    moments : (2, P) floating; SGD keeps its velocity in row 0, RMSprop the mean square in row 0
-        and its momentum in row 1, Adam the first moment in row 0 and the second in row 1
+    moments : (rows, P) floating, as many rows as the optimiser's rule remembers numbers, and 2 at least; SGD
+        keeps its velocity in row 0, RMSprop the mean square in row 0 and its momentum in row 1, Adam the
+        first moment in row 0, the second in row 1, and the greatest second one in row 2 with amsgrad
     step : updates done so far
+    threads : that shared the last of them
     """
 
     parameters: Array
     gradients: Array
     moments: Array
     step: int
+    threads: int = 1
 
-    def at(self, step: int) -> TrainState:
+    def at(self, step: int, threads: int = 1) -> TrainState:
         """Return the same arrays with another number of updates; `_replace` takes three times as long."""
-        return TrainState(self.parameters, self.gradients, self.moments, step)
+        return TrainState(self.parameters, self.gradients, self.moments, step, threads)
 
 
 class Snapshot(NamedTuple):
@@ -41,7 +44,7 @@ class Snapshot(NamedTuple):
     step : updates done so far
     order : (rows,) int64, the row order of an epoch under way, else empty
     order_state : of the NumPy generator that draws the orders of later epochs
-    pending : (2, steps) float64, for `fastmlp.training.loop.EpochLosses`: of an epoch under way
+    pending : (2 + heads, steps) float64, for `training.epoch_losses.EpochLosses`: of an epoch under way
     history : lists of one value for every complete epoch
     callbacks : (class name, `Callback.state_dict()`) of those that have a state; {} of one that begins anew
     """
@@ -57,13 +60,16 @@ class Snapshot(NamedTuple):
     callbacks: list[tuple[str, dict[str, Any]]]
 
 
-def initial_state(parameters: Array) -> TrainState:
-    """Return the state that starts from `parameters`, which it owns from then on."""
+def initial_state(parameters: Array, moment_rows: int = 2, step: int = 0) -> TrainState:
+    """Return the state that starts from `parameters`, which it owns from then on.
+
+    moment_rows : that the optimiser uses; step : updates before
+    """
     # np.zeros maps pages lazily, zeros_like does not: what no step touches costs no memory, as moments that
     # an optimiser has no use for, or gradients where the steps are taken on a draft.
     return TrainState(
         parameters,
         np.zeros(parameters.size, parameters.dtype),
-        np.zeros((2, parameters.size), parameters.dtype),
-        0,
+        np.zeros((max(2, moment_rows), parameters.size), parameters.dtype),
+        step,
     )

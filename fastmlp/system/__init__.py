@@ -1,1 +1,1 @@
-"""What the process and the system give: threads, signals, forks, stderr, renames, time spent compiling."""
+"""Services of the process and the system: threads, signals, forks, stderr, renames, time spent compiling."""

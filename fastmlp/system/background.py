@@ -1,52 +1,60 @@
-"""Work for a process of its own beside this one, which never waits for it.
+"""A background process and its requests, for which nobody waits.
 
-`call` begins one at once. With `ask` there is at most one on a machine: what is to be done is written to a
+`call` begins one at once. With `request` a machine has one at most: what is to be done is written to a
 directory as a file, and whoever holds the directory's lock does it, file after file. The lock goes with its
 holder. A request that nobody took, as its process was killed, is taken by the next.
+
+A request is JSON: the name of a task, and its arguments. Nothing can be requested but the tasks of one table.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import json
 import os
-import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fastmlp import BACKGROUND_TASKS
 from fastmlp.system import locks
 from fastmlp.system.budget import cores
-from fastmlp.system.renaming import replace
+from fastmlp.system.private_directory import PrivateDirectory, opened
 
 SWITCH = "FASTMLP_BACKGROUND"
 """The environment variable that turns it off if it is 0."""
 
-SERVE = (
-    "import sys; sys.path[:] = sys.argv[2:]\nfrom fastmlp.system.background import serve; serve(sys.argv[1])"
-)
+TABLE = BACKGROUND_TASKS
+"""The module whose TASKS map the names in requests to functions; imported by the process that does them."""
 
-CALL = """
+BEGIN = """
 import sys
-sys.path[:] = sys.argv[1:]  # before any import: the working directory need not be among them
-import pickle
-function, arguments = pickle.load(sys.stdin.buffer)
-function(*arguments)
+_, directory, table, *places = sys.argv
+sys.path[:] = places  # before any import: the working directory need not be among them
+from fastmlp.system.background import begin
+begin(directory, table)
 """
 
 MOST_BYTES = 1 << 14
-"""Of what such a process reads: a pipe takes that much before anybody reads it."""
+"""Bytes that such a process reads: a pipe takes that much before anybody reads it."""
 
 LEAST_CORES = 2
-"""With one there is no beside."""
+"""Fewer cores than this start no background process."""
+
+ENDING = ".request"
+
+ENVIRONMENT = {"FASTMLP_GENERIC": "0"}
+"""Environment variables of the background process: it compiles for this very processor."""
 
 
 def is_possible(usable: int | None = None) -> bool:
-    """Return whether there can be a process beside this one, on so many cores; None for all that it has."""
-    wanted = os.environ.get(SWITCH) != "0" and locks.EXIST
-    return wanted and _has_interpreter() and (cores() if usable is None else usable) >= LEAST_CORES
+    """Return whether there can be a background process, on so many cores; None for all that it has."""
+    enabled = os.environ.get(SWITCH) != "0" and locks.EXIST
+    return enabled and _has_interpreter() and (cores() if usable is None else usable) >= LEAST_CORES
 
 
 def _has_interpreter() -> bool:
@@ -54,53 +62,43 @@ def _has_interpreter() -> bool:
     return not getattr(sys, "frozen", False) and "py" in os.path.basename(sys.executable or "").lower()
 
 
-def ask(directory: Path, name: str, function: Callable[..., Any], *arguments: Any) -> bool:
-    """Have function(*arguments) called by a process beside this one; return whether that may happen.
+def request(directory: PrivateDirectory, name: str, task: str, *arguments: Any) -> bool:
+    """Have a task done by a background process; return whether that may happen.
 
-    directory : that nobody else can write to: what lies there is unpickled and called
     name : of the request; one of that name that waits already is enough
-    function : of a module that the other process can import
+    task : a name of `TABLE`; arguments : of JSON's types
     """
-    path, content = directory / f"{name}.request", _packed(function, arguments)
-    if content is None:
-        return False
+    request, content = f"{name}{ENDING}", json.dumps([task, *arguments]).encode()
     try:
-        if not path.exists():
-            temporary = path.with_suffix(f".{os.urandom(4).hex()}")
-            temporary.write_bytes(content)
-            replace(temporary, path)
-        if not _is_served(directory):
-            _give(_start(SERVE, str(directory)), b"")
+        if not directory.has(request):
+            temporary = f"{name}.{os.urandom(4).hex()}"
+            directory.create(temporary, content)
+            directory.replace(temporary, request)
+        if not is_served(directory):
+            _give(start_process(str(directory.path)), b"")
     except OSError:
         return False
     return True
 
 
-def call(function: Callable[..., Any], *arguments: Any) -> bool:
-    """Have function(*arguments) called by a process of its own, at once; return whether that may happen.
+def call(task: str, *arguments: Any) -> bool:
+    """Have a task done by a process of its own, at once; return whether that may happen.
 
-    function : of a module that the other process can import
+    task, arguments : as for `request`
     """
-    content = _packed(function, arguments)
-    if content is None or len(content) > MOST_BYTES:
+    content = json.dumps([task, *arguments]).encode()
+    if len(content) > MOST_BYTES:
         return False
     try:
-        _give(_start(CALL), content)
+        _give(start_process(""), content)
     except OSError:
         return False
     return True
 
 
-def _packed(function: Callable[..., Any], arguments: tuple[Any, ...]) -> bytes | None:
-    """Return a call as a pickle, None if it cannot be one."""
-    try:
-        return pickle.dumps((function, arguments))
-    except Exception:  # somebody's object may raise anything
-        return None
-
-
-def _is_served(directory: Path) -> bool:
-    with _lock(directory) as held:
+def is_served(directory: PrivateDirectory) -> bool:
+    """Return whether a background process takes the requests of a directory."""
+    with serving_lock(directory) as held:
         return not held
 
 
@@ -111,20 +109,20 @@ def _give(process: subprocess.Popen[bytes], content: bytes) -> None:
         process.stdin.write(content)
 
 
-def _lock(directory: Path) -> contextlib.AbstractContextManager[bool]:
+def serving_lock(directory: PrivateDirectory) -> contextlib.AbstractContextManager[bool]:
     """Hold the directory's lock, if nobody else does; give whether."""
-    return locks.alone(directory / "background.lock")
+    return locks.alone(directory, "background.lock")
 
 
-def _start(code: str, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start a process, in a session of its own: neither Ctrl-C nor the end of this one is its matter.
+def start_process(directory: str) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, which neither Ctrl-C nor the end of this process ends.
 
-    code : that finds `arguments` and then this process's path in sys.argv
+    directory : of the requests that it does; "" for the one that it reads
     """
     nothing = subprocess.DEVNULL
     places = [place for place in sys.path if isinstance(place, str)]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments, *places],
+        [sys.executable, "-c", BEGIN, directory, TABLE, *places],
         stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, start_new_session=True,
     )  # fmt: skip
     # Lest it stay as a zombie when it ends; at this process's end the thread goes.
@@ -133,18 +131,33 @@ def _start(code: str, *arguments: str) -> subprocess.Popen[bytes]:
     return process
 
 
-def serve(directory: str) -> None:
-    """Do what is asked for in a directory, until nothing is left; return at once where somebody else does."""
-    place = Path(directory)
-    with contextlib.suppress(OSError):
-        os.nice(19)
-    while requests := sorted(place.glob("*.request")):
-        with _lock(place) as held:
+def begin(directory: str, table: str) -> None:
+    """Serve a directory's requests, or make one call: the main function of a background process."""
+    if directory:
+        with contextlib.suppress(OSError):
+            os.nice(19)
+        os.environ.update(ENVIRONMENT)
+        serve(opened(Path(directory)), importlib.import_module(table).TASKS)
+    else:
+        _do(sys.stdin.buffer.read(), importlib.import_module(table).TASKS)
+
+
+def serve(directory: PrivateDirectory, tasks: Mapping[str, Callable[..., Any]]) -> None:
+    """Do the tasks in a directory until none is left; return at once if another process does them."""
+    while requests := sorted(name for name, _ in directory.files() if name.endswith(ENDING)):
+        with serving_lock(directory) as held:
             if not held:
                 return
-            for path in requests:
-                with contextlib.suppress(Exception):  # the request is somebody's, and nobody hears of it
-                    content = path.read_bytes()
-                    path.unlink()
-                    function, arguments = pickle.loads(content)
-                    function(*arguments)
+            for name in requests:
+                content = b""
+                with contextlib.suppress(OSError):
+                    content = directory.read(name)
+                directory.unlink(name)
+                with contextlib.suppress(Exception):  # the request is somebody's, and nobody learns of it
+                    _do(content, tasks)
+
+
+def _do(request: bytes, tasks: Mapping[str, Callable[..., Any]]) -> None:
+    """Do a task; KeyError if there is none of its name."""
+    task, *arguments = json.loads(request)
+    tasks[task](*arguments)

@@ -16,16 +16,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from fastmlp.system import forks
+from fastmlp.system import fast_cores, forks
 
-_lock = threading.RLock()  # a signal handler may fork while this thread holds it
-forks.wait_for(_lock)
+lock = threading.RLock()  # a signal handler may fork while this thread holds it
+forks.wait_for(lock)
 
-_held: list[tuple[int, int]] = []
-"""Of the trainings that run now the thread and its limit; the least of them is set."""
+limits: list[tuple[int, int]] = []
+"""Thread and limit of each training that runs now; the least of the limits is set."""
 
 _running: list[int] = []
-"""Of the trainings that run now, which share the cores: the threads that began them."""
+"""Threads that began the trainings that run now, which share the cores."""
 
 BOUNDS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 """Environment variables that bound the threads of a process; the first that is set counts.
@@ -43,7 +43,7 @@ def cores() -> int:
     joblib.cpu_count returns the same number, unless joblib's own environment variable is set. joblib is not
     used here: its import takes 30 ms, a tenth of a first training with a warm cache.
     """
-    return math.ceil(min(_affinity(), quota()))
+    return math.ceil(min(allowed_cores(), quota()))
 
 
 def usable_cores() -> int:
@@ -59,32 +59,37 @@ def usable_cores() -> int:
 
 
 def share() -> int:
-    """Return how many cores one training may use now: those of the process, shared by all that run in it."""
-    return max(1, usable_cores() // max(1, len(_running)))
+    """Return how many cores one training may use now: those of the process, shared by all that run in it.
+
+    It takes no efficiency cores for which its fast ones would have to wait.
+    """
+    several = usable_cores() // max(1, len(_running))
+    speeds = fast_cores.speeds(frozenset(affinity()))
+    fast = fast_cores.worth_using(speeds)
+    return max(1, several if fast == len(speeds) else min(fast, several))
 
 
-@contextmanager
-def training() -> Iterator[None]:
-    """Count a training as running for the time of a `with` block."""
-    here = threading.get_ident()
-    with _lock:
-        _running.append(here)
-    try:
-        yield
-    finally:
-        with _lock:
-            _running.remove(here)
+class training:
+    """Counts a training as running for the time of a `with` block."""
+
+    def __enter__(self) -> None:
+        with lock:
+            _running.append(threading.get_ident())
+
+    def __exit__(self, *error: object) -> None:
+        with lock:
+            _running.remove(threading.get_ident())
 
 
-def _forget_others() -> None:
+def forget_others() -> None:
     """Count no other thread's training: a new process has only the thread that forked."""
     here = threading.get_ident()
     _running[:] = [thread for thread in _running if thread == here]
-    _held[:] = [held for held in _held if held[0] == here]  # the next training gives the BLAS back
+    limits[:] = [held for held in limits if held[0] == here]  # the next training gives the BLAS back
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_others)
+    os.register_at_fork(after_in_child=forget_others)
 
 
 def affinity() -> set[int]:
@@ -92,7 +97,8 @@ def affinity() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else {*range(os.cpu_count() or 1)}
 
 
-def _affinity() -> int:
+def allowed_cores() -> int:
+    """Return how many cores the system lets this process run on."""
     return len(affinity())
 
 
@@ -152,7 +158,7 @@ def _libraries(modules: int) -> list[Any]:
 def _hold() -> None:
     for library in _libraries(len(sys.modules)):
         _, found = _found.setdefault(library.filepath, (library, library.num_threads))
-        library.set_num_threads(min(found, *(limit for _, limit in _held)))
+        library.set_num_threads(min(found, *(limit for _, limit in limits)))
 
 
 def blas_threads(threads: int | None) -> AbstractContextManager[None]:
@@ -162,7 +168,7 @@ def blas_threads(threads: int | None) -> AbstractContextManager[None]:
     affinity: a BLAS goes by the affinity, and does not see the quota.
     """
     if threads is None:
-        if quota() == math.inf or quota() >= _affinity():
+        if quota() == math.inf or quota() >= allowed_cores():
             return nullcontext()
         threads = cores()
     return _limited(threads)
@@ -171,15 +177,15 @@ def blas_threads(threads: int | None) -> AbstractContextManager[None]:
 @contextmanager
 def _limited(threads: int) -> Iterator[None]:
     mine = threading.get_ident(), threads
-    with _lock:
-        _held.append(mine)
+    with lock:
+        limits.append(mine)
         _hold()
     try:
         yield
     finally:
-        with _lock:
-            _held.remove(mine)
-            if _held:
+        with lock:
+            limits.remove(mine)
+            if limits:
                 _hold()
             else:
                 for library, found in _found.values():

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from fastmlp.system import forks
-from fastmlp.system.notices import say
+from fastmlp.system.notices import notify, say
 
 _lock = threading.RLock()  # a signal handler may fork while this thread holds it
 forks.wait_for(_lock, 9)  # nothing else is taken while it is held
@@ -28,7 +28,7 @@ class _Total:
         self._depths: Counter[int] = Counter()
         """By the ids of the threads that are within it: how many times."""
         self._began = 0.0
-        self._closed = 0.0
+        self.closed = 0.0
 
     def begin(self) -> None:
         """Have this thread enter."""
@@ -51,24 +51,26 @@ class _Total:
     def seconds(self) -> float:
         """Return the sum, up to now if a thread is within."""
         with _lock:
-            return self._closed + (time.perf_counter() - self._began if self._depths else 0.0)
+            return self.closed + (time.perf_counter() - self._began if self._depths else 0.0)
 
     def _leave(self, thread: int, times: int) -> None:
         self._depths[thread] -= times
         if not self._depths[thread]:
             del self._depths[thread]
             if not self._depths:
-                self._closed += time.perf_counter() - self._began
+                self.closed += time.perf_counter() - self._began
 
 
-_total = _Total()
+total = _Total()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_total.forget_others)
+    os.register_at_fork(after_in_child=total.forget_others)
 
 
 @contextlib.contextmanager
-def compiling(what: str | None = None, about_seconds: float = 0.0, again: str = "") -> Iterator[None]:
+def compiling(
+    what: str | None = None, about_seconds: float = 0.0, again: str = "", fault: bool = False
+) -> Iterator[None]:
     """Count the time of a `with` block as spent compiling, and say on stderr that this begins.
 
     Parameters
@@ -76,14 +78,15 @@ def compiling(what: str | None = None, about_seconds: float = 0.0, again: str = 
     what : what is compiled, in words; None writes no line
     about_seconds : how long it takes, about
     again : when the same will be compiled again, in words
+    fault : whether that is a fault, which is said in any case; the line is a notice otherwise
     """
     if what is not None:
-        say(f"fastmlp: compiling {what}, about {about_seconds:g} s; {again}")
-    _total.begin()
+        (say if fault else notify)(f"fastmlp: compiling {what}, about {about_seconds:g} s; {again}")
+    total.begin()
     try:
         yield
     finally:
-        _total.end()
+        total.end()
 
 
 def seconds_compiling() -> float:
@@ -91,7 +94,7 @@ def seconds_compiling() -> float:
 
     Compilations within one another, and those of several threads at a time, count once, by wall time.
     """
-    return _total.seconds()
+    return total.seconds()
 
 
 class Lap(NamedTuple):

@@ -36,7 +36,7 @@ class Lock(Protocol):
 
 
 _locks: list[tuple[int, Lock]] = []
-"""With their ranks, the lowest first."""
+"""All such locks with their ranks, the lowest first."""
 
 
 class _Taken(threading.local):

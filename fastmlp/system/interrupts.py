@@ -1,7 +1,7 @@
 """Ctrl-C and SIGTERM while a training runs: the training ends after its chunk, and nothing is lost.
 
 Python handles a signal between two of its instructions. These may be a chunk's steps and the bookkeeping that
-belongs to them. So the first signal only asks the training to stop, which it does within a chunk of 0.2 s. A
+belongs to them. So the first signal only stops the training, which ends within a chunk of 0.2 s. A
 second signal acts at once, as it would without fastmlp. A single step of seconds runs in a thread that can be
 left behind.
 """
@@ -10,25 +10,24 @@ from __future__ import annotations
 
 # What `signal` wraps, which makes enumerations of handlers: 15 us of a training. Python 3.11 to 3.13 have it.
 import _signal  # type: ignore[import-not-found]
-import contextlib
 import contextvars
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
 PATIENCE = 0.3
-"""Seconds that a long call may still take once its training has been asked to stop."""
+"""Seconds that a long call may still take once its training has been requested to stop."""
 
 POLL = 0.05
-"""Seconds between two checks whether a training has been asked to stop."""
+"""Seconds between two checks whether a training has been requested to stop."""
 
 ENDING = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
-"""Signals that end a process by default. Ctrl-Break is how a program on Windows asks another to end."""
+"""Signals that end a process by default. Ctrl-Break is how a program on Windows ends another."""
 
 SIGNALS = (int(signal.SIGINT), *ENDING)
 
@@ -56,56 +55,61 @@ class Interrupted(KeyboardInterrupt):
         return f"training was interrupted; this error's .model is {self.model!r}"
 
 
-class _Handler:
-    """Handles the signals that come during one training."""
+class deferred:
+    """Makes the first signal of SIGNALS call stop(reason) in a `with` block, and gives the signals that came.
+
+    Blocks around it get the signal, too. One of ENDING is raised again at the end of the outermost, where it
+    ends the process by default. An error after a SIGINT becomes a KeyboardInterrupt with that error as its
+    context: a program that catches the error would otherwise go on after Ctrl-C. Outside the main thread
+    Python delivers no signals, and this does nothing.
+    """
 
     def __init__(self, stop: Callable[[str], None]) -> None:
         self.stop = stop
         self.before: dict[int, Any] = {}
-        self.heard: set[int] = set()
+        self.received: set[int] = set()
+
+    def __enter__(self) -> set[int]:
+        if threading.current_thread() is threading.main_thread():
+            self._install()
+        return self.received
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        try:
+            if isinstance(error, Exception) and signal.SIGINT in self.received:
+                raise KeyboardInterrupt
+        finally:
+            self._restore()
+            for number in self.received.intersection(ENDING):
+                if self._around(number) is None:
+                    signal.raise_signal(number)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.heard:
-            self.restore()
+        """Handle a signal."""
+        if self.received:
+            self._restore()
             signal.raise_signal(number)
             return
-        self.heard.add(number)
+        self.received.add(number)
         self.stop(f"interrupted by {signal.Signals(number).name}")
+        if (around := self._around(number)) is not None and not around.received:
+            around(number, frame)
 
-    def install(self) -> None:
+    def _around(self, number: int) -> deferred | None:
+        """Return the block around this one: of the training in whose callback this one runs, or of a call."""
+        handler = self.before.get(number)
+        return handler if isinstance(handler, deferred) else None
+
+    def _install(self) -> None:
         for number in SIGNALS:
             handler = _signal.getsignal(number)
-            # A handler of the program's own stays. A _Handler is that of another training, in whose callback
-            # this training runs.
-            if handler in REPLACED or isinstance(handler, _Handler):
+            # A handler of the program's own stays.
+            if handler in REPLACED or isinstance(handler, deferred):
                 self.before[number] = _signal.signal(number, self)
 
-    def restore(self) -> None:
+    def _restore(self) -> None:
         for number, handler in self.before.items():
             _signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def deferred(stop: Callable[[str], None]) -> Iterator[set[int]]:
-    """Make the first signal of SIGNALS call stop(reason); yield the set of signals that came.
-
-    One of ENDING is raised again at the end, where it ends the process by default. An error after a SIGINT
-    becomes a KeyboardInterrupt with that error as its context: a program that catches the error would
-    otherwise go on after Ctrl-C. Outside the main thread Python delivers no signals, and this does nothing.
-    """
-    handler = _Handler(stop)
-    if threading.current_thread() is threading.main_thread():
-        handler.install()
-    try:
-        yield handler.heard
-    except Exception:
-        if signal.SIGINT in handler.heard:
-            raise KeyboardInterrupt  # noqa: B904  # the error is no cause of it
-        raise
-    finally:
-        handler.restore()
-        for number in handler.heard.intersection(ENDING):
-            signal.raise_signal(number)
 
 
 class LeftBehind(Exception):

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from fastmlp.system.private_directory import PrivateDirectory
+
 try:
     import fcntl
 except ImportError:  # not POSIX: there is no lock that goes with its holder
@@ -24,15 +26,15 @@ _in_vain: set[Path] = set()
 
 
 @contextlib.contextmanager
-def alone(path: Path, patience: float = 0.0) -> Iterator[bool]:
-    """Hold the lock of a file; give whether no other process holds it.
+def alone(directory: PrivateDirectory, name: str, patience: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of a file in a directory; give whether no other process holds it.
 
     Go on without it where the system has no such locks, or after `patience` seconds; then give False.
     """
     held, free = None, True
     with contextlib.suppress(OSError):
         if EXIST:
-            held = _locked(path, patience)
+            held = _locked(directory, name, patience)
             free = held is not None
     try:
         yield free
@@ -41,12 +43,12 @@ def alone(path: Path, patience: float = 0.0) -> Iterator[bool]:
             os.close(held)
 
 
-def _locked(path: Path, patience: float) -> int | None:
+def _locked(directory: PrivateDirectory, name: str, patience: float) -> int | None:
     """Return a descriptor that holds the lock of a file, None if it cannot be had in so many seconds.
 
     OSError where the system has no such locks, as some file systems of clusters have not.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor, path = directory.open(name, os.O_RDWR | os.O_CREAT), directory.path / name
     latest = time.monotonic() + (0.0 if path in _in_vain else patience)
     held = False
     try:

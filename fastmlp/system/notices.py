@@ -1,6 +1,7 @@
 """Lines and progress bars on stderr, which never make a training fail.
 
-stderr may be closed or full, or a program may have put an object of its own in its place.
+stderr may be closed or full, or a program may have put an object of its own in its place. Errors and warnings
+go there in any case. Bars and notices say what goes on, and are for someone who looks on.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import contextlib
 import sys
 from typing import Any
+
+silent = False
+"""Whether this process shows no bars and notices; `silence` sets it."""
 
 _forgiven = contextlib.suppress(Exception)
 """A file raises OSError or ValueError; what a program has put in stderr's place may raise anything."""
@@ -37,15 +41,32 @@ class Notices:
         return False
 
     def __eq__(self, other: object) -> bool:
-        # tqdm asks which bars stand where a line is to be written.
+        # tqdm looks which bars stand where a line is to be written.
         return isinstance(other, Notices) and other._stream is self._stream
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
+def silence(quiet: bool) -> None:
+    """Have this process show no bars and notices from now on, or have it show them again."""
+    global silent
+    silent = quiet
+
+
+def is_watched() -> bool:
+    """Return whether bars and notices are shown: on a terminal or in a notebook, unless they are silenced."""
+    return not silent and (in_notebook() or Notices().isatty())
+
+
+def notify(line: str) -> None:
+    """Write a line about the work to stderr, if bars and notices are shown."""
+    if is_watched():
+        say(line)
+
+
 def say(line: str) -> None:
-    """Write a line to stderr, above a progress bar that stands there, if it can be written."""
+    """Write an error or a warning to stderr, above a progress bar that stands there, if it can be written."""
     bars = getattr(sys.modules.get("tqdm"), "tqdm", None)
     with _forgiven:
         if bars is None:

@@ -1,4 +1,4 @@
-"""A whole file gets its name: in one step, also where files that are open keep theirs (Windows)."""
+"""Renaming of a finished file in one step, on Windows as well, where open files cannot be replaced."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ KEEPS_OPEN_FILES = sys.platform == "win32"
 """Whether the system neither renames, replaces nor removes a file that anybody has open."""
 
 
-def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> None:
+def replace(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], directory: int | None = None
+) -> None:
     """Rename a file that is closed, in place of the target where there is one.
 
     On Windows the target may be open, for a reader that takes some milliseconds: then it is tried again.
+    directory : a descriptor of the directory in which both are; None for paths
 
     Raises
     ------
@@ -26,7 +29,7 @@ def replace(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> N
     latest = time.monotonic() + MOST_SECONDS
     while True:
         try:
-            os.replace(source, target)
+            os.replace(source, target, src_dir_fd=directory, dst_dir_fd=directory)
         except PermissionError:
             if not KEEPS_OPEN_FILES or time.monotonic() > latest:
                 raise

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastmlp import checks
-from fastmlp.tables.asked import Asked, told, typed, wanted
-from fastmlp.tables.bars import Bar
-from fastmlp.tables.errors import TableError
+from fastmlp.system.bars import Bar
+from fastmlp.tables.errors import TableError, different
+from fastmlp.tables.read_options import ReadOptions, columns_to_read, parsed_as, typed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -29,7 +29,7 @@ BLOCK = 1 << 24
 """Bytes of text that are parsed together."""
 
 SEPARATORS = ",;\t|"
-"""Of a CSV file, the one that its first line has most of."""
+"""Delimiters of a CSV file: the one that its first line has most of is taken."""
 
 NO_TEXTS = {
     b"\x1f\x8b": "compressed by gzip; unpack it first",
@@ -52,7 +52,7 @@ LONGEST = 1 << 26
 """Bytes from which on a row is parsed though it has no end: a quote in it is never closed."""
 
 
-def read_csv(path: Path, asked: Asked) -> pl.DataFrame:
+def read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     """Return the table in a file of text, its columns parsed as numbers, dates or texts.
 
     Raises
@@ -63,17 +63,17 @@ def read_csv(path: Path, asked: Asked) -> pl.DataFrame:
     import polars as pl
 
     parts: list[pl.DataFrame] = []
-    known = told(asked)
-    with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", asked.shown) as bar:
-        blocks = _blocks(file, _size(file))
+    known = parsed_as(read_options)
+    with open(path, "rb") as file, Bar(path.stat().st_size, "B", "reading", read_options.shown) as bar:
+        blocks = blocks_of_file(file, _size(file))
         first = next(blocks, b"")
         header, separator = _header(first, path.suffix.lower() == ".tsv")
-        columns = wanted(header, asked)
+        columns = columns_to_read(header, read_options)
         rows = done = 0
         for number, block in enumerate(itertools.chain([first], blocks)):
             done += len(block)
             try:
-                part = _parsed_block(block, header, separator, asked.missing, skip=int(number == 0))
+                part = _parsed_block(block, header, separator, read_options.missing, skip=int(number == 0))
                 parts.append(typed(part.select(columns), known))
             except TableError as error:
                 raise error.within(str(path), rows) from None
@@ -93,12 +93,12 @@ def _size(file: Any) -> int:
     return size - len(ends) + ends.find(b"\n") + 1
 
 
-def _blocks(file: Any, size: int) -> Iterator[bytes]:
+def blocks_of_file(file: Any, size: int) -> Iterator[bytes]:
     """Yield a file's first bytes, so many, in pieces that end where a line does, outside quotes."""
     rest = b""
     while piece := file.read(min(max(BLOCK, len(rest)), size - file.tell())):  # more for a quote without end
         rest += piece
-        end = _last_line_end(rest) or (len(rest) if len(rest) >= LONGEST else 0)
+        end = last_line_end(rest) or (len(rest) if len(rest) >= LONGEST else 0)
         if end:
             yield rest[:end]
             rest = rest[end:]
@@ -106,7 +106,7 @@ def _blocks(file: Any, size: int) -> Iterator[bytes]:
         yield rest
 
 
-def _last_line_end(text: bytes) -> int:
+def last_line_end(text: bytes) -> int:
     """Return where the last line ends that is complete, 0 if none is; quotes within it come in pairs."""
     end = text.rfind(b"\n") + 1
     quotes = text.count(b'"', 0, end)
@@ -137,12 +137,7 @@ def _header(block: bytes, is_tsv: bool) -> tuple[list[str], str]:
     if any("\ufffd" in name for name in names):
         raise TableError("its first line is no UTF-8; save the table as UTF-8")
     names = [name.strip() or f"column {place + 1}" for place, name in enumerate(names)]
-    seen: set[str] = set()
-    for name in names:
-        if name in seen:
-            raise TableError(f"two columns have the name {name!r}; {FIRST}")
-        seen.add(name)
-    return names, separator
+    return different(names, f"; {FIRST}"), separator
 
 
 def _rows(text: str, separator: str, first: int = 0) -> Iterator[list[str]]:
@@ -179,7 +174,7 @@ def _parsed_block(
         raise TableError(str(error).splitlines()[0]) from None
     if separator == ";":
         part = part.with_columns(pl.all().str.replace(DECIMAL_COMMA, "$1.$2"))
-    # A row of too few fields has nothing in the last column; counting tells whether there may be one.
+    # A row of too few fields has nothing in the last column; counting shows whether there may be one.
     if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
         _explain(block, header, separator, skip)
     return part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
@@ -10,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.tables.bars import Bar
+from fastmlp.system.bars import Bar
+from fastmlp.tables.categories import Category
+from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import KINDS, Category, Cells, Column, Date, Dropped, Number, Text, restored
+from fastmlp.tables.kinds import KINDS, Date, Dropped, Number, Text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -21,6 +24,9 @@ Array = NDArray[Any]
 
 DENSE = 0.25
 """X is dense from this share of numbers other than 0 on: a column and a value take twice a value's room."""
+
+FINGERPRINT_ROWS = 1000
+"""Rows at the head of a table that its fingerprint is taken of."""
 
 TOGETHER = 1 << 16
 """Rows that are encoded at a time, so that what a column needs meanwhile is small."""
@@ -36,25 +42,27 @@ class Encoding:
     def learned(
         cls,
         frame: pl.DataFrame,
-        told: Mapping[str, str] | None = None,
+        kinds_given: Mapping[str, str] | None = None,
         shown: bool | None = False,
         row_numbers: Collection[str] = (),
         rows: pl.Series | None = None,
+        most_levels: int = MOST_LEVELS,
     ) -> Self:
         """Return the encoding that a frame suggests.
 
-        told : kinds by column name, for those that shall not be inferred
-        shown : whether there is a progress bar; None if stderr is a terminal
+        kinds_given : kinds by column name, for those that shall not be inferred
+        shown : whether there is a progress bar; None on a terminal and in a notebook
         row_numbers : columns that number the rows of a table of which the frame is a part
         rows : (rows,) truth values, of those to learn from; None for all
+        most_levels : levels of a category that get a column of their own
 
         Raises
         ------
         TableError
-            If a column cannot be used as what it is told to be, or none is left.
+            If a column cannot be used as the kind that it is set to be, or none is left.
         """
-        told = told or {}
-        for name, kind in told.items():
+        kinds_given = kinds_given or {}
+        for name, kind in kinds_given.items():
             checks.choice("column", name, frame.columns)
             checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
         columns = []
@@ -62,15 +70,15 @@ class Encoding:
             for series in frame.get_columns():
                 if rows is not None:  # a column at a time, so that there is no second table
                     series = series.filter(rows)
-                if series.name in told:
-                    columns.append(KINDS[told[series.name]].learned(series))
+                if series.name in kinds_given:
+                    columns.append(KINDS[kinds_given[series.name]].learned(series, most_levels))
                 elif series.name in row_numbers:
                     columns.append(Dropped(series.name, ROW_NUMBERS))
                 else:
-                    columns.append(inferred(series))
+                    columns.append(inferred(series, most_levels))
                 bar.move(len(columns))
         if not any(column.width for column in columns):
-            why = ", ".join(f"{column.name!r}: {column.told}" for column in columns[:3])
+            why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
             more = ", .." if len(columns) > 3 else ""
             raise TableError(f"no column is left to learn from; {why}{more}".removesuffix("; "))
         return cls(tuple(columns))
@@ -97,6 +105,15 @@ class Encoding:
         return {column.name: column.kind for column in self.columns}
 
     @property
+    def linear(self) -> Encoding:
+        """Return the columns as a linear model gets them: numbers as they are."""
+        return Encoding(tuple(column.linear for column in self.columns))
+
+    def remarks(self, frame: pl.DataFrame) -> list[str]:
+        """Return in words what sets a frame's rows apart from those that were learned from."""
+        return [line for column in self.used for line in column.remarks(frame[column.name])]
+
+    @property
     def is_sparse(self) -> bool:
         """Whether X is a CSR matrix: if there are texts, or most numbers are 0 by the columns' kinds."""
         if any(isinstance(column, Text) for column in self.used):
@@ -116,7 +133,9 @@ class Encoding:
         held : (rows,) truth values
         """
         count = int(np.count_nonzero(held))
-        parts = [Stack(rows, self.width, dtype, self.is_sparse) for rows in (len(frame) - count, count)]
+        parts = [
+            GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in (len(frame) - count, count)
+        ]
         start = 0
         with Bar(len(frame), "row", "encoding", shown) as bar:
             for piece in self.pieces(frame, dtype):
@@ -128,6 +147,19 @@ class Encoding:
                 bar.move(start)
             learned, apart = (part.whole() for part in parts)
         return learned, apart
+
+    def fingerprint(self, frame: pl.DataFrame, y: Array) -> str:
+        """Return a digest of a table's number of rows, and of the first ones' numbers in X and their targets.
+
+        So a table is the same in every format, whatever columns it has that the model does not use.
+
+        y : (rows,) as the task has them
+        """
+        X = self.encoded(frame[:FINGERPRINT_ROWS])
+        digest = hashlib.sha256(f"{len(frame)} rows {y[:FINGERPRINT_ROWS].tolist()}".encode())
+        for array in (X.indptr, X.indices, X.data) if self.is_sparse else (X,):
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
     def pieces(self, frame: pl.DataFrame, dtype: Any = np.float32) -> Iterator[Any]:
         """Yield X in pieces of at most TOGETHER rows, at least one.
@@ -163,7 +195,7 @@ class Encoding:
         return out
 
     def _sparse(self, rows: int, blocks: list[Any], dtype: Any) -> Any:
-        """Return CSR: what has its place in every row at once, the texts beside it."""
+        """Return CSR: what has its place in every row at once, and the texts."""
         from scipy.sparse import csr_array, hstack
 
         places, values, texts, first = [np.empty((rows, 0), np.int64)], [np.empty((rows, 0), dtype)], [], 0
@@ -182,16 +214,11 @@ class Encoding:
 
     @property
     def described(self) -> list[dict[str, Any]]:
-        """The columns in JSON's types."""
+        """The columns in JSON's types; `columns_of` of `restoring` takes it."""
         return [column.described for column in self.columns]
 
-    @classmethod
-    def restored(cls, description: list[dict[str, Any]]) -> Self:
-        """Return the encoding that `described` describes."""
-        return cls(tuple(map(restored, description)))
 
-
-class Stack:
+class GrowingMatrix:
     """X, made of pieces that are put one after another; it is in memory once, also while it grows.
 
     rows, width : of X; sparse : whether it is CSR
@@ -227,7 +254,7 @@ class Stack:
         from scipy.sparse import csr_array
 
         self._resize(self._count)
-        narrow = self._count <= np.iinfo(np.int32).max  # SciPy wants one dtype for both
+        narrow = self._count <= np.iinfo(np.int32).max  # SciPy needs one dtype for both
         starts = self._starts.astype(np.int32 if narrow else np.int64)
         return csr_array((self._values, self._indices, starts), shape=self._shape)
 
@@ -247,7 +274,7 @@ WORDS = 3
 """Words of a mean text from which on it is a text, and no name."""
 
 
-def inferred(series: pl.Series) -> Column:
+def inferred(series: pl.Series, most_levels: int = MOST_LEVELS) -> Column:
     """Return the column by what its dtype and its values suggest; TableError if they suggest nothing."""
     import polars as pl
 
@@ -262,9 +289,9 @@ def inferred(series: pl.Series) -> Column:
     if dtype in (pl.Date, pl.Datetime):
         return Date.learned(series)
     if dtype == pl.String:
-        return _of_texts(series, distinct)
+        return _of_texts(series, distinct, most_levels)
     if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
-        return Category.learned(series)
+        return Category.learned(series, most_levels)
     raise TableError(f"columns of dtype {dtype} cannot be learned from; drop it or convert it", series.name)
 
 
@@ -273,7 +300,7 @@ def row_numbers(frame: pl.DataFrame) -> list[str]:
     return [one.name for one in frame.get_columns() if one.dtype.is_numeric() and _numbers_the_rows(one)]
 
 
-def _of_texts(series: pl.Series, distinct: int) -> Column:
+def _of_texts(series: pl.Series, distinct: int, most_levels: int) -> Column:
     rows = len(series) - series.null_count()
     words = float(series.str.count_matches(r"\s+").mean() or 0) + 1
     if distinct > max(FEW, rows / 5) and words >= WORDS:
@@ -281,7 +308,7 @@ def _of_texts(series: pl.Series, distinct: int) -> Column:
     if distinct > max(FEW, rows / 2):
         example = checks.shown(series.drop_nulls()[0])
         return Dropped(series.name, f"nearly every row has another text, as {example}")
-    return Category.learned(series)
+    return Category.learned(series, most_levels)
 
 
 def _distinct(series: pl.Series) -> int:

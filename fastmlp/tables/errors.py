@@ -1,6 +1,8 @@
-"""The error for what stands in a table, with its place: which file, which row, which column."""
+"""Errors in a table's contents, with their place: which file, which row, which column."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 
 class TableError(ValueError):
@@ -27,6 +29,16 @@ class TableError(ValueError):
         row = None if self.row is None else f"row {self.row}"
         column = (
             f"column {self.column!r}" if self.column else None
-        )  # a target that is given beside X has no name
+        )  # a target that is given besides X has no name
         place = ", ".join(part for part in (self.source, row, column) if part)
         return f"{place}: {self.reason}" if place else self.reason
+
+
+def different(names: Iterable[object], hint: str = "") -> list[str]:
+    """Return the names of columns as texts; TableError, with a hint, if two are the same."""
+    seen: dict[str, None] = {}
+    for name in map(str, names):
+        if name in seen:
+            raise TableError(f"two columns have the name {name!r}{hint}")
+        seen[name] = None
+    return list(seen)

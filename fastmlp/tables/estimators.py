@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -14,18 +15,24 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from fastmlp import checks
-from fastmlp.backend.registry import mixed_backend
+from fastmlp.backend.registry import backends, mixed_backend
 from fastmlp.files.archive import CheckpointError
+from fastmlp.model.activations import Activation
+from fastmlp.model.layers import Dense, checked_layers
+from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.precision import is_bfloat16
+from fastmlp.system.bars import Bar
 from fastmlp.tables import members, storage
-from fastmlp.tables.asked import Asked
-from fastmlp.tables.bars import Bar
+from fastmlp.tables.columns import MOST_LEVELS
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
-from fastmlp.tables.recipe import Recipe
-from fastmlp.tables.search import Trial, searched
+from fastmlp.tables.inputs import may_have_bins
+from fastmlp.tables.intervals import errors_of, half_width, shifts
+from fastmlp.tables.read_options import ReadOptions
+from fastmlp.tables.recipe import PRESETS, Recipe, candidates
+from fastmlp.tables.search import SearchTrial, searched
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
 from fastmlp.tables.texts import MISSING
 from fastmlp.training.data import floating_dtype
@@ -46,8 +53,16 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Kinds of columns that shall not be inferred, by name: number, category, date, text or drop.
     missing : sequence of str, optional
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
+    levels : int, optional
+        Levels of a category that get a column of their own, the most frequent first; the others share one.
+        None for 1000.
+    preset : str, optional
+        How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
+        of their own. Rows that are held out decide between those of one preset. None for good.
     hidden : sequence of int, optional
-        Units of the hidden layers. This and the following: None takes the default of `Recipe`.
+        Units of the hidden layers. This and the following: None takes what the preset's recipes have.
+    layers : list of layers, optional
+        The hidden layers, as those of `fastmlp.Network`, in the place of hidden, activation and dropout.
     activation, optimizer : str, optional
         Names of the hidden layers' activation and of the optimiser, as for the command line.
     learning_rate : float, optional
@@ -62,7 +77,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     backend, threads, dtype : as for `fastmlp.fit`, "bfloat16" too; dtype float32 if None
     random_state : int, RandomState or None
     progress : bool or None
-        Progress bars on stderr; None shows them if it is a terminal.
+        Progress bars on stderr; None shows them if it is a terminal, and in a notebook.
 
     Attributes
     ----------
@@ -70,8 +85,11 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     task_ : Classification or Regression
     models_ : list of Model, the members
     recipe_ : Recipe, the settings that they were trained with
+    errors_ : (n,) array or None, of a regression the errors on rows that members held out, ascending, over
+        the target's deviation
     trials_ : list of Trial, what the search tried
     report_ : dict or None, what `fastmlp train` found on held-out rows
+    fingerprint_ : str or None, a digest of the table that was trained on
     feature_names_in_ : (columns,) array of str, the columns of the table
     """
 
@@ -83,7 +101,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         *,
         columns: Mapping[str, str] | None = None,
         missing: Sequence[str] | None = None,
+        levels: int | None = None,
+        preset: str | None = None,
         hidden: Sequence[int] | None = None,
+        layers: Sequence[Any] | None = None,
         activation: str | None = None,
         optimizer: str | None = None,
         learning_rate: float | None = None,
@@ -128,7 +149,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             If polars is not installed.
         """
         self._check()
-        frame = as_frame(X, self.asked(self.columns, target=y))
+        frame = as_frame(X, self.read_options(self.columns, target=y))
         frame, target = separated(frame, y)
         if not len(frame):
             raise TableError("there are no rows")
@@ -158,13 +179,18 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """
         import polars as pl
 
-        self._check()
+        recipes, _ = self._check()
         learned = y if rows is None else y[rows]
         if len(learned) < 3:
             raise TableError(f"at least 3 rows are needed, got {len(learned)}")
         self.task_ = TASKS[self._task].learned(learned)
+        for recipe in recipes:  # what they refuse is refused before encoding
+            recipe.network(1, self.task_), recipe.optimizer_of(1)
         of_rows = None if rows is None else pl.Series(rows)
-        self.encoding_ = Encoding.learned(frame, self.columns, self.progress, row_numbers, of_rows)
+        self.encoding_ = Encoding.learned(
+            frame, self.columns, self.progress, row_numbers, of_rows, self.levels or MOST_LEVELS
+        )
+        self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = None
         self._name(frame.columns, target)
 
@@ -173,16 +199,25 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
 
         X : (rows, n) as `encoding_` encodes rows in `floats`; y, weights : (rows,), the targets and weights
         """
-        recipe, given = self._check()
+        recipes, given = self._check()
+        recipes = tuple(recipe for recipe in recipes if not recipe.bins or may_have_bins(X))
         targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        settings = members.Settings(seed, self.backend, self.threads, self.progress, self.dtype)
-        self.trials_: list[Trial] = []
+        settings = members.MemberSettings(seed, self.backend, self.threads, self.progress, self.dtype)
+        self.trials_: list[SearchTrial] = []
         if self.search is not None:
-            seconds = checks.real("search", self.search, 0, open_low=True)
-            recipe, self.trials_ = searched(X, targets, weights, self.task_, recipe, seconds, settings, given)
-        self.recipe_ = recipe.resolved(len(y))
-        self.models_: list[Model] = members.train(X, targets, weights, self.task_, self.recipe_, settings)
+            seconds = float(self.search)
+            recipe, self.trials_ = searched(
+                X, targets, weights, self.task_, recipes[0], seconds, settings, given
+            )
+            recipes = (recipe,)
+        self.recipe_: Recipe
+        self.errors_: Array | None
+        self.models_: list[Model]
+        trained = members.train(X, targets, weights, self.task_, recipes, settings)
+        self.recipe_, self.models_, held = trained
+        regresses = self._task == Regression.name
+        self.errors_ = errors_of(self.models_, X, targets, held) if regresses else None
         return self
 
     @property
@@ -200,9 +235,17 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         return self.task_.decoded(outputs)
 
     def outputs(self, X: Any) -> Array:
-        """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers."""
+        """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers.
+
+        Warns
+        -----
+        UserWarning
+            If unusually many rows have a level that was not learned, or a column's dtype cannot hold a level.
+        """
         check_is_fitted(self)
-        frame = as_frame(X, self.asked(self.encoding_.kinds, [column.name for column in self.encoding_.used]))
+        frame = as_frame(
+            X, self.read_options(self.encoding_.kinds, [column.name for column in self.encoding_.used])
+        )
         found, dtype = [np.empty((0, self.task_.n_out))], self.models_[0].parameters.dtype
         rows = 0
         with Bar(len(frame), "row", "predicting", self.progress) as bar:
@@ -211,14 +254,21 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
                     found.append(members.outputs(self.models_, piece))
                     rows += piece.shape[0]
                     bar.move(rows)
+        for line in self.encoding_.remarks(frame):
+            warnings.warn(line, stacklevel=3)  # what calls predict
         return np.concatenate(found)
+
+    def trained_on(self, frame: pl.DataFrame, y: Array) -> bool:
+        """Return whether a table without its target, and the targets (rows,), are those of the training."""
+        return self.fingerprint_ == self.encoding_.fingerprint(frame, y)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
         check_is_fitted(self)
-        kept = storage.Kept(
+        kept = storage.StoredEstimator(
             self.encoding_, self.task_, self.models_, self.recipe_, self.trials_, self.target_name_,
-            None if self.missing is None else list(self.missing), self.report_,
+            None if self.missing is None else list(self.missing), self.report_, self.fingerprint_,
+            self.errors_,
         )  # fmt: skip
         storage.write(path, kept)
 
@@ -242,7 +292,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
         self.target_name_ = target or "y"
 
-    def _recipe(self) -> Recipe:
+    def _recipes(self) -> tuple[Recipe, ...]:
+        """Return the recipes that rows held out decide between."""
+        preset = "good" if self.preset is None else checks.choice("preset", self.preset, tuple(PRESETS))
         names = {field.name for field in fields(Recipe)}.intersection(self._get_param_names())
         given = {name: value for name in names if (value := getattr(self, name)) is not None}
         if "optimizer" in given:
@@ -252,39 +304,56 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         for name in ("epochs", "batch_size"):
             if name in given:
                 checks.whole(name, given[name], 1)
+        if self.levels is not None:
+            checks.whole("levels", self.levels, 1)
         if "hidden" in given:
             if not isinstance(given["hidden"], Sequence | np.ndarray) or isinstance(given["hidden"], str):
                 raise TypeError(f"hidden must be widths like (128, 64), got {checks.shown(given['hidden'])}")
             given["hidden"] = tuple(given["hidden"])
-        return Recipe(**given)
+        if "layers" in given:
+            if others := {"hidden", "activation", "dropout"} & given.keys():
+                raise ValueError(f"layers says what the hidden layers are; leave out {min(others)}")
+            given |= {"hidden": (), "layers": checked_layers(given["layers"])}
+            made = Network(inputs=1, layers=[*given["layers"], Dense(1)])
+            if any(isinstance(one.activation, Activation) for one in made.operations):
+                raise ValueError("layers of a table have activations by name: its file holds no code")
+        return candidates(preset, given)
 
-    def _check(self) -> tuple[Recipe, list[str]]:
-        """Return the recipe, and what a search must leave as it is; ValueError if a setting is wrong."""
+    def _check(self) -> tuple[tuple[Recipe, ...], list[str]]:
+        """Return the recipes, and what a search must leave as it is; ValueError if a setting is wrong."""
         if is_bfloat16(self.dtype):
             mixed_backend(self.backend)
+        else:
+            checks.choice("backend", self.backend, ("auto", *backends()))
+            _ = self.floats  # raises for another dtype
+        if self.threads is not None:
+            checks.whole("threads", self.threads, 1)
+        if self.search is not None:
+            checks.real("search", self.search, 0, open_low=True)
         if self.columns is not None and not isinstance(self.columns, Mapping):
             raise TypeError(f"columns must map names to kinds, got {checks.shown(self.columns)}")
         if isinstance(self.missing, str):
             raise TypeError(f"missing must be a sequence of texts, got {checks.shown(self.missing)}")
-        given = [name for name in ("hidden", "learning_rate") if getattr(self, name) is not None]
+        given = [] if self.hidden is self.layers is None else ["hidden"]
+        given += [] if self.learning_rate is None else ["learning_rate"]
         if self.search is not None and len(given) == 2:
-            raise ValueError("search has nothing to search: hidden and learning_rate are given")
-        return self._recipe(), given
+            raise ValueError("search has nothing to search: hidden layers and learning_rate are given")
+        return self._recipes(), given
 
-    def asked(
+    def read_options(
         self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None, target: Any = None
-    ) -> Asked:
+    ) -> ReadOptions:
         """Return how a file is to be read; classes in the column `target` as the texts that they are."""
         missing = MISSING if self.missing is None else self.missing
         classes = (
             {target: "category"} if isinstance(target, str) and self._task == Classification.name else {}
         )
-        return Asked({**(kinds or {}), **classes}, only, missing, self.progress)
+        return ReadOptions({**(kinds or {}), **classes}, only, missing, self.progress)
 
     def _targets(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array]:
         """Return a table without its target, and the target."""
         check_is_fitted(self)
-        frame, target = separated(as_frame(X, self.asked(self.encoding_.kinds, target=y)), y)
+        frame, target = separated(as_frame(X, self.read_options(self.encoding_.kinds, target=y)), y)
         return frame, targets_of(target, self._task, self.task_)
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -318,7 +387,10 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         *,
         columns: Mapping[str, str] | None = None,
         missing: Sequence[str] | None = None,
+        levels: int | None = None,
+        preset: str | None = None,
         hidden: Sequence[int] | None = None,
+        layers: Sequence[Any] | None = None,
         activation: str | None = None,
         optimizer: str | None = None,
         learning_rate: float | None = None,
@@ -357,16 +429,55 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         codes, found = self.task_.encoded(values), self.outputs(frame).argmax(axis=1)
         return float(accuracy_score(codes, found, sample_weight=sample_weight))
 
-    def _recipe(self) -> Recipe:
+    def _recipes(self) -> tuple[Recipe, ...]:
         if self.class_weight is not None:
             checks.choice("class_weight", self.class_weight, ("balanced",))
-        return replace(super()._recipe(), balanced=self.class_weight is not None)
+        return tuple(replace(one, balanced=self.class_weight is not None) for one in super()._recipes())
 
 
 class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """A regressor of the rows of a table; its parameters and attributes are those of `TableEstimator`."""
 
     _task = Regression.name
+
+    def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[Array, Array]:
+        """Return the lower and upper ends, (rows,) each, of intervals that hold a share of the numbers.
+
+        The prediction is in the middle, and all are of one width: the share is held over all rows, by the
+        errors on rows that the members held out.
+
+        Raises
+        ------
+        ValueError
+            If fewer rows were held out than such a share needs, or the model was written before there were
+            intervals.
+        """
+        width = half_width(self._errors, coverage) * self._deviation
+        predicted = self.predict(X)
+        return predicted - width, predicted + width
+
+    def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Array:
+        """Return quantiles of each row's number (rows, quantiles): the prediction and a number for each.
+
+        Raises
+        ------
+        ValueError
+            As for `predict_interval`.
+        """
+        added = shifts(self._errors, quantiles) * self._deviation
+        return self.predict(X)[:, None] + added
+
+    @property
+    def _errors(self) -> Array:
+        check_is_fitted(self)
+        if self.errors_ is None:
+            raise ValueError("the model was written before there were intervals; train it again")
+        return self.errors_
+
+    @property
+    def _deviation(self) -> float:
+        assert isinstance(self.task_, Regression)
+        return self.task_.deviation
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Return R^2 for a table and its target, which may be the name of a column."""
@@ -388,5 +499,6 @@ def load(path: str | os.PathLike[str]) -> TableClassifier | TableRegressor:
     estimator = ESTIMATORS[kept.task.name](missing=kept.missing)
     estimator.encoding_, estimator.task_, estimator.models_ = kept.encoding, kept.task, kept.models
     estimator.recipe_, estimator.trials_, estimator.report_ = kept.recipe, kept.trials, kept.report
+    estimator.fingerprint_, estimator.errors_ = kept.fingerprint, kept.errors
     estimator._name([column.name for column in kept.encoding.columns], kept.target)
     return estimator

@@ -1,29 +1,31 @@
-"""Tables in memory: frames of polars' and pandas', mappings of columns and arrays, as one kind of frame."""
+"""Tables in memory: frames, Arrow tables, mappings of columns and arrays, as one kind of frame."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fastmlp import checks
-from fastmlp.exchange.packages import needed
-from fastmlp.tables.arrays import column_of
-from fastmlp.tables.asked import ASKED, Asked
-from fastmlp.tables.errors import TableError
+from fastmlp.system.packages import needed
+from fastmlp.tables.arrays import column_of, objects
+from fastmlp.tables.arrow import check_type, from_arrow
+from fastmlp.tables.errors import TableError, different
+from fastmlp.tables.read_options import DEFAULTS, ReadOptions
 from fastmlp.tables.reading import read
 
 if TYPE_CHECKING:
     import polars as pl
 
 
-def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
+def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
     """Return a table as polars' frame.
 
-    X : a path, a frame of polars' or pandas', a mapping of columns, or an array (rows, n), whose columns are
-    named x0, x1, ..
+    X : a path, a frame of polars' or pandas', a table of Arrow's, a mapping of columns, or an array
+    (rows, n), whose columns are named x0, x1, ..
 
     Raises
     ------
@@ -34,7 +36,7 @@ def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
     """
     pl = needed("polars", "table", "a table")
     if isinstance(X, (str, os.PathLike)):
-        return read(X, asked)
+        return read(X, read_options)
     if isinstance(X, pl.DataFrame):
         return X
     try:
@@ -43,7 +45,9 @@ def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
         if hasattr(X, "iloc"):
             return _from_pandas(X)
         if isinstance(X, Mapping):
-            return pl.DataFrame({str(name): _plain(name, column) for name, column in X.items()})
+            return pl.DataFrame(dict(zip(different(X), map(_plain, X, X.values()), strict=True)))
+        if hasattr(X, "__arrow_c_stream__"):
+            return from_arrow(X)
         if hasattr(X, "__array__") or isinstance(X, Sequence):
             array = np.asarray(X)
             if array.ndim != 2:
@@ -56,8 +60,10 @@ def as_frame(X: Any, asked: Asked = ASKED) -> pl.DataFrame:
 
 
 def _plain(name: Any, column: Any) -> Any:
-    """Return a column of a mapping; as polars' own, if it is an array."""
-    return column_of(str(name), column) if isinstance(column, np.ndarray) and column.ndim == 1 else column
+    """Return a column of a mapping; as polars' own, if it is an array or a list."""
+    if isinstance(column, np.ndarray) and column.ndim == 1:
+        return column_of(str(name), column)
+    return objects(str(name), column) if isinstance(column, (list, tuple)) else column
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:
@@ -67,14 +73,26 @@ def _from_pandas(frame: Any) -> pl.DataFrame:
     import pyarrow
 
     columns = []
+    different(frame.columns)
     for name in frame.columns:
+        column = frame[name].reset_index(drop=True)
         try:
-            columns.append(pl.Series(str(name), pl.from_pandas(frame[name].reset_index(drop=True))))
+            columns.append(_of_pandas(str(name), column))
         except (pyarrow.ArrowException, pl.exceptions.PolarsError, TypeError, AttributeError) as error:
             raise TableError(
                 f"pandas' column cannot be taken: {str(error).splitlines()[0]}", str(name)
             ) from None
     return pl.DataFrame(columns)
+
+
+def _of_pandas(name: str, column: Any) -> pl.Series:
+    import polars as pl
+
+    if column.dtype == object and any(isinstance(value, Decimal) for value in column):
+        return objects(name, column.tolist())
+    if hasattr(column.dtype, "pyarrow_dtype"):
+        check_type(name, column.dtype.pyarrow_dtype)
+    return pl.Series(name, pl.from_pandas(column))
 
 
 def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tables.bars import Bar, Visits
+from fastmlp.fitting import fit
+from fastmlp.system.bars import Bar
+from fastmlp.tables.inputs import inputs_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
-from fastmlp.training.callbacks import Callback, EarlyStopping
+from fastmlp.training.callbacks import Callback, EarlyStopping, Run
+from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.model import Model
-from fastmlp.training.trainer import fit
 
 Array = NDArray[Any]
 
@@ -22,7 +25,7 @@ FOLDS = 5
 """A member is validated on a fifth of the rows, or on less where there are more members."""
 
 
-class Settings(NamedTuple):
+class MemberSettings(NamedTuple):
     """Where a training runs: as for `fit`."""
 
     seed: int
@@ -33,30 +36,57 @@ class Settings(NamedTuple):
 
 
 def train(
-    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: Settings
-) -> list[Model]:
-    """Return trained members, one for each fold as far as `recipe.members` goes.
+    X: Any, targets: Array, weights: Array | None, task: Task, recipes: Sequence[Recipe],
+    settings: MemberSettings,
+) -> tuple[Recipe, list[Model], list[Array]]:  # fmt: skip
+    """Return the recipe of the least loss on the first rows held out, its members, and the rows of each.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
+
+    Raises
+    ------
+    DivergenceError
+        If no recipe's training ends, or one of those that follow does not.
     """
-    recipe = recipe.resolved(len(targets))
-    assert recipe.members is not None
-    assert recipe.epochs is not None
-    weights = _weights(targets, weights, task, recipe)
-    whole = len(targets) * recipe.members * recipe.epochs
-    models: list[Model] = []
-    with Bar(whole, "row", "training", settings.shown) as bar:
-        parts = islice(folds(targets, task, recipe.members, settings.seed), recipe.members)
-        for member, (rows, held) in enumerate(parts):
-            what = f"network {member + 1}/{recipe.members}" if recipe.members > 1 else "network"
-            visits = Visits(bar, what, member * len(targets) * recipe.epochs)
-            seeded = settings._replace(seed=settings.seed + member)
-            models.append(one(X, targets, weights, task, recipe, seeded, rows, held, [visits]))
-    return models
+    recipes = [recipe.resolved(len(targets)) for recipe in recipes]
+    weights = _weights(targets, weights, task, recipes[0])
+    most = max(recipe.members or 1 for recipe in recipes)
+    parts = islice(folds(targets, task, most, settings.seed), most)
+    visits = [len(targets) * (recipe.epochs or 1) for recipe in recipes]
+    with Bar(sum(visits) + (most - 1) * max(visits), "row", "training", settings.shown) as bar:
+        before = 0
+
+        def member(recipe: Recipe, place: int, part: tuple[Array, Array]) -> Model:
+            nonlocal before
+            what = f"network {place + 1}/{recipe.members}" if recipe.members != 1 else "network"
+            moving = Visits(bar, what, before)
+            before += len(targets) * (recipe.epochs or 1)
+            seeded = settings._replace(seed=settings.seed + place)
+            return one(X, targets, weights, task, recipe, seeded, *part, [moving])
+
+        first = next(parts)
+        chosen, model = _best(recipes, functools.partial(member, place=0, part=first))
+        models, held = [model], [first[1]]
+        for place, part in zip(range(1, chosen.members or 1), parts, strict=False):
+            models.append(member(chosen, place, part))
+            held.append(part[1])
+    return chosen, models, held
+
+
+def _best(recipes: Sequence[Recipe], trained: Callable[[Recipe], Model]) -> tuple[Recipe, Model]:
+    """Return the recipe whose member has the least loss on the rows held out, and that member."""
+    found: list[tuple[Recipe, Model]] = []
+    for recipe in recipes:
+        try:
+            found.append((recipe, trained(recipe)))
+        except DivergenceError:
+            if recipe is recipes[-1] and not found:
+                raise
+    return min(found, key=lambda pair: min(pair[1].history["validation_loss"]))
 
 
 def one(
-    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: Settings,
+    X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: MemberSettings,
     rows: Array, held: Array, callbacks: Sequence[Callback],
 ) -> Model:  # fmt: skip
     """Return one member, of the epoch after which the rows `held` had the least loss.
@@ -69,7 +99,7 @@ def one(
     validation = (X[held], targets[held]) if weights is None else (X[held], targets[held], weights[held])
     stopping = EarlyStopping(recipe.patience)
     return fit(
-        recipe.network(X.shape[1], task),
+        recipe.network(inputs_of(X, recipe.bins), task),
         X[rows],
         targets[rows],
         optimizer=recipe.optimizer_of(steps),
@@ -84,6 +114,25 @@ def one(
         threads=settings.threads,
         dtype=settings.dtype,
     )
+
+
+class Visits(Callback):
+    """Moves a bar by the rows that a training has visited.
+
+    before : rows that earlier trainings visited; whole : rows that this one visits if nothing ends it early
+    """
+
+    def __init__(self, bar: Bar, what: str, before: float) -> None:
+        self.bar, self.what, self.before = bar, what, before
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Move the bar."""
+        shown = {key: f"{values[-1]:.4g}" for key, values in run.history.items() if values}
+        self.bar.move(self.before + run.rows_seen, f"{self.what}, epoch {run.epoch}/{run.epochs}", **shown)
+
+    def on_train_end(self, run: Run) -> None:
+        """Count what an early end leaves out."""
+        self.bar.move(self.before + run.rows * run.epochs)
 
 
 def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[tuple[Array, Array]]:
@@ -101,11 +150,13 @@ def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[tuple
 
 
 def outputs(models: Sequence[Model], X: Any) -> Array:
-    """Return the mean of the members' outputs (rows, n_out), float64."""
-    total: Array = np.zeros((X.shape[0], models[0].network.sizes[-1]))
+    """Return the mean of the members' outputs (rows, n_out), float64; probabilities of a row sum to 1."""
+    total: Array = np.zeros((X.shape[0], models[0].network.n_out))
     for model in models:
         total += model.predict(X)
-    return total / len(models)
+    whole = total.sum(axis=1, keepdims=True) if models[0].network.output == "softmax" else len(models)
+    mean: Array = total / whole
+    return mean
 
 
 def _weights(targets: Array, weights: Array | None, task: Task, recipe: Recipe) -> Array | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.exchange.packages import needed
+from fastmlp.system.packages import needed
 from fastmlp.tables.kinds import Dropped
 from fastmlp.tables.tasks import Classification
 
@@ -77,6 +77,8 @@ def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Ar
         _plot_calibration(fit, estimator.task_, y, outputs)
     else:
         _plot_residuals(fit, y, estimator.task_.decoded(outputs), estimator.target_name_)
+    if estimator.trained_on(frame, y):
+        figure.suptitle("rows that the model was trained on")
     _plot_importances(bars, importances(estimator, frame, y, seed), estimator.task_.measure)
     return figure
 

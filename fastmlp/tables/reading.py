@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmlp.exchange.packages import needed
+from fastmlp.system.bars import Bar
+from fastmlp.system.packages import needed
 from fastmlp.tables.arrays import column_of
-from fastmlp.tables.asked import ASKED, Asked, told, typed, wanted
-from fastmlp.tables.bars import Bar
+from fastmlp.tables.arrow import check_file, check_parquet
 from fastmlp.tables.delimited import read_csv
-from fastmlp.tables.errors import TableError
+from fastmlp.tables.errors import TableError, different
+from fastmlp.tables.read_options import DEFAULTS, ReadOptions, columns_to_read, parsed_as, typed
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,7 +24,7 @@ SLICE = 1 << 18
 """Rows of a file of columns that are read together."""
 
 
-def read(path: str | os.PathLike[str], asked: Asked = ASKED) -> pl.DataFrame:
+def read(path: str | os.PathLike[str], read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
     """Return the table in a file, by the end of its name.
 
     Raises
@@ -42,8 +43,8 @@ def read(path: str | os.PathLike[str], asked: Asked = ASKED) -> pl.DataFrame:
     with open(path, "rb"):  # says what the operating system says, and not what a library makes of it
         pass
     try:
-        # Columns of text that are told to be numbers or dates become so in every format.
-        frame = typed(FORMATS[path.suffix.lower()](path, asked), told(asked), guess=False)
+        # Columns of text that are set to be numbers or dates become so in every format.
+        frame = typed(FORMATS[path.suffix.lower()](path, read_options), parsed_as(read_options), guess=False)
     except TableError as error:
         raise error.within(str(path)) from None
     if not frame.width:
@@ -51,42 +52,51 @@ def read(path: str | os.PathLike[str], asked: Asked = ASKED) -> pl.DataFrame:
     return frame
 
 
-def _read_parquet(path: Path, asked: Asked) -> pl.DataFrame:
+def _read_parquet(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     import polars as pl
 
-    return _sliced(lambda: pl.scan_parquet(path), "a Parquet file", asked)
+    def scan() -> pl.LazyFrame:
+        check_parquet(path)
+        return pl.scan_parquet(path)
+
+    return _sliced(scan, "a Parquet file", read_options)
 
 
-def _read_arrow(path: Path, asked: Asked) -> pl.DataFrame:
+def _read_arrow(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     import polars as pl
 
     with open(path, "rb") as file:
-        is_file = file.read(6) == b"ARROW1"
-    if is_file:
-        return _sliced(lambda: pl.scan_ipc(path), "an Arrow file", asked)
-    return _sliced(lambda: pl.read_ipc_stream(path).lazy(), "an Arrow stream", asked)
+        is_stream = file.read(6) != b"ARROW1"
+
+    def scan() -> pl.LazyFrame:
+        check_file(path, is_stream)
+        return pl.read_ipc_stream(path).lazy() if is_stream else pl.scan_ipc(path)
+
+    return _sliced(scan, "an Arrow stream" if is_stream else "an Arrow file", read_options)
 
 
-def _sliced(scan: Callable[[], pl.LazyFrame], what: str, asked: Asked) -> pl.DataFrame:
+def _sliced(scan: Callable[[], pl.LazyFrame], what: str, read_options: ReadOptions) -> pl.DataFrame:
     import polars as pl
 
     try:
         table = scan()
-        table = table.select(wanted(table.collect_schema().names(), asked))
+        table = table.select(columns_to_read(table.collect_schema().names(), read_options))
         rows = table.select(pl.len()).collect().item()
-        with Bar(rows, "row", "reading", asked.shown) as bar:
+        with Bar(rows, "row", "reading", read_options.shown) as bar:
             parts = []
             for start in range(0, max(1, rows), SLICE):
                 parts.append(table.slice(start, SLICE).collect())
                 bar.move(min(rows, start + SLICE))
     except TableError:
         raise
+    except pl.exceptions.DuplicateError:
+        raise TableError("two columns have one name") from None
     except (pl.exceptions.PolarsError, ValueError, OSError) as error:
-        raise TableError(f"it is not {what}: {str(error).splitlines()[0]}") from None
+        raise TableError(f"it cannot be read as {what}: {str(error).splitlines()[0]}") from None
     return pl.concat(parts)
 
 
-def _read_numpy(path: Path, asked: Asked) -> pl.DataFrame:
+def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     """Return arrays as columns: (rows,) by its name, (rows, n) as name0, name1, ..; of .npy as x0, x1, .."""
     import zipfile
 
@@ -97,24 +107,25 @@ def _read_numpy(path: Path, asked: Asked) -> pl.DataFrame:
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise TableError(f"it holds no arrays of NumPy's: {str(error).splitlines()[0]}") from None
-    columns: dict[str, Any] = {}
+    columns: list[tuple[str, Any]] = []
     for name, array in arrays.items():
         if array.dtype.names:
-            columns |= {field: array[field] for field in array.dtype.names}
+            columns += [(field, array[field]) for field in array.dtype.names]
         elif array.ndim == 2:
-            columns |= {f"{name}{place}": array[:, place] for place in range(array.shape[1])}
+            columns += [(f"{name}{place}", array[:, place]) for place in range(array.shape[1])]
         elif array.ndim == 1:
-            columns[name] = array
+            columns.append((name, array))
         else:
             raise TableError(f"it must be of shape (rows,) or (rows, n), is {array.shape}", name)
-    for name, column in columns.items():
-        first = next(iter(columns))
-        if len(column) != len(columns[first]):
-            raise TableError(f"it has {len(column)} rows, and {first!r} has {len(columns[first])}", name)
-    return pl.DataFrame([column_of(name, column) for name, column in columns.items()])
+    different(name for name, _ in columns)
+    for name, column in columns:
+        first, rows = columns[0][0], len(columns[0][1])
+        if len(column) != rows:
+            raise TableError(f"it has {len(column)} rows, and {first!r} has {rows}", name)
+    return pl.DataFrame([column_of(name, column) for name, column in columns])
 
 
-FORMATS: dict[str, Callable[[Path, Asked], Any]] = {
+FORMATS: dict[str, Callable[[Path, ReadOptions], Any]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".parquet": _read_parquet,

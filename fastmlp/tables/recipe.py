@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+from fastmlp.model.descriptions import described
+from fastmlp.model.inputs import Blocks
+from fastmlp.model.layers import Dense, Dropout, Part
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.schedules import Cosine
@@ -20,9 +25,12 @@ MEMBER_VISITS = 40_000_000
 class Recipe:
     """How the members of an ensemble are trained. None: what `resolved` makes of the number of rows.
 
+    layers : the hidden layers, in the place of hidden, activation and dropout
     decay : weight decay of adamw
     patience : epochs without a lower loss on the rows held out that end a training
     balanced : whether all classes count the same
+    bins : of each number, whose places in them are inputs in place of the number; 0 for none
+    most_epochs, most_members : what `resolved` makes of few rows
     """
 
     hidden: tuple[int, ...] = (128, 128)
@@ -37,18 +45,32 @@ class Recipe:
     patience: int = 20
     members: int | None = None
     balanced: bool = False
+    layers: tuple[Part, ...] | None = None
+    bins: int = 0
+    most_epochs: int = 200
+    most_members: int = 8
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The settings in JSON's types."""
+        layers = {} if self.layers is None else {"layers": described(self.layers)}
+        return {name: value for name, value in vars(self).items() if name != "layers"} | layers
 
     def resolved(self, rows: int) -> Recipe:
         """Return the recipe with numbers for everything, for so many training rows."""
-        epochs = self.epochs or max(8, min(200, VISITS // rows))
-        members = self.members or max(1, min(8, MEMBER_VISITS // (rows * epochs)))
+        epochs = self.epochs or max(8, min(self.most_epochs, VISITS // rows))
+        members = self.members or max(1, min(self.most_members, MEMBER_VISITS // (rows * epochs)))
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
         return replace(self, epochs=epochs, members=members, batch_size=batch_size)
 
-    def network(self, n_in: int, task: Task) -> Network:
-        """Return the network of a member."""
+    def network(self, inputs: int | Blocks, task: Task) -> Network:
+        """Return the network of a member with such inputs, as `inputs_of` returns them."""
+        if self.layers is not None or not isinstance(inputs, int):
+            hidden = self._hidden if self.layers is None else self.layers
+            layers = [*hidden, Dense(task.n_out)]
+            return Network(inputs=inputs, layers=layers, output=task.output, loss=task.loss, l2=self.l2)
         return Network(
-            [n_in, *self.hidden, task.n_out],
+            [inputs, *self.hidden, task.n_out],
             self.activation,
             task.output,
             task.loss,
@@ -57,8 +79,34 @@ class Recipe:
             weight_init="he_normal",
         )
 
+    @property
+    def _hidden(self) -> list[Part]:
+        """The hidden layers behind blocks of inputs."""
+        dense = (Dense(width, self.activation, weight_init="he_normal") for width in self.hidden)
+        return [part for one in dense for part in (one, Dropout(self.dropout))]
+
     def optimizer_of(self, steps: int) -> Optimizer:
         """Return the optimiser of a training of so many steps, over which the rate falls to 0."""
         kind = BY_NAME[self.optimizer]
         rate = Cosine(self.learning_rate, steps, unit="step")
         return AdamW(rate, weight_decay=self.decay) if kind is AdamW else kind(rate)
+
+
+BINNED = Recipe(decay=0.01, bins=48, most_epochs=120, most_members=5)
+"""Numbers by their places in bins, and little decay: where there is signal; see docs/tables.md."""
+
+PRESETS = {
+    "fast": (Recipe(),),
+    "good": (BINNED, Recipe()),
+    "best": (replace(BINNED, hidden=(256, 256), most_members=8), BINNED, Recipe()),
+}
+"""Recipes to choose from by rows that are held out, from the shortest training to the least loss."""
+
+
+def candidates(preset: str, given: Mapping[str, Any]) -> tuple[Recipe, ...]:
+    """Return the different recipes of a preset with what is given in place of their own.
+
+    Layers are those of a single recipe: they say what stands on the columns of X as they are.
+    """
+    recipes = (Recipe(),) if "layers" in given else PRESETS[preset]
+    return tuple(dict.fromkeys(replace(recipe, **given) for recipe in recipes))

@@ -1,4 +1,4 @@
-"""How good a model is on rows that it has not seen, beside a constant and a linear model."""
+"""Scores of a model on held-out rows, compared with a constant and a linear model."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.system.bars import Bar
 from fastmlp.tables import members
-from fastmlp.tables.bars import Bar
 from fastmlp.tables.encoding import TOGETHER
+from fastmlp.tables.intervals import half_width
 from fastmlp.tables.tasks import Classification, Regression
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
 Array = NDArray[Any]
@@ -24,46 +27,71 @@ Outputs = Callable[[Any], Array]
 LINEAR_ROWS = 50_000
 """Rows that the linear model is fitted on at most, drawn by the seed; the first of each class is one."""
 
+COVERAGE, LEAST_ERRORS = 0.9, 20
+"""Of the intervals that the report has, and errors without which it has none."""
+
 LINEAR_CELLS = 1_000_000
 """Rows times classes that it is fitted on: beyond 20 classes a regression of 50 000 rows takes minutes."""
 
 
-def compared(
-    estimator: TableClassifier | TableRegressor,
-    trained: tuple[Any, Array],
-    held: tuple[Any, Array],
-    seed: int,
+def simpler(
+    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, held: Array, seed: int
 ) -> dict[str, Any]:
-    """Return, in JSON's types, the scores on held-out rows of the model, of a constant and of a linear model.
+    """Return, in JSON's types, the scores on held-out rows of a constant and of a linear model.
 
-    trained, held : X as the estimator's encoding has it, and the targets (rows,) as the task has them
+    The linear model has the columns that the estimator has learned, with numbers as they are.
+
+    frame, y : a table without its target, and the targets (rows,) as the task has them
+    held : (rows,) truth values, of the rows that are held out
     """
     task, shown = estimator.task_, estimator.progress
-    (X, y), (held_X, held_y) = trained, held
-    targets = task.encoded(y)
-    rows = _drawn(task, targets, seed)
-    constant = task.constant(targets)[None]
+    trained = np.flatnonzero(~held)
+    targets = task.encoded(y[trained])
+    drawn = drawn_rows(task, targets, seed)
+    encoding, constant = estimator.encoding_.linear, task.constant(targets)[None]
     with Bar(None, "", "linear model", shown):
-        linear = _linear(task, X[rows], targets[rows])
-    outputs: dict[str, Outputs] = {
-        "network": lambda part: members.outputs(estimator.models_, part),
-        "constant": lambda part: constant.repeat(part.shape[0], axis=0),
-        "linear": linear,
-    }
-    judged: dict[str, list[Array]] = {name: [] for name in outputs}
+        X = encoding.encoded(frame[trained[drawn]], np.float64)
+        linear = _linear(task, X, targets[drawn])
+    judged: dict[str, list[Array]] = {"constant": [], "linear": []}
+    held_y, start = y[held], 0
     with Bar(len(held_y), "row", "scores", shown) as bar:
-        for start in range(0, len(held_y), TOGETHER):
-            some = slice(start, start + TOGETHER)
-            for name, outputs_of in outputs.items():
-                judged[name].append(task.judged(held_y[some], outputs_of(held_X[some])))
-            bar.move(start + TOGETHER)
+        for part in encoding.pieces(frame.filter(held), np.float64):
+            some = slice(start, start + part.shape[0])
+            judged["constant"].append(task.judged(held_y[some], constant.repeat(part.shape[0], axis=0)))
+            judged["linear"].append(task.judged(held_y[some], linear(part)))
+            start = some.stop
+            bar.move(start)
     return {
-        "rows": {"trained on": len(y), "held out": len(held_y), "linear model": len(rows)},
+        "rows": {"trained on": len(trained), "held out": len(held_y), "linear model": len(drawn)},
         "scores": {name: task.measures(held_y, np.concatenate(parts)) for name, parts in judged.items()},
     }
 
 
-def _drawn(task: Classification | Regression, targets: Array, seed: int) -> Array:
+def compared(
+    estimator: TableClassifier | TableRegressor, X: Any, y: Array, others: dict[str, Any]
+) -> dict[str, Any]:
+    """Return what is found of simpler models, with the scores of the estimator before them.
+
+    X, y : the rows held out, as the estimator's encoding has them, and the targets (rows,)
+    others : of the same rows, as `simpler` returns it
+    """
+    task, judged = estimator.task_, []
+    with Bar(len(y), "row", "scores", estimator.progress) as bar:
+        for start in range(0, len(y), TOGETHER):
+            some = slice(start, start + TOGETHER)
+            judged.append(task.judged(y[some], members.outputs(estimator.models_, X[some])))
+            bar.move(start + TOGETHER)
+    whole = np.concatenate(judged)
+    found = others | {"scores": {"network": task.measures(y, whole)} | others["scores"]}
+    if estimator.errors_ is not None and len(estimator.errors_) >= LEAST_ERRORS:
+        assert isinstance(task, Regression)
+        width = half_width(estimator.errors_, COVERAGE) * task.deviation
+        inside = float((np.abs(whole) <= width).mean())
+        found["intervals"] = {"of": COVERAGE, "hold": inside, "wide": 2 * width}
+    return found
+
+
+def drawn_rows(task: Classification | Regression, targets: Array, seed: int) -> Array:
     """Return at most LINEAR_ROWS rows, fewer for many classes, ascending, with every class that there is."""
     most = min(LINEAR_ROWS, max(LINEAR_CELLS // task.n_out, 10 * task.n_out))
     if len(targets) <= most:
@@ -76,22 +104,24 @@ def _drawn(task: Classification | Regression, targets: Array, seed: int) -> Arra
 
 
 def _linear(task: Classification | Regression, X: Any, targets: Array) -> Outputs:
-    """Return what gives the outputs of a logistic or ridge regression with scikit-learn's settings."""
+    """Return what gives the outputs of a logistic or ridge regression with scikit-learn's settings.
+
+    X : (rows, n) float64
+    """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression, Ridge
 
-    X = X.astype(np.float64)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes is greater than 50%", UserWarning)
         if isinstance(task, Regression):
             ridge = Ridge().fit(X, targets)
-            return lambda part: ridge.predict(part.astype(np.float64))[:, None]
+            return lambda part: ridge.predict(part)[:, None]
         logistic = LogisticRegression(max_iter=1000).fit(X, targets)
 
     def probabilities(part: Any) -> Array:
         outputs = np.zeros((part.shape[0], task.n_out))
-        outputs[:, logistic.classes_] = logistic.predict_proba(part.astype(np.float64))
+        outputs[:, logistic.classes_] = logistic.predict_proba(part)
         return outputs
 
     return probabilities

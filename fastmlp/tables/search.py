@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.tables.bars import Bar
-from fastmlp.tables.members import Settings, folds, one
+from fastmlp.system.bars import Bar
+from fastmlp.tables.members import MemberSettings, folds, one
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
@@ -26,7 +26,7 @@ RATES = (0.1, 0.3, 1.0, 3.0)
 """Times the recipe's own rate."""
 
 
-class Trial(NamedTuple):
+class SearchTrial(NamedTuple):
     """Settings that were tried, and the least loss on the rows held out; NaN if the training diverged."""
 
     hidden: tuple[int, ...]
@@ -48,8 +48,8 @@ class _Seconds(Callback):
 
 def searched(
     X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, seconds: float,
-    settings: Settings, given: Collection[str] = (),
-) -> tuple[Recipe, list[Trial]]:  # fmt: skip
+    settings: MemberSettings, given: Collection[str] = (),
+) -> tuple[Recipe, list[SearchTrial]]:  # fmt: skip
     """Return the recipe with the best of the settings that were tried, and the trials.
 
     The recipe's own settings are tried first, then others in an order that the seed draws. A trial that the
@@ -65,7 +65,7 @@ def searched(
     rest = [(hidden, whole.learning_rate * by) for hidden, by in itertools.product(layers, rates)]
     np.random.default_rng(settings.seed).shuffle(rest)
     own = whole.hidden, whole.learning_rate
-    trials: list[Trial] = []
+    trials: list[SearchTrial] = []
     began = time.monotonic()
     with Bar(seconds, "s", "search", settings.shown) as bar:
         for hidden, rate in [own, *(one for one in rest if one != own)]:
@@ -83,6 +83,6 @@ def searched(
                 loss = min(model.history["validation_loss"], default=float("nan"))
             except DivergenceError:
                 loss = float("nan")
-            trials.append(Trial(hidden, rate, loss, time.monotonic() - start))
+            trials.append(SearchTrial(hidden, rate, loss, time.monotonic() - start))
     best = min(trials, key=lambda trial: np.inf if np.isnan(trial.loss) else trial.loss)
     return replace(recipe, hidden=best.hidden, learning_rate=best.learning_rate), trials

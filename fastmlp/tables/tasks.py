@@ -1,4 +1,4 @@
-"""What is to be predicted: a class or a number, what a network learns of it, and what its outputs say."""
+"""Classification and regression: a network's targets for each, and predictions from its outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_CELLS = 1 << 31
 TOGETHER = 1 << 16
 """Rows whose targets are Python's objects at a time."""
 
-NO_NUMBER = "it is a target of numbers: choose the task classification, or tell that this is missing"
+NO_NUMBER = "it is a target of numbers: choose the task classification, or name this as missing"
 """What to do about a text in it."""
 
 EXACT = 2**53

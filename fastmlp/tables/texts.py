@@ -1,4 +1,4 @@
-"""What columns of text mean: numbers and dates are parsed, and a value that is neither is named.
+"""Columns of text parsed as numbers and dates; a value that is neither is named.
 
 Separate from `kinds` because only what comes from text files is guessed. A frame, a Parquet and an Arrow file
 say what their columns are.
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 MISSING = ("", "NA", "N/A", "n/a", "na", "NaN", "nan", "NULL", "Null", "null", "None", "none", "?")
-"""Texts that say that there is no value, unless told otherwise."""
+"""Texts that say that there is no value, by default."""
 
 MOSTLY = 0.9
 """A column of which so many values are numbers (or dates) is one of numbers; the others are mistakes."""
@@ -33,7 +33,7 @@ FORMATS = (
     "%d.%m.%Y",
     "%d.%m.%Y %H:%M",
 )
-"""Of dates, in the order in which they are tried; of those that leave the month in doubt there is none."""
+"""Formats of dates, in the order in which they are tried; none leaves the month in doubt."""
 
 
 def guessed(texts: pl.Series) -> str | None:
@@ -92,6 +92,6 @@ def parsed(texts: pl.Series, kind: str, hint: str | None = None) -> pl.Series:
     if wrong.any():
         row = int(wrong.arg_true()[0])
         text = checks.shown(texts[row])
-        hint = hint or f"the column is taken as {kind}s: tell another kind, or that this is missing"
+        hint = hint or f"the column is taken as {kind}s: choose another kind, or name this as missing"
         raise TableError(f"{text} is not a {kind}; {hint}", texts.name, row + 1)
     return found

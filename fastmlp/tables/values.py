@@ -18,6 +18,16 @@ Array = NDArray[Any]
 CLIP = 3.0
 """Scaled numbers x become x / sqrt(1 + (x / CLIP)^2): x itself near 0, and never beyond CLIP."""
 
+HEAVY = 0.25
+"""Share of the variance of a column's numbers that is lost if they are clipped, beyond which its tails are
+heavy; docs/tables.md has the measurement."""
+
+TAILS = ("clipped", "both", "kept")
+"""What becomes of a column's numbers: they are clipped; clipped, and in a second column not; not clipped."""
+
+FARTHEST = 1e3
+"""Times the spread: the farthest from the center that a number is that is not clipped, as an infinite one."""
+
 
 def numbers(series: pl.Series) -> Array:
     """Return a column as float64, NaN where nothing is; TableError if it does not hold numbers."""
@@ -48,7 +58,11 @@ def labels_of(series: pl.Series) -> pl.Series:
     import polars as pl
 
     if series.dtype.is_float():
-        return series.fill_nan(None).cast(pl.String).str.replace(r"\.0$", "")
+        known = series.fill_nan(None)
+        whole = known.cast(pl.Int128, strict=False)  # as text, a float from 1e16 on is 1e+16
+        return whole.cast(pl.String).zip_with(whole.cast(pl.Float64) == known, known.cast(pl.String))
+    if series.dtype.is_decimal():
+        return series.cast(pl.String).str.replace(r"(\.\d*?)0+$", "$1").str.replace(r"\.$", "")
     if series.dtype.is_nested() or series.dtype in (pl.Object, pl.Binary):
         raise TableError(f"it must hold single values, has dtype {series.dtype}", series.name)
     labels = series.cast(pl.String)
@@ -67,7 +81,35 @@ def robust(values: Array) -> tuple[float, float]:
     return float(center), float(1 / max(distance, np.finfo(float).tiny * 4))
 
 
-def clipped(scaled: Array) -> Array:
+def tails_of(values: Array, center: float, scale: float) -> tuple[str, float]:
+    """Return what keeps the tails of numbers, and one over their root mean square distance from the center.
+
+    tails : one of TAILS
+    """
+    distances = values[~np.isnan(values)] - center
+    most = np.abs(distances).max(initial=0.0)
+    if not np.isfinite(most) or most * scale < CLIP:
+        return "clipped", scale
+    shares = distances / most
+    unit = float(1 / (most * np.sqrt(np.square(shares).mean())))
+    lost = 1 - np.square(np.corrcoef(shares, clipped(distances * scale))[0, 1])
+    return ("both" if lost > HEAVY else "clipped"), unit
+
+
+def scaled(distances: Array, scale: float, unit: float, tails: str) -> list[Array]:
+    """Return the columns of X that numbers become, each (rows,).
+
+    distances : (rows,) from the center; scale, unit, tails : as `robust` and `tails_of` found them
+    """
+    columns = []
+    if tails != "kept":
+        columns.append(clipped(distances * scale))
+    if tails != "clipped":
+        columns.append(np.clip(distances * unit, -FARTHEST, FARTHEST))
+    return columns
+
+
+def clipped(numbers: Array) -> Array:
     """Return scaled numbers, clipped smoothly at CLIP."""
-    bounded = np.clip(scaled, -1e9, 1e9)  # an infinite number is at the end, too
+    bounded = np.clip(numbers, -1e9, 1e9)  # an infinite number is at the end, too
     return bounded / np.sqrt(1 + np.square(bounded / CLIP))

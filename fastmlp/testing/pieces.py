@@ -1,4 +1,4 @@
-"""Whether a slope is the derivative of its function: for pieces of your own, and for fastmlp's.
+"""Checks that a slope is the derivative of its function, for users' pieces and fastmlp's.
 
 `check` computes in extended precision, where the machine has it. So it finds
 wrong formulas, and no roundings.
@@ -13,14 +13,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend import reference
+from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants
 from fastmlp.formulas.derivatives import gradient
-from fastmlp.formulas.expressions import Expression, variable
+from fastmlp.formulas.expressions import ONES, Expression, variable
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.activations import ACTIVATIONS, Activation
-from fastmlp.model.losses import LOSSES, Loss
+from fastmlp.model.losses import LOSSES, Loss, loss_of
 from fastmlp.model.network import Network
+from fastmlp.model.own_layers import Layer
+from fastmlp.model.own_losses import OwnLoss
 
 Array = NDArray[Any]
 Function = Callable[[Array], Array]
@@ -38,16 +40,18 @@ CLOSE = 1e-6
 """How far, relatively, a slope may lie outside of the differences on its two sides."""
 
 
-def check(piece: Activation | Loss | str) -> None:
-    """Raise AssertionError unless the slope of an activation or a loss is its function's derivative.
+def check(piece: Activation | Layer | Loss | str) -> None:
+    """Raise AssertionError unless the slopes of an activation, a layer or a loss are its derivatives.
 
     The derived slope is compared with differences of the function, a given slope with the derived one, from
     -1e4 to 1e4 where the function is finite. At a kink of the function a slope may be any number between the
     slopes on both sides. In float32 and float64 the slope must not be NaN where the function is finite.
+    Of a `Layer` and of an activation with parameters, the derivatives of a weighted sum of a row's outputs by
+    each unit and each parameter are compared, at parameters as they are drawn.
 
     Parameters
     ----------
-    piece : Activation, Loss or str
+    piece : Activation, Layer, Loss or str
         A piece of your own, or the name of one of fastmlp's. For a name the formula is the reference's, and
         the slope is that of the compiled code.
 
@@ -59,8 +63,13 @@ def check(piece: Activation | Loss | str) -> None:
         If there is no such name, or if the piece has no slope.
     """
     match piece:
+        case Layer() | Activation(parameters=(_, *_)):
+            _check_layer(piece)
         case Activation():
             _check_expressions(repr(piece), piece.value, piece.derivative)
+        case OwnLoss():
+            for output in piece.outputs:
+                _check_own_loss(Network([1, 2], output=output, loss=piece))
         case Loss():
             _check_loss(piece)
         case "softmax":
@@ -74,20 +83,20 @@ def check(piece: Activation | Loss | str) -> None:
             choices = ", ".join([*ACTIVATIONS, *LOSSES])
             raise ValueError(f"no activation or loss is named {piece!r}; choose from: {choices}")
         case _:
-            raise TypeError(f"an Activation, a Loss or a name has a slope to check, got {piece!r}")
+            raise TypeError(f"an Activation, a Layer, a Loss or a name has a slope to check, got {piece!r}")
 
 
 # --- slopes and differences --------------------------------------------------------------------------------
 
 
-def _one_of(what: str, z: Array, bad: Array, slope: Array, wanted: Array) -> None:
+def _one_of(what: str, z: Array, bad: Array, slope: Array, expected: Array) -> None:
     """Raise AssertionError with the bad place that is nearest to 0, if there is one."""
     if bad.any():
         i = min(np.flatnonzero(bad), key=lambda i: abs(z[i]))
-        raise AssertionError(f"{what}: at {z[i]:g} the slope is {slope[i]:g}, and should be {wanted[i]:g}")
+        raise AssertionError(f"{what}: at {z[i]:g} the slope is {slope[i]:g}, and should be {expected[i]:g}")
 
 
-def _beside_differences(function: Function, z: Array, slope: Array) -> tuple[Array, Array]:
+def _differences(function: Function, z: Array, slope: Array) -> tuple[Array, Array]:
     """Return where a slope (n,) lies between the differences on both sides of z (n,), and their means.
 
     Where the function is infinite or NaN, as at the ends of its domain, every slope is right.
@@ -115,11 +124,11 @@ def _check_expressions(what: str, value: Expression, slope: Expression) -> None:
         z = np.concatenate([MIDDLE, TAILS]).astype(_precise(value))
         function = _function(value)
         derived = _of_z(gradient(value, "z"), z, function(z))
-        fits, closest = _beside_differences(function, z, derived)
+        fits, closest = _differences(function, z, derived)
         _one_of(what, z, ~fits, derived, closest)
         given = _of_z(slope, z, function(z))
         off = ~np.isclose(given, derived, rtol=CLOSE, atol=CLOSE) & np.isfinite(derived)
-        _one_of(f"{what}, as given", z, off & ~_beside_differences(function, z, given)[0], given, derived)
+        _one_of(f"{what}, as given", z, off & ~_differences(function, z, given)[0], given, derived)
         for dtype in (np.float32, np.float64):
             z = z.astype(dtype)
             a, slopes = function(z), _of_z(slope, z, function(z))
@@ -151,7 +160,7 @@ def _check_loss(loss: Loss) -> None:
     parameter = np.resize(loss.parameter or (0.0,), units)
 
     def of_rows(z: Array, y: Array) -> tuple[Array, Array]:
-        value, delta = loss.on_arrays(z, reference.activate(output, z), y, parameter.astype(z.dtype))
+        value, delta = loss.on_arrays(z, reference_losses.activate(output, z), y, parameter.astype(z.dtype))
         return value[:, 0], delta
 
     with np.errstate(all="ignore"):
@@ -171,7 +180,7 @@ def _rows(output: str, units: int) -> tuple[Array, Array]:
     rng = np.random.default_rng(0)
     first = np.concatenate([MIDDLE[::4], TAILS])
     z = np.column_stack([first, rng.normal(0, 2, (len(first), units - 1))])
-    likely = reference.activate(output, rng.normal(0, 1, z.shape))
+    likely = reference_losses.activate(output, rng.normal(0, 1, z.shape))
     return z, likely
 
 
@@ -185,8 +194,56 @@ def _check_rows(what: str, of_rows: Callable[..., tuple[Array, Array]], z: Array
             moved[:, unit] = column
             return of_rows(moved, y)[0]
 
-        fits, closest = _beside_differences(along, z[:, unit], delta[:, unit])
+        fits, closest = _differences(along, z[:, unit], delta[:, unit])
         _one_of(f"{what}, by logit {unit}", z[:, unit], ~fits, delta[:, unit], closest)
+
+
+# --- layers: (rows, units), by each unit and each parameter ------------------------------------------------
+
+
+def _check_layer(piece: Layer | Activation) -> None:
+    """Compare the derivatives of rows' weighted sums of outputs with differences."""
+    rng, units = np.random.default_rng(0), 3
+    z, weights = _rows("identity", units)
+    own = {
+        one.variable: one.drawn(one.length(units) * len(z), rng).reshape(len(z), -1)
+        for one in piece.parameters
+    }
+    for values in own.values():
+        values += rng.normal(0, 0.1, values.shape)  # a first value that is a number is one of many
+    given = {"z": z, **own, "delta": weights, ONES: np.ones_like(z)}
+
+    def derivatives(values: dict[str, Array]) -> dict[str, Array]:
+        dtype = values["z"].dtype
+        found = {name: one.on_arrays(dtype, values) for name, one in piece.derivatives.items()}
+        return {name: np.broadcast_to(one, values[name].shape) for name, one in found.items()}
+
+    with np.errstate(all="ignore"):
+        dtype = _precise(piece.value, *piece.derivatives.values())
+        exact = {name: values.astype(dtype) for name, values in given.items()}
+        for name, by in derivatives(exact).items():
+            for unit in range(by.shape[1]):
+
+                def along(column: Array, name: str = name, unit: int = unit) -> Array:
+                    moved = exact[name].copy()
+                    moved[:, unit] = column
+                    return _weighted(piece, {**exact, name: moved})
+
+                place = exact[name][:, unit]
+                fits, closest = _differences(along, place, by[:, unit])
+                _one_of(f"{piece!r}, by {name} {unit}", place, ~fits, by[:, unit], closest)
+        for dtype in (np.float32, np.float64):
+            rounded = {name: values.astype(dtype) for name, values in given.items()}
+            finite = np.isfinite(_weighted(piece, rounded))
+            for name, by in derivatives(rounded).items():
+                bad = finite & np.isnan(by).any(axis=1)
+                _one_of(f"{piece!r}, by {name} in {dtype.__name__}", z[:, 0], bad, by.sum(axis=1), z[:, 0])
+
+
+def _weighted(piece: Layer | Activation, values: dict[str, Array]) -> Array:
+    """Return the weighted sum of each row's outputs (rows,)."""
+    found: Array = (values["delta"] * piece.value.on_arrays(values["z"].dtype, values)).sum(axis=1)
+    return found
 
 
 # --- fastmlp's own -----------------------------------------------------------------------------------------
@@ -197,28 +254,28 @@ def _check_own_activation(name: str) -> None:
 
     z = 0 is left out: kinks of the formula's parts cancel there, which the parts' derivatives do not show.
     """
-    value: Any = reference.activate(name, variable("z"))  # type: ignore[arg-type]
+    value: Any = reference_losses.activate(name, variable("z"))  # type: ignore[arg-type]
     derived = gradient(value, "z")
     with np.errstate(all="ignore"):
         z = np.concatenate([MIDDLE, TAILS])
         z = z[z != 0]
         function = _function(value)
-        wanted = _of_z(derived, z, function(z))
-        fits, closest = _beside_differences(function, z, wanted)
-        _one_of(name, z, ~fits, wanted, closest)
+        expected = _of_z(derived, z, function(z))
+        fits, closest = _differences(function, z, expected)
+        _one_of(name, z, ~fits, expected, closest)
         got = np.ones((1, len(z)))
         code = list(ACTIVATIONS).index(name)
         slot(variants()["baseline"], "activate_gradient")(code, z[None], function(z)[None], got)
-        off = ~np.isclose(got[0], wanted, rtol=1e-12, atol=1e-12 * np.maximum(np.abs(z), 1))
-        _one_of(f"{name}, compiled", z, off, got[0], wanted)
+        off = ~np.isclose(got[0], expected, rtol=1e-12, atol=1e-12 * np.maximum(np.abs(z), 1))
+        _one_of(f"{name}, compiled", z, off, got[0], expected)
 
 
 def _check_softmax() -> None:
     """Compare the reference's derivative of a weighted sum of a row's outputs with differences."""
 
     def of_rows(z: Array, y: Array) -> tuple[Array, Array]:
-        a = reference.activate("softmax", z)
-        return (a * y).sum(axis=1), reference.activate_gradient("softmax", z, a, y)
+        a = reference_losses.activate("softmax", z)
+        return (a * y).sum(axis=1), reference_losses.activate_gradient("softmax", z, a, y)
 
     z, y = _rows("identity", 3)
     _check_rows("softmax", of_rows, z, y)
@@ -226,20 +283,23 @@ def _check_softmax() -> None:
 
 def _check_own_loss(network: Network) -> None:
     """Compare the compiled derivative with differences of the reference's values."""
-    units = network.sizes[-1]
+    units, objective = network.n_out, network.objective
     z, y = _rows(network.output, units)
     z = z[np.abs(z[:, 0]) < 105]
     y = y[: len(z)]
-    codes = list(LOSSES).index(network.loss), list(ACTIVATIONS).index(network.output)  # type: ignore[arg-type]
+    if loss_of(network.loss).outputs_per_target > 1:
+        y = np.abs(y[:, [0, 0]])
+    codes = list(LOSSES).index(loss_of(network.loss).name), list(ACTIVATIONS).index(network.output)
     kernel = slot(variants()["baseline"], "output_loss")
 
     def of_rows(z: Array, y: Array) -> tuple[Array, Array]:
         one = np.ones(1)
         values = [
-            reference.output_loss(network, *row, one)[0] for row in zip(z[:, None], y[:, None], strict=True)
+            reference_losses.output_loss(objective, *row, one)[0]
+            for row in zip(z[:, None], y[:, None], strict=True)
         ]
         delta = np.empty_like(z)
-        parameters, share = np.array(network.loss_parameters), 1 / network.divisor
+        parameters, share = np.array(objective.loss_parameters), 1 / objective.divisor
         kernel(*codes, parameters, share, z, y, np.ones(len(z)), one, delta)
         return np.array(values), delta
 

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.model.backend import Chunk
+
 
 class Orders(Protocol):
     """Draws the orders in which epochs visit the rows; how many are drawn at once changes nothing."""
 
     state: dict[str, Any]
-    """Of the generator, in JSON's types. Setting it continues from there; {} if that is not possible."""
+    """RNG state as JSON-serialisable values. Setting it continues from there; {} if that is not possible."""
 
     def draw(self, out: NDArray[np.int64]) -> None:
         """Write the orders of the next epochs to out (epochs, rows)."""
 
 
-class Batches:
-    """Which rows each step visits; row orders are drawn epoch by epoch as training reaches them."""
+def batches_of(rows: int, batch_size: int, joins: bool) -> int:
+    """Return how many batches an epoch has. joins : whether a row left alone joins the batch before it"""
+    whole, left = divmod(rows, batch_size)
+    return whole + (left > (1 if joins and whole else 0))
 
-    def __init__(self, rows: int, batch_size: int, orders: Orders | None) -> None:
+
+class Batches:
+    """Which rows each step visits; row orders are drawn epoch by epoch as training reaches them.
+
+    draws : what draws the orders, None where rows stand as they are
+    joins : see `batches_of`; microbatch : see `Chunk`; most : rows that are taken together at most
+    """
+
+    def __init__(
+        self, rows: int, batch_size: int, orders: Orders | None, joins: bool = False, microbatch: int = 0
+    ) -> None:
         self.rows = rows
-        self.batch_size = batch_size
-        self.per_epoch = -(-rows // batch_size)
-        self._draws = orders
+        self.batch_size, self.microbatch = batch_size, microbatch
+        self.per_epoch = batches_of(rows, batch_size, joins)
+        self.most = max(batch_size, rows - (self.per_epoch - 1) * batch_size)
+        if microbatch:
+            self.most = microbatch + joins
+        self.draws = orders
         self._natural = np.arange(rows)
         self._first = 0  # the epoch of the first row of _orders
         self._orders = np.empty((0, rows), np.int64)
@@ -36,59 +54,116 @@ class Batches:
         epochs, within = divmod(step, self.per_epoch)
         return epochs * self.rows + min(within * self.batch_size, self.rows)
 
+    def under_way(self, step: int) -> NDArray[np.int64]:
+        """Return the order of the epoch that is under way before the given step, up to where it is drawn."""
+        epoch, within = divmod(step, self.per_epoch)
+        # No empty part of the orders: it would keep all of them in memory.
+        return self._orders[epoch - self._first :].reshape(-1) if within else np.empty(0, np.int64)
+
     def position(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Return (order, order_state) of a `Snapshot` before the given step; orders are drawn up to there."""
-        epoch, within = divmod(step, self.per_epoch)
-        drawn = self._orders[epoch - self._first :] if within else self._orders[:0]
-        return drawn.reshape(-1), {} if self._draws is None else self._draws.state
+        return self.under_way(step), {} if self.draws is None else self.draws.state
 
     def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
         """Go on from a `position`."""
         self._first = step // self.per_epoch
         # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
         self._orders = order.reshape(-1, self.rows).copy()
-        if self._draws is not None and order_state:
-            self._draws.state = order_state
+        if self.draws is not None and order_state:
+            self.draws.state = order_state
 
     def steps_within(self, visits: int) -> int:
         """Return how many steps visit about `visits` rows; without a bound if no orders are drawn."""
-        return max(1, visits // self.batch_size) if self._draws else sys.maxsize
+        return max(1, visits // self.batch_size) if self.draws else sys.maxsize
 
     def visit(
-        self, steps: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Return (order, starts, stops) of consecutive steps: step s visits order[starts[s]:stops[s]]."""
-        if self.per_epoch == 1 and self._draws is None:
-            starts = np.zeros(len(steps), np.int64)
-            return self._natural, starts, starts + self.rows
-        epochs = steps // self.per_epoch
-        starts = (steps - epochs * self.per_epoch) * self.batch_size
-        stops = np.minimum(starts + self.batch_size, self.rows)
-        if self._draws is None:
-            return self._natural, starts, stops
-        first, last = int(epochs[0]), int(epochs[-1])
+        self, step: int, count: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+        """Return (order, starts, stops, rows) of `count` steps from `step` on: see `bounds`.
+
+        Nothing may write to these arrays.
+        """
+        first, within = divmod(step, self.per_epoch)
+        bounds_of = kept_bounds if count <= KEPT_STEPS else bounds
+        steps = bounds_of(self.rows, self.batch_size, self.per_epoch, within, count, self.draws is not None)
+        if self.draws is None:
+            return self._natural, *steps
+        last = (step + count - 1) // self.per_epoch
         orders = self._orders[first - self._first :]
         held = len(orders)
         if held <= last - first:  # else nothing is copied: an epoch of 10 million rows takes many chunks
             grown = np.empty((last + 1 - first, self.rows), np.int64)
             grown[:held] = orders
-            self._draws.draw(grown[held:])
+            self.draws.draw(grown[held:])
             orders = grown
         self._orders, self._first = orders, first
-        base = (epochs - first) * self.rows
-        return orders.reshape(-1), starts + base, stops + base
+        return orders.reshape(-1), *steps
+
+    def kept(self, step: int, count: int, rates: tuple[float, float]) -> Chunk:
+        """Return the chunk of `count` steps from `step` on, see `kept_chunk`; for rows in natural order."""
+        within = step % self.per_epoch
+        sizes = self.rows, self.batch_size, self.per_epoch, self.most, self.microbatch
+        return kept_chunk(*sizes, within, count, rates)
+
+
+def bounds(
+    rows: int, batch_size: int, per_epoch: int, within: int, count: int, drawn: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Return (starts, stops, rows) of `count` steps, the first of which is number `within` of its epoch.
+
+    Step s visits order[starts[s]:stops[s]], rows[s] of them. An epoch's last batch has all that are left.
+
+    drawn : whether the order has the rows of every epoch, one after another, or once
+    """
+    if per_epoch == 1 and not drawn:  # else 10 ns a step: a tenth of the smallest one
+        starts, stops = np.zeros(count, np.int64), np.full(count, rows)
+    else:
+        numbers = np.arange(within, within + count)
+        epochs = numbers // per_epoch
+        places = numbers - epochs * per_epoch
+        starts = places * batch_size
+        stops = np.where(places == per_epoch - 1, rows, starts + batch_size)
+        if drawn:
+            starts, stops = starts + epochs * rows, stops + epochs * rows
+    return starts, stops, (stops - starts).astype(np.float64)
+
+
+KEPT_STEPS = 1 << 10
+"""The most steps, or rows, of a chunk of which what recurs is kept: 48 KiB."""
+
+kept_bounds = functools.lru_cache(maxsize=32)(bounds)
+
+
+@functools.lru_cache(maxsize=32)
+def kept_chunk(
+    rows: int,
+    batch_size: int,
+    per_epoch: int,
+    most: int,
+    microbatch: int,
+    within: int,
+    count: int,
+    rates: tuple[float, float],
+) -> Chunk:
+    """Return a chunk at constant rates, of rows in natural order that weigh 1; nobody can write to it.
+
+    most, microbatch : as of `Batches`; the others as in `bounds`
+    """
+    starts, stops, counts = bounds(rows, batch_size, per_epoch, within, count, drawn=False)
+    both = np.full((count, 2), rates)
+    chunk = Chunk(np.arange(rows), starts, stops, counts, both, most, microbatch=microbatch)
+    for array in chunk[:5]:
+        array.flags.writeable = False
+    return chunk
 
 
 def visited_weights(
     weights: NDArray[Any],
-    uniform: bool,
     order: NDArray[np.int64],
     starts: NDArray[np.int64],
     stops: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Return the sum of weights over each step's rows; `uniform` says that all weights are 1."""
-    if uniform:
-        return (stops - starts).astype(np.float64)
+    """Return the sum of weights over each step's rows."""
     # reduceat sums between neighbouring bounds; every second one is a step's own rows.
     visited = np.append(weights[order].astype(np.float64), 0.0)
     sums: NDArray[np.float64] = np.add.reduceat(visited, np.stack([starts, stops], axis=1).reshape(-1))

@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.files.archive import CheckpointError
+from fastmlp.model.backend import Backend
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import Notices, in_notebook, say
+from fastmlp.training.model import Model
+from fastmlp.training.monitor import Monitor, checked_monitor
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -27,7 +31,9 @@ def no_snapshot() -> Snapshot:
     raise RuntimeError("this training is over, or cannot be resumed, and has no snapshot")
 
 
-SETTABLE = ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "snapshot", "left")
+SETTABLE = frozenset(
+    ("epoch", "step", "rows_seen", "rate_factor", "stop_reason", "interrupted", "threads", "snapshot", "left")
+)
 """The attributes of a `Run` that the training sets as it goes on; `rate_factor` is for callbacks to set."""
 
 
@@ -37,12 +43,14 @@ class Run:
     Attributes
     ----------
     network : Network
-    parameters : (P,) floating, the live vector; copy what you want to keep
-    moments : (2, P) floating, the optimiser's live vectors (see `fastmlp.model.state`)
-    epochs : int, asked for; `epoch` : int, complete so far; `step` : int, updates so far
+    parameters : (P,) floating, the live vector; copy what you keep
+    moments : (rows, P) floating, the optimiser's live vectors (see `fastmlp.model.state`)
+    epochs : int, requested; `epoch` : int, complete so far; `step` : int, updates so far
     rows : int, training rows in an epoch, 0 in the first one of blocks; `rows_seen` : int, visited so far
-    history : dict of lists, one value for every complete epoch
-    stop_reason : str or None, what `stop` was last told; `interrupted` : bool, by Ctrl-C
+    history : dict of lists, one value for every complete epoch; callbacks may add lists of numbers
+    stop_reason : str or None, the last argument of `stop`; `interrupted` : bool, by Ctrl-C
+    threads : int or None, that shared the last steps; None before the first
+    model_index : int or None, the place of its model among those of `fit_many`; None in `fit`
     snapshot : function that returns all that the rest of the training depends on, between chunks
     left : Snapshot or None, what the training left when its last chunk was over
     rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
@@ -56,13 +64,16 @@ class Run:
     epochs: int
     rows: int
     history: dict[str, list[float]]
+    _backend: Callable[[], Backend]
     snapshot: Callable[[], Snapshot]
+    model_index: int | None
     epoch: int
     step: int
     rows_seen: int
     rate_factor: float
     stop_reason: str | None
     interrupted: bool
+    threads: int | None
     left: Snapshot | None
 
     def __init__(
@@ -73,7 +84,9 @@ class Run:
         epochs: int,
         rows: int,
         history: dict[str, list[float]],
+        backend: Callable[[], Backend],
         snapshot: Callable[[], Snapshot] = no_snapshot,
+        model_index: int | None = None,
     ) -> None:
         vars(self).update(
             network=network,
@@ -82,13 +95,16 @@ class Run:
             epochs=epochs,
             rows=rows,
             history=history,
+            _backend=backend,
             snapshot=snapshot,
+            model_index=model_index,
             epoch=0,
             step=0,
             rows_seen=0,
             rate_factor=1.0,
             stop_reason=None,
             interrupted=False,
+            threads=None,
             left=None,
         )
 
@@ -103,19 +119,33 @@ class Run:
     @property
     def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Live views (weights, biases) of every layer."""
-        return layer_views(self.parameters, self.network.sizes)
+        return layer_views(self.parameters, self.network)
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Return the output for X (rows, n_in) by the parameters as they are now; see `Model.predict`."""
+        return Model(self.network, self.parameters, self.history, self._backend(), None).predict(X)
 
     def stop(self, reason: str) -> None:
-        """Ask the training to end now; the model keeps the reason."""
+        """Request the training to end now; the model keeps the reason."""
         self.stop_reason = reason
+
+
+RENAMED = "deprecated: its name is next_epoch"
 
 
 class Callback:
     """Base of callbacks; override what you need.
 
     A chunk is at most about 0.2 s of compiled work. If `on_epoch_end` is overridden, every epoch
-    ends a chunk, unless `hear_by` allows more; the others cost nothing per epoch.
+    ends a chunk, unless `next_epoch` allows more; the others cost nothing per epoch.
     """
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take over `hear_by`, the former name of `next_epoch`."""
+        super().__init_subclass__(**options)
+        if "hear_by" in vars(cls) and "next_epoch" not in vars(cls):
+            warnings.warn(f"{cls.__name__}.hear_by is {RENAMED}", DeprecationWarning, stacklevel=2)
+            cls.next_epoch = cls.hear_by  # type: ignore[method-assign]
 
     def on_train_begin(self, run: Run) -> None:
         """Run before the first step."""
@@ -126,13 +156,18 @@ class Callback:
     def on_epoch_end(self, run: Run) -> None:
         """Run after every epoch, once its values stand in `run.history`."""
 
-    def hear_by(self, run: Run) -> int:
+    def next_epoch(self, run: Run) -> int:
         """Return the epoch after which `on_epoch_end` must run next; called before every chunk.
 
         Each epoch that need not end a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of
-        several epochs in the history. It may run earlier than asked for, because of another callback.
+        several epochs in the history. It may run earlier than that, because of another callback.
         """
         return run.epoch + 1
+
+    def hear_by(self, run: Run) -> int:
+        """Return `next_epoch`, whose former name this is."""
+        warnings.warn(f"Callback.hear_by is {RENAMED}", DeprecationWarning, stacklevel=2)
+        return run.epoch + 1 if type(self).hear_by is not Callback.hear_by else self.next_epoch(run)
 
     def on_train_end(self, run: Run) -> None:
         """Run after the last step, however training ended."""
@@ -148,17 +183,9 @@ class Callback:
         """Take over what `state_dict` returned; a resumed training calls it after `on_train_begin`."""
 
 
-def checked_monitor(monitor: str | None) -> str | None:
-    """Return a key of the history that a callback is told to go by; None leaves it to `monitored`."""
-    return monitor if monitor is None else checks.choice("monitor", monitor, ("validation_loss", "loss"))
-
-
-def monitored(callback: Callback, monitor: str | None, run: Run) -> str:
-    """Return the key of the history that a callback goes by: the validation's unless told otherwise."""
-    validated = "validation_loss" in run.history
-    if monitor == "validation_loss" and not validated:
-        raise ValueError(f"{type(callback).__name__}(monitor='validation_loss') needs fit(validation=...)")
-    return monitor or ("validation_loss" if validated else "loss")
+def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
+    """Return the callbacks that have a state to save."""
+    return [c for c in callbacks if type(c).state_dict is not Callback.state_dict]
 
 
 class EarlyStopping(Callback):
@@ -169,33 +196,47 @@ class EarlyStopping(Callback):
     patience : int
         Training stops after so many epochs in a row without an improvement; at least 1.
     min_delta : float
-        An improvement is a fall by more than this below the best so far; at least 0.
+        An improvement is a change by more than this beyond the best so far; at least 0.
     monitor : str, optional
-        A key of the history: "validation_loss" or "loss". By default the former where there is
-        validation, else the latter.
+        A name that is in the history: "validation_loss", "loss", that of a metric of `fit(metrics=)`, as
+        "validation_roc_auc", or one that a callback before this one writes in every epoch, as by
+        `run.history.setdefault("accuracy", []).append(value)`. By default
+        "validation_loss" where there is validation, else "loss".
+    mode : str
+        Whether "min" or "max" is the best value.
 
     Notes
     -----
     "validation_loss" belongs to the parameters at the epoch's end. "loss" is measured while the
-    epoch runs, before each update, so the parameters kept with it are those at that epoch's end.
+    epoch runs, before each update, so the parameters kept with it are those at that epoch's end. NaN is no
+    improvement.
     """
 
-    def __init__(self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None) -> None:
+    def __init__(
+        self, patience: int = 10, min_delta: float = 0.0, monitor: str | None = None, mode: str = "min"
+    ) -> None:
         self.patience = checks.whole("patience", patience, 1)
         self.min_delta = checks.real("min_delta", min_delta, 0)
         self.monitor = checked_monitor(monitor)
+        self.mode = checks.choice("mode", mode, ("min", "max"))
 
     def on_train_begin(self, run: Run) -> None:
         """Forget any earlier training."""
-        self.key = monitored(self, self.monitor, run)
-        self.best = math.inf
+        self._curve = Monitor(type(self).__name__, self.monitor, run.history)
+        self.key = self._curve.name
+        self.best = self._worst
         self.best_epoch = 0
         self.best_parameters = run.parameters.copy()
 
+    @property
+    def _worst(self) -> float:
+        return math.inf if self.mode == "min" else -math.inf
+
     def on_epoch_end(self, run: Run) -> None:
         """Keep the parameters if they are the best so far; stop if patience is at its end."""
-        value = run.history[self.key][-1]
-        if value < self.best - self.min_delta:
+        value = self._curve.latest(run.epoch)
+        gain = self.best - value if self.mode == "min" else value - self.best
+        if gain > self.min_delta:
             self.best, self.best_epoch = value, run.epoch
             self.best_parameters[...] = run.parameters
         self._stop_if_out_of_patience(run)
@@ -213,6 +254,7 @@ class EarlyStopping(Callback):
         """Return the best so far; JSON has no infinity for the value before the first epoch."""
         return {
             "monitor": self.key,
+            "mode": self.mode,
             "best": self.best if self.best_epoch else None,
             "best_epoch": self.best_epoch,
             "best_parameters": self.best_parameters,
@@ -220,12 +262,11 @@ class EarlyStopping(Callback):
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
         """Go on from the best so far; stop at once if patience was at its end."""
-        if state["monitor"] != self.key:
-            raise CheckpointError(
-                f"EarlyStopping watched {state['monitor']!r} before the checkpoint, and now {self.key!r}"
-            )
+        then, now = (state["monitor"], state.get("mode", "min")), (self.key, self.mode)
+        if then != now:
+            raise CheckpointError(f"EarlyStopping watched {then} before the checkpoint, and now {now}")
         self.best_epoch = checks.whole("best_epoch", state["best_epoch"], 0, run.epoch)
-        self.best = checks.real("best", state["best"]) if self.best_epoch else math.inf
+        self.best = checks.real("best", state["best"]) if self.best_epoch else self._worst
         self.best_parameters[...] = state["best_parameters"]
         self._stop_if_out_of_patience(run)
 
@@ -298,7 +339,7 @@ def _opened(run: Run, rows_before: int) -> tqdm[Any]:
         from tqdm.auto import tqdm  # imports asyncio, 17 ms, which a kernel has imported
     else:
         from tqdm import tqdm
-    # With stderr itself as its file, tqdm would fail where stderr cannot be asked for its width, or flushed.
+    # With stderr itself as its file, tqdm would fail where stderr has no width, or cannot be flushed.
     return tqdm(
         total=run.epochs * run.rows or None, initial=rows_before, unit="row", unit_scale=True, file=Notices(),
         dynamic_ncols=True,

@@ -1,6 +1,6 @@
-"""Models and trainings on disk: `save` and `load`, the callback `Checkpoint`, and what `fit(resume=)` reads.
+"""Trainings on disk: the callback `Checkpoint`, what `fit(resume=)` reads, and what a file consists of.
 
-This module says what a file consists of. `fastmlp.files.archive` writes and reads it.
+`fastmlp.files.archive` writes and reads files; `save` and `load` are in `saving.py`.
 """
 
 from __future__ import annotations
@@ -9,25 +9,24 @@ import contextlib
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, is_dataclass
 from datetime import timedelta
-from numbers import Integral, Real
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.backend import registry
-from fastmlp.distributed.fingerprints import BY_ROWS
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
-from fastmlp.model.initializers import Normal
+from fastmlp.model.descriptions import described, restored
 from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.pieces import Piece
+from fastmlp.model.rules import MOST_MOMENTS
 from fastmlp.model.state import Snapshot
 from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.fingerprints import BY_ROWS
 from fastmlp.training.model import Model
 
 Array = NDArray[Any]
@@ -36,45 +35,11 @@ Path = str | os.PathLike[str]
 MOST_BLAS_THREADS = 1 << 12
 """The largest number that a file may hold: a BLAS might start as many threads."""
 
+OWN_CURVES = ("loss", "validation_loss")
+"""What a training itself writes into its history, all finite; callbacks may write more."""
+
 FORMAT = 1
 """A change of what is written increases it. Older formats stay readable, newer ones are refused."""
-
-
-def save(model: Model, path: Path) -> None:
-    """Write a model to one file, flushed to the disk; after a failure the old file is still there.
-
-    The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written; nothing is left behind then.
-    """
-    checks.instance("model", model, Model, "a Model")
-    _write(path, model, {}, None)
-
-
-def load(path: Path, pieces: Iterable[Piece] = ()) -> Model:
-    """Return the model in a file that `save` or a `Checkpoint` wrote.
-
-    For an unfinished training it is the model that `fit` would return if it ended there: with `EarlyStopping`
-    the best one so far.
-
-    Parameters
-    ----------
-    pieces : the activations and the loss of your own in its network; the file holds only their names
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, of a newer format, or not finite; if there is no such backend here; or if a
-        piece of your own that it was trained with is not given, or has changed since.
-    OSError
-        If it cannot be read.
-    TypeError
-        If `pieces` holds anything else.
-    """
-    return _read(path, pieces).model
 
 
 class Checkpoint(Callback):
@@ -113,45 +78,8 @@ class Checkpoint(Callback):
         else:
             due = run.epoch - self.epoch >= self.every
         if due or run.stop_reason is not None or run.epoch == run.epochs:
-            _write_training(self.path, run)
+            archive.write(self.path, *content_of_training(run))
             self.epoch, self.time = run.epoch, time.monotonic()
-
-
-# --- descriptions -----------------------------------------------------------------------------------------
-
-YOUNGER = {
-    "convention": "torch",
-    "epsilon_hat": False,
-    "layer_rates": None,
-    "layer_decays": None,
-    "input_scale": 1.0,
-}
-"""Fields that were added after the format was made, with their values in files that lack them."""
-
-
-def described(value: object) -> Any:
-    """Return a frozen description (a network, an optimiser, their fields) in JSON's types.
-
-    A user's piece is described by its name and digest: a file holds no code.
-    """
-    if isinstance(value, Piece):
-        return {"piece": value.name, "digest": value.digest}
-    if is_dataclass(value):
-        named = {field.name: getattr(value, field.name) for field in fields(value)}
-        told = {k: described(v) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]}
-        return {"type": type(value).__name__, **told}
-    match value:
-        case None | str():
-            return value
-        case bool() | np.bool_():
-            return bool(value)
-        case Integral():
-            return int(value)
-        case Real():
-            return float(value)
-        case tuple():
-            return [described(one) for one in value]
-    raise AssertionError(value)
 
 
 # --- resuming ---------------------------------------------------------------------------------------------
@@ -177,7 +105,7 @@ class Saved(NamedTuple):
 
     @property
     def by_rows(self) -> bool:
-        """Whether it was one of `fit(communicator=)`, and tells its data as such do."""
+        """Whether it was one of `fit(communicator=)`, and identifies its data as such do."""
         return str(self.snapshot.setting.get("data")).startswith(BY_ROWS)
 
     @property
@@ -189,7 +117,7 @@ class Saved(NamedTuple):
 
 def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
     """Return the training in a file that a `Checkpoint` wrote; CheckpointError if there is none."""
-    content = _read(path, pieces)
+    content = read(path, pieces)
     if content.snapshot is None:
         raise CheckpointError(
             f"{os.fspath(path)!r} holds a model without its training; resume what a Checkpoint wrote"
@@ -200,25 +128,45 @@ def read_training(path: Path, pieces: Iterable[Piece] = ()) -> Saved:
 # --- the file ---------------------------------------------------------------------------------------------
 
 
-class _Content(NamedTuple):
+class Content(NamedTuple):
+    """What a file holds: a model, its training if that can go on, and all else as it is."""
+
     model: Model
     snapshot: Snapshot | None
+    header: dict[str, Any]
+    arrays: archive.Arrays
 
 
-def _write(path: Path, model: Model, arrays: archive.Arrays, training: dict[str, Any] | None) -> None:
+def write(path: Path, model: Model, arrays: archive.Arrays, more: dict[str, Any]) -> None:
+    """Write a model to a file, with arrays by name and entries of the header in JSON's types."""
+    archive.write(path, *content_of(model, arrays, more))
+
+
+Written = tuple[dict[str, Any], dict[str, Array]]
+"""A header in JSON's types, and arrays by name."""
+
+
+def content_of(model: Model, arrays: archive.Arrays, more: dict[str, Any]) -> Written:
+    """Return what a file holds of a model, with more arrays and entries of the header."""
     header = {
         "format": FORMAT,
         "network": described(model.network),
         "backend": model.backend,
         "stop_reason": model.stop_reason,
         "history": list(model.history),
-        "training": training,
+        "training": None,
+        **more,
     }
-    history = {f"history/{name}": np.array(values, float) for name, values in model.history.items()}
-    archive.write(path, header, {"parameters": model.parameters, **history, **arrays})
+    return header, {"parameters": model.parameters, **curves_of(model.history), **arrays}
 
 
-def _write_training(path: Path, run: Run) -> None:
+def curves_of(history: dict[str, list[float]]) -> dict[str, Array]:
+    """Return a history as arrays by the names that they have in a file."""
+    return {f"history/{name}": np.array(values, float) for name, values in history.items()}
+
+
+def content_of_training(run: Run) -> Written:
+    """Return what a file holds of a training between two chunks; its arrays are the live ones."""
     snapshot = run.snapshot()
     arrays = {name: getattr(snapshot, name) for name in ("moments", "order", "pending")}
     states = []
@@ -234,51 +182,60 @@ def _write_training(path: Path, run: Run) -> None:
     }
     backend = registry.get(snapshot.setting["backend"])
     model = Model(run.network, snapshot.parameters, snapshot.history, backend, run.stop_reason)
-    _write(path, model, arrays, training)
+    return content_of(model, arrays, {"training": training})
 
 
-def _read(path: Path, pieces: Iterable[Piece]) -> _Content:
+def read(path: Path, pieces: Iterable[Piece]) -> Content:
+    """Return what a file holds of one model; pieces and errors as of `load`."""
+    header, arrays, given = read_file(path, pieces)
+    with file_errors_of(path):
+        return parse(header, arrays, given)
+
+
+def read_file(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
+    """Return a file's header and arrays, as yet unchecked, and the pieces as a list; errors as of `load`."""
     if isinstance(pieces, Piece) or not isinstance(pieces, Iterable):
         raise TypeError(f"pieces must be a list of your own, got {checks.shown(pieces)}")
     pieces = list(pieces)
     for piece in pieces:
-        checks.instance("every one of pieces", piece, Piece, "an Activation, a Loss or a RowLoss")
+        checks.instance("every one of pieces", piece, Piece, "an Activation, a Layer, a Loss or a RowLoss")
     header, arrays = archive.read(path)
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "
             f"this fastmlp reads format {FORMAT}"
         )
-    with told_of(path):
-        return _parse(header, arrays, pieces)
+    return header, arrays, pieces
 
 
 @contextlib.contextmanager
-def told_of(path: Path) -> Iterator[None]:
+def file_errors_of(path: Path) -> Iterator[None]:
     """Name the file in every error that arises while it is parsed, and make it a CheckpointError."""
     try:
         yield
     except _OtherPiece as error:
         raise CheckpointError(f"{os.fspath(path)!r} {error}") from None
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         missing = "it lacks " if isinstance(error, KeyError) else ""
         raise CheckpointError(f"{os.fspath(path)!r} is not a sound checkpoint: {missing}{reason}") from None
 
 
-def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> _Content:
+def parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> Content:
+    """Return what a header and arrays say of one model; `file_errors_of` names the errors."""
+    _expect("models" not in header, "it holds a list of models; fit_many(resume=) goes on with such")
     network = network_of(header["network"], pieces)
     model = model_of(network, arrays, "", header["history"], header["backend"], header["stop_reason"])
     snapshot = None
     if header["training"] is not None:
         own = model.parameters
-        snapshot = _snapshot(header["training"], arrays, network, own.copy(), model.history)
+        snapshot = _snapshot(header["training"], arrays, network, own.copy(), model.history, pieces)
         for _, state in snapshot.callbacks:
             if state.get("best_epoch"):
                 best = state["best_parameters"]
                 _expect(best.shape == own.shape and np.isfinite(best).all(), "no best parameters")
                 own[...] = best
-    return _Content(model, snapshot)
+    return Content(model, snapshot, header, arrays)
 
 
 def model_of(
@@ -289,47 +246,48 @@ def model_of(
     backend: str,
     reason: str | None,
 ) -> Model:
-    """Return the model whose arrays have names that begin with `prefix`; `told_of` names the errors.
+    """Return the model whose arrays have names that begin with `prefix`; `file_errors_of` names the errors.
 
     history : the names of its curves
     """
+    own, curves = numbers_of(arrays, prefix, history)
+    _expect(own.size == parameter_count(network), "the parameters are not the network's")
+    _expect(reason is None or isinstance(reason, str), "the reason for stopping is no text")
+    return Model(network, own, curves, registry.restored(backend), reason)
+
+
+def numbers_of(
+    arrays: archive.Arrays, prefix: str, history: Iterable[str]
+) -> tuple[Array, dict[str, list[float]]]:
+    """Return the parameters and the history whose arrays have names that begin with `prefix`."""
     parameters = arrays[f"{prefix}parameters"]
-    count = parameter_count(network.sizes)
-    _expect(
-        parameters.shape == (count,) and parameters.dtype.kind == "f", "the parameters are not the network's"
-    )
+    _expect(parameters.ndim == 1 and parameters.dtype.kind == "f", "the parameters are not the network's")
     _expect(np.isfinite(parameters).all(), "a parameter is not finite")
     curves = {}
     for name in history:
         values = arrays[f"{prefix}history/{name}"]
-        _expect(values.ndim == 1 and np.isfinite(values).all(), "the history is not finite")
-        curves[name] = values.astype(float).tolist()
-    _expect("loss" in curves and set(curves) <= {"loss", "validation_loss"}, "the history lacks the loss")
-    _expect(reason is None or isinstance(reason, str), "the reason for stopping is no text")
-    own = aligned(count, parameters.dtype)
+        finite = name not in OWN_CURVES or np.isfinite(values).all()
+        _expect(values.ndim == 1 and finite, "the history is not finite")
+        curves[str(name)] = values.astype(float).tolist()
+    _expect("loss" in curves, "the history lacks the loss")
+    own = aligned(parameters.size, parameters.dtype)
     own[...] = parameters
-    return Model(network, own, curves, registry.restored(backend), reason)
+    return own, curves
 
 
-def network_of(description: dict[str, Any], pieces: list[Piece]) -> Network:
+def network_of(description: Any, pieces: list[Piece]) -> Network:
     """Return the network that `described` describes, with a user's pieces."""
-    given = {name: value for name, value in description.items() if name != "type"}
-    given["hidden"] = [_piece(one, pieces) for one in given["hidden"]]
-    given["loss"] = _piece(given["loss"], pieces)
-    for name in ("weight_init", "bias_init"):
-        if isinstance(given[name], dict):
-            given[name] = Normal(given[name]["scale"])
-    return Network(**given)
+    network = restored(description, lambda piece: _piece(piece, pieces))
+    _expect(isinstance(network, Network), "it describes no network")
+    return cast(Network, network)
 
 
 class _OtherPiece(Exception):
     """A piece of the user's is missing, or is not the one that the file was trained with."""
 
 
-def _piece(description: Any, pieces: list[Piece]) -> Any:
-    """Return the user's piece that is described; a name of fastmlp's own as it is."""
-    if isinstance(description, str):
-        return description
+def _piece(description: dict[str, Any], pieces: list[Piece]) -> Piece:
+    """Return the user's piece that is described."""
     name, digest = str(description["piece"]), description["digest"]
     named = [piece for piece in pieces if piece.name == name]
     if not named:
@@ -348,21 +306,27 @@ def _snapshot(
     network: Network,
     parameters: Array,
     history: dict[str, list[float]],
+    pieces: list[Piece],
 ) -> Snapshot:
     setting, step = training["setting"], checks.whole("step", training["step"], 0)
-    _expect(setting["network"] == described(network), "the training is of another network")
+    _expect(network_of(setting["network"], pieces) == network, "the training is of another network")
+    setting = {**setting, "network": described(network)}  # an older file may describe it otherwise
     checks.whole("seed", setting["seed"], 0)
     registry.restored(setting["backend"])  # that there is such a backend
     if setting.get("blas_threads") is not None:
         checks.whole("blas_threads", setting["blas_threads"], 1, MOST_BLAS_THREADS)
     # A moment may be infinite while parameters are finite: a square overflowed, and the weight stands still.
     moments = arrays["moments"]
-    _expect(moments.ndim == 2 and len(moments) <= 2 and moments.shape[1] == parameters.size, "no moments")
+    _expect(
+        moments.ndim == 2 and len(moments) <= MOST_MOMENTS + 1 and moments.shape[1] == parameters.size,
+        "no moments",
+    )
     _expect(moments.dtype == parameters.dtype and not np.isnan(moments).any(), "a moment is not a number")
     order = arrays["order"]
     _expect(order.dtype == np.int64 and np.array_equal(np.sort(order), np.arange(order.size)), "no order")
     pending = arrays["pending"]
-    _expect(pending.ndim == 2 and len(pending) == 2 and np.isfinite(pending).all(), "no pending losses")
+    sound = pending.ndim == 2 and len(pending) == 2 + len(network.heads) and np.isfinite(pending).all()
+    _expect(sound, "no pending losses")
     if training["order_state"]:  # empty if no orders are drawn
         np.random.PCG64().state = training["order_state"]  # raises if it is no state
     callbacks = [

@@ -1,70 +1,43 @@
-"""From what a user passes to clean arrays: checked, native, C-contiguous, of one floating dtype."""
+"""Clean arrays from a user's data: checked, native, C-contiguous, of one floating dtype."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from fastmlp import checks
-from fastmlp.model.backend import Data
+from fastmlp.model.heads import Head
+from fastmlp.model.inputs import Blocks, columns_of, sparse_columns
 from fastmlp.model.losses import Loss, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.sparse import Inputs
+from fastmlp.model.objective import Objective
+from fastmlp.model.precision import FLOATS
+from fastmlp.model.sparse import Inputs, SparseRows
+from fastmlp.training.input_rows import check_codes, joined
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-
-
-def as_array(what: str, value: ArrayLike) -> Array:
-    """Return `value` as an array of real numbers, without a copy where it is one.
-
-    Raises
-    ------
-    TypeError
-        If it holds anything but booleans, integers or floats, or is an iterator.
-    ValueError
-        If it is ragged.
-    """
-    array = value if type(value) is np.ndarray else _made_array(what, value)
-    if array.dtype.kind not in "buif":
-        hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
-        raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
-    return array
-
-
-def _made_array(what: str, value: ArrayLike) -> Array:
-    checks.no_iterator(what, value)
-    # NumPy loads its masked arrays when they are first named, for 10 ms.
-    if "numpy.ma" in sys.modules and isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{what} must not be a masked array; fill or drop what is masked first")
-    if hasattr(value, "toarray") and not hasattr(value, "__array__"):
-        raise TypeError(f"{what} must be dense, got {type(value).__name__}; use its toarray()")
-    try:
-        return np.asarray(value)
-    except (ValueError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{what} must be a rectangular array of numbers: {reason}") from None
 
 
 def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
     """Return float32 or float64: `dtype` if given, else float32 if X is, else float64."""
     if isinstance(dtype, np.dtype) and dtype in FLOATS:
         return dtype
+    if dtype is None and inputs.dtype in FLOATS:
+        own: np.dtype[Any] = inputs.dtype
+        return own
     if dtype is None:
         return FLOATS[0] if inputs.dtype.newbyteorder("=") == FLOATS[0] else FLOATS[1]
     try:
-        wanted = np.dtype(dtype).newbyteorder("=")
+        required = np.dtype(dtype).newbyteorder("=")
     except TypeError:
-        wanted = np.dtype(object)  # not None, which NumPy holds equal to float64
-    if wanted not in FLOATS:
+        required = np.dtype(object)  # not None, which NumPy holds equal to float64
+    if required not in FLOATS:
         raise ValueError(f"dtype must be float32 or float64, got {checks.shown(dtype)}")
-    return wanted
+    return required
 
 
 def clean(what: str, array: Array, dtype: np.dtype[Any], scale: float = 1.0, first_row: int = 0) -> Array:
@@ -134,52 +107,133 @@ def clean_inputs(
         columns and at least so many rows.
     """
     sparse = type(value) is not np.ndarray and is_sparse(value)
-    array = value if sparse else as_array(what, value)
+    array = value if sparse else checks.real_array(what, value)
     if array.ndim != 2 or array.shape[1] != n_in:
         raise ValueError(f"{what} must have shape (rows, {n_in}), got {array.shape}")
     if array.shape[0] < least:
         raise ValueError(f"{what} must hold at least {least} row, got {array.shape[0]}")
-    wanted = floating_dtype(dtype, array)
-    return clean_rows(what, array, wanted, scale) if sparse else clean(what, array, wanted, scale, first_row)
+    required = floating_dtype(dtype, array)
+    return (
+        clean_rows(what, array, required, scale) if sparse else clean(what, array, required, scale, first_row)
+    )
 
 
-def clean_targets(what: str, value: ArrayLike, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:
+def clean_rows_of(
+    what: str, network: Network, value: Any, dtype: DTypeLike | None, known: bool = True, **more: Any
+) -> Inputs:
+    """Return X, or its blocks, as clean rows of a network; known : whether codes must be of levels"""
+    if network.blocks:
+        return clean_blocks(what, network.blocks, value, dtype, known, **more)
+    return clean_inputs(what, value, network.n_in, dtype, network.input_scale, **more)
+
+
+def clean_blocks(
+    what: str, blocks: Blocks, value: Any, dtype: DTypeLike | None, known: bool = True, **more: Any
+) -> Inputs:
+    """Return the blocks of X as clean rows, sparse if some of them are; see `clean_rows_of`."""
+    value, sparse = joined(what, blocks, value)
+    inputs = clean_inputs(what, value, columns_of(blocks) - sparse_columns(blocks), dtype, **more)
+    if isinstance(inputs, SparseRows):
+        raise ValueError(f"{what} has blocks of inputs, which must be dense")
+    check_codes(what, blocks, inputs, known, more.get("first_row", 0))
+    if not sparse:
+        return inputs
+    rows, *others = (clean_rows(name, matrix, inputs.dtype) for name, matrix in sparse.items())
+    if others:
+        from scipy.sparse import hstack
+
+        rows = clean_rows(what, hstack([one.matrix() for one in (rows, *others)]), inputs.dtype)
+    return SparseRows(*rows.arrays, rows.n_in, inputs)
+
+
+def clean_targets(what: str, value: Any, network: Network, rows: int, dtype: np.dtype[Any]) -> Array:
     """Return y as a clean (rows, n_out) array on which the network's loss is defined.
 
-    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy.
+    Targets of heads lie side by side, and NaN is what is missing.
     """
-    array = as_array(what, value)
-    n_out = network.sizes[-1]
-    loss = loss_of(network.loss)
-    by_class = loss.targets == "distributions" or bool(loss.digest and network.output == "softmax")
+    if isinstance(value, Mapping) and not network.head_names:
+        names = ", ".join(map(str, value))
+        raise ValueError(f"{what} must be one array, got a dict of {names}; the network has no heads")
+    if not network.heads:
+        return clean_targets_of(what, value, network.objective, rows, dtype)
+    found = [
+        targets_of_head(what + (name and f"[{name!r}]"), of_head, network.heads[name], rows, dtype)
+        for name, of_head in by_head(what, value, network).items()
+    ]
+    return np.concatenate(found, axis=1)
+
+
+def by_head(what: str, value: Any, network: Network) -> dict[str, Any]:
+    """Return what y has for each head, in their order; ValueError where it has not a target for each."""
+    names = network.head_names
+    if not names:
+        return dict.fromkeys(network.heads, value)
+    if not isinstance(value, Mapping):
+        raise ValueError(
+            f"{what} must be a dict of targets for {', '.join(names)}; got {checks.shown(value)}"
+        )
+    for said, those in (
+        ("no target for the heads", [name for name in names if name not in value]),
+        ("targets for heads that the network has not,", [name for name in value if name not in names]),
+    ):
+        if those:
+            raise ValueError(
+                f"{what} must be a dict of targets for {', '.join(names)}; "
+                f"it has {said} {', '.join(map(str, those))}"
+            )
+    return {name: value[name] for name in names}
+
+
+def clean_targets_of(
+    what: str, value: ArrayLike, objective: Objective, rows: int, dtype: np.dtype[Any]
+) -> Array:
+    """Return y as a clean (rows, n_out) array on which a loss is defined.
+
+    Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy. Of a loss with two outputs a target
+    y is (rows, n_out / 2), or (rows,), and comes twice, side by side.
+    """
+    array = checks.real_array(what, value)
+    n_out = objective.n_out
+    loss = loss_of(objective.loss)
+    by_class = loss.targets == "distributions" or bool(loss.digest and objective.output == "softmax")
     labels = by_class and array.shape in ((rows,), (rows, 1))
     if labels:
         return _one_hot(what, array.reshape(rows), n_out, dtype)
-    if loss.digest and array.shape in ((rows,), (rows, 1)):
+    per_target = loss.outputs_per_target
+    if (loss.digest or len(loss.parameter or ()) > 1) and array.shape in ((rows,), (rows, 1)):
         array = np.broadcast_to(array.reshape(rows, 1), (rows, n_out))
+    elif per_target > 1:  # the targets of both halves of the outputs
+        n_out //= per_target
     if array.shape != (rows, n_out) and (array.shape, n_out) != ((rows,), 1):
-        wanted = f"({rows}, {n_out})"
+        required = f"({rows}, {n_out})"
         if loss.targets == "distributions":
-            wanted = f"({rows},) for class labels or {wanted} for one-hot rows"
+            required = f"({rows},) for class labels or {required} for one-hot rows"
         elif n_out == 1:
-            wanted = f"({rows},) or {wanted}"
-        raise ValueError(f"{what} must have shape {wanted}, got {array.shape}")
+            required = f"({rows},) or {required}"
+        raise ValueError(f"{what} must have shape {required}, got {array.shape}")
     targets = clean(what, array, dtype).reshape(rows, n_out)
     _check_range(what, targets, loss)
+    return np.tile(targets, per_target) if per_target > 1 else targets
+
+
+def targets_of_head(what: str, value: ArrayLike, head: Head, rows: int, dtype: np.dtype[Any]) -> Array:
+    """Return the targets of a head (rows, units), with NaN where they are missing."""
+    array = checks.real_array(what, value)
+    if not head.missing or array.dtype.kind != "f":
+        return clean_targets_of(what, array, head.objective, rows, dtype)
+    absent: Any = np.isnan(array)
+    filled = np.where(absent, 0, array)
+    if absent.ndim == 2 and loss_of(head.loss).targets == "distributions":
+        absent = np.broadcast_to(absent.any(axis=1, keepdims=True), absent.shape)
+        filled = np.where(absent, 1 / array.shape[1], array)
+    targets: Array = np.array(clean_targets_of(what, filled, head.objective, rows, dtype))
+    targets[np.broadcast_to(absent if absent.ndim == 2 else absent[:, None], targets.shape)] = np.nan
     return targets
 
 
-def clean_weights(what: str, value: ArrayLike | None, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return sample weights as a clean (rows,) array, ones if None, the largest in [1, 2)."""
-    if value is None:
-        return np.ones(rows, dtype)
-    weights = checked_weights(what, value, rows, dtype)
-    return scaled_weights(what, weights, float(weights.max(initial=0.0)))
-
-
 def checked_weights(what: str, value: ArrayLike, rows: int, dtype: np.dtype[Any]) -> Array:
-    """Return sample weights (rows,) as they are: of a block, or of a rank that may have no rows."""
-    array = as_array(what, value)
+    """Return sample weights as a clean (rows,) array, not scaled."""
+    array = checks.real_array(what, value)
     if array.shape != (rows,):
         raise ValueError(f"{what} must have shape ({rows},), got {array.shape}")
     weights = clean(what, array, dtype)
@@ -200,27 +254,13 @@ def scaled_weights(what: str, weights: Array, largest: float) -> Array:
     return scaled
 
 
-def clean_validation(network: Network, validation: Sequence[Any], dtype: np.dtype[Any]) -> Data:
-    """Return (X, y) or (X, y, sample_weight) to validate on as clean rows."""
-    if len(validation) not in (2, 3):
-        raise ValueError(f"validation must be (X, y) or (X, y, sample_weight), got {len(validation)} parts")
-    X, y, *rest = validation
-    inputs = clean_inputs("validation X", X, network.sizes[0], dtype, network.input_scale)
-    rows = inputs.shape[0]
-    return Data(
-        inputs,
-        clean_targets("validation y", y, network, rows, dtype),
-        clean_weights("validation sample_weight", rest[0] if rest else None, rows, dtype),
-    )
-
-
 def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Array:
     if labels.dtype.kind == "b":
         labels = labels.astype(np.int64)
     wrong = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
     if wrong.any():
         raise ValueError(
-            f"{what} must hold class labels 0..{classes - 1} (sizes[-1] = {classes}), got {labels[wrong][0]}"
+            f"{what} must hold class labels 0..{classes - 1} of {classes} outputs, got {labels[wrong][0]}"
         )
     targets = np.zeros((labels.size, classes), dtype)
     targets[np.arange(labels.size), labels.astype(np.int64)] = 1

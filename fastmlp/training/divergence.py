@@ -39,6 +39,9 @@ class DivergenceError(FloatingPointError):
         super().__init__(epoch, step, parameters, history)  # for pickle, by which joblib sends errors
         self.epoch, self.step, self.parameters, self.history = epoch, step, parameters, history
 
+    def __repr__(self) -> str:
+        return f"DivergenceError(in epoch {self.epoch + 1}, after {self.step} updates)"
+
     def __str__(self) -> str:
         return (
             f"training diverged in epoch {self.epoch + 1}, after {self.step} updates: the loss or a "
@@ -51,16 +54,18 @@ def sound(objectives: Floats, parameters: NDArray[Any]) -> bool:
     return checks.finite(objectives) and checks.finite(parameters)
 
 
-def last_finite(advance: Advance, state: TrainState, chunk: Chunk, draft: Draft) -> tuple[TrainState, Floats]:
+def last_finite(
+    advance: Advance, state: TrainState, chunk: Chunk, draft: Draft, parts: tuple[int, ...] = ()
+) -> tuple[TrainState, Floats]:
     """Return the state before the chunk's first step that is not sound, and the objectives until then.
 
     Parameters
     ----------
     advance : takes a chunk's steps in place, returns the state and the objectives (steps,)
     state : at the chunk's start, sound; its arrays are written
-    draft : to take steps on
+    draft : to take steps on; parts : the shape of a step's objectives
     """
-    taken = [np.empty(0)]
+    taken = [np.empty((*parts, 0))]
     while (steps := len(chunk.starts)) > 1:
         first, second = chunk.part(0, steps // 2), chunk.part(steps // 2, steps)
         after, objectives = advance(draft.of(state), first)
@@ -69,4 +74,4 @@ def last_finite(advance: Advance, state: TrainState, chunk: Chunk, draft: Draft)
             taken.append(objectives)
         else:
             chunk = first
-    return state, np.concatenate(taken)
+    return state, np.concatenate(taken, axis=-1)

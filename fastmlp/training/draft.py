@@ -6,8 +6,10 @@ behind in the middle of a step, has changed nothing.
 
 from __future__ import annotations
 
+import numpy as np
+
 from fastmlp.model.layout import aligned
-from fastmlp.model.state import Array, TrainState, initial_state
+from fastmlp.model.state import Array, TrainState
 from fastmlp.system import parts
 
 
@@ -27,7 +29,9 @@ class Draft:
         changed : False if nothing has written to the state since it accepted the last draft
         """
         if self._arrays is None:
-            self._arrays = initial_state(aligned(state.parameters.size, state.parameters.dtype))
+            # The gradients are nobody's between two steps: those of the state serve.
+            parameters = aligned(state.parameters.size, state.parameters.dtype)
+            self._arrays = TrainState(parameters, state.gradients, np.empty_like(state.moments), 0)
             changed = True
         if changed:
             self._copy(state, self._arrays)
@@ -36,7 +40,7 @@ class Draft:
     def accept(self, draft: TrainState, state: TrainState) -> TrainState:
         """Write the draft to the state's arrays; return the state with the draft's step."""
         self._copy(draft, state)
-        return state.at(draft.step)
+        return state.at(draft.step, draft.threads)
 
     def _copy(self, source: TrainState, target: TrainState) -> None:
         parts.copy(self._used(source), self._used(target), self._threads)

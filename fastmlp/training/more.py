@@ -1,4 +1,4 @@
-"""Trainings that go on: what a model keeps of the one that it comes from, for `Model.fit_more`."""
+"""`Model.fit_more`: the state that a model keeps of its training, to go on from."""
 
 from __future__ import annotations
 
@@ -7,24 +7,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.distributed.ranks import ALONE, Ranks
+from fastmlp.model.averages import with_average_of
 from fastmlp.model.backend import Array, Backend, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
+from fastmlp.model.optimizers import check_optimizer
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import Snapshot
 from fastmlp.system.interrupts import Interrupted
-from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.callbacks import Callback, Run, with_state
 from fastmlp.training.checkpoint import Checkpoint
-from fastmlp.training.loop import with_state
+from fastmlp.training.fingerprints import fingerprint
 from fastmlp.training.model import Model
-from fastmlp.training.resuming import fingerprint
+from fastmlp.training.ranks import ALONE, Ranks
 
 History = dict[str, list[float]]
 
-GIVEN_AGAIN = ("sample_weight", "validation", "callbacks", "progress", "threads", "communicator")
-"""The options of `fit` that are given anew; all others are those of the training that goes on."""
+GIVEN_AGAIN = (
+    "optimizer", "batch_size", "sample_weight", "validation", "callbacks", "progress", "threads",
+    "communicator",
+)  # fmt: skip
+"""The options of `fit` that may be given anew; all others are those of the training that goes on."""
 
 SAMPLED_ROWS = 64
 """Rows, spread over all, by which the same rows are known: a hash of all takes a second a gigabyte."""
@@ -34,25 +38,54 @@ class Beginning(NamedTuple):
     """Where a training begins.
 
     snapshot : to take over; its steps and its history count from `since`. None at the very beginning
-    since : where epochs of so many rows began; earlier : the history before that
+    since : where epochs of so many steps began; earlier : the history before that
+    other_steps : of since.step, those of another rule, which this rule's corrections do not count
     """
 
     snapshot: Snapshot | None = None
     since: Since = BEGINNING
     earlier: History = {}  # noqa: RUF012  # never written
+    other_steps: int = 0
 
     @property
     def epochs(self) -> int:
         """The whole epochs of the snapshot."""
         return 0 if self.snapshot is None else len(self.snapshot.history["loss"])
 
+    @property
+    def rule_steps(self) -> int:
+        """The updates that the rule has made by `since`."""
+        return self.since.step - self.other_steps
+
+    def anew(self) -> Beginning:
+        """Return the beginning of epochs with another number of steps: what is under way is left."""
+        snapshot = self.snapshot
+        assert snapshot is not None
+        earlier = self.whole(snapshot.history)
+        left = snapshot._replace(
+            step=0,
+            order=np.empty(0, np.int64),
+            pending=snapshot.pending[:, :0],
+            history={name: [] for name in earlier},
+            callbacks=[],  # what they know of epochs goes with the history
+        )
+        since = Since(self.since.step + snapshot.step, self.since.epoch + self.epochs)
+        return self._replace(snapshot=left, since=since, earlier=earlier)
+
+    def with_another_rule(self) -> Beginning:
+        """Return the beginning of steps by another rule: its moments are 0."""
+        begun = self.anew()
+        assert begun.snapshot is not None
+        snapshot = begun.snapshot._replace(moments=begun.snapshot.moments[:0])
+        return begun._replace(snapshot=snapshot, other_steps=begun.since.step)
+
     def whole(self, history: History) -> History:
         """Return the history of all epochs, from that since `since`."""
-        return (
-            {name: self.earlier[name] + values for name, values in history.items()}
-            if self.earlier
-            else history
-        )
+        if not self.earlier:
+            return history
+        return {
+            name: self.earlier.get(name, []) + history.get(name, []) for name in {**self.earlier, **history}
+        }
 
 
 class Continuation(NamedTuple):
@@ -65,6 +98,7 @@ class Continuation(NamedTuple):
     rows : of an epoch, None where they came block by block: the same sample then says that they are the same
     sample : some of the rows, as a fingerprint; "" if nothing goes by it
     beginning : where the next epochs begin, on as many rows
+    ended : fingerprint of the model's parameters; "" if they are the snapshot's and no callback has a state
     """
 
     fit: Callable[..., Model]
@@ -74,6 +108,7 @@ class Continuation(NamedTuple):
     rows: int | None
     sample: str
     beginning: Beginning
+    ended: str = ""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -98,10 +133,30 @@ class Continuation(NamedTuple):
             if name not in GIVEN_AGAIN:
                 stays = f"{name} stays as it was" if name in self.options else f"there is no option {name!r}"
                 raise TypeError(f"{stays}; fit_more takes epochs, {', '.join(GIVEN_AGAIN)}")
+        if options.get("optimizer") is None:
+            options["optimizer"] = self.options["optimizer"]
+        check_optimizer("optimizer", options["optimizer"])
+        options["optimizer"] = with_average_of(options["optimizer"], self.options["optimizer"])
         options = {**self.options, **options}
         if options.get("validation") is None:
             options["validation"] = self.share
-        return self.fit(model.network, X, y, epochs=epochs, resume=self, **options)
+        begun = self._begun(model, options)
+        training = self if begun is self.beginning else self._replace(beginning=begun)
+        return self.fit(model.network, X, y, epochs=epochs, resume=training, **options)
+
+    def _begun(self, model: Model, options: dict[str, Any]) -> Beginning:
+        """Return where the next epochs begin with what was written into the model, and with the options."""
+        begun, snapshot = self.beginning, self.snapshot
+        if self.ended:
+            same = fingerprint(model.parameters) == self.ended
+        else:
+            same = model.parameters is snapshot.parameters
+        if not same:  # what callbacks know is of other parameters
+            begun = begun._replace(snapshot=snapshot._replace(parameters=model.parameters, callbacks=[]))
+        now, then = options["optimizer"], self.options["optimizer"]
+        if now is not then and now.rule != then.rule:
+            return begun.with_another_rule()
+        return begun if options["batch_size"] == self.options["batch_size"] else begun.anew()
 
     def begin(
         self, rows: int | None, sample: str | None, validated: bool, callbacks: Sequence[Callback]
@@ -110,38 +165,36 @@ class Continuation(NamedTuple):
 
         rows, sample : of those, as in this tuple; no sample where nothing goes by it
         """
-        _, since, earlier = self.beginning
-        snapshot = self.snapshot
+        beginning, snapshot = self.beginning, self.snapshot
         if validated != ("validation_loss" in snapshot.history):
-            wanted = "goes on as it was, without" if validated else "was validated, and goes on with"
+            did = "goes on as it was, without" if validated else "was validated, and goes on with"
             raise ValueError(
-                f"the training {wanted} validation rows; "
+                f"the training {did} validation rows; "
                 "to train from the model's weights otherwise: fit(network, X, y, initial=model)"
             )
-        same = rows == self.rows and (rows is not None or sample == self.sample)
-        # What they know of epochs goes with the history, which is kept here only if the rows are the same.
-        states = snapshot.callbacks if same and sample == self.sample else []
-        if same:
-            history = {name: list(values) for name, values in snapshot.history.items()}
-        else:
-            since = Since(since.step + snapshot.step, since.epoch + self.beginning.epochs)
-            earlier = self.beginning.whole(snapshot.history)
-            history = {name: [] for name in earlier}
-            snapshot = snapshot._replace(step=0, order=np.empty(0, np.int64), pending=np.empty((2, 0)))
-        if since != BEGINNING and any(isinstance(callback, Checkpoint) for callback in callbacks):
+        if rows != self.rows or (rows is None and sample != self.sample):
+            beginning = beginning.anew()
+        if beginning.since != BEGINNING and any(isinstance(callback, Checkpoint) for callback in callbacks):
             raise ValueError(
-                f"a Checkpoint keeps trainings whose epochs all have as many rows, this one had {self.rows} "
-                f"in an epoch and goes on with {rows}"
+                "a Checkpoint keeps trainings with one kind of epochs, and this one goes on with another "
+                f"rule or number of rows or batches: {self.rows} rows before, {rows} now"
             )
-        return Beginning(
-            snapshot._replace(history=history, callbacks=_matched(callbacks, states)), since, earlier
+        assert beginning.snapshot is not None
+        snapshot = beginning.snapshot
+        states = snapshot.callbacks if sample == self.sample else []
+        history = {name: list(values) for name, values in snapshot.history.items()}
+        return beginning._replace(
+            snapshot=snapshot._replace(history=history, callbacks=_matched(callbacks, states))
         )
 
 
 def model_of(run: Run, network: Network, parameters: Array, backend: Backend, left: Continuation) -> Model:
     """Return the model of a training that has ended; Interrupted, which has it, after Ctrl-C."""
-    history = left.beginning.whole(run.history)
-    model = Model(network, parameters, history, backend, run.stop_reason, left)
+    # A copy: the training counts its epochs by its own.
+    history = {name: list(values) for name, values in left.beginning.whole(run.history).items()}
+    if left.snapshot.callbacks or left.snapshot.parameters is not parameters:
+        left = left._replace(ended=fingerprint(parameters))
+    model = Model(network, parameters, history, backend, run.stop_reason, left, run.threads)
     if run.interrupted:
         raise Interrupted(model)
     return model

@@ -1,26 +1,24 @@
-"""What a training must have in common with the one in a file, to go on from there (`fit(resume=)`)."""
+"""The settings of a training that `fit(resume=)` compares with those in the file."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend import registry
-from fastmlp.distributed.fingerprints import fingerprint_by_rows
-from fastmlp.distributed.ranks import ALONE, Ranks
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Data
-from fastmlp.model.byte_rows import ByteRows
+from fastmlp.model.descriptions import described
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import Snapshot
 from fastmlp.system.budget import found_blas_threads
-from fastmlp.training.checkpoint import MOST_BLAS_THREADS, Saved, described
+from fastmlp.training.checkpoint import MOST_BLAS_THREADS, OWN_CURVES, Saved
+from fastmlp.training.fingerprints import fingerprint, fingerprint_by_rows
+from fastmlp.training.options import FitOptions
+from fastmlp.training.ranks import ALONE, Ranks
 
 Array = NDArray[Any]
 
@@ -33,8 +31,7 @@ def setting(
     data: Data,
     held_out: Data | None,
     batch_size: int,
-    shuffle: bool,
-    seed: int,
+    options: FitOptions,
     blas_threads: int | None,
     ranks: Ranks = ALONE,
     by_rows: bool = False,
@@ -53,8 +50,10 @@ def setting(
         "optimizer": described(optimizer),
         "backend": backend,
         "batch_size": batch_size,
-        "shuffle": shuffle,
-        "seed": seed,
+        "accumulate": None if options.accumulate == 1 else options.accumulate,  # None as in older files
+        "mixup": options.mixup,
+        "shuffle": options.shuffle,
+        "seed": options.seed,
         "initial": fingerprint(parameters),
         "data": of_data(data),
         "validation": None if held_out is None else of_data(held_out),
@@ -63,27 +62,24 @@ def setting(
     }
 
 
-def fingerprint(*arrays: Inputs | ByteRows) -> str:
-    """Return the SHA-256 of C-contiguous arrays, those of other rows too: of dtypes, shapes and bytes."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype.str}{array.shape}".encode())
-        for part in array.arrays if isinstance(array, (SparseRows, ByteRows)) else (array,):
-            digest.update(part.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()
-
-
 def check_same_training(
-    saved: Saved, current: dict[str, Any], callbacks: list[str], optimizer: Optimizer, rows: int, epochs: int
+    saved: Saved,
+    current: dict[str, Any],
+    callbacks: list[str],
+    optimizer: Optimizer,
+    rows: int,
+    batches: int,
+    epochs: int,
 ) -> None:
-    """Raise CheckpointError unless the saved training is the one that `fit` was asked for.
+    """Raise CheckpointError unless the saved training is the one that `fit` is to resume.
+
+    rows, batches : of an epoch
 
     The number of epochs may differ: a training may be prolonged. The backend may differ, if it is named: the
     training then goes on in the other backend's bits.
     """
     _check_same_setting(saved, current, callbacks)
     snapshot, path = saved.snapshot, os.fspath(saved.path)
-    batches = -(-rows // current["batch_size"])
     done, within = divmod(snapshot.step, batches)
     if snapshot.step > epochs * batches:
         raise CheckpointError(f"{path!r} holds {snapshot.step / batches:g} epochs, more than epochs={epochs}")
@@ -104,7 +100,7 @@ def check_same_blocks(
     shuffled: bool,
     epochs: int,
 ) -> None:
-    """As `check_same_training`, where rows come block by block and their number is not known."""
+    """Do `check_same_training` where rows come block by block and their number is not known."""
     _check_same_setting(saved, current, callbacks)
     snapshot, path = saved.snapshot, os.fspath(saved.path)
     done = len(snapshot.history["loss"])
@@ -123,7 +119,7 @@ def _is_sound(
 ) -> bool:
     """Return whether a snapshot's parts are those of a training after so many whole epochs."""
     return (
-        all(len(values) == done for values in snapshot.history.values())
+        all(len(snapshot.history[name]) == done for name in OWN_CURVES if name in snapshot.history)
         and ("validation_loss" in snapshot.history) == (current["validation"] is not None)
         and len(snapshot.moments) == optimizer.moment_rows
         and bool(snapshot.order_state) == shuffled
@@ -139,7 +135,7 @@ def _check_same_setting(saved: Saved, current: dict[str, Any], callbacks: list[s
     if off:
         short = [
             f"{name} ({then.get(name)!r} then, {now[name]!r} now)"
-            if name in ("batch_size", "shuffle", "window")
+            if name in ("accumulate", "batch_size", "mixup", "shuffle", "window")
             else name
             for name in off
         ]
@@ -151,13 +147,13 @@ def held_blas_threads(saved: Saved | None, backend: str) -> int | None:
 
     A BLAS sums in another order on another number of threads: CheckpointError if it may use fewer than then.
     """
-    wanted = saved.blas_threads if saved else None
-    if saved is None or not wanted or not registry.calls_blas(backend):
-        return wanted
-    found = found_blas_threads(wanted)
-    if found is not None and found < wanted:
+    limit = saved.blas_threads if saved else None
+    if saved is None or not limit or not registry.calls_blas(backend):
+        return limit
+    found = found_blas_threads(limit)
+    if found is not None and found < limit:
         raise CheckpointError(
-            f"{os.fspath(saved.path)!r} was trained with a BLAS on {wanted} threads, which decides its bits, "
+            f"{os.fspath(saved.path)!r} was trained with a BLAS on {limit} threads, which decides its bits, "
             f"and here it may have {found}; allow it as many, as by OPENBLAS_NUM_THREADS"
         )
-    return wanted
+    return limit

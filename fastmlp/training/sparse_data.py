@@ -1,4 +1,4 @@
-"""From a sparse matrix of SciPy's to canonical rows: checked, sorted, summed, without explicit zeros.
+"""Canonical sparse rows from a matrix of SciPy's: checked, sorted, summed, without explicit zeros.
 
 Separate from `fastmlp.training.data` because it shares nothing with it: it looks at the arrays that a matrix
 consists of, and copies those only that cannot be taken as they are.
@@ -127,8 +127,8 @@ def _check_compressed(kind: str, csr: Compressed, major: str, rows: int, columns
     if len(indices) and (indices.min() < 0 or indices.max() >= columns):
         first = int(np.argmax((indices < 0) | (indices >= columns)))
         place = np.searchsorted(indptr, first, "right") - 1
-        wanted = f"must be in 0 to {columns - 1}, got {indices[first]} in {major} {place}"
-        raise ValueError(f"{kind}: the index of a {minor} {wanted}")
+        required = f"must be in 0 to {columns - 1}, got {indices[first]} in {major} {place}"
+        raise ValueError(f"{kind}: the index of a {minor} {required}")
 
 
 def _is_canonical(csr: Compressed) -> bool:
@@ -160,10 +160,10 @@ def inputs_of_steps(
 ) -> Inputs | ByteRows:
     """Return the inputs as steps shall take them: dense ones that are mostly zeros as sparse ones.
 
-    Where that is faster, and has the same bits; and for an optimiser that asks which columns a batch touches.
+    Where that is faster, and has the same bits; and for an optimiser that needs the columns of a batch.
     rows : of a batch
     """
-    if isinstance(inputs, (SparseRows, ByteRows)) or is_reference(backend.name):
+    if isinstance(inputs, (SparseRows, ByteRows)) or is_reference(backend.name) or not network.takes_sparse:
         return inputs
     if optimizer.rule.touched_only:
         return SparseRows.of(inputs)

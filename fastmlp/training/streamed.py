@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.backend import Chunk, counts_of, evaluated, share_of
 from fastmlp.model.schedules import Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.interrupts import LeftBehind
-from fastmlp.training.batches import visited_weights
+from fastmlp.training.batches import batches_of, visited_weights
 from fastmlp.training.callbacks import Callback
 from fastmlp.training.divergence import DivergenceError
-from fastmlp.training.loop import (
-    HEADROOM,
-    MAX_CHUNK_STEPS,
-    MAX_CHUNK_VISITS,
-    EpochLosses,
-    Plan,
-    Training,
-    chunk_steps,
-    heeding,
-)
+from fastmlp.training.epoch_losses import HEADROOM, EpochLosses
+from fastmlp.training.loop import MAX_CHUNK_STEPS, MAX_CHUNK_VISITS, Training
+from fastmlp.training.pace import interruptible
+from fastmlp.training.plan import Plan
 from fastmlp.training.sources.blocks import Source
 from fastmlp.training.window import Window
-from fastmlp.training.windows import Wanted, Windows
+from fastmlp.training.windows import RowFormat, Windows
 
 
 @dataclass(frozen=True)
@@ -37,28 +32,30 @@ class HeldOut:
     """Rows to validate on that come block by block."""
 
     source: Source
-    wanted: Wanted
+    row_format: RowFormat
 
 
 class OpenLosses(EpochLosses):
     """The mean over an epoch whose number of steps is known at its end."""
 
-    def __init__(self) -> None:
-        super().__init__(0)
-        self._last = 0.0
+    def __init__(self, heads: int) -> None:
+        super().__init__(0, heads)
+        self._last = np.zeros(1 + heads)
 
-    def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[float]:
+    def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[list[float]]:
         """Add the next steps' objectives (steps,), each with its weight in the epoch's mean."""
-        fresh = np.stack([objectives * (counts * HEADROOM), counts])
+        fresh = np.vstack([objectives * (counts * HEADROOM), counts])
         self.pending = np.concatenate([self.pending, fresh], axis=1)
-        self._last = float(objectives[-1]) if len(objectives) else 0.0
+        if counts.size:
+            self._last = np.atleast_2d(objectives)[:, -1]
         return []
 
-    def close(self) -> float:
-        """Return the mean of the epoch, in the bits that `EpochLosses` gives it."""
+    def close(self) -> list[list[float]]:
+        """Return the mean of the epoch as a list, with heads one for each row; its bits: `EpochLosses`."""
         steps, done = self.pending.shape[1], self.pending[:, None].sum(axis=2)[:, 0]
-        self.pending = np.empty((2, 0))
-        return self._last if steps == 1 else float(done[0] / done[1] / HEADROOM)
+        self.pending = self.pending[:, :0]
+        means = self._last if steps == 1 else done[:-1] / done[-1] / HEADROOM
+        return means[:, None].tolist()
 
 
 class Streamed(Training):
@@ -78,18 +75,19 @@ class Streamed(Training):
         self.data, self.at = plan.data, 0
         self.order = np.empty(0, np.int64)
         self.epoch_step = self.epoch_rows = self.skipped = 0
-        """Of the epoch under way: its first step, rows visited, steps of an earlier training left to skip."""
+        """The epoch under way: its first step, rows visited, steps of an earlier training left to skip."""
         self.epoch_weighs = False
         """Whether one of those rows has a weight other than 0."""
         self.epoch_state: dict[str, Any] | None = None
         """What draws its orders, as it was when the epoch began; None between two epochs."""
         super().__init__(plan, state, callbacks, None)
-        self.losses = self.open_losses = OpenLosses()
+        self.losses = self.open_losses = OpenLosses(len(plan.network.heads))
         if resumed is not None:
             self._resume(resumed)
         vars(self.run)["rows"] = windows.rows or 0
         if held_out is not None:
-            self.run.history.setdefault("validation_loss", [])
+            for name in self.names:
+                self.run.history.setdefault(f"validation_{name}", [])
         self._take_up(first)
 
     # --- windows ------------------------------------------------------------------------------------
@@ -112,15 +110,22 @@ class Streamed(Training):
             order[carried:] = drawn[0] + carried
         self.order = order
         self.uniform = bool((self.data.weights == 1).all())
+        if (network := self.plan.network).heads:
+            self.head_weights = network.head_weights(self.data.targets, self.data.weights)
 
     def _state(self) -> dict[str, Any]:
         return {} if self.plan.orders is None else self.plan.orders.state
 
     @property
     def _steps_left(self) -> int:
-        """The steps that the window has rows for."""
-        rows, batch = len(self.order) - self.at, self.plan.batch_size
-        return -(-rows // batch) if self.window.last else rows // batch
+        """The steps that the window has rows for.
+
+        Where a row may have to join the batch before it, one batch is left for the next window.
+        """
+        rows, joins = len(self.order) - self.at, self.plan.network.needs_batches
+        if self.window.last:
+            return batches_of(rows, self.plan.batch_size, joins)
+        return max(0, rows - joins) // self.plan.batch_size
 
     def _wait(self) -> bool:
         """Take up the next window; return False if the training shall stop before it is there."""
@@ -151,13 +156,14 @@ class Streamed(Training):
                 self.skipped -= steps
                 run.rows_seen += self._advance_by(steps)
                 continue
-            most = min(chunk_steps(self.pace), MAX_CHUNK_STEPS, max(1, MAX_CHUNK_VISITS // plan.batch_size))
+            most = min(self.chunk_steps(), MAX_CHUNK_STEPS, max(1, MAX_CHUNK_VISITS // plan.batch_size))
             if not self._take_steps(min(steps, most)):
                 return
 
     def _advance_by(self, steps: int) -> int:
         """Pass over the rows of some steps; return how many."""
-        rows = min(len(self.order) - self.at, steps * self.plan.batch_size)
+        ends = self.window.last and steps == self._steps_left
+        rows = len(self.order) - self.at if ends else steps * self.plan.batch_size
         if not self.epoch_weighs:
             passed = self.order[self.at : self.at + rows]
             self.epoch_weighs = self.uniform or bool(self.data.weights[passed].any())
@@ -169,21 +175,25 @@ class Streamed(Training):
         """Take a chunk of steps; return False if the training stops in the middle of them."""
         plan, run = self.plan, self.run
         starts = self.at + plan.batch_size * np.arange(steps)
-        stops = np.minimum(starts + plan.batch_size, len(self.order))
-        totals = visited_weights(self.data.weights, self.uniform, self.order, starts, stops)
-        since = Since(self.steps_before + self.epoch_step, plan.since.epoch + run.epoch)
-        numbers = self.steps_before + np.arange(run.step, run.step + steps)
-        rates = run.rate_factor * plan.optimizer.rates(numbers, sys.maxsize, since)
+        stops = starts + plan.batch_size
         ends = self.window.last and steps == self._steps_left
+        if ends:
+            stops[-1] = len(self.order)
+        counts = (stops - starts).astype(np.float64)
+        totals = counts if self.uniform else visited_weights(self.data.weights, self.order, starts, stops)
+        since = Since(self.first_step + self.epoch_step, plan.since.epoch + run.epoch)
+        numbers = self.first_step + np.arange(run.step, run.step + steps)
+        rates = run.rate_factor * plan.optimizer.rates(numbers, sys.maxsize, since)
         try:
-            chunk = Chunk(self.order, starts, stops, totals, rates, plan.batch_size)
+            most = (plan.microbatch or plan.batch_size) + plan.network.needs_batches
+            of_heads = self.head_totals(self.order, starts, stops)
+            chunk = Chunk(self.order, starts, stops, totals, rates, most, of_heads, plan.microbatch)
             objectives, validation_loss = self._take(chunk, ends)
         except LeftBehind:  # self.state is as it was
             self._end_chunk()  # a Checkpoint writes here, since the training stops
             return False
-        taken = len(objectives)
-        by_rows = plan.network.convention == "sklearn"
-        counts = (stops - starts).astype(np.float64) if by_rows else totals
+        taken = objectives.shape[-1]
+        counts = counts if plan.network.convention == "sklearn" else totals
         self.losses.add(counts[:taken], objectives)
         run.step = self.state.step - self.steps_before
         run.rows_seen += self._advance_by(taken)
@@ -198,7 +208,7 @@ class Streamed(Training):
         run = self.run
         if not self.epoch_weighs:
             raise ValueError(f"the weights of epoch {run.epoch + 1} are all zero")
-        run.history["loss"].append(self.open_losses.close())
+        self.write(self.open_losses.close())
         run.epoch, self.epoch_state = len(run.history["loss"]), None
         vars(run)["rows"] = self.epoch_rows
         run.rows_seen = run.epoch * self.epoch_rows  # a training that is resumed did not know that
@@ -210,29 +220,26 @@ class Streamed(Training):
 
     # --- validation ---------------------------------------------------------------------------------
 
-    def validation_loss(self, parameters: NDArray[Any]) -> float | None:
+    def validation_loss(self, parameters: NDArray[Any]) -> Any:
         """Return the loss over the rows to validate on, window by window if they come in blocks."""
         held_out = self.blocks_held_out
         if held_out is None:
             return super().validation_loss(parameters)
-        weights: list[float] = []
-        losses: list[float] = []
-        with Windows(held_out.source, held_out.wanted, 1, "validation ", self.run.epoch) as windows:
+        network, found = self.plan.network, []
+        with Windows(held_out.source, held_out.row_format, 1, "validation ", self.run.epoch) as windows:
             while (window := windows.next(lambda: self.run.stop_reason is not None)) is not None:
                 data = window.data
-                if weight := float(data.weights.sum(dtype=np.float64)):
-                    weights.append(weight)
-                    losses.append(heeding(self.run, window.rows, self._loss_of(parameters, data)))
+                if data.weights.any():
+                    loss_of = functools.partial(self.plan.backend.evaluate, network, parameters, data)
+                    found.append((counts_of(network, data), interruptible(self.run, window.rows, loss_of)))
                 if window.last:
-                    if not weights:
+                    if not found:
                         raise ValueError("the weights of the validation blocks are all zero")
-                    shares = np.array(weights) / sum(weights)
-                    return float((shares * losses).sum())
+                    totals = np.sum([counts for counts, _ in found], axis=0)
+                    shares = [share_of(counts, totals, loss) for counts, loss in found]
+                    return evaluated(network, np.sum(shares, axis=0))
                 windows.release(window)
         raise LeftBehind
-
-    def _loss_of(self, parameters: NDArray[Any], data: Data) -> Callable[[], float]:
-        return lambda: self.plan.backend.evaluate(self.plan.network, parameters, data)
 
     # --- snapshots ----------------------------------------------------------------------------------
 

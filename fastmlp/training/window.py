@@ -48,7 +48,7 @@ class Window:
         most_bytes: int | None = None,
         scale: float | None = None,
     ) -> None:
-        """Make an empty one for so many rows, and `room` before them.
+        """Make an empty one for so many rows, and `room` before them, those of a batch.
 
         most_bytes : of sparse rows, which end it before it has so many, but for a batch; None for no bound
         scale : of bytes that stay bytes; None if they become numbers of the dtype
@@ -68,7 +68,7 @@ class Window:
             return rows
         held = self._bytes + bytes_up_to(block, start, start + rows)
         within = int(np.searchsorted(held, self._most_bytes, side="right"))
-        return min(rows, max(within, self._room + 1 - self.rows))
+        return min(rows, max(within, self._room - self.rows))
 
     def put(self, block: Block, start: int, stop: int, scale: float) -> None:
         """Append some rows of a block."""
@@ -119,7 +119,7 @@ class Window:
 def bytes_up_to(block: Block, start: int, stop: int) -> NDArray[np.int64]:
     """Return what the first row of [start, stop) takes in a window, the first two, .. of a sparse block."""
     indptr, size = block.inputs.indptr, block.targets.itemsize
-    numbers = indptr[start + 1 : stop + 1] - indptr[start]
-    rows = np.arange(1, stop - start + 1)
-    bytes_: NDArray[np.int64] = numbers * (4 + size) + rows * (8 + size * (block.targets.shape[1] + 1))
+    numbers, rows = indptr[start + 1 : stop + 1] - indptr[start], np.arange(1, stop - start + 1)
+    columns = block.inputs.dense.shape[1] + block.targets.shape[1] + 1
+    bytes_: NDArray[np.int64] = numbers * (4 + size) + rows * (8 + size * columns)
     return bytes_

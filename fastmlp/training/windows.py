@@ -19,16 +19,18 @@ from numpy.typing import DTypeLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.choice import may_take_bytes
+from fastmlp.model.inputs import Blocks, sparse_columns
 from fastmlp.model.sparse import SparseRows
-from fastmlp.training.data import as_array, checked_weights, floating_dtype
-from fastmlp.training.sources.blocks import SHAPE, Given, Slices, Source, named_blocks
+from fastmlp.training.data import checked_weights, clean_blocks, floating_dtype
+from fastmlp.training.input_rows import check_codes, joined
+from fastmlp.training.sources.blocks import SHAPE, IterableSource, Slices, Source, named_blocks
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 from fastmlp.training.window import Block, Window
 
 Array = NDArray[Any]
 
 WINDOW_BYTES = 1 << 25
-"""Of a window where a user says nothing: two of them and what is carried are what training takes of rows.
+"""Bytes of a window by default: two of them and what is carried are what training takes of rows.
 
 Rows that stay bytes are counted as what they become, and take a quarter of it: a window of 8 MiB stays in the
 cache where one of 32 does not, and an epoch was 4 % shorter (784-128-10, batch 128)."""
@@ -40,7 +42,7 @@ PATIENCE = 1.0
 """Seconds that a thread is waited for at the end, which may be in a user's code."""
 
 
-class Wanted(NamedTuple):
+class RowFormat(NamedTuple):
     """What the rows shall become.
 
     n_in : columns of X, None for those of the first block
@@ -50,6 +52,7 @@ class Wanted(NamedTuple):
     batch_size : rows of a batch
     window : rows to a window, at least a batch's; None for as many as take WINDOW_BYTES
     class_weights : class_weights(y) gives what a row's weight is multiplied with, or None
+    blocks : of the network's inputs, see `Network.blocks`
     """
 
     n_in: int | None
@@ -59,18 +62,23 @@ class Wanted(NamedTuple):
     batch_size: int
     window: int | None
     class_weights: Callable[[Any], Array | None] = lambda y: None
+    blocks: Blocks = ()
 
 
 class Windows:
     """The windows of some epochs, one after another; a context, at whose end the thread is gone.
 
-    epochs : how many are wanted; what : comes before "block" in errors; done : epochs before them
+    A window belongs to one thread at a time. Queues hand it over; their locks order what was written to it.
+
+    epochs : how many there shall be; what : comes before "block" in errors; done : epochs before them
     """
 
-    def __init__(self, source: Source, wanted: Wanted, epochs: int, what: str = "", done: int = 0) -> None:
-        self.source, self.wanted, self.epochs, self._done = source, wanted, epochs, done
+    def __init__(
+        self, source: Source, row_format: RowFormat, epochs: int, what: str = "", done: int = 0
+    ) -> None:
+        self.source, self.row_format, self.epochs, self._done = source, row_format, epochs, done
         self.rows = source.rows
-        """Of an epoch, once that is known."""
+        """Rows of an epoch, once that is known."""
         self._what = what
         self._ready: queue.SimpleQueue[Window | BaseException] = queue.SimpleQueue()
         self._free: queue.SimpleQueue[Window | None] = queue.SimpleQueue()
@@ -80,7 +88,9 @@ class Windows:
         self._closed = threading.Event()
         # A daemon: it may wait in a user's code for what never comes.
         run = contextvars.copy_context().run
-        self._thread = threading.Thread(target=run, args=(self._fill_all,), daemon=True)
+        self._thread = threading.Thread(
+            target=run, args=(self._fill_all,), name="fastmlp windows", daemon=True
+        )
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -94,7 +104,7 @@ class Windows:
     def next(self, stopped: Callable[[], bool] = lambda: False) -> Window | None:
         """Return the next window when it is filled; None if stopped() before that."""
         while not stopped():
-            over = not self._thread.is_alive()  # asked before the look: what it put last is then there
+            over = not self._thread.is_alive()  # looked at first: what it put last is then there
             with contextlib.suppress(queue.Empty):
                 found = self._ready.get(timeout=POLL)
                 if isinstance(found, BaseException):
@@ -105,7 +115,7 @@ class Windows:
         return None
 
     def release(self, window: Window) -> None:
-        """Let a window be filled anew."""
+        """Give a window back, to be filled anew."""
         self._free.put(window)
 
     # --- on the thread ------------------------------------------------------------------------------
@@ -124,7 +134,7 @@ class Windows:
         with contextlib.closing(self._blocks(epoch)) as blocks:
             block = next(blocks, None)
             if block is None:
-                walked = isinstance(self.source, Given) and self.source.walks > 1
+                walked = isinstance(self.source, IterableSource) and self.source.walks > 1
                 again = "; give a function that makes them anew for every epoch" if walked else ""
                 raise ValueError(f"there is no row in the {self._what}blocks of epoch {epoch + 1}{again}")
             window = self._window(block)
@@ -134,13 +144,13 @@ class Windows:
                     self._ready.put(window)
                     window = self._window(block)
                     continue
-                window.put(block, at, at + take, self.wanted.scale)
+                window.put(block, at, at + take, self.row_format.scale)
                 rows, at = rows + take, at + take
                 if at == len(block.targets):
                     block, at = next(blocks, None), 0
         if self.rows is not None and rows != self.rows:
             raise ValueError(
-                f"epoch {epoch + 1} has {rows} rows in its {self._what}blocks, and {self.rows} are wanted"
+                f"epoch {epoch + 1} has {rows} rows in its {self._what}blocks, and {self.rows} are required"
             )
         self.rows, window.last = rows, True
         self._ready.put(window)
@@ -159,16 +169,20 @@ class Windows:
 
     def _new_window(self, like: Block) -> Window:
         (n_in, n_out), dtype = (like.inputs.shape[1], like.targets.shape[1]), like.targets.dtype
-        sparse, rows, batch = isinstance(like.inputs, SparseRows), self.wanted.window, self.wanted.batch_size
+        sparse, rows, batch = (
+            isinstance(like.inputs, SparseRows),
+            self.row_format.window,
+            self.row_format.batch_size,
+        )
         most_bytes = WINDOW_BYTES if sparse and rows is None else None
-        scale = self.wanted.scale if self._keeps_bytes(n_in) else None
+        scale = self.row_format.scale if self._keeps_bytes(n_in) else None
         if rows is None:
             of_a_row = dtype.itemsize * (n_out + 1) + (8 if sparse else dtype.itemsize * n_in)
             rows = max(batch, WINDOW_BYTES // of_a_row)
         if self.rows is not None:
             rows, batch = min(rows, self.rows), min(batch, self.rows)
         try:
-            return Window(sparse, n_in, n_out, rows, batch - 1, dtype, most_bytes, scale)
+            return Window(sparse, n_in, n_out, rows, batch, dtype, most_bytes, scale)
         except (MemoryError, ValueError, OverflowError):  # NumPy has no memory, or no such number
             raise ValueError(
                 f"there is no memory for a window of {rows} rows and a batch of {batch}; "
@@ -178,11 +192,11 @@ class Windows:
     def _keeps_bytes(self, n_in: int) -> bool:
         """Return whether windows hold bytes as they are, which are finite when they are scaled down."""
         of_bytes = isinstance(self.source, Slices) and self.source.bytes
-        return of_bytes and self.wanted.scale <= 1 and may_take_bytes(n_in)
+        return of_bytes and self.row_format.scale <= 1 and may_take_bytes(n_in)
 
     def _blocks(self, epoch: int) -> Generator[Block]:
         """Yield the blocks of an epoch that have rows, checked."""
-        wanted = self.wanted
+        row_format = self.row_format
 
         def name_of(number: int) -> str:
             if self._closed.is_set():
@@ -191,16 +205,16 @@ class Windows:
 
         for name, given in named_blocks(self.source, name_of):
             try:
-                block = _block(name, given, wanted)
+                block = _block(name, given, row_format)
             except (ValueError, TypeError) as error:
                 kind = TypeError if isinstance(error, TypeError) else ValueError
                 raise kind(f"{name}: {error}") from None
             if block is None:
                 continue
-            wanted = self._keep(name, block, wanted)
+            row_format = self._keep(name, block, row_format)
             yield block
 
-    def _keep(self, name: str, block: Block, wanted: Wanted) -> Wanted:
+    def _keep(self, name: str, block: Block, row_format: RowFormat) -> RowFormat:
         """Return what later blocks must be like: the columns and the dtype of the first."""
         sparse = isinstance(block.inputs, SparseRows)
         if self._sparse not in (None, sparse):
@@ -210,33 +224,39 @@ class Windows:
         if self._n_out not in (None, columns):
             raise ValueError(f"{name}: y has {columns} columns, and {self._n_out} in the blocks before it")
         self._sparse, self._n_out = sparse, columns
-        self.wanted = wanted._replace(n_in=block.inputs.shape[1], dtype=block.targets.dtype)
-        return self.wanted
+        self.row_format = row_format._replace(n_in=block.inputs.shape[1], dtype=block.targets.dtype)
+        return self.row_format
 
 
 class _Closed(Exception):
-    """Nobody wants more windows."""
+    """End the windows: nobody needs more."""
 
 
-def _block(name: str, given: Any, wanted: Wanted) -> Block | None:
+def _block(name: str, given: Any, row_format: RowFormat) -> Block | None:
     """Return a block as it is to be; None if it has no row."""
     if not isinstance(given, (tuple, list)) or len(given) not in (2, 3):
         got = f"{len(given)} parts" if isinstance(given, (tuple, list)) else checks.shown(given)
         raise TypeError(f"a block must be {SHAPE}, got {got}")
     X, y, *rest = given
-    sparse = is_sparse(X)
-    array = X if sparse else as_array("X", X)
-    n_in = wanted.n_in
-    if array.ndim and not array.shape[0]:
+    sparse, mixes = is_sparse(X), sparse_columns(row_format.blocks) > 0
+    if mixes:
+        X = clean_blocks("X", row_format.blocks, X, row_format.dtype, least=0)
+    elif row_format.blocks and not sparse:
+        X, _ = joined("X", row_format.blocks, X)
+    array = X if sparse or mixes else checks.real_array("X", X)
+    n_in, dimensions = row_format.n_in, len(array.shape)
+    if dimensions and not array.shape[0]:
         return None
-    if array.ndim != 2 or (n_in is not None and array.shape[1] != n_in) or not array.shape[1]:
+    if dimensions != 2 or (n_in is not None and array.shape[1] != n_in) or not array.shape[1]:
         raise ValueError(f"X must have shape (rows, {n_in or 'columns'}), got {array.shape}")
     rows = array.shape[0]
-    dtype = floating_dtype(wanted.dtype, array)
-    inputs = clean_rows("X", array, dtype, wanted.scale) if sparse else array
+    dtype = floating_dtype(row_format.dtype, array)
+    inputs = clean_rows("X", array, dtype, row_format.scale) if sparse else array
+    if row_format.blocks and not sparse and not mixes:
+        check_codes("X", row_format.blocks, array)
     weights = np.ones(rows, dtype)  # all of them may be 0
     if rest and rest[0] is not None:
         weights = checked_weights("weight", rest[0], rows, dtype)
-    targets = wanted.targets(y, rows, dtype)
-    factors = wanted.class_weights(y)
+    targets = row_format.targets(y, rows, dtype)
+    factors = row_format.class_weights(y)
     return Block(name, inputs, targets, weights if factors is None else weights * factors.astype(dtype))

@@ -1,4 +1,4 @@
-"""The target machine, described by a few numbers: no other file asks for the instruction set."""
+"""The target machine, described by a few numbers: no other file looks at the instruction set."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import os
 from typing import NamedTuple
 
 from llvmlite import binding
+from llvmlite.binding import ffi
+
+from fastmlp.system import forks
+
+# Every call of LLVM takes it, and this module makes the first ones. llvmlite 0.44 to 0.50.
+forks.wait_for(ffi.lib._lock._lock, 3)
 
 
 class Machine(NamedTuple):
@@ -20,8 +26,11 @@ class Machine(NamedTuple):
         twentieth of a step of 600-90-10 with 90 rows; one tile of two rows takes half of that.
     row : the most vectors across a tile of one row. With few vectors it waits for the latency of its FMAs: a row
         through 784-128 took 6.1 us by three vectors.
-    masks : whether a masked load costs little more than a plain one (AVX-512: one instruction more).
+    masks : whether a masked load costs little more than a plain one (AVX-512, and SVE: an instruction more at most).
         Then only the tallest tiles exist without a mask too; elsewhere every tile does.
+    constant_masks : whether masks of tiles must be constants, so that a tile is written for each number of lanes.
+        Without masked loads LLVM writes a branch for each lane of any other mask: by llvm-mca for `neoverse-n1` a round
+        of a masked 8x1 tile took 27 cycles, now 6 to 10, and its three texts together are shorter than the one.
     pack_rows : from this number of rows of x on, W is copied into panels wherever its rows lie. With AVX-512 a tile
         uses each vector of W often enough for W to come from L2, so it has NEVER. 4x3 tiles of 8 lanes went from 0.75
         of peak to 0.88 at 128 x 784 x 128. At 32 rows the copy pays (in float64 the product takes 0.89 of the time);
@@ -35,15 +44,17 @@ class Machine(NamedTuple):
     approximates_roots : whether there are instructions for 1/sqrt(x) and 1/x to 14 bits
     fma_ports, fma_latency : multiply-adds of a vector in a cycle, and cycles until one is done
     settles : the letter of a vector register in inline assembly, where LLVM must be made to keep the order of a tile's
-        loads; else empty. For some processors with AVX-512 LLVM loads early what is needed late, and keeps
-        accumulators on the stack: a round of 12x2 tiles took 28 cycles by llvm-mca for `skylake-avx512`, now 13.
-        For AVX2 LLVM does not, and there weight gradients of ordered rows lost a sixth by it.
+        loads; else empty. For some processors LLVM loads early what is needed late, and keeps accumulators on the
+        stack: a round of 12x2 tiles took 28 cycles by llvm-mca for `skylake-avx512`, now 13; one of 8x3 tiles over
+        ordered terms 33.5 for `neoverse-n1`, now 12.5. For AVX2 LLVM does not, and there weight gradients of ordered
+        rows lost a sixth by it.
     """
 
     vector_bytes: int
     shapes: tuple[tuple[int, ...], ...]
     row: int = 8
     masks: bool = False
+    constant_masks: bool = False
     pack_rows: int = 32
     pack_deltas: int = 256
     accumulators: int = 24
@@ -51,6 +62,11 @@ class Machine(NamedTuple):
     fma_ports: int = 2
     fma_latency: int = 4
     settles: str = ""
+
+    @property
+    def tiles(self) -> tuple[int, tuple[tuple[int, ...], ...]]:
+        """What the shapes of tiles are known by: code of one processor runs on another with the same."""
+        return self.vector_bytes, self.shapes
 
     @property
     def vectors(self) -> int:
@@ -68,12 +84,15 @@ WIDE = ((1, 2, 4, 8, 12), (1, 2, 4, 6, 8, 12), (1, 2, 4, 6, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
 AVX512 = Machine(64, WIDE, masks=True, pack_rows=NEVER, pack_deltas=512, approximates_roots=True, settles="v")
 AVX2 = Machine(32, NARROW, accumulators=9)
-NEON = Machine(16, WIDE)
-SSE = Machine(16, NARROW, accumulators=9)
+NEON = Machine(16, WIDE, constant_masks=True, settles="w")
+SSE = Machine(16, NARROW, constant_masks=True, accumulators=9)
 
 AVX2_NEEDS = {"sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma"}
 AVX512_NEEDS = {*AVX2_NEEDS, "f16c", "avx512f", "avx512vl"}
 """The features that each needs, by LLVM's names. Turning one of them off turns the instruction set off."""
+
+FOUR_PORTS = ("apple-", "cortex-x", "grace", "neoverse-v", "oryon-")
+"""How LLVM's names of ARM's processors begin that multiply and add four vectors in a cycle; others do two."""
 
 
 @functools.cache
@@ -99,14 +118,13 @@ def target() -> tuple[str, str, str]:
 @functools.cache
 def host() -> Machine:
     """The `Machine` that Numba compiles for."""
-    triple, _, features = target()
-    return machine_of(triple, features)
+    return machine_of(*target())
 
 
-def machine_of(triple: str, features: str) -> Machine:
+def machine_of(triple: str, name: str, features: str) -> Machine:
     """The `Machine` of a target.
 
-    features : in LLVM's form, "+avx,-avx2"
+    name : of the processor; features : in LLVM's form, "+avx,-avx2"
     """
     named = {feature[1:]: feature[0] == "+" for feature in features.split(",") if feature}
     on, off = ({name for name in named if named[name] == there} for there in (True, False))
@@ -114,4 +132,7 @@ def machine_of(triple: str, features: str) -> Machine:
         return AVX512
     if on >= {"avx2", "fma"} and not off & AVX2_NEEDS:
         return AVX2
-    return NEON if triple.startswith(("aarch64", "arm64")) else SSE
+    if not triple.startswith(("aarch64", "arm64")):
+        return SSE
+    has_masks, ports = "sve" in on, 4 if name.startswith(FOUR_PORTS) else 2
+    return NEON._replace(masks=has_masks, constant_masks=not has_masks, fma_ports=ports)

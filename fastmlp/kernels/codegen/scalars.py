@@ -1,4 +1,4 @@
-"""What jitted loops call for each element: formulas, entries of tables by their codes, hints for LLVM."""
+"""Functions that jitted loops call for each element or in between: formulas, entries of tables, hints for LLVM, calls into Python."""
 
 # mypy: ignore-errors
 
@@ -9,18 +9,19 @@ from numba.extending import intrinsic
 from fastmlp.formulas import elementary, numbers
 from fastmlp.formulas.numbers import where
 from fastmlp.kernels.codegen.symbols import Symbol, jittable
+from fastmlp.kernels.codegen.types import BYTE
 from fastmlp.kernels.codegen.vectors import FLOATS, INT, data_pointer
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, SOFTMAX
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.losses import LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY, within
-from fastmlp.model.rules import MOST_CONSTANTS
+from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 fma, exp, log = jittable(numbers.fma), jittable(elementary.exp), jittable(elementary.log)
 
 
 @jittable
 def clipped(clips: bool, value):
-    """A cross-entropy, bounded where `Network.clips` says so."""
+    """A cross-entropy, bounded where `Objective.clips` says so."""
     return where(clips, within(value, LEAST_CROSS_ENTROPY, MOST_CROSS_ENTROPY), value)
 
 
@@ -89,7 +90,7 @@ def output_chain(typing_context, loss, output, by_a, a):
 
 @intrinsic
 def within_bounds(typing_context, loss, clips, value):
-    """Return the loss of one element, bounded where `Network.clips` says so; loss : its code, a constant."""
+    """Return the loss of one element, bounded where `Objective.clips` says so; loss : its code, a constant."""
     if literal(loss) and isinstance(value, types.Float):
         entry = LOSS_CODES[loss.literal_value]
 
@@ -100,38 +101,88 @@ def within_bounds(typing_context, loss, clips, value):
         return value(loss, types.boolean, value), emit
 
 
+ELEMENT, LOG, PAIR, ROW = range(4)
+"""The forms of losses: of an element, of the logarithm of softmax, of two outputs, and of a user's row."""
+
+
+def form_of(entry):
+    """Return which of the forms a loss has."""
+    if entry.element is None:
+        return ROW
+    return LOG if entry.of_logs else PAIR if entry.outputs_per_target == 2 else ELEMENT
+
+
 @intrinsic
-def is_row_loss(typing_context, loss):
-    """Return whether a loss is a user's `RowLoss`; loss : its code, a constant."""
+def loss_form(typing_context, loss):
+    """Return the form of a loss; loss : its code, a constant."""
     if literal(loss):
-        entry = LOSS_CODES[loss.literal_value]
+        form = form_of(LOSS_CODES[loss.literal_value])
 
         def emit(context, builder, signature, values):
-            return ir.Constant(ir.IntType(1), bool(entry.digest and entry.element is None))
+            return INT(form)
 
-        return types.boolean(loss), emit
+        return types.int64(loss), emit
+
+
+def _terms(loss, form, z, results, kinds, call):
+    """Return what an intrinsic returns that calls the formula of a loss; zeros where it has another form."""
+    if not literal(loss) or not isinstance(z, types.Float):
+        return None
+    entry = LOSS_CODES[loss.literal_value]
+
+    def emit(context, builder, signature, values):
+        numbers = [Symbol(builder, value) for value in values[1:]]
+        found = (
+            call(entry.element, *numbers) if form_of(entry) == form else [numbers[0].number(0.0)] * results
+        )
+        return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
+
+    return types.UniTuple(z, results)(loss, *kinds), emit
 
 
 @intrinsic
 def element_loss(typing_context, loss, z, a, y, parameter):
-    """Return the loss of one element, and its derivative by a or by z; loss : its code, a constant.
+    """Return the loss of one element, and its derivative by a or by z; loss : its code, a constant."""
+    return _terms(loss, ELEMENT, z, 2, (z,) * 4, lambda formula, *numbers: formula(*numbers))
 
-    Both are 0 for a loss that has no formula of one element.
+
+@intrinsic
+def log_loss(typing_context, loss, z, a, y, first, second, before):
+    """Return the loss of units up to one, and its derivative by z = log(a); loss : its code, a constant.
+
+    first, second : the loss's parameters; before : the loss of the units before
     """
-    if literal(loss) and isinstance(z, types.Float):
-        element = LOSS_CODES[loss.literal_value].element or (lambda z, a, y, parameter: (z.number(0.0),) * 2)
+    call = lambda formula, z, a, y, *rest: formula(z, a, y, rest[:2], rest[2])
+    return _terms(loss, LOG, z, 2, (z,) * 6, call)
+
+
+@intrinsic
+def pair_loss(typing_context, loss, z, second, y):
+    """Return the loss of two outputs, and its derivatives by both; loss : its code, a constant."""
+    return _terms(loss, PAIR, z, 3, (z,) * 3, lambda formula, *numbers: formula(*numbers))
+
+
+@intrinsic
+def log_chain(typing_context, loss, slope, a, along):
+    """Return the derivative by a logit from that by log(a), which sum to `along`; loss : its code, a constant."""
+    if literal(loss) and isinstance(a, types.Float):
+        entry = LOSS_CODES[loss.literal_value]
 
         def emit(context, builder, signature, values):
-            both = element(*(Symbol(builder, value) for value in values[1:]))
-            return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in both])
+            return log_chain_of(entry, *(Symbol(builder, value) for value in values[1:])).value
 
-        return types.UniTuple(z, 2)(loss, z, z, z, z), emit
+        return a(loss, a, a, a), emit
+
+
+def log_chain_of(entry, slope, a, along):
+    """`log_chain`; of a loss whose derivative is by the logit already, that."""
+    return slope if entry.by_logit else numbers.fma(-a, along, slope)
 
 
 def constants_at(context, builder, kind, value):
     """Return a rule's constants, scalars, from the float64 array that holds them."""
     place, double = data_pointer(context, builder, kind, value), FLOATS[types.float64]
-    # Nothing writes to them while a program runs. LLVM is told so: it computes what follows from them once a chunk.
+    # Nothing writes to them while a program runs. LLVM has the hint: it computes what follows from them once a chunk.
     never_changes = builder.module.add_metadata([])
 
     def read(i):
@@ -139,7 +190,7 @@ def constants_at(context, builder, kind, value):
         value.set_metadata("invariant.load", never_changes)
         return value
 
-    return [Symbol(builder, read(i)) for i in range(MOST_CONSTANTS + 1)]
+    return [Symbol(builder, read(i)) for i in range(ROOM_FOR_CONSTANTS)]
 
 
 @intrinsic
@@ -151,17 +202,29 @@ def step_element(typing_context, code, i, rate, constants, t, g, p, first, secon
         def emit(context, builder, signature, values):
             arrays = zip(signature.args[5:], values[5:], strict=True)
             kind = FLOATS[p.dtype]
-            at = [
-                builder.gep(data_pointer(context, builder, *array), [values[1]], source_etype=kind)
-                for array in arrays
-            ]
-            told = constants_at(context, builder, constants, values[3])
-            numbers = Symbol(builder, values[2]), told, Symbol(builder, values[4])
+            pointers = with_further_moments(
+                builder, entry, [data_pointer(context, builder, *array) for array in arrays]
+            )
+            at = [builder.gep(pointer, [values[1]], source_etype=kind) for pointer in pointers]
+            numbers_at = constants_at(context, builder, constants, values[3])
+            numbers = Symbol(builder, values[2]), numbers_at, Symbol(builder, values[4])
             take_step(entry, *numbers, [Place(builder, place, kind) for place in at])
             return context.get_dummy_value()
 
         arrays = g, p, first, second
         return types.void(code, types.intp, types.float64, constants, types.float64, *arrays), emit
+
+
+def with_further_moments(builder, entry, pointers):
+    """Return pointers to a gradient, parameters and two moments with those to the rule's further moments.
+
+    Rows of moments lie as far apart as the first two.
+    """
+    found = [*pointers]
+    while len(found) < 2 + entry.moments:
+        distance = builder.sub(*(builder.ptrtoint(pointer, INT) for pointer in (found[3], found[2])))
+        found.append(builder.gep(found[-1], [distance], source_etype=BYTE))
+    return found
 
 
 class Place:
@@ -228,3 +291,15 @@ def trailing_zeros(typing_context, word):
         return builder.cttz(values[0], ir.Constant(ir.IntType(1), 1))
 
     return types.int64(types.uint64), emit
+
+
+@intrinsic
+def call_back(typing_context, address, step, first, last):
+    """Call the C function at an address, of three whole numbers, which returns nothing."""
+
+    def emit(context, builder, signature, values):
+        kind = ir.FunctionType(ir.VoidType(), [INT, INT, INT])
+        builder.call(builder.inttoptr(values[0], kind.as_pointer()), values[1:])
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, types.intp, types.intp), emit

@@ -16,7 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.formulas.numbers import Constant
+from fastmlp.formulas.numbers import DtypeConstant
 from fastmlp.kernels.codegen import roots
 from fastmlp.kernels.codegen.types import INT32, declare
 
@@ -49,7 +49,7 @@ def widest(*values):
 class Symbol:
     """A float in code that is being written, or an integer, or the truth of a comparison; or a vector of them.
 
-    The other operand may be a Python number or a `Constant`, which takes this one's dtype, or a float64, which is
+    The other operand may be a Python number or a `DtypeConstant`, which takes this one's dtype, or a float64, which is
     rounded to it. A scalar operand goes to all lanes of a vector. Comparisons with NaN are false.
     Integers are compared as signed, shifted as bits, and divided only where they are not negative.
     """
@@ -82,7 +82,7 @@ class Symbol:
         """Return the LLVM value of another symbol, or of a number, converted to this one's type."""
         if isinstance(other, Symbol):
             return other.value if other.value.type == self.value.type else self._spread(other)
-        number = other.of(self) if isinstance(other, Constant) else other
+        number = other.of(self) if isinstance(other, DtypeConstant) else other
         kind = self.value.type
         lanes = [ir.Constant(self.lane, number)] * kind.count if isinstance(kind, ir.VectorType) else number
         return ir.Constant(kind, lanes)
@@ -195,8 +195,8 @@ def jittable(formula):
     is a float.
     """
     hints = typing.get_type_hints(formula)
-    wanted = [hints.get(name, float) for name in inspect.signature(formula).parameters]
-    given = hints.get("return", float if float in wanted else int)
+    expected = [hints.get(name, float) for name in inspect.signature(formula).parameters]
+    given = hints.get("return", float if float in expected else int)
     several = typing.get_args(given)
 
     def call(typing_context, *kinds):
@@ -206,14 +206,14 @@ def jittable(formula):
                 return found.value
             return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
 
-        if not all(isinstance(kind, ABSTRACT[want]) for kind, want in zip(kinds, wanted)):
+        if not all(isinstance(kind, ABSTRACT[want]) for kind, want in zip(kinds, expected)):
             return None
-        floats = {types.unliteral(kind) for kind, want in zip(kinds, wanted) if want is float}
+        floats = {types.unliteral(kind) for kind, want in zip(kinds, expected) if want is float}
         if len(floats) > 1:
             return None
         concrete = {int: types.intp, bool: types.boolean, float: next(iter(floats), None)}
         result = types.Tuple([concrete[one] for one in several]) if several else concrete[given]
-        return result(*(concrete[want] for want in wanted)), emit
+        return result(*(concrete[want] for want in expected)), emit
 
     made = intrinsic_like(formula, call)
     made.formula = formula

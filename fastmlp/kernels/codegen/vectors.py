@@ -1,4 +1,4 @@
-"""What kernels are written with: LLVM's vectors, masks, loops, places in memory.
+"""LLVM's vectors, masks, loops and places in memory, with which kernels are written.
 
 LLVM's own vectoriser uses 256 bits on Intel ("prefer-256-bit") and leaves scalar tails. The code that is written here
 has the full width, and a masked vector in place of every tail.
@@ -304,6 +304,13 @@ def fetch_line(builder, pointer):
     builder.call(call, [pointer, INT32(0), INT32(2), INT32(1)])  # 0: to read; 2: L2; 1: data
 
 
+def fetch_row(builder, base, row, row_bytes):
+    """`fetch_line` for all lines of a row."""
+    place = builder.gep(base, [(row * row_bytes).value], source_etype=BYTE)
+    with counted(builder, row_bytes, LINE_BYTES) as j:
+        fetch_line(builder, builder.gep(place, [j.value], source_etype=BYTE))
+
+
 @intrinsic
 def prefetch_rows(typing_context, array, order, first, last):
     """Prefetch the rows order[first:last] of a C-contiguous (rows, columns) or (rows,) array."""
@@ -317,13 +324,24 @@ def prefetch_rows(typing_context, array, order, first, last):
         first, last = (Symbol(builder, value) for value in arguments[2:])
         with counted(builder, last - first) as i:
             at = builder.gep(places, [(first + i).value], source_etype=INT)
-            place = Symbol(builder, builder.load(at, typ=INT)) * row_bytes
-            row = builder.gep(base, [place.value], source_etype=BYTE)
-            with counted(builder, row_bytes, LINE_BYTES) as j:
-                fetch_line(builder, builder.gep(row, [j.value], source_etype=BYTE))
+            fetch_row(builder, base, Symbol(builder, builder.load(at, typ=INT)), row_bytes)
         return context.get_dummy_value()
 
     return types.void(array, order, types.intp, types.intp), emit
+
+
+@intrinsic
+def prefetch_row(typing_context, array, row):
+    """Prefetch a row of a C-contiguous (rows, columns) array."""
+
+    def emit(context, builder, signature, arguments):
+        base = data_pointer(context, builder, array, arguments[0])
+        shape = cgutils.unpack_tuple(builder, context.make_array(array)(context, builder, arguments[0]).shape)
+        row_bytes = Symbol(builder, shape[1]) * (array.dtype.bitwidth // 8)
+        fetch_row(builder, base, Symbol(builder, arguments[1]), row_bytes)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
 
 
 @intrinsic

@@ -65,6 +65,18 @@ def vector(typing_context, array, start, length):
 
 
 @intrinsic
+def span(typing_context, array, first, last):
+    """Return the elements [first, last) of a C-contiguous array, as (last - first,)."""
+    result = types.Array(array.dtype, 1, "C")
+
+    def emit(context, builder, signature, values):
+        place = _place(context, builder, array, *values[:2])
+        return view(context, builder, result, place, [builder.sub(values[2], values[1])])
+
+    return result(array, types.intp, types.intp), emit
+
+
+@intrinsic
 def matrix(typing_context, array, start, rows, columns):
     """Return the elements of a C-contiguous array from element `start` on, as (rows, columns)."""
     result = types.Array(array.dtype, 2, "C")
@@ -83,7 +95,7 @@ def _field(context, builder, record, value, name):
 
 
 def _of_layer(name, rows, columns):
-    """The intrinsic (array, layer): the view that begins at a place in a flat array; a LAYER's field has the place."""
+    """The intrinsic (array, layer): the view that begins at a place in a flat array; an OPERATION's field has the place."""
 
     @intrinsic
     def part(typing_context, array, layer):
@@ -108,16 +120,36 @@ biases_of = _of_layer("biases", None, "n_out")
 
 @intrinsic
 def units_of(typing_context, memory, start, layer, rows):
-    """Return a layer's units as (rows, n_out); the buffer with the units of all layers begins at element `start`."""
+    """Return a layer's units as (rows, width); the buffer with the units of all layers begins at element `start`."""
     result = types.Array(memory.dtype, 2, "C")
 
     def emit(context, builder, signature, values):
         memory_, start_, layer_, rows_ = values
-        units, n_out = (_field(context, builder, layer, layer_, name) for name in ("units", "n_out"))
+        units, width = (_field(context, builder, layer, layer_, name) for name in ("units", "width"))
         place = _place(context, builder, memory, memory_, builder.add(start_, builder.mul(units, rows_)))
-        return view(context, builder, result, place, [rows_, n_out])
+        return view(context, builder, result, place, [rows_, width])
 
     return result(memory, types.intp, layer, types.intp), emit
+
+
+@intrinsic
+def output_of(typing_context, memory, activations, dropped, operation, rows):
+    """Return what an operation gives to those that read it, (rows, width): after dropout, where it has one.
+
+    activations, dropped : the places of both buffers, with the units of all operations
+    """
+    result = types.Array(memory.dtype, 2, "C")
+
+    def emit(context, builder, signature, values):
+        memory_, activations_, dropped_, operation_, rows_ = values
+        units, width = (_field(context, builder, operation, operation_, name) for name in ("units", "width"))
+        # The bits of a positive number are a positive integer.
+        drops = _field(context, builder, operation, operation_, "dropout")
+        start = builder.select(builder.icmp_signed(">", drops, INT(0)), dropped_, activations_)
+        place = _place(context, builder, memory, memory_, builder.add(start, builder.mul(units, rows_)))
+        return view(context, builder, result, place, [rows_, width])
+
+    return result(memory, types.intp, types.intp, operation, types.intp), emit
 
 
 @intrinsic
@@ -154,6 +186,20 @@ def rows_of(typing_context, array, first, last):
         columns, rows = builder.extract_value(shape, 1), builder.sub(values[2], values[1])
         place = _place(context, builder, array, values[0], builder.mul(values[1], columns))
         return view(context, builder, result, place, [rows, columns])
+
+    return result(array, types.intp, types.intp), emit
+
+
+@intrinsic
+def each_member(typing_context, array, members, units):
+    """Return rows (rows, members * units) as rows of each member, (rows * members, units)."""
+    result = types.Array(array.dtype, 2, "C")
+
+    def emit(context, builder, signature, values):
+        fields = context.data_model_manager[array]
+        data, shape = (fields.get(builder, values[0], name) for name in ("data", "shape"))
+        rows = builder.mul(builder.extract_value(shape, 0), values[1])
+        return view(context, builder, result, data, [rows, values[2]])
 
     return result(array, types.intp, types.intp), emit
 

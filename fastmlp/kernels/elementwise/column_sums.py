@@ -9,9 +9,9 @@ Separate because it is written with vectors: a loop that LLVM vectorises has sca
 from numba import types
 from numba.extending import intrinsic
 
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer
-from fastmlp.kernels.gemm.microkernel import MACHINE
 
 PANELS = 8, 4, 2, 1
 """Vectors side by side: several hide the latency of an addition."""
@@ -57,7 +57,7 @@ def column_sums(typing_context, a, out):
         source, target = (
             data_pointer(context, build, *array) for array in zip(signature.args, arguments, strict=True)
         )
-        v = Vectors(build, a.dtype, MACHINE.vector_bytes)
+        v = Vectors(build, a.dtype, host().vector_bytes)
         emit_sums(v, rows, columns, source, columns * v.itemsize, target)
         return context.get_dummy_value()
 

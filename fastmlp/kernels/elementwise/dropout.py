@@ -8,18 +8,51 @@ took 3 ns.
 
 from llvmlite import ir
 
+from fastmlp.formulas.numbers import where
+from fastmlp.kernels.codegen.arrays import of_arrays
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import INT32
 from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted
-from fastmlp.kernels.gemm.microkernel import MACHINE
-from fastmlp.kernels.gemm.operands import of_arrays
 
 
 def scramble(bits):
-    """As `baseline.scramble`, of a `Symbol`."""
+    """`baseline.scramble` of a `Symbol`."""
     bits = (bits ^ (bits >> 16)) * 0x7FEB352D
     bits = (bits ^ (bits >> 15)) * 0x846CA68B
     return bits ^ (bits >> 16)
+
+
+def row_word(word, row):
+    """The hash of a row of a batch; word : of the step and the layer, integers of 32 bits as all here"""
+    return scramble(word + row * 0x9E3779B9)
+
+
+def is_kept(row_word, unit, threshold):
+    """Whether a unit of a row is kept."""
+    bits = scramble(row_word + unit * 0x85EBCA6B)
+    return Symbol(bits.builder, bits.builder.icmp_unsigned(">=", bits.value, bits.like(threshold)))
+
+
+def emit_drop(v, rows, units, word, first, threshold, scale, source, target):
+    """Write rows of target = those of source times the scale where a unit is kept, else 0.
+
+    rows, units : integers or `Symbol`s; source(i), target(i) : the place of row i; the others as of `drop_units`
+    """
+    build = v.builder
+    spread = lambda symbol: Symbol(build, broadcast(build, symbol.value, v.lanes))
+    short = lambda symbol: Symbol(build, build.trunc(symbol.value, INT32))
+    lane = Symbol(build, ir.Constant(ir.VectorType(INT32, v.lanes), list(range(v.lanes))))
+    with counted(build, rows) as i:
+        row = spread(row_word(word, first + short(i)))
+
+        def drop(j, mask):
+            at = j if isinstance(j, int) else spread(short(j))
+            kept = Symbol(build, v.load(v.shift(source(i), j * v.itemsize), mask)) * scale
+            dropped = where(is_kept(row, lane + at, threshold), kept, 0.0)
+            v.store(dropped.value, v.shift(target(i), j * v.itemsize), mask)
+
+        v.over(units, drop)
 
 
 @of_arrays
@@ -28,20 +61,6 @@ def drop_units(word, first, threshold, scale, a, out):
 
     word, threshold : uint32, of the step and layer; first : the batch's row that is row 0 of a
     """
-    build = a.builder
-    v = Vectors(build, a.kind.dtype, MACHINE.vector_bytes)
-    spread = lambda symbol: Symbol(build, broadcast(build, symbol.value, v.lanes))
-    short = lambda symbol: Symbol(build, build.trunc(symbol.value, INT32))
-    lane = Symbol(build, ir.Constant(ir.VectorType(INT32, v.lanes), list(range(v.lanes))))
-    thresholds, scales = spread(threshold), spread(scale)
-    with counted(build, a.rows) as i:
-        row = spread(scramble(word + short(first + i) * 0x9E3779B9))
-
-        def drop(j, mask):
-            bits = scramble(row + (spread(short(j)) + lane) * 0x85EBCA6B)
-            keeps = build.icmp_unsigned(">=", bits.value, thresholds.value)
-            at = j * v.itemsize
-            kept = Symbol(build, v.load(v.shift(a.at(i), at), mask)) * scales
-            v.store(build.select(keeps, kept.value, v.zero), v.shift(out.at(i), at), mask)
-
-        v.over(a.columns, drop)
+    v = Vectors(a.builder, a.kind.dtype, host().vector_bytes)
+    first = Symbol(a.builder, a.builder.trunc(first.value, INT32))
+    emit_drop(v, a.rows, a.columns, word, first, threshold, scale, a.at, out.at)

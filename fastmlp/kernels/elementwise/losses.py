@@ -11,39 +11,36 @@ back: 3 us, and 1 ns a unit.
 
 from __future__ import annotations
 
-from fastmlp.kernels.codegen.scalars import is_row_loss
+from fastmlp.kernels.codegen.scalars import ROW, loss_form
 from fastmlp.kernels.codegen.views import lesser, matrix
-from fastmlp.kernels.codes import CROSS_ENTROPY, SOFTMAX
-from fastmlp.kernels.elementwise import abreast
-from fastmlp.kernels.elementwise.abreast import LANES
+from fastmlp.kernels.codes import SOFTMAX
+from fastmlp.kernels.elementwise import batched
+from fastmlp.kernels.elementwise.batched import LANES
 from fastmlp.kernels.gemm.packing import transpose
 
 
 def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
-    """As in baseline. scratch : of 3 * LANES * (units + 1) numbers"""
+    """Contract of baseline's slot. scratch : of 3 * LANES * (units + 1) numbers"""
     rows, units = z.shape
     size = units * LANES
-    logits, wanted = matrix(scratch, 0, units, LANES), matrix(scratch, size, units, LANES)
+    logits, expected = matrix(scratch, 0, units, LANES), matrix(scratch, size, units, LANES)
     outputs, sums = matrix(scratch, 2 * size, units, LANES), matrix(scratch, 3 * size, 3, LANES)
-    clips = parameters[0] != 0
+    clips = parameters[0] < 0
     objective = 0.0
     for start in range(0, rows, LANES):
         count = lesser(LANES, rows - start)
         # Lanes beyond the last row hold old numbers; their results are not used.
         transpose(count, units, z, start * units, units, logits, 0, LANES)
-        transpose(count, units, targets, start * units, units, wanted, 0, LANES)
-        abreast.weigh(share, weights, start, count, sums)
+        transpose(count, units, targets, start * units, units, expected, 0, LANES)
+        batched.weigh(share, weights, start, count, sums)
         if output == SOFTMAX:
-            abreast.softmax(logits, outputs, sums)
-            if is_row_loss(loss):  # it reads the logits before `softmax` subtracted their maximum
+            batched.softmax(logits, outputs, sums)
+            if loss_form(loss) == ROW:  # it reads the logits before `softmax` subtracted their maximum
                 transpose(count, units, z, start * units, units, logits, 0, LANES)
         else:
             activate(output, logits, outputs)
-        if loss == CROSS_ENTROPY:
-            abreast.cross_entropy(clips, logits, wanted, outputs, sums)
-        else:
-            abreast.element_losses(loss, output, clips, parameters, logits, wanted, outputs, sums)
-        abreast.blank(outputs, sums)
+        batched.element_losses(loss, output, clips, parameters, logits, expected, outputs, sums)
+        batched.blank(outputs, sums)
         transpose(units, count, outputs, 0, LANES, delta, start * units, units)
-        objective += abreast.total_loss(count, sums)
+        objective += batched.total_loss(count, sums)
     return objective

@@ -8,18 +8,18 @@ has a maximum and a sum of its own, which are combined by halves.
 
 from fastmlp.formulas.elementary import exp_nonpositive
 from fastmlp.formulas.numbers import at_least
+from fastmlp.kernels.codegen.arrays import of_arrays
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.row_expressions import Running
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, broadcast, counted, folded
-from fastmlp.kernels.elementwise.row_losses import Running
-from fastmlp.kernels.gemm.microkernel import MACHINE
-from fastmlp.kernels.gemm.operands import of_arrays
 
 
 @of_arrays
 def softmax_of_rows(z, out):
     """out (rows, classes) = exp(z) / its row sums; each row's maximum is subtracted from z first; out may be z."""
     build = z.builder
-    v = Vectors(build, z.kind.dtype, MACHINE.vector_bytes)
+    v = Vectors(build, z.kind.dtype, host().vector_bytes)
 
     def within(mask, value, other):
         """The value in the lanes of a row, the other one beyond."""

@@ -5,14 +5,14 @@
 from numba import types
 from numba.extending import intrinsic
 
-from fastmlp.kernels.codegen.scalars import constants_at, literal, take_step
+from fastmlp.kernels.codegen.machine import host
+from fastmlp.kernels.codegen.scalars import constants_at, literal, take_step, with_further_moments
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import Vectors, data_pointer
 from fastmlp.kernels.codes import RULE_CODES
-from fastmlp.kernels.gemm.microkernel import MACHINE
 
 
-class Place:
+class VectorPlace:
     """The place of a vector; the memory of lanes outside the mask is not read or written."""
 
     def __init__(self, vectors, pointer, mask):
@@ -28,14 +28,19 @@ class Place:
 def emit_steps(build, dtype, entry, n, pointers, rate, constants, t, penalty=None):
     """Write one step of a rule over n numbers.
 
-    pointers : of a gradient, parameters and two moments, n numbers each; the others as in `scalars.take_step`
+    pointers : of a gradient, parameters and moments, n numbers each; the others as in `scalars.take_step`
     """
-    v = Vectors(build, dtype, MACHINE.vector_bytes)
+    v = Vectors(build, dtype, host().vector_bytes)
 
     def step(i, mask):
         at = i * v.itemsize
         take_step(
-            entry, rate, constants, t, [Place(v, v.shift(pointer, at), mask) for pointer in pointers], penalty
+            entry,
+            rate,
+            constants,
+            t,
+            [VectorPlace(v, v.shift(pointer, at), mask) for pointer in pointers],
+            penalty,
         )
 
     v.over(n, step)
@@ -50,10 +55,19 @@ def take_steps(typing_context, code, rate, constants, t, g, p, first, second):
         def emit(context, build, signature, values):
             arrays = list(zip(signature.args[4:], values[4:], strict=True))
             n = Symbol(build, build.extract_value(context.make_array(g)(context, build, values[4]).shape, 0))
-            pointers = [data_pointer(context, build, *array) for array in arrays]
-            told = constants_at(context, build, constants, values[2])
+            pointers = with_further_moments(
+                build, entry, [data_pointer(context, build, *array) for array in arrays]
+            )
+            numbers_at = constants_at(context, build, constants, values[2])
             emit_steps(
-                build, g.dtype, entry, n, pointers, Symbol(build, values[1]), told, Symbol(build, values[3])
+                build,
+                g.dtype,
+                entry,
+                n,
+                pointers,
+                Symbol(build, values[1]),
+                numbers_at,
+                Symbol(build, values[3]),
             )
             return context.get_dummy_value()
 

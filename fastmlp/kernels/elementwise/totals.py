@@ -1,8 +1,7 @@
-"""The penalties on a layer's weights, and the norm of a gradient, by whole vectors.
+"""The norm of a gradient, by whole vectors.
 
-Separate because a sum in the order of the weights is a chain of additions, each of which waits for the one before:
-2 million weights took 2 ms of a step of 7. Here 64 vectors at a time are summed in four chains, in the dtype, or in
-float64 for the norm; their totals are summed in float64.
+Separate because a sum in the order of the numbers is a chain of additions, each of which waits for the one before.
+Here 64 vectors at a time are summed in four chains; their totals are summed one by one.
 """
 
 # mypy: ignore-errors
@@ -12,12 +11,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fastmlp.formulas.numbers import fma, where
+from fastmlp.formulas.numbers import fma
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import FLOATS, INT32
 from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer, smaller
-from fastmlp.kernels.gemm.microkernel import MACHINE
-from fastmlp.kernels.program.arithmetic import with_decay
 
 CHAINS, TOGETHER = 4, 64
 """The number of chains, and the vectors that they sum before their total is added to the whole."""
@@ -53,19 +51,12 @@ def emit_sum(v, count, place, zero, add):
     return build.load(total)
 
 
-def emit_penalty(v, count, w, l1, l2):
-    """Write l1 * sum|w| + l2 / 2 * sum w^2 of `count` numbers; return it, a float64. l1, l2 : vectors"""
-    half = l2 * 0.5
-    add = lambda weights, value: fma(l1, weights.magnitude(), fma(half * weights, weights, value))
-    return emit_sum(v, count, w, Symbol(v.builder, v.zero), add)
-
-
 @intrinsic
 def squares_of(typing_context, numbers):
     """Return the sum of the squares of a C-contiguous array, in float64."""
 
     def emit(context, build, signature, values):
-        v = Vectors(build, numbers.dtype, MACHINE.vector_bytes)
+        v = Vectors(build, numbers.dtype, host().vector_bytes)
         wide = ir.VectorType(FLOATS[types.float64], v.lanes)
 
         def add(some, value):
@@ -78,52 +69,3 @@ def squares_of(typing_context, numbers):
         return emit_sum(v, count, place, zero, add)
 
     return types.float64(numbers), emit
-
-
-def _given(context, build, kind, values):
-    """Vectors of the arrays' dtype, the places of the arrays, the length of the first; l1 and l2 in every lane."""
-    v = Vectors(build, kind.dtype, MACHINE.vector_bytes)
-    l1, l2 = (Symbol(build, v.zero).number(Symbol(build, value)) for value in values[:2])
-    count = Symbol(build, context.make_array(kind)(context, build, values[2]).nitems)
-    return v, count, l1, l2
-
-
-@intrinsic
-def penalty_of(typing_context, l1, l2, w):
-    """Return l1 * sum|w| + l2 / 2 * sum w^2 of a C-contiguous array, float64; l1 and l2 of its dtype."""
-
-    def emit(context, build, signature, values):
-        v, count, *both = _given(context, build, w, values)
-        return emit_penalty(v, count, data_pointer(context, build, w, values[2]), *both)
-
-    return types.float64(w.dtype, w.dtype, w), emit
-
-
-@intrinsic
-def add_penalty_gradient(typing_context, l1, l2, w, dw):
-    """dw += l2 * w, then, where l1 > 0, l1 * sign(w); C-contiguous arrays, l1 and l2 of their dtype."""
-
-    def emit(context, build, signature, values):
-        v, count, first, second = _given(context, build, w, values)
-        weights, gradients = (
-            data_pointer(context, build, *pair) for pair in zip(signature.args[2:], values[2:])
-        )
-
-        def each(add):
-            def at(place, mask):
-                weight = Symbol(build, v.load(v.shift(weights, place * v.itemsize), mask))
-                target = v.shift(gradients, place * v.itemsize)
-                gradient = with_decay(Symbol(build, v.load(target, mask)), second, weight)
-                v.store(add(gradient, weight).value, target, mask)
-
-            v.over(count, at)
-
-        with build.if_else((Symbol(build, values[0]) > 0.0).value) as (both, one):
-            with both:
-                sign = lambda weight: where(weight > 0.0, 1.0, where(weight < 0.0, -1.0, weight))
-                each(lambda gradient, weight: gradient + first * sign(weight))
-            with one:
-                each(lambda gradient, weight: gradient)
-        return context.get_dummy_value()
-
-    return types.void(w.dtype, w.dtype, w, dw), emit

@@ -13,47 +13,40 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 
+from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays
 from fastmlp.kernels.codegen.symbols import Symbol, jittable
 from fastmlp.kernels.codegen.types import FLOATS, INT
 from fastmlp.kernels.codegen.vectors import Vectors, counted
 from fastmlp.kernels.codegen.views import lesser
 from fastmlp.kernels.gemm import macrokernel
 from fastmlp.kernels.gemm.dispatch import compiled, weight_gradient
-from fastmlp.kernels.gemm.macrokernel import NOTHING, call
+from fastmlp.kernels.gemm.macrokernel import call
 from fastmlp.kernels.gemm.microkernel import MACHINE, STORE, UPDATE, VECTOR_BYTES, VECTORS
-from fastmlp.kernels.gemm.operands import of_arrays, product
+from fastmlp.kernels.gemm.operands import product
 from fastmlp.kernels.gemm.packing import pack
 from fastmlp.kernels.jit.lazy import emitted, helper
-from fastmlp.kernels.tuning.pays import is_blocked
+from fastmlp.kernels.tuning.pays import BLOCK_BYTES, BLOCK_ROWS, is_blocked
 from fastmlp.kernels.tuning.reading import tuned
 
 next_vectors = jittable(macrokernel.next_vectors)
 
 large_bytes, many_bytes, pays = tuned("large_bytes"), tuned("many_bytes"), jittable(is_blocked)
 
-DEPTH = 1024
-"""Rows of a block. The result, which is not in the caches, is read and written once a block: with 512 rows, the
-gradient of 1024 x 2048 x 2048 took 1.05 times as long on an Intel processor."""
-
 STRIP = 8
 """Columns of x in a strip, as many as a tile has rows: all that a tile reads of x lies together. With strips of three
 tiles, a tile no longer found in L1 the lines that it shares with its neighbours, and took 1.02 times as long."""
-
-STRIPS_BYTES = 1 << 19
-"""Bytes of the strips of x that stay in L2, beside the panel and the result: with twice as much the product took 1.09
-times as long on an L2 of 2 MB. On other processors, threads may share L2."""
 
 
 def scratch_length(rows, n_out, itemsize):
     """Return the length of the scratch that a product with deltas (rows, n_out) needs."""
     lanes = VECTOR_BYTES // itemsize
-    return strip_rows(itemsize) * DEPTH + min(rows, DEPTH) * (n_out + VECTORS * lanes)
+    return strip_rows(itemsize) * BLOCK_ROWS + min(rows, BLOCK_ROWS) * (n_out + VECTORS * lanes)
 
 
 @helper
 def strip_rows(itemsize):
-    """Rows of the gradient whose strips of x fit into STRIPS_BYTES."""
-    return STRIPS_BYTES // (DEPTH * itemsize) // STRIP * STRIP
+    """Rows of the gradient whose strips of x fit into BLOCK_BYTES."""
+    return BLOCK_BYTES // (BLOCK_ROWS * itemsize) // STRIP * STRIP
 
 
 def taken_by(dtype):
@@ -128,19 +121,19 @@ def pack_panels(delta, first, rows, scratch, at, lanes):
 
 
 @compiled
-def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """As `dispatch.weight_gradient`; scratch : of `scratch_length` numbers.
+def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
+    """`dispatch.weight_gradient` by blocks; scratch : of `scratch_length` numbers.
 
-    Between blocks of DEPTH rows the unfinished sums are kept in `out`, or in `sums` where `descend`.
+    Between blocks of BLOCK_ROWS rows the unfinished sums are kept in `out`, or in `sums` where `apply`.
     """
     rows, n_out = delta.shape
     lanes = VECTOR_BYTES // out.itemsize
     strips = strip_rows(out.itemsize)
-    panels = strips * DEPTH
-    waiting = sums if descend else out
-    for k in range(0, rows, DEPTH):
-        depth = lesser(DEPTH, rows - k)
-        steps = descend and k + depth == rows
+    panels = strips * BLOCK_ROWS
+    waiting = sums if apply else out
+    for k in range(0, rows, BLOCK_ROWS):
+        depth = lesser(BLOCK_ROWS, rows - k)
+        steps = apply and k + depth == rows
         target, finish = out if steps else waiting, UPDATE if steps else STORE
         pack_panels(delta, k, depth, scratch, panels, lanes)
         for top in range(start, stop, strips):
@@ -169,12 +162,10 @@ def blocked_weight_gradient(x, order, delta, out, out_first, start, stop, descen
 
 
 @compiled
-def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-    """As `dispatch.weight_gradient`, and blocked where that is faster."""
+def weight_gradient_rows(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
+    """`dispatch.weight_gradient`, by blocks where that is faster."""
     rows, n_out = delta.shape
     if pays(rows, x.shape[1], n_out, out.itemsize, large_bytes(), many_bytes()):
-        blocked_weight_gradient(
-            x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch
-        )
+        blocked_weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch)
     else:
-        weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch)
+        weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch)

@@ -16,7 +16,7 @@ from fastmlp.kernels.codegen.views import chosen, lesser
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, PACKED
 from fastmlp.kernels.gemm.microkernel import RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product_by_transposed, product_of_columns, product_of_rows
-from fastmlp.kernels.gemm.sideways import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
+from fastmlp.kernels.gemm.transposed import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
 from fastmlp.kernels.tuning.pays import ROW_BYTES
 from fastmlp.kernels.tuning.reading import tuned
 
@@ -46,7 +46,7 @@ rows of x longer than ROW_BYTES nothing was gained.
 def is_crowded(depth, row_bytes, most):
     """Whether `depth` rows this far apart share so few sets of L2 that a panel of them does not stay there.
 
-    The power of two in the distance says how few. A panel fills more of their ways than there are, beside what else
+    The power of two in the distance says how few. A panel fills more of their ways than there are, with what else
     is read, where that times the depth is more than about half of L2, `most`.
     """
     return depth * (row_bytes & (0 - row_bytes)) >= most
@@ -130,31 +130,31 @@ def input_gradient(delta, w, hidden, out, start, stop, relu, panel):
 
 
 @compiled
-def weight_gradient(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, panel):
-    """out = (x[order].T @ delta)[start:stop]; where `descend`, out -= rate * (that + l2 * out).
+def weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel):
+    """out = (x[order].T @ delta)[start:stop]; where `apply`, out -= rate * (that + l2 * out).
 
     A panel of delta stays in L1 while the columns of x are read, if there are enough of these for a copy. Where
-    `descend`, the gradient is used from registers and not stored.
+    `apply`, the gradient is used from registers and not stored.
 
     x : (samples, n_in) floating, C-contiguous
     order : (rows,) int64, the sample of each row of `delta`; empty, row i is sample i
     delta : (rows, n_out) floating, C-contiguous
     out : (.., n_out) floating, C-contiguous, its row i - out_first being row i of the gradient
-    sums : like out; unfinished sums are kept here where `descend`, else in `out`
+    sums : like out; unfinished sums are kept here where `apply`, else in `out`
     panel : scratch for a depth of `rows`
     """
     rows, n_out = stop - start, delta.shape[1]
     if len(order) == 0 and pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize):
-        narrow_weight_gradient(x, delta, out, out_first, start, stop, descend, rate, l2, panel)
+        narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l2, panel)
     else:
         depth, row = len(delta), n_out * out.itemsize
         together = rows_together(depth, x.shape[1] * out.itemsize, row)
         packing = packing_for(rows, together, row, pack_rows(), crowded_bytes(), pack_delta_rows())
-        waiting = sums if descend else out
+        waiting = sums if apply else out
         k = 0
         while True:  # once at least: of no rows the sums are 0
             terms = lesser(together, depth - k)
-            steps = descend and k + terms == depth
+            steps = apply and k + terms == depth
             target, finish = out if steps else waiting, chosen(steps, UPDATE, STORE)
             product_of_columns(
                 x, order, start, rows, delta, k, terms, packing, panel, waiting, target, start - out_first,

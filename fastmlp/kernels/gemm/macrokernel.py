@@ -22,9 +22,10 @@ from numba.core import cgutils
 from numba.core.registry import cpu_target
 
 from fastmlp.formulas.numbers import at_most, where
+from fastmlp.kernels.codegen.arrays import NOTHING, shifted
 from fastmlp.kernels.codegen.machine import MOST_HEIGHT
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BYTE, FLOATS, INT, ITEMSIZE, POINTER
+from fastmlp.kernels.codegen.types import FLOATS, INT, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import ascending, byte_pointer, counted, smaller
 from fastmlp.kernels.gemm.microkernel import (
     ALL_TILES,
@@ -44,8 +45,6 @@ from fastmlp.kernels.jit.lazy import calling, emitted
 
 IN_PLACE, PACKED, TRANSPOSED = range(3)
 """How tiles read B: in place; from a copy of each panel; or B is given as its transpose, and copied transposed."""
-
-NOTHING = ir.Constant(POINTER, None)
 
 MOST_ACROSS = 4
 """Vectors across the tiles of `write_product`."""
@@ -133,9 +132,9 @@ def next_stack(build, kind, vectors, left):
         build.store(((beyond + tallest - 1) // tallest).value, tall)
     tall = Symbol(build, build.load(tall))
     place = row + (left - tall * tallest) * 2
-    height, alike = read(place), read(place + 1)
+    height, joined = read(place), read(place + 1)
     joins = tall.equals(0) | height.equals(tallest)
-    return tall + where(joins, alike, 0), where(tall.equals(0), height, tallest)
+    return tall + where(joins, joined, 0), where(tall.equals(0), height, tallest)
 
 
 def taken_by_product(dtype):
@@ -143,11 +142,6 @@ def taken_by_product(dtype):
     pointers, scalars = ("a", "b", "c", "order", "panel", "start"), ("rate", "l2")
     kind = lambda name: types.voidptr if name in pointers else dtype if name in scalars else types.intp
     return tuple(map(kind, Operands._fields))
-
-
-def shifted(build, pointer, offset):
-    """The pointer moved by `offset` bytes."""
-    return build.gep(pointer, [offset], source_etype=BYTE)
 
 
 def call(build, name, codes, kinds, values):

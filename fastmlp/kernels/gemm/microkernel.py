@@ -36,11 +36,11 @@ from fastmlp.kernels.codegen.vectors import (
     smaller,
     transposed,
 )
-from fastmlp.kernels.jit.lazy import compile_now, emitted
-from fastmlp.kernels.program.arithmetic import descended, with_decay
+from fastmlp.kernels.jit.lazy import compile_all, emitted
+from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
 
 # How a tile ends, for an accumulator acc: C = acc; C = max(acc, 0), with NaN for NaN;
-# C = descended(C, rate, with_decay(acc, l2, C)) of `fastmlp.kernels.program.arithmetic`; C = acc where start > 0, else
+# C = sgd_step(C, rate, with_decay(acc, l2, C)) of `fastmlp.kernels.program.arithmetic`; C = acc where start > 0, else
 # 0.
 STORE, RELU, UPDATE, GATE = range(4)
 
@@ -277,6 +277,14 @@ def switched(build, code, cases):
     build.position_at_end(done)
 
 
+def with_mask(v, rest, most, write):
+    """Write write(mask) for the first `rest` lanes, 1 to `most`: for each number where masks must be constants."""
+    if MACHINE.constant_masks:
+        switched(v.builder, rest, {lanes: partial(write, v.first(lanes)) for lanes in range(1, most + 1)})
+    else:
+        write(v.first(rest))
+
+
 def stored(total, target, guide, mask):
     """The end that stores the sum unchanged."""
     return total
@@ -289,11 +297,11 @@ def ends_of(v, kind, rate, l2):
     rate, l2 = (symbol(broadcast(build, number.value, v.lanes)) for number in (rate, l2))
 
     def updated(total, target, guide, mask):
-        return descended(symbol(v.load(target, mask)), rate, symbol(total)).value
+        return sgd_step(symbol(v.load(target, mask)), rate, symbol(total)).value
 
     def decayed(total, target, guide, mask):
         weight = symbol(v.load(target, mask))
-        return descended(weight, rate, with_decay(symbol(total), l2, weight)).value
+        return sgd_step(weight, rate, with_decay(symbol(total), l2, weight)).value
 
     def gated(total, target, guide, mask):
         return build.select(build.fcmp_ordered(">", v.load(guide, mask), v.zero), total, v.zero)
@@ -333,14 +341,24 @@ def tiles_of(machine, kind):
         masked = not whole or (machine.masks and rows < tallest[vectors - 1])
         v = Vectors(build, kinds[-1], machine.vector_bytes)
         o = Stack(*arguments[:5], *(Symbol(build, number) for number in arguments[5:]))
-        mask = v.first(o.columns - (vectors - 1) * v.lanes) if masked else None
+        rest = o.columns - (vectors - 1) * v.lanes
         given = Symbol(build, build.icmp_unsigned("!=", o.start, ir.Constant(POINTER, None)))
         started = given & o.finish.equals(GATE).negated()
         decays = o.finish.equals(UPDATE) & o.l2.equals(0.0).negated()
         stack = o._replace(finish=where(decays, o.finish.number(DECAY), o.finish))
-        emit_tiles(v, kind, rows, vectors, stack, started, ends_of(v, kind, o.rate, o.l2), mask)
+        ends = ends_of(v, kind, o.rate, o.l2)
+        write = lambda mask: emit_tiles(v, kind, rows, vectors, stack, started, ends, mask)
+        if masked:
+            with_mask(v, rest, v.lanes - 1, write)
+        else:
+            write(None)
 
-    return Tiles(emitted(f"tile_{kind}_{machine.vector_bytes}", emit), heights, axes)
+    codes = [
+        int(np.ravel_multi_index((rows, vectors, whole), axes))
+        for vectors, several in enumerate(heights, 1)
+        for rows, whole in product(several, range(2))
+    ]
+    return Tiles(emitted(f"tile_{kind}_{machine.vector_bytes}", emit, codes), heights, axes)
 
 
 VECTOR_BYTES, VECTORS, ROW_VECTORS = MACHINE.vector_bytes, MACHINE.vectors, MACHINE.row
@@ -352,6 +370,4 @@ def compile_tiles(dtype: str) -> None:
     """Compile the tiles of every shape for a NumPy dtype, or load them."""
     taken = taken_by(from_dtype(np.dtype(dtype)))
     for tiles in ALL_TILES.values():
-        for vectors, heights in enumerate(tiles.shapes, 1):
-            for rows, whole in product(heights, range(2)):
-                compile_now(tiles.name, taken, str(tiles.code(rows, vectors, whole)))
+        compile_all(tiles.name, taken)

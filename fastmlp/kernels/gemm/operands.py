@@ -8,41 +8,10 @@ operands: each name is a statement that Numba types and lowers, about a millisec
 
 import functools
 
-from numba import types
-from numba.core import cgutils
-
-from fastmlp.kernels.codegen.symbols import Symbol, intrinsic_of
-from fastmlp.kernels.codegen.vectors import INT, data_pointer
-from fastmlp.kernels.gemm.macrokernel import NOTHING, TRANSPOSED, multiply, shifted
+from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays
+from fastmlp.kernels.codegen.types import INT
+from fastmlp.kernels.gemm.macrokernel import TRANSPOSED, multiply
 from fastmlp.kernels.gemm.microkernel import GATE, STORE
-
-
-class Matrix:
-    """An array (rows, columns) or (columns,) in a product that is being written; for None the place is null."""
-
-    def __init__(self, context, builder, kind, value):
-        self.builder, self.kind, self.data = builder, kind, NOTHING
-        if kind != types.none:
-            self.data = data_pointer(context, builder, kind, value)
-            shape = cgutils.unpack_tuple(builder, context.make_array(kind)(context, builder, value).shape)
-            self.rows, self.columns = (Symbol(builder, n) for n in [INT(1), *shape][-2:])
-            self.itemsize = kind.dtype.bitwidth // 8
-            self.row = self.columns * self.itemsize
-
-    def at(self, row, column=0):
-        """The place of an element."""
-        return shifted(self.builder, self.data, (self.row * row + column * self.itemsize).value)
-
-
-def of_arrays(emit):
-    """Return the intrinsic of `emit`: jitted code gives arrays and numbers, `emit` takes `Matrix`es and `Symbol`s."""
-
-    def operand(context, builder, kind, value):
-        if isinstance(kind, (types.Number, types.Boolean)):
-            return Symbol(builder, value)
-        return Matrix(context, builder, kind, value)
-
-    return intrinsic_of(emit, operand)
 
 
 @of_arrays
@@ -105,7 +74,7 @@ def product(
     a, a_at, a_row, a_step, b, b_at, b_row, start, start_at, start_row, c, c_at, c_row,
     rows, columns, depth, finish, rate, l2, across,
 ):  # fmt: skip
-    """Any product of flat arrays: element (m, k) of A is a[a_at + m * a_row + k * a_step]; B and C are alike."""
+    """Any product of flat arrays: element (m, k) of A is a[a_at + m * a_row + k * a_step]; B and C likewise."""
     size = a.itemsize
     place = lambda array, at: array.data if array.data is NOTHING else array.at(0, at)
     multiply(

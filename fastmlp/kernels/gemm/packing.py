@@ -13,10 +13,12 @@ from numba.extending import intrinsic
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import BIT, INT, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import (
+    LINE_BYTES,
     Vectors,
     byte_pointer,
     counted,
     element,
+    fetch_line,
     smaller,
     transposed,
 )
@@ -41,12 +43,18 @@ def _emitted(name, write):
 
 
 def emit_pack(v, a, out, columns, rows, a_row, out_row):
-    """Write the copy of rows, one after another.
+    """Write the copy of rows, one after another, which has the line behind each row fetched for the next panel.
 
     Copied by columns of vectors, cache lines 512 bytes apart were evicted from L1 before their other half was read.
+    No processor foresees rows this far apart: without the fetches seven products of 128 x 256 x 256, whose weights come
+    from L3, took 1.05 to 1.12 times as long. The line of the next panel's last byte is enough: where its first byte lies
+    in another line, this panel has read that one. A second fetch a row cost weights in L2 a twentieth of a step.
     """
     with counted(v.builder, rows) as i:
         source, target = v.shift(a, i * a_row), v.shift(out, i * out_row)
+        following = v.shift(source, columns * v.itemsize)
+        for line in range(max(2 * v.lanes * v.itemsize // LINE_BYTES, 1)):
+            fetch_line(v.builder, v.shift(following, (line + 1) * LINE_BYTES - 1))
 
         def copy(j, mask):
             at = j * v.itemsize

@@ -12,13 +12,13 @@ from llvmlite import ir
 from numba import njit, types
 
 from fastmlp.formulas.numbers import at_least
+from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays, shifted
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import FLOATS, INT, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import ascending, smaller
 from fastmlp.kernels.codegen.views import chosen
-from fastmlp.kernels.gemm.macrokernel import NOTHING, call, shifted
+from fastmlp.kernels.gemm.macrokernel import call
 from fastmlp.kernels.gemm.microkernel import MACHINE, RELU, STORE, UPDATE
-from fastmlp.kernels.gemm.operands import of_arrays
 from fastmlp.kernels.gemm.sparse_sums import (
     AXES,
     BLOCKED,
@@ -69,7 +69,7 @@ def multiply(builder, dtype, **given):
     zero = ir.Constant(FLOATS[dtype], 0.0)
     others = {
         **dict.fromkeys(("places", "start", "targets"), NOTHING),
-        **dict.fromkeys(("depth", "terms"), INT(0)),
+        **dict.fromkeys(("depth", "terms", "start_row"), INT(0)),
         "rate": zero,
         "l2": zero,
     }
@@ -78,7 +78,7 @@ def multiply(builder, dtype, **given):
 
 @of_arrays
 def sums_of_samples(indptr, indices, values, order, w, b, out, finish):
-    """out = x[order] @ w + b, of sparse rows x; with an empty order, of x @ w + b."""
+    """out = x[order] @ w + b, of sparse rows x; with an empty order, of x @ w + b. b : a row, or one for each"""
     build, ordered = values.builder, (order.columns > 0).value
     rows = indptr.columns - 1
     stored = load_at(build, indptr.data, rows) - load_at(build, indptr.data, Symbol(build, INT(0)))
@@ -86,6 +86,7 @@ def sums_of_samples(indptr, indices, values, order, w, b, out, finish):
     multiply(
         build, values.kind.dtype, starts=indptr.data, indices=indices.data, values=values.data,
         places=build.select(ordered, order.data, NOTHING), b=w.data, b_row=w.row, start=b.data,
+        start_row=b.row if b.kind.ndim == 2 else INT(0),
         c=out.data, c_row=out.row, count=out.rows, columns=out.columns, finish=finish,
         depth=w.rows, terms=terms,
     )  # fmt: skip
@@ -110,11 +111,17 @@ compiled = njit(error_model="numpy", inline="always")
 
 @compiled
 def affine(indptr, indices, values, order, w, b, out, relu):
-    """As `dispatch.affine`, for all rows of out, with sparse rows of x."""
+    """`dispatch.affine` for all rows of out, with sparse rows of x."""
     sums_of_samples(indptr, indices, values, order, w, b, out, chosen(relu, RELU, STORE))
 
 
 @compiled
-def weight_gradient(starts, samples, numbers, columns, delta, out, descend, rate, l2):
-    """As `dispatch.weight_gradient`, of listed columns: see `sums_of_columns`."""
-    sums_of_columns(starts, samples, numbers, columns, delta, out, chosen(descend, UPDATE, STORE), rate, l2)
+def add(indptr, indices, values, order, w, out):
+    """out += x @ w, with sparse rows of x: each chain goes on from what out has."""
+    sums_of_samples(indptr, indices, values, order, w, out, out, STORE)
+
+
+@compiled
+def weight_gradient(starts, samples, numbers, columns, delta, out, apply, rate, l2):
+    """`dispatch.weight_gradient` of listed columns: see `sums_of_columns`."""
+    sums_of_columns(starts, samples, numbers, columns, delta, out, chosen(apply, UPDATE, STORE), rate, l2)

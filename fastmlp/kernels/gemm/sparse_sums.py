@@ -20,6 +20,7 @@ from numba import types
 from numba.np.numpy_support import from_dtype
 
 from fastmlp.formulas.numbers import at_least, where
+from fastmlp.kernels.codegen.arrays import NOTHING
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import INT, INT32
 from fastmlp.kernels.codegen.vectors import (
@@ -32,7 +33,6 @@ from fastmlp.kernels.codegen.vectors import (
     joined,
     smaller,
 )
-from fastmlp.kernels.gemm.macrokernel import NOTHING
 from fastmlp.kernels.gemm.microkernel import (
     DECAY,
     MACHINE,
@@ -42,8 +42,9 @@ from fastmlp.kernels.gemm.microkernel import (
     ends_of,
     starts_of,
     switched,
+    with_mask,
 )
-from fastmlp.kernels.jit.lazy import compile_now, emitted
+from fastmlp.kernels.jit.lazy import compile_all, emitted
 from fastmlp.kernels.tuning.reading import emit_tuned
 from fastmlp.kernels.tuning.table import PLACES
 
@@ -92,7 +93,7 @@ class Sums(NamedTuple):
     starts, places : sum s has the terms starts[p] to starts[p + 1], where p = places[s], int64, or s if nothing
     indices, values : of each term the row, int32, and the number
     b, b_row : the rows
-    start : nothing for 0, or where each chain starts, a bias
+    start, start_row : nothing for 0, or where the chain of sum s starts, `start_row` * s on; 0 for a bias
     c, c_row, targets : sum s is row targets[s], int64, or s if nothing, of the result
     count, columns : of sums and of their elements
     finish : as for tiles: STORE, RELU or UPDATE, the only one that reads rate and l2
@@ -110,6 +111,7 @@ class Sums(NamedTuple):
     targets: Any
     b_row: Any
     c_row: Any
+    start_row: Any
     count: Any
     columns: Any
     finish: Any
@@ -125,7 +127,7 @@ POINTERS = 8
 
 def taken_by(dtype):
     """The types of `Sums`."""
-    return (types.voidptr,) * POINTERS + (types.intp,) * 7 + (dtype,) * 2
+    return (types.voidptr,) * POINTERS + (types.intp,) * 8 + (dtype,) * 2
 
 
 def operands(build, arguments):
@@ -186,16 +188,14 @@ def fetch(build, places):
 class Writer:
     """Writes sums of a number of vectors at a builder's position.
 
-    o : `Sums`; v : `Vectors`; masks : of each vector, None where it is whole
+    o : `Sums`; v : `Vectors`; mask : of the last vector, None where it is whole
     ahead : how many terms ahead their rows are prefetched; 0 where they are not
     """
 
-    def __init__(self, build, o, v, vectors, whole, way):
+    def __init__(self, build, o, v, vectors, way, mask):
         self.build, self.o, self.v = build, o, v
         self.ahead = max(1, AHEAD_BYTES // (vectors * v.bytes)) if way in (FAR, FAR_BLOCKED) else 0
-        self.masks = [None] * (vectors - 1) + [
-            None if whole else v.first(o.columns - (vectors - 1) * v.lanes)
-        ]
+        self.masks = [None] * (vectors - 1) + [mask]
         ends = ends_of(v, "strided", o.rate, o.l2)
         if way == NEAR:
             decays = o.finish.equals(UPDATE) & o.l2.equals(0.0).negated()
@@ -220,6 +220,10 @@ class Writer:
         """The first term of sum s, and that after its last."""
         place = chosen_by(self.build, self.o.places, s)
         return load_at(self.build, self.o.starts, place), load_at(self.build, self.o.starts, place + 1)
+
+    def start(self, s):
+        """Where the chain of sum s starts."""
+        return self.v.shift(self.o.start, s * self.o.start_row)
 
     def begin(self, start):
         """The vectors that a sum begins with: those at a place, or 0 where that is null."""
@@ -277,17 +281,25 @@ def emit_sums(build, arguments, kinds, code):
     """Write the function of sums of a number of vectors, which is part of the code."""
     vectors, whole, way = map(int, np.unravel_index(code, AXES))
     o, v = operands(build, arguments), Vectors(build, kinds[-1], MACHINE.vector_bytes)
-    write = Writer(build, o, v, vectors, whole, way)
-    if way in BLOCKS:
-        emit_blocks(build, o, write, block_of(o.columns * v.itemsize, way))
+
+    def write(mask):
+        writer = Writer(build, o, v, vectors, way, mask)
+        if way in BLOCKS:
+            emit_blocks(build, o, writer, block_of(o.columns * v.itemsize, way))
+        else:
+            emit_rows(build, o, writer)
+
+    if whole:
+        write(None)
     else:
-        emit_rows(build, o, write)
+        # All lanes, too: where masks cost little programs call no others, and a wheel has code for where they do not.
+        with_mask(v, o.columns - (vectors - 1) * v.lanes, v.lanes, write)
 
 
 def emit_rows(build, o, write):
     """Write sums one after another, each whole."""
-    initial = write.begin(o.start)
     with counted(build, o.count) as s:
+        initial = write.begin(write.start(s))
         first, last = write.bounds(s)
         write.fetch_terms(s)
         fetch(build, write.parts(write.target(smaller(s + TARGETS_AHEAD, o.count - 1))))
@@ -309,7 +321,7 @@ def emit_blocks(build, o, write, block):
             with build.if_then(is_first.value):
                 write.fetch_terms(s)
             last = write.bounds(s)[1]
-            initial = write.begin(build.select(is_first.value, o.start, write.target(s)))
+            initial = write.begin(build.select(is_first.value, write.start(s), write.target(s)))
             place, sums = carried_while(
                 build, Symbol(build, build.load(place_of(i))), partial(write.is_there, last, beyond),
                 initial, partial(write.add, last),
@@ -318,12 +330,15 @@ def emit_blocks(build, o, write, block):
             write.store(s, sums, where(is_last, write.finish, write.finish.number(STORE)))
 
 
-SUMS = emitted(f"sparse_sums_{MACHINE.vector_bytes}", emit_sums)
+CODES = [
+    int(np.ravel_multi_index((vectors, whole, way), AXES))
+    for vectors, whole, way in product(range(1, AXES[0]), *map(range, AXES[1:]))
+    if is_unmasked(way) or not whole
+]
+
+SUMS = emitted(f"sparse_sums_{MACHINE.vector_bytes}", emit_sums, CODES)
 
 
 def compile_sums(dtype: str) -> None:
     """Compile the sums of every number of vectors for a NumPy dtype, or load them."""
-    for vectors, whole, way in product(range(1, AXES[0]), *map(range, AXES[1:])):
-        if is_unmasked(way) or not whole:
-            code = int(np.ravel_multi_index((vectors, whole, way), AXES))
-            compile_now(SUMS, taken_by(from_dtype(np.dtype(dtype))), str(code))
+    compile_all(SUMS, taken_by(from_dtype(np.dtype(dtype))))

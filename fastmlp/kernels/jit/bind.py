@@ -11,8 +11,6 @@ callers.
 from __future__ import annotations
 
 import difflib
-import dis
-import functools
 import importlib
 import types
 from collections.abc import Callable, Mapping
@@ -25,14 +23,28 @@ from numba.np.numpy_support import from_dtype
 
 from fastmlp import checks
 from fastmlp.kernels.jit import emission, store
-from fastmlp.kernels.jit.digest import Reach, text_of
 from fastmlp.kernels.jit.entries import ENTRY_POINTS, name_of
-from fastmlp.kernels.jit.lazy import INNER, OPTIONS, how, piece
+from fastmlp.kernels.jit.lazy import INNER, OPTIONS, piece
+from fastmlp.kernels.jit.sources import Identity, text_of_option
 from fastmlp.kernels.jit.store import MachineCode
-from fastmlp.kernels.program import records, sparse_templates, templates, told
+from fastmlp.kernels.program import (
+    default_slots,
+    head_templates,
+    input_templates,
+    member_templates,
+    operation_templates,
+    orthogonal,
+    pass_templates,
+    row_templates,
+    sparse_templates,
+    step_numbers,
+    step_templates,
+    weight_templates,
+)
+from fastmlp.kernels.program.call_record import CallRecord
 from fastmlp.kernels.program.pieces import PIECES
-from fastmlp.kernels.program.told import Told
 from fastmlp.kernels.variant import ALLOCATING, Bound, Variant
+from fastmlp.system.names_read import names_of
 
 Function = Callable[..., Any]
 
@@ -40,33 +52,33 @@ OURS = "fastmlp.kernels."
 
 
 class Program:
-    """A variant's entry points, each made when first asked for: a fit needs one or two."""
+    """A variant's entry points, each made at its first use: a fit needs one or two."""
 
     def __init__(self, variant: Variant) -> None:
         self._functions = functions_of(variant)
         self._variant = variant.name
         self._raises = not all(map(_is_ours, map(_plain, self._functions.values())))
 
-    def source(self, name: str) -> Source:
+    def source(self, name: str) -> EntrySource:
         """Return what an entry point is made of."""
         function = self._functions[name]
         inner = _inner(function, self._functions)
-        reach = _reach(function, inner, name in FLUSHING, self._raises, **INNER)
+        identity = _identity(function, inner, name in FLUSHING, self._raises, **INNER)
         # Variants share an entry point if they differ in nothing that it calls.
-        qualname = f"{name}_{reach.digest}"
-        return Source(qualname, qualname, function, lambda: inner, reach, self._raises)
+        qualname = f"{name}_{identity.digest}"
+        return EntrySource(qualname, qualname, function, lambda: inner, identity, self._raises)
 
-    def source_of(self, bound: Bound) -> Source:
+    def source_of(self, bound: Bound) -> EntrySource:
         """Return what the entry point of one network is made of.
 
         Its name has a digest of its constants, because the disk cache compares nothing but names.
         """
         template, names = located(bound.template), located(bound.names)
         inner = _inner(template, TEMPLATES)
-        reach = _reach(template, inner, names, **INNER)
-        return Source(
-            name_of(reach.digest, bound), reach.digest, template,
-            lambda: {**inner, **names(bound.constants)}, reach, False,
+        identity = _identity(template, inner, names, **INNER)
+        return EntrySource(
+            name_of(identity.digest, bound), identity.digest, template,
+            lambda: {**inner, **names(bound.constants)}, identity, False,
         )  # fmt: skip
 
 
@@ -76,7 +88,7 @@ def located(place: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-class Source(NamedTuple):
+class EntrySource(NamedTuple):
     """What an entry point is compiled from.
 
     name : of its machine code; kept : what the name is computed from, see `entries.Entries`
@@ -88,29 +100,42 @@ class Source(NamedTuple):
     kept: str
     function: Function
     names: Callable[[], Mapping[str, Any]]
-    reach: Reach
+    identity: Identity
     raises: bool
 
     def compiled(self, dtype: str) -> MachineCode:
         """Compile it for networks of a NumPy dtype; keep it on the disk if the name's digest is known."""
-        kind = Told(from_dtype(np.dtype(dtype)))
+        kind = CallRecord(from_dtype(np.dtype(dtype)))
         with global_compiler_lock:
             dispatcher = _jitted(self.name, self.function, self.names(), emission.new_target(), **INNER)
             dispatcher.compile((kind, numba.types.intp, numba.types.intp))
             flushes = self.name.startswith(FLUSHING)
             code = emission.emit_entry(dispatcher, f"{self.name}:{dtype}", flushes, self.raises)
-        if self.reach.unknown is None and self.reach.unchanged():
+        if self.identity.is_current():
             store.save(self.name, dtype, code)
         return code
 
 
-FLUSHING = ("train_chunk", "gradient", "update")
+FLUSHING = ("train_chunk", "gradient", "update", "forward", "backward", "penalize")
 """The templates in which subnormal numbers count as 0."""
 
 
 TEMPLATES: dict[str, Function] = {
     name: value
-    for module in (templates, sparse_templates)
+    for module in (
+        step_templates,
+        step_numbers,
+        default_slots,
+        row_templates,
+        weight_templates,
+        sparse_templates,
+        operation_templates,
+        input_templates,
+        head_templates,
+        member_templates,
+        pass_templates,
+        orthogonal,
+    )
     for name, value in vars(module).items()
     if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
 }
@@ -188,9 +213,10 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
     key = (function, inline, *sorted((name, id(f)) for name, f in inner.items()))
     if key not in _linked:
         options = {"inline": "always" if inline else "never", **INNER}
-        reach = _reach(function, inner, **options)
-        name = f"{function.__qualname__}.{reach.digest}"
+        identity = _identity(function, inner, **options)
+        name = f"{function.__qualname__}.{identity.digest}"
         _linked[key] = _jitted(name, function, inner, emission.shared_target(), **options)
+        identity.mark(_linked[key].py_func)
     return _linked[key]
 
 
@@ -210,21 +236,22 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
     result, codes, constant = PIECES[name]
     label = plain.__qualname__
 
-    def of_code(code: int) -> tuple[Any, Reach]:
+    def of_code(code: int) -> tuple[Any, Identity]:
         assert constant is not None
         assert codes is not None
         coded = whole if decorated else _link(plain, functions, inline=_is_ours(plain))
         names, options = {"coded": coded, "CODE": code}, {**_settings(plain), **INNER}
         # In the next process the code may stand for another piece, so our functions call pieces by the key.
         digested = {"coded": coded} if _is_ours(plain) else names
-        reach = _reach(constant, digested, codes[code], **options)
-        name = f"{label}.{codes[code].key}.{reach.digest}"
-        return _jitted(name, constant, names, emission.shared_target(), **options), reach
+        identity = _identity(constant, digested, codes[code].key, **options)
+        name = f"{label}.{codes[code].key}.{identity.digest}"
+        return _jitted(name, constant, names, emission.shared_target(), **options), identity
 
     options = {**INNER, **_options(function)}
-    reach = _reach(plain, inner, result, codes is not None, constant, **options)
-    whole = _jitted(f"{label}.{reach.digest}", plain, inner, emission.shared_target(), **options)
-    _linked[key] = piece(whole, reach, result, codes, of_code, constant)
+    identity = _identity(plain, inner, str(result), codes is not None, constant, **options)
+    whole = _jitted(f"{label}.{identity.digest}", plain, inner, emission.shared_target(), **options)
+    identity.mark(whole.py_func)
+    _linked[key] = piece(whole, identity, result, codes, of_code, constant)
     return _linked[key]
 
 
@@ -245,18 +272,15 @@ def _jitted(qualname: str, function: Function, names: Mapping[str, Any], target:
     return dispatcher
 
 
-def _reach(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Reach:
+def _identity(function: Function, names: Mapping[str, Any], *more: Any, **options: Any) -> Identity:
     """Return what the copy's machine code is made of.
 
     more : other objects that it depends on
     """
-    return Reach(_rebound(function, names), {**_settings(function), **options}, *more, _how())
-
-
-@functools.cache
-def _how() -> str:
-    """Return what machine code depends on in addition: a digest of the code in this folder that builds it."""
-    return text_of(__name__, told.__name__) + repr((records.ARRAYS, records.WORDS)) + how()
+    settings = {**_settings(function), **options}.items()
+    return Identity(
+        function, *sorted(names.items()), *((name, text_of_option(one)) for name, one in settings), *more
+    )
 
 
 def _settings(function: Function) -> dict[str, Any]:
@@ -279,16 +303,13 @@ def _options(function: Any) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name != "nopython"}
 
 
-_linked: dict[tuple[Any, ...], Function] = {}
+_linked: dict[tuple[Any, ...], Any] = {}
 
 
 def _inner(function: Function, functions: Mapping[str, Function]) -> dict[str, Function]:
     """Return the compiled functions that `function` names."""
     inner: dict[str, Function] = {}
-    for instruction in dis.get_instructions(function.__code__):
-        name = str(instruction.argval)
-        if instruction.opname != "LOAD_GLOBAL":
-            continue
+    for name in names_of(function.__code__).read:
         value = _meant(name, function, functions)
         bound = name in functions and value is functions[name]
         if name in PIECES and (bound or _is_ours(_plain(value))):

@@ -20,7 +20,7 @@ from numba.core.typing.templates import AbstractTemplate
 
 
 class Intrinsic:
-    """As Numba's `@intrinsic`; Numba forgets it when the last reference to it is deleted."""
+    """Numba's `@intrinsic`, which Numba forgets when the last reference to it is deleted."""
 
     def __init__(self, definition):
         functools.update_wrapper(self, definition)

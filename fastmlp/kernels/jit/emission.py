@@ -1,6 +1,6 @@
 """Makes object files of the code that Numba has typed and lowered, without Numba's own engine.
 
-Private parts of Numba are used here and in `fastmlp.kernels.jit.disposable`; tried on 0.62.1 and 0.68.1.
+Private parts of Numba are used here, and in `disposable` and `sources`; tried on 0.62.1 and 0.68.1.
 """
 
 # mypy: ignore-errors
@@ -51,7 +51,7 @@ class _Codegen(JITCPUCodegen):
         return manager, builder
 
 
-class _Written(JITCodeLibrary):
+class _WrittenLibrary(JITCodeLibrary):
     """A library of code that is written as LLVM instructions, with its vectors and loops as they should be.
 
     It skips Numba's three pipelines, which serve code made from Python: they took a third of a second for ten
@@ -72,7 +72,7 @@ class _Written(JITCodeLibrary):
 
 def written_library(target, name):
     """Return an empty library for code that is written as LLVM instructions, in a target context."""
-    return _Written(target.codegen(), name)
+    return _WrittenLibrary(target.codegen(), name)
 
 
 def new_target():

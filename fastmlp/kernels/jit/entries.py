@@ -1,13 +1,12 @@
 """The entry points of programs: their names in the store, and the message when one is compiled.
 
-A warm process loads no compiler. It asks `fastmlp.kernels.jit.store` for the name that the program got when
+A warm process loads no compiler. It gets from `fastmlp.kernels.jit.store` the name that the program got when
 it was compiled from the same sources.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -17,14 +16,17 @@ from typing import Any
 from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import rehearsal, store
 from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler, undisturbed
-from fastmlp.kernels.variant import Bound, Variant
+from fastmlp.kernels.variant import Bound
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.system.compiling import compiling
 
-ENTRY_POINTS = ("train_chunk", "gradient", "update", "predict", "evaluate")
-"""The templates that are called from Python, in `fastmlp.kernels.program.templates`."""
+ENTRY_POINTS = (
+    *("train_chunk", "gradient", "update", "predict", "evaluate"),
+    *("forward", "backward", "penalize"),
+)
+"""The templates that Python calls: of `kernels.program.step_templates`, and then of `pass_templates`."""
 
 EVERY = "every one of fastmlp's own"
 """The mark of a program whose pieces of fastmlp's own are all on the disk, as after `fastmlp warmup`."""
@@ -44,24 +46,28 @@ def name_of(digest: str, bound: Bound) -> str:
 @lru_cache(maxsize=64)
 def pieces_of(network: Network, optimizer: Optimizer) -> str:
     """Return the names of a training's activations, loss and rule, whose machine code it calls."""
-    parts = *network.activations, loss_of(network.loss), optimizer.rule
+    kinds = dict.fromkeys((one.run or one.kind).key for one in network.operations if not one.is_dense)
+    activations = (one.activation for one in network.operations)
+    outputs = (head.output for head in network.heads.values())
+    parts = *activations, *outputs, *kinds, *map(loss_of, network.losses), *optimizer.rules
     return ",".join(getattr(part, "key", str(part)) for part in parts)
 
 
 class Entries:
     """A variant's entry points.
 
-    name : of the variant; load() returns the variant with its functions
+    name : of the variant; load() returns its program, an `fastmlp.kernels.jit.bind.Program`, and loads the
+        compiler
     lasting : whether its functions are those of the installed package; only then are their names kept on the
         disk
     """
 
-    def __init__(self, name: str, load: Callable[[], Variant], lasting: bool) -> None:
-        self._name, self._load, self._lasting = name, load, lasting
+    def __init__(self, name: str, load: Callable[[], Any], lasting: bool) -> None:
+        self._name, self._load, self.lasting = name, load, lasting
         self._entries: dict[tuple[str, str], Entry] = {}
         self._ready: set[tuple[str, str, Bound | None]] = set()
         self._missing: dict[tuple[str, str, Bound | None], float] = {}
-        """When the disk was last asked for a training that it did not have."""
+        """When the disk was last searched for a training that it did not have."""
         self.of_network = lru_cache(MOST_BOUND)(self._of_network)
 
     def get(self, template: str, dtype: str, prepare: Callable[[], object] | None = None) -> Entry:
@@ -75,22 +81,22 @@ class Entries:
                 with compiling():
                     prepare()
             found = self._entries[template, dtype] = self._entry(
-                f"{self._name} {template}", dtype, lambda: self._program().source(template), lambda name: name
+                f"{self._name} {template}", dtype, lambda: self._load().source(template), lambda name: name
             )
             if template == ENTRY_POINTS[0]:
                 # Its compilation has been announced, here or in another process; others take a second.
-                _said.add(_in_words(self._name, dtype))
+                announced_programs.add(_in_words(self._name, dtype))
         return found
 
     def _is_kept(self, template: str, dtype: str) -> bool:
         """Whether an entry point is on the disk, or none of this variant ever is."""
         kept = store.names().get(f"{self._name} {template}")
-        return not self._lasting or (kept is not None and store.has(kept, dtype))
+        return not self.lasting or (kept is not None and store.has(kept, dtype))
 
     def _of_network(self, bound: Bound, dtype: str) -> Entry:
         """Return the entry point of one network."""
         return self._entry(
-            bound.template, dtype, lambda: self._program().source_of(bound),
+            bound.template, dtype, lambda: self._load().source_of(bound),
             lambda digest: name_of(digest, bound), "-".join(map(str, bound.sizes)),
         )  # fmt: skip
 
@@ -113,6 +119,11 @@ class Entries:
                 return False
             self._ready.add(key)
         return True
+
+    def is_generic(self, dtype: str) -> bool:
+        """Whether trainings run code that came with the wheel, and is not for the very processor."""
+        kept = self._training(None)
+        return bool(kept) and store.has(kept, dtype) and not store.is_own(kept, dtype)
 
     def mark_ready(self, network: Network, optimizer: Optimizer, dtype: str, bound: Bound | None) -> None:
         """Mark a training's machine code as complete, after the training."""
@@ -142,12 +153,12 @@ class Entries:
         name : name(kept) gives the name of its machine code from the kept one
         network : the sizes of the only network that it serves, or empty
         """
-        kept = store.names().get(what) if self._lasting and not is_compiler_loaded() else None
+        kept = store.names().get(what) if self.lasting and not is_compiler_loaded() else None
         if kept is None:
             with undisturbed():
                 made = source()
             kept = made.kept
-            if self._lasting and made.reach.unknown is None:
+            if self.lasting and made.identity.unknown is None:
                 store.names().put(what, kept)
                 self._put_names()
         else:
@@ -155,11 +166,11 @@ class Entries:
 
         def compiled() -> store.MachineCode:
             made = source()
-            began = time.perf_counter()
-            with _announced(made.name, self._name, dtype, network, made.reach.unknown):
+            began = time.thread_time()  # on a busy machine the wall time may be ten times as long
+            with announced(made.name, self._name, dtype, network, made.identity.unknown):
                 code: store.MachineCode = made.compiled(dtype)
             if network:
-                store.names().put(MEASURED, f"{time.perf_counter() - began:.2g}")
+                store.names().put(MEASURED, f"{time.thread_time() - began:.2g}")
             return code
 
         found = entry_of(name(kept), dtype, compiled, patient=not rehearsal.is_under_way())
@@ -168,18 +179,15 @@ class Entries:
         return found
 
     def _put_names(self) -> None:
-        """Keep the names of all entry points: a process without the compiler may need another one."""
-        program = self._program()
+        """Keep the names of all entry points: a process without the compiler may need any of them."""
+        program = self._load()
         for template in ENTRY_POINTS:
             what = f"{self._name} {template}"
             if store.names().get(what) is None:
                 store.names().put(what, program.source(template).kept)
 
-    def _program(self) -> Any:
-        return importlib.import_module("fastmlp.kernels.jit.bind").Program(self._load())
 
-
-ABOUT_SECONDS = {"train_chunk": 3, "gradient": 2, "update": 1, "predict": 1, "evaluate": 1}
+ABOUT_SECONDS = dict.fromkeys(ENTRY_POINTS, 1) | {"train_chunk": 3, "gradient": 2, "backward": 2}
 """The time to compile a template with all that a network calls: seconds of one core, rounded up."""
 
 ABOUT_SECONDS_OF_A_NETWORK = 2
@@ -194,7 +202,7 @@ def about_seconds_of_a_network() -> float:
     return float(store.names().get(MEASURED) or ABOUT_SECONDS_OF_A_NETWORK)
 
 
-_said: set[str] = set()
+announced_programs: set[str] = set()
 """The messages that were given."""
 
 
@@ -202,7 +210,7 @@ def _in_words(variant: str, dtype: str) -> str:
     return f"the {variant!r} backend for {dtype}"
 
 
-def _announced(
+def announced(
     name: str, variant: str, dtype: str, network: str, unknown: str | None
 ) -> AbstractContextManager[None]:
     """Return a context to compile in, which gives one message for each variant or network and dtype.
@@ -214,12 +222,12 @@ def _announced(
     if network:
         what, once = f"{what} and a {network} network", "once for this network"
     quiet = rehearsal.is_under_way() and not name.startswith(ENTRY_POINTS[0])  # another process has said it
-    if quiet or key in _said:
+    if quiet or key in announced_programs:
         return compiling()
-    _said.add(key)
+    announced_programs.add(key)
     reason = store.why_not_kept() if unknown is None else f"what it is made of cannot be known: {unknown}"
     often = f"this happens {once}, later runs load it from the disk cache"
     if reason is not None:
         often = f"later runs will compile again, for {reason}"
     seconds = ABOUT_SECONDS_OF_A_NETWORK if network else ABOUT_SECONDS[name.rpartition("_")[0]]
-    return compiling(what, seconds, often)
+    return compiling(what, seconds, often, fault=reason is not None and not store.is_off())

@@ -2,20 +2,25 @@
 
 Numba links into a function all that it calls. So the same code is optimised and assembled again in every
 function and every program above it, whether a network needs it or not. Here a program has a stub in place of
-a piece, as with lazy binding in a dynamic linker. The stub's first call asks for the address of the piece,
+a piece, as with lazy binding in a dynamic linker. The stub's first call requests the address of the piece,
 which is loaded from the disk or compiled (`fastmlp.kernels.jit.engine`). Later calls jump there.
+
+Threads share a stub's cells without a lock. The address is stored by a release and loaded by an acquire: a
+thread that reads it also sees the code and the constants that were written before. ARM could otherwise load
+constants before the address, since a jump orders no loads. Two threads may both store: what they store is the
+same. Instructions need no more: LLVM's loader clears the caches of them, and no thread can have fetched any
+from pages that were not yet executable.
 """
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
-import functools
 import inspect
-import pickle
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import njit, types
@@ -25,11 +30,12 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, register_jitable
 
 from fastmlp.kernels.codegen.subnormals import arithmetic, normal_arithmetic
-from fastmlp.kernels.codes import MOST_CODES, Codes
+from fastmlp.kernels.codes import BY_KIND, MOST_CODES, Codes
 from fastmlp.kernels.jit import emission
-from fastmlp.kernels.jit.digest import Reach, marked, text_of
-from fastmlp.kernels.jit.engine import PASSING, RESOLVE, address_of
+from fastmlp.kernels.jit.engine import PASSING, RESOLVE, Compiler, address_of, key_of_piece, provide
+from fastmlp.kernels.jit.sources import Identity
 from fastmlp.kernels.jit.store import MachineCode, save
+from fastmlp.kernels.jit.type_names import type_of
 
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
@@ -42,52 +48,89 @@ helper = register_jitable(_nrt=False, **OPTIONS, **INNER)
 INT, STATUS, POINTER = ir.IntType(64), ir.IntType(32), ir.PointerType()
 
 
-class Maker:
+class Maker(NamedTuple):
     """Compiles a piece.
 
     make : make(arguments, key) gives the finished library of Numba's, and the piece's symbol in it
-    reach_of : reach_of(key) gives what the piece is made of, with the activation, loss or rule of its code
+    identity_of : identity_of(key) gives what the piece is made of, with the activation, loss or rule of its
+        code
+    codes : the codes that it takes where they are numbers; empty where they stand in `codes.BY_KIND`
     """
 
-    def __init__(self, make: Callable[[Any, str], tuple[Any, str]], reach_of: Callable[[str], Reach]) -> None:
-        self.make, self.reach_of = make, reach_of
+    make: Callable[[Any, str], tuple[Any, str]]
+    identity_of: Callable[[str], Identity]
+    codes: tuple[int, ...] = ()
 
 
-_makers: dict[str, Maker] = {}
+makers: dict[str, Maker] = {}
 """The makers of pieces, by name."""
 
 
-def compiled_piece(name: str, arguments: tuple[Any, ...], key: str) -> MachineCode:
-    """Compile a piece for some types of arguments; keep it on the disk if the name's digest is known."""
-    maker = _makers[name]
+class PieceRequest(NamedTuple):
+    """A piece that code compiled in this process may call, as `calling` has it.
+
+    types : of its arguments
+    """
+
+    name: str
+    types: tuple[str, ...]
+    codes: str | int
+    key: str | None
+
+    def all_keys(self) -> tuple[str, ...]:
+        """Return the keys of all that it may be: without a constant code, of each of fastmlp's own."""
+        if not self.codes:
+            return ("",)
+        if self.key is not None:
+            return (self.key,)
+        if isinstance(self.codes, str):
+            return tuple(one.key for one in BY_KIND[self.codes].own_pieces())
+        return tuple(map(str, makers[self.name].codes))
+
+
+requested: dict[PieceRequest, None] = {}
+"""Requested pieces, in the order in which they were met."""
+
+
+def compiled_piece(name: str, names: tuple[str, ...], key: str) -> MachineCode:
+    """Compile a piece for some types of arguments; keep it on the disk if the name's digest is known.
+
+    names : of the types
+    """
+    maker, arguments = makers[name], tuple(map(type_of, names))
     with global_compiler_lock:
         library, symbol = maker.make(arguments, key)
         code = emission.machine_code_of(library, symbol)
-    reach = maker.reach_of(key)
-    if reach.unknown is None and reach.unchanged():
-        save(name, f"{text_of_types(arguments)} {key}", code)
+    if maker.identity_of(key).is_current():
+        save(name, key_of_piece(names, key), code)
     return code
+
+
+def names_of_types(arguments: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return the names of types, by which machine code has them: `type_of` takes them."""
+    return tuple(map(str, arguments))
 
 
 def assembly_of_piece(name: str, arguments: tuple[Any, ...], key: str) -> str:
     """Return the assembly of a piece for some types of arguments, for people to read."""
     with global_compiler_lock:
-        return emission.assembly_of(_makers[name].make(arguments, key)[0])
-
-
-def text_of_types(arguments: tuple[Any, ...]) -> str:
-    """Return the names of types."""
-    return ", ".join(map(str, arguments))
+        return emission.assembly_of(makers[name].make(arguments, key)[0])
 
 
 def compile_now(name: str, arguments: tuple[Any, ...], key: str = "") -> int:
     """Compile a piece, or load it, before it is called; return its address."""
-    return address_of(name, pickle.dumps(arguments), text_of_types(arguments), key)
+    return address_of(name, names_of_types(arguments), key)
+
+
+def compile_all(name: str, arguments: tuple[Any, ...]) -> None:
+    """`compile_now` for each of a piece's codes."""
+    for code in makers[name].codes:
+        compile_now(name, arguments, str(code))
 
 
 def piece(
     compiled: Any,
-    reach: Reach,
+    identity: Identity,
     result: Any = types.none,
     codes: Codes | None = None,
     of_code: Any = None,
@@ -95,7 +138,7 @@ def piece(
 ) -> Any:
     """Return what jitted code calls for `compiled`, the dispatcher of a function with a unique name.
 
-    reach : what the piece is made of
+    identity : what the piece is made of
     result : the type that it returns, one of Numba's
     codes : the table of its first argument, if each code has machine code of its own; else None
     of_code : of_code(code) gives the dispatcher for a code, and what it is made of; ValueError for an unknown
@@ -105,7 +148,7 @@ def piece(
     name = compiled.py_func.__qualname__
 
     def chosen(key):
-        return (compiled, reach) if codes is None else of_code(codes.code_of_key(key))
+        return (compiled, identity) if codes is None else of_code(codes.code_of_key(key))
 
     def make(arguments, key):
         dispatcher, _ = chosen(key)
@@ -116,7 +159,7 @@ def piece(
             raise TypeError(f"{slot} must return nothing, returns {made.signature.return_type}")
         return made.library, made.fndesc.llvm_func_name
 
-    _makers[name] = Maker(make, lambda key: chosen(key)[1])
+    makers[name] = Maker(make, lambda key: chosen(key)[1])
 
     def call(typing_context, *given):
         if codes is None:
@@ -136,7 +179,7 @@ def piece(
     own = inspect.signature(others or compiled.py_func).parameters.values()
     call.__signature__ = inspect.Signature([*first, *own])
     call.__qualname__ = name
-    marked(call, reach)
+    identity.mark(call)
     return intrinsic(prefer_literal=codes is not None)(call)
 
 
@@ -179,11 +222,12 @@ def _stub(context, module, name, codes, signature, key):
     stub.attributes.add("noinline")
     kind = codes if isinstance(codes, str) else None
     fixed = key if codes else ""
-    description = name, pickle.dumps(arguments), text_of_types(arguments), kind, fixed
-    wanted = cgutils.global_constant(
+    description = name, names_of_types(arguments), kind, fixed
+    requested[PieceRequest(name, description[1], codes, key)] = None
+    request = cgutils.global_constant(
         module,
-        f"{symbol}.wanted",
-        cgutils.make_bytearray(pickle.dumps(description)),
+        f"{symbol}.request",
+        cgutils.make_bytearray(json.dumps(description).encode()),
     )
     several = MOST_CODES if isinstance(codes, str) else codes
     count = several if codes and key is None else 1
@@ -197,11 +241,11 @@ def _stub(context, module, name, codes, signature, key):
     builder = ir.IRBuilder(entry)
     valid = builder.icmp_unsigned("<", code, INT(cells.value_type.count))
     cell = builder.gep(cells, [INT(0), builder.select(valid, code, INT(0))])
-    known = builder.select(valid, builder.load_atomic(cell, "monotonic", 8), INT(0))
+    known = builder.select(valid, builder.load_atomic(cell, "acquire", 8), INT(0))
     builder.cbranch(builder.icmp_unsigned("==", known, INT(0)), first, found)
 
     builder.position_at_end(first)
-    given = [builder.ptrtoint(wanted, INT), INT(wanted.value_type.count), code]
+    given = [builder.ptrtoint(request, INT), INT(request.value_type.count), code]
     made = builder.call(_finder(context, module), [cell, *given])
     builder.cbranch(builder.icmp_unsigned("==", made, INT(0)), failed, found)
 
@@ -251,43 +295,36 @@ def _finder(context, module):
         arithmetic(builder, before)
         kept = builder.icmp_unsigned("==", builder.and_(address, INT(PASSING)), INT(0))
         with cgutils.if_likely(builder, kept):
-            builder.store_atomic(address, cell, "monotonic", 8)
+            builder.store_atomic(address, cell, "release", 8)
     builder.ret(builder.and_(address, INT(~PASSING)))
     return finder
 
 
-@functools.cache
-def how() -> str:
-    """Return what a piece's machine code depends on in addition: a digest of the code that calls pieces."""
-    return text_of(__name__, normal_arithmetic.__module__, emission.__name__)
-
-
 def apart(function: Any) -> Any:
-    """Make a piece of a function that no variant overrides, and that makes no arrays.
-
-    It must stand below all that the function names: what is defined later would not be in its digest.
-    """
+    """Make a piece of a function that no variant overrides, and that makes no arrays."""
     options = {"_nrt": False, **OPTIONS, **INNER}
-    reach = Reach(function, options, how())
-    function.__qualname__ = f"{function.__qualname__}.{reach.digest}"
+    identity = Identity(function, *options.items())
+    function.__qualname__ = f"{function.__qualname__}.{identity.digest}"
     dispatcher = njit(**options)(function)
     emission.give_target(dispatcher, emission.shared_target())
-    return piece(dispatcher, reach)
+    return piece(dispatcher, identity)
 
 
-def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> str:
+def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], codes: Iterable[int] = ()) -> str:
     """Make a piece that is written as LLVM instructions; return its name, for `calling` and `compile_now`.
 
-    It must stand below all that `emit` names, as with `apart`.
+    name : unique among fastmlp's own, where it stands for `emit` and all that this closes over
     emit : emit(builder, arguments, kinds, code) writes the function of a code, from a first block where the
         builder is; its arguments have Numba's types `kinds`
+    codes : those that it is called with; without any, it takes none
     """
-    reach = Reach(emit, how())
-    name = emit.__qualname__ = f"{name}.{reach.digest}"
+    identity = Identity(name, *(() if emit.__module__.startswith("fastmlp.") else (emit,)))
+    name = emit.__qualname__ = f"{name}.{identity.digest}"
+    assert name not in makers, f"two pieces have the name {name}"
 
     def make(arguments, key):
         target = emission.shared_target()
-        symbol = f"fastmlp:{name}.{key}({text_of_types(arguments)})"
+        symbol = f"fastmlp:{name}.{key}({', '.join(names_of_types(arguments))})"
         library = emission.written_library(target, symbol)
         module = library.create_ir_module(symbol)
         taken = target.call_conv.get_function_type(types.none, arguments).args
@@ -301,5 +338,8 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None]) -> s
         library.finalize()
         return library, symbol
 
-    _makers[name] = Maker(make, lambda key: reach)
+    makers[name] = Maker(make, lambda key: identity, tuple(codes))
     return name
+
+
+provide(Compiler(compiled_piece, emission.initialize_runtime))

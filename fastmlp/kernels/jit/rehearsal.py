@@ -1,4 +1,4 @@
-"""Runs of a program that compute nothing: all that it would call is compiled, by whoever is free to do it.
+"""Dry runs of a program: nothing is computed, and all that it would call is compiled.
 
 A program names what it calls only as it runs, and waits for what another process compiles. A rehearsal
 passes over that, finds the next piece, and comes back: two processes that rehearse the same program share the
@@ -50,18 +50,18 @@ class _Rehearsal:
             return False
         return True
 
-    def resolve(self, wanted: int, length: int, code: int) -> int:
-        """As `engine._resolve`: a run of a large network asks ten thousand times for the same."""
-        found = self._known.get((wanted, code))
+    def resolve(self, request: int, length: int, code: int) -> int:
+        """`engine._resolve` with a cache: a run of a large network requests the same ten thousand times."""
+        found = self._known.get((request, code))
         if found is not None:
             return found
         nothing = _nothing()[0] + PASSING
-        piece = loaded(*described(wanted, length, code), patient=False)
+        piece = loaded(*described(request, length, code), patient=False)
         if piece is None:
             self.busy = True
             return nothing
         self.found += 1
-        found = self._known[wanted, code] = nothing if piece.alone else piece.address + PASSING
+        found = self._known[request, code] = nothing if piece.alone else piece.address + PASSING
         return found
 
 
@@ -78,7 +78,7 @@ def rehearse(run: Callable[[], object], meanwhile: Callable[[], object]) -> bool
     """Have all that a run calls compiled or loaded; return whether it is.
 
     run : calls a program, with memory that may be overwritten, and never reads a result
-    meanwhile : calls another one, which is rehearsed while another process compiles the first
+    meanwhile : calls another program, which is rehearsed while another process compiles the first
     """
     rehearsal = _Rehearsal()
     latest, found = time.monotonic() + MOST_PATIENCE, 0

@@ -1,9 +1,10 @@
 """Keeps machine code on the disk, between processes; it does not need Numba.
 
 Every piece of machine code is a file with a checksum. A file is loaded only if no other user could have
-written it or its directory, and if its checksum is right; otherwise the code is compiled again. A file's name
-has a digest of all that its code is made of, and a hash of its key: the types, the processor and the
-compiler.
+written it or its directory (`fastmlp.system.private_directory`), and if its checksum is right; otherwise it
+is looked for in what came with the wheel (`fastmlp.kernels.jit.prebuilt`), or the code is compiled again. A
+file's name has a digest of all that its code is made of, and a hash of its key: the types, the processor and
+the compiler.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import importlib.util
 import json
 import os
 import re
-import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -26,15 +26,16 @@ import llvmlite
 import numpy as np
 
 from fastmlp.kernels.codegen.machine import target
+from fastmlp.kernels.jit import prebuilt
 from fastmlp.system.locks import alone
 from fastmlp.system.notices import say
-from fastmlp.system.renaming import replace
+from fastmlp.system.private_directory import NotPrivate, PrivateDirectory, make, opened
 
 PLACE = "FASTMLP_CACHE_DIR"
 """The environment variable that names the directory. Without it: NUMBA_CACHE_DIR, else the user's cache."""
 
 SWITCH = "FASTMLP_CACHE"
-"""The environment variable that turns the cache off if it is 0."""
+"""The environment variable that turns the cache off if it is 0, and what came with the wheel as well."""
 
 BOUND, MOST_BYTES = "FASTMLP_CACHE_BYTES", 512 << 20
 """The environment variable for the most bytes that the files may take, and its default.
@@ -48,16 +49,13 @@ ROOM = 1 << 20
 NAME = re.compile(r".*\.[0-9a-f]{32}\.(bin|json|done)|.+\.[0-9a-f]{8}\.tmp")
 """The name of a file of ours; `.tmp` is the ending of a file that is being written."""
 
-BESIDE = re.compile(r"lock\.([0-9a-f]|names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
+OTHERS = re.compile(r"lock\.([0-9a-f]|names|partner)|background\.lock|.+-[0-9a-f]{32}\.(request|[0-9a-f]{8})")
 """The name of a lock, or of a request (`fastmlp.system.background`)."""
 
 ABANDONED_SECONDS = 3600
 """An unfinished file of this age was left by a process that was killed."""
 
 DIGEST = hashlib.sha256().digest_size
-
-SETTINGS = ("BOUNDSCHECK", "OPT", "DEBUGINFO", "LOOP_VECTORIZE", "SLP_VECTORIZE")
-"""NUMBA_* variables that machine code depends on, beside those that name the processor."""
 
 
 class MachineCode(NamedTuple):
@@ -72,14 +70,14 @@ class MachineCode(NamedTuple):
     externals: tuple[str, ...]
 
 
-class Refused(Exception):
+class StoreUnusable(Exception):
     """The store cannot be used; the text says why."""
 
 
 @functools.cache
 def compiler() -> str:
-    """Return what machine code depends on beside source and types: versions, settings, the processor."""
-    settings = [os.environ.get(f"NUMBA_{name}") for name in SETTINGS]
+    """Return what machine code depends on besides source and types: versions, settings, the processor."""
+    settings = [os.environ.get(f"NUMBA_{name}") for name in prebuilt.SETTINGS]
     return repr(
         (_numba_version(), llvmlite.__version__, np.__version__, sys.version_info[:3], settings, target())
     )
@@ -96,29 +94,35 @@ def _numba_version() -> str:
     return found[1] if found else text
 
 
-def directory() -> Path:
+def is_off() -> bool:
+    """Return whether the user has set that nothing is kept or read, which is no fault."""
+    return os.environ.get(SWITCH) == "0"
+
+
+def directory() -> PrivateDirectory:
     """Return the directory of the files, and make it if it does not exist; Refused if it cannot be used."""
-    if os.environ.get(SWITCH) == "0":
-        raise Refused(f"{SWITCH} is 0")
+    if is_off():
+        raise StoreUnusable(f"{SWITCH} is 0")
     most_bytes()
-    place = _place()
+    place = default_place()
     try:
         try:
-            found = place.lstat()
+            found = opened(place)
         except FileNotFoundError:
-            place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = place.lstat()
-        writable = os.access(place, os.W_OK)
+            make(place)
+            found = opened(place)
+    except NotPrivate as error:
+        raise StoreUnusable(f"{error}; forbid that (chmod go-w), or set {PLACE}") from None
     except OSError as error:
-        raise Refused(f"there is no directory to write to; {PLACE} can name one ({error.strerror})") from None
-    if not stat.S_ISDIR(found.st_mode) or not _only_ours(found):
-        raise Refused(f"others could write to {str(place)!r}; remove it, or set {PLACE}")
-    if not writable:
-        raise Refused(f"there is no directory to write to; {PLACE} can name one")
-    return place
+        raise StoreUnusable(
+            f"there is no directory to write to; {PLACE} can name one ({error.strerror})"
+        ) from None
+    if not found.writable:
+        raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one")
+    return found
 
 
-def _place() -> Path:
+def default_place() -> Path:
     """Return the path of the directory, which need not exist yet."""
     for variable in (PLACE, "NUMBA_CACHE_DIR"):
         if given := os.environ.get(variable):
@@ -130,18 +134,18 @@ def _place() -> Path:
     else:
         home = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
-        return home.expanduser() / "fastmlp"
+        return home.expanduser().absolute() / "fastmlp"
     except RuntimeError:
-        raise Refused(f"there is no directory to write to; {PLACE} can name one") from None
+        raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one") from None
 
 
 def most_bytes() -> int:
     """Return how many bytes the files may take; Refused if the environment variable is no such number."""
     given = os.environ.get(BOUND, str(MOST_BYTES))
     if not given.strip().isdecimal():
-        raise Refused(f"{BOUND} must be a whole number of bytes, got {given!r}")
+        raise StoreUnusable(f"{BOUND} must be a whole number of bytes, got {given!r}")
     if int(given) < ROOM:
-        raise Refused(f"{BOUND} is {given}, and a program needs up to {ROOM}")
+        raise StoreUnusable(f"{BOUND} is {given}, and a program needs up to {ROOM}")
     return int(given)
 
 
@@ -149,14 +153,14 @@ def why_not_kept() -> str | None:
     """Return why nothing can be saved now, for instance on a full disk; None if it can."""
     try:
         place = directory()
-    except Refused as refused:
+    except StoreUnusable as refused:
         return str(refused)
     try:
         with _written(place, "room", bytes(ROOM)):
             return None
     except OSError as error:
-        _lost.add(place)
-        return f"{str(place)!r} takes no more files: {error.strerror}"
+        places_lost.add(place.path)
+        return f"{str(place.path)!r} takes no more files: {error.strerror}"
 
 
 def load(name: str, key: str) -> MachineCode | None:
@@ -169,63 +173,102 @@ def load(name: str, key: str) -> MachineCode | None:
     return MachineCode(symbol, content[4 + length :], tuple(externals))
 
 
-def has(name: str, key: str) -> bool:
-    """Whether machine code of a name and a key is there, sound or not."""
+def has(name: str, key: str, kind: str = "bin") -> bool:
+    """Whether machine code of a name and a key is there, sound or not; or a file of another kind."""
+    return is_own(name, key, kind) or _prebuilt(name, key, kind) is not None
+
+
+def is_own(name: str, key: str, kind: str = "bin") -> bool:
+    """Whether it is in the directory: what came with the wheel does not count."""
     try:
-        return _path(directory(), name, key, "bin").exists()
-    except (OSError, Refused):
+        return directory().has(file_name(name, key, kind))
+    except (OSError, StoreUnusable):
         return False
 
 
 def save(name: str, key: str, code: MachineCode) -> None:
     """Save machine code, if the directory can be written."""
+    write(name, key, "bin", content_of(code))
+
+
+def content_of(code: MachineCode) -> bytes:
+    """Return what `load` makes machine code of."""
     header = json.dumps([code.symbol, code.externals]).encode()
-    write(name, key, "bin", len(header).to_bytes(4, "little") + header + code.object_code)
+    return len(header).to_bytes(4, "little") + header + code.object_code
 
 
 def read(name: str, key: str, kind: str) -> bytes | None:
     """Return the content of a file; None if there is none, or it is damaged."""
+    file = file_name(name, key, kind)
     try:
-        path = _path(directory(), name, key, kind)
-        with open(path, "rb") as file:
-            if not _only_ours(os.fstat(file.fileno())):
-                return None
-            content = file.read()
-    except (OSError, Refused):
-        return None
-    checksum, content = content[:DIGEST], content[DIGEST:]
-    if hashlib.sha256(content).digest() != checksum:
-        return None
+        place = directory()
+        content = _checked(place.read(file))
+    except (OSError, StoreUnusable):
+        content = None
+    if content is None:
+        return _prebuilt(name, key, kind)
     with contextlib.suppress(OSError):
-        os.utime(path)  # the time of the last use, by which files are removed
+        place.touch(file)  # the time of the last use, by which files are removed
     return content
 
 
-def write(name: str, key: str, kind: str, content: bytes) -> None:
-    """Write a file, whole or not at all. If it cannot be written, warn once for each directory."""
+def _checked(content: bytes) -> bytes | None:
+    """Return what follows the checksum in a file; None if it is damaged."""
+    checksum, content = content[:DIGEST], content[DIGEST:]
+    return content if checksum_of(content) == checksum else None
+
+
+def _prebuilt(name: str, key: str, kind: str) -> bytes | None:
+    """Return what came with the wheel in place of a file; None also where nothing shall be read."""
+    if is_off() or (level := prebuilt.level()) is None:
+        return None
+    found = prebuilt.read(prebuilt_file(level, name, key, kind))
+    return None if found is None else _checked(found)
+
+
+def prebuilt_file(level: str, name: str, key: str, kind: str) -> str:
+    """Return the name of a file in a level's archive."""
+    return _named(name, f"prebuilt {level} {key}", kind)
+
+
+def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -> None:
+    """Write a file, whole or not at all. If it cannot be written, warn once for each directory.
+
+    prunes : whether files that have not been used for long may go; to look at 3 000 takes 80 ms
+    """
     try:
         place = directory()
-    except Refused:
+    except StoreUnusable:
         return
     try:
-        with _written(place, name, hashlib.sha256(content).digest(), content) as temporary:
-            replace(temporary, _path(place, name, key, kind))
+        with _written(place, name, checksum_of(content), content) as temporary:
+            place.replace(temporary, file_name(name, key, kind))
     except OSError as error:
-        if place not in _lost:
-            _lost.add(place)
-            why = f"{str(place)!r} takes no more files: {error.strerror}"
+        if place.path not in places_lost:
+            places_lost.add(place.path)
+            why = f"{str(place.path)!r} takes no more files: {error.strerror}"
             say(f"fastmlp: later runs will compile again, for {why}")
         return
-    prune(place, most_bytes())
+    if prunes:
+        prune(place, most_bytes())
 
 
-_lost: set[Path] = set()
+places_lost: set[Path] = set()
 """Directories for which the warning was given that nothing can be saved there."""
 
 
-def _path(place: Path, name: str, key: str, kind: str) -> Path:
-    digest = hash_of(f"{compiler()} {key}")
-    return place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{digest}.{kind}"
+def checksum_of(content: bytes) -> bytes:
+    """Return what stands before a content in its file."""
+    return hashlib.sha256(content).digest()
+
+
+def file_name(name: str, key: str, kind: str) -> str:
+    """Return the name of a file."""
+    return _named(name, f"{compiler()} {key}", kind)
+
+
+def _named(name: str, text: str, kind: str) -> str:
+    return f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{hash_of(text)}.{kind}"
 
 
 def hash_of(text: str) -> str:
@@ -234,42 +277,38 @@ def hash_of(text: str) -> str:
 
 
 @contextlib.contextmanager
-def _written(place: Path, name: str, *parts: bytes) -> Iterator[Path]:
-    """Write a temporary file in the directory; it is removed at the end if it is still there."""
-    temporary = place / f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
+def _written(place: PrivateDirectory, name: str, *parts: bytes) -> Iterator[str]:
+    """Write a temporary file and give its name; it is removed at the end if it is still there."""
+    temporary = f"{re.sub('[^a-zA-Z0-9_.@-]', '', name)}.{os.urandom(4).hex()}.tmp"
     try:
-        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            for part in parts:
-                file.write(part)
+        place.create(temporary, *parts)
         yield temporary
     finally:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            place.unlink(temporary)
 
 
-def files(place: Path) -> list[tuple[int, int, Path]]:
-    """Return (time of the last use, bytes, path) of the files of ours, the least recently used first."""
+def files(place: PrivateDirectory) -> list[tuple[int, int, str]]:
+    """Return (time of the last use, bytes, name) of the files of ours, the least recently used first."""
     abandoned = (time.time() - ABANDONED_SECONDS) * 1e9
-    return [one for one in _listed(place, NAME) if one[2].suffix != ".tmp" or one[0] < abandoned]
+    return [one for one in _listed(place, NAME) if not one[2].endswith(".tmp") or one[0] < abandoned]
 
 
-def files_beside(place: Path) -> list[tuple[int, int, Path]]:
+def other_files(place: PrivateDirectory) -> list[tuple[int, int, str]]:
     """Return the same of locks and requests, which do not count for the bound."""
-    return _listed(place, BESIDE)
+    return _listed(place, OTHERS)
 
 
-def _listed(place: Path, name: re.Pattern[str]) -> list[tuple[int, int, Path]]:
+def _listed(place: PrivateDirectory, pattern: re.Pattern[str]) -> list[tuple[int, int, str]]:
     found = []
-    with contextlib.suppress(OSError), os.scandir(place) as entries:
-        for entry in entries:
-            if name.fullmatch(entry.name):
-                with contextlib.suppress(FileNotFoundError):
-                    status = entry.stat(follow_symlinks=False)
-                    found.append((status.st_mtime_ns, status.st_size, Path(entry.path)))
+    with contextlib.suppress(OSError):
+        for name, status in place.files():
+            if pattern.fullmatch(name):
+                found.append((status.st_mtime_ns, status.st_size, name))
     return sorted(found)
 
 
-def prune(place: Path, most: int) -> None:
+def prune(place: PrivateDirectory, most: int) -> None:
     """Remove the least recently used files until the others take `most` bytes or less.
 
     Other processes may load, save or remove the same files at the same time: a file is whole or does not
@@ -277,32 +316,38 @@ def prune(place: Path, most: int) -> None:
     """
     found = files(place)
     excess = sum(size for _, size, _ in found) - most
-    for _, size, path in found:
+    for _, size, name in found:
         if excess <= 0:
             break
         with contextlib.suppress(OSError):
-            path.unlink()
+            place.unlink(name)
         excess -= size
 
 
-def _only_ours(found: os.stat_result) -> bool:
-    """Return whether this user owns a file, and no other user may write to it."""
-    return not hasattr(os, "geteuid") or (
-        found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    )
+loaded_at = time.time()
 
 
+@functools.cache
 def package_digest() -> str | None:
-    """Return a digest of the source files that machine code is made of; None if the sources are no files."""
-    root = Path(__file__).parents[2]
-    text = hashlib.sha256()
+    """Return a digest of the source files that machine code is made of.
+
+    It is None if the sources are no files, or have been edited since this process loaded them.
+    """
+    root = str(Path(__file__).parents[2])
+    text, content = hashlib.sha256(), b""
     try:
         for room in ("formulas", "kernels", "model"):
-            for path in sorted((root / room).rglob("*.py")):
-                text.update(path.read_bytes())
+            for folder, folders, names in os.walk(os.path.join(root, room)):
+                folders.sort()
+                for name in sorted(name for name in names if name.endswith(".py")):
+                    with open(os.path.join(folder, name), "rb") as file:
+                        if os.fstat(file.fileno()).st_mtime > loaded_at:
+                            return None
+                        content = file.read()
+                    text.update(f"{room} {name} {len(content)} ".encode() + content)
     except OSError:
         return None
-    return text.hexdigest()[:16]
+    return text.hexdigest()[:16] if content else None
 
 
 def mark(name: str, key: str) -> None:
@@ -312,10 +357,7 @@ def mark(name: str, key: str) -> None:
 
 def is_marked(name: str, key: str) -> bool:
     """Whether a program was marked. Its files may have been removed since."""
-    try:
-        return _path(directory(), name, key, "done").exists()
-    except (OSError, Refused):
-        return False
+    return has(name, key, "done")
 
 
 LOOK_SECONDS = 0.05
@@ -334,15 +376,16 @@ class Names:
         self._seen: tuple[int, int] | None = None
         """The inode and the length of the file when it was read last; its content only grows."""
         self._looked = time.monotonic()
-        self._known = self._read()
+        found = _prebuilt("names", self._package, "json") if self._package else None
+        self._known = {**json.loads(found or "{}"), **self._read()}
 
     def _read(self) -> dict[str, Any]:
         """Return the content of the file if it has changed since it was read last, else nothing."""
         if self._package is None:
             return {}
         try:
-            found = os.stat(_path(directory(), "names", self._package, "json"))
-        except (OSError, Refused):
+            found = directory().status(file_name("names", self._package, "json"))
+        except (OSError, StoreUnusable):
             return {}
         seen, self._seen = self._seen, (found.st_ino, found.st_size)
         if seen == self._seen:
@@ -358,7 +401,7 @@ class Names:
         return found
 
     def put(self, what: str, name: str) -> None:
-        """Keep a name, beside those that other processes have kept since the file was read."""
+        """Keep a name, with those that other processes have kept since the file was read."""
         if self._package is not None and self._known.get(what) != name:
             with _alone("lock.names", MOST_PATIENCE):
                 self._known = {**self._known, **self._read(), what: name}
@@ -385,12 +428,12 @@ def only_partner() -> contextlib.AbstractContextManager[bool]:
 
 
 def _alone(lock: str, patience: float) -> contextlib.AbstractContextManager[bool]:
-    """As `fastmlp.system.locks.alone`, for a lock in the directory; free where there is no directory."""
+    """`fastmlp.system.locks.alone` for a lock in the directory; free where there is no directory."""
     try:
-        return alone(directory() / lock, patience)
-    except Refused:
+        return alone(directory(), lock, patience)
+    except StoreUnusable:
         return contextlib.nullcontext(True)
 
 
 MOST_PATIENCE = 60.0
-"""Seconds that a process waits at most for another one's compilation."""
+"""Seconds that a process waits at most for another process's compilation."""

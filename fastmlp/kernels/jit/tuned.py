@@ -17,7 +17,7 @@ KEPT = "measured constants"
 """The name that the constants are kept under, for each package, compiler and processor."""
 
 
-def is_wanted() -> bool:
+def is_enabled() -> bool:
     """Return whether constants may be measured and taken."""
     return os.environ.get(SWITCH) != "0"
 
@@ -30,7 +30,7 @@ def is_known() -> bool:
 @functools.cache
 def take_kept() -> None:
     """Take the constants on the disk, before the first program runs: none may change during a training."""
-    kept = store.names().get(KEPT) if is_wanted() else None
+    kept = store.names().get(KEPT) if is_enabled() else None
     if kept is not None:
         table.take(json.loads(kept))
 

@@ -29,7 +29,7 @@ end = begin
 
 
 def sums(v, blocks, a_at, b_at, room):
-    """As `tiles.sums`."""
+    """`tiles.sums` by vectors."""
     build = v.builder
     words, numbers = ir.VectorType(INT32, SIDE), ir.VectorType(BFloat(), TERMS)
     dot = declare(build.module, "llvm.x86.avx512bf16.dpbf16ps.512", v.type, [v.type, numbers, numbers])

@@ -19,7 +19,7 @@ from fastmlp.kernels.jit.lazy import emitted
 from fastmlp.kernels.mixed import lanes, tiles
 from fastmlp.kernels.mixed.packing import VECTOR_BYTES
 from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TILE_BYTES, whole
-from fastmlp.kernels.program.arithmetic import descended, with_decay
+from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
 
 ENDS = "plain", "biased", "rectified", "gated", "updated"
 """What is done to sums before they are stored, as in `gemm.microkernel`; `gated` reads the gate at `start`."""
@@ -62,12 +62,12 @@ def multiplying(name, by):
                     column = right + side * SIDE
                     mask, along = v.first(columns - column), column * v.itemsize
                     total = Symbol(build, v.load(v.shift(room, m * ROOM_ROW + side * VECTOR_BYTES)))
-                    at, beside = (
+                    at, old_at = (
                         v.shift(v.shift(place, (down + m) * row), along)
                         for place, row in ((c, c_row), (start, start_row))
                     )
                     read = lambda place, mask=mask: Symbol(build, v.load(place, mask))
-                    end = finished(ENDS[code], total, partial(read, beside), partial(read, at), rate, l2)
+                    end = finished(ENDS[code], total, partial(read, old_at), partial(read, at), rate, l2)
                     v.store(end.value, at, mask)
         by.end(build)
 
@@ -89,7 +89,7 @@ def finished(end, total, start, old, rate, l2):
             return total.choose(start() > 0.0, total, zero)
         case "updated":
             rate, l2 = total.number(rate), total.number(l2)
-            return descended(old(), rate, with_decay(total, l2, old()))
+            return sgd_step(old(), rate, with_decay(total, l2, old()))
     raise AssertionError(end)
 
 

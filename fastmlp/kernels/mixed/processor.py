@@ -17,7 +17,7 @@ ARCH_PRCTL, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA = 158, 0x1023, 18
 
 VECTORS = ("avx512bf16", "avx512bw")
 TILES = (*VECTORS, "amx-tile", "amx-bf16")
-"""The features beside `machine.AVX512`, by LLVM's names. Tiles need those of vectors too, which pack operands."""
+"""The features besides `machine.AVX512`, by LLVM's names. Tiles need those of vectors too, which pack operands."""
 
 
 def why_no_vectors(needs: tuple[str, ...] = VECTORS) -> str | None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 from llvmlite import ir
 from numba import types
 
+from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays, shifted
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codegen.types import INT
 from fastmlp.kernels.gemm import dispatch
-from fastmlp.kernels.gemm.macrokernel import NOTHING, call, shifted
-from fastmlp.kernels.gemm.operands import of_arrays
+from fastmlp.kernels.gemm.macrokernel import call
 from fastmlp.kernels.mixed.multiplying import ENDS
 from fastmlp.kernels.mixed.packing import BY_PAIRS, BY_ROWS, ORDERED, PACK, TURNED, WAYS
 from fastmlp.kernels.mixed.room import BLOCK, ROOM_ROW, SIDE, TERMS, TILE_BYTES, whole
@@ -98,38 +98,38 @@ def slots_of(by):
         )  # fmt: skip
 
     @of_arrays
-    def weight_gradient(x, order, delta, out, to, first, rows, descend, rate, l2, scratch):
+    def weight_gradient(x, order, delta, out, to, first, rows, apply, rate, l2, scratch):
         build = x.builder
         multiply(
             by, build,
             (way(build, BY_PAIRS | TURNED, order), x.at(0, first), order.data, delta.rows, rows, x.row),
             (INT(BY_PAIRS), delta.data, NOTHING, delta.rows, delta.columns, delta.row),
             (out.at(to), out.row), scratch, rows, delta.columns, delta.rows,
-            chosen(build, descend, "updated", "plain"), rate=rate.value, l2=l2.value,
+            chosen(build, apply, "updated", "plain"), rate=rate.value, l2=l2.value,
         )  # fmt: skip
 
     def affine_rows(x, order, w, b, out, start, stop, relu, scratch):
-        """As `dispatch.affine`."""
+        """`dispatch.affine` with rounded operands."""
         if takes(w.shape[0], w.shape[1]):
             affine(x, order, w, b, out, start, stop - start, relu, scratch)
         else:
             dispatch.affine(x, order, w, b, out, start, stop, relu, scratch)
 
     def input_gradient_rows(delta, w, hidden, out, start, stop, relu, scratch):
-        """As `dispatch.input_gradient`."""
+        """`dispatch.input_gradient` with rounded operands."""
         if takes(w.shape[0], w.shape[1]):
             input_gradient(delta, w, hidden, out, start, stop - start, relu, scratch)
         else:
             dispatch.input_gradient(delta, w, hidden, out, start, stop, relu, scratch)
 
-    def weight_gradient_rows(x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch):
-        """As `dispatch.weight_gradient`."""
+    def weight_gradient_rows(x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch):
+        """`dispatch.weight_gradient` with rounded operands."""
         if takes(x.shape[1], delta.shape[1]):
             to, rows = start - out_first, stop - start
-            weight_gradient(x, order, delta, out, to, start, rows, descend, rate, l2, scratch)
+            weight_gradient(x, order, delta, out, to, start, rows, apply, rate, l2, scratch)
         else:
             dispatch.weight_gradient(
-                x, order, delta, out, out_first, start, stop, descend, rate, l2, sums, scratch
+                x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, scratch
             )
 
     return {one.__name__: one for one in (affine_rows, input_gradient_rows, weight_gradient_rows)}

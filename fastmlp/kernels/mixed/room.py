@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 from fastmlp.model.precision import takes_bfloat16
@@ -26,13 +25,13 @@ def whole(count: Any, unit: int) -> Any:
     return (count + (unit - 1)) // unit * unit
 
 
-def buffers(sizes: Sequence[int], rows: int) -> dict[str, int]:
+def buffers(products: Sequence[tuple[int, int]], rows: int) -> dict[str, int]:
     """Return the lengths of buffers, in numbers of float32, that the products of a network need; see `Variant`.
 
     scratch : the sums of a block, and both operands of the largest product, with two numbers in each float32
     """
     scratch = slices = 0
-    for n_in, n_out in pairwise(sizes):
+    for n_in, n_out in products:
         if takes_bfloat16(n_in, n_out):
             shapes = (rows, n_in), (n_in, n_out), (rows, n_out)
             operands = sorted(whole(a, BLOCK) * whole(b, BLOCK) // 2 for a, b in shapes)

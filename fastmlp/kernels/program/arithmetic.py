@@ -3,7 +3,7 @@
 A sum of floats depends on the order of its terms. This page states that order. It depends on the network, the
 optimiser, the rows of a batch, the dtype and the machine's vectors, and on nothing else: variants that are
 `exact` (`fastmlp.kernels.variant.Variant`) give equal parameters, moments and losses, with any number of
-threads, by `train_chunk` and by `gradient` followed by `update`. `tests/test_arithmetic.py` compares them.
+threads, by `train_chunk` and by `gradient` followed by `update`: `tests/kernels/test_arithmetic.py`.
 
 Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and twice elsewhere.
 
@@ -13,33 +13,48 @@ Multiply-adds round once (`formulas.numbers.fma`) where `fma` is written, and tw
 - Sparse inputs have the same chains without the terms whose factor is 0: these change no bit but the sign
   of a zero. A row of weights takes no step if its column is empty in the batch. It still equals the same row
   after a step along a gradient of 0, because the first step of a call sets its subnormal numbers to 0.
-- Bias gradients begin with 0, and the rows of the batch are added one by one.
+- Bias gradients begin with 0, and the rows of the batch are added one by one. Those of gains and shifts of a
+  run are summed so over each part of `LOSS_ROWS` rows, and the parts are added one by one, from 0.
 - The loss is summed in float64, from 0, by parts of `LOSS_ROWS` rows; then it is divided by `value_divisor`;
   then the sum of the layers' penalties, the first layer's first, is added. A part is summed by halves, row i
-  and row i + 8 first (`elementwise.abreast.emit_total`).
+  and row i + 8 first (`elementwise.batched.emit_total`).
+- A layer's penalty is a sum over rows of weights, one for each input; `rows_as_one` of them count as one
+  row. `with_penalty` adds row r, column k to the chain (r % PENALTY_ROWS, k % PENALTY_LANES), rows ascending
+  and then columns, in the dtype. After every group of rows, PENALTY_ROWS times as many as
+  give a chain PENALTY_TERMS terms, or PENALTY_ROWS where one gives more, the chains of a lane are added, the
+  first row's first, and that to the lane's total in float64. At last the lanes' totals are summed by halves.
+  The terms of padding, which are 0, change nothing.
 - A gradient is complete before anything else is done to it: `with_decay`, then, where l1 > 0,
   l1 * sign(weight) is added.
 - Dropped units are dropped after their activation; their delta is dropped before it is multiplied by the
   activation's slope.
 - The norm that clipping needs is a sum in float64 over the flat vector (`elementwise.totals.emit_sum`).
-- A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `descended`.
+- A step is its rule's formula (`fastmlp.model.rules`); plain SGD's, which also ends tiles, is `sgd_step`.
 - Subnormal numbers count as 0 from the first product to the last step (`fastmlp.kernels.codegen.subnormals`).
-
-`specialized` follows it, with two exceptions; `variant.Bound.exact` is true where neither applies to a
-network's program. The first changes the last bits of parameters, by some eps a step. The second changes only
-the last bits of the reported loss:
-
-- batches of 1024 rows and more: they are summed in eight groups, which threads share;
-- penalties: their terms are summed in the dtype and in any order. In one chain, the 4440 weights of
-  13-60-60-1 would be 4440 additions of which each waits for the one before, a quarter of the step.
 """
 
 # mypy: ignore-errors
 
-from fastmlp.formulas.numbers import fma
+from fastmlp.formulas.numbers import fma, where
 
 LOSS_ROWS = 16
 """Rows whose losses make one part of the sum."""
+
+PENALTY_ROWS, PENALTY_LANES, PENALTY_TERMS = 4, 8, 16
+"""The chains of a layer's penalty, and the terms of each that are added before their sum goes to float64."""
+
+
+def rows_as_one(n_out):
+    """Return how many rows of weights count as one where a penalty is summed: as many as 8 lanes hold."""
+    if isinstance(n_out, int):
+        return max(1, PENALTY_LANES // n_out)
+    return where(n_out < PENALTY_LANES, n_out.number(PENALTY_LANES) // n_out, 1)
+
+
+def with_penalty(l1, half, weight, total):
+    """Return total + (l1 + half * |weight|) * |weight|, where half is l2 / 2; l1 : None is 0."""
+    size = weight.magnitude()
+    return fma(half * size if l1 is None else fma(half, size, l1), size, total)
 
 
 def with_decay(gradient, l2, weight):
@@ -47,6 +62,11 @@ def with_decay(gradient, l2, weight):
     return fma(l2, weight, gradient)
 
 
-def descended(parameter, rate, gradient):
+def sgd_step(parameter, rate, gradient):
     """Return the parameter after a step of plain SGD."""
     return fma(-rate, gradient, parameter)
+
+
+def chances(rate):
+    """Return the least hash (32 bits) of units that a dropout of this rate keeps, and their factor."""
+    return int(rate * 4294967296.0), 1.0 / (1.0 - rate)

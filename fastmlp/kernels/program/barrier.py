@@ -1,16 +1,26 @@
 """The barrier at which the workers of a step wait for one another, within compiled code.
 
-A barrier of two running workers takes 0.1 us. A worker that waits polls for a while and then yields its core, so
-that more workers than cores still make progress. Each arrival moves a cache line from the core of the arrival
-before it, so arrivals at one place follow one another. Up to `FAN_IN` workers therefore meet at one place. More
-workers form groups: each group meets at a place of its own, and then one worker of each group meets the others at
-the root. So 96 workers wait for 8 and then 12 such transfers, where one place would need 96
+A barrier of two running workers takes 0.1 us. A worker that waits polls for about as long as it takes to be woken,
+and then sleeps until the barrier opens, so that its core is free for the worker that it waits for, or for other
+programs. Who opens a barrier where nobody sleeps calls nothing. Each arrival moves a cache line from the core of
+the arrival before it, so arrivals at one place follow one another. Up to `FAN_IN` workers therefore meet at one
+place. More workers form groups: each group meets at a place of its own, and then one worker of each group meets the
+others at the root. So 96 workers wait for 8 and then 12 such transfers, where one place would need 96
 (`docs/many-cores.md`).
+
+Order of memory, for processors such as ARM's that keep no order by themselves:
+
+- What a worker has written before it arrives, all others see after the barrier. Each arrival releases that to the
+  arrival after it, the last arrival releases all of it to the generation, and who reads the generation acquires it.
+- A worker reads the generation before it arrives, and no older one than it left with: it has read that one before, or
+  acquired it from a worker that had.
+- No wake-up is lost. Who opens moves the generation, and then reads how many sleep. Who falls asleep counts itself, and
+  then the system compares the generation. Of the two at least one sees the other, as both are in the one order of
+  `seq_cst`. The system's comparison is none of our instructions, so a fence stands before it.
+- Any moment at which the word of `is_abandoned` is read is right: it ends steps whose results nobody will read.
 """
 
 # mypy: ignore-errors
-
-import sys
 
 from llvmlite import ir
 from numba import types
@@ -18,19 +28,30 @@ from numba.extending import intrinsic
 
 from fastmlp.kernels.codegen.types import INT, INT32, POINTER, declare
 from fastmlp.kernels.codegen.vectors import data_pointer
-from fastmlp.kernels.program.records import ABANDONED, ARRIVED, FAN_IN, GENERATION, MOST_GROUPS, PLACE
+from fastmlp.kernels.program.records import (
+    ABANDONED,
+    ARRIVED,
+    FAN_IN,
+    GENERATION,
+    MOST_GROUPS,
+    PLACE,
+    SLEEPERS,
+)
+from fastmlp.kernels.program.sleeping import FUNCTIONS, SEEN, VALUE, WORD
 
-SPINS = 2000
-"""Polls before a worker yields: about 50 us, more than the time between the arrivals of one step's workers."""
+SPINS = 50_000
+"""Polls before a worker sleeps: about 40 us, as long as it takes until a woken worker runs."""
 
-YIELD = "SwitchToThread" if sys.platform == "win32" else "sched_yield"
+NAP, MOST_NAPS = 10, 100
+"""Where the system has no function to sleep by: microseconds of the first nap, by which each is longer than the
+one before; how many naps become longer."""
 
 FUNCTION = "fastmlp_barrier"
 
 
 @intrinsic
 def wait(typing_context, barrier, worker, workers):
-    """Return when all workers have arrived, or when one of them has failed. barrier : (BARRIER,) int64"""
+    """Return when all workers have arrived, or when the barrier has been closed. barrier : (BARRIER,) int64"""
 
     def emit(context, builder, signature, values):
         place = data_pointer(context, builder, barrier, values[0])
@@ -41,8 +62,20 @@ def wait(typing_context, barrier, worker, workers):
     return types.void(barrier, types.intp, types.intp), emit
 
 
+@intrinsic
+def is_abandoned(typing_context, barrier):
+    """Return whether a worker has failed, so that no further step is taken. barrier : (BARRIER,) int64"""
+
+    def emit(context, builder, signature, values):
+        place = data_pointer(context, builder, barrier, values[0])
+        found = builder.load_atomic(word(builder, place, ABANDONED), "monotonic", 8, typ=INT)
+        return builder.icmp_signed("!=", found, INT(0))
+
+    return types.boolean(barrier), emit
+
+
 def function_of(module):
-    """Return the module's function (barrier's address, worker, workers), written when first asked for."""
+    """Return the module's function (barrier's address, worker, workers), written at the first call."""
     function = declare(module, FUNCTION, ir.VoidType(), [POINTER, INT, INT])
     if function.is_declaration:
         function.linkage = "internal"
@@ -59,27 +92,23 @@ def word(builder, place, index):
 
 
 def read(builder, place, index):
-    """Return a word; all workers see the same order of such reads and of `add_one`."""
+    """Return a word; all workers see the same order of such reads and of `add`."""
     return builder.load_atomic(word(builder, place, index), "seq_cst", 8, typ=INT)
 
 
-def add_one(builder, place, index):
-    """Add one to a word, as one atomic operation; return the value before."""
-    return builder.atomic_rmw("add", word(builder, place, index), INT(1), "seq_cst")
+def add(builder, place, index, number=1):
+    """Add a number to a word, as one atomic operation; return the value before."""
+    return builder.atomic_rmw("add", word(builder, place, index), INT(number), "seq_cst")
 
 
 def emit_wait(builder, barrier, worker, workers):
     """Write the barrier: one meeting of up to FAN_IN workers, else one of each group and one of the groups."""
-    equal = lambda a, b: builder.icmp_signed("==", a, b)
     less = lambda a, b: builder.icmp_signed("<", a, b)
     parts = lambda count, size: builder.sdiv(builder.sub(builder.add(count, size), INT(1)), size)
 
-    with (
-        builder.if_then(equal(read(builder, barrier, ABANDONED), INT(0))),
-        builder.if_else(less(INT(FAN_IN), workers)) as (many, few),
-    ):
+    with builder.if_else(less(INT(FAN_IN), workers)) as (many, few):
         with few:
-            emit_meeting(builder, barrier, barrier, workers)
+            emit_meeting(builder, barrier, workers)
         with many:
             fair = parts(workers, INT(MOST_GROUPS))
             size = builder.select(less(fair, INT(FAN_IN)), INT(FAN_IN), fair)
@@ -87,39 +116,78 @@ def emit_wait(builder, barrier, worker, workers):
             left = builder.sub(workers, builder.mul(group, size))
             members = builder.select(less(left, size), left, size)
             own = word(builder, barrier, builder.mul(builder.add(group, INT(1)), INT(PLACE)))
-            all_groups = lambda: emit_meeting(builder, barrier, barrier, parts(workers, size))
-            emit_meeting(builder, barrier, own, members, all_groups)
+            all_groups = lambda: emit_meeting(builder, barrier, parts(workers, size))
+            emit_meeting(builder, own, members, all_groups)
 
 
-def emit_meeting(builder, barrier, place, members, before_opening=None):
-    """Write a meeting of `members` workers at a place.
+def emit_meeting(builder, place, members, before_opening=None):
+    """Write a meeting of `members` workers at a place, which is over at once where the place is closed.
 
     before_opening : writes what the last worker to arrive does before the others may go on
     """
-    equal = lambda a, b: builder.icmp_signed("==", a, b)
     generation = read(builder, place, GENERATION)
-    # Arrivals are never reset to 0: meeting g, counted from 0, ends with arrival number (g + 1) * members.
-    last_of_all = builder.sub(builder.mul(builder.add(generation, INT(1)), members), INT(1))
-    with builder.if_else(equal(add_one(builder, place, ARRIVED), last_of_all)) as (opens, waits):
-        with opens:
-            if before_opening is not None:
-                before_opening()
-            add_one(builder, place, GENERATION)
-        with waits:
-            before = builder.block
-            head, spin, give_way, after = map(
-                builder.append_basic_block, ("head", "spin", "give_way", "after")
-            )
-            builder.branch(head)
-            builder.position_at_end(head)
-            spins = builder.phi(INT)
-            builder.cbranch(equal(read(builder, place, GENERATION), generation), spin, after)
-            builder.position_at_end(spin)
-            more = builder.add(spins, INT(1))
-            builder.cbranch(builder.icmp_signed(">", more, INT(SPINS)), give_way, head)
-            builder.position_at_end(give_way)
-            builder.call(declare(builder.module, YIELD, INT32, []), [])
-            builder.cbranch(equal(read(builder, barrier, ABANDONED), INT(0)), head, after)
-            for value, block in ((INT(0), before), (more, spin), (more, give_way)):
-                spins.add_incoming(value, block)
-            builder.position_at_end(after)
+    with builder.if_then(builder.icmp_signed(">=", generation, INT(0))):
+        # Arrivals are never reset to 0: meeting g, counted from 0, ends with arrival number (g + 1) * members.
+        last_of_all = builder.sub(builder.mul(builder.add(generation, INT(1)), members), INT(1))
+        is_last = builder.icmp_signed("==", add(builder, place, ARRIVED), last_of_all)
+        with builder.if_else(is_last) as (opens, waits):
+            with opens:
+                if before_opening is not None:
+                    before_opening()
+                add(builder, place, GENERATION)
+                # Who fell asleep is counted. Who counts after this reading finds another generation, and stays awake.
+                with builder.if_then(builder.icmp_signed("!=", read(builder, place, SLEEPERS), INT(0))):
+                    emit_wake(builder, place)
+            with waits:
+                emit_waiting(builder, place, generation)
+
+
+def emit_waiting(builder, place, generation):
+    """Write polls of the place's generation until it is another; after SPINS of them each comes after a sleep."""
+    before = builder.block
+    head, spin, sleep, after = map(builder.append_basic_block, ("head", "spin", "sleep", "after"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    spins = builder.phi(INT)
+    same = builder.icmp_signed("==", read(builder, place, GENERATION), generation)
+    builder.cbranch(same, spin, after)
+    builder.position_at_end(spin)
+    more = builder.add(spins, INT(1))
+    builder.cbranch(builder.icmp_signed(">", more, INT(SPINS)), sleep, head)
+    builder.position_at_end(sleep)
+    add(builder, place, SLEEPERS)
+    builder.fence("seq_cst")
+    emit_sleep(builder, place, generation, builder.sub(more, INT(SPINS)))
+    add(builder, place, SLEEPERS, -1)
+    builder.branch(head)
+    for value, block in ((INT(0), before), (more, spin), (more, sleep)):
+        spins.add_incoming(value, block)
+    builder.position_at_end(after)
+
+
+def emit_sleep(builder, place, generation, times):
+    """Write a sleep until the place's generation is another, or of some microseconds; times : from 1, in a row"""
+    if FUNCTIONS is not None:
+        emit_call(builder, FUNCTIONS.sleep, place, generation)
+        return
+    shorter = builder.icmp_signed("<", times, INT(MOST_NAPS))
+    nap = builder.mul(builder.select(shorter, times, INT(MOST_NAPS)), INT(NAP))
+    builder.call(declare(builder.module, "usleep", INT32, [INT32]), [builder.trunc(nap, INT32)])
+
+
+def emit_wake(builder, place):
+    """Write the waking of all who sleep at a place."""
+    if FUNCTIONS is not None:
+        emit_call(builder, FUNCTIONS.wake, place)
+
+
+def emit_call(builder, function, place, generation=None):
+    """Write the call of one of `sleeping.FUNCTIONS`."""
+    given = {WORD: word(builder, place, GENERATION)}
+    if generation is not None:
+        with builder.goto_entry_block():
+            seen = builder.alloca(INT)
+        builder.store(generation, seen)
+        given |= {VALUE: generation, SEEN: seen}
+    arguments = [given[one] if isinstance(one, str) else INT(one) for one in function.arguments]
+    builder.call(declare(builder.module, function.name, INT, [one.type for one in arguments]), arguments)

@@ -1,4 +1,4 @@
-"""What predictions of one model share, and the calls that they leave for the next ones."""
+"""Predictions of one model: the buffers that they share, and call records kept for the next ones."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.program.records import WORDS, Shape, address_of
-from fastmlp.kernels.runtime.calls import NAMES, call_of, sparse_told
+from fastmlp.kernels.runtime.calls import NAMES, call_of, words_of_sparse
 from fastmlp.kernels.runtime.described import resting_shape_of
 from fastmlp.kernels.runtime.validation import check_parameters
-from fastmlp.kernels.runtime.workspace import workspace
+from fastmlp.kernels.runtime.workspace import Extent, workspace
 from fastmlp.kernels.variant import Buffers
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import Inputs, SparseRows
@@ -28,25 +28,26 @@ class Reusable:
     """A call that predicts, with its workspace. It is kept for the next prediction: allocating takes 7 us.
 
     entries : of the backend that predicts; batch : rows that it has room for at a time
-    sizes : as `sizes_of` gives them, for inputs that it has room for
+    sparse : whether it has room for sparse inputs only, as `extent` says
     kept : whether it may be kept between predictions, see `IDLE_BYTES`
     buffers : see `fastmlp.kernels.variant.Choice`
     """
 
-    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept", "sizes")
+    __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept", "sparse")
 
     def __init__(
         self,
         entries: Entries,
-        sizes: tuple[int, ...],
+        extent: Extent,
+        sparse: bool,
         shape: Shape,
         parameters: Array,
         batch: int,
         buffers: Buffers | None,
     ) -> None:
-        work = workspace(sizes, batch, 1, parameters.dtype, predicting=True, buffers=buffers)
+        work = workspace(extent, batch, 1, parameters.dtype, predicting=True, buffers=buffers)
         self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
-        self.sizes = sizes
+        self.sparse = sparse
         self._call = call_of(shape, work)
         # The address alone: a reference would keep the parameters alive (see `Prediction.watch`).
         self._call.words[PARAMETERS] = address_of(parameters)
@@ -66,8 +67,8 @@ class Reusable:
         words = call.words
         words[OUT], words[SAMPLES] = address_of(out), len(inputs)
         if isinstance(inputs, SparseRows):
-            for name, told in sparse_told(inputs).items():
-                words[WORDS[name]] = address_of(told) if isinstance(told, np.ndarray) else told
+            for name, given in words_of_sparse(inputs).items():
+                words[WORDS[name]] = address_of(given) if isinstance(given, np.ndarray) else given
         else:
             words[INPUTS] = address_of(inputs)
         self._entry(call.address)

@@ -1,4 +1,4 @@
-"""What a training calls, before its first step: see `fastmlp.kernels.jit.rehearsal`."""
+"""The calls of a training, for a dry run before its first step: see `fastmlp.kernels.jit.rehearsal`."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.rehearsal import rehearse
-from fastmlp.model.backend import Chunk, Data, Predict, TrainChunk
-from fastmlp.model.layout import parameter_count
+from fastmlp.model.backend import Predict, TrainChunk, dry_run, empty_losses
+from fastmlp.model.descriptions import with_formulas
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.state import initial_state
+from fastmlp.model.optimizers import Optimizer, without_rates
+from fastmlp.system import background
+from fastmlp.system.budget import usable_cores
 
 Array = NDArray[Any]
-
-MOST_ROWS = 4096
-"""Of a step that is rehearsed: enough for every way to form a product."""
 
 
 def prepare(
@@ -34,30 +33,26 @@ def prepare(
     Where another process compiles the steps' program, what predictions call is compiled meanwhile.
     rows : of the steps, each number once
     """
-    inputs, targets, weights, chunk = _steps_of(network.sizes, dtype, rows)
-    state = initial_state(np.zeros(parameter_count(network.sizes), dtype))
-    data, out, losses = Data(inputs, targets, weights), np.empty_like(targets), np.empty(len(rows))
+    state, data, chunk = dry_run(network, optimizer, dtype, rows)
+    assert isinstance(data.inputs, np.ndarray)
+    inputs, out, losses = data.inputs, np.empty_like(data.targets), empty_losses(network, len(rows))
     return rehearse(
         lambda: train_chunk(network, optimizer, state, data, chunk, 0, 1, losses),
         lambda: predict(network, state.parameters, inputs, out),
     )
 
 
-def _steps_of(sizes: Sequence[int], dtype: str, rows: Sequence[int]) -> tuple[Array, Array, Array, Chunk]:
-    """Return rows of zeros, and steps on so many of them each, at a rate of 0; no more than `MOST_ROWS`.
+def request_partner(
+    name: str, network: Network, optimizer: Optimizer, dtype: str, rows: Sequence[int]
+) -> None:
+    """Begin a process that compiles half of what a training needs, if a core is free and the disk keeps it.
 
-    The rows are (most, n_in) inputs, (most, n_out) targets and (most,) weights.
+    Its task is "take part" of `fastmlp.backend.background_tasks`: it rehearses the steps as the training
+    does. Each compiles what the other one is not at, and both load what either has compiled. While the
+    training compiles the program that names all the rest, the partner compiles what predictions need.
+    name : of the backend; the others as for `prepare`
     """
-    stops = np.minimum(rows, MOST_ROWS)
-    most = int(stops.max())
-    inputs, targets, weights = (
-        np.zeros(shape, dtype) for shape in ((most, sizes[0]), (most, sizes[-1]), (most,))
-    )
-    steps = len(stops)
-    once = np.zeros(steps, np.int64)
-    return (
-        inputs,
-        targets,
-        weights,
-        Chunk(np.arange(most), once, stops, np.ones(steps), np.zeros((steps, 2)), most),
-    )
+    if background.is_possible(usable_cores()) and store.why_not_kept() is None:
+        background.call(
+            "take part", name, with_formulas(network), with_formulas(without_rates(optimizer)), dtype, rows
+        )

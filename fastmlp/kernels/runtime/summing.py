@@ -1,38 +1,48 @@
-"""The other end of `fastmlp.kernels.program.summing`: Python that a program calls in the middle of a step."""
+"""Functions that a program calls in the middle of a step (`call_back`) to have numbers summed over ranks.
+
+Whatever sums over processes is a library of Python's.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Callable
 from typing import Any
 
 from numpy.typing import NDArray
 
 from fastmlp.kernels.program.records import UNSUMMED
+from fastmlp.model.backend import Shared
 
 SIGNATURE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
 class Summing:
-    """A function of Python's as one that programs call; address : of that.
+    """The functions of a `Shared` as functions that programs call.
 
-    add : see `fastmlp.model.backend.Shared`
-    barrier : of the program, where success is told
+    gradients : (P,), of which programs name ranges
+    addresses : of `shared.add`, and of `shared.total` of such a range
+    barrier : of the program, where success is written
     """
 
-    def __init__(self, add: Callable[[int, int, int], None], barrier: NDArray[Any]) -> None:
+    def __init__(self, shared: Shared, gradients: NDArray[Any], barrier: NDArray[Any]) -> None:
         errors: list[BaseException] = []
 
-        def told(step: int, first: int, last: int) -> None:
+        def total(step: int, first: int, last: int) -> None:
+            shared.total(gradients[first:last])
+
+        def summed(function: Callable[[int, int, int], None], step: int, first: int, last: int) -> None:
             try:
-                add(step, first, last)
+                function(step, first, last)
                 barrier[UNSUMMED] = 0
             except BaseException as error:
                 errors.append(error)
 
-        self._errors, self._barrier, self._function = errors, barrier, SIGNATURE(told)
+        self._errors, self._barrier = errors, barrier
+        self._functions = [SIGNATURE(functools.partial(summed, one)) for one in (shared.add, total)]
         # Not by `ctypes.cast`, whose result and argument hold one another: a cycle would keep the rows.
-        self.address = ctypes.c_void_p.from_buffer(self._function).value or 0
+        self.addresses = [ctypes.c_void_p.from_buffer(one).value or 0 for one in self._functions]
 
     def check(self) -> None:
         """Raise the error that ended the program, if one did.

@@ -2,7 +2,9 @@
 
 Workers are Python threads that run code without Python's lock. They are started for one chunk of about 0.2 s:
 a start costs some 50 us, and there is no pool that a fork, an exception or a second fit could find in a wrong
-state. Within a chunk they meet at an atomic barrier (`fastmlp.kernels.program.barrier`).
+state. Within a chunk they meet at an atomic barrier (`fastmlp.kernels.program.barrier`), which orders what
+they write for one another. What Python writes before a chunk, or reads after it, is ordered by the start and
+the end of threads, and by Python's own lock where there is only one.
 """
 
 from __future__ import annotations
@@ -13,21 +15,23 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastmlp.kernels.program.records import ABANDONED
+from fastmlp.kernels.program.records import ABANDONED, CLOSED, GENERATION, PLACE, address_of
+from fastmlp.kernels.program.sleeping import wake
 
 
-def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]) -> None:
+def run(program: Callable[[int, int], None], workers: int, barrier: NDArray[Any]) -> int:
     """Call program(worker, workers) once for each worker, the first on this thread, the others on their own.
 
     If the system can start no more threads, there are fewer workers, which compute the same bits. If a worker
-    fails, the others leave the barrier, the result is invalid, and the worker's error is raised.
+    fails, the others leave the barrier, the result is invalid, and the worker's error is raised. Returns the
+    number of workers.
 
     barrier : (BARRIER,) int64 of zeros, at which the program waits
     """
     if workers == 1:
         program(0, 1)
-    else:
-        _Gang(program, barrier).run(workers)
+        return 1
+    return _Gang(program, barrier).run(workers)
 
 
 class _Gang:
@@ -39,7 +43,7 @@ class _Gang:
         self._workers = 0
         self._errors: list[BaseException] = []
 
-    def run(self, workers: int) -> None:
+    def run(self, workers: int) -> int:
         others: list[threading.Thread] = []
         try:
             for worker in range(1, workers):
@@ -57,6 +61,7 @@ class _Gang:
             thread.join()
         if self._errors:
             raise self._errors[0]
+        return self._workers
 
     def _enter(self, worker: int) -> None:
         try:
@@ -66,5 +71,18 @@ class _Gang:
             if self._workers:
                 self._program(worker, self._workers)
         except BaseException as error:
-            self._barrier[ABANDONED] = 1
             self._errors.append(error)
+            abandon(self._barrier)
+
+
+def abandon(barrier: NDArray[Any]) -> None:
+    """Have nobody wait at a barrier any more: those who do leave it, from their sleep, too.
+
+    These are plain stores of aligned words, of which nobody sees a half. On ARM others may see them late, or
+    in another order: they wait at a place that is closed soon, or take a step more, of which nothing is read.
+    No sleeper is missed, as the system's functions order what was stored before them.
+    """
+    barrier[ABANDONED] = 1
+    for place in range(GENERATION, ABANDONED, PLACE):
+        barrier[place] = CLOSED
+        wake(address_of(barrier[place:]))

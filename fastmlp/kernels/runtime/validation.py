@@ -10,12 +10,11 @@ from numpy.typing import DTypeLike, NDArray
 from fastmlp.kernels.program.records import Shape
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.byte_rows import ByteRows
+from fastmlp.model.precision import FLOATS
 from fastmlp.model.sparse import Inputs, SparseRows
 from fastmlp.model.state import TrainState
 
 Array = NDArray[Any]
-
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
 def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -45,8 +44,9 @@ def check_inputs(inputs: Inputs | ByteRows, rows: int, n_in: int, dtype: DTypeLi
     check_array("indptr", inputs.indptr, (rows + 1,), np.int64)
     check_array("indices", inputs.indices, inputs.values.shape, np.int32)
     check_array("values", inputs.values, inputs.values.shape, dtype)
-    if inputs.n_in != n_in:
-        raise ValueError(f"inputs must have {n_in} columns, got {inputs.n_in}")
+    check_array("dense columns", inputs.dense, (rows, inputs.dense.shape[1]), dtype)
+    if inputs.shape[1] != n_in:
+        raise ValueError(f"inputs must have {n_in} columns, got {inputs.shape[1]}")
 
 
 def check_parameters(shape: Shape, parameters: Array) -> None:
@@ -55,12 +55,15 @@ def check_parameters(shape: Shape, parameters: Array) -> None:
     check_array("parameters", parameters, (shape.words["size"],), dtype)
 
 
-def check_state(shape: Shape, state: TrainState) -> None:
-    """Raise ValueError unless the arrays of the state have this network's shapes and one dtype."""
+def check_state(shape: Shape, state: TrainState, moment_rows: int) -> None:
+    """Raise ValueError unless the arrays of the state have this network's shapes and one dtype.
+
+    moment_rows : that the optimiser uses
+    """
     check_parameters(shape, state.parameters)
     count, dtype = state.parameters.size, state.parameters.dtype
     check_array("gradients", state.gradients, (count,), dtype)
-    check_array("moments", state.moments, (2, count), dtype)
+    check_array("moments", state.moments, (max(2, moment_rows, len(state.moments)), count), dtype)
 
 
 def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
@@ -71,27 +74,32 @@ def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
     check_array("weights", data.weights, (rows,), dtype)
 
 
-def check_chunk(chunk: Chunk, losses: NDArray[np.float64], least: int = 1) -> None:
+def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:
     """Raise ValueError unless every step lies within the order and the batch size. least : rows of a step
+
+    joins : whether a row that a microbatch leaves alone joins it
 
     The values of the order are not checked: to read all of them would take as long as to copy the rows
     that they name.
     """
-    steps = len(chunk.starts)
+    steps, most = len(chunk.starts), chunk.batch_size
+    if chunk.microbatch:
+        if not 0 < chunk.microbatch <= most - joins:
+            raise ValueError(f"batch_size={most} has no room for microbatches of {chunk.microbatch} rows")
+        most = chunk.order.size
     check_array("order", chunk.order, (chunk.order.size,), np.int64)
     check_array("starts", chunk.starts, (steps,), np.int64)
     check_array("stops", chunk.stops, (steps,), np.int64)
     check_array("totals", chunk.totals, (steps,), np.float64)
     check_array("rates", chunk.rates, (steps, 2), np.float64)
-    check_array("losses", losses, (steps,), np.float64)
     # As unsigned integers, numbers below 0 are huge, so one pass checks both bounds.
     if steps and (
         _most(chunk.starts) > chunk.order.size - least
         or _most(chunk.stops) > chunk.order.size
-        or _most(chunk.stops - chunk.starts - least) > chunk.batch_size - least
+        or _most(chunk.stops - chunk.starts - least) > most - least
     ):
         raise ValueError(
-            f"every step must visit {least} to batch_size={chunk.batch_size} rows within the order's "
+            f"every step must visit {least} to batch_size={most} rows within the order's "
             f"{chunk.order.size}, got starts {chunk.starts.min()} and stops up to {chunk.stops.max()}"
         )
 

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import array
 import functools
-import weakref
 from collections.abc import Sequence
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.kernels.program.records import APART, SLICE_ROWS, words_of
-from fastmlp.kernels.tuning.pays import SOME_ROWS
+from fastmlp.kernels.program.records import APART, SLICE_ROWS, WORDS, words_of
+from fastmlp.kernels.tuning.pays import BLOCK_BYTES, BLOCK_ROWS, SOME_ROWS
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Buffers
+from fastmlp.model.embeddings import Grouped
 from fastmlp.model.layout import ALIGNMENT, aligned
+from fastmlp.model.network import Network
 
 SCRATCH_BYTES = 256
 """Bytes of scratch for each term of a matmul's sums: a row of a panel, up to 4 wide vectors."""
 
 SCRATCH_ROWS = 32
-"""Rows of scratch beside the panel: more than a register tile has."""
+"""Rows of scratch besides the panel: more than a register tile has."""
 
 SLICE_BYTES = 1 << 16
 """The least bytes of a slice of the gradient, in L1 or near it.
@@ -34,8 +35,38 @@ With batches of 32 and 64 rows Adam takes 1.1 times as long by slices of 256 row
 BLOCKED_SIDE = 256
 """`packed` packs no layer whose sides are all shorter: its weights take less than 1 MiB, in float64 too."""
 
-BLOCK_BYTES, BLOCK_ROWS = 1 << 19, 1024
-"""What `fastmlp.kernels.gemm.blocked` packs at a time: the bytes of one operand, the rows of the other."""
+
+class Extent(NamedTuple):
+    """What a workspace has room for, of a network.
+
+    n_in, n_out : of its rows; n_in is without sparse columns, because these are not gathered or packed
+    units : numbers of a row, of all operations
+    products : (n_in, n_out) of every product, the first n_in without them, too; and (1, width) of tables
+    masked : whether entries of targets count unlike
+    members : rows of products that a row is
+    sums : derivatives by gains and shifts of all runs of unitwise operations
+    """
+
+    n_in: int
+    n_out: int
+    units: int
+    products: tuple[tuple[int, int], ...]
+    masked: bool = False
+    members: int = 1
+    sums: int = 0
+
+    @classmethod
+    def of(cls, network: Network, sparse: bool = False) -> Extent:
+        """Return that of a network; sparse : of its inputs."""
+        operations = network.operations
+        products = [(one.n_in - sparse * one.sparse_in, one.n_out) for one in operations if one.is_dense]
+        products += [(own.inputs, own.units) for one in operations if isinstance(own := one.layer, Grouped)]
+        products += [(1, table.width) for table in network.tables]
+        units = max(one.kept + one.kept_units for one in operations)
+        masked = any(head.masked for head in network.heads.values())
+        n_in = network.n_in - sparse * network.sparse_in
+        sums = sum(one.trained - one.weights for one in operations if one.in_run)
+        return cls(n_in, network.n_out, units, tuple(products), masked, network.members, sums)
 
 
 def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> int:
@@ -50,16 +81,16 @@ def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> i
     return max(panel if depth < BLOCKED_SIDE else panel + blocks, 3 * LOSS_ROWS * (outputs + 1))
 
 
-def slice_length(sizes: Sequence[int], rows: int, workers: int, itemsize: int) -> int:
-    """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any layer.
+def slice_length(products: Sequence[tuple[int, int]], rows: int, workers: int, itemsize: int) -> int:
+    """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any product.
 
     Fewer where a worker has fewer, and SLICE_ROWS of a batch of fewer than SOME_ROWS rows, whose deltas are
     read from L2; more where they take less than `SLICE_BYTES`.
     """
-    length, wanted = SLICE_BYTES // itemsize, value("slice_rows") if rows >= SOME_ROWS else SLICE_ROWS
-    for n_in, n_out in pairwise(sizes):
-        most = max(1, -(-n_in // (SLICE_ROWS * workers))) * SLICE_ROWS  # of the layer, for one worker
-        length = max(length, min(wanted, most) * n_out)
+    length, required = SLICE_BYTES // itemsize, value("slice_rows") if rows >= SOME_ROWS else SLICE_ROWS
+    for n_in, n_out in products:
+        most = max(1, -(-n_in // (SLICE_ROWS * workers))) * SLICE_ROWS  # of the product, for one worker
+        length = max(length, min(required, most) * n_out)
     return length
 
 
@@ -70,7 +101,7 @@ def apart(numbers: int, itemsize: int) -> int:
 
 
 def lengths(
-    sizes: Sequence[int],
+    extent: Extent,
     rows: int,
     workers: int,
     itemsize: int,
@@ -82,27 +113,26 @@ def lengths(
 
     They serve batches of up to `rows` rows, shared by `workers` workers.
 
-    sizes : of a network's layers; the first is 0 where inputs are sparse, because these are not gathered or
-        packed
     private : the length of each worker's private buffer, whole cache lines
     predicting : whether only logits, activations and scratch are needed
     least : `variant.Choice.buffers`, the least lengths that a worker needs of some buffers
     """
-    units = rows * sum(sizes[1:])
-    outputs = 0 if predicting else sizes[-1]
-    scratch = workers * apart(scratch_length(max(sizes), rows, itemsize, outputs), itemsize)
+    units, every = rows * extent.units, rows * extent.members
+    outputs, widest = 0 if predicting else extent.n_out, max(map(max, extent.products))
+    scratch = workers * apart(scratch_length(widest, every, itemsize, outputs), itemsize)
     found = {"logits": units, "activations": units, "scratch": scratch}
     if not predicting:
         found = {
-            "batch_inputs": rows * sizes[0],
-            "batch_targets": rows * sizes[-1],
-            "batch_weights": rows,
+            "batch_inputs": rows * extent.n_in,
+            "batch_targets": every * extent.n_out,
+            "batch_weights": every * (5 if extent.masked else 1),
             **dict.fromkeys(("logits", "activations", "dropped", "deltas"), units),
             "scratch": scratch,
-            "slices": workers * apart(slice_length(sizes, rows, workers, itemsize), itemsize),
+            "slices": workers * apart(slice_length(extent.products, every, workers, itemsize), itemsize),
+            "part_sums": -(-rows // LOSS_ROWS) * extent.sums,
             "private": workers * private,
         }
-    for name, numbers in (least(sizes, rows) if least else {}).items():
+    for name, numbers in (least(extent.products, every) if least else {}).items():
         if name in found:
             found[name] = max(found[name], workers * apart(numbers, itemsize))
     return found
@@ -112,7 +142,7 @@ class Workspace(NamedTuple):
     """All buffers of a program, allocated once a call.
 
     memory : (n,) floating, all buffers but the sums
-    sums : (rows,) float64, for partial sums of a batch's loss
+    sums : (rows + LOSS_ROWS,) float64, for partial sums of a batch's loss and those of its heads
     words : a call's words with the places and lengths of the buffers; shared, so nothing may write to them
     """
 
@@ -122,7 +152,7 @@ class Workspace(NamedTuple):
 
 
 def workspace(
-    sizes: Sequence[int],
+    extent: Extent,
     rows: int,
     workers: int,
     dtype: np.dtype[Any],
@@ -135,56 +165,18 @@ def workspace(
     buffers : `variant.Choice.buffers`; the other arguments as in `lengths`
     """
     total, words = _layout(
-        tuple(sizes), rows, workers, dtype.itemsize, private, predicting,
+        extent, rows, workers, dtype.itemsize, private, predicting,
         0 if predicting else value("slice_rows"), buffers,
     )  # fmt: skip
-    return Workspace(aligned(total, dtype), np.empty(rows), words)
-
-
-KEPT_BYTES = 1 << 17
-"""A training keeps a workspace of at least this size from one chunk to the next.
-
-The system hands out memory of this size page by page, and clears each page first. At 1024-2048-2048-10 and
-1024 rows, where a chunk is one step, that was 2.4 % of the step.
-"""
-
-
-class Kept(NamedTuple):
-    """A workspace between two chunks of a training.
-
-    asked : the arguments of `workspace` that it was made with
-    watch : a weak reference that removes this when the training's gradients are deleted
-    """
-
-    asked: tuple[Any, ...]
-    work: Workspace
-    watch: weakref.ref[NDArray[Any]]
-
-
-_kept: dict[int, Kept] = {}
-"""By the ids of the trainings' gradients: a training has one array of gradients as long as it runs."""
-
-
-def workspace_of(gradients: NDArray[Any], *asked: Any) -> Workspace:
-    """Return the workspace of the training with these gradients (P,); asked : the arguments of `workspace`.
-
-    No two chunks share it at one time: chunks of one training never run at once, since they write to its
-    gradients.
-    """
-    key = id(gradients)
-    kept = _kept.get(key)
-    if kept is not None and kept.asked == asked:
-        return kept.work
-    work = workspace(*asked)
-    if work.memory.nbytes >= KEPT_BYTES:
-        all_kept = _kept  # a local name: the module's globals may be None already when a process ends
-        _kept[key] = Kept(asked, work, weakref.ref(gradients, lambda _: all_kept.pop(key, None)))
-    return work
+    memory = aligned(total, dtype)
+    if private:
+        memory[words[WORDS["private"]] :] = 0
+    return Workspace(memory, np.empty(rows + LOSS_ROWS), words)
 
 
 @functools.lru_cache(maxsize=64)
 def _layout(
-    sizes: tuple[int, ...],
+    extent: Extent,
     rows: int,
     workers: int,
     itemsize: int,
@@ -197,7 +189,7 @@ def _layout(
 
     slice_rows : the measured constant that `slice_length` goes by
     """
-    buffers = lengths(sizes, rows, workers, itemsize, private, predicting, least)
+    buffers = lengths(extent, rows, workers, itemsize, private, predicting, least)
     line = ALIGNMENT // itemsize
     padded = [-(-length // line) * line for length in buffers.values()]
     starts = dict(zip(buffers, accumulate(padded, initial=0), strict=False))

@@ -1,4 +1,4 @@
-"""Which networks have a program of their own, and with which constants. This file loads no compiler."""
+"""Which networks have a program of their own, and its constants. This file loads no compiler."""
 
 # mypy: ignore-errors
 
@@ -9,10 +9,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
-from fastmlp.kernels.small.padded import Constants, plan
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, OPERATION_CODES, RULE_CODES
+from fastmlp.kernels.small.lane_layout import LaneConstants
+from fastmlp.kernels.small.padded import ProgramConstants, Step, plan
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
+from fastmlp.model.inputs import sparse_columns
 from fastmlp.model.losses import loss_of
 
 PROGRAMS = "fastmlp.kernels.small.programs"
@@ -20,13 +22,31 @@ PROGRAMS = "fastmlp.kernels.small.programs"
 BLOCK_ROWS = 64
 """Rows that go through the network together: 128 and 256 were no faster at 30-100-1 and 4-32-16-4."""
 
-GROUPED_ROWS = 1024
-"""Batches of this many rows and more are summed in groups, which threads can share."""
-
-GROUPS = 8
-
 MOST_UNITS, MOST_PARAMETERS, MOST_LAYERS = 128, 1 << 14, 8
 """The largest networks with a gain: at 64-128-10, 9 610 parameters, `fused` takes 1.5 times as long, later less."""
+
+MOST_OPERATIONS = 24
+"""The most operations of a network with a program: each is compiled."""
+
+KINDS_OF_ROWS = {
+    *(
+        "dense",
+        "copy",
+        "activation",
+        "layer_norm",
+        "rms_norm",
+        "scale",
+        "prelu",
+        "swish",
+        "add",
+        "concatenate",
+        "own",
+    ),
+}
+"""The kinds of operations that have a stage: all on one row."""
+
+MOST_MOMENTS = 2
+"""The most numbers that a rule remembers for each parameter: programs have room for two."""
 
 MOST_ROWS = 16
 """The most rows of a batch where a network stays in registers."""
@@ -40,15 +60,33 @@ def has_stages(network):
 
     The logits of hidden layers are not kept, so a derivative must be computed from the activation's value.
     """
-    if any(network.dropout) or network.l1 > 0:
-        return False
-    hidden = [activation_of(name) for name in network.hidden]
+    for one in network.operations:
+        if one.kind.name not in KINDS_OF_ROWS or (one.is_dense and not is_plain(one, network)):
+            return False
+    hidden = [activation_of(one.activation) for one in network.operations[:-1] if one.is_dense]
     if any("z" in entry.reads or not _keeps_padding(entry) for entry in hidden):
         return False
+    return has_element_loss(network)
+
+
+def has_element_loss(network):
+    """Whether the loss is a formula of each output, with one parameter for all."""
     loss = loss_of(network.loss)
-    if loss.element is None:
-        return loss.name == "cross_entropy" and not loss.digest
-    return network.output != "softmax" and len({*network.loss_parameters}) == 1
+    if loss.element is None or loss.outputs_per_target > 1:
+        return False
+    return loss.of_logs == (network.output == "softmax") and len({*network.objective.loss_parameters}) == 1
+
+
+def has_one_step(optimizer):
+    """Whether all parameters take their steps by one formula with the same numbers."""
+    by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
+    decays_all = optimizer.decay_biases and optimizer.decay_norms
+    return not by_layer and decays_all and not optimizer.rule.orthogonal
+
+
+def is_plain(one, network):
+    """Whether a product has trained biases and the network's l2 penalty, and no other one."""
+    return one.trains_bias and one.l1 == 0 and one.l2 == network.l2
 
 
 TIMES, RATES = (*range(1, 33), 100, 1000, 10**4, 10**6), (1e-6, 1e-3, 1.0)
@@ -70,7 +108,7 @@ def _keeps_padding(activation):
 @functools.lru_cache(maxsize=64)
 def _stays_zero(optimizer):
     """Whether a step of its rule leaves padding at 0: parameters of 0 with gradients and moments of 0."""
-    rule, zero = optimizer.rule, np.zeros(1)
+    rule, zero = optimizer.own_rule, np.zeros(1)  # a mean of zeros is zero
     if not rule.digest:
         return True
     with np.errstate(all="ignore"):
@@ -78,54 +116,69 @@ def _stays_zero(optimizer):
             (value == 0).all()
             for rate in RATES
             for t in TIMES
-            for value in rule.on_arrays(zero, zero, (zero, zero), rate, optimizer.constants, t)
+            for value in rule.on_arrays(zero, zero, (zero, zero), rate, optimizer.own_constants, t)
         )
 
 
-def is_small(sizes):
-    """Whether a network of these sizes is small enough to gain by constants."""
-    parameters = sum((n_in + 1) * n_out for n_in, n_out in pairwise(sizes))
-    return max(sizes) <= MOST_UNITS and parameters <= MOST_PARAMETERS and len(sizes) <= MOST_LAYERS
+def is_small(network):
+    """Whether a network is small enough to gain by constants."""
+    widths = network.n_in, *(one.n_out for one in network.operations)
+    fits = len(network.widths) <= MOST_LAYERS and len(network.operations) <= MOST_OPERATIONS
+    return fits and max(widths) <= MOST_UNITS and network.operations[-1].end <= MOST_PARAMETERS
+
+
+def steps_of(network):
+    """Return the operations of a network in constants; they and their activations have codes then."""
+    for one in network.operations:
+        ACTIVATION_CODES.code(activation_of(one.activation)), OPERATION_CODES.code(one.kind)
+    return tuple(
+        Step(
+            one.kind.key, one.sources, one.n_in, one.n_out, activation_of(one.activation).key, one.dropout,
+            one.adds, one.weights, getattr(one.layer, "epsilon", None),
+        )
+        for one in network.operations
+    )  # fmt: skip
 
 
 @functools.lru_cache(maxsize=64)
 def specialize(network, optimizer, rows, dtype):
     """Return the network's own `train_chunk` for batches of up to `rows` rows; None if it has none."""
-    by_layer = optimizer.layer_rates is not None or optimizer.layer_decays is not None
-    if by_layer or optimizer.clip_norm is not None or not is_small(network.sizes) or not has_stages(network):
+    if not has_one_step(optimizer) or optimizer.clip_norm is not None:
         return None
-    if not _stays_zero(optimizer):
+    if network.heads or sparse_columns(network.blocks) or not is_small(network) or not has_stages(network):
+        return None
+    if optimizer.rule.moments > MOST_MOMENTS or not _stays_zero(optimizer):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
     # The program finds its pieces by their keys, so each must have a code.
     LOSS_CODES.code(loss), RULE_CODES.code(rule)
-    hidden = [activation_of(name) for name in network.hidden]
-    for entry in hidden:
-        ACTIVATION_CODES.code(entry)
-    grouped = rows >= GROUPED_ROWS
-    constants = Constants(
-        network.sizes, tuple(entry.key for entry in hidden), network.output, loss.key, network.clips,
+    constants = ProgramConstants(
+        steps_of(network), network.output, loss.key, network.objective.clips,
         rule.key, network.l2 > 0, dtype.name, dtype.itemsize,
         BLOCK_ROWS // 2 if rows <= BLOCK_ROWS // 2 else BLOCK_ROWS, rows > BLOCK_ROWS,
-        GROUPS if grouped else 1,
     )  # fmt: skip
-    means = (network.divisor, network.value_divisor) == (network.sizes[-1], 1)
-    plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and loss.element is not None and means
+    objective = network.objective
+    means = (objective.divisor, objective.value_divisor) == (network.n_out, 1)
+    plain = rule.key == "sgd" and not (constants.l2 or constants.clips) and not loss.of_logs and means
+    plain = plain and network.is_chain and not network.drops
     if plain and fits_registers(network.sizes, rows, dtype.itemsize):
-        constants = constants._replace(rows=lanes_for(rows))
-        return Bound(
-            f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", constants, network.sizes, 0, 1, True
-        )
+        held = LaneConstants(
+            constants.operations, network.output, loss.key, rule.key, network.convention, constants.clips,
+            constants.l2, False, dtype.name, lanes_for(rows),
+        )  # fmt: skip
+        return Bound(f"{PROGRAMS}:train_registers", f"{PROGRAMS}:register_names", held, network.sizes, 0)
     return _blocks(constants)
 
 
 @functools.lru_cache(maxsize=64)
 def _blocks(constants):
-    exact = constants.groups == 1 and not constants.l2
     return Bound(
-        f"{PROGRAMS}:train_blocks", f"{PROGRAMS}:block_names", constants, constants.sizes, plan(constants).size,
-        GROUPS if constants.groups > 1 else 1, exact,
-    )  # fmt: skip
+        f"{PROGRAMS}:train_blocks",
+        f"{PROGRAMS}:block_names",
+        constants,
+        constants.sizes,
+        plan(constants).size,
+    )
 
 
 def lanes_for(rows):

@@ -11,26 +11,43 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
-
 from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
-from fastmlp.kernels.codes import ACTIVATION_CODES
+from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.model.operations import INPUTS
 
 
-class Constants(NamedTuple):
+class Step(NamedTuple):
+    """An operation of a small network: what `fastmlp.model.operations.Operation` says of it, in constants.
+
+    kind : the key of an entry of `KINDS`, or of a user's layer
+    activation : the key of what ends a product, or of the operation `activation` itself
+    epsilon : of a norm, None for that of the dtype
+    """
+
+    kind: str
+    sources: tuple[int, ...]
+    n_in: int
+    n_out: int
+    activation: str
+    dropout: float
+    adds: tuple[bool, ...]
+    flat: int
+    epsilon: float | None
+
+
+class ProgramConstants(NamedTuple):
     """All constants of a program for one network; whatever is not here is data.
 
-    hidden, loss, rule : keys of pieces; output : a name
-    clips : see `Network.clips`; l2 : whether there is an l2 penalty
+    operations : first to last; output : the name of the last one's activation
+    loss, rule : keys of pieces
+    clips : see `Objective.clips`; l2 : whether there is an l2 penalty
     dtype, itemsize : of the numbers
     rows : the most rows that a step takes through the network together
     blocks : whether a step may have more rows than that
-    groups : the number of groups of blocks; the groups' gradients are summed in a fixed order
     """
 
-    sizes: tuple[int, ...]
-    hidden: tuple[str, ...]
+    operations: tuple[Step, ...]
     output: str
     loss: str
     clips: bool
@@ -40,65 +57,92 @@ class Constants(NamedTuple):
     itemsize: int
     rows: int
     blocks: bool
-    groups: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Columns of X, and the units of every product."""
+        dense = [one.n_out for one in self.operations if one.kind == "dense"]
+        return (self.operations[0].n_in, *dense)
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        """The keys of the activations of all operations but the last."""
+        return tuple(one.activation for one in self.operations[:-1])
 
 
-class Layer(NamedTuple):
-    """Where a layer's arrays stand in the workspace; parameters are offsets within a section.
+class PaddedLayer(NamedTuple):
+    """Where an operation's arrays stand in the workspace; parameters are offsets within a section.
 
-    sideways : whether this is the last layer and narrow. Its weights are then (n_out, in_stride), its outputs and
+    is_transposed : whether this is the last layer and narrow. Its weights are then (n_out, in_stride), its outputs and
         deltas (n_out, R): each lane holds a row of the batch
-    lanes : of the vectors along this layer's outputs, or inputs where it is sideways
-    flat : place of the weights in the caller's flat vector; biases follow
-    transposed : W' (n_out, in_stride), for layers that pass a delta down and are not sideways; else -1
-    deltas : where the outputs are, of a hidden layer whose activation's derivative ends the tile that makes them: by
+    lanes : of the vectors along this layer's outputs, or inputs where it is transposed
+    flat : place of the weights, or the gain, in the caller's flat vector; biases, or the shift, follow
+    transpose : W' (n_out, in_stride), for products that pass a delta down and are not transposed; else -1
+    inputs, outputs : what it reads, and writes before dropout; dropped : after it, the outputs without
+    deltas : where the outputs are, of a product whose activation's derivative ends the tile that makes them: by
         then nothing else reads the outputs, and a step touches half as much memory
-    input_deltas : -1 in the first layer
+    input_deltas : -1 where it reads the rows of X
+    other, other_stride, other_deltas : of its second source, or -1
+    added : where a product writes what is then added to input_deltas; -1 where it is the first that writes there
+    kept : (R, 2), of a norm
+    ends_below : whether it is what ends its source's deltas with the derivative of the activation
+    gain, shift : of an operation that is no product, how many numbers these have; of a user's layer the gain is
+        all parameters, one after another
     """
 
     n_in: int
     n_out: int
-    sideways: bool
+    is_transposed: bool
     lanes: int
     in_stride: int
     out_stride: int
     flat: int
     weights: int
     biases: int
-    transposed: int
+    transpose: int
     inputs: int
     outputs: int
+    dropped: int
     deltas: int
     input_deltas: int
+    other: int = -1
+    other_stride: int = 0
+    other_deltas: int = -1
+    added: int = -1
+    kept: int = -1
+    ends_below: bool = True
+    gain: int = 0
+    shift: int = 0
 
 
-class Plan(NamedTuple):
+class PaddedLayout(NamedTuple):
     """A whole workspace.
 
-    weights : elements of a section that are weights; biases follow up to `section`
+    weights, gains : where they end in a section, in which biases and shifts follow up to `section`
+    inputs : the rows of X of a block
     gradients, first, second : offsets of the sections
     targets : as the last layer's outputs
-    sums : (3, R), see `fastmlp.kernels.elementwise.abreast`
-    abreast : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is computed, or -1 where the last
-        layer is sideways
+    sums : (3, R), see `fastmlp.kernels.elementwise.batched`
+    batched : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is computed, or -1 where the last
+        layer is transposed
     most_rows : R, the rows that the buffers have room for; whole vectors
     most : lanes of the machine's vector
-    shared : offset of the groups' gradients, `groups` sections each for even and odd steps; only worker 0's are used
-    size : of one worker's workspace, whole vectors
+    size : of the workspace, whole vectors
     """
 
-    layers: tuple[Layer, ...]
+    layers: tuple[PaddedLayer, ...]
+    inputs: int
     weights: int
+    gains: int
     section: int
     gradients: int
     first: int
     second: int
     targets: int
     sums: int
-    abreast: int
+    batched: int
     most_rows: int
     most: int
-    shared: int
     size: int
 
 
@@ -120,20 +164,17 @@ def dividing_lanes(stride, most):
 def plan(constants):
     """Return the layout for a network."""
     most = host().vector_bytes // constants.itemsize
-    sizes = constants.sizes
-    count = len(sizes) - 1
+    operations = constants.operations
+    count = len(operations)
     # The last tile may go beyond the rows of the batch, into spare rows.
     rows = up(constants.rows, LOSS_ROWS) + max(most, MOST_HEIGHT)
-    drafts = []
-    flat, in_stride, in_lanes = 0, sizes[0], most
-    for i in range(count):
-        n_in, n_out = sizes[i], sizes[i + 1]
-        sideways = 0 < i == count - 1 and n_out <= in_lanes // 2
-        lanes = in_lanes if sideways else fitting_lanes(n_out, most)
-        out_stride = up(n_out, lanes)
-        drafts.append((n_in, n_out, sideways, lanes, in_stride, out_stride, flat))
-        flat += n_in * n_out + n_out
-        in_stride, in_lanes = out_stride, lanes
+    readers = [source for one in operations for source in one.sources]
+    strides, lanes_of, is_transposed = {INPUTS: operations[0].n_in}, {INPUTS: most}, False
+    for i, one in enumerate(operations):
+        in_lanes = lanes_of[one.sources[0]]
+        is_transposed = 0 < i == count - 1 and one.n_out <= in_lanes // 2
+        lanes_of[i] = in_lanes if is_transposed else fitting_lanes(one.n_out, most)
+        strides[i] = up(one.n_out, lanes_of[i])
 
     at = 0
 
@@ -142,50 +183,69 @@ def plan(constants):
         start, at = at, up(at + n, multiple)
         return start
 
-    weights = [
-        take(n_out * stride if sideways else n_in * out)
-        for n_in, n_out, sideways, _, stride, out, _ in drafts
-    ]
+    last, weights, biases = count - 1, {}, {}
+    for i, one in enumerate(operations):
+        if one.kind == "dense":
+            apart = (
+                one.n_out * strides[one.sources[0]] if is_transposed and i == last else one.n_in * strides[i]
+            )
+            weights[i] = take(apart)
     # A multiple of the numbers in a round of the optimiser's unrolled loop, which then has no tail.
     all_weights = at = up(at, 4 * most)
-    biases = [take(out_stride) for *_, out_stride, _ in drafts]
+    kinds = [OPERATION_CODES.of_key(one.kind) for one in operations]
+    lengths = [kind.lengths(one.n_out) for kind, one in zip(kinds, operations, strict=True)]
+    for i, (gain, _) in enumerate(lengths):
+        if gain:
+            weights[i] = take(up(gain, lanes_of[i]))
+    gains = at = up(at, 4 * most)
+    for i, (_, shift) in enumerate(lengths):
+        if shift or operations[i].kind == "dense":
+            biases[i] = take(strides[i])
     section = at = up(at, 4 * most)
     gradients, first, second = (take(section) for _ in range(3))
-    inputs, input_deltas = take(rows * sizes[0]), -1
-    layers = []
-    for i, (n_in, n_out, sideways, lanes, in_stride, out_stride, flat) in enumerate(drafts):
-        transposed = -1 if i == 0 or sideways else take(in_stride * up(n_out, most))
-        length = rows * (n_out if sideways else out_stride)
-        outputs = deltas = take(length)
-        if i == count - 1 or not ACTIVATION_CODES.of_key(constants.hidden[i]).short_backward:
+    inputs = take(rows * operations[0].n_in)
+    # What operations write after dropout, and the derivatives by it.
+    given, deltas_of, layers = {INPUTS: inputs}, {INPUTS: -1}, []
+    for i, one in enumerate(operations):
+        source = one.sources[0]
+        is_dense, is_last, below = one.kind == "dense", i == last, deltas_of[source]
+        transposed = -1
+        if is_dense and source != INPUTS and not (is_transposed and is_last):
+            transposed = take(strides[source] * up(one.n_out, most))
+        length = rows * (one.n_out if is_transposed and is_last else strides[i])
+        outputs = deltas = dropped = take(length)
+        alone = [reader for reader in operations if i in reader.sources]
+        joined = is_dense and one.dropout == 0 and len(alone) == 1 and alone[0].kind == "dense"
+        if is_last or not (joined and ACTIVATION_CODES.of_key(one.activation).short_backward):
             deltas = take(length)
+        if one.dropout > 0:
+            dropped = take(length)
+        other, other_stride, other_deltas = -1, 0, -1
+        if len(one.sources) > 1:
+            second_source = one.sources[1]
+            other, other_deltas = given[second_source], deltas_of[second_source]
+            other_stride = strides[second_source]
+        ends_below = False
+        if source != INPUTS:
+            under = operations[source]
+            ends_below = (
+                is_dense and under.kind == "dense" and under.dropout == 0 and readers.count(source) == 1
+            )
         layers.append(
-            Layer(
-                n_in, n_out, sideways, lanes, in_stride, out_stride, flat, weights[i], biases[i],
-                transposed, inputs, outputs, deltas, input_deltas,
+            PaddedLayer(
+                one.n_in, one.n_out, is_transposed and is_last, lanes_of[i], strides[source], strides[i], one.flat,
+                weights.get(i, -1), biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
+                below, other, other_stride, other_deltas,
+                take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
+                take(2 * rows) if kinds[i].kept else -1, ends_below, *lengths[i],
             )
         )  # fmt: skip
-        inputs, input_deltas = outputs, deltas
+        given[i], deltas_of[i] = dropped, deltas
+    out_stride = strides[last]
     targets, sums = take(rows * out_stride), take(3 * rows)
-    abreast = -1 if sideways else take(3 * up(n_out, most) * LOSS_ROWS)
-    shared = take(2 * constants.groups * section if constants.groups > 1 else 0)
+    batched = -1 if is_transposed else take(3 * up(operations[last].n_out, most) * LOSS_ROWS)
     size = up(at + most, 4 * most)
-    return Plan(
-        tuple(layers), all_weights, section, gradients, first, second, targets, sums, abreast, rows, most,
-        shared, size,
+    return PaddedLayout(
+        tuple(layers), inputs, all_weights, gains, section, gradients, first, second, targets, sums, batched,
+        rows, most, size,
     )  # fmt: skip
-
-
-def table(layers):
-    """Return the layout for `copy_in` and `copy_out`, (layers, 7) int64.
-
-    n_in, n_out, place in the flat vector, place in a section, strides along inputs and outputs there,
-    place of the biases.
-    """
-    strides = [(1, at.in_stride) if at.sideways else (at.out_stride, 1) for at in layers]
-    return np.array(
-        [
-            (at.n_in, at.n_out, at.flat, at.weights, *pair, at.biases)
-            for at, pair in zip(layers, strides, strict=True)
-        ]
-    )

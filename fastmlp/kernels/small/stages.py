@@ -13,24 +13,27 @@ excludes gelu and silu. Nothing is checked, nothing is allocated.
 
 from numba import types
 
+from fastmlp.kernels.codegen.arrays import NOTHING, RepeatedNumber, VectorNumbers
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.scalars import backward_of, constants_at
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.types import BIT, INT, ITEMSIZE
+from fastmlp.kernels.codegen.types import BIT, INT, INT32, ITEMSIZE
 from fastmlp.kernels.codegen.vectors import Vectors, carried, counted, data_pointer
 from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES
-from fastmlp.kernels.elementwise import abreast
-from fastmlp.kernels.elementwise.abreast import LANES, Rows
+from fastmlp.kernels.elementwise import batched
+from fastmlp.kernels.elementwise.batched import LANES, Rows
 from fastmlp.kernels.elementwise.column_sums import emit_sums
-from fastmlp.kernels.elementwise.row_losses import Numbers, Same
+from fastmlp.kernels.elementwise.dropout import scramble
 from fastmlp.kernels.elementwise.steps import emit_steps
-from fastmlp.kernels.gemm.macrokernel import IN_PLACE, NOTHING, TRANSPOSED, Operands, write_product
-from fastmlp.kernels.gemm.microkernel import MACHINE, stored
+from fastmlp.kernels.gemm.macrokernel import IN_PLACE, TRANSPOSED, Operands, write_product
+from fastmlp.kernels.gemm.microkernel import stored
 from fastmlp.kernels.gemm.packing import emit_transpose
 from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.small.copies import copy_row
 from fastmlp.kernels.small.padded import dividing_lanes
 
 TURNED_BYTES, FEW = 32, 3
-"""Bytes of the vectors by which a sideways layer of few outputs reads the transpose of its inputs: two shuffles of
+"""Bytes of the vectors by which a transposed layer of few outputs reads the transpose of its inputs: two shuffles of
 32 bytes start in a cycle, and less is wasted where rows are few. With more outputs FMAs of whole vectors count for
 more: the last layer of 54-120-7 took 0.82 of its time by tiles of two whole vectors."""
 
@@ -45,7 +48,9 @@ class Memory:
         self.builder, self.dtype = builder, array.dtype
         self.itemsize = ITEMSIZE[array.dtype]
         self.base = data_pointer(context, builder, array, value)
-        self.v = self.vectors(MACHINE.vector_bytes // self.itemsize)
+        self.v = self.vectors(host().vector_bytes // self.itemsize)
+        self.word = self.first = None
+        """Of dropout: the hash of the key and the step, and the place in the batch of the block's first row."""
 
     def at(self, offset):
         """The place of the element at an offset."""
@@ -76,17 +81,22 @@ class Memory:
 
 
 def sequence(stages):
-    """One intrinsic (work, rows) that runs stages in order; those that are None are left out."""
+    """One intrinsic (work, rows, key, step, first) that runs stages in order; those that are None are left out.
+
+    key, step : of the dropout masks; first : the place in the batch of the first row
+    """
 
     @Intrinsic
-    def run(typingctx, work, rows):
+    def run(typingctx, work, rows, key, step, first):
         def codegen(context, builder, signature, values):
             memory, rows = Memory(context, builder, work, values[0]), Symbol(builder, values[1])
+            key, step, memory.first = (Symbol(builder, builder.trunc(value, INT32)) for value in values[2:])
+            memory.word = scramble(key ^ step)
             for stage in filter(None, stages):
                 stage(memory, rows)
             return context.get_dummy_value()
 
-        return types.none(work, types.int64), codegen
+        return types.none(work, *[types.int64] * 4), codegen
 
     return run
 
@@ -115,13 +125,13 @@ def activate(layer, key):
 
 
 def activate_gradient(layer, key):
-    """The stage that multiplies the deltas of the layer's inputs by the derivative; None where `backward` has."""
+    """The stage that multiplies the deltas of the outputs by the derivative; None where the reader's tiles have."""
     entry = ACTIVATION_CODES.of_key(key)
-    if layer.input_deltas < 0 or entry.short_backward:
+    if entry.name == "identity" or layer.deltas == layer.outputs:
         return None
     formula = lambda delta, a: backward_of(entry, delta, None, a)
-    offsets = layer.input_deltas, layer.inputs
-    return lambda memory, rows: over_rows(memory, rows, layer.in_stride, offsets, formula)
+    offsets = layer.deltas, layer.outputs
+    return lambda memory, rows: over_rows(memory, rows, layer.out_stride, offsets, formula)
 
 
 # --- one layer -----------------------------------------------------------------------------------
@@ -131,9 +141,9 @@ def forward(layer, activation, plan):
     """The stage outputs = inputs W + b, with the activation if it is short."""
     entry = ACTIVATION_CODES.of_key(activation)
 
-    def sideways(memory, rows):
+    def transposed(memory, rows):
         lanes, across = min(layer.lanes, TURNED_BYTES // memory.itemsize), None
-        if layer.lanes > lanes and FEW < layer.n_out <= MACHINE.accumulators // 2:
+        if layer.lanes > lanes and FEW < layer.n_out <= host().accumulators // 2:
             lanes, across = layer.lanes, 2
         memory.product(
             lanes, (layer.weights, layer.in_stride, 1), (layer.inputs, layer.in_stride),
@@ -151,16 +161,21 @@ def forward(layer, activation, plan):
             end=end if entry.short else stored,
         )  # fmt: skip
 
-    return sideways if layer.sideways else stage
+    return transposed if layer.is_transposed else stage
 
 
 def backward(layer, activation, plan):
-    """The stage input_deltas = deltas W', times the derivative of the activation of the inputs if that is short."""
+    """The stage input_deltas = deltas W', times the derivative of the activation of the inputs if that is short.
+
+    activation : that of the source. It ends the deltas only where no other operation adds to them.
+    """
     if layer.input_deltas < 0:
         return None
     entry = ACTIVATION_CODES.of_key(activation)
-    deltas = (1, plan.most_rows) if layer.sideways else (layer.out_stride, 1)
-    weights = layer.weights if layer.sideways else layer.transposed
+    ends = layer.ends_below and entry.short_backward
+    target = layer.input_deltas if layer.added < 0 else layer.added
+    deltas = (1, plan.most_rows) if layer.is_transposed else (layer.out_stride, 1)
+    weights = layer.weights if layer.is_transposed else layer.transpose
 
     def stage(memory, rows):
         v = memory.vectors(dividing_lanes(layer.in_stride, plan.most))
@@ -172,21 +187,24 @@ def backward(layer, activation, plan):
 
         memory.product(
             v.lanes, (layer.deltas, *deltas), (weights, layer.in_stride),
-            (layer.input_deltas, layer.in_stride), rows, layer.in_stride, layer.n_out,
-            end=end if entry.short_backward else stored,
+            (target, layer.in_stride), rows, layer.in_stride, layer.n_out, end=end if ends else stored,
         )  # fmt: skip
+        if layer.added >= 0:
+            over_rows(
+                memory, rows, layer.in_stride, (layer.input_deltas, target), lambda below, new: below + new
+            )
 
     return stage
 
 
 def gradient(layer, plan, adds):
     """The stage of the gradients of weights and biases over a block's rows, added to those before if `adds`."""
-    section, stride = plan.gradients, layer.in_stride if layer.sideways else layer.out_stride
+    section, stride = plan.gradients, layer.in_stride if layer.is_transposed else layer.out_stride
 
     def stage(memory, rows):
         weights, biases = section + layer.weights, memory.at(section + layer.biases)
         start = {"start": memory.at(weights), "start_row": stride} if adds else {}
-        if layer.sideways:
+        if layer.is_transposed:
             # Columns of padding, where an activation may differ from 0, are left out: their weights must stay 0.
             memory.product(
                 layer.lanes, (layer.deltas, plan.most_rows, 1), (layer.inputs, stride), (weights, stride),
@@ -205,13 +223,13 @@ def gradient(layer, plan, adds):
 
 def refresh(layer, plan):
     """The stage that transposes W for `backward`; None where nothing reads the transpose."""
-    if layer.transposed < 0 or layer.sideways:
+    if layer.transpose < 0 or layer.is_transposed:
         return None
 
     def stage(memory, rows):
         v = memory.vectors(min(layer.lanes, dividing_lanes(layer.in_stride, plan.most)))
         emit_transpose(
-            v, memory.at(layer.weights), memory.at(layer.transposed), layer.out_stride, layer.n_in,
+            v, memory.at(layer.weights), memory.at(layer.transpose), layer.out_stride, layer.n_in,
             layer.out_stride * v.itemsize, layer.in_stride * v.itemsize, edges=layer.n_in % v.lanes > 0,
         )  # fmt: skip
 
@@ -232,34 +250,33 @@ def loss_of(constants, plan):
         """Write the loss of LANES rows, of which the first is `first`."""
         builder, size = memory.builder, memory.itemsize
         rows_at = lambda place, row: Rows(builder, memory.dtype, memory.at(place), units, row * size)
-        if layer.sideways:
+        if layer.is_transposed:
             offsets = layer.outputs, plan.targets, layer.deltas
-            logits, wanted, outputs = (rows_at(first + offset, width) for offset in offsets)
+            logits, expected, outputs = (rows_at(first + offset, width) for offset in offsets)
         else:
             v = memory.vectors(min(layer.lanes, LANES))
-            there = [plan.abreast + i * LANES * stride for i in range(3)]
+            there = [plan.batched + i * LANES * stride for i in range(3)]
             here = [first * stride + offset for offset in (layer.outputs, plan.targets, layer.deltas)]
-            logits, wanted, outputs = (rows_at(place, LANES) for place in there)
+            logits, expected, outputs = (rows_at(place, LANES) for place in there)
             for source, target in zip(here[:2], there):
                 emit_transpose(
                     v, memory.at(source), memory.at(target), stride, LANES, stride * size, LANES * size, False
                 )
         sums = Rows(builder, memory.dtype, memory.at(first + plan.sums), 3, width * size)
         clipping = Symbol(builder, BIT(clips))
-        if entry.element is None:
-            abreast.softmax.emit(logits, outputs, sums)
-            abreast.cross_entropy.emit(clipping, logits, wanted, outputs, sums)
+        if entry.of_logs:
+            batched.softmax.emit(logits, outputs, sums)
         else:
             for j in logits.each():
                 outputs[j] = ACTIVATION_CODES[output].formula(logits[j])
-            code, parameters = Symbol(builder, INT(output)), Same(parameter)
-            abreast.emit_element_losses(entry, code, clipping, parameters, logits, wanted, outputs, sums)
-        abreast.blank.emit(outputs, sums)
-        if not layer.sideways:
+        code, parameters = Symbol(builder, INT(output)), RepeatedNumber(parameter)
+        batched.emit_element_losses(entry, code, clipping, parameters, logits, expected, outputs, sums)
+        batched.blank.emit(outputs, sums)
+        if not layer.is_transposed:
             emit_transpose(
                 v, memory.at(there[2]), memory.at(here[2]), LANES, stride, LANES * size, stride * size, False
             )
-        return abreast.emit_total(sums)
+        return batched.emit_total(sums)
 
     @Intrinsic
     def loss(typingctx, work, rows, parameter, value):
@@ -287,10 +304,10 @@ def update(key, at, count, plan, penalised):
         def codegen(context, builder, signature, args):
             memory = Memory(context, builder, work, args[0])
             pointers = [memory.at(offset) for offset in offsets]
-            told = constants_at(context, builder, constants, args[2])
+            numbers_at = constants_at(context, builder, constants, args[2])
             penalty, rate, t = (Symbol(builder, args[i]) for i in (1, 3, 4))
             added = penalty if penalised else None
-            emit_steps(builder, work.dtype, entry, count, pointers, rate, told, t, added)
+            emit_steps(builder, work.dtype, entry, count, pointers, rate, numbers_at, t, added)
             return context.get_dummy_value()
 
         return types.void(work, types.float64, constants, types.float64, types.float64), codegen
@@ -299,13 +316,6 @@ def update(key, at, count, plan, penalised):
 
 
 # --- rows of a batch -----------------------------------------------------------------------------
-
-
-def _copy(memory, source, target, count, most):
-    """Write a copy of `count` elements by the longest vectors, the last overlapping the one before."""
-    v = memory.vectors(min(most, 1 << (count.bit_length() - 1)))
-    for at in (*range(0, count - v.lanes + 1, v.lanes), *([count - v.lanes] if count % v.lanes else [])):
-        v.store(v.load(v.shift(source, at * v.itemsize)), v.shift(target, at * v.itemsize))
 
 
 def gather(plan):
@@ -326,25 +336,25 @@ def gather(plan):
                 data_pointer(context, builder, *pair) for pair in zip(signature.args[1:5], args[1:5])
             )
             start, rows, share = (Symbol(builder, value) for value in args[5:])
-            scales = Numbers(builder, work.dtype, memory.at(plan.sums))
-            counting = Numbers(builder, work.dtype, weights)
+            scales = VectorNumbers(builder, work.dtype, memory.at(plan.sums))
+            counting = VectorNumbers(builder, work.dtype, weights)
             # The loss is computed for LANES rows at once: those after the last one get the factor 0.
-            abreast_ = memory.vectors(LANES)
-            abreast_.store(abreast_.zero, memory.at((rows - 1) // LANES * LANES + plan.sums))
+            batched_ = memory.vectors(LANES)
+            batched_.store(batched_.zero, memory.at((rows - 1) // LANES * LANES + plan.sums))
             with counted(builder, rows) as r:
                 place = builder.gep(order, [(start + r).value], source_etype=INT)
                 row = Symbol(builder, builder.load(place, typ=INT))
                 source = lambda array, columns: memory.v.shift(array, row * (columns * size))
-                _copy(memory, source(inputs, n_in), memory.at(r * n_in + first.inputs), n_in, most)
-                wanted = source(targets, n_out)
-                if last.sideways:
-                    from_row = Numbers(builder, work.dtype, wanted)
-                    to_lane = Numbers(builder, work.dtype, memory.at(r + plan.targets))
+                copy_row(memory, source(inputs, n_in), memory.at(r * n_in + plan.inputs), n_in, most)
+                expected = source(targets, n_out)
+                if last.is_transposed:
+                    from_row = VectorNumbers(builder, work.dtype, expected)
+                    to_lane = VectorNumbers(builder, work.dtype, memory.at(r + plan.targets))
                     for j in range(n_out):
                         to_lane[j * plan.most_rows] = from_row[j]
                 else:
-                    _copy(memory, wanted, memory.at(r * last.out_stride + plan.targets), n_out, most)
-                scales[r] = abreast.counts(share, counting[row])
+                    copy_row(memory, expected, memory.at(r * last.out_stride + plan.targets), n_out, most)
+                scales[r] = batched.counts(share, counting[row])
             return context.get_dummy_value()
 
         numbers = (types.int64, types.int64, types.float64)

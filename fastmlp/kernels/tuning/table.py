@@ -17,7 +17,7 @@ from fastmlp.kernels.codegen.machine import NEVER, host
 
 
 class Trial(NamedTuple):
-    """A training or prediction whose time tells which value is best.
+    """A training or prediction whose time shows which value is best.
 
     sizes, rows : of a network of relu and softmax, and of a batch
     optimizer : a name of `fastmlp.model.optimizers.BY_NAME`
@@ -158,7 +158,10 @@ def value(name: str) -> int:
 
 
 def take(values: Mapping[str, int]) -> None:
-    """Set constants, by name; no program may run meanwhile. Unknown names and values are ignored."""
+    """Set constants, by name; no program may run meanwhile. Unknown names and values are ignored.
+
+    Programs read them without any order: threads that run later ones start after this, or take Python's lock.
+    """
     for name, one in values.items():
         if name in TABLE and one in TABLE[name].values:
             VALUES[PLACES[name]] = one

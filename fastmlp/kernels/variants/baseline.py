@@ -14,19 +14,24 @@ import math
 import numpy as np
 
 from fastmlp.kernels.codegen.scalars import (
+    LOG,
+    PAIR,
+    ROW,
     activation,
     activation_backward,
-    clipped,
     element_loss,
     exp,
     fma,
-    is_row_loss,
     log,
+    log_chain,
+    log_loss,
+    loss_form,
     output_chain,
+    pair_loss,
     step_element,
     within_bounds,
 )
-from fastmlp.kernels.codes import CROSS_ENTROPY, SOFTMAX
+from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise.row_losses import row_loss
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.variant import Variant
@@ -153,11 +158,12 @@ def softmax(z, out):
 def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
     """delta (rows, n_out) = the loss's derivative by the logits z; returns the loss.
 
-    `output` and `loss` are codes, `parameters` (n_out,) float64 are `Network.loss_parameters`; the factor of
-    row i is share * weights[i]. A likelihood with its canonical output is computed from the logits.
+    `output` and `loss` are codes, `parameters` (n_out,) float64 are `Objective.loss_parameters`; the factor
+    of row i is share * weights[i]. A likelihood with its canonical output is computed from the logits. One of
+    two outputs a target has their first halves, then their second ones, and the targets twice.
     """
     activate(output, z, delta)
-    clips = parameters[0] != 0
+    clips, form = parameters[0] < 0, loss_form(loss)
     objective = 0.0
     for i in range(z.shape[0]):
         scale = z.dtype.type(share * weights[i])
@@ -165,9 +171,12 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
             # A row without weight contributes exactly 0; 0 * inf would be NaN.
             for j in range(z.shape[1]):
                 delta[i, j] = 0
-        elif loss == CROSS_ENTROPY:
-            objective += scale * cross_entropy_row(clips, scale, z[i], targets[i], delta[i])
-        elif is_row_loss(loss):
+        elif form == LOG:
+            row = log_losses(loss, scale, parameters, z[i], targets[i], delta[i])
+            objective += scale * within_bounds(loss, clips, row)
+        elif form == PAIR:
+            objective += scale * pair_losses(loss, scale, z[i], targets[i], delta[i])
+        elif form == ROW:
             objective += scale * row_loss(loss, scale, parameters, z[i], targets[i], delta[i])
         else:
             along = z.dtype.type(0)
@@ -185,20 +194,33 @@ def output_loss(loss, output, parameters, share, z, targets, weights, scratch, d
     return objective
 
 
-def cross_entropy_row(clips, scale, z, targets, delta):
-    """Return one row's cross-entropy; delta holds the softmax and becomes scale * (softmax - targets)."""
+def log_losses(loss, scale, parameters, z, targets, delta):
+    """Return one row's loss of log(softmax); delta holds the softmax, and becomes scale * the derivative."""
     top = z[0]
     for j in range(1, len(z)):
         top = max(top, z[j])
     total = z.dtype.type(0)
     for j in range(len(z)):
         total += exp(z[j] - top)
-    log_total = log(total)
+    log_total, first, second = log(total), z.dtype.type(parameters[0]), z.dtype.type(parameters[-1])
+    along = z.dtype.type(0)
+    for j in range(len(z)):
+        along += log_loss(loss, z[j] - top - log_total, delta[j], targets[j], first, second, along)[1]
     row = z.dtype.type(0)
     for j in range(len(z)):
-        row += targets[j] * (log_total - (z[j] - top))
-        delta[j] = scale * (delta[j] - targets[j])
-    return clipped(clips, row)
+        row, slope = log_loss(loss, z[j] - top - log_total, delta[j], targets[j], first, second, row)
+        delta[j] = scale * log_chain(loss, slope, delta[j], along)
+    return row
+
+
+def pair_losses(loss, scale, z, targets, delta):
+    """Return the losses of one row's pairs of outputs; delta becomes scale times their derivatives."""
+    half, row = len(z) // 2, 0.0
+    for j in range(half):
+        value, by_first, by_second = pair_loss(loss, z[j], z[j + half], targets[j])
+        row += value
+        delta[j], delta[j + half] = scale * by_first, scale * by_second
+    return row
 
 
 def penalty(l1, l2, w):
@@ -246,7 +268,7 @@ def drop(key, step, layer, first, p, a, out):
 
 
 def drop_units(word, first, threshold, scale, a, out):
-    """As `drop`: out = a * scale where a unit's hash, of a word and its place, is not below the threshold."""
+    """out = a * scale where a unit's hash, of a word and its place, is not below the threshold."""
     for i in range(a.shape[0]):
         row = scramble(np.uint32(word + np.uint32(first + i) * np.uint32(0x9E3779B9)))
         for j in range(a.shape[1]):

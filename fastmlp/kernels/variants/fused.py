@@ -29,6 +29,7 @@ VARIANT = Variant(
         "input_gradient_rows": dispatch.input_gradient,
         "weight_gradient_rows": dispatch.weight_gradient,
         "affine_sparse_rows": sparse.affine,
+        "add_sparse_rows": sparse.add,
         "weight_gradient_sparse_rows": sparse.weight_gradient,
     },
     *OWN["fused"],

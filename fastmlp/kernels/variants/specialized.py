@@ -8,11 +8,10 @@ few dozen parameters, trained by plain SGD on up to 16 rows, stay in vector regi
 (`fastmlp.kernels.small.registers`).
 
 The price is a compilation of a second or two for every network, once a machine. Rates, decays of moments,
-sizes of penalties and weights are data, and need no new program. What has no stage here (gelu, silu, dropout,
-l1, clipping, users' losses of rows) runs as `fused`.
+sizes of penalties and weights are data, and need no new program. What has no stage here (gelu or silu that
+end a dense layer, batch norms, users' layers, l1, clipping, users' losses of rows) runs as `fused`.
 
-Large batches go through the network in blocks of rows. From 1024 rows on the blocks form eight groups, whose
-gradients are summed in a fixed order, so that any number of threads gives the same bits.
+Large batches go through the network in blocks of rows, on one thread.
 """
 
 from __future__ import annotations

@@ -18,8 +18,9 @@ from fastmlp.kernels.codes import SOFTMAX
 from fastmlp.kernels.elementwise import dropout, steps
 from fastmlp.kernels.elementwise.column_sums import column_sums
 from fastmlp.kernels.elementwise.losses import output_loss
+from fastmlp.kernels.elementwise.penalties import add_penalty_gradient, penalty_of
 from fastmlp.kernels.elementwise.softmax import softmax_of_rows
-from fastmlp.kernels.elementwise.totals import add_penalty_gradient, penalty_of, squares_of
+from fastmlp.kernels.elementwise.totals import squares_of
 from fastmlp.kernels.estimates import OWN
 from fastmlp.kernels.gemm import dispatch, sparse
 from fastmlp.kernels.variant import Variant
@@ -38,12 +39,12 @@ def weight_gradient(x, delta, scratch, out):
 
 
 def affine_sparse(indptr, indices, values, order, w, b, out):
-    """As baseline, in registers."""
+    """Contract of baseline's slot, with sums in registers."""
     sparse.affine(indptr, indices, values, order, w, b, out, False)
 
 
 def weight_gradient_sparse(starts, samples, numbers, columns, delta, out):
-    """As baseline, in registers."""
+    """Contract of baseline's slot, with sums in registers."""
     one = out.dtype.type(1)
     sparse.weight_gradient(starts, samples, numbers, columns, delta, out, False, one, one)
 
@@ -59,12 +60,12 @@ def bias_gradient(delta, out):
 
 
 def softmax(z, out):
-    """As baseline, by whole vectors."""
+    """Contract of baseline's slot, by whole vectors."""
     softmax_of_rows(z, out)
 
 
 def activate(code, z, out):
-    """As baseline, by 512-bit vectors, in one loop over all rows: a row of 30 units ends with 14 scalars."""
+    """Contract of baseline's slot, by 512-bit vectors in one loop: rows of 30 units end with 14 scalars."""
     wide_vectors()
     if code == SOFTMAX:
         softmax(z, out)
@@ -75,7 +76,7 @@ def activate(code, z, out):
 
 
 def activate_gradient(code, z, a, delta):
-    """As baseline, in the way of `activate`."""
+    """Contract of baseline's slot, in the way of `activate`."""
     wide_vectors()
     logits, outputs, deltas = vector(z, 0, z.size), vector(a, 0, a.size), vector(delta, 0, delta.size)
     for i in range(len(deltas)):
@@ -83,27 +84,27 @@ def activate_gradient(code, z, a, delta):
 
 
 def drop_units(word, first, threshold, scale, a, out):
-    """As baseline, by whole vectors."""
+    """Contract of baseline's slot, by whole vectors."""
     dropout.drop_units(word, first, threshold, scale, a, out)
 
 
 def penalty(l1, l2, w):
-    """As baseline, by whole vectors."""
+    """Contract of baseline's slot, by whole vectors."""
     return penalty_of(w.dtype.type(l1), w.dtype.type(l2), w)
 
 
 def penalty_gradient(l1, l2, w, dw):
-    """As baseline, by whole vectors."""
+    """Contract of baseline's slot, by whole vectors."""
     add_penalty_gradient(w.dtype.type(l1), w.dtype.type(l2), w, dw)
 
 
 def sum_of_squares(numbers):
-    """As baseline, by whole vectors."""
+    """Contract of baseline's slot, by whole vectors."""
     return squares_of(numbers)
 
 
 def apply_rule(code, rate, constants, t, g, p, first, second):
-    """As baseline, by whole vectors and without the divider."""
+    """Contract of baseline's slot, by whole vectors and without the divider."""
     steps.take_steps(code, rate, constants, t, g, p, first, second)
 
 

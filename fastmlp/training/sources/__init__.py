@@ -1,1 +1,1 @@
-"""What gives rows block by block, as one thing that can be walked again and again: one file a kind."""
+"""Sources of rows that come block by block, walked again for every epoch: one file a kind."""

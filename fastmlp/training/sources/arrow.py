@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,8 +12,8 @@ import pyarrow.dataset
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.training.sources.blocks import BLOCK_BYTES
-from fastmlp.training.sources.columns import chosen_columns
+from fastmlp.training.sources.blocks import BLOCK_BYTES, of_each_head
+from fastmlp.training.sources.columns import chosen_columns, names_of
 
 AHEAD = {"batch_readahead": 1, "fragment_readahead": 1}
 """Arrow reads 16 blocks of 4 files ahead by default, which would be most of what a training takes."""
@@ -21,29 +22,28 @@ AHEAD = {"batch_readahead": 1, "fragment_readahead": 1}
 class ArrowRows:
     """The rows of a table or dataset; columns of lists of one length are as many columns of inputs."""
 
-    def __init__(self, table: Any, inputs: list[str], targets: list[str], weights: str | None) -> None:
+    def __init__(self, table: Any, inputs: list[str], targets: Any, weights: str | None) -> None:
         self._table, self._inputs, self._targets, self._weights = table, inputs, targets, weights
         widths = [_width(table.schema.field(name)) for name in inputs]
         self._together = max(1, BLOCK_BYTES // (8 * sum(widths)))
 
     @property
     def rows(self) -> int | None:
-        """Of a table; nobody has counted those of files."""
+        """Rows of a table; nobody has counted those of files."""
         return self._table.num_rows if isinstance(self._table, pyarrow.Table) else None
 
     def __iter__(self) -> Iterator[Any]:
-        wanted = [*self._inputs, *self._targets, *([] if self._weights is None else [self._weights])]
+        names = [*self._inputs, *names_of(self._targets), *([] if self._weights is None else [self._weights])]
         if isinstance(self._table, pyarrow.Table):
-            table = self._table.select(wanted)
+            table = self._table.select(names)
             batches = table.to_batches(max_chunksize=self._together)
-            if not batches:  # one without rows still tells the dtypes
+            if not batches:  # one without rows still has the dtypes
                 batches = [pyarrow.RecordBatch.from_pylist([], schema=table.schema)]
         else:
-            batches = self._table.to_batches(columns=wanted, batch_size=self._together, **AHEAD)
+            batches = self._table.to_batches(columns=names, batch_size=self._together, **AHEAD)
         for batch in batches:
             X = np.hstack([_numbers(batch, name) for name in self._inputs])
-            labels = [_labels(batch, name) for name in self._targets]
-            y = labels[0] if len(labels) == 1 else np.column_stack(labels)
+            y = of_each_head(self._targets, functools.partial(_targets, batch))
             yield (X, y) if self._weights is None else (X, y, _labels(batch, self._weights))
 
 
@@ -78,6 +78,12 @@ def _numbers(batch: Any, name: str) -> NDArray[Any]:
         width, column = column.type.list_size, column.flatten()
     values = column.to_numpy(zero_copy_only=False)
     return np.asarray(values.reshape(batch.num_rows, width))
+
+
+def _targets(batch: Any, names: list[str]) -> NDArray[Any]:
+    """Return one column (rows,), or several side by side."""
+    labels = [_labels(batch, name) for name in names]
+    return labels[0] if len(labels) == 1 else np.column_stack(labels)
 
 
 def _labels(batch: Any, name: str) -> NDArray[Any]:

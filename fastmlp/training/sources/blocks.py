@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import mmap
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,13 +27,20 @@ class Source(Protocol):
 
     @property
     def rows(self) -> int | None:
-        """See above."""
+        """Rows of an epoch; None if that is not known before one is over."""
 
     def __iter__(self) -> Iterator[Any]:
         """Return an iterator over the blocks of an epoch, each of them (X, y) or (X, y, weight)."""
 
 
-class Given:
+def of_each_head(y: Any, function: Callable[[Any], Any]) -> Any:
+    """Return function(y), with heads for the targets of each, in a dict of their names."""
+    if isinstance(y, Mapping):
+        return {name: function(of_head) for name, of_head in y.items()}
+    return function(y)
+
+
+class IterableSource:
     """Blocks that a user's iterable or function gives."""
 
     rows = None
@@ -52,7 +60,7 @@ class Given:
         return iter(made)
 
 
-def given(what: str, blocks: Any) -> Given:
+def given(what: str, blocks: Any) -> IterableSource:
     """Return a user's blocks; TypeError if they are none, or can be walked once only."""
     if isinstance(blocks, Iterator):
         raise TypeError(
@@ -69,7 +77,7 @@ def given(what: str, blocks: Any) -> Given:
             f"y must be given, unless {what} is an iterable of blocks {SHAPE} or a function that makes one, "
             f"got {checks.shown(blocks)}"
         )
-    return Given(blocks)
+    return IterableSource(blocks)
 
 
 def named_blocks(source: Source, name_of: Callable[[int], str]) -> Iterator[tuple[str, Any]]:
@@ -87,16 +95,16 @@ def named_blocks(source: Source, name_of: Callable[[int], str]) -> Iterator[tupl
         except StopIteration:
             return
         except Exception as error:
-            if isinstance(source, Given):
+            if isinstance(source, IterableSource):
                 error.add_note(f"while fastmlp waited for {name}")
                 raise
-            told = str(error).strip() or type(error).__name__
-            raise ValueError(f"{name}: {told.splitlines()[0]}") from error
+            said = str(error).strip() or type(error).__name__
+            raise ValueError(f"{name}: {said.splitlines()[0]}") from error
         yield name, block
 
 
 def check_rows(what: str, X: Any, y: Any) -> None:
-    """Raise TypeError where y is given beside what holds a y of its own, or one of the two is a name."""
+    """Raise TypeError where y is given with blocks that hold their y, or one of the two is a name."""
     if isinstance(X, (str, os.PathLike)):
         raise TypeError(
             f"{what} must be rows, got the path {checks.shown(X)}; "
@@ -110,9 +118,7 @@ def check_rows(what: str, X: Any, y: Any) -> None:
     pairs = isinstance(X, (list, tuple)) and len(X) > 0 and _is_block(X[0])
     rows = isinstance(X, (list, tuple, Iterator)) or hasattr(X, "__array__") or hasattr(X, "toarray")
     if pairs or (not (rows or hasattr(X, "__getitem__")) and (callable(X) or isinstance(X, Iterable))):
-        raise TypeError(
-            f"blocks {SHAPE} hold their y, so no other can be given; got {checks.shown(y)} beside them"
-        )
+        raise TypeError(f"blocks {SHAPE} hold their y, so no other can be given; got {checks.shown(y)}")
 
 
 def _is_block(one: Any) -> bool:
@@ -125,7 +131,7 @@ class Slices:
 
     Parameters
     ----------
-    X : (rows, n_in); y : (rows,) or (rows, n_out); weights : (rows,) or None
+    X : (rows, n_in); y : (rows,) or (rows, n_out), or a dict of them; weights : (rows,) or None
     chosen : (n,) int64, ascending, the rows to give; None for all
     """
 
@@ -135,7 +141,7 @@ class Slices:
 
     @property
     def rows(self) -> int:
-        """Of an epoch."""
+        """Rows of an epoch."""
         return int(self._arrays[0].shape[0]) if self._chosen is None else len(self._chosen)
 
     @property
@@ -152,14 +158,18 @@ class Slices:
         X = self._arrays[0]
         together = max(1, BLOCK_BYTES // max(1, X.dtype.itemsize * X.shape[1]))
         for start in range(0, self.rows, together):
-            for array in self._arrays:
-                check_file(array)
-            rows: Any = slice(start, start + together)
-            yield tuple(array[rows if self._chosen is None else self._chosen[rows]] for array in self._arrays)
+            some: Any = slice(start, start + together)
+            take = functools.partial(_rows_of, some if self._chosen is None else self._chosen[some])
+            yield tuple(of_each_head(array, take) for array in self._arrays)
+
+
+def _rows_of(rows: Any, array: Any) -> Any:
+    check_file(array)
+    return array[rows]
 
 
 BLOCK_BYTES = 1 << 22
-"""Of X, that are looked at, or of a table turned into an array, together."""
+"""Rows of X that are looked at, or of a table turned into an array, together."""
 
 
 def check_file(array: Any) -> None:
@@ -169,7 +179,7 @@ def check_file(array: Any) -> None:
     # A slice has the offset of the map that it is cut from, which is not where its own bytes are.
     mapping = np.frombuffer(array._mmap, np.uint8).ctypes.data  # type: ignore[attr-defined]
     begins = array.offset - array.offset % mmap.ALLOCATIONGRANULARITY
-    wanted = begins + byte_bounds(array)[1] - mapping
+    expected = begins + byte_bounds(array)[1] - mapping
     size = os.stat(array.filename).st_size
-    if size < wanted:
-        raise ValueError(f"the file {str(array.filename)!r} ends short: it has {size} bytes of {wanted}")
+    if size < expected:
+        raise ValueError(f"the file {str(array.filename)!r} ends short: it has {size} bytes of {expected}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -10,6 +11,7 @@ import dask
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.training.sources.blocks import of_each_head
 from fastmlp.training.sources.columns import chosen_columns
 
 
@@ -24,11 +26,12 @@ class DaskRows:
 
     def __iter__(self) -> Iterator[Any]:
         for number in range(self._count):
-            X, *others = dask.compute(*(_part(one, number) for one in self._collections))
-            yield (X, *(np.asarray(other) for other in others))
+            part = functools.partial(_part, number)
+            X, *others = dask.compute(*(of_each_head(one, part) for one in self._collections))
+            yield (X, *(of_each_head(other, np.asarray) for other in others))
 
 
-def _part(collection: Any, number: int) -> Any:
+def _part(number: int, collection: Any) -> Any:
     return (collection.partitions if _is_frame(collection) else collection.blocks)[number]
 
 
@@ -51,7 +54,8 @@ def dask_source(what: str, X: Any, y: Any, weights: Any) -> DaskRows:
         )
     if y is None:
         raise TypeError(f"y must be given for {what}, an array of Dask's")
-    parts = [X, _like(X, "y", y), *([] if weights is None else [_like(X, "sample_weight", weights)])]
+    targets = of_each_head(y, functools.partial(_like, X, "y"))
+    parts = [X, targets, *([] if weights is None else [_like(X, "sample_weight", weights)])]
     rows = X.shape[0]
     return DaskRows(tuple(parts), X.numblocks[0], None if math.isnan(rows) else int(rows))
 
@@ -89,10 +93,10 @@ def _frame_rows(what: str, X: Any, y: Any, weights: Any) -> DaskRows:
             raise ValueError(f"y must have {X.npartitions} partitions, as {what} has, got {y.npartitions}")
         inputs, target = list(X.columns), y
         if weights is not None:
-            raise TypeError("sample_weight beside a data frame must name a column, as y must then")
+            raise TypeError("sample_weight with a data frame must name a column, as y must then")
     else:
         inputs, targets = chosen_columns(what, list(X.columns), y, weights)
-        target = X[targets[0] if len(targets) == 1 else targets]
+        target = of_each_head(targets, lambda names: X[names[0] if len(names) == 1 else names])
     for name in inputs:
         kind = X.dtypes[name]
         if getattr(kind, "kind", "O") not in "buif":

@@ -1,0 +1,1 @@
+"""Learners of tables on public tables: python -m benchmarks.tables."""

@@ -1,0 +1,132 @@
+"""Writes the report of docs/tables.md from the file of results: python -m benchmarks.tables.page.
+
+A row that has not run is in no mean: ranks and means are those of tables that all learners of a table of the
+page have, and a learner that lacks some of a half has a table of its own, beside those that lack none.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from fastmlp.lab.machine import cpu
+
+from ..table import write_between
+from .__main__ import RESULTS, ROOT, rows_of
+from .learners import LEARNERS
+from .sets import HALVES
+
+PAGE = ROOT / "docs" / "tables.md"
+BEGIN, END = "<!-- tables: python -m benchmarks.tables.page -->\n", "<!-- end of tables -->"
+
+DRAWS = 2000
+"""Of tables, with replacement: the intervals of mean ranks hold 95 % of them."""
+
+Found = dict[tuple[str, str], list[dict[str, Any]]]
+"""The splits' rows of a table and a learner."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables.page", description=__doc__)
+    parser.add_argument("--rows", type=int, default=3000, help="training rows at most; default %(default)s")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    options = parser.parse_args()
+    rows = [row for row in rows_of(options.results) if row["most_rows"] == options.rows]
+    write_between(PAGE, BEGIN, END, f"At most {options.rows} training rows.\n{report(rows)}")
+
+
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the tables of Markdown of a file's rows; of two of a split the last one holds."""
+    latest = {(row["table"], row["learner"], row["split"]): row for row in rows}
+    found: Found = {}
+    for (table, learner, _), row in latest.items():
+        found.setdefault((table, learner), []).append(row)
+    versions = {row["learner"]: row["version"] for row in latest.values()}
+    used = ", ".join(f"{learner} {versions[learner]}" for learner in LEARNERS if learner in versions)
+    texts = [text for half, tables in HALVES.items() for text in _half(half, [*tables], found)]
+    return "\n".join([f"{used}, on {cpu()}, one core.\n", *filter(None, texts)]) + "\n"
+
+
+def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
+    """Return the tables of Markdown of a half: a row for each table, and the means."""
+    learners = [one for one in LEARNERS if any((table, one) in found for table in tables)]
+    tables = [table for table in tables if any((table, one) in found for one in learners)]
+    if not tables:
+        return []
+    lines = _head(f"{half}: loss | splits | constant", learners)
+    for table in tables:
+        rows = [found.get((table, one), []) for one in learners]
+        means = [_mean(one, "loss") for one in rows]
+        least = min(mean for mean in means if mean is not None)
+        cells = [_cell(one, mean, least) for one, mean in zip(rows, means, strict=True)]
+        constant = next(row["constant"] for one in rows for row in one if "constant" in row)
+        lines.append(f"| {table} | {max(map(len, rows))} | {constant:.3f} | {' | '.join(cells)} |")
+    complete = [one for one in learners if all(_mean(found.get((t, one), []), "loss") for t in tables)]
+    groups = [complete, *([*complete, one] for one in learners if one not in complete)]
+    return [_text(lines), *(_means(tables, group, found) for group in groups)]
+
+
+def _cell(rows: list[dict[str, Any]], mean: float | None, least: float) -> str:
+    if mean is None:
+        return "did not end" if rows else ""
+    return f"**{mean:.3f}**" if mean == least else f"{mean:.3f}"
+
+
+def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
+    """Return a table of Markdown with the ranks and means of learners over tables that all of them have."""
+    shared = []
+    for table in tables:
+        rows = [found.get((table, one), []) for one in learners]
+        splits = set.intersection(*({row["split"] for row in one if "loss" in row} for one in rows))
+        if splits and all("loss" in row for one in rows for row in one):
+            shared.append([[row for row in one if row["split"] in splits] for one in rows])
+    if len(shared) < 2 or len(learners) < 2:
+        return ""
+
+    def means(value: Callable[[dict[str, Any]], float]) -> np.ndarray:
+        """Return the means over splits (tables, learners) of a value of rows."""
+        return np.array([[np.mean([value(row) for row in rows]) for rows in line] for line in shared])
+
+    losses = means(lambda row: row["loss"])
+    ranks = rankdata(losses.round(3), axis=1)
+    drawn = np.random.default_rng(0).integers(len(shared), size=(DRAWS, len(shared)))
+    low, high = np.quantile(ranks[drawn].mean(axis=1), (0.025, 0.975), axis=0)
+    least, constant = losses.min(axis=1, keepdims=True), means(lambda row: row["constant"])
+    between = np.clip((losses - least) / (constant - least), 0, 1)
+    lines = _head(f"means over {len(shared)} tables", learners)
+    lines.append(_line("rank by loss", ranks, 2))
+    intervals = [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)]
+    lines.append(f"| 95 % of it | {' | '.join(intervals)} |")
+    lines.append(_line("loss", losses, 3))
+    lines.append(_line("loss, 0 the least and 1 a constant's", between, 3))
+    lines.append(_line("score", means(lambda row: row["score"]), 3))
+    for what in ("train", "predict"):
+        lines.append(_line(f"{what}, s", means(lambda row, what=what: row[what]["processor"]), 2))
+        lines.append(_line(f"{what}, MB", means(lambda row, what=what: row[what]["MB"]), 0))
+    return _text(lines)
+
+
+def _head(first: str, learners: Sequence[str]) -> list[str]:
+    line = f"| {first} | {' | '.join(learners)} |"
+    return [line, "|---" * (line.count("|") - 1) + "|"]
+
+
+def _text(lines: Sequence[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def _line(name: str, values: np.ndarray, digits: int) -> str:
+    """Return a row of Markdown of the means over tables of values (tables, learners)."""
+    return f"| {name} | " + " | ".join(f"{value:.{digits}f}" for value in values.mean(axis=0)) + " |"
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+    """Return a mean over splits; None where one has not ended, or there is none."""
+    return float(np.mean([row[name] for row in rows])) if rows and all(name in row for row in rows) else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""Operations of the reference that are no product, dropout and blocks of inputs, and their derivatives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend.reference_losses import activate, activate_gradient, logistic
+from fastmlp.model.backend import Array
+from fastmlp.model.layers import RMSNorm
+from fastmlp.model.layout import Views
+from fastmlp.model.operations import Operation
+from fastmlp.model.own_layers import backward_on_array, on_array
+
+
+def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    """Return a hash of 32-bit words: Wellons' "lowbias32" (2018)."""
+    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return bits ^ (bits >> np.uint32(16))
+
+
+def dropout_mask(
+    key: int, step: int, layer: int, shape: tuple[int, int], p: float, places: Array | None = None
+) -> Array:
+    """Return which units (rows, units) of a batch are kept: the definition for every backend.
+
+    A pure function of its arguments: places (rows,) are the rows' in the batch, 0 to rows - 1 if None, step
+    counts updates from 0, hidden layers count from 0, arithmetic is modulo 2^32.
+    """
+    word = np.array([key], np.uint32)
+    for number in (step, layer):
+        word = scramble(word ^ np.uint32(number % 2**32))
+    places = np.arange(shape[0]) if places is None else places
+    rows = scramble(word + places.astype(np.uint32) * np.uint32(0x9E3779B9))
+    units = np.arange(shape[1], dtype=np.uint32) * np.uint32(0x85EBCA6B)
+    return scramble(rows[:, None] + units) >= np.uint32(p * 2**32)
+
+
+class NormBatch(NamedTuple):
+    """The statistics of a batch norm while training, over all rows of a batch, also those of other processes.
+
+    rows : of all; total : sums over the processes
+    """
+
+    rows: int
+    total: Callable[[Array], Array] = lambda sums: sums
+
+    def mean(self, x: Array) -> Array:
+        """Return the mean (units,) of all rows, of which x (rows, units) are here."""
+        return self.total(x.sum(axis=0)) / x.dtype.type(self.rows)
+
+    def moments(self, x: Array) -> tuple[Array, Array]:
+        """Return the means and the variances (units,) of all rows."""
+        mean = self.mean(x)
+        return mean, self.mean((x - mean) ** 2)
+
+
+def members_of(
+    one: Operation, x: Array, other: Array, views: Views
+) -> list[tuple[Operation, Array, Array, Views]]:
+    """Return for each member its operation, its units of both sources, and its parameters."""
+    parts = [np.split(array, one.members, axis=-1) for array in (x, other, *views)]
+    return [
+        (one._replace(members=1), own, second, Views(*rest))
+        for own, second, *rest in zip(*parts, strict=True)
+    ]
+
+
+def operate(one: Operation, x: Array, other: Array, views: Views, batch: NormBatch | None) -> Array:
+    """Return the output of an operation that is no product, before dropout.
+
+    batch : None where a batch norm goes by its running mean and variance
+    """
+    if one.members > 1:
+        return np.hstack([operate(*own, batch=batch) for own in members_of(one, x, other, views)])
+    gain, shift, state = views
+    layer: Any = one.layer
+    match one.kind.name:
+        case "batch_norm":
+            mean, variance = batch.moments(x) if batch else state
+            return (x - mean) / np.sqrt(variance + x.dtype.type(layer.epsilon)) * gain + shift
+        case "layer_norm":
+            centred = x - x.mean(axis=1, keepdims=True)
+            variance = (centred * centred).mean(axis=1, keepdims=True)
+            return centred / np.sqrt(variance + layer.epsilon) * gain + shift
+        case "rms_norm":
+            return x / root_mean_square(layer, x) * gain
+        case "scale":
+            return x * gain
+        case "prelu":
+            return np.where(x > 0, x, gain * x)
+        case "swish":
+            return x * logistic(gain * x)
+        case "activation":
+            return activate(one.activation, x)
+        case "add":
+            return x + other
+        case "concatenate":
+            return np.hstack([x, other])
+        case "copy":
+            return x
+        case "members":
+            return np.tile(x, one.n_out // one.n_in)
+        case "scale_shift":
+            return x * gain + shift
+        case "own":
+            return on_array(one.kind.piece, x, gain)
+    raise AssertionError(one)
+
+
+def operate_gradient(
+    one: Operation, x: Array, views: Views, delta: Array, batch: NormBatch | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Return the derivatives of the loss by both sources of an operation and by its gain, given delta.
+
+    delta : that by its output; batch : as for `operate`
+    """
+    if one.members > 1:
+        deltas = np.split(delta, one.members, axis=1)
+        found = [
+            operate_gradient(own, units, arrays, by_output, batch)
+            for (own, units, _, arrays), by_output in zip(members_of(one, x, x, views), deltas, strict=True)
+        ]
+        every: list[Any] = [
+            None if parts[0] is None else np.concatenate(parts, axis=-1) for parts in zip(*found, strict=True)
+        ]
+        return every[0], every[1], every[2]
+    layer: Any = one.layer
+    gain = views.first
+    match one.kind.name:
+        case "batch_norm":
+            mean, variance = batch.moments(x) if batch else views.state
+            deviation = np.sqrt(variance + x.dtype.type(layer.epsilon))
+            normal, by_x = (x - mean) / deviation, delta * gain / deviation
+            if batch:
+                by_x = by_x - batch.mean(by_x) - normal * batch.mean(by_x * normal)
+            return by_x, None, (delta * normal).sum(axis=0)
+        case "layer_norm":
+            centred = x - x.mean(axis=1, keepdims=True)
+            deviation = np.sqrt((centred * centred).mean(axis=1, keepdims=True) + layer.epsilon)
+            normal, own = centred / deviation, delta * gain
+            along = (own * normal).mean(axis=1, keepdims=True)
+            by_x = (own - own.mean(axis=1, keepdims=True) - normal * along) / deviation
+            return by_x, None, (delta * normal).sum(axis=0)
+        case "rms_norm":
+            size = root_mean_square(layer, x)
+            normal, own = x / size, delta * gain
+            by_x = (own - normal * (own * normal).mean(axis=1, keepdims=True)) / size
+            return by_x, None, (delta * normal).sum(axis=0)
+        case "scale" | "scale_shift":
+            return delta * gain, None, (delta * x).sum(axis=0)
+        case "members":
+            return delta.reshape(len(x), -1, one.n_in).sum(axis=1), None, None
+        case "prelu":
+            return np.where(x > 0, delta, delta * gain), None, np.where(x > 0, 0, delta * x).sum(axis=0)
+        case "swish":
+            s = logistic(gain * x)
+            slope = x * s * (1 - s)
+            return delta * (s + gain * slope), None, (delta * x * slope).sum(axis=0)
+        case "activation":
+            return activate_gradient(one.activation, x, activate(one.activation, x), delta), None, None
+        case "add":
+            return delta, delta, None
+        case "concatenate":
+            return delta[:, : one.n_in], delta[:, one.n_in :], None
+        case "copy":
+            return delta, None, None
+        case "own":
+            by_x, by_parameters = backward_on_array(one.kind.piece, x, gain, delta)
+            return by_x, None, by_parameters
+    raise AssertionError(one)
+
+
+def angles(x: Array, frequencies: Array, phases: Array | float) -> Array:
+    """Return 2 pi c x + b (rows, columns, terms) of x (rows, columns)."""
+    return x.dtype.type(2 * np.pi) * x[:, :, None] * frequencies + phases
+
+
+def table_rows(one: Operation, codes: Array) -> list[NDArray[np.int64]]:
+    """Return for each column of categories the rows of its table: 0 if missing, -1 for a code of no level."""
+    found = []
+    for levels, column in zip(one.layer.levels, codes.T, strict=True):  # type: ignore[union-attr]
+        found.append(np.where((column >= -1) & (column < levels), column, -2).astype(np.int64) + 1)
+    return found
+
+
+def embed(one: Operation, x: Array, own: dict[str, Array]) -> Array:
+    """Return the units of a block of inputs x (rows, columns); own : the operation's arrays by name"""
+    match one.kind.name:
+        case "periodic":
+            z = angles(x, own["frequencies"], own.get("phases", 0))
+            parts = [np.cos(z)] if "phases" in own else [np.sin(z), np.cos(z)]
+            units = np.concatenate(parts, axis=2)
+        case "piecewise_linear":
+            units = (x[:, :, None] - own["edges"]) * own["slopes"]
+            units[:, :, 1:] = np.maximum(units[:, :, 1:], 0)
+            units[:, :, :-1] = np.minimum(units[:, :, :-1], 1)
+        case "grouped":
+            grouped = x.reshape(len(x), one.groups, -1)
+            units = np.einsum("igk,gkd->igd", grouped, own["weights"]) + own["biases"]
+        case "categories":
+            found = []
+            for rows, table in zip(table_rows(one, x), own.values(), strict=True):
+                mean = table[1:].mean(axis=0, dtype=table.dtype)
+                found.append(np.where(rows[:, None] >= 0, table[rows], mean))
+            return np.hstack(found)
+    return units.reshape(len(x), -1)
+
+
+def embed_gradient(
+    one: Operation, x: Array, own: dict[str, Array], delta: Array, by_own: dict[str, Array]
+) -> Array | None:
+    """Write the derivatives of the loss by an operation's arrays, given that by its output; return that by x.
+
+    None where nothing below is trained.
+    """
+    grouped = delta if one.kind.name == "categories" else delta.reshape(len(x), one.groups, -1)
+    match one.kind.name:
+        case "periodic":
+            z = angles(x, own["frequencies"], own.get("phases", 0))
+            if "phases" in own:
+                by_z = -grouped * np.sin(z)
+                by_own["phases"][...] = by_z.sum(axis=0)
+            else:
+                by_sine, by_cosine = np.split(grouped, 2, axis=2)
+                by_z = by_sine * np.cos(z) - by_cosine * np.sin(z)
+            turns = x.dtype.type(2 * np.pi) * x
+            by_own["frequencies"][...] = np.einsum("ig,igk->gk", turns, by_z)
+        case "grouped":
+            by_own["weights"][...] = np.einsum("igk,igd->gkd", x.reshape(len(x), one.groups, -1), grouped)
+            by_own["biases"][...] = grouped.sum(axis=0)
+            return np.einsum("igd,gkd->igk", grouped, own["weights"]).reshape(x.shape)
+        case "categories":
+            units = np.split(delta, np.cumsum(one.layer.width)[:-1], axis=1)  # type: ignore[union-attr]
+            for rows, by_units, by_table in zip(table_rows(one, x), units, by_own.values(), strict=True):
+                by_table[...] = 0
+                np.add.at(by_table, rows[rows >= 0], by_units[rows >= 0])
+    return None
+
+
+def root_mean_square(layer: RMSNorm, x: Array) -> Array:
+    """Return the root of each row's mean square (rows, 1), with the norm's epsilon."""
+    epsilon = np.finfo(x.dtype).eps if layer.epsilon is None else layer.epsilon
+    return np.sqrt((x * x).mean(axis=1, keepdims=True) + x.dtype.type(epsilon))

@@ -1,0 +1,142 @@
+"""`fit` with a communicator: what a training asks of its ranks, answered by several that agree on it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from numbers import Real
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastmlp.backend.choice import settled
+from fastmlp.backend.registry import get
+from fastmlp.distributed.agreement import agreeing
+from fastmlp.distributed.data_parallel import DataParallel
+from fastmlp.distributed.ranks import SeveralRanks
+from fastmlp.distributed.steps import steps_of_all
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.backend import Backend, Data
+from fastmlp.model.descriptions import described
+from fastmlp.model.network import Network
+from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.system.interrupts import Interrupted
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.checkpoint import Saved
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.loop import Training
+from fastmlp.training.metrics import Metrics
+from fastmlp.training.model import Model
+from fastmlp.training.more import Continuation
+from fastmlp.training.options import FitOptions, drawn_seed
+from fastmlp.training.pace import Result
+from fastmlp.training.plan import ChunkRunner, Plan
+from fastmlp.training.ranks import Ranks
+from fastmlp.training.threads import Threads
+from fastmlp.training.trainer import prepared
+
+Array = NDArray[Any]
+
+
+def fit_on_ranks(network: Network, X: Any, y: Any, options: FitOptions, communicator: Any) -> Model:
+    """Do `fastmlp.fit` on this rank's rows."""
+    given = communicator if isinstance(communicator, DataParallel) else DataParallel(communicator)
+    opened = given.opened()
+    if opened.size == 1:
+        return prepared(network, X, y, options, Ranks(True, given.average_every)).train()
+    ranks = TrainingRanks(opened, given.average_every)
+    with ranks.abort_all_ranks(DivergenceError, Interrupted):
+        return prepared(network, X, y, options, ranks).train()
+
+
+class TrainingRanks(SeveralRanks):
+    """This rank among others that take the steps of one training."""
+
+    def agreed(self, network: Network, options: FitOptions, check: Callable[..., FitOptions]) -> FitOptions:
+        """Return options that `check` finds right, the same on all ranks; rank 0 draws the seed."""
+        with self.raise_on_all_ranks():
+            options = check(network, options, self.first)
+            self._check(network, options)
+        file = self.of_first(options.file)
+        if not options.more:
+            options = options._replace(resume=file)
+        self._compare(network, options)
+        seed = options.seed
+        if seed is None:
+            seed = self.of_first(drawn_seed(options))
+        return options._replace(seed=seed, threads=self.threads(options.threads))
+
+    def started(
+        self, chosen: Any, parameters: Array, callbacks: list[Callback], moment_rows: int
+    ) -> tuple[Backend, list[Callback]]:
+        """Return the backend of all ranks, and this rank's callbacks with what all need to stop together."""
+        names = [one.names for one in callbacks if isinstance(one, Metrics)]
+        self.check_same(dtype=parameters.dtype.name, metrics=names)
+        self.communicator.broadcast(parameters)
+        return get(self.of_first(settled(chosen).name)), agreeing(callbacks, self, moment_rows)
+
+    def _check(self, network: Network, options: FitOptions) -> None:
+        """Raise ValueError for an option that ranks do not take."""
+        if options.mixup is not None:
+            raise ValueError("mixup does not go with a communicator, where each process has its rows")
+        if options.average is not None and self.average_every is not None:
+            raise ValueError("average does not go with average_every, where ranks take steps apart")
+
+    def _compare(self, network: Network, options: FitOptions) -> None:
+        """Raise RankError on all ranks unless they are given the same, CheckpointError for another's file."""
+        saved, dtype, validation = options.resume, options.dtype, options.validation
+        goes_on = isinstance(saved, Continuation)
+        self.check_same(
+            network=described(network), optimizer=described(options.optimizer), epochs=options.epochs,
+            batch_size=options.batch_size, shuffle=options.shuffle, seed=options.seed,
+            backend=options.backend, dtype=None if dtype is None else str(dtype),
+            validation=validation if isinstance(validation, Real) else type(validation).__name__,
+            average_every=self.average_every, fit_more=goes_on, average=repr(options.average),
+            accumulate=options.accumulate,
+        )  # fmt: skip
+        if goes_on:
+            self.check_equal(saved.snapshot.parameters, saved.snapshot.moments)
+        with self.raise_on_all_ranks():
+            if isinstance(saved, Saved) and not saved.by_rows:
+                raise CheckpointError(
+                    f"{saved.path!r} is of a training without a communicator, which one process can resume"
+                )
+
+    @property
+    def begin(self) -> Callable[..., Training]:
+        """What makes the object that takes the chunks."""
+        return functools.partial(RankTraining, ranks=self)
+
+    def runner(self, backend: Backend, per_epoch: int, data: Data, since: int) -> ChunkRunner:
+        """Return how the ranks take steps."""
+        return steps_of_all(backend, self, per_epoch, data, since)
+
+
+class RankTraining(Training):
+    """A training under way on one of several ranks."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: TrainState,
+        callbacks: Sequence[Callback],
+        resumed: Snapshot | None,
+        ranks: SeveralRanks,
+    ) -> None:
+        super().__init__(plan, state, callbacks, resumed)
+        self._ranks = ranks
+        self.threads = Threads(plan.threads, changes=False)  # or all would wait for a rank that tries others
+        # No rank leaves the others in what they do together.
+        self.stop, self.interruptible = ranks.request_stop, _at_once
+
+    def steps_now(self) -> int:
+        """Return how many steps the next chunk takes, on all ranks."""
+        steps = super().steps_now()
+        return steps and self._ranks.steps(steps, self.run.step, self.batches.per_epoch)
+
+    def _evaluate(self, parameters: Array, data: Data) -> Any:
+        return self.plan.backend.evaluate(self.plan.network, parameters, data)
+
+
+def _at_once(run: Run, rows: int, call: Callable[[], Result]) -> Result:
+    return call()

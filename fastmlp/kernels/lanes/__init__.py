@@ -1,0 +1,1 @@
+"""Programs that train many small networks at once: each lane of a vector is another network."""

@@ -1,0 +1,192 @@
+"""The steps of as many networks as a vector has lanes: their rows are gathered lane by lane, `LaneStep` takes them.
+
+All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of data lie where each network has them.
+"""
+
+# mypy: ignore-errors
+
+from llvmlite import ir
+from numba import types
+
+from fastmlp.kernels.codegen.arrays import VectorNumbers
+from fastmlp.kernels.codegen.row_expressions import Running
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.types import FLOATS, INT32, ITEMSIZE
+from fastmlp.kernels.codegen.vectors import Vectors, counted, data_pointer, smaller, transposed
+from fastmlp.kernels.codes import RULE_CODES
+from fastmlp.kernels.elementwise import batched
+from fastmlp.kernels.elementwise.dropout import scramble
+from fastmlp.kernels.jit.disposable import Intrinsic
+from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
+from fastmlp.kernels.small.lane_layout import (
+    BLOCK_ROWS,
+    CLIP_NORM,
+    KEY,
+    L2,
+    LOSS_PARAMETERS,
+    ROWS_INPUTS,
+    ROWS_TARGETS,
+    ROWS_WEIGHTS,
+    STEPS,
+)
+from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
+from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep
+from fastmlp.kernels.small.lane_sums import clip, penalties
+from fastmlp.model.rules import ROOM_FOR_CONSTANTS
+
+
+class GatheredRows:
+    """Rows of all networks, which are gathered into a workspace.
+
+    bases : by the kind of data the address of each network's; order : VectorNumbers, lane by lane
+    room : rows that are gathered at once
+    """
+
+    def __init__(self, step, memory, bases, order, room):
+        self.step, self.bases, self.order = step, bases, order
+        n_in, n_out = step.constants.n_in, step.constants.n_out
+        first = step.layout.size
+        self.inputs, self.targets, self.scales = (
+            step.parameters.part(memory, first + at) for at in (0, room * n_in, room * (n_in + n_out))
+        )
+
+    def gather(self, first, rows, share):
+        """Copy rows, each lane from its own network's data; share : of each lane, float64."""
+        step, v, builder, data = self.step, self.step.v, self.step.builder, FLOATS[self.step.v.dtype]
+        n_in, n_out = step.constants.n_in, step.constants.n_out
+        for r in step.each(rows):
+            row_of = [self.order[(first + r) * v.lanes + lane] for lane in range(v.lanes)]
+            self._copy(ROWS_INPUTS, row_of, self.inputs.at(r * n_in), n_in)
+            self._copy(ROWS_TARGETS, row_of, self.targets.at(r * n_out), n_out)
+            weights = ir.Constant(v.type, ir.Undefined)
+            for lane, (pointer, row) in enumerate(zip(self.bases[ROWS_WEIGHTS], row_of, strict=True)):
+                number = builder.load(builder.gep(pointer, [row.value], source_etype=data), typ=data)
+                weights = builder.insert_element(weights, number, INT32(lane))
+            self.scales[r] = batched.counts(share, Symbol(builder, weights))
+
+    def _copy(self, kind, row_of, target, width):
+        """Copy a row of each network, of `width` numbers."""
+        v, rest = self.step.v, width % self.step.v.lanes
+        places = [
+            v.shift(pointer, row * (width * v.itemsize))
+            for pointer, row in zip(self.bases[kind], row_of, strict=True)
+        ]
+
+        def block(j, mask):
+            found = transposed(v, [v.shift(place, j * v.itemsize) for place in places], mask)
+            for i, number in enumerate(found if mask is None else found[:rest]):
+                target[j + i] = Symbol(v.builder, number)
+
+        for j in self.step.each(width - rest, v.lanes):
+            block(j, None)
+        v.edge(rest, lambda mask: block(width - rest, mask))
+
+    def take(self, at):
+        """Let the step go on with the rows from one on that were gathered."""
+        constants = self.step.constants
+        self.step.inputs = self.inputs.at(at * constants.n_in)
+        self.step.targets, self.step.scales = self.targets.at(at * constants.n_out), self.scales.at(at)
+
+
+def dropout_of(step, numbers):
+    """Return the function of the steps before one, float64, that gives its `DropoutMasks`; None without any."""
+    constants, builder = step.constants, step.builder
+    if not any(one.dropout for one in constants.operations):
+        return lambda before: None
+    word = ir.VectorType(INT32, step.v.lanes)
+    whole = lambda symbol: Symbol(builder, builder.fptoui(symbol.value, word))
+    key, chances = whole(numbers[KEY]), {}
+    for number, one in enumerate(constants.operations):
+        if one.dropout:
+            row = constants.row_of_dropout(number)
+            chances[number] = whole(numbers[row]), numbers[row + 1]
+    return lambda before: DropoutMasks(scramble(key ^ whole(before)), chances)
+
+
+def chunk(constants):
+    """The intrinsic that takes all steps of a chunk of as many networks as there are lanes."""
+
+    @Intrinsic
+    def run(
+        typingctx, parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers,
+        divisor, value_divisor, shares_penalty,
+    ):  # fmt: skip
+        arrays = parameters, moments, memory, order, starts, stops, totals, rates, losses, places, numbers
+
+        def codegen(context, builder, signature, args):
+            lanes, rule, count = constants.lanes, RULE_CODES.of_key(constants.rule), constants.parameters
+            v = Vectors(builder, parameters.dtype, lanes * ITEMSIZE[parameters.dtype])
+            wide = Vectors(builder, types.float64, lanes * 8)
+            pointers = [data_pointer(context, builder, *pair) for pair in zip(arrays, args, strict=False)]
+            order_at, starts_at, stops_at, places_at = (
+                VectorNumbers(builder, types.int64, pointers[i]) for i in (3, 4, 5, 9)
+            )
+            totals_at, rates_at, losses_at, numbers_at = (
+                LaneNumbers(wide, pointers[i]) for i in (6, 7, 8, 10)
+            )
+            divided, value_divided, shared = (Symbol(builder, value) for value in args[len(arrays) :])
+            bases = [
+                [
+                    builder.inttoptr(places_at[kind * lanes + lane].value, ir.PointerType())
+                    for lane in range(lanes)
+                ]
+                for kind in (ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS)
+            ]
+            kept = [
+                LaneNumbers(v, pointers[0]),
+                *(LaneNumbers(v, v.shift(pointers[1], k * count * v.bytes)) for k in range(rule.moments)),
+            ]
+            held = kept
+            if constants.rows:
+                held = [LaneRegisters(v, Slots()) for _ in kept]
+                for slots, source in zip(held, kept, strict=True):
+                    for p in range(count):
+                        slots[p] = source[p]
+            of_all = constants.rows or stops_at[0] - starts_at[0]
+            step = LaneStep(v, constants, held[0], pointers[2])
+            data = GatheredRows(step, pointers[2], bases, order_at, of_all if constants.stays else BLOCK_ROWS)
+            of_rule = [numbers_at[i] for i in range(ROOM_FOR_CONSTANTS)]
+            l2_of_lane, of_loss = numbers_at[L2], numbers_at.at(LOSS_PARAMETERS)
+            dropout_at = dropout_of(step, numbers_at)
+            steps = Symbol(
+                builder, builder.extract_value(context.make_array(starts)(context, builder, args[4]).shape, 0)
+            )
+            by_totals, by_rates = places_at[3 * lanes], places_at[3 * lanes + 1]
+            share_of = lambda s: loss_share.formula(divided, totals_at[s * by_totals])
+            if constants.stays:
+                data.gather(starts_at[0], of_all, share_of(0))
+            with counted(builder, steps) as s:
+                start, stop = starts_at[s], stops_at[s]
+                visited = constants.rows or stop - start
+                before = numbers_at[STEPS] + Symbol(builder, builder.sitofp(s.value, FLOATS[types.float64]))
+                dropout, value = dropout_at(before), Running(step.none)
+                step.clear()
+                for at in step.each(visited, BLOCK_ROWS):
+                    rows = smaller(visited - at, BLOCK_ROWS)
+                    if not constants.stays:
+                        data.gather(start + at, rows, share_of(s))
+                    data.take(at if constants.stays else 0)
+                    step.forward(rows, dropout, at)
+                    value.value = value.value + step.loss(rows, of_loss)
+                    step.backward(rows, dropout, at)
+                found, l2 = value.value / value_divided, None
+                if constants.l2:
+                    l2 = l2_of_lane * penalty_share.formula(shared, totals_at[s * by_totals])
+                    found = found + penalties(step, l2)
+                losses_at[s] = found
+                if constants.clips_norm:
+                    clip(step, numbers_at[CLIP_NORM], l2)
+                    l2 = None
+                rate, bias_rate = rates_at[s * by_rates], rates_at[s * by_rates + 1]
+                for one in step.operations:
+                    step.update(one, held[1:], rate, bias_rate, of_rule, before + 1.0, l2)
+            if constants.rows:
+                for slots, target in zip(held, kept, strict=True):
+                    for p in range(count):
+                        target[p] = slots[p]
+            return context.get_dummy_value()
+
+        scalars = types.float64, types.float64, types.boolean
+        return types.none(*arrays, *scalars), codegen
+
+    return run

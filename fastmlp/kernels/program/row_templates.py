@@ -1,0 +1,245 @@
+"""The first phase of a step: a worker's rows of the batch through all operations, to the loss, and back.
+
+Templates as those of `step_templates`. The operations (`fastmlp.model.operations`) are walked forward and
+back. Products stand here; `operation_templates` has the others, `input_templates` those on blocks of inputs.
+"""
+
+# ruff: noqa: F821  (slots are bound later)
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from fastmlp.kernels.codegen.views import (
+    biases_of,
+    chosen,
+    each_member,
+    lesser,
+    matrix,
+    no_order,
+    output_of,
+    parameters_of,
+    part_of,
+    rows_of,
+    units_of,
+    vector,
+    weights_of,
+)
+from fastmlp.kernels.codes import BATCH_NORM, DENSE, IDENTITY, RELU
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.kernels.program.row_operations import pass_on
+from fastmlp.kernels.program.selecting import convert_bytes
+
+
+def inputs_of(call, start, rows):
+    """Return the inputs of a batch, and the order of its rows in them; empty if they lie row after row.
+
+    The batch begins with visit `start` of the call's order, or with sample `start` where there is no order.
+    """
+    if call.bytes == 0:
+        if call.visits == 0:
+            return rows_of(call.inputs, start, start + rows), no_order()
+        if streams():
+            return call.inputs, vector(call.order, start, rows)
+    return matrix(call.memory, call.batch_inputs, rows, call.n_in), no_order()
+
+
+def sparse_inputs_of(call, start, rows):
+    """Return the indptr of a batch's sparse inputs, and the order of its rows, as `inputs_of` does."""
+    if call.visits == 0:
+        return vector(call.indptr, start, rows + 1), no_order()
+    return call.indptr, vector(call.order, start, rows)
+
+
+def sparse_in_of(call, here):
+    """Return how many inputs of a product, its last ones, are columns of sparse rows."""
+    return chosen(call.bounds > 0, here.sparse_in, 0)
+
+
+def part_after(call, begin):
+    """Return where operations [begin, ..) end: at the next one over the whole batch, or with the last."""
+    operations, end = call.operations, begin + 1
+    while end < len(operations) and operations[end].kind != BATCH_NORM:
+        end += 1
+    return end
+
+
+def part_before(call, end):
+    """Return where the operations before `end` begin: with one over the whole batch, or with the first."""
+    operations, begin = call.operations, end - 1
+    while begin > 0 and operations[begin].kind != BATCH_NORM:
+        begin -= 1
+    return begin
+
+
+def parts_forward(call, start, rows, of_all, first, last, block, step, moves, worker, workers):
+    """Take a worker's rows [first, last) to the last operation over the whole batch; return its number or 0.
+
+    of_all : rows of the batch on all ranks; block : rows at a time; moves : whether running states move; the
+        others as in `rows_forward`
+    """
+    begin, end = 0, part_after(call, 0)
+    while end < call.depth:
+        for at in range(first, last, block):
+            rows_forward(call, start, rows, at, lesser(at + block, last), begin, end, step, worker)
+        whole_forward(call, rows, of_all, step, end, moves, worker, workers)
+        begin, end = end, part_after(call, end)
+    return begin
+
+
+def parts_backward(call, start, rows, of_all, first, last, block, end, step, worker, workers):
+    """Take the deltas of a worker's rows from operation `end`, one over the whole batch, to the first."""
+    while end > 0:
+        if call.rules[0, end].reached:
+            whole_backward(call, rows, step, end, worker, workers)
+        begin = part_before(call, end)
+        for at in range(first, last, block):
+            stop = lesser(at + block, last)
+            rows_backward(call, start, rows, of_all, at, stop, begin, end, step, worker)
+        end = begin
+
+
+def rows_forward(call, start, rows, first, last, begin, end, step, worker):
+    """Take rows [first, last) of a batch of `rows` rows through operations [begin, end).
+
+    All operations end with the last one's logits.
+
+    call : a `call_record.CallRecord`; start : see `inputs_of`
+    step : updates before this one, for the dropout masks; worker : whose scratch to use
+    """
+    operations, parameters, memory = call.operations, call.parameters, call.memory
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    if call.bytes > 0:
+        visited = vector(call.order, start + first, chosen(call.visits > 0, last - first, 0))
+        own = rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last)
+        convert_bytes(call.numbers, visited, start + first, call.scale, own)
+    elif call.visits > 0 and not streams() and call.n_in > 0:
+        visited = vector(call.order, start + first, last - first)
+        gather(call.inputs, visited, rows_of(matrix(memory, call.batch_inputs, rows, call.n_in), first, last))
+    source, order = inputs_of(call, start, rows)
+    for number in range(begin, end):
+        here = operations[number]
+        a = rows_of(units_of(memory, call.activations, here, rows), first, last)
+        if here.kind == DENSE:
+            w, b = weights_of(parameters, here), biases_of(parameters, here)
+            hidden, dense_in = here.gives_logits == 0, here.n_in - sparse_in_of(call, here)
+            both = (dense_in > 0) & (dense_in < here.n_in)
+            relu = hidden & (here.activation == RELU) & (not both)
+            kept = here.joined != 0
+            ended = relu | (hidden & (here.activation == IDENTITY) & (not kept))
+            z = units_of(memory, chosen(ended, call.activations, call.logits), here, rows)
+            if dense_in > 0:
+                if number > 0:
+                    below, order = operations[here.source], no_order()
+                    source = output_of(memory, call.activations, call.dropped, below, rows)
+                k = here.members
+                x, out = each_member(source, k, dense_in), each_member(z, k, here.n_out)
+                affine_rows(x, order, rows_of(w, 0, dense_in), b, out, first * k, last * k, relu, scratch)
+            if dense_in < here.n_in:
+                indptr, some = sparse_inputs_of(call, start + first, last - first)
+                indices, values, own = call.indices, call.values, rows_of(z, first, last)
+                if both:
+                    add_sparse_rows(indptr, indices, values, some, rows_of(w, dense_in, here.n_in), own)
+                else:
+                    affine_sparse_rows(indptr, indices, values, some, w, b, own, relu)
+            if hidden and not (ended or kept):
+                activate(here.activation, rows_of(z, first, last), a)
+        elif here.groups > 0:
+            block_forward(call, rows, number, first, last, worker)
+        else:
+            operation_forward(call, start, rows, number, first, last)
+        if here.dropout > 0:
+            dropped = rows_of(units_of(memory, call.dropped, here, rows), first, last)
+            drop_placed(call, start, step, number, first, here.dropout, a, dropped)
+
+
+def drop_placed(call, start, step, number, first, p, a, out):
+    """`drop` for a part of a step's rows, which get the masks of their places among all of them."""
+    if call.placed == 0:
+        drop(call.key, step, number, start - call.starts[step - call.step] + first, p, a, out)
+    else:
+        for i in range(a.shape[0]):
+            own, place = rows_of(out, i, i + 1), call.places[start + first + i]
+            drop(call.key, step, number, place, p, rows_of(a, i, i + 1), own)
+
+
+def rows_loss(call, start, rows, first, last, share, worker):
+    """Write the last layer's deltas of rows [first, last), and their partial sums of the loss.
+
+    share : the factor of a row's weighted loss, see `loss_share`; the others as in `rows_forward`
+    """
+    output, objective, memory = call.operations[call.depth - 1], call.objective, call.memory
+    z, delta = units_of(memory, call.logits, output, rows), units_of(memory, call.deltas, output, rows)
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    gathered = call.visits > 0
+    for at in range(first, last, LOSS_ROWS):
+        stop = lesser(at + LOSS_ROWS, last)
+        count = stop - at
+        y, w = rows_of(call.targets, start + at, start + stop), vector(call.weights, start + at, count)
+        if gathered:
+            y = rows_of(matrix(memory, call.batch_targets, rows, output.n_out), at, stop)
+            w = vector(memory, call.batch_weights + at, count)
+            visited = vector(call.order, start + at, count)
+            gather(call.targets, visited, y)
+            weights = call.weights
+            for i in range(count):
+                w[i] = weights[visited[i]]
+        call.sums[at] = output_loss(
+            objective.loss, output.activation, parameters_of(objective, output.n_out), share,
+            rows_of(z, at, stop), y, w, scratch, rows_of(delta, at, stop),
+        )  # fmt: skip
+
+
+def rows_backward(call, start, rows, of_all, first, last, begin, end, step, worker):
+    """Take the deltas of rows [first, last) back through operations [begin, end); as `parts_forward`.
+
+    An operation over the whole batch that begins them has its own delta written, and one at their end passes
+    it on.
+    """
+    operations, parameters, memory = call.operations, call.parameters, call.memory
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    if end < len(operations) and is_passed_on(call, end):
+        operation_backward(call, rows, of_all, end, first, last)
+    for number in range(end - 1, begin - 1, -1):
+        if not call.rules[0, number].reached:
+            continue
+        here, delta = operations[number], units_of(memory, call.deltas, operations[number], rows)
+        dense, own = here.kind == DENSE, rows_of(delta, first, last)
+        if here.dropout > 0:
+            drop_placed(call, start, step, number, first, here.dropout, own, own)
+        if dense and here.gives_logits == 0 and here.gated == 0 and here.activation != IDENTITY:
+            a = rows_of(units_of(memory, call.activations, here, rows), first, last)
+            z = rows_of(units_of(memory, call.logits, here, rows), first, last)
+            activate_gradient(here.activation, z, a, own)
+        if here.groups > 0:
+            block_backward(call, rows, number, first, last, worker)
+            continue
+        if here.kind == BATCH_NORM or not (is_passed_on(call, number) or here.run > 0):
+            continue
+        if not dense:
+            operation_backward(call, rows, of_all, number, first, last)
+            continue
+        dense_in, below = here.n_in - sparse_in_of(call, here), operations[here.source]
+        w = rows_of(weights_of(parameters, here), 0, dense_in)
+        a, by_source = (
+            units_of(memory, call.activations, below, rows),
+            units_of(memory, call.deltas, below, rows),
+        )
+        if here.adds == 0:
+            k = here.members
+            own, a, out = (
+                each_member(delta, k, here.n_out),
+                each_member(a, k, dense_in),
+                each_member(by_source, k, dense_in),
+            )
+            input_gradient_rows(own, w, a, out, first * k, last * k, here.gates != 0, scratch)
+        else:
+            added = matrix(memory, call.deltas + here.kept * rows, rows, dense_in)
+            input_gradient_rows(delta, w, a, added, first, last, False, scratch)
+            pass_on(rows_of(added, first, last), 0, True, rows_of(by_source, first, last))
+
+
+def is_passed_on(call, number):
+    """Whether the derivative of the loss by what an operation reads is expected, see `RULE`."""
+    here = call.operations[number]
+    first, other = here.source, here.other
+    return (first >= 0 and call.rules[0, first].reached) or (other >= 0 and call.rules[0, other].reached)

@@ -1,0 +1,90 @@
+"""Numbers of a step: factors of the loss, shares of workers, rows that are taken together.
+
+Templates as those of `step_templates`, which all of them call.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from fastmlp.formulas.numbers import at_most, where
+from fastmlp.kernels.codegen.symbols import jittable
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
+from fastmlp.kernels.tuning.reading import tuned
+
+ALL_ROWS = 1 << 30
+"""More rows than any batch has."""
+
+block_rows, streamed_bytes = tuned("block_rows"), tuned("streamed_bytes")
+
+
+@jittable
+def loss_share(divisor, total):
+    """Return the factor of one element's weighted loss: 1 / (total weight * divisor), or 0 without weight."""
+    return where(total > 0.0, 1.0 / (total * divisor), 0.0)
+
+
+@jittable
+def penalty_share(shared: bool, total):
+    """Return the factor of the penalties: 1, or 1 / total weight where the batch shares them."""
+    return where(shared, where(total > 0.0, 1.0 / total, 0.0), 1.0)
+
+
+def whole(count, unit):
+    """Return how many units hold `count` items; the last one may be part empty."""
+    return (count + unit - 1) // unit
+
+
+@jittable
+def parts_of(rows: int):
+    """Return how many partial sums of the loss a batch has."""
+    return whole(rows, LOSS_ROWS)
+
+
+@jittable
+def own_share(count: int, worker: int, workers: int, unit: int) -> tuple[int, int]:
+    """Return [first, last) of the worker's share of `count` items, in whole units."""
+    units = whole(count, unit)
+    first, last = (units * before // workers * unit for before in (worker, worker + 1))
+    return at_most(first, count), at_most(last, count)
+
+
+@jittable
+def slice_of(numbers: int, n_out: int):
+    """Return how many rows of a gradient fit into `numbers` numbers, a multiple of SLICE_ROWS."""
+    return numbers // n_out // SLICE_ROWS * SLICE_ROWS
+
+
+@jittable
+def rows_together(block: int, members: int):
+    """Return how many rows of a batch are a block of rows of its members.
+
+    They are some of LOSS_ROWS only where those of all members are whole LOSS_ROWS, or several LOSS_ROWS.
+    """
+    found = whole(block, members * LOSS_ROWS) * LOSS_ROWS
+    for rows in (8, 4, 2, 1):
+        every = members * rows
+        found = where((every >= block) & (every % LOSS_ROWS).equals(0), members.number(rows), found)
+    return where(members > 1, found, block)
+
+
+@jittable
+def rows_at_once(parameter_bytes: int, streamed: int, block: int):
+    """Return how many rows a worker takes through the layers together, where `streams`.
+
+    They are all rows where the parameters outgrow L2: these are then read from memory once, not once a block.
+    """
+    return where(parameter_bytes < streamed, block, ALL_ROWS)
+
+
+def left_whole(call):
+    """Whether the whole gradient is written to call.gradients before any parameter is updated."""
+    clips, orthogonal = call.rules[0, 0].clip_norm < UNBOUNDED, call.matrix_size > 0
+    return clips | (call.summing > 0) | orthogonal | (call.accumulates > 0)
+
+
+@jittable
+def rows_of_piece(together: int, n_out: int, n_in: int):
+    """Return the fewest rows of weights, in whole SLICE_ROWS, that hold `together` numbers."""
+    return at_most(whole(together, n_out * SLICE_ROWS) * SLICE_ROWS, n_in)

@@ -1,0 +1,233 @@
+"""The compiled program as templates: a step, and the entry points that take steps or passes.
+
+Templates are plain functions that call slots by name. `fastmlp.kernels.jit.bind` copies them for each variant
+with the slots' names bound to that variant's functions, and Numba compiles the copies. A name that is not
+defined in a template's file is a slot, or a template of another file; `fastmlp.testing.slots` has the slots'
+signatures. Sizes, activations, loss and optimiser are data, so that one compilation for each dtype serves
+every network. Nothing in a step allocates.
+
+A step has two phases. In the first (`row_templates`) every worker takes rows of the batch through all layers
+and back to their deltas. In the second (`weight_templates`) every worker takes rows of the weights, contracts
+over the whole batch and applies the optimiser. Whatever the depth, a step has two barriers, and four more for
+each batch norm; one or two more where the whole gradient is formed before any of it is applied, and one for
+each piece of it that ranks sum. A step may take its rows in microbatches, of which each has these barriers
+and adds its gradient to a sum. No element is summed by two workers, so one thread and sixteen give the same
+bits.
+"""
+
+# ruff: noqa: F821  (slots are bound later)
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from fastmlp.kernels.codegen.vectors import prefetch_rows, total_of
+from fastmlp.kernels.codegen.views import chosen, lesser, rows_of, span, units_of, vector
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.kernels.program.barrier import is_abandoned, wait
+from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
+from fastmlp.kernels.program.row_templates import (
+    parts_backward,
+    parts_forward,
+    rows_backward,
+    rows_forward,
+    rows_loss,
+)
+from fastmlp.kernels.program.step_numbers import (
+    ALL_ROWS,
+    block_rows,
+    loss_share,
+    own_share,
+    parts_of,
+    penalty_share,
+    rows_at_once,
+    rows_together,
+    streamed_bytes,
+)
+from fastmlp.kernels.program.weight_templates import (
+    clip_all,
+    penalties,
+    sum_over_ranks,
+    update_all,
+    weights_step,
+)
+
+
+def rows_of_step(call, s):
+    """Return the rows of step s, with those that other ranks have."""
+    if call.summing > 0:
+        return call.batch_rows[s]
+    return call.stops[s] - call.starts[s]
+
+
+def end_of_microbatch(call, place, rows):
+    """Return where rows of a step end that are taken together from a place on, of all ranks' `rows` rows."""
+    end = chosen(call.accumulates > 0, place + call.microbatch, rows)
+    return chosen(rows - end < call.fewest, rows, end)
+
+
+def visit_at(call, s, begin, place):
+    """Return the first visit of step s, not before `begin`, whose row stands at a place or behind it."""
+    if call.summing == 0:
+        return call.starts[s] + place
+    while begin < call.stops[s] and call.places[begin] < place:
+        begin += 1
+    return begin
+
+
+def accumulate(call, first, last, worker, workers):
+    """Add the worker's share of a microbatch's gradient to those before it in its step.
+
+    first, last : whether it is the step's first; and its last, after which call.gradients has the sum
+    """
+    begin, end = own_share(call.size, worker, workers, SLICE_ROWS)
+    g, total = span(call.gradients, begin, end), span(call.accumulated, begin, end)
+    if not first:
+        for i in range(len(g)):
+            g[i] += total[i]
+    if not last:
+        for i in range(len(g)):
+            total[i] = g[i]
+
+
+def batch_step(call, s, worker, workers, updates):
+    """Take step s of the call, and write its objective to call.losses.
+
+    updates : whether parameters are updated. If not, the gradient is left in call.gradients, and the
+        optimiser must be one that clips: only then is the gradient whole before the update.
+    """
+    step, rows, place, begin = call.step + s, rows_of_step(call, s), 0, call.starts[s]
+    until = end_of_microbatch(call, place, rows)
+    end = visit_at(call, s, begin, until)
+    form_gradient(call, s, begin, end, place, until, worker, workers, updates)
+    while until < rows:
+        wait(call.barrier, worker, workers)
+        accumulate(call, place == 0, False, worker, workers)
+        place, until, begin = until, end_of_microbatch(call, until, rows), end
+        end = visit_at(call, s, begin, until)
+        form_gradient(call, s, begin, end, place, until, worker, workers, updates)
+    if place > 0:
+        wait(call.barrier, worker, workers)
+        accumulate(call, False, True, worker, workers)
+    if updates and left_whole(call):
+        wait(call.barrier, worker, workers)
+        if call.accumulates > 0:
+            if worker == 0 and call.summing > 0:
+                sum_over_ranks(call, call.summing, step, 0, call.size)
+            elif worker == 0 and call.marks > 0:
+                mark_touched(call, call.starts[s], call.stops[s])
+            wait(call.barrier, worker, workers)
+        if call.rules[0, 0].clip_norm < UNBOUNDED:
+            # The norm needs the whole gradient before any of it is applied.
+            if worker == 0:
+                clip_all(call)
+            wait(call.barrier, worker, workers)
+        if call.matrix_size > 0:
+            orthogonalise_all(call, worker, workers)
+            wait(call.barrier, worker, workers)
+        update_all(call, step, call.rates[s, 0], call.rates[s, 1], worker, workers)
+    wait(call.barrier, worker, workers)
+
+
+def form_gradient(call, s, start, end, place, until, worker, workers, updates):
+    """Form the gradient of visits [start, end) of step s, and apply it unless it is left whole.
+
+    place, until : [first, last) of the places in the step's batch, of rows of all ranks
+    Their objective is written to call.losses, or added to that of the step's rows before them. Penalties
+    count with the last rows of a step.
+    """
+    objective = call.objective
+    step, total, rows = call.step + s, call.totals[s], end - start
+    first, last = own_share(rows, worker, workers, LOSS_ROWS)
+    share, penalised = loss_share(objective.divisor, total), 0.0
+    if until == rows_of_step(call, s):
+        penalised = penalty_share(objective.shared_penalty, total)
+    block = rows_together(block_rows(), call.members)
+    at_once = rows_at_once(call.size * call.parameters.itemsize, streamed_bytes(), block)
+    block, depth = chosen(streams(), at_once, ALL_ROWS), call.depth
+    of_all = until - place
+    begin = parts_forward(call, start, rows, of_all, first, last, block, step, updates, worker, workers)
+    for at in range(first, last, block):
+        stop = lesser(at + block, last)
+        if call.visits > 0:
+            # Each row has a random cache line or two: the loss waited for them for 12 us of a step of 380.
+            visited = vector(call.order, start, rows)
+            prefetch_rows(call.targets, visited, at, stop)
+            prefetch_rows(call.weights, visited, at, stop)
+        rows_forward(call, start, rows, at, stop, begin, depth, step, worker)
+        if call.n_heads > 0:
+            heads_loss(call, s, start, rows, at, stop, worker)
+        elif call.members > 1:
+            members_loss(call, start, rows, at, stop, share, worker)
+        else:
+            rows_loss(call, start, rows, at, stop, share, worker)
+        rows_backward(call, start, rows, of_all, at, stop, begin, depth, step, worker)
+    parts_backward(call, start, rows, of_all, first, last, block, begin, step, worker, workers)
+    of_weights = 0.0
+    if worker == 0 and objective.penalises:
+        of_weights = penalties(call, penalised)
+    wait(call.barrier, worker, workers)
+    if worker == 0:
+        adds = place > 0
+        if call.n_heads > 0:
+            heads_losses(call, s, rows, adds)
+        own = total_of(call.sums, parts_of(rows), LOSS_ROWS) / objective.value_divisor + of_weights
+        call.losses[s] = call.losses[s] + own if adds else own
+    weights_step(call, start, rows, step, penalised, call.rates[s, 0], call.rates[s, 1], worker, workers)
+
+
+# --- entry points; their arguments: a call, this worker's number, how many workers there are -------------
+
+
+def train_chunk(call, worker, workers):
+    """Take all steps of the call; write each one's objective to call.losses."""
+    for s in range(call.steps):
+        if not is_abandoned(call.barrier):
+            batch_step(call, s, worker, workers, True)
+
+
+def gradient(call, worker, workers):
+    """Fill call.gradients over all samples; write the objective, penalties included, to call.losses."""
+    batch_step(call, 0, worker, workers, False)
+
+
+def update(call, worker, workers):
+    """Apply call.gradients, clipped before where the optimiser clips, to the parameters, at call.rates."""
+    if call.rules[0, 0].clip_norm < UNBOUNDED:
+        clip_all(call)
+    if call.matrix_size > 0:
+        orthogonalise_all(call, worker, workers)
+    update_all(call, call.step, call.rates[0, 0], call.rates[0, 1], worker, workers)
+
+
+def predict(call, worker, workers):
+    """Write the network's output for all samples to call.out, a batch at a time."""
+    output = call.operations[call.depth - 1]
+    for start in range(0, call.samples, call.batch):
+        rows = lesser(call.batch, call.samples - start)
+        rows_forward(call, start, rows, 0, rows, 0, call.depth, 0, worker)
+        if call.n_heads > 0:
+            heads_outputs(call, rows, 0, rows, start)
+        elif call.members > 1:
+            members_outputs(call, rows, 0, rows, start)
+        else:
+            z = units_of(call.memory, call.logits, output, rows)
+            activate(output.activation, z, rows_of(call.out, start, start + rows))
+
+
+def evaluate(call, worker, workers):
+    """Write the loss over all samples, without penalties, to call.losses, a batch at a time."""
+    share, loss = loss_share(call.objective.divisor, call.totals[0]), 0.0
+    for start in range(0, call.samples, call.batch):
+        rows = lesser(call.batch, call.samples - start)
+        rows_forward(call, start, rows, 0, rows, 0, call.depth, 0, worker)
+        if call.n_heads > 0:
+            heads_loss(call, 0, start, rows, 0, rows, worker)
+            heads_losses(call, 0, rows, start > 0)
+        elif call.members > 1:
+            members_loss(call, start, rows, 0, rows, share, worker)
+        else:
+            rows_loss(call, start, rows, 0, rows, share, worker)
+        sums = call.sums
+        for part in range(parts_of(rows)):
+            loss += sums[part * LOSS_ROWS]
+    call.losses[0] = loss / call.objective.value_divisor

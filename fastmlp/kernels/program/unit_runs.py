@@ -1,0 +1,200 @@
+"""Runs of unitwise operations: each number goes through all of them while it is in registers.
+
+Formulas are those of each operation by itself, in `fastmlp.model.operations` and `activations`; the numbers
+between them, which the way back needs, are computed again. `Operation.run` says which operations are a run.
+"""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from numba import types
+from numba.extending import intrinsic
+
+from fastmlp.kernels.codegen.scalars import backward_of, literal
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.types import BYTE, INT
+from fastmlp.kernels.codegen.vectors import Vectors, counted, data_pointer, smaller
+from fastmlp.kernels.codes import OPERATION_CODES
+from fastmlp.kernels.program.arithmetic import LOSS_ROWS
+from fastmlp.kernels.program.row_formulas import LANES
+from fastmlp.model.operations import Kind, UnitRun
+
+STRIP = 512
+"""Units whose sums and parameters stay in L1 while the rows of a part are read."""
+
+
+class RunPart(NamedTuple):
+    """An operation of a run in code that is being written.
+
+    part : its kind, or its activation
+    gain, shift : places of these in memory
+    sums : where, among all sums, those of its gain begin, a `Symbol`; length : how many numbers both are
+    """
+
+    part: Any
+    gain: Any
+    shift: Any
+    sums: Any
+    length: Any
+
+    @property
+    def vectors(self):
+        """Whether it has a gain, and a shift: 0, 1 or 2."""
+        return self.part.vectors if isinstance(self.part, Kind) else 0
+
+
+class RunWriter:
+    """Writes a run for numbers of one type.
+
+    v : vectors of LANES lanes; width : of a row, a `Symbol`; members : of the run, the first one first
+    """
+
+    def __init__(self, context, builder, run, kinds, values, z):
+        """kinds, values : of all operations, the last one's number, and parameters; z : type and value"""
+        records, _, numbers = kinds
+        shape = context.make_array(z[0])(context, builder, z[1]).shape
+        self.builder, self.v = builder, Vectors(builder, z[0].dtype, LANES * z[0].dtype.bitwidth // 8)
+        self.rows, self.width = (Symbol(builder, builder.extract_value(shape, axis)) for axis in range(2))
+        self.z = data_pointer(context, builder, *z)
+        first = data_pointer(context, builder, records, values[0])
+        base, last = data_pointer(context, builder, numbers, values[2]), Symbol(builder, values[1])
+        self.members = []
+        for number, part in enumerate(run.parts, 1 - len(run.parts)):
+            own = builder.gep(first, [((last + number) * records.dtype.size).value], source_etype=BYTE)
+            weights, biases, trained, sums = (
+                self._field(own, records.dtype.offset(name))
+                for name in ("weights", "biases", "trained", "sums")
+            )
+            places = (self.v.shift(base, at * self.v.itemsize) for at in (weights, biases))
+            self.members.append(RunPart(part, *places, sums, trained - weights))
+
+    def _field(self, record, offset):
+        place = self.builder.gep(record, [INT(offset)], source_etype=BYTE)
+        return Symbol(self.builder, self.builder.load(place, typ=INT))
+
+    def at(self, place, unit):
+        """The place of a number."""
+        return self.v.shift(place, unit * self.v.itemsize)
+
+    def load(self, place, unit, mask):
+        """A vector from number `unit` on."""
+        return Symbol(self.builder, self.v.load(self.at(place, unit), mask))
+
+    def passed(self, unit, row, mask):
+        """What each member reads of a vector of a row, and its gain; and at last what the run gives."""
+        value, found = self.load(self.z, row * self.width + unit, mask), []
+        for one in self.members:
+            own = [self.load(place, unit, mask) for place in (one.gain, one.shift)[: one.vectors]]
+            found.append((value, *own[:1]))
+            value = value.number(one.part.formula(value, *own))
+        return found, value
+
+    def forward(self, out):
+        """Write the run of all rows to the place `out`."""
+        with counted(self.builder, self.rows) as row:
+
+            def write(unit, mask):
+                _, value = self.passed(unit, row, mask)
+                self.v.store(value.value, self.at(out, row * self.width + unit), mask)
+
+            self.v.over(self.width, write)
+
+    def backward(self, first, parts, sums, delta):
+        """Replace delta by the derivative by z, and write sums of those by gains and shifts for each part."""
+        with counted(self.builder, self.rows, LOSS_ROWS) as begin:
+            part, rows = (first + begin) // LOSS_ROWS, smaller(self.rows - begin, LOSS_ROWS)
+            own = [self.at(sums, one.sums * parts + part * one.length) for one in self.members]
+            with counted(self.builder, self.width, STRIP) as left:
+                units = smaller(self.width - left, STRIP)
+                with self.builder.if_then((first % LOSS_ROWS).equals(0).value):
+                    for one, place in zip(self.members, own, strict=True):
+                        for vector in range(one.vectors):
+                            self.v.over(units, self._clear(place, vector * self.width + left))
+                with counted(self.builder, rows) as row:
+                    self.v.over(units, self._back(own, delta, begin + row, left))
+
+    def _clear(self, place, start):
+        return lambda unit, mask: self.v.store(self.v.zero, self.at(place, start + unit), mask)
+
+    def _back(self, own, delta, row, left):
+        def write(unit, mask):
+            unit = left + unit
+            found, _ = self.passed(unit, row, mask)
+            place = self.at(delta, row * self.width + unit)
+            by_output = Symbol(self.builder, self.v.load(place, mask))
+            for one, read, to in reversed([*zip(self.members, found, own, strict=True)]):
+                if one.vectors > 1:
+                    self._add(to, self.width + unit, by_output, mask)
+                if isinstance(one.part, Kind):
+                    by_output, by_gain = one.part.backward(by_output, *read)
+                    self._add(to, unit, by_gain, mask)
+                else:
+                    z = read[0]
+                    by_output = z.number(backward_of(one.part, by_output, z, z.number(one.part.formula(z))))
+            self.v.store(by_output.value, place, mask)
+
+        return write
+
+    def _add(self, place, unit, symbol, mask):
+        total = self.load(place, unit, mask) + symbol
+        self.v.store(total.value, self.at(place, unit), mask)
+
+
+def _writer(context, builder, signature, values):
+    """Return the writer of the run that the arguments, code to z, begin with; None if there is none."""
+    code, *kinds, z = signature.args[:5]
+    run = OPERATION_CODES[code.literal_value]
+    if not isinstance(run, UnitRun):
+        return None
+    return RunWriter(context, builder, run, kinds, values[1:4], (z, values[4]))
+
+
+@intrinsic
+def units_forward(typing_context, code, operations, last, parameters, z, out):
+    """As `run_forward`; code : a constant."""
+    if literal(code):
+
+        def emit(context, builder, signature, values):
+            if writer := _writer(context, builder, signature, values):
+                writer.forward(data_pointer(context, builder, out, values[5]))
+            return context.get_dummy_value()
+
+        return types.none(code, operations, last, parameters, z, out), emit
+
+
+@intrinsic
+def units_backward(typing_context, code, operations, last, parameters, z, first, parts, sums, delta):
+    """As `run_backward`; code : a constant."""
+    if literal(code):
+
+        def emit(context, builder, signature, values):
+            if writer := _writer(context, builder, signature, values):
+                places = (
+                    data_pointer(context, builder, *pair) for pair in ((sums, values[7]), (delta, values[8]))
+                )
+                writer.backward(*(Symbol(builder, value) for value in values[5:7]), *places)
+            return context.get_dummy_value()
+
+        return types.none(code, operations, last, parameters, z, first, parts, sums, delta), emit
+
+
+def run_forward(code, operations, last, parameters, z, out):
+    """out (rows, width) = the run `code` of z (rows, width).
+
+    operations : all of the network; last : the number of the run's last one; parameters : (P,)
+    """
+    units_forward(code, operations, last, parameters, z, out)
+
+
+def run_backward(code, operations, last, parameters, z, first, parts, sums, delta):
+    """delta (rows, width) = the derivative of the loss by z, given that by the output of the run `code`.
+
+    first : the first row's place in the batch; it begins a part of LOSS_ROWS rows, or all are of one part
+    parts : of the batch
+    sums : for each operation (parts, its gain and shift), where `Operation.sums` times the parts says;
+        written for the parts of these rows, or added to: the derivatives by both, row after row, from 0
+    """
+    units_backward(code, operations, last, parameters, z, first, parts, sums, delta)

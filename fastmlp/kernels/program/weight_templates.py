@@ -1,0 +1,216 @@
+"""The second phase of a step: a worker's rows of all weights, their gradient, and the optimiser's rule.
+
+Templates as those of `step_templates`. The operations are walked once. Products stand here;
+`operation_templates` has the others, `input_templates` those on blocks of inputs, and `sparse_templates` the
+first product on sparse rows.
+"""
+
+# ruff: noqa: F821  (slots are bound later)
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from fastmlp.kernels.codegen.scalars import call_back
+from fastmlp.kernels.codegen.views import (
+    biases_of,
+    chosen,
+    constants_of,
+    each_member,
+    lesser,
+    matrix,
+    no_order,
+    output_of,
+    part_of,
+    rows_of,
+    units_of,
+    vector,
+    weights_of,
+)
+from fastmlp.kernels.codes import DENSE, SGD
+from fastmlp.kernels.program.barrier import is_abandoned, wait
+from fastmlp.kernels.program.records import ABANDONED, SLICE_ROWS, UNSUMMED
+from fastmlp.kernels.program.row_templates import inputs_of, sparse_in_of
+from fastmlp.kernels.program.step_numbers import left_whole, own_share, rows_of_piece, slice_of
+
+
+def weights_step(call, start, rows, step, penalised, rate, bias_rate, worker, workers):
+    """Contract the worker's share of every matrix of weights over the batch, and update it.
+
+    One worker takes all biases of an operation, or its gain and shift. Where the gradient is left whole,
+    nothing is updated. Where ranks sum it, the sum of a piece begins as soon as all workers have formed it,
+    and they go on with the next.
+    penalised, rate, bias_rate : of this step, see `penalty_share`; the others as in `rows_forward`
+    """
+    operations, gradients, begun = call.operations, call.gradients, 0
+    summed = (call.summing > 0) & (call.accumulates == 0)
+    for number in range(len(operations)):
+        here, rule = operations[number], call.rules[0, number]
+        n_in, n_out, trained = here.n_in, here.n_out, rule.rate_factor != 0
+        if trained and here.groups > 0:
+            blocks_step(call, rows, step, number, rate, bias_rate, worker, workers)
+        elif trained and worker == number % workers:
+            if here.kind != DENSE:
+                vectors_step(call, rows, step, number, rate, bias_rate)
+            else:
+                db = biases_of(gradients, here)
+                biases_step(call, rows, number, db)
+                if here.trains_bias and not left_whole(call):
+                    own_rate = bias_rate * rule.rate_factor
+                    update_part(call, call.rules[1, number], step, own_rate, here.biases, db)
+        if here.kind != DENSE:
+            if summed:
+                begun = sum_formed(call, step, begun, here.end, worker, workers)
+            continue
+        sparse_in, top = sparse_in_of(call, here), 0
+        dense_in = n_in - sparse_in
+        together = dense_in
+        l1, l2 = here.l1 * penalised, here.l2 * penalised
+        if summed:
+            together = rows_of_piece(call.together, n_out, dense_in)
+        while top < dense_in:  # a range of variable step would divide, which the smallest networks wait for
+            bottom = lesser(top + together, dense_in)
+            if trained:
+                first, last = own_share(bottom - top, worker, workers, SLICE_ROWS)
+                layer_step(call, start, rows, step, number, l1, l2, rate, top + first, top + last, worker)
+            if summed:
+                end = chosen(bottom == n_in, here.end, here.weights + bottom * n_out)
+                begun = sum_formed(call, step, begun, end, worker, workers)
+            top = bottom
+        if sparse_in > 0:
+            if trained:
+                first, last = own_share(sparse_in, worker, workers, SLICE_ROWS)
+                columns_step(call, start, rows, step, number, l1, l2, rate, first, last, worker)
+            if summed:
+                begun = sum_formed(call, step, begun, here.end, worker, workers)
+
+
+def sum_formed(call, step, begun, end, worker, workers):
+    """Have ranks sum numbers [begun, end) of the gradient if they are enough; return where the next begin."""
+    if end < call.size and end - begun < call.together:
+        return begun
+    wait(call.barrier, worker, workers)
+    if worker == 0:
+        sum_over_ranks(call, call.summing, step, begun, end)
+    return end
+
+
+def biases_step(call, rows, number, out):
+    """Write the gradient of the biases, or of the shift, of an operation to out (n_out,)."""
+    here = call.operations[number]
+    if rows > 0 and here.trains_bias:
+        bias_gradient(units_of(call.memory, call.deltas, here, rows), out)
+    else:
+        clear(out)
+
+
+def layer_step(call, start, rows, step, number, l1, l2, rate, first, last, worker):
+    """`weights_step` for rows [first, last) of the weights of one product."""
+    operations, memory, here = call.operations, call.memory, call.operations[number]
+    rule = call.rules[0, number]
+    kept = left_whole(call) | (not streams())  # the whole gradient is written to call.gradients
+    plain = (rule.code == SGD) & (l1 == 0) & (not kept)
+    scratch = part_of(memory, call.scratch, call.scratch_length, worker)
+    slices = call.slices + worker * call.slice_length
+    source, order = inputs_of(call, start, rows)
+    if number > 0:
+        below, order = operations[here.source], no_order()
+        source = output_of(memory, call.activations, call.dropped, below, rows)
+    source, n_out = each_member(source, here.members, here.n_in - sparse_in_of(call, here)), here.n_out
+    delta = each_member(units_of(memory, call.deltas, here, rows), here.members, n_out)
+    w, dw = weights_of(call.parameters, here), weights_of(call.gradients, here)
+    own_rate = rate * rule.rate_factor
+    r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
+    together, at = last - first, first
+    if streams() and not plain:
+        together = slice_of(call.slice_length, n_out)
+    while at < last:
+        stop = lesser(at + together, last)
+        sums = rows_of(dw, at, stop)
+        g = sums if kept else matrix(memory, slices, stop - at, n_out)
+        g = rows_of(w, at, stop) if plain else g
+        if rows > 0:
+            weight_gradient_rows(source, order, delta, g, at, at, stop, plain, r, decay, sums, scratch)
+        else:  # all rows of the batch are in other processes
+            clear(vector(g, 0, g.size))
+        if not plain:
+            if l1 > 0 or l2 > 0:
+                penalty_gradient(l1, l2, rows_of(w, at, stop), g)
+            if not left_whole(call):
+                update_part(call, rule, step, own_rate, here.weights + at * n_out, vector(g, 0, g.size))
+        at = stop
+
+
+def clear(out):
+    """out (n,) = 0."""
+    for i in range(len(out)):
+        out[i] = 0
+
+
+def sum_over_ranks(call, function, step, first, last):
+    """Have numbers [first, last) of the gradient summed by a function, of which a call has two.
+
+    Of call.summing the call with the last of them waits for all sums, of call.totalling each for its own.
+    The function that is called clears UNSUMMED as its last act, so that no error in it passes for a success.
+    """
+    barrier = call.barrier
+    if not is_abandoned(barrier):
+        barrier[UNSUMMED] = 1
+        call_back(function, step - call.step, first, last)
+        if barrier[UNSUMMED] != 0:
+            barrier[ABANDONED] = 1  # others read it after the next barrier
+
+
+def update_part(call, rule, step, rate, start, g):
+    """Apply the gradient g (n,) to the n parameters that begin at `start`; step : updates before this one."""
+    n, moments = len(g), call.moments
+    p, first = vector(call.parameters, start, n), vector(moments, start, n)
+    second = vector(moments, moments.shape[1] + start, n)
+    apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, first, second)
+
+
+def clip_all(call):
+    """Scale call.gradients down to the optimiser's norm; frozen operations do not count."""
+    operations, rules, gradients = call.operations, call.rules, call.gradients
+    for number in range(len(operations)):
+        here = operations[number]
+        if rules[0, number].rate_factor == 0:
+            clear(vector(gradients, here.weights, here.end - here.weights))
+    clip(rules[0, 0].clip_norm, gradients)
+
+
+def update_all(call, step, rate, bias_rate, worker, workers):
+    """Apply the worker's share of call.gradients to the parameters."""
+    operations, rules, gradients = call.operations, call.rules, call.gradients
+    for number in range(len(operations)):
+        here, rule = operations[number], rules[0, number]
+        if rule.rate_factor != 0 and here.groups > 0:
+            update_blocks(call, step, number, rate, bias_rate, worker, workers)
+        elif rule.rate_factor != 0 and here.kind != DENSE:
+            if worker == number % workers:
+                update_vectors(call, step, number, rate, bias_rate)
+        elif rule.rate_factor != 0:
+            own_rate, n_out = rate * rule.rate_factor, here.n_out
+            sparse_in = chosen(rule.touched_only & (call.marks > 0), here.sparse_in, 0)
+            dense_in = here.n_in - sparse_in
+            first, last = own_share(dense_in, worker, workers, SLICE_ROWS)
+            at = here.weights + first * n_out
+            update_part(call, rule, step, own_rate, at, vector(gradients, at, (last - first) * n_out))
+            first, last = own_share(sparse_in, worker, workers, SLICE_ROWS)
+            for k in range(first, last):
+                if call.touched[k]:
+                    at = here.weights + (dense_in + k) * n_out
+                    update_part(call, rule, step, own_rate, at, vector(gradients, at, n_out))
+            if worker == number % workers and here.trains_bias:
+                of_biases = vector(gradients, here.biases, here.trained - here.biases)
+                own_rate = bias_rate * rule.rate_factor
+                update_part(call, rules[1, number], step, own_rate, here.biases, of_biases)
+
+
+def penalties(call, share):
+    """Return the sum of the penalties on all weights; share : see `penalty_share`."""
+    operations, total = call.operations, 0.0
+    for number in range(len(operations)):
+        here = operations[number]
+        if here.kind == DENSE:
+            total += penalty(here.l1 * share, here.l2 * share, weights_of(call.parameters, here))
+    return total

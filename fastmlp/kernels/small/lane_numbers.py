@@ -1,0 +1,201 @@
+"""Arrays whose numbers are vectors, in code that is being written: in memory, or in registers.
+
+Separate because `fastmlp.kernels.small.lane_step` writes the same step on each. A lane is a network, or a row of a
+batch. Products of rows, whose sums go over the batch, read them by `by_row`.
+"""
+
+# mypy: ignore-errors
+
+from numba.core import cgutils
+
+from fastmlp.kernels.codegen.row_expressions import Running
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.types import INT
+from fastmlp.kernels.codegen.vectors import counted, folded, shuffle
+from fastmlp.kernels.program.row_formulas import LANES, Row
+from fastmlp.kernels.small.lane_layout import BLOCK_ROWS
+
+
+class LaneNumbers:
+    """Numbers in memory, with a lane for each network; an index is an integer or a `Symbol`.
+
+    units : how many they are, where somebody goes over all
+    """
+
+    unrolled = False
+
+    def __init__(self, v, pointer, units=0):
+        self.v, self.builder, self.pointer, self.units = v, v.builder, pointer, units
+
+    def room(self, v, count):
+        """Other numbers of this kind, on the stack."""
+        return LaneNumbers(v, cgutils.alloca_once(self.builder, v.type, size=INT(count)))
+
+    def part(self, memory, place):
+        """Other numbers of this kind, in a workspace."""
+        return LaneNumbers(self.v, self.v.shift(memory, place * self.v.bytes))
+
+    def at(self, index, units=0):
+        """The numbers from one on."""
+        return LaneNumbers(self.v, self.v.shift(self.pointer, index * self.v.bytes), units)
+
+    def __getitem__(self, index):
+        return Symbol(self.builder, self.v.load(self.v.shift(self.pointer, index * self.v.bytes)))
+
+    def __setitem__(self, index, symbol):
+        self.v.store(symbol.value, self.v.shift(self.pointer, index * self.v.bytes))
+
+    def each(self, count=None):
+        """Yield the index of a written loop over all, or over the first, once."""
+        with counted(self.builder, self.units if count is None else count) as unit:
+            yield unit
+
+    def by_row(self, rows, units):
+        """The rows of a batch, and its numbers (rows, units), where a lane has `rows` rows."""
+        return rows, self
+
+    def total(self):
+        """The sum of numbers of a block's rows, by halves."""
+        return halved([self[row] for row in range(BLOCK_ROWS)])
+
+
+class LaneRegisters:
+    """Numbers in registers, where all sizes are known and all loops are unrolled. numbers : by index"""
+
+    unrolled = True
+    total = LaneNumbers.total
+
+    def __init__(self, v, numbers, first=0, units=0):
+        self.v, self.builder, self.numbers, self.first, self.units = v, v.builder, numbers, first, units
+
+    def room(self, v, count):
+        """Other numbers of this kind."""
+        return type(self)(v, {})
+
+    def part(self, memory, place):
+        """Other numbers of this kind; the workspace is not used."""
+        return type(self)(self.v, {})
+
+    def at(self, index, units=0):
+        """The numbers from one on."""
+        return type(self)(self.v, self.numbers, self.first + index, units)
+
+    def __getitem__(self, index):
+        return self.numbers[self.first + index]
+
+    def __setitem__(self, index, symbol):
+        self.numbers[self.first + index] = symbol
+
+    def each(self, count=None):
+        """Yield each index, or the first."""
+        yield from range(self.units if count is None else count)
+
+    def by_row(self, rows, units):
+        """Return rows and numbers: see `LaneNumbers.by_row`."""
+        return rows, self
+
+
+class RowRegisters(LaneRegisters):
+    """Numbers in registers with a lane for each row of a batch, or, of parameters, the same number in all."""
+
+    def by_row(self, rows, units):
+        """The rows of the batch, and its numbers (rows, units), each copied to all lanes."""
+        lanes = self.v.lanes
+        spread = type(self)(self.v, {})
+        for unit in range(units):
+            vector = self[unit].value
+            for lane in range(lanes):
+                spread[lane * units + unit] = Symbol(
+                    self.builder, shuffle(self.builder, vector, vector, [lane] * lanes)
+                )
+        return lanes, spread
+
+    def total(self):
+        """The sum of the lanes of the first number, by halves."""
+        return folded(self.builder, self[0], lambda a, b: a + b)
+
+
+class Slots(dict):
+    """Numbers that go from one step to the next in registers, each a `Running`."""
+
+    def __getitem__(self, index):
+        return super().__getitem__(index).value
+
+    def __setitem__(self, index, symbol):
+        if index in self:
+            super().__getitem__(index).value = symbol
+        else:
+            super().__setitem__(index, Running(symbol))
+
+
+class NumberPlace:
+    """The place of a number, for `take_step`."""
+
+    def __init__(self, numbers, index):
+        self.numbers, self.index = numbers, index
+
+    def load(self):
+        return self.numbers[self.index]
+
+    def store(self, symbol):
+        self.numbers[self.index] = symbol
+
+
+class LaneRow(Row):
+    """A row of every network: `Row`, each of whose numbers is a vector with a lane for each network.
+
+    step : a `LaneStep`; places : by name the numbers of x, other, delta, ..
+    """
+
+    def __init__(self, step, units, places):
+        super().__init__(step.v, units, float(units), places)
+        self.step = step
+
+    def second(self, units, name, number):
+        """Return a row of so many units: see `Row.second`."""
+        return LaneRow(self.step, units, {**self.places, name: self.places[name].at(number)})
+
+    def over(self, do):
+        """Write do(unit, mask) for each unit; the mask is None."""
+        for unit in self.step.each(self.units):
+            do(unit, None)
+
+    def load(self, name, number, mask=None):
+        """A number of an array."""
+        return self.places[name][number]
+
+    number = load
+
+    def put(self, name, number, mask, symbol):
+        """Write a number to an array."""
+        self.places[name][number] = symbol
+
+    def keep(self, number, symbol):
+        """Write a number to `kept`."""
+        self.places["kept"][number] = symbol
+
+    def total(self, term, *names):
+        """The sum of term(elements of arrays) over the units: `LANES` sums at a time, as of `Row`."""
+        return summed(
+            self.step, self.units, LANES, lambda unit: term(*(self.load(name, unit) for name in names))
+        )
+
+
+def summed(step, count, lanes, term):
+    """The sum of term(i) for i below count, `lanes` sums at a time, which are added by halves."""
+    rest = count % lanes
+
+    def added(first, totals):
+        return [(Symbol(step.builder, total) + term(first + i)).value for i, total in enumerate(totals)]
+
+    totals = step.carried(count - rest, [step.v.zero] * lanes, added, lanes)
+    totals = [*added(count - rest, totals[:rest]), *totals[rest:]]
+    return halved([Symbol(step.builder, total) for total in totals])
+
+
+def halved(terms):
+    """The sum of numbers, the first and the second half of them added until one is left."""
+    while len(terms) > 1:
+        half = len(terms) // 2
+        terms = [low + high for low, high in zip(terms[:half], terms[half:], strict=True)]
+    return terms[0]

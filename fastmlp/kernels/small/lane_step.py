@@ -1,0 +1,360 @@
+"""The step of small networks on vectors, number by number, in the order of `fastmlp.kernels.program.arithmetic`.
+
+Separate because every number is a vector here. A lane is another network (`fastmlp.kernels.lanes`), or another row of
+one network's batch (`fastmlp.kernels.small.registers`): `lane_numbers` has both kinds, and this text serves both. The
+formulas of activations, losses, rules and operations on rows are those of all programs. A product is a chain of
+multiply-adds in each lane. A tile of rows and units keeps its sums in registers. Where a network and its batch are
+small, all loops are unrolled, and nothing but data is in memory.
+"""
+
+# mypy: ignore-errors
+
+from numba import types
+
+from fastmlp.formulas.numbers import fma, where
+from fastmlp.kernels.codegen.scalars import ROW, backward_of, form_of, take_step
+from fastmlp.kernels.codegen.symbols import Symbol
+from fastmlp.kernels.codegen.types import BIT, INT, INT32
+from fastmlp.kernels.codegen.vectors import Vectors, carried, counted
+from fastmlp.kernels.codes import ACTIVATION_CODES, LOSS_CODES, RULE_CODES, SOFTMAX
+from fastmlp.kernels.elementwise import batched
+from fastmlp.kernels.elementwise.dropout import is_kept, row_word, scramble
+from fastmlp.kernels.program.row_formulas import writer_of
+from fastmlp.kernels.small.lane_layout import BLOCK_ROWS, layout_of, lengths, reads_rows
+from fastmlp.kernels.small.lane_numbers import LaneRow, NumberPlace
+from fastmlp.kernels.small.row_stages import epsilon_of, row_backward, row_forward
+from fastmlp.model.operations import INPUTS, KINDS
+
+SUMS, TILE_UNITS = 8, 2
+"""Sums of a tile, and its units at most: 8 sums, 4 numbers of the left side and 2 of the right fill 14 registers."""
+
+
+class DropoutMasks:
+    """What masks go by. words : the hash of the key and the step, a lane for each network
+    chances : by the number of an operation, its threshold and its scale
+    """
+
+    def __init__(self, words, chances):
+        self.words, self.chances = words, chances
+
+
+class LaneStep:
+    """Writes the parts of a step.
+
+    constants : a `LaneConstants`; memory : the place of the workspace, see `layout_of`
+    parameters : of `lane_numbers`; all other arrays are of the same kind
+    inputs, targets, scales : of the rows that it goes on with, and the factors of their losses
+    """
+
+    inputs = targets = scales = None
+
+    def __init__(self, v, constants, parameters, memory=None):
+        self.v, self.builder, self.constants, self.unrolled = v, v.builder, constants, parameters.unrolled
+        self.wide = Vectors(v.builder, types.float64, v.lanes * 8)
+        self.operations, self.layout = constants.operations, layout_of(constants)
+        self.parameters, self.gradients = parameters, parameters.part(memory, 0)
+        part = lambda place: None if place < 0 else parameters.part(memory, place)
+        of_name = lambda name: [part(getattr(places, name)) for places in self.layout.units]
+        self.outputs, self.deltas, self.kept, self.logits = map(
+            of_name, ("outputs", "deltas", "kept", "logits")
+        )
+        self.dropped = [
+            numbers if places.dropped == places.outputs else parameters.part(memory, places.dropped)
+            for numbers, places in zip(self.outputs, self.layout.units, strict=True)
+        ]
+        self.losses = parameters.room(self.wide, BLOCK_ROWS)
+        self.zero, self.none = Symbol(self.builder, v.zero), Symbol(self.builder, self.wide.zero)
+
+    # --- loops ---------------------------------------------------------------------------------------
+
+    def each(self, count, step=1):
+        """Yield each index below count where loops are unrolled, else the index of a written loop, once."""
+        if self.unrolled:
+            yield from range(0, count, step)
+        else:
+            with counted(self.builder, count, step) as index:
+                yield index
+
+    def over(self, count, size, do):
+        """Write do(i, n) for n = `size` indices from i on, then for the rest.
+
+        Where the count is not known the rest goes beyond it: a workspace has room for whole blocks of rows, and
+        nothing reads what is computed of rows beyond the last one.
+        """
+        rest = count % size if isinstance(count, int) else 0
+        for i in self.each(count - rest, size):
+            do(i, size)
+        if rest:
+            do(count - rest, rest)
+
+    def carried(self, count, values, step, by=1):
+        """The values after values = step(k, values) for each k = 0, by, .. below count."""
+        if not self.unrolled:
+            return carried(self.builder, 0, count, values, step, by)
+        for k in range(0, count, by):
+            values = step(k, values)
+        return values
+
+    def product(self, rows, columns, depth, a, b, start, end):
+        """Write end(r, c, total) for each chain start(r, c) + a(r, 0) b(0, c) + a(r, 1) b(1, c) + .."""
+        width = min(TILE_UNITS, columns)
+
+        def tile(r, c, height, width):
+            def add(k, totals):
+                left, right = [a(r + i, k) for i in range(height)], [b(k, c + j) for j in range(width)]
+                pairs = [(x, y) for x in left for y in right]
+                return [
+                    fma(x, y, Symbol(self.builder, z)).value for (x, y), z in zip(pairs, totals, strict=True)
+                ]
+
+            places = [(r + i, c + j) for i in range(height) for j in range(width)]
+            totals = self.carried(depth, [start(*place).value for place in places], add)
+            for place, total in zip(places, totals, strict=True):
+                end(*place, Symbol(self.builder, total))
+
+        self.over(
+            rows, SUMS // width,
+            lambda r, height: self.over(columns, width, lambda c, width: tile(r, c, height, width)),
+        )  # fmt: skip
+
+    # --- forward -------------------------------------------------------------------------------------
+
+    def source(self, number):
+        """What an operation with this number gives to its readers: units after dropout, or the rows of X."""
+        return self.inputs if number == INPUTS else self.dropped[number]
+
+    def matrix(self, numbers, one):
+        """The weights and the biases of an operation, or gain and shift, in parameters or in gradients."""
+        return numbers.at(one.flat), numbers.at(one.flat + lengths(one)[0])
+
+    def forward(self, rows, dropout=None, first=0):
+        """Write the outputs of all operations for a block of rows; the last one's are logits.
+
+        dropout : a `DropoutMasks`; first : the place in the batch of the first row
+        """
+        for number, one in enumerate(self.operations):
+            if one.kind == "dense":
+                self.dense_forward(number, rows)
+            else:
+                for r in self.each(rows):
+                    row_forward(one, self.row(number, r), epsilon_of(one, self.v.itemsize))
+            if dropout is not None:
+                self.drop(number, rows, dropout, first, self.outputs[number], self.dropped[number])
+
+    def dense_forward(self, number, rows):
+        """Write the outputs of a product, with its activation."""
+        one, n_out, last = self.operations[number], self.operations[number].n_out, len(self.operations) - 1
+        weights, biases = self.matrix(self.parameters, one)
+        x, out, entry = self.source(one.sources[0]), self.outputs[number], self.entry(number)
+        logits = out if self.logits[number] is None else self.logits[number]
+        in_tiles = entry.short and logits is out
+
+        def end(r, j, z):
+            logits[r * n_out + j] = entry.formula(z) if in_tiles and number != last else z
+
+        self.product(
+            rows, n_out, one.n_in,
+            lambda r, i: x[r * one.n_in + i], lambda i, j: weights[i * n_out + j], lambda r, j: biases[j], end,
+        )  # fmt: skip
+        if number != last and not in_tiles:
+            for at in self.each(rows * n_out):
+                out[at] = entry.formula(logits[at])
+
+    def entry(self, number):
+        """The activation of an operation."""
+        return ACTIVATION_CODES.of_key(self.operations[number].activation)
+
+    def row(self, number, r, out=None):
+        """A row of an operation that is no product; out : where it writes, if not to its outputs"""
+        one = self.operations[number]
+        gain, shift = self.matrix(self.parameters, one)
+        x, kept = self.source(one.sources[0]), self.kept[number]
+        places = {
+            "x": x.at(r * one.n_in), "gain": gain, "shift": shift,
+            "kept": kept and kept.at(r * KINDS[one.kind].kept),
+            "out": self.outputs[number].at(r * one.n_out), "a": self.outputs[number].at(r * one.n_out),
+            "delta": self.deltas[number].at(r * one.n_out),
+        }  # fmt: skip
+        if len(one.sources) > 1:
+            places["other"] = self.source(one.sources[1]).at(r * self.operations[one.sources[1]].n_out)
+        return LaneRow(self, one.n_in, places | (out or {}))
+
+    def drop(self, number, rows, dropout, first, source, target):
+        """Write an operation's dropout of a block of rows; nothing where it has none."""
+        one = self.operations[number]
+        if one.dropout == 0:
+            return
+        threshold, scale = dropout.chances[number]
+        word = scramble(dropout.words ^ number)
+        for r in self.each(rows):
+            row = row_word(word, self.short(first + r))
+            for j in self.each(one.n_out):
+                at = r * one.n_out + j
+                target[at] = where(is_kept(row, self.short(j), threshold), source[at] * scale, 0.0)
+
+    # --- loss ----------------------------------------------------------------------------------------
+
+    def loss(self, rows, parameters):
+        """Return the sum of the losses of a block's rows, float64; write the deltas of the logits.
+
+        parameters : of the loss, one for each output
+        """
+        n_out = self.constants.n_out
+        entry, output = LOSS_CODES.of_key(self.constants.loss), ACTIVATION_CODES.of_key(self.constants.output)
+        code = Symbol(self.builder, INT(ACTIVATION_CODES.code_of_key(output.key)))
+        clips = Symbol(self.builder, BIT(self.constants.clips))
+        for r in range(BLOCK_ROWS):
+            self.losses[r] = self.none
+        for r in self.each(rows):
+            logits, expected, outputs = (
+                one.at(r * n_out, n_out) for one in (self.outputs[-1], self.targets, self.deltas[-1])
+            )
+            sums = batched.RegisterRows(self.v, [self.scales[r], None, None])
+            if ACTIVATION_CODES.code_of_key(output.key) == SOFTMAX:
+                shifted = self.copied(logits) if form_of(entry) == ROW else logits
+                batched.softmax.emit(shifted, outputs, sums)
+            else:
+                for j in logits.each():
+                    outputs[j] = output.formula(logits[j])
+            batched.emit_element_losses(entry, code, clips, parameters, logits, expected, outputs, sums)
+            batched.blank.emit(outputs, sums)
+            self.losses[r] = self.widened(where(sums[batched.SCALES].equals(0.0), 0.0, sums[batched.LOSSES]))
+        return self.losses.total()
+
+    def copied(self, numbers):
+        """A copy of numbers, which may change while those stay as they are."""
+        copy = self.parameters.room(self.v, numbers.units).at(0, numbers.units)
+        for j in numbers.each():
+            copy[j] = numbers[j]
+        return copy
+
+    def short(self, number):
+        """An integer of 32 bits."""
+        if isinstance(number, int):
+            return number
+        return Symbol(self.builder, self.builder.trunc(number.value, INT32))
+
+    def widened(self, symbol):
+        """A vector as float64."""
+        if self.v.scalar == self.wide.scalar:
+            return symbol
+        return Symbol(self.builder, self.builder.fpext(symbol.value, self.wide.type))
+
+    # --- backward ------------------------------------------------------------------------------------
+
+    def clear(self):
+        """Set the gradients to 0."""
+        for i in self.each(self.constants.parameters):
+            self.gradients[i] = self.zero
+
+    def backward(self, rows, dropout=None, first=0, then=lambda one: None):
+        """Write the deltas of all operations, and add a block's rows to the gradients; as `forward`.
+
+        then : then(operation) is written once the step needs its parameters no more
+        """
+        for number, one in reversed([*enumerate(self.operations)]):
+            if dropout is not None:
+                self.drop(number, rows, dropout, first, self.deltas[number], self.deltas[number])
+            if one.kind == "dense":
+                self.dense_backward(number, rows)
+            elif not reads_rows(self.operations, number):
+                self.row_backward(number, rows)
+            then(one)
+
+    def sloped(self, number, at, delta):
+        """A delta times the slope of an operation's activation."""
+        entry = self.entry(number)
+        z = None if self.logits[number] is None else self.logits[number][at]
+        return backward_of(entry, delta, z, self.outputs[number][at])
+
+    def dense_backward(self, number, rows):
+        """Add the gradients of a product; write the deltas of its source."""
+        one, n_out = self.operations[number], self.operations[number].n_out
+        delta = self.deltas[number]
+        if number < len(self.operations) - 1 and not self.layout.ends[number]:
+            for at in self.each(rows * n_out):
+                delta[at] = self.sloped(number, at, delta[at])
+        weights, biases = self.matrix(self.gradients, one)
+        samples, x = self.source(one.sources[0]).by_row(rows, one.n_in)
+        _, d = delta.by_row(rows, n_out)
+
+        def put(i, j, total):
+            weights[i * n_out + j] = total
+
+        self.product(
+            one.n_in, n_out, samples,
+            lambda i, r: x[r * one.n_in + i], lambda r, j: d[r * n_out + j],
+            lambda i, j: weights[i * n_out + j], put,
+        )  # fmt: skip
+        self.sum_rows(samples, n_out, d, biases)
+        if not reads_rows(self.operations, one.sources[0]):
+            self.pass_down(number, rows)
+
+    def sum_rows(self, rows, units, delta, out):
+        """Add the deltas of rows to the gradients of biases, or of a shift."""
+
+        def add(j, width):
+            found = self.carried(
+                rows,
+                [out[j + i].value for i in range(width)],
+                lambda r, totals: [
+                    (Symbol(self.builder, total) + delta[r * units + (j + i)]).value
+                    for i, total in enumerate(totals)
+                ],
+            )
+            for i, total in enumerate(found):
+                out[j + i] = Symbol(self.builder, total)
+
+        self.over(units, SUMS, add)
+
+    def pass_down(self, number, rows):
+        """Write the deltas of a product's source, or add to them."""
+        one, source = self.operations[number], self.operations[number].sources[0]
+        weights, _ = self.matrix(self.parameters, one)
+        below, delta = self.deltas[source], self.deltas[number]
+
+        def end(r, i, total):
+            at = r * one.n_in + i
+            if one.adds[0]:
+                total = below[at] + total
+            below[at] = self.sloped(source, at, total) if self.layout.ends[source] else total
+
+        self.product(
+            rows, one.n_in, one.n_out,
+            lambda r, j: delta[r * one.n_out + j], lambda j, i: weights[i * one.n_out + j],
+            lambda r, i: self.zero, end,
+        )  # fmt: skip
+
+    def row_backward(self, number, rows):
+        """Add the gradients of gain and shift; write the deltas of the sources, or add to them."""
+        one, kind = self.operations[number], KINDS[self.operations[number].kind]
+        gain, shift = self.matrix(self.gradients, one)
+        below = {"out": self.deltas[one.sources[0]]}
+        if len(one.sources) > 1:
+            below["out2"] = self.deltas[one.sources[1]]
+        for r in self.each(rows):
+            if kind.vectors:
+                writer_of(kind).gradient(kind, self.row(number, r, {"out": gain}))
+            out = {
+                name: numbers.at(r * self.operations[source].n_out)
+                for (name, numbers), source in zip(below.items(), one.sources, strict=True)
+            }
+            row_backward(one, self.row(number, r, out))
+        if kind.vectors > 1:
+            self.sum_rows(rows, one.n_out, self.deltas[number], shift)
+
+    # --- step ----------------------------------------------------------------------------------------
+
+    def update(self, one, moments, rate, bias_rate, constants, t, l2):
+        """Take a step of an operation's parameters; moments : of all; l2 : of each lane, or None."""
+        entry = RULE_CODES.of_key(self.constants.rule)
+
+        def move(first, count, rate, penalty):
+            for i in self.each(count):
+                of_all = self.gradients, self.parameters, *moments
+                places = [NumberPlace(numbers, i + first) for numbers in of_all]
+                take_step(entry, rate, constants, t, places, penalty)
+
+        weights, biases = lengths(one)
+        move(one.flat, weights, rate, l2 if one.kind == "dense" else None)
+        move(one.flat + weights, biases, bias_rate, None)

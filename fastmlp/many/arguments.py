@@ -1,0 +1,161 @@
+"""The arguments of `fit_many`, and from them those of `fit` for each model."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.files.archive import CheckpointError
+from fastmlp.training.sparse_data import is_sparse
+
+ROWS = ("X", "y", "sample_weight")
+"""The arguments that have a row, or a number, for each row of X."""
+
+OWN = (*ROWS, "rows", "seed", "initial")
+"""The arguments in which models may differ that are trained by one pattern."""
+
+
+class Arguments:
+    """What each of some models is trained with.
+
+    given : by the names of `fit` and "rows"; a list has one for each model, all else is the same for all
+    count : of the models, as the lists say, or `n_models`
+    """
+
+    def __init__(self, given: dict[str, Any], n_models: int | None) -> None:
+        self._lists = {name: value for name, value in given.items() if isinstance(value, list)}
+        self._same = {name: value for name, value in given.items() if name not in self._lists}
+        self.count = _count(self._lists, n_models)
+        if not self.count:
+            return
+        for name in ROWS:
+            if name in self._same:
+                self._same[name] = _array(name, self._same[name])
+        self._identifying = [values for name, values in self._lists.items() if name != "seed"]
+
+    def seeds(self) -> list[int]:
+        """Return the seeds of all models: those of the list, or of an int s the numbers s, s + 1, .."""
+        if "seed" in self._lists:
+            return [checks.whole(f"seed[{i}]", seed, 0) for i, seed in enumerate(self._lists["seed"])]
+        first = self._same["seed"]
+        first = int.from_bytes(os.urandom(16), "little") if first is None else checks.whole("seed", first, 0)
+        return [first + index for index in range(self.count)]
+
+    def of(self, index: int) -> dict[str, Any]:
+        """Return the arguments of one model but for its seed, with its rows only.
+
+        ValueError or TypeError if the rows are wrong.
+        """
+        own = {**self._same, **{name: values[index] for name, values in self._lists.items()}}
+        del own["seed"], own["rows"]
+        return own | dict(zip(ROWS, self.rows(index), strict=True))
+
+    def identity(self, index: int) -> Any:
+        """Return what is equal for models whose arguments are the same objects, whatever their seeds are."""
+        weighed = self._same.get("sample_weight", self) is not None
+        if weighed and self._same.get("validation", self) is not None:
+            return index  # a seed's split may leave rows of weight 0 alone
+        return tuple([id(values[index]) for values in self._identifying])
+
+    def options(self, index: int) -> Any:
+        """Return what is equal for models that differ in seeds, rows and initial parameters only."""
+        return tuple(id(values[index]) for name, values in self._lists.items() if name not in OWN)
+
+    def rows(self, index: int) -> tuple[Any, Any, Any]:
+        """Return X, y and the weights of one model; errors as of `of`."""
+        rows, given = self.value("rows", index), [self.value(name, index) for name in ROWS]
+        arrays = [_array(name, one) for name, one in zip(ROWS, given, strict=True)]
+        if rows is not None:
+            rows = _checked_rows(rows, _length(arrays[0]))
+            arrays = [_taken(name, one, rows) for name, one in zip(ROWS, arrays, strict=True)]
+        X, y, weights = arrays
+        return X, y, weights
+
+    def value(self, name: str, index: int) -> Any:
+        """Return an argument of one model as it was given."""
+        return self._lists[name][index] if name in self._lists else self._same[name]
+
+    @functools.cached_property
+    def shares_rows(self) -> bool:
+        """Whether all models have the same rows."""
+        return not any(name in self._lists for name in (*ROWS, "rows"))
+
+    @property
+    def networks(self) -> list[Any]:
+        """The networks, each of several models once."""
+        given = self._lists.get("network", [self._same.get("network")])
+        return list({id(one): one for one in given}.values())
+
+
+@contextmanager
+def named(index: int) -> Iterator[None]:
+    """Name the model in an error of its arguments."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        kinds = (CheckpointError, TypeError, ValueError)
+        kind = next(kind for kind in kinds if isinstance(error, kind))
+        raise kind(f"model {index}: {error}") from None
+
+
+def _count(lists: dict[str, list[Any]], n_models: int | None) -> int:
+    """Return the number of models; ValueError if the arguments do not agree on it."""
+    counts = {name: len(values) for name, values in lists.items()}
+    if n_models is not None:
+        counts = {"n_models": checks.whole("n_models", n_models, 0), **counts}
+    if not counts:
+        raise ValueError("give n_models, or a list with one for each model: of networks, seeds, rows, ..")
+    first, *others = counts
+    for name in others:
+        if counts[name] != counts[first]:
+            raise ValueError(
+                f"a list has one for each model: {first} {'is' if first == 'n_models' else 'has'} "
+                f"{counts[first]}, {name} has {counts[name]}"
+            )
+    return counts[first]
+
+
+def _array(what: str, value: Any) -> Any:
+    """Return rows as an array, sparse if they are, or as they are where they are blocks or heads by names."""
+    if (what == "sample_weight" and value is None) or isinstance(value, Mapping) or is_sparse(value):
+        return value
+    return checks.real_array(what, value)
+
+
+def _length(X: Any) -> int:
+    """Return how many rows X has, of which the first block is taken where it has blocks."""
+    first = next(iter(X.values()), ()) if isinstance(X, Mapping) else X
+    return int(first.shape[0]) if hasattr(first, "shape") and len(first.shape) else len(first)
+
+
+def _checked_rows(rows: Any, count: int) -> Any:
+    """Return places of rows (chosen,); ValueError or TypeError if they are no such places in `count` rows."""
+    array = checks.real_array("rows", rows)
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"rows must hold whole numbers, places in X, got dtype {array.dtype}")
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"rows must have shape (chosen,), at least one row, got {array.shape}")
+    wrong = array[(array < 0) | (array >= count)]
+    if wrong.size:
+        raise ValueError(f"rows must be places in [0, {count}), got {wrong[0]}")
+    return array
+
+
+def _taken(what: str, value: Any, rows: Any) -> Any:
+    """Return some rows of X, y or sample_weight."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {name: _taken(f"{what}[{name!r}]", part, rows) for name, part in value.items()}
+    if is_sparse(value):
+        return value.tocsr()[rows]
+    array = checks.real_array(what, value)
+    if array.ndim == 0 or len(array) <= rows.max():
+        raise ValueError(f"{what} must have a row for each of X, got shape {array.shape}")
+    return np.ascontiguousarray(array[rows])

@@ -1,0 +1,73 @@
+"""Models of a call that may be trained together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmlp.backend import lanes
+from fastmlp.backend.choice import settled
+from fastmlp.backend.lanes import LaneProgram
+from fastmlp.many.blocks import MOST, Pattern
+from fastmlp.training.plan import Plan
+
+
+def program_of(plan: Plan) -> LaneProgram | None:
+    """Return the program by which a training may go together with others; None if it goes alone."""
+    if not isinstance(plan.data.inputs, np.ndarray) or plan.microbatch or plan.mixing is not None:
+        return None
+    name = settled(plan.backend).name  # type: ignore[arg-type]  # Steps are, or have one
+    rows, dtype = len(plan.data.weights), plan.data.weights.dtype
+    return lanes.program_of(
+        name, plan.network, plan.optimizer, rows, plan.batch_size, dtype, plan.orders is not None
+    )
+
+
+def saved_together(plan: Plan, program: LaneProgram | None, as_one: bool) -> float:
+    """Return the seconds that a training takes less with others, about. as_one : as of `saved_by`"""
+    steps = plan.epochs * -(-len(plan.data.weights) // plan.batch_size)
+    return 0.0 if program is None else program.saved_by(steps, as_one)
+
+
+class ModelGroup:
+    """Models that may be trained together.
+
+    program : by which they take their steps together; None where each goes alone
+    workers : the threads that train models
+    indices : their places in the call
+    patterns : of each, where nothing looks into their trainings, which then go in blocks; else empty
+    """
+
+    def __init__(self, program: LaneProgram | None, workers: int) -> None:
+        self.program, self.workers = program, workers
+        self.indices: list[int] = []
+        self.patterns: list[Pattern] = []
+        self._saved = 0.0
+        """Seconds that they take less together, about."""
+
+    def add(self, index: int, pattern: Pattern | None, saved: float) -> None:
+        """Add a model. saved : as of `saved_together`"""
+        self.indices.append(index)
+        if pattern is not None:
+            self.patterns.append(pattern)
+        self._saved += saved / self.workers
+
+    @property
+    def lanes(self) -> int:
+        """How many of them may go together."""
+        return 1 if self.program is None else min(self.program.lanes, len(self.indices))
+
+    @property
+    def at_once(self) -> int:
+        """How many are taken at a time: where there is a program a block, of which each thread has some."""
+        most = min(MOST, -(-len(self.indices) // self.workers)) if self.has_program else self.lanes
+        return -(-most // self.lanes) * self.lanes
+
+    @property
+    def has_program(self) -> bool:
+        """Whether their program is there, or may be compiled now."""
+        return self.lanes > 1 and self.program is not None and self.program.is_worth(self._saved)
+
+    def spend(self, seconds: float) -> None:
+        """Count what they have taken without their program, if they could have one."""
+        if self.lanes > 1 and self.program is not None:
+            self.program.spend(seconds)

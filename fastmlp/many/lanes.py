@@ -1,0 +1,136 @@
+"""Trainings of small networks that take their steps together, as many at a time as a vector has lanes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend import lanes
+from fastmlp.many.groups import ModelGroup
+from fastmlp.model.backend import Chunk
+from fastmlp.model.state import TrainState
+from fastmlp.system.compiling import Stopwatch
+from fastmlp.training.lifecycle import under_way
+from fastmlp.training.loop import Training
+from fastmlp.training.model import Model
+from fastmlp.training.prepared import Prepared
+
+
+class LaneTraining(Training):
+    """A training whose chunks may have been taken together with those of others.
+
+    taken : the chunk, what its network and others came to, and the network's place; None without
+    """
+
+    taken: tuple[Chunk, Any, int] | None = None
+
+    def advance(self, state: TrainState, chunk: Chunk) -> tuple[TrainState, NDArray[np.float64]]:
+        """Take the chunk's steps in place; return the state and the objectives (steps,)."""
+        taken, self.taken = self.taken, None
+        if taken is None or taken[0] is not chunk:  # alone, or again after a loss that is not finite
+            return super().advance(state, chunk)
+        _, result, lane = taken
+        return result.write(lane, state), result.losses[:, lane].copy()
+
+
+class Lane(NamedTuple):
+    """One of the trainings under way."""
+
+    model: int
+    prepared: Prepared
+    training: LaneTraining
+    context: AbstractContextManager[Training]
+
+
+class Lanes:
+    """Trainings that go on together; one that ends leaves its lane to the next.
+
+    take() gives the place of a model to train and its training, None when none is left
+    begin(index, ...) makes the training; end(index, result or error) gets what it came to
+    group : of the models
+    """
+
+    def __init__(
+        self,
+        take: Callable[[], tuple[int, Prepared] | None],
+        begin: Callable[..., LaneTraining],
+        end: Callable[[int, Model | BaseException], None],
+        group: ModelGroup,
+    ) -> None:
+        self._take, self._begin, self._end, self._group = take, begin, end, group
+        self._stopwatch = Stopwatch()
+        self._lanes: list[Lane] = []
+
+    def run(self) -> None:
+        """Take all trainings, until none is left."""
+        while True:
+            while len(self._lanes) < self._group.lanes and (given := self._take()) is not None:
+                self._enter(*given)
+            if not self._lanes:
+                return
+            steps = {lane.model: lane.training.steps_now() for lane in self._lanes}
+            for lane in [lane for lane in self._lanes if not steps[lane.model]]:
+                self._leave(lane)
+            if self._lanes:
+                self._go_on(min(steps[lane.model] for lane in self._lanes))
+
+    def _enter(self, index: int, prepared: Prepared) -> None:
+        context = under_way(*prepared.parts, lambda *given: self._begin(index, *given))
+        try:
+            training = context.__enter__()
+        except BaseException as error:
+            self._end(index, error)
+            return
+        assert isinstance(training, LaneTraining)
+        self._lanes.append(Lane(index, prepared, training, context))
+
+    def _leave(self, lane: Lane, error: BaseException | None = None) -> None:
+        """End a training as the `with` block of its context would."""
+        self._lanes.remove(lane)
+        result: Model | BaseException
+        try:
+            if error is None:
+                lane.context.__exit__(None, None, None)
+                result = lane.prepared.ended(lane.training.run)
+            else:
+                lane.context.__exit__(type(error), error, error.__traceback__)
+                result = error
+        except BaseException as raised:
+            result = raised
+        self._end(lane.model, result)
+
+    def _go_on(self, steps: int) -> None:
+        """Take the next steps of all, those of one program together."""
+        together = defaultdict(list)
+        chunks, stopwatch = {}, Stopwatch()
+        program = self._group.program if self._group.has_program else None
+        for lane in self._lanes:
+            training, plan = lane.training, lane.training.plan
+            chunk = chunks[lane.model] = training.next_chunk(steps)
+            if program is not None:
+                task = lanes.task_of(
+                    plan.network, plan.optimizer, training.state, plan.data, chunk, plan.dropout_key
+                )
+                together[chunk.starts.tobytes(), chunk.stops.tobytes()].append((lane, task))
+        for members in together.values():
+            if program is not None and len(members) > 1:
+                result = lanes.train_in_lanes(program, [task for _, task in members])
+                for place, (lane, _) in enumerate(members):
+                    lane.training.taken = chunks[lane.model], result, place
+        seconds = stopwatch.lap().working
+        for lane in [*self._lanes]:
+            is_taken = lane.training.taken is not None
+            try:
+                lane.training.take_chunk(chunks[lane.model])
+            except BaseException as error:
+                self._leave(lane, error)
+            if is_taken:
+                lane.training.pace = seconds / steps
+        taken = self._stopwatch.lap().working
+        if program is None:
+            self._group.spend(taken)

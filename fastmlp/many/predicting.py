@@ -1,0 +1,71 @@
+"""`predict_many`: the outputs of many models for the same rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend.predicting import predict_all
+from fastmlp.model.network import Network
+from fastmlp.training.data import clean_rows_of
+from fastmlp.training.model import Model
+
+
+def predict_many(models: Sequence[Model], X: Any) -> Any:
+    """Return the outputs of all models for every row.
+
+    Parameters
+    ----------
+    models : list of Model, with the same numbers of inputs and outputs; at least one
+    X : (rows, n_in), as for `Model.predict`
+
+    Returns
+    -------
+    (models, rows, n_out) array of the models' dtype, float64 if they differ; of models with heads a dict of
+    such arrays by the heads' names. Each model's are those of its `predict`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a model is none, as a `DivergenceError`, or has another number of inputs or outputs or other heads
+        than the first; or as `Model.predict`.
+    """
+    if isinstance(models, Model) or not isinstance(models, Sequence) or not models:
+        raise TypeError(f"models must be a list of Model, at least one, got {checks.shown(models)}")
+    inputs: list[Any] = []
+    known: dict[Any, Any] = {}
+    cleaned: dict[tuple[int, np.dtype[Any]], Any] = {}
+    for index, model in enumerate(models):
+        checks.instance(f"models[{index}]", model, Model, "a Model")
+        network, own = model.network, model.parameters.dtype
+        key = id(network), own
+        if key not in cleaned:
+            _check_like(index, network, models[0].network)
+            like = own, id(network) if network.blocks else network.input_scale
+            if like not in known:
+                known[like] = clean_rows_of("X", network, X, own, known=False)
+            cleaned[key] = known[like]
+        inputs.append(cleaned[key])
+    dtype = np.result_type(*{dtype for _, dtype in cleaned})
+    out = np.empty((len(models), len(inputs[0]), models[0].network.n_out), dtype)
+    parts = [*out]
+    for place, model in enumerate(models):
+        if model.parameters.dtype != dtype:
+            parts[place] = np.empty(parts[place].shape, model.parameters.dtype)
+    predict_all([one.prediction(*both) for one, *both in zip(models, inputs, parts, strict=True)])
+    for place, part in enumerate(parts):
+        if part.dtype != dtype:
+            out[place] = part
+    return models[0].named(out)
+
+
+def _check_like(index: int, network: Network, first: Network) -> None:
+    """Raise ValueError unless a model's network has the inputs and the outputs of the first one's."""
+    if (network.n_in, network.n_out, [*network.heads]) != (first.n_in, first.n_out, [*first.heads]):
+        raise ValueError(
+            f"models[{index}] has {network.n_in} inputs and {network.n_out} outputs, and models[0] has "
+            f"{first.n_in} and {first.n_out}; all must have the same, and the same heads"
+        )

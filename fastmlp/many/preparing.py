@@ -1,0 +1,178 @@
+"""The training of each model of a call, made when its turn comes; before that, the check of all of them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fastmlp.backend.lanes import LaneProgram
+from fastmlp.checks import shown
+from fastmlp.fitting import fit
+from fastmlp.many.arguments import Arguments, named
+from fastmlp.many.blocks import Member, Pattern
+from fastmlp.many.checkpointing import CallFile, KeepInCallFile, Resumed
+from fastmlp.many.groups import ModelGroup, program_of, saved_together
+from fastmlp.model.backend import Array, Data
+from fastmlp.training.callbacks import Callback
+from fastmlp.training.options import FitOptions
+from fastmlp.training.prepared import Prepared
+from fastmlp.training.ranks import ALONE
+from fastmlp.training.rows import cleaned
+from fastmlp.training.start import Streams, initial_parameters
+from fastmlp.training.trainer import prepared
+
+
+class Checked(NamedTuple):
+    """How a model whose arguments are checked is trained.
+
+    key : equal for models of one group; pattern : None where it has a training of its own
+    program : by which it may go together with others; saved : as of `saved_together`
+    """
+
+    key: Any
+    program: LaneProgram | None
+    pattern: Pattern | None
+    saved: float
+
+
+class Preparation:
+    """Prepares the training of any model of a call.
+
+    seeds : of all models
+    callbacks : to copy for each; metrics : of all
+    threads : of each training; None leaves them to the backend
+    resumed : what the models go on from; file : that keeps the call
+    """
+
+    def __init__(
+        self,
+        arguments: Arguments,
+        seeds: list[int],
+        callbacks: Sequence[Callback],
+        metrics: Any,
+        threads: int | None,
+        resumed: Resumed | None,
+        file: CallFile | None,
+    ) -> None:
+        self._arguments, self._seeds = arguments, seeds
+        self._callbacks, self._metrics, self._threads = callbacks, metrics, threads
+        self._resumed, self._file = resumed, file
+        self._group_sizes: dict[int, int] = {}
+        """How many models are trained like each, once all are checked."""
+        self._patterns: dict[Any, dict[Any, Checked]] = {}
+        """By options, dtype and number of rows, how models are trained that have a pattern."""
+        self._kept: dict[int, Data] = {}
+        """The rows of models that have been checked, where they are the user's own arrays."""
+        self._ones: dict[Any, Array] = {}
+        """Weights that all models share, by dtype and number of rows."""
+        self._common: tuple[Any, Data] | None = None
+        """The rows that a model had last, where models share them, and what they are cleaned for."""
+
+    def training(self, index: int) -> Prepared:
+        """Return the training of a model; ValueError or TypeError, which names it, if it cannot be."""
+        with named(index):
+            saved, called = (None, []) if self._resumed is None else self._resumed.of(index)
+            called += [_copied(callback) for callback in self._callbacks]
+            if self._file is not None:
+                called.append(KeepInCallFile(self._file, index))
+            given = self._arguments.of(index)
+            network, X, y = given.pop("network"), given.pop("X"), given.pop("y")
+            options = FitOptions(
+                **given, fit=fit, seed=self._seeds[index], window=None, callbacks=called, progress=False,
+                threads=self._threads, resume=saved, metrics=self._metrics,
+            )  # fmt: skip
+            training = prepared(network, X, y, options, trainings=self._group_sizes.get(index, 1))
+            if not isinstance(training, Prepared):
+                raise TypeError("X must be rows in memory; fit takes rows that come block by block")
+        return training._replace(plan=training.plan._replace(model_index=index))
+
+    def members(self, models: Iterable[tuple[int, Pattern]]) -> list[Member]:
+        """Return models that are trained by patterns, in a block; errors as of `training`."""
+        found = []
+        for index, pattern in models:
+            try:
+                data = self._kept.pop(index, None) or self._data(index)
+                found.append(Member(index, self._seeds[index], pattern, data, self._initial(index, pattern)))
+            except (TypeError, ValueError):
+                with named(index):
+                    raise
+        return found
+
+    def groups(self, workers: int) -> list[ModelGroup]:
+        """Return the models as so many threads train them best, once the arguments of all are checked.
+
+        Those of one network, rule and dtype come together: what one leaves the next one finds. What is
+        prepared for the check is let go of: the rows of all models may take many times the memory of X.
+        """
+        groups: dict[Any, ModelGroup] = {}
+        known: dict[Any, Checked] = {}  # models with the same arguments are checked once
+        for index in range(self._arguments.count):
+            given = self._arguments.identity(index) if self._resumed is None else index
+            one = known.get(given) or known.setdefault(given, self._checked(index))
+            group = groups.get(one.key) or groups.setdefault(one.key, ModelGroup(one.program, workers))
+            group.add(index, one.pattern, one.saved)
+        for group in groups.values():
+            self._group_sizes.update(dict.fromkeys(group.indices, len(group.indices)))
+        return [*groups.values()]
+
+    def _checked(self, index: int) -> Checked:
+        """Check a model's arguments; return how it is trained."""
+        known = self._patterns.setdefault(self._arguments.options(index), {})
+        if known and (found := self._trained_like(index, known)) is not None:
+            return found
+        training = self.training(index)
+        plan, dtype = training.plan, training.state.parameters.dtype
+        program = program_of(plan)
+        pattern = None if program is None else Pattern.of(training, program)
+        key: Any = (plan.network, plan.optimizer.rule, dtype) if program is None else program.bound
+        saved = saved_together(plan, program, pattern is not None)
+        found = Checked(key if pattern is None else pattern.schedule, program, pattern, saved)
+        if pattern is not None:
+            known[dtype, len(plan.data.weights)] = found
+        return found
+
+    def _trained_like(self, index: int, known: dict[Any, Checked]) -> Checked | None:
+        """Return how another model with the same options is trained; None if there is none."""
+        with named(index):
+            data = self._data(index)
+            found = known.get((data.targets.dtype, len(data.weights)))
+            if found is None or found.pattern is None or not found.pattern.takes(data):
+                return None
+            self._initial(index, found.pattern)
+        X = self._arguments.value("X", index)
+        if data.inputs is X and not self._arguments.shares_rows:  # no copy, so that to keep it takes little
+            weights = self._ones.setdefault((data.weights.dtype, len(data.weights)), data.weights)
+            self._kept[index] = data._replace(weights=weights)
+        return found
+
+    def _data(self, index: int) -> Data:
+        """Return a model's rows, clean."""
+        value = self._arguments.value
+        key = None
+        if self._arguments.shares_rows:
+            key, common = (id(value("network", index)), id(value("dtype", index))), self._common
+            if common is not None and common[0] == key:
+                return common[1]
+        rows = self._arguments.rows(index)
+        data = cleaned(value("network", index), *rows, value("dtype", index), ALONE)
+        if key is not None:
+            self._common = key, data
+        return data
+
+    def _initial(self, index: int, pattern: Pattern) -> Array | None:
+        """Return the parameters that a model is given to begin with; None if it draws them."""
+        initial = self._arguments.value("initial", index)
+        if initial is None:
+            return None
+        streams = Streams(self._seeds[index])
+        return initial_parameters(pattern.network, initial, pattern.program.dtype, streams)
+
+
+def _copied(callback: Callback) -> Callback:
+    try:
+        return copy.deepcopy(callback)
+    except TypeError as error:
+        raise TypeError(
+            f"each model has a copy of {shown(callback)}, which cannot be copied: {error}"
+        ) from None

@@ -1,0 +1,176 @@
+"""`fit_many`: the trainings of many networks in one call."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, cast
+
+from numpy.typing import DTypeLike
+
+from fastmlp import checks
+from fastmlp.many.arguments import Arguments
+from fastmlp.many.checkpointing import CallFile, Resumed
+from fastmlp.many.preparing import Preparation
+from fastmlp.many.trainings import Ended, Trainings
+from fastmlp.model.averages import Average
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Adam, Optimizer
+from fastmlp.model.pieces import Piece
+from fastmlp.system.bars import Bar
+from fastmlp.system.budget import usable_cores
+from fastmlp.system.interrupts import deferred
+from fastmlp.training.callbacks import Callback
+from fastmlp.training.checkpoint import Checkpoint
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.metrics import Metric
+from fastmlp.training.model import Model
+from fastmlp.training.options import check_callbacks, own_pieces
+
+
+class InterruptedMany(KeyboardInterrupt):
+    """Ctrl-C ended a call of `fit_many`.
+
+    Attributes
+    ----------
+    models : list of Model, DivergenceError or None
+        What had ended, what the trainings under way had come to, and None for those that had not begun.
+    """
+
+    def __init__(self, models: list[Ended | None]) -> None:
+        super().__init__(models)
+        self.models = models
+
+    def __str__(self) -> str:
+        begun = sum(one is not None for one in self.models)
+        return f"{begun} of {len(self.models)} trainings had begun; this error's .models has them"
+
+
+def fit_many(
+    networks: Network | list[Network],
+    X: Any,
+    y: Any,
+    *,
+    n_models: int | None = None,
+    optimizer: Optimizer | list[Optimizer] | None = None,
+    epochs: int | list[int] = 100,
+    batch_size: int | list[int | None] | None = 32,
+    shuffle: bool | list[bool] = True,
+    seed: int | list[int] | None = None,
+    rows: Any = None,
+    initial: Any = None,
+    sample_weight: Any = None,
+    validation: Any = None,
+    callbacks: Iterable[Callback] = (),
+    progress: bool | None = None,
+    backend: str | list[str] = "auto",
+    threads: int | None = None,
+    dtype: DTypeLike | list[DTypeLike | None] | None = None,
+    resume: str | os.PathLike[str] | None = None,
+    communicator: None = None,
+    average: Average | list[Average | None] | None = None,
+    metrics: Iterable[Metric] | Mapping[str, Iterable[Metric]] = (),
+    training_metrics: bool | list[bool] = False,
+    accumulate: int | list[int] = 1,
+    mixup: float | list[float | None] | None = None,
+) -> list[Model | DivergenceError]:
+    """Train many networks, each as `fit` alone would.
+
+    The arguments are those of `fit`. A list has one for each model, of `networks`, `X` and `y` too;
+    everything else is the same for all. `callbacks` and `metrics` are lists for all models.
+
+    Parameters
+    ----------
+    networks : Network, or list of them, which may differ in everything
+    X : as for `fit`, an array, sparse matrix or dict of blocks in memory; a list has one for each model
+        One X of all models is there once.
+    y : as for `fit`; a list has one for each model
+    n_models : int, optional
+        How many, where no argument is a list.
+    seed : int, list of int, optional
+        An int s gives the models s, s + 1, ..; None draws the first one.
+    rows : (chosen,) integer array, or list of them, optional
+        Places in X of the rows that a model has, to train on and to validate on by a share: of a fold, a
+        bootstrap's with repeats, a subset. X, y and sample_weight are those of all rows.
+    callbacks : iterable of Callback
+        Each model has deep copies of its own, which may find its place in `run.model_index`; they run in the
+        thread that trains it. A `Checkpoint` keeps the whole call in its file; `every`, if it is an int,
+        counts the epochs of all models in the mean.
+    progress : bool, optional
+        One bar for all models; None as for `fit`.
+    threads : int, optional
+        Upper bound for the threads of all trainings together, at least 1; None takes the cores. Each training
+        has one, where there are at least as many models.
+    resume : path, optional
+        A file that a `Checkpoint` wrote in the same call, with everything else as before; all models continue
+        from there bit for bit. Those that had ended are as they were.
+    communicator : None
+        Anything else is refused: give each process its models.
+
+    Returns
+    -------
+    list of Model or DivergenceError
+        In the place of each model the bits that `fit` gives alone, on an exact backend. Of one that has
+        diverged the error, with its last finite parameters; the others go on.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a mistake in the arguments, in one line that begins with the model's place, before anything is
+        trained.
+    CheckpointError
+        If the file to resume from is damaged, or of other data or another call.
+    InterruptedMany
+        After Ctrl-C, a KeyboardInterrupt that carries the models; a `Checkpoint` has been written.
+    Exception
+        What a callback raises ends the call; a note names the model.
+    """
+    if communicator is not None:
+        raise ValueError("fit_many trains in one process; leave out communicator, and give each its models")
+    given: dict[str, Any] = {
+        "network": networks, "X": X, "y": y, "rows": rows, "epochs": epochs, "batch_size": batch_size,
+        "optimizer": Adam() if optimizer is None else optimizer, "shuffle": shuffle, "seed": seed,
+        "initial": initial, "sample_weight": sample_weight, "validation": validation, "backend": backend,
+        "dtype": dtype, "average": average, "training_metrics": training_metrics,
+        "accumulate": accumulate, "mixup": mixup,
+    }  # fmt: skip
+    threads = None if threads is None else checks.whole("threads", threads, 1)
+    shown = None if progress is None else checks.flag("progress", progress)
+    called = check_callbacks(callbacks, False)
+    files = [one for one in called if isinstance(one, Checkpoint)]
+    if len(files) > 1:
+        raise ValueError(f"callbacks must hold one Checkpoint at most, got {len(files)}")
+    measured = [*metrics] if isinstance(metrics, Iterator) else metrics
+    arguments = Arguments(given, n_models)
+    count = arguments.count
+    if not count:
+        return []
+    resumed = None if resume is None else Resumed(resume, _pieces(arguments.networks), count)
+    seeds = arguments.seeds() if resumed is None or seed is not None else resumed.seeds
+    trainings = Trainings([None] * count if resumed is None else resumed.diverged())
+    file = CallFile(files[0], seeds, resumed, trainings) if files else None
+    workers = min(count, threads or usable_cores())
+    each = threads if workers == 1 else (threads or usable_cores()) // workers
+    copied = [one for one in called if one not in files]
+    preparation = Preparation(arguments, seeds, copied, measured, each, resumed, file)
+    single = preparation.training(0) if count == 1 else None
+    groups = [] if single else preparation.groups(workers)
+    with Bar(count, "model", "training", shown) as bar, deferred(trainings.stop) as signals:
+        try:
+            if single is None:
+                trainings.run(groups, workers, preparation.training, preparation.members, bar)
+            elif trainings.results[0] is None:
+                trainings.run_alone(single)
+                bar.move(1)
+        finally:
+            if file is not None:
+                file.write()
+    if signal.SIGINT in signals:
+        raise InterruptedMany(trainings.results)
+    return cast(list[Ended], trainings.results)
+
+
+def _pieces(networks: list[Any]) -> list[Piece]:
+    """Return what users have written of some networks; what is no network is found later."""
+    return [piece for one in networks if isinstance(one, Network) for piece in own_pieces(one)]

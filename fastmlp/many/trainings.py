@@ -1,0 +1,184 @@
+"""The trainings of a call of `fit_many`, shared out among worker threads."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from fastmlp.many.blocks import BlockTraining, Member, Pattern
+from fastmlp.many.groups import ModelGroup
+from fastmlp.many.lanes import Lanes, LaneTraining
+from fastmlp.system.bars import Bar
+from fastmlp.system.interrupts import POLL, Interrupted
+from fastmlp.training.callbacks import Run
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.model import Model
+from fastmlp.training.prepared import Prepared
+
+Ended = Model | DivergenceError
+
+
+class Trainings:
+    """Trainings that worker threads take, some at a time in lanes and all others one after another.
+
+    results : of all models; None of those that have not come to their end
+    reason : why all trainings stop; None while they go on
+    """
+
+    def __init__(self, results: list[Ended | None]) -> None:
+        self.results = results
+        self.reason: str | None = None
+        self._running: dict[int, Run | BlockTraining] = {}
+        self._error: BaseException | None = None
+        self._taking = threading.Lock()
+
+    def stop(self, reason: str) -> None:
+        """Stop all trainings after their chunks, and begin no other. A signal's handler may call it."""
+        self.reason = reason
+        for run in list(self._running.values()):
+            _stop(run, reason)
+
+    def run_alone(self, prepared: Prepared) -> None:
+        """Train the only model in this thread, as `fit` does; errors as of `run`."""
+        try:
+            self._take_over(0, prepared.train())
+        except BaseException as error:
+            self._take_over(0, error)
+        self._raise_error()
+
+    def run(
+        self,
+        groups: Iterable[ModelGroup],
+        workers: int,
+        prepare: Callable[[int], Prepared],
+        members: Callable[[Iterable[tuple[int, Pattern]]], list[Member]],
+        bar: Bar,
+    ) -> None:
+        """Train the models that have no result yet, group after group.
+
+        prepare(index) gives a model's own training
+        members((index, pattern), ..) gives the members of a block
+
+        Raises what a callback of one has raised, once the others have stopped.
+        """
+        self._groups = [
+            (group, iter([i for i, index in enumerate(group.indices) if self.results[index] is None]))
+            for group in groups
+        ]
+        self._prepare, self._members = prepare, members
+        self._bar, self._done = bar, sum(one is not None for one in self.results)
+        threads = []
+        for _ in range(workers):
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,))
+            try:
+                thread.start()
+            except RuntimeError:  # "can't start new thread"
+                break
+            threads.append(thread)
+        if not threads:
+            self._work()
+        try:
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(POLL)  # without a timeout Windows would not hear Ctrl-C
+        except BaseException:
+            self.stop("another error")
+            raise
+        self._raise_error()
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _work(self) -> None:
+        """Take trainings until none is left, or all stop."""
+        for group, left in self._groups:
+            while group.patterns and (places := self._next(left, group.at_once)):
+                if group.has_program:
+                    places = self._trained(group, places)
+                self._train_each(group, iter(places))
+            self._train_each(group, left)
+
+    def _train_each(self, group: ModelGroup, left: Iterator[int]) -> None:
+        """Train models, each by itself or in a lane. left : their places in the group"""
+        Lanes(functools.partial(self._take, group, left), self._begin, self._end, group).run()
+
+    def _trained(self, group: ModelGroup, places: list[int]) -> list[int]:
+        """Train models as a block; return the places of those that diverge, which are to be trained alone."""
+        first = group.indices[places[0]]
+        try:
+            models = [(group.indices[place], group.patterns[place]) for place in places]
+            block = self._running[first] = BlockTraining(self._members(models))
+            if self.reason is not None:
+                block.stop(self.reason)
+            block.run()
+            for index, model in block.models():
+                self.results[index] = model
+        except BaseException as error:
+            self._end(first, error)
+            return []
+        self._running.pop(first)
+        diverged = [place for place in places if self.results[group.indices[place]] is None]
+        self._count(len(places) - len(diverged))
+        return diverged
+
+    def _next(self, left: Iterator[int], most: int) -> list[int]:
+        """Return the next places of a group, at most so many; none if all stop."""
+        with self._taking:
+            return [] if self.reason is not None else [*itertools.islice(left, most)]
+
+    def _take(self, group: ModelGroup, left: Iterator[int]) -> tuple[int, Prepared] | None:
+        """Return the next model of a group and its training; None if there is none, or all stop."""
+        for place in self._next(left, 1):
+            index = group.indices[place]
+            try:
+                return index, self._prepare(index)
+            except BaseException as error:
+                self._end(index, error)
+        return None
+
+    def _begin(self, index: int, *given: Any) -> LaneTraining:
+        training = LaneTraining(*given)
+        self._running[index] = training.run
+        if self.reason is not None:
+            _stop(training.run, self.reason)
+        return training
+
+    def fail(self, index: int, error: BaseException) -> None:
+        """Have an error that is no divergence end the other trainings."""
+        error.add_note(f"in the training of model {index}")
+        self._error = self._error or error
+        self.stop(f"the training of model {index} raised an error")
+
+    def _end(self, index: int, result: Model | BaseException) -> None:
+        """Take over what one of several trainings came to."""
+        self._running.pop(index, None)
+        self._take_over(index, result)
+        if self.results[index] is not None:
+            self._count(1)
+
+    def _take_over(self, index: int, result: Model | BaseException) -> None:
+        if isinstance(result, Interrupted):  # of a training in the main thread
+            self.results[index] = result.model
+        elif isinstance(result, DivergenceError):
+            self.results[index] = result.with_traceback(None)  # whose frames hold the rows
+            result.__context__ = None
+        elif isinstance(result, BaseException):
+            self.fail(index, result)
+        else:
+            self.results[index] = result
+
+    def _count(self, ended: int) -> None:
+        """Show that so many trainings more have ended."""
+        with self._taking:
+            self._done += ended
+            self._bar.move(self._done)
+
+
+def _stop(run: Run | BlockTraining, reason: str) -> None:
+    if run.stop_reason is None:  # one that a callback has stopped keeps its reason
+        run.stop(reason)

@@ -1,0 +1,108 @@
+"""Averages of weights: which parameters predictions and validation read, where steps go on from others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.model.network import Network
+from fastmlp.model.optimizer import Optimizer
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class EMA:
+    """An exponential moving average of the parameters (Polyak and Juditsky 1992; torch's get_ema_avg_fn).
+
+    Parameters
+    ----------
+    decay : float
+        In [0, 1). After every step average = decay * average + (1 - decay) * parameters; the first step's
+        parameters begin it.
+    """
+
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        checks.real("decay", self.decay, 0, 1, open_high=True)
+
+    def averaging(self, steps: int | None) -> tuple[str, float]:
+        """Return `Optimizer.averaging` of a training of so many steps."""
+        return "ema", float(self.decay)
+
+
+@dataclass(frozen=True)
+class SWA:
+    """The mean of the parameters after every step of a training's end (Izmailov and others 2018).
+
+    Parameters
+    ----------
+    start : float
+        In [0, 1): the share of the training's steps that come before. Until then it is the last parameters.
+        `fit_more` keeps the step at which the mean starts; `resume` takes the same number of epochs.
+    """
+
+    start: float = 0.75
+
+    def __post_init__(self) -> None:
+        checks.real("start", self.start, 0, 1, open_high=True)
+
+    def averaging(self, steps: int | None) -> tuple[str, float]:
+        """Return `Optimizer.averaging` of a training of so many steps; ValueError if they are not known."""
+        if steps is None:
+            raise ValueError("SWA starts at a share of all steps, which blocks do not give; take an EMA")
+        return "swa", float(int(self.start * steps))
+
+
+Average = EMA | SWA
+
+
+def with_average(optimizer: Optimizer, average: Average | None, steps: int | None) -> Optimizer:
+    """Return the optimiser that keeps an average, in a training of so many steps; itself without one.
+
+    Raises ValueError if it cannot, TypeError if the average is none.
+    """
+    if average is None:
+        return optimizer
+    checks.instance("average", average, (EMA, SWA), "an EMA or a SWA")
+    return _averaged(optimizer, average.averaging(steps))
+
+
+def with_average_of(optimizer: Optimizer, earlier: Optimizer) -> Optimizer:
+    """Return the optimiser that keeps the average of an earlier one, if that has one."""
+    return optimizer if earlier.averaging is None else _averaged(optimizer, earlier.averaging)
+
+
+def _averaged(optimizer: Optimizer, averaging: tuple[str, float]) -> Optimizer:
+    rule = optimizer.own_rule
+    if rule.touched_only or rule.reads_last:
+        why = "moves some rows only" if rule.touched_only else "reads an average already"
+        raise ValueError(f"average does not go with {type(optimizer).__name__}, which {why}")
+    return replace(optimizer, averaging=averaging)
+
+
+def _read(network: Network, optimizer: Optimizer) -> Iterator[slice]:
+    """Yield the places of parameters that take steps."""
+    for number, one in enumerate(network.operations):
+        if optimizer.rate_factor(number, one):
+            yield slice(one.weights, one.trained if one.trains_bias else one.biases)
+
+
+def exchange(network: Network, optimizer: Optimizer, parameters: Array, moments: Array, step: int) -> None:
+    """Swap the parameters (P,) that steps are taken from with those that predictions read, and back.
+
+    Between two chunks parameters hold what predictions read, and the last moment what steps start from; while
+    a backend takes steps it is the other way round. Without an average nothing is done, nor before a step.
+
+    moments : (m, P); step : updates done so far
+    """
+    if optimizer.rule.reads_last and step:
+        last = moments[optimizer.rule.moments - 1]
+        for some in _read(network, optimizer):
+            kept = parameters[some].copy()
+            parameters[some], last[some] = last[some], kept

@@ -1,0 +1,151 @@
+"""Networks and optimisers in JSON's types, and back: what files and requests hold of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from numbers import Integral, Real
+from typing import Any, cast
+
+import numpy as np
+
+from fastmlp.formulas.expressions import Expression, expression_of
+from fastmlp.model import pieces
+from fastmlp.model.activations import Activation
+from fastmlp.model.heads import Head
+from fastmlp.model.initializers import INITIALIZERS
+from fastmlp.model.inputs import BLOCKS
+from fastmlp.model.layers import LAYERS, Residual
+from fastmlp.model.losses import Loss, RowLoss
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import OPTIMIZERS
+from fastmlp.model.own_layers import Layer
+from fastmlp.model.own_losses import OWN_LOSSES
+from fastmlp.model.own_rules import Rule
+from fastmlp.model.pieces import Piece
+from fastmlp.model.schedules import ByFunction
+
+TYPES: dict[str, Callable[..., Any]] = {
+    **{
+        kind.__name__: kind
+        for kind in (Network, *INITIALIZERS, *BLOCKS, Head, *LAYERS, *OPTIMIZERS, *OWN_LOSSES)
+    },
+    "Residual": lambda layers, name: Residual(*layers, name=name),
+}
+"""What `restored` makes, by the names that descriptions have for it."""
+
+PIECES: dict[str, type[Piece]] = {kind.__name__: kind for kind in (Activation, Layer, Loss, RowLoss, Rule)}
+
+YOUNGER = {
+    "convention": "torch",
+    "epsilon_hat": False,
+    "amsgrad": False,
+    "layer_rates": None,
+    "layer_decays": None,
+    "decay_norms": True,
+    "decay_biases": True,
+    "averaging": None,
+    "input_scale": 1.0,
+}
+"""Fields that were added after the format of files was made, with their values in files that lack them."""
+
+
+def identified(piece: Piece) -> dict[str, Any]:
+    """Return the name and the digest of a user's piece, which whoever has the piece can compare."""
+    return {"piece": piece.name, "digest": piece.digest}
+
+
+def described(value: object, of_piece: Callable[[Piece], Any] = identified) -> Any:
+    """Return a frozen description (a network, an optimiser, their fields) in JSON's types.
+
+    of_piece : describes a user's piece; in a file by its name and digest, as a file holds no code. A function
+        for a rate is described by a digest.
+    """
+    if isinstance(value, Piece) and not isinstance(value, OWN_LOSSES):
+        return of_piece(value)
+    if callable(value):
+        return {"function": ByFunction(value).digest}
+    if is_dataclass(value):
+        named = (
+            value.facts
+            if isinstance(value, Network)
+            else {field.name: getattr(value, field.name) for field in fields(value)}
+        )
+        parts = {k: described(v, of_piece) for k, v in named.items() if k not in YOUNGER or v != YOUNGER[k]}
+        return {"type": type(value).__name__, **parts}
+    match value:
+        case None | str():
+            return value
+        case bool() | np.bool_():
+            return bool(value)
+        case Integral():
+            return int(value)
+        case Real():
+            return float(value)
+        case tuple():
+            return [described(one, of_piece) for one in value]
+        case dict():
+            return {"named": [[name, described(one, of_piece)] for name, one in value.items()]}
+    raise AssertionError(value)
+
+
+def with_formulas(value: object) -> Any:
+    """Return `described` with the formulas of a user's pieces, so that another process can restore them."""
+    return described(value, _formulas)
+
+
+def restored(description: Any, of_piece: Callable[[dict[str, Any]], Any] | None = None) -> Any:
+    """Return what a description describes.
+
+    of_piece : gives the piece of a description of one; None where that is `with_formulas`
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError, AttributeError
+        If it describes nothing.
+    """
+    match description:
+        case {"piece": _}:
+            return (of_piece or _of_formulas)(description)
+        case {"named": named}:  # a list, since files sort the keys of objects
+            return {name: restored(one, of_piece) for name, one in named}
+        case dict():
+            kind = TYPES[description["type"]]
+            return kind(**{k: restored(v, of_piece) for k, v in description.items() if k != "type"})
+        case list():
+            return tuple(restored(one, of_piece) for one in description)
+    return description
+
+
+def _formulas(piece: Piece) -> dict[str, Any]:
+    kind, *parts = cast(tuple[Any, ...], piece.__reduce__())[1]
+    return {"piece": kind.__name__, "parts": [_packed(part) for part in parts]}
+
+
+def _of_formulas(description: dict[str, Any]) -> Any:
+    parts = [_unpacked(part) for part in description["parts"]]
+    return pieces.restored(PIECES[description["piece"]], *parts)
+
+
+def _packed(part: Any) -> Any:
+    match part:
+        case Expression():
+            return {"nodes": part.nodes()}
+        case dict():
+            return {"constants": part}
+        case tuple():
+            return [_packed(one) for one in part]
+    return described(part)
+
+
+def _unpacked(part: Any) -> Any:
+    match part:
+        case {"nodes": nodes}:
+            return expression_of(nodes)
+        case {"constants": constants}:
+            return constants
+        case {"type": _}:
+            return restored(part)
+        case list():
+            return tuple(map(_unpacked, part))
+    return part

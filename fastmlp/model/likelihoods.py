@@ -1,0 +1,83 @@
+"""Likelihoods of two outputs for each target, a mean and a spread: formulas of `fastmlp.model.losses`.
+
+Separate because a formula takes two outputs, and gives two derivatives. Each leaves out what depends on the
+targets alone.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastmlp.formulas import elementary
+from fastmlp.formulas.numbers import at_least, at_most, fma, where
+
+LEAST_LOG_VARIANCE = math.log(1e-6)
+"""Least log variance of `gaussian`: less counts as this, as with the eps of torch.nn.GaussianNLLLoss."""
+
+MOST_LOG_DISPERSION = 20.0
+"""Most log dispersion of `negative_binomial`: numbers beyond this, or below its negative, count as it."""
+
+
+def gaussian(mean: Any, log_variance: Any, y: Any) -> tuple[Any, Any, Any]:
+    """(log v + (y - mean)^2 / v) / 2, where log v is the second output; its derivatives by both.
+
+    Below the least v the derivative by log v is that of torch.nn.GaussianNLLLoss, so that v can grow again.
+    """
+    held = at_least(log_variance, LEAST_LOG_VARIANCE)
+    precision, r = elementary.exp(-held), mean - y
+    scaled = r * precision
+    passed = elementary.exp(at_most(log_variance - held, 0.0))
+    return 0.5 * fma(r, scaled, held), scaled, 0.5 * passed * fma(-r, scaled, 1.0)
+
+
+def negative_binomial(log_mean: Any, log_dispersion: Any, y: Any) -> tuple[Any, Any, Any]:
+    """-log of the probability of y, of mean m and variance m + d m^2, but for log(y!).
+
+    With r = 1 / d it is log G(r) - log G(y + r) + r log(1 + m / r) + y log(1 + r / m), G the gamma function.
+    """
+    limit = MOST_LOG_DISPERSION
+    held = at_most(at_least(log_dispersion, -limit), limit)
+    beyond = (log_dispersion > limit) | (log_dispersion < -limit)
+    r, u = elementary.exp(-held), log_mean + held  # e^u = m / r
+    of_r, of_y = elementary.softplus(u), elementary.softplus(-u)
+    a = elementary.sigmoid(u)
+    by_u = fma(r, a, -y * (1.0 - a))
+    log_ratio, by_r = log_gamma_ratio(y, r)
+    value = fma(r, of_r, fma(y, of_y, -log_ratio))
+    return value, by_u, where(beyond, 0.0, fma(r, by_r - of_r, by_u))
+
+
+RAISED = 8
+"""By so much arguments are raised before Stirling's series, whose first lost term is 1e-14 there."""
+
+STIRLING = (1 / 12, -1 / 360, 1 / 1260, -1 / 1680, 1 / 1188, -691 / 360360)
+"""log G(x) = (x - 1/2) log x - x + log(2 pi) / 2 + sum of STIRLING[k] x^-(2k + 1) (DLMF 5.11.1)."""
+
+
+def log_gamma_ratio(y: Any, r: Any) -> tuple[Any, Any]:
+    """log(G(y + r) / G(r)) of y >= 0 and r > 0, and its derivative by r; large terms do not cancel."""
+    low, high = r + float(RAISED), y + r + float(RAISED)
+    growth = elementary.log1p(y / low)
+    (of_low, by_low), (of_high, by_high) = _correction(low), _correction(high)
+    value = fma(low - 0.5, growth, y * (elementary.log(high) - 1.0)) + (of_high - of_low)
+    by_r = growth + 0.5 * (1.0 / low - 1.0 / high) + (by_high - by_low)  # log x - 1 / (2 x) at both ends
+    for first in range(0, RAISED, 4):  # G(x + 8) = x (x + 1) .. (x + 7) G(x); the product of 8 would overflow
+        ratio = 1.0
+        for k in range(first, first + 4):
+            part = y / (r + float(k))
+            ratio = ratio * (1.0 + part)
+            by_r = by_r + part / (y + r + float(k))
+        value = value - elementary.log(ratio)
+    return value, by_r
+
+
+def _correction(x: Any) -> tuple[Any, Any]:
+    """Return Stirling's sum at x >= 8, and its derivative."""
+    inverse = 1.0 / x
+    square = inverse * inverse
+    value, slope = STIRLING[-1], STIRLING[-1] * (2.0 * len(STIRLING) - 1.0)
+    for k in range(len(STIRLING) - 2, -1, -1):
+        value = value * square + STIRLING[k]
+        slope = slope * square + STIRLING[k] * (2.0 * k + 1.0)
+    return value * inverse, -slope * square

@@ -1,0 +1,345 @@
+"""Layers lowered to a list of operations, with their places in the flat vector and in the workspace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from fastmlp import checks
+from fastmlp.model.activations import activation_of
+from fastmlp.model.embeddings import Embedding, Grouped
+from fastmlp.model.heads import Head
+from fastmlp.model.inputs import Blocks, Categories, Numbers, SparseNumbers, columns_of, sparse_columns
+from fastmlp.model.layers import (
+    Activate,
+    Add,
+    Concatenate,
+    Dense,
+    Dropout,
+    Members,
+    Part,
+    Residual,
+)
+from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, own_kind
+
+
+class _Lowering:
+    """The operations of layers, one layer after another."""
+
+    def __init__(self, inputs: int | Blocks) -> None:
+        self.sparse_in = sparse_columns(inputs)
+        """Sparse columns of X that the first `Dense` shall read."""
+        self.inputs = columns_of(inputs) - self.sparse_in
+        self.categories = 0
+        """Columns of categories so far."""
+        self.operations: list[Operation] = []
+        self.names: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.within: tuple[str, ...] = ()
+        self.pinned: set[int] = set()
+        """Operations whose output is read later, so that nothing may change it."""
+        self.members, self.members_at = 1, INPUTS
+        """How many networks it is from here on; and the operation where that begins."""
+
+    def width(self, source: int) -> int:
+        """Return the units of a source."""
+        return self.inputs if source == INPUTS else self.operations[source].width
+
+    def append(
+        self, kind: Kind, sources: tuple[int, ...], n_out: int, layer: Part | None, **more: Any
+    ) -> int:
+        """Append an operation; return its number."""
+        self.counts[kind.label] = self.counts.get(kind.label, 0) + 1
+        given = layer.name if layer is not None else None
+        name = more.pop("own_name", given) or f"{kind.label}{self.counts[kind.label]}"
+        n_in = more.pop("n_in", None) or self.width(sources[0])
+        self.operations.append(
+            Operation(kind, name, sources, n_in, n_out, layer=layer, within=self.within, **more)
+        )
+        place = len(self.operations) - 1
+        if given is not None:
+            self.remember(given, place)
+        return place
+
+    def remember(self, name: str, place: int) -> None:
+        """Let later layers read an operation by a name."""
+        self.names[name] = place
+        self.pinned.add(place)
+
+    def add(self, layer: Part, source: int) -> int:
+        """Append a layer that reads a source; return the operation that has its output."""
+        match layer:
+            case Members():
+                if self.members > 1:
+                    raise ValueError(f"a network has Members once, got {layer!r} after them")
+                self.members, self.members_at = layer.count, len(self.operations)
+                return self.append(KINDS["members"], (source,), self.width(source) * layer.count, layer)
+            case Dense() if self.members > 1:
+                return self.shared(layer, source)
+            case Dense():
+                own, around = own_kind(layer.activation), self.within
+                ends = layer.activation if own is None else "identity"
+                sparse_in, self.sparse_in = self.sparse_in, 0
+                n_in = self.width(source) + sparse_in
+                sparse_in = n_in if source == INPUTS else sparse_in
+                place = self.append(
+                    KINDS["dense"], (source,), layer.units, layer, activation=ends, n_in=n_in,
+                    sparse_in=sparse_in,
+                )  # fmt: skip
+                if own is not None:
+                    self.within = (*([layer.name] if layer.name else ()), *around)
+                    place = self.append(own, (place,), layer.units, Activate(layer.activation))
+                    self.within = around
+                    if layer.name:
+                        self.remember(layer.name, place)
+                return place
+            case Dropout():
+                return self.dropped(layer, source)
+            case Activate():
+                own, at = own_kind(layer.activation), self.operations[source]
+                if own is not None:
+                    return self.append_by_row(own, (source,), layer)
+                if layer.name is None and self.ends_open(source) and at.is_dense:
+                    given: Any = layer.activation
+                    self.operations[source] = at._replace(activation=given)
+                    return source
+                n = self.width(source)
+                return self.append(KINDS["activation"], (source,), n, layer, activation=layer.activation)
+            case Residual():
+                self.pinned.add(source)
+                inner, around = source, self.within
+                self.within = (*([layer.name] if layer.name else ()), *around)
+                for one in layer.layers:
+                    inner = self.add(one, inner)
+                self.within = around
+                return self.joined(KINDS["add"], (inner, source), layer, "a Residual")
+            case Add():
+                return self.joined(
+                    KINDS["add"], (source, self.named(layer.layer)), layer, f"Add({layer.layer!r})"
+                )
+            case Concatenate():
+                both = source, self.named(layer.layer)
+                return self.append_by_row(KINDS["concatenate"], both, layer)
+        kind = KINDS[layer.kind]
+        if kind.formula is None and not kind.state:
+            return self.append_by_row(kind, (source,), layer)
+        return self.append(kind, (source,), self.width(source), layer)
+
+    def append_by_row(self, kind: Kind, sources: tuple[int, ...], layer: Part) -> int:
+        """Append an operation on whole rows, of which each member has its own."""
+        first, total = self.width(sources[0]), sum(map(self.width, sources))
+        k = self.members
+        return self.append(kind, sources, total // k, layer, n_in=first // k, members=k)
+
+    def shared(self, layer: Dense, source: int) -> int:
+        """Append a product that all members share, their factors before and after it, and its activation."""
+        k, around = self.members, self.within
+        name = layer.name or f"dense{self.counts.get('dense', 0) + 1}"
+        self.within = (*([layer.name] if layer.name else ()), *around)
+        bare = replace(layer, activation="identity", name=None)
+        n_in = self.width(source) // k
+        place = self.append(KINDS["scale"], (source,), n_in * k, bare, own_name=name, part="r")
+        product = replace(bare, bias=False, bias_init="zeros")
+        place = self.append(
+            KINDS["dense"], (place,), layer.units, product, own_name=name, n_in=n_in, members=k
+        )
+        place = self.append(KINDS["scale_shift"], (place,), layer.units * k, bare, own_name=name, part="s")
+        if layer.activation != "identity":
+            place = self.add(Activate(layer.activation), place)
+        self.within = around
+        if layer.name:
+            self.remember(layer.name, place)
+        return place
+
+    def add_block(self, block: Numbers | Categories, column: int) -> list[int]:
+        """Append what makes units of a block of inputs; return the operations that have them."""
+        n = block.columns
+        source = self.append(KINDS["copy"], (INPUTS,), n, None, n_in=n, column=column)
+        if isinstance(block, Categories):
+            first, self.categories = self.categories, self.categories + n
+            return [self.append(KINDS["categories"], (source,), sum(block.width), block, column=first)]
+        embedding = block.embedding
+        if embedding is None:
+            return [source]
+        units, width, kept = embedding.units, embedding.linear_units, [source] * embedding.keeps_numbers
+        linear = width is not None
+        made = self.append(KINDS[embedding.kind], (source,), n * units, embedding, by_group=linear)
+        if width is not None:
+            made = self.append(KINDS["grouped"], (made,), n * width, Grouped(units, width))
+        return [*kept, made]
+
+    def add_inputs(self, blocks: Blocks) -> int:
+        """Append what makes units of blocks of inputs, side by side; return the operation that has all."""
+        found: list[int] = []
+        column = 0
+        for block in blocks:
+            if not isinstance(block, SparseNumbers):
+                found += self.add_block(block, column)
+                column += block.columns
+        if not found:
+            return INPUTS
+        whole, *others = found
+        for one in others:
+            both = whole, one
+            whole = self.append(KINDS["concatenate"], both, sum(map(self.width, both)), None)
+        return whole
+
+    def add_head(self, name: str, head: Head, source: int) -> int:
+        """Append the layers of a head; return the operation that has its logits."""
+        for layer in head.layers:
+            source = self.add(layer, source)
+        return self.add(Dense(head.units, name=name or None), source)
+
+    def ends_open(self, source: int) -> bool:
+        """Whether an operation may be given one more end: nothing ends it yet, and nobody reads it."""
+        here = self.operations[source]
+        return source not in self.pinned and here.dropout == 0 and here.activation == "identity"
+
+    def dropped(self, layer: Dropout, source: int) -> int:
+        """End an operation with dropout, or a copy of it where others read it without."""
+        if layer.rate == 0:
+            return source
+        if source in self.pinned or self.operations[source].dropout:
+            source = self.append(KINDS["copy"], (source,), self.width(source), None)
+        self.operations[source] = self.operations[source]._replace(dropout=layer.rate)
+        return source
+
+    def joined(self, kind: Kind, both: tuple[int, int], layer: Part, what: str) -> int:
+        """Append the sum of two operations, which must have the same units."""
+        widths = tuple(map(self.width, both))
+        if widths[0] != widths[1]:
+            raise ValueError(f"{what} adds layers of {widths[0]} and {widths[1]} units; they must be equal")
+        return self.append(kind, both, widths[0], layer)
+
+    def named(self, name: str) -> int:
+        """Return the operation of a layer's name."""
+        if name not in self.names:
+            known = ", ".join(self.names) or "none has a name yet"
+            raise ValueError(f"no earlier layer has the name {checks.shown(name)}; choose from: {known}")
+        if self.names[name] < self.members_at:
+            raise ValueError(
+                f"the layer {name!r} stands before Members; a layer after them reads one after them"
+            )
+        return self.names[name]
+
+
+def lowered(
+    inputs: int | Blocks,
+    layers: Sequence[Part],
+    output: str,
+    l1: float,
+    l2: float,
+    heads: Mapping[str, Head] | None = None,
+) -> tuple[Operation, ...]:
+    """Return the operations of a network, placed in the flat vector and in a row of the workspace.
+
+    Raises
+    ------
+    ValueError
+        If widths do not fit, a name is unknown or stands twice, or the last layer is not a plain `Dense`.
+    """
+    if not heads and (not isinstance(layers[-1], Dense) or layers[-1].activation != "identity"):
+        raise ValueError(
+            "the last of layers must be a Dense without an activation, which gives the logits; "
+            "output= says what comes after them"
+        )
+    lowering = _Lowering(inputs)
+    if lowering.sparse_in and (not layers or not isinstance(layers[0], Dense)):
+        raise ValueError("SparseNumbers need a Dense as the first of layers, which reads them")
+    place = INPUTS
+    if not isinstance(inputs, int):
+        place = lowering.add_inputs(inputs)
+    elif heads or not isinstance(layers[0], Dense):
+        place = lowering.append(KINDS["copy"], (INPUTS,), inputs, None)
+    for layer in layers:
+        place = lowering.add(layer, place)
+    lowering.pinned.add(place)
+    ends = [lowering.add_head(name, head, place) for name, head in (heads or {}).items()]
+    found = lowering.operations
+    if heads and lowering.members > 1:
+        raise ValueError("heads do not go with Members")
+    names = [one.name for one in found if not one.part]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two layers have the name {twice[0]!r}; one without a name has its kind and number")
+    if not heads:
+        found[-1] = found[-1]._replace(activation=output)
+    for end in ends:
+        found[end] = found[end]._replace(is_head=True)
+    readers = [source for one in found for source in one.sources]
+    written: set[int] = set()
+    for i in reversed(range(len(found))):
+        adds = []
+        for source in found[i].sources:
+            adds.append(source in written)
+            written.add(source)
+        below = found[found[i].sources[0]] if found[i].sources[0] != INPUTS else None
+        gates = (
+            found[i].is_dense
+            and below is not None
+            and below.is_dense
+            and below.activation == "relu"
+            and readers.count(found[i].sources[0]) == 1
+        )
+        found[i] = found[i]._replace(adds=tuple(adds), gates=gates)
+        if gates:
+            source = found[i].sources[0]
+            found[source] = found[source]._replace(gated=True)
+    _join_units(found, readers)
+    return tuple(_placed(found, readers, l1, l2))
+
+
+def _join_units(found: list[Operation], readers: Sequence[int]) -> None:
+    """Make runs of the unitwise operations after products that members share; see `Operation.run`.
+
+    Each by itself would go through memory: all members' units of a batch are far more than L2 holds.
+    """
+    for start in [place for place, one in enumerate(found) if one.members > 1 and one.is_dense]:
+        end = start
+        while end + 1 < len(found) - 1 and readers.count(end) == 1 and found[end].dropout == 0:
+            following = found[end + 1]
+            if following.sources != (end,) or not following.is_unitwise or following.is_head:
+                break
+            end += 1
+        if end > start:
+            parts = [
+                activation_of(one.activation) if one.kind.name == "activation" else one.kind
+                for one in found[start + 1 : end + 1]
+            ]
+            found[start:end] = [one._replace(joined=True) for one in found[start:end]]
+            found[end] = found[end]._replace(run=UnitRun(tuple(parts)))
+
+
+def _placed(
+    operations: Iterable[Operation], readers: Sequence[int], l1: float, l2: float
+) -> Iterable[Operation]:
+    """The operations with their places; readers : the sources of all operations, one after another."""
+    end = units = sums = 0
+    placed: list[Operation] = []
+    for one in operations:
+        start = end
+        if one.is_dense:
+            dense: Any = one.layer
+            biases, trained = start + one.n_in * one.n_out, start + (one.n_in + 1) * one.n_out
+            one = one._replace(
+                l1=l1 if dense.l1 is None else dense.l1, l2=l2 if dense.l2 is None else dense.l2
+            )
+            end = trained
+        elif isinstance(one.layer, Embedding):
+            first, second, state, _ = one.layer.sizes(one.groups)
+            biases, trained, end = start + first, start + first + second, start + first + second + state
+        else:
+            gain, shift = (one.members * length for length in one.kind.lengths(one.n_out))
+            biases, trained = start + gain, start + gain + shift
+            end = trained + one.kind.state * one.n_out
+        one = one._replace(weights=start, biases=biases, trained=trained, end=end)
+        first = one.sources[0]
+        if one.in_run:
+            placed.append(one._replace(units=placed[first].units, kept=units, sums=sums))
+            sums += trained - start
+        elif one.kind.name == "add" and readers.count(first) == 1 and not placed[first].needs_output:
+            placed.append(one._replace(units=placed[first].units, kept=units))
+        else:
+            placed.append(one._replace(units=units, kept=units + one.width))
+            units += one.width + one.kept_units
+    return placed

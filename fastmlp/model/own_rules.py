@@ -1,0 +1,188 @@
+"""Rules of a user's own: the formula of a step, and the optimisers that take it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.formulas.expressions import Expression, variable
+from fastmlp.formulas.tracing import trace
+from fastmlp.model.optimizer import Factors, Optimizer
+from fastmlp.model.pieces import NAME, of_one_element, restored
+from fastmlp.model.rules import MOST_CONSTANTS, MOST_MOMENTS, RULES, Step, StepRule
+
+Array = NDArray[Any]
+
+RESERVED = (
+    *("self", "learning_rate", "weight_decay", "clip_norm", "layer_rates", "layer_decays"),
+    *("decay_norms", "decay_biases"),
+)
+"""Names that a constant may not have: they are parameters of the optimiser."""
+
+
+class Rule(StepRule):
+    """The step of an optimiser of a user's own; called, it makes one.
+
+    Parameters
+    ----------
+    name : str
+        Letters, digits and _; none of fastmlp's own names.
+    step : callable
+        step(parameter, gradient, moments, rate, constants, t) returns the new parameter and the new moments
+        of one parameter, in NumPy's words (see `Activation`). `moments` is a tuple of numbers, 0 at first;
+        `constants` has a number for each name; t counts the steps from 1.
+    moments : int
+        How many numbers a parameter remembers, 0 to 4.
+    constants : mapping of str to float
+        The constants' names and defaults, 16 at most.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the step cannot be traced, in one line that names its line; or gives too few values.
+    """
+
+    constants: dict[str, float]
+
+    def __init__(
+        self, name: str, step: Step, moments: int = 0, constants: Mapping[str, float] | None = None
+    ) -> None:
+        what = f"the rule {checks.shown(name)}"
+        moments = checks.whole(f"moments of {what}", moments, 0, MOST_MOMENTS)
+        if not isinstance(constants, (Mapping, type(None))):
+            raise TypeError(f"constants of {what} must be a dict, got {checks.shown(constants)}")
+        given = dict(constants or {})
+        if len(given) > MOST_CONSTANTS:
+            raise ValueError(f"{what} may have {MOST_CONSTANTS} constants, got {len(given)}")
+        for key, value in given.items():
+            if not isinstance(key, str) or not NAME.fullmatch(key) or key in RESERVED or hasattr(dict, key):
+                raise ValueError(f"a constant of {what} must have a name of its own, got {checks.shown(key)}")
+            given[key] = checks.real(f"{key} of {what}", value)
+        values = trace(
+            what,
+            step,
+            variable("parameter"),
+            variable("gradient"),
+            tuple(variable(f"moment{i}") for i in range(moments)),
+            variable("rate"),
+            Constants({key: variable(f"constant{i}") for i, key in enumerate(given)}),
+            variable("t"),
+        )
+        values = tuple(of_one_element(what, expression) for expression in values)
+        if len(values) != 1 + moments:
+            raise ValueError(
+                f"{what} must return the new parameter and {moments} moments, got {len(values)} values"
+            )
+        self._set(name, values, given)
+
+    def _set(self, name: str, values: tuple[Expression, ...], constants: dict[str, float]) -> None:
+        super().__init__(name, self._on_numbers, len(values) - 1)
+        self._identify(name, RULES, *values, form=len(constants), data=tuple(constants.items()))
+        self.values, self.constants = values, constants
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return restored, (type(self), self.name, self.values, self.constants)
+
+    def __call__(
+        self,
+        learning_rate: Any = 1e-3,
+        *,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        layer_rates: Factors | None = None,
+        layer_decays: Factors | None = None,
+        decay_norms: bool = True,
+        decay_biases: bool = True,
+        **constants: float,
+    ) -> Any:
+        """Return an optimiser that takes this step.
+
+        Parameters
+        ----------
+        learning_rate : float, Schedule or function
+        weight_decay : float
+            At least 0; every step multiplies the parameters by 1 - rate * weight_decay first, as AdamW.
+        clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : as for every optimiser
+        constants : float
+            By name; those that are not given have their defaults.
+        """
+        unknown = [name for name in constants if name not in self.constants]
+        if unknown:
+            choices = ", ".join([*self.constants, *RESERVED[1:]])
+            raise TypeError(f"{self.name} has no constant {unknown[0]!r}; choose from: {choices}")
+        values = tuple({**self.constants, **constants}.values())
+        return RuleOptimizer(
+            learning_rate,
+            self,
+            values,
+            weight_decay,
+            clip_norm=clip_norm,
+            layer_rates=layer_rates,
+            layer_decays=layer_decays,
+            decay_norms=decay_norms,
+            decay_biases=decay_biases,
+        )
+
+    def on_arrays(
+        self, parameter: Array, gradient: Array, moments: Any, rate: Any, constants: Any, t: float
+    ) -> list[Array]:
+        """Return the new parameters and moments, of arrays of one shape and dtype; the rest are floats."""
+        given = self._named(parameter, gradient, moments, rate, constants, float(t))
+        found = (value.on_arrays(parameter.dtype, given) for value in self.values)
+        return [np.broadcast_to(value, parameter.shape) for value in found]
+
+    def _on_numbers(self, *given: Any) -> tuple[Any, tuple[Any, ...]]:
+        parameter, *moments = (value.on_numbers(self._named(*given)) for value in self.values)
+        return parameter, tuple(moments)
+
+    def _named(
+        self, parameter: Any, gradient: Any, moments: Any, rate: Any, constants: Any, t: Any
+    ) -> dict[str, Any]:
+        decay = constants[len(self.constants)]
+        return {
+            "parameter": (1.0 - rate * decay) * parameter,
+            "gradient": gradient,
+            **{f"moment{i}": moments[i] for i in range(self.moments)},
+            "rate": rate,
+            **{f"constant{i}": constants[i] for i in range(len(self.constants))},
+            "t": t,
+        }
+
+
+class Constants(dict[str, Any]):
+    """A rule's constants while it is traced, by item or by attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(f"the rule has no constant {name!r}")
+        return self[name]
+
+
+@dataclass(frozen=True)
+class RuleOptimizer(Optimizer):
+    """What a user's `Rule` makes when it is called."""
+
+    made_by: Rule
+    values: tuple[float, ...]
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in zip(self.made_by.constants, self.values, strict=True):
+            checks.real(name, value)
+        checks.real("weight_decay", self.weight_decay, 0)
+
+    @property
+    def own_rule(self) -> Rule:
+        """The step that it takes."""
+        return self.made_by
+
+    @property
+    def own_constants(self) -> tuple[float, ...]:
+        """Hyperparameters, in the order of the formula's arguments."""
+        return *self.values, self.weight_decay

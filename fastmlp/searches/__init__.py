@@ -1,0 +1,1 @@
+"""scikit-learn's searches, validation and bagging, whose networks train together."""

@@ -1,0 +1,128 @@
+"""joblib's backend whose tasks train together, and when scikit-learn's calls run on it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import joblib
+from joblib.parallel import ParallelBackendBase, get_active_backend
+from sklearn.base import BaseEstimator
+
+from fastmlp.estimators.convergence import warn
+from fastmlp.estimators.joint import Joint
+from fastmlp.searches.calls import make_in_worker, make_together
+from fastmlp.system.budget import usable_cores
+
+OWN = ("LokyBackend", "MultiprocessingBackend", "SequentialBackend", "ThreadingBackend", "TogetherBackend")
+"""The backends of this process and its children, in whose place tasks train together."""
+
+
+def trains_networks(estimator: Any) -> bool:
+    """Whether an estimator is one of fastmlp's, or has one among its parameters, as a pipeline."""
+    parameters = estimator.get_params() if isinstance(estimator, BaseEstimator) else {}
+    return any(isinstance(one, Joint) for one in (estimator, *parameters.values()))
+
+
+@contextmanager
+def together(estimator: Any, tasks: int | None = None, n_jobs: int | None = None) -> Iterator[None]:
+    """Have joblib's tasks in a `with` block train together, if they fit networks of fastmlp's.
+
+    With another backend that the program has chosen, as Dask, those of each worker do.
+    tasks : into how many a call divides its work, where it does so by the number of workers; n_jobs is that
+        number then
+    """
+    if not trains_networks(estimator):
+        yield
+        return
+    active = get_active_backend()[0]
+    chosen = None if type(active).__name__ in OWN else active
+    with joblib.parallel_config(TogetherBackend(tasks, n_jobs, chosen)):
+        yield
+
+
+def threads_of(n_jobs: int | None) -> int:
+    """Return how many threads a number of jobs means; all cores for None."""
+    if n_jobs == 0:
+        raise ValueError("n_jobs == 0 in Parallel has no meaning")
+    cores = usable_cores()
+    if n_jobs is None:
+        return cores
+    return n_jobs if n_jobs > 0 else max(1, cores + 1 + n_jobs)
+
+
+class Job:
+    """A batch of calls, of which joblib has one in each; callback(..) is called after the last of them."""
+
+    def __init__(self, backend: TogetherBackend, batch: Any, callback: Callable[[Any], None]) -> None:
+        self._backend, self.batch, self.callback = backend, batch, callback
+        self.result: Callable[[], list[Any]] | None = None
+
+    def get(self) -> list[Any]:
+        """Return what the calls returned; the first job whose result is requested has all of them run."""
+        self._backend.run()
+        assert self.result is not None
+        return self.result()
+
+
+class TogetherBackend(ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
+    """A backend of joblib's whose tasks train together, on as many threads as there would be jobs.
+
+    divisor, n_jobs : see `together`; chosen : a backend whose workers have some of the tasks each, or None
+    """
+
+    uses_threads = supports_sharedmem = True
+    default_n_jobs = -1
+
+    def __init__(self, divisor: int | None, n_jobs: int | None, chosen: Any) -> None:
+        super().__init__(nesting_level=0)
+        self._divisor, self._n_jobs, self._chosen = divisor, n_jobs, chosen
+        self._jobs: list[Job] = []
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
+        """Take over the number of threads, but where the calling task has them; have all tasks come."""
+        self._threads = n_jobs if self._divisor is None else self._n_jobs
+        if str(parallel.pre_dispatch).replace(" ", "") not in ("all", "2*n_jobs"):
+            warn("pre_dispatch is ignored where networks train together: tasks begin as memory allows")
+        parallel.pre_dispatch = "all"
+        return self.effective_n_jobs(n_jobs)
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return a number of workers, at least two: for a single one joblib would do without a backend."""
+        return max(2, self._divisor or threads_of(n_jobs))
+
+    def submit(self, func: Any, callback: Callable[[Any], None]) -> Job:
+        """Add a batch of calls."""
+        self._jobs.append(Job(self, func, callback))
+        return self._jobs[-1]
+
+    apply_async = submit
+
+    def run(self) -> None:
+        """Make all calls that have been added."""
+        jobs, self._jobs = self._jobs, []
+        workers = 1 if self._chosen is None else self._chosen.effective_n_jobs(self._threads)
+        if workers > 1:
+            self._run_on(workers, jobs)
+        elif jobs:
+            batches, callbacks = [job.batch for job in jobs], [job.callback for job in jobs]
+            tasks = make_together(threads_of(self._threads), batches, callbacks)
+            for job, task in zip(jobs, tasks, strict=True):
+                job.result = task.result
+
+    def _run_on(self, workers: int, jobs: Sequence[Job]) -> None:
+        """Make calls on the workers of the chosen backend."""
+        shares = [jobs[place::workers] for place in range(min(workers, len(jobs)))]
+        with joblib.parallel_config(self._chosen, n_jobs=workers):
+            calls = (joblib.delayed(make_in_worker)([job.batch for job in share]) for share in shares)
+            found = joblib.Parallel(batch_size=1)(calls)
+        for share, results in zip(shares, found, strict=True):
+            for job, result in zip(share, results, strict=True):
+                job.result = functools.partial(list, result)
+                job.callback(result)
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Forget calls that have not been made."""
+        self._jobs.clear()

@@ -1,0 +1,222 @@
+"""Bagged networks: scikit-learn's members, which train together and predict together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.ensemble import BaggingClassifier, BaggingRegressor
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fastmlp.estimators.classifier import MLPClassifier
+from fastmlp.estimators.fitted import SPARSE
+from fastmlp.estimators.joint import Joint
+from fastmlp.estimators.regressor import MLPRegressor
+from fastmlp.exchange import c_header, onnx_graph
+from fastmlp.exchange.steps import ExportGraph, mean_graph
+from fastmlp.many.predicting import predict_many
+from fastmlp.searches.backend import together
+
+Array = NDArray[Any]
+
+
+class _Ensemble(Joint):
+    """The part of a bag of networks that is the same for labels and for numbers."""
+
+    n_jobs: int | None
+    n_estimators: int
+    estimators_: list[Any]
+    estimators_features_: list[Array]
+    n_features_in_: int
+
+    def fit(self, X: Any, y: Any, sample_weight: ArrayLike | None = None, **params: Any) -> Self:
+        """Draw the rows and columns of each member, and train all members together.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+        y : (rows,) labels or real numbers
+        sample_weight : (rows,) array of at least 0, optional
+            How probable it is that a row is drawn.
+        **params : of the members' fit, with scikit-learn's metadata routing
+
+        Returns
+        -------
+        The ensemble itself.
+        """
+        n_jobs = self.n_jobs
+        try:
+            self.n_jobs = None  # with 1 scikit-learn would train one member after another
+            with together(self, self.n_estimators, n_jobs):
+                given: Any = super()  # scikit-learn's
+                return given.fit(X, y, sample_weight=sample_weight, **params)
+        finally:
+            self.n_jobs = n_jobs
+
+    def predict_members(self, X: Any) -> Array:
+        """Return what each member predicts.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+
+        Returns
+        -------
+        (members, rows) array, (members, rows, n_out) where a member has several outputs; of labels the
+        probabilities (members, rows, classes)
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
+        models = [member.model_ for member in self.estimators_]
+        columns = np.arange(X.shape[1])
+        if all(np.array_equal(features, columns) for features in self.estimators_features_):
+            outputs = predict_many(models, X)
+        else:
+            pairs = zip(models, self.estimators_features_, strict=True)
+            outputs = np.concatenate([predict_many([model], X[:, features]) for model, features in pairs])
+        return self._predictions(outputs)
+
+    def predict_std(self, X: Any) -> Array:
+        """Return the standard deviation of the members' predictions, shaped as one member's.
+
+        X : as for `predict_members`
+        """
+        return self.predict_members(X).std(axis=0)
+
+    def predict_quantiles(self, X: Any, quantiles: ArrayLike = (0.1, 0.5, 0.9)) -> Array:
+        """Return quantiles of the members' predictions.
+
+        Parameters
+        ----------
+        X : as for `predict_members`
+        quantiles : (k,) in [0, 1], or a single one
+
+        Returns
+        -------
+        (k, ..) array, each shaped as one member's predictions
+        """
+        return np.quantile(self.predict_members(X), np.asarray(quantiles, np.float64), axis=0)
+
+    def to_onnx(self, path: str | Path) -> None:
+        """Write the whole ensemble to one ONNX file: the mean of what its networks give.
+
+        Its input is "X" (rows, n_in), its output "output" (rows, n_out): numbers, or probabilities, of two
+        classes that of the second. All are in the dtype of the networks.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Raises
+        ------
+        NotFittedError
+            If the ensemble is not fitted.
+        ImportError
+            If onnx is not installed: `pip install "fastmlp[onnx]"`.
+        """
+        onnx_graph.write(self._graph(), path)
+
+    def to_c(self, path: str | Path, name: str | None = None) -> None:
+        """Write the whole ensemble as one C99 header, with `void NAME_predict(const real *X, real *out)`.
+
+        A row's n_in numbers go in, and what `to_onnx` gives of a row comes out.
+
+        Parameters
+        ----------
+        path : str or path
+        name : str, optional
+            What the names in the header begin with, an identifier; None takes it from the file's.
+
+        Raises
+        ------
+        NotFittedError
+            If the ensemble is not fitted.
+        ValueError
+            If the name is no identifier of C.
+        """
+        name = c_header.identifier(path, name)
+        Path(path).write_text(c_header.header(self._graph(), name), encoding="ascii")
+
+    def _graph(self) -> ExportGraph:
+        """Return the mean of the members' networks, of the columns that each reads."""
+        check_is_fitted(self)
+        models = [member.model_ for member in self.estimators_]
+        networks = [(model.network, model.parameters) for model in models]
+        return mean_graph(networks, self.estimators_features_, self.n_features_in_)
+
+    def _mean(self, X: Any) -> Array:
+        """Return the mean of the members' predictions, summed in scikit-learn's order."""
+        members = self.predict_members(X)
+        return np.add.reduce(members, axis=0) / len(members)
+
+    def _predictions(self, outputs: Array) -> Array:
+        """Return what members predict from what their networks give (members, rows, n_out)."""
+        return outputs[:, :, 0] if outputs.shape[2] == 1 else outputs
+
+
+class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]  # scikit-learn is untyped
+    """scikit-learn's BaggingClassifier of networks, with the same members: they train and predict together.
+
+    Parameters
+    ----------
+    estimator : MLPClassifier or None
+        A member; `MLPClassifier()` if None.
+    n_jobs : int or None
+        How many threads train, None for all cores.
+
+    Notes
+    -----
+    All other parameters and attributes are those of `sklearn.ensemble.BaggingClassifier`: `n_estimators`,
+    `max_samples`, `bootstrap`, `max_features`, `oob_score`, ..
+    """
+
+    _parameter_constraints = {  # noqa: RUF012  # as scikit-learn has it
+        **BaggingClassifier._parameter_constraints, "estimator": [MLPClassifier, None],
+    }  # fmt: skip
+
+    def _get_estimator(self) -> Any:
+        return MLPClassifier() if self.estimator is None else self.estimator
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the mean of the members' probabilities, (rows, classes), in the order of `classes_`."""
+        return self._mean(X)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithms of `predict_proba`."""
+        with np.errstate(divide="ignore"):
+            return np.log(self.predict_proba(X))
+
+    def _predictions(self, outputs: Array) -> Array:
+        if outputs.shape[2] == 1:
+            return np.concatenate([1 - outputs, outputs], axis=2)
+        return outputs
+
+
+class MLPEnsembleRegressor(_Ensemble, BaggingRegressor):  # type: ignore[misc]  # scikit-learn is untyped
+    """scikit-learn's BaggingRegressor of networks, with the same members: they train and predict together.
+
+    Parameters
+    ----------
+    estimator : MLPRegressor or None
+        A member; `MLPRegressor()` if None.
+    n_jobs : int or None
+        How many threads train, None for all cores.
+
+    Notes
+    -----
+    All other parameters and attributes are those of `sklearn.ensemble.BaggingRegressor`: `n_estimators`,
+    `max_samples`, `bootstrap`, `max_features`, `oob_score`, ..
+    """
+
+    _parameter_constraints = {  # noqa: RUF012  # as scikit-learn has it
+        **BaggingRegressor._parameter_constraints, "estimator": [MLPRegressor, None],
+    }  # fmt: skip
+
+    def _get_estimator(self) -> Any:
+        return MLPRegressor() if self.estimator is None else self.estimator
+
+    def predict(self, X: Any) -> Array:
+        """Return the mean of the members' predictions, (rows,), or (rows, n_out) of several outputs."""
+        return self._mean(X)

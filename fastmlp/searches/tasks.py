@@ -1,0 +1,218 @@
+"""Tasks that run one at a time, each in its thread, until they wait: for a training, or for other tasks.
+
+What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
+a training of a network it waits, and others run. Once all wait, their trainings are taken together.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from fastmlp.estimators.joint import TrainingThread
+from fastmlp.model.state import TrainState
+from fastmlp.searches.going_on import KeptTraining
+from fastmlp.searches.trainings import Awaited, train_together
+from fastmlp.searches.warning_state import current_state, restore
+from fastmlp.system.interrupts import POLL
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.plan import Plan
+
+MOST_BYTES = 1 << 28
+"""Bytes of rows from which on no further task begins until those that wait have trained."""
+
+MOST_TASKS = 1 << 10
+"""Tasks that wait for trainings at once; each is a thread, of some 50 KB."""
+
+
+class Abandoned(BaseException):
+    """Ends a task that nobody needs any more."""
+
+
+class TaskThread(TrainingThread):
+    """A call in a thread, which goes on only while its group has it do so.
+
+    call : what it does; error : what ended it, if anything did
+    ended_call : what the group calls after the end
+    delay : seconds that it has waited for trainings, less its share of these
+    parent : the task that waits for this one
+    """
+
+    _result: Any = None
+    error: BaseException | None = None
+    parent: TaskThread | None = None
+    runs = ended = False
+    delay = 0.0
+
+    def __init__(
+        self, group: TaskGroup, call: Callable[[], Any], ended_call: Callable[[Any], Any] | None = None
+    ) -> None:
+        super().__init__(daemon=True)
+        self.group, self._call, self.ended_call = group, call, ended_call
+        self._turns: SimpleQueue[None] = SimpleQueue()
+        self._context, self._warnings = contextvars.copy_context(), current_state()
+
+    def run(self) -> None:
+        """Make the call."""
+        try:
+            self._result = self._context.run(self._call)
+        except BaseException as error:
+            self.error = error
+        self.ended = True
+        self._give_turn()
+
+    def go_on(self) -> None:
+        """Begin, or go on from where the task waits. RuntimeError if there can be no further thread."""
+        restore(self._warnings)
+        self.runs = True
+        if self.ident is None:
+            try:
+                self.start()
+            except RuntimeError:
+                self.runs = False
+                raise
+        else:
+            self._turns.put(None)
+
+    def wait(self) -> None:
+        """Have others run until this task shall go on; Abandoned if it shall not."""
+        if not self.group.abandoned:
+            self._warnings = current_state()
+            self._give_turn()
+            self._turns.get()
+        if self.group.abandoned:
+            raise Abandoned
+
+    def result(self) -> Any:
+        """Return what the call returned, or raise its error."""
+        if self.error is not None:
+            raise self.error
+        return self._result
+
+    def _give_turn(self) -> None:
+        self.runs = False
+        self.group.turns.put(None)
+
+    def train(self, plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> Run:
+        """Return the finished run of a training that is taken with others."""
+        began, place = time.time(), KeptTraining(plan, state, callbacks)
+        awaited = self.group.add_training(self, Awaited(plan, state, callbacks, place.ended))
+        self.wait()
+        self.delay += time.time() - began - awaited.seconds
+        if isinstance(awaited.outcome, Run):
+            place.keep(awaited.outcome)
+            return awaited.outcome
+        assert awaited.outcome is not None
+        raise awaited.outcome
+
+
+class TaskGroup:
+    """Tasks whose trainings are taken together, on up to so many threads.
+
+    abandoned : whether no task shall go on
+    turns : filled by a task that no longer runs
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.threads = threads
+        self.abandoned = False
+        self.turns: SimpleQueue[None] = SimpleQueue()
+        self._fresh: deque[TaskThread] = deque()
+        self._ready: deque[TaskThread] = deque()
+        self._training: list[tuple[TaskThread, Awaited]] = []
+        self._left: dict[TaskThread, int] = {}
+        """Tasks that wait for others, with the number of these."""
+        self._begun: dict[TaskThread, None] = {}
+        self._most_tasks, self._bytes = MOST_TASKS, 0
+
+    def run(self, tasks: Sequence[TaskThread]) -> None:
+        """Run tasks to their end. One of these that calls it waits for its own.
+
+        Elsewhere the first error of a task ends the others, and is raised.
+        """
+        thread = threading.current_thread()
+        self._fresh.extendleft(reversed(tasks))
+        if isinstance(thread, TaskThread) and thread.group is self:
+            for task in tasks:
+                task.parent = thread
+            self._left[thread] = len(tasks)
+            thread.wait()
+            return
+        outside = current_state()
+        try:
+            self._take_turns()
+        except BaseException:
+            self._abandon()
+            raise
+        finally:
+            restore(outside)
+
+    def add_training(self, task: TaskThread, awaited: Awaited) -> Awaited:
+        """Add the training that a task is about to wait for."""
+        self._training.append((task, awaited))
+        self._bytes += awaited.bytes
+        return awaited
+
+    def _take_turns(self) -> None:
+        while self._fresh or self._ready or self._training:
+            full = len(self._training) >= self._most_tasks or self._bytes > MOST_BYTES
+            if self._ready:
+                self._let_run(self._ready.popleft())
+            elif self._fresh and not full:
+                self._let_run(self._fresh.popleft())
+            else:
+                self._train()
+
+    def _let_run(self, task: TaskThread) -> None:
+        try:
+            task.go_on()
+        except RuntimeError:  # "can't start new thread"
+            if not self._training:
+                raise
+            self._fresh.appendleft(task)
+            self._most_tasks = len(self._training)
+            return
+        self._begun[task] = None
+        self._await(task)
+        if task.ended:
+            self._end(task)
+
+    def _await(self, task: TaskThread) -> None:
+        while task.runs:
+            try:
+                self.turns.get(timeout=POLL)  # without a timeout Windows would not hear Ctrl-C
+            except Empty:
+                continue
+
+    def _end(self, task: TaskThread) -> None:
+        task.join()
+        del self._begun[task]
+        if task.ended_call is not None:
+            task.ended_call(task)
+        parent = task.parent
+        if parent is not None:
+            self._left[parent] -= 1
+            if not self._left[parent]:
+                self._ready.append(parent)
+        elif task.error is not None:
+            raise task.error
+
+    def _train(self) -> None:
+        """Take the trainings that tasks wait for; the tasks are ready then."""
+        training, self._training, self._bytes = self._training, [], 0
+        train_together([awaited for _, awaited in training], self.threads)
+        self._ready.extend(task for task, _ in training)
+
+    def _abandon(self) -> None:
+        """End all tasks that have begun, the last one first."""
+        self.abandoned = True
+        for task in reversed(self._begun):
+            self._await(task)
+            if not task.ended:
+                task.go_on()
+            task.join()

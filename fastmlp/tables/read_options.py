@@ -1,0 +1,65 @@
+"""Options for reading a file of any format: which columns, and how their texts are parsed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.texts import MISSING, guessed, parsed
+
+if TYPE_CHECKING:
+    import polars as pl
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a file is to be read.
+
+    kinds : of columns by name, as given or as a model learned them; those of others are guessed
+    only : the columns that are expected; None for all
+    missing : texts that say that there is no value
+    shown : whether there is a progress bar; None on a terminal and in a notebook
+    """
+
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    only: Sequence[str] | None = None
+    missing: Sequence[str] = MISSING
+    shown: bool | None = False
+
+
+DEFAULTS = ReadOptions()
+"""Nothing in particular."""
+
+
+def columns_to_read(names: list[str], read_options: ReadOptions) -> list[str]:
+    """Return the columns that are to be read; TableError if one of them is not there."""
+    if read_options.only is None:
+        return names
+    for name in read_options.only:
+        if name not in names:
+            raise TableError(f"there is no such column; there are: {', '.join(names)}", name)
+    return [name for name in names if name in read_options.only]
+
+
+def parsed_as(read_options: ReadOptions) -> dict[str, str | None]:
+    """Return what columns of text are to be parsed as, by name."""
+    return {name: KINDS[kind].read_as for name, kind in read_options.kinds.items() if kind in KINDS}
+
+
+def typed(part: pl.DataFrame, known: dict[str, str | None], guess: bool = True) -> pl.DataFrame:
+    """Return a part with its texts parsed as they are known to be; what is unknown is guessed, and kept."""
+    import polars as pl
+
+    columns = []
+    for series in part.get_columns():
+        if series.dtype == pl.String:
+            if guess and known.get(series.name) is None:
+                known[series.name] = guessed(series)
+            kind = known.get(series.name)
+            if kind in ("number", "date"):
+                series = parsed(series, kind)
+        columns.append(series)
+    return pl.DataFrame(columns)

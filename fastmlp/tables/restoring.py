@@ -1,0 +1,151 @@
+"""Records of columns, a task and a training, restored from a file; refused where it holds no such thing.
+
+Separate from the records: what is learned from a table never contradicts itself, a file may.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from fastmlp import checks
+from fastmlp.model.activations import HIDDEN
+from fastmlp.model.descriptions import restored
+from fastmlp.model.layers import checked_layers
+from fastmlp.model.optimizers import BY_NAME
+from fastmlp.tables.columns import Column
+from fastmlp.tables.errors import different
+from fastmlp.tables.kinds import KINDS, Text
+from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.search import SearchTrial
+from fastmlp.tables.tasks import TASKS, Classification, Regression
+from fastmlp.tables.values import TAILS
+
+
+def columns_of(descriptions: list[dict[str, Any]]) -> tuple[Column, ...]:
+    """Return the columns that `described` of each describes.
+
+    Raises
+    ------
+    ValueError, TypeError, KeyError
+        If one does not, or two have one name.
+    """
+    columns = tuple(map(_column, descriptions))
+    different(column.name for column in columns)
+    return columns
+
+
+def _column(description: dict[str, Any]) -> Column:
+    fields = dict(description)
+    kind = KINDS[checks.choice("kind of column", fields.pop("kind"), tuple(KINDS))]
+    for name, value in fields.items():
+        check, expected = _CHECKS[name]
+        if not check(value):
+            raise ValueError(f"{name} of a column must be {expected}, got {checks.shown(value)}")
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    column = kind(**fields)
+    if isinstance(column, Text) and len(column.words) != len(column.weights):
+        raise ValueError(f"a text has {len(column.words)} words and {len(column.weights)} weights")
+    return column
+
+
+def task_of(description: dict[str, Any]) -> Classification | Regression:
+    """Return the task that is described; errors as those of `columns_of`."""
+    if TASKS[checks.choice("task", description["name"], tuple(TASKS))] is Classification:
+        classes = description["classes"]
+        kinds = {type(one) for one in classes} if isinstance(classes, list) else set()
+        if len(kinds) != 1 or not kinds <= {str, int, float, bool} or len(classes) < 2:
+            raise ValueError("the classes are no list of different texts or numbers")
+        if kinds == {float} and not all(map(math.isfinite, classes)):
+            raise ValueError("a class is not finite")
+        if sorted({*classes}) != classes:
+            raise ValueError("the classes are not ascending")
+        return Classification(tuple(classes))
+    deviation = checks.real("deviation", description["deviation"], 0, open_low=True)
+    return Regression(checks.real("mean", description["mean"]), deviation)
+
+
+def recipe_of(description: dict[str, Any]) -> Recipe:
+    """Return the settings of a training that are described; errors as those of `columns_of`."""
+    layers = restored(description.get("layers"))
+    read = {"hidden": _widths(description["hidden"]), "layers": layers and checked_layers(layers)}
+    recipe = Recipe(**{**description, **read})
+    checks.choice("hidden activation", recipe.activation, HIDDEN)
+    checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
+    for name in ("epochs", "batch_size", "members", "patience", "most_epochs", "most_members"):
+        checks.whole(name, getattr(recipe, name), 1)
+    for name in ("learning_rate", "dropout", "l2", "decay"):
+        checks.real(name, getattr(recipe, name), 0)
+    checks.whole("bins", recipe.bins, 0)
+    checks.flag("balanced", recipe.balanced)
+    return recipe
+
+
+def trials_of(descriptions: list[Any]) -> list[SearchTrial]:
+    """Return what a search tried; errors as those of `columns_of`."""
+    trials = []
+    for hidden, rate, loss, seconds in descriptions:
+        loss = math.nan if loss is None else checks.real("loss", loss)  # JSON has no NaN
+        rate, seconds = checks.real("learning_rate", rate, 0), checks.real("seconds", seconds, 0)
+        trials.append(SearchTrial(_widths(hidden), rate, loss, seconds))
+    return trials
+
+
+def _widths(hidden: list[Any]) -> tuple[int, ...]:
+    return tuple(checks.whole("a hidden layer", width, 1) for width in hidden)
+
+
+def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return a report as it is; errors as those of `columns_of`."""
+    if description is None:
+        return None
+    for name in ("trained on", "held out", "linear model"):
+        checks.whole(f"rows {name}", description["rows"][name], 1)
+    measures = description["scores"]["network"].keys()
+    for name, row in description["scores"].items():
+        if row.keys() != measures:
+            raise ValueError(f"the report has other scores of {name!r} than of the network")
+        for measure, score in row.items():
+            if score is not None:
+                checks.real(measure, score)
+    for name in ("of", "hold", "wide") if "intervals" in description else ():
+        checks.real(f"what intervals {name}", description["intervals"][name], 0)
+    return description
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return _is_number(value) and value > 0
+
+
+def _are_texts(value: Any) -> bool:
+    texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return texts and len({*value}) == len(value)
+
+
+_Check = tuple[Callable[[Any], bool], str]
+_TEXT: _Check = (lambda value: isinstance(value, str), "text")
+_TEXTS: _Check = (_are_texts, "a list of different texts")
+_FLAG: _Check = (lambda value: isinstance(value, bool), "true or false")
+_NUMBER: _Check = (_is_number, "a finite number")
+_POSITIVE: _Check = (_is_positive, "a finite number above 0")
+
+_CHECKS: dict[str, _Check] = {
+    **dict.fromkeys(("name", "reason"), _TEXT),
+    **dict.fromkeys(("levels", "words"), _TEXTS),
+    **dict.fromkeys(("rest", "missing", "times"), _FLAG),
+    **dict.fromkeys(("scale", "unit"), _POSITIVE),
+    "center": _NUMBER,
+    "tails": (lambda value: isinstance(value, str) and value in TAILS, f"one of {', '.join(TAILS)}"),
+    "weights": (
+        lambda value: isinstance(value, list) and all(map(_is_positive, value)),
+        "a list of finite numbers above 0",
+    ),
+    "beyond": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
+    "unknown": (lambda value: _is_number(value) and 0 <= value <= 1, "a number in [0, 1]"),
+}
+"""What a file may hold in the fields of columns."""

@@ -1,0 +1,133 @@
+"""One call of a slot: its arguments, what the reference makes of them, and the largest error allowed."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend.registry import get_variant
+from fastmlp.testing.guards import guarded, overrun
+
+Array = NDArray[Any]
+
+
+def wide(array: Array) -> Array:
+    """Return the array in float64."""
+    return array.astype(np.float64)
+
+
+def compared(got: Any, expected: Array, bound: Any) -> tuple[Array, Array]:
+    """Return errors, and where they are right: within the bound, or the same infinity, or NaN as well."""
+    with np.errstate(invalid="ignore"):
+        error = np.abs(got - expected)
+    same = (got == expected) | (np.isnan(got) & np.isnan(expected))
+    return error, np.where(np.isfinite(expected), error <= bound, same)
+
+
+class Case(NamedTuple):
+    """One call of a slot.
+
+    label : what distinguishes it from the other cases, e.g. "relu"
+    arguments : the slot's arguments; those in `written` are outputs, some of them also inputs
+    written : {position of an output: expected array}, float64
+    returned : expected return value, or None
+    bound : {position: largest absolute error allowed}, arrays or scalars
+    scratch : position of the array that a slot may leave in any state, or None
+    timed : whether it is a row of benchmarks, too; NaN and infinities are not
+    slot : the slot's name
+    """
+
+    label: str
+    arguments: tuple[Any, ...]
+    written: dict[int, Array]
+    returned: float | None
+    bound: dict[int, Any]
+    scratch: int | None = None
+    timed: bool = True
+    slot: str = ""
+
+    def fresh(self) -> tuple[Any, ...]:
+        """Return the arguments with guarded copies of all arrays, but for the scratch, which is guarded.
+
+        An array that is given twice stays one.
+        """
+        kept = () if self.scratch is None else (self.scratch,)
+        arrays = {
+            id(a): guarded(a)
+            for i, a in enumerate(self.arguments)
+            if isinstance(a, np.ndarray) and i not in kept
+        }
+        return tuple(arrays.get(id(a), a) for a in self.arguments)
+
+    def inputs(self) -> dict[int, Array]:
+        """Return by position the arrays of which a slot must not change a bit."""
+        written = [self.arguments[i] for i in self.written]
+        return {
+            i: a
+            for i, a in enumerate(self.arguments)
+            if isinstance(a, np.ndarray) and i != self.scratch and not any(a is out for out in written)
+        }
+
+    def check(self, arguments: tuple[Any, ...], returned: Any) -> None:
+        """Raise AssertionError unless a call of `fresh` arguments agrees with the reference.
+
+        A slot must also leave its inputs as they were: what comes after it in a step reads them. It must
+        write nothing around its arrays. Where NumPy has NaN or an infinity, so must it. The error is one
+        line: the argument, the index that is farthest off, what was got there and what was required.
+        """
+        for position, array in enumerate(arguments):
+            if isinstance(array, np.ndarray) and (where := overrun(array)):
+                raise AssertionError(f"{self._array(position, array)}: {where} was written")
+        for position, given in self.inputs().items():
+            array = arguments[position]
+            if array.tobytes() != given.tobytes():
+                bits = np.dtype(f"u{array.itemsize}")
+                index = _first(array.view(bits) != given.view(bits))
+                raise AssertionError(
+                    f"{self._element(position, array, index)} is an input, which a slot must not change: "
+                    f"it was {given[index]} and is {array[index]}"
+                )
+        for position, expected in self.written.items():
+            array = arguments[position]
+            bound = np.broadcast_to(self.bound[position], expected.shape)
+            error, right = compared(wide(array), expected, bound)
+            wrong = ~right
+            if wrong.any():
+                with np.errstate(invalid="ignore"):
+                    off = np.where(wrong, np.nan_to_num(error - bound, nan=np.inf), -np.inf)
+                index = np.unravel_index(np.argmax(off), error.shape)
+                raise AssertionError(
+                    f"{self._element(position, array, index)} is {array[index]} and should be "
+                    f"{expected[index]:.9g}: off by {error[index]:.3g}, allowed are {bound[index]:.3g}; "
+                    f"{np.count_nonzero(wrong)} of {wrong.size} elements are off"
+                )
+        if self.returned is not None:
+            # A sum in float64 of positive and negative terms has the error of its terms.
+            allowed = self.bound[-1]
+            if returned is None or not compared(returned, np.asarray(self.returned), allowed)[1]:
+                raise AssertionError(
+                    f"{self._named()} returns {returned} and should return {self.returned:.9g}, "
+                    f"within {allowed:.3g}"
+                )
+
+    def _named(self) -> str:
+        return f"{self.slot}, {self.label}," if self.label else self.slot
+
+    def _element(self, position: int, array: Array, index: tuple[Any, ...]) -> str:
+        return self._array(position, array, f"[{', '.join(map(str, index))}]")
+
+    def _array(self, position: int, array: Array, place: str = "") -> str:
+        """Return what an array, or an element, is called in the slot's signature."""
+        parameters = list(inspect.signature(get_variant("baseline").slots[self.slot]).parameters)
+        return (
+            f"{self._named()} argument {position}: {parameters[position]}{place} "
+            f"(shape {array.shape}, {array.dtype})"
+        )
+
+
+def _first(where: Array) -> tuple[Any, ...]:
+    """Return the index of the first element that holds."""
+    return tuple(np.argwhere(where)[0])

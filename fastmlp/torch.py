@@ -1,0 +1,182 @@
+"""Networks as modules of PyTorch's, whose forward and backward are fastmlp's: `fastmlp.torch.Module`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import DTypeLike
+
+from fastmlp import checks
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import SGD
+from fastmlp.system.packages import needed
+from fastmlp.training.model import Model
+from fastmlp.training.stepper import Stepper
+
+torch = needed("torch", "torch", "fastmlp.torch")
+
+
+class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has no types here
+    """A network as a `torch.nn.Module` on the CPU, for losses and optimisers of PyTorch's.
+
+    `module(X)` takes a tensor (rows, n_in) to the network's outputs (rows, n_out), after the output's
+    activation; the network's loss and penalties have no part in it. Hidden units are dropped in training
+    mode. Derivatives by parameters and by X are those of `Stepper.backward`; a second derivative is refused.
+    Where other forwards lie between a forward and its backward, that is taken again.
+
+    Parameters
+    ----------
+    network : Network or Model
+        What it computes; it starts from the model's parameters, which are copied.
+    seed, most_rows, threads, backend : as for `Stepper`
+    dtype : float32 or float64, optional
+        Of inputs, outputs and parameters; that of the model if None, else float32.
+
+    Attributes
+    ----------
+    stepper : Stepper
+        Whose memory the parameters share: what an optimiser writes to them is there, too.
+    weights : torch.nn.ParameterList
+        Per layer (n_in, n_out), the transpose of what `torch.nn.Linear` has.
+    biases : torch.nn.ParameterList
+        Per layer (n_out,).
+    layers : torch.nn.ModuleDict
+        Of a network that is no chain, in the place of both: arrays by name, as `Model.layers` has them.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a mistake in the arguments, in one line.
+    """
+
+    def __init__(
+        self,
+        network: Network | Model,
+        *,
+        seed: int | None = None,
+        dtype: DTypeLike | None = None,
+        most_rows: int = 1024,
+        threads: int = 1,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        checks.instance("network", network, (Network, Model), "a Network or a Model")
+        model = network if isinstance(network, Model) else None
+        described = network.network if isinstance(network, Model) else network
+        dtype = dtype or ("float32" if model is None else model.parameters.dtype)
+        options: dict[str, Any] = {"seed": seed, "initial": model, "dtype": dtype, "backend": backend}
+        self._hold(Stepper(described, SGD(), most_rows=most_rows, threads=threads, **options))
+
+    def _hold(self, stepper: Stepper) -> None:
+        self.stepper = stepper
+        shared: Any = lambda view: torch.nn.Parameter(torch.from_numpy(view))  # noqa: E731
+        if stepper.network.is_chain:
+            for name in ("weights", "biases"):
+                setattr(self, name, torch.nn.ParameterList(map(shared, getattr(stepper, name))))
+        else:
+            taken = {*dir(torch.nn.ModuleDict()), *dir(self)}
+            if clashing := [name for name in stepper.layers if name in taken]:
+                raise ValueError(
+                    f"a module of PyTorch's can have no layer {clashing[0]!r}; give it another name"
+                )
+            self.layers = torch.nn.ModuleDict(
+                {layer: _Arrays(arrays, shared) for layer, arrays in stepper.layers.items()}
+            )
+        self._forwards = 0
+        """Counts forwards, so that a backward knows whether its own was the last."""
+
+    def forward(self, X: Any) -> Any:
+        """Return the outputs (rows, n_out) for a tensor X (rows, n_in); errors as of `Stepper.forward`."""
+        return _Passing.apply(self, X, *self.parameters())
+
+    def model(self) -> Model:
+        """Return the network with a copy of the parameters as a fastmlp model."""
+        return self.stepper.model()
+
+    def extra_repr(self) -> str:
+        """Return what `repr` says of it."""
+        return f"{self.stepper.network.summary}, backend {self.stepper.backend!r}"
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        for parameter in self.parameters():
+            moved = fn(parameter.data)
+            if moved.data_ptr() != parameter.data_ptr():
+                raise TypeError(
+                    f"the parameters of fastmlp.torch.Module stay {parameter.dtype} on the CPU, in memory "
+                    f"that fastmlp shares; got {moved.dtype} on {moved.device}"
+                )
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        trained = [parameter.requires_grad for parameter in self.parameters()]
+        return _restored, (type(self), self.stepper, self.training, trained)
+
+
+class _Arrays(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has no types here
+    """The arrays of one layer: parameters, and the running state of a batch norm as buffers."""
+
+    def __init__(self, arrays: dict[str, Any], shared: Any) -> None:
+        super().__init__()
+        for name, view in arrays.items():
+            if name in ("mean", "variance"):
+                self.register_buffer(name, torch.from_numpy(view))
+            else:
+                setattr(self, name, shared(view))
+
+
+def _restored(kind: type[Module], stepper: Stepper, training: bool, trained: list[bool]) -> Module:
+    module = kind.__new__(kind)
+    torch.nn.Module.__init__(module)
+    module._hold(stepper)
+    for parameter, trains in zip(module.parameters(), trained, strict=True):
+        parameter.requires_grad_(trains)
+    return module.train(training)
+
+
+class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # torch has no types here
+    """A forward of a module, and its backward."""
+
+    @staticmethod
+    def forward(ctx: Any, module: Module, X: Any, *parameters: Any) -> Any:
+        ctx.module, ctx.training, ctx.at = module, module.training, module.stepper.steps
+        ctx.save_for_backward(X, *parameters)  # they must be the same when the backward comes
+        out = _taken(ctx, X)
+        module.stepper.steps += module.training  # other units are dropped next time
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, by_outputs: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "fastmlp.torch.Module has no second derivative; leave out create_graph=True, "
+                "or use Model.to_torch()"
+            )
+        X, *parameters = ctx.saved_tensors
+        stepper = ctx.module.stepper
+        if ctx.module._forwards != ctx.number:
+            state = [buffer.clone() for buffer in ctx.module.buffers()]  # which moved in the first forward
+            _taken(ctx, X)
+            for buffer, before in zip(ctx.module.buffers(), state, strict=True):
+                buffer.copy_(before)
+        by_inputs = stepper.backward(by_outputs.contiguous().numpy(), inputs=ctx.needs_input_grad[1])
+        flat, first = torch.from_numpy(stepper.gradients.copy()), stepper.parameters.ctypes.data
+        places = [(one.data_ptr() - first) // one.element_size() for one in parameters]
+        found = [
+            flat[place : place + one.numel()].view(one.shape)
+            for place, one in zip(places, parameters, strict=True)
+        ]
+        gradients = zip(found, ctx.needs_input_grad[2:], strict=True)
+        of_X = None if by_inputs is None else torch.from_numpy(by_inputs)
+        return None, of_X, *(gradient if needs else None for gradient, needs in gradients)
+
+
+def _taken(ctx: Any, X: Any) -> Any:
+    """Return the outputs of a forward, and number it as the last one of its module."""
+    module, stepper = ctx.module, ctx.module.stepper
+    module._forwards += 1
+    ctx.number = module._forwards
+    now, stepper.steps = stepper.steps, ctx.at
+    try:
+        return torch.from_numpy(stepper.forward(X.detach().contiguous().numpy(), training=ctx.training))
+    finally:
+        stepper.steps = now

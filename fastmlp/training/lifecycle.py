@@ -1,0 +1,92 @@
+"""A training from its beginning to its end: callbacks, signals and limits around the chunks of the loop."""
+
+from __future__ import annotations
+
+import copy
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.state import Snapshot, TrainState
+from fastmlp.system import budget
+from fastmlp.system.interrupts import deferred
+from fastmlp.training.callbacks import Callback, Run, no_snapshot, with_state
+from fastmlp.training.loop import Training
+from fastmlp.training.plan import Plan
+
+
+def train(
+    plan: Plan,
+    state: TrainState,
+    callbacks: Sequence[Callback],
+    resumed: Snapshot | None = None,
+    begin: Callable[..., Training] | None = None,
+) -> Run:
+    """Train in place on state.parameters and state.moments; return the finished run.
+
+    Schedules, Adam's corrections and dropout count on from state.step; the run counts from 0. What a later
+    training needs to go on from here is in run.left. begin : makes another kind of `Training`
+    Raises DivergenceError if a loss or a parameter is no longer finite, unless the plan allows that.
+    """
+    with under_way(plan, state, callbacks, resumed, begin) as training:
+        training.run_chunks()
+    return training.run
+
+
+@contextmanager
+def under_way(
+    plan: Plan,
+    state: TrainState,
+    callbacks: Sequence[Callback],
+    resumed: Snapshot | None,
+    begin: Callable[..., Training] | None,
+) -> Iterator[Training]:
+    """Begin a training, give it, and end it when all of its chunks have been taken; see `train`."""
+    training = (begin or Training)(plan, state, callbacks, resumed)
+    run = training.run
+    begun: list[Callback] = []
+    with deferred(training.stop) as signals:
+        try:
+            for callback in callbacks:
+                callback.on_train_begin(run)
+                begun.append(callback)
+            if resumed is not None:
+                for callback, (_, saved) in zip(with_state(callbacks), resumed.callbacks, strict=True):
+                    if saved:
+                        _take_over(callback, run, saved)
+            threads = plan.blas_threads or plan.threads
+            with budget.training(), budget.blas_threads(threads) if plan.calls_blas else nullcontext():
+                yield training
+            run.left = training.left()
+        finally:
+            try:
+                if begun:
+                    _end(begun, run)
+            finally:
+                # At the very end the run drops its reference to the training. The cycle would keep every
+                # array until the garbage collector runs, which goes by numbers of objects and not by bytes.
+                run.snapshot = no_snapshot
+    run.interrupted = run.interrupted or signal.SIGINT in signals
+
+
+def _end(begun: Sequence[Callback], run: Run) -> None:
+    """End every callback that began, in order, even if one of them raises."""
+    try:
+        begun[0].on_train_end(run)
+    finally:
+        if len(begun) > 1:
+            _end(begun[1:], run)
+
+
+def _take_over(callback: Callback, run: Run, saved: dict[str, Any]) -> None:
+    try:
+        callback.load_state_dict(run, copy.deepcopy(saved))  # it may change what another model keeps
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else error
+        raise CheckpointError(
+            f"the checkpoint's state of {type(callback).__name__} is not sound: {reason}"
+        ) from error

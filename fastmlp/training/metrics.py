@@ -1,0 +1,241 @@
+"""What `fit(metrics=)` measures after every epoch, by scikit-learn's names or a user's own functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp import checks
+from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import unpacked
+from fastmlp.model.heads import columns_of_heads
+from fastmlp.model.losses import loss_of
+from fastmlp.model.network import Network
+from fastmlp.model.objective import Objective
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.model import Model
+
+if TYPE_CHECKING:
+    from fastmlp.training.ranks import Ranks
+
+Array = NDArray[Any]
+Metric = str | Callable[[Array, Array], float]
+Given = list[Metric] | dict[str, list[Metric]]
+"""The metrics of a network, or of its heads by their names."""
+
+
+class Named(NamedTuple):
+    """A metric with its name; measure(y, outputs, weights) returns its value. weights : None if all are 1"""
+
+    name: str
+    measure: Callable[[Array, Array, Array | None], float]
+
+
+class Measured(NamedTuple):
+    """Outputs of a network, all or those of a head, with what is measured of them."""
+
+    columns: slice
+    objective: Objective
+    metrics: list[Named]
+
+    def rows_of(self, data: Data) -> tuple[Any, Array, Array | None]:
+        """Return (rows that have targets, y as metrics take it, weights); None for weights of 1."""
+        targets = data.targets[:, self.columns]
+        there: Any = ~np.isnan(targets).any(axis=1)
+        there = slice(None) if there.all() else there
+        y = truth(self.objective, targets[there]).view()
+        y.flags.writeable = False  # it may be the targets themselves
+        weights = data.weights[there]
+        return there, y, None if (weights == 1).all() else weights
+
+
+class Metrics(Callback):
+    """Measures outputs on sets of rows after every epoch, and writes the values to the history.
+
+    rows : by what comes before a metric's name in the history, rows to predict, of each rank its own
+    ranks : the first of them measures, on the rows of all
+    """
+
+    def __init__(self, measured: list[Measured], rows: dict[str, Data], ranks: Ranks) -> None:
+        self._measured, self._rows, self._ranks = measured, rows, ranks
+        self.names = [prefix + metric.name for prefix in rows for one in measured for metric in one.metrics]
+        """Curves of the history that it writes."""
+
+    def on_train_begin(self, run: Run) -> None:
+        """Look up what is measured of which rows."""
+        gathered = self._ranks.gathered
+        self._known = [
+            (prefix, one, one.rows_of(data._replace(targets=targets, weights=weights)))
+            for prefix, data in self._rows.items()
+            for targets, weights in [(gathered(data.targets), gathered(data.weights))]
+            for one in self._measured
+        ]
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Predict every row once, and measure."""
+        model = Model(run.network, run.parameters, {}, run._backend(), None)
+        predicted = {}
+        for prefix, data in self._rows.items():
+            own = model.forward(unpacked(data.inputs)) if len(data.weights) else data.targets
+            predicted[prefix] = self._ranks.gathered(own)
+        values: list[float] = []
+        with self._ranks.raise_on_all_ranks():
+            if self._ranks.first:
+                values = [*self._values(predicted)]
+        for name, value in zip(self.names, self._ranks.of_first(values), strict=True):
+            run.history.setdefault(name, []).append(value)
+
+    def _values(self, predicted: dict[str, Array]) -> Iterable[float]:
+        for prefix, one, (rows, y, weights) in self._known:
+            outputs = predicted[prefix][rows, one.columns]
+            outputs = outputs[:, 0] if outputs.shape[1] == 1 else outputs
+            outputs.flags.writeable = False  # all metrics read the same
+            for name, measure in one.metrics:
+                try:
+                    yield float(measure(y, outputs, weights))
+                except (ValueError, TypeError) as error:
+                    raise ValueError(f"metric {name!r}: {str(error).splitlines()[0]}") from error
+
+
+def truth(objective: Objective, targets: Array) -> Array:
+    """Return y as metrics take it, of targets (rows, n_out).
+
+    Class labels (rows,) where softmax has one-hot rows; each column of y once, and (rows,) for one column.
+    """
+    if objective.output == "softmax" and (np.count_nonzero(targets, axis=1) == 1).all():
+        return targets.argmax(axis=1)
+    loss = loss_of(objective.loss)
+    if len(loss.parameter or ()) > 1 and (targets == targets[:, :1]).all():
+        targets = targets[:, :1]  # of several quantiles
+    targets = targets[:, : targets.shape[1] // loss.outputs_per_target]
+    return targets[:, 0] if targets.shape[1] == 1 else targets
+
+
+def checked_metrics(metrics: Any, network: Network) -> Given:
+    """Return names and functions as a new list, with heads as a dict of them; TypeError for what is none."""
+    if not (names := network.head_names):
+        return _listed("metrics", metrics)
+    if not isinstance(metrics, Mapping):
+        if _listed("metrics", metrics):
+            heads = ", ".join(names)
+            raise TypeError(f"metrics must be a dict of lists for {heads}; got {checks.shown(metrics)}")
+        return {}
+    return {
+        checks.choice("head with metrics", name, names): _listed(f"metrics[{name!r}]", of_head)
+        for name, of_head in metrics.items()
+    }
+
+
+def _listed(what: str, metrics: Any) -> list[Metric]:
+    if isinstance(metrics, (str, Mapping)) or not isinstance(metrics, Iterable):
+        raise TypeError(f"{what} must be a list of names and functions, got {checks.shown(metrics)}")
+    return [*metrics]
+
+
+def metrics_of(
+    metrics: Given,
+    on_training: bool,
+    network: Network,
+    data: Data | None,
+    held_out: Data | None,
+    ranks: Ranks,
+) -> list[Metrics]:
+    """Return the callback that measures, in a list; an empty one without metrics. Errors as of `fit`.
+
+    data : the rows that steps visit, None if they are not all in memory; held_out : those to validate on;
+        both of this rank
+    """
+    if not metrics:
+        return []
+    measured = [*_measured(metrics, network)]
+    names = [one.name for part in measured for one in part.metrics]
+    if not names:
+        return []
+    if twice := {name for name in names if names.count(name) > 1 or _is_taken(name, network)}:
+        raise ValueError(f"every metric needs a name of its own, got {', '.join(sorted(twice))}")
+    rows = {} if held_out is None else {"validation_": held_out}
+    if checks.flag("training_metrics", on_training):
+        if data is None:
+            raise ValueError("training_metrics needs all rows in memory, and these come block by block")
+        rows[""] = data
+    if not rows:
+        raise ValueError("metrics need fit(validation=...), of rows in memory, or training_metrics=True")
+    return [Metrics(measured, rows, ranks)]
+
+
+def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
+    """Yield what is measured of all outputs, or of each head's."""
+    if isinstance(metrics, list):
+        yield Measured(slice(None), network.objective, [_named(one, network.objective) for one in metrics])
+        return
+    columns = columns_of_heads(network.heads)
+    for head, given in metrics.items():
+        objective = network.heads[head].objective
+        yield Measured(columns[head], objective, [_named(one, objective, f"{head}_") for one in given])
+
+
+def _is_taken(name: str, network: Network) -> bool:
+    """Return whether a curve of the history that no metric writes may have this name."""
+    of_losses = "loss", *(f"{head}_loss" for head in network.head_names)
+    return name in of_losses or name.startswith("validation_")
+
+
+def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:
+    if isinstance(metric, str):
+        return Named(prefix + metric, _of_scikit_learn(metric, objective))
+    name = getattr(metric, "__name__", "")
+    if not callable(metric) or not name.isidentifier():
+        raise TypeError(f"a metric is a name, or a function that has one, got {checks.shown(metric)}")
+    return Named(prefix + name, lambda y, outputs, weights: metric(y, outputs))
+
+
+def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array, Array | None], float]:
+    """Return the measure of one of scikit-learn's scorers, or of the functions of its metrics."""
+    from sklearn import metrics
+
+    scorers = {one: metrics.get_scorer(one) for one in metrics.get_scorer_names()}
+    sign = 1
+    if name in scorers:
+        scorer = scorers[name]
+        sign, function = scorer._sign, scorer._score_func
+    else:
+        function = getattr(metrics, name, None)
+        if not inspect.isfunction(function) or name not in metrics.__all__:
+            raise ValueError(
+                f"no metric is named {name!r}; choose from sklearn.metrics.get_scorer_names(), or functions "
+                "of sklearn.metrics; or give a function f(y, output)"
+            )
+        scorer = next((one for one in scorers.values() if one._score_func is function), None)
+    options = {} if scorer is None else dict(scorer._kwargs)
+    takes = inspect.signature(function).parameters
+    likely = scorer is not None and scorer._response_method != "predict"
+    if likely and "labels" in takes and (objective.output == "softmax" or objective.n_out == 1):
+        options.setdefault("labels", np.arange(max(2, objective.n_out)))  # rows may lack a class
+
+    def measure(y: Array, outputs: Array, weights: Array | None) -> float:
+        given = dict(options)
+        if "pos_label" in given and given["pos_label"] is None:
+            del given["pos_label"]
+        if weights is not None and "sample_weight" in takes:
+            given["sample_weight"] = weights
+        predicted = _likely(objective, outputs) if likely else _chosen(objective, outputs)
+        return float(sign * function(y, predicted, **given))
+
+    return measure
+
+
+def _likely(objective: Objective, outputs: Array) -> Array:
+    """Return what ranks rows: of two classes the probability of the second."""
+    return outputs[:, 1] if objective.output == "softmax" and objective.n_out == 2 else outputs
+
+
+def _chosen(objective: Objective, outputs: Array) -> Array:
+    """Return labels where outputs are probabilities, else the outputs."""
+    if objective.output == "softmax":
+        return outputs.argmax(axis=1)
+    of_events = objective.output == "sigmoid" and loss_of(objective.loss).targets == "within [0, 1]"
+    return (outputs > 0.5).astype(np.int64) if of_events else outputs

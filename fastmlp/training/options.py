@@ -1,0 +1,176 @@
+"""What `fit` was given besides the rows, checked: for rows in memory, in blocks, and of several processes."""
+
+from __future__ import annotations
+
+import operator
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from numpy.typing import ArrayLike, DTypeLike
+
+from fastmlp import checks
+from fastmlp.backend.registry import is_exact, is_mixed
+from fastmlp.model.averages import Average
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Adam, check_optimizer
+from fastmlp.model.pieces import Piece
+from fastmlp.model.precision import is_bfloat16
+from fastmlp.system.notices import is_watched
+from fastmlp.training.callbacks import Callback, Progress
+from fastmlp.training.checkpoint import Checkpoint, Saved, read_training
+from fastmlp.training.metrics import checked_metrics
+from fastmlp.training.model import Model
+from fastmlp.training.more import Continuation
+from fastmlp.training.start import Initial
+
+Validation = float | tuple[Any, ArrayLike] | tuple[Any, ArrayLike, ArrayLike]
+
+STAYS = (
+    *("optimizer", "batch_size", "shuffle", "window", "seed", "backend", "threads", "dtype", "metrics"),
+    *("training_metrics", "accumulate", "mixup"),
+)
+"""The options that `Model.fit_more` goes on with."""
+
+
+class FitOptions(NamedTuple):
+    """What `fit` was given besides the network, the rows and the communicator; see there.
+
+    Once it is checked there is an `Optimizer` and a list of callbacks, and `resume` is what a file or a model
+    holds; the seed is drawn later.
+    fit : `fastmlp.fit` itself, which is above this module, for `Model.fit_more`
+    """
+
+    fit: Callable[..., Model]
+    optimizer: Any
+    epochs: int
+    batch_size: int | None
+    shuffle: bool
+    window: int | None
+    seed: Any
+    initial: Model | Initial | None
+    sample_weight: ArrayLike | None
+    validation: Validation | Any
+    callbacks: Any
+    progress: bool | None
+    backend: str
+    threads: int | None
+    dtype: DTypeLike | None
+    resume: Any
+    average: Average | None
+    metrics: Any
+    training_metrics: bool
+    accumulate: int
+    mixup: float | None
+
+    @property
+    def more(self) -> Continuation | None:
+        """The training of a model that goes on, once options are checked."""
+        return self.resume if isinstance(self.resume, Continuation) else None
+
+    @property
+    def file(self) -> Saved | None:
+        """The training of a file that goes on, once options are checked."""
+        return self.resume if isinstance(self.resume, Saved) else None
+
+    @property
+    def staying(self) -> dict[str, Any]:
+        """The options that `Model.fit_more` goes on with."""
+        return dict(zip(STAYS, _staying(self), strict=True))
+
+
+_staying = operator.attrgetter(*STAYS)
+
+
+def checked(network: Network, options: FitOptions, first: bool = True) -> FitOptions:
+    """Return options that can be trained with, as far as the rows have no part in it; errors as of `fit`.
+
+    There may be no seed yet. first : whether this process reads the file to resume from, and shows a
+        progress bar
+    """
+    checks.instance("network", network, Network, "a Network")
+    optimizer = Adam() if options.optimizer is None else options.optimizer
+    check_optimizer("optimizer", optimizer)
+    optimizer.check_layers(network)
+    epochs, shuffle = checks.whole("epochs", options.epochs, 0), checks.flag("shuffle", options.shuffle)
+    threads = None if options.threads is None else checks.whole("threads", options.threads, 1)
+    callbacks = check_callbacks(options.callbacks, options.progress if first else False)
+    metrics = checked_metrics(options.metrics, network)
+    accumulate = checks.whole("accumulate", options.accumulate, 1)
+    batch_size = None if options.batch_size is None else checks.whole("batch_size", options.batch_size, 1)
+    seed = None if options.seed is None else checks.whole("seed", options.seed, 0)
+    resume = options.resume
+    if resume is not None and not isinstance(resume, (Continuation, Saved)):
+        resume = read_training(resume, own_pieces(network)) if first else None
+    return options._replace(
+        optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, seed=seed,
+        callbacks=callbacks, threads=threads, resume=resume, metrics=metrics, accumulate=accumulate,
+    )  # fmt: skip
+
+
+def drawn_seed(options: FitOptions) -> int:
+    """Return the seed of the training that goes on, or a new one."""
+    saved = options.resume
+    return int(saved.seed if saved else int.from_bytes(os.urandom(16), "little"))
+
+
+def step_rows(batch_size: int, accumulate: int, rows: int) -> tuple[int, int]:
+    """Return the rows of a step, of so many batches, and of its microbatches; 0 of these where it has one."""
+    together = min(batch_size * accumulate, rows)
+    return together, batch_size if batch_size < together else 0
+
+
+class BackendRequest(NamedTuple):
+    """Which backend a training is to have.
+
+    backend : its name, or "auto"; mixed : whether it multiplies bfloat16 numbers
+    goes_on : whether it must have the bits of the fast backends
+    """
+
+    backend: str
+    goes_on: bool
+    mixed: bool
+
+
+def backend_request(options: FitOptions) -> BackendRequest:
+    """Return which backend a training is to have; ValueError where that cannot go on with the one before."""
+    backend, saved = options.backend, options.resume
+    earlier: str | None = saved.backend if saved else None
+    goes_on, mixed = earlier is not None and is_exact(earlier), is_bfloat16(options.dtype)
+    if options.dtype is not None and isinstance(saved, Saved) and mixed != is_mixed(saved.backend):
+        then = "bfloat16" if is_mixed(saved.backend) else "not bfloat16"
+        raise ValueError(
+            f"the training to go on has products that are {then}, got dtype {checks.shown(options.dtype)}"
+        )
+    if earlier is not None and backend in ("auto", "reference"):
+        mixed = mixed or is_mixed(earlier)
+    return BackendRequest(
+        earlier if earlier and backend == "auto" and not goes_on else backend, goes_on, mixed
+    )
+
+
+def own_pieces(network: Network) -> list[Piece]:
+    """Return the activations, the layers and the loss of a network that a user has written."""
+    given = (
+        *(part for one in network.operations for part in (one.activation, one.kind.piece)),
+        *network.losses,
+    )
+    return [piece for piece in given if isinstance(piece, Piece)]
+
+
+def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> list[Callback]:
+    """Return the callbacks as a new list, with a progress bar if one is requested."""
+    # The check of the abstract class takes 1 us, and a tuple is iterable.
+    if type(callbacks) is not tuple and (
+        isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable)
+    ):
+        raise TypeError(f"callbacks must be a list of Callback, got {checks.shown(callbacks)}")
+    checked = list(callbacks)
+    for callback in checked:
+        checks.instance("every callback", callback, Callback, "a Callback")
+    if progress is None:
+        progress = is_watched()
+    if checks.flag("progress", progress):
+        checked.append(Progress())
+    # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
+    return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))

@@ -1,0 +1,200 @@
+"""A training before its first step: all arguments are checked, and all that it begins with is there."""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.backend.choice import calls_blas, choose, settled
+from fastmlp.model.averages import with_average
+from fastmlp.model.backend import Data
+from fastmlp.model.layout import aligned, parameter_count
+from fastmlp.model.network import Network
+from fastmlp.model.state import Snapshot, TrainState, initial_state
+from fastmlp.system.budget import found_blas_threads
+from fastmlp.training import resuming
+from fastmlp.training.callbacks import Callback, Run, with_state
+from fastmlp.training.checkpoint import Checkpoint
+from fastmlp.training.lifecycle import train
+from fastmlp.training.metrics import metrics_of
+from fastmlp.training.mixing import Mixing
+from fastmlp.training.model import Model
+from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
+from fastmlp.training.options import BackendRequest, FitOptions
+from fastmlp.training.plan import Plan
+from fastmlp.training.ranks import ALONE, Ranks
+from fastmlp.training.sparse_data import inputs_of_steps
+from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters
+
+
+class Prepared(NamedTuple):
+    """A training that can begin.
+
+    plan : what its steps go by; state : where they begin, which they write to
+    data : the rows as they were given, where steps visit others, as sparse ones
+    training : what the model will keep, with what is known before the first step
+    ranks : the processes that train together
+    """
+
+    plan: Plan
+    data: Data
+    state: TrainState
+    callbacks: list[Callback]
+    training: Continuation
+    ranks: Ranks
+
+    def train(self) -> Model:
+        """Take all steps; return the model. Errors as of `fit`."""
+        return self.ended(train(*self.parts, self.ranks.begin))
+
+    @property
+    def parts(self) -> tuple[Plan, TrainState, list[Callback], Snapshot | None]:
+        """The arguments of `train`."""
+        return self.plan, self.state, self.callbacks, self.training.beginning.snapshot
+
+    def ended(self, run: Run) -> Model:
+        """Return the model, once all steps were taken."""
+        plan, beginning, ranks = self.plan, self.training.beginning, self.ranks
+        assert run.left is not None
+        ranks.check_equal(self.state.parameters)  # callbacks may change them at the very end
+        sample = self.training.sample
+        if ranks.any_of(bool(run.left.callbacks)) and not sample:
+            sample = sample_of(self.data, plan.held_out, ranks)
+        now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
+        left = self.training._replace(
+            backend=now.name, sample=sample, beginning=beginning._replace(snapshot=run.left)
+        )
+        return model_of(run, plan.network, self.state.parameters, now, left)
+
+
+class EpochRows(NamedTuple):
+    """The rows of a training, as far as they are known before its first step.
+
+    data : this rank's, all or those of the first window; held_out : those to validate on, in memory
+    validated : whether there are any to validate on
+    in_epoch : how many an epoch has on all ranks; None of blocks, which are known by `sample`
+    batch_size : rows of a batch on all ranks; step, microbatch : of a step, see `options.step_rows`
+    per_epoch : steps to an epoch, 0 where that is not known; is_sized : whether it is before rows are read
+    setting : of blocks, for a `Snapshot`
+    """
+
+    data: Data
+    held_out: Data | None
+    validated: bool
+    in_epoch: int | None
+    batch_size: int
+    step: int
+    microbatch: int
+    per_epoch: int
+    is_sized: bool = True
+    sample: str = ""
+    setting: dict[str, Any] = {}  # noqa: RUF012  # never written
+
+
+def ready(
+    network: Network,
+    options: FitOptions,
+    requested: BackendRequest,
+    mixing: Mixing | None,
+    rows: EpochRows,
+    ranks: Ranks = ALONE,
+    trainings: int = 1,
+) -> Prepared:
+    """Return a training that can begin, on rows in memory or in blocks.
+
+    options : checked, with a seed; ranks, trainings : as for `trainer.prepared`
+    """
+    data, held_out, in_epoch, per_epoch = rows.data, rows.held_out, rows.in_epoch, rows.per_epoch
+    epochs, more, file = options.epochs, options.more, options.file
+    dtype, streams = data.weights.dtype, Streams(options.seed)
+    own_rows = -(-rows.batch_size // ranks.size)
+    steps = epochs * per_epoch if per_epoch else None
+    callbacks = options.callbacks
+    in_file = file is not None or ranks.any_of(any(isinstance(one, Checkpoint) for one in callbacks))
+    with ranks.raise_on_all_ranks():
+        trained = None if in_epoch is None else data
+        measures = metrics_of(options.metrics, options.training_metrics, network, trained, held_out, ranks)
+        if network.needs_batches and epochs and in_epoch is not None:
+            network.check_rows(np.array([rows.batch_size]))
+        optimizer = with_average(options.optimizer, options.average, steps if rows.is_sized else None)
+        chosen = choose(
+            requested.backend, network, optimizer, own_rows, dtype, options.threads,
+            steps and steps * trainings, requested.goes_on, requested.mixed,
+        )  # fmt: skip
+        if more and not in_file:  # what it begins with is taken over; a file says what it would be
+            parameters = aligned(parameter_count(network), dtype)
+        else:
+            seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
+            parameters = initial_parameters(network, options.initial, dtype, streams, seen)
+    moment_rows = optimizer.moment_rows
+    chosen, callbacks = ranks.started(chosen, parameters, [*measures, *callbacks], moment_rows)
+    beginning = Beginning(file and file.snapshot)
+    if more:
+        sample: str | None = rows.sample
+        if in_epoch is not None:
+            sample = sample_of(data, held_out, ranks) if more.goes_by_sample else None
+        with ranks.raise_on_all_ranks():
+            beginning = more.begin(in_epoch, sample, rows.validated, callbacks)
+        epochs += beginning.epochs
+    rule_steps, blas_threads = beginning.rule_steps, None
+    state = initial_state(parameters, moment_rows, rule_steps)
+    setting: dict[str, Any] = {}
+    shuffled = options.shuffle and per_epoch != 1
+    if file:
+        with ranks.raise_on_all_ranks():
+            blas_threads = resuming.held_blas_threads(file, chosen.name)
+    if in_file:
+        by_rows = ranks.by_rows if file is None else file.by_rows
+        setting = resuming.setting(
+            network, optimizer, chosen.name, parameters, data, held_out, rows.batch_size, options,
+            blas_threads or found_blas_threads(options.threads), ranks, by_rows,
+        ) | rows.setting  # fmt: skip
+    if file:
+        with ranks.raise_on_all_ranks():
+            names = [type(callback).__name__ for callback in with_state(callbacks)]
+            same = file, setting, names, optimizer
+            if in_epoch is None:
+                resuming.check_same_blocks(*same, shuffled, epochs)
+            else:
+                resuming.check_same_training(*same, in_epoch, per_epoch, epochs)
+    taken = data.inputs
+    if mixing is None and in_epoch is not None and len(taken):
+        taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
+    head_weights = None
+    if network.heads:
+        head_weights = ranks.of_all_rows(network.head_weights(data.targets, data.weights))
+    plan = Plan(
+        network=network,
+        optimizer=optimizer,
+        backend=ranks.runner(chosen, per_epoch, data, rule_steps),
+        data=data if taken is data.inputs else data._replace(inputs=taken),
+        held_out=held_out,
+        epochs=epochs,
+        batch_size=rows.step,
+        orders=IndependentOrders(np.random.default_rng(streams.order)) if shuffled else None,
+        dropout_key=dropout_key(network, streams),
+        threads=options.threads,
+        stays_finite=True,
+        setting=setting,
+        blas_threads=blas_threads,
+        calls_blas=bool(callbacks) or calls_blas(chosen),
+        since=beginning.since,
+        other_steps=beginning.other_steps,
+        weights=ranks.weights(data),
+        head_weights=head_weights,
+        microbatch=rows.microbatch,
+        mixing=mixing,
+    )
+    validation: Any = options.validation
+    training = Continuation(
+        fit=options.fit,
+        options=options.staying | {"optimizer": optimizer, "dtype": dtype},
+        share=float(validation) if isinstance(validation, Real) else None,
+        backend=chosen.name,
+        rows=in_epoch,
+        sample=rows.sample,
+        beginning=beginning,
+    )
+    return Prepared(plan, data, state, callbacks, training, ranks)

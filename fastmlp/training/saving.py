@@ -1,0 +1,155 @@
+"""`save` and `load`: a model in a file, or a list of models in one file.
+
+In a list's file the arrays of all models stand one after another, in one array for each dtype: ten thousand
+models would be a hundred thousand members of a zip. Their headers are JSON, in an array of bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.files import archive
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.pieces import Piece
+from fastmlp.training import checkpoint
+from fastmlp.training.checkpoint import FORMAT, Array, Content, Path, Written
+from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.model import Model
+
+
+def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
+    """Write a model, or a list of models as of `fit_many`, to one file, flushed to the disk.
+
+    The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code. After a failure
+    the old file is still there.
+
+    Raises
+    ------
+    TypeError
+        If the model is none, or the list holds anything but a Model or a DivergenceError.
+    OSError
+        If the file cannot be written; nothing is left behind then.
+    """
+    if isinstance(model, Model):
+        checkpoint.write(path, model, {}, {})
+        return
+    checks.instance("model", model, (list, tuple), "a Model, or a list of them")
+    for place, one in enumerate(model):
+        checks.instance(f"model[{place}]", one, (Model, DivergenceError), "a Model or a DivergenceError")
+    write_list(path, [written(one) for one in model], {})
+
+
+def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
+    """Return the model in a file that `save` or a `Checkpoint` wrote, or the list of models.
+
+    For an unfinished training it is the model that `fit` would return if it ended there: with `EarlyStopping`
+    the best one so far. In the list of an unfinished `fit_many` None stands for what had not begun.
+
+    Parameters
+    ----------
+    pieces : the activations, layers and the loss of your own in its network; the file holds only their names
+
+    Raises
+    ------
+    CheckpointError
+        If the file is damaged, of a newer format, or not finite; if there is no such backend here; or if a
+        piece of your own that it was trained with is not given, or has changed since.
+    OSError
+        If it cannot be read.
+    TypeError
+        If `pieces` holds anything else.
+    """
+    header, arrays, given = checkpoint.read_file(path, pieces)
+    with checkpoint.file_errors_of(path):
+        if "models" not in header:
+            return checkpoint.parse(header, arrays, given).model
+        stored = _parse(header, arrays, given)
+        return [one.model if isinstance(one, Content) else one for one in stored.models]
+
+
+class StoredList(NamedTuple):
+    """What a list's file holds.
+
+    models : each with its training, if that can go on; None where there is none yet
+    written : the same as `write_list` takes them; more : its other entries
+    """
+
+    models: list[Content | DivergenceError | None]
+    written: list[Written | None]
+    more: dict[str, Any]
+
+
+def written(one: Model | DivergenceError) -> Written:
+    """Return what a list's file holds of a model, or of what became of it."""
+    if isinstance(one, Model):
+        return checkpoint.content_of(one, {}, {})
+    diverged = {"epoch": one.epoch, "step": one.step}
+    arrays = {"parameters": one.parameters, **checkpoint.curves_of(one.history)}
+    return {"diverged": diverged, "history": list(one.history)}, arrays
+
+
+def write_list(path: Path, models: Sequence[Written | None], more: dict[str, Any]) -> None:
+    """Write models to one file, with more entries in JSON's types; errors as of `save`."""
+    entries: list[Any] = []
+    parts: dict[str, list[Array]] = {}
+    for one in models:
+        if one is None:
+            entries.append(None)
+            continue
+        header, arrays = one
+        shapes = {name: (array.dtype.name, array.shape) for name, array in arrays.items()}
+        entries.append([header, shapes])
+        for array in arrays.values():
+            parts.setdefault(array.dtype.name, []).append(array.reshape(-1))
+    text = json.dumps({"entries": entries, **more}, allow_nan=False).encode()
+    joined = {f"all/{dtype}": np.concatenate(some) for dtype, some in parts.items()}
+    header = {"format": FORMAT, "models": len(models)}
+    archive.write(path, header, {"described": np.frombuffer(text, np.uint8), **joined})
+
+
+def read_list(path: Path, pieces: Iterable[Piece] = ()) -> StoredList:
+    """Return what a file of `write_list` holds; pieces and errors as of `load`."""
+    header, arrays, given = checkpoint.read_file(path, pieces)
+    if "models" not in header:
+        raise CheckpointError(f"{os.fspath(path)!r} holds one model, not a list of them")
+    with checkpoint.file_errors_of(path):
+        return _parse(header, arrays, given)
+
+
+def _parse(header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]) -> StoredList:
+    described = json.loads(arrays["described"].tobytes())
+    entries = described.pop("entries")
+    if len(entries) != header["models"]:
+        raise CheckpointError(f"it has {len(entries)} of {header['models']} models")
+    taken: dict[str, int] = {}
+    parts: list[Written | None] = []
+    for entry in entries:
+        if entry is None:
+            parts.append(None)
+            continue
+        own: dict[str, Array] = {}
+        for name, (dtype, shape) in entry[1].items():
+            start, count = taken.get(dtype, 0), math.prod(shape)
+            own[name] = arrays[f"all/{dtype}"][start : start + count].reshape(shape)
+            taken[dtype] = start + count
+        parts.append((entry[0], own))
+    models = [None if one is None else _model_of(*one, pieces) for one in parts]
+    return StoredList(models, parts, described)
+
+
+def _model_of(
+    header: dict[str, Any], arrays: dict[str, Array], pieces: list[Piece]
+) -> Content | DivergenceError:
+    if "diverged" not in header:
+        return checkpoint.parse(header, arrays, pieces)
+    where = header["diverged"]
+    parameters, history = checkpoint.numbers_of(arrays, "", header["history"])
+    epoch, step = (checks.whole(name, where[name], 0) for name in ("epoch", "step"))
+    return DivergenceError(epoch, step, parameters, history)

@@ -1,0 +1,373 @@
+"""`Stepper`: a network with its optimiser for a loop of the user's own, one batch at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+from fastmlp import checks
+from fastmlp.backend import registry
+from fastmlp.backend.stepping import steps_of
+from fastmlp.model.averages import exchange
+from fastmlp.model.layout import aligned, layer_views, named_views
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer, check_optimizer
+from fastmlp.model.schedules import Schedule
+from fastmlp.model.state import initial_state
+from fastmlp.training.data import floating_dtype
+from fastmlp.training.model import Model
+from fastmlp.training.start import Streams, dropout_key, initial_parameters
+from fastmlp.training.stepper_file import StepperState, read, write
+from fastmlp.training.stepper_intake import Intake
+
+Array = NDArray[Any]
+Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
+
+
+class Stepper(Intake):
+    """A network and its optimiser, which take one step for each call.
+
+    `step` is a step of `fit`, with its bits. For a loss of your own, `forward`, `backward` and `update` are
+    its parts. What a step needs is checked and allocated once, and nothing is checked to stay finite. No two
+    threads may use one stepper at a time.
+
+    Parameters
+    ----------
+    network : Network
+    optimizer : SGD, RMSprop, Adam, AdamW, SparseAdam, or what a `Rule` of your own makes
+        Of a schedule, every step counts as an epoch, too.
+    seed : int, optional
+        Fixes the start and the dropout masks, as in `fit`.
+    initial : Model or (weights, biases), optional
+        Start from these, which are copied.
+    dtype : float32 or float64
+        Of all arrays that are passed and returned.
+    most_rows : int
+        The most rows of a batch, for which buffers have room; at least 1.
+    threads : int
+        Upper bound for the threads of a step, at least 1; those of less than 1 ms take one. The BLAS of
+        "blas" and "reference" has as many as it is set to.
+    backend : str
+        "auto" takes the program of this network alone where it has one, else "fused"; see `fastmlp.backends`.
+
+    Attributes
+    ----------
+    network : Network
+    optimizer : Optimizer
+    backend : str
+        Its name; where "auto" was requested, that of what it took.
+    parameters : (P,) floating, all weights and biases in one vector (see `fastmlp.model.layout`)
+        You may write to it, as to `gradients` and `moments`: the next call reads what is there.
+    gradients : (P,) floating, of the loss alone, overwritten by `backward`; `step` leaves it as it is
+    moments : (m, P) floating, the optimiser's m numbers for each parameter
+    steps : int, how many steps were taken, by `step` and `update`
+    rate_factor : float, at least 0, that multiplies the optimiser's learning rates; 1 at first
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a mistake in the arguments, in one line.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastmlp import Adam, Network, Stepper
+    >>> stepper = Stepper(Network([3, 8, 1]), Adam(0.01), seed=0)
+    >>> X, y = np.eye(3, dtype=np.float32), np.ones((3, 1), np.float32)
+    >>> losses = [stepper.step(X, y) for _ in range(200)]
+    >>> losses[-1] < losses[0] / 100
+    True
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        optimizer: Optimizer,
+        *,
+        seed: int | None = None,
+        initial: Model | Initial | None = None,
+        dtype: DTypeLike = "float32",
+        most_rows: int = 1024,
+        threads: int = 1,
+        backend: str = "auto",
+    ) -> None:
+        checks.instance("network", network, Network, "a Network")
+        check_optimizer("optimizer", optimizer)
+        optimizer.check_layers(network)
+        seed = int.from_bytes(os.urandom(16), "little") if seed is None else checks.whole("seed", seed, 0)
+        streams, dtype = Streams(seed), floating_dtype(dtype, None)
+        most_rows, threads = checks.whole("most_rows", most_rows, 1), checks.whole("threads", threads, 1)
+        checks.choice("backend", backend, ("auto", *registry.backends()))
+        self.network, self.optimizer = network, optimizer
+        self.backend = _fastest(network, optimizer, dtype) if backend == "auto" else backend
+        self._predicting = registry.get(self.backend)
+        self._seed, self._threads = seed, threads
+        super().__init__(network, most_rows, dtype)
+        self._state = initial_state(
+            initial_parameters(network, initial, dtype, streams), optimizer.moment_rows
+        )
+        self.parameters, self.gradients = self._state.parameters, self._state.gradients
+        self.moments = self._state.moments[: optimizer.moment_rows]
+        self.steps, self._rate_factor, self._key = 0, 1.0, dropout_key(network, streams)
+        self._start()
+
+    def _start(self) -> None:
+        """Allocate what calls need, and forget the last `forward`."""
+        optimizer = self.optimizer
+        rates = optimizer.learning_rate, getattr(optimizer, "bias_learning_rate", None)
+        self._changes = any(isinstance(rate, Schedule) or callable(rate) for rate in rates)
+        self._mixed = np.empty_like(self.parameters)
+        self._forward_rows, self._forward_sparse, self._weighted = 0, False, True
+        self._steps = steps_of(
+            self.backend, self.network, optimizer, self._state, self._batch, self._key, self._threads
+        )
+        self._set_rates()
+
+    # --- steps --------------------------------------------------------------------------------------------
+
+    def step(self, X: Any, y: Array, sample_weight: Array | None = None) -> float:
+        """Take a step on a batch; return the objective before it, as `fit` has it in its history.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, of the stepper's dtype, or sparse matrix of SciPy's
+        y : (rows, n_out) array, of that dtype; also (rows,) of one output, or of integer class
+            labels 0..n_out-1 for cross_entropy; with heads a dict of targets
+        sample_weight : (rows,) array of that dtype, at least 0, optional
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an array has another shape or dtype, or more rows than `most_rows`. Whether numbers are finite
+            is not checked, nor whether y and sample_weight are in range.
+        """
+        views, sparse = self._take(X)
+        rows = len(views.weights)
+        if type(y) is np.ndarray and y.shape == views.targets.shape and y.dtype == self._dtype:
+            views.targets[...] = y
+        else:
+            self._take_targets(y, views.targets)
+        total = float(rows)
+        if rows == 1:
+            self.network.check_rows(np.ones(1, np.int64))
+        if sample_weight is not None:
+            self._check("sample_weight", sample_weight, (rows,))
+            views.weights[...] = sample_weight
+            self._weighted, total = True, sample_weight.sum(dtype=np.float64)
+        elif self._weighted:
+            self._weighted, self._batch.weights[...] = False, 1
+        if self._changes:
+            self._set_rates()
+        self._forward_rows = 0
+        loss = self._steps.step(rows, total, self.steps, sparse)
+        self.steps += 1
+        return loss
+
+    def forward(self, X: Any, out: Array | None = None, training: bool = False) -> Array:
+        """Return the network's outputs for a batch, after the output's activation.
+
+        Those of heads lie side by side.
+
+        Parameters
+        ----------
+        X : as for `step`
+        out : (rows, n_out) array, of the stepper's dtype, optional
+            Overwritten and returned; a new array if None.
+        training : bool
+            Whether hidden units are dropped, as the next step would drop them.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `step`.
+        """
+        views, sparse = self._take(X)
+        outputs = views.outputs
+        if out is not None:
+            self._check("out", out, outputs.shape)
+        self._forward_rows = rows = len(outputs)
+        self._forward_views, self._forward_sparse = views, sparse is not None
+        if training and rows == 1:
+            self.network.check_rows(np.ones(1, np.int64))
+        self._steps.forward(rows, training, self.steps, sparse)
+        if out is None:
+            return outputs.copy()
+        out[...] = outputs
+        return out
+
+    def backward(self, delta: Array, inputs: bool = True, out: Array | None = None) -> Array | None:
+        """Write the gradient of a loss to `gradients`, given its derivative by the outputs of `forward`.
+
+        Parameters
+        ----------
+        delta : (rows, n_out) array, of the stepper's dtype
+            The derivative by what `forward` returned last. Nothing is averaged over rows here.
+        inputs : bool
+            Whether to return the derivative by X, too.
+        out : (rows, n_in) array, of that dtype, optional
+            Overwritten with the derivative by X and returned; a new array if None.
+
+        Returns
+        -------
+        (rows, n_in) array, the derivative by X, if `inputs`; else None
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an array has another shape or dtype; if X was sparse, or blocks, and `inputs` is true; if
+            `forward` was not called since the last step.
+        """
+        rows = self._forward_rows
+        if not rows:
+            raise ValueError("backward needs the outputs of a forward; call forward first, after every step")
+        if inputs and self.network.blocks:
+            raise ValueError("backward forms no derivative by blocks of inputs; pass inputs=False")
+        views = self._forward_views
+        self._check("delta", delta, views.outputs.shape)
+        if not inputs:
+            views.by_outputs[...] = delta
+            self._steps.backward(False)
+            return None
+        if self._forward_sparse:
+            raise ValueError("backward forms no derivative by a sparse X; pass inputs=False")
+        if out is None:
+            out = np.empty((rows, self._n_in), self._dtype)
+        self._check("out", out, (rows, self._n_in))
+        views.by_outputs[...] = delta
+        self._steps.backward(True)
+        np.multiply(views.by_inputs, self._scale, out=out)
+        return out
+
+    def update(self) -> None:
+        """Take the optimiser's step along `gradients`, with the network's penalties and with clipping.
+
+        `gradients` stays as it is. Where a step moves only rows that a batch has, these are those of the last
+        `forward`. With convention="sklearn" the penalties are divided by its number of rows.
+        """
+        if self._changes:
+            self._set_rates()
+        self._steps.update(self.steps)
+        self._forward_rows = 0
+        self.steps += 1
+
+    @property
+    def rate_factor(self) -> float:
+        """What the optimiser's learning rates are multiplied by."""
+        return self._rate_factor
+
+    @rate_factor.setter
+    def rate_factor(self, factor: float) -> None:
+        self._rate_factor = checks.real("rate_factor", factor, 0)
+        self._set_rates()
+
+    # --- what it holds ------------------------------------------------------------------------------------
+
+    @property
+    def layers(self) -> dict[str, dict[str, Array]]:
+        """Arrays by a layer's name and theirs, writable views into `parameters`; see `Model.layers`."""
+        return named_views(self.parameters, self.network)
+
+    @property
+    def weights(self) -> list[Array]:
+        """Per layer of a chain the weights (n_in, n_out), writable views into `parameters`."""
+        return [weights for weights, _ in layer_views(self.parameters, self.network)]
+
+    @property
+    def biases(self) -> list[Array]:
+        """Per layer of a chain the biases (n_out,), writable views into `parameters`."""
+        return [biases for _, biases in layer_views(self.parameters, self.network)]
+
+    def copy(self) -> Self:
+        """Return a stepper of its own that goes on as this one would."""
+        make, arguments = self.__reduce__()
+        return make(*arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        options = {
+            "seed": self._seed, "dtype": self._dtype, "most_rows": self._most_rows,
+            "threads": self._threads, "backend": self.backend,
+        }  # fmt: skip
+        return _restored, (type(self), self.network, self.optimizer, options, self._held())
+
+    def _held(self) -> StepperState:
+        return StepperState(self.parameters, self.moments, self.steps, self._key, self._rate_factor)
+
+    def _take_over(self, held: StepperState) -> None:
+        self.parameters[...], self.moments[...] = held.parameters, held.moments
+        _, _, self.steps, self._key, self._rate_factor = held
+        self._start()
+
+    def average_into(self, other: Stepper, tau: float) -> None:
+        """Write tau * self.parameters + (1 - tau) * other.parameters to other.parameters.
+
+        Raises ValueError or TypeError if `other` has another number of parameters or another dtype, or if tau
+        is not in [0, 1].
+        """
+        checks.instance("other", other, Stepper, "a Stepper")
+        tau = checks.real("tau", tau, 0, 1)
+        if other.parameters.shape != self.parameters.shape or other._dtype != self._dtype:
+            raise ValueError(
+                f"other must have {self.parameters.size} parameters in {self._dtype}, "
+                f"got {other.parameters.size} in {other._dtype}"
+            )
+        np.multiply(self.parameters, self._dtype.type(tau), out=self._mixed)
+        other.parameters *= self._dtype.type(1 - tau)
+        other.parameters += self._mixed
+        other._forward_rows = 0
+
+    def model(self) -> Model:
+        """Return a model of the network with a copy of the parameters, to predict, to save, to export."""
+        held = self._exchanged(self._held())
+        return Model(self.network, held.parameters, {"loss": []}, self._predicting, None)
+
+    def _exchanged(self, held: StepperState) -> StepperState:
+        """Return copies, in which parameters are what predictions read; or back from there."""
+        parameters, moments = aligned(held.parameters.size, self._dtype), held.moments.copy()
+        parameters[...] = held.parameters
+        exchange(self.network, self.optimizer, parameters, moments, held.steps)
+        return held._replace(parameters=parameters, moments=moments)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the parameters, and all else that the next steps depend on, to a file, flushed to the disk.
+
+        `fastmlp.load` reads the model in it. Raises OSError if the file cannot be written.
+        """
+        write(path, self.model(), self.optimizer, self._exchanged(self._held()))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take over what `save` wrote to a file: the next steps have the bits of those after it.
+
+        The network and the optimiser's rule must be those of the file; rates, rows and backend may differ.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, holds no stepper, or one of another network, rule or dtype.
+        OSError
+            If it cannot be read.
+        """
+        self._take_over(self._exchanged(read(path, self.network, self.optimizer, self._dtype)))
+
+    def _set_rates(self) -> None:
+        """Tell the steps the rates of the next one."""
+        found = self.optimizer.rates(np.array([self.steps]), 1)
+        np.multiply(found, self._rate_factor, out=self._steps.rates)
+
+
+def _fastest(network: Network, optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
+    """Return the backend that has a program of this network alone, "fused" if it can have none."""
+    specialize = registry.choice_of("specialized").specialize
+    assert specialize is not None
+    return "fused" if specialize(network, optimizer, 1, dtype) is None else "specialized"
+
+
+def _restored(
+    kind: type[Stepper], network: Network, optimizer: Optimizer, options: dict[str, Any], held: StepperState
+) -> Stepper:
+    stepper = kind(network, optimizer, **options)
+    stepper._take_over(held)
+    return stepper

@@ -1,0 +1,141 @@
+"""How many threads the steps of a training take: fewer than they may, where more take longer.
+
+That is so while others run. All workers of a step wait for the one that has no core: two may take longer
+than one. The number changes no bits, so that a training may try another number between any two chunks.
+"""
+
+from __future__ import annotations
+
+from fastmlp.system.budget import share
+from fastmlp.system.compiling import Lap
+from fastmlp.system.notices import notify
+
+TRIAL_SECONDS = 0.02
+"""How long a chunk on another number of threads takes, by what chunks took before it."""
+
+WINDOW_SECONDS = 0.02
+"""Chunks are measured together until they have taken so long."""
+
+RUNS = 0.8
+"""The share of the time for which the first worker has a core while nothing else needs it, at least.
+
+A worker that waits for long sleeps, so that another worker without a core shows here, too.
+"""
+
+FEWER, MORE = -1, 1
+
+FIRST_AFTER = {FEWER: (0.02, 5.0), MORE: (2.0, 30.0)}
+"""Seconds before the first trial of fewer threads and of more: where it is likely to gain, and elsewhere.
+
+Fewer threads are likely to gain where threads wait for cores, and more where they do not.
+"""
+
+MOST_PATIENCE = {FEWER: 256, MORE: 4}
+"""Each trial doubles the seconds before the next one, up to so many times the first ones."""
+
+GAIN = 0.95
+"""Another number of threads is taken where it takes less than this share of the time."""
+
+NOTICE_SECONDS = 1.0
+"""A training that has taken less says nothing."""
+
+
+class Threads:
+    """The number of threads for each chunk, by what the chunks before took.
+
+    given : see `fit`; changes : whether the number changes
+    used : what steps take, but for those of a trial
+    """
+
+    def __init__(self, given: int | None, changes: bool = True) -> None:
+        self._given, self._changes = given, changes
+        self.used = self._top = 1
+        self._limit: int | None = None
+        self._trial: int | None = None
+        self._pace = 0.0
+        """Seconds a row, of the last window."""
+        self._trained = 0.0
+        self._rows, self._seconds, self._running = 0, 0.0, 0.0
+        self._patience = {FEWER: 1, MORE: 1}
+        self._due = {FEWER: 0.0, MORE: 0.0}
+        """A trial begins where this reaches the patience."""
+
+    @property
+    def is_trial(self) -> bool:
+        """Whether the next chunk is on another number of threads than the chunks before."""
+        return self._trial is not None
+
+    @property
+    def most(self) -> int | None:
+        """The most threads for the next chunk; None leaves it to the backend."""
+        limit = self._limit if self._trial is None else self._trial
+        return self._given if limit is None else min(limit, self._given or share())
+
+    def took(self, threads: int, rows: int, lap: Lap, running: float) -> bool:
+        """Note what a chunk took; return whether its pace is that of the threads which are used from now on.
+
+        threads : that shared its steps; lap : its time; running : seconds for which this thread had a core
+        """
+        if self._trial is None and (not self._changes or lap.compiling or threads == self._top == 1):
+            self.used = threads
+            return True
+        if lap.compiling:
+            return False
+        if self._trial is None and threads != self.used:
+            self.used = threads
+            self._open_window()
+        if self._trial is None and self._limit is None:
+            self._top = threads
+        self._trained += lap.working
+        if self.used < self._top and self._trained > NOTICE_SECONDS:
+            _tell_once(self._top, self.used)
+        rows, seconds, running = rows + self._rows, lap.working + self._seconds, running + self._running
+        if seconds < WINDOW_SECONDS:
+            self._rows, self._seconds, self._running = rows, seconds, running
+            return self._trial is None
+        self._open_window()
+        if self._trial is not None:
+            return self._judge(threads, seconds / rows)
+        self._pace = seconds / rows
+        self._count(seconds, running < RUNS * seconds)
+        return True
+
+    def _open_window(self) -> None:
+        self._rows, self._seconds, self._running = 0, 0.0, 0.0
+
+    def _count(self, seconds: float, busy: bool) -> None:
+        """Count the seconds of a window towards a trial, and begin it when it is due. busy : see `RUNS`"""
+        fewer = self.used > 1 and (busy or self._limit is None)
+        direction = FEWER if fewer else MORE
+        likely, unlikely = FIRST_AFTER[direction]
+        self._due[direction] += seconds / (likely if fewer == busy else unlikely)
+        if self._due[direction] >= self._patience[direction]:
+            step = max(1, self.used // 4)
+            self._trial = self.used - step if fewer else min(2 * self.used, self._top)
+
+    def _judge(self, threads: int, pace: float) -> bool:
+        """End a trial; return whether its threads are taken from now on. pace : its seconds a row"""
+        assert self._trial is not None
+        direction = FEWER if self._trial < self.used else MORE
+        self._patience[direction] = min(2 * self._patience[direction], MOST_PATIENCE[direction])
+        self._due = {FEWER: 0.0, MORE: 0.0}
+        better = pace < GAIN * self._pace
+        if better:
+            self._limit = None if self._trial >= self._top else self._trial
+            self.used, self._pace = threads, pace
+            self._patience[FEWER] = 1
+        self._trial = None
+        return better
+
+
+announced: list[bool] = []
+"""Not empty once this process has said that a training takes fewer threads."""
+
+
+def _tell_once(most: int, used: int) -> None:
+    if not announced:
+        announced.append(True)
+        notify(
+            f"fastmlp: {most} threads take longer than {used} while other work has the cores; "
+            f"steps go on with {used}, and try more again"
+        )

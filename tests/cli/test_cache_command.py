@@ -1,0 +1,118 @@
+"""`fastmlp cache`: what lies where, and that `--clear` removes that and nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import needs
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp.cli.cache import KINDS
+from fastmlp.cli.main import main
+from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.system import background
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """A directory of the test's for the cache; where its files are."""
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    return tmp_path / "fastmlp"
+
+
+def shown(capsys, *arguments, code=0):
+    assert main(["cache", *arguments]) == code
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    return output
+
+
+def counts(output):
+    found = re.findall(r"^(\w+) +(\d+) files?, (\d+) bytes", output, re.MULTILINE)
+    return {kind: (int(count), int(size)) for kind, count, size in found}
+
+
+@pytest.fixture
+def filled(place, monkeypatch):
+    """Have a file of each kind that this package writes."""
+    code = MachineCode("f", bytes(100), ())
+    digest = "0123456789abcdef"
+    for name in (f"train_chunk_{digest}", f"train_chunk@3-4-1_{digest}", f"evaluate_{digest}"):
+        store.save(name, "float32", code)
+    for name in (f"activate.relu.{digest}", f"update_all.{digest}"):
+        store.save(name, "float32", code)
+    store.Names().put("fused predict", f"predict_{digest}")
+    store.mark(f"train_chunk_{digest}", "float32 relu")
+    with store.only_one("any", "key"):
+        pass
+    monkeypatch.setattr(background, "is_served", lambda directory: True)
+    assert background.request(
+        store.directory(), f"fused-{store.hash_of('work')}", "nobody serves in this test"
+    )
+    (place / f"train_chunk_{digest}.0123abcd.tmp").write_bytes(bytes(7))
+    (place / "background.lock").touch()
+
+
+@needs.locks
+def test_it_is_listed_by_kind(place, filled, capsys):
+    os.utime(next(place.glob("*.tmp")), (1, 1))  # abandoned
+    found = shown(capsys)
+    assert re.search(rf"^directory +{re.escape(str(place))}$", found, re.MULTILINE)
+    by_kind = counts(found)
+    assert {kind: count for kind, (count, _) in by_kind.items()} == {
+        "programs": 3, "pieces": 2, "names": 1, "marks": 1, "abandoned": 1, "locks": 3, "requests": 1,
+        "together": 12,
+    }  # fmt: skip
+    assert {*by_kind} == {*KINDS, "together"}
+    files = [path.stat().st_size for path in place.iterdir()]
+    assert by_kind["together"] == (len(files), sum(files))
+    assert "at most 537 MB are kept" in found
+
+
+def test_clear_removes_what_is_ours_and_nothing_else(place, filled, capsys):
+    ours = [*place.iterdir()]
+    written = next(place.glob("*.tmp"))  # by another process, just now
+    strange = ["weights.bin", "notes.request", "x.json", "lock", "lock.z", f"x-{'0' * 32}.txt"]
+    for name in strange:
+        (place / name).write_text("somebody's")
+    output = shown(capsys, "--clear")
+    assert output.startswith(f"removed    {len(ours) - 1} files, ")
+    assert {path.name for path in place.iterdir()} == {*strange, written.name}
+    assert counts(shown(capsys)) == {"together": (0, 0)}
+
+
+def test_what_real_trainings_leave_is_known_to_it(place, capsys):
+    X = np.ones((4, 2))
+    fastmlp.fit(fastmlp.Network([2, 1]), X, X[:, 0], epochs=1, backend="specialized", progress=False)
+    left = [*place.iterdir()]
+    capsys.readouterr()  # that it compiles
+    assert f"together   {len(left)} files, " in shown(capsys)
+    shown(capsys, "--clear")
+    assert [*place.iterdir()] == []
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "why"),
+    [
+        ("FASTMLP_CACHE", "0", "FASTMLP_CACHE is 0"),
+        ("FASTMLP_CACHE_BYTES", "lots", "FASTMLP_CACHE_BYTES must be a whole number of bytes, got 'lots'"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [(), ("--clear",)])
+def test_where_nothing_is_kept_it_says_why(monkeypatch, capsys, variable, value, why, arguments):
+    monkeypatch.setenv(variable, value)
+    assert shown(capsys, *arguments) == f"nothing is kept: {why}\n"
+
+
+def test_where_the_disk_takes_no_more_it_says_why(place, filled, monkeypatch, capsys):
+    monkeypatch.setattr(store, "why_not_kept", lambda: "it is full")
+    assert "nothing more is kept: it is full\n" in shown(capsys)
+
+
+def test_what_cannot_be_removed_shows_in_the_exit_code(place, filled, monkeypatch, capsys):
+    monkeypatch.setattr(os, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError()))
+    assert shown(capsys, "--clear", code=1).startswith("removed    0 files, 0 bytes of ")

@@ -1,0 +1,101 @@
+"""One fit after another: warm starts, partial_fit and random states go on as scikit-learn's do."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from likeness import assert_same
+from pairs import TARGETS, X, each, pair, unconverged, y_for
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_a_warm_start_goes_on(name, solver):
+    estimators = pair(name, solver=solver, warm_start=True, learning_rate="adaptive", tol=0.05)
+    for estimator in estimators:
+        estimator.set_params(n_iter_no_change=2)
+        for iterations in (3, 5, 4):
+            estimator.set_params(max_iter=iterations).fit(X, y_for(name))
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@unconverged
+@each
+def test_a_warm_start_after_early_stopping_goes_on(name):
+    estimators = pair(name, warm_start=True, early_stopping=True, learning_rate_init=0.1, alpha=0.1)
+    for estimator in estimators:
+        for _ in range(3):
+            estimator.fit(X, y_for(name))
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@unconverged
+@pytest.mark.parametrize(("dtype", "power"), [(np.float32, 20), (np.float64, 100)])
+def test_a_rate_that_falls_to_nothing_leaves_the_velocity_finite(dtype, power):
+    options = {"solver": "sgd", "learning_rate": "invscaling", "power_t": power, "learning_rate_init": 0.1}
+    theirs, ours = (e.fit(X.astype(dtype), TARGETS) for e in pair("MLPRegressor", max_iter=4, **options))
+    assert_same(ours, theirs, X, 50 * np.finfo(dtype).eps)
+
+
+@unconverged
+@pytest.mark.parametrize("backend", ["reference", "baseline", "tiled"])
+def test_poisson_takes_targets_below_zero_as_scikit_learn_does(backend):
+    theirs, ours = pair("MLPRegressor", loss="poisson")
+    for estimator in (theirs, ours.set_params(backend=backend)):
+        estimator.fit(X, TARGETS)
+        assert np.isnan(estimator.loss_curve_).all()
+    np.testing.assert_allclose(ours.predict(X), theirs.predict(X), rtol=1e-10)
+
+
+@unconverged
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_where_no_score_is_a_number_the_start_is_kept():
+    options = {"solver": "sgd", "learning_rate_init": 1e200, "activation": "identity", "batch_size": 20}
+    theirs, ours = pair("MLPRegressor", early_stopping=True, **options)
+    for estimator in (theirs, ours):
+        estimator.fit(X, TARGETS)
+        assert np.isnan(estimator.validation_scores_).all()
+    for got, expected in zip(ours.coefs_ + ours.intercepts_, theirs.coefs_ + theirs.intercepts_, strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("rate", ["constant", "invscaling", "adaptive"])
+@pytest.mark.parametrize("solver", ["adam", "sgd"])
+def test_partial_fit_goes_on_after_itself_and_after_fit(name, solver, rate):
+    options = {"solver": solver, "learning_rate": rate, "learning_rate_init": 0.1, "tol": 0.03}
+    estimators = pair(name, n_iter_no_change=1, **options)
+    for estimator in estimators:
+        for first in range(0, 120, 40):
+            rows = slice(first, first + 40)
+            first_call = {"classes": [0, 1, 2]} if name == "MLPClassifier" and first == 0 else {}
+            estimator.partial_fit(X[rows], y_for(name)[rows], **first_call)
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+    for estimator in estimators:
+        estimator.fit(X, y_for(name))
+        # An optimiser keeps what it was made of.
+        estimator.set_params(learning_rate_init=0.3, momentum=0.1)
+        for _ in range(8):
+            estimator.partial_fit(X, y_for(name))
+    assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@unconverged
+def test_partial_fit_with_lbfgs_ignores_early_stopping():
+    estimators = pair("MLPRegressor", solver="lbfgs", early_stopping=True)
+    for _ in range(2):
+        for estimator in estimators:
+            estimator.partial_fit(X, TARGETS)
+        assert_same(estimators[1], estimators[0], X, 1e-10)
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("options", [{}, {"early_stopping": True}, {"shuffle": False}])
+def test_a_random_state_is_drawn_from_as_scikit_learn_does(name, options):
+    states = [np.random.RandomState(5) for _ in range(2)]
+    for estimator, state in zip(pair(name, **options), states, strict=True):
+        estimator.set_params(random_state=state).fit(X, y_for(name))
+    np.testing.assert_array_equal(states[0].random_sample(4), states[1].random_sample(4))

@@ -1,0 +1,168 @@
+"""What users pass to the estimators: data frames, sparse rows, layouts, dtypes and labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+from likeness import assert_same
+from pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
+
+import fastmlp
+
+
+# scikit-learn 1.7 asks polars for what polars deprecates.
+@pytest.mark.filterwarnings("ignore:Support for the dataframe interchange:DeprecationWarning")
+@unconverged
+@each
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_data_frames_bring_their_names(name, library):
+    frames = pytest.importorskip(library)
+    frame = frames.DataFrame({f"c{i}": X[:, i] for i in range(X.shape[1])})
+    theirs, ours = (estimator.fit(frame, y_for(name)) for estimator in pair(name))
+    np.testing.assert_array_equal(ours.feature_names_in_, theirs.feature_names_in_)
+    np.testing.assert_allclose(ours.predict(frame), theirs.predict(frame), rtol=1e-10)
+    for estimator in (theirs, ours):
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            estimator.predict(X)
+        swapped = frame[[*frame.columns[::-1]]]
+        with pytest.raises(ValueError, match="feature names should match"):
+            estimator.predict(swapped)
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_matrix, scipy.sparse.csr_array])
+@pytest.mark.parametrize(
+    "options",
+    [{"shuffle": False}, {"early_stopping": True}, {"early_stopping": True, "stopping_metric": "r2"}],
+)
+def test_sparse_rows_train_and_predict_as_dense_ones(name, form, options):
+    rows = np.where(np.abs(X) < 0.5, 0, X)
+    options = {"batch_size": 20, "solver": "sgd", "backend": "fused", **options}
+    dense = make(fastmlp, name, **options).fit(rows, y_for(name))
+    sparse = make(fastmlp, name, **options).fit(form(rows), y_for(name))
+    assert_same(sparse, dense, rows, 0.0)
+    np.testing.assert_array_equal(sparse.validation_loss_curve_, dense.validation_loss_curve_)
+    np.testing.assert_array_equal(sparse.predict(form(rows)), dense.predict(rows))
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("layout", ["fortran", "strided", "integers", "read-only", "float32"])
+def test_any_layout_predicts_the_same(name, layout):
+    estimator = make(fastmlp, name, backend="fused").fit(X, y_for(name))
+    rows = np.round(X)
+    expected = estimator.predict(rows)
+    other = {
+        "fortran": np.asfortranarray(rows),
+        "strided": np.repeat(rows, 2, axis=0)[::2],
+        "integers": rows.astype(int),
+        "read-only": rows.copy(),
+        "float32": rows.astype(np.float32),
+    }[layout]
+    other.flags.writeable = layout != "read-only"
+    np.testing.assert_allclose(estimator.predict(other), expected, rtol=1e-12)
+
+
+@unconverged
+@each
+def test_float32_stays_and_dtype_decides(name):
+    narrow = X.astype(np.float32)
+    for options, expected in (({}, np.float32), ({"dtype": "float64"}, np.float64)):
+        estimator = make(fastmlp, name, **options).fit(narrow, y_for(name))
+        assert {array.dtype for array in (*estimator.coefs_, *estimator.intercepts_)} == {np.dtype(expected)}
+        outputs = estimator.predict_proba(X) if name == "MLPClassifier" else estimator.predict(X)
+        assert outputs.dtype == expected
+    assert make(fastmlp, name, dtype="float32").fit(X, y_for(name)).coefs_[0].dtype == np.float32
+    assert make(fastmlp, name, solver="lbfgs").fit(narrow, y_for(name)).coefs_[0].dtype == np.float32
+
+
+@unconverged
+def test_labels_come_back_as_they_went_in():
+    words = np.array(["setosa", "versicolor", "virginica"])[Y]
+    several = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
+    for y in (words, words[Y > 0], BINARY.astype(bool), np.zeros(120, int), several):
+        rows = X[Y > 0] if len(y) < 120 else X
+        theirs, ours = (estimator.fit(rows, y) for estimator in pair("MLPClassifier"))
+        got, expected = ours.predict(rows), theirs.predict(rows)
+        np.testing.assert_array_equal(got, expected)
+        assert got.dtype == expected.dtype
+        np.testing.assert_allclose(ours.predict_log_proba(rows), theirs.predict_log_proba(rows), rtol=1e-9)
+        assert ours.score(rows, y) == theirs.score(rows, y)
+    sparse = make(fastmlp, "MLPClassifier").fit(X, scipy.sparse.csr_matrix(several))
+    assert scipy.sparse.issparse(sparse.predict(X))
+
+
+SEVERAL = np.stack([Y == 0, Y > 0, X[:, 0] > 0], axis=1).astype(int)
+
+
+@unconverged
+@pytest.mark.parametrize("form", [scipy.sparse.csr_matrix, scipy.sparse.csc_array])
+@pytest.mark.parametrize("weights", [None, np.linspace(0.5, 1.5, 120)])
+def test_sparse_labels_stop_early_as_dense_ones_of_scikit_learns(form, weights):
+    theirs, ours = pair("MLPClassifier", early_stopping=True)
+    theirs.fit(X, SEVERAL, weights)
+    ours.fit(X, form(SEVERAL), weights)  # as scikit-learn 1.9; 1.7 raises TypeError
+    assert ours.validation_scores_ == theirs.validation_scores_
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=1e-10)
+    np.testing.assert_array_equal(ours.predict(X).toarray(), theirs.predict(X))
+
+
+@unconverged
+@pytest.mark.parametrize("metric", ["loss", "f1_micro", lambda e, X, y: e.score(X, y)])
+def test_sparse_labels_are_scored_by_any_metric_as_dense_ones(metric):
+    sparse, dense = (
+        make(fastmlp, "MLPClassifier", early_stopping=True, stopping_metric=metric).fit(X, y)
+        for y in (scipy.sparse.csr_matrix(SEVERAL), SEVERAL)
+    )
+    assert sparse.validation_scores_ == dense.validation_scores_
+
+
+@unconverged
+@pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}])
+def test_sparse_targets_train_as_dense_ones(options):
+    targets = np.c_[np.maximum(TARGETS, 0), TARGETS]
+    sparse, dense = (
+        make(fastmlp, "MLPRegressor", **options).fit(X, y) for y in (scipy.sparse.csr_array(targets), targets)
+    )
+    assert_same(sparse, dense, X, 0.0)
+
+
+BOOLEANS = [
+    *(("adam", name, True) for name in ("alpha", "epsilon", "learning_rate_init")),
+    *(("adam", name, False) for name in ("alpha", "beta_1", "beta_2")),
+    *(("sgd", "momentum", value) for value in (True, False)),
+    *(("lbfgs", "alpha", value) for value in (True, False)),
+]
+
+
+@unconverged
+@each
+@pytest.mark.parametrize(("solver", "parameter", "value"), BOOLEANS)
+def test_true_and_false_are_numbers_as_in_scikit_learn(name, solver, parameter, value):
+    theirs, ours = (e.fit(X, y_for(name)) for e in pair(name, solver=solver, **{parameter: value}))
+    assert_same(ours, theirs, X, 1e-10)
+    assert ours.get_params()[parameter] is value
+
+
+@unconverged
+@each
+@pytest.mark.parametrize("solver", ["adam", fastmlp.SparseAdam(0.01)])
+def test_sparse_rows_go_on_in_part_and_in_a_validation_set(name, solver):
+    rows = np.where(np.abs(X) < 0.5, 0, X)
+    found = []
+    for form in (scipy.sparse.csr_matrix, np.asarray):
+        options = {
+            "solver": solver,
+            "backend": "fused",
+            "validation_set": (form(rows[:30]), y_for(name)[:30]),
+        }
+        classes = {"classes": np.unique(Y)} if name == "MLPClassifier" else {}
+        estimator = make(fastmlp, name, **options)
+        for _ in range(3):
+            estimator.partial_fit(form(rows), y_for(name), **classes)
+        found.append(estimator)
+    sparse, dense = found
+    assert_same(sparse, dense, rows, 0.0)
+    np.testing.assert_array_equal(sparse.validation_loss_curve_, dense.validation_loss_curve_)

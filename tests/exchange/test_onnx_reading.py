@@ -1,0 +1,270 @@
+"""What `from_onnx` reads predicts as the file does; what it does not understand is refused in one line."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from exchanged import CASES, X, agrees, inputs, network, rounding
+from selection import seeds
+
+from fastmlp import Activation, Model, Network
+from fastmlp.backend import reference
+from fastmlp.model.layout import parameter_count
+
+onnx = pytest.importorskip("onnx")
+runtime = pytest.importorskip("onnxruntime")
+errors = pytest.importorskip("onnxruntime.capi.onnxruntime_pybind11_state")
+
+from onnx_graphs import Drawn, damaged  # noqa: E402
+
+runtime.set_default_logger_severity(4)  # what it refuses is said once, by the error
+
+helper, numpy_helper = onnx.helper, onnx.numpy_helper
+FLOAT, DOUBLE, INT64, BOOL = (
+    getattr(onnx.TensorProto, name) for name in ("FLOAT", "DOUBLE", "INT64", "BOOL")
+)
+
+
+def read(path):
+    """The model of a file, None if it is refused, in one line."""
+    try:
+        return Model.from_onnx(path, backend="reference")
+    except ValueError as error:
+        said = str(error)
+    assert "\n" not in said
+    return None
+
+
+def compare(path, given, rng):
+    """Assert that onnxruntime computes what a model does; return whether it has all of its operators."""
+    try:
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    except (errors.NotImplemented, errors.RuntimeException):  # older releases fail on odd initial values
+        return False
+    (source,) = session.get_inputs()
+    shape = [size if isinstance(size, int) else -1 for size in source.shape]
+    if shape[0] in (0, 1 << 40):  # a damaged file may ask for so many rows
+        return False
+    types = {"tensor(float)": np.float32, "tensor(double)": np.float64}
+    if types.get(source.type) != given.parameters.dtype:  # or for another dtype, which it casts
+        return False
+    rows = rng.normal(size=(20 if shape[0] < 0 else shape[0], given.network.n_in))
+    rows = rows.astype(given.parameters.dtype)
+    (got,) = session.run(None, {source.name: rows.reshape(len(rows), *shape[1:])})
+    with np.errstate(all="ignore"):
+        expected = given.predict(rows)
+        # Its softmax takes for zero what is below the normal numbers.
+        bound = 2 * rounding(given, rows)["output"] + np.finfo(expected.dtype).tiny
+        off = np.abs(got - expected)
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    known = np.isfinite(bound) & np.isfinite(expected)
+    assert (off[known] <= bound[known]).all(), (given.network, (off / bound)[known].max())
+    assert (np.isfinite(got) == np.isfinite(expected))[np.isfinite(bound)].all()
+    return True
+
+
+@pytest.mark.parametrize("seed", seeds(1, 5, 40))
+@pytest.mark.parametrize("trap", [0.0, 0.15])
+def test_random_graphs_are_refused_or_equal(seed, trap, tmp_path):
+    rng, path, equal = np.random.default_rng(seed), tmp_path / "x.onnx", 0
+    for _ in range(100):
+        onnx.save(Drawn(rng, trap).model(), path)
+        given = read(path)
+        equal += given is not None and compare(path, given, rng)
+    assert equal > (50 if trap == 0 else 20)
+
+
+@pytest.mark.parametrize("seed", seeds(1, 6, 40))
+def test_damaged_files_are_refused_or_equal(seed, tmp_path):
+    rng, path, equal = np.random.default_rng(seed), tmp_path / "x.onnx", 0
+    for _ in range(250):
+        path.write_bytes(damaged(rng, Drawn(rng, 0.0).model()))
+        given = read(path)
+        equal += given is not None and compare(path, given, rng)
+    assert equal > 5
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_a_layer_of_one_unit_comes_back(case, dtype, tmp_path):
+    wide = network(case)
+    n_out = 2 if wide.output == "softmax" else 1
+    made = Network([3, 1, 1, n_out], wide.hidden[0], wide.output, wide.loss)
+    parameters = np.random.default_rng(0).normal(size=parameter_count(made)).astype(dtype)
+    given = Model(made, parameters, {"loss": []}, reference.BACKEND, None)
+    given.to_onnx(tmp_path / "x.onnx")
+    back = Model.from_onnx(tmp_path / "x.onnx", backend="reference")
+    assert (back.parameters == parameters).all()
+    agrees(given, back.predict(inputs(dtype)), inputs(dtype))
+    if not isinstance(made.hidden[0], Activation):
+        assert back.network == made
+
+
+def test_what_a_formula_adds_to_one_unit_is_no_bias(tmp_path):
+    made = Network([3, 1, 1], Activation("moved", lambda z: np.tanh(z + 1)))
+    parameters = np.random.default_rng(0).normal(size=parameter_count(made))
+    given = Model(made, parameters, {"loss": []}, reference.BACKEND, None)
+    given.to_onnx(tmp_path / "x.onnx")
+    assert (read(tmp_path / "x.onnx").parameters == parameters).all()
+
+
+# --- files by hand ---------------------------------------------------------------------------------
+
+W = np.array([[1.0, -2.0], [0.5, 1.5], [-1.0, 0.25]])
+SQUARE = np.array([[1.0, 2.0], [3.0, 4.0]])
+ROW = np.array([0.5, -0.5])
+
+
+def file(path, nodes, kind=DOUBLE, version=20, shape=("rows", 3), **arrays):
+    """A file of nodes (operator, inputs, output, attributes), from X to the last node's output."""
+    made = [helper.make_node(operator, ins, [out], **more) for operator, ins, out, more in nodes]
+    ends = [
+        helper.make_tensor_value_info("X", kind, shape),
+        helper.make_tensor_value_info(nodes[-1][2], kind, [None, None]),
+    ]
+    known = [numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items()]
+    graph = helper.make_graph(made, "by hand", ends[:1], ends[1:], known)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=9), path)
+    return path
+
+
+LAYER = ("Gemm", ["X", "w"], "z", {})
+
+
+def after(*more):
+    """Nodes: a layer from X to "z", and more."""
+    return [LAYER, *more]
+
+
+def test_a_transposed_constant_has_its_axes_where_the_file_has_them(tmp_path):
+    nodes = [("Transpose", ["w"], "same", {"perm": [0, 1]}), ("Gemm", ["X", "same"], "z", {})]
+    got = read(file(tmp_path / "x.onnx", nodes, w=W))
+    assert (got.weights[0] == W).all()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        (
+            after(("Cast", ["z"], "whole", {"to": INT64}), ("Cast", ["whole"], "out", {"to": DOUBLE})),
+            "Cast ('whole') gives INT64, where the output is DOUBLE",
+        ),
+        (
+            after(("Cast", ["z"], "truth", {"to": BOOL}), ("Cast", ["truth"], "out", {"to": DOUBLE})),
+            "Cast ('truth') gives BOOL, where the output is DOUBLE",
+        ),
+        (
+            after(("Cast", ["z"], "less", {"to": FLOAT}), ("Cast", ["less"], "out", {"to": DOUBLE})),
+            "Cast ('less') gives FLOAT, where the output is DOUBLE",
+        ),
+        (after(("Cast", ["z"], "out", {"to": INT64})), "is no valid ONNX file: "),
+        (
+            after(("Reshape", ["z", "flat"], "out", {})),
+            "Reshape ('out') gives the shape (2000006), where a chain",
+        ),
+        (
+            after(("Flatten", ["z"], "out", {"axis": 0})),
+            "Flatten ('out') gives the shape (1, 2000006), where",
+        ),
+        (after(("Transpose", ["z"], "out", {"perm": [1, 0]})), "cannot read the operator Transpose ('out')"),
+        (after(("Add", ["z", "column"], "out", {})), "is no valid ONNX file: "),
+        (
+            after(("Add", ["z", "deep"], "out", {})),
+            "Add ('out') computes with 'deep', which is no layer's value",
+        ),
+        (
+            after(("Mul", ["z", "number"], "out", {})),
+            "Mul ('out') gives the shape (1, rows, 2), where a chain has (rows, units)",
+        ),
+        (after(("Softmax", ["z"], "out", {"axis": 0})), "Softmax with {'axis': 0} has no counterpart"),
+        (after(("Max", ["z", "one", "one"], "out", {})), "Max ('out') of 3 values has no counterpart"),
+        (
+            after(("Dropout", ["z", "", "true"], "out", {})),
+            "Dropout ('out') drops units when predicting, too",
+        ),
+        (
+            after(("Mul", ["z", "row"], "out", {})),
+            "ends in Scale; a Network ends in a Dense and its output",
+        ),
+        (
+            after(("Relu", ["z", "z"], "out", {})),
+            "is no valid ONNX file: Node with schema(::Relu:14) has input",
+        ),
+        (after(("Cast", ["z"], "out", {})), "is no valid ONNX file: Required attribute 'to' is missing."),
+        (after(("Relu", ["z"], "X", {})), "is no valid ONNX file: Graph must be in single static assignment"),
+        ([("Gemm", ["X", "w", "column"], "out", {})], "the bias of Gemm ('out') must be known, one number"),
+        ([("Gemm", ["X", "nan"], "out", {})], "weights and biases of layer 0 of "),
+        ([("Gemm", ["X", "w"], "out", {"alpha": np.nan})], "weights and biases of layer 0 of "),
+        ([("Gemm", ["X", "w", "inf"], "out", {})], "weights and biases of layer 0 of "),
+        ([("Gemm", ["X", "complex"], "out", {})], "is no valid ONNX file: "),
+        ([("Gemm", ["X", "integers"], "out", {})], "is no valid ONNX file: "),
+    ],
+)
+def test_what_changes_predictions_is_refused(nodes, said, tmp_path):
+    arrays = {"w": W, "row": ROW, "column": ROW[:, None], "deep": ROW[None, None], "one": np.float64(1)}
+    arrays |= {"flat": np.array([-1]), "true": np.array(True), "nan": W * np.nan, "inf": ROW * np.inf}
+    arrays |= {"number": np.ones((1, 1, 1)), "complex": W + 1j, "integers": W.astype(np.int64)}
+    with pytest.raises(ValueError, match=re.escape(said)) as error:
+        Model.from_onnx(file(tmp_path / "x.onnx", nodes, **arrays))
+    assert "\n" not in str(error.value)
+
+
+def test_a_column_is_no_bias_of_as_many_rows_as_units(tmp_path):
+    nodes = after(("Add", ["z", "column"], "out", {}))
+    assert read(file(tmp_path / "x.onnx", nodes, shape=(2, 3), w=W, column=ROW[:, None])) is None
+
+
+def test_what_is_added_to_one_unit_that_is_used_again_is_no_bias(tmp_path):
+    nodes = [LAYER, ("Add", ["z", "one"], "u", {}), ("Sigmoid", ["u"], "s", {}), ("Mul", ["z", "s"], "a", {})]
+    nodes += [("Gemm", ["a", "v"], "out", {})]
+    path = file(tmp_path / "x.onnx", nodes, w=W[:, :1], one=ROW[:1], v=W[:1])
+    assert compare(path, read(path), np.random.default_rng(0))
+
+
+def test_initializers_may_be_inputs_too(tmp_path):
+    model = onnx.load(file(tmp_path / "x.onnx", [("Gemm", ["X", "w"], "out", {})], w=W))
+    model.graph.input.append(helper.make_tensor_value_info("w", DOUBLE, W.shape))
+    onnx.save(model, tmp_path / "y.onnx")
+    assert (read(tmp_path / "y.onnx").weights[0] == W).all()
+
+
+def test_complex_graphs_are_refused(tmp_path):
+    path = file(
+        tmp_path / "x.onnx", [("MatMul", ["X", "w"], "out", {})], onnx.TensorProto.COMPLEX128, w=W + 1j
+    )
+    assert read(path) is None
+
+
+@pytest.mark.parametrize("version", [6, 99])
+def test_operators_of_other_versions_are_refused(version, tmp_path):
+    path = file(tmp_path / "x.onnx", [("MatMul", ["X", "w"], "out", {})], version=version, w=W)
+    with pytest.raises(
+        ValueError, match=f"operators of version {version}; can read those from 7 to|no valid ONNX"
+    ):
+        Model.from_onnx(path)
+
+
+def test_log_of_one_and_exp_overflows_as_in_the_file(tmp_path):
+    nodes = [LAYER, ("Exp", ["z"], "e", {}), ("Add", ["e", "one"], "u", {}), ("Log", ["u"], "a", {})]
+    nodes += [("Gemm", ["a", "square"], "out", {})]
+    path = file(tmp_path / "x.onnx", nodes, w=W * 1000, one=np.float64(1), square=SQUARE)
+    with np.errstate(all="ignore"):
+        got = read(path).predict(X)
+    (expected,) = runtime.InferenceSession(path).run(None, {"X": X})
+    assert (np.isfinite(got) == np.isfinite(expected)).all()
+    assert not np.isfinite(got).all()
+
+
+def test_arrays_in_other_files_come_with_the_model_and_never_from_elsewhere(tmp_path):
+    model = onnx.load(file(tmp_path / "x.onnx", [("Gemm", ["X", "w"], "out", {})], w=W))
+    path = tmp_path / "y.onnx"
+    options = {"save_as_external_data": True, "size_threshold": 0, "location": "y.bin"}
+    onnx.save_model(model, path, **options)
+    assert (read(path).weights[0] == W).all()
+    (tmp_path / "y.bin").unlink()
+    assert read(path) is None
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"y.bin", b"/dev/"))
+    assert read(path) is None

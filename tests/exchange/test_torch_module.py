@@ -1,0 +1,192 @@
+"""`fastmlp.torch.Module`: its derivatives are right, and PyTorch's tools work on it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp import Adam, Network
+from fastmlp.model.activations import HIDDEN
+
+torch = pytest.importorskip("torch")  # an extra, and 200 MB
+
+Module = fastmlp.torch.Module
+DOUBLE = torch.float64
+
+
+def tensor(*shape, seed=0, **options):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=DOUBLE, **options)
+
+
+NETWORKS = [
+    *(Network((3, 5, 4, 2), hidden) for hidden in HIDDEN if hidden not in ("relu", "leaky_relu")),
+    Network((3, 5, 2), "tanh", "sigmoid", "mse", input_scale=0.5),
+    Network((3, 5, 4), "tanh", "softmax", "cross_entropy"),
+    Network((3, 5, 1), "tanh", "exp", "poisson"),
+    Network((3, 1)),
+]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_gradcheck_passes(network, backend):
+    module = Module(network, seed=0, dtype="f8", backend=backend)
+    X = tensor(4, 3, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda X, *parameters: module(X), (X, *module.parameters()))
+
+
+def twin(module):
+    """The same network of PyTorch's own layers."""
+    layers = []
+    for weights, biases in zip(module.weights, module.biases, strict=True):
+        layer = torch.nn.Linear(*weights.shape, dtype=DOUBLE)
+        layer.weight.data.copy_(weights.data.T)
+        layer.bias.data.copy_(biases.data)
+        layers += [layer, torch.nn.Tanh()]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+@pytest.mark.parametrize(
+    "optimizer", [torch.optim.SGD, torch.optim.Adam, torch.optim.RMSprop, torch.optim.LBFGS]
+)
+def test_optimisers_of_pytorch_train_it_as_they_train_its_twin(optimizer):
+    module = Module(Network((3, 8, 2), "tanh"), seed=0, dtype="f8")
+    X, y, ends = tensor(20, 3), tensor(20, 2, seed=1), []
+    for one in (twin(module), module):
+        taken = optimizer(one.parameters(), lr=0.05)
+        for _ in range(5):
+
+            def closure(one=one, taken=taken):
+                taken.zero_grad()
+                loss = torch.nn.functional.smooth_l1_loss(one(X), y)
+                loss.backward()
+                return loss
+
+            taken.step(closure)
+        ends.append(torch.nn.functional.mse_loss(one(X), y).item())
+    np.testing.assert_allclose(ends[0], ends[1], rtol=1e-9)
+    np.testing.assert_array_equal(module.stepper.weights[0], module.weights[0].detach().numpy())
+    np.testing.assert_array_equal(module.model().predict(X.numpy()), module(X).detach().numpy())
+
+
+def test_several_forwards_may_come_before_their_backwards():
+    module = Module(Network((3, 8, 2), "tanh"), seed=0, dtype="f8")
+    losses = {}
+    for name, one in (("own", module), ("twin", twin(module))):
+        first, second = (tensor(5, 3, seed=i, requires_grad=True) for i in range(2))
+        a, b = one(first), one(second)
+        ((a * b).sum() + one(first.detach() + 1).sum()).backward()
+        losses[name] = [first.grad, second.grad, *(p.grad for p in one.parameters())]
+    losses["twin"][2:] = [
+        *(g.T for g in losses["twin"][2:] if g.ndim == 2), *(g for g in losses["twin"][2:] if g.ndim == 1),
+    ]  # fmt: skip
+    for got, expected in zip(losses["own"], losses["twin"], strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_dropout_is_the_same_in_a_forward_that_is_taken_again():
+    module = Module(Network((3, 64, 2), "tanh", dropout=0.5), seed=0, dtype="f8")
+    X = tensor(6, 3)
+    first = module(X)
+    assert not torch.equal(first, module(X))
+    gradients = []
+    for between in (False, True):
+        module.stepper.steps = 7
+        loss = module(X).sum()
+        if between:
+            module(X)
+        gradients.append(torch.autograd.grad(loss, list(module.parameters())))
+    for one, other in zip(*gradients, strict=True):
+        assert torch.equal(one, other)
+    module.eval()
+    assert torch.equal(module(X), module(X))
+
+
+def test_it_starts_from_a_model_and_shares_no_memory_with_it():
+    X = np.random.default_rng(0).normal(size=(30, 3)).astype("f")
+    model = fastmlp.fit(Network((3, 4, 1)), X, X[:, :1], epochs=2, optimizer=Adam(), seed=0)
+    module = Module(model)
+    with torch.no_grad():
+        np.testing.assert_array_equal(module(torch.from_numpy(X)).numpy(), model.predict(X))
+        module.weights[0].zero_()
+    assert model.weights[0].any()
+    assert not module.stepper.weights[0].any()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_shares_memory_with_its_own_stepper(copied):
+    module = Module(Network((3, 4, 2)), seed=0)
+    module.biases[0].requires_grad_(False)
+    other = copied(module.eval())
+    assert not other.training
+    assert [p.requires_grad for p in other.parameters()] == [True, True, False, True]
+    other.weights[0].data.zero_()
+    assert not other.stepper.weights[0].any()
+    assert module.stepper.weights[0].any()
+    other.load_state_dict(module.state_dict())
+    np.testing.assert_array_equal(other.stepper.parameters, module.stepper.parameters)
+    module(torch.ones(1, 3)).sum().backward()
+    assert module.biases[0].grad is None
+
+
+def test_a_mistake_is_one_clear_line():
+    module = Module(Network((3, 4, 1), "tanh"), seed=0)
+    X = torch.ones(5, 3, requires_grad=True)
+    (first,) = torch.autograd.grad(module(X).sum(), X)
+    assert first.shape == (5, 3)
+    for call, error, message in (
+        (
+            lambda: torch.autograd.grad(module(X).sum(), X, create_graph=True),
+            RuntimeError,
+            "has no second derivative",
+        ),
+        (lambda: module(torch.ones(5, 3, dtype=DOUBLE)), ValueError, "X must be a float32 array"),
+        (lambda: module(torch.ones(2000, 3)), ValueError, r"1 to 1024 rows \(most_rows\) of 3"),
+        (module.double, TypeError, r"stay torch.float32 on the CPU.*; got torch.float64 on cpu"),
+        (lambda: Module([3, 1]), TypeError, "network must be a Network or a Model"),
+    ):
+        with pytest.raises(error, match=message) as raised:
+            call()
+        assert "\n" not in str(raised.value)
+    assert module.cpu() is module
+    assert module.float() is module
+    loss = module(X).sum()
+    with torch.no_grad():
+        module.weights[0].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+NORMED = [fastmlp.Dense(6, "silu"), fastmlp.BatchNorm(name="norm"), fastmlp.Dense(2)]
+
+
+def test_a_batch_norm_at_rest_goes_by_its_running_state():
+    X, Y = np.random.default_rng(0).normal(size=(2, 40, 4))
+    network = Network(inputs=4, layers=NORMED)
+    model = fastmlp.fit(network, X, Y[:, :2], optimizer=Adam(0.01), epochs=5, batch_size=8, seed=0)
+    ours, theirs = Module(model, dtype="float64").eval(), model.to_torch().double().eval()
+    given = [torch.tensor(X, requires_grad=True) for _ in range(2)]
+    for module, inputs in zip((ours, theirs), given, strict=True):
+        (module(inputs) ** 2).sum().backward()
+    torch.testing.assert_close(given[0].grad, given[1].grad)
+    torch.testing.assert_close(ours.layers["norm"].gain.grad, theirs[2].weight.grad)
+
+
+def test_a_forward_that_is_taken_again_leaves_running_statistics():
+    module = Module(Network(inputs=4, layers=NORMED), seed=0, dtype="float64")
+    first, _ = module(tensor(8, 4)), module(tensor(8, 4, seed=1))
+    before = module.layers["norm"].mean.clone()
+    first.sum().backward()
+    torch.testing.assert_close(module.layers["norm"].mean, before, rtol=0, atol=0)
+
+
+def test_a_name_that_a_module_has_is_refused():
+    network = Network(
+        inputs=4, layers=[fastmlp.Dense(4, name="train"), fastmlp.LayerNorm(), fastmlp.Dense(2)]
+    )
+    with pytest.raises(ValueError, match="can have no layer 'train'; give it another name"):
+        Module(network)

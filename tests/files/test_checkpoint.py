@@ -1,0 +1,341 @@
+"""Models on disk: what comes back, files of earlier versions, and files that nobody sound wrote."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import io
+import operator
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from forged import sealed, zipped
+from problems import data_set
+from selection import campaign
+
+import fastmlp
+from fastmlp import Adam, Callback, Checkpoint, CheckpointError, EarlyStopping, Network, Normal
+from fastmlp.files import archive
+from fastmlp.training import checkpoint, loop
+
+X, Y = data_set("diabetes", 50)
+GOLDEN = Path(__file__).parents[1] / "golden"
+"""Files of every format that there was; `python tests/files/test_checkpoint.py` wrote those of this one."""
+
+
+class Stop(Callback):
+    def on_chunk_end(self, run):
+        if run.step == 5:
+            run.stop("golden")
+
+
+def trained(callbacks=(), **options):
+    network = Network([10, 4, 3, 1], ["gelu", "tanh"], dropout=0.1, l2=0.01, weight_init=Normal(0.3))
+    given = {
+        "optimizer": Adam(0.01), "epochs": 3, "batch_size": 16, "seed": 7, "validation": 0.2,
+        "backend": "reference", "callbacks": callbacks,
+    }  # fmt: skip
+    return fastmlp.fit(network, X, Y, **{**given, **options})
+
+
+# --- models ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_comes_back_as_it_was(dtype, tmp_path):
+    model = trained(dtype=dtype)
+    fastmlp.save(model, tmp_path / "m")
+    loaded = fastmlp.load(tmp_path / "m")
+    assert (loaded.network, loaded.history) == (model.network, model.history)
+    assert (loaded.backend, loaded.stop_reason) == (model.backend, model.stop_reason)
+    assert loaded.parameters.dtype == dtype
+    np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
+    loaded.parameters[...] = 0  # the model's own, and writable
+
+
+def test_the_file_of_an_unfinished_training_is_the_model_that_fit_would_have_returned(tmp_path):
+    path = tmp_path / "c"
+    model = trained([EarlyStopping(2), Checkpoint(path)], optimizer=fastmlp.SGD(0.5), epochs=30)
+    assert "not improved" in model.stop_reason
+    assert len(model.history["loss"]) > np.argmin(model.history["validation_loss"]) + 1
+    np.testing.assert_array_equal(fastmlp.load(path).parameters, model.parameters)
+
+
+def test_only_models_are_saved(tmp_path):
+    with pytest.raises(TypeError, match="model must be a Model, or a list of them, got 3"):
+        fastmlp.save(3, tmp_path / "m")
+
+
+def test_a_backend_that_is_not_here_is_named(tmp_path):
+    header, arrays = copy.deepcopy(sound_model(tmp_path))
+    archive.write(tmp_path / "m", {**header, "backend": "mine"}, arrays)
+    with pytest.raises(CheckpointError, match="unknown backend 'mine'; choose from: reference"):
+        fastmlp.load(tmp_path / "m")
+
+
+# --- golden files ---------------------------------------------------------------------------------------
+
+
+def write_golden(folder):
+    fastmlp.save(trained(), folder / "model-1.npz")
+    before, loop.MAX_CHUNK_STEPS = loop.MAX_CHUNK_STEPS, 1
+    trained([EarlyStopping(2), Checkpoint(folder / "training-1.npz", 99), Stop()])
+    loop.MAX_CHUNK_STEPS = before
+
+
+def test_files_of_format_1_are_read_for_ever():
+    model = fastmlp.load(GOLDEN / "model-1.npz")
+    assert model.network == trained(epochs=0).network
+    # The training itself depends on the machine's BLAS in its last bits.
+    assert model.predict(X[:2])[:, 0] == pytest.approx(trained().predict(X[:2])[:, 0], rel=1e-9)
+    assert model.history["loss"] == pytest.approx(trained().history["loss"], rel=1e-9)
+    saved = checkpoint.read_training(GOLDEN / "training-1.npz")
+    assert (saved.seed, saved.snapshot.step, saved.snapshot.pending.shape) == (7, 5, (2, 2))
+    assert saved.snapshot.callbacks[0][0] == "EarlyStopping"
+    assert fastmlp.load(GOLDEN / "training-1.npz").stop_reason == "golden"
+
+
+def test_what_is_written_today_has_the_golden_files_keys(tmp_path):
+    def keys(path):
+        header, arrays = archive.read(path)
+        return set(header), set(arrays)
+
+    fastmlp.save(trained(), tmp_path / "m")
+    trained([EarlyStopping(2), Checkpoint(tmp_path / "c", 99)])
+    assert keys(tmp_path / "m") == keys(GOLDEN / "model-1.npz")
+    assert keys(tmp_path / "c") == keys(GOLDEN / "training-1.npz")
+
+
+# --- files with a seal that holds and a content that does not ---------------------------------------------
+
+
+def sound_model(tmp_path):
+    fastmlp.save(trained(), tmp_path / "sound")
+    return archive.read(tmp_path / "sound")
+
+
+def sound_training(tmp_path):
+    """One of today's X: releases of NumPy and scikit-learn scale the golden file's to other last bits."""
+    write_golden(tmp_path)
+    return archive.read(tmp_path / "training-1.npz")
+
+
+def put(what, value):
+    def change(header, arrays):
+        *path, last = what.split(".")
+        place = header
+        for key in path:
+            place = place[key]
+        place[last] = value
+
+    return change
+
+
+def array(name, value):
+    def change(header, arrays):
+        arrays[name] = value
+
+    return change
+
+
+def lacks(name):
+    def change(header, arrays):
+        del (header if name in header else arrays)[name]
+
+    return change
+
+
+P = 10 * 4 + 4 + 4 * 3 + 3 + 3 + 1
+
+UNSOUND = {
+    "a newer format": (put("format", 2), "has format 2; this fastmlp reads format 1"),
+    "no format": (lacks("format"), "has format None"),
+    "a format by name": (put("format", "1"), "has format '1'"),
+    "no network": (lacks("network"), "lacks 'network'"),
+    "a network by name": (put("network", "3-4-1"), "describes no network"),
+    "an optimiser for a network": (put("network.type", "Adam"), "unexpected keyword"),
+    "another thing for a network": (put("network", {"type": "Normal", "scale": 1.0}), "describes no network"),
+    "700 nested lists": (put("network.hidden", functools.reduce(lambda x, _: [x], range(700))), "recursion"),
+    "an unknown loss": (put("network.loss", "rmse"), "unknown loss 'rmse'"),
+    "a network of another width": (put("network.sizes", [10, 5, 3, 1]), "parameters are not the network's"),
+    "a network of 10^9 units": (put("network.sizes", [10**9, 10**9]), "at most 2^31"),
+    "a width of -1": (put("network.sizes", [10, -1, 3, 1]), "at least 1"),
+    "an unknown field": (put("network.depth", 3), "depth"),
+    "no parameters": (lacks("parameters"), "lacks 'parameters'"),
+    "whole parameters": (array("parameters", np.zeros(P, np.int64)), "parameters are not the network's"),
+    "parameters in rows": (array("parameters", np.zeros((1, P))), "parameters are not the network's"),
+    "nan parameters": (array("parameters", np.full(P, np.nan)), "a parameter is not finite"),
+    "an infinite loss": (array("history/loss", np.array([np.inf])), "history is not finite"),
+    "a history by number": (put("history", 3), "iterable"),
+    "no loss": (put("history", []), "lacks the loss"),
+    "a reason that is no text": (put("stop_reason", 3), "no text"),
+    "a training that is none": (put("training", "yes"), "indices"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND)
+def test_unsound_content_is_refused_in_one_line(kind, tmp_path):
+    header, arrays = sound_model(tmp_path)
+    change, said = UNSOUND[kind]
+    change(header, arrays)
+    archive.write(tmp_path / "m", header, arrays)
+    with pytest.raises(CheckpointError) as caught:
+        fastmlp.load(tmp_path / "m")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+UNSOUND_TRAINING = {
+    "a step below 0": (put("training.step", -1), "at least 0"),
+    "half a step": (put("training.step", 0.5), "whole number"),
+    "another step": (put("training.step", 6), "of different steps"),
+    "a seed by name": (put("training.setting.seed", "7"), "whole number"),
+    "another generator": (put("training.order_state", {"bit_generator": "MT19937"}), "PCG64"),
+    "nan moments": (array("moments", np.full((2, P), np.nan)), "not a number"),
+    "moments of another width": (array("moments", np.zeros((2, 3))), "no moments"),
+    "one row of moments": (array("moments", np.zeros((1, P))), "of different steps"),
+    "an order with a row twice": (array("order", np.zeros(40, np.int64)), "no order"),
+    "an order of other rows": (array("order", np.arange(39)), "of different steps"),
+    "one pending loss too many": (array("pending", np.ones((2, 3))), "of different steps"),
+    "infinite pending losses": (array("pending", np.full((2, 2), np.inf)), "no pending losses"),
+    "one epoch too many": (array("history/loss", np.ones(2)), "of different steps"),
+    "nan for the best": (array("callbacks/0/best_parameters", np.full(P, np.nan)), "best parameters"),
+    "no best parameters": (lacks("callbacks/0/best_parameters"), "best_parameters"),
+    "callbacks by name": (put("training.callbacks", "none"), "unpack"),
+}
+
+
+@pytest.mark.parametrize("kind", UNSOUND_TRAINING)
+def test_an_unsound_training_is_not_resumed(kind, tmp_path):
+    header, arrays = sound_training(tmp_path)
+    change, said = UNSOUND_TRAINING[kind]
+    change(header, arrays)
+    archive.write(tmp_path / "c", header, arrays)
+    with pytest.raises(CheckpointError) as caught:
+        trained([EarlyStopping(2)], resume=tmp_path / "c")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+MISSING = object()
+
+
+def places(value, path=()):
+    """The paths to all that a header holds."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in inside:
+        yield (*path, key)
+        yield from places(part, (*path, key))
+
+
+@pytest.mark.slow  # 430 headers, 5 s
+def test_nothing_in_a_header_but_is_believed_or_refused(tmp_path, report_figure):
+    """Each place in turn is missing or holds what it should not, behind a seal that holds."""
+    whole, arrays = sound_training(tmp_path)
+    tried, reasons = 0, []
+    for path in places(whole):
+        for odd in (None, 0, "x", {}, MISSING):
+            header = copy.deepcopy(whole)
+            *before, last = path
+            place = functools.reduce(operator.getitem, before, header)
+            if odd is MISSING:
+                del place[last]
+            else:
+                place[last] = odd
+            archive.write(tmp_path / "c", header, arrays)
+            tried += 1
+            try:
+                model = trained([EarlyStopping(2)], resume=tmp_path / "c", seed=None, backend="auto")
+            except CheckpointError as error:
+                reasons.append(str(error))
+            else:
+                assert np.isfinite(model.parameters).all()
+    assert not any("\n" in reason for reason in reasons)
+    refused = len(reasons)
+    assert refused > 0.9 * tried
+    report_figure(f"{tried} headers, {refused} refused, the others harmless")
+
+
+# --- fuzzing ----------------------------------------------------------------------------------------------
+
+
+def mutated(rng, content, others):
+    """The content after one to four of the accidents and tricks that a file may meet."""
+    content = bytearray(content)
+    for _ in range(rng.integers(1, 5)):
+        size = max(1, len(content))
+        place, length = int(rng.integers(size)), int(rng.integers(1, 40))
+        match rng.integers(7):
+            case 0:
+                content[place : place + 1] = bytes([rng.integers(256)])
+            case 1:
+                del content[place:]
+            case 2:
+                del content[place : place + length]
+            case 3:
+                content[place:place] = rng.bytes(length)
+            case 4:
+                other = others[rng.integers(len(others))]
+                start = int(rng.integers(len(other)))
+                content[place : place + length] = other[start : start + length]
+            case 5:
+                extreme = int(rng.choice([0, 1, 0x7F, 0xFF, 1 << 31, (1 << 32) - 1, (1 << 63) - 1]))
+                width = int(rng.choice([2, 4, 8]))
+                content[place : place + width] = (extreme % (1 << 8 * width)).to_bytes(width, "little")
+            case 6:  # within the header's text
+                text = b'"step": 5, "order_state": {"a": [1e999, null, true, {}]}, "sizes": [-1], '
+                cut = int(rng.integers(len(text)))
+                content[place : place + length] = text[cut : cut + length]
+    return bytes(content)
+
+
+def fuzzed(rng, files):
+    """A damaged file: as it is, or past its seal, or past the checksums of its members too."""
+    file = files[rng.integers(len(files))]
+    match rng.integers(4):
+        case 0:
+            return mutated(rng, file, files)
+        case 1:
+            return sealed(mutated(rng, file, files))
+    with zipfile.ZipFile(io.BytesIO(file)) as opened:
+        members = [(name, opened.read(name)) for name in opened.namelist()]
+    chosen = rng.integers(len(members))
+    contents = [content for _, content in members]
+    return zipped(
+        *(
+            (name, mutated(rng, content, contents) if place == chosen else content)
+            for place, (name, content) in enumerate(members)
+            if rng.random() < 0.99
+        )
+    )
+
+
+@pytest.mark.parametrize(("inputs", "least"), [(500, 25), pytest.param(20_000, 50, marks=campaign)])
+def test_no_file_does_more_than_raise_a_checkpoint_error(inputs, least, tmp_path, report_figure):
+    rng = np.random.default_rng(0)
+    files = [(GOLDEN / name).read_bytes() for name in ("model-1.npz", "training-1.npz")]
+    path = tmp_path / "fuzzed"
+    believed = 0
+    reasons = set()
+    for _ in range(inputs):
+        path.write_bytes(fuzzed(rng, files))
+        for read in (fastmlp.load, checkpoint.read_training):
+            try:
+                found = read(path)
+            except CheckpointError as error:
+                reasons.add(str(error).partition("checkpoint: ")[2])
+            else:
+                model = found if read is fastmlp.load else fastmlp.load(path)
+                assert np.isfinite(model.parameters).all()
+                assert model.predict(X).shape == (50, 1)
+                believed += 1
+    assert not any("\n" in reason for reason in reasons)
+    reasons = {reason[:30] for reason in reasons}
+    assert len(reasons) > least, "the mutations do not reach deep"
+    report_figure(f"{inputs} files read two ways, {len(reasons)} reasons to refuse, {believed} harmless")
+
+
+if __name__ == "__main__":
+    write_golden(GOLDEN)

@@ -1,0 +1,299 @@
+"""Directories whose files are run: whoever else could put files there, by whatever way, has them not used."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import needs
+import pytest
+
+from fastmlp.kernels.jit import store
+from fastmlp.system import background
+from fastmlp.system.private_directory import NotPrivate, make, opened
+
+pytestmark = needs.modes
+
+STRANGER = 1234
+
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root acts for other users"
+)
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A directory of this user's, two levels below the test's."""
+    path = tmp_path / "above" / "own"
+    make(path)
+    return path
+
+
+@pytest.fixture
+def shared():
+    """A directory that every user can go to."""
+    path = Path(tempfile.mkdtemp())
+    path.chmod(0o777)
+    yield path
+    shutil.rmtree(path)
+
+
+def stranger(command, *arguments, **options):
+    """Run a command as another user."""
+    return subprocess.run(
+        [*command, *map(str, arguments)],
+        user=STRANGER,
+        group=STRANGER,
+        extra_groups=[],
+        check=True,
+        **options,
+    )
+
+
+def refused(path, because):
+    with pytest.raises(NotPrivate) as refusal:
+        opened(path)
+    assert str(refusal.value) == f"others could write to {str(because)!r}"
+
+
+@pytest.mark.parametrize(("mode", "good"), [(0o755, True), (0o777, False), (0o1777, True), (0o757, False)])
+def test_nobody_else_can_rename_it(place, mode, good):
+    place.parent.chmod(mode)
+    if good:
+        assert opened(place).path == place
+    else:
+        refused(place, place.parent)
+
+
+@needs_root
+def test_a_group_on_the_way_has_no_other_member(place):
+    place.parent.chmod(0o775)
+    assert opened(place)  # of the group of root's name
+    os.chown(place.parent, 0, STRANGER)
+    opened(place)  # as it was opened before: it is held
+    refused(place.parent, place.parent)
+    other = place.with_name("other")
+    other.mkdir(mode=0o700)
+    refused(other, place.parent)
+
+
+@needs_root
+def test_nobody_else_owns_what_is_on_the_way(place, shared):
+    os.chown(place.parent, STRANGER, STRANGER)
+    refused(place, place.parent)
+    os.chown(place.parent, 0, 0)
+    shared.chmod(0o1777)
+    link = shared / "link"
+    stranger(["ln", "-s"], place.parent, link)
+    refused(link / "own", link)
+    link.unlink()
+    link.symlink_to(place.parent)
+    assert opened(link / "own").path == link / "own"
+
+
+def test_links_on_the_way_are_followed_and_looked_at(place, tmp_path):
+    link = tmp_path / "link"
+    link.symlink_to("above/../above/./")
+    assert opened(link / "own").path == link / "own"
+    place.parent.chmod(0o777)
+    refused(tmp_path / "link" / ".." / "above" / "own", place.parent)
+    open_to_all = tmp_path / "all"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    place.parent.chmod(0o755)
+    (open_to_all / "link").symlink_to(place.parent)
+    refused(open_to_all / "link" / "own", open_to_all)
+    (tmp_path / "round").symlink_to("round")
+    with pytest.raises(OSError, match=os.strerror(errno.ELOOP)):
+        opened(tmp_path / "round" / "own")
+
+
+def test_it_is_itself_no_link_and_no_file(place):
+    link = place.with_name("link")
+    link.symlink_to(place)
+    refused(link, link)
+    (place / "file").touch()
+    refused(place / "file", place / "file")
+
+
+def test_it_is_looked_at_again(place):
+    assert opened(place) is opened(place)
+    place.chmod(0o720)
+    refused(place, place)
+    place.chmod(0o700)
+    assert opened(place)
+
+
+def test_what_is_put_in_its_place_is_another_one(place):
+    first = opened(place)
+    first.create("file", b"first")
+    place.rename(place.with_name("away"))
+    with pytest.raises(FileNotFoundError):
+        opened(place)
+    place.mkdir(mode=0o700)
+    (place / "file").write_bytes(b"second")
+    assert opened(place) is not first
+    assert (first.read("file"), opened(place).read("file")) == (b"first", b"second")
+    first.create("new", b"")
+    first.replace("new", "newer")
+    assert [name for name, _ in opened(place).files()] == ["file"]
+    assert sorted(name for name, _ in first.files()) == ["file", "newer"]
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "others write", "a stranger's"])
+def test_a_file_that_others_may_have_written_is_not_read(place, kind):
+    directory = opened(place)
+    directory.create("own", b"own")
+    match kind:
+        case "link":
+            (place / "file").symlink_to("own")
+        case "pipe":
+            os.mkfifo(place / "file", 0o600)
+        case "others write":
+            (place / "file").touch()
+            (place / "file").chmod(0o620)
+        case _:
+            if os.geteuid() != 0:
+                return
+            (place / "file").touch()
+            os.chown(place / "file", STRANGER, STRANGER)
+    with pytest.raises(OSError):  # noqa: PT011 -- ELOOP of a link, EPERM of others
+        directory.read("file")
+    assert directory.read("own") == b"own"
+
+
+def test_what_is_made_is_this_user_s_alone(tmp_path):
+    before = os.umask(0)
+    try:
+        make(tmp_path / "a" / "b")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b")] == [0o700] * 2
+
+
+def test_a_descriptor_that_somebody_closed_is_neither_used_nor_closed_again(place):
+    directory = opened(place)
+    directory.create("file", b"own")
+    number = directory.descriptor
+    other = os.open(place.parent, os.O_RDONLY)
+    taken = os.dup2(other, number)  # closes it, and takes its number
+    os.close(other)
+    again = opened(place)
+    assert again is not directory
+    assert again.read("file") == b"own"
+    del directory
+    os.close(taken)  # EBADF if it had been closed
+
+
+@needs.reads_proc
+def test_only_the_last_one_is_kept_open(tmp_path):
+    counts = set()
+    for number in range(20):
+        make(tmp_path / str(number))
+        assert opened(tmp_path / str(number))
+        counts.add(len(os.listdir("/proc/self/fd")))
+    assert len(counts) == 1
+
+
+# --- the store, and the process beside ---------------------------------------------------------------------
+
+
+def test_the_store_says_which_directory_it_is(place, monkeypatch):
+    monkeypatch.setenv(store.PLACE, str(place))
+    assert store.directory().path == place / "fastmlp"
+    place.parent.chmod(0o777)
+    monkeypatch.setenv(store.PLACE, str(place / "new"))
+    with pytest.raises(store.StoreUnusable) as refusal:
+        store.directory()
+    assert str(refusal.value) == (
+        f"others could write to {str(place.parent)!r}; forbid that (chmod go-w), or set {store.PLACE}"
+    )
+
+
+@needs_root
+@pytest.mark.parametrize("content", ["a pickle", "a task"])
+@pytest.mark.parametrize("when", ["before it is asked", "before it is served"])
+def test_a_stranger_has_nothing_run_by_putting_a_directory_in_place_of_ours(
+    shared, tmp_path, monkeypatch, content, when
+):
+    place, proof = shared / "fastmlp", tmp_path / "proof"
+    planted = tmp_path / "planted"
+    planted.write_bytes(
+        pickle.dumps((Path.touch, (proof,)))
+        if content == "a pickle"
+        else json.dumps(["touch", str(proof)]).encode()
+    )
+    begun, start = [], background.start_process
+
+    def swap():
+        """Take the directory away, and put one with a request in its place."""
+        move = 'mv "$1" "$1.away" && mkdir "$1" && cat > "$1/x.request" && cp "$1/x.request" "$1/y.request"'
+        with open(planted, "rb") as file:
+            stranger(["sh", "-c", move, "sh"], place, stdin=file)
+
+    def swap_and_start(*given):
+        if when == "before it is served":
+            swap()
+        begun.append(start(*given))
+        return begun[-1]
+
+    monkeypatch.setattr(background, "TABLE", "background_tasks")
+    monkeypatch.setattr(background, "start_process", swap_and_start)
+    shared.chmod(0o755)
+    make(place)
+    directory = opened(place)  # when the way was good
+    shared.chmod(0o777)
+    if when == "before it is asked":
+        swap()
+    assert background.request(directory, "own", "sleep", 0)
+    assert [process.wait(needs.PATIENCE) for process in begun] == [1]
+    assert not proof.exists()
+    monkeypatch.setenv(store.PLACE, str(shared))
+    with pytest.raises(store.StoreUnusable, match="others could write to"):
+        store.directory()
+
+
+IN_A_CONTAINER = """
+import ctypes, os, sys
+from fastmlp.kernels.jit import store
+
+PR_SET_DUMPABLE, CLONE_NEWUSER, user, libc = 4, 0x10000000, int(sys.argv[1]), ctypes.CDLL(None)
+os.setgroups([]), os.setgid(user), os.setuid(user)
+libc.prctl(PR_SET_DUMPABLE, 1)  # which a change of the user takes from a process
+if libc.unshare(CLONE_NEWUSER):  # it takes a process of one thread
+    sys.exit("no user may make a container")
+with open("/proc/self/uid_map", "w") as file:
+    file.write(f"{user} {user} 1")
+assert os.stat("/").st_uid not in (0, user)
+try:
+    print(store.directory().path)
+except store.StoreUnusable as refused:
+    print(refused)
+"""
+
+
+@needs_root
+@needs.reads_proc
+def test_a_container_without_root_has_it_as_nobody(shared):
+    """As Apptainer's: `/` belongs to nobody there."""
+    command = [sys.executable, "-c", IN_A_CONTAINER, str(STRANGER)]
+
+    def found():
+        environment = {**os.environ, store.PLACE: str(shared), "OPENBLAS_NUM_THREADS": "1"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if "no user may make a container" in done.stderr:
+            pytest.skip("the system lets users make no containers")
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    shared.chmod(0o1777)
+    assert found() == str(shared / "fastmlp")
+    shared.chmod(0o777)
+    assert found().startswith(f"others could write to {str(shared)!r}")

@@ -1,0 +1,99 @@
+"""The agreement tests once more with Numba checking every index: no kernel goes beyond an array.
+
+What register tiles read by raw pointers Numba does not check; test_guards.py does.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import needs
+import pytest
+
+from fastmlp.backend.registry import own
+from fastmlp.testing.slots import SLOTS
+
+pytestmark = pytest.mark.slow  # everything compiles anew: a minute
+
+TESTS = Path(__file__).parents[1]
+
+
+def checking(tmp_path, *command):
+    """Run a process that checks bounds; return how it ended and what it printed."""
+    paths = filter(None, (str(TESTS), os.environ.get("PYTHONPATH")))
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "FASTMLP_CACHE_DIR": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, *map(str, command)],
+        cwd=TESTS.parent,
+        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=needs.PATIENCE,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+SLOTS_AGREE = ("-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / "kernels/test_slots.py")
+
+TRAININGS_AGREE = """
+import numpy as np
+from trajectories import TRAININGS, check
+for backend in ("baseline", "fused"):
+    for name in TRAININGS:
+        check(name, backend, np.float32)
+"""
+
+
+def test_no_slot_indexes_beyond_an_array(tmp_path, report_figure, request):
+    given = [f"--variant={Path(path).resolve()}" for path in request.config.getoption("variant")]
+    # In float32 alone, and without what one network's program is written as: Numba does not check that.
+    code, said = checking(tmp_path, *SLOTS_AGREE, *given, "-k", "float32 and not specialized")
+    assert code == 0, said
+    ran = int(re.fullmatch(r"(\d+) passed, \d+ deselected in .*", said.splitlines()[-1])[1])
+    assert ran >= (len(own()) - 1) * len(SLOTS)
+    report_figure(f"{ran} slots under NUMBA_BOUNDSCHECK=1")
+
+
+def test_no_training_indexes_beyond_an_array(tmp_path):
+    code, said = checking(tmp_path, "-c", TRAININGS_AGREE)
+    assert code == 0, said
+
+
+BEYOND = '''
+"""Reads one number beyond each row of delta, which is there but for the last."""
+
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+
+def bias_gradient(delta, out):
+    """out (n_out,) = the sum of delta (rows, n_out) over its rows."""
+    rows, units = delta.shape
+    out[:] = 0
+    for i in range(rows):
+        for j in range(units + 1):
+            if j < units:
+                out[j] += delta[i, j]
+            else:
+                out[0] += 0 * delta[i, j]
+
+
+VARIANT = Variant("beyond", baseline.VARIANT, {"bias_gradient": bias_gradient})
+'''
+
+
+def test_a_kernel_that_does_is_found(tmp_path):
+    """It computes the right numbers, where those that it should not read are finite."""
+    (tmp_path / "beyond.py").write_text(BEYOND)
+    variant = f"--variant={tmp_path / 'beyond.py'}"
+    code, said = checking(tmp_path, *SLOTS_AGREE, variant, "-k", "beyond and bias_gradient")
+    assert code == 1, said
+    assert "IndexError" in said
+    assert re.search(r"\b2 failed\b", said)
+    assert "passed" not in said.splitlines()[-1]

@@ -1,0 +1,124 @@
+"""Calls that chunks leave for others: found again, never shared, and nothing of a training's is in them."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import fastmlp
+from fastmlp.backend import registry
+from fastmlp.kernels.runtime import adapter, chunks
+from fastmlp.kernels.tuning import table
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import initial_state
+from fastmlp.training import loop
+
+RNG = np.random.default_rng(0)
+SMALL, LARGE = fastmlp.Network([3, 5, 2]), fastmlp.Network([100, 300, 10])
+OPTIMIZER = fastmlp.Adam()
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """A list that grows with every workspace that a backend makes."""
+    plain, found = adapter.workspace, []
+
+    def workspace(*given, **options):
+        found.append(given)
+        return plain(*given, **options)
+
+    monkeypatch.setattr(adapter, "workspace", workspace)
+    return found
+
+
+def fit(network, **options):
+    X, y = np.ones((64, network.n_in)), np.linspace(0, 1, 64 * network.n_out).reshape(64, -1)
+    given = {"epochs": 3, "batch_size": 8, "seed": 0, "progress": False, "backend": "fused", "threads": 1}
+    return fastmlp.fit(network, X, y, optimizer=OPTIMIZER, **{**given, **options})
+
+
+def test_a_training_like_the_one_before_takes_its_call(made, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 2)
+    expected = fit(SMALL).parameters
+    count = len(made)
+    np.testing.assert_array_equal(fit(SMALL).parameters, expected)
+    assert len(made) == count
+    fit(SMALL, batch_size=7)
+    fit(fastmlp.Network([3, 5, 2]))
+    with table.forced({"slice_rows": 64}):
+        fit(SMALL)
+    assert len(made) == count + 3
+
+
+def test_a_large_workspace_lasts_as_long_as_its_training(made, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 2)
+    for count in (1, 2):
+        fit(LARGE, batch_size=64)
+        assert len(made) == count
+
+
+def chunk_of(network, rows=8):
+    """A state, and what a backend takes a step on."""
+    state = initial_state(RNG.random(parameter_count(network)))
+    data = Data(np.ones((rows, network.n_in)), np.ones((rows, network.n_out)), np.ones(rows))
+    whole = np.arange(rows), np.zeros(1, np.int64), np.full(1, rows), np.full(1, 1.0 * rows)
+    return state, data, Chunk(*whole, np.full((1, 2), 1e-3), rows)
+
+
+def step(network, state, data, chunk):
+    backend = registry.get("fused")
+    return backend.train_chunk(network, OPTIMIZER, state, data, chunk, 0, 1, np.empty(1))
+
+
+def test_small_ones_are_few_and_a_large_one_is_not_among_them():
+    idle, kinds = chunks.Idle(), range(2 * chunks.MOST_KINDS)
+    state, *_ = chunk_of(SMALL)
+    small, large = (
+        chunks.PreparedCall(SMALL, OPTIMIZER, None, None, None, 1, None, None, size)
+        for size in (1, chunks.KEPT_BYTES)
+    )
+    for kind in kinds:
+        for _ in range(2 * chunks.MOST_OF_A_KIND):
+            idle.leave((kind,), state, small)
+    found = [sum(idle.take((kind,), state) is small for _ in kinds) for kind in kinds]
+    assert found == [0] * chunks.MOST_KINDS + [chunks.MOST_OF_A_KIND] * chunks.MOST_KINDS
+    idle.leave(("large",), state, large)
+    other, *_ = chunk_of(SMALL)
+    assert idle.take(("large",), other) is None
+    assert idle.take(("large",), state) is large
+    idle.leave(("large",), state, large)
+    del state
+    assert not idle.large
+
+
+def test_trainings_at_once_have_calls_of_their_own():
+    expected, found, begin = fit(SMALL, epochs=200).parameters, [], threading.Barrier(4)
+
+    def train():
+        begin.wait()
+        for _ in range(20):
+            found.append(fit(SMALL, epochs=200).parameters)
+
+    threads = [threading.Thread(target=train) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 80
+    assert all(np.array_equal(one, expected) for one in found)
+
+
+def test_what_a_chunk_is_given_is_checked_by_a_known_call_too():
+    state, data, chunk = chunk_of(SMALL)
+    step(SMALL, state, data, chunk)
+    with pytest.raises(ValueError, match="targets must be"):
+        step(SMALL, state, data._replace(targets=data.targets[:, :1]), chunk)
+    with pytest.raises(ValueError, match="every step must visit"):
+        step(SMALL, state, data, chunk._replace(stops=np.full(1, 9)))
+    with pytest.raises(ValueError, match="has no room for microbatches of 1000 rows"):
+        step(SMALL, state, data, chunk._replace(microbatch=1000))
+    with pytest.raises(ValueError, match="parameters must be"):
+        step(SMALL, state._replace(parameters=state.parameters[1:]), data, chunk)

@@ -1,0 +1,314 @@
+"""What compiles when: once for each dtype, once for each machine, and anew after an edit."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from compiled import AfterOneStep, compilations
+from numba.core.runtime import _nrt_python, rtsys
+from problems import COMPILED_DTYPES, PAIRS, targets_for
+from selection import campaign, crossed, few, is_given, matrix
+from terminals import WATCHED
+
+import fastmlp
+from fastmlp import SGD, Adam, AdamW, RMSprop
+from fastmlp.backend import registry
+from fastmlp.cli import ahead
+from fastmlp.kernels.jit import bind
+from fastmlp.kernels.variants import baseline
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.losses import LOSSES
+from fastmlp.model.state import initial_state
+
+OF_ANY_NETWORK = [name for name, variant in registry.variants().items() if variant.specialize is None]
+
+COMPILED_WHOLE = "fused", np.float32
+"""The backends of which the quick suite compiles all that there is."""
+
+
+def marks_of(name, dtype):
+    """Each backend is compiled whole in one dtype, in turns, and in both by the campaign."""
+    if (name, dtype) == COMPILED_WHOLE or is_given(name):
+        return ()
+    own = COMPILED_DTYPES[(OF_ANY_NETWORK.index(name) + 1) % 2]
+    return matrix if dtype is own or name == COMPILED_WHOLE[0] else campaign
+
+
+def everything(backend, dtype, sizes, rows, X=None, **network):
+    """Fit, validate and predict: all that a user reaches."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((rows, sizes[0])).astype(dtype) if X is None else X
+    per_target = LOSSES[network.get("loss", "mse")].outputs_per_target
+    y = targets_for(network.get("loss"), rng, rows, sizes[-1])[:, : sizes[-1] // per_target].astype(dtype)
+    options = network.pop("fit", {})
+    model = fastmlp.fit(
+        fastmlp.Network(sizes, **network), X, y, epochs=2, seed=0, backend=backend, validation=(X, y),
+        **options,
+    )  # fmt: skip
+    model.predict(X)
+    assert model.parameters.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    # Each compiles all that a backend has.
+    [
+        pytest.param(name, dtype, marks=marks_of(name, dtype))
+        for name, dtype in itertools.product(OF_ANY_NETWORK, COMPILED_DTYPES)
+    ],
+)
+def test_new_shapes_networks_and_optimisers_compile_nothing(backend, dtype):
+    list(ahead.compile_ahead(ahead.tasks([backend], [np.dtype(dtype).name]), processes=1))
+    read_only = np.ones((7, 6), dtype)
+    read_only.flags.writeable = False
+    with compilations() as compiled:
+        everything(backend, dtype, (5, 2), 1)
+        everything(backend, dtype, (1, 1, 1, 1), 300, hidden=["gelu", "elu"], dropout=0.5, l1=0.1, l2=0.1)
+        everything(backend, dtype, (6, 40, 3), 7, X=read_only)
+        everything(backend, dtype, (6, 40, 3), 7, X=np.ones((12, 7), dtype)[::2].T)
+        for output, loss in PAIRS:
+            units = 2 * LOSSES[loss].outputs_per_target
+            everything(backend, dtype, (2, 3, units), 9, output=output, loss=loss)
+        for optimizer in (SGD(0.1), SGD(0.1, 0.5, True, clip_norm=1), RMSprop(), Adam(), AdamW()):
+            for options in ({"batch_size": None}, {"batch_size": 2, "shuffle": False}, {"threads": 2}):
+                fit = {"optimizer": optimizer, "sample_weight": np.arange(9), **options}
+                everything(backend, dtype, (2, 3, 2), 9, fit=fit)
+    assert compiled == []
+
+
+@pytest.mark.parametrize("backend", few(OF_ANY_NETWORK))
+def test_what_comes_from_a_file_compiles_nothing(backend, tmp_path, monkeypatch):
+    """Arrays of a checkpoint, and models that joblib maps into memory, are read-only."""
+    monkeypatch.setattr("fastmlp.training.loop.MAX_CHUNK_STEPS", 1)
+    X = np.random.default_rng(0).standard_normal((9, 3))
+
+    def fit(**options):
+        given = {"epochs": 2, "batch_size": 4, "seed": 0, "backend": backend, "validation": (X, X[:, 0])}
+        return fastmlp.fit(fastmlp.Network([3, 1]), X, X[:, 0], **given, **options)
+
+    fit().predict(X)
+    fit(callbacks=[fastmlp.Checkpoint(tmp_path / "c", 99), AfterOneStep()])
+    with compilations() as compiled:
+        model = fit(resume=tmp_path / "c")
+        model.parameters.flags.writeable = False
+        model.predict(X)
+    assert compiled == []
+
+
+@crossed(backend=registry.variants(), dtype=COMPILED_DTYPES, threads=[1, 2])
+def test_steps_allocate_nothing(backend, dtype, threads):
+    sizes, rows = (5, 33, 17, 3), 64
+    network = fastmlp.Network(
+        sizes, hidden="gelu", output="softmax", loss="cross_entropy", dropout=0.2, l2=0.1
+    )
+    rng = np.random.default_rng(0)
+    data = Data(
+        rng.standard_normal((rows, 5)).astype(dtype),
+        targets_for("cross_entropy", rng, rows, 3).astype(dtype),
+        np.ones(rows, dtype),
+    )
+    state = initial_state(rng.standard_normal(parameter_count(fastmlp.Network(sizes))).astype(dtype))
+
+    def allocations(steps):
+        starts = np.zeros(steps, np.int64)
+        rates = np.full((steps, 2), 1e-3)
+        chunk = Chunk(np.arange(rows), starts, starts + rows, np.full(steps, float(rows)), rates, rows)
+        before = rtsys.get_allocation_stats()
+        registry.get(backend).train_chunk(
+            network, Adam(clip_norm=1.0), state, data, chunk, 1, threads, np.empty(steps)
+        )
+        after = rtsys.get_allocation_stats()
+        assert after.alloc - before.alloc == after.free - before.free, "something was kept"
+        return after.alloc - before.alloc
+
+    _nrt_python.memsys_enable_stats()
+    allocations(1)
+    assert allocations(100) == allocations(1)
+
+
+TRAIN = """
+import sys
+import numpy as np, fastmlp
+from fastmlp.backend import registry
+from fastmlp.model.backend import Data
+name = registry.register_file(sys.argv[1]) if len(sys.argv) > 1 else "baseline"
+X = np.linspace(-1, 1, 10).reshape(5, 2)
+network, parameters = fastmlp.Network([2, 1]), np.array([1.0, 1.0, 10.0])
+out, data = np.empty((5, 1)), Data(X, X[:, :1].copy(), np.ones(5))
+backend = registry.get(name)
+# Two programs that compile sooner than a training's.
+backend.predict(network, parameters, X, out)
+assert np.isclose(backend.evaluate(network, parameters, data), np.mean((out - data.targets) ** 2))
+print(out[0, 0], flush=True)
+"""
+
+
+def run_process(cache, *arguments, **environment):
+    """What a new process prints, on both streams; its Numba caches in a directory of the test's."""
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache), **environment}
+    command = [sys.executable, "-W", "error", "-c", WATCHED + TRAIN, *map(str, arguments)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+VARIANT = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+right = baseline.affine
+
+def affine(x, w, b, *others):
+    right(x, w, b, *others)
+    out = others[-1]
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] += ADDED
+
+VARIANT = Variant("mine", baseline.VARIANT, {"affine": affine})
+"""
+
+
+@pytest.mark.slow  # compiles a variant twice, in two processes
+def test_one_compilation_for_a_machine_and_another_after_an_edit(tmp_path):
+    cache, source = tmp_path / "cache", tmp_path / "mine.py"
+    source.write_text(VARIANT.replace("ADDED", "100.0"))
+
+    first = run_process(cache, source)
+    (line,) = first.stderr.splitlines()
+    assert "compiling the 'mine' backend for float64" in line
+    assert "this happens once" in line
+    value = float(first.stdout)
+
+    again = run_process(cache, source)
+    assert again.stderr == "", "a second process compiles nothing and has nothing to say"
+    assert again.stdout == first.stdout
+
+    # The same length and the same second: neither size nor date must decide.
+    stamp = source.stat()
+    source.write_text(VARIANT.replace("ADDED", "200.0"))
+    os.utime(source, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    edited = run_process(cache, source)
+    assert float(edited.stdout) == pytest.approx(value + 100), "stale machine code"
+    assert len(edited.stderr.splitlines()) == 1
+
+
+HELPED = """
+import numba, scales
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+right = baseline.affine
+
+@numba.njit
+def added():
+    return scales.scaled(scales.ADDED)
+
+def adding(added):
+    def affine(x, w, b, *others):
+        right(x, w, b, *others)
+        out = others[-1]
+        for i in range(out.shape[0]):
+            for j in range(out.shape[1]):
+                out[i, j] += added()
+    return affine
+
+VARIANT = Variant("mine", baseline.VARIANT, {"affine": adding(added)})
+"""
+
+SCALES = """
+import numba
+ADDED = 100.0
+@numba.njit
+def scaled(x):
+    return 1.0 * x
+"""
+
+EDITS = {
+    "a number of another module": ("ADDED = 100.0", "ADDED = 200.0"),
+    "a jitted function of another module": ("1.0 * x", "2.0 * x"),
+}
+
+
+@pytest.fixture
+def helped(tmp_path, monkeypatch):
+    """Return what makes a variant anew whose slot reads the module `scales`."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    source = tmp_path / "mine.py"
+    source.write_text(HELPED)
+
+    def make(scales):
+        (tmp_path / "scales.py").write_text(scales)
+        monkeypatch.delitem(sys.modules, "scales", raising=False)
+        importlib.invalidate_caches()
+        monkeypatch.setattr(registry, "registered", {})
+        name = registry.register_file(source)
+        return registry.variants()[name]
+
+    yield make
+    sys.modules.pop("scales", None)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_an_edit_of_a_file_next_to_a_variant_gives_other_names(helped, edit):
+    first, again, edited = (
+        bind.Program(helped(scales)).source("predict")
+        for scales in (SCALES, SCALES, SCALES.replace(*EDITS[edit]))
+    )
+    assert first.name == again.name
+    assert first.identity.unknown is None
+    assert edited.name != first.name
+
+
+def test_what_cannot_be_known_is_not_kept(helped):
+    program = bind.Program(helped(SCALES.replace("100.0", "__import__('re').match('a', 'a')")))
+    reason = program.source("predict").identity.unknown
+    assert reason.startswith("fastmlp_variant_mine_")
+    assert reason.endswith(".added names an object of re.Match")
+    assert bind.Program(baseline.VARIANT).source("predict").identity.unknown is None
+
+
+@pytest.mark.slow  # compiles four programs
+@pytest.mark.parametrize("edit", [*EDITS, None])
+def test_an_edit_of_a_file_next_to_a_variant_compiles_it_anew(tmp_path, edit):
+    cache, source, scales = tmp_path / "cache", tmp_path / "mine.py", tmp_path / "scales.py"
+    source.write_text(HELPED)
+    scales.write_text(SCALES)
+    first = run_process(cache, source, PYTHONPATH=tmp_path)
+    if edit is not None:
+        scales.write_text(SCALES.replace(*EDITS[edit]) + "\n# another size")
+    second = run_process(cache, source, PYTHONPATH=tmp_path)
+    assert float(second.stdout) - float(first.stdout) == pytest.approx(0 if edit is None else 100)
+    assert len(second.stderr.splitlines()) == (edit is not None)
+
+
+@pytest.mark.slow  # compiles two backends, in three processes
+def test_programs_that_two_processes_compiled_meet_in_a_third(tmp_path):
+    """Inner functions of cached machine code keep their names: one name must mean one code."""
+    (tmp_path / "mine.py").write_text(VARIANT.replace("ADDED", "100.0"))
+    script = (
+        "import sys\nimport numpy as np, fastmlp\nfrom fastmlp.backend import registry\n"
+        "registry.register_file(sys.argv[1])\n"
+        "network, parameters, out = fastmlp.Network([3, 4, 1]), np.linspace(-1, 1, 21), np.empty((4, 1))\n"
+        "for name in sys.argv[2:]:\n"
+        "    registry.get(name).predict(network, parameters, np.ones((4, 3)), out)\n"
+        "    print(name, out.tolist())\n"
+    )
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path / "cache")}
+
+    def said(*names):
+        command = [sys.executable, "-c", script, str(tmp_path / "mine.py"), *names]
+        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        return run.stdout.splitlines()
+
+    apart = said("baseline") + said("mine")
+    assert apart[0].split(" ", 1)[1] != apart[1].split(" ", 1)[1]
+    assert said("baseline", "mine") == apart

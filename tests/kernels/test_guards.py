@@ -1,0 +1,157 @@
+"""No kernel reads or writes beyond what it is given: every array lies against memory that is forbidden."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import os
+import signal
+import subprocess
+import sys
+
+import needs
+import numpy as np
+import pytest
+import scipy.sparse
+import trajectories
+from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
+from problems import COMPILED_DTYPES, targets_for
+from trajectories import CLASSES, TRAININGS, Training
+
+import fastmlp.training.prepared
+from fastmlp import Adam, Network
+from fastmlp.backend import registry
+from fastmlp.kernels.jit.bind import slot
+from fastmlp.model.backend import Data
+from fastmlp.model.byte_rows import ByteRows
+from fastmlp.model.layout import parameter_count
+from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS, Sizes
+from fastmlp.training.data import clean_inputs
+
+pytestmark = needs.posix("mprotect")
+
+PACKED = Training("digits", 150, (64, 512, 600, 10), {"hidden": "relu", **CLASSES}, Adam(), None)
+"""More rows than a panel is packed for, rows of weights that crowd the caches, weights beyond 1 MB."""
+
+SIZES = (*AGREEMENT_SIZES, Sizes(150, 130, 512))
+"""The last has more rows than a panel is packed for, and more columns than one panel has."""
+
+
+def try_slots(variants, names):
+    """Call every case of the slots of the variants between walls; return how many calls that were.
+
+    Variants share most of their machine code, which is called once.
+    """
+    calls, tried = 0, set()
+    for variant, name in itertools.product(variants, names):
+        kernel = slot(registry.variants()[variant], name)
+        if (kernel, name) in tried:
+            continue
+        tried.add((kernel, name))
+        function = registry.variants()[variant].resolved()[name]
+        takes = list(inspect.signature(getattr(function, "py_func", function)).parameters)
+        for dtype, sizes in itertools.product(map(np.dtype, COMPILED_DTYPES), SIZES):
+            cases = SLOTS[name].cases(np.random.default_rng(0), dtype, sizes)
+            for case, side in itertools.product(cases, SIDES):
+                print(f"{variant}.{name} {case.label} {sizes} {dtype}, wall {side}", flush=True)
+                arguments = [
+                    guarded(value, side, sealed=i not in case.written and takes[i] != "scratch")
+                    if isinstance(value, np.ndarray)
+                    else value
+                    for i, value in enumerate(case.arguments)
+                ]
+                case.check(arguments, kernel(*arguments))
+                calls += 1
+    return calls
+
+
+def try_backend(name):
+    """Train and predict between walls, in the bits of the same without; return how many trainings.
+
+    The dtypes take turns, and so do dense and sparse rows; a large network has both.
+    """
+    trajectories.EPOCHS = 1
+    turns = zip(
+        [*TRAININGS.values(), PACKED, PACKED],
+        itertools.cycle(COMPILED_DTYPES),
+        itertools.cycle([np.asarray, np.asarray, mostly_zeros, mostly_zeros]),
+        strict=False,
+    )
+    cases = list(turns)
+
+    def run(backend, where):
+        fastmlp.training.prepared.choose = lambda *_: backend
+        for training, dtype, form in cases:
+            print(f"{name} {training} {np.dtype(dtype)}, {form.__name__}, {where}", flush=True)
+            yield trajectories.run(training, name, dtype, form=form)
+            yield resting(backend, training, dtype, form)
+
+    plain = registry.get(name)
+    expected = list(run(plain, "no walls"))
+    for side in SIDES:
+        with guarded_workspaces(side):
+            for got, bits in zip(run(guarded_backend(plain, side), f"wall {side}"), expected, strict=True):
+                for one, other in zip(got, bits, strict=True):
+                    np.testing.assert_array_equal(one, other)
+    return len(cases) * len(SIDES)
+
+
+def mostly_zeros(X):
+    """Sparse rows of the numbers above 1 in size."""
+    return scipy.sparse.csr_array(np.where(np.abs(X) > 1, X, 0))
+
+
+def resting(backend, training, dtype, form):
+    """What a backend gives when it does not train: outputs and losses of 300 rows, more than a block."""
+    network = Network(training.sizes, **training.options)
+    rng = np.random.default_rng(0)
+    parameters = 0.1 * rng.standard_normal(parameter_count(network))
+    X = rng.standard_normal((300, network.n_in))
+    y = targets_for(network.loss, rng, 300, network.n_out)
+    parameters, *data = (a.astype(dtype) for a in (parameters, X, y, np.ones(300)))
+    data[0] = clean_inputs("X", form(data[0]), network.n_in, dtype)
+    out = np.empty((300, network.n_out), dtype)
+    backend.predict(network, parameters, data[0], out)
+    numbers = ByteRows(rng.integers(0, 256, X.shape, np.uint8), np.dtype(dtype), 1 / 255)
+    losses = [backend.evaluate(network, parameters, Data(*rows)) for rows in (data, [numbers, *data[1:]])]
+    return out, losses
+
+
+def process(code, module="test_guards"):
+    """Run code, to which a module is `t`, in a process of its own; return how it ended, and its lines."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-X", "faulthandler", "-c", f"import {module} as t\n{code}"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return done, done.stdout.splitlines() or ["nothing"]
+
+
+@pytest.mark.slow  # 25 s each; tests/training/test_stepper.py has the steps of `fused` between walls
+@pytest.mark.parametrize("name", registry.variants())
+def test_backends_stay_within_their_arrays(name, report_figure):
+    done, lines = process(f"print(t.try_backend({name!r}))")
+    assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
+    report_figure(f"{lines[-1]} trainings between walls")
+
+
+@pytest.mark.slow
+def test_slots_stay_within_their_arrays(report_figure):
+    done, lines = process(f"print(t.try_slots({list(registry.variants())}, {list(SLOTS)}))")
+    assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
+    report_figure(f"{lines[-1]} calls between walls")
+
+
+BEYOND = {
+    "reads after": "as_strided(t.guarded(a, 'after'), (5,))[4]",
+    "reads before": "as_strided(t.guarded(a, 'before')[::-1], (5,))[4]",
+    "writes after": "as_strided(t.guarded(a, 'after'), (5,))[:] = 0",
+    "writes what is sealed": "t.guarded(a, 'after', sealed=True)[0] = 1",
+}
+
+
+@pytest.mark.parametrize("what", BEYOND)
+def test_a_wall_ends_the_process_that_goes_beyond(what):
+    done, _ = process(
+        f"import numpy as np\nfrom numpy.lib.stride_tricks import as_strided\na = np.ones(4)\n{BEYOND[what]}",
+        "guarded",
+    )
+    assert done.returncode == -signal.SIGSEGV

@@ -1,0 +1,216 @@
+"""Networks that train in the lanes of vectors: each has the bits of a training alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from own_pieces import by_element, of_outputs, own_huber, quantiles, smoothed
+
+from fastmlp import (
+    SGD,
+    Activate,
+    Adam,
+    AdamW,
+    Add,
+    BatchNorm,
+    Concatenate,
+    Cosine,
+    Dense,
+    Dropout,
+    Focal,
+    Gaussian,
+    LayerNorm,
+    Network,
+    PReLU,
+    Quantiles,
+    Residual,
+    RMSNorm,
+    RMSprop,
+    Scale,
+    Swish,
+)
+from fastmlp.backend import registry
+from fastmlp.kernels.lanes.eligible import lane_program, lanes_of
+from fastmlp.kernels.lanes.training import LaneTask, train_in_lanes
+from fastmlp.model.backend import Chunk, Data
+from fastmlp.model.layout import parameter_count
+from fastmlp.model.state import TrainState
+
+CLASSES = {"output": "softmax", "loss": "cross_entropy"}
+LABELS = {"output": "sigmoid", "loss": "binary_cross_entropy"}
+LAYERS = [
+    Dense(17, "gelu"), LayerNorm(), Dropout(0.2), Residual(Dense(17, "tanh"), RMSNorm(), Dense(17)),
+    PReLU(), Dense(6), Swish(), Scale(), Dense(3),
+]  # fmt: skip
+NAMED = [
+    Dropout(0.1), Dense(6, name="first"), Activate("silu"), Dense(6, "relu"), Add("first"),
+    Concatenate("first"), Dense(2),
+]  # fmt: skip
+CASES = {
+    "notebook": (Network([3, 4, 1], output="sigmoid"), SGD(0.3, bias_learning_rate=0.1), 4, 4),
+    "unrolled, penalised": (Network([3, 5, 2], "tanh", **CLASSES, l2=0.1), Adam(0.01), 5, 5),
+    "rows that stay": (Network([5, 16, 1], output="identity"), Adam(0.01), 40, 40),
+    "batches": (Network([5, 16, 1], output="identity", l2=0.01), AdamW(0.01), 50, 20),
+    "logits kept": (Network([6, 9, 7, 3], "gelu", **CLASSES), RMSprop(0.01, momentum=0.9), 40, 37),
+    "sklearn's": (
+        Network([20, 17, 2], "silu", **LABELS, convention="sklearn", l2=0.1), SGD(0.05, momentum=0.9), 30, 8,
+    ),
+    "huber": (Network([4, 8, 3], "elu", output="identity", loss="huber"), Adam(0.01, amsgrad=True), 33, 16),
+    "layers": (Network(inputs=5, layers=LAYERS, **CLASSES, l2=0.1), Adam(0.01), 40, 18),
+    "layers that read others": (Network(inputs=6, layers=NAMED), Adam(0.01), 40, 40),
+    "few layers": (
+        Network(inputs=3, layers=[Dense(4), LayerNorm(), Residual(Dropout(0.2), Dense(4, "relu")), Dense(1)]),
+        SGD(0.1), 20, 9,
+    ),
+    "unrolled layers": (
+        Network(inputs=3, layers=[Dense(4), LayerNorm(), Residual(Swish()), Dropout(0.2), Dense(1)]),
+        Adam(0.01), 4, 4,
+    ),
+    "dropout": (Network([6, 9, 7, 3], ["hardswish", "elu"], **CLASSES, dropout=[0.5, 0.2]), SGD(0.1), 40, 9),
+    "unrolled dropout": (Network([3, 4, 1], dropout=0.5), SGD(0.3), 4, 4),
+    "clipped": (Network([20, 17, 2], "silu", **LABELS, l2=0.1), AdamW(0.01, clip_norm=0.05), 30, 8),
+    "unrolled, clipped": (Network([3, 9, 2], "tanh", l2=0.1), SGD(0.1, clip_norm=0.1), 5, 5),
+}  # fmt: skip
+LOSSES = {
+    "quantiles": {"loss": Quantiles([0.1, 0.5, 0.9])},
+    "focal": {"loss": Focal(1.5)},
+    "gaussian": {"loss": Gaussian()},
+    "softmax of mse": {"loss": "mse", "output": "softmax"},
+    "own element": {"loss": own_huber},
+    "own element of softmax": {"loss": by_element},
+    "own row": {"loss": quantiles},
+    "own row of logits": {"loss": smoothed},
+    "own row of softmax": {"loss": of_outputs},
+}
+OUTPUTS = {name: 4 if name == "gaussian" else 3 for name in LOSSES}
+CASES |= {
+    f"{name}, {rows} rows": (Network([3, 5, OUTPUTS[name]], "tanh", **options), Adam(0.01), rows, rows)
+    for name, options in LOSSES.items()
+    for rows in (7, 40)
+}
+QUICK = "few layers", "unrolled dropout"
+IN_BOTH = [
+    (name, dtype)
+    for name in CASES
+    for dtype, rows in (("float32", "7 rows"), ("float64", "40 rows"))
+    if not name.endswith("rows") or name.endswith(rows)
+]
+"""Every case in both dtypes; of a loss unrolled in one, and in memory in the other."""
+
+
+def task(network, optimizer, rows, batch, dtype, seed):
+    """The steps of three epochs, from a start of its own, on rows of its own, at rates of its own."""
+    rng = np.random.default_rng(seed)
+    parameters = (0.5 * rng.standard_normal(parameter_count(network))).astype(dtype)
+    moments = np.zeros((max(2, optimizer.moment_rows), len(parameters)), dtype)
+    X = rng.standard_normal((rows, network.n_in)).astype(dtype)
+    y = rng.integers(0, 2, (rows, network.n_out)).astype(dtype)
+    if network.output == "softmax":
+        y = np.eye(network.n_out, dtype=dtype)[rng.integers(0, network.n_out, rows)]
+    weights = rng.integers(0, 3, rows).astype(dtype)
+    starts = np.tile(np.arange(0, rows, batch), 3)
+    stops = np.minimum(starts + batch, rows)
+    if batch == rows:
+        order = np.arange(rows)
+    else:
+        order = np.concatenate([rng.permutation(rows) for _ in range(3)])
+        shift = np.repeat(np.arange(3) * rows, len(starts) // 3)
+        starts, stops = starts + shift, stops + shift
+    totals = np.array([float(weights[order[a:b]].sum()) for a, b in zip(starts, stops, strict=True)])
+    rates = optimizer.rates(np.arange(len(starts)), len(starts) // 3)
+    chunk = Chunk(order, starts, stops, totals, rates, batch)
+    state = TrainState(parameters, np.zeros_like(parameters), moments, seed)
+    return LaneTask(network, optimizer, state, Data(X, y, weights), chunk, 99 + seed)
+
+
+def program_of(task):
+    """The program of a network in lanes, whose steps all visit as many rows or not, the same ones or not."""
+    visited = {*(task.chunk.stops - task.chunk.starts).tolist()}
+    rows, stays = (visited.pop() if len(visited) == 1 else 0), len({*task.chunk.starts.tolist()}) == 1
+    return lane_program(task.network, task.optimizer, task.state.parameters.dtype, rows, stays)
+
+
+def assert_the_bits_of_each_alone(name, dtype, count):
+    network, optimizer, rows, batch = CASES[name]
+    assert_bits_of_tasks(
+        [
+            task(
+                network,
+                replace(optimizer, learning_rate=0.002 * (seed + 1)),
+                rows,
+                batch,
+                np.dtype(dtype),
+                seed,
+            )
+            for seed in range(count)
+        ]
+    )
+
+
+def assert_bits_of_tasks(tasks):
+    bound = program_of(tasks[0])
+    assert bound is not None
+    assert all(program_of(one) == bound for one in tasks)
+    result = train_in_lanes(registry.entries("specialized"), bound, tasks)
+    for lane, (network, optimizer, state, data, chunk, key) in enumerate(tasks):
+        alone = TrainState(*(array.copy() for array in state[:3]), state.step)
+        losses = np.empty(len(chunk.starts))
+        registry.get("fused").train_chunk(network, optimizer, alone, data, chunk, key, 1, losses)
+        after = result.write(lane, state)
+        assert after.step == state.step + len(losses)
+        np.testing.assert_array_equal(result.losses[:, lane], losses)
+        np.testing.assert_array_equal(after.parameters, alone.parameters)
+        np.testing.assert_array_equal(after.moments, alone.moments)
+
+
+def test_each_network_has_the_bits_of_a_training_alone():
+    assert_the_bits_of_each_alone("batches", "float32", lanes_of(np.dtype("float32")))
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_layers_and_dropout_have_the_bits_of_a_training_alone(name):
+    assert_the_bits_of_each_alone(name, "float32", 3)
+
+
+def test_lanes_that_have_no_network_change_nothing():
+    assert_the_bits_of_each_alone("notebook", "float32", 3)
+
+
+@pytest.mark.parametrize("batch", [pytest.param(4, marks=pytest.mark.matrix), 18])
+def test_rates_penalties_and_parameters_of_losses_are_data(batch):
+    tasks = [
+        task(
+            Network([3, 6, 2], "tanh", loss=Quantiles([n / 10, 0.9]), dropout=n / 10, l2=n / 5),
+            Adam(0.01 * n, beta1=n / 10, clip_norm=0.1 * n), 20, batch, np.dtype("float32"), n,
+        )
+        for n in range(1, 4)
+    ]  # fmt: skip
+    assert_bits_of_tasks(tasks)
+
+
+def test_other_rates_find_the_program_of_a_network():
+    network, dtype = Network([3, 6, 2]), np.dtype("float32")
+    first, *others = (lane_program(network, SGD(rate), dtype) for rate in (0.1, 0.2, Cosine(0.3, 5)))
+    assert first is not None
+    assert all(one is first for one in others)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("name", "dtype"), IN_BOTH)
+def test_each_network_of_every_kind_has_the_bits_of_a_training_alone(name, dtype):
+    assert_the_bits_of_each_alone(name, dtype, 4)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Network([3, 200, 1]),
+        Network([3, 4, 2], loss="huber", l1=0.1),
+        Network(inputs=3, layers=[Dense(4), BatchNorm(), Dense(1)]),
+    ],
+    ids=["wide", "l1", "batch norm"],
+)
+def test_what_has_no_program_goes_alone(network):
+    assert program_of(task(network, Adam(), 8, 4, np.dtype("float32"), 0)) is None

@@ -1,0 +1,356 @@
+"""Machine code that came with a wheel: whom it serves, what goes before it, and that it is right."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import needs
+import pages
+import pytest
+
+from fastmlp.cli import prebuilding
+from fastmlp.cli.main import main
+from fastmlp.kernels.codegen.machine import machine_of
+from fastmlp.kernels.jit import prebuilt, store
+from fastmlp.kernels.jit.prebuilt import LEVELS
+from fastmlp.kernels.jit.store import MachineCode
+
+HERE = prebuilt.level()
+FOREIGN = "x86-64-v3" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"
+
+of_a_level = pytest.mark.skipif(HERE is None, reason="no archive serves this processor, or there is none")
+
+
+def run(code, *arguments, cwd=pages.ROOT, **environment):
+    """What a new process prints as JSON, in its last line."""
+    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
+        env={**inherited, **environment}, cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_a_level_has_the_tiles_of_its_processors(level):
+    features = level.environment["NUMBA_CPU_FEATURES"]
+    for triple in level.triples:
+        assert machine_of(f"{triple}-unknown-linux-gnu", level.cpu, features) == level.machine
+
+
+LEVEL = "import json; from fastmlp.kernels.jit import prebuilt; print(json.dumps(prebuilt.level()))"
+
+
+@pytest.mark.slow  # a process each
+@of_a_level
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("NUMBA_CPU_NAME", "generic"),
+        ("NUMBA_CPU_FEATURES", "+sse4.2"),
+        ("NUMBA_ENABLE_AVX", "0"),
+        ("NUMBA_OPT", "2"),
+        ("NUMBA_BOUNDSCHECK", "1"),
+        (prebuilt.SWITCH, "0"),
+    ],
+)
+def test_code_of_another_kind_is_not_taken_from_an_archive(variable, value):
+    assert run(LEVEL, **{variable: value}) is None
+
+
+def test_a_processor_that_lacks_one_feature_takes_no_archive(monkeypatch):
+    for name, level in LEVELS.items():
+        for missing in (None, *level.features):
+            features = ",".join(f"+{one}" for one in level.features - {missing})
+            triple = f"{level.triples[0]}-unknown-linux-gnu", "any", features
+            monkeypatch.setattr(prebuilt, "target", lambda triple=triple: triple)
+            monkeypatch.setattr(prebuilt.machine, "host", lambda triple=triple: machine_of(*triple))
+            found = prebuilt.level.__wrapped__()
+            assert found == name if missing is None else found != name
+
+
+CODE = MachineCode("of the wheel", b"object code", ("memset",))
+
+
+@pytest.fixture
+def carried(tmp_path, monkeypatch):
+    """A package with an archive of one piece and a mark; the user's cache is empty."""
+    with zipfile.ZipFile(tmp_path / f"{HERE}.zip", "w") as archive:
+        for kind, content in (("bin", store.content_of(CODE)), ("done", b"")):
+            file = store.prebuilt_file(HERE, "piece", "key", kind)
+            archive.writestr(file, store.checksum_of(content) + content)
+    monkeypatch.setattr(prebuilt, "PLACE", tmp_path)
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path / "cache"))
+    prebuilt.archive.cache_clear()
+    yield tmp_path / f"{HERE}.zip"
+    prebuilt.archive.cache_clear()
+
+
+@of_a_level
+def test_the_users_cache_goes_first(carried):
+    assert store.load("piece", "key") == CODE
+    assert store.has("piece", "key")
+    assert not store.is_own("piece", "key")
+    assert store.is_marked("piece", "key")
+    own = CODE._replace(symbol="of this processor")
+    store.save("piece", "key", own)
+    assert store.load("piece", "key") == own
+    assert store.is_own("piece", "key")
+    (file,) = (carried.parent / "cache" / "fastmlp").glob("piece.*.bin")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert store.load("piece", "key") == CODE
+
+
+@of_a_level
+def test_nothing_is_read_where_the_cache_is_off(carried, monkeypatch):
+    monkeypatch.setenv(store.SWITCH, "0")
+    assert store.load("piece", "key") is None
+    assert not store.is_marked("piece", "key")
+
+
+@of_a_level
+def test_no_directory_is_needed(carried, monkeypatch):
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", os.devnull)
+    with pytest.raises(store.StoreUnusable):
+        store.directory()
+    assert store.load("piece", "key") == CODE
+
+
+FORKS = """
+import json, os, signal, sys, threading, warnings
+from pathlib import Path
+from fastmlp.kernels.jit import prebuilt, store
+warnings.simplefilter("ignore")  # that a process with threads forks
+prebuilt.PLACE = Path(sys.argv[1])
+def read():
+    while True:
+        store.load("piece", "key")
+threading.Thread(target=read, daemon=True).start()
+right = 0
+for _ in range(100):
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        os._exit(store.load("piece", "key") is None)
+    right += os.waitpid(child, 0)[1] == 0
+    if right == 0:
+        break
+print(json.dumps(right))
+"""
+
+
+@pytest.mark.slow  # a hundred forks, 5 s
+@of_a_level
+@needs.forks
+def test_a_process_that_is_forked_while_a_thread_reads_can_read(carried):
+    assert run(FORKS, carried.parent) == 100
+
+
+@of_a_level
+def test_the_cache_command_shows_the_archive(carried, capsys):
+    assert main(["cache"]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(rf"^prebuilt   2 files, \d+ bytes of the wheel, for {HERE}$", shown, re.M)
+
+
+@pytest.mark.slow  # opens it a thousand times, 3 s
+@of_a_level
+def test_each_damaged_byte_of_an_archive_is_noticed(carried):
+    whole = carried.read_bytes()
+    for length in range(len(whole)):
+        carried.write_bytes(whole[:length])
+        prebuilt.archive.cache_clear()
+        assert store.load("piece", "key") is None
+    for place in range(len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 0x55
+        carried.write_bytes(changed)
+        prebuilt.archive.cache_clear()
+        assert store.load("piece", "key") in (None, CODE)
+
+
+UPDATE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+from fastmlp import Adam, Network
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import engine, prebuilt
+from fastmlp.model.state import initial_state
+prebuilt.PLACE = Path(sys.argv[1])
+state = initial_state(np.linspace(-1, 1, 5 * 7 + 7 + 7 * 2 + 2, dtype=np.float32))
+state.gradients[:] = state.parameters[::-1]
+registry.get("fused").update(Network([5, 7, 2]), Adam(clip_norm=0.5), state, 0.01, 0.02)
+print(json.dumps([state.parameters.tobytes().hex(), len(engine.compiled), "numba" in sys.modules]))
+"""
+
+WRITE = """
+import sys
+from fastmlp.cli.prebuilding import write
+write(*sys.argv[1:], ["float32"], ["update"])
+print("null")
+"""
+
+
+@pytest.mark.slow  # two processes that compile
+@of_a_level
+def test_a_step_from_an_empty_cache(tmp_path):
+    run(WRITE, HERE, tmp_path / f"{HERE}.zip", **LEVELS[HERE].environment, FASTMLP_CACHE="0")
+    cache = tmp_path / "cache"
+    bits, compiled, loaded = run(UPDATE, tmp_path, FASTMLP_CACHE_DIR=str(cache))
+    assert (compiled, loaded) == (0, False)
+    assert not [*cache.rglob("*.bin")]
+    compiled_here, compiled, loaded = run(UPDATE, tmp_path / "none", FASTMLP_CACHE_DIR=str(cache))
+    assert compiled > 0
+    assert loaded
+    assert bits == compiled_here
+
+
+def others():
+    """Other levels of this kind of processor, which it can compile for."""
+    return [
+        name for name, one in LEVELS.items() if HERE and one.triples == LEVELS[HERE].triples and name != HERE
+    ]
+
+
+@pytest.mark.slow  # a process that compiles
+@pytest.mark.parametrize("level", others())
+def test_an_archive_is_written_for_processors_of_another_level(tmp_path, level):
+    run(WRITE, level, tmp_path / "other.zip", **LEVELS[level].environment, FASTMLP_CACHE="0")
+    with zipfile.ZipFile(tmp_path / "other.zip") as archive:
+        assert archive.testzip() is None
+        assert store.prebuilt_file(level, "names", store.package_digest(), "json") in archive.namelist()
+
+
+TRAIN = """
+import hashlib, json, sys, warnings
+import numpy as np
+import fastmlp
+from fastmlp.kernels.jit import engine
+
+rng, found = np.random.default_rng(0), {}
+X = rng.random((300, 20))
+few = X * (rng.random(X.shape) < 0.2)
+def rows_of(few):
+    if sys.argv[1] == "dense":
+        return [X]
+    from scipy.sparse import csr_array
+    return [csr_array(few)]
+optimizers = {
+    "sgd": fastmlp.SGD(0.1), "nesterov": fastmlp.SGD(0.1, 0.9, True), "rmsprop": fastmlp.RMSprop(),
+    "adamw": fastmlp.AdamW(clip_norm=1.0), "sparse": fastmlp.SparseAdam(),
+}
+networks = {
+    "digits": fastmlp.Network([20, 40, 10], "relu", "softmax", "cross_entropy", dropout=0.1, l2=1e-3),
+    "deep": fastmlp.Network([20, 30, 17, 1], ["gelu", "tanh"], "sigmoid", "binary_cross_entropy", l1=1e-3),
+    "wide": fastmlp.Network([20, 600, 2], "silu", "identity", "huber"),
+}
+for backend in ("fused", "packed", "auto"):
+    for dtype in ("float32", "float64"):
+        for one, network in networks.items():
+            y = np.arange(300) % 10 if one == "digits" else rng.random((300, network.n_out)) > 0.5
+            for name, optimizer in optimizers.items():
+                for rows in rows_of(few):
+                    model = fastmlp.fit(
+                        network, rows, y, optimizer=optimizer, epochs=2, batch_size=32, seed=0,
+                        validation=0.2, backend=backend, dtype=dtype, progress=False,
+                    )
+                    made = hashlib.sha256(b"".join(w.tobytes() for w in (*model.weights, *model.biases)))
+                    made.update(np.asarray(model.predict(rows)).tobytes())
+                    found[" ".join((backend, dtype, one, name))] = made.hexdigest()
+print(json.dumps([fastmlp.__file__, found, len(engine.compiled), "numba" in sys.modules]))
+"""
+
+LONG = """
+import json
+import numpy as np
+import fastmlp
+
+class Stop(fastmlp.Callback):
+    def on_epoch_end(self, run):
+        run.stop("it is about what is asked for")
+
+X = np.random.default_rng(0).random((4096, 300), np.float32)
+network = fastmlp.Network([300, 300, 10], output="softmax", loss="cross_entropy")
+fastmlp.fit(network, X, np.arange(4096) % 10, epochs=10**6, seed=0, progress=False, callbacks=[Stop()])
+print("null")
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A folder with the package of a wheel, which is built for this processor's level."""
+    pytest.importorskip("build", reason="needs fastmlp[publish]")
+    folder = tmp_path_factory.mktemp("wheel")
+    names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery")
+    shutil.copytree(pages.ROOT, folder / "source", ignore=shutil.ignore_patterns(*names))
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"],
+        env={**os.environ, "FASTMLP_PREBUILD": HERE}, check=True, capture_output=True,
+    )  # fmt: skip
+    assert not (folder / "source" / "fastmlp" / "prebuilt").exists()
+    (wheel,) = folder.glob("fastmlp-*-py3-none-*.whl")
+    assert not wheel.name.endswith("any.whl")
+    assert wheel.stat().st_size < 15e6
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "target")
+    return folder / "target"
+
+
+@pytest.mark.parametrize(
+    ("level", "error"),
+    [
+        ("v5", "unknown level 'v5'; choose from: x86-64-v3, x86-64-v4, aarch64"),
+        (FOREIGN, f"the level {FOREIGN!r} cannot be compiled for on {platform.machine()}"),
+    ],
+)
+def test_a_level_that_cannot_be_built_is_refused_in_one_line(tmp_path, monkeypatch, capsys, level, error):
+    monkeypatch.setattr(sys, "argv", ["prebuilding", str(tmp_path), level])
+    assert prebuilding.main() == 2
+    assert capsys.readouterr().err == f"FASTMLP_PREBUILD: {error}\n"
+
+
+def in_folder(folder, code, *arguments, **environment):
+    """Return what `run` does, with the package of a folder."""
+    code = f"import sys; sys.path.insert(0, {str(folder)!r})\n{code}"
+    return run(code, *arguments, cwd=folder, **environment)
+
+
+@of_a_level
+@pytest.mark.slow  # builds a wheel, in a minute of each core, and compiles all that it trains with
+@pytest.mark.xdist_group("packaging")
+@pytest.mark.parametrize("rows", ["dense", "sparse"])
+def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_here(installed, tmp_path, rows):
+    place, bits, compiled, loaded = in_folder(
+        installed, TRAIN, rows, FASTMLP_CACHE_DIR=str(tmp_path / "empty"), FASTMLP_TUNE="0"
+    )
+    assert place.startswith(str(installed))
+    assert compiled == 0
+    assert not loaded
+    place, compiled_here, compiled, _ = run(TRAIN, rows, **{prebuilt.SWITCH: "0"})
+    assert place.startswith(str(pages.ROOT))
+    assert bits == compiled_here
+
+
+@of_a_level
+@pytest.mark.slow
+@pytest.mark.xdist_group("packaging")
+def test_a_long_training_has_code_for_the_very_processor_compiled(installed, tmp_path):
+    settings = {"FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_TUNE": "0", "FASTMLP_BACKGROUND": "1"}
+    in_folder(installed, LONG, **settings)
+    latest = time.monotonic() + needs.PATIENCE
+    while not [*Path(tmp_path).rglob("train_chunk_*.done")]:
+        assert time.monotonic() < latest
+        time.sleep(0.1)
+    assert [*Path(tmp_path).rglob("train_chunk_*.bin")]
+    assert len([*Path(tmp_path).rglob("*.bin")]) > 10

@@ -1,0 +1,63 @@
+"""Scratch is as long as what is laid out in it: kernels write there unchecked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from selection import matrix
+
+from fastmlp.kernels.codegen import machine as machines
+from fastmlp.kernels.elementwise import batched
+from fastmlp.kernels.gemm import blocked
+from fastmlp.kernels.runtime import workspace
+from fastmlp.kernels.tuning.pays import is_blocked
+from fastmlp.kernels.tuning.table import TABLE
+
+SIDES = np.arange(1, 4001)
+"""Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""
+
+pytestmark = [
+    pytest.mark.parametrize("itemsize", [4, 8]),
+    pytest.mark.parametrize("machine", ["AVX512", "AVX2", "NEON", "SSE"]),
+]
+
+
+def lengths(length):
+    """length(side) for side 0 and for all of SIDES."""
+    return np.array([length(int(side)) for side in (0, *SIDES)])
+
+
+def test_panels_fit_into_scratch(machine, itemsize):
+    machine = getattr(machines, machine)
+    panels = SIDES * machine.vectors * (machine.vector_bytes // itemsize)
+    for there in (
+        lengths(lambda units: workspace.scratch_length(units, 1, itemsize)),
+        lengths(lambda rows: workspace.scratch_length(1, rows, itemsize)),
+    ):
+        short = SIDES[panels > there[SIDES]]
+        assert not short.size, f"at a depth of {short[0]} a panel of {panels[short[0] - 1]} does not fit"
+
+
+def test_the_loss_of_sixteen_rows_fits_into_scratch(machine, itemsize):
+    """Three matrices of as many rows as there are outputs, and three rows of sums."""
+    there = lengths(lambda outputs: workspace.scratch_length(outputs, 1, itemsize, outputs))
+    assert (there[SIDES] >= 3 * batched.LANES * (SIDES + 1)).all()
+
+
+ROWS = (1, 128, blocked.BLOCK_ROWS, 4096)
+
+
+@pytest.mark.parametrize("rows", [1000, *(pytest.param(n, marks=matrix) for n in ROWS)])
+def test_what_packed_weights_need_fits_into_scratch(monkeypatch, machine, itemsize, rows):
+    monkeypatch.setattr(blocked, "VECTORS", getattr(machines, machine).vectors)
+    monkeypatch.setattr(blocked, "VECTOR_BYTES", getattr(machines, machine).vector_bytes)
+    limits = [min(TABLE[name].values) for name in ("large_bytes", "many_bytes")]
+    there = lengths(lambda units: workspace.scratch_length(units, rows, itemsize))
+    for n_out in SIDES[::13]:  # prime to the lengths of vectors: with all remainders
+        needed = blocked.scratch_length(rows, int(n_out), itemsize)
+        n_in = SIDES[is_blocked(rows, SIDES, n_out, itemsize, *limits)]
+        short = n_in[there[np.maximum(n_in, n_out)] < needed]
+        assert not short.size, (
+            f"{short[0]} x {n_out} weights of {rows} rows need {needed} numbers of scratch, "
+            f"{there[max(short[0], n_out)]} are there"
+        )

@@ -1,0 +1,280 @@
+"""The constants that a machine decides: how they are measured, chosen, kept and read, and how not.
+
+That none changes a bit stands in test_arithmetic.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from concurrent.futures import ThreadPoolExecutor
+
+import needs
+import numba
+import numpy as np
+import pages
+import pytest
+
+import fastmlp
+from fastmlp.backend import background_tasks, tuning
+from fastmlp.backend.auto import Auto
+from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
+from fastmlp.cli.main import main
+from fastmlp.kernels.jit import engine, store, tuned
+from fastmlp.kernels.runtime.workspace import SLICE_BYTES, slice_length
+from fastmlp.kernels.tuning import reading, table
+from fastmlp.kernels.tuning.table import TABLE, Trial, forced, value
+from fastmlp.kernels.variant import Work
+from fastmlp.system import background
+
+NAME = "pack_rows"
+USUAL, OTHER, *_ = TABLE[NAME].values
+FIRST, SECOND = Trial((1, 1), 1), Trial((2, 1), 1)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A cache of the test's, with nothing in it, and constants that may be measured."""
+    monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("FASTMLP_TUNE", "1")
+    store.names.cache_clear()
+    yield tmp_path / "fastmlp"
+    store.names.cache_clear()
+
+
+def found(*trials):
+    """Return a measurement of NAME from (seconds of the usual value, of the other one), round by round."""
+    seconds = {
+        trial: {v: (usual if v == USUAL else other if v == OTHER else usual) for v in TABLE[NAME].values}
+        for trial, (usual, other) in zip((FIRST, SECOND), trials, strict=False)
+    }
+    return MeasuredConstant(NAME, seconds)
+
+
+def test_an_older_process_does_not_undo_what_a_later_one_has_kept(place):
+    older, later = store.Names(), store.Names()
+    older.put("program", "a")
+    later.put(tuned.KEPT, "measured")
+    older.put("another", "b")
+    assert store.Names().get(tuned.KEPT) == "measured"
+    later.put(tuned.KEPT, "again")
+    assert older.get(tuned.KEPT) == "measured"  # no constant changes under a training
+    older.put("third", "c")
+    assert store.Names().get(tuned.KEPT) == "again"
+
+
+@needs.locks
+def test_no_name_is_lost_where_many_keep_theirs_at_once(place, monkeypatch):
+    monkeypatch.setattr(store, "MOST_PATIENCE", needs.PATIENCE)  # on a busy disk a rename takes a second
+
+    def keep(writer):
+        kept = store.Names()
+        for number in range(10):
+            kept.put(f"{writer} {number}", "a")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(keep, range(8)))
+    kept = store.Names()
+    assert all(kept.get(f"{writer} {number}") == "a" for writer in range(8) for number in range(10))
+
+
+def test_a_value_that_saves_time_is_taken():
+    assert found(([4, 4, 4, 4], [3, 3, 3, 3])).best == OTHER
+
+
+def test_a_gain_that_other_rounds_do_not_confirm_is_noise():
+    assert found(([4, 4, 4, 4], [3, 4, 3, 4])).best == USUAL
+    assert found(([4, 4, 4, 4], [4, 3, 4, 3])).best == USUAL
+
+
+def test_a_gain_as_small_as_noise_is_none():
+    assert found(([1.0] * 4, [1 - 0.9 * LEAST_GAIN] * 4)).best == USUAL
+    assert found(([1.0] * 4, [1 - 1.1 * LEAST_GAIN] * 4)).best == OTHER
+
+
+def test_what_one_work_gains_another_must_not_lose():
+    assert found(([4] * 4, [2] * 4), ([4] * 4, [4.2] * 4)).best == USUAL
+    assert found(([4] * 4, [2] * 4), ([4] * 4, [4] * 4)).best == OTHER
+
+
+def test_a_trial_whose_threads_had_no_cores_says_nothing():
+    assert found(([4] * 4, [2] * 4), ([4] * 4, [math.inf] * 4)).best == OTHER
+    assert found(([4] * 4, [math.inf] * 4)).best == USUAL
+
+
+def test_every_constant_has_one_usual_value_and_trials():
+    for name, one in TABLE.items():
+        assert len({*one.values}) == len(one.values) > 1, name
+        assert one.trials, name
+
+
+def test_the_page_has_every_constant():
+    page = pages.text_of("docs/tuning.md")
+    assert re.findall(r"^\| `(\w+)` ", page, re.MULTILINE) == [*TABLE]
+
+
+def test_what_is_not_in_the_table_is_left_out():
+    before = table.VALUES.copy()
+    with forced({NAME: USUAL + 1, "of another release": 7}):
+        assert np.array_equal(table.VALUES, before)
+    with forced({NAME: OTHER}):
+        assert value(NAME) == OTHER
+    assert np.array_equal(table.VALUES, before)
+
+
+def test_compiled_code_reads_the_constants_while_it_runs():
+    first, last = (reading.tuned(name) for name in (min(TABLE), max(TABLE)))
+
+    @numba.njit
+    def read():
+        return first(), last()
+
+    for choose in (min, max):
+        with forced({name: choose(one.values) for name, one in TABLE.items()}):
+            assert read() == (choose(TABLE[min(TABLE)].values), choose(TABLE[max(TABLE)].values))
+    assert len(read.signatures) == 1
+
+
+def test_programs_go_by_the_constants():
+    """A block must be whole parts of the loss: with one that is not, a part's losses are lost."""
+    network, X = fastmlp.Network([4, 8, 1], loss="mse"), np.ones((32, 4), np.float32)
+
+    def loss():
+        return fastmlp.fit(
+            network, X, X[:, 0] + 1, epochs=1, batch_size=None, seed=0, backend="fused", progress=False
+        ).history["loss"][0]  # fmt: skip
+
+    expected, at = loss(), table.PLACES["block_rows"]
+    before = table.VALUES[at]
+    table.VALUES[at] = 8
+    try:
+        assert loss() < 0.9 * expected
+    finally:
+        table.VALUES[at] = before
+
+
+def test_steps_are_measured_with_each_value(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        tuning, "turn_of", lambda trial: tuning.Turn(lambda count: seen.append(value(NAME)) or 1.0, 1)
+    )
+    ((name, seconds),) = tuning.measure(1e-9, [NAME])
+    assert name == NAME
+    assert {len(times) for trial in seconds.values() for times in trial.values()} == {tuning.LEAST_ROUNDS}
+    assert {*seen} == {*TABLE[NAME].values}
+    assert value(NAME) == USUAL
+
+
+@pytest.fixture
+def requested(monkeypatch):
+    """What background processes are requested to do."""
+    requests = []
+    monkeypatch.setattr(background, "is_possible", lambda: True)
+    monkeypatch.setattr(background, "request", lambda place, name, *call: requests.append(call) or True)
+    monkeypatch.setattr(Auto, "is_ready", lambda self, one: True)
+    return requests
+
+
+def begin(steps):
+    return Auto(Work.of(fastmlp.Network([784, 512, 10]), fastmlp.SGD(0.1), 512, np.dtype("f4"), 1, steps))
+
+
+@pytest.mark.parametrize("begins", ["a program", "auto"])
+def test_later_processes_take_what_was_measured(place, monkeypatch, begins):
+    usual, *_, chosen = TABLE["thread_us"].values
+    assert not tuned.is_known()
+    tuned.keep({"thread_us": chosen, "of another release": 3})
+    assert tuned.is_known()
+    for switch, expected in (("0", usual), ("1", chosen)):
+        monkeypatch.setenv("FASTMLP_TUNE", switch)
+        tuned.take_kept.cache_clear()
+        with forced({}):
+            engine.common.__wrapped__() if begins == "a program" else begin(10)
+            assert value("thread_us") == expected
+
+
+def test_only_a_long_training_has_them_measured_in_the_background(place, requested, monkeypatch):
+    begin(10)
+    assert requested == []
+    begin(10**6)
+    assert [background_tasks.TASKS[task] for (task,) in requested] == [tuning.tune_in_background]
+    monkeypatch.setenv("FASTMLP_TUNE", "0")
+    begin(10**6)
+    monkeypatch.setenv("FASTMLP_TUNE", "1")
+    tuned.keep({})
+    begin(10**6)
+    assert len(requested) == 1
+
+
+def test_without_a_background_process_nothing_is_measured(place, requested, monkeypatch):
+    monkeypatch.setattr(background, "is_possible", lambda: False)
+    begin(10**6)
+    assert requested == []
+
+
+def test_a_background_process_measures_once(place, monkeypatch):
+    measured = []
+    monkeypatch.setattr(
+        tuning, "measure", lambda seconds: measured.append(seconds) or [found(([4] * 4, [3] * 4))]
+    )
+    tuning.tune_in_background()
+    tuning.tune_in_background()
+    assert measured == [tuning.QUICK_SECONDS]
+    assert json.loads(store.names().get(tuned.KEPT)) == {NAME: OTHER}
+
+
+def test_the_command_measures_and_says_what_it_chose(monkeypatch, capsys):
+    monkeypatch.setenv("FASTMLP_TUNE", "1")
+    for name in [name for name in TABLE if name != "predicted_rows"]:
+        monkeypatch.delitem(TABLE, name)
+    kept = []
+    monkeypatch.setattr(tuned, "keep", kept.append)
+    assert main(["tune", "--seconds", "0.01"]) == 0
+    output, errors = capsys.readouterr()
+    assert errors == ""
+    assert output.startswith("CONSTANT ")
+    assert "\npredicted_rows " in output
+    assert [*kept[0]] == ["predicted_rows"]
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan", "inf", "-1"])
+def test_the_command_refuses_no_time(seconds, monkeypatch, capsys):
+    monkeypatch.setenv("FASTMLP_TUNE", "1")
+    with pytest.raises(SystemExit, match="2"):
+        main(["tune", f"--seconds={seconds}"])
+    assert capsys.readouterr().err == f"fastmlp: error: --seconds must be above 0, got {float(seconds)}\n"
+
+
+def test_the_command_refuses_what_would_not_be_used(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["tune"])
+    assert "FASTMLP_TUNE is 0" in capsys.readouterr().err
+
+
+def test_what_was_chosen_and_the_usual_values_go_first_by_turns(monkeypatch):
+    """The second finds in the caches what the first has read, and seemed to save a tenth."""
+    held = []
+    monkeypatch.setattr(tuning, "trials_of", lambda name: [FIRST])
+    monkeypatch.setattr(
+        tuning, "turn_of", lambda trial: tuning.Turn(lambda count: held.append(value(NAME)) or 1.0, 3)
+    )
+    times = iter(range(100))
+    monkeypatch.setattr(tuning.time, "perf_counter", lambda: next(times))
+    assert tuning.gains({NAME: OTHER}, 3) == {FIRST: 0}
+    assert held[:6] == [USUAL, USUAL, OTHER, USUAL, OTHER, USUAL]
+
+
+def test_a_slice_of_gradient_has_many_rows_of_any_layer_and_no_more_than_a_worker_has():
+    """For each slice a batch's deltas are read anew: with 8 rows of 2048 units Adam took twice the time."""
+    rows = value("slice_rows")
+    assert slice_length([(1024, 2048), (2048, 10)], 128, 1, 4) == rows * 2048
+    assert slice_length([(1024, 2048), (2048, 10)], 128, 16, 4) == 1024 // 16 * 2048
+    assert slice_length([(40, 64), (64, 10)], 128, 1, 4) == SLICE_BYTES // 4
+    with forced({"slice_rows": 64}):
+        assert slice_length([(1024, 2048), (2048, 10)], 128, 1, 8) == 64 * 2048
+
+
+def test_slices_of_small_batches_lie_in_l1_and_have_the_rows_that_workers_share():
+    assert slice_length([(1024, 512), (512, 10)], 64, 1, 4) == SLICE_BYTES // 4
+    assert slice_length([(1024, 9000), (9000, 10)], 64, 1, 4) == 8 * 9000

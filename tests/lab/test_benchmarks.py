@@ -1,0 +1,125 @@
+"""Rows of a benchmark's table are comparable: each has the threads that the table's name says."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from benchmarks.peers.page import table
+from benchmarks.pinning import allowed
+from benchmarks.share import check_threads
+from fastmlp.lab.measurements import read
+
+pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+
+ROOT = Path(__file__).parents[2]
+DATA = bytes(1 << 20)
+
+
+COMMANDS = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__")
+    for path in sorted((ROOT / "benchmarks").rglob("*.py"))
+    if '\nif __name__ == "__main__":' in path.read_text()
+]
+
+
+HELP = """
+import contextlib, io, json, runpy, sys
+
+said = {}
+for command in sys.argv[1:]:
+    sys.argv, out = [command, "--help"], io.StringIO()
+    for name in (command, f"{command}.__main__"):
+        sys.modules.pop(name, None)  # that an earlier command has imported
+    with contextlib.redirect_stdout(out):
+        try:
+            runpy.run_module(command, run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            said[command] = end.code, out.getvalue()
+print(json.dumps(said))
+"""
+
+
+@pytest.mark.slow  # imports all of them
+def test_every_command_has_help():
+    done = subprocess.run(
+        [sys.executable, "-c", HELP, *COMMANDS], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    said = json.loads(done.stdout)
+    assert [*said] == COMMANDS
+    for command, (code, text) in said.items():
+        assert code == 0
+        assert text.startswith("usage: ")
+        assert f"python -m {command}" in text
+
+
+def test_there_are_commands():
+    assert {"benchmarks.choice", "benchmarks.compilation", "benchmarks.peers", "benchmarks.start"} <= set(
+        COMMANDS
+    )
+
+
+def alone():
+    hashlib.sha256(DATA)  # lets go of Python's lock
+
+
+def with_another():
+    other = threading.Thread(target=alone)
+    other.start()
+    alone()
+    other.join()
+
+
+def test_a_row_that_takes_other_than_its_threads_is_reported():
+    check_threads(alone, 1)
+    check_threads(with_another, 2)
+    with pytest.raises(AssertionError, match=r"has 1 thread, this takes [12]\.\d: it starts threads"):
+        check_threads(with_another, 1)
+    with pytest.raises(AssertionError, match=r"has 2 threads, this takes 1\.\d$"):
+        check_threads(alone, 2)
+
+
+@pytest.mark.slow  # starts a process for each peer
+def test_peers_are_measured_and_written_as_bench_does(tmp_path):
+    """Each peer is held to the reference's losses; the file and its table are those of `fastmlp bench`."""
+    file = tmp_path / "peers.json"
+    command = [sys.executable, "-m", "benchmarks.peers", "--only", "30-100-1", "--rounds", "2"]
+    peers = ["--peers", "fastmlp,sklearn,c", "--cores", str(min(allowed())), "--clock", "cpu"]
+    done = subprocess.run(
+        [*command, *peers, "--json", file], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    results = read(file)
+    assert {one.variant: one.time.rounds for one in results.measurements} == {"fastmlp": 2, "sklearn": 2}
+    assert [(one.variant, one.message) for one in results.wrong] == [
+        ("c", "written for the notebook's network alone")
+    ]
+    (row,) = table(results).splitlines()[2:]
+    cells = [cell.strip() for cell in row.split("|")[1:-1]]
+    assert (cells[0], cells[4:7], cells[8]) == ("30-100-1 b100 adam", [""] * 3, "")
+    assert float(cells[7].strip("*")) > 1, row  # scikit-learn's time over ours
+
+
+@pytest.mark.slow
+def test_every_row_of_a_table_has_the_threads_of_its_name():
+    # Matrix products that NumPy's and SciPy's BLAS would share among all cores; each row checks itself.
+    rows = "predict and 784 and float64 and (reference or blas)"
+    command = f"{sys.executable} -m pytest benchmarks/test_epoch_speed.py --benchmark-only"
+    done = subprocess.run(
+        [*command.split(), "--benchmark-max-time=0.01", "-k", rows],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "benchmark 'predict 784-128-10 3200 rows float64, 1 thread': 2 tests" in done.stdout

@@ -1,0 +1,65 @@
+"""The benchmark of tables: runs go on where they were, and the report counts what has run only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.tables.page import report
+from benchmarks.tables.sets import CHOOSE, HELD
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(table, learner, split, loss, **more):
+    took = {"seconds": 1.0, "processor": 1.0, "MB": 10.0}
+    found = {"score": 0.5, "loss": loss, "constant": 2.0, "train": took, "predict": took}
+    return {"table": table, "learner": learner, "split": split, "version": "1", **(more or found)}
+
+
+def test_halves_are_of_one_size_and_share_no_table():
+    assert len(CHOOSE) == len(HELD) == 20
+    assert not CHOOSE.keys() & HELD.keys()
+
+
+def test_the_report_has_ranks_of_tables_that_all_learners_have():
+    rows = [row(table, "fastmlp", 0, 1.0) for table in ("Computers", "diamonds", "spam7")]
+    rows += [row(table, "CatBoost", 0, loss) for table, loss in (("Computers", 0.5), ("diamonds", 1.5))]
+    rows += [row("spam7", "CatBoost", 0, 0.0, unended=600)]
+    lines = report(rows).splitlines()
+    assert "| Computers | 1 | 2.000 | 1.000 | **0.500** |" in lines
+    assert "| spam7 | 1 | 2.000 | **1.000** | did not end |" in lines
+    assert "| means over 2 tables | fastmlp | CatBoost |" in lines
+    assert "| rank by loss | 1.50 | 1.50 |" in lines
+    assert "| 95 % of it | 1.00 to 2.00 | 1.00 to 2.00 |" in lines
+    assert "| loss, 0 the least and 1 a constant's | 0.167 | 0.250 |" in lines
+
+
+def test_of_two_rows_of_a_split_the_last_one_holds():
+    rows = [row("ames", "fastmlp", 0, loss) for loss in (1.0, 0.25)] + [row("ames", "fastmlp", 1, 0.75)]
+    assert "| ames | 2 | 2.000 | **0.500** |" in report(rows).splitlines()
+
+
+@pytest.mark.slow  # starts processes
+def test_a_run_goes_on_where_it_was(tmp_path):
+    results = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "benchmarks.tables", "--tables", "breast_cancer", "--splits", "1"]
+    command += ["--results", str(results), "--learners", "HistGradientBoosting"]
+
+    def run(*more):
+        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines(), [json.loads(line) for line in results.read_text().splitlines()]
+
+    said, rows = run()
+    assert len(said) == len(rows) == 1
+    assert rows[0]["loss"] < rows[0]["constant"]
+    assert run() == ([], rows)
+    said, rows = run("fastmlp:epochs=2,members=1")
+    assert [row["learner"] for row in rows] == ["HistGradientBoosting", "fastmlp:epochs=2,members=1"]
+    assert rows[1]["train"]["processor"] > 0
+    _, rows = run("--again", "--seconds", "0.01")
+    assert rows[-1]["unended"] == 0.01

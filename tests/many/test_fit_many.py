@@ -1,0 +1,311 @@
+"""`fit_many`: each model has the bits of `fit` alone, and what goes wrong stays where it is."""
+
+from __future__ import annotations
+
+import functools
+import threading
+
+import numpy as np
+import pytest
+from going_on import assert_same
+from problems import data_set
+from scipy import sparse
+from selection import campaign
+
+import fastmlp
+from fastmlp import (
+    EMA,
+    SGD,
+    Adam,
+    AdamW,
+    Callback,
+    CheckpointError,
+    Cosine,
+    Dense,
+    DivergenceError,
+    EarlyStopping,
+    Head,
+    Network,
+    RMSprop,
+    fit,
+    fit_many,
+    predict_many,
+)
+
+X, Y = data_set("diabetes", 60)
+LABELS = (np.median(Y) < Y).astype(int)
+SMALL = Network([10, 4, 1], hidden="tanh")
+SHAPES = (SMALL, Network([10, 6, 1], dropout=0.3), Network([10, 5, 3, 1], l2=0.01), SMALL)
+OPTIMIZERS = (SGD(0.05, 0.9), Adam(Cosine(0.01, 5)), RMSprop(0.01), AdamW(0.02, clip_norm=1.0))
+
+fit_many_fused = functools.partial(fit_many, backend="fused")
+fit_fused = functools.partial(fit, backend="fused")
+
+
+def some_rows(models, most=40, seed=0):
+    """Places of rows for each model, drawn with repeats, of unlike numbers."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, len(X), most - model) for model in range(models)]
+
+
+def assert_all_same(models, alone):
+    assert len(models) == len(alone)
+    for model, one in zip(models, alone, strict=True):
+        assert_same(model, one)
+        assert model.parameters.dtype == one.parameters.dtype
+        assert model.network == one.network
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_each_model_has_the_bits_of_fit_alone(threads):
+    rows, weights = some_rows(4), 1.0 + np.arange(60) % 3
+    epochs, stopping = [3, 5, 2, 4], EarlyStopping(2)
+    models = fit_many_fused(
+        list(SHAPES), X, Y, optimizer=list(OPTIMIZERS), epochs=epochs, rows=rows, sample_weight=weights,
+        batch_size=[7, 16, None, 8], shuffle=[True, False, True, True], seed=5, validation=0.25,
+        average=[None, EMA(), None, None], callbacks=[stopping], threads=threads, metrics=["r2"],
+    )  # fmt: skip
+    alone = [
+        fit_fused(
+            SHAPES[i], X[rows[i]], Y[rows[i]], optimizer=OPTIMIZERS[i], epochs=epochs[i],
+            sample_weight=weights[rows[i]], batch_size=[7, 16, None, 8][i], shuffle=i != 1, seed=5 + i,
+            validation=0.25, average=EMA() if i == 1 else None, callbacks=[EarlyStopping(2)], metrics=["r2"],
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    assert_all_same(models, alone)
+    assert not hasattr(stopping, "best")  # each model has a copy
+    more = models[1].fit_more(X[rows[1]], Y[rows[1]], epochs=2)
+    assert_same(more, alone[1].fit_more(X[rows[1]], Y[rows[1]], epochs=2))
+
+
+def test_models_may_have_data_of_their_own():
+    rng = np.random.default_rng(1)
+    own = [rng.standard_normal((count, 10)) for count in (3, 17, 64)]
+    own[1] = own[1].astype(np.float32)
+    targets = [x[:, :1] - x[:, 1:2] for x in own]
+    initial = fit_fused(SMALL, X, Y, epochs=1, seed=9)
+    models = fit_many_fused(SMALL, own, targets, epochs=3, seed=[4, 4, 7], initial=[None, None, initial])
+    alone = [
+        fit_fused(SMALL, x, y, epochs=3, seed=seed, initial=begun)
+        for x, y, seed, begun in zip(own, targets, (4, 4, 7), (None, None, initial), strict=True)
+    ]
+    assert_all_same(models, alone)
+    assert [model.parameters.dtype for model in models] == [np.float64, np.float32, np.float64]
+
+
+def test_rows_are_those_of_sparse_inputs_and_of_heads():
+    rows, dense = some_rows(2), np.where(X > 0, X, 0)
+    models = fit_many_fused(SMALL, sparse.csr_array(dense), Y, rows=rows, epochs=2, seed=0)
+    alone = [
+        fit_fused(SMALL, sparse.csr_array(dense[some]), Y[some], epochs=2, seed=i)
+        for i, some in enumerate(rows)
+    ]
+    assert_all_same(models, alone)
+    heads = {"size": Head(1), "group": Head(2, output="softmax", loss="cross_entropy")}
+    both = Network(inputs=10, layers=[Dense(4)], heads=heads)
+    models = fit_many_fused(both, X, {"size": Y, "group": LABELS}, rows=rows, epochs=2, seed=0)
+    alone = [
+        fit_fused(both, X[some], {"size": Y[some], "group": LABELS[some]}, epochs=2, seed=i)
+        for i, some in enumerate(rows)
+    ]
+    assert_all_same(models, alone)
+    outputs = predict_many(models, X)
+    assert outputs["group"].shape == (2, 60, 2)
+    assert (outputs["size"][1] == models[1].predict(X)["size"]).all()
+
+
+def test_one_class_in_a_fold_is_no_mistake():
+    network = Network([10, 4, 2], output="softmax", loss="cross_entropy")
+    folds = [np.flatnonzero(LABELS == 1), np.arange(60)]
+    models = fit_many_fused(network, X, LABELS, rows=folds, epochs=2, seed=0)
+    assert_same(models[0], fit_fused(network, X[folds[0]], LABELS[folds[0]], epochs=2, seed=0))
+
+
+def test_trainings_that_stop_in_every_order():
+    class StopAfter(Callback):
+        def on_epoch_end(self, run):
+            if run.epoch > run.model_index * 7 % 5:
+                run.stop(f"{run.model_index}")
+
+    models = fit_many_fused(SMALL, X, Y, n_models=12, epochs=9, seed=0, callbacks=[StopAfter()], threads=3)
+    assert [len(model.history["loss"]) for model in models] == [1 + i * 7 % 5 for i in range(12)]
+    assert [model.stop_reason for model in models] == [f"{i}" for i in range(12)]
+
+
+def test_one_of_many_that_diverges_stays_in_its_place():
+    count, which = 60, 33
+    rates = [SGD(1e200 if i == which else 0.01) for i in range(count)]
+    models = fit_many_fused(SMALL, X, Y, optimizer=rates, epochs=3, seed=0)
+    with pytest.raises(DivergenceError) as alone:
+        fit_fused(SMALL, X, Y, optimizer=SGD(1e200), epochs=3, seed=which)
+    diverged = models.pop(which)
+    assert isinstance(diverged, DivergenceError)
+    assert (diverged.epoch, diverged.step) == (alone.value.epoch, alone.value.step)
+    np.testing.assert_array_equal(diverged.parameters, alone.value.parameters)
+    assert np.isfinite(diverged.parameters).all()
+    assert all(len(model.history["loss"]) == 3 for model in models)
+
+
+def test_a_single_model_trains_in_the_thread_of_its_call():
+    threads = []
+
+    class Threads(Callback):
+        def on_epoch_end(self, run):
+            threads.append(threading.current_thread())
+
+    models = fit_many_fused(SMALL, X, Y, n_models=1, epochs=2, seed=3, callbacks=[Threads()])
+    assert_all_same(models, [fit_fused(SMALL, X, Y, epochs=2, seed=3)])
+    assert threads == [threading.current_thread()] * 2
+
+
+def test_no_models_are_an_empty_list():
+    assert fit_many(SMALL, X, Y, n_models=0) == []
+    assert fit_many([], X, Y, seed=3) == []
+
+
+class Seen(Callback):
+    """Notes which models begin, beyond the copies that the models have."""
+
+    begun: list[int] = []  # noqa: RUF012  # shared by all copies
+
+    def __init__(self):
+        self.mine = []
+
+    def on_train_begin(self, run):
+        self.begun.append(run.model_index)
+        self.mine.append(run.model_index)
+        assert self.mine == [run.model_index]
+
+
+MISTAKES = {
+    "an empty fold": ({"rows": [[0, 1], []]}, ValueError, r"model 1: rows must .* at least one row"),
+    "rows beyond X": ({"rows": [[0, 60]]}, ValueError, r"model 0: rows must be places in \[0, 60\), got 60"),
+    "rows that are a mask": ({"rows": [[0], [True]]}, TypeError, "model 1: rows must hold whole numbers"),
+    "a wrong y": ({"y": [Y, Y[:3]]}, ValueError, r"model 1: y must have shape"),
+    "a wrong y of rows": ({"y": [Y, Y[:3]], "rows": [9, 9, 9]}, ValueError, r"rows has 3"),
+    "no number": ({"X": [X, np.full_like(X, np.nan)]}, ValueError, "model 1: X must be finite"),
+    "no network": ({"networks": [SMALL, 3]}, TypeError, "model 1: network must be a Network, got 3"),
+    "a seed": ({"seed": [1, -1]}, ValueError, r"seed\[1\] must be at least 0"),
+    "an epoch": ({"epochs": [1, -1]}, ValueError, "model 1: epochs must be at least 0"),
+    "lists of two lengths": ({"seed": [1], "epochs": [1, 2]}, ValueError, "epochs has 2, seed has 1"),
+    "no number of models": ({}, ValueError, "give n_models, or a list"),
+    "blocks": ({"X": iter([]), "n_models": 1}, TypeError, "X must be an array"),
+    "MPI": ({"n_models": 2, "communicator": object()}, ValueError, "fit_many trains in one process"),
+    "no threads": ({"n_models": 2, "threads": 0}, ValueError, "threads must be at least 1"),
+    "a lock": ({"n_models": 2, "callbacks": [Seen()]}, TypeError, "which cannot be copied"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_before_anything_is_trained(mistake):
+    given, error, words = MISTAKES[mistake]
+    seen = Seen()
+    if mistake == "a lock":
+        seen.lock = threading.Lock()
+    options = {"networks": SMALL, "X": X, "y": Y, **given, "callbacks": [seen]}
+    Seen.begun.clear()
+    with pytest.raises(error, match=words) as caught:
+        fit_many(options.pop("networks"), options.pop("X"), options.pop("y"), **options)
+    assert "\n" not in str(caught.value)
+    assert not Seen.begun
+
+
+def test_each_model_has_its_own_callbacks():
+    Seen.begun.clear()
+    fit_many_fused(SMALL, X, Y, n_models=5, epochs=1, callbacks=[Seen()])
+    assert sorted(Seen.begun) == [0, 1, 2, 3, 4]
+
+
+def test_a_callback_that_raises_ends_the_call_and_names_the_model():
+    class Raises(Callback):
+        def on_epoch_end(self, run):
+            if run.model_index == 2:
+                raise ZeroDivisionError("mine")
+
+    Seen.begun.clear()
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        fit_many_fused(SMALL, X, Y, n_models=40, epochs=3, callbacks=[Seen(), Raises()], threads=2)
+    assert caught.value.__notes__ == ["in the training of model 2"]
+    assert len(Seen.begun) < 40
+
+
+def test_one_bar_shows_all_models(capsys):
+    fit_many_fused(SMALL, X, Y, n_models=3, epochs=1, progress=True)
+    shown = capsys.readouterr().err
+    assert shown.startswith("\rtraining:   0%|")
+    assert "/3.00 [" in shown
+    assert "epoch" not in shown
+
+
+def test_many_predict_as_each_does():
+    models = fit_many_fused([SMALL, Network([10, 6, 1])], X, Y, epochs=1, seed=0, dtype=[None, np.float32])
+    outputs = predict_many(models, X)
+    assert outputs.shape == (2, 60, 1)
+    assert outputs.dtype == np.float64
+    for model, output in zip(models, outputs, strict=True):
+        np.testing.assert_array_equal(model.predict(X), output)
+
+
+def test_what_cannot_predict_is_refused_by_its_place():
+    models = fit_many_fused(SMALL, X, Y, optimizer=[SGD(0.01), SGD(1e200)], epochs=3, seed=0)
+    with pytest.raises(TypeError, match=r"models\[1\] must be a Model, got DivergenceError\(in epoch 1"):
+        predict_many(models, X)
+    with pytest.raises(ValueError, match=r"models\[1\] has 9 inputs and 1 outputs, and models\[0\] has 10"):
+        predict_many([models[0], fit_fused(Network([9, 1]), X[:, 1:], Y, epochs=0)], X)
+    for none in ([], models[0]):
+        with pytest.raises(TypeError, match="models must be a list of Model, at least one"):
+            predict_many(none, X)
+
+
+def test_a_list_of_models_is_one_file(tmp_path):
+    models = fit_many_fused(
+        list(SHAPES),
+        X,
+        Y,
+        optimizer=[*OPTIMIZERS[:3], SGD(1e200)],
+        epochs=3,
+        seed=0,
+        dtype=[None, "f4", None, None],
+    )
+    fastmlp.save(models, tmp_path / "many")
+    loaded = fastmlp.load(tmp_path / "many")
+    assert_all_same(loaded[:3], models[:3])
+    np.testing.assert_array_equal(loaded[3].parameters, models[3].parameters)
+    assert (loaded[3].step, loaded[3].history) == (models[3].step, models[3].history)
+    fastmlp.save([], tmp_path / "none")
+    assert fastmlp.load(tmp_path / "none") == []
+    with pytest.raises(TypeError, match=r"model\[1\] must be a Model or a DivergenceError, got 3"):
+        fastmlp.save([models[0], 3], tmp_path / "many")
+    with pytest.raises(CheckpointError, match="holds models without their trainings"):
+        fit_many(SMALL, X, Y, n_models=4, resume=tmp_path / "many")
+    with pytest.raises(CheckpointError, match="it holds a list of models"):
+        fit(SMALL, X, Y, resume=tmp_path / "many")
+
+
+@pytest.mark.slow
+def test_a_mix_of_forty_shapes_of_many_models():
+    rng = np.random.default_rng(3)
+    shapes = [
+        Network([10, *rng.integers(2, 20, 1 + i % 2), 1], hidden=("tanh", "relu")[i % 2]) for i in range(40)
+    ]
+    rows = some_rows(500, most=540)
+    rates = [SGD(1e200 if i == 250 else 0.01) for i in range(500)]
+    models = fit_many(
+        [shapes[i % 40] for i in range(500)], X, Y, rows=rows, optimizer=rates, epochs=3, seed=0
+    )
+    assert isinstance(models[250], DivergenceError)
+    for i in range(0, 500, 9):
+        assert_same(
+            models[i], fit(shapes[i % 40], X[rows[i]], Y[rows[i]], optimizer=rates[i], epochs=3, seed=i)
+        )
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(1_000, marks=pytest.mark.slow), pytest.param(10_000, marks=campaign)]
+)
+def test_thousands_of_models(count):
+    models = fit_many_fused(SMALL, X, Y, n_models=count, epochs=2, seed=0)
+    for i in (0, 1, count // 2, count - 1):
+        assert_same(models[i], fit_fused(SMALL, X, Y, epochs=2, seed=i))
+    assert predict_many(models, X[:2]).shape == (count, 2, 1)

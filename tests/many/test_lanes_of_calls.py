@@ -1,0 +1,212 @@
+"""Small networks of a call that take their steps together: the bits of `fit` alone, whoever ends when."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import signal
+import time
+
+import numpy as np
+import pytest
+from going_on import assert_same
+from problems import data_set
+
+from fastmlp import (
+    SGD,
+    Adam,
+    Callback,
+    Cosine,
+    DivergenceError,
+    EarlyStopping,
+    InterruptedMany,
+    Network,
+    fit,
+    fit_many,
+)
+from fastmlp.backend import auto, lanes
+from fastmlp.backend.background_tasks import TASKS
+from fastmlp.kernels.jit import engine, entries
+from fastmlp.kernels.lanes.eligible import lanes_of
+from fastmlp.many import blocks
+from fastmlp.model.descriptions import with_formulas
+
+X, Y = data_set("diabetes", 48)
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """How many networks went together, by calls and blocks; their program pays however few they are."""
+    found = []
+    train, blocks_of = lanes.train_in_lanes, lanes.blocks_of
+
+    def counted(program, tasks):
+        found.append(len(tasks))
+        return train(program, tasks)
+
+    def counted_block(program, members, parameters):
+        found.append(len(members))
+        return blocks_of(program, members, parameters)
+
+    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+    monkeypatch.setattr(lanes, "train_in_lanes", counted)
+    monkeypatch.setattr(lanes, "blocks_of", counted_block)
+    return found
+
+
+def network(number):
+    return Network([10, 4, 1], hidden="tanh", l2=0.01 * (1 + number), dropout=0.1 * (1 + number % 3))
+
+
+ALONE = {"backend": "fused", "progress": False}
+
+
+@pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
+def test_models_that_begin_and_end_at_other_times_have_the_bits_of_fit_alone(together, callbacks):
+    given = [
+        {"epochs": 2 + 5 * i % 3, "seed": 40 + i, "optimizer": Adam(0.002 * (1 + i)), "batch_size": 16}
+        for i in range(19)
+    ]
+    lists = {name: [one[name] for one in given] for name in ("epochs", "seed", "optimizer")}
+    networks = [network(i) for i in range(19)]
+    options = {"batch_size": 16, "threads": 1, "callbacks": callbacks}
+    models = fit_many(networks, X, Y, **lists, **options, **ALONE)
+    for own, one, model in zip(networks, given, models, strict=True):
+        assert_same(model, fit(own, X, Y, **one, **ALONE))
+    assert sum(together) == 19 if not callbacks else sum(together) > 19
+    assert max(together) == (7 if not callbacks else lanes_of(np.dtype("f8")))
+
+
+def test_models_of_a_block_go_on_and_are_kept_as_those_of_fit(together):
+    rng = np.random.default_rng(0)
+    own = [rng.standard_normal((rows, 10)) for rows in (40, 48, 40, 40)]
+    targets = [x[:, 0] - x[:, 1] for x in own]
+    begun = fit(network(0), *(part[:40] for part in (own[1], targets[1])), epochs=1, seed=9, **ALONE)
+    options = {"optimizer": Adam(Cosine(0.1, 6)), "epochs": 3, "batch_size": 16, **ALONE}
+    initial = [None, None, begun, None]
+    models = fit_many(network(1), own, targets, seed=[7, 1, 2, 2**70], initial=initial, **options)
+    for i, seed in ((0, 7), (2, 2), (3, 2**70)):
+        alone = fit(network(1), own[i], targets[i], seed=seed, initial=initial[i], **options)
+        assert_same(models[i], alone)
+        assert (models[i].backend, models[i].threads) == (alone.backend, alone.threads)
+        further = alone.fit_more(own[i], targets[i], epochs=2)
+        for one in (models[i], pickle.loads(pickle.dumps(models[i])), copy.deepcopy(models[i])):
+            assert_same(one.fit_more(own[i], targets[i], epochs=2), further)
+        models[i].history["loss"].clear()  # which is its own
+        assert_same(models[i].fit_more(own[i], targets[i], epochs=2), further)
+    assert together == [3]
+
+
+def test_one_that_diverges_and_others_that_stop_leave_the_rest_alone(together):
+    rates = [1e-3] * 5 + [1e300] + [0.1, 0.01] * 4
+    optimizers = [Adam(rate) for rate in rates]
+    stopping = EarlyStopping(patience=1)
+    options = {"epochs": 12, "batch_size": 16, "validation": 0.25, **ALONE}
+    models = fit_many(network(1), X, Y, optimizer=optimizers, seed=3, callbacks=[stopping], **options)
+    assert isinstance(models[5], DivergenceError)
+    with pytest.raises(DivergenceError) as alone:
+        fit(network(1), X, Y, optimizer=optimizers[5], seed=8, callbacks=[EarlyStopping(1)], **options)
+    np.testing.assert_array_equal(models[5].parameters, alone.value.parameters)
+    stopped = 0
+    for i in {*range(len(rates))} - {5}:
+        one = fit(
+            network(1), X, Y, optimizer=optimizers[i], seed=3 + i, callbacks=[EarlyStopping(1)], **options
+        )
+        assert_same(models[i], one)
+        stopped += models[i].stop_reason is not None
+    assert stopped
+    assert together
+
+
+def assert_those_that_diverge_leave_the_rest_alone(optimizers, y, batch_size):
+    options = {"epochs": 1, "batch_size": batch_size, **ALONE}
+    models = fit_many(network(1), X, y, optimizer=optimizers, seed=3, **options)
+    for i, optimizer in enumerate(optimizers):
+        given = {"optimizer": optimizer, "seed": 3 + i, **options}
+        if optimizer.learning_rate < 1:
+            assert_same(models[i], fit(network(1), X, y, **given))
+            continue
+        with pytest.raises(DivergenceError) as alone:
+            fit(network(1), X, y, **given)
+        np.testing.assert_array_equal(models[i].parameters, alone.value.parameters)
+        assert (models[i].step, models[i].history) == (alone.value.step, alone.value.history)
+
+
+def test_those_of_a_block_that_diverge_leave_the_rest_alone(together):
+    assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
+    assert together[0] == 4
+
+
+@pytest.mark.slow
+def test_parameters_that_do_not_fit_after_the_last_step_are_a_divergence(together):
+    assert_those_that_diverge_leave_the_rest_alone([*map(SGD, (1e-7, 1e306))], 1e4 * Y, None)
+    assert together[0] == 2
+
+
+def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch):
+    take = blocks.BlockTraining.take_steps
+
+    def interrupted(self, steps):
+        take(self, steps)
+        signal.raise_signal(signal.SIGINT)
+        while self.stop_reason is None:  # the main thread hears of it
+            time.sleep(0.001)
+
+    monkeypatch.setattr(blocks, "CHUNK_SECONDS", 0.0)  # a chunk is a step
+    monkeypatch.setattr(blocks.BlockTraining, "take_steps", interrupted)
+    options = {"n_models": 3, "epochs": 4, "batch_size": 16, "seed": 3, "threads": 1, **ALONE}
+    with pytest.raises(InterruptedMany) as caught:
+        fit_many(network(1), X, Y, **options)
+    model, whole = caught.value.models[1], fit(network(1), X, Y, epochs=4, batch_size=16, seed=4, **ALONE)
+    assert model.stop_reason == "interrupted by SIGINT"
+    assert (model.history["loss"], together) == ([], [3])  # in the middle of the first epoch
+    assert_same(model.fit_more(X, Y, epochs=4), whole)
+
+
+@pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
+def test_another_number_of_models_compiles_nothing(together, callbacks):
+    options = {"batch_size": 16, "epochs": 2, "callbacks": callbacks, "threads": 1, **ALONE}
+    fit_many(network(0), X, Y, n_models=2, optimizer=Adam(), **options)
+    known = len(engine.compiled)
+    for models in (3, 9):
+        rates = [Adam(0.001 * (1 + i)) for i in range(models)]
+        fit_many([network(i) for i in range(models)], X, Y, optimizer=rates, **options)
+    assert len(engine.compiled) == known
+    assert sum(together) >= 13
+
+
+def test_few_short_trainings_compile_nothing(monkeypatch):
+    def compiled(*_):
+        raise AssertionError("a program was compiled for two short trainings")
+
+    monkeypatch.setattr(lanes, "train_in_lanes", compiled)
+    monkeypatch.setattr(lanes, "blocks_of", compiled)
+    monkeypatch.setattr(lanes.LaneProgram, "is_ready", False)
+    fit_many(network(0), X, Y, n_models=2, epochs=1, **ALONE)
+
+
+def test_a_program_is_compiled_in_the_background_once_trainings_have_taken_its_price(monkeypatch):
+    requests = []
+    monkeypatch.setattr(auto, "requested", lambda name, task, arguments: requests.append((task, arguments())))
+    monkeypatch.setattr(lanes.LaneProgram, "is_ready", False)
+    other = Network([10, 7, 1], hidden="tanh")
+    fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
+    assert not requests
+    monkeypatch.setattr(entries, "about_seconds_of_a_network", lambda: 1e-9)
+    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: False)
+    fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
+    assert {task for task, _ in requests} == {"compile lanes"}
+
+
+@pytest.mark.slow
+def test_the_background_process_compiles_what_trainings_find():
+    odd = Network([10, 9, 1], hidden="tanh")
+    parts = json.loads(json.dumps(with_formulas((odd, Adam(0.0), "float64", 48, 16, False))))
+    TASKS["compile lanes"](*parts)
+    program = lanes.program_of("fused", odd, Adam(), 48, 16, np.dtype("f8"))
+    assert program.is_ready
+    known = len(engine.compiled)
+    models = fit_many(odd, X, Y, n_models=5, seed=0, epochs=1, batch_size=16, **ALONE)
+    assert len(engine.compiled) == known
+    assert_same(models[4], fit(odd, X, Y, seed=4, epochs=1, batch_size=16, **ALONE))

@@ -1,0 +1,111 @@
+"""Networks and optimisers as JSON: what comes back is what was described, and has its machine code."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import own_pieces
+import pytest
+
+import fastmlp
+from fastmlp.backend import auto
+from fastmlp.kernels.jit.entries import pieces_of
+from fastmlp.kernels.variant import Work
+from fastmlp.model.descriptions import described, restored, with_formulas
+from fastmlp.model.optimizers import OPTIMIZERS, without_rates
+from fastmlp.model.rules import RULES
+
+endless = fastmlp.Activation("endless", lambda z: np.where(z > 1e308, np.inf, np.where(z > 0, z, -0.0)))
+odd_rule = fastmlp.Rule("odd_rule", lambda p, g, m, r, c, t: p - r * c.nodes * g, constants={"nodes": 1})
+
+NETWORKS = {
+    "plain": fastmlp.Network([3, 1]),
+    "all that it has": fastmlp.Network(
+        [np.int64(4), 8, 8, 3], ["relu", "gelu"], "exp", "poisson", dropout=[0.1, np.float32(0.3)], l1=0.1,
+        l2=1e-300, huber_delta=2, quantile=0.1, weight_init=fastmlp.Normal(0.3), bias_init="uniform",
+        input_scale=1 / 255, convention="sklearn",
+    ),
+    "endless": fastmlp.Network([3, 4, 1], endless),
+    **{name: network for name, (network, _, _) in own_pieces.CASES.items()},
+}  # fmt: skip
+
+OPTIMISERS = {
+    "sgd": fastmlp.SGD(0.1),
+    "momentum": fastmlp.SGD(0.1, 0.5),
+    "two rates": fastmlp.SGD(
+        fastmlp.Warmup(fastmlp.Cosine(0.1, length=9), length=3), 0.9, True, bias_learning_rate=0.01
+    ),
+    "rmsprop": fastmlp.RMSprop(momentum=np.float32(0.1)),
+    "adam": fastmlp.Adam(clip_norm=1.0, layer_rates=[0.0, 1.0], epsilon_hat=True),
+    "amsgrad": fastmlp.Adam(amsgrad=True),
+    "adamw": fastmlp.AdamW(layer_decays=[0, 1], layer_rates=[1, 1]),
+    "sparse adam": fastmlp.SparseAdam(beta1=0.8),
+    "schedule-free": fastmlp.ScheduleFreeAdamW(warmup=3),
+    "muon": fastmlp.Muon(nesterov=False, decay_biases=False),
+    "averaged": replace(fastmlp.Adam(0.1), averaging=("ema", 0.9)),
+    "averaged odd rule": replace(odd_rule(0.1), averaging=("swa", 7.0)),
+    "odd rule": odd_rule(0.1, weight_decay=0.1),
+    **{name: optimizer for name, (_, _, optimizer) in own_pieces.CASES.items()},
+}
+
+
+def sent(value):
+    return restored(json.loads(json.dumps(with_formulas(value))))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_comes_back(name):
+    network = NETWORKS[name]
+    again = sent(network)
+    assert again == network
+    for one, other in zip(again.hidden, network.hidden, strict=True):
+        if isinstance(other, fastmlp.Activation):
+            z = np.random.default_rng(0).normal(size=99)
+            assert one.key == other.key
+            assert one.on_array(z).tobytes() == other.on_array(z).tobytes()
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_an_optimiser_comes_back_without_rates(name):
+    optimizer = OPTIMISERS[name]
+    again = sent(without_rates(optimizer))
+    assert again == without_rates(optimizer)
+    assert (type(again), again.rule, again.constants) == (
+        type(optimizer),
+        optimizer.rule,
+        optimizer.constants,
+    )
+    assert again.rule.key == optimizer.rule.key
+    assert (again.clip_norm, again.layer_rates) == (optimizer.clip_norm, optimizer.layer_rates)
+    assert pieces_of(NETWORKS["plain"], again) == pieces_of(NETWORKS["plain"], optimizer)
+    assert not again.rates(np.arange(3), 2).any()
+
+
+def test_every_optimiser_and_rule_is_among_them():
+    assert {type(one) for one in OPTIMISERS.values()} == {*OPTIMIZERS}
+    assert {one.rule.name for one in OPTIMISERS.values()} >= {*RULES}
+
+
+@pytest.mark.parametrize("name", own_pieces.CASES)
+def test_a_background_process_chooses_among_the_same_programs(name):
+    network, _, optimizer = own_pieces.CASES[name]
+    work = Work.of(network, optimizer, 32, np.dtype("f4"), 1, 10**6)
+    parts = json.loads(json.dumps(with_formulas(work._replace(optimizer=without_rates(optimizer)))))
+    assert auto.field(Work(*restored(parts))) == auto.field(work)
+
+
+def test_a_file_holds_no_formula():
+    parts = described(own_pieces.CASES["mish, sine, focal"][0])
+    assert [*parts["hidden"][0]] == ["piece", "digest"]
+    assert "nodes" not in json.dumps(parts)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"type": "Popen", "args": ["true"]}, {"type": "os.system"}, {"piece": "Expression", "parts": []}, {}],
+)
+def test_nothing_else_is_made(wrong):
+    with pytest.raises(KeyError):
+        restored(wrong)

@@ -1,0 +1,216 @@
+"""Factors of rates and decays for each layer: what they do to a step, and what a frozen layer keeps."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from problems import data_set
+from selection import some_backends
+
+import fastmlp
+from fastmlp import (
+    SGD,
+    Adam,
+    AdamW,
+    BatchNorm,
+    Categories,
+    Concatenate,
+    Dense,
+    Layer,
+    LayerNorm,
+    Network,
+    Numbers,
+    Periodic,
+    PReLU,
+    RMSprop,
+    Rule,
+    Scale,
+    ScheduleFreeAdamW,
+)
+from fastmlp.backend import registry
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+X, Y = data_set("diabetes", 40)
+NETWORK = Network([10, 6, 5, 1], hidden="tanh", l2=0.01)
+
+LION = Rule(
+    "lion",
+    lambda p, g, m, rate, c, t: (p - rate * np.sign(c.beta * m[0] + (1 - c.beta) * g), c.beta * m[0] + g),
+    moments=1,
+    constants={"beta": 0.9},
+)
+
+OPTIMIZERS = {
+    "sgd": SGD(0.05, layer_rates=(1, 0.5, 0)),
+    "momentum": SGD(0.05, 0.9, layer_rates=(0, 1, 2)),
+    "rmsprop": RMSprop(0.01, layer_rates=(1, 0, 1)),
+    "adam, clipped": Adam(0.01, clip_norm=0.5, layer_rates=(1, 0, 2)),
+    "adamw": AdamW(0.01, weight_decay=0.5, layer_rates=(1, 1, 0.5), layer_decays=(0, 1, 3)),
+    "adamw, weights alone": AdamW(0.01, weight_decay=0.5, decay_biases=False, layer_decays=(0, 1, 3)),
+    "a rule": LION(0.01, weight_decay=0.5, layer_decays=(1, 0, 1), layer_rates=(1, 0, 1), decay_biases=False),
+    "without a schedule": ScheduleFreeAdamW(0.01, weight_decay=0.5, decay_biases=False),
+}
+
+
+def train(optimizer, backend, network=NETWORK, **options):
+    given = {"epochs": 3, "batch_size": 16, "seed": 0, "optimizer": optimizer, "backend": backend}
+    return fastmlp.fit(network, X, Y, **given, **options)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+@some_backends
+def test_every_backend_takes_the_reference_s_steps(backend, name):
+    got, expected = train(OPTIMIZERS[name], backend), train(OPTIMIZERS[name], "reference")
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(got.history["loss"], expected.history["loss"], rtol=1e-12)
+
+
+@some_backends
+def test_factors_are_those_of_rate_and_decay(backend):
+    """A single layer with factors is a network with other rates."""
+    network = Network([10, 1])
+    grouped = AdamW(0.01, weight_decay=0.1, layer_rates=(3,), layer_decays=(2,))
+    got, expected = train(grouped, backend, network), train(AdamW(0.03, weight_decay=0.2), backend, network)
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-12)
+
+
+LAYERS = [
+    Dense(9, "tanh", name="low"),
+    LayerNorm(),
+    PReLU(),
+    Dense(6, "tanh"),
+    BatchNorm(),
+    Scale(),
+    Dense(1),
+]
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@pytest.mark.parametrize(("norms", "biases"), [(False, True), (True, False), (False, False)])
+@some_backends
+def test_what_decays_is_what_a_parameter_group_of_pytorch_has(backend, norms, biases, clip_norm):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    network, y = (
+        Network(inputs=10, layers=LAYERS),
+        Y + 1.0,
+    )  # with a mean of 0 a gradient would be rounding errors
+    start = fastmlp.fit(network, X, y, epochs=0, seed=0, backend=backend, dtype="float64")
+    optimizer = AdamW(0.01, weight_decay=2.0, clip_norm=clip_norm, decay_norms=norms, decay_biases=biases)
+    got = fastmlp.fit(
+        network, X, y, optimizer=optimizer, epochs=5, batch_size=None, initial=start, backend=backend,
+        dtype="float64",
+    )  # fmt: skip
+    module = start.to_torch().train()
+    groups = {True: [], False: []}
+    for part in module:
+        for name, parameter in part.named_parameters():
+            dense = isinstance(part, torch.nn.Linear)
+            groups[(name == "weight" and dense) or (biases if dense else norms)].append(parameter)
+    theirs = torch.optim.AdamW(
+        [{"params": some, "weight_decay": 2.0 * decays} for decays, some in groups.items()], 0.01
+    )
+    rows, expected = torch.tensor(X), torch.tensor(y).reshape(-1, 1)
+    for _ in range(5):
+        theirs.zero_grad()
+        torch.nn.functional.mse_loss(module(rows), expected).backward()
+        if clip_norm:
+            torch.nn.utils.clip_grad_norm_(module.parameters(), clip_norm)
+        theirs.step()
+    np.testing.assert_allclose(got.predict(X), module.eval()(rows).detach().numpy(), rtol=1e-6, atol=1e-9)
+
+
+def test_blocks_of_inputs_decay_as_weights_and_layers_of_ones_own_as_norms():
+    rng = np.random.default_rng(0)
+    blocks = [Numbers(3, Periodic(4, sigma=0.5)), Categories((5, 9), width=2)]
+    tilt = Layer("tilt", lambda x, t: t * x, {"t": ("units", 1.0)})
+    network = Network(inputs=blocks, layers=[Dense(8), LayerNorm(), tilt, Dense(1)])
+    rows = [rng.normal(size=(40, 3)), rng.integers(0, 5, (40, 2))]
+    optimizer = AdamW(0.01, weight_decay=2.0, decay_norms=False, decay_biases=False)
+    given = {"epochs": 3, "seed": 0, "dtype": "float64", "progress": False}
+    got, expected = (
+        fastmlp.fit(network, rows, Y, optimizer=optimizer, backend=backend, **given)
+        for backend in ("fused", "reference")
+    )
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
+    decays = {
+        one.kind.name: tuple(part.weight_decay for part in optimizer.of_layer(number, one))
+        for number, one in enumerate(network.operations)
+    }
+    assert decays["dense"] == decays["grouped"] == decays["categories"] == (2.0, 0.0)
+    assert decays["layer_norm"] == decays["own"] == (0.0, 0.0)
+
+
+right_input_gradient = baseline.input_gradient
+
+
+def unknown_below_nine_units(delta, w, scratch, out):
+    right_input_gradient(delta, w, scratch, out)
+    if out.shape[1] == 9:
+        for i in range(out.shape[0]):
+            for j in range(9):
+                out[i, j] = np.nan
+
+
+def test_the_backward_pass_ends_where_nothing_trains(monkeypatch):
+    """A variant in which the deltas of 9 units are NaN trains as another while these are not asked for."""
+    variant = Variant("blind", baseline.VARIANT, {"input_gradient": unknown_below_nine_units})
+    monkeypatch.setitem(registry.registered, "blind", variant)
+    layers = [*LAYERS[:3], Dense(6, name="middle"), BatchNorm(), Concatenate("low"), Dense(1, name="top")]
+    network = Network(inputs=10, layers=layers)
+
+    def trained(backend, rates):
+        optimizer = AdamW(0.01, layer_rates=rates)
+        return train(optimizer, backend, network, dtype="float64", progress=False).parameters
+
+    frozen = {"low": 0, "LayerNorm": 0, "PReLU": 0}
+    for rates in (frozen, {**frozen, "middle": 0}, {**frozen, "middle": 0, "BatchNorm": 0}):
+        np.testing.assert_array_equal(trained("blind", rates), trained("baseline", rates))
+    with pytest.raises(fastmlp.DivergenceError):
+        trained("blind", {**frozen, "LayerNorm": 1})
+
+
+@pytest.mark.parametrize("clip_norm", [None, 0.1])
+@some_backends
+def test_a_frozen_layer_stays_and_its_gradient_does_not_clip(backend, clip_norm):
+    """All but the last layer frozen: the last one trains on features, as a network of its own would."""
+    optimizer = Adam(0.01, clip_norm=clip_norm, layer_rates=(0, 0, 1))
+    start = train(optimizer, backend, Network([10, 6, 5, 1], "tanh"), initial=None)
+    first = fastmlp.fit(Network([10, 6, 5, 1], "tanh"), X, Y, epochs=0, seed=0, backend=backend)
+    for layer in range(2):
+        np.testing.assert_array_equal(start.weights[layer], first.weights[layer])
+        np.testing.assert_array_equal(start.biases[layer], first.biases[layer])
+    features = X
+    for w, b in zip(first.weights[:2], first.biases[:2], strict=True):
+        features = np.tanh(features @ w + b)
+    alone = fastmlp.fit(
+        Network([5, 1]), features, Y, optimizer=Adam(0.01, clip_norm=clip_norm), epochs=3, batch_size=16,
+        seed=0, initial=([first.weights[2]], [first.biases[2]]), backend=backend,
+    )  # fmt: skip
+    np.testing.assert_allclose(start.weights[2], alone.weights[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SGD(0.1, layer_rates=3), "layer_rates must hold a number for each layer, got 3"),
+        (lambda: SGD(0.1, layer_rates=(1, -1)), r"layer_rates\[1\] must be at least 0, got -1"),
+        (lambda: SGD(0.1, layer_decays=(1,)), "layer_decays needs a weight_decay, and SGD has none"),
+        (lambda: Adam(decay_norms=False), "decay_norms needs a weight_decay, and Adam has none"),
+        (lambda: AdamW(decay_biases=2), "decay_biases must be True or False, got 2"),
+        (
+            lambda: train(SGD(0.1, layer_rates=(1, 1)), "reference"),
+            "must hold 3 numbers, one for each layer, got 2",
+        ),
+    ],
+)
+def test_mistakes(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def test_a_checkpoint_knows_of_them(tmp_path):
+    path = tmp_path / "c"
+    train(OPTIMIZERS["sgd"], "reference", callbacks=[fastmlp.Checkpoint(path)])
+    with pytest.raises(fastmlp.CheckpointError, match="optimizer"):
+        train(SGD(0.05), "reference", resume=path)

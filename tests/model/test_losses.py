@@ -1,0 +1,240 @@
+"""Losses with parameters: PyTorch's values and derivatives, what names and older arguments make, files."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from problems import eps
+from scipy.special import gammaln
+from selection import some_backends
+
+import fastmlp
+from fastmlp import (
+    BinaryFocal,
+    CrossEntropy,
+    Focal,
+    Gaussian,
+    Huber,
+    MLPClassifier,
+    MLPRegressor,
+    NegativeBinomial,
+    Network,
+    Quantiles,
+)
+from fastmlp.backend import registry
+from fastmlp.model.backend import Data
+from fastmlp.model.descriptions import described, restored
+from fastmlp.training.data import clean_targets
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+nn = torch.nn
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((40, 5))
+REAL, COUNTS = RNG.standard_normal((40, 2)), RNG.poisson(3.0, (40, 2)).astype(float)
+LABELS, EVENTS = RNG.integers(0, 4, 40), RNG.integers(0, 2, (40, 3)).astype(float)
+
+
+def torch_focal(z, y, gamma=1.5):
+    log_p = torch.log_softmax(z, 1)[torch.arange(len(y)), y]
+    return -((1 - log_p.exp()) ** gamma * log_p).mean()
+
+
+def torch_binary_focal(z, y, gamma=0.5):
+    entropy = nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
+    return ((1 - torch.exp(-entropy)) ** gamma * entropy).mean()  # torchvision.ops.sigmoid_focal_loss
+
+
+def torch_quantiles(z, y):
+    q, r = torch.tensor([0.1, 0.5, 0.9], dtype=z.dtype), y[:, :1] - z
+    return torch.maximum(q * r, (q - 1) * r).mean()
+
+
+def torch_gaussian(z, y):
+    mean, log_variance = z.chunk(2, dim=1)
+    return nn.GaussianNLLLoss()(mean, y, log_variance.exp())
+
+
+def torch_negative_binomial(z, y):
+    log_mean, log_dispersion = z.chunk(2, dim=1)
+    found = torch.distributions.NegativeBinomial((-log_dispersion).exp(), logits=log_mean + log_dispersion)
+    return -(found.log_prob(y) + torch.lgamma(y + 1)).mean()
+
+
+CASES = {
+    "huber": ("identity", Huber(0.7), 2, REAL, nn.HuberLoss(delta=0.7)),
+    "quantiles": ("identity", Quantiles([0.1, 0.5, 0.9]), 3, REAL[:, :1], torch_quantiles),
+    "smoothed": ("softmax", CrossEntropy(0.1), 4, LABELS, nn.CrossEntropyLoss(label_smoothing=0.1)),
+    "focal": ("softmax", Focal(1.5), 4, LABELS, torch_focal),
+    "binary focal": ("sigmoid", BinaryFocal(0.5), 3, EVENTS, torch_binary_focal),
+    "gaussian": ("identity", Gaussian(), 4, REAL, torch_gaussian),
+    "negative binomial": ("identity", NegativeBinomial(), 4, COUNTS, torch_negative_binomial),
+}
+
+
+def network_of(name):
+    output, loss, n_out, *_ = CASES[name]
+    return Network([5, n_out], output=output, loss=loss)
+
+
+@pytest.mark.parametrize("name", CASES)
+@some_backends
+def test_loss_and_gradient_are_those_of_pytorch(backend, name):
+    *_, y, torch_loss = CASES[name]
+    network = network_of(name)
+    parameters = np.random.default_rng(1).standard_normal(6 * network.n_out)
+    data = Data(X, clean_targets("y", y, network, 40, np.dtype(float)), np.ones(40))
+    got = np.empty_like(parameters)
+    value = registry.get(backend).gradient(network, parameters, data, 0, 0, got)
+    p = torch.tensor(parameters, requires_grad=True)
+    weights = p[: 5 * network.n_out].reshape(5, -1)
+    expected = torch_loss(torch.tensor(X) @ weights + p[5 * network.n_out :], torch.tensor(y))
+    expected.backward()
+    # sums of 40 rows of terms up to about 10, each with a few roundings
+    assert value == pytest.approx(expected.item(), rel=1e-13)
+    np.testing.assert_allclose(got, p.grad, rtol=0, atol=400 * eps(float))
+
+
+@pytest.mark.parametrize("name", ["smoothed", "gaussian", "negative binomial"])
+@some_backends
+def test_a_training_is_the_references(backend, name):
+    output, loss, n_out, *_ = CASES[name]
+    network = Network([5, 7, n_out], "tanh", output, loss)
+    fits = [
+        fastmlp.fit(
+            network, X, CASES[name][3], epochs=5, seed=0, batch_size=16, backend=one, validation=0.2,
+        )
+        for one in (backend, "reference")
+    ]  # fmt: skip
+    for curve in ("loss", "validation_loss"):
+        np.testing.assert_allclose(fits[0].history[curve], fits[1].history[curve], rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_count_of_any_size_and_dispersion_has_its_likelihood(dtype):
+    log_mean, log_dispersion, y = (
+        part.reshape(-1, 1)
+        for part in np.meshgrid([-9.0, 0.0, 4.0, 11.0], [-25.0, -9.0, 0.0, 3.0, 25.0], [0.0, 1.0, 7.0, 1e4])
+    )
+    network = Network([2, 2], loss=NegativeBinomial())
+    for mean, dispersion, count in zip(log_mean, log_dispersion, y, strict=True):
+        data = Data(np.zeros((1, 2), dtype), np.tile(count, 2)[None].astype(dtype), np.ones(1, dtype))
+        parameters = np.array([0, 0, 0, 0, mean[0], dispersion[0]], dtype)
+        values, gradients = [], []
+        for backend in ("baseline", "reference"):
+            gradients.append(np.empty_like(parameters))
+            values.append(registry.get(backend).gradient(network, parameters, data, 0, 0, gradients[-1]))
+        # Against scipy's log gamma in float64, whose terms cancel for a large r = 1 / dispersion.
+        r, u = np.exp(-np.clip(dispersion[0], -20, 20)), mean[0] + np.clip(dispersion[0], -20, 20)
+        terms = gammaln(count[0] + r), r * np.logaddexp(0, u), count[0] * np.logaddexp(0, -u)
+        expected = gammaln(r) - terms[0] + terms[1] + terms[2]
+        rounding = 8 * eps(float) * max(map(abs, terms)) + 8 * eps(dtype) * (1 + 20 * count[0] + terms[1])
+        assert abs(values[0] - expected) <= rounding
+        assert np.isfinite(gradients[0]).all()
+
+
+def test_names_and_older_arguments_make_these():
+    assert Network([3, 1], loss="huber", huber_delta=0.7).loss == Huber(0.7)
+    assert Network([3, 1], loss="pinball", quantile=0.9) == Network([3, 1], loss=Quantiles(0.9))
+    assert Network([3, 1], loss="huber").loss == Network([3, 1], loss=Huber()).loss == "huber"
+    assert Network([3, 2], loss=Gaussian()).loss == "gaussian"
+    assert Network([3, 2], "relu", "softmax", CrossEntropy()).loss == "cross_entropy"
+    changed = Network([3, 1], loss=Huber(0.7)).replaced(l2=0.1)
+    assert (changed.loss, changed.l2) == (Huber(0.7), 0.1)
+    assert len({Huber(0.7), Huber(0.8), Huber(0.7), Focal(1.0), BinaryFocal(1.0)}) == 4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_loss_goes_to_files_and_processes(name, tmp_path):
+    network, loss = network_of(name), CASES[name][1]
+    assert pickle.loads(pickle.dumps(loss)) == loss == restored(described(loss))
+    assert pickle.loads(pickle.dumps(network)) == network == restored(described(network))
+    path, options = tmp_path / "training.npz", {"seed": 0, "backend": "baseline", "batch_size": 10}
+    y = CASES[name][3]
+    fastmlp.fit(network, X, y, epochs=2, callbacks=[fastmlp.Checkpoint(path)], **options)
+    resumed = fastmlp.fit(network, X, y, epochs=3, resume=path, **options)
+    whole = fastmlp.fit(network, X, y, epochs=3, **options)
+    np.testing.assert_array_equal(resumed.parameters, whole.parameters)
+    assert fastmlp.load(path).network == network
+
+
+def test_a_gaussian_knows_how_sure_it_is():
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (4000, 1))
+    y = 2 * x[:, 0] + np.exp(x[:, 0] - 1) * rng.standard_normal(4000)
+    model = fastmlp.fit(
+        Network([1, 2], loss=Gaussian()), x, y, epochs=60, seed=0, optimizer=fastmlp.Adam(0.01)
+    )
+    (slope, log_slope), (offset, log_offset) = model.weights[0][0], model.biases[0]
+    # The mean is 2 x, the log variance 2 (x - 1); 4000 rows give them to a few hundredths.
+    np.testing.assert_allclose([slope, offset, log_slope, log_offset], [2, 0, 2, -2], atol=0.1)
+
+
+def test_a_stepper_takes_a_column_of_targets():
+    network = Network([5, 2], loss=Gaussian())
+    one, other = (fastmlp.Stepper(network, fastmlp.SGD(0.1), seed=0, dtype="float64") for _ in range(2))
+    column = np.ascontiguousarray(REAL[:, 0])
+    assert one.step(X, column) == other.step(X, REAL[:, [0, 0]].copy())
+    with pytest.raises(ValueError, match=r"shape \(40, 1\) or \(40,\)"):
+        one.step(X, np.ones((40, 3)))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")  # 3 epochs
+def test_estimators_take_them():
+    options = {"hidden_layer_sizes": (4,), "random_state": 0, "max_iter": 3}
+    smoothed = MLPClassifier(loss=CrossEntropy(0.2), **options).fit(X, LABELS)
+    assert smoothed.predict_proba(X).shape == (40, 4)
+    quantiles = MLPRegressor(Quantiles([0.1, 0.9]), **options).fit(X, REAL[:, 0])
+    assert quantiles.predict(X).shape == (40, 2)
+    older = MLPRegressor("huber", huber_delta=0.5, **options).fit(X, REAL[:, 0])
+    newer = MLPRegressor(Huber(0.5), **options).fit(X, REAL[:, 0])
+    np.testing.assert_array_equal(older.predict(X), newer.predict(X))
+    model = fastmlp.fit(Network([5, 1], loss=Huber(0.5)), X, REAL[:, 0], epochs=1)
+    assert MLPRegressor.from_model(model).loss == Huber(0.5)
+    model = fastmlp.fit(network_of("focal").replaced(loss=Focal()), X, LABELS, epochs=1)
+    assert MLPClassifier.from_model(model).loss == Focal()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Huber(0), "delta must be above 0"),
+        (lambda: Quantiles([0.5, 1.0]), "level"),
+        (lambda: Quantiles([]), "levels must hold a number"),
+        (lambda: CrossEntropy(1.0), "smoothing"),
+        (lambda: Focal(-1), "gamma must be"),
+        (lambda: Network([3, 3], loss=Gaussian()), "two outputs for each target, got 3"),
+        (lambda: Network([3, 3], output="exp", loss=Focal()), "output 'exp' does not go with loss"),
+        (lambda: Network([3, 3], loss=Quantiles([0.1, 0.9])), "a number or 3 of them"),
+        (lambda: fastmlp.fit(Network([5, 4], loss=Gaussian()), X, X[:, :4]), r"\(40, 2\), got \(40, 4\)"),
+        (lambda: fastmlp.fit(Network([5, 2], loss=NegativeBinomial()), X, -COUNTS[:, 0]), "at least 0"),
+        (lambda: MLPRegressor(Gaussian()).fit(X, REAL[:, 0]), "predicts one number for a target"),
+        (lambda: MLPClassifier(loss=Gaussian()).fit(X, LABELS), "output 'softmax' does not go with"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_said_in_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "output"),
+    [
+        *(("mse", "identity"), ("cross_entropy", "softmax"), ("binary_cross_entropy", "sigmoid")),
+        *(("poisson", "exp"), (Focal(), "softmax"), (Gaussian(), "identity")),
+    ],
+)
+def test_without_an_output_it_is_what_the_loss_goes_with(loss, output):
+    assert Network([3, 2], loss=loss).output == fastmlp.Head(2, loss=loss).output == output
+
+
+def test_a_loss_of_a_users_may_have_a_younger_name(tmp_path):
+    own = fastmlp.Loss("gaussian", lambda output, target: (output - target) ** 2)
+    options = {"epochs": 2, "seed": 0, "backend": "baseline"}
+    model = fastmlp.fit(Network([5, 2], loss=own), X, REAL, **options)
+    assert model.history == fastmlp.fit(Network([5, 2]), X, REAL, **options).history
+    fastmlp.save(model, tmp_path / "model.npz")
+    assert fastmlp.load(tmp_path / "model.npz", pieces=[own]).network.loss is own

@@ -1,0 +1,281 @@
+"""`Members`, networks that share matrices: as defined, as in PyTorch, and the same on every backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from exchanged import own_gated, own_sine
+from selection import matrix
+
+import fastmlp
+from fastmlp import (
+    Activate,
+    Adam,
+    AdamW,
+    Add,
+    BatchNorm,
+    Concatenate,
+    Dense,
+    Dropout,
+    Head,
+    LayerNorm,
+    Members,
+    MLPClassifier,
+    Network,
+    PReLU,
+    Residual,
+    RMSNorm,
+    Stepper,
+    Swish,
+)
+from fastmlp.backend import registry
+from fastmlp.model.backend import Data
+
+INPUTS, OUTPUTS, ROWS, COUNT = 7, 3, 50, 5
+LAYERS = [
+    Dense(11, "relu"), Members(COUNT), Dense(9, "tanh", name="low"), Residual(Dense(9, "silu")), PReLU(),
+    Dense(OUTPUTS),
+]  # fmt: skip
+DROPPING = [
+    Members(COUNT), Dense(9, "tanh", name="low"), BatchNorm(), Dropout(0.3), Dense(9, bias=False), Add("low"),
+    "gelu", Swish(), Dense(OUTPUTS),
+]  # fmt: skip
+NORMED = [
+    Members(COUNT), Dense(9, "silu", name="low"), LayerNorm(), Dense(9, "relu"), RMSNorm(),
+    Concatenate("low"), Activate(own_gated), Dense(6, own_sine), Residual(LayerNorm(), Dense(6)),
+    Dense(OUTPUTS),
+]  # fmt: skip
+CLASSES = {"output": "softmax", "loss": "cross_entropy"}
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(ROWS, INPUTS)), rng.normal(size=(ROWS, OUTPUTS))
+
+
+def network(layers=LAYERS, **options):
+    return Network(inputs=INPUTS, layers=layers, **options)
+
+
+def train(rows, made=None, epochs=4, **options):
+    given = {"optimizer": AdamW(0.01, weight_decay=0.1), "batch_size": 16, "seed": 1, "dtype": "float64"}
+    return fastmlp.fit(made or network(), *rows, epochs=epochs, progress=False, **given | options)
+
+
+def alone(model, member):
+    """Return a member as a network of its own, whose matrices have its factors."""
+    layers = [one for one in model.network.layers if not isinstance(one, Members)]
+    some = np.zeros((1, INPUTS)), np.full((1, OUTPUTS), 1 / OUTPUTS)
+    own = train(some, model.network.replaced(layers=layers), epochs=0)
+    for name, arrays in own.layers.items():
+        parts = model.layers[name]
+        if "r" in parts:
+            weights = parts["r"][member][:, None] * parts["weights"] * parts["s"][member]
+            parts = {"weights": weights, "biases": parts["biases"][member]}
+        elif name != "dense1":
+            parts = {key: array[member] for key, array in parts.items()}
+        for key, array in arrays.items():
+            array[...] = parts[key]
+    return own
+
+
+# --- what they are ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layers", "options"),
+    [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})],
+    ids=["mse", "softmax", "norms"],
+)
+def test_each_member_is_a_network_with_its_factors(layers, options, rows):
+    X, y = rows
+    y = np.eye(OUTPUTS)[np.arange(ROWS) % OUTPUTS] if options else y
+    model = train((X, y), network(layers, **options), backend="fused")
+    members = [alone(model, m) for m in range(COUNT)]
+    outputs = np.stack([one.predict(X) for one in members])
+    np.testing.assert_allclose(model.predict_members(X), outputs, rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(model.predict(X), outputs.mean(axis=0), rtol=1e-9, atol=1e-12)
+    weights, evaluate = np.arange(ROWS) % 3.0, registry.get("fused").evaluate
+    losses = [evaluate(one.network, one.parameters, Data(X, y, weights)) for one in members]
+    got = evaluate(model.network, model.parameters, Data(X, y, weights))
+    assert got == pytest.approx(np.mean(losses), rel=1e-12)
+
+
+def test_the_first_factors_are_signs_and_the_others_ones(rows):
+    parts = train(rows, network([*LAYERS[:-1], Dense(OUTPUTS, bias_init="uniform")]), epochs=0).layers
+    assert set(np.unique(parts["low"]["r"])) == {-1.0, 1.0}
+    ones = [parts["low"]["s"], *(parts[name][part] for name in ("dense3", "dense4") for part in "rs")]
+    assert all((array == 1).all() for array in ones)
+    assert {name: array.shape for name, array in parts["dense4"].items()} == {
+        "r": (COUNT, 9), "weights": (9, OUTPUTS), "s": (COUNT, OUTPUTS), "biases": (COUNT, OUTPUTS),
+    }  # fmt: skip
+    assert (parts["dense4"]["biases"] == parts["dense4"]["biases"][0]).all()
+    assert (parts["dense4"]["biases"] != 0).all()
+
+
+def test_fifty_steps_of_pytorch(rows):
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    start = train(rows, epochs=0)
+    arrays = {
+        layer: {name: torch.tensor(array, requires_grad=True) for name, array in own.items()}
+        for layer, own in start.layers.items()
+    }
+
+    def shared(x, own):  # (rows, members, n_in)
+        return ((x * own["r"]) @ own["weights"]) * own["s"] + own["biases"]
+
+    def forward(x):
+        x = torch.relu(x @ arrays["dense1"]["weights"] + arrays["dense1"]["biases"])
+        x = torch.tanh(shared(x[:, None].expand(-1, COUNT, -1), arrays["low"]))
+        x = x + torch.nn.functional.silu(shared(x, arrays["dense3"]))
+        x = torch.where(x > 0, x, arrays["prelu1"]["gain"] * x)
+        return shared(x, arrays["dense4"])
+
+    X, y = map(torch.tensor, rows)
+    np.testing.assert_allclose(
+        start.predict(rows[0]), forward(X).mean(dim=1).detach(), rtol=1e-10, atol=1e-12
+    )
+    optimizer = torch.optim.Adam([array for own in arrays.values() for array in own.values()], 0.01)
+    losses = []
+    for _ in range(50):
+        optimizer.zero_grad()
+        loss = ((forward(X) - y[:, None]) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    ours = train(rows, epochs=50, batch_size=ROWS, initial=start, backend="fused", optimizer=Adam(0.01))
+    np.testing.assert_allclose(ours.history["loss"], losses, rtol=1e-6)
+    for layer, own in ours.layers.items():
+        for name, array in own.items():
+            np.testing.assert_allclose(array, arrays[layer][name].detach(), rtol=1e-4, atol=1e-6)
+
+
+# --- on every backend ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("layers", [LAYERS, DROPPING, NORMED], ids=["plain", "dropping", "norms"])
+def test_backends_agree_with_the_reference_and_among_one_another(layers, rows):
+    options = {"sample_weight": np.arange(ROWS) % 3, "validation": rows}
+    made = network(layers, l2=0.01)
+    expected, got = (train(rows, made, backend=backend, **options) for backend in ("reference", "fused"))
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=1e-9, atol=1e-12)
+    for name, values in expected.history.items():
+        np.testing.assert_allclose(got.history[name], values, rtol=1e-12)
+    np.testing.assert_allclose(got.predict(rows[0]), expected.predict(rows[0]), rtol=1e-9, atol=1e-12)
+    for backend, threads in (("fused", 2), ("packed", 3)):
+        other = train(rows, made, backend=backend, threads=threads, **options)
+        np.testing.assert_array_equal(other.parameters, got.parameters)
+
+
+def test_blocks_of_some_rows_of_a_part_have_the_bits_of_all_rows_together(rows):
+    # 8 rows of 16 members are a block of fused's; tiled takes all rows, and both sum by 16 rows.
+    made = network([Members(16), Dense(9, "tanh"), Dense(OUTPUTS)])
+    threads = [train(rows, made, backend="fused", batch_size=37, threads=n) for n in (1, 2)]
+    expected = train(rows, made, backend="tiled", batch_size=37)
+    for model in threads:
+        np.testing.assert_array_equal(model.parameters, expected.parameters)
+        assert model.history["loss"] == expected.history["loss"]
+
+
+@pytest.mark.parametrize(
+    ("backend", "dtype"),
+    [
+        ("reference", "float32"),
+        *(pytest.param(name, "float32", marks=matrix) for name in ("fused", "baseline")),
+    ],
+)
+def test_they_train_in_float32(backend, dtype, rows):
+    losses = train(rows, backend=backend, dtype=dtype, epochs=30).history["loss"]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+@pytest.mark.parametrize(
+    ("layers", "options"),
+    [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})],
+    ids=["mse", "softmax", "norms"],
+)
+def test_the_gradient_is_that_of_finite_differences(layers, options, backend, rows):
+    stepper = Stepper(network(layers, **options), Adam(), seed=0, dtype="float64", backend=backend)
+    rng = np.random.default_rng(0)
+    stepper.parameters[...] += 0.1 * rng.normal(size=stepper.parameters.size)
+    X, by_outputs = rows[0][:9], rng.normal(size=(9, OUTPUTS))
+    along, across = rng.normal(size=stepper.parameters.size), rng.normal(size=X.shape)
+    for one in stepper.network.operations:
+        if not one.trains_bias:
+            stepper.parameters[one.biases : one.end] = along[one.biases : one.end] = 0
+    stepper.forward(X)
+    by_X = stepper.backward(by_outputs).copy()
+    expected, h, start = stepper.gradients @ along + (by_X * across).sum(), 1e-6, stepper.parameters.copy()
+
+    def value(step):
+        stepper.parameters[...] = start + step * along
+        return float((stepper.forward(X + step * across) * by_outputs).sum())
+
+    assert (value(h) - value(-h)) / (2 * h) == pytest.approx(expected, rel=1e-6)
+
+
+# --- what surrounds a training ---------------------------------------------------------------------------
+
+
+def test_a_training_goes_on_and_comes_in_blocks_with_the_same_bits(rows, tmp_path):
+    X, y = rows
+    whole = train(rows, network(DROPPING), epochs=4)
+    half = train(rows, network(DROPPING), epochs=2)
+    np.testing.assert_array_equal(half.fit_more(X, y, epochs=2).parameters, whole.parameters)
+    blocks = [(X[at : at + 15], y[at : at + 15]) for at in range(0, ROWS, 15)]
+    made = train((blocks, None), network(DROPPING), window=ROWS)
+    np.testing.assert_array_equal(made.parameters, whole.parameters)
+    fastmlp.save(whole, tmp_path / "model")
+    loaded = fastmlp.load(tmp_path / "model")
+    assert loaded.network == whole.network
+    np.testing.assert_array_equal(loaded.predict_members(X), whole.predict_members(X))
+
+
+def test_rates_go_by_the_layer_s_name(rows):
+    before = train(rows, epochs=0).layers
+    after = train(rows, optimizer=Adam(0.01, layer_rates={"low": 0})).layers
+    moved = {name: any((own[a] != before[name][a]).any() for a in own) for name, own in after.items()}
+    assert moved == {"dense1": True, "low": False, "dense3": True, "prelu1": True, "dense4": True}
+
+
+def test_decays_go_by_what_is_a_factor_and_what_a_bias():
+    optimizer = AdamW(weight_decay=0.1, decay_norms=False)
+    found = {
+        one.part or one.kind.name: [part.weight_decay for part in optimizer.of_layer(number, one)]
+        for number, one in enumerate(network().operations)
+        if one.name == "low"
+    }
+    assert found == {"r": [0.0, 0.1], "dense": [0.1, 0.1], "s": [0.0, 0.1]}
+
+
+def test_an_estimator_takes_them(rows):
+    classifier = MLPClassifier(layers=[Members(4), Dense(8, "relu")], max_iter=20, tol=10, random_state=0)
+    classifier.fit(rows[0], rows[1][:, 0] > 0)
+    np.testing.assert_allclose(classifier.predict_proba(rows[0]).sum(axis=1), 1, rtol=1e-6)
+    assert classifier.model_.predict_members(rows[0]).shape == (4, ROWS, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "line"),
+    [
+        (lambda: Members(1), "count must be at least 2, got 1"),
+        (lambda: network([Members(2), Members(3), Dense(1)]), r"has Members once, got Members\(count=3\)"),
+        (
+            lambda: network([Dense(4, name="a"), Members(2), Concatenate("a"), Dense(1)]),
+            "the layer 'a' stands before Members",
+        ),
+        (lambda: network([Residual(Members(2)), Dense(1)]), "adds layers of 14 and 7 units"),
+        (lambda: network([Members(2), Dense(4)], heads={"a": Head(1), "b": Head(1)}), "heads do not go with"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_a_line(make, line):
+    with pytest.raises(ValueError, match=line):
+        make()
+
+
+def test_a_network_without_members_has_no_outputs_of_theirs(rows):
+    plain = train(rows, network([Dense(OUTPUTS)]), epochs=0)
+    with pytest.raises(ValueError, match="predict_members needs a network with Members"):
+        plain.predict_members(rows[0])

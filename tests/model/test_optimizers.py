@@ -1,0 +1,214 @@
+"""The optimisers step for step against torch.optim, as transcribed in naive.py, and torch itself."""
+
+from __future__ import annotations
+
+import naive
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES, eps, parameters_for
+from selection import crossed
+
+import fastmlp
+from fastmlp import SGD, Adam, AdamW, Network, RMSprop, ScheduleFreeAdamW, SparseAdam
+from fastmlp.backend import registry
+from fastmlp.model.layout import layer_views
+from fastmlp.model.state import initial_state
+
+NETWORK = Network([3, 5, 2])
+STEPS = 12
+RATE, BIAS_RATE = 0.05, 0.01
+
+OPTIMIZERS = {
+    "sgd": (SGD(RATE), naive.SGD),
+    "momentum": (SGD(RATE, 0.9), lambda: naive.SGD(0.9)),
+    "nesterov": (SGD(RATE, 0.8, True), lambda: naive.SGD(0.8, True)),
+    "rmsprop": (RMSprop(RATE), naive.RMSprop),
+    "rmsprop, alpha, momentum": (
+        RMSprop(RATE, 0.9, 1e-6, 0.5),
+        lambda: naive.RMSprop(0.9, 1e-6, 0.5),
+    ),
+    "adam": (Adam(RATE), naive.Adam),
+    "adam, betas": (Adam(RATE, 0.8, 0.99, 1e-6), lambda: naive.Adam(0.8, 0.99, 1e-6)),
+    "adam, epsilon hat": (
+        Adam(RATE, epsilon=1e-2, epsilon_hat=True),
+        lambda: naive.Adam(epsilon=1e-2, hat=True),
+    ),
+    "sparse adam": (SparseAdam(RATE, 0.8, 0.99, 1e-6), lambda: naive.Adam(0.8, 0.99, 1e-6, hat=True)),
+    "amsgrad": (Adam(RATE, beta2=0.9, amsgrad=True), lambda: naive.Adam(beta2=0.9, amsgrad=True)),
+    "adamw, amsgrad": (AdamW(RATE, amsgrad=True), lambda: naive.Adam(decay=0.01, amsgrad=True)),
+    "adamw": (AdamW(RATE), lambda: naive.Adam(decay=0.01)),
+    "schedule-free": (ScheduleFreeAdamW(RATE), naive.ScheduleFree),
+    "schedule-free, warmup": (
+        ScheduleFreeAdamW(RATE, 0.8, 0.99, 1e-6, 0.1, 5),
+        lambda: naive.ScheduleFree(0.8, 0.99, 1e-6, 0.1, 5),
+    ),
+    "adamw, decay": (AdamW(RATE, weight_decay=0.3), lambda: naive.Adam(decay=0.3)),
+}
+
+
+def gradients(dtype):
+    """A training's worth of gradients (steps, P); the first holds an exact 0 and a tiny value."""
+    rng = np.random.default_rng(1)
+    found = rng.standard_normal((STEPS, sum(p.size for p in flat_views(np.empty(32)))))
+    found[:, 0] = 0
+    found[:, 1] = 1e-12
+    return found.astype(dtype)
+
+
+def flat_views(parameters):
+    return [part for layer in layer_views(parameters, NETWORK) for part in layer]
+
+
+@crossed(
+    backend=registry.backends(), name=list(OPTIMIZERS), dtype=COMPILED_DTYPES, clip_norm=[None, 1.0, 1e3]
+)
+def test_updates_are_torchs(backend, name, dtype, clip_norm):
+    optimizer, transcription = OPTIMIZERS[name]
+    if isinstance(optimizer, SparseAdam) and clip_norm is not None:
+        with pytest.raises(ValueError, match=r"^SparseAdam takes no clip_norm, got 1"):
+            SparseAdam(clip_norm=clip_norm)
+        return
+    optimizer = type(optimizer)(**{**vars(optimizer), "clip_norm": clip_norm})
+    update = registry.get(backend).update
+    state = initial_state(np.linspace(-1, 1, 32).astype(dtype), optimizer.moment_rows)
+    rates = np.empty(32)
+    for w, b in layer_views(rates, NETWORK):
+        w[...], b[...] = RATE, BIAS_RATE
+    p, oracle = state.parameters.astype(float), transcription()
+    for step, gradient in enumerate(gradients(dtype)):
+        state.gradients[...] = gradient
+        state = update(NETWORK, optimizer, state, RATE, BIAS_RATE)
+        assert state.step == step + 1
+        wide = gradient.astype(float)
+        if clip_norm is not None:
+            wide = naive.clip_grad_norm(wide, clip_norm)
+        p = oracle.step(p, wide, rates)
+        # Some ten operations a step, each off by an ulp of terms of about 1 times the rate.
+        allowed = 4 * eps(dtype) * (step + 1)
+        np.testing.assert_allclose(state.parameters, p, rtol=0, atol=allowed, err_msg=f"step {step}")
+
+
+def test_a_schedule_and_a_bias_rate_reach_the_steps():
+    optimizer = SGD(fastmlp.Exponential(0.1, 0.5), bias_learning_rate=fastmlp.StepDecay(1.0, 2, 0.1))
+    got = optimizer.rates(np.arange(8), 2)
+    np.testing.assert_allclose(got[:, 0], [0.1, 0.1, 0.05, 0.05, 0.025, 0.025, 0.0125, 0.0125])
+    np.testing.assert_allclose(got[:, 1], [1, 1, 1, 1, 0.1, 0.1, 0.1, 0.1])
+    assert (SGD(0.3).rates(np.arange(3), 1) == 0.3).all()
+
+
+def torch_network(torch, weights, biases, hidden):
+    layers = []
+    for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
+        linear = torch.nn.Linear(*w.shape, dtype=torch.float64)
+        with torch.no_grad():
+            linear.weight.copy_(torch.tensor(w.T))
+            linear.bias.copy_(torch.tensor(b))
+        layers.append(linear)
+        if layer < len(hidden):
+            layers.append(hidden[layer])
+    return torch.nn.Sequential(*layers)
+
+
+@crossed(backend=registry.backends(), which=range(5))
+def test_trainings_are_real_torchs(backend, which):
+    torch = pytest.importorskip("torch")
+    nn, optim = torch.nn, torch.optim
+    hidden, modules, output, loss, criterion, ours, theirs = [
+        (
+            ["gelu", "elu"], [nn.GELU(), nn.ELU()], "softmax", "cross_entropy", nn.CrossEntropyLoss(),
+            AdamW(0.01, clip_norm=0.5), lambda p: optim.AdamW(p, 0.01),
+        ),
+        (
+            ["silu", "softplus"], [nn.SiLU(), nn.Softplus()], "sigmoid", "binary_cross_entropy",
+            nn.BCEWithLogitsLoss(), RMSprop(0.01, momentum=0.5),
+            lambda p: optim.RMSprop(p, 0.01, momentum=0.5),
+        ),
+        (
+            ["leaky_relu", "tanh"], [nn.LeakyReLU(), nn.Tanh()], "exp", "poisson", nn.PoissonNLLLoss(),
+            SGD(0.01, 0.9, True), lambda p: optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
+        ),
+        (
+            ["relu", "sigmoid"], [nn.ReLU(), nn.Sigmoid()], "identity", "huber", nn.HuberLoss(),
+            Adam(0.01), lambda p: optim.Adam(p, 0.01),
+        ),
+        (
+            ["tanh", "relu"], [nn.Tanh(), nn.ReLU()], "identity", "mse", nn.MSELoss(),
+            Adam(0.03, beta2=0.9, amsgrad=True),
+            lambda p: optim.Adam(p, 0.03, betas=(0.9, 0.9), amsgrad=True),
+        ),
+    ][which]  # fmt: skip
+    rng = np.random.default_rng(which)
+    sizes = (4, 7, 5, 3)
+    weights, biases = parameters_for(sizes, rng)
+    X, y = rng.standard_normal((30, 4)), rng.dirichlet(np.ones(3), 30)
+    model = fastmlp.fit(
+        Network(sizes, hidden, output, loss), X, y, optimizer=ours, epochs=5, batch_size=8, shuffle=False,
+        initial=(weights, biases), backend=backend,
+    )  # fmt: skip
+    net = torch_network(torch, weights, biases, modules)
+    optimizer = theirs(net.parameters())
+    trace = []
+    for _ in range(5):
+        total = 0.0
+        for start in range(0, 30, 8):
+            x, target = torch.tensor(X[start : start + 8]), torch.tensor(y[start : start + 8])
+            value = criterion(net(x), target)
+            optimizer.zero_grad()
+            value.backward()
+            if ours.clip_norm:
+                nn.utils.clip_grad_norm_(net.parameters(), ours.clip_norm)
+            optimizer.step()
+            total += value.item() * len(x)
+        trace.append(total / 30)
+    np.testing.assert_allclose(model.history["loss"], trace, rtol=1e-11)
+    for w, linear in zip(model.weights, net[::2], strict=True):
+        np.testing.assert_allclose(w, linear.weight.detach().numpy().T, atol=1e-11)
+
+
+def test_a_rule_of_four_moments_goes_on_from_a_file(tmp_path):
+    rule = fastmlp.Rule(
+        "four",
+        lambda p, g, m, rate, c, t: (
+            p - rate * (m[0] + m[1] + m[2] + m[3] + g), m[1] / 2, m[2] / 2 + g, m[3] / 2, g / 2,
+        ),
+        moments=4,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(40, 4)), rng.normal(size=(40, 2))
+    network = Network([4, 6, 2], "tanh")
+
+    def fit(epochs, **options):
+        return fastmlp.fit(
+            network, X, y, optimizer=rule(0.01), epochs=epochs, seed=0, batch_size=8, **options
+        )
+
+    expected = fit(4, backend="reference")
+    for backend in ("baseline", "fused", "specialized"):
+        np.testing.assert_allclose(
+            fit(4, backend=backend).parameters, expected.parameters, rtol=1e-9, atol=1e-12
+        )
+    fit(2, backend="fused", callbacks=[fastmlp.Checkpoint(tmp_path / "half")])
+    resumed = fit(4, backend="fused", resume=tmp_path / "half")
+    np.testing.assert_array_equal(resumed.parameters, fit(4, backend="fused").parameters)
+
+
+def test_a_state_without_room_for_the_moments_is_refused():
+    state = initial_state(np.ones(2), 2)
+    with pytest.raises(ValueError, match=r"moments must be .* of shape \(3, 2\), got"):
+        registry.get("fused").update(Network([1, 1]), Adam(amsgrad=True), state, 0.1, 0.1)
+
+
+class Lion(Adam):
+    """A rule of its own, which no backend has."""
+
+
+def test_a_subclass_does_not_train_as_its_parent():
+    network, state = fastmlp.Network([1, 1]), initial_state(np.ones(2))
+    for backend in registry.backends():
+        with pytest.raises(
+            TypeError, match=r"^optimizer must be .*, got Lion.* a subclass would train as Adam$"
+        ):
+            registry.get(backend).update(network, Lion(), state, 0.1, 0.1)
+    for solve in (fastmlp.MLPRegressor(solver=Lion()).fit, fastmlp.MLPRegressor(solver=Lion()).partial_fit):
+        with pytest.raises(TypeError, match=r"^solver must be .*, got Lion"):
+            solve(np.ones((3, 1)), np.ones(3))

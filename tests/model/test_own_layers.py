@@ -1,0 +1,261 @@
+"""Layers of a user's own, and activations with trained parameters: what their functions say, everywhere."""
+
+from __future__ import annotations
+
+import pickle
+
+import numpy as np
+import pytest
+from exchanged import own_gated, own_sine
+from selection import matrix
+
+import fastmlp
+from fastmlp import (
+    SGD,
+    Activate,
+    Activation,
+    Adam,
+    AdamW,
+    Add,
+    CheckpointError,
+    Dense,
+    Dropout,
+    Layer,
+    LayerNorm,
+    Network,
+    Normal,
+    PReLU,
+    Uniform,
+)
+from fastmlp.backend import registry
+from fastmlp.formulas.expressions import constant
+from fastmlp.model.backend import Data
+from fastmlp.model.descriptions import restored, with_formulas
+from fastmlp.model.layout import parameter_count
+from fastmlp.testing import check
+
+X = np.random.default_rng(0).normal(size=(40, 5))
+Y = X[:, :2] ** 2
+
+
+def normalised(x, gain, shift):
+    centred = x - np.mean(x)
+    return centred / np.sqrt(np.mean(centred**2) + 1e-5) * gain + shift
+
+
+own_norm = Layer("own_norm", normalised, {"gain": ("units", 1.0), "shift": ("units", 0.0)})
+own_prelu = Activation("own_prelu", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("units", 0.25)})
+shares = Layer("shares", lambda x: np.exp(x - np.max(x)) / np.sum(np.exp(x - np.max(x))))
+unit = Layer("unit", lambda x, t: t * x / np.linalg.norm(x), {"t": ("layer", Uniform(1, 2))})
+
+LISTS = {
+    # 21 units: a vector of 16 and a rest; 3 : a rest alone.
+    "wide": [Dense(21, own_sine), own_gated, Dropout(0.2), Dense(16, "tanh"), shares, unit, Dense(2)],
+    "narrow": [unit, Dense(3, own_prelu, name="low"), own_norm, own_gated, Add("low"), Dense(2)],
+}
+
+
+def train(layers, backend, **options):
+    network = layers if isinstance(layers, Network) else Network(inputs=5, layers=layers)
+    given = {"optimizer": AdamW(0.01), "epochs": 3, "batch_size": 8, "seed": 0, "progress": False}
+    return fastmlp.fit(network, X, Y, backend=backend, **{"dtype": "float64", **given, **options})
+
+
+# --- what they compute -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("piece", [own_sine, own_gated, own_norm, own_prelu, shares, unit], ids=repr)
+def test_derivatives_are_differences(piece):
+    check(piece)
+
+
+def test_a_wrong_derivative_is_found():
+    wrong = pickle.loads(pickle.dumps(own_gated))
+    wrong.derivatives["unit_w"] = wrong.derivatives["unit_w"] * constant(1.0001)
+    with pytest.raises(AssertionError, match=r"Layer\('gated'\), by unit_w 0: at .* the slope is"):
+        check(wrong)
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_gradients_are_differences_of_the_objective(name):
+    network, gradient = Network(inputs=5, layers=LISTS[name]), registry.get("reference").gradient
+    parameters = np.random.default_rng(1).normal(0, 0.5, parameter_count(network))
+    data, found, unused = Data(X, Y, np.ones(len(X))), np.empty_like(parameters), np.empty_like(parameters)
+    gradient(network, parameters, data, 7, 0, found)
+    # Directions in which every parameter moves; a unit of each would be ten times as many.
+    for direction in np.random.default_rng(2).choice([-1.0, 1.0], (50, len(parameters))):
+        sides = [parameters + step * direction for step in (-1e-6, 1e-6)]
+        low, high = (gradient(network, side, data, 7, 0, unused) for side in sides)
+        assert (high - low) / 2e-6 == pytest.approx(found @ direction, rel=1e-6, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "backend", "dtype"),
+    [
+        pytest.param(name, backend, dtype, marks=[matrix] * ((name, backend, dtype) not in QUICK))
+        for QUICK in [{("wide", "fused", "float64"), ("narrow", "fused", "float32")}]
+        for name in LISTS
+        for backend in ("baseline", "tiled", "packed", "fused")
+        for dtype in ("float32", "float64")
+    ],
+)
+def test_backends_agree_with_the_reference(name, backend, dtype):
+    # SGD: a gradient that is all rounding, as of biases before `shares`, makes steps of Adam's.
+    options = {"optimizer": SGD(0.1, momentum=0.9)}
+    expected = train(LISTS[name], "reference", **options)
+    got = train(LISTS[name], backend, dtype=dtype, **options)
+    allowed = 1e-12 if dtype == "float64" else 1e-4
+    np.testing.assert_allclose(got.parameters, expected.parameters, rtol=0, atol=allowed)
+    np.testing.assert_allclose(got.predict(X), expected.predict(X), rtol=0, atol=10 * allowed)
+
+
+def test_exact_backends_and_threads_have_the_same_bits():
+    expected = train(LISTS["wide"], "fused", threads=1).parameters
+    for backend, threads in (("fused", 2), ("packed", 1), ("packed", 3)):
+        np.testing.assert_array_equal(train(LISTS["wide"], backend, threads=threads).parameters, expected)
+
+
+@pytest.mark.parametrize(
+    ("own", "built_in"), [([Dense(21), own_norm], LayerNorm()), ([Dense(21, own_prelu)], PReLU())]
+)
+def test_what_is_built_in_trains_the_same_as_an_own_piece(own, built_in):
+    ours, theirs = (train([*first, Dense(2)], "fused") for first in (own, [Dense(21), built_in]))
+    np.testing.assert_allclose(ours.parameters, theirs.parameters, rtol=1e-9, atol=1e-12)
+
+
+def test_an_activation_with_parameters_makes_of_a_chain_a_list_of_layers():
+    chain = Network([5, 6, 4, 2], [own_sine, "tanh"], dropout=[0.1, 0])
+    assert chain == Network(inputs=5, layers=[Dense(6, own_sine), Dropout(0.1), Dense(4, "tanh"), Dense(2)])
+    with pytest.raises(AttributeError, match="a network with own_sine has no sizes"):
+        _ = chain.sizes
+    classifier = fastmlp.MLPClassifier((6,), own_sine, max_iter=20, tol=10, random_state=0)
+    classifier.fit(X, X[:, 0] > 0)
+    assert set(classifier.model_.layers) == {"dense1", "own_sine1", "dense2"}
+
+
+# --- their parameters ------------------------------------------------------------------------------------
+
+
+def test_parameters_are_drawn_as_is_said_and_stand_by_name():
+    piece = Layer(
+        "drawn",
+        lambda x, a, b, c: x * a + b * c,
+        {"a": ("units", Normal(0.1)), "b": ("layer", Uniform(2, 3)), "c": ("units", -1.5)},
+    )
+    own = train([Dense(4000), piece, Dense(2)], "reference", epochs=0).layers["drawn1"]
+    assert {name: array.shape for name, array in own.items()} == {"a": (4000,), "b": (1,), "c": (4000,)}
+    assert own["a"].std() == pytest.approx(0.1, rel=0.1)
+    assert 2 <= own["b"][0] <= 3
+    assert (own["c"] == -1.5).all()
+    low, high = Network([5, 2000, 2], weight_init=Uniform(-0.25, -0.125)), (-0.25, -0.125)
+    weights = train(low, "reference", epochs=0).weights[0]
+    assert (weights.min(), weights.max()) == pytest.approx(high, abs=1e-3)
+
+
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_rates_go_by_names(backend):
+    layers = [Dense(6, own_sine, name="low"), Activate(own_gated, name="middle"), own_gated, Dense(2)]
+    before = train(layers, backend, epochs=0).layers
+    after = train(layers, backend, optimizer=Adam(layer_rates={"low": 0, "gated": 0, "middle": 1.0})).layers
+    moved = {name: any((own[a] != before[name][a]).any() for a in own) for name, own in after.items()}
+    assert moved == {"low": False, "own_sine1": False, "middle": True, "gated2": False, "dense2": True}
+
+
+# --- where they go ---------------------------------------------------------------------------------------
+
+
+def test_files_name_them_and_take_them_back(tmp_path):
+    model = train(LISTS["narrow"], "reference")
+    fastmlp.save(model, tmp_path / "net.npz")
+    pieces = [unit, own_prelu, own_norm, own_gated]
+    back = fastmlp.load(tmp_path / "net.npz", pieces=pieces)
+    assert back.network == model.network
+    np.testing.assert_array_equal(back.predict(X), model.predict(X))
+    with pytest.raises(CheckpointError, match="was trained with 'unit', a piece of your own"):
+        fastmlp.load(tmp_path / "net.npz", pieces=pieces[1:])
+    other = Layer("unit", lambda x, t: t * x, {"t": ("layer", Uniform(1, 2))})
+    with pytest.raises(CheckpointError, match="was trained with another 'unit' than is given"):
+        fastmlp.load(tmp_path / "net.npz", pieces=[*pieces[1:], other])
+
+
+def test_pickles_and_other_processes_have_their_formulas():
+    for name, layers in LISTS.items():
+        network = Network(inputs=5, layers=layers)
+        assert pickle.loads(pickle.dumps(network)) == network, name
+        assert restored(with_formulas(network)) == network, name
+
+
+def test_a_model_goes_on_and_one_with_other_layers_does_not():
+    start = train(LISTS["wide"], "reference")
+    np.testing.assert_array_equal(
+        train(LISTS["wide"], "reference", epochs=0, initial=start).parameters, start.parameters
+    )
+    other = [
+        Layer("gated", lambda x, w: w * x, {"w": ("units", 1.0)}) if o is own_gated else o
+        for o in LISTS["wide"]
+    ]
+    with pytest.raises(ValueError, match=r"it has gated1 \(gated\..* where the network has gated1 \(gated\."):
+        train(other, "reference", initial=start)
+
+
+ONE = {"w": ("units", 1.0)}
+
+REFUSED = {
+    "no parameter of the function": (lambda: Layer("l", lambda x: x, ONE), "unexpected keyword argument 'w'"),
+    "a parameter without use": (lambda: Layer("l", lambda x, w: x, ONE), "does not use its parameter 'w'"),
+    "no use of the row": (lambda: Layer("l", lambda x, w: w * 1, ONE), "must depend on its argument"),
+    "one number": (lambda: Layer("l", lambda x: np.sum(x)), "must return a number for each unit of the row"),
+    "two values": (lambda: Layer("l", lambda x: (x, x)), "must return one number, got 2 values"),
+    "another order": (
+        lambda: Layer("l", lambda x: x / np.linalg.norm(x, 1)),
+        "norm of order 1, where it may be 2",
+    ),
+    "an unknown shape": (
+        lambda: Layer("l", lambda x, w: x * w, {"w": ("unit", 1.0)}),
+        "unknown shape of parameter 'w' 'unit'; choose from: units, layer",
+    ),
+    "no shape": (
+        lambda: Layer("l", lambda x, w: x * w, {"w": 1.0}),
+        r'as \("units", Normal\(0.1\)\), got 1.0',
+    ),
+    "a text to draw by": (
+        lambda: Layer("l", lambda x, w: x * w, {"w": ("units", "zeros")}),
+        "the first value of parameter 'w' must be a number, got 'zeros'",
+    ),
+    "a keyword": (lambda: Layer("l", lambda x, **w: x, {"if": ("units", 1.0)}), "must be named as in Python"),
+    "a list of parameters": (lambda: Layer("l", lambda x, w: x, ["w"]), "must be a dict of names"),
+    "a slope with parameters": (
+        lambda: Activation("a", lambda z, w: z * w, slope=lambda z: 1.0, parameters=ONE),
+        "its slopes are derived; leave slope out",
+    ),
+    "a sum in an activation": (
+        lambda: Activation("a", lambda z, w: z * w / np.sum(z), parameters=ONE),
+        "only a RowLoss or a Layer may",
+    ),
+    "the name of a kind": (
+        lambda: Network(inputs=2, layers=[Layer("Scale", lambda x: 2 * x), Dense(1)]),
+        "has the name of a kind of layers",
+    ),
+    "the class": (lambda: Network(inputs=2, layers=[Layer, Dense(1)]), "the class; make an instance of it"),
+    "bounds that cross": (lambda: Uniform(1, 0), "high must be at least 1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_are_one_line(case):
+    make, said = REFUSED[case]
+    with pytest.raises((ValueError, TypeError), match=said) as raised:
+        make()
+    assert "\n" not in str(raised.value)
+
+
+def test_a_step_is_the_same_one_at_a_time():
+    network, rows = Network(inputs=5, layers=LISTS["wide"]), slice(0, 8)
+    options = {"optimizer": SGD(0.1), "seed": 0, "dtype": "float64", "backend": "fused"}
+    stepper = fastmlp.Stepper(network, **options, most_rows=8)
+    whole = fastmlp.fit(
+        network, X[rows], Y[rows], epochs=3, batch_size=8, shuffle=False, progress=False, **options
+    )
+    for _ in range(3):
+        stepper.step(X[rows], Y[rows])
+    np.testing.assert_array_equal(stepper.parameters, whole.parameters)

@@ -1,0 +1,215 @@
+"""What programs share is compiled when it is first called, and what goes wrong then is said."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from compiled import compilations
+from numba import types
+from numba.core import errors
+from numba.np.numpy_support import from_dtype
+from selection import matrix
+
+import fastmlp
+from fastmlp.backend import registry
+from fastmlp.kernels.codes import MOST_CODES
+from fastmlp.kernels.gemm.microkernel import ALL_TILES, taken_by
+from fastmlp.kernels.jit import engine, lazy
+from fastmlp.kernels.jit.type_names import type_of
+from fastmlp.kernels.program.call_record import CallRecord
+from fastmlp.kernels.program.records import OPERATION, RULE
+
+X = np.linspace(-1, 1, 12).reshape(6, 2)
+
+
+def fit(backend, hidden="relu", **options):
+    network = fastmlp.Network([2, 3, 1], hidden)
+    return fastmlp.fit(network, X, X[:, :1], epochs=2, seed=0, backend=backend, progress=False, **options)
+
+
+FITS = """
+from test_pieces import fit
+import fastmlp
+from fastmlp.kernels.jit import engine
+from fastmlp.testing.slots import SLOTS
+
+def found():  # compiled, or loaded from the disk
+    return {(name.split(".")[0], key) for name, _, key in engine.loaded_pieces}
+
+fit("baseline")
+for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):
+    before = found()
+    fit("baseline", "tanh", optimizer=optimizer)
+    print(*sorted({name for name, _ in found() - before} & set(SLOTS)))
+"""
+
+
+@pytest.mark.slow  # a process that compiles
+def test_a_network_compiles_what_it_calls_and_no_more():
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", FITS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    # Adam is the default, and so compiled before.
+    assert done.stdout.splitlines() == ["activate activate_gradient apply_rule", "apply_rule", ""]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(types.int64, types.uint8, types.float32, types.boolean, types.voidptr, types.none),
+        *(CallRecord(types.float64), from_dtype(RULE), types.Array(from_dtype(OPERATION), 1, "C")),
+        *(types.Array(types.float32, 2, layout) for layout in "CFA"),
+        types.Array(types.bool_, 1, "C", readonly=True),
+        types.Array(types.int8, 3, "A", readonly=True, aligned=False),
+        types.UniTuple(types.Array(types.float32, 2, "C"), 3),
+        types.Tuple((types.UniTuple(types.int64, 2), types.Array(from_dtype(OPERATION), 1, "C"))),
+        types.StarArgTuple((types.Array(types.float64, 2, "C"), types.float64)),
+        types.StarArgTuple((types.float64, types.float64)),
+    ],
+    ids=str,
+)
+def test_the_name_of_a_type_is_enough(kind):
+    assert type_of(str(kind)) == kind
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "UniTuple(os x 2)",
+        "UniTuple(os)",
+        "Tuple(int64, os)",
+        "array(tuple, 1d, C)",
+        "array(int64, 1d, X)",
+    ],
+)
+def test_no_other_name_is_a_type(name):
+    with pytest.raises(TypeError, match="a slot takes numbers, arrays and records of fastmlp's, got "):
+        type_of(name)
+
+
+WRONG = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+def bias_gradient(delta, out):
+    for j in range(len(out)):
+        out[j] = WHAT
+
+VARIANT = Variant("{name}", baseline.VARIANT, {{"bias_gradient": bias_gradient}})
+"""
+
+
+def variant(tmp_path, name, what):
+    path = tmp_path / f"{name}.py"
+    path.write_text(WRONG.format(name=name).replace("WHAT", what))
+    return registry.register_file(path)
+
+
+@pytest.mark.slow  # compiles a variant, 4 s
+def test_a_mistake_in_a_kernel_is_raised_where_it_is_called(tmp_path):
+    name = variant(tmp_path, "mistaken", "out.no_such_thing")
+    for _ in range(2):  # a piece that failed is tried again
+        with pytest.raises(errors.TypingError, match="no_such_thing"):
+            fit(name)
+    fit("baseline")
+
+
+@pytest.mark.slow  # compiles a variant, 4 s
+def test_a_kernel_that_returns_something_unexpected_is_refused(tmp_path):
+    name = variant(tmp_path, "returning", "0\n    return out")
+    with pytest.raises(TypeError, match="bias_gradient must return nothing, returns array"):
+        fit(name)
+
+
+UNKNOWN = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+def output_loss(loss, output, parameters, share, z, targets, weights, scratch, delta):
+    activate(CODE, z, delta)
+    return 0.0
+
+VARIANT = Variant("{name}", baseline.VARIANT, {{"output_loss": output_loss}})
+"""
+
+
+@pytest.mark.slow  # each compiles a variant, 4 s
+@pytest.mark.parametrize(
+    "code", [pytest.param(-1, marks=matrix), MOST_CODES - 1, pytest.param(10**9, marks=matrix)]
+)
+def test_a_code_that_nobody_has_is_refused(tmp_path, code):
+    path = tmp_path / f"unknown{abs(code)}.py"
+    path.write_text(UNKNOWN.format(name=path.stem).replace("CODE", str(code)))
+    with pytest.raises(ValueError, match=f"^no activation has the code {code}; they have 0 to "):
+        fit(registry.register_file(path))
+
+
+CAUGHT = """
+from fastmlp.kernels.variant import Variant
+from fastmlp.kernels.variants import baseline
+
+def bias_gradient(delta, out):
+    if delta.shape[1] == 3:
+        raise ValueError("three")
+    for j in range(len(out)):
+        out[j] = 0
+
+def clip(clip_norm, gradients):
+    part = gradients[:3].copy()
+    try:
+        bias_gradient(part.reshape(1, 3), part)
+    except Exception:
+        gradients[:] = 0
+
+VARIANT = Variant("caught", baseline.VARIANT, {"bias_gradient": bias_gradient, "clip": clip})
+"""
+
+
+@pytest.mark.slow  # compiles a variant, 4 s
+def test_an_exception_of_a_kernel_is_caught_by_the_one_that_calls_it(tmp_path):
+    path = tmp_path / "caught.py"
+    path.write_text(CAUGHT)
+    network = fastmlp.Network([2, 1])
+    start = fastmlp.fit(network, X, X[:, :1], epochs=1, seed=0, backend="baseline", progress=False)
+    options = {"optimizer": fastmlp.SGD(0.1, clip_norm=1.0), "epochs": 1, "progress": False}
+    initial = start.weights, start.biases
+    model = fastmlp.fit(
+        network, X, X[:, :1], initial=initial, backend=registry.register_file(path), **options
+    )
+    np.testing.assert_array_equal(model.weights[0], start.weights[0])
+
+
+def test_control_c_while_a_piece_compiles_is_a_keyboard_interrupt(tmp_path, monkeypatch):
+    name = variant(tmp_path, "interrupted", "0")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "address_of", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            fit(name)
+    fit(name)
+
+
+def test_every_tile_has_machine_code_of_its_own():
+    tiles = ALL_TILES["strided"]
+    shapes = [(rows, vectors) for vectors, heights in enumerate(tiles.shapes, 1) for rows in heights]
+    some = [shapes[0], shapes[-1]]
+    codes = [tiles.code(*shape, whole) for shape in some for whole in range(2)]
+    taken = taken_by(types.float32)
+    addresses = [lazy.compile_now(tiles.name, taken, str(code)) for code in codes]
+    assert len(set(addresses)) == len(codes)
+    assert 0 not in addresses
+
+
+def test_nothing_compiles_twice():
+    fit("fused", "gelu")
+    with compilations() as names:
+        fit("fused", "gelu")
+    assert names == []

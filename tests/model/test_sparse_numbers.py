@@ -1,0 +1,333 @@
+"""A block of sparse numbers next to dense ones: the bits of the same columns as a dense block, everywhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse
+from selection import matrix
+
+import fastmlp
+from fastmlp import (
+    SGD,
+    Adam,
+    BatchNorm,
+    Categories,
+    Checkpoint,
+    Dense,
+    Dropout,
+    Head,
+    Network,
+    Numbers,
+    Periodic,
+    SparseAdam,
+    SparseNumbers,
+    Stepper,
+)
+from fastmlp.exchange.steps import folded
+from fastmlp.model.descriptions import described, restored
+
+ROWS, COLUMNS, LEVELS, TEXT = 90, 3, (9, 4), 70
+RNG = np.random.default_rng(0)
+NUMBERS = RNG.standard_normal((ROWS, COLUMNS))
+CODES = np.stack([RNG.integers(-1, levels, ROWS) for levels in LEVELS], axis=1)
+CSR = scipy.sparse.random_array((ROWS, TEXT), density=0.06, rng=RNG, format="csr")
+Y = RNG.standard_normal((ROWS, 2))
+X, FLAT = [NUMBERS, CODES, CSR], [NUMBERS, CODES, CSR.toarray()]
+LAYERS = [Dense(11, "relu"), Dropout(0.2), Dense(6, "silu"), Dense(2)]
+
+
+def network(last=None, layers=LAYERS, **more):
+    blocks = [Numbers(COLUMNS, Periodic(4)), Categories(LEVELS, width=(3, 2)), last or SparseNumbers(TEXT)]
+    return Network(inputs=blocks, layers=layers, **more)
+
+
+def fit(net, optimizer=None, rows=X, y=Y, **options):
+    given = {"epochs": 3, "batch_size": 16, "seed": 1, "backend": "fused", "dtype": "float64"}
+    return fastmlp.fit(
+        net, rows, y, optimizer=optimizer or Adam(0.01), progress=False, **{**given, **options}
+    )
+
+
+# --- one result ---------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {
+    "SGD": (SGD(0.1), {}),
+    "Adam": (Adam(0.01), {}),
+    "clipped": (SGD(0.1, 0.9, clip_norm=0.1), {}),
+    "Muon": (fastmlp.Muon(0.01), {}),
+    "microbatches": (Adam(0.01), {"accumulate": 3, "batch_size": 8}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("float32", marks=matrix)])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_training_has_the_bits_of_dense_columns(name, dtype):
+    """They come last in both; where a batch has no number in a column, its weights take the same step."""
+    optimizer, options = OPTIMIZERS[name]
+    layers = [Dense(11, "relu"), Dense(6, "silu"), Dense(2)]  # masks of dropout go by numbers of operations
+    net, dense = (network(last, layers, l2=1e-3) for last in (None, Numbers(TEXT)))
+    options = {**options, "dtype": dtype, "validation": 0.2}
+    expected = fit(dense, optimizer, FLAT, **options)
+    for backend, threads in (("fused", 1), ("fused", 3), ("packed", 2), ("tiled", 1)):
+        found = fit(net, optimizer, backend=backend, threads=threads, **options)
+        np.testing.assert_array_equal(found.parameters, expected.parameters)
+        assert found.history == expected.history
+    np.testing.assert_array_equal(found.predict(X), expected.predict(FLAT))
+    reference = fit(net, optimizer, backend="reference", **options)
+    tolerance = 1e-10 if dtype == "float64" else 1e-3
+    np.testing.assert_allclose(reference.parameters, expected.parameters, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "rows"),
+    [
+        ([SparseNumbers(TEXT), Numbers(COLUMNS)], [CSR, NUMBERS]),
+        (
+            [SparseNumbers(40), Categories(LEVELS), SparseNumbers(TEXT - 40)],
+            [CSR[:, :40], CODES, CSR[:, 40:]],
+        ),
+        ([SparseNumbers(TEXT)], [CSR]),
+        ({"text": SparseNumbers(TEXT), "price": Numbers(COLUMNS)}, {"price": NUMBERS, "text": CSR.tocoo()}),
+    ],
+    ids=["first", "two", "alone", "named"],
+)
+@pytest.mark.parametrize(
+    "layers", [[Dense(2)], [Dense(7, "tanh"), BatchNorm(), Dense(2)]], ids=["linear", "two"]
+)
+def test_blocks_in_any_order_train_on_every_backend(inputs, rows, layers):
+    net = Network(inputs=inputs, layers=layers)
+    models = [fit(net, rows=rows, backend=backend) for backend in ("reference", "fused", "tiled")]
+    np.testing.assert_allclose(models[0].parameters, models[1].parameters, rtol=1e-9, atol=1e-11)
+    np.testing.assert_array_equal(models[1].parameters, models[2].parameters)
+    np.testing.assert_allclose(models[0].predict(rows), models[1].predict(rows), rtol=1e-9, atol=1e-11)
+
+
+def test_texts_of_20000_columns_with_numbers_and_a_category():
+    """One matrix of all weights, of which plain SGD and SparseAdam touch the rows of a batch's words."""
+    rng = np.random.default_rng(1)
+    words = scipy.sparse.random_array((64, 20_000), density=0.002, rng=rng, dtype=np.float32, format="csr")
+    rows = {
+        "numbers": rng.standard_normal((64, 10), "f"),
+        "kind": rng.integers(0, 7, (64, 1)),
+        "words": words,
+    }
+    blocks = {"numbers": Numbers(10), "kind": Categories([7], width=4), "words": SparseNumbers(20_000)}
+    net = Network(inputs=blocks, layers=[Dense(24, "relu"), Dense(1)])
+    there = np.zeros(20_000, bool)
+    there[words.indices] = True
+    for optimizer in (SGD(0.1), SparseAdam(0.01)):
+        start, model = (
+            fastmlp.fit(
+                net, rows, Y[:64, 0], optimizer=optimizer, epochs=n, batch_size=16, seed=0, progress=False
+            )
+            for n in (0, 2)
+        )
+        before, after = (one.layers["dense1"]["weights"] for one in (start, model))
+        assert after.shape == (10 + 4 + 20_000, 24)
+        moved = (before != after).any(axis=1)
+        assert moved[:14].all()
+        np.testing.assert_array_equal(moved[14:] & ~there, False)
+        assert moved[14:][there].mean() > 0.9  # of some, no unit of the first layer has a slope
+        assert np.isfinite(model.predict(rows)).all()
+
+
+def test_sparse_adam_moves_all_weights_of_dense_columns():
+    """As those of sparse ones in which every batch has a number."""
+    full = CSR.toarray() + 0.5
+    net = Network(inputs=[Numbers(COLUMNS), SparseNumbers(TEXT)], layers=[Dense(5, "tanh"), Dense(2)])
+    found = fit(net, SparseAdam(0.01), [NUMBERS, scipy.sparse.csr_array(full)])
+    chain = Network([COLUMNS + TEXT, 5, 2], "tanh")
+    expected = fit(chain, SparseAdam(0.01), scipy.sparse.csr_array(np.hstack([NUMBERS, full])))
+    np.testing.assert_array_equal(found.parameters, expected.parameters)
+
+
+def test_sparse_adam_has_one_result_on_every_backend():
+    expected, fused = (fit(network(), SparseAdam(0.01), backend=one) for one in ("reference", "fused"))
+    np.testing.assert_allclose(fused.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
+    for backend, threads in (("fused", 3), ("packed", 2), ("tiled", 1)):
+        found = fit(network(), SparseAdam(0.01), backend=backend, threads=threads)
+        np.testing.assert_array_equal(found.parameters, fused.parameters)
+    together = fit(network(), SparseAdam(0.01), accumulate=2, batch_size=8)
+    np.testing.assert_allclose(together.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support is in beta")
+def test_fifty_steps_of_pytorch():
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    net = Network(
+        inputs=[Numbers(COLUMNS), Categories(LEVELS, width=2), SparseNumbers(TEXT)],
+        layers=[Dense(8, "silu"), Dense(2)],
+    )
+    options = {"batch_size": None, "shuffle": False}
+    start = fit(net, epochs=0, **options)
+    own = {
+        f"{layer} {name}": torch.tensor(array, requires_grad=True)
+        for layer, arrays in start.layers.items()
+        for name, array in arrays.items()
+    }
+    csr = torch.sparse_csr_tensor(
+        *map(torch.tensor, (CSR.indptr, CSR.indices, CSR.data)), CSR.shape, check_invariants=True
+    )
+    numbers, codes, y = torch.tensor(NUMBERS), torch.tensor(CODES), torch.tensor(Y)
+    optimizer, losses = torch.optim.Adam(own.values(), 0.01), []
+    for _ in range(50):
+        tables = [own[f"categories1 column{i}"][codes[:, i] + 1] for i in range(2)]
+        beside, w = torch.cat([numbers, *tables], dim=1), own["dense1 weights"]
+        z = beside @ w[:7] + torch.sparse.mm(csr, w[7:]) + own["dense1 biases"]
+        out = torch.nn.functional.silu(z) @ own["dense2 weights"] + own["dense2 biases"]
+        loss = torch.nn.functional.mse_loss(out, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    trained = fit(net, initial=start, epochs=50, **options)
+    np.testing.assert_allclose(trained.history["loss"], losses, rtol=1e-9)
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_the_gradient_is_that_of_finite_differences(backend):
+    net, rng = network(layers=[Dense(9, "tanh"), Dense(2)]), np.random.default_rng(3)
+    stepper = Stepper(net, SGD(0.1), seed=0, backend=backend, dtype="float64")
+    weight, direction = rng.standard_normal(Y.shape), rng.standard_normal(stepper.parameters.shape)
+    stepper.forward(X, training=True)
+    stepper.backward(weight, inputs=False)
+    slope, before, h = float(stepper.gradients @ direction), stepper.parameters.copy(), 1e-6
+
+    def value(step):
+        stepper.parameters[...] = before + step * direction
+        return float((stepper.forward(X, training=True) * weight).sum())
+
+    assert (value(h) - value(-h)) / (2 * h) == pytest.approx(slope, rel=1e-5)
+
+
+# --- everywhere ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "backend"),
+    [(Adam(0.01), "fused"), (SparseAdam(0.01), "fused"), (SparseAdam(0.01), "reference")],
+)
+def test_a_stepper_takes_the_steps_of_fit(optimizer, backend):
+    model = fit(network(), optimizer, batch_size=None, shuffle=False, backend=backend)
+    stepper = Stepper(network(), optimizer, seed=1, dtype="float64", backend=backend)
+    losses = [stepper.step(X, Y) for _ in range(3)]
+    assert losses == model.history["loss"]
+    np.testing.assert_array_equal(stepper.parameters, model.parameters)
+
+
+def test_parts_of_the_rows_train_in_the_bits_of_all():
+    whole = fit(network(), shuffle=False)
+    parts = [([part[at : at + 40] for part in X], Y[at : at + 40]) for at in range(0, ROWS, 40)]
+    found = fit(network(), rows=parts, y=None, shuffle=False, validation=(X, Y))
+    np.testing.assert_array_equal(found.parameters, whole.parameters)
+    assert (
+        found.history["validation_loss"][-1]
+        == fit(network(), shuffle=False, validation=(X, Y)).history["validation_loss"][-1]
+    )
+
+
+def test_a_training_that_stops_goes_on_and_files_keep_the_blocks(tmp_path):
+    net = network()
+    whole = fit(net, epochs=6)
+    fit(net, epochs=3, callbacks=[Checkpoint(tmp_path / "c")])
+    resumed = fit(net, epochs=6, resume=tmp_path / "c")
+    more = fit(net, epochs=3).fit_more(X, Y, epochs=3)
+    for model in (resumed, more):
+        np.testing.assert_array_equal(model.parameters, whole.parameters)
+    other = [NUMBERS + 1, CODES, CSR]
+    with pytest.raises(fastmlp.CheckpointError, match="these differ: data"):
+        fit(net, rows=other, epochs=6, resume=tmp_path / "c")
+    fastmlp.save(whole, tmp_path / "m")
+    loaded = fastmlp.load(tmp_path / "m")
+    assert loaded.network == net == restored(described(net))
+    np.testing.assert_array_equal(loaded.predict(X), whole.predict(X))
+
+
+def test_many_models_have_the_bits_of_each():
+    nets = [network(layers=[Dense(units, "relu"), Dense(2)]) for units in (5, 8)]
+    rows = dict(zip(("a", "b", "c"), X, strict=True))
+    nets = [net.replaced(inputs=dict(zip(rows, net.blocks, strict=True))) for net in nets]
+    models = fastmlp.fit_many(nets, rows, Y, epochs=2, batch_size=16, seed=[1, 2], progress=False)
+    for net, seed, model in zip(nets, (1, 2), models, strict=True):
+        alone = fastmlp.fit(net, rows, Y, epochs=2, batch_size=16, seed=seed, progress=False)
+        np.testing.assert_array_equal(model.parameters, alone.parameters)
+
+
+def test_heads_and_metrics_read_it():
+    heads = {"a": Head(1), "b": Head(2, loss="cross_entropy", output="softmax")}
+    net = Network(inputs=[Numbers(COLUMNS), SparseNumbers(TEXT)], layers=[Dense(8, "relu")], heads=heads)
+    y = {"a": Y[:, 0], "b": (Y[:, 1] > 0).astype(int)}
+    options = {"metrics": {"b": ["roc_auc"]}, "validation": 0.2}
+    expected, found = (fit(net, rows=X[::2], y=y, backend=b, **options) for b in ("reference", "fused"))
+    np.testing.assert_allclose(found.parameters, expected.parameters, rtol=1e-9, atol=1e-11)
+    assert found.history["validation_b_roc_auc"] == expected.history["validation_b_roc_auc"]
+
+
+def test_other_formats_have_dense_inputs_in_the_order_of_the_blocks(tmp_path):
+    inputs = [Numbers(1), SparseNumbers(30), Categories(LEVELS, width=2), SparseNumbers(TEXT - 30)]
+    net = Network(inputs=inputs, layers=[Dense(6, "tanh"), Dense(2)])
+    parts = [CSR[:, :30], CSR[:, 30:]]
+    model = fit(net, rows=[NUMBERS[:, :1], parts[0], CODES, parts[1]])
+    dense = [NUMBERS[:, :1], parts[0].toarray(), CODES, parts[1].toarray()]
+    expected = model.predict([NUMBERS[:, :1], parts[0], CODES, parts[1]])
+    other, _ = folded(net, model.parameters)
+    assert [block.columns for block in other.blocks] == [1, 30, 2, TEXT - 30]
+    names: dict = {}
+    exec(model.to_numpy_source(), names)
+    np.testing.assert_allclose(names["predict"](dense), expected, rtol=1e-12, atol=1e-12)
+    pytest.importorskip("onnx", reason="onnx is not installed")
+    model.to_onnx(tmp_path / "m.onnx")
+    read = fastmlp.Model.from_onnx(tmp_path / "m.onnx")
+    np.testing.assert_allclose(read.predict(dense), expected, rtol=1e-12, atol=1e-12)
+
+
+# --- careless input -----------------------------------------------------------------------------------------
+
+WRONG = {
+    "an array": (lambda: np.hstack(FLAT), "X must be a list or a dict of blocks"),
+    "all sparse": (lambda: scipy.sparse.csr_array(np.hstack(FLAT)), "X must be a list or a dict of blocks"),
+    "dense": (lambda: FLAT, r"X\[2\] must be a sparse matrix of SciPy's, \(rows, 70\), got "),
+    "columns": (lambda: [NUMBERS, CODES, CSR[:, :9]], r"X\[2\] must be .* got shape \(90, 9\)"),
+    "a row": (lambda: [NUMBERS, CODES, CSR[:9]], r"as many rows each, got \[90, 90, 9\]"),
+    "too few": (lambda: [NUMBERS, CODES], "X must hold 3 blocks, got 2"),
+    "NaN": (lambda: [NUMBERS, CODES, CSR * np.inf], r"X\[2\] must be finite"),
+    "texts": (lambda: [NUMBERS, CODES, CSR.astype(complex)], r"X\[2\] must hold real numbers"),
+    "turned round": (lambda: [CSR, CODES, NUMBERS], r"X\[0\] must be dense"),
+    "codes": (lambda: [NUMBERS, CODES + 3, CSR], "is no code"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_careless_rows_are_one_line(name):
+    make, message = WRONG[name]
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        fit(network(), rows=make())
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SparseNumbers(0), "count must be at least 1"),
+        (
+            lambda: network(layers=[BatchNorm(), Dense(2)]),
+            "SparseNumbers need a Dense as the first of layers",
+        ),
+        (
+            lambda: network(layers=[BatchNorm()], heads={"a": Head(1)}),
+            "SparseNumbers need a Dense as the first of layers",
+        ),
+        (
+            lambda: fit(Network(inputs=[SparseNumbers(TEXT)], layers=[Dense(2)]), rows=[CSR], mixup=0.2),
+            "mixup mixes dense rows",
+        ),
+        (lambda: fit(network()).predict(np.hstack(FLAT)), "X must be a list or a dict of blocks"),
+        (lambda: Stepper(network(), Adam()).step(FLAT, Y), r"X\[2\] must be a sparse matrix"),
+        (lambda: fit(network()).to_sklearn(), "blocks of inputs"),
+    ],
+)
+def test_careless_calls_are_one_line(make, message):
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,10 @@
+"""What a command has printed, read back."""
+
+from __future__ import annotations
+
+import re
+
+
+def value(output, key):
+    """The rest of the line that begins with a key."""
+    return re.search(rf"^{re.escape(key)} +(.*)$", output, re.MULTILINE)[1]

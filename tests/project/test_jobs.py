@@ -1,0 +1,366 @@
+"""docs/jobs.md runs as it stands, on two workers of which one is killed, with the scores of the plain run."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import needs
+import numpy as np
+import pages
+import pytest
+from sklearn.ensemble import BaggingClassifier
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+
+import fastmlp
+
+COMMON, LOKY, DASK, RAY, OPTUNA, GROUPS, BAGGED = (
+    block.text for block in pages.blocks("docs/jobs.md", "python")
+)
+
+KILLED = """
+scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
+if __name__ == "__main__":
+    from jobs import Mortal
+
+    plain = scores(search.fit(X, y))  # and on the disk is what workers need
+    classifier.set_params(callbacks=[Mortal("killed")])
+"""
+
+SAME = """
+    import os
+
+    assert scores(search) == plain
+    assert int(open("killed").read()) != os.getpid()
+"""
+
+INSIDE = """
+    from sklearn.ensemble import BaggingClassifier
+    from sklearn.model_selection import cross_val_score
+    from jobs import summary
+
+    np.save("large.npy", np.zeros((1 << 19, 32), np.float32))  # 64 MiB
+    large = fastmlp.MappedArray("large.npy")
+    alone = summary(large)
+    for threads, compiled, grown, losses in parallel(joblib.delayed(summary)(given) for given in {given}):
+        assert threads == max(1, alone[0] // 2)
+        assert not compiled
+        assert losses == alone[3]
+        assert grown < large.nbytes // 4, f"{{grown / 2**20:.0f}} MiB for an array of 64"
+
+    classifier.set_params(callbacks=())
+    scored = lambda jobs: cross_val_score(classifier, X, y, cv=2, scoring="neg_log_loss", n_jobs=jobs)
+    bagged = lambda jobs: BaggingClassifier(classifier, 2, random_state=0, n_jobs=jobs).fit(X, y)
+    assert scored(2).tolist() == scored(1).tolist()
+    assert (bagged(2).predict_proba(X) == bagged(1).predict_proba(X)).all()
+
+    np.save("X.npy", X)
+    {bagged}
+    bags = lambda jobs: bag.set_params(n_jobs=jobs).fit(numbers, y).set_params(n_jobs=1)
+    assert (bags(2).predict_proba(numbers) == bags(1).predict_proba(numbers)).all()
+
+    classifier.set_params(max_iter=10**5, tol=0.0, n_iter_no_change=10**5, max_time=0.2, backend="fused")
+    timed = GridSearchCV(classifier, {{"alpha": [1e-4, 1e-2]}}, cv=2, n_jobs=2).fit(X, y)
+    assert timed.best_estimator_.n_iter_ < 10**5
+    assert (timed.cv_results_["mean_fit_time"] > 0.2).all()
+"""
+
+
+PATIENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{needs.PATIENCE}s"}
+"""A client waits so long for its workers, one of which is being started anew, also when it closes."""
+
+
+def importing():
+    """Return the environment of a process that imports from this directory."""
+    paths = filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
+    return {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def run(directory, text):
+    """Run a program of its own; fail with what it says if it fails."""
+    (directory / "program.py").write_text(text)
+    unbounded = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
+    done = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=directory,
+        env={**unbounded, **importing(), **PATIENT, "RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=needs.PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+@needs.reads_proc
+def test_loky_has_the_scores_of_the_plain_run_after_a_worker_was_killed(tmp_path):
+    twice = f"""
+import joblib
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+if __name__ == "__main__":
+    try:
+        {LOKY.strip()}
+    except TerminatedWorkerError:
+        {LOKY.strip()}
+    else:
+        raise AssertionError("nobody was killed")
+    parallel = joblib.Parallel(2)
+"""
+    maps = inside("(large, np.asarray(large).copy())")
+    run(tmp_path, COMMON + KILLED + twice + SAME + maps)
+
+
+@pytest.mark.slow
+@needs.reads_proc
+def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
+    pytest.importorskip("distributed")
+    maps = """
+    with Client(n_workers=2, threads_per_worker=1), joblib.parallel_config("dask"):
+        parallel = joblib.Parallel()
+"""
+    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, inside("(large, large)")))
+
+
+@pytest.mark.slow
+@needs.reads_proc
+def test_ray_goes_on_when_a_worker_is_killed(tmp_path):
+    pytest.importorskip("ray")
+    maps = """
+if __name__ == "__main__":
+    with joblib.parallel_config("ray", n_jobs=2):
+        parallel = joblib.Parallel()
+"""
+    same = 'if __name__ == "__main__":\n' + SAME
+    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, inside("(large, large)")))
+
+
+def inside(given):
+    """Return what runs on workers, which are given these arrays to train on."""
+    return INSIDE.format(given=given, bagged=BAGGED.strip().replace("\n", "\n    "))
+
+
+def indented(opening, text):
+    """Return the text within the block that `opening` opens."""
+    return opening + text.replace("\n    ", "\n        ")
+
+
+@pytest.mark.slow
+@needs.kills
+def test_optuna_s_trials_are_pruned_and_one_that_is_killed_costs_the_others_nothing(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    watched = 'watch = [Mortal("killed", spared=None), '
+    (tmp_path / "study.py").write_text(COMMON + OPTUNA)
+    (tmp_path / "killed.py").write_text(
+        COMMON + "from jobs import Mortal\n" + OPTUNA.replace("watch = [", watched)
+    )
+    environment = {**os.environ, **importing(), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "killed.py"]
+    both = [
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate(timeout=needs.PATIENCE)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [-signal.SIGKILL, 0], said
+
+    journal = tmp_path / "digits.journal"
+    made = {"__name__": "study"}
+    exec((tmp_path / "study.py").read_text(), made)
+    storage = made["JournalStorage"](made["JournalFileBackend"](str(journal)))
+    trials = optuna.load_study(storage=storage, study_name="digits").trials
+    complete = [trial for trial in trials if trial.state == optuna.trial.TrialState.COMPLETE]
+    pruned = [trial for trial in trials if trial.state == optuna.trial.TrialState.PRUNED]
+    assert len(complete) + len(pruned) >= 12
+    assert pruned
+    for trial in complete[:3]:
+        assert made["objective"](optuna.trial.FixedTrial(trial.params)) == trial.value
+
+
+@pytest.mark.slow
+def test_a_study_is_asked_for_groups_of_trials():
+    pytest.importorskip("optuna")
+    made = {"__name__": "study"}
+    exec(COMMON + OPTUNA + GROUPS, made)
+    values = [trial.value for trial in made["study"].trials]
+    assert len(values) == 24
+    assert made["study"].best_value == min(values) < 0.7
+
+
+@pytest.mark.slow
+def test_threads_of_one_study_share_the_cores(tmp_path):
+    optuna = pytest.importorskip("optuna")
+    made = {"__name__": "study"}
+    exec(COMMON + OPTUNA, made)
+    study = optuna.create_study()
+    study.optimize(made["objective"], n_trials=6, n_jobs=2)
+    best = study.best_trial
+    assert made["objective"](optuna.trial.FixedTrial(best.params)) == best.value
+
+
+class Trial:
+    """What `OptunaPruning` asks of a trial, without Optuna."""
+
+    def __init__(self):
+        self.reports = []
+
+    def report(self, value, step):
+        self.reports.append((step, value))
+
+    def should_prune(self):
+        return False
+
+
+def fit(trial, **options):
+    X = np.linspace(0, 1, 12).reshape(6, 2)
+    watch = fastmlp.OptunaPruning(trial, **options)
+    options = {"epochs": 7, "validation": (X[:2], X[:2, :1]), "seed": 0, "backend": "reference"}
+    return fastmlp.fit(fastmlp.Network([2, 3, 1]), X, X[:, :1], callbacks=[watch], **options)
+
+
+def test_a_trial_gets_the_value_that_it_names():
+    for options, key, every in (({}, "validation_loss", 1), ({"monitor": "loss", "every": 3}, "loss", 3)):
+        trial = Trial()
+        values = fit(trial, **options).history[key]
+        assert trial.reports == [(epoch, values[epoch - 1]) for epoch in range(every, 8, every)]
+
+
+def test_a_trial_gets_what_another_callback_writes():
+    class Writes(fastmlp.Callback):
+        def on_epoch_end(self, run):
+            run.history.setdefault("epochs", []).append(run.epoch)
+
+    trial = Trial()
+    watch = fastmlp.OptunaPruning(trial, monitor="epochs", every=2)
+    X = np.linspace(0, 1, 12).reshape(6, 2)
+    options = {"epochs": 5, "seed": 0, "backend": "reference", "callbacks": [Writes(), watch]}
+    fastmlp.fit(fastmlp.Network([2, 3, 1]), X, X[:, :1], **options)
+    assert trial.reports == [(2, 2.0), (4, 4.0)]
+
+
+def test_the_copies_of_an_estimator_report_to_one_trial():
+    trial, X = Trial(), np.linspace(0, 1, 24).reshape(12, 2)
+    regressor = fastmlp.MLPRegressor(
+        hidden_layer_sizes=(3,),
+        backend="reference",
+        solver="sgd",
+        max_iter=20,
+        n_iter_no_change=1,
+        tol=1e9,
+        callbacks=[fastmlp.OptunaPruning(trial)],
+    )
+    cross_val_score(regressor, X, X[:, 0], cv=3, error_score="raise")
+    assert len(trial.reports) >= 3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"trial": 3}, "trial must be an Optuna trial, got 3"),
+        (
+            {"trial": Trial(), "monitor": 3},
+            "monitor must be a name that is in the history, got 3",
+        ),
+        ({"trial": Trial(), "every": 0}, "every must be at least 1, got 0"),
+    ],
+)
+def test_a_mistake_about_pruning_is_one_line(options, words):
+    with pytest.raises((ValueError, TypeError), match=re.escape(words)):
+        fastmlp.OptunaPruning(**options)
+
+
+# --- arrays in files ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    X = np.random.default_rng(0).standard_normal((90, 4)).astype(np.float32)
+    np.save(tmp_path / "X.npy", X)
+    return X, fastmlp.MappedArray(tmp_path / "X.npy")
+
+
+def test_a_mapped_array_is_taken_as_an_array_is(mapped):
+    X, given = mapped
+    y = (X[:, 0] > 0).astype(int)
+    assert (given.shape, given.dtype, given.ndim, given.nbytes, len(given)) == ((90, 4), X.dtype, 2, 1440, 90)
+    assert np.array_equal(given[3:5], X[3:5])
+    network = fastmlp.Network([4, 3, 1])
+    options = {"epochs": 2, "seed": 0, "backend": "fused"}
+    models = [fastmlp.fit(network, one, y, **options) for one in (X, given)]
+    assert np.array_equal(models[0].parameters, models[1].parameters)
+    assert np.array_equal(models[0].predict(X), models[1].predict(given))
+    classifier = fastmlp.MLPClassifier(
+        (3,), solver="sgd", n_iter_no_change=1, tol=1e9, random_state=0, backend="fused"
+    )
+    for score in (
+        lambda one: cross_val_score(classifier, one, y, cv=3).tolist(),
+        lambda one: BaggingClassifier(classifier, 2, random_state=0).fit(one, y).predict_proba(one).tolist(),
+    ):
+        assert score(X) == score(given)
+
+
+def test_a_mapped_array_is_sent_as_its_path_and_is_not_copied(mapped):
+    X, given = mapped
+    sent = pickle.dumps(given)
+    assert len(sent) < 400 < X.nbytes
+    there = pickle.loads(sent)
+    assert np.array_equal(there, X)
+    one, two = np.asarray(there), np.asarray(there)
+    assert np.shares_memory(one, two)
+    assert not one.flags.writeable
+    assert not np.shares_memory(one, np.array(there))
+
+
+def test_a_bag_of_row_numbers_holds_the_path_and_not_the_rows(tmp_path, monkeypatch):
+    """docs/jobs.md; that workers make the same of it, the slow tests above say."""
+    monkeypatch.chdir(tmp_path)
+    X = np.random.default_rng(0).standard_normal((3000, 4)).astype(np.float32)
+    np.save("X.npy", X)
+    classifier = fastmlp.MLPClassifier((3,), n_iter_no_change=1, tol=1e9, backend="fused")
+    summary = {"X": X, "classifier": classifier, "np": np, "fastmlp": fastmlp}
+    exec(BAGGED, summary)
+    y = (X[:, 0] > 0).astype(int)
+    bag = summary["bag"].fit(summary["numbers"], y)
+    in_hand = BaggingClassifier(make_pipeline(FunctionTransformer(), classifier), 2, random_state=0).fit(X, y)
+    assert np.array_equal(bag.predict_proba(summary["numbers"]), in_hand.predict_proba(X))
+    estimators = [pipeline[0] for pipeline in bag.estimators_]
+    assert len(pickle.dumps([one.kw_args for one in estimators])) < 1000 < X.nbytes
+
+
+def test_a_file_that_has_changed_is_refused(mapped):
+    _, given = mapped
+    sent = pickle.dumps(given)
+    np.save(given.path, np.zeros((3, 4)))
+    with pytest.raises(
+        ValueError, match=r"held \(90, 4\) float32 when it was sent, now holds \(3, 4\) float64"
+    ):
+        pickle.loads(sent)
+
+
+HOSTILE = {
+    "objects": lambda path: np.save(path, np.array([None])),
+    "words": lambda path: np.save(path, np.array(["a"])),
+    "nothing": lambda path: path.write_bytes(b""),
+    "an archive": lambda path: path.write_bytes(b"PK\x03\x04 and more"),
+    "half": lambda path: (np.save(path, np.zeros(1000)), os.truncate(path, 500)),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_file_of_anything_else_is_refused_in_one_line(name, tmp_path):
+    path = tmp_path / "file.npy"
+    HOSTILE[name](path)
+    with pytest.raises(
+        ValueError, match=f"^path must name an .npy file of numbers, got {re.escape(str(path))}: [^\n]+$"
+    ):
+        fastmlp.MappedArray(path)
+    with pytest.raises(TypeError, match="path must be a str or a path, got int"):
+        fastmlp.MappedArray(3)

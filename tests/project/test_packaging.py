@@ -1,0 +1,121 @@
+"""What is published: the wheel, the sdist with its tests, and the facts that stand in several files."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+
+import pages
+import pytest
+
+import fastmlp
+
+PROJECT = tomllib.loads(pages.text_of("pyproject.toml"))["project"]
+
+
+def test_the_version_is_one():
+    assert PROJECT["version"] == fastmlp.__version__
+    cited = re.search(r"^version: (.*)$", pages.text_of("CITATION.cff"), re.M)
+    assert cited[1] == fastmlp.__version__
+
+
+def test_the_workflow_runs_the_pythons_that_are_promised():
+    promised = {
+        name.rpartition(" ")[2] for name in PROJECT["classifiers"] if re.search(r"Python :: 3\.\d+$", name)
+    }
+    workflow = pages.text_of(".github/workflows/ci.yml")
+    assert set(re.findall(r'"(3\.\d+)"', workflow)) == promised
+    low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
+    assert promised == {f"3.{minor}" for minor in range(int(low), int(high))}
+    assert {"ubuntu-latest", "macos-latest", "windows-latest"} <= set(re.findall(r"[\w.-]+-latest", workflow))
+
+
+def run(*command, cwd):
+    done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+FROM_THE_WHEEL = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+import fastmlp
+from fastmlp.cli.main import main
+
+assert fastmlp.__file__.startswith(sys.argv[1])
+sys.exit(main(["train", "xor", "--backend", "reference", "--epochs", "50"]))
+"""
+
+FROM_THE_SDIST = """
+import os, sys
+
+sys.path.insert(0, os.getcwd())
+os.environ["PYTHONPATH"] = os.getcwd()
+import fastmlp, pytest
+
+assert fastmlp.__file__.startswith(os.getcwd())
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory):
+    """A folder with the wheel and the sdist, built from a copy: setuptools writes into what it builds."""
+    for package in ("build", "twine"):
+        pytest.importorskip(package, reason="needs fastmlp[publish]")
+    folder = tmp_path_factory.mktemp("published")
+    names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery")
+    left_out = shutil.ignore_patterns(*names)
+    shutil.copytree(pages.ROOT, folder / "source", ignore=left_out)
+    run("-m", "build", "--no-isolation", "--outdir", str(folder), cwd=folder / "source")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("packaging")
+def test_twine_takes_both(published):
+    files = [str(path) for path in published.iterdir() if path.is_file()]
+    assert len(files) == 2
+    run("-m", "twine", "check", "--strict", *files, cwd=published)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("packaging")
+def test_the_wheel_has_the_package_alone_and_works(published, tmp_path):
+    (wheel,) = published.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path)
+    inside = {path.relative_to(pages.ROOT).as_posix() for path in (pages.ROOT / "fastmlp").rglob("*.py")}
+    others = {name for name in names - inside if ".dist-info/" not in name}
+    assert inside <= names
+    assert {name.partition("/")[0] for name in others} == {"fastmlp"}
+    assert {"fastmlp/py.typed", "fastmlp/lab/page.html"} <= others
+    run("-c", FROM_THE_WHEEL, str(tmp_path), cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("packaging")
+def test_the_sdist_has_all_that_its_tests_need(published, tmp_path):
+    (sdist,) = published.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (root,) = tmp_path.iterdir()
+    for folder in ("fastmlp", "tests", "benchmarks", "docs", ".ci", ".github"):
+        for path in (pages.ROOT / folder).rglob("*"):
+            place = path.relative_to(pages.ROOT)
+            if path.is_file() and not {"__pycache__", "gallery"} & set(place.parts):
+                assert (root / place).read_bytes() == path.read_bytes(), place
+    # A share of the quick tests; .ci/run in there runs all of them.
+    chosen = (
+        *(f"project/test_{name}" for name in ("layering", "packaging", "recipes", "selection", "readme")),
+        "model/test_schedules",
+    )
+    files = [f"tests/{name}.py" for name in chosen]
+    assert " passed" in run("-c", FROM_THE_SDIST, "-n0", "-q", *files, cwd=root)

@@ -1,0 +1,64 @@
+"""README's examples run as they stand, its table is that of docs/speed.md; pages list what there is."""
+
+from __future__ import annotations
+
+import re
+
+import pages
+import pytest
+
+import fastmlp
+from fastmlp.backend import registry
+from fastmlp.model import initializers, losses
+from fastmlp.model.activations import HIDDEN, OUTPUTS
+
+CHECKS = """
+assert (predicted == y_test).mean() > 0.9
+assert accuracy > 0.9, accuracy
+assert losses[-1] < losses[0] / 10, losses
+assert first_weights.shape == (64, 128)
+assert model.backend == "four_rows"
+"""
+
+
+@pytest.mark.slow  # 15 s
+def test_the_python_examples_run(tmp_path):
+    pages.run("README.md", tmp_path, CHECKS)
+    assert [*tmp_path.iterdir()] == [tmp_path / "four_rows.py"]
+
+
+@pytest.mark.parametrize(
+    ("row", "names"),
+    [
+        ("hidden activations", HIDDEN),
+        ("outputs", OUTPUTS),
+        ("losses", losses.LOSSES),
+        ("optimisers", ("SGD", "RMSprop", "Adam", "AdamW", "SparseAdam", "ScheduleFreeAdamW", "Muon")),
+        ("of your own", ("Activation", "Loss", "RowLoss", "Rule")),
+        ("schedules", [name for name, home in fastmlp._MODULE_OF.items() if home == "model.schedules"]),
+        ("initialisers", (*initializers.WEIGHT_INITS, *initializers.BIAS_INITS, "Normal(scale)")),
+    ],
+)
+def test_the_table_lists_what_there_is(row, names):
+    line = re.search(rf"^\| {row} \| (.*) \|$", pages.text_of("docs/choices.md"), re.MULTILINE)[1]
+    assert set(re.findall(r"`([^`]+)`", line)) == set(names)
+
+
+def test_every_backend_has_its_row():
+    section = pages.text_of("docs/backends.md").partition("## What each of them is")[2].partition("\n## ")[0]
+    shipped = set(registry.shipped())  # without those of --variant
+    first_cells = "".join(re.findall(r"^\| (`.*?) \|", section, re.MULTILINE))
+    assert set(re.findall(r"`(\w+)`", first_cells)) == {"reference", *shipped}
+
+
+def rows_of(page):
+    """The table between a page's markers of the peers: its cells by work and heading."""
+    table = re.search(r"<!-- peers.*?\n(\|.*?)\n\n", pages.text_of(page), re.DOTALL)[1]
+    (_, *names), _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines())
+    return {work: dict(zip(names, cells, strict=True)) for work, *cells in rows}
+
+
+def test_the_table_of_speed_is_that_of_its_page():
+    whole = rows_of("docs/speed.md")
+    for work, cells in rows_of("README.md").items():
+        assert cells.items() <= whole[work].items(), work

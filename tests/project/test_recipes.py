@@ -1,0 +1,105 @@
+"""The recipes of docs/architecture.md: each puts lines into so many files, and what it added trains."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pages
+import pytest
+from selection import PROGRAMS
+
+import fastmlp
+
+PACKAGE = Path(fastmlp.__file__).parent
+
+RECIPE = re.compile(r"^### (?P<what>[^:\n]*): (?P<files>\d+) files?\n(?P<body>.*?)(?=^##|\Z)", re.M | re.S)
+BLOCK = re.compile(
+    r"```python\n# file: (?P<file>\S+), (?P<side>after|before): (?P<line>.*?)\n(?P<text>.*?)```", re.S
+)
+
+TRIALS = {
+    "An activation": 'network = fastmlp.Network([3, 5, 2], "hard_tanh")',
+    "A unitwise operation with trained gains": (
+        "listed = [fastmlp.Dense(5), layers.SoftShrink(), fastmlp.Dense(2)]\n"
+        "network = fastmlp.Network(inputs=3, layers=listed)"
+    ),
+    "A loss": 'network = fastmlp.Network([3, 5, 2], output="sigmoid", loss="log_cosh")',
+    "An optimiser with three moments": "optimizer = optimizers.AggregatedMomentum(0.1)",
+    "A kind of first operation": (
+        "listed = [fastmlp.Dense(5, 'tanh'), fastmlp.Dense(2)]\n"
+        "network = fastmlp.Network(inputs=[fastmlp.Numbers(3, embeddings.Powers(2))], layers=listed)"
+    ),
+}
+
+TRIAL = """
+import numpy as np, fastmlp
+from fastmlp.model import embeddings, layers, optimizers
+
+X = np.random.default_rng(0).normal(size=(40, 3))
+y = np.abs(X[:, :2]) / 4
+for change in {changes!r}:
+    network, optimizer = fastmlp.Network([3, 5, 2]), fastmlp.SGD(0.1, 0.9)
+    exec(change)
+    found = [
+        fastmlp.fit(network, X, y, optimizer=optimizer, epochs=3, batch_size=16, seed=0, backend=backend)
+        for backend in {backends!r}
+    ]
+    for model in found:
+        np.testing.assert_allclose(model.parameters, found[0].parameters, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(model.history["loss"], found[0].history["loss"], rtol=1e-9)
+    assert found[0].history["loss"][-1] < found[0].history["loss"][0], change
+"""
+
+
+def cooked(folder):
+    """Follow all recipes in a copy of the package; return, by recipe, how many files it said and touched."""
+    shutil.copytree(PACKAGE, folder / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
+    counts = {}
+    for recipe in RECIPE.finditer(pages.text_of("docs/architecture.md")):
+        touched = set()
+        for block in BLOCK.finditer(recipe["body"]):
+            path = folder / block["file"]
+            lines = path.read_text().splitlines(keepends=True)
+            at = next(i for i, line in enumerate(lines) if block["line"] in line)
+            before = block["side"] == "before"
+            # What is put before a function or a class is one itself.
+            text = block["text"] + "\n\n" * before
+            lines.insert(at + (not before), text)
+            path.write_text("".join(lines))
+            touched.add(path)
+        counts[recipe["what"]] = int(recipe["files"]), len(touched)
+    return counts
+
+
+PLACES = {
+    "An activation": 2,
+    "A unitwise operation with trained gains": 3,  # one of them is the reference
+    "A loss": 2,
+    "An optimiser with three moments": 3,
+    "A kind of first operation": 3,
+}
+"""The most files that each may touch: the measure of the design."""
+
+
+def test_recipes_touch_as_many_files_as_they_say(tmp_path):
+    counts = cooked(tmp_path)
+    assert {what: counts[what] for what in TRIALS} == {what: (most, most) for what, most in PLACES.items()}
+
+
+@pytest.mark.slow  # compiles three backends anew
+def test_recipes_serve_every_backend(tmp_path):
+    """On the programs of the templates, by rows, and of single networks; others have one of them."""
+    cooked(tmp_path)
+    script = TRIAL.format(changes=list(TRIALS.values()), backends=[*PROGRAMS, "specialized"])
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,67 @@
+"""The quick suite has every dtype and every value of what a test varies, and the matrix has every pair."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from problems import COMPILED_DTYPES
+from selection import FEW, PROGRAMS, QUICK_DTYPE, campaign, crossed, some_backends
+from trajectories import TRAININGS
+
+from fastmlp.backend import registry
+
+OWN = ("reference", *registry.own())
+"""What other tests have registered has every case."""
+
+
+def quick(mark):
+    """The cases without a mark, as tuples of values."""
+    return [case.values for case in mark.args[1] if not case.marks]
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 15])
+def test_few_backends_have_every_value_and_the_others_share_them(length):
+    names = list(TRAININGS)[:length]
+    axes = {"backend": OWN, "name": names, "dtype": COMPILED_DTYPES}
+    assert {backend for backend, *_ in quick(crossed(**axes))} == set(FEW)
+    cases = quick(crossed(tried=OWN, **axes))
+    for backend in OWN:
+        own = [case for case in cases if case[0] == backend]
+        assert own
+        if backend in FEW:
+            assert sorted(name for _, name, _ in own) == sorted(names)
+        if backend in QUICK_DTYPE:
+            assert {np.dtype(dtype) for _, _, dtype in own} == {np.dtype(QUICK_DTYPE[backend])}
+        elif backend in FEW:
+            assert {dtype for _, _, dtype in own} == set(COMPILED_DTYPES)
+
+
+def test_every_axis_takes_turns_along_the_longest():
+    cases = quick(crossed(name="abcdef", dtype=COMPILED_DTYPES, clip=[None, 1, 2]))
+    assert [name for name, *_ in cases] == list("abcdef")
+    assert len({(dtype, clip) for _, dtype, clip in cases}) == 6
+
+
+@pytest.mark.parametrize("tried", [FEW, OWN])
+def test_the_matrix_has_every_pair_and_the_campaign_the_rest(tried):
+    axes = {"backend": OWN, "name": "abcdef", "dtype": COMPILED_DTYPES, "clip": [None, 1, 2]}
+    every = crossed(tried=tried, **axes).args[1]
+    kept = [case.values for case in every if campaign not in case.marks]
+    for one, other in itertools.combinations(range(len(axes)), 2):
+        found = {(case.values[one], case.values[other]) for case in every if case.values[0] in PROGRAMS}
+        assert {(values[one], values[other]) for values in kept} >= found
+    assert all(any(values[0] == backend for values in kept) for backend in OWN)
+    assert len(kept) < len(every) / 2
+    assert {case.values for case in every} == {*itertools.product(*axes.values())}
+
+
+def test_a_given_variant_has_every_case(monkeypatch):
+    monkeypatch.setitem(registry.registered, "mine", registry.variants()["baseline"])
+    cases = quick(crossed(backend=["mine", "blas"], name="abc", dtype=[np.float32, np.float64]))
+    assert sum(backend == "mine" for backend, *_ in cases) == 6
+
+
+def test_what_backends_have_in_common_is_tried_on_a_few():
+    assert {name for (name,) in quick(some_backends)} >= set(FEW)

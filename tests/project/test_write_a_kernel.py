@@ -1,0 +1,48 @@
+"""docs/write-a-kernel.md: its files and commands, in their order, and what it says comes of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pages
+import pytest
+
+pytest.importorskip("rich")
+
+
+def run(command, folder):
+    # Other programs on the cores must not decide who is faster.
+    clock = ["--clock", "cpu"] if command[1] == "bench" else []
+    whole = [sys.executable, "-m", *command, *clock]
+    done = subprocess.run(whole, cwd=folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow  # ten commands, each a process
+def test_the_page_comes_true(tmp_path):
+    printed = []
+    for block in pages.blocks("docs/write-a-kernel.md", "sh", "python"):
+        if block.file is not None:
+            (tmp_path / block.file).write_text(block.text)
+            continue
+        expected = 1 if "# exits with 1" in block.text else 0
+        for line in block.text.splitlines():
+            if line.startswith("fastmlp "):
+                code, text = run(shlex.split(line), tmp_path)
+                assert code == expected, f"{line}: {text}"
+                printed.append(text)
+    assert any(
+        "outer is wrong and was not timed: weight_gradient 4x256x256 float32" in text for text in printed
+    )
+    assert "outer weight_gradient 1x256x256 float32: the inner loop" in "".join(printed)
+    assert "compared, 0 slower" in printed[-1]
+    found = json.loads((tmp_path / "outer.json").read_text())["measurements"]
+    medians = {m["variant"]: m["time"]["median"] for m in found if m["slot"] == "weight_gradient"}
+    assert medians["outer"] < medians["baseline"]
+    assert medians["outer"] < medians["tiled"]
+    page = (tmp_path / "outer.html").read_text()
+    assert "64-128-10 b1" in page
+    pages.run("docs/write-a-kernel.md", tmp_path, "assert model.backend == 'outer'")

@@ -1,0 +1,25 @@
+"""scikit-learn's own tests, from the installed copy, with names of ours put in."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+
+
+def code(module, *names):
+    """A test module of sklearn.model_selection, compiled, that takes some names from fastmlp."""
+    path = Path(importlib.util.find_spec(f"sklearn.model_selection.tests.{module}").origin)
+    text = path.read_text(encoding="utf-8")
+    backends = "yield_namespace_device_dtype_combinations()"
+    text = text.replace(f" {backends}", f" [*{backends}]")  # pytest warns of parameters that are no list
+    imports = (ast.Import, ast.ImportFrom)
+    first = next(node for node in ast.parse(text).body[1:] if not isinstance(node, imports))
+    line = min([first.lineno, *(one.lineno for one in getattr(first, "decorator_list", []))]) - 1
+    lines = text.splitlines(keepends=True)
+    imported = "".join(lines[:line])
+    missing = [name for name in names if name not in imported]
+    assert not missing, f"{module} of this scikit-learn imports no {missing}"
+    return compile(
+        f"{imported}\nfrom fastmlp import {', '.join(names)}\n{''.join(lines[line:])}", path, "exec"
+    )

@@ -1,0 +1,34 @@
+"""Candidates whose networks take their steps together: the results that each has alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from problems import data_set
+from searching import assert_same_results, counted
+from sklearn import model_selection
+from sklearn.model_selection import StratifiedKFold
+
+import fastmlp
+from fastmlp.backend import lanes
+from fastmlp.kernels.lanes import eligible
+
+X, Y = data_set("breast_cancer", 150)
+
+
+@pytest.mark.slow  # it compiles the program of lanes
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_a_grid_in_lanes_has_scikit_learns_results(monkeypatch):
+    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+    found = counted(monkeypatch, lanes, "train_in_lanes", 1)
+    given = fastmlp.MLPClassifier(
+        (6,), max_iter=20, tol=0.02, n_iter_no_change=2, random_state=0, backend="fused"
+    )
+    grid = {"learning_rate_init": [1e-3, 1e-2, 0.05], "alpha": [1e-4, 1e-2], "early_stopping": [False, True]}
+    theirs, ours = (
+        package.GridSearchCV(given, grid, cv=StratifiedKFold(3), scoring="neg_log_loss").fit(X, Y)
+        for package in (model_selection, fastmlp)
+    )
+    assert_same_results(ours.cv_results_, theirs.cv_results_)
+    assert len(np.unique(ours.cv_results_["mean_test_score"])) > 6
+    assert max(found) == eligible.lanes_of(np.dtype(np.float64))

@@ -1,0 +1,250 @@
+"""Many trainings at once, in threads and processes of every kind: the right bits, and no deadlock.
+
+The scenarios run in processes of their own under a watchdog, since a deadlock cannot be interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import needs
+import pytest
+import threadpoolctl
+from selection import campaign
+
+from fastmlp.system.budget import blas_threads
+
+pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
+
+
+PREPARED = """
+import os, sys, threading
+import numpy as np
+import fastmlp
+from fastmlp import Callback, Network
+
+backend = sys.argv[1]
+rng = np.random.default_rng(0)
+X, y = rng.standard_normal((300, 65)), rng.integers(0, 10, 300)
+NETWORK = Network([65, 129, 66, 10], output="softmax", loss="cross_entropy", dropout=0.1)
+
+PREDICTED = {}
+
+def outcome(seed, threads=2, **options):
+    model = fastmlp.fit(
+        NETWORK, X, y, epochs=2, batch_size=128, seed=seed, threads=threads, backend=backend, **options
+    )
+    # Prediction has no budget: beside others the BLAS may sum it on one thread or on two.
+    expected = PREDICTED.setdefault(seed, model.predict(X))
+    np.testing.assert_allclose(model.predict(X), expected, rtol=1e-12)
+    return model.parameters.tobytes()
+
+def blas():
+    import threadpoolctl
+    return [p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"]
+
+def at_once(count, do):
+    found = [None] * count
+    def work(place):
+        found[place] = do(place)
+    threads = [threading.Thread(target=work, args=(place,)) for place in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+import threadpoolctl
+# OpenBLAS 0.3.31 takes a limit from the main thread only, and sums in another order on two threads.
+threadpoolctl.threadpool_limits(1, user_api="blas")
+EXPECTED = [outcome(seed, 1) for seed in range(8)]
+"""
+
+SCENARIOS = {
+    "threads": """
+found = at_once(8, lambda seed: [outcome(seed, 1) for _ in range(3)])
+assert all(one == EXPECTED[seed] for seed in range(8) for one in found[seed])
+""",
+    "threads that are cold": """
+import fastmlp.kernels.runtime.adapter, fastmlp.backend.registry
+fastmlp.backend.registry.shipped_backend.cache_clear()
+assert at_once(8, lambda seed: outcome(seed, 1)) == EXPECTED
+""",
+    "threads with workers of their own": """
+if backend != "reference":
+    assert at_once(4, lambda seed: outcome(seed, 8)) == EXPECTED[:4]
+""",
+    "a callback": """
+threadpoolctl.threadpool_limits(2, user_api="blas")
+class Inner(Callback):
+    def on_epoch_end(self, run):
+        assert outcome(3, 1) == EXPECTED[3]
+        assert set(blas()) == {1}, blas()
+assert outcome(0, 1, callbacks=[Inner()]) == EXPECTED[0]
+assert set(blas()) == {2}, blas()
+""",
+    "a fork": """
+import warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside the BLAS's threads
+children = []
+for seed in range(3):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if outcome(seed, 1) == EXPECTED[seed] else 1)
+    children.append(pid)
+assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
+assert outcome(5, 1) == EXPECTED[5]
+""",
+    "a fork while another thread sets the BLAS": """
+import time, warnings
+from fastmlp.system import budget
+warnings.simplefilter("ignore", DeprecationWarning)
+taken = threading.Event()
+def hold():
+    with budget.lock:
+        taken.set()
+        time.sleep(0.5)
+holder = threading.Thread(target=hold)
+holder.start()
+taken.wait()
+pid = os.fork()
+if pid == 0:
+    os._exit(0 if outcome(1, 1) == EXPECTED[1] else 1)
+assert os.waitpid(pid, 0)[1] == 0
+holder.join()
+""",
+    "joblib's threads": """
+import joblib
+assert joblib.Parallel(8, backend="threading")(joblib.delayed(outcome)(s, 1) for s in range(8)) == EXPECTED
+""",
+    "joblib's processes": """
+import joblib
+assert joblib.Parallel(4, backend="loky")(joblib.delayed(outcome)(s, 1) for s in range(8)) == EXPECTED
+""",
+}
+
+
+HERE = [name for name in SCENARIOS if hasattr(os, "fork") or not name.startswith("a fork")]
+"""Those that this system can play."""
+
+
+def check(backend, scenarios):
+    """Play scenarios one after another in a process."""
+    alone = 'threadpoolctl.threadpool_limits(1, user_api="blas")'
+    played = [f"print({name!r}, flush=True)\n{alone}\n{SCENARIOS[name]}" for name in scenarios]
+    command = [sys.executable, "-X", "faulthandler", "-c", "\n".join([PREPARED, *played]), backend]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            said, errors = process.communicate(timeout=needs.PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, errors = process.communicate()
+    assert process.returncode == 0, f"{backend}, {said.splitlines()[-1:]}: {errors}"
+
+
+@pytest.mark.slow  # a process, 8 s
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_trainings_at_once_compute_what_they_compute_alone(backend):
+    check(backend, HERE)
+
+
+@campaign  # those that begin a process; above they follow each other
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+@pytest.mark.parametrize("scenario", HERE)
+def test_a_scenario_in_a_process_of_its_own(scenario, backend):
+    check(backend, [scenario])
+
+
+FORKS = """
+import os, threading, warnings
+import numpy as np
+import fastmlp
+
+warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside other threads
+X, y = np.ones((100_000, 10)), np.zeros(100_000)
+# Little to compute and much to check: most of the time goes to the numbers of X.
+model = fastmlp.fit(fastmlp.Network([10, 1]), X, y, epochs=0, backend="baseline")
+over = threading.Event()
+
+def predict():
+    while not over.is_set():
+        model.predict(X)
+
+other = threading.Thread(target=predict, daemon=True)
+other.start()
+for _ in range(50):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitpid(pid, 0)
+over.set()
+other.join(80)
+os._exit(other.is_alive())
+"""
+
+
+@pytest.mark.slow  # a process, 3 s
+@needs.forks
+def test_a_fork_while_another_thread_computes_leaves_that_thread_running():
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
+    command = [sys.executable, "-X", "faulthandler", "-c", FORKS]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=needs.PATIENCE, check=False
+    )
+    assert done.returncode == 0, done.stderr or "the thread hangs"
+
+
+IMPORTING = """
+import os, signal, sys, threading, time
+import numpy as np
+import fastmlp
+
+module, = sys.argv[1:]
+begun = threading.Event()
+
+class Slow:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            begun.set()
+            time.sleep(0.3)
+
+def fit():
+    fastmlp.fit(fastmlp.Network([2, 1]), np.ones((4, 2)), np.ones(4), epochs=1, backend="reference")
+
+sys.meta_path.insert(0, Slow())
+other = threading.Thread(target=fit)
+other.start()
+begun.wait()
+pid = os.fork()
+if pid == 0:
+    signal.alarm(80)  # before the watchdog
+    fit()
+    os._exit(0)
+other.join()
+sys.exit(os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.slow  # a process each
+@needs.forks
+@pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.files.archive", "llvmlite"])
+def test_a_fork_waits_for_what_another_thread_imports(module):
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IMPORTING, module]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=needs.PATIENCE, check=False)
+    assert done.returncode == 0, done.stderr or "the new process hangs"
+
+
+def test_the_blas_is_given_back_when_the_last_of_several_trainings_ends():
+    def blas():
+        return {p["num_threads"] for p in threadpoolctl.threadpool_info() if p["user_api"] == "blas"}
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        first, second = blas_threads(1), blas_threads(1)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert blas() == {1}, "given back while somebody still trains"
+        second.__exit__(None, None, None)
+        assert blas() == {2}, "not given back"

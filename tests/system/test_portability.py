@@ -1,0 +1,357 @@
+"""Guards for what Windows and macOS lack, or do in another way, each with that taken from Python here.
+
+Nothing of this replaces a run on those systems; `docs/portability.md` says what has been run where.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import needs
+import numpy as np
+import pages
+import pytest
+
+import fastmlp
+from benchmarks import pinning
+from fastmlp.files import archive
+from fastmlp.kernels.jit import store
+from fastmlp.kernels.program import sleeping
+from fastmlp.system import background, budget, interrupts, locks, private_directory, renaming
+
+CONTENT = ({"name": "any"}, {"values": np.arange(5.0)})
+
+takes_from_posix = needs.posix("what Windows lacks is taken from it")
+
+LACKING = """
+import ctypes, logging, os, random, signal, subprocess, sys, threading  # with the real os
+
+WANTING = (
+    *("fork", "register_at_fork", "sched_getaffinity", "sched_setaffinity", "geteuid", "getuid", "nice"),
+    *("fchown", "chown", "O_NONBLOCK", "O_NOFOLLOW", "O_DIRECTORY"),
+    *("forkpty", "getegid", "getloadavg", "killpg", "mkfifo", "pathconf", "setsid", "statvfs", "sysconf"),
+)
+SIGNALS = ("SIGALRM", "SIGCHLD", "SIGKILL", "SIGSTOP", "SIGUSR1", "alarm", "pthread_kill", "setitimer")
+for module, names in ((os, WANTING), (signal, SIGNALS)):
+    for name in names:
+        if hasattr(module, name):
+            delattr(module, name)
+for name in ("fcntl", "resource", "pwd", "grp", "termios"):
+    sys.modules[name] = None  # importing it raises ImportError
+"""
+
+KEEPING = """
+def keeping(real):
+    # Windows has no name for a file that is open, and takes none from one.
+    def call(*paths, **options):
+        for descriptor in range(3, 64):
+            try:
+                held = os.readlink(f"/proc/self/fd/{descriptor}")
+            except OSError:
+                continue
+            if held in map(os.path.realpath, map(os.fspath, paths)):
+                raise PermissionError(13, f"{held} is open in this process")
+        return real(*paths, **options)
+
+    return call
+
+
+os.replace, os.unlink, os.remove = keeping(os.replace), keeping(os.unlink), keeping(os.remove)
+real_open = os.open
+
+
+def open_file(path, flags, mode=0o777, *, dir_fd=None):
+    if os.path.isdir(path):
+        raise PermissionError(13, "a directory cannot be opened", str(path))
+    return real_open(path, flags, mode)
+
+
+os.open = open_file
+
+from fastmlp.system import renaming
+
+renaming.KEEPS_OPEN_FILES = True
+"""
+
+A_TRAINING = """
+import numpy as np
+import fastmlp
+from benchmarks import pinning
+from fastmlp.files import archive
+from fastmlp.kernels.jit import store
+from fastmlp.system import background
+
+X = np.random.default_rng(0).normal(size=(40, 3))
+y = (X[:, 0] > 0).astype(float)
+network = fastmlp.Network([3, 5, 1], output="sigmoid", loss="binary_cross_entropy")
+options = {"backend": "reference", "seed": 0, "batch_size": 10}
+folder = os.getcwd()
+path = os.path.join(folder, "run.npz")
+callbacks = [fastmlp.Checkpoint(path, every=1)]
+half = fastmlp.fit(network, X, y, epochs=2, callbacks=callbacks, **options)
+# What a process left behind that ended while it wrote:
+abandoned = os.path.join(folder, archive.temporary_name("run.npz", "0" * 8))
+open(abandoned, "w").close()
+os.utime(abandoned, (1, 1))
+whole = fastmlp.fit(network, X, y, epochs=4, callbacks=callbacks, resume=path, **options)
+again = fastmlp.load(path)
+assert (again.predict(X) == whole.predict(X)).all()
+straight = fastmlp.fit(network, X, y, epochs=4, **options)
+assert (straight.parameters == whole.parameters).all()
+assert os.listdir(folder) == ["run.npz"], os.listdir(folder)
+
+os.environ["FASTMLP_CACHE_DIR"] = folder
+assert store.why_not_kept() is None
+with store.only_one("program", "key"):  # nobody is waited for
+    store.write("program", "key", "bin", b"machine code")
+store.write("program", "key", "bin", b"machine code")
+assert store.read("program", "key", "bin") == b"machine code"
+assert not background.is_possible()
+print("as on Windows")
+"""
+
+
+@takes_from_posix
+def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", LACKING + KEEPING + A_TRAINING],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},  # for benchmarks/
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "as on Windows\n"), done.stderr
+
+
+COLLECTING = """
+import contextlib
+
+import joblib.externals.loky, pytest, sklearn.utils.estimator_checks  # these go by the system's name
+
+for name in ("mpi4py.MPI", "onnx", "onnxruntime", "pandas", "polars", "pyarrow.dataset", "torch"):
+    with contextlib.suppress(ImportError):
+        __import__(name)
+"""
+
+COLLECTED = """
+if __name__ == "__main__":
+    sys.exit(pytest.main([*sys.argv[1:], "-n0", "-q", "--collect-only", "-p", "no:cacheprovider"]))
+"""
+
+
+@takes_from_posix
+@pytest.mark.slow
+def test_all_tests_are_collected_without_what_windows_lacks():
+    script = COLLECTING + LACKING + COLLECTED
+    command = [sys.executable, "-c", script, "tests", "benchmarks", "-m", "slow or not slow"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        command, cwd=pages.ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch):
+    refusals = [PermissionError(13, "in use")] * 3
+
+    class Busy:
+        def replace(self, source, target, **where):
+            if refusals:
+                raise refusals.pop()
+            os.replace(source, target, **where)
+
+    (tmp_path / "new").write_text("new")
+    (tmp_path / "old").write_text("old")
+    monkeypatch.setattr(renaming, "os", Busy())
+    with pytest.raises(PermissionError):  # POSIX refuses for another reason, and for good
+        renaming.replace(tmp_path / "new", tmp_path / "old")
+    monkeypatch.setattr(renaming, "KEEPS_OPEN_FILES", True)
+    renaming.replace(tmp_path / "new", tmp_path / "old")
+    assert not refusals
+    assert (tmp_path / "old").read_text() == "new"
+    refusals.extend([PermissionError(13, "in use")] * 10000)
+    monkeypatch.setattr(renaming, "MOST_SECONDS", 0.05)
+    with pytest.raises(PermissionError, match="in use"):
+        renaming.replace(tmp_path / "old", tmp_path / "new")
+
+
+def test_without_locks_a_writer_leaves_what_another_is_about_to_rename(tmp_path, monkeypatch):
+    path, rename = tmp_path / "file", archive.replace
+
+    def another_writes_first(source, target):
+        monkeypatch.setattr(archive, "replace", rename)
+        archive.write(path, *CONTENT)
+        rename(source, target)
+
+    monkeypatch.setattr(archive, "fcntl", None)
+    monkeypatch.setattr(archive, "KEEPS_OPEN_FILES", True)  # so it is closed before it is renamed
+    monkeypatch.setattr(archive, "replace", another_writes_first)
+    archive.write(path, *CONTENT)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+class Called:
+    """Stands for a module; notes the calls of one function, which may fail with an errno."""
+
+    def __init__(self, real, name, code=None):
+        self.__dict__.update(real=real, name=name, code=code, seen=[])
+
+    def __getattr__(self, name):
+        if name != self.name:
+            return getattr(self.real, name)
+
+        def call(*arguments):
+            self.seen.append(arguments)
+            if self.code is not None:
+                raise OSError(self.code, os.strerror(self.code))
+
+        return call
+
+
+@takes_from_posix
+@pytest.mark.parametrize("code", [None, errno.ENOTSUP], ids=["a disk", "of the network"])
+def test_macos_flushes_the_drive_too(tmp_path, monkeypatch, code):
+    fcntl = Called(importlib.import_module("fcntl"), "fcntl", code)
+    fcntl.__dict__["F_FULLFSYNC"] = 51
+    system = Called(os, "fsync")
+    monkeypatch.setattr(archive, "fcntl", fcntl)
+    monkeypatch.setattr(archive, "os", system)
+    archive.write(tmp_path / "file", *CONTENT)
+    assert [flag for _, flag in fcntl.seen] == [51]
+    # The directory by fsync, and the file where nothing better is known.
+    assert len(system.seen) == (1 if code is None else 2)
+
+
+@takes_from_posix
+def test_a_directory_that_cannot_be_flushed_is_left_so(tmp_path, monkeypatch):
+    for code, passes in ((errno.EINVAL, True), (errno.EIO, False)):
+        monkeypatch.setattr(archive, "os", Called(os, "fsync", code))
+        if passes:
+            archive.sync_directory(tmp_path)
+        else:
+            with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+                archive.sync_directory(tmp_path)
+
+
+def test_cores_are_counted_without_affinities_and_control_groups(monkeypatch, tmp_path):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    assert budget.allowed_cores() == 6
+    assert budget.quota.__wrapped__(tmp_path, tmp_path / "nothing") == float("inf")
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert budget.allowed_cores() == 1
+
+
+@pytest.mark.parametrize(
+    ("platform", "given", "expected"),
+    [
+        ("darwin", {}, "home/Library/Caches/fastmlp"),
+        ("win32", {"LOCALAPPDATA": "local"}, "local/fastmlp"),
+        ("win32", {}, "home/AppData/Local/fastmlp"),
+        ("linux", {"XDG_CACHE_HOME": "xdg"}, "xdg/fastmlp"),
+        ("linux", {}, "home/.cache/fastmlp"),
+    ],
+)
+def test_the_cache_lies_where_the_system_keeps_caches(platform, given, expected, monkeypatch, tmp_path):
+    for name in ("FASTMLP_CACHE_DIR", "NUMBA_CACHE_DIR", "LOCALAPPDATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    for name, folder in given.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setattr(sys, "platform", platform)
+    assert store.default_place() == tmp_path / expected
+
+
+def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):
+    open_to_all = os.stat_result((0o100666, 0, 0, 1, 12345, 0, 0, 0, 0, 0))
+    if private_directory.HELD:
+        assert not private_directory.only_ours(open_to_all)
+    monkeypatch.setattr(private_directory, "HELD", False)
+    assert private_directory.only_ours(open_to_all)
+
+
+def test_no_background_process_without_locks(monkeypatch):
+    monkeypatch.setenv(background.SWITCH, "1")
+    monkeypatch.setattr(background, "cores", lambda: 8)
+    monkeypatch.setattr(locks, "EXIST", True)
+    assert background.is_possible()
+    monkeypatch.setattr(locks, "EXIST", False)
+    assert not background.is_possible()
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "library", "sleep", "wake"),
+    [
+        ("linux", "x86_64", {}, ("syscall", 202, "word", 128, "value", 0), ("syscall", 202, "word", 129)),
+        ("linux", "aarch64", {}, ("syscall", 98, "word", 128, "value", 0), ("syscall", 98, "word", 129)),
+        ("win32", "AMD64", {}, ("WaitOnAddress", "word", "seen", 8, 2**32 - 1), ("WakeByAddressAll", "word")),
+        (
+            *("darwin", "arm64", {"os_sync_wait_on_address": 0}),
+            ("os_sync_wait_on_address", "word", "value", 8, 0),
+            ("os_sync_wake_by_address_all", "word", 8, 0),
+        ),
+        ("darwin", "arm64", {}, None, None),  # before macOS 14.4
+        ("linux", "riscv64", {}, None, None),
+    ],
+)
+def test_a_waiting_worker_sleeps_by_the_systems_function(system, machine, library, sleep, wake):
+    found = sleeping.functions_of(system, machine, SimpleNamespace(**library))
+    if sleep is None:
+        assert found is None
+    else:
+        assert (found.sleep.name, *found.sleep.arguments) == sleep
+        assert (found.wake.name, *found.wake.arguments)[: len(wake)] == wake
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="a signal that stands for Ctrl-Break is needed")
+def test_ctrl_break_ends_a_training_after_its_chunk_and_then_the_process(monkeypatch):
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGUSR1, raising=False)
+    # As the module would read them there; a module that is loaded twice has two classes of each name.
+    ending = tuple(int(getattr(signal, name)) for name in ("SIGTERM", "SIGBREAK") if hasattr(signal, name))
+    monkeypatch.setattr(interrupts, "ENDING", ending)
+    monkeypatch.setattr(interrupts, "SIGNALS", (int(signal.SIGINT), *ending))
+    received, reasons = [], []
+    raised = signal.raise_signal
+    with interrupts.deferred(reasons.append):
+        raised(signal.SIGUSR1)
+        monkeypatch.setattr(signal, "raise_signal", received.append)
+    assert reasons == ["interrupted by SIGUSR1"]
+    assert received == [signal.SIGUSR1]  # which ends the process by default
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+def test_forks_are_waited_for_where_there_are_forks_only():
+    code = """
+import os, sys
+if hasattr(os, "register_at_fork"):
+    import logging, random, threading
+    del os.register_at_fork
+import fastmlp
+from benchmarks import pinning
+from fastmlp.system import compiling, forks
+with compiling.compiling():
+    pass
+print("imported")
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+    assert fastmlp.__version__
+
+
+def test_benchmarks_run_unpinned_where_cores_cannot_be_chosen(monkeypatch):
+    for name in ("sched_getaffinity", "sched_setaffinity"):
+        monkeypatch.delattr(os, name, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    assert pinning.allowed() == [0, 1, 2]
+    pinning.pin({0})

@@ -1,0 +1,249 @@
+"""`fastmlp train data.csv`, `predict`, `inspect` and `plot`, as somebody without Python code meets them."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import needs
+import numpy as np
+import polars as pl
+import pytest
+from missing import without
+from printed import value
+from terminals import on_terminal
+from test_table_estimators import flats
+
+from fastmlp import TableRegressor
+from fastmlp.cli import use
+from fastmlp.cli.main import main
+from fastmlp.kernels.mixed import processor
+from fastmlp.system import bars
+
+QUICK = "--hidden 8 --epochs 40 --batch-size 32 --learning-rate 0.02 --members 2 --backend reference --quiet"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("tables"))
+
+
+def trained(folder):
+    """Write a table, and models that the command line makes of it."""
+    flats().write_csv(folder / "flats.csv")
+    for target, other in (("price", "kind"), ("kind", "price")):
+        options = f"--target {target} --drop {other},noise {QUICK} -o {folder / target}"
+        assert main(["train", str(folder / "flats.csv"), *options.split()]) == 0
+    return folder
+
+
+def test_train_compares_a_model_with_simpler_ones(folder, capsys):
+    options = f"--target price --drop kind {QUICK}".split()
+    assert main(["train", str(folder / "flats.csv"), *options]) == 0
+    output, progress = capsys.readouterr()
+    assert progress == ""
+    assert value(output, "data").endswith("flats.csv: 160 rows to train on, 40 held out")
+    assert value(output, "target") == "price, a regression"
+    assert value(output, "columns").startswith("2 number, 1 category; 6 columns of X")
+    assert value(output, "left out") == "kind: as requested"
+    assert value(output, "network").startswith("2 times 6-8-1, silu, identity, mse")
+    scores = {
+        name: float(score) for name, score in re.findall(r"^(\w+) +(-?[\d.e-]+) ", output, re.MULTILINE)
+    }
+    assert scores["network"] > max(scores["constant"], scores["linear"])
+    assert scores["constant"] < 0.05
+    assert scores["linear"] > 0.5
+
+
+@pytest.mark.slow  # trains twice, 2 s
+def test_the_same_as_json_and_from_one_seed(folder, capsys):
+    found = []
+    for seed in (3, 3, 4):
+        options = f"--target kind --drop price --seed {seed} --json --class-weight balanced {QUICK}".split()
+        assert main(["train", str(folder / "flats.csv"), *options]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["report"] == found[1]["report"] != found[2]["report"]
+    assert found[0]["classes"] == ["cheap", "dear"]
+    assert set(found[0]["report"]["scores"]["linear"]) == {"accuracy", "log loss"}
+    assert found[0]["recipe"]["balanced"]
+
+
+def test_predict_gives_a_header_and_a_row_for_each_row(folder, capsys):
+    model, data = str(folder / "price"), str(folder / "flats.csv")
+    assert main(["predict", model, data, "-o", str(folder / "out.csv"), "--quiet"]) == 0
+    written = pl.read_csv(folder / "out.csv")
+    assert written.columns == ["price"]
+    np.testing.assert_allclose(written["price"], TableRegressor.load(model).predict(data))
+    assert main(["predict", model, data, "--quiet"]) == 0
+    assert capsys.readouterr().out == (folder / "out.csv").read_text()
+    for ending in (".tsv", ".parquet", ".arrow"):
+        assert main(["predict", model, data, "-o", str(folder / f"out{ending}"), "--quiet"]) == 0
+    assert pl.read_parquet(folder / "out.parquet").equals(written)
+    assert [path.name for path in folder.glob(".*")] == []
+
+
+def test_predict_that_fails_leaves_the_old_file_and_no_other(folder, tmp_path, capsys, monkeypatch):
+    (tmp_path / "out.csv").write_text("old")
+
+    def fails(frame, path):
+        path.write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(use.WRITERS, ".csv", fails)
+    command = ["predict", str(folder / "price"), str(folder / "flats.csv"), "-o", str(tmp_path / "out.csv")]
+    assert main(command) == 130
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("out.csv", "old")]
+
+
+def test_predict_needs_only_the_columns_that_the_model_uses(folder, tmp_path, capsys):
+    flats(5).select("city", "size").write_csv(tmp_path / "few.csv")
+    assert (
+        main(["predict", str(folder / "kind"), str(tmp_path / "few.csv"), "--probabilities", "--quiet"]) == 0
+    )
+    found = pl.read_csv(capsys.readouterr().out.encode())
+    assert found.columns == ["kind", "probability of cheap", "probability of dear"]
+    assert len(found) == 5
+    assert (found["probability of dear"] > 0.5).to_list() == (found["kind"] == "dear").to_list()
+
+
+def test_inspect_shows_what_a_model_is(folder, capsys):
+    assert main(["inspect", str(folder / "price")]) == 0
+    output = capsys.readouterr().out
+    assert value(output, "target") == "price, a regression"
+    assert re.search(r"^  size +number +median ", output, re.MULTILINE)
+    assert re.search(r"^  city +category +3 levels", output, re.MULTILINE)
+    assert main(["inspect", str(folder / "price"), "--json"]) == 0
+    assert {one["name"] for one in json.loads(capsys.readouterr().out)["columns"]} >= {"size", "city"}
+
+
+@pytest.mark.parametrize("target", ["price", "kind"])
+def test_plot_draws_losses_fit_and_importances(folder, capsys, target):
+    from matplotlib.image import imread
+
+    assert main(["plot", str(folder / target), str(folder / "flats.csv")]) == 0
+    path = capsys.readouterr().out.strip()
+    assert path == f"{folder / target}.png"
+    picture = imread(path)[..., :3]
+    thirds = np.array_split((picture < 0.9).any(axis=2), 3, axis=1)
+    assert min(third.mean() for third in thirds) > 0.01  # something is drawn in each
+
+
+@pytest.mark.parametrize("command", ["train {0}.csv --target price", "predict {0} {0}.csv"])
+def test_without_polars_it_is_named(folder, command, capsys, monkeypatch):
+    without(monkeypatch, "polars")
+    with pytest.raises(SystemExit) as left:
+        main(command.format(folder / "price").split())
+    assert left.value.code == 2
+    assert capsys.readouterr().err == 'fastmlp: error: a table needs polars: pip install "fastmlp[table]"\n'
+
+
+def test_a_search_is_reported(folder, capsys):
+    options = f"--target price --drop kind --search 1s {QUICK}".replace("--learning-rate 0.02", "").split()
+    assert main(["train", str(folder / "flats.csv"), *options]) == 0
+    assert re.match(r"\d+ trials, the best at rate ", value(capsys.readouterr().out, "search"))
+
+
+@pytest.mark.slow  # a process that trains two networks, 8 s
+@needs.posix("terminals")
+def test_bars_move_while_a_table_is_read_and_learned(folder):
+    options = f"--target price --drop kind {QUICK}".replace("--quiet", "").split()
+    command = [sys.executable, "-m", "fastmlp", "train", str(folder / "flats.csv"), *options]
+    code, _, seen = on_terminal(*command)
+    assert code == 0, seen
+    assert re.search(r"reading: +\d+%.*\d+%", seen, re.DOTALL)
+    assert re.search(r"network 2/2, epoch \d+/40: .*row/s", seen)
+    phases = "reading, targets, holding out rows, columns, linear model, encoding, training"
+    places = [seen.find(f"{phase}: ") for phase in phases.split(", ")]
+    assert min(places) > -1
+    assert places == sorted({*places})
+
+
+def test_a_bars_clock_moves_where_nothing_else_does(capsys, monkeypatch):
+    monkeypatch.setattr(bars, "BEAT", 0.01)
+    for total, what in ((None, "linear model"), (10, "columns")):
+        with bars.Bar(total, "row", what, True):
+            assert what in capsys.readouterr().err
+            drawn, deadline = "", time.monotonic() + 30
+            while what not in drawn and time.monotonic() < deadline:
+                time.sleep(0.01)
+                drawn = capsys.readouterr().err
+        assert re.search(rf"{what}.*00:", drawn)
+    assert not [thread for thread in threading.enumerate() if thread.name == "fastmlp bar"]
+
+
+def test_products_of_bfloat16_numbers(folder, tmp_path, capsys, monkeypatch):
+    options = f"--target price --drop kind {QUICK} --dtype bfloat16 --hidden 32,32 -o {tmp_path / 'model'}"
+    command = ["train", str(folder / "flats.csv"), *options.split()]
+    assert main(command) == 0
+    assert value(capsys.readouterr().out, "backend") == "reference_bfloat16"
+    found = TableRegressor.load(tmp_path / "model")
+    assert found.models_[0].parameters.dtype == np.float32
+    assert found.score(flats(seed=1), "price") > 0.8
+    for name in processor.WHY_NOT:
+        monkeypatch.setitem(processor.WHY_NOT, name, lambda: "the processor (old) has no avx512bf16")
+    for one in (command, ["train", "digits", "--dtype", "bfloat16", "--quiet"]):
+        with pytest.raises(SystemExit) as left:
+            main([*one, "--backend", "auto"])
+        assert left.value.code == 2
+        error = capsys.readouterr().err
+        assert error.startswith("fastmlp: error: dtype 'bfloat16' needs other instructions, or backend='ref")
+        assert error.count("\n") == 1
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "tables.md").read_text(encoding="utf-8")
+
+
+def test_the_options_in_the_docs_are_the_commands(capsys):
+    for command in ("train", "predict", "plot"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+    known = set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out))
+    assert set(re.findall(r"(?<![-|])--[a-z][a-z0-9-]*", DOCS)) <= known
+
+
+@pytest.mark.slow
+def test_the_example_in_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    example = "".join(re.findall(r"^```python\n(.*?)^```", DOCS, re.DOTALL | re.MULTILINE))
+    names: dict[str, object] = {}
+    exec(example, names)
+    assert names["model"].score(names["flats"], "price") > 0.95
+    assert len(names["prices"]) == 300
+    assert np.mean((names["low"] < names["prices"]) & (names["prices"] < names["high"])) == 1
+    assert np.mean(names["tenth"] < names["ninth"]) == 1
+
+
+MEMORY = """
+import resource, sys
+from fastmlp.cli import use
+from fastmlp.cli.main import main
+
+main(["train", sys.argv[1], "--target", "price", *"--epochs 1 --members 1 --hidden 8 --quiet".split()])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+BYTES = 4
+"""Bytes of memory for each byte of a CSV file, besides what a small one takes: 3 for 1.1 GB."""
+
+
+@pytest.mark.slow
+@needs.linux("the largest resident size, in KiB")
+def test_memory_grows_by_a_few_bytes_for_each_byte_of_the_file(tmp_path):
+    sizes, peaks = [], []
+    for rows in (200_000, 800_000):
+        rng = np.random.default_rng(0)
+        frame = pl.DataFrame({f"x{i}": rng.normal(size=rows).round(6) for i in range(6)})
+        shop = pl.Series("shop", rng.integers(0, 300, rows)).cast(pl.String)
+        frame = frame.with_columns("shop " + shop, price=pl.col("x0") * 3 + pl.col("x1"))
+        frame.write_csv(tmp_path / "big.csv")
+        sizes.append((tmp_path / "big.csv").stat().st_size)
+        command = [sys.executable, "-c", MEMORY, str(tmp_path / "big.csv")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks.append(1024 * int(done.stdout.split()[-1]))
+    assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < BYTES

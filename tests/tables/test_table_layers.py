@@ -1,0 +1,128 @@
+"""Tables and data sets with hidden layers of one's own: `--layers`, and `TableRegressor(layers=)`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from printed import value
+from test_table_estimators import flats
+
+from fastmlp import (
+    Activation,
+    BatchNorm,
+    Dense,
+    Dropout,
+    LayerNorm,
+    Network,
+    Residual,
+    TableClassifier,
+    TableRegressor,
+)
+from fastmlp.cli.layers import layers_of
+from fastmlp.cli.main import main
+from fastmlp.model.initializers import Normal
+from fastmlp.tables.storage import read
+
+TEXT = (
+    "Dense(8, silu, name='low'), LayerNorm(), Residual(Dense(8, \"tanh\"), Dropout(0.1)), "
+    "BatchNorm(momentum=0.2)"
+)
+LAYERS = [
+    Dense(8, "silu", name="low"), LayerNorm(), Residual(Dense(8, "tanh"), Dropout(0.1)), BatchNorm(0.2),
+]  # fmt: skip
+QUICK = {"epochs": 5, "batch_size": 32, "members": 1, "backend": "reference", "random_state": 0}
+
+
+def test_a_text_is_a_list_of_layers():
+    made = Network(inputs=3, layers=[*layers_of(TEXT), Dense(1)])
+    assert made == Network(inputs=3, layers=[*LAYERS, Dense(1)])
+    assert layers_of("Dense(4, weight_init=Normal(0.1)), relu,") == layers_of(
+        "Dense(4, weight_init=Normal(0.1)), 'relu'"
+    )
+    assert layers_of("Dense(4, weight_init=Normal(0.1))") == (Dense(4, weight_init=Normal(0.1)),)
+
+
+MISTAKES = {
+    "Dense(8": "layers must be a list like",
+    "": "layers must hold at least one layer",
+    "Dense(8)], [Dense(8)": "layers must be a list like",
+    "Dens(8)": "unknown layer 'Dens'; choose from: Dense",
+    "Dense(8, rleu)": r"Dense\(8, rleu\): unknown activation 'rleu'",
+    "Dense(8, slope=3)": r"Dense\(8, slope=3\): got an unexpected keyword argument 'slope'",
+    "Dense(units=2, **{'units': 3})": "layers",
+    "__import__('os').getcwd()": "layers: .*getcwd.* is neither a layer nor a value",
+    "Dense(open('x'))": "unknown layer 'open'",
+    "(lambda: 3)()": "layers",
+    "Dense(8).name": "layers",
+    "Dense(2**9)": r"layers: Dense\(2 \*\* 9\): '2 \*\* 9' is neither a layer nor a value",
+    "*[Dense(8)]": "layers",
+    "Residual(" * 500 + ")" * 500: "layers must be a list like",
+    "-" * 9000: "layers must be a list like",
+    "8": "a layer must be one of Dense",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES)
+def test_a_text_that_is_none_is_refused_in_one_line(text):
+    with pytest.raises(ValueError, match=MISTAKES[text]) as caught:
+        layers_of(text)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_the_command_line_trains_such_a_network(tmp_path, capsys):
+    flats().write_csv(tmp_path / "flats.csv")
+    rest = [
+        "--epochs",
+        "5",
+        "--members",
+        "1",
+        "--backend",
+        "reference",
+        "--quiet",
+        "-o",
+        str(tmp_path / "model"),
+    ]
+    train = ["train", str(tmp_path / "flats.csv"), "--target", "price", *rest]
+    assert main([*train, "--layers", TEXT]) == 0
+    shown = value(capsys.readouterr().out, "network")
+    assert shown == "8-8-8-1, silu, layer_norm, tanh, add, batch_norm, mse"
+    kept = read(tmp_path / "model")
+    assert kept.recipe.layers == layers_of(TEXT)
+    assert kept.models[0].network == kept.recipe.network(kept.encoding.width, kept.task)
+    for option in ("--hidden=8", "--activation=tanh", "--dropout=0.2"):
+        with pytest.raises(SystemExit, match="2"):
+            main([*train, "--layers", TEXT, option])
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line.endswith(
+            f"--layers says what the hidden layers are; leave out {option.partition('=')[0]}"
+        )
+
+
+def test_a_data_set_with_layers(capsys):
+    options = ["--layers", TEXT, "--epochs", "1", "--backend", "reference", "--quiet"]
+    assert main(["train", "iris", *options]) == 0
+    shown = value(capsys.readouterr().out, "network")
+    assert shown == "4-8-8-3, silu, layer_norm, tanh, add, batch_norm, softmax, cross_entropy, dropout 0.1"
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "iris", *options, "--hidden", "4"])
+
+
+@pytest.mark.parametrize(("kind", "target"), [(TableRegressor, "price"), (TableClassifier, "kind")])
+def test_estimators_of_tables_take_layers(kind, target, tmp_path):
+    frame = flats()
+    estimator = kind(layers=LAYERS, search=0.2, **QUICK).fit(frame, target)
+    assert [one.kind.name for one in estimator.models_[0].network.operations] == [
+        "dense", "layer_norm", "dense", "add", "batch_norm", "dense",
+    ]  # fmt: skip
+    assert all(trial.hidden == () for trial in estimator.trials_)
+    estimator.save(tmp_path / "model")
+    np.testing.assert_array_equal(kind.load(tmp_path / "model").predict(frame), estimator.predict(frame))
+    for given, said in (
+        ({"hidden": (8,)}, "layers says what the hidden layers are; leave out hidden"),
+        ({"search": 1, "learning_rate": 0.1}, "nothing to search"),
+        ({"layers": [Dense(4, Activation("own", np.tanh))]}, "activations by name"),
+        ({"layers": []}, "at least one layer"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            kind(**{"layers": LAYERS, **QUICK, **given}).fit(frame, target)

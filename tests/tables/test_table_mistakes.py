@@ -1,0 +1,304 @@
+"""Odd tables at the command line: each gives a right result, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import polars as pl
+import pytest
+from printed import value
+from test_table_cli import QUICK, trained
+from test_table_estimators import QUICK as FAST
+from test_table_estimators import flats
+
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.cli.main import main
+from fastmlp.tables.plots import plot
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("tables"))
+
+
+def test_rows_without_a_target_are_left_out(folder, tmp_path, capsys):
+    frame = flats().with_columns(price=pl.when(pl.col("noise") < 1).then("price"))
+    frame.write_csv(tmp_path / "flats.csv")
+    options = f"--target price --drop kind {QUICK}".split()
+    assert main(["train", str(tmp_path / "flats.csv"), *options]) == 0
+    missing = frame["price"].null_count()
+    assert value(capsys.readouterr().out, "data").endswith(f", {missing} without a target left out")
+
+
+def test_row_numbers_are_seen_in_the_whole_table(tmp_path, capsys):
+    frame = flats().select(pl.int_range(1, 201).alias("id"), "noise", "kind")
+    frame = frame.with_columns(kind=pl.when(pl.col("id") % 3 == 0).then("kind"))
+    frame.write_csv(tmp_path / "t.csv")
+    assert main(["train", str(tmp_path / "t.csv"), *f"--target kind --test-share 0.6 {QUICK}".split()]) == 0
+    assert value(capsys.readouterr().out, "left out") == "id: it numbers the rows"
+
+
+def test_codes_are_classes_also_where_a_part_of_the_rows_has_none_that_shows_it(tmp_path, capsys):
+    classes = ["1", "2"] * 20 + ["03"]  # a single row, which the seed holds out
+    rows = "".join(f"{place % 2},{one}\n" for place, one in enumerate(classes))
+    (tmp_path / "t.csv").write_text(f"a,t\n{rows}")
+    found = set()
+    for seed in range(6):
+        options = f"--target t --json --seed {seed} {QUICK}".replace("40", "1").split()
+        assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
+        found.add(tuple(json.loads(capsys.readouterr().out)["classes"]))
+    assert found == {("03", "1", "2"), ("1", "2")}
+
+
+def test_json_has_no_nan(tmp_path, capsys):
+    rows = "".join(f"{i % 13},{6.5 if i == 3 else 5.5}\n" for i in range(30))
+    (tmp_path / "t.csv").write_text(f"a,t\n{rows}")
+    options = f"--target t --task regression --json -o {tmp_path / 'model'} {QUICK}".split()
+    assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
+    assert main(["inspect", str(tmp_path / "model"), "--json"]) == 0
+    for line in capsys.readouterr().out.splitlines():
+        scores = json.loads(line, parse_constant=pytest.fail)["report"]["scores"]
+        assert scores["constant"]["R^2"] is None
+
+
+@pytest.mark.slow  # two processes, 7 s
+def test_letters_that_stdout_has_not_are_escaped(tmp_path):
+    rows = "".join(f"{i % 7},{'日é'[i % 2]}\n" for i in range(20))
+    (tmp_path / "t.csv").write_text(f"a,t\n{rows}", encoding="utf-8")
+    model, data = str(tmp_path / "model"), str(tmp_path / "t.csv")
+    assert main(["train", data, *f"--target t -o {model} {QUICK}".split()]) == 0
+    for command in (["predict", model, data, "--probabilities", "--quiet"], ["inspect", model]):
+        done = subprocess.run(
+            [sys.executable, "-m", "fastmlp", *command],
+            capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+        )
+        assert done.returncode == 0, done.stderr
+        assert {*b"\xe9"} < {*done.stdout}
+        assert b"\\u65e5" in done.stdout
+
+
+def test_columns_that_look_like_something_else_are_reported(tmp_path, capsys):
+    columns = {
+        "a": [f"${i % 9},000" for i in range(40)],
+        "b": [f"0{i % 9 * (i > 9)}/10/2024" for i in range(40)],
+        "c": [f"level {i % 9}" for i in range(40)],
+        "zip": [f"0{i % 9}" for i in range(40)],
+        "d": [f"{i} pieces" for i in range(40)] * 2,
+        "y": [i % 9 + 0.5 for i in range(40)],
+        **{f"e{i}": [1] * 40 for i in range(12)},
+    }
+    frame = pl.DataFrame({name: values * (80 // len(values)) for name, values in columns.items()})
+    frame.write_csv(tmp_path / "t.csv")
+    options = f"--target y --category zip,d {QUICK}".replace("--epochs 40", "--epochs 1").split()
+    assert main(["train", str(tmp_path / "t.csv"), *options]) == 0
+    output = capsys.readouterr().out
+    assert re.findall(r"^note +(.*)", output, re.MULTILINE) == [
+        "a: its texts, as '$0,000', are categories, and no numbers; write those as 1234.5",
+        "b: its texts, as '00/10/2024', are categories, and no dates; write those as 2024-12-31",
+        "only 16 rows are held out: scores of fewer than 30 depend much on which rows they are",
+    ]
+    left_out = re.findall(r"^left out +(.*)", output, re.MULTILINE)
+    assert len(left_out) == 11
+    assert left_out[-1] == "2 more; inspect lists them"
+
+
+def test_a_target_may_have_the_name_of_a_probability(tmp_path, capsys):
+    frame = flats(40).select("size", pl.col("kind").alias("probability of dear"))
+    TableClassifier(**FAST).fit(frame, "probability of dear").save(tmp_path / "model")
+    frame.write_csv(tmp_path / "t.csv")
+    assert (
+        main(["predict", str(tmp_path / "model"), str(tmp_path / "t.csv"), "--probabilities", "--quiet"]) == 0
+    )
+    found = pl.read_csv(capsys.readouterr().out.encode())
+    assert found.columns[::2] == ["probability of dear", "probability of dear by the model"]
+    assert (found.to_series(2) > 0.5).to_list() == (found.to_series(0) == "dear").to_list()
+
+
+@pytest.mark.slow  # a picture, 2 s
+def test_dollars_in_names_are_no_formula(tmp_path):
+    frame = flats().select(pl.col("size").alias("size_$^a_$"), pl.col("price").alias("$ a $^b$"))
+    model = TableRegressor(**FAST).fit(frame, "$ a $^b$")
+    y = frame["$ a $^b$"].to_numpy()
+    figure = plot(model, frame.drop("$ a $^b$"), y, 0)
+    figure.savefig(tmp_path / "picture.svg")
+    drawn = (tmp_path / "picture.svg").read_text()
+    assert "<!-- size_$^a_$ -->" in drawn
+    assert "<!-- predicted $ a $^b$ -->" in drawn
+
+
+def test_no_name_is_obeyed_by_a_terminal(tmp_path, capsys):
+    red, bell = "\x1b[31mred", "bell\a\r\u202e"
+    frame = flats().select(pl.col("size").alias(red), pl.col("city") + bell, pl.lit(1).alias(bell), "kind")
+    frame = frame.with_columns(pl.col("kind") + red).rename({"kind": f"{red}\n{bell}"})
+    frame.write_parquet(tmp_path / "t.parquet")
+    model = str(tmp_path / "model")
+    command = ["train", str(tmp_path / "t.parquet"), "--target", f"{red}\n{bell}", "-o", model]
+    assert main([*command, *QUICK.split()]) == 0
+    assert main(["inspect", model]) == 0
+    output = capsys.readouterr().out
+    assert "\\x1b[31mred" in output
+    assert "bell\\x07\\r\\u202e" in output
+    assert set(output) - {"\n"} == {one for one in output if one.isprintable()}
+    with pytest.raises(SystemExit):
+        main(["train", str(tmp_path / "t.parquet"), "--target", "none", "--quiet"])
+    errors = capsys.readouterr().err
+    assert "\\x1b[31mred" in errors
+    assert errors[:-1].isprintable()
+
+
+@pytest.mark.slow  # four pictures, 4 s
+def test_a_picture_of_the_rows_that_were_trained_on_says_so(folder, tmp_path, capsys):
+    flats(seed=1).write_csv(tmp_path / "other.csv")
+    flats()[::-1].write_csv(tmp_path / "reversed.csv")
+    flats().drop("noise").write_parquet(tmp_path / "same.parquet")
+    says = " is the table that the model was trained on: on its rows a model looks better than on new ones\n"
+    for table, target, is_same in (
+        (folder / "flats.csv", "price", True),
+        (tmp_path / "same.parquet", "kind", True),
+        (tmp_path / "other.csv", "kind", False),
+        (tmp_path / "reversed.csv", "price", False),
+    ):
+        picture = tmp_path / f"{target}.svg"
+        assert main(["plot", str(folder / target), str(table), "-o", str(picture)]) == 0
+        assert capsys.readouterr().err == (f"fastmlp: {table}{says}" if is_same else "")
+        assert ("rows that the model was trained on" in picture.read_text()) == is_same
+
+
+def test_a_picture_of_a_model_of_python_says_so_too(tmp_path, capsys):
+    model = TableRegressor(**FAST, columns={"kind": "drop"}).fit(flats(), "price")
+    model.save(tmp_path / "model")
+    flats().write_csv(tmp_path / "t.csv")
+    assert main(["plot", str(tmp_path / "model"), str(tmp_path / "t.csv")]) == 0
+    assert "t.csv is the table that the model was trained on" in capsys.readouterr().err
+
+
+def test_a_report_on_enough_rows_says_nothing_of_them(folder, capsys):
+    assert main(["inspect", str(folder / "price")]) == 0
+    assert "rows are held out" not in capsys.readouterr().out
+
+
+def test_letters_that_a_picture_has_not_are_refused_in_one_line(tmp_path, capsys):
+    frame, other = (flats(seed=seed).select(pl.col("size").alias("日"), "price") for seed in (0, 1))
+    other.write_csv(tmp_path / "t.csv")
+    TableRegressor(**FAST).fit(frame, "price").save(tmp_path / "model")
+    assert main(["plot", str(tmp_path / "model"), str(tmp_path / "t.csv")]) == 0
+    error = capsys.readouterr().err
+    assert error.startswith("fastmlp: matplotlib's font lacks letters of some names")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        ("train flats.csv", 2, "a table needs --target COLUMN"),
+        ("train no.csv --target y", 3, "no.csv: No such file or directory"),
+        ("train flats.csv --target y", 3, "flats.csv has no column 'y'; there are: size, city, noise"),
+        ("train wrong.csv --target a", 3, "wrong.csv, row 2: it has 3 fields, and the header 2"),
+        ("train flats.csv --target price --number city", 3, "flats.csv, row 1, column 'city': '"),
+        ("train flats.csv --target price --drop citty", 2, "unknown column 'citty'; choose from: size"),
+        ("train flats.csv --target price --drop price", 2, "column 'price' is the target"),
+        ("train flats.csv --target price --drop city --text city", 2, "set to be both"),
+        ("train flats.csv --target price --task clustering", 2, "unknown task 'clustering'"),
+        ("train flats.csv --target price --hidden 3,x", 2, "hidden must be widths like 128,64 or none"),
+        ("train none.csv --target price --hidden 0", 2, "every width of hidden must be at least 1, got 0"),
+        ("train flats.csv --target price --dropout 1 --drop size,city,kind", 2, "dropout must be in [0, 1)"),
+        (
+            "train flats.csv --target price --search soon",
+            2,
+            "search must be a time like 60s or 5m, got 'soon'",
+        ),
+        ("train flats.csv --target price --epochs 0", 2, "epochs must be at least 1, got 0"),
+        ("train flats.csv --target price --test-share 1", 2, "test-share must be in (0, 1), got 1.0"),
+        ("train flats.csv --target price --test-share 0.99", 2, "--test-share 0.99 leaves 2 of 200 rows"),
+        (
+            "train flats.csv --target price --dtype bfloat16 --backend fused",
+            2,
+            "dtype 'bfloat16' goes with the backends auto, reference, bfloat16_amx, bfloat16_avx512",
+        ),
+        ("train flats.csv --target price --dtype half", 2, "unknown dtype 'half'; choose from: float32"),
+        ("train flats.csv.gz --target price", 3, "flats.csv.gz: files of tables end in .csv, .tsv"),
+        (
+            "train flats.csv --target price --class-weight balanced",
+            2,
+            "--class-weight is for classifications",
+        ),
+        (
+            "train flats.csv --target price -o nowhere/model",
+            2,
+            "-o nowhere/model: there is no such directory",
+        ),
+        ("train flats.csv --target price -o flats.csv", 2, "-o flats.csv: it is a file that is read"),
+        ("train nowhere.csv --target price -o .", 2, "-o .: it is a directory"),
+        ("predict price flats.csv -o ./flats.csv", 2, "-o ./flats.csv: it is a file that is read"),
+        ("plot price flats.csv -o nowhere/a.png", 2, "-o nowhere/a.png: there is no such directory"),
+        ("bench --slot affine --html nowhere/a", 2, "--html nowhere/a: there is no such directory"),
+        ("bench --slot affine --machine nowhere", 2, "No such file or directory: 'nowhere'"),
+        ("train head.csv --target b", 3, "head.csv, column 'b': no row has a target"),
+        ("train none.csv --target b", 3, "none.csv, column 'b': no row has a target"),
+        ("train two.csv --target b", 3, "two.csv: at least 4 rows with a target are needed, got 2"),
+        ("train late.csv --target b", 3, "late.csv, row 23, column 'b': 'tall' is not a number; it is a t"),
+        ("train dates.csv --target b", 3, "dates.csv, column 'b': the target holds dates: make numbers"),
+        ("train names.csv --target b", 3, "names.csv: the target has 60 classes in 60 rows, too many"),
+        ("train large.csv --target b", 3, "large.csv: a regression needs numbers that have a deviation"),
+        ("train iris --target species", 2, "--target is for tables, like data.csv; 'iris' is none"),
+        (
+            "predict flats.csv flats.csv",
+            3,
+            "flats.csv is no model; to make one of a table: fastmlp train flats",
+        ),
+        ("predict none flats.csv", 3, "none: No such file or directory"),
+        ("predict price wrong.csv --quiet", 3, "wrong.csv, column 'size': there is no such column"),
+        ("predict price long.csv --quiet", 3, "long.csv, row 2: it has 3 fields, and the header 2"),
+        ("predict price other.csv --quiet", 3, "other.csv, column 'size': there is no such column"),
+        ("predict price tall.csv --quiet", 3, "tall.csv, row 2, column 'size': 'tall' is not a number"),
+        ("predict price flats.csv -o out.doc", 2, "-o must end in .csv, .tsv, .parquet, .arrow, got out.doc"),
+        ("plot price other.csv", 3, "other.csv has no column 'price', the model's target"),
+        (
+            "inspect flats.csv",
+            3,
+            "flats.csv is no model; to make one of a table: fastmlp train flats.csv --t",
+        ),
+        ("inspect damaged", 3, "'damaged' is not a sound checkpoint: its checksum does not hold"),
+        ("inspect notes.txt", 3, "error: notes.txt is no model\n"),
+    ],
+)
+def test_a_mistake_is_one_line_with_its_place(folder, capsys, monkeypatch, arguments, code, says):
+    monkeypatch.chdir(folder)
+    (folder / "wrong.csv").write_text("a,b\n1,2\n3,4,5\n")
+    (folder / "other.csv").write_text("city\nRome\n")
+    (folder / "head.csv").write_text("a,b\n")
+    (folder / "none.csv").write_text("a,b\n1,\n2,NA\n")
+    (folder / "two.csv").write_text("a,b\n1,2\n3,4\n5,\n")
+    numbers = "".join(f"{i},{i}.5\n" for i in range(20))
+    (folder / "late.csv").write_text(f"a,b\n1,\n2,?\n{numbers}3,tall\n")
+    (folder / "flats.csv.gz").touch()
+    (folder / "notes.txt").write_text("nothing in particular")
+    (folder / "damaged").write_bytes((folder / "price").read_bytes()[:-1])
+    for name, b in (
+        ("dates", [f"2024-01-{i + 1:02}" for i in range(28)]),
+        ("names", [f"name {i}" for i in range(60)]),
+        ("large", [1.5, *map(float, range(30)), 1e308]),
+    ):
+        pl.DataFrame({"a": np.arange(len(b)) % 7, "b": b}).write_csv(folder / f"{name}.csv")
+    (folder / "long.csv").write_text("city,size\nRome,50\nRome,50,60\n")
+    (folder / "tall.csv").write_text("city,size\nRome,50\nRome,tall\n")
+    quiet = ["--quiet"] if arguments.startswith("train") else []
+    with pytest.raises(SystemExit) as left:
+        main([*arguments.split(), *quiet])
+    output, errors = capsys.readouterr()
+    assert (left.value.code, output) == (code, "")
+    assert errors.startswith("fastmlp: error: ")
+    assert errors.count("\n") == 1
+    assert says in errors
+
+
+def test_a_diverging_training_exits_with_1(folder, capsys):
+    options = f"--target price {QUICK} --optimizer sgd".replace("0.02", "1e30").split()
+    assert main(["train", str(folder / "flats.csv"), *options]) == 1
+    assert "diverged" in capsys.readouterr().err

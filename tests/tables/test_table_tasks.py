@@ -1,0 +1,124 @@
+"""Targets: which task they suggest, which classes they are, and how outputs are scored."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from decimal import Decimal
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.metrics import (
+    accuracy_score,
+    log_loss,
+    mean_absolute_error,
+    r2_score,
+    root_mean_squared_error,
+)
+
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.tasks import Classification, Regression, targets_of, task_of
+
+
+@pytest.mark.parametrize(
+    ("values", "task"),
+    [
+        (["a", "b"], "classification"),
+        ([True, False], "classification"),
+        ([0, 1, 2, 1], "classification"),
+        ([0.0, 1.0], "classification"),
+        ([0.5, 1.0], "regression"),
+        (list(range(40)), "regression"),
+    ],
+)
+def test_the_task_is_what_the_target_suggests(values, task):
+    assert task_of(pl.Series("y", values)) == task
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (["01", "1", "007"], ["01", "1", "007"]),
+        (["1", " 2", "3.0"], [1, 2, 3]),
+        ([str(2**53), str(2**53 + 1)], [2**53, 2**53 + 1]),
+        ([str(10**20), "7"], [str(10**20), "7"]),
+        (["1.5", "2"], [1.5, 2.0]),
+        ([1e20, 2e20], [1e20, 2e20]),
+        (["True", "FALSE"], [True, False]),
+        ([True, False], [True, False]),
+        ([Decimal("0.5"), Decimal("1.5")], [0.5, 1.5]),
+    ],
+)
+def test_classes_stay_apart_and_what_they_are(values, classes):
+    assert targets_of(pl.Series("y", values), "classification").tolist() == classes
+
+
+def test_dates_are_no_target_and_a_class_has_several_rows():
+    dates = pl.Series("y", ["2024-01-01", "2024-01-02", None])
+    for target in (dates, dates.str.to_date()):
+        with pytest.raises(TableError, match="column 'y': the target holds dates: make numbers of them, or"):
+            task_of(target)
+    assert targets_of(dates[:2], "classification").tolist() == ["2024-01-01", "2024-01-02"]
+    assert task_of(pl.Series("y", [str(10**30 + i) for i in range(40)])) == "regression"
+    names = np.array([f"name {i}" for i in range(60)])
+    with pytest.raises(
+        TableError, match="the target has 60 classes in 60 rows, too many to learn: choose the"
+    ):
+        Classification.learned(names)
+    assert Classification.learned(names.repeat(2)).n_out == 60
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 1e308], [-1e308, 1e308], [1e-200, 2e-200]])
+def test_a_regression_needs_a_deviation(values):
+    with pytest.raises(TableError, match="a regression needs numbers that have a deviation, got one of"):
+        Regression.learned(np.array(values))
+
+
+def test_classes_have_places_and_unknown_ones_have_none():
+    for classes, y in (
+        (("01", "1", "b"), ["b", "01", "0", "zz", "1"]),
+        ((1, 5, 2**53), [2**53, 1, 0, 7, 5]),
+        ((1.5, 2.5, 3.0), [3.0, 1.5, 0.0, 9.0, 2.5]),
+    ):
+        assert Classification(classes).encoded(np.array(y)).tolist() == [2, 0, -1, -1, 1]
+    assert Classification((False, True)).encoded(np.array([True, False])).tolist() == [1, 0]
+    assert Classification((1, 2)).encoded(np.array(["1", "2"])).tolist() == [-1, -1]
+
+
+def test_scores_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    y, outputs = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
+    task = Classification((0, 1, 2))
+    found = task.measures(y, task.judged(y, outputs))
+    assert found == pytest.approx(
+        {"accuracy": accuracy_score(y, outputs.argmax(axis=1)), "log loss": log_loss(y, outputs)}
+    )
+    assert Classification((0, 1, 3)).judged(y, outputs)[y == 2, 1].max() == 0
+    y, regression = rng.normal(7, 3, 50), Regression(7.0, 3.0)
+    found = regression.measures(y, regression.judged(y, outputs[:, :1]))
+    predicted = outputs[:, 0] * 3 + 7
+    expected = (
+        r2_score(y, predicted),
+        root_mean_squared_error(y, predicted),
+        mean_absolute_error(y, predicted),
+    )
+    assert list(found.values()) == pytest.approx(expected)
+
+
+def test_decimal_numbers_are_a_target_and_durations_are_none():
+    values = pl.Series("y", [Decimal("0.50"), Decimal("1.25")])
+    assert task_of(values) == "regression"
+    assert targets_of(values, "regression").tolist() == [0.5, 1.25]
+    for odd in (pl.Series("y", [timedelta(1)]), pl.Series("y", [[1], [2]])):
+        with pytest.raises(TableError, match=r"column 'y': a target of dtype .* cannot be learned"):
+            task_of(odd)
+
+
+def test_a_target_that_is_missing_is_named_by_its_row():
+    with pytest.raises(TableError, match="row 2, column 'y': the target is missing"):
+        targets_of(pl.Series("y", [1.0, None]), "regression")
+    with pytest.raises(TableError, match=r"^row 2: the target is missing"):
+        targets_of(pl.Series([1.0, None]), "regression")
+    with pytest.raises(TableError, match="row 1, column 'y': the target is inf"):
+        targets_of(pl.Series("y", [float("inf"), 1.0]), "regression")
+    assert targets_of(pl.Series("y", [1.0, 2.0]), "classification").tolist() == [1, 2]

@@ -1,0 +1,305 @@
+"""Tables in memory: what columns become, and that every mistake is named by its place."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+
+from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import as_frame
+from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.restoring import columns_of
+from fastmlp.tables.values import CLIP
+
+pa = pytest.importorskip("pyarrow")
+
+ROWS = 120
+
+
+def mixed(rows=ROWS):
+    rng = np.random.default_rng(0)
+    words = np.array(["red", "green", "blue", "stone", "water", "bright"])
+    dates = np.datetime64("2024-01-01") + rng.integers(0, 900, rows)
+    return pl.DataFrame(
+        {
+            "id": np.arange(1, rows + 1),
+            "size": np.where(rng.random(rows) < 0.1, None, rng.normal(5, 2, rows)).tolist(),
+            "city": rng.choice(["Rome", "Oslo", "Lima"], rows),
+            "when": dates,
+            "note": [" ".join(rng.choice(words, 4)) for _ in range(rows)],
+            "same": ["x"] * rows,
+        }
+    )
+
+
+def test_every_column_becomes_what_its_values_suggest():
+    encoding = Encoding.learned(mixed())
+    assert encoding.kinds == {
+        "id": "drop",
+        "size": "number",
+        "city": "category",
+        "when": "date",
+        "note": "text",
+        "same": "drop",
+    }
+    X = encoding.encoded(mixed())
+    assert X.shape == (ROWS, len(encoding.parts))
+    assert X.dtype == np.float32
+
+
+def test_a_column_is_of_the_kind_that_is_set():
+    kinds = {"id": "category", "note": "drop", "size": "category"}
+    assert {name: Encoding.learned(mixed(), kinds).kinds[name] for name in kinds} == kinds
+    with pytest.raises(
+        ValueError, match="unknown kind of column 'id' 'numbr'; choose from: number, category"
+    ):
+        Encoding.learned(mixed(), {"id": "numbr"})
+    with pytest.raises(ValueError, match="unknown column 'idd'"):
+        Encoding.learned(mixed(), {"idd": "number"})
+
+
+def test_numbers_are_scaled_by_their_quartiles_and_clipped_smoothly():
+    values = np.array([0.0, 1, 2, 3, 4, 1e300, -np.inf, np.nan])
+    frame = pl.DataFrame({"x": values})
+    X = Encoding.learned(frame).encoded(frame, np.float64)
+    known = values[np.isfinite(values)]
+    lower, center, upper = np.quantile(known, (0.25, 0.5, 0.75))
+    scaled = (values[:5] - center) / (upper - lower)
+    np.testing.assert_allclose(X[:5, 0], scaled / np.sqrt(1 + (scaled / CLIP) ** 2))
+    np.testing.assert_allclose(X[5:, 0], [CLIP, -CLIP, 0])
+    np.testing.assert_array_equal(X[:, 1], np.isnan(values))
+
+
+def test_categories_have_a_column_each_the_rare_and_new_share_one():
+    frame = pl.DataFrame({"c": ["a", "b", "a", "b", "a", "once", None]})
+    encoding = Encoding.learned(frame)
+    assert encoding.parts == ["c = a", "c = b", "c another", "c missing"]
+    X = encoding.encoded(pl.DataFrame({"c": ["b", "never seen", None, "a"]}))
+    np.testing.assert_array_equal(X, np.eye(4)[[1, 2, 3, 0]])
+
+
+def test_a_new_level_is_nothing_where_no_rare_one_was_seen():
+    encoding = Encoding.learned(pl.DataFrame({"c": ["a", "b", "a", "b"]}))
+    np.testing.assert_array_equal(
+        encoding.encoded(pl.DataFrame({"c": ["new", None, "b"]})), [[0, 0], [0, 0], [0, 1]]
+    )
+
+
+def test_a_level_is_the_same_as_text_and_as_a_number():
+    encoding = Encoding.learned(pl.DataFrame({"c": ["1", "2", "2.5"] * 2}))
+    for level in (1, 1.0, "1"):
+        np.testing.assert_array_equal(encoding.encoded(pl.DataFrame({"c": [level]})), [[1, 0, 0]])
+
+
+def test_dates_know_their_place_in_year_week_and_day():
+    times = ["2024-01-01 06:00:00", "2024-01-08 18:00:00", "2025-06-30 06:00:00", None]
+    frame = pl.DataFrame({"t": pl.Series(times).str.to_datetime()})
+    encoding = Encoding.learned(frame)
+    X = encoding.encoded(frame, np.float64)
+    at = encoding.parts.index
+    np.testing.assert_allclose(X[:, at("t sin of the day")], [1, -1, 1, 0], atol=1e-9)
+    week = X[:, [at("t sin of the week"), at("t cos of the week")]]
+    np.testing.assert_allclose(np.hypot(*week.T), [1, 1, 1, 0])
+    assert abs(week[0] - week[2]).max() < 1e-9  # both are Mondays at six
+    assert X[2, at("t")] == X[:, at("t")].max()
+    np.testing.assert_array_equal(X[:, at("t is missing")], [0, 0, 0, 1])
+
+
+def test_many_levels_cost_only_their_non_zeros():
+    rng = np.random.default_rng(0)
+    levels = [f"level {i}" for i in range(500)]
+    frame = pl.DataFrame({f"c{i}": rng.choice(levels, 3000) for i in range(3)})
+    frame = frame.with_columns(pl.Series("x", rng.random(3000)))
+    encoding = Encoding.learned(frame)
+    X = encoding.encoded(frame)
+    assert encoding.is_sparse
+    assert X.shape[1] > 1400
+    assert X.nnz <= 4 * 3000
+    dense = encoding.encoded(frame[:50]).toarray()
+    np.testing.assert_array_equal(X[:50].toarray(), dense)
+
+
+def test_dense_and_sparse_are_the_same_numbers(monkeypatch):
+    encoding = Encoding.learned(mixed().drop("note"))
+    assert not encoding.is_sparse
+    dense = encoding.encoded(mixed())
+    monkeypatch.setattr("fastmlp.tables.encoding.DENSE", 2.0)
+    sparse = encoding.encoded(mixed())
+    assert sparse.has_canonical_format
+    np.testing.assert_array_equal(sparse.toarray(), dense)
+
+
+@pytest.mark.parametrize("drop", [["note"], []], ids=["dense", "sparse"])
+def test_rows_are_learned_from_and_encoded_apart(monkeypatch, drop):
+    frame, held = mixed().drop(drop), np.random.default_rng(1).random(ROWS) < 0.3
+    encoding = Encoding.learned(frame, rows=pl.Series(~held))
+    assert encoding == Encoding.learned(frame.filter(~held))
+    assert encoding != Encoding.learned(frame)
+    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
+    for part, rows in zip(encoding.encoded_apart(frame, held), (~held, held), strict=True):
+        expected = encoding.encoded(frame.filter(rows))
+        assert part.shape == (rows.sum(), encoding.width)
+        assert part.dtype == np.float32
+        if encoding.is_sparse:
+            assert part.has_canonical_format
+            assert part.indices.dtype == part.indptr.dtype == np.int32  # else training copies them
+            part, expected = part.toarray(), expected.toarray()
+        np.testing.assert_array_equal(part, expected)
+
+
+def test_words_of_long_tables_are_counted_in_some_rows(monkeypatch):
+    frame = pl.DataFrame({"note": [f"{'even' if i % 2 == 0 else 'odd'} one two" for i in range(60)]})
+    monkeypatch.setattr("fastmlp.tables.kinds.WORDS_OF", 30)
+    assert Encoding.learned(frame, {"note": "text"}).columns[0].words == ("even", "one", "two")
+
+
+def test_rows_are_encoded_in_pieces(monkeypatch):
+    encoding = Encoding.learned(mixed())
+    whole = encoding.encoded(mixed()).toarray()
+    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
+    np.testing.assert_array_equal(encoding.encoded(mixed()).toarray(), whole)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_is_json_and_comes_back(kind):
+    frame = mixed()
+    name = {"number": "size", "date": "when", "text": "note"}.get(kind, "city")
+    encoding = Encoding.learned(frame, {name: kind})
+    again = Encoding(columns_of(json.loads(json.dumps(encoding.described))))
+    assert again == encoding
+    np.testing.assert_array_equal(again.encoded(frame).toarray(), encoding.encoded(frame).toarray())
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kind": "picture"}, "unknown kind of column 'picture'"),
+        ({"scale": float("inf")}, "scale of a column must be a finite number above 0, got inf"),
+        ({"missing": 1}, "missing of a column must be true or false, got 1"),
+        ({"name": 3}, "name of a column must be text, got 3"),
+    ],
+)
+def test_a_description_that_is_none_is_refused(change, says):
+    described = KINDS["number"].learned(pl.Series("x", [1.0, 2.0])).described
+    with pytest.raises(ValueError, match=says):
+        columns_of([described | change])
+
+
+def test_truth_values_are_one_column_in_every_form():
+    truth = pl.DataFrame({"b": [True, False, None, True, False]})
+    encoding = Encoding.learned(truth)
+    for words in (["True", "False"], ["TRUE", "FALSE"], ["true", "false"]):
+        texts = pl.DataFrame({"b": [*words, None, *words]})
+        assert Encoding.learned(texts) == encoding
+        np.testing.assert_array_equal(encoding.encoded(texts), encoding.encoded(truth))
+
+
+# --- frames ---------------------------------------------------------------------------------------------
+
+
+def test_frames_of_pandas_are_those_of_polars():
+    frame = mixed()
+    pandas = pd.DataFrame({name: frame[name].to_list() for name in frame.columns})
+    pandas["city"] = pandas["city"].astype("category")
+    pandas.index = pandas.index[::-1]
+    encoding = Encoding.learned(frame)
+    np.testing.assert_array_equal(
+        encoding.encoded(as_frame(pandas)).toarray(), encoding.encoded(frame).toarray()
+    )
+    assert Encoding.learned(as_frame(pandas)).kinds == encoding.kinds
+
+
+def test_what_is_no_table_is_refused_in_one_line():
+    with pytest.raises(TypeError, match="a table must be a frame of polars' or pandas', or a path, got 3"):
+        as_frame(3)
+    with pytest.raises(TableError, match=r"^unable to find column [^\n]*$"):
+        as_frame(pl.LazyFrame({"a": [1]}).select("b"))
+    assert as_frame({3: [1]}).columns == ["3"]
+    with pytest.raises(TableError, match="column 'm': pandas' column cannot be taken"):
+        as_frame(pd.DataFrame({"m": [1, "x", None]}))
+    with pytest.raises(
+        TableError, match=r"column 'l': columns of dtype List\(Int64\) cannot be learned from"
+    ):
+        Encoding.learned(pl.DataFrame({"l": [[1], [2, 3]]}))
+    nothing = pl.DataFrame({"a": [1] * 3, "id": [1, 2, 3], "b": [None] * 3, "c": ["x"] * 3})
+    why = "'a': it holds one value only, 'id': it numbers the rows, 'b': it holds nothing, .."
+    with pytest.raises(TableError, match=f"^no column is left to learn from; {why}$"):
+        Encoding.learned(nothing)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        pd.DataFrame([[1, 2], [3, 4]], columns=["a", "a"]),
+        pd.DataFrame({1: [1, 2], "1": [3, 4]}).rename(columns=lambda name: {1: "a", "1": "a"}[name]),
+        pd.DataFrame([[1, 2], [3, 4]], columns=["a", "b"]).rename(columns={"b": "a"}),
+        pa.table([[1, 2], [3, 4]], names=["a", "a"]),
+        pa.RecordBatch.from_arrays([pa.array([1, 2]), pa.array([3, 4])], names=["a", "a"]),
+    ],
+)
+def test_two_columns_of_one_name_are_reported(frame):
+    with pytest.raises(TableError, match=r"^two columns have the name 'a'$"):
+        as_frame(frame)
+
+
+def test_names_that_are_one_as_texts_are_reported():
+    for frame in ({1: [1, 2], "1": [3, 4]}, pd.DataFrame({1: [1, 2], "1": [3, 4]})):
+        with pytest.raises(TableError, match=r"^two columns have the name '1'$"):
+            as_frame(frame)
+
+
+DECIMALS = [Decimal("1.50"), Decimal("-2"), None]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        DECIMALS,
+        np.array(DECIMALS, object),
+        pd.Series(DECIMALS),
+        pd.Series(DECIMALS, dtype=pd.ArrowDtype(pa.decimal128(5, 2))),
+        pa.array(DECIMALS, pa.decimal128(5, 2)),
+        pl.Series(DECIMALS),
+        [1.5, Decimal(-2), None],
+        [Decimal("1.5"), -2, Decimal("NaN")],
+    ],
+    ids=lambda column: type(column).__module__,
+)
+def test_decimals_are_numbers(column):
+    kind = {pd.Series: pd.DataFrame, pa.Decimal128Array: pa.table}.get(type(column), dict)
+    frame = as_frame(kind({"d": column, "e": [1.0, 2.5, 4.0]}))
+    encoding = Encoding.learned(frame)
+    assert encoding.kinds["d"] == "number"
+    expected = Encoding.learned(pl.DataFrame({"d": [1.5, -2.0, None], "e": [1.0, 2.5, 4.0]}))
+    np.testing.assert_array_equal(encoding.encoded(frame), expected.encoded(frame))
+
+
+def test_decimals_of_any_size_are_read_or_refused():
+    large = [Decimal(10) ** 40, Decimal("1e-30")]
+    for frame in ({"d": large}, pd.DataFrame({"d": large})):
+        assert as_frame(frame)["d"].to_list() == [1e40, 1e-30]
+    wide = pa.array([Decimal("1.5")], pa.decimal256(50, 2))
+    for frame in (
+        pa.table({"d": wide}),
+        pd.DataFrame({"d": pd.Series(wide, dtype=pd.ArrowDtype(wide.type))}),
+    ):
+        with pytest.raises(
+            TableError, match=r"column 'd': decimal256\(50, 2\) has more digits than can be read"
+        ):
+            as_frame(frame)
+
+
+def test_a_value_that_is_of_another_kind_than_learned():
+    encoding = Encoding.learned(pl.DataFrame({"a": [1.0, 2.0, 3.5], "b": [4.0, 2.5, 1.0]}))
+    with pytest.raises(TableError, match="column 'a': there is no such column; there are: b"):
+        encoding.encoded(pl.DataFrame({"b": [1.0]}))
+    with pytest.raises(TableError, match="row 2, column 'b': 'tall' is not a number"):
+        encoding.encoded(pl.DataFrame({"a": [1, 2], "b": ["3", "tall"]}))
+    with pytest.raises(TableError, match="column 'a': it must hold numbers, has dtype Date"):
+        encoding.encoded(pl.DataFrame({"a": np.array(["2024-01-01"], "M8[D]"), "b": [1]}))

@@ -1,0 +1,385 @@
+"""Callbacks: when they run and what they see, early stopping, the time limit, the progress bar."""
+
+from __future__ import annotations
+
+import io
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import threadpoolctl
+from going_on import assert_same
+from problems import data_set
+from selection import some_backends
+
+import fastmlp
+from fastmlp import SGD, Callback, Checkpoint, EarlyStopping, Network, TimeLimit
+from fastmlp.training import loop
+
+X, Y = data_set("diabetes", 50)
+SMALL = Network([10, 6, 1], hidden="tanh")
+
+
+def fit(backend, network=SMALL, x=X, y=Y, **options):
+    options = {"optimizer": SGD(0.05, 0.5), "epochs": 4, "batch_size": 16, "seed": 1, **options}
+    return fastmlp.fit(network, x, y, backend=backend, **options)
+
+
+class Recorder(Callback):
+    def __init__(self):
+        self.events = []
+
+    def on_train_begin(self, run):
+        self.events.append("begin")
+        assert (run.epoch, run.step, run.rows_seen) == (0, 0, 0)
+
+    def on_chunk_end(self, run):
+        self.events.append("chunk")
+
+    def on_epoch_end(self, run):
+        self.events.append(f"epoch {run.epoch}")
+        assert run.step == run.epoch * -(-run.rows // 16)
+        assert run.rows_seen == run.epoch * run.rows
+        assert all(len(values) == run.epoch for values in run.history.values())
+        assert np.shares_memory(run.layers[0][0], run.parameters)
+
+    def on_train_end(self, run):
+        self.events.append("end")
+
+
+@some_backends
+def test_callbacks_are_called_in_order(backend):
+    recorder = Recorder()
+    fit(backend, epochs=3, validation=0.2, callbacks=[recorder])
+    rare = [event for event in recorder.events if event != "chunk"]
+    assert rare == ["begin", "epoch 1", "epoch 2", "epoch 3", "end"]
+    assert recorder.events.count("chunk") >= 3
+    assert recorder.events[-2] == "chunk"
+
+
+def test_callbacks_are_called_at_the_end_after_an_error():
+    class Breaks(Callback):
+        def on_epoch_end(self, run):
+            raise KeyboardInterrupt
+
+    recorder = Recorder()
+    with pytest.raises(KeyboardInterrupt):
+        fit("reference", callbacks=[Breaks(), recorder])
+    assert recorder.events == ["begin", "end"]
+
+
+@pytest.mark.parametrize("name", ["stop", "stop_training", "parameters", "layers"])
+def test_what_a_training_would_not_notice_cannot_be_set(name):
+    class Sets(Callback):
+        def on_epoch_end(self, run):
+            setattr(run, name, True)
+
+    with pytest.raises(AttributeError, match=f"^run.{name} cannot be set; to end the training call run.stop"):
+        fit("reference", callbacks=[Sets()])
+
+
+def test_a_callback_may_stop_the_training():
+    class Stops(Callback):
+        def on_epoch_end(self, run):
+            if run.epoch == 2:
+                run.stop("enough")
+
+    model = fit("reference", callbacks=[Stops()])
+    assert model.stop_reason == "enough"
+    assert len(model.history["loss"]) == 2
+
+
+class Keeper(Callback):
+    """Keeps the parameters of every epoch."""
+
+    def __init__(self):
+        self.kept = []
+
+    def on_epoch_end(self, run):
+        self.kept.append(run.parameters.copy())
+
+
+@some_backends
+@pytest.mark.parametrize("monitor", [None, "loss"])
+def test_early_stopping_restores_the_best_parameters_exactly(backend, monitor):
+    keeper = Keeper()
+    stopping = EarlyStopping(patience=3, monitor=monitor)
+    # A rate that grows until training falls apart.
+    model = fit(
+        backend,
+        optimizer=SGD(fastmlp.Exponential(0.02, 1.6)),
+        epochs=60,
+        validation=(X[:20][::-1], Y[:20]),
+        callbacks=[keeper, stopping],
+    )
+    values = model.history[monitor or "validation_loss"]
+    best = int(np.argmin(values))
+    assert len(values) == best + 1 + 3 < 60
+    np.testing.assert_array_equal(model.parameters, keeper.kept[best])
+    assert "not improved for 3 epochs" in model.stop_reason
+    assert stopping.best_epoch == best + 1
+    assert stopping.best == values[best]
+
+
+def test_early_stopping_counts_only_falls_beyond_min_delta():
+    model = fit("reference", optimizer=SGD(1e-6), epochs=50, callbacks=[EarlyStopping(4, min_delta=0.1)])
+    assert len(model.history["loss"]) == 5
+
+
+def test_one_early_stopping_serves_one_training_after_another():
+    stopping = EarlyStopping(2)
+    first, second = (fit("reference", epochs=6, callbacks=[stopping]) for _ in range(2))
+    np.testing.assert_array_equal(first.parameters, second.parameters)
+
+
+def test_early_stopping_does_not_hide_a_training_that_diverges():
+    stopping = EarlyStopping(3)
+    with pytest.raises(fastmlp.DivergenceError):
+        fit("reference", optimizer=SGD(1e200), epochs=20, callbacks=[stopping], batch_size=None)
+    assert np.isfinite(stopping.best_parameters).all()
+
+
+@some_backends
+def test_a_time_limit_stops_between_chunks(backend, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    model = fit(backend, epochs=10**6, callbacks=[TimeLimit(1e-9)])
+    assert "time limit" in model.stop_reason
+    assert model.history["loss"] == []  # one step of four
+
+
+@some_backends
+def test_the_progress_bar(backend, capfd):
+    fit(backend, epochs=1, progress=False)
+    capfd.readouterr()
+    fit(backend, epochs=5, progress=True, validation=0.2)
+    out, err = capfd.readouterr()
+    assert out == ""
+    for piece in ("epoch 5/5", "loss=", "validation_loss=", "row/s", "100%"):
+        assert piece in err
+    fit(backend, epochs=5, progress=False)
+    fit(backend, epochs=5)  # not a terminal
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_callback_that_began_ends_even_if_another_raises():
+    events = []
+
+    class Noisy(Callback):
+        def __init__(self, name, fails=""):
+            self.name, self.fails = name, fails
+
+        def on_train_begin(self, run):
+            events.append(f"{self.name} begins")
+            if self.fails == "begin":
+                raise RuntimeError("at the beginning")
+
+        def on_train_end(self, run):
+            events.append(f"{self.name} ends")
+            if self.fails == "end":
+                raise RuntimeError("at the end")
+
+    with pytest.raises(RuntimeError, match="at the end"):
+        fit("reference", callbacks=[Noisy("a", fails="end"), Noisy("b")])
+    assert events == ["a begins", "b begins", "a ends", "b ends"]
+    events.clear()
+    with pytest.raises(RuntimeError, match="at the beginning"):
+        fit("reference", callbacks=[Noisy("a"), Noisy("b", fails="begin")])
+    assert events == ["a begins", "b begins", "a ends"]
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_the_bar_shows_by_itself_if_a_terminal_watches(monkeypatch, watched):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return watched
+
+    stderr = Terminal()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    fit("reference")
+    assert ("row/s" in stderr.getvalue()) == watched
+
+
+def test_the_blas_is_held_to_the_threads_and_given_back():
+    def most():
+        return max(
+            pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"
+        )
+
+    class Watch(Callback):
+        def on_epoch_end(self, run):
+            self.seen = most()
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        watch = Watch()
+        fit("reference", threads=1, callbacks=[watch])
+        assert (watch.seen, most()) == (1, 2)
+
+
+class EveryThird(Callback):
+    def __init__(self):
+        self.called = []
+
+    def next_epoch(self, run):
+        return run.epoch - run.epoch % 3 + 3
+
+    def on_epoch_end(self, run):
+        self.called.append((run.epoch, len(run.history["loss"])))
+
+
+@some_backends
+def test_a_callback_may_skip_epochs(backend):
+    alone, both = EveryThird(), EveryThird()
+    fit(backend, epochs=8, callbacks=[alone])
+    assert alone.called == [(3, 3), (6, 6), (8, 8)]
+    fit(backend, epochs=4, callbacks=[both, Recorder()])
+    assert both.called == [(1, 1), (2, 2), (3, 3), (4, 4)]
+
+
+def test_the_former_name_of_next_epoch_warns_and_works():
+    with pytest.warns(DeprecationWarning, match=r"^Old.hear_by is deprecated: its name is next_epoch$"):
+
+        class Old(EveryThird):
+            def hear_by(self, run):
+                return super().hear_by(run) + 1  # every second
+
+    old = Old()
+    with pytest.warns(DeprecationWarning, match=r"^Callback.hear_by is deprecated"):
+        fit("reference", epochs=4, callbacks=[old])
+    with pytest.warns(DeprecationWarning, match=r"^Callback.hear_by is deprecated"):
+        assert EveryThird().hear_by(SimpleNamespace(epoch=1)) == 3
+    assert old.called == [(2, 2), (4, 4)]
+
+
+@some_backends
+def test_a_callback_may_change_the_rate(backend):
+    class Halve(Callback):
+        def on_epoch_end(self, run):
+            run.rate_factor /= 2
+
+    halved = fit(backend, callbacks=[Halve()])
+    scheduled = fit(backend, optimizer=SGD(fastmlp.Exponential(0.05, 0.5), 0.5))
+    np.testing.assert_array_equal(halved.parameters, scheduled.parameters)
+
+
+# --- curves that callbacks write ------------------------------------------------------------------------
+
+
+class Correlation(Callback):
+    """Writes the correlation of predictions with targets; keeps the parameters of every epoch."""
+
+    def __init__(self, x=X, y=Y):
+        self.x, self.y, self.kept = x, y, []
+
+    def on_epoch_end(self, run):
+        predicted = run.predict(self.x)[:, 0]
+        run.history.setdefault("correlation", []).append(float(np.corrcoef(predicted, self.y)[0, 1]))
+        self.kept.append(run.parameters.copy())
+
+
+GROWING = {"optimizer": SGD(fastmlp.Exponential(0.02, 1.6)), "epochs": 60}
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused", "auto"])
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_early_stopping_goes_by_what_another_callback_writes(backend, mode):
+    scores = Correlation()
+    stopping = EarlyStopping(3, monitor="correlation", mode=mode)
+    model = fit(backend, callbacks=[scores, stopping], **GROWING)
+    values = model.history["correlation"]
+    best = int((np.argmax if mode == "max" else np.argmin)(values))
+    assert len(values) == best + 1 + 3 < 60
+    assert (stopping.best, stopping.best_epoch) == (values[best], best + 1)
+    np.testing.assert_array_equal(model.parameters, scores.kept[best])
+    assert "correlation has not improved for 3 epochs" in model.stop_reason
+
+
+@pytest.mark.parametrize(("by", "min_delta", "epochs"), [(1, 0.0, 9), (1, 1.0, 2), (1, 0.5, 9), (-1, 0.0, 2)])
+def test_an_improvement_upwards_is_one_beyond_min_delta(by, min_delta, epochs):
+    moves = type("Moves", (Callback,), {"on_epoch_end": lambda self, run: write(run, by * run.epoch)})
+    model = fit("reference", epochs=9, callbacks=[moves(), EarlyStopping(1, min_delta, "value", "max")])
+    assert len(model.history["loss"]) == epochs
+
+
+def write(run, value):
+    run.history.setdefault("value", []).append(value)
+
+
+def test_nan_is_no_improvement():
+    nan = type("Nan", (Callback,), {"on_epoch_end": lambda self, run: write(run, np.nan)})
+    for mode in ("min", "max"):
+        model = fit("reference", epochs=9, callbacks=[nan(), EarlyStopping(2, 0, "value", mode)])
+        assert len(model.history["value"]) == 2
+
+
+def test_a_curve_that_is_written_too_late_or_never_is_reported():
+    stopping = EarlyStopping(monitor="correlation")
+    with pytest.raises(ValueError, match="finds no value of epoch 1: a callback that writes it comes before"):
+        fit("reference", callbacks=[stopping, Correlation()])
+    first = fit("reference", callbacks=[Correlation()])
+    with pytest.raises(ValueError, match=r"of epoch 5: .*; the history has: loss, correlation"):
+        first.fit_more(X, Y, epochs=1, callbacks=[stopping, Correlation()])
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_a_resumed_training_goes_on_with_the_curves_of_callbacks(backend, tmp_path):
+    def callbacks():
+        return [Correlation(), EarlyStopping(3, monitor="correlation", mode="max")]
+
+    path = tmp_path / "c"
+    whole = fit(backend, callbacks=callbacks(), **GROWING)
+    for epochs in (1, len(whole.history["loss"]) - 1):
+        begun = fit(backend, callbacks=[*callbacks(), Checkpoint(path)], **{**GROWING, "epochs": epochs})
+        assert fastmlp.load(path).history == begun.history
+        assert_same(fit(backend, callbacks=callbacks(), resume=path, **GROWING), whole)
+        assert_same(begun.fit_more(X, Y, epochs=60 - epochs, callbacks=callbacks()), whole)
+        with pytest.raises(fastmlp.CheckpointError, match=r"watched \('correlation', 'max'\) before"):
+            fit(backend, callbacks=[Correlation(), EarlyStopping(3)], resume=path, **GROWING)
+
+
+def test_a_curve_may_begin_late_and_hold_what_is_not_finite(tmp_path):
+    """A file of such a model could be written and not be read."""
+
+    class Late(Callback):
+        def on_epoch_end(self, run):
+            if run.epoch >= 3:
+                write(run, np.inf)
+
+    model = fit("reference", callbacks=[Late(), Checkpoint(tmp_path / "c")])
+    fastmlp.save(model, tmp_path / "m")
+    assert fastmlp.load(tmp_path / "m").history["value"] == [np.inf, np.inf]
+    assert len(fit("reference", epochs=5, resume=tmp_path / "c").history["value"]) == 2
+    other = model.fit_more(X[:32], Y[:32], epochs=2, callbacks=[Correlation()])
+    assert [len(other.history[name]) for name in ("loss", "value", "correlation")] == [6, 2, 2]
+
+
+# --- predictions while it trains -------------------------------------------------------------------------
+
+
+@some_backends
+def test_a_run_predicts_as_a_model_with_its_parameters_would(backend):
+    class Predicts(Callback):
+        def on_train_begin(self, run):
+            self.check(run)
+
+        def on_chunk_end(self, run):
+            self.check(run)
+
+        def check(self, run):
+            self.seen = run.predict(X[:7])
+            now = fit(backend, epochs=0, initial=list(zip(*run.layers, strict=True)))
+            np.testing.assert_array_equal(self.seen, now.predict(X[:7]))
+
+    predicts = Predicts()
+    model = fit(backend, callbacks=[predicts])
+    np.testing.assert_array_equal(predicts.seen, model.predict(X[:7]))
+    plain = fit(backend)
+    np.testing.assert_array_equal(plain.parameters, model.parameters)
+
+
+def test_a_run_predicts_on_blocks_and_refuses_what_a_model_refuses():
+    scores = Correlation()
+    model = fastmlp.fit(SMALL, [(X[:20], Y[:20]), (X[20:], Y[20:])], epochs=2, seed=0, callbacks=[scores])
+    assert len(model.history["correlation"]) == 2
+    with pytest.raises(ValueError, match=r"X must have shape"):
+        fit("reference", callbacks=[Correlation(X[:, :3])])

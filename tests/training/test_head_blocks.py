@@ -1,0 +1,135 @@
+"""Heads of rows that come block by block: the bits of one array, of parts, maps, tables and windows."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from with_heads import GAPS, ROWS, WEIGHTS, WHOLE, X, fit, network, rows_of
+
+import fastmlp
+from fastmlp import Callback, Categories, Checkpoint, Dense, Head, Network, Numbers
+from fastmlp.training import streamed
+
+PIECES = [slice(*pair) for pair in itertools.pairwise([0, 7, 50, 51, ROWS])]
+KEPT = {"shuffle": False, "backend": "reference", "sample_weight": None}
+NET = network(missing=True, weighted=True, dropout=0.2)
+HELD = X[80:], rows_of(GAPS, slice(80, None))
+
+
+def parts(rows=ROWS):
+    return [(X[some], rows_of(GAPS, some), WEIGHTS[some]) for some in PIECES if some.stop <= rows]
+
+
+def assert_same(found, expected):
+    np.testing.assert_array_equal(found.parameters, expected.parameters)
+    assert found.history == expected.history
+
+
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_parts_have_the_bits_of_one_array(backend):
+    options = KEPT | {"backend": backend, "validation": HELD}
+    expected = fit(NET, GAPS, **options | {"sample_weight": WEIGHTS})
+    assert [*expected.history][:2] == ["loss", "price_loss"]
+    for window in (None, 40):
+        assert_same(fit(NET, None, parts(), window=window, **options), expected)
+    assert_same(fit(NET, None, parts(), **options | {"validation": lambda: [HELD]}), expected)
+
+
+def test_windows_are_shuffled_and_validated_in_parts(monkeypatch):
+    whole = fit(NET, GAPS, backend="reference", validation=0.3)
+    assert_same(fit(NET, GAPS, backend="reference", validation=0.3, window=ROWS), whole)
+    monkeypatch.setattr("fastmlp.training.streaming.HELD_OUT_BYTES", 1)  # 256 rows at a time
+    rows = np.tile(X, (6, 1)), {name: np.concatenate([array] * 6) for name, array in GAPS.items()}
+    expected = fit(NET, GAPS, **KEPT, validation=rows)
+    found = fit(NET, GAPS, **KEPT, validation=lambda: [rows], window=ROWS)
+    for name, curve in expected.history.items():
+        np.testing.assert_allclose(found.history[name], curve, rtol=1e-12)
+
+
+def test_blocks_of_inputs_come_with_heads():
+    net = Network(
+        inputs={"numbers": Numbers(5), "code": Categories([4], width=3)},
+        layers=[Dense(8, "relu")],
+        heads={"price": Head(2), "flag": Head(3, loss="binary_cross_entropy", output="sigmoid")},
+    )
+    x = {"numbers": X[:, :5], "code": WHOLE["kind"][:, None]}
+    y = {name: WHOLE[name] for name in net.heads}
+    blocks = [(rows_of(x, some), rows_of(y, some)) for some in PIECES]
+    assert_same(fit(net, None, blocks, **KEPT), fit(net, y, x, **KEPT))
+
+
+def test_a_single_head_without_a_name_takes_parts():
+    net = Network(inputs=6, layers=[Dense(5)], head=Head(2, loss="mae", missing=True))
+    blocks = [(X[some], GAPS["price"][some]) for some in PIECES]
+    assert_same(fit(net, None, blocks, **KEPT), fit(net, GAPS["price"], **KEPT))
+
+
+def test_maps_and_tables_have_columns_for_heads(tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    whole, options = fit(NET, GAPS, **KEPT), {"net": NET, **KEPT}
+    X.tofile(tmp_path / "x")
+    mapped = np.memmap(tmp_path / "x", X.dtype, "r", shape=X.shape)
+    assert_same(fit(x=mapped, y=GAPS, window=40, **options), whole)
+    columns = {f"x{i}": X[:, i] for i in range(X.shape[1])}
+    both = [(name, np.atleast_2d(y.T)) for name, y in GAPS.items()]
+    targets = {f"{name}{i}": column for name, y in both for i, column in enumerate(y)}
+    names = {"price": ["price0", "price1"], "kind": "kind0", "flag": ["flag0", "flag1", "flag2"]}
+    table = pyarrow.table(columns | targets)
+    assert_same(fit(x=table, y=names, **options), whole)
+    array, frame = pytest.importorskip("dask.array"), pytest.importorskip("dask.dataframe")
+    assert_same(fit(x=array.from_array(X, chunks=(30, 2)), y=GAPS, **options), whole)
+    assert_same(fit(x=frame.from_pandas(table.to_pandas(), npartitions=3), y=names, **options), whole)
+    with pytest.raises(ValueError, match="unknown column of X 'prize'"):
+        fit(x=table, y={**names, "price": "prize"}, **options)
+    with pytest.raises(TypeError, match="with heads it is a dict of these"):
+        fit(x=table, y={**names, "price": 3}, **options)
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_chunk_end(self, run):
+        if run.step == self.step:
+            run.stop("here")
+
+
+def test_they_go_on_in_the_middle_of_an_epoch_and_behind_it(tmp_path, monkeypatch):
+    options = {"backend": "reference", "window": 40}
+    whole = fit(NET, None, parts(), **options, epochs=4)
+    monkeypatch.setattr(streamed, "MAX_CHUNK_STEPS", 1)
+    fit(NET, None, parts(), **options, epochs=4, callbacks=[Checkpoint(tmp_path / "c", 99), StopAt(6)])
+    assert_same(fit(NET, None, parts(), **options, epochs=4, resume=tmp_path / "c"), whole)
+    first = fit(NET, None, parts(), **options, epochs=2)
+    assert_same(first.fit_more(parts(), epochs=2), whole)
+    assert [len(curve) for curve in first.fit_more(parts(51), epochs=1).history.values()] == [3] * 4
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: fit(NET, None, [(X, WHOLE["price"])]),
+            "block 1 of epoch 1: y must be a dict of targets for price, kind, flag; got",
+        ),
+        (
+            lambda: fit(NET, None, [*parts()[:1], (X, {"price": WHOLE["price"]})]),
+            "block 2 of epoch 1: .* it has no target for the heads kind, flag",
+        ),
+        (lambda: fit(network(), None, parts()), r"block 1 of epoch 1: y\['price'\] must be finite"),
+        (
+            lambda: fit(NET, {**GAPS, "flag": GAPS["flag"][1:]}, window=40),
+            r"y\['flag'\] must have 110 rows, as X has, got shape \(109, 3\)",
+        ),
+        (
+            lambda: fit(fastmlp.Network([6, 2]), None, parts()),
+            "y must be one array, got a dict of price",
+        ),
+    ],
+)
+def test_mistakes_name_the_block_in_one_line(make, message):
+    with pytest.raises((ValueError, TypeError), match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)

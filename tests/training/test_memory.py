@@ -1,0 +1,321 @@
+"""The most memory that a training takes besides its data: a bound in parameters, one batch, and rows.
+
+Measured as the system sees it, in a process of its own: the growth of its largest resident size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
+import weakref
+
+import needs
+import numpy as np
+import pytest
+from selection import matrix
+
+import fastmlp
+from fastmlp.kernels.runtime.predictions import IDLE_BYTES, prediction_of
+from fastmlp.kernels.runtime.workspace import SCRATCH_BYTES
+from fastmlp.kernels.tuning.pays import BLOCK_ROWS
+from fastmlp.model.layout import parameter_count
+from fastmlp.training.loop import MAX_CHUNK_VISITS
+
+pytest.importorskip("resource", reason="the system has no largest resident size")
+
+PEAK = """
+import resource, sys
+
+def peak():
+    # What getrusage tells of a process began, on Linux, with the largest size of the one that started it.
+    if not sys.platform.startswith("linux"):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with open("/proc/self/status") as file:
+        (kilobytes,) = [line.split()[1] for line in file if line.startswith("VmHWM:")]
+    return 1024 * int(kilobytes)
+"""
+"""The largest resident size of the process so far, in bytes."""
+
+FIT = (
+    PEAK
+    + """
+import json
+import numpy as np
+import fastmlp
+
+sizes, rows, batch_size, epochs, dtype, loss, options, threads = json.loads(sys.argv[1])
+kinds = {"output": "softmax" if loss == "cross_entropy" else "identity", "loss": loss, **options}
+# Ones: drawing numbers would take more at its peak than it leaves.
+X = np.ones((rows, sizes[0]), dtype)
+y = np.ones(rows, int) if loss == "cross_entropy" else np.ones((rows, sizes[-1]), dtype)
+
+def fit(sizes, rows, epochs):
+    # The backend is one that auto takes for what is large; rates of 0 keep all numbers finite.
+    fastmlp.fit(
+        fastmlp.Network(sizes, **kinds), X[:rows], y[:rows], optimizer=fastmlp.Adam(0.0), epochs=epochs,
+        batch_size=batch_size, backend="packed", threads=threads, progress=False,
+    )
+
+fit((sizes[0], 2, sizes[-1]), 2, 1)  # loads, or compiles
+before = peak()
+fit(sizes, rows, epochs)
+print(peak() - before, "numba" in sys.modules)
+"""
+)
+
+CONSTANT = 8 << 20
+"""A chunk's rates and losses, 0.6 MiB, blocks of packed weights, 3 MiB, and what the allocator rounds."""
+
+DROPPING = {"hidden": "gelu", "dropout": 0.1}
+"""What needs all of a batch's buffers: logits, activations, what is left of them, and deltas."""
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rows", "batch_size", "epochs", "dtype", "loss", "options"),
+    [
+        pytest.param(
+            (500, 3000, 3000, 10), 100, 10, 2, "float32", "mse", {}, id="parameters float32", marks=matrix
+        ),
+        pytest.param(
+            (500, 2000, 2000, 10), 100, 10, 2, "float64", "mse", {}, id="parameters float64", marks=matrix
+        ),
+        pytest.param(
+            (20, 400, 400, 10),
+            40_000,
+            40_000,
+            1,
+            "float32",
+            "mse",
+            DROPPING,
+            id="batch float32",
+            marks=matrix,
+        ),
+        pytest.param(
+            (20, 400, 400, 10),
+            20_000,
+            20_000,
+            1,
+            "float64",
+            "mse",
+            DROPPING,
+            id="batch float64",
+            marks=matrix,
+        ),
+        pytest.param(
+            (100, 2, 10),
+            1_000_000,
+            10_000,
+            1,
+            "float32",
+            "cross_entropy",
+            {},
+            id="rows, labels",
+            marks=matrix,
+        ),
+        pytest.param(
+            (100, 2, 2), 1_000_000, 10_000, 5, "float32", "mse", {}, id="rows, epochs", marks=matrix
+        ),
+        pytest.param((1, 1), 1, 1, 400_000, "float32", "mse", {}, id="history"),
+    ],
+)
+def test_a_training_takes_little_memory_besides_its_data(
+    sizes, rows, batch_size, epochs, dtype, loss, options
+):
+    case = [sizes, rows, batch_size, epochs, dtype, loss, options]
+    assert growth(case) <= bound_of(sizes, rows, batch_size, epochs, np.dtype(dtype).itemsize)
+
+
+def growth(case, threads=1):
+    return growth_of(FIT, [*case, threads])
+
+
+def growth_of(script, case):
+    """Bytes by which a process grows, of the first one that finds everything compiled."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", script, json.dumps(case)]
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        grown, compiled = done.stdout.split()
+        if compiled == "False":
+            break
+    return int(grown)
+
+
+@pytest.mark.slow  # a process, 2 s
+def test_a_thread_takes_what_it_works_in():
+    sizes, batch_size, itemsize = (20, 600, 600, 10), 900, 8
+    case = [sizes, 2 * batch_size, batch_size, 1, "float64", "mse", {}]
+    of_four = growth(case, threads=5) - growth(case)
+    bound = 4 * of_a_thread(sizes, batch_size, itemsize)
+    assert bound / 2 < of_four <= bound  # a bound that is far off says nothing
+
+
+FIT_SPARSE = (
+    PEAK
+    + """
+import json
+import numpy as np
+import scipy.sparse
+import fastmlp
+
+form, optimizer = json.loads(sys.argv[1])
+rows, columns, per_row = 20_000, 20_000, 150
+rng = np.random.default_rng(0)
+indices = (np.arange(per_row) * (columns // per_row) + rng.integers(0, 100, (rows, 1))).astype(np.int32)
+values, bounds = np.ones(rows * per_row, np.float32), np.arange(0, rows * per_row + 1, per_row)
+X = scipy.sparse.csr_array((values, indices.ravel(), bounds), shape=(rows, columns))
+del indices, values
+if form == "dense":
+    X = X[:2000].toarray()
+elif form != "csr":
+    X = X.asformat(form)
+y = np.ones((X.shape[0], 2), np.float32)
+network = fastmlp.Network([columns, 16, 2])
+
+def fit(X, y):
+    fastmlp.fit(
+        network, X, y, optimizer=getattr(fastmlp, optimizer)(0.0), epochs=40 if form == "dense" else 2,
+        batch_size=100, backend="fused", threads=1, progress=False,
+    )
+
+few = scipy.sparse.csr_array(X[:100]) if form != "dense" else X[:100]
+fit(few, y[:100])  # loads, or compiles
+before = peak()
+fit(X, y)
+print(peak() - before, "numba" in sys.modules)
+"""
+)
+
+
+OTHER_FORMS = ("csr", "SparseAdam"), ("csc", "SGD"), ("dense", "SGD")
+
+
+@pytest.mark.parametrize(
+    ("form", "optimizer"),
+    [("csr", "SGD"), *(pytest.param(*other, marks=matrix) for other in OTHER_FORMS)],
+)
+def test_sparse_inputs_take_what_the_readme_says(form, optimizer):
+    rows, columns, per_row, batch, itemsize = 2000 if form == "dense" else 20_000, 20_000, 150, 100, 4
+    one_form = (4 + itemsize) * rows * per_row  # indices and values
+    lists = 21 * columns + (4 + itemsize) * batch * per_row
+    epochs = 40 if form == "dense" else 2
+    allowed = bound_of((columns, 16, 2), rows, batch, epochs, itemsize) + 8 * rows + lists
+    assert growth_of(FIT_SPARSE, [form, optimizer]) <= allowed + (0 if form == "csr" else one_form)
+    # Else another form of them, or a copy of the dense rows, would fit in what is allowed.
+    assert (itemsize * rows * columns if form == "dense" else one_form) > CONSTANT
+
+
+@pytest.mark.parametrize("outcome", [None, KeyboardInterrupt, fastmlp.DivergenceError])
+def test_a_training_that_is_over_leaves_nothing_to_the_garbage_collector(outcome):
+    """Which counts objects: thirty trainings of 2 million parameters had taken 3 GiB before it came."""
+    kept = []
+
+    class Watch(fastmlp.Callback):
+        def on_train_begin(self, run):
+            kept.append(weakref.ref(run.moments))
+
+        def on_epoch_end(self, run):
+            if outcome is KeyboardInterrupt:
+                signal.raise_signal(signal.SIGINT)
+
+    rate = 1e300 if outcome is fastmlp.DivergenceError else 0.1
+    options = {"epochs": 3, "optimizer": fastmlp.SGD(rate), "backend": "reference"}
+    gc.disable()
+    try:
+        with contextlib.nullcontext() if outcome is None else pytest.raises(outcome):
+            fastmlp.fit(
+                fastmlp.Network([2, 3, 1]), np.ones((4, 2)), np.ones((4, 1)), **options, callbacks=[Watch()]
+            )
+        assert kept[0]() is None
+    finally:
+        gc.enable()
+
+
+IDLE = """
+import sys, threading
+import numpy as np
+import fastmlp
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+X = np.ones((256, 10), "float32")
+
+def model(width):
+    return fastmlp.fit(fastmlp.Network([10, width, 5]), X, X[:, :5], epochs=0, backend="baseline")
+
+model(2).predict(X)
+before = resident()
+models = [model(15000 + i) for i in range(4)]
+for one in models:
+    one.predict(X)
+
+print(resident() - before)
+gate = threading.Barrier(8)
+
+def predict():
+    gate.wait()
+    models[0].predict(X)
+
+threads = [threading.Thread(target=predict) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print(resident() - before)
+models.clear()
+print(resident() - before)
+"""
+
+
+@needs.reads_proc
+def test_what_predictions_work_in_is_bounded_and_goes_with_its_model():
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=True)
+    models, threads, gone = map(int, done.stdout.split())
+    four = 4 * 4 * parameter_count(fastmlp.Network((10, 15003, 5)))  # float32
+    assert models <= IDLE_BYTES + four + CONSTANT
+    assert threads <= IDLE_BYTES + four + CONSTANT
+    assert gone <= CONSTANT
+
+
+def test_predictions_of_one_model_share_a_workspace():
+    """However many rows they have: a server that is asked for 1 to 256 rows keeps one, not 256."""
+    network = fastmlp.Network([3, 4, 2])
+    model = fastmlp.fit(network, np.ones((9, 3)), np.ones((9, 2)), epochs=0, backend="baseline")
+    expected, blocks = model.predict(np.ones((1, 3))), []
+    for rows in (9, 1, 5, 9, 300, 2):
+        assert np.array_equal(model.predict(np.ones((rows, 3))), np.tile(expected, (rows, 1)))
+        (idle,) = prediction_of(network, model.parameters).idle
+        blocks.append(idle.batch)
+    assert blocks == [9, 9, 9, 9, 256, 256]
+
+
+SLICE_ROWS, OF_AN_OUTPUT = 256, 48
+"""Rows of gradient that each thread has, and numbers for each output, as docs/reliability.md says."""
+
+
+def of_a_thread(sizes, batch_size, itemsize):
+    """Bytes that docs/reliability.md promises for each thread but the first."""
+    widest, rows = max(sizes), min(batch_size, BLOCK_ROWS) + SLICE_ROWS
+    scratch = max(SCRATCH_BYTES * max(widest, batch_size), itemsize * OF_AN_OUTPUT * sizes[-1])
+    return (1 << 20) + scratch + itemsize * widest * rows
+
+
+def bound_of(sizes, rows, batch_size, epochs, itemsize):
+    """Bytes that docs/reliability.md promises. X is not among them: it is neither copied nor masked."""
+    # Themselves, their gradient, two moments; and all but the gradient once more, should it diverge.
+    parameters = 7 * itemsize * parameter_count(fastmlp.Network(sizes))
+    a_batch_row = 4 * itemsize * sum(sizes[1:]) + SCRATCH_BYTES  # logits, activations, dropped, deltas
+    # The row orders of a chunk and of the one before; each may begin and end within an epoch.
+    drawn = 2 * min(epochs, MAX_CHUNK_VISITS / rows + 2)
+    # Target and weight; natural order and the row orders, or before them three numbers to check a label.
+    a_row = itemsize * (sizes[-1] + 1) + 8 * max(3, 1 + drawn)
+    history = 41 * epochs  # a float, and its place in a list that grows by an eighth
+    a_slice = itemsize * SLICE_ROWS * max(sizes)
+    return parameters + a_slice + a_batch_row * batch_size + a_row * rows + history + CONSTANT

@@ -1,0 +1,301 @@
+"""A training that stops anywhere and goes on from its checkpoint ends in the bits of one that did not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+
+import numpy as np
+import pytest
+import threadpoolctl
+from going_on import StopAt, assert_same
+from problems import data_set
+from selection import matrix, some_backends
+
+import fastmlp
+from fastmlp import (
+    SGD,
+    Adam,
+    AdamW,
+    Callback,
+    Checkpoint,
+    CheckpointError,
+    Cosine,
+    EarlyStopping,
+    Network,
+    RMSprop,
+    Warmup,
+)
+from fastmlp.training import loop
+
+X, Y = data_set("diabetes", 50)
+NETWORK = Network([10, 6, 1], hidden="tanh", dropout=0.3, l2=0.01)
+EPOCHS, BATCHES = 5, 3  # 40 rows in batches of 16, 10 rows held out
+
+OPTIMIZERS = {
+    "sgd": SGD(0.05),
+    "momentum": SGD(Cosine(0.05, 4), 0.9),
+    "nesterov": SGD(0.02, 0.9, True, bias_learning_rate=0.01, clip_norm=0.5),
+    "rmsprop": RMSprop(Warmup(0.01, 7, unit="step"), momentum=0.5),
+    "adam": Adam(Cosine(0.01, 12, unit="step")),
+    "adamw": AdamW(0.01, clip_norm=1.0),
+}
+
+
+def fit(backend="reference", optimizer=OPTIMIZERS["adam"], x=X, y=Y, **options):
+    given = {
+        "optimizer": optimizer, "epochs": EPOCHS, "batch_size": 16, "seed": 1, "validation": 0.2,
+        "sample_weight": 1.0 + np.arange(50) % 3, "backend": backend,
+    }  # fmt: skip
+    return fastmlp.fit(options.pop("network", NETWORK), x, y, **{**given, **options})
+
+
+def check_every_stop(monkeypatch, path, backend, optimizer):
+    """Stop after each step in turn, resume, and compare with the training that went through."""
+    whole = fit(backend, optimizer, callbacks=[EarlyStopping(2)])
+    with monkeypatch.context() as patch:
+        for step in range(1, EPOCHS * BATCHES):
+            patch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+            fit(backend, optimizer, callbacks=[EarlyStopping(2), Checkpoint(path, 99), StopAt(step)])
+            patch.setattr(loop, "MAX_CHUNK_STEPS", 2)  # chunks end elsewhere, too
+            rest = fit(backend, optimizer, callbacks=[EarlyStopping(2)], resume=path)
+            assert_same(rest, whole)
+    return EPOCHS * BATCHES - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),  # in turns
+    [
+        pytest.param(name, backend, marks=matrix if turn % 2 else ())
+        for first, name in enumerate(OPTIMIZERS)
+        for turn, backend in enumerate(["reference", "fused"], first)
+    ],
+)
+def test_every_optimiser_goes_on_in_its_bits_from_every_step(
+    name, backend, tmp_path, monkeypatch, report_figure
+):
+    stops = check_every_stop(monkeypatch, tmp_path / "c", backend, OPTIMIZERS[name])
+    report_figure(f"{stops} stops, every bit the same")
+
+
+@some_backends
+def test_every_backend_goes_on_in_its_bits(backend, tmp_path, monkeypatch):
+    check_every_stop(monkeypatch, tmp_path / "c", backend, OPTIMIZERS["adam"])
+
+
+@pytest.mark.parametrize(("backend", "threads"), [("reference", 1), ("reference", None), ("blas", 1)])
+def test_the_blas_goes_on_with_the_threads_that_it_had(backend, threads, tmp_path):
+    """It sums in another order on one thread than on two."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 301)), rng.standard_normal((300, 1))
+    network, path, limits = Network([301, 303, 1]), tmp_path / "c", []
+
+    class Tell(Callback):
+        def on_train_begin(self, run):
+            limits.clear()
+
+        def on_epoch_end(self, run):
+            found = threadpoolctl.threadpool_info()
+            limits.append({pool["num_threads"] for pool in found if pool["user_api"] == "blas"})
+
+    def fit(epochs, callback, **options):
+        given = {"batch_size": None, "seed": 0, "backend": backend, "callbacks": [callback]}
+        return fastmlp.fit(network, x, y, epochs=epochs, **given, **options)
+
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        whole = fit(4, Tell(), threads=2)
+        fit(1, Checkpoint(path), threads=2)
+        fit(2, Checkpoint(path), threads=threads, resume=path)
+        rest = fit(4, Tell(), threads=threads, resume=path)
+    assert limits == [{2}, {2}]
+    assert_same(rest, whole)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blas"])
+def test_a_blas_of_fewer_threads_than_it_had_is_refused(backend, tmp_path):
+    path = tmp_path / "c"
+    options = {"seed": 0, "backend": backend, "callbacks": [Checkpoint(path)]}
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        fastmlp.fit(NETWORK, X, Y, epochs=1, **options)
+    with (
+        threadpoolctl.threadpool_limits(1, user_api="blas"),
+        pytest.raises(CheckpointError, match="on 2 threads, which decides its bits, and here it may have 1"),
+    ):
+        fastmlp.fit(NETWORK, X, Y, epochs=2, resume=path, **options)
+
+
+def test_any_number_of_threads_that_fit_takes_can_be_resumed(tmp_path):
+    fit(epochs=1, threads=10**9, callbacks=[Checkpoint(tmp_path / "c")])
+    assert fit(epochs=1, resume=tmp_path / "c").history["loss"]
+
+
+SCRIPT = """
+import json, sys
+import test_resume as t
+from fastmlp.training import loop
+how, path, backend = sys.argv[1:]
+loop.MAX_CHUNK_STEPS = 1
+if how == "stop":
+    t.fit(backend, callbacks=[t.EarlyStopping(2), t.Checkpoint(path, 99), t.StopAt(7)])
+else:
+    model = t.fit(backend, callbacks=[t.EarlyStopping(2)], resume=path)
+    print(json.dumps([model.parameters.tobytes().hex(), model.history]))
+"""
+
+
+@pytest.mark.slow  # two processes that compile, 17 s
+@pytest.mark.parametrize("backend", ["reference", "fused"])
+def test_another_process_goes_on_in_the_same_bits(backend, tmp_path):
+    def process(how):
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", SCRIPT, how, str(tmp_path / "c"), backend]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    process("stop")
+    whole = fit(backend, callbacks=[EarlyStopping(2)])
+    bits, history = json.loads(process("resume"))
+    assert bits == whole.parameters.tobytes().hex()
+    assert history == whole.history
+
+
+def test_without_a_seed_the_file_has_it(tmp_path):
+    class Keep(Callback):
+        def on_train_begin(self, run):
+            self.start = run.parameters.copy()
+
+    keep = Keep()
+    whole = fit(seed=None, callbacks=[Checkpoint(tmp_path / "c", 99), keep])
+    stopped = tmp_path / "stopped"
+    seed = fastmlp.training.checkpoint.read_training(tmp_path / "c").seed
+    fit(seed=seed, callbacks=[Checkpoint(stopped, 99), StopAt(2 * BATCHES)])
+    assert_same(fit(seed=None, resume=stopped), whole)
+
+
+def test_without_shuffling_or_with_one_batch_to_an_epoch(tmp_path):
+    for options in ({"shuffle": False}, {"batch_size": None}):
+        whole = fit(**options)
+        stop = StopAt(2 if "batch_size" in options else 2 * BATCHES)
+        fit(callbacks=[Checkpoint(tmp_path / "c", 99), stop], **options)
+        assert_same(fit(resume=tmp_path / "c", **options), whole)
+
+
+def test_early_stopping_that_had_stopped_stays_stopped(tmp_path):
+    path = tmp_path / "c"
+    options = {"optimizer": SGD(0.0), "callbacks": [EarlyStopping(2), Checkpoint(path)]}
+    whole = fit(**options)
+    assert len(whole.history["loss"]) == 3
+    again = fit(**options, resume=path)
+    assert_same(again, whole)
+
+
+def test_a_finished_training_may_be_prolonged(tmp_path):
+    whole = fit(epochs=8)
+    fit(epochs=3, callbacks=[Checkpoint(tmp_path / "c", 2)])
+    assert_same(fit(epochs=8, resume=tmp_path / "c"), whole)
+    with pytest.raises(CheckpointError, match="holds 3 epochs, more than epochs=2"):
+        fit(epochs=2, resume=tmp_path / "c")
+
+
+# --- when files are written ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("every", "epochs"),
+    [(1, [1, 2, 3, 4, 5]), (2, [2, 4, 5]), (99, [5]), (timedelta(days=1), [5])],
+)
+def test_a_file_is_written_every_so_often_and_at_the_end(tmp_path, every, epochs):
+    path = tmp_path / "c"
+    seen = []
+
+    class Watch(Callback):
+        def on_chunk_end(self, run):
+            if path.exists():
+                seen.append(len(fastmlp.load(path).history["loss"]))
+
+    fit(callbacks=[Watch(), Checkpoint(path, every)])
+    seen.append(len(fastmlp.load(path).history["loss"]))
+    assert sorted(set(seen)) == epochs
+
+
+def test_time_also_passes_within_an_epoch(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    path = tmp_path / "c"
+    steps = []
+
+    class Watch(Callback):
+        def on_chunk_end(self, run):
+            if path.exists():
+                steps.append(fastmlp.training.checkpoint.read_training(path).snapshot.step)
+
+    fit(callbacks=[Watch(), Checkpoint(path, timedelta(microseconds=1))])
+    assert steps == list(range(1, EPOCHS * BATCHES))
+
+
+def test_a_disk_that_is_full_is_reported_and_the_old_file_stays(tmp_path):
+    import faults
+
+    path = tmp_path / "c"
+    fit(epochs=2, callbacks=[Checkpoint(path)])
+    before = path.read_bytes()
+    with faults.disk(10, faults.FAULTS["ENOSPC"]), pytest.raises(OSError, match="No space left"):
+        fit(callbacks=[Checkpoint(path)])
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["c"]
+
+
+# --- what is refused --------------------------------------------------------------------------------------
+
+OTHER = {
+    "data": {"x": X + 0.001},
+    "validation": {"validation": (X, Y)},
+    "network": {"network": Network([10, 6, 1], hidden="tanh", dropout=0.2, l2=0.01)},
+    "optimizer": {"optimizer": Adam(Cosine(0.01, 13, unit="step"))},
+    "batch_size": {"batch_size": 8},
+    "shuffle": {"shuffle": False},
+    "seed": {"seed": 2},
+    "initial": {"initial": ([np.ones((10, 6)), np.ones((6, 1))], [np.zeros(6), np.zeros(1)])},
+    "callbacks": {"callbacks": [EarlyStopping()]},
+}
+
+
+@pytest.mark.parametrize("what", OTHER)
+def test_another_training_is_refused_by_what_differs(what, tmp_path):
+    path = tmp_path / "c"
+    fit(epochs=2, callbacks=[Checkpoint(path)])
+    with pytest.raises(CheckpointError, match=rf"of another training; these differ: .*\b{what}\b") as caught:
+        fit(resume=path, **OTHER[what])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changed", ["y", "sample_weight", "dtype"])
+def test_data_are_all_that_is_learnt_from(changed, tmp_path):
+    path = tmp_path / "c"
+    fit(epochs=2, callbacks=[Checkpoint(path)])
+    other = {"y": Y * 2, "sample_weight": np.ones(50), "dtype": np.float32}[changed]
+    with pytest.raises(CheckpointError, match="data"):
+        fit(resume=path, **{changed: other})
+
+
+def test_what_cannot_be_resumed(tmp_path):
+    model = fit(epochs=1)
+    fastmlp.save(model, tmp_path / "model")
+    with pytest.raises(CheckpointError, match="holds a model without its training"):
+        fit(resume=tmp_path / "model")
+    with pytest.raises(FileNotFoundError):
+        fit(resume=tmp_path / "missing")
+    fit(epochs=1, callbacks=[EarlyStopping(monitor="loss"), Checkpoint(tmp_path / "c")])
+    with pytest.raises(
+        CheckpointError, match=r"watched \('loss', 'min'\) before the checkpoint, and now \('va"
+    ):
+        fit(callbacks=[EarlyStopping()], resume=tmp_path / "c")
+
+
+def test_a_named_backend_may_go_on_with_another_s_training(tmp_path):
+    fit("reference", epochs=2, callbacks=[Checkpoint(tmp_path / "c")])
+    assert fit("auto", resume=tmp_path / "c").backend == "reference"
+    went_on, whole = fit("fused", resume=tmp_path / "c"), fit("reference")
+    assert went_on.backend == "fused"
+    np.testing.assert_allclose(went_on.parameters, whole.parameters, rtol=1e-11, atol=1e-13)
