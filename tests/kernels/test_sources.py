@@ -9,9 +9,12 @@ import sys
 import numba
 import pytest
 
+from fastmlp.backend import registry
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.jit import sources, store
+from fastmlp.kernels.jit.bind import Program
 from fastmlp.kernels.jit.sources import Identity
+from fastmlp.kernels.variant import Variant
 from fastmlp.kernels.variants import baseline
 
 
@@ -309,6 +312,14 @@ def test_sources_of_ours_that_were_edited_after_they_were_loaded_are_noticed(mon
         monkeypatch.undo()
         store.package_digest.cache_clear()
     assert Identity(baseline.affine).unknown is None
+
+
+def test_other_processes_find_the_machine_code_of_each_of_our_variants():
+    """Slots of bfloat16 are made by one function for two kinds of instructions, which it closes over."""
+    ours = [one for one in registry.shipped().values() if isinstance(one, Variant)]
+    sources = {one.name: Program(one).source("train_chunk") for one in ours}
+    assert {name: source.identity.unknown for name, source in sources.items()} == dict.fromkeys(sources)
+    assert sources["bfloat16_amx"].name != sources["bfloat16_avx512"].name
 
 
 OVERLOADED = """

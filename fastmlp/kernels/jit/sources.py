@@ -1,8 +1,9 @@
 """Digests of the texts that machine code is made of: a name with a digest never stands for outdated code.
 
 Of fastmlp's own functions the digest has the text of `fastmlp.kernels`, `formulas` and `model` as a whole,
-and a name. Of a user's function it has the text of its file, and of each module that the function names; the
-values of plain numbers, strings, tuples and arrays that it names; the same of the functions that it calls.
+a name, and the values that it closes over. Of a user's function it has the text of its file, and of each
+module that the function names; the values of plain numbers, strings, tuples and arrays that it names; the
+same of the functions that it calls.
 Functions of Python, NumPy, Numba and llvmlite count by their names: the releases stand in the cache's key.
 Where code names anything else, may read files or the environment, or has no file, the digest is unknown, and
 each process compiles the code for itself.
@@ -148,9 +149,9 @@ class _Walk:
         if issubclass(kind, Dispatcher):
             return f"jitted {_options_of(value)} {self.text_of(value.py_func, reader)}"
         if issubclass(kind, (_Intrinsic, Intrinsic)):
-            return f"intrinsic {self._text_of_function(value._defn, value)}"
+            return f"intrinsic {self._text_of_function(value._defn)}"
         if kind is types.FunctionType:
-            return self._text_of_function(value, value)
+            return self._text_of_function(value)
         if kind is np.ufunc and any(held is value for held in vars(np).values()):
             return f"ufunc {value!r}"
         named = issubclass(kind, (type, types.BuiltinFunctionType))
@@ -170,23 +171,24 @@ class _Walk:
         except OSError:
             raise Unknown(f"{reader} is of the module {name!r}, which has no file of source text") from None
 
-    def _text_of_function(self, function: types.FunctionType, value: Any) -> str:
-        """Return the text of a function; value : what was made of it, or the function itself."""
+    def _text_of_function(self, function: types.FunctionType) -> str:
+        """Return the text of a function."""
         identity = function.__dict__.get(SAME)
         if identity is not None:
             return self.text_of(identity)
         home, code = str(function.__globals__.get("__name__")), function.__code__
         if is_computing(home):
             return f"{home}.{code.co_qualname}"
-        if _is_ours(home) and (function.__closure__ is None or _is_attribute_of_ours(value)):
-            if not home.startswith(ROOMS):
-                self._take_file(sys.modules[home], home)
-            return f"{home}.{code.co_qualname} of line {code.co_firstlineno}"
         if id(function) in self._met:
             return f"met {self._met[id(function)]}"
         self._met[id(function)] = len(self._met)
         self._kept.append(function)
-        return self._text_of_users(function, f"{home}.{code.co_qualname}")
+        if not _is_ours(home):
+            return self._text_of_users(function, f"{home}.{code.co_qualname}")
+        if not home.startswith(ROOMS):
+            self._take_file(sys.modules[home], home)
+        name = f"{home}.{code.co_qualname} of line {code.co_firstlineno}"
+        return f"{name} ({'; '.join(self._texts_of(_bound(function), (), name))})"
 
     def _text_of_users(self, function: types.FunctionType, name: str) -> str:
         """Return the text of a user's function: its name, and what it names."""
@@ -206,11 +208,7 @@ class _Walk:
         for one in names.read:
             if one not in scope and one in WORLDLY:
                 raise Unknown(f"{name} calls {one}()")
-        found = [
-            ("defaults", (function.__defaults__, *(function.__kwdefaults__ or {}).items())),
-            *zip(function.__code__.co_freevars, map(_content, function.__closure__ or ()), strict=True),
-            *((one, scope[one]) for one in names.read if one in scope),
-        ]
+        found = _bound(function) + [(one, scope[one]) for one in names.read if one in scope]
         texts = self._texts_of(found, names.attributes, name)
         return f"function {name} {number} ({'; '.join(texts)})"  # functions in one file may have one name
 
@@ -243,6 +241,13 @@ def _text_of_array(value: Any, reader: str) -> str:
         raise Unknown(f"{reader} names an array of {value.nbytes} bytes, more than {MOST_ARRAY_BYTES}")
     what = type(value).__name__, value.dtype.descr, value.shape, value.flags.c_contiguous
     return f"{what} {hashlib.sha256(value.tobytes()).hexdigest()}"
+
+
+def _bound(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """Return the names and values of what a function closes over, and of its defaults."""
+    defaults = function.__defaults__, *(function.__kwdefaults__ or {}).items()
+    cells = map(_content, function.__closure__ or ())
+    return [("defaults", defaults), *zip(function.__code__.co_freevars, cells, strict=True)]
 
 
 def _content(cell: types.CellType) -> Any:
@@ -284,12 +289,6 @@ def is_computing(module: str) -> bool:
 
 def _is_ours(module: str) -> bool:
     return module.startswith("fastmlp.")
-
-
-def _is_attribute_of_ours(value: Any) -> bool:
-    """Return whether a module of ours has a value as an attribute: our text says then what it closes over."""
-    ours = [module for name, module in [*sys.modules.items()] if name.startswith(ROOMS)]
-    return any(value is held for module in ours for held in [*vars(module).values()])
 
 
 def _overloads() -> list[Any]:
