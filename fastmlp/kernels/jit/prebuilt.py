@@ -2,8 +2,8 @@
 
 It needs neither Numba nor a directory to write to. `fastmlp.kernels.jit.store` looks here for what the user's
 cache does not hold. The names of its files have a digest of the texts that the code is made of, and nothing
-of the releases that compiled it; a checkout has no such folders. They are plain files: the directory of a zip
-file of 850 took 4 ms of a first fit, and unpacking 50 of them 3.
+of the releases that compiled it; a checkout has no such folders. They are plain files: to open a zip file of
+850 of them took a new process 4 ms.
 """
 
 from __future__ import annotations
