@@ -36,8 +36,8 @@ def compare(work, cores, other, pairs, clock):
     workers = [Worker("fastmlp", work, cores), Worker("fastmlp", work, cores, other)]
     try:
         for worker in workers:
-            if "absent" in worker.about:
-                raise SystemExit(f"{work.name}: {worker.about['absent']}")
+            if "version" not in worker.about:
+                raise SystemExit(f"{work.name}: {worker.about}")
         ratios = []
         for pair in range(pairs):
             own, others = (one.turn()[clock] for one in workers[:: 1 if pair % 2 else -1])

@@ -104,25 +104,28 @@ class Worker:
 
     def _read(self):
         line = self.process.stdout.readline()
-        return json.loads(line) if line else {"absent": f"FAILED: died with status {self.process.wait()}"}
+        return json.loads(line) if line else {"failed": f"died with status {self.process.wait()}"}
 
 
 def measure_turns(work, peers, rounds, cores, clock):
     """All peers' processes live at once and take turns, so that the machine's drift hits all.
 
-    Return a measurement of each peer, or why it is left out, and the peers' versions.
+    Return a measurement of each peer, or why it failed, and the peers' versions.
     """
     workers, found, versions, turns = {}, [], {}, {}
     try:
         for name in peers:
             worker = Worker(name, work, cores)
-            if "absent" in worker.about:
-                found.append(Wrong(*row_of(work), name, worker.about["absent"]))
-                worker.close()
-            else:
-                workers[name], versions[name] = worker, worker.about["version"]
-                about = worker.about
+            about = worker.about
+            if "version" in about:
+                workers[name], versions[name] = worker, about["version"]
                 print(f"{work.name}, {name}: {about['way']} of {about['tried_us'] or 'one way'}")
+                continue
+            worker.close()
+            if "failed" in about:
+                found.append(Wrong(*row_of(work), name, about["failed"]))
+            else:
+                print_left_out(work, name, about["absent"])
         for _ in range(rounds):
             for name, worker in workers.items():
                 turns.setdefault(name, []).append(worker.turn())
@@ -140,9 +143,16 @@ def measure_turns(work, peers, rounds, cores, clock):
 
 def measure_start(work, peers, rounds, cores, clock):
     """Measure whole scripts; see `measure_turns`."""
-    seconds, absent = start.measure(peers, rounds, environment(work.threads), cores)
-    left_out = [Wrong(*row_of(work), name, reason) for name, reason in absent.items()]
-    return [*left_out, *(measurement(work, name, summary(taken)) for name, taken in seconds.items())], {}
+    seconds, absent, failed = start.measure(peers, rounds, environment(work.threads), cores)
+    for name, reason in absent.items():
+        print_left_out(work, name, reason)
+    wrong = [Wrong(*row_of(work), name, reason) for name, reason in failed.items()]
+    return [*wrong, *(measurement(work, name, summary(taken)) for name, taken in seconds.items())], {}
+
+
+def print_left_out(work, name, reason):
+    """Print that a peer does not take part: it is not installed, or does not do such a work."""
+    print(f"{work.name}, {name}: left out, {reason}")
 
 
 def row_of(work):

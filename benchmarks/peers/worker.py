@@ -31,11 +31,11 @@ def main():
     try:
         turn, about = _prepare(options.peer, options.work)
     except ImportError as error:
-        return answer(absent=f"not installed ({error})")
+        return answer(absent=f"it is not installed ({error})")
     except _LeftOut as error:
         return answer(absent=str(error))
     except Exception as error:
-        return answer(absent=f"FAILED: {type(error).__name__}: {error}")
+        return answer(failed=f"{type(error).__name__}: {error}")
     answer(**about)
     for _ in sys.stdin:
         answer(**turn())

@@ -40,11 +40,9 @@ def add_command(commands: Any) -> None:
 def _cache(arguments: argparse.Namespace) -> int:
     from fastmlp.kernels.jit import prebuilt, store
 
-    carried = prebuilt.archive() if not store.is_off() and not arguments.clear else None
-    if carried is not None:
-        files = carried.infolist()
-        size = sum(file.compress_size for file in files)
-        print(f"prebuilt   {_shown(len(files), size)} of the wheel, for {prebuilt.level()}")
+    level = prebuilt.level() if not store.is_off() and not arguments.clear else None
+    if level is not None and (carried := prebuilt.sizes(level)):
+        print(f"prebuilt   {_shown(len(carried), sum(carried))} of the wheel, for {level}")
     try:
         place = store.directory()
     except store.StoreUnusable as refused:

@@ -1,6 +1,6 @@
 """Compiles what wheels carry (`fastmlp.kernels.jit.prebuilt`), for processors of which this one need be none.
 
-`python -m fastmlp.cli.prebuilding FOLDER LEVEL..` writes an archive for each level. `fastmlp.cli.ahead` has
+`python -m fastmlp.cli.prebuilding FOLDER LEVEL..` writes a folder for each level. `fastmlp.cli.ahead` has
 programs run, which name what they call as they do. Here each piece that compiled code may request is
 compiled, then what these may request, until nothing is left.
 """
@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -34,7 +33,7 @@ CHILD = "import sys; from fastmlp.cli.prebuilding import write; write(*sys.argv[
 
 
 def main() -> int:
-    """Write an archive for each level, all at a time, in processes that compile for one each."""
+    """Write a folder for each level, all at a time, in processes that compile for one each."""
     folder, *levels = sys.argv[1:]
     try:
         for level in levels:
@@ -48,7 +47,7 @@ def main() -> int:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     running = [
         subprocess.Popen(
-            [sys.executable, "-c", CHILD, level, str(Path(folder, f"{level}.zip"))],
+            [sys.executable, "-c", CHILD, level, str(Path(folder, level))],
             env={**inherited, **LEVELS[level].environment, store.SWITCH: "0"},
         )
         for level in levels
@@ -59,16 +58,14 @@ def main() -> int:
 def write(
     level: str, place: str, dtypes: Sequence[str] = DTYPES, templates: Sequence[str] = ENTRY_POINTS
 ) -> None:
-    """Write a level's archive, in a process that compiles for the level and has compiled nothing before.
+    """Write a level's folder, in a process that compiles for the level and has compiled nothing before.
 
     templates : the entry points
     """
-    with zipfile.ZipFile(place, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, key, kind, content in _files(dtypes, templates):
-            # Without the time, so that the same texts make the same archive.
-            file = zipfile.ZipInfo(store.prebuilt_file(level, name, key, kind))
-            file.compress_type = archive.compression
-            archive.writestr(file, store.checksum_of(content) + content)
+    Path(place).mkdir()
+    for name, key, kind, content in _files(dtypes, templates):
+        file = Path(place, store.prebuilt_file(level, name, key, kind))
+        file.write_bytes(store.checksum_of(content) + content)
 
 
 def _files(dtypes: Sequence[str], templates: Sequence[str]) -> Iterator[tuple[str, str, str, bytes]]:

@@ -199,10 +199,17 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
             Or floats (rows, k) that are not all 0 or 1: the probability of each class, in rows that each sum
             to 1 within 1e-6. `classes_` are 0 .. k-1 then, and early stopping scores the most probable class.
         sample_weight : (rows,) array of at least 0, optional
+            A batch's loss is the mean weighted with these.
 
         Returns
         -------
         The estimator itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a mistake in a parameter or in the rows; ValueError also where the training has led to
+            parameters that are not finite. A training that `max_iter` ends warns, by a ConvergenceWarning.
         """
         self._train(X, y, sample_weight)
         return self
@@ -228,6 +235,11 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Returns
         -------
         The estimator itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`; ValueError also without classes in the first call, and for labels that are not in it.
         """
         epochs = checks.whole("epochs", epochs, 1)
         if _check_partial_fit_first_call(self, classes):
@@ -247,6 +259,13 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         Returns
         -------
         (rows,) array of labels, or (rows, n_out) of 0 and 1 for several labels a row, sparse if y was
+
+        Raises
+        ------
+        NotFittedError
+            Before the first fit.
+        ValueError, TypeError
+            If X is not such rows.
         """
         return self._decoded(self._outputs_for(X))
 
@@ -259,16 +278,35 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         y : (rows,) labels, or (rows, n_out) of 0 and 1, of which all of a row must be right
         sample_weight : (rows,) array, optional
             How much each row counts.
+
+        Returns
+        -------
+        float, scikit-learn's accuracy_score
         """
         return self._default_score(y, self.predict(X), sample_weight)
 
     def predict_proba(self, X: Any) -> Array:
-        """Return every class's probability, (rows, classes), in the order of `classes_`."""
+        """Return every class's probability.
+
+        Parameters
+        ----------
+        X : as for `predict`
+
+        Returns
+        -------
+        (rows, classes) array of the dtype that was trained in, in the order of `classes_`; of several labels
+        a row the probability of each
+
+        Raises
+        ------
+        NotFittedError, ValueError, TypeError
+            As `predict`.
+        """
         outputs = self._outputs_for(X)
         return np.hstack([1 - outputs, outputs]) if self.n_outputs_ == 1 else outputs
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithms of `predict_proba`."""
+        """Return the logarithms of `predict_proba`, with its arguments and errors."""
         probabilities = self.predict_proba(X)
         return np.log(probabilities, out=probabilities)
 

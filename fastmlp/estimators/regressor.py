@@ -143,10 +143,17 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         y : (rows,) or (rows, n_out) real numbers, also sparse if n_out > 1; the poisson loss is defined
             from 0 on
         sample_weight : (rows,) array of at least 0, optional
+            A batch's loss is the mean weighted with these.
 
         Returns
         -------
         The estimator itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a mistake in a parameter or in the rows; ValueError also where the training has led to
+            parameters that are not finite. A training that `max_iter` ends warns, by a ConvergenceWarning.
         """
         self._train(X, y, sample_weight)
         return self
@@ -167,6 +174,11 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
         Returns
         -------
         The estimator itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As `fit`.
         """
         self._train(X, y, sample_weight, checks.whole("epochs", epochs, 1))
         return self
@@ -180,7 +192,14 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
 
         Returns
         -------
-        (rows,) array, or (rows, n_out) if there are several outputs
+        (rows,) array of the dtype that was trained in, or (rows, n_out) if there are several outputs
+
+        Raises
+        ------
+        NotFittedError
+            Before the first fit.
+        ValueError, TypeError
+            If X is not such rows.
         """
         return self._decoded(self._outputs_for(X))
 

@@ -41,6 +41,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
+    learning_rate, clip_norm, layer_rates : see `Optimizer`
     momentum : float
         In [0, 1]. velocity = momentum * velocity + gradient.
     nesterov : bool
@@ -95,8 +96,11 @@ class SGD(Optimizer):
 class RMSprop(Optimizer):
     """Divide by a running root mean square of the gradient (torch.optim.RMSprop).
 
+    Tieleman and Hinton, "Neural networks for machine learning", lecture 6.5 (2012).
+
     Parameters
     ----------
+    learning_rate, clip_norm, layer_rates : see `Optimizer`
     alpha : float
         Smoothing of the mean square, in [0, 1).
     epsilon : float
@@ -135,6 +139,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
+    learning_rate, clip_norm, layer_rates : see `Optimizer`
     beta1, beta2 : float
         Decay of the first and the second moment, in [0, 1).
     epsilon : float
@@ -183,6 +188,8 @@ class AdamW(Adam):
 
     Parameters
     ----------
+    learning_rate, clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : see `Optimizer`
+    beta1, beta2, epsilon, epsilon_hat, amsgrad : see `Adam`
     weight_decay : float
         At least 0; every step multiplies the parameters by 1 - rate * weight_decay first.
     """
@@ -205,6 +212,7 @@ class SparseAdam(Optimizer):
 
     Parameters
     ----------
+    learning_rate, layer_rates : see `Optimizer`
     beta1, beta2 : float
         Decay of the first and the second moment, in [0, 1).
     epsilon : float
@@ -248,6 +256,7 @@ class ScheduleFreeAdamW(Optimizer):
 
     Parameters
     ----------
+    clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : see `Optimizer`
     learning_rate : float
         At least 0; a number, since the mean takes the place of a schedule.
     beta1 : float
@@ -308,6 +317,7 @@ class Muon(Optimizer):
 
     Parameters
     ----------
+    learning_rate, clip_norm, layer_rates, layer_decays, decay_norms, decay_biases : see `Optimizer`
     momentum : float
         Decay of the mean of gradients of a matrix, in [0, 1).
     nesterov : bool

@@ -159,6 +159,8 @@ class _Ensemble(Joint):
 class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]  # scikit-learn is untyped
     """scikit-learn's BaggingClassifier of networks, with the same members: they train and predict together.
 
+    Breiman, "Bagging predictors" (1996).
+
     Parameters
     ----------
     estimator : MLPClassifier or None
@@ -180,7 +182,21 @@ class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]
         return MLPClassifier() if self.estimator is None else self.estimator
 
     def predict_proba(self, X: Any) -> Array:
-        """Return the mean of the members' probabilities, (rows, classes), in the order of `classes_`."""
+        """Return the mean of the members' probabilities.
+
+        Parameters
+        ----------
+        X : as for `predict_members`
+
+        Returns
+        -------
+        (rows, classes) array, in the order of `classes_`
+
+        Raises
+        ------
+        NotFittedError
+            If the ensemble is not fitted.
+        """
         return self._mean(X)
 
     def predict_log_proba(self, X: Any) -> Array:
@@ -196,6 +212,8 @@ class MLPEnsembleClassifier(_Ensemble, BaggingClassifier):  # type: ignore[misc]
 
 class MLPEnsembleRegressor(_Ensemble, BaggingRegressor):  # type: ignore[misc]  # scikit-learn is untyped
     """scikit-learn's BaggingRegressor of networks, with the same members: they train and predict together.
+
+    Breiman, "Bagging predictors" (1996).
 
     Parameters
     ----------
@@ -218,5 +236,19 @@ class MLPEnsembleRegressor(_Ensemble, BaggingRegressor):  # type: ignore[misc]  
         return MLPRegressor() if self.estimator is None else self.estimator
 
     def predict(self, X: Any) -> Array:
-        """Return the mean of the members' predictions, (rows,), or (rows, n_out) of several outputs."""
+        """Return the mean of the members' predictions.
+
+        Parameters
+        ----------
+        X : as for `predict_members`
+
+        Returns
+        -------
+        (rows,) array, or (rows, n_out) of several outputs
+
+        Raises
+        ------
+        NotFittedError
+            If the ensemble is not fitted.
+        """
         return self._mean(X)

@@ -30,6 +30,12 @@ class _Search:
         Returns
         -------
         The search itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As scikit-learn's search, for a mistake in its own parameters, and where all fits
+            fail; what a single one raises is a warning, unless error_score="raise".
         """
         with together(self.estimator):
             return super().fit(X, y, **params)  # type: ignore[misc]  # scikit-learn's
@@ -71,6 +77,14 @@ class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]
 
     All other estimators are scikit-learn's matter.
 
+    Parameters
+    ----------
+    estimator : an estimator of scikit-learn's contract
+    param_grid : dict of lists, or list of such dicts
+    n_jobs, pre_dispatch : see above
+    scoring, refit, cv, verbose, error_score, return_train_score
+        As those of `sklearn.model_selection.GridSearchCV`, with its defaults.
+
     Attributes
     ----------
     cv_results_ : dict of arrays
@@ -81,7 +95,11 @@ class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]
 
 
 class RandomizedSearchCV(_Search, model_selection.RandomizedSearchCV):  # type: ignore[misc]
-    """scikit-learn's RandomizedSearchCV, whose networks train together: see `GridSearchCV`."""
+    """scikit-learn's RandomizedSearchCV, whose networks train together: see `GridSearchCV`.
+
+    Parameters and attributes are those of `sklearn.model_selection.RandomizedSearchCV`. The method is that of
+    Bergstra and Bengio, "Random search for hyper-parameter optimization" (2012).
+    """
 
 
 class _HalvingSearch(_Search):
@@ -92,7 +110,7 @@ class _HalvingSearch(_Search):
     def fit(self, X: Any, y: Any = None, **params: Any) -> Self:
         """Evaluate the candidates in rounds, and fit the best one on all rows; as scikit-learn's search.
 
-        The arguments are those of `GridSearchCV.fit`.
+        Arguments and errors are those of `GridSearchCV.fit`.
         """
         with trainings_go_on(self.resource.rpartition("__")[2] == "max_iter"):
             return super().fit(X, y, **params)
@@ -105,8 +123,14 @@ class HalvingGridSearchCV(_HalvingSearch, model_selection.HalvingGridSearchCV): 
     round goes on with the networks that it has, to the same bits as by a training from the beginning. That
     needs a number as `random_state`; with `early_stopping`, callbacks, or a `learning_rate` that falls it
     begins again.
+
+    Parameters and attributes are those of `sklearn.model_selection.HalvingGridSearchCV`; the method is from
+    Jamieson and Talwalkar, "Non-stochastic best arm identification" (2016).
     """
 
 
 class HalvingRandomSearchCV(_HalvingSearch, model_selection.HalvingRandomSearchCV):  # type: ignore[misc]
-    """scikit-learn's HalvingRandomSearchCV, whose networks train together: see `HalvingGridSearchCV`."""
+    """scikit-learn's HalvingRandomSearchCV, whose networks train together: see `HalvingGridSearchCV`.
+
+    Parameters and attributes are those of `sklearn.model_selection.HalvingRandomSearchCV`.
+    """

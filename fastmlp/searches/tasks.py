@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
@@ -18,7 +19,6 @@ from fastmlp.estimators.joint import TrainingThread
 from fastmlp.model.state import TrainState
 from fastmlp.searches.going_on import KeptTraining
 from fastmlp.searches.trainings import Awaited, train_together
-from fastmlp.searches.warning_state import current_state, restore
 from fastmlp.system.interrupts import POLL
 from fastmlp.training.callbacks import Callback, Run
 from fastmlp.training.plan import Plan
@@ -28,6 +28,10 @@ MOST_BYTES = 1 << 28
 
 MOST_TASKS = 1 << 10
 """Tasks that wait for trainings at once; each is a thread, of some 50 KB."""
+
+
+WARNING_STATE = ("filters", "showwarning", "_showwarnmsg_impl")
+"""What `warnings.catch_warnings` changes, for all threads of the process, until its block ends."""
 
 
 class Abandoned(BaseException):
@@ -55,7 +59,7 @@ class TaskThread(TrainingThread):
         super().__init__(daemon=True)
         self.group, self._call, self.ended_call = group, call, ended_call
         self._turns: SimpleQueue[None] = SimpleQueue()
-        self._context, self._warnings = contextvars.copy_context(), current_state()
+        self._context, self._warnings = contextvars.copy_context(), warning_state()
 
     def run(self) -> None:
         """Make the call."""
@@ -68,7 +72,7 @@ class TaskThread(TrainingThread):
 
     def go_on(self) -> None:
         """Begin, or go on from where the task waits. RuntimeError if there can be no further thread."""
-        restore(self._warnings)
+        set_warning_state(self._warnings)
         self.runs = True
         if self.ident is None:
             try:
@@ -82,7 +86,7 @@ class TaskThread(TrainingThread):
     def wait(self) -> None:
         """Have others run until this task shall go on; Abandoned if it shall not."""
         if not self.group.abandoned:
-            self._warnings = current_state()
+            self._warnings = warning_state()
             self._give_turn()
             self._turns.get()
         if self.group.abandoned:
@@ -143,14 +147,14 @@ class TaskGroup:
             self._left[thread] = len(tasks)
             thread.wait()
             return
-        outside = current_state()
+        outside = warning_state()
         try:
             self._take_turns()
         except BaseException:
             self._abandon()
             raise
         finally:
-            restore(outside)
+            set_warning_state(outside)
 
     def add_training(self, task: TaskThread, awaited: Awaited) -> Awaited:
         """Add the training that a task is about to wait for."""
@@ -216,3 +220,16 @@ class TaskGroup:
             if not task.ended:
                 task.go_on()
             task.join()
+
+
+def warning_state() -> tuple[Any, ...]:
+    """Return the filters of warnings and what shows them; each of the threads that take turns has its own."""
+    return tuple(getattr(warnings, name) for name in WARNING_STATE)
+
+
+def set_warning_state(state: tuple[Any, ...]) -> None:
+    """Go back to a state."""
+    for name, value in zip(WARNING_STATE, state, strict=True):
+        setattr(warnings, name, value)
+    with warnings.catch_warnings():  # which has the interpreter read the filters anew
+        pass

@@ -30,6 +30,11 @@ def save(model: Model | Sequence[Model | DivergenceError], path: Path) -> None:
     The file is an uncompressed `.npz` with a JSON header and a checksum. It holds no code. After a failure
     the old file is still there.
 
+    Parameters
+    ----------
+    model : Model, or list of Model and DivergenceError
+    path : str or path
+
     Raises
     ------
     TypeError
@@ -54,6 +59,7 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
 
     Parameters
     ----------
+    path : str or path
     pieces : the activations, layers and the loss of your own in its network; the file holds only their names
 
     Raises

@@ -334,7 +334,16 @@ class Stepper(Intake):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the parameters, and all else that the next steps depend on, to a file, flushed to the disk.
 
-        `fastmlp.load` reads the model in it. Raises OSError if the file cannot be written.
+        `fastmlp.load` reads the model in it.
+
+        Parameters
+        ----------
+        path : str or path
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written; what was there before is still there then.
         """
         write(path, self.model(), self.optimizer, self._exchanged(self._held()))
 
@@ -342,6 +351,10 @@ class Stepper(Intake):
         """Take over what `save` wrote to a file: the next steps have the bits of those after it.
 
         The network and the optimiser's rule must be those of the file; rates, rows and backend may differ.
+
+        Parameters
+        ----------
+        path : str or path
 
         Raises
         ------

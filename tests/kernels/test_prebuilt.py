@@ -27,7 +27,7 @@ from fastmlp.kernels.jit.store import MachineCode
 HERE = prebuilt.level()
 FOREIGN = "x86-64-v3" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"
 
-of_a_level = pytest.mark.skipif(HERE is None, reason="no archive serves this processor, or there is none")
+of_a_level = pytest.mark.skipif(HERE is None, reason="no level serves this processor")
 
 
 def run(code, *arguments, cwd=pages.ROOT, **environment):
@@ -64,11 +64,11 @@ LEVEL = "import json; from fastmlp.kernels.jit import prebuilt; print(json.dumps
         (prebuilt.SWITCH, "0"),
     ],
 )
-def test_code_of_another_kind_is_not_taken_from_an_archive(variable, value):
+def test_code_of_another_kind_is_not_taken_from_a_wheel(variable, value):
     assert run(LEVEL, **{variable: value}) is None
 
 
-def test_a_processor_that_lacks_one_feature_takes_no_archive(monkeypatch):
+def test_a_processor_that_lacks_one_feature_takes_none(monkeypatch):
     for name, level in LEVELS.items():
         for missing in (None, *level.features):
             features = ",".join(f"+{one}" for one in level.features - {missing})
@@ -84,16 +84,15 @@ CODE = MachineCode("of the wheel", b"object code", ("memset",))
 
 @pytest.fixture
 def carried(tmp_path, monkeypatch):
-    """A package with an archive of one piece and a mark; the user's cache is empty."""
-    with zipfile.ZipFile(tmp_path / f"{HERE}.zip", "w") as archive:
-        for kind, content in (("bin", store.content_of(CODE)), ("done", b"")):
-            file = store.prebuilt_file(HERE, "piece", "key", kind)
-            archive.writestr(file, store.checksum_of(content) + content)
+    """The folder of a level with one piece and a mark; the user's cache is empty."""
+    folder = tmp_path / HERE
+    folder.mkdir()
+    for kind, content in (("bin", store.content_of(CODE)), ("done", b"")):
+        file = folder / store.prebuilt_file(HERE, "piece", "key", kind)
+        file.write_bytes(store.checksum_of(content) + content)
     monkeypatch.setattr(prebuilt, "PLACE", tmp_path)
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path / "cache"))
-    prebuilt.archive.cache_clear()
-    yield tmp_path / f"{HERE}.zip"
-    prebuilt.archive.cache_clear()
+    return folder
 
 
 @of_a_level
@@ -126,57 +125,27 @@ def test_no_directory_is_needed(carried, monkeypatch):
     assert store.load("piece", "key") == CODE
 
 
-FORKS = """
-import json, os, signal, sys, threading, warnings
-from pathlib import Path
-from fastmlp.kernels.jit import prebuilt, store
-warnings.simplefilter("ignore")  # that a process with threads forks
-prebuilt.PLACE = Path(sys.argv[1])
-def read():
-    while True:
-        store.load("piece", "key")
-threading.Thread(target=read, daemon=True).start()
-right = 0
-for _ in range(100):
-    child = os.fork()
-    if not child:
-        signal.alarm(20)
-        os._exit(store.load("piece", "key") is None)
-    right += os.waitpid(child, 0)[1] == 0
-    if right == 0:
-        break
-print(json.dumps(right))
-"""
-
-
-@pytest.mark.slow  # a hundred forks, 5 s
 @of_a_level
-@needs.forks
-def test_a_process_that_is_forked_while_a_thread_reads_can_read(carried):
-    assert run(FORKS, carried.parent) == 100
-
-
-@of_a_level
-def test_the_cache_command_shows_the_archive(carried, capsys):
+def test_the_cache_command_shows_the_code_of_the_wheel(carried, capsys):
     assert main(["cache"]) == 0
     shown = capsys.readouterr().out
     assert re.search(rf"^prebuilt   2 files, \d+ bytes of the wheel, for {HERE}$", shown, re.M)
 
 
-@pytest.mark.slow  # opens it a thousand times, 3 s
 @of_a_level
-def test_each_damaged_byte_of_an_archive_is_noticed(carried):
-    whole = carried.read_bytes()
+def test_each_damaged_byte_of_the_wheels_code_is_noticed(carried):
+    (file,) = carried.glob("*.bin")
+    whole = file.read_bytes()
     for length in range(len(whole)):
-        carried.write_bytes(whole[:length])
-        prebuilt.archive.cache_clear()
+        file.write_bytes(whole[:length])
         assert store.load("piece", "key") is None
     for place in range(len(whole)):
         changed = bytearray(whole)
         changed[place] ^= 0x55
-        carried.write_bytes(changed)
-        prebuilt.archive.cache_clear()
-        assert store.load("piece", "key") in (None, CODE)
+        file.write_bytes(changed)
+        assert store.load("piece", "key") is None
+    file.write_bytes(whole)
+    assert store.load("piece", "key") == CODE
 
 
 UPDATE = """
@@ -205,7 +174,7 @@ print("null")
 @pytest.mark.slow  # two processes that compile
 @of_a_level
 def test_a_step_from_an_empty_cache(tmp_path):
-    run(WRITE, HERE, tmp_path / f"{HERE}.zip", **LEVELS[HERE].environment, FASTMLP_CACHE="0")
+    run(WRITE, HERE, tmp_path / HERE, **LEVELS[HERE].environment, FASTMLP_CACHE="0")
     cache = tmp_path / "cache"
     bits, compiled, loaded = run(UPDATE, tmp_path, FASTMLP_CACHE_DIR=str(cache))
     assert (compiled, loaded) == (0, False)
@@ -225,11 +194,10 @@ def others():
 
 @pytest.mark.slow  # a process that compiles
 @pytest.mark.parametrize("level", others())
-def test_an_archive_is_written_for_processors_of_another_level(tmp_path, level):
-    run(WRITE, level, tmp_path / "other.zip", **LEVELS[level].environment, FASTMLP_CACHE="0")
-    with zipfile.ZipFile(tmp_path / "other.zip") as archive:
-        assert archive.testzip() is None
-        assert store.prebuilt_file(level, "names", store.package_digest(), "json") in archive.namelist()
+def test_code_is_written_for_processors_of_another_level(tmp_path, level):
+    run(WRITE, level, tmp_path / level, **LEVELS[level].environment, FASTMLP_CACHE="0")
+    assert (tmp_path / level / store.prebuilt_file(level, "names", store.package_digest(), "json")).is_file()
+    assert [*(tmp_path / level).glob("update_*.bin")]
 
 
 TRAIN = """

@@ -92,16 +92,18 @@ def test_peers_are_measured_and_written_as_bench_does(tmp_path):
     """Each peer is held to the reference's losses; the file and its table are those of `fastmlp bench`."""
     file = tmp_path / "peers.json"
     command = [sys.executable, "-m", "benchmarks.peers", "--only", "30-100-1", "--rounds", "2"]
-    peers = ["--peers", "fastmlp,sklearn,c", "--cores", str(min(allowed())), "--clock", "cpu"]
+    peers = ["--peers", "fastmlp,sklearn,c,jax", "--cores", str(min(allowed())), "--clock", "cpu"]
+    (tmp_path / "jax.py").write_text("raise ModuleNotFoundError('no jax')")  # as where it is not installed
     done = subprocess.run(
-        [*command, *peers, "--json", file], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+        [*command, *peers, "--json", file], env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=ROOT,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     results = read(file)
     assert {one.variant: one.time.rounds for one in results.measurements} == {"fastmlp": 2, "sklearn": 2}
-    assert [(one.variant, one.message) for one in results.wrong] == [
-        ("c", "written for the notebook's network alone")
-    ]
+    assert "30-100-1 b100 adam, c: left out, written for the notebook's network alone\n" in done.stdout
+    assert "30-100-1 b100 adam, jax: left out, it is not installed (no jax)\n" in done.stdout
+    assert results.wrong == []
     (row,) = table(results).splitlines()[2:]
     cells = [cell.strip() for cell in row.split("|")[1:-1]]
     assert (cells[0], cells[4:7], cells[8]) == ("30-100-1 b100 adam", [""] * 3, "")

@@ -222,12 +222,12 @@ def _prebuilt(name: str, key: str, kind: str) -> bytes | None:
     """Return what came with the wheel in place of a file; None also where nothing shall be read."""
     if is_off() or (level := prebuilt.level()) is None:
         return None
-    found = prebuilt.read(prebuilt_file(level, name, key, kind))
+    found = prebuilt.read(level, prebuilt_file(level, name, key, kind))
     return None if found is None else _checked(found)
 
 
 def prebuilt_file(level: str, name: str, key: str, kind: str) -> str:
-    """Return the name of a file in a level's archive."""
+    """Return the name of a file that came with the wheel."""
     return _named(name, f"prebuilt {level} {key}", kind)
 
 

@@ -15,7 +15,7 @@ from fastmlp.kernels.variant import Bound
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import loss_of
 
-PROGRAMS = "fastmlp.kernels.lanes.programs"
+PROGRAMS = "fastmlp.kernels.lanes.networks"
 
 MOST_UNROLLED = 600
 """Rows of a step times parameters of which a program is unrolled."""

@@ -3,6 +3,7 @@
 All arrays are lane by lane, see `fastmlp.kernels.lanes.training`; only rows of data lie where each network has them.
 """
 
+# ruff: noqa: F821  (the names that the template calls are bound later)
 # mypy: ignore-errors
 
 from llvmlite import ir
@@ -33,6 +34,21 @@ from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
 from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep
 from fastmlp.kernels.small.lane_sums import clip, penalties
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
+
+
+def train_lanes(call, worker, workers):
+    """`train_chunk` of as many networks as a vector has lanes."""
+    objective = call.objective
+    run(
+        call.parameters, call.moments, call.memory, call.order, call.starts, call.stops, call.totals, call.rates,
+        call.losses, call.lane_places, call.lane_numbers, objective.divisor, objective.value_divisor,
+        objective.shared_penalty,
+    )  # fmt: skip
+
+
+def names(constants):
+    """Return the global names of `train_lanes`."""
+    return {"run": chunk(constants)}
 
 
 class GatheredRows:
