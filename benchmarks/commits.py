@@ -26,9 +26,17 @@ def main():
     print(f"{cpu()}, {options.pairs} pairs by the {options.clock} clock\n{'':34}ratio  95 % interval")
     for work in WORKS:
         if work.kind == "train" and options.only in work.name and work.threads <= len(cores):
-            ratios = compare(work, cores[: work.threads], options.other, options.pairs, options.clock)
+            try:
+                ratios = compare(work, cores[: work.threads], options.other, options.pairs, options.clock)
+            except LeftOut as reason:
+                print(f"{work.name}: left out, {reason}")
+                continue
             found = summary(ratios)
             print(f"{work.name:32}{found.median:7.3f}  {found.low:.3f} to {found.high:.3f}", flush=True)
+
+
+class LeftOut(Exception):
+    """Raised where a checkout does not know a work, or fails at it."""
 
 
 def compare(work, cores, other, pairs, clock):
@@ -37,7 +45,7 @@ def compare(work, cores, other, pairs, clock):
     try:
         for worker in workers:
             if "version" not in worker.about:
-                raise SystemExit(f"{work.name}: {worker.about}")
+                raise LeftOut(worker.about)
         ratios = []
         for pair in range(pairs):
             own, others = (one.turn()[clock] for one in workers[:: 1 if pair % 2 else -1])
