@@ -111,6 +111,20 @@ print(json.dumps([host().vector_bytes, target()[1], blas, children_too]))
     assert set(blas) <= {"Haswell"}
 
 
+@pytest.mark.slow
+def test_networks_drawn_at_random_are_measured():
+    command = [sys.executable, "-m", "benchmarks.sweep", "--count", "2", "--most", "1e-4", "--seconds", "0"]
+    done = subprocess.run(
+        [*command, "--peers", "reference"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    gains, ratios = ([float(cells[column]) for cells in rows] for column in (0, -1))
+    assert gains == ratios == sorted(gains)
+    assert len(gains) == 2
+    assert gains[0] > 0
+
+
 @pytest.mark.slow  # starts a process for each peer
 def test_peers_are_measured_and_written_as_bench_does(tmp_path):
     """Each peer is held to the reference's losses; the file and its table are those of `fastmlp bench`."""
