@@ -105,7 +105,7 @@ def of_tile(tile: Tile, depth: int, level: str) -> Work | None:
         return None
     rows = count * tile.rows
     by_columns = tile.kind == "depth"
-    order = np.arange(max(rows, depth))
+    order = np.arange(max(rows, depth)) * (4 * rows if by_columns else 1)
     times = max(1, int(2e-5 / (rows * width * depth / 1e11)))
     call = repeated(
         (tile.kind, tile.rows, tile.vectors), times, *operands()[:2], order, operands()[2],

@@ -39,6 +39,8 @@ class Kind(NamedTuple):
 
 
 CPUS = {
+    "haswell": Kind(X86, AVX2, 2, 2, latency=5),
+    "alderlake": Kind(X86, AVX2, 2, 3),
     "znver3": Kind(X86, AVX2, 2, 2),
     "znver4": Kind(X86, AVX512, 1, 2),
     "skylake-avx512": Kind(X86, AVX512, 2, 2),

@@ -14,7 +14,6 @@ from fastmlp.lab.machine import cpu
 from fastmlp.lab.measurements import Measurement
 from fastmlp.lab.peers import PEERS, peers_of
 from fastmlp.lab.steps import StepRow, measure
-from fastmlp.lab.timing import CLOCKS
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam
 
@@ -55,7 +54,7 @@ def measured(row: StepRow, peers: list[str], seconds: float) -> Result:
     """Measure a row; RuntimeError if a contestant's losses are not the reference's."""
     able = *backends(), *peers_of(row.network, row.optimizer)
     found = {}
-    for one in measure(row, ["auto", *filter(able.__contains__, peers)], seconds, CLOCKS["cpu"]):
+    for one in measure(row, ["auto", *filter(able.__contains__, peers)], seconds, "cpu"):
         if not isinstance(one, Measurement):
             raise RuntimeError(f"{row}: {one}")
         found[one.variant] = one.time.median

@@ -16,7 +16,7 @@ from fastmlp.lab.table import notes, table, wrong
 from fastmlp.lab.timing import LEAST_SHARE, summary
 from fastmlp.model.layout import parameter_count
 
-from .. import pinning
+from .. import avx2, pinning
 from . import start
 from .page import TITLES
 from .works import WORKS
@@ -70,12 +70,12 @@ def _options():
 
 
 def environment(threads):
-    """The children's: thread counts set, and nothing that makes OpenBLAS other than its own choice."""
+    """The children's: thread counts set, and OpenBLAS left to its own choice, but in `benchmarks.avx2`."""
     env = dict(os.environ, TORCHINDUCTOR_COMPILE_THREADS="1")
     env |= dict.fromkeys(THREAD_VARIABLES, str(threads))
     for name in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE"):
         env.pop(name, None)
-    return env
+    return env | avx2.limits()
 
 
 class Worker:

@@ -93,7 +93,9 @@ def step_rows(
 
 
 def workers(row: StepRow, name: str) -> int:
-    """Return how many threads a backend gives a step of the row."""
+    """Return how many threads a backend gives a step of the row; "auto" is taken to give all."""
+    if name == "auto":
+        return row.threads
     best = None if is_reference(name) else choice_of(name).workers
     return 1 if best is None else best(row.work())
 

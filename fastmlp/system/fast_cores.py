@@ -17,8 +17,11 @@ EFFICIENCY = 0.4
 """An efficiency core's speed where the system does not tell: half of the multiply-adds of a cycle, at 0.65 to
 0.8 of the clock (Apple's M1, Intel's 12th generation)."""
 
-EFFICIENCY_CLASS = 18
-"""Where SYSTEM_CPU_SET_INFORMATION of Windows has the byte that grows with a core's speed."""
+KIND, EFFICIENCY_CLASS = slice(4, 8), 18
+"""Where SYSTEM_CPU_SET_INFORMATION of Windows has its kind, and the byte that grows with a core's speed."""
+
+OF_A_CORE = bytes(4)
+"""The kind CpuSetInformation."""
 
 
 @functools.cache
@@ -64,7 +67,8 @@ def on_windows(cores: int, library: Any) -> list[float]:
     found_all = library.GetSystemCpuSetInformation(found, length, ctypes.byref(length), process, 0)
     classes, rest = [], found.raw[: length.value] if found_all else b""
     while len(rest) > EFFICIENCY_CLASS:
-        classes.append(rest[EFFICIENCY_CLASS])
+        if rest[KIND] == OF_A_CORE:  # Microsoft asks to pass over what may come besides
+            classes.append(rest[EFFICIENCY_CLASS])
         rest = rest[max(1, int.from_bytes(rest[:4], "little")) :]  # its first number is its own length
     if len(classes) < cores:
         return [1.0] * cores

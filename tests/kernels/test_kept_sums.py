@@ -10,6 +10,7 @@ ROWS, INPUTS, UNITS, PART = 1100, 200, 40, 20
 """Rows of 240 float32 numbers outgrow L2, rows of 220 do not."""
 
 RATE = np.float32(0.01)
+L2 = np.float32(0.02)
 
 
 @pytest.mark.parametrize("applies", [False, True])
@@ -27,7 +28,7 @@ def test_kept_sums_change_no_bit(ordered, applies):
     # Each of ROWS roundings is of a sum near sqrt(ROWS), as far as a random walk of as many steps comes.
     allowed = ROWS * np.sqrt(ROWS) * np.finfo(np.float32).eps
     np.testing.assert_allclose(
-        parts, weights - RATE * expected if applies else expected, rtol=0, atol=allowed
+        parts, weights - RATE * (expected + L2 * weights) if applies else expected, rtol=0, atol=allowed
     )
 
 
@@ -37,12 +38,28 @@ def test_no_rows_have_a_gradient_of_0():
     np.testing.assert_array_equal(found, np.zeros_like(weights))
 
 
-def gradient(x, order, delta, weights, applies):
-    """Return the gradient, or the weights after a step of RATE along it."""
-    out, scratch = np.array(weights, order="C"), np.empty(1 << 17, np.float32)
-    sums, l2, delta = np.full_like(out, np.nan), np.float32(0), np.ascontiguousarray(delta)
+MANY, FEW, FIRST = 1600, 3, 33
+"""Rows that are copied where they are in an order and units are few; the units; a worker's first input."""
+
+
+@pytest.mark.parametrize("applies", [False, True])
+@pytest.mark.parametrize("room", [1 << 17, (INPUTS + 32) * 64])
+def test_few_units_of_many_ordered_rows_have_the_bits_that_they_have_beside_others(room, applies):
+    assert MANY * (INPUTS - FIRST) * 4 > CACHED_BYTES
+    rng = np.random.default_rng(0)
+    x, order = rng.standard_normal((MANY + 9, INPUTS), np.float32), rng.permutation(MANY)
+    delta, weights = (rng.standard_normal((n, UNITS), np.float32) for n in (MANY, INPUTS))
+    wide = gradient(x, order, delta, weights, applies, FIRST)
+    few = gradient(x, order, delta[:, :FEW], weights[:, :FEW], applies, FIRST, room)
+    np.testing.assert_array_equal(few, wide[:, :FEW])
+
+
+def gradient(x, order, delta, weights, applies, first=0, room=1 << 17):
+    """Return the gradient of the weights from row `first` on, or these after a step of RATE along it."""
+    out, scratch = np.array(weights[first:], order="C"), np.empty(room, np.float32)
+    sums, delta = np.full_like(out, np.nan), np.ascontiguousarray(delta)
     kernel = kernel_of("fused", "weight_gradient_rows")
-    kernel(x, order, delta, out, 0, 0, len(out), applies, RATE, l2, sums, scratch)
+    kernel(x, order, delta, out, first, first, len(weights), applies, RATE, L2, sums, scratch)
     return out
 
 

@@ -16,6 +16,9 @@ from fastmlp.kernels.tuning.table import TABLE
 SIDES = np.arange(1, 4001)
 """Units on either side of a layer; beyond, a unit adds no more to the need than to what is there."""
 
+DISTANCE_BYTES = 8
+"""Behind a panel lie as many distances of rows of x (`gemm.operands.distances`)."""
+
 pytestmark = [
     pytest.mark.parametrize("itemsize", [4, 8]),
     pytest.mark.parametrize("machine", ["AVX512", "AVX2", "NEON", "SSE"]),
@@ -29,7 +32,7 @@ def lengths(length):
 
 def test_panels_fit_into_scratch(machine, itemsize):
     machine = getattr(machines, machine)
-    panels = SIDES * machine.vectors * (machine.vector_bytes // itemsize)
+    panels = SIDES * (machine.vectors * machine.vector_bytes + DISTANCE_BYTES) // itemsize
     for there in (
         lengths(lambda units: workspace.scratch_length(units, 1, itemsize)),
         lengths(lambda rows: workspace.scratch_length(1, rows, itemsize)),

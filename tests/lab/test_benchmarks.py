@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -85,6 +86,43 @@ def test_a_row_that_takes_other_than_its_threads_is_reported():
         check_threads(with_another, 1)
     with pytest.raises(AssertionError, match=r"has 2 threads, this takes 1\.\d$"):
         check_threads(alone, 2)
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86 processor")
+def test_what_is_limited_to_avx2_is_so_from_its_start(tmp_path):
+    program = """
+import json
+import numpy
+import threadpoolctl
+from benchmarks.avx2 import limits
+from benchmarks.peers.__main__ import environment
+from fastmlp.kernels.codegen.machine import host, target
+libraries = threadpoolctl.threadpool_info()
+blas = [one["architecture"] for one in libraries if one["internal_api"] == "openblas"]
+children_too = limits() != {} and limits().items() <= environment(1).items()
+print(json.dumps([host().vector_bytes, target()[1], blas, children_too]))
+"""
+    (tmp_path / "limited.py").write_text(program)
+    environment = dict(os.environ, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}", NUMBA_CPU_NAME="haswell")
+    command = [sys.executable, "-m", "benchmarks.avx2", "limited"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    width, processor, blas, children_too = json.loads(done.stdout)
+    assert (width, processor, children_too) == (32, "haswell", True)
+    assert set(blas) <= {"Haswell"}
+
+
+@pytest.mark.slow
+def test_networks_drawn_at_random_are_measured():
+    command = [sys.executable, "-m", "benchmarks.sweep", "--count", "2", "--most", "1e-4", "--seconds", "0"]
+    done = subprocess.run(
+        [*command, "--peers", "reference"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")][2:]
+    gains, ratios = ([float(cells[column]) for cells in rows] for column in (0, -1))
+    assert gains == ratios == sorted(gains)
+    assert len(gains) == 2
+    assert gains[0] > 0
 
 
 @pytest.mark.slow  # starts a process for each peer

@@ -56,9 +56,12 @@ def test_macos_counts_its_performance_cores(count, speeds):
     assert on_macos(3, SimpleNamespace(sysctlbyname=sysctlbyname)) == speeds
 
 
-@pytest.mark.parametrize(("classes", "speeds"), [((1, 0, 1), [1.0, EFFICIENCY, 1.0]), ((), [1.0] * 3)])
+@pytest.mark.parametrize(("classes", "speeds"), [((1, 0, None, 1), [1.0, EFFICIENCY, 1.0]), ((), [1.0] * 3)])
 def test_windows_has_a_class_for_each_core(classes, speeds):
-    given = b"".join(bytes([32, *[0] * 17, one, *[0] * 13]) for one in classes)
+    of_another_kind = bytes([40, 0, 0, 0, 1, *[0] * 13, 9, *[0] * 21])
+    given = b"".join(
+        of_another_kind if one is None else bytes([32, *[0] * 17, one, *[0] * 13]) for one in classes
+    )
 
     def inform(place, room, length, process, flags):
         ctypes.cast(length, ctypes.POINTER(ctypes.c_ulong))[0] = len(given)

@@ -48,6 +48,9 @@ class Machine(NamedTuple):
         stack: a round of 12x2 tiles took 28 cycles by llvm-mca for `skylake-avx512`, now 13; one of 8x3 tiles over
         ordered terms 33.5 for `neoverse-n1`, now 12.5. For AVX2 LLVM does not, and there weight gradients of ordered
         rows lost a sixth by it.
+    keeps_constants : whether LLVM must be made to keep float64 constants in registers or on the stack. For NEON it
+        forms each anew in every round, by five instructions: two numbers of erf took 282, now 140, and 71 cycles by
+        llvm-mca for `neoverse-n1`, now 60; gelu's derivative 68, now 54. With SVE it loads them.
     """
 
     vector_bytes: int
@@ -62,6 +65,7 @@ class Machine(NamedTuple):
     fma_ports: int = 2
     fma_latency: int = 4
     settles: str = ""
+    keeps_constants: bool = False
 
     @property
     def tiles(self) -> tuple[int, tuple[tuple[int, ...], ...]]:
@@ -84,7 +88,7 @@ WIDE = ((1, 2, 4, 8, 12), (1, 2, 4, 6, 8, 12), (1, 2, 4, 6, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
 AVX512 = Machine(64, WIDE, masks=True, pack_rows=NEVER, pack_deltas=512, approximates_roots=True, settles="v")
 AVX2 = Machine(32, NARROW, accumulators=9)
-NEON = Machine(16, WIDE, constant_masks=True, settles="w")
+NEON = Machine(16, WIDE, constant_masks=True, settles="w", keeps_constants=True)
 SSE = Machine(16, NARROW, constant_masks=True, accumulators=9)
 
 AVX2_NEEDS = {"sse3", "ssse3", "sse4.1", "sse4.2", "avx", "avx2", "fma"}
@@ -135,4 +139,5 @@ def machine_of(triple: str, name: str, features: str) -> Machine:
     if not triple.startswith(("aarch64", "arm64")):
         return SSE
     has_masks, ports = "sve" in on, 4 if name.startswith(FOUR_PORTS) else 2
-    return NEON._replace(masks=has_masks, constant_masks=not has_masks, fma_ports=ports)
+    without = not has_masks
+    return NEON._replace(masks=has_masks, constant_masks=without, keeps_constants=without, fma_ports=ports)

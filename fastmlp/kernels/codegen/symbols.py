@@ -10,6 +10,7 @@ vectorises, and no flags that let LLVM reorder it.
 
 import functools
 import inspect
+import math
 import typing
 
 from llvmlite import ir
@@ -18,6 +19,7 @@ from numba.extending import intrinsic
 
 from fastmlp.formulas.numbers import DtypeConstant
 from fastmlp.kernels.codegen import roots
+from fastmlp.kernels.codegen.machine import host
 from fastmlp.kernels.codegen.types import INT32, declare
 
 
@@ -38,6 +40,12 @@ def _comparison(sign):
         return Symbol(self.builder, compared(sign, like.like(self), like.like(other)))
 
     return compare
+
+
+def is_immediate(number):
+    """Return whether an instruction of ARM's contains this float: 0, or 1 to 31/16 times a power of 2 from 1/8 to 16."""
+    significand, exponent = math.frexp(number)
+    return number == 0 or ((32 * significand).is_integer() and -2 <= exponent <= 5)
 
 
 def widest(*values):
@@ -84,8 +92,17 @@ class Symbol:
             return other.value if other.value.type == self.value.type else self._spread(other)
         number = other.of(self) if isinstance(other, DtypeConstant) else other
         kind = self.value.type
+        if host().keeps_constants and self.lane == ir.DoubleType() and not is_immediate(number):
+            return self._spread(self._opaque(number))
         lanes = [ir.Constant(self.lane, number)] * kind.count if isinstance(kind, ir.VectorType) else number
         return ir.Constant(kind, lanes)
+
+    def _opaque(self, number):
+        """Return a float as what LLVM takes for unknown; see `Machine.keeps_constants`."""
+        nothing = ir.InlineAsm(ir.FunctionType(self.lane, [self.lane]), "", "=w,0")
+        # By its attributes LLVM moves it out of a loop, which else would not become one of vectors.
+        value = self.builder.call(nothing, [ir.Constant(self.lane, number)], attrs=("nounwind", "readnone"))
+        return Symbol(self.builder, value)
 
     def _spread(self, other):
         """Return a float rounded to this one's dtype, and repeated in every lane if this one is a vector."""

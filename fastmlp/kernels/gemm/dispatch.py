@@ -16,7 +16,13 @@ from fastmlp.kernels.codegen.views import chosen, lesser
 from fastmlp.kernels.gemm.macrokernel import IN_PLACE, PACKED
 from fastmlp.kernels.gemm.microkernel import RELU, ROW_VECTORS, STORE, UPDATE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product_by_transposed, product_of_columns, product_of_rows
-from fastmlp.kernels.gemm.transposed import narrow_affine, narrow_weight_gradient, pays_backward, pays_forward
+from fastmlp.kernels.gemm.transposed import (
+    narrow_affine,
+    narrow_ordered_weight_gradient,
+    narrow_weight_gradient,
+    pays_backward,
+    pays_forward,
+)
 from fastmlp.kernels.tuning.pays import ROW_BYTES
 from fastmlp.kernels.tuning.reading import tuned
 
@@ -144,8 +150,13 @@ def weight_gradient(x, order, delta, out, out_first, start, stop, apply, rate, l
     panel : scratch for a depth of `rows`
     """
     rows, n_out = stop - start, delta.shape[1]
-    if len(order) == 0 and pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize):
+    narrow = pays_backward(n_out, rows, VECTOR_BYTES // out.itemsize)
+    if narrow and len(order) == 0:
         narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l2, panel)
+    elif narrow and len(delta) * rows * out.itemsize > CACHED_BYTES:
+        narrow_ordered_weight_gradient(
+            x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel
+        )
     else:
         depth, row = len(delta), n_out * out.itemsize
         together = rows_together(depth, x.shape[1] * out.itemsize, row)

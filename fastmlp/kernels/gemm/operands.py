@@ -8,10 +8,13 @@ operands: each name is a statement that Numba types and lowers, about a millisec
 
 import functools
 
-from fastmlp.kernels.codegen.arrays import NOTHING, of_arrays
+from numba import types
+
+from fastmlp.kernels.codegen.arrays import NOTHING, VectorNumbers, of_arrays, shifted
 from fastmlp.kernels.codegen.types import INT
+from fastmlp.kernels.codegen.vectors import counted
 from fastmlp.kernels.gemm.macrokernel import TRANSPOSED, multiply
-from fastmlp.kernels.gemm.microkernel import GATE, STORE
+from fastmlp.kernels.gemm.microkernel import GATE, STORE, VECTOR_BYTES, VECTORS
 
 
 @of_arrays
@@ -35,6 +38,16 @@ def product_of_rows(x, order, first, rows, w, k, terms, packing, panel, b, out, 
             product_of("strided", a=x.at(first, k))
 
 
+def distances(x, order, k, terms, panel):
+    """Write the bytes from x to its rows order[k], order[k + 1], .. behind the panel; return their place."""
+    build = x.builder
+    place = shifted(build, panel.data, (terms * (VECTORS * VECTOR_BYTES)).value)
+    samples, far = (VectorNumbers(build, types.int64, at) for at in (order.at(0, k), place))
+    with counted(build, terms) as term:
+        far[term] = samples[term] * x.row
+    return place
+
+
 @of_arrays
 def product_of_columns(
     x, order, first, rows, delta, k, terms, packing, panel, sums, out, to, finish, rate, l2
@@ -52,7 +65,7 @@ def product_of_columns(
     )  # fmt: skip
     with builder.if_else((order.columns > 0).value) as (ordered, straight):
         with ordered:
-            product_of("depth", a=x.at(0, first), order=order.at(0, k))
+            product_of("depth", a=x.at(0, first), order=distances(x, order, k, terms, panel))
         with straight:
             product_of("strided", a=x.at(k, first))
 

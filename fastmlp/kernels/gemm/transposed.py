@@ -9,13 +9,23 @@ choice between the two changes no bit.
 
 from __future__ import annotations
 
+from numba import njit
+
 from fastmlp.kernels.codegen.symbols import jittable
 from fastmlp.kernels.codegen.views import lesser, vector
 from fastmlp.kernels.gemm.microkernel import RELU, ROW_VECTORS, STORE, VECTOR_BYTES, VECTORS
 from fastmlp.kernels.gemm.operands import product
-from fastmlp.kernels.gemm.packing import transpose
+from fastmlp.kernels.gemm.packing import pack, transpose
 from fastmlp.kernels.jit.lazy import apart
 from fastmlp.kernels.program.arithmetic import sgd_step, with_decay
+
+compiled = njit(error_model="numpy", inline="always")
+
+COPIED_BYTES = 1 << 18
+"""Bytes of rows of x that `narrow_ordered_weight_gradient` copies together: they stay in L2."""
+
+TERMS = 128
+"""Inputs that `narrow_affine` transposes together: they stay in L1 with a panel's sums."""
 
 step, penalised = jittable(sgd_step), jittable(with_decay)
 
@@ -38,47 +48,97 @@ def narrow_affine(x, w, b, out, start, stop, relu, panel):
     n_in, n_out = w.shape
     zero = out.dtype.type(0)
     width = VECTORS * (VECTOR_BYTES // out.itemsize)
-    turned = n_in * width
+    turned = lesser(n_in, TERMS) * width
     for i in range(start, stop, width):
         columns = lesser(width, stop - i)
-        transpose(columns, n_in, x, i * n_in, n_in, panel, 0, width)
         for m in range(n_out):
             bias = zero if b is None else b[m]
             for j in range(width):
                 panel[turned + m * width + j] = bias
-        finish = RELU if relu else STORE
-        product(
-            w, 0, 1, n_out, panel, 0, width, panel, turned, width, panel, turned, width,
-            n_out, columns, n_in, finish, zero, zero, VECTORS,
-        )  # fmt: skip
+        for k in range(0, n_in, TERMS):
+            terms = lesser(TERMS, n_in - k)
+            transpose(columns, terms, x, i * n_in + k, n_in, panel, 0, width)
+            finish = RELU if relu and k + terms == n_in else STORE
+            product(
+                w, k * n_out, 1, n_out, panel, 0, width, panel, turned, width, panel, turned, width,
+                n_out, columns, terms, finish, zero, zero, VECTORS,
+            )  # fmt: skip
         transpose(n_out, columns, panel, turned, width, out, i * n_out, n_out)
 
 
-@apart
-def narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l2, panel):
-    """`dispatch.weight_gradient` without an order; fewer than four outputs use tiles of one row."""
-    n_in, n_out = x.shape[1], delta.shape[1]
+@compiled
+def narrow_sums(x, at, row, delta, k, terms, waiting, out, out_first, start, stop, apply, rate, l2, panel):
+    """`dispatch.weight_gradient` of the terms k, .. of delta; fewer than four outputs use tiles of one row.
+
+    at, row : where column `start` of the first of these rows of x lies, and from row to row
+    waiting : like out, where sums go on from if k > 0, and wait if they do not end
+    """
+    n_out = delta.shape[1]
     zero = out.dtype.type(0)
-    lanes = VECTOR_BYTES // out.itemsize
     across = ROW_VECTORS if n_out < 4 else VECTORS
-    width = lanes * across
-    flat = vector(out, 0, out.size)
+    width = across * (VECTOR_BYTES // out.itemsize)
+    flat, held = vector(out, 0, out.size), vector(waiting, 0, waiting.size)
     for i in range(start, stop, width):
         columns = lesser(width, stop - i)
-        for j in range(n_out * width):
-            panel[j] = 0
+        place, size = (i - out_first) * n_out, columns * n_out
+        if k > 0:
+            transpose(columns, n_out, held, place, n_out, panel, 0, width)
+        else:
+            for j in range(n_out * width):
+                panel[j] = 0
         product(
-            delta, 0, 1, n_out, x, i, n_in, panel, 0, width, panel, 0, width,
-            n_out, columns, len(delta), STORE, zero, zero, across,
+            delta, k * n_out, 1, n_out, x, at + i - start, row, panel, 0, width, panel, 0, width,
+            n_out, columns, terms, STORE, zero, zero, across,
         )  # fmt: skip
-        at, size = (i - out_first) * n_out, columns * n_out
         if not apply:
-            transpose(n_out, columns, panel, 0, width, out, at, n_out)
+            transpose(n_out, columns, panel, 0, width, held, place, n_out)
             continue
         turned = n_out * width
         transpose(n_out, columns, panel, 0, width, panel, turned, n_out)
         for j in range(size):
             g = panel[turned + j]
             if l2 > 0:
-                g = penalised(g, l2, flat[at + j])
-            flat[at + j] = step(flat[at + j], rate, g)
+                g = penalised(g, l2, flat[place + j])
+            flat[place + j] = step(flat[place + j], rate, g)
+
+
+@apart
+def narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l2, panel):
+    """`dispatch.weight_gradient` without an order."""
+    narrow_sums(
+        x, start, x.shape[1], delta, 0, len(delta), out, out, out_first, start, stop, apply, rate, l2, panel
+    )
+
+
+@apart
+def narrow_ordered_weight_gradient(
+    x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel
+):  # fmt: skip
+    """`dispatch.weight_gradient` with an order: rows of x are copied behind the panel, COPIED_BYTES at a time."""
+    columns, depth, n_in = stop - start, len(delta), x.shape[1]
+    before = 2 * delta.shape[1] * ROW_VECTORS * (VECTOR_BYTES // out.itemsize)
+    together = max(1, lesser(COPIED_BYTES // out.itemsize, panel.size - before) // columns)
+    waiting = sums if apply else out
+    for k in range(0, depth, together):
+        terms = lesser(together, depth - k)
+        for i in range(terms):
+            sample = order[k + i]
+            pack(1, columns, x, sample * n_in + start, n_in, panel, before + i * columns, columns)
+        ends = apply and k + terms == depth
+        narrow_sums(
+            panel,
+            before,
+            columns,
+            delta,
+            k,
+            terms,
+            waiting,
+            out,
+            out_first,
+            start,
+            stop,
+            ends,
+            rate,
+            l2,
+            panel,
+        )

@@ -21,7 +21,7 @@ from fastmlp.model.layout import ALIGNMENT, aligned
 from fastmlp.model.network import Network
 
 SCRATCH_BYTES = 256
-"""Bytes of scratch for each term of a matmul's sums: a row of a panel, up to 4 wide vectors."""
+"""Bytes of scratch for each term of a matmul's sums: a row of a panel, 3 wide vectors, and a distance."""
 
 SCRATCH_ROWS = 32
 """Rows of scratch besides the panel: more than a register tile has."""
