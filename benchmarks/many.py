@@ -62,9 +62,12 @@ def notebook_in_jax(X: np.ndarray, y: np.ndarray, models: int, steps: int) -> Ca
 
 
 def compiled(network: fastmlp.Network, optimizer: Any, rows: int, batch_size: int) -> None:
-    """Have the program on the disk by which networks go together, as after some such calls."""
+    """Have both programs on the disk as after some such calls: of the network alone, and of many together."""
     described = with_formulas((network, optimizer, "float32", rows, batch_size, False))
     lanes.compile_in_background(*described)
+    X, y = np.zeros((rows, network.n_in), np.float32), np.zeros((rows, network.n_out), np.float32)
+    given = {"optimizer": optimizer, "epochs": 1, "batch_size": batch_size, "backend": "specialized"}
+    fastmlp.fit(network, X, y, **given)
 
 
 def rows() -> Iterator[Row]:
@@ -114,6 +117,7 @@ def rows() -> Iterator[Row]:
     digits, labels = load_digits(return_X_y=True)
     digits = (digits / 16).astype(np.float32)
     network, given = fastmlp.Network([64, 50, 10], output="softmax", loss="cross_entropy"), {"epochs": 10}
+    compiled(network, fastmlp.Adam(), len(digits), 32)
     yield Row(
         "100 of 64-50-10, digits, 10 epochs", 100 * 10 * 57,
         {

@@ -110,12 +110,13 @@ def main() -> None:
     warnings.simplefilter("ignore")
     print_heading("benchmarks.searches")
     print("| models | call | s | times as long as the first |\n|---|---|---|---|")
-    for name, calls in rows():
+    for name, calls, compiled in rows():
         if options.only not in name:
             continue
         if options.cold:
             least = {what: once(call, CLOCKS["wall"]) for what, call in calls.items()}
         else:
+            compiled()
             least = least_seconds(calls, options.rounds)
         first = next(iter(least.values()))
         for what, took in least.items():
