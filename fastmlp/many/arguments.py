@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,6 @@ class Arguments:
         for name in ROWS:
             if name in self._same:
                 self._same[name] = _array(name, self._same[name])
-        self._identifying = [values for name, values in self._lists.items() if name != "seed"]
 
     def seeds(self) -> list[int]:
         """Return the seeds of all models: those of the list, or of an int s the numbers s, s + 1, .."""
@@ -56,12 +55,13 @@ class Arguments:
         del own["seed"], own["rows"]
         return own | dict(zip(ROWS, self.rows(index), strict=True))
 
-    def identity(self, index: int) -> Any:
-        """Return what is equal for models whose arguments are the same objects, whatever their seeds are."""
+    def identities(self) -> Iterable[Any]:
+        """Return of each model what is equal where arguments are the same objects, whatever the seeds are."""
         weighed = self._same.get("sample_weight", self) is not None
         if weighed and self._same.get("validation", self) is not None:
-            return index  # a seed's split may leave rows of weight 0 alone
-        return tuple([id(values[index]) for values in self._identifying])
+            return range(self.count)  # a seed's split may leave rows of weight 0 alone
+        lists = [values for name, values in self._lists.items() if name != "seed"]
+        return zip(*[map(id, values) for values in lists], strict=True) if lists else [()] * self.count
 
     def options(self, index: int) -> Any:
         """Return what is equal for models that differ in seeds, rows and initial parameters only."""

@@ -34,7 +34,7 @@ from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
 
 Array = NDArray[Any]
 
-MOST = 64
+MOST = 128
 """Models of a block: with more, what each costs Python hardly becomes less."""
 
 MOST_LOSSES = 1 << 20
@@ -180,11 +180,13 @@ class BlockTraining:
         )
         finite = (self._finite & np.isfinite(parameters).all(axis=1)).tolist()
         threads = 1 if step else None
-        for place, one in enumerate(self._members):
-            if finite[place]:
-                network, backend, like = one.pattern.network, one.pattern.backend, one.pattern.kept
-                kept = Kept(ended, place, like, one.seed, parameters[place])
-                made = Model(network, kept.parameters, kept.history, backend, self.stop_reason, kept, threads)
+        for place, (one, own, sound) in enumerate(zip(self._members, parameters, finite, strict=True)):
+            if sound:
+                trained = one.pattern
+                kept = Kept(ended, place, trained.kept, one.seed, own)
+                made = Model(
+                    trained.network, own, kept.history, trained.backend, self.stop_reason, kept, threads
+                )
                 yield one.model, made
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from fastmlp.backend import lanes
@@ -34,22 +36,22 @@ class ModelGroup:
     program : by which they take their steps together; None where each goes alone
     workers : the threads that train models
     indices : their places in the call
-    patterns : of each, where nothing looks into their trainings, which then go in blocks; else empty
+    patterns : by these places, where nothing looks into their trainings, which then go in blocks; else empty
     """
 
     def __init__(self, program: LaneProgram | None, workers: int) -> None:
         self.program, self.workers = program, workers
         self.indices: list[int] = []
-        self.patterns: list[Pattern] = []
+        self.patterns: dict[int, Pattern] = {}
         self._saved = 0.0
         """Seconds that they take less together, about."""
 
-    def add(self, index: int, pattern: Pattern | None, saved: float) -> None:
-        """Add a model. saved : as of `saved_together`"""
-        self.indices.append(index)
+    def add(self, indices: Sequence[int], pattern: Pattern | None, saved: float) -> None:
+        """Add models. saved : of each, as of `saved_together`"""
+        self.indices += indices
         if pattern is not None:
-            self.patterns.append(pattern)
-        self._saved += saved / self.workers
+            self.patterns.update(dict.fromkeys(indices, pattern))
+        self._saved += len(indices) * saved / self.workers
 
     @property
     def lanes(self) -> int:

@@ -90,9 +90,12 @@ class Preparation:
     def members(self, models: Iterable[tuple[int, Pattern]]) -> list[Member]:
         """Return models that are trained by patterns, in a block; errors as of `training`."""
         found = []
+        shared: dict[int, Data] = {}
         for index, pattern in models:
             try:
-                data = self._kept.pop(index, None) or self._data(index)
+                data = self._kept.pop(index, None) or shared.get(id(pattern)) or self._data(index)
+                if self._arguments.shares_rows:
+                    shared[id(pattern)] = data
                 found.append(Member(index, self._seeds[index], pattern, data, self._initial(index, pattern)))
             except (TypeError, ValueError):
                 with named(index):
@@ -106,13 +109,17 @@ class Preparation:
         prepared for the check is let go of: the rows of all models may take many times the memory of X.
         """
         groups: dict[Any, ModelGroup] = {}
-        known: dict[Any, Checked] = {}  # models with the same arguments are checked once
-        for index in range(self._arguments.count):
-            given = self._arguments.identity(index) if self._resumed is None else index
-            one = known.get(given) or known.setdefault(given, self._checked(index))
+        alike: dict[Any, list[int]] = {}  # models with the same arguments are checked once
+        arguments = self._arguments
+        identities = arguments.identities() if self._resumed is None else range(arguments.count)
+        for index, given in enumerate(identities):
+            alike.setdefault(given, []).append(index)
+        for indices in alike.values():
+            one = self._checked(indices[0])
             group = groups.get(one.key) or groups.setdefault(one.key, ModelGroup(one.program, workers))
-            group.add(index, one.pattern, one.saved)
+            group.add(indices, one.pattern, one.saved)
         for group in groups.values():
+            group.indices.sort()
             self._group_sizes.update(dict.fromkeys(group.indices, len(group.indices)))
         return [*groups.values()]
 

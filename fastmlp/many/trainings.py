@@ -111,8 +111,9 @@ class Trainings:
         """Train models as a block; return the places of those that diverge, which are to be trained alone."""
         first = group.indices[places[0]]
         try:
-            models = [(group.indices[place], group.patterns[place]) for place in places]
-            block = self._running[first] = BlockTraining(self._members(models))
+            models = [group.indices[place] for place in places]
+            patterns = [group.patterns[index] for index in models]
+            block = self._running[first] = BlockTraining(self._members(zip(models, patterns, strict=True)))
             if self.reason is not None:
                 block.stop(self.reason)
             block.run()

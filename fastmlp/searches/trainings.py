@@ -121,5 +121,5 @@ def groups_of(awaited: Sequence[Awaited], workers: int) -> list[ModelGroup]:
         plan, program = one.plan, program_of(one.plan)
         key = program.bound if program else (plan.network, plan.optimizer.rule, one.state.parameters.dtype)
         saved = saved_together(plan, program, as_one=False)
-        groups.setdefault(key, ModelGroup(program, workers)).add(index, None, saved)
+        groups.setdefault(key, ModelGroup(program, workers)).add([index], None, saved)
     return [*groups.values()]

@@ -34,7 +34,7 @@ class EpochLosses:
         """Do `add`; return the means as an array (rows, epochs)."""
         if self._per_epoch == 1:  # its own mean; the general case takes 4 ns a step, the smallest step 100
             return objectives.reshape(len(self.pending) - 1, -1)
-        fresh = np.vstack([objectives * (counts * HEADROOM), counts])
+        fresh = np.vstack([np.ascontiguousarray(objectives) * (counts * HEADROOM), counts])
         self.pending = np.concatenate([self.pending, fresh], axis=1)
         complete = self.pending.shape[1] // self._per_epoch
         bound = complete * self._per_epoch

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 Words = NDArray[np.uint32]
 
 POOL, WORD, SHIFT = 4, 0xFFFFFFFF, np.uint32(16)
+LARGEST = (1 << 32 * POOL) - 1
 
 
 def _factors(first: int, factor: int, count: int) -> Words:
@@ -55,7 +56,8 @@ def _states(seeds: Sequence[int], key: int) -> NDArray[np.uint64]:
 
     Of seeds of 128 bits at most; what it returns of others has no meaning.
     """
-    words = np.array([[seed >> 32 * place & WORD for seed in seeds] for place in range(POOL)], np.uint32)
+    numbers = b"".join([(seed & LARGEST).to_bytes(4 * POOL, "little") for seed in seeds])
+    words = np.frombuffer(numbers, "<u4").reshape(-1, POOL).T
     pool, at = _hashed(words, FACTORS_IN[: POOL + 1]), POOL
     for source in range(POOL):
         others = [place for place in range(POOL) if place != source]

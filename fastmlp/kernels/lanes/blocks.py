@@ -26,7 +26,7 @@ from fastmlp.kernels.lanes.training import (
 )
 from fastmlp.kernels.program.records import Call
 from fastmlp.kernels.runtime.calls import NAMES
-from fastmlp.kernels.small.lane_layout import STEPS
+from fastmlp.kernels.small.lane_layout import STEPS, STRIDES
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import aligned
@@ -57,24 +57,23 @@ class LaneBlocks:
         self._entries, self._bound, self._members = entries, bound, members
         dtype = parameters.dtype
         self._lanes = lanes_of(dtype)
-        numbers: dict[tuple[int, int, int], Array] = {}
-        places: dict[int, list[int]] = {}
-        for network, optimizer, data, key in members:
-            own = id(network), id(optimizer), key
-            if own not in numbers:
-                numbers[own] = numbers_of(network, optimizer, 0, key, bound.constants)  # type: ignore[arg-type]
-            if id(data) not in places:
-                places[id(data)] = places_of(data, network, dtype)
+        of_numbers = {(id(one.network), id(one.optimizer), one.key): one for one in members}
+        of_data = {id(one.data): one for one in members}
+        numbers = {
+            own: numbers_of(one.network, one.optimizer, 0, one.key, bound.constants)  # type: ignore[arg-type]
+            for own, one in of_numbers.items()
+        }
+        places = {own: places_of(one.data, one.network, dtype) for own, one in of_data.items()}
         self._parameters = self._by_lanes(parameters)
         rows = max(1, members[0].optimizer.moment_rows)
         blocks, size, lanes = self._parameters.shape
         self._moments = aligned(blocks * rows * size * lanes, dtype).reshape(blocks, rows * size, lanes)
         self._moments[...] = 0
-        of_each = [numbers[id(one.network), id(one.optimizer), one.key] for one in members]
-        self._numbers = self._by_lanes(np.array(of_each))
-        addresses = np.array([places[id(one.data)] for one in members], np.int64)
-        self._places = np.empty((blocks, 3 * lanes + 2), np.int64)
-        self._places[:, :-2] = self._by_lanes(addresses).reshape(blocks, -1)
+        of_each = [(id(one.network), id(one.optimizer), one.key) for one in members]
+        self._numbers = self._by_lanes(_of_each(numbers, of_each))
+        addresses = _of_each(places, [id(one.data) for one in members])
+        self._places = np.empty((blocks, 3 * lanes + STRIDES), np.int64)
+        self._places[:, :-STRIDES] = self._by_lanes(addresses).reshape(blocks, -1)
 
     def take(
         self,
@@ -97,16 +96,17 @@ class LaneBlocks:
         of_all = over_lanes([totals[:, None]] * lanes)
         order = side_by_side([*orders] * lanes) if len(orders) == 1 else None
         known: dict[tuple[int, ...], Array] = {}
-        found = np.empty((len(self._parameters), len(starts), lanes))
+        found = np.empty((len(starts), len(self._parameters) * lanes))
         call: Call | None = None
-        for block, losses in enumerate(found):
+        for block in range(len(self._parameters)):
+            losses = found[:, block * lanes : (block + 1) * lanes]
             own = [min(block * lanes + lane, models - 1) for lane in range(lanes)]
             key = tuple([id(rates[i]) for i in own])
             if key not in known:
                 known[key] = over_lanes([rates[i] for i in own])
             order_of_block = side_by_side([orders[i] for i in own]) if order is None else order
             steps = LaneSteps(order_of_block, starts, stops, of_all, known[key])
-            self._places[block, -2:] = steps.strides
+            self._places[block, -STRIDES:] = steps.strides(losses)
             state = LaneState(
                 self._parameters[block], self._moments[block], self._places[block], self._numbers[block]
             )
@@ -116,7 +116,7 @@ class LaneBlocks:
                 call.show({**words_of(state, losses), "order": order_of_block, "rates": known[key]})
             entry(call.address)
         self._entries.mark_ready(network, optimizer, dtype.name, self._bound)
-        return found.transpose(0, 2, 1).reshape(-1, len(starts))[:models]
+        return found.T[:models]
 
     @property
     def parameters(self) -> Array:
@@ -145,3 +145,9 @@ class LaneBlocks:
         out = aligned(models * width, blocks.dtype).reshape(models, width)[:, :size]
         out[...] = blocks.transpose(0, 2, 1).reshape(models, size)
         return out[: len(self._members)]
+
+
+def _of_each(rows: dict[Any, Any], keys: Sequence[Any]) -> Array:
+    """Return the row (n,) of each key, as (keys, n)."""
+    places = {key: place for place, key in enumerate(rows)}
+    return np.array([*rows.values()])[[places[key] for key in keys]]

@@ -29,6 +29,7 @@ from fastmlp.kernels.small.lane_layout import (
     ROWS_TARGETS,
     ROWS_WEIGHTS,
     STEPS,
+    STRIDES,
 )
 from fastmlp.kernels.small.lane_numbers import LaneNumbers, LaneRegisters, Slots
 from fastmlp.kernels.small.lane_step import DropoutMasks, LaneStep
@@ -167,7 +168,7 @@ def chunk(constants):
             steps = Symbol(
                 builder, builder.extract_value(context.make_array(starts)(context, builder, args[4]).shape, 0)
             )
-            by_totals, by_rates = places_at[3 * lanes], places_at[3 * lanes + 1]
+            by_totals, by_rates, by_losses = (places_at[3 * lanes + i] for i in range(STRIDES))
             share_of = lambda s: loss_share.formula(divided, totals_at[s * by_totals])
             if constants.stays:
                 data.gather(starts_at[0], of_all, share_of(0))
@@ -189,7 +190,7 @@ def chunk(constants):
                 if constants.l2:
                     l2 = l2_of_lane * penalty_share.formula(shared, totals_at[s * by_totals])
                     found = found + penalties(step, l2)
-                losses_at[s] = found
+                losses_at[s * by_losses] = found
                 if constants.clips_norm:
                     clip(step, numbers_at[CLIP_NORM], l2)
                     l2 = None

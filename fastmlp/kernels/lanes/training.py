@@ -70,8 +70,8 @@ class LaneState(NamedTuple):
     """Networks side by side: each is a column of these arrays.
 
     parameters : (P, lanes); moments : (rows * P, lanes)
-    places : (3 * lanes + 2,) int64, the addresses of all inputs, then of the targets and of the weights; and
-        how far the totals and the rates of a step lie from those before
+    places : (3 * lanes + STRIDES,) int64, the addresses of all inputs, then of the targets and of the weights;
+        and `LaneSteps.strides`
     numbers : (n, lanes) float64, `numbers_of` each network
     """
 
@@ -94,11 +94,14 @@ class LaneSteps(NamedTuple):
     totals: NDArray[np.float64]
     rates: NDArray[np.float64]
 
-    @property
-    def strides(self) -> list[int]:
-        """How far the totals and the rates of a step lie from those of the step before, 0 where all are equal."""
-        count = len(self.starts)
-        return [0 if len(array) < count else array.shape[1] for array in (self.totals, self.rates)]
+    def strides(self, losses: NDArray[np.float64]) -> list[int]:
+        """Return how many vectors the totals, rates and objectives of a step lie from those of the step before.
+
+        0 where all are equal. losses : (steps, lanes), of which a row is a part of a longer one
+        """
+        count, vector = len(self.starts), losses.itemsize * losses.shape[1]
+        of_steps = [0 if len(array) < count else array.shape[1] for array in (self.totals, self.rates)]
+        return [*of_steps, losses.strides[0] // vector]
 
 
 def numbers_of(
@@ -148,13 +151,13 @@ def train_in_lanes(entries: Entries, bound: Bound, tasks: Sequence[LaneTask]) ->
         numbers_of(one.network, one.optimizer, one.state.step, one.key, bound.constants)  # type: ignore[arg-type]
         for one in of_all
     ]
+    losses = np.empty((len(first.chunk.starts), lanes))
     state = LaneState(
         side_by_side([one.state.parameters for one in of_all]),
         side_by_side([one.state.moments[:rows].ravel() for one in of_all]),
-        np.concatenate([places.T.reshape(-1), steps.strides]),
+        np.concatenate([places.T.reshape(-1), steps.strides(losses)]),
         np.stack(numbers, axis=1),
     )
-    losses = np.empty((len(first.chunk.starts), lanes))
     call = call_of(bound, first.network, state, steps, losses)
     entries.of_network(bound, NAMES[dtype])(call.address)
     return LaneResult(state.parameters, state.moments, losses)

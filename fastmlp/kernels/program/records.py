@@ -257,7 +257,7 @@ places : of rows in their batches, see `fastmlp.model.backend.Shared`; batch_row
     read without ranks
 matrices : what `orthogonal.orthogonalise` works in
 lane_places : of networks in lanes the addresses of all inputs, targets and weights; then the distances of
-    steps in totals and in rates. Of predictions the addresses of all outputs
+    steps in totals, in rates and in losses. Of predictions the addresses of all outputs
 lane_numbers : (rows, lanes), the numbers of each one, see `fastmlp.kernels.small.lane_layout`
 row_marks : of the rows of all tables of categories, not 0 for those that a step has met; 0 between steps
 row_places : for each worker, the rows of a table that a batch has

@@ -21,6 +21,9 @@ BLOCK_ROWS = LOSS_ROWS
 ROWS_INPUTS, ROWS_TARGETS, ROWS_WEIGHTS = range(3)
 """The data of a network, in the order of their addresses."""
 
+STRIDES = 3
+"""Numbers of a call's `lane_places` after the addresses: see `LaneSteps.strides`."""
+
 L2, STEPS, CLIP_NORM, KEY, LOSS_PARAMETERS = range(ROOM_FOR_CONSTANTS, ROOM_FOR_CONSTANTS + 5)
 """Rows of a call's `lane_numbers`, after the constants of a rule; the loss's parameters are the last but for a
 threshold and a scale of each operation that drops units."""
