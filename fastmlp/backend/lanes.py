@@ -32,7 +32,7 @@ class LaneProgram(NamedTuple):
 
     network, optimizer : one of those that it serves, without rates
     rows : of an epoch; batch_size : of a step; shuffled : see `program_of`
-    saved : seconds that a step of a network takes less than alone, about
+    saved : seconds that a step of a network takes less than alone, about; less than 0 where it takes more
     """
 
     bound: Bound
@@ -65,7 +65,7 @@ class LaneProgram(NamedTuple):
         """Return whether to use it where that saves so many seconds: it is ready, or compiling takes less."""
         from fastmlp.kernels.jit.entries import about_seconds_of_a_network
 
-        return self.is_ready or saved > about_seconds_of_a_network()
+        return saved > 0 and (self.is_ready or saved > about_seconds_of_a_network())
 
     def spend(self, seconds: float) -> None:
         """Count what trainings have taken without it; have it compiled in the background at its price."""
@@ -116,7 +116,7 @@ def program_of(
         return None
     work, choice = Work.of(network, optimizer, batch_size, dtype, 1), registry.choice_of(name)
     alone = math.inf if choice.seconds is None else registry.estimate(name, choice, work)
-    saved = max(0.0, alone - lane_seconds(work)) if math.isfinite(alone) else 0.0
+    saved = alone - lane_seconds(work) if math.isfinite(alone) else 0.0
     return LaneProgram(bound, network, optimizer, dtype, rows, batch_size, shuffled, saved)
 
 

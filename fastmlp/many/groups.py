@@ -70,6 +70,6 @@ class ModelGroup:
         return self.lanes > 1 and self.program is not None and self.program.is_worth(self._saved)
 
     def spend(self, seconds: float) -> None:
-        """Count what they have taken without their program, if they could have one."""
-        if self.lanes > 1 and self.program is not None:
+        """Count what they have taken without their program, if one would save time."""
+        if self.lanes > 1 and self.program is not None and self._saved > 0:
             self.program.spend(seconds)

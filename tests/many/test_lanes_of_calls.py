@@ -27,6 +27,7 @@ from fastmlp import (
 )
 from fastmlp.backend import auto, lanes
 from fastmlp.backend.background_tasks import TASKS
+from fastmlp.kernels import estimates
 from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.lanes.eligible import lanes_of
 from fastmlp.many import blocks
@@ -197,6 +198,23 @@ def test_a_program_is_compiled_in_the_background_once_trainings_have_taken_its_p
     monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: False)
     fit_many(other, X, Y, n_models=2, epochs=1, **ALONE)
     assert {task for task, _ in requests} == {"compile lanes"}
+
+
+def test_a_program_that_costs_time_is_neither_taken_nor_compiled(monkeypatch):
+    def taken(*_):
+        raise AssertionError("a slower program was taken, because it was on the disk")
+
+    requests = []
+    monkeypatch.setattr(auto, "requested", lambda *request: requests.append(request))
+    monkeypatch.setattr(entries, "about_seconds_of_a_network", lambda: 1e-9)
+    monkeypatch.setattr(estimates, "lane_seconds", lambda *_: 1.0)
+    monkeypatch.setattr(lanes, "train_in_lanes", taken)
+    monkeypatch.setattr(lanes, "blocks_of", taken)
+    for is_ready in (True, False):
+        monkeypatch.setattr(lanes.LaneProgram, "is_ready", is_ready)
+        for callbacks in ([], [Callback()]):
+            fit_many(network(0), X, Y, n_models=2, epochs=1, callbacks=callbacks, **ALONE)
+    assert not requests
 
 
 @pytest.mark.slow
