@@ -19,7 +19,8 @@ from terminals import WATCHED
 
 from fastmlp import Adam, Network
 from fastmlp.backend import background_tasks, registry
-from fastmlp.kernels.jit import engine, rehearsal, store
+from fastmlp.kernels.jit import engine, entries, rehearsal, store
+from fastmlp.kernels.runtime import adapter
 from fastmlp.kernels.runtime.preparing import prepare
 from fastmlp.model.backend import Chunk, Data
 from fastmlp.model.descriptions import with_formulas
@@ -192,6 +193,18 @@ def test_one_process_at_a_time_takes_part(tmp_path, monkeypatch):
         background_tasks.take_part("fused", with_formulas(NETWORK), with_formulas(OPTIMIZER), "float32", ROWS)
 
 
+def test_who_compiles_a_network_s_own_program_requests_a_partner_for_predictions(monkeypatch):
+    requested = []
+    monkeypatch.setattr(adapter, "request_partner", lambda *given: requested.append(given))
+    monkeypatch.setattr(entries.Entries, "is_ready", lambda *_: False)
+    own = "specialized", registry.choice_of("specialized"), registry.entries("specialized")
+    rehearsing, training = (adapter.compiled_backend(*own) for _ in range(2))
+    assert prepare(rehearsing.train_chunk, rehearsing.predict, NETWORK, OPTIMIZER, "float32", ROWS)
+    assert not requested, "a partner would have started another"
+    trained(training)
+    assert requested == [("specialized", NETWORK, OPTIMIZER, "float32", [16])]
+
+
 COLD = """
 import sys
 import numpy as np, fastmlp
@@ -202,18 +215,18 @@ begun, start = [], background.start_process
 background.start_process = lambda *given: begun.append(start(*given)) or begun[-1]
 X = np.random.default_rng(0).random((70, 9), np.float32)
 network = fastmlp.Network([9, 40, 10], output="softmax", loss="cross_entropy")
-model = fastmlp.fit(network, X, np.arange(70) % 10, epochs=2, seed=0, progress=False, backend="fused")
+model = fastmlp.fit(network, X, np.arange(70) % 10, epochs=2, seed=0, progress=False, backend=sys.argv[1])
 model.predict(X)
 print(model.parameters.tobytes().hex(), len(begun), *engine.compiled, sep="\\n")
 assert [process.wait(600) for process in begun] == [0] * len(begun)
 """
 
 
-def cold(cache, **environment):
+def cold(cache, backend="fused", **environment):
     environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache), "FASTMLP_TUNE": "0", **environment}
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        [sys.executable, "-c", WATCHED + COLD], env=environment, stdout=pipe, stderr=pipe, text=True
+        [sys.executable, "-c", WATCHED + COLD, backend], env=environment, stdout=pipe, stderr=pipe, text=True
     )
 
 
@@ -244,3 +257,6 @@ def test_processes_share_what_a_cold_training_compiles(tmp_path):
     assert with_partner[3] <= 1
     assert len(with_partner[2]) < len(whole)
     assert not set(with_partner[2]) - set(whole)
+
+    own = outcome(cold(tmp_path / "own", "specialized", FASTMLP_BACKGROUND="1"))
+    assert own[:2] == (parameters, 1)

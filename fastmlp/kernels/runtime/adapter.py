@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.jit import tuned
 from fastmlp.kernels.jit.entries import Entries
+from fastmlp.kernels.jit.rehearsal import is_under_way
 from fastmlp.kernels.program.records import BARRIER
 from fastmlp.kernels.runtime.calls import (
     NAMES,
@@ -227,6 +228,9 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             workers = choice.workers(work_of_step)
             cores = work_of_step.threads if threads is None else None
         if bound:
+            what = network, optimizer, NAMES[dtype]
+            if entries.lasting and not (is_under_way() or entries.is_ready(*what, bound)):
+                request_partner(name, *what, [rows])  # for predictions: this process is at the program
             entry = entries.of_network(bound, NAMES[dtype])
         else:
             entry = entries.get("train_chunk", NAMES[dtype], lambda: begin(network, optimizer, data, chunk))
