@@ -1,7 +1,8 @@
 """Tasks that run one at a time, each in its thread, until they wait: for a training, or for other tasks.
 
 What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
-a training of a network it waits, and others run. Once all wait, their trainings are taken together.
+a training of a network it waits, and others run. Once all wait, their trainings are taken together; each task
+goes on once its own has ended, while others train.
 """
 
 from __future__ import annotations
@@ -207,10 +208,10 @@ class TaskGroup:
             raise task.error
 
     def _train(self) -> None:
-        """Take the trainings that tasks wait for; the tasks are ready then."""
+        """Take the trainings that tasks wait for; each task goes on once its own has ended."""
         training, self._training, self._bytes = self._training, [], 0
-        train_together([awaited for _, awaited in training], self.threads)
-        self._ready.extend(task for task, _ in training)
+        awaited = [one for _, one in training]
+        train_together(awaited, self.threads, lambda place: self._let_run(training[place][0]))
 
     def _abandon(self) -> None:
         """End all tasks that have begun, the last one first."""
