@@ -1,8 +1,8 @@
 """Many models in one call of `fit_many`, compared with a loop over `fit` and with other libraries.
 
 python -m benchmarks.many prints one table. The calls of a row take turns, so that a machine's load hits
-all; a figure is the least of the turns, in wall time, with as many threads as the process has cores on
-each side, and all programs on the disk. With --curve PATH it prints and draws what a model takes against
+all; a figure is the least of the turns, with as many threads as the process has cores on each side, and all
+programs on the disk. With --curve PATH it prints and draws what a model takes against
 the number of models in the call.
 """
 
@@ -61,11 +61,10 @@ def notebook_in_jax(X: np.ndarray, y: np.ndarray, models: int, steps: int) -> Ca
     return lambda: jax.block_until_ready(train(jax.random.split(jax.random.key(0), models)))
 
 
-def compiled(network: fastmlp.Network, optimizer: Any, rows: int, batch_size: int) -> None:
+def compiled(network: fastmlp.Network, optimizer: Any, X: np.ndarray, y: np.ndarray, batch_size: int) -> None:
     """Have both programs on the disk as after some such calls: of the network alone, and of many together."""
-    described = with_formulas((network, optimizer, "float32", rows, batch_size, False))
+    described = with_formulas((network, optimizer, "float32", len(X), batch_size, False))
     lanes.compile_in_background(*described)
-    X, y = np.zeros((rows, network.n_in), np.float32), np.zeros((rows, network.n_out), np.float32)
     given = {"optimizer": optimizer, "epochs": 1, "batch_size": batch_size, "backend": "specialized"}
     fastmlp.fit(network, X, y, **given)
 
@@ -77,7 +76,7 @@ def rows() -> Iterator[Row]:
     y = np.array([0, 1, 1, 0], np.float32)
     notebook, sgd = fastmlp.Network([3, 4, 1], output="sigmoid", loss="mse"), fastmlp.SGD(0.3)
     options = {"optimizer": sgd, "epochs": 1000, "batch_size": None}
-    compiled(notebook, sgd, 4, 4)
+    compiled(notebook, sgd, X, y, 4)
     calls = {
         "fit_many": lambda: fastmlp.fit_many(notebook, X, y, n_models=256, seed=0, **options),
         "loop over fit": lambda: [fastmlp.fit(notebook, X, y, seed=seed, **options) for seed in range(256)],
@@ -98,7 +97,7 @@ def rows() -> Iterator[Row]:
     regressor, short = fastmlp.Network([5, 16, 1]), {"epochs": 200, "batch_size": 200}
     theirs = {"hidden_layer_sizes": (16,), "max_iter": 200, "n_iter_no_change": 200, "batch_size": 200}
     few = 20
-    compiled(regressor, fastmlp.Adam(), 200, 200)
+    compiled(regressor, fastmlp.Adam(), own[0], targets[0], 200)
     yield Row(
         "1000 of 5-16-1, 200 own rows, 200 epochs", 1000 * 200,
         {
@@ -117,7 +116,7 @@ def rows() -> Iterator[Row]:
     digits, labels = load_digits(return_X_y=True)
     digits = (digits / 16).astype(np.float32)
     network, given = fastmlp.Network([64, 50, 10], output="softmax", loss="cross_entropy"), {"epochs": 10}
-    compiled(network, fastmlp.Adam(), len(digits), 32)
+    compiled(network, fastmlp.Adam(), digits, labels, 32)
     yield Row(
         "100 of 64-50-10, digits, 10 epochs", 100 * 10 * 57,
         {
@@ -136,9 +135,9 @@ def rows() -> Iterator[Row]:
     )  # fmt: skip
 
 
-def least_seconds(calls: Mapping[Any, Call], rounds: int) -> dict[Any, float]:
-    """Return the least time of each call, taken in turns."""
-    timed = {name: functools.partial(once, call, CLOCKS["wall"]) for name, call in calls.items()}
+def least_seconds(calls: Mapping[Any, Call], rounds: int, clock: str = "wall") -> dict[Any, float]:
+    """Return the least time of each call, taken in turns; clock : a key of `CLOCKS`."""
+    timed = {name: functools.partial(once, call, CLOCKS[clock]) for name, call in calls.items()}
     return {name: time.best for name, time in in_alternation(timed, least=rounds).items()}
 
 
@@ -152,7 +151,7 @@ def draw_curve(path: str) -> None:
     def train(count: int) -> object:
         return fastmlp.fit_many(network, X, X[:, 0], n_models=count, epochs=20, seed=0)
 
-    compiled(network, fastmlp.Adam(), 200, 32)
+    compiled(network, fastmlp.Adam(), X, X[:, 0], 32)
     train(10)
     least = least_seconds({count: functools.partial(train, count) for count in counts}, 3)
     times = [1e3 * seconds / count for count, seconds in least.items()]
@@ -169,6 +168,9 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.many", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each row; default 5")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: processor time, on a busy machine"
+    )
     parser.add_argument("--curve", metavar="PATH", help="a picture to draw, instead of the table")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -178,7 +180,7 @@ def main() -> None:
     print_heading("benchmarks.many")
     print("| models | call | s | us a step of a model |\n|---|---|---|---|")
     for name, steps, calls in rows():
-        for what, least in least_seconds(calls, options.rounds).items():
+        for what, least in least_seconds(calls, options.rounds, options.clock).items():
             print(f"| {name} | {what} | {least:.3f} | {1e6 * least / steps:.3f} |", flush=True)
 
 
