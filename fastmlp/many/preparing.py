@@ -109,12 +109,12 @@ class Preparation:
         prepared for the check is let go of: the rows of all models may take many times the memory of X.
         """
         groups: dict[Any, ModelGroup] = {}
-        alike: dict[Any, list[int]] = {}  # models with the same arguments are checked once
+        places: dict[Any, list[int]] = {}  # models with the same arguments are checked once
         arguments = self._arguments
         identities = arguments.identities() if self._resumed is None else range(arguments.count)
         for index, given in enumerate(identities):
-            alike.setdefault(given, []).append(index)
-        for indices in alike.values():
+            places.setdefault(given, []).append(index)
+        for indices in places.values():
             one = self._checked(indices[0])
             group = groups.get(one.key) or groups.setdefault(one.key, ModelGroup(one.program, workers))
             group.add(indices, one.pattern, one.saved)
