@@ -32,8 +32,8 @@ QUICK_DTYPE = {"baseline": "float64", "blas": "float32", "tiled": "float32", "pa
 """The one dtype in which these are quick: a backend's programs take 8 s to compile for each."""
 
 SHARE_OF_THE_MATRIX = 4
-"""The others have every fourth case there; test_slots.py tries what is their own, and test_arithmetic.py all
-networks."""
+"""The others have every fourth case there, but one that compiles for each network its sixteenth again;
+test_slots.py tries what is their own, and test_arithmetic.py all networks."""
 
 
 def _compiles(backend):
@@ -80,7 +80,8 @@ def crossed(*, tried=FEW, **axes):
     for place in (dict(zip(names, one, strict=True)) for one in places):
         backend = axes["backend"][place["backend"]] if "backend" in axes else FEW[0]
         quick.append(is_given(backend) or (backend in tried and _has_turn(backend, axes, place)))
-        matrixed.append(backend in PROGRAMS or _on_the_diagonal(axes, place, SHARE_OF_THE_MATRIX))
+        share = SHARE_THAT_COMPILES if _compiles(backend) else SHARE_OF_THE_MATRIX
+        matrixed.append(backend in PROGRAMS or _on_the_diagonal(axes, place, share))
     pairs = _covering_pairs(np.array(places), np.array(quick), np.flatnonzero(matrixed))
     for number, place in enumerate(places):
         values = [axis[one] for axis, one in zip(axes.values(), place, strict=True)]
