@@ -17,7 +17,7 @@ from fastmlp.backend.registry import mixed, variants
 from fastmlp.cli import datasets, shipped, train
 from fastmlp.cli.main import main
 
-QUICK = ["--backend", "baseline", "--quiet"]
+QUICK = ["--backend", "fused", "--quiet"]
 
 
 def run(*arguments):
@@ -26,12 +26,12 @@ def run(*arguments):
 
 
 def test_digits_reach_97_percent_and_are_compared_with_the_reference(capsys):
-    assert main(["train", "digits", "--backend", "baseline"]) == 0
+    assert main(["train", "digits", "--backend", "fused"]) == 0
     output, errors = capsys.readouterr()
     assert float(value(output, "accuracy").split()[0]) >= 97
     assert re.fullmatch(r"[\d.]+ times as fast as the reference", value(output, "speed-up"))
     assert re.search(r"rows/s .*not counted", value(output, "time"))
-    assert value(output, "backend") == "baseline"
+    assert value(output, "backend") == "fused"
     assert errors == ""
 
 

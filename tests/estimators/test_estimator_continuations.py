@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from likeness import assert_same
 from pairs import TARGETS, X, each, pair, unconverged, y_for
+from selection import few
 
 
 @unconverged
@@ -39,7 +40,7 @@ def test_a_rate_that_falls_to_nothing_leaves_the_velocity_finite(dtype, power):
 
 
 @unconverged
-@pytest.mark.parametrize("backend", ["reference", "baseline", "tiled"])
+@pytest.mark.parametrize("backend", few(["reference", "baseline", "tiled", "fused"]))
 def test_poisson_takes_targets_below_zero_as_scikit_learn_does(backend):
     theirs, ours = pair("MLPRegressor", loss="poisson")
     for estimator in (theirs, ours.set_params(backend=backend)):

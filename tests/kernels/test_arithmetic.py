@@ -236,7 +236,7 @@ def test_a_program_for_one_network_trains_with_the_same_bits(name, dtype):
 
 
 def test_an_evaluation_and_a_gradient_add_losses_in_the_same_order():
-    network, parameters, data, _ = problem(STEPS["no penalty"], np.float64)
+    network, parameters, data, _ = problem(STEPS["no penalty"], np.float32)
     for name in EXACT:
         backend = registry.get(name)
         loss = backend.gradient(network, parameters, data, 0, 0, np.empty_like(parameters))
