@@ -14,6 +14,7 @@ import needs
 import numpy as np
 import pages
 import pytest
+from selection import campaign
 from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
@@ -24,6 +25,12 @@ import fastmlp
 COMMON, LOKY, DASK, RAY, OPTUNA, GROUPS, BAGGED = (
     block.text for block in pages.blocks("docs/jobs.md", "python")
 )
+
+
+def indented(text):
+    """Return a text whose lines but the first begin four columns to the right."""
+    return text.replace("\n", "\n    ")
+
 
 KILLED = """
 scores = lambda found: [found.cv_results_[f"split{i}_test_score"].tolist() for i in range(3)]
@@ -41,9 +48,7 @@ SAME = """
     assert int(open("killed").read()) != os.getpid()
 """
 
-INSIDE = """
-    from sklearn.ensemble import BaggingClassifier
-    from sklearn.model_selection import cross_val_score
+ARRAYS = """
     from jobs import summary
 
     np.save("large.npy", np.zeros((1 << 19, 32), np.float32))  # 64 MiB
@@ -54,6 +59,11 @@ INSIDE = """
         assert not compiled
         assert losses == alone[3]
         assert grown < large.nbytes // 4, f"{{grown / 2**20:.0f}} MiB for an array of 64"
+"""
+
+SCORES = f"""
+    from sklearn.ensemble import BaggingClassifier
+    from sklearn.model_selection import cross_val_score
 
     classifier.set_params(callbacks=())
     scored = lambda jobs: cross_val_score(classifier, X, y, cv=2, scoring="neg_log_loss", n_jobs=jobs)
@@ -62,7 +72,7 @@ INSIDE = """
     assert (bagged(2).predict_proba(X) == bagged(1).predict_proba(X)).all()
 
     np.save("X.npy", X)
-    {bagged}
+    {indented(BAGGED)}
     bags = lambda jobs: bag.set_params(n_jobs=jobs).fit(numbers, y).set_params(n_jobs=1)
     assert (bags(2).predict_proba(numbers) == bags(1).predict_proba(numbers)).all()
 
@@ -116,42 +126,41 @@ if __name__ == "__main__":
         raise AssertionError("nobody was killed")
     parallel = joblib.Parallel(2)
 """
-    maps = inside("(large, np.asarray(large).copy())")
-    run(tmp_path, COMMON + KILLED + twice + SAME + maps)
+    inside = ARRAYS.format(given="(large, np.asarray(large).copy())") + SCORES
+    run(tmp_path, COMMON + KILLED + twice + SAME + inside)
 
 
 @pytest.mark.slow
 @needs.reads_proc
 def test_dask_goes_on_when_a_worker_is_killed(tmp_path):
     pytest.importorskip("distributed")
-    maps = """
+    opening = """
     with Client(n_workers=2, threads_per_worker=1), joblib.parallel_config("dask"):
         parallel = joblib.Parallel()
 """
-    run(tmp_path, COMMON + KILLED + DASK + SAME + indented(maps, inside("(large, large)")))
+    inside = ARRAYS.format(given="(large, large)") + SCORES
+    run(tmp_path, COMMON + KILLED + DASK + SAME + opening + indented(inside))
 
 
-@pytest.mark.slow
 @needs.reads_proc
-def test_ray_goes_on_when_a_worker_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    "scores",
+    [
+        pytest.param("", marks=pytest.mark.slow, id="arrays"),
+        # Ray starts new workers for each of them, which takes it half a minute.
+        pytest.param(SCORES, marks=campaign, id="arrays and scores"),
+    ],
+)
+def test_ray_goes_on_when_a_worker_is_killed(scores, tmp_path):
     pytest.importorskip("ray")
-    maps = """
+    opening = """
 if __name__ == "__main__":
     with joblib.parallel_config("ray", n_jobs=2):
         parallel = joblib.Parallel()
 """
     same = 'if __name__ == "__main__":\n' + SAME
-    run(tmp_path, COMMON + KILLED + RAY + same + indented(maps, inside("(large, large)")))
-
-
-def inside(given):
-    """Return what runs on workers, which are given these arrays to train on."""
-    return INSIDE.format(given=given, bagged=BAGGED.strip().replace("\n", "\n    "))
-
-
-def indented(opening, text):
-    """Return the text within the block that `opening` opens."""
-    return opening + text.replace("\n    ", "\n        ")
+    inside = ARRAYS.format(given="(large, large)") + scores
+    run(tmp_path, COMMON + KILLED + RAY + same + opening + indented(inside))
 
 
 @pytest.mark.slow
