@@ -22,10 +22,10 @@ pytestmark = pytest.mark.slow  # everything compiles anew: a minute
 TESTS = Path(__file__).parents[1]
 
 
-def checking(tmp_path, *command):
+def checking(*command):
     """Run a process that checks bounds; return how it ended and what it printed."""
     paths = filter(None, (str(TESTS), os.environ.get("PYTHONPATH")))
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "FASTMLP_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
     done = subprocess.run(
         [sys.executable, *map(str, command)],
         cwd=TESTS.parent,
@@ -50,18 +50,18 @@ for backend in ("baseline", "fused"):
 """
 
 
-def test_no_slot_indexes_beyond_an_array(tmp_path, report_figure, request):
+def test_no_slot_indexes_beyond_an_array(report_figure, request):
     given = [f"--variant={Path(path).resolve()}" for path in request.config.getoption("variant")]
     # In float32 alone, and without what one network's program is written as: Numba does not check that.
-    code, said = checking(tmp_path, *SLOTS_AGREE, *given, "-k", "float32 and not specialized")
+    code, said = checking(*SLOTS_AGREE, *given, "-k", "float32 and not specialized")
     assert code == 0, said
     ran = int(re.fullmatch(r"(\d+) passed, \d+ deselected in .*", said.splitlines()[-1])[1])
     assert ran >= (len(own()) - 1) * len(SLOTS)
     report_figure(f"{ran} slots under NUMBA_BOUNDSCHECK=1")
 
 
-def test_no_training_indexes_beyond_an_array(tmp_path):
-    code, said = checking(tmp_path, "-c", TRAININGS_AGREE)
+def test_no_training_indexes_beyond_an_array():
+    code, said = checking("-c", TRAININGS_AGREE)
     assert code == 0, said
 
 
@@ -92,7 +92,7 @@ def test_a_kernel_that_does_is_found(tmp_path):
     """It computes the right numbers, where those that it should not read are finite."""
     (tmp_path / "beyond.py").write_text(BEYOND)
     variant = f"--variant={tmp_path / 'beyond.py'}"
-    code, said = checking(tmp_path, *SLOTS_AGREE, variant, "-k", "beyond and bias_gradient")
+    code, said = checking(*SLOTS_AGREE, variant, "-k", "beyond and bias_gradient")
     assert code == 1, said
     assert "IndexError" in said
     assert re.search(r"\b2 failed\b", said)

@@ -16,6 +16,7 @@ from pathlib import Path
 import needs
 import pages
 import pytest
+from selection import campaign
 
 from fastmlp.cli import prebuilding
 from fastmlp.cli.main import main
@@ -23,6 +24,9 @@ from fastmlp.kernels.codegen.machine import machine_of
 from fastmlp.kernels.jit import prebuilt, store
 from fastmlp.kernels.jit.prebuilt import LEVELS
 from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.model.precision import DTYPES
+from fastmlp.system import background
+from fastmlp.system.budget import cores
 
 HERE = prebuilt.level()
 FOREIGN = "x86-64-v3" if platform.machine().lower() in ("aarch64", "arm64") else "aarch64"
@@ -224,7 +228,7 @@ networks = {
     "wide": fastmlp.Network([20, 600, 2], "silu", "identity", "huber"),
 }
 for backend in ("fused", "packed", "auto"):
-    for dtype in ("float32", "float64"):
+    for dtype in sys.argv[2].split(","):
         for one, network in networks.items():
             y = np.arange(300) % 10 if one == "digits" else rng.random((300, network.n_out)) > 0.5
             for name, optimizer in optimizers.items():
@@ -256,12 +260,16 @@ print("null")
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder with the package of a wheel, which is built for this processor's level."""
+def installed(tmp_path_factory, request):
+    """A folder with the package of a wheel, which is built for this processor's level and some dtypes."""
     pytest.importorskip("build", reason="needs fastmlp[publish]")
-    folder = tmp_path_factory.mktemp("wheel")
+    folder, dtypes = tmp_path_factory.mktemp("wheel"), request.param.split(",")
     names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery")
     shutil.copytree(pages.ROOT, folder / "source", ignore=shutil.ignore_patterns(*names))
+    compiles = folder / "source" / "fastmlp" / "cli" / "prebuilding.py"
+    text = compiles.read_text()
+    assert text.count(" = DTYPES,") == 1
+    compiles.write_text(text.replace(" = DTYPES,", f" = {dtypes!r},"))
     subprocess.run(
         [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"],
         env={**os.environ, "FASTMLP_PREBUILD": HERE}, check=True, capture_output=True,
@@ -294,18 +302,27 @@ def in_folder(folder, code, *arguments, **environment):
     return run(code, *arguments, cwd=folder, **environment)
 
 
+SHARE = "float32"
+"""The dtype of which machine code is compiled for the wheel of the slow tests: a wheel's takes a minute."""
+
+
 @of_a_level
-@pytest.mark.slow  # builds a wheel, in a minute of each core, and compiles all that it trains with
 @pytest.mark.xdist_group("packaging")
 @pytest.mark.parametrize("rows", ["dense", "sparse"])
-def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_here(installed, tmp_path, rows):
+@pytest.mark.parametrize(
+    "installed",
+    [pytest.param(SHARE, marks=pytest.mark.slow), pytest.param(",".join(DTYPES), marks=campaign)],
+    indirect=True,
+)
+def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_here(installed, tmp_path, rows, request):
+    dtypes = request.node.callspec.params["installed"]
     place, bits, compiled, loaded = in_folder(
-        installed, TRAIN, rows, FASTMLP_CACHE_DIR=str(tmp_path / "empty"), FASTMLP_TUNE="0"
+        installed, TRAIN, rows, dtypes, FASTMLP_CACHE_DIR=str(tmp_path / "empty"), FASTMLP_TUNE="0"
     )
     assert place.startswith(str(installed))
     assert compiled == 0
     assert not loaded
-    place, compiled_here, compiled, _ = run(TRAIN, rows, **{prebuilt.SWITCH: "0"})
+    place, compiled_here, compiled, _ = run(TRAIN, rows, dtypes, **{prebuilt.SWITCH: "0"})
     assert place.startswith(str(pages.ROOT))
     assert bits == compiled_here
 
@@ -313,6 +330,8 @@ def test_a_wheel_trains_at_once_with_the_bits_of_what_is_compiled_here(installed
 @of_a_level
 @pytest.mark.slow
 @pytest.mark.xdist_group("packaging")
+@pytest.mark.skipif(cores() < background.LEAST_CORES, reason="no background process on so few cores")
+@pytest.mark.parametrize("installed", [SHARE], indirect=True)
 def test_a_long_training_has_code_for_the_very_processor_compiled(installed, tmp_path):
     settings = {"FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_TUNE": "0", "FASTMLP_BACKGROUND": "1"}
     in_folder(installed, LONG, **settings)

@@ -114,7 +114,7 @@ def test_the_sdist_has_all_that_its_tests_need(published, tmp_path):
                 assert (root / place).read_bytes() == path.read_bytes(), place
     # A share of the quick tests; .ci/run in there runs all of them.
     chosen = (
-        *(f"project/test_{name}" for name in ("layering", "packaging", "recipes", "selection", "readme")),
+        *(f"project/test_{name}" for name in ("packaging", "recipes", "selection", "readme")),
         "model/test_schedules",
     )
     files = [f"tests/{name}.py" for name in chosen]
