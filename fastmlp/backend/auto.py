@@ -112,7 +112,8 @@ class Auto:
             self._look_for_better()
             is_long = self._left * self.chosen.seconds > LONG_SECONDS
             if (self._better or is_long) and can_request():
-                tuning.request()
+                if tuning.is_wanted():
+                    requested(f"tune-{store.hash_of(store.compiler())}", "tune", tuple)
                 if is_long and self.chosen.entries.is_generic(self._dtype):
                     # For later trainings: background processes load nothing generic.
                     self._requested(self.chosen)

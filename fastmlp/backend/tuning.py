@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from fastmlp.backend import registry
-from fastmlp.kernels.jit import store, tuned
+from fastmlp.kernels.jit import tuned
 from fastmlp.kernels.tuning import table
 from fastmlp.kernels.tuning.table import TABLE, Trial
 from fastmlp.kernels.variant import Work
@@ -26,7 +26,6 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import initial_state
-from fastmlp.system import background
 from fastmlp.system.budget import cores
 
 QUICK_SECONDS = 1.0
@@ -185,14 +184,13 @@ def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
 
 def tune_in_background() -> None:
     """Tune in a background process, unless another process has done it."""
-    if tuned.is_enabled() and not tuned.is_known():
+    if is_wanted():
         tune()
 
 
-def request() -> None:
-    """Request it of the background process, where this machine's are not known."""
-    if tuned.is_enabled() and not tuned.is_known():
-        background.request(store.directory(), f"tune-{store.hash_of(store.compiler())}", "tune")
+def is_wanted() -> bool:
+    """Whether this machine's constants are not known, and may be measured."""
+    return tuned.is_enabled() and not tuned.is_known()
 
 
 def gains(values: Mapping[str, int], seconds: float) -> dict[Trial, float]:

@@ -17,7 +17,7 @@ import pages
 import pytest
 
 import fastmlp
-from fastmlp.backend import background_tasks, tuning
+from fastmlp.backend import auto, background_tasks, tuning
 from fastmlp.backend.auto import Auto
 from fastmlp.backend.tuning import LEAST_GAIN, MeasuredConstant
 from fastmlp.cli.main import main
@@ -173,6 +173,7 @@ def requested(monkeypatch):
     monkeypatch.setattr(background, "is_possible", lambda: True)
     monkeypatch.setattr(background, "request", lambda place, name, *call: requests.append(call) or True)
     monkeypatch.setattr(Auto, "is_ready", lambda self, one: True)
+    monkeypatch.setattr(auto, "recent_requests", {})
     return requests
 
 
@@ -199,6 +200,9 @@ def test_only_a_long_training_has_them_measured_in_the_background(place, request
     assert requested == []
     begin(10**6)
     assert [background_tasks.TASKS[task] for (task,) in requested] == [tuning.tune_in_background]
+    begin(10**6)
+    assert len(requested) == 1, "a process is begun for each training, until one holds the lock"
+    auto.recent_requests.clear()
     monkeypatch.setenv("FASTMLP_TUNE", "0")
     begin(10**6)
     monkeypatch.setenv("FASTMLP_TUNE", "1")
