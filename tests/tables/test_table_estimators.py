@@ -190,7 +190,7 @@ def test_a_file_holds_the_model_and_its_preprocessing(tmp_path, regressor, class
             pickle.loads(pickle.dumps(model)).predict(flats()), model.predict(flats())
         )
     assert type(TableClassifier.load(tmp_path / "model")) is TableClassifier
-    with pytest.raises(fastmlp.CheckpointError, match="holds a TableClassifier, no TableRegressor"):
+    with pytest.raises(fastmlp.CheckpointError, match="holds a model of a classification, no TableRegressor"):
         TableRegressor.load(tmp_path / "model")
 
 
