@@ -64,6 +64,7 @@ def described(estimator: Estimator) -> dict[str, Any]:
         ],
         "backend": estimator.models_[0].backend,
         "search": [trial._asdict() for trial in estimator.trials_],
+        "shortened": estimator.shortened_,
         "report": estimator.report_,
     }  # fmt: skip
 
@@ -109,6 +110,8 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         f"training   {recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer} from "
         f"{recipe.learning_rate:.3g}; the best epochs are {of_best}"
     )
+    if estimator.shortened_ is not None:
+        print_line(f"note       the time limit left room for {estimator.shortened_}")
     print_line(f"backend    {found['backend']}")
 
 

@@ -18,6 +18,7 @@ from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.tables import members, storage
 from fastmlp.tables.columns import MOST_LEVELS
+from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
@@ -66,6 +67,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         As for `fastmlp.Network`.
     members : int, optional
         How many networks are trained, each held against another part of the rows; their mean predicts.
+    time_limit : float, optional
+        Seconds that `fit` may take, with reading, compiling and the search: there are fewer networks, epochs
+        and rows where it is short. `fastmlp train` counts its report, too.
     search : float, optional
         Seconds in which the hidden layers and the rate are searched for before, as far as they are not given.
     backend, threads, dtype : as for `fastmlp.fit`, "bfloat16" too; dtype float32 if None
@@ -82,6 +86,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     errors_ : (n,) array or None, of a regression the errors on rows that members held out, ascending, over
         the target's deviation
     trials_ : list of Trial, what the search tried
+    shortened_ : str or None, in words what `time_limit` has left out
     report_ : dict or None, what `fastmlp train` found on held-out rows
     fingerprint_ : str or None, a digest of the table that was trained on
     feature_names_in_ : (columns,) array of str, the columns of the table
@@ -107,6 +112,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         dropout: float | None = None,
         l2: float | None = None,
         members: int | None = None,
+        time_limit: float | None = None,
         search: float | None = None,
         backend: str = "auto",
         threads: int | None = None,
@@ -141,7 +147,13 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             A ValueError that names row and column, if a value cannot be used.
         ImportError
             If polars is not installed.
+
+        Warns
+        -----
+        UserWarning
+            If `time_limit` has left something out.
         """
+        deadline = Deadline(self.time_limit)
         self._recipes()  # refuses settings before anything is read
         frame = as_frame(X, self.read_options(self.columns, target=y))
         frame, target = separated(frame, y)
@@ -156,7 +168,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.learn(frame, values, target.name, row_numbers)
         encoded = self.encoding_.encoded(frame, self.floats, self.progress)
         del frame, X  # what was read from a file is no longer there while members are trained
-        return self.train(encoded, values, weights)
+        self.train(encoded, values, weights, deadline)
+        if self.shortened_ is not None:
+            warnings.warn(f"time_limit={self.time_limit:g} left room for {self.shortened_}", stacklevel=2)
+        return self
 
     def learn(
         self,
@@ -188,30 +203,30 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.report_ = None
         self._name(frame.columns, target)
 
-    def train(self, X: Any, y: Array, weights: Array | None = None) -> Self:
+    def train(self, X: Any, y: Array, weights: Array | None = None, deadline: Deadline | None = None) -> None:
         """Train the members: the second half of `fit`.
 
         X : (rows, n) as `encoding_` encodes rows in `floats`; y, weights : (rows,), the targets and weights
+        deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
         """
+        deadline = Deadline(self.time_limit) if deadline is None else deadline
         recipes = tuple(recipe for recipe in self._recipes() if not recipe.bins or may_have_bins(X))
         targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         settings = members.MemberSettings(seed, self.backend, self.threads, self.progress, self.dtype)
         self.trials_: list[SearchTrial] = []
         if self.search is not None:
-            seconds = float(self.search)
+            seconds = min(float(self.search), max(1.0, deadline.left / 2))
             recipe, self.trials_ = searched(
                 X, targets, weights, self.task_, recipes[0], seconds, settings, fixed(self._settings)
             )
             recipes = (recipe,)
-        self.recipe_: Recipe
-        self.errors_: Array | None
-        self.models_: list[Model]
-        trained = members.train(X, targets, weights, self.task_, recipes, settings)
-        self.recipe_, self.models_, held = trained
+        trained = members.train(X, targets, weights, self.task_, recipes, settings, deadline)
+        self.recipe_: Recipe = trained.recipe
+        self.models_: list[Model] = trained.models
+        self.shortened_: str | None = trained.shortened
         regresses = self._task == Regression.name
-        self.errors_ = errors_of(self.models_, X, targets, held) if regresses else None
-        return self
+        self.errors_: Array | None = errors_of(self.models_, X, targets, trained.held) if regresses else None
 
     @property
     def floats(self) -> np.dtype[Any]:
@@ -289,6 +304,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         estimator.encoding_, estimator.task_, estimator.models_ = kept.encoding, kept.task, kept.models
         estimator.recipe_, estimator.trials_, estimator.report_ = kept.recipe, kept.trials, kept.report
         estimator.fingerprint_, estimator.errors_ = kept.fingerprint, kept.errors
+        estimator.shortened_ = None
         estimator._name([column.name for column in kept.encoding.columns], kept.target)
         return estimator
 

@@ -54,6 +54,7 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         l2: float | None = None,
         members: int | None = None,
         class_weight: str | None = None,
+        time_limit: float | None = None,
         search: float | None = None,
         backend: str = "auto",
         threads: int | None = None,

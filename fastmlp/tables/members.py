@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 
 from fastmlp.fitting import fit
 from fastmlp.system.bars import Bar
+from fastmlp.system.compiling import Stopwatch
+from fastmlp.tables.deadline import Allowance, Deadline, Part, backend_in, within
 from fastmlp.tables.inputs import inputs_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
@@ -35,11 +36,27 @@ class MemberSettings(NamedTuple):
     dtype: Any = None
 
 
+class Trained(NamedTuple):
+    """What a training on a table comes to.
+
+    recipe : that the members follow; models : the members; held : for each, the rows that it held out
+    shortened : in words what a limit of time has left out; None if nothing
+    """
+
+    recipe: Recipe
+    models: list[Model]
+    held: list[Array]
+    shortened: str | None = None
+
+
 def train(
     X: Any, targets: Array, weights: Array | None, task: Task, recipes: Sequence[Recipe],
-    settings: MemberSettings,
-) -> tuple[Recipe, list[Model], list[Array]]:  # fmt: skip
-    """Return the recipe of the least loss on the first rows held out, its members, and the rows of each.
+    settings: MemberSettings, deadline: Deadline,
+) -> Trained:  # fmt: skip
+    """Return the members of the recipe that has the least loss on the first rows held out.
+
+    Half of the time that is left is for a network of each recipe: with fewer epochs, and rows, where theirs
+    take longer. The others follow as long as one more is expected to end in time.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -48,41 +65,82 @@ def train(
     DivergenceError
         If no recipe's training ends, or one of those that follow does not.
     """
-    recipes = [recipe.resolved(len(targets)) for recipe in recipes]
-    weights = _weights(targets, weights, task, recipes[0])
-    most = max(recipe.members or 1 for recipe in recipes)
+    planned = [recipe.resolved(len(targets)) for recipe in recipes]
+    weights = _weights(targets, weights, task, planned[0])
+    most = max(recipe.members or 1 for recipe in planned)
     parts = islice(folds(targets, task, most, settings.seed), most)
-    visits = [len(targets) * (recipe.epochs or 1) for recipe in recipes]
+    visits = [len(targets) * (recipe.epochs or 1) for recipe in planned]
     with Bar(sum(visits) + (most - 1) * max(visits), "row", "training", settings.shown) as bar:
         before = 0
 
-        def member(recipe: Recipe, place: int, part: tuple[Array, Array]) -> Model:
+        def member(recipe: Recipe, part: Part, more: Sequence[Callback], place: int = 0) -> Model:
             nonlocal before
             what = f"network {place + 1}/{recipe.members}" if recipe.members != 1 else "network"
             moving = Visits(bar, what, before)
             before += len(targets) * (recipe.epochs or 1)
             seeded = settings._replace(seed=settings.seed + place)
-            return one(X, targets, weights, task, recipe, seeded, *part, [moving])
+            if settings.backend == "auto" and deadline.seconds is not None:
+                inputs = inputs_of(X, recipe.bins)
+                backend = backend_in(deadline.left, recipe, inputs, task, X.dtype, settings.threads)
+                seeded = seeded._replace(backend=backend)
+            return one(X, targets, weights, task, recipe, seeded, *part, [moving, *more])
 
-        first = next(parts)
-        chosen, model = _best(recipes, functools.partial(member, place=0, part=first))
-        models, held = [model], [first[1]]
-        for place, part in zip(range(1, chosen.members or 1), parts, strict=False):
-            models.append(member(chosen, place, part))
+        all_rows = next(parts)
+        first = _best(planned, all_rows, member, deadline)
+        models, held, seconds = [first.model], [first.part[1]], first.seconds
+        for place, part in zip(range(1, first.recipe.members or 1), parts, strict=False):
+            if deadline.left < seconds or first.part is not all_rows:
+                break
+            stopwatch, allowance = Stopwatch(), Allowance(deadline.left, judging=False)
+            model = member(first.recipe, part, [allowance], place)
+            if allowance.is_over:
+                break
+            seconds = stopwatch.lap().working
+            models.append(model)
             held.append(part[1])
-    return chosen, models, held
+    whole = planned[first.place].epochs
+    return Trained(first.recipe, models, held, _shortened(first, whole, len(models), len(targets)))
 
 
-def _best(recipes: Sequence[Recipe], trained: Callable[[Recipe], Model]) -> tuple[Recipe, Model]:
-    """Return the recipe whose member has the least loss on the rows held out, and that member."""
-    found: list[tuple[Recipe, Model]] = []
-    for recipe in recipes:
+class First(NamedTuple):
+    """The first network of a recipe.
+
+    place : of the recipe; recipe : as the network follows it; part : its rows
+    seconds : that it took, without compiling
+    """
+
+    place: int
+    recipe: Recipe
+    part: Part
+    model: Model
+    seconds: float
+
+
+def _best(
+    recipes: Sequence[Recipe], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
+    deadline: Deadline,
+) -> First:  # fmt: skip
+    """Return the first network of the recipe whose one has the least loss on the rows held out."""
+    found: list[First] = []
+    for place, recipe in enumerate(recipes):
+        stopwatch, seconds = Stopwatch(), deadline.left / 2 / (len(recipes) - place)
         try:
-            found.append((recipe, trained(recipe)))
+            found.append(First(place, *within(seconds, recipe, part, trained), stopwatch.lap().working))
         except DivergenceError:
             if recipe is recipes[-1] and not found:
                 raise
-    return min(found, key=lambda pair: min(pair[1].history["validation_loss"]))
+        if found and found[-1].part is not part:  # no time for all rows, and none for another recipe
+            break
+    return min(found, key=lambda first: min(first.model.history["validation_loss"]))
+
+
+def _shortened(first: First, epochs: int | None, members: int, rows: int) -> str | None:
+    """Return in words what a network and members have less than planned; None if nothing."""
+    recipe, (trained, held) = first.recipe, first.part
+    less = [f"{members} of {recipe.members} networks"] * (members < (recipe.members or 1))
+    less += [f"{recipe.epochs} of {epochs} epochs"] * (recipe.epochs != epochs)
+    used = len(trained) + len(held)
+    return ", ".join([*less, *[f"{used} of {rows} rows"] * (used < rows)]) or None
 
 
 def one(
@@ -135,7 +193,7 @@ class Visits(Callback):
         self.bar.move(self.before + run.rows * run.epochs)
 
 
-def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[tuple[Array, Array]]:
+def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[Part]:
     """Yield (rows to train on, rows held out), each ascending; stratified where every class has two rows."""
     from sklearn.model_selection import KFold, StratifiedKFold
 

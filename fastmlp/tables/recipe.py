@@ -97,8 +97,8 @@ BINNED = Recipe(decay=0.01, bins=48, most_epochs=120, most_members=5)
 
 PRESETS = {
     "fast": (Recipe(),),
-    "good": (BINNED, Recipe()),
-    "best": (replace(BINNED, hidden=(256, 256), most_members=8), BINNED, Recipe()),
+    "good": (Recipe(), BINNED),
+    "best": (Recipe(), BINNED, replace(BINNED, hidden=(256, 256), most_members=8)),
 }
 """Recipes to choose from by rows that are held out, from the shortest training to the least loss."""
 

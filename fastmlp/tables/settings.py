@@ -35,10 +35,11 @@ def check(settings: Settings) -> None:
         raise TypeError(f"columns must map names to kinds, got {checks.shown(settings['columns'])}")
     if isinstance(settings["missing"], str):
         raise TypeError(f"missing must be a sequence of texts, got {checks.shown(settings['missing'])}")
-    if settings["search"] is not None:
-        checks.real("search", settings["search"], 0, open_low=True)
-        if len(fixed(settings)) == 2:
-            raise ValueError("search has nothing to search: hidden layers and learning_rate are given")
+    for name in ("search", "time_limit"):
+        if settings[name] is not None:
+            checks.real(name, settings[name], 0, open_low=True)
+    if settings["search"] is not None and len(fixed(settings)) == 2:
+        raise ValueError("search has nothing to search: hidden layers and learning_rate are given")
 
 
 def fixed(settings: Settings) -> list[str]:
