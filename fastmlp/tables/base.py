@@ -22,7 +22,7 @@ from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
-from fastmlp.tables.inputs import may_have_bins
+from fastmlp.tables.inputs import may_embed
 from fastmlp.tables.intervals import errors_of
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
@@ -66,7 +66,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     dropout, l2 : float, optional
         As for `fastmlp.Network`.
     members : int, optional
-        How many networks are trained, each held against another part of the rows; their mean predicts.
+        How many networks of each recipe are trained, each held against another part of the rows; the mean
+        of those of the best recipes predicts.
     time_limit : float, optional
         Seconds that `fit` may take, with reading, compiling and the search: there are fewer networks, epochs
         and rows where it is short. `fastmlp train` counts its report, too.
@@ -81,8 +82,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     ----------
     encoding_ : Encoding, what was learned of the columns
     task_ : Classification or Regression
-    models_ : list of Model, the members
-    recipe_ : Recipe, the settings that they were trained with
+    groups_ : list of (Recipe, list of Model), the recipes that predict, the best first, with their networks
+    recipe_, models_ : the best recipe, and all networks, the members
     errors_ : (n,) array or None, of a regression the errors on rows that members held out, ascending, over
         the target's deviation
     trials_ : list of Trial, what the search tried
@@ -210,7 +211,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
         """
         deadline = Deadline(self.time_limit) if deadline is None else deadline
-        recipes = tuple(recipe for recipe in self._recipes() if not recipe.bins or may_have_bins(X))
+        recipes = tuple(recipe for recipe in self._recipes() if not recipe.embeds or may_embed(X))
         targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         settings = members.MemberSettings(seed, self.backend, self.threads, self.progress, self.dtype)
@@ -221,12 +222,20 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
                 X, targets, weights, self.task_, recipes[0], seconds, settings, fixed(self._settings)
             )
             recipes = (recipe,)
-        trained = members.train(X, targets, weights, self.task_, recipes, settings, deadline)
-        self.recipe_: Recipe = trained.recipe
-        self.models_: list[Model] = trained.models
-        self.shortened_: str | None = trained.shortened
-        regresses = self._task == Regression.name
-        self.errors_: Array | None = errors_of(self.models_, X, targets, trained.held) if regresses else None
+        groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings, deadline)
+        self.groups_ = [(group.recipe, group.models) for group in groups]
+        regresses, held = self._task == Regression.name, [rows for group in groups for rows in group.held]
+        self.errors_: Array | None = errors_of(self.models_, X, targets, held) if regresses else None
+
+    @property
+    def recipe_(self) -> Recipe:
+        """The recipe that had the least loss on rows held out."""
+        return self.groups_[0][0]
+
+    @property
+    def models_(self) -> list[Model]:
+        """The networks whose mean predicts."""
+        return [model for _, models in self.groups_ for model in models]
 
     @property
     def floats(self) -> np.dtype[Any]:
@@ -274,7 +283,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
         check_is_fitted(self)
         kept = storage.StoredEstimator(
-            self.encoding_, self.task_, self.models_, self.recipe_, self.trials_, self.target_name_,
+            self.encoding_, self.task_, self.groups_, self.trials_, self.target_name_,
             None if self.missing is None else list(self.missing), self.report_, self.fingerprint_,
             self.errors_,
         )  # fmt: skip
@@ -301,8 +310,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     def restored(cls, kept: storage.StoredEstimator) -> Self:
         """Return the estimator that a file holds."""
         estimator = cls(missing=kept.missing)
-        estimator.encoding_, estimator.task_, estimator.models_ = kept.encoding, kept.task, kept.models
-        estimator.recipe_, estimator.trials_, estimator.report_ = kept.recipe, kept.trials, kept.report
+        estimator.encoding_, estimator.task_ = kept.encoding, kept.task
+        estimator.groups_ = kept.groups
+        estimator.trials_, estimator.report_ = kept.trials, kept.report
         estimator.fingerprint_, estimator.errors_ = kept.fingerprint, kept.errors
         estimator.shortened_ = None
         estimator._name([column.name for column in kept.encoding.columns], kept.target)
@@ -340,7 +350,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         return frame, targets_of(target, self._task, self.task_)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "models_")
+        return hasattr(self, "groups_")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

@@ -44,7 +44,7 @@ def test_a_limit_holds_within_a_tenth_and_leaves_a_model(digits):
 def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows():
     model = TableRegressor(**QUICK, time_limit=1e-6)
     says = (
-        f"^time_limit=1e-06 left room for 1 of 8 networks, 1 of 200 epochs, {LEAST_ROWS + 250} of 2000 rows$"
+        f"^time_limit=1e-06 left room for 1 of 5 networks, 1 of 200 epochs, {LEAST_ROWS + 400} of 2000 rows$"
     )
     with pytest.warns(UserWarning, match=says):
         model.fit(rows_of_numbers(2000), "y")
@@ -78,7 +78,7 @@ def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
     command = ["train", str(tmp_path / "rows.csv"), "--target", "y", "--backend", "reference", "--quiet"]
     assert main([*command, "--time-limit", "0.01s"]) == 0
     assert (
-        "note       the time limit left room for 1 of 8 networks, 1 of 200 epochs" in capsys.readouterr().out
+        "note       the time limit left room for 1 of 5 networks, 1 of 200 epochs" in capsys.readouterr().out
     )
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--time-limit", "soon"])
