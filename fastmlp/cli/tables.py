@@ -69,7 +69,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "end after 60s or 5m, with reading, compiling and the report",
     },
     "--search": {"metavar": "TIME", "help": "search sizes and rates first, for 60s or 5m"},
-    "--members": {"type": int, "metavar": "N", "help": "networks whose mean predicts; default by the rows"},
+    "--members": {"type": int, "metavar": "N", "help": "networks of each recipe; default by the rows"},
     "--class-weight": {"metavar": "NAME", "help": "balanced: every class counts the same"},
     "--json": {
         "action": "store_true",
