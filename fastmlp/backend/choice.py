@@ -48,6 +48,19 @@ def choose(
     return auto(work.of(network, without_rates(optimizer), rows, dtype, threads, steps), exact)
 
 
+def is_ready(
+    network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any], threads: int | None
+) -> bool:
+    """Return whether what "auto" begins with finds its machine code, and compiles nothing.
+
+    rows : rows of a batch
+    """
+    auto, work = _auto()
+    of_work = work.of(network, without_rates(optimizer), rows, dtype, threads)
+    chosen = auto(of_work, may_request=False)
+    return chosen.is_ready(chosen.chosen)
+
+
 @functools.cache  # an import within a function takes half a microsecond every time
 def _auto() -> tuple[type[Auto], type[Work]]:
     from fastmlp.backend.auto import Auto

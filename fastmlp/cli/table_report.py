@@ -57,6 +57,10 @@ def described(estimator: Estimator) -> dict[str, Any]:
         ],
         "sparse": estimator.encoding_.is_sparse,
         "network": list(network.widths),
+        "networks": [
+            {"times": len(models), "widths": list(models[0].network.widths), "recipe": one.described}
+            for one, models in estimator.groups_
+        ],
         "parameters": int(estimator.models_[0].parameters.size),
         "recipe": {name: value for name, value in recipe.described.items() if value is not None},
         "epochs": [
@@ -64,6 +68,7 @@ def described(estimator: Estimator) -> dict[str, Any]:
         ],
         "backend": estimator.models_[0].backend,
         "search": [trial._asdict() for trial in estimator.trials_],
+        "shortened": estimator.shortened_,
         "report": estimator.report_,
     }  # fmt: skip
 
@@ -98,17 +103,20 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
                 f"note       {column.name}: {len(column.levels)} levels have a column of their own, and "
                 f"{column.beyond} more share one; --levels N sets how many"
             )
-    network = estimator.models_[0].network
-    each = f"{len(estimator.models_)} times " if len(estimator.models_) > 1 else ""
-    print_line(f"network    {each}{network_in_words(network)}")
+    for _, models in estimator.groups_:
+        each = f"{len(models)} times " if len(models) > 1 else ""
+        print_line(f"network    {each}{network_in_words(models[0].network)}")
     if found["search"]:
         print_line(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
-    best = found["epochs"]
-    of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
-    print_line(
-        f"training   {recipe.epochs} epochs in batches of {recipe.batch_size}, {recipe.optimizer} from "
-        f"{recipe.learning_rate:.3g}; the best epochs are {of_best}"
-    )
+    for one, models in estimator.groups_:
+        best = [int(np.argmin(model.history["validation_loss"])) + 1 for model in models]
+        of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
+        print_line(
+            f"training   {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
+            f"{one.learning_rate:.3g}; the best epochs are {of_best}"
+        )
+    if estimator.shortened_ is not None:
+        print_line(f"note       the time limit left room for {estimator.shortened_}")
     print_line(f"backend    {found['backend']}")
 
 

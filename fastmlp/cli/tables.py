@@ -64,8 +64,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
     "--preset": {"metavar": "NAME", "help": "fast, good or best: how much time is given; default good"},
+    "--time-limit": {
+        "metavar": "TIME",
+        "help": "end after 60s or 5m, with reading, compiling and the report",
+    },
     "--search": {"metavar": "TIME", "help": "search sizes and rates first, for 60s or 5m"},
-    "--members": {"type": int, "metavar": "N", "help": "networks whose mean predicts; default by the rows"},
+    "--members": {"type": int, "metavar": "N", "help": "networks of each recipe; default by the rows"},
     "--class-weight": {"metavar": "NAME", "help": "balanced: every class counts the same"},
     "--json": {
         "action": "store_true",
@@ -122,11 +126,15 @@ def telling(source: str | None = None) -> Iterator[None]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
+    called = time.monotonic()
+    from fastmlp.tables.deadline import Deadline
     from fastmlp.tables.encoding import row_numbers
     from fastmlp.tables.estimators import ESTIMATORS
     from fastmlp.tables.report import compared, simpler
 
     with telling(arguments.dataset):
+        limit = None if arguments.time_limit is None else _seconds("time-limit", arguments.time_limit)
+        deadline = Deadline(limit, called)
         needed("polars", "table", "a table")
         if arguments.target is None:
             raise Mistake("a table needs --target COLUMN: what is to be predicted")
@@ -159,10 +167,10 @@ def train(arguments: argparse.Namespace) -> int:
         began = time.perf_counter()
         try:
             estimator.learn(frame, y, target, numbered, ~held)
-            others = simpler(estimator, frame, y, held, seed)
+            others = simpler(estimator, frame, y, held, seed, deadline)
             X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None)
             del frame  # the table is no longer there while networks are trained
-            estimator.train(X, y[~held])
+            estimator.train(X, y[~held], deadline=deadline)
         except DivergenceError as error:
             say(f"fastmlp: {error}; here that is --learning-rate")
             return 1
@@ -206,7 +214,7 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
         "optimizer": arguments.optimizer,
         "backend": arguments.backend,
         "dtype": arguments.dtype,
-        "search": None if arguments.search is None else _seconds(arguments.search),
+        "search": None if arguments.search is None else _seconds("search", arguments.search),
     }
 
 
@@ -227,11 +235,11 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
     return ReadOptions(kinds, missing=missing, shown=None)
 
 
-def _seconds(text: str) -> float:
+def _seconds(name: str, text: str) -> float:
     units = {"": 1, "s": 1, "m": 60, "h": 3600}
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
     if match is None or not float(match[1]):
-        raise ValueError(f"search must be a time like 60s or 5m, got {text!r}")
+        raise ValueError(f"{name} must be a time like 60s or 5m, got {text!r}")
     return float(match[1]) * units[match[2]]
 
 

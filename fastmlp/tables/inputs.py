@@ -1,4 +1,4 @@
-"""What the columns of X are to a network: inputs as they are, or numbers whose places in bins are inputs.
+"""What the columns of X are to a network: inputs as they are, or numbers that are embedded.
 
 Separate from `encoding`: what X is does not depend on it, and files of models hold it with their networks.
 """
@@ -11,41 +11,52 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.model.embeddings import PiecewiseLinear
+from fastmlp.model.embeddings import NumberEmbedding, Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Blocks, Numbers
+from fastmlp.tables.recipe import Recipe
 
 Array = NDArray[Any]
 
 MOST_UNITS = 512
-"""Places in bins of all columns of X together, about: with more columns, each has fewer bins."""
+"""Units of all columns of X together, about: with more columns, each has fewer of them."""
 
-LEAST_BINS = 8
-"""Bins of a column, however many there are."""
+LEAST_BINS, LEAST_WIDTH = 8, 2
+"""Bins of a column, and outputs of its linear layer, however many columns there are."""
 
 MOST_ROWS = 200_000
-"""Rows of X up to which numbers may have bins: beyond, what they cost and gain was not measured."""
+"""Rows of X up to which numbers may be embedded: beyond, what they cost and gain was not measured."""
 
 
-def may_have_bins(X: Any) -> bool:
-    """Return whether X (rows, n), dense or CSR, is such that numbers may have bins."""
+def may_embed(X: Any) -> bool:
+    """Return whether X (rows, n), dense or CSR, is such that numbers may be embedded."""
     return isinstance(X, np.ndarray) and len(X) <= MOST_ROWS
 
 
-def inputs_of(X: Any, bins: int) -> int | Blocks:
+def inputs_of(X: Any, recipe: Recipe) -> int | Blocks:
     """Return the inputs of a network that learns from X: blocks of columns, or only how many there are.
 
-    Columns of three different numbers and more have bins, others are inputs as they are.
+    Columns of three different numbers and more are embedded, others are inputs as they are.
 
-    X : (rows, n), dense if there are bins; bins : of each column at most; 0 for none
+    X : (rows, n), dense if the recipe embeds numbers
     """
-    if not bins:
+    if not recipe.embeds:
         return int(X.shape[1])
     several = _has_three(X)
     if not several.any():
         return int(X.shape[1])
-    place = PiecewiseLinear(max(LEAST_BINS, min(bins, MOST_UNITS // int(several.sum()))))
-    groups = ((binned, len(list(group))) for binned, group in groupby(several))
-    return tuple(Numbers(count, place if binned else None) for binned, count in groups)
+    embedding = _embedding(recipe, MOST_UNITS // int(several.sum()))
+    groups = ((embedded, len(list(group))) for embedded, group in groupby(several))
+    return tuple(Numbers(count, embedding if embedded else None) for embedded, count in groups)
+
+
+def _embedding(recipe: Recipe, most: int) -> NumberEmbedding:
+    """Return what makes units of each number, at most so many, but not fewer than the least."""
+    width = max(LEAST_WIDTH, min(recipe.width, most))
+    if recipe.sigma:
+        return Periodic(width, recipe.sigma)
+    if recipe.width:
+        return PiecewiseLinear(recipe.bins, width)
+    return PiecewiseLinear(max(LEAST_BINS, min(recipe.bins, most)))
 
 
 def _has_three(X: Array) -> Array:

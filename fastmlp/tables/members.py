@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from fastmlp.fitting import fit
 from fastmlp.system.bars import Bar
+from fastmlp.system.compiling import Stopwatch
+from fastmlp.tables.deadline import Allowance, Deadline, Part, backend_in, within
 from fastmlp.tables.inputs import inputs_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
@@ -35,54 +37,144 @@ class MemberSettings(NamedTuple):
     dtype: Any = None
 
 
+@dataclass
+class Group:
+    """The networks that follow one recipe.
+
+    planned, recipe : as it was meant, and as they follow it in the time that there is
+    rows : that each of them is trained on or holds out
+    models : in the order of the parts of the rows; held : for each, the rows that it held out
+    seconds : that the last one took, without compiling
+    """
+
+    planned: Recipe
+    recipe: Recipe
+    rows: int
+    models: list[Model] = field(default_factory=list)
+    held: list[Array] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def loss(self) -> float:
+        """The mean loss on the rows held out."""
+        return float(np.mean([min(model.history["validation_loss"]) for model in self.models]))
+
+
 def train(
     X: Any, targets: Array, weights: Array | None, task: Task, recipes: Sequence[Recipe],
-    settings: MemberSettings,
-) -> tuple[Recipe, list[Model], list[Array]]:  # fmt: skip
-    """Return the recipe of the least loss on the first rows held out, its members, and the rows of each.
+    settings: MemberSettings, deadline: Deadline,
+) -> tuple[list[Group], str | None]:  # fmt: skip
+    """Return the networks of the best recipes, the best one first, and in words what the deadline left out.
+
+    Networks of all recipes hold out the same part of the rows, then the next one. In between recipes are left
+    out that have a clearly greater loss so far. The mean of all networks that remain predicts.
+
+    Half of the time that is left is for a first network of each recipe: with fewer epochs, and rows, where
+    theirs take longer. The others follow as long as one more is expected to end in time.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
     Raises
     ------
     DivergenceError
-        If no recipe's training ends, or one of those that follow does not.
+        If the training of a last recipe diverges.
     """
-    recipes = [recipe.resolved(len(targets)) for recipe in recipes]
-    weights = _weights(targets, weights, task, recipes[0])
-    most = max(recipe.members or 1 for recipe in recipes)
-    parts = islice(folds(targets, task, most, settings.seed), most)
-    visits = [len(targets) * (recipe.epochs or 1) for recipe in recipes]
-    with Bar(sum(visits) + (most - 1) * max(visits), "row", "training", settings.shown) as bar:
+    planned = [recipe.resolved(len(targets)) for recipe in recipes]
+    weights = _weights(targets, weights, task, planned[0])
+    most = max(recipe.members or 1 for recipe in planned)
+    parts = [*islice(folds(targets, task, most, settings.seed), most)]
+    visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
+    with Bar(visits, "row", "training", settings.shown) as bar:
         before = 0
 
-        def member(recipe: Recipe, place: int, part: tuple[Array, Array]) -> Model:
+        def member(recipe: Recipe, part: Part, more: Sequence[Callback], place: int = 0) -> Model:
             nonlocal before
             what = f"network {place + 1}/{recipe.members}" if recipe.members != 1 else "network"
             moving = Visits(bar, what, before)
             before += len(targets) * (recipe.epochs or 1)
             seeded = settings._replace(seed=settings.seed + place)
-            return one(X, targets, weights, task, recipe, seeded, *part, [moving])
+            if settings.backend == "auto" and deadline.seconds is not None:
+                inputs = inputs_of(X, recipe)
+                backend = backend_in(deadline.left, recipe, inputs, task, X.dtype, settings.threads)
+                seeded = seeded._replace(backend=backend)
+            return one(X, targets, weights, task, recipe, seeded, *part, [moving, *more])
 
-        first = next(parts)
-        chosen, model = _best(recipes, functools.partial(member, place=0, part=first))
-        models, held = [model], [first[1]]
-        for place, part in zip(range(1, chosen.members or 1), parts, strict=False):
-            models.append(member(chosen, place, part))
-            held.append(part[1])
-    return chosen, models, held
+        groups = _firsts(planned, parts[0], member, deadline)
+        are_whole = all(group.rows == len(targets) for group in groups)
+        for place in range(1, len(parts) if are_whole else 1):
+            groups = near_best(groups)
+            if not _followed(groups, parts[place], place, member, deadline):
+                break
+        groups = near_best(groups)
+    return groups, _shortened(groups[0], len(targets))
 
 
-def _best(recipes: Sequence[Recipe], trained: Callable[[Recipe], Model]) -> tuple[Recipe, Model]:
-    """Return the recipe whose member has the least loss on the rows held out, and that member."""
-    found: list[tuple[Recipe, Model]] = []
-    for recipe in recipes:
+def near_best(groups: Sequence[Group]) -> list[Group]:
+    """Return the groups whose loss is not clearly greater than the least one, by rising loss.
+
+    It may be greater by 1 / sqrt(n), for n rows that were held out: about what chance makes of n losses.
+    """
+    ordered = sorted(groups, key=lambda group: group.loss)
+    margin = 1 / np.sqrt(sum(map(len, ordered[0].held)))
+    return [group for group in ordered if group.loss <= (1 + margin) * ordered[0].loss]
+
+
+def _firsts(
+    recipes: Sequence[Recipe], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
+    deadline: Deadline,
+) -> list[Group]:  # fmt: skip
+    """Return a group of one network for each recipe whose training does not diverge."""
+    groups: list[Group] = []
+    for place, recipe in enumerate(recipes):
+        stopwatch, seconds = Stopwatch(), deadline.left / 2 / (len(recipes) - place)
         try:
-            found.append((recipe, trained(recipe)))
+            own, used, model = within(seconds, recipe, part, trained)
         except DivergenceError:
-            if recipe is recipes[-1] and not found:
+            if recipe is recipes[-1] and not groups:
                 raise
-    return min(found, key=lambda pair: min(pair[1].history["validation_loss"]))
+            continue
+        rows = sum(map(len, used))
+        groups.append(Group(recipe, own, rows, [model], [used[1]], stopwatch.lap().working))
+        if used is not part:  # no time for all rows, and none for another recipe
+            break
+    return groups
+
+
+def _followed(
+    groups: list[Group], part: Part, place: int, trained: Callable[..., Model], deadline: Deadline
+) -> bool:
+    """Train one more network in each group; return whether there was time for all.
+
+    place : of the part; trained : takes it, too
+    """
+    for group in [group for group in groups if place < (group.recipe.members or 1)]:
+        if deadline.left < group.seconds:
+            return False
+        stopwatch, allowance = Stopwatch(), Allowance(deadline.left, judging=False)
+        try:
+            model = trained(group.recipe, part, [allowance], place)
+        except DivergenceError:
+            if len(groups) == 1:
+                raise
+            groups.remove(group)
+            continue
+        if allowance.is_over:
+            return False
+        group.seconds = stopwatch.lap().working
+        group.models.append(model)
+        group.held.append(part[1])
+    return True
+
+
+def _shortened(group: Group, rows: int) -> str | None:
+    """Return in words what the networks of a recipe have less than planned; None if nothing."""
+    counts = {
+        "networks": (len(group.models), group.planned.members),
+        "epochs": (group.recipe.epochs, group.planned.epochs),
+        "rows": (group.rows, rows),
+    }
+    less = [f"{own} of {whole} {what}" for what, (own, whole) in counts.items() if own != whole]
+    return ", ".join(less) or None
 
 
 def one(
@@ -99,7 +191,7 @@ def one(
     validation = (X[held], targets[held]) if weights is None else (X[held], targets[held], weights[held])
     stopping = EarlyStopping(recipe.patience)
     return fit(
-        recipe.network(inputs_of(X, recipe.bins), task),
+        recipe.network(inputs_of(X, recipe), task),
         X[rows],
         targets[rows],
         optimizer=recipe.optimizer_of(steps),
@@ -135,7 +227,7 @@ class Visits(Callback):
         self.bar.move(self.before + run.rows * run.epochs)
 
 
-def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[tuple[Array, Array]]:
+def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[Part]:
     """Yield (rows to train on, rows held out), each ascending; stratified where every class has two rows."""
     from sklearn.model_selection import KFold, StratifiedKFold
 

@@ -30,6 +30,8 @@ class Recipe:
     patience : epochs without a lower loss on the rows held out that end a training
     balanced : whether all classes count the same
     bins : of each number, whose places in them are inputs in place of the number; 0 for none
+    sigma : deviation of the frequencies of each number's cosines, which are inputs beside it; 0 for none
+    width : outputs of a linear layer of its own, which each number has behind these; 0 for none
     most_epochs, most_members : what `resolved` makes of few rows
     """
 
@@ -47,8 +49,15 @@ class Recipe:
     balanced: bool = False
     layers: tuple[Part, ...] | None = None
     bins: int = 0
+    sigma: float = 0.0
+    width: int = 0
     most_epochs: int = 200
     most_members: int = 8
+
+    @property
+    def embeds(self) -> bool:
+        """Whether something else stands in place of numbers, or beside them."""
+        return bool(self.bins or self.sigma)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -92,15 +101,24 @@ class Recipe:
         return AdamW(rate, weight_decay=self.decay) if kind is AdamW else kind(rate)
 
 
-BINNED = Recipe(decay=0.01, bins=48, most_epochs=120, most_members=5)
-"""Numbers by their places in bins, and little decay: where there is signal; see docs/tables.md."""
+PLAIN = Recipe(most_members=5)
+"""Numbers as they are, and much decay: where noise rules; see docs/tables.md."""
+
+BINNED = Recipe(decay=0.01, bins=32, width=8, most_epochs=120, most_members=5)
+"""A linear layer of the places of each number in bins: where there is signal."""
+
+WAVES = replace(BINNED, bins=0, sigma=0.1)
+"""A linear layer of each number's cosines, beside it: where numbers act together."""
+
+WIDE = replace(BINNED, bins=48, width=0, hidden=(256, 256))
+"""Places in more bins, without such a layer, in a larger network."""
 
 PRESETS = {
     "fast": (Recipe(),),
-    "good": (BINNED, Recipe()),
-    "best": (replace(BINNED, hidden=(256, 256), most_members=8), BINNED, Recipe()),
+    "good": (PLAIN, BINNED, WAVES),
+    "best": (PLAIN, BINNED, WAVES, WIDE),
 }
-"""Recipes to choose from by rows that are held out, from the shortest training to the least loss."""
+"""Recipes that rows held out choose from, from the shortest training to the least loss."""
 
 
 def candidates(preset: str, given: Mapping[str, Any]) -> tuple[Recipe, ...]:

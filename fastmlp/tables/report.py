@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,12 +13,14 @@ from numpy.typing import NDArray
 
 from fastmlp.system.bars import Bar
 from fastmlp.tables import members
+from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
 from fastmlp.tables.intervals import half_width
 from fastmlp.tables.tasks import Classification, Regression
 
 if TYPE_CHECKING:
     import polars as pl
+    from sklearn.linear_model import LogisticRegression
 
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
@@ -30,19 +34,24 @@ LINEAR_ROWS = 50_000
 COVERAGE, LEAST_ERRORS = 0.9, 20
 """Of the intervals that the report has, and errors without which it has none."""
 
+MOST_ITERATIONS, ITERATIONS = 1000, 20
+"""Of the logistic regression; and those after which it goes on anew where the time is limited."""
+
 LINEAR_CELLS = 1_000_000
 """Rows times classes that it is fitted on: beyond 20 classes a regression of 50 000 rows takes minutes."""
 
 
 def simpler(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, held: Array, seed: int
-) -> dict[str, Any]:
+    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, held: Array, seed: int,
+    deadline: Deadline,
+) -> dict[str, Any]:  # fmt: skip
     """Return, in JSON's types, the scores on held-out rows of a constant and of a linear model.
 
     The linear model has the columns that the estimator has learned, with numbers as they are.
 
     frame, y : a table without its target, and the targets (rows,) as the task has them
     held : (rows,) truth values, of the rows that are held out
+    deadline : of all; the linear model has a quarter of what is left
     """
     task, shown = estimator.task_, estimator.progress
     trained = np.flatnonzero(~held)
@@ -51,7 +60,7 @@ def simpler(
     encoding, constant = estimator.encoding_.linear, task.constant(targets)[None]
     with Bar(None, "", "linear model", shown):
         X = encoding.encoded(frame[trained[drawn]], np.float64)
-        linear = _linear(task, X, targets[drawn])
+        linear = _linear(task, X, targets[drawn], deadline.left / 4)
     judged: dict[str, list[Array]] = {"constant": [], "linear": []}
     held_y, start = y[held], 0
     with Bar(len(held_y), "row", "scores", shown) as bar:
@@ -103,13 +112,14 @@ def drawn_rows(task: Classification | Regression, targets: Array, seed: int) -> 
     return np.union1d(firsts, rows[: max(0, most - len(firsts))])
 
 
-def _linear(task: Classification | Regression, X: Any, targets: Array) -> Outputs:
+def _linear(task: Classification | Regression, X: Any, targets: Array, seconds: float) -> Outputs:
     """Return what gives the outputs of a logistic or ridge regression with scikit-learn's settings.
 
     X : (rows, n) float64
+    seconds : after which a logistic regression ends as it is
     """
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression, Ridge
+    from sklearn.linear_model import Ridge
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -117,7 +127,7 @@ def _linear(task: Classification | Regression, X: Any, targets: Array) -> Output
         if isinstance(task, Regression):
             ridge = Ridge().fit(X, targets)
             return lambda part: ridge.predict(part)[:, None]
-        logistic = LogisticRegression(max_iter=1000).fit(X, targets)
+        logistic = _logistic(X, targets, seconds)
 
     def probabilities(part: Any) -> Array:
         outputs = np.zeros((part.shape[0], task.n_out))
@@ -125,3 +135,16 @@ def _linear(task: Classification | Regression, X: Any, targets: Array) -> Output
         return outputs
 
     return probabilities
+
+
+def _logistic(X: Any, targets: Array, seconds: float) -> LogisticRegression:
+    """Return a logistic regression; one that has ended by then, if it may take only some seconds."""
+    from sklearn.linear_model import LogisticRegression
+
+    if seconds == math.inf:
+        return LogisticRegression(max_iter=MOST_ITERATIONS).fit(X, targets)
+    end, model = time.monotonic() + seconds, LogisticRegression(max_iter=ITERATIONS, warm_start=True)
+    for _ in range(MOST_ITERATIONS // ITERATIONS):
+        if model.fit(X, targets).n_iter_.max() < ITERATIONS or time.monotonic() >= end:
+            break
+    return model

@@ -75,9 +75,10 @@ def recipe_of(description: dict[str, Any]) -> Recipe:
     checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
     for name in ("epochs", "batch_size", "members", "patience", "most_epochs", "most_members"):
         checks.whole(name, getattr(recipe, name), 1)
-    for name in ("learning_rate", "dropout", "l2", "decay"):
+    for name in ("learning_rate", "dropout", "l2", "decay", "sigma"):
         checks.real(name, getattr(recipe, name), 0)
     checks.whole("bins", recipe.bins, 0)
+    checks.whole("width", recipe.width, 0)
     checks.flag("balanced", recipe.balanced)
     return recipe
 

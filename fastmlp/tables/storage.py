@@ -18,22 +18,23 @@ from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.descriptions import described
 from fastmlp.model.inputs import Numbers
+from fastmlp.model.network import Network
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.restoring import columns_of, recipe_of, report_of, task_of, trials_of
 from fastmlp.tables.search import SearchTrial
-from fastmlp.tables.tasks import Classification, Regression
+from fastmlp.tables.tasks import Classification, Regression, Task
 from fastmlp.training import checkpoint
 from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
-FORMAT = "table 3"
+FORMAT = "table 4"
 """A change of what is written increases it."""
 
-READ = ("table 1", "table 2", FORMAT)
+READ = ("table 1", "table 2", "table 3", FORMAT)
 """The formats that are read. The first one's columns have no tails, and it says of no table what it is; from
-the third one on numbers may have bins."""
+the third one on numbers may have bins. Up to it all networks follow one recipe."""
 
 MOST_MEMBERS = 1000
 
@@ -41,6 +42,7 @@ MOST_MEMBERS = 1000
 class StoredEstimator(NamedTuple):
     """What a file holds of an estimator.
 
+    groups : recipes, the best first, each with its networks
     target : the name of the target's column
     missing : the texts that say that there is no value; None for the usual ones
     report : what `fastmlp train` found on held-out rows, in JSON's types; None without
@@ -50,8 +52,7 @@ class StoredEstimator(NamedTuple):
 
     encoding: Encoding
     task: Classification | Regression
-    models: list[Model]
-    recipe: Recipe
+    groups: list[tuple[Recipe, list[Model]]]
     trials: list[SearchTrial]
     target: str
     missing: list[str] | None
@@ -67,7 +68,7 @@ def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
         "task": {"name": kept.task.name, **vars(kept.task)},
         "target": kept.target,
         "missing": kept.missing,
-        "recipe": kept.recipe.described,
+        "recipes": [recipe.described for recipe, _ in kept.groups],
         "trials": kept.trials,
         "report": kept.report,
         "fingerprint": kept.fingerprint,
@@ -76,17 +77,17 @@ def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
     arrays: dict[str, Array] = {"table": np.frombuffer(text, np.uint8)}
     if kept.errors is not None:
         arrays["errors"] = kept.errors
-    for place, model in enumerate(kept.models):
+    models = [model for _, own in kept.groups for model in own]
+    for place, model in enumerate(models):
         arrays[f"members/{place}/parameters"] = model.parameters
         for name, values in model.history.items():
             arrays[f"members/{place}/history/{name}"] = np.array(values, float)
-    first = kept.models[0]
     header = {
         "format": FORMAT,
-        "network": described(first.network),
-        "members": len(kept.models),
-        "backend": first.backend,
-        "history": list(first.history),
+        "networks": [described(own[0].network) for _, own in kept.groups],
+        "members": [len(own) for _, own in kept.groups],
+        "backend": models[0].backend,
+        "history": list(models[0].history),
     }
     archive.write(path, header, arrays)
 
@@ -114,23 +115,28 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
     table = json.loads(arrays["table"].astype(np.uint8).tobytes())
     task = task_of(table["task"])
     encoding = Encoding(columns_of(table["columns"]))
-    recipe = recipe_of(table["recipe"])
-    network = checkpoint.network_of(header["network"], [])
-    expected = recipe.network(network.blocks or network.n_in, task)
-    facts = [(one.widths, one.is_chain, one.output) for one in (network, expected)]
-    are_numbers = all(isinstance(block, Numbers) for block in network.blocks)
-    bins_fit = are_numbers and (recipe.bins > 0 or not network.blocks)
-    if network.n_in != encoding.width or facts[0] != facts[1] or not bins_fit:
-        raise ValueError("the network is not that of its columns, its recipe and its task")
+    if "networks" in header:
+        recipes, networks, counts = table["recipes"], header["networks"], header["members"]
+    else:  # all networks follow one recipe
+        recipes, networks, counts = [table["recipe"]], [header["network"]], [header["members"]]
+    groups: list[tuple[Recipe, list[Model]]] = []
+    for described_recipe, described_network, count in zip(recipes, networks, counts, strict=True):
+        recipe = recipe_of(described_recipe)
+        network = _network(described_network, recipe, encoding, task)
+        checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members or 1))
+        first = sum(len(models) for _, models in groups)
+        own = [
+            checkpoint.model_of(
+                network, arrays, f"members/{place}/", header["history"], header["backend"], None
+            )
+            for place in range(first, first + count)
+        ]
+        groups.append((recipe, own))
+    if not groups:
+        raise ValueError("there is no network")
+    models = [model for _, own in groups for model in own]
     if table["target"] in encoding.kinds:
         raise ValueError("the target is one of the columns")
-    count = checks.whole("members", header["members"], 1, min(MOST_MEMBERS, recipe.members or 1))
-    models = [
-        checkpoint.model_of(
-            network, arrays, f"members/{place}/", header["history"], header["backend"], None
-        )
-        for place in range(count)
-    ]  # fmt: skip
     if not all(model.history.get("validation_loss") for model in models):
         raise ValueError("a network has no losses of the rows that it was held against")
     missing, fingerprint = table["missing"], table.get("fingerprint")
@@ -141,8 +147,7 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
     return StoredEstimator(
         encoding=encoding,
         task=task,
-        models=models,
-        recipe=recipe,
+        groups=groups,
         trials=trials_of(table["trials"]),
         target=table["target"],
         missing=missing,
@@ -150,6 +155,18 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         fingerprint=fingerprint,
         errors=_errors(arrays.get("errors")),
     )
+
+
+def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -> Network:
+    """Return a network in a file; ValueError if it is not that of its columns, its recipe and its task."""
+    network = checkpoint.network_of(description, [])
+    expected = recipe.network(network.blocks or network.n_in, task)
+    facts = [(one.widths, one.is_chain, one.output) for one in (network, expected)]
+    are_numbers = all(isinstance(block, Numbers) for block in network.blocks)
+    blocks_fit = are_numbers and (recipe.embeds or not network.blocks)
+    if network.n_in != encoding.width or facts[0] != facts[1] or not blocks_fit:
+        raise ValueError("the network is not that of its columns, its recipe and its task")
+    return network
 
 
 def _errors(found: Array | None) -> Array | None:

@@ -190,7 +190,7 @@ def test_a_file_holds_the_model_and_its_preprocessing(tmp_path, regressor, class
             pickle.loads(pickle.dumps(model)).predict(flats()), model.predict(flats())
         )
     assert type(TableClassifier.load(tmp_path / "model")) is TableClassifier
-    with pytest.raises(fastmlp.CheckpointError, match="holds a TableClassifier, no TableRegressor"):
+    with pytest.raises(fastmlp.CheckpointError, match="holds a model of a classification, no TableRegressor"):
         TableRegressor.load(tmp_path / "model")
 
 
@@ -220,7 +220,7 @@ def damaged(header, arrays, change):
         case "nothing":
             return header, {name: array for name, array in arrays.items() if name != "table"}
         case "members":
-            header = header | {"members": 3}
+            header = header | {"members": [3, *header["members"][1:]]}
         case "NaN":
             parameters = np.full_like(arrays["members/0/parameters"], np.nan)
             arrays = arrays | {"members/0/parameters": parameters}
@@ -253,9 +253,9 @@ def damaged(header, arrays, change):
         case "target":
             table["target"] = "city"
         case "recipe":
-            table["recipe"]["drop_out"] = table["recipe"].pop("dropout")
+            table["recipes"][0]["drop_out"] = table["recipes"][0].pop("dropout")
         case "hidden":
-            table["recipe"]["hidden"] = [9]
+            table["recipes"][0]["hidden"] = [9]
     return header, with_table(arrays, table)
 
 
@@ -359,7 +359,7 @@ def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_pat
 
 def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
     classifier.save(tmp_path / "table")
-    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 3'"):
+    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 4'"):
         fastmlp.load(tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
     with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 1"):

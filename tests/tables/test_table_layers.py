@@ -88,8 +88,9 @@ def test_the_command_line_trains_such_a_network(tmp_path, capsys):
     shown = value(capsys.readouterr().out, "network")
     assert shown == "8-8-8-1, silu, layer_norm, tanh, add, batch_norm, mse"
     kept = read(tmp_path / "model")
-    assert kept.recipe.layers == layers_of(TEXT)
-    assert kept.models[0].network == kept.recipe.network(kept.encoding.width, kept.task)
+    ((recipe, (model,)),) = kept.groups
+    assert recipe.layers == layers_of(TEXT)
+    assert model.network == recipe.network(kept.encoding.width, kept.task)
     for option in ("--hidden=8", "--activation=tanh", "--dropout=0.2"):
         with pytest.raises(SystemExit, match="2"):
             main([*train, "--layers", TEXT, option])

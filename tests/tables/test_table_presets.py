@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -10,11 +12,12 @@ import pytest
 from scipy.sparse import csr_array
 
 import fastmlp
-from fastmlp import Numbers, PiecewiseLinear, TableClassifier, TableRegressor
+from fastmlp import Numbers, Periodic, PiecewiseLinear, TableClassifier, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
-from fastmlp.tables.inputs import inputs_of, may_have_bins
-from fastmlp.tables.recipe import PRESETS, Recipe, candidates
+from fastmlp.tables.inputs import inputs_of, may_embed
+from fastmlp.tables.members import Group, near_best
+from fastmlp.tables.recipe import BINNED, PRESETS, WAVES, WIDE, Recipe, candidates
 
 QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "reference", "random_state": 0}
 
@@ -35,7 +38,7 @@ def model():
 def test_numbers_in_bins_learn_what_jumps(model):
     quick = TableRegressor(**QUICK, learning_rate=0.01, members=2, preset="fast").fit(stripes(), "y")
     fresh = stripes(seed=1)
-    assert model.recipe_.bins == 48
+    assert model.recipe_.bins == 32
     assert quick.recipe_.bins == 0
     assert model.score(fresh, "y") > 0.8 > 0.5 > quick.score(fresh, "y")
     assert [block.columns for block in model.models_[0].network.blocks] == [1, 2]
@@ -47,7 +50,7 @@ def test_rows_held_out_choose_the_recipe(monkeypatch):
         for order in (recipes, recipes[::-1]):
             monkeypatch.setitem(PRESETS, name, order)
             chosen = TableRegressor(**QUICK, learning_rate=0.01, members=1, preset=name).fit(stripes(), "y")
-            assert chosen.recipe_.bins == 48
+            assert chosen.recipe_.bins
 
 
 def test_a_recipe_that_diverges_is_not_chosen(monkeypatch):
@@ -58,6 +61,33 @@ def test_a_recipe_that_diverges_is_not_chosen(monkeypatch):
     monkeypatch.setitem(PRESETS, "good", (wild,))
     with pytest.raises(fastmlp.DivergenceError):
         TableRegressor(**settings).fit(stripes(), "y")
+
+
+def group(loss, rows=100):
+    """The networks of a recipe that have a loss on so many rows."""
+    model = SimpleNamespace(history={"validation_loss": [9.0, loss, 9.0]})
+    return Group(Recipe(), Recipe(), rows, [model], [np.arange(rows)])
+
+
+def test_recipes_that_are_not_clearly_worse_remain():
+    losses = [1.05, 1.0, 1.099, 1.11]
+    assert [one.loss for one in near_best([group(loss) for loss in losses])] == [1.0, 1.05, 1.099]
+    assert [one.loss for one in near_best([group(loss, 10_000) for loss in losses])] == [1.0]
+
+
+def test_networks_of_several_recipes_predict_together(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "good", (WAVES, replace(WAVES, dropout=0.101)))
+    table = stripes()
+    model = TableRegressor(**{**QUICK, "epochs": 5}, members=2).fit(table, "y")
+    recipes = [recipe for recipe, _ in model.groups_]
+    assert {recipe.dropout for recipe in recipes} == {0.1, 0.101}
+    assert [len(models) for _, models in model.groups_] == [2] * len(recipes)
+    each = [one.predict(model.encoding_.encoded(table.drop("y"))) for one in model.models_]
+    np.testing.assert_allclose(model.outputs(table), np.mean(each, axis=0), rtol=1e-6)
+    model.save(tmp_path / "model")
+    again = TableRegressor.load(tmp_path / "model")
+    assert [recipe for recipe, _ in again.groups_] == recipes
+    np.testing.assert_array_equal(again.predict(table), model.predict(table))
 
 
 def test_settings_replace_those_of_every_recipe():
@@ -73,14 +103,22 @@ def test_columns_of_three_numbers_have_bins():
     X[:, 1] = X[:, 1] > 0
     X[:, 3] = 0
     place = PiecewiseLinear(48)
-    assert inputs_of(X, 48) == (Numbers(1, place), Numbers(1), Numbers(1, place), Numbers(1))
-    assert inputs_of(X, 0) == 4
-    assert inputs_of(X[:, [1, 3]], 48) == 2
-    assert may_have_bins(X)
-    assert not may_have_bins(csr_array(X))
-    assert not may_have_bins(np.broadcast_to(X[0], (200_001, 4)))
-    (block,) = inputs_of(rng.normal(size=(50, 100)), 48)
-    assert block == Numbers(100, PiecewiseLinear(8))
+    assert inputs_of(X, WIDE) == (Numbers(1, place), Numbers(1), Numbers(1, place), Numbers(1))
+    assert inputs_of(X, Recipe()) == 4
+    assert inputs_of(X[:, [1, 3]], WIDE) == 2
+    assert may_embed(X)
+    assert not may_embed(csr_array(X))
+    assert not may_embed(np.broadcast_to(X[0], (200_001, 4)))
+    for columns, recipe, embedding in (
+        (3, BINNED, PiecewiseLinear(32, 8)),
+        (100, BINNED, PiecewiseLinear(32, 5)),
+        (1000, BINNED, PiecewiseLinear(32, 2)),
+        (3, WAVES, Periodic(8, 0.1)),
+        (100, WAVES, Periodic(5, 0.1)),
+        (100, WIDE, PiecewiseLinear(8)),
+    ):
+        (block,) = inputs_of(rng.normal(size=(50, columns)), recipe)
+        assert block == Numbers(columns, embedding)
 
 
 def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path):
@@ -92,11 +130,27 @@ def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path
     header, arrays = archive.read(path)
     table = json.loads(arrays["table"].tobytes())
     for bins, says in ((0, "the network is not that of its columns"), (-1, "bins must be at least 0")):
-        table["recipe"]["bins"] = bins
+        table["recipes"][0]["bins"] = bins
         changed = {**arrays, "table": np.frombuffer(json.dumps(table).encode(), np.uint8)}
         archive.write(path, header, changed)
         with pytest.raises(fastmlp.CheckpointError, match=says):
             TableRegressor.load(path)
+
+
+def test_a_file_of_the_format_before_is_read(tmp_path):
+    model = TableRegressor(**{**QUICK, "epochs": 3}, preset="fast", members=2).fit(stripes(), "y")
+    path = tmp_path / "model"
+    model.save(path)
+    header, arrays = archive.read(path)
+    table = json.loads(arrays["table"].tobytes())
+    (table["recipe"],) = table.pop("recipes")
+    del table["recipe"]["sigma"], table["recipe"]["width"]
+    (network,), (members,) = header.pop("networks"), header["members"]
+    before = header | {"format": "table 3", "network": network, "members": members}
+    archive.write(path, before, arrays | {"table": np.frombuffer(json.dumps(table).encode(), np.uint8)})
+    again = TableRegressor.load(path)
+    assert again.recipe_ == model.recipe_
+    np.testing.assert_array_equal(again.predict(stripes()), model.predict(stripes()))
 
 
 def test_the_command_line_has_presets(tmp_path, capsys):
@@ -114,7 +168,7 @@ def test_the_command_line_has_presets(tmp_path, capsys):
         "--quiet",
         "--json",
     ]
-    for preset, bins in (("good", 48), ("fast", 0)):
+    for preset, bins in (("good", 32), ("fast", 0)):
         assert main([*command, "--preset", preset]) == 0
         assert json.loads(capsys.readouterr().out)["recipe"]["bins"] == bins
     with pytest.raises(SystemExit, match="2"):

@@ -1,0 +1,358 @@
+"""TableEstimator: what the classifier and the regressor of tables share, from a table to trained members."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from fastmlp.files.archive import CheckpointError
+from fastmlp.model.precision import is_bfloat16
+from fastmlp.system.bars import Bar
+from fastmlp.tables import members, storage
+from fastmlp.tables.columns import MOST_LEVELS
+from fastmlp.tables.deadline import Deadline
+from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.inputs import may_embed
+from fastmlp.tables.intervals import errors_of
+from fastmlp.tables.read_options import ReadOptions
+from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.search import SearchTrial, searched
+from fastmlp.tables.settings import check, fixed, recipes_of
+from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
+from fastmlp.tables.texts import MISSING
+from fastmlp.training.data import floating_dtype
+from fastmlp.training.model import Model
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Array = NDArray[Any]
+
+
+class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Base of TableClassifier and TableRegressor, which say what y means.
+
+    Parameters
+    ----------
+    columns : mapping of str to str, optional
+        Kinds of columns that shall not be inferred, by name: number, category, date, text or drop.
+    missing : sequence of str, optional
+        Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
+    levels : int, optional
+        Levels of a category that get a column of their own, the most frequent first; the others share one.
+        None for 1000.
+    preset : str, optional
+        How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
+        of their own. Rows that are held out decide between those of one preset. None for good.
+    hidden : sequence of int, optional
+        Units of the hidden layers. This and the following: None takes what the preset's recipes have.
+    layers : list of layers, optional
+        The hidden layers, as those of `fastmlp.Network`, in the place of hidden, activation and dropout.
+    activation, optimizer : str, optional
+        Names of the hidden layers' activation and of the optimiser, as for the command line.
+    learning_rate : float, optional
+        The rate of the first step, which falls to 0 along a cosine.
+    epochs, batch_size : int, optional
+    dropout, l2 : float, optional
+        As for `fastmlp.Network`.
+    members : int, optional
+        How many networks of each recipe are trained, each held against another part of the rows; the mean
+        of those of the best recipes predicts.
+    time_limit : float, optional
+        Seconds that `fit` may take, with reading, compiling and the search: there are fewer networks, epochs
+        and rows where it is short. `fastmlp train` counts its report, too.
+    search : float, optional
+        Seconds in which the hidden layers and the rate are searched for before, as far as they are not given.
+    backend, threads, dtype : as for `fastmlp.fit`, "bfloat16" too; dtype float32 if None
+    random_state : int, RandomState or None
+    progress : bool or None
+        Progress bars on stderr; None shows them if it is a terminal, and in a notebook.
+
+    Attributes
+    ----------
+    encoding_ : Encoding, what was learned of the columns
+    task_ : Classification or Regression
+    groups_ : list of (Recipe, list of Model), the recipes that predict, the best first, with their networks
+    recipe_, models_ : the best recipe, and all networks, the members
+    errors_ : (n,) array or None, of a regression the errors on rows that members held out, ascending, over
+        the target's deviation
+    trials_ : list of Trial, what the search tried
+    shortened_ : str or None, in words what `time_limit` has left out
+    report_ : dict or None, what `fastmlp train` found on held-out rows
+    fingerprint_ : str or None, a digest of the table that was trained on
+    feature_names_in_ : (columns,) array of str, the columns of the table
+    """
+
+    _task: str
+    report_: dict[str, Any] | None
+
+    def __init__(
+        self,
+        *,
+        columns: Mapping[str, str] | None = None,
+        missing: Sequence[str] | None = None,
+        levels: int | None = None,
+        preset: str | None = None,
+        hidden: Sequence[int] | None = None,
+        layers: Sequence[Any] | None = None,
+        activation: str | None = None,
+        optimizer: str | None = None,
+        learning_rate: float | None = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        dropout: float | None = None,
+        l2: float | None = None,
+        members: int | None = None,
+        time_limit: float | None = None,
+        search: float | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        dtype: Any = None,
+        random_state: Any = None,
+        progress: bool | None = False,
+    ) -> None:
+        self._keep(locals())
+
+    def _keep(self, parameters: dict[str, Any]) -> None:
+        """Set the constructor's arguments, unchanged: scikit-learn's clone relies on that."""
+        names = self._get_param_names()
+        self.__dict__ |= {name: parameters[name] for name in names}
+
+    def fit(
+        self, X: Any, y: Any = None, sample_weight: Any = None, *, row_numbers: Collection[str] = ()
+    ) -> Self:
+        """Learn the columns and train the members.
+
+        Parameters
+        ----------
+        X : table
+            A frame of polars' or pandas', the path of a file (.csv, .tsv, .parquet, .arrow, .npz, .npy),
+            a mapping of columns, or an array (rows, n).
+        y : (rows,) array or series, or the name of a column of X
+        sample_weight : (rows,) array of at least 0, optional
+        row_numbers : columns to drop because they number the rows of a table of which X is a part
+
+        Raises
+        ------
+        TableError
+            A ValueError that names row and column, if a value cannot be used.
+        ImportError
+            If polars is not installed.
+
+        Warns
+        -----
+        UserWarning
+            If `time_limit` has left something out.
+        """
+        deadline = Deadline(self.time_limit)
+        self._recipes()  # refuses settings before anything is read
+        frame = as_frame(X, self.read_options(self.columns, target=y))
+        frame, target = separated(frame, y)
+        if not len(frame):
+            raise TableError("there are no rows")
+        values = targets_of(target, self._task)
+        if len(values) != len(frame):
+            raise TableError(f"X has {len(frame)} rows, and y {len(values)}")
+        weights = None if sample_weight is None else np.asarray(sample_weight, float)
+        if weights is not None and weights.shape != values.shape:
+            raise TableError(f"sample_weight must have shape {values.shape}, has {weights.shape}")
+        self.learn(frame, values, target.name, row_numbers)
+        encoded = self.encoding_.encoded(frame, self.floats, self.progress)
+        del frame, X  # what was read from a file is no longer there while members are trained
+        self.train(encoded, values, weights, deadline)
+        if self.shortened_ is not None:
+            warnings.warn(f"time_limit={self.time_limit:g} left room for {self.shortened_}", stacklevel=2)
+        return self
+
+    def learn(
+        self,
+        frame: pl.DataFrame,
+        y: Array,
+        target: str,
+        row_numbers: Collection[str] = (),
+        rows: Array | None = None,
+    ) -> None:
+        """Learn the columns and the task: the first half of `fit`.
+
+        frame, y, target : a table without its target, the target (rows,), and its name
+        row_numbers : as for `fit`; rows : (rows,) truth values, of those to learn from; None for all
+        """
+        import polars as pl
+
+        recipes = self._recipes()
+        learned = y if rows is None else y[rows]
+        if len(learned) < 3:
+            raise TableError(f"at least 3 rows are needed, got {len(learned)}")
+        self.task_ = TASKS[self._task].learned(learned)
+        for recipe in recipes:  # what they refuse is refused before encoding
+            recipe.network(1, self.task_), recipe.optimizer_of(1)
+        of_rows = None if rows is None else pl.Series(rows)
+        self.encoding_ = Encoding.learned(
+            frame, self.columns, self.progress, row_numbers, of_rows, self.levels or MOST_LEVELS
+        )
+        self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
+        self.report_ = None
+        self._name(frame.columns, target)
+
+    def train(self, X: Any, y: Array, weights: Array | None = None, deadline: Deadline | None = None) -> None:
+        """Train the members: the second half of `fit`.
+
+        X : (rows, n) as `encoding_` encodes rows in `floats`; y, weights : (rows,), the targets and weights
+        deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
+        """
+        deadline = Deadline(self.time_limit) if deadline is None else deadline
+        recipes = tuple(recipe for recipe in self._recipes() if not recipe.embeds or may_embed(X))
+        targets = self.task_.encoded(y)
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        settings = members.MemberSettings(seed, self.backend, self.threads, self.progress, self.dtype)
+        self.trials_: list[SearchTrial] = []
+        if self.search is not None:
+            seconds = min(float(self.search), max(1.0, deadline.left / 2))
+            recipe, self.trials_ = searched(
+                X, targets, weights, self.task_, recipes[0], seconds, settings, fixed(self._settings)
+            )
+            recipes = (recipe,)
+        groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings, deadline)
+        self.groups_ = [(group.recipe, group.models) for group in groups]
+        regresses, held = self._task == Regression.name, [rows for group in groups for rows in group.held]
+        self.errors_: Array | None = errors_of(self.models_, X, targets, held) if regresses else None
+
+    @property
+    def recipe_(self) -> Recipe:
+        """The recipe that had the least loss on rows held out."""
+        return self.groups_[0][0]
+
+    @property
+    def models_(self) -> list[Model]:
+        """The networks whose mean predicts."""
+        return [model for _, models in self.groups_ for model in models]
+
+    @property
+    def floats(self) -> np.dtype[Any]:
+        """What X is encoded in."""
+        own = np.float32 if self.dtype is None or is_bfloat16(self.dtype) else self.dtype
+        return floating_dtype(own, np.empty(0))
+
+    def predict(self, X: Any) -> Array:
+        """Return what is predicted for each row (rows,): a class, or a number.
+
+        X : as for `fit`; columns that the model does not use may be missing
+        """
+        outputs = self.outputs(X)
+        return self.task_.decoded(outputs)
+
+    def outputs(self, X: Any) -> Array:
+        """Return the mean of the members' outputs (rows, n_out): probabilities, or standardised numbers.
+
+        Warns
+        -----
+        UserWarning
+            If unusually many rows have a level that was not learned, or a column's dtype cannot hold a level.
+        """
+        check_is_fitted(self)
+        frame = as_frame(
+            X, self.read_options(self.encoding_.kinds, [column.name for column in self.encoding_.used])
+        )
+        found, dtype = [np.empty((0, self.task_.n_out))], self.models_[0].parameters.dtype
+        rows = 0
+        with Bar(len(frame), "row", "predicting", self.progress) as bar:
+            for piece in self.encoding_.pieces(frame, dtype):
+                if piece.shape[0]:
+                    found.append(members.outputs(self.models_, piece))
+                    rows += piece.shape[0]
+                    bar.move(rows)
+        for line in self.encoding_.remarks(frame):
+            warnings.warn(line, stacklevel=3)  # what calls predict
+        return np.concatenate(found)
+
+    def trained_on(self, frame: pl.DataFrame, y: Array) -> bool:
+        """Return whether a table without its target, and the targets (rows,), are those of the training."""
+        return self.fingerprint_ == self.encoding_.fingerprint(frame, y)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model with its preprocessing to one file, which holds no code; `load` reads it."""
+        check_is_fitted(self)
+        kept = storage.StoredEstimator(
+            self.encoding_, self.task_, self.groups_, self.trials_, self.target_name_,
+            None if self.missing is None else list(self.missing), self.report_, self.fingerprint_,
+            self.errors_,
+        )  # fmt: skip
+        storage.write(path, kept)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Return the model in a file that `save` wrote.
+
+        Raises
+        ------
+        CheckpointError
+            If the file is damaged, or holds a model of another kind.
+        OSError
+            If it cannot be read.
+        """
+        kept = storage.read(path)
+        if kept.task.name != cls._task:
+            held = f"a model of a {kept.task.name}"
+            raise CheckpointError(f"{os.fspath(path)!r} holds {held}, no {cls.__name__}")
+        return cls.restored(kept)
+
+    @classmethod
+    def restored(cls, kept: storage.StoredEstimator) -> Self:
+        """Return the estimator that a file holds."""
+        estimator = cls(missing=kept.missing)
+        estimator.encoding_, estimator.task_ = kept.encoding, kept.task
+        estimator.groups_ = kept.groups
+        estimator.trials_, estimator.report_ = kept.trials, kept.report
+        estimator.fingerprint_, estimator.errors_ = kept.fingerprint, kept.errors
+        estimator.shortened_ = None
+        estimator._name([column.name for column in kept.encoding.columns], kept.target)
+        return estimator
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """The constructor's arguments by their names."""
+        return {name: getattr(self, name) for name in self._get_param_names()}
+
+    def _recipes(self) -> tuple[Recipe, ...]:
+        """Return the recipes that rows held out decide between; ValueError if a setting is wrong."""
+        check(self._settings)
+        _ = self.floats  # raises for another dtype
+        return recipes_of(self._settings)
+
+    def _name(self, columns: list[str], target: str) -> None:
+        self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
+        self.target_name_ = target or "y"
+
+    def read_options(
+        self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None, target: Any = None
+    ) -> ReadOptions:
+        """Return how a file is to be read; classes in the column `target` as the texts that they are."""
+        missing = MISSING if self.missing is None else self.missing
+        classes = (
+            {target: "category"} if isinstance(target, str) and self._task == Classification.name else {}
+        )
+        return ReadOptions({**(kinds or {}), **classes}, only, missing, self.progress)
+
+    def _targets(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array]:
+        """Return a table without its target, and the target."""
+        check_is_fitted(self)
+        frame, target = separated(as_frame(X, self.read_options(self.encoding_.kinds, target=y)), y)
+        return frame, targets_of(target, self._task, self.task_)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return hasattr(self, "groups_")
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = tags.input_tags.categorical = tags.input_tags.string = True
+        return tags

@@ -1,0 +1,144 @@
+"""A limit of the time of a whole training on a table: what is left of it, and which networks end in it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.backend.choice import is_ready
+from fastmlp.model.inputs import Blocks
+from fastmlp.system.compiling import Stopwatch
+from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.tasks import Task
+from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.model import Model
+
+Array = NDArray[Any]
+Part = tuple[Array, Array]
+"""Rows to train on, and rows held out."""
+
+NETWORKS_SHARE = 0.93
+"""Of the time, which networks may take with all that comes before: the rest is for scores and files."""
+
+JUDGED_AFTER = 0.1
+"""Share of a network's time after which its pace is known."""
+
+RESERVE = 0.9
+"""Of the epochs that the pace suggests, so many are trained: another epoch may take longer."""
+
+LEAST_ROWS = 1000
+"""Rows that a network is trained on however short the time is."""
+
+COMPILING = 20.0
+"""Seconds that compiling may take on a busy machine, with the compiler's own start."""
+
+
+class Deadline:
+    """When a training on a table ends.
+
+    seconds : that it may take; None for no limit; began : by `time.monotonic`, None if that is now
+    """
+
+    def __init__(self, seconds: float | None = None, began: float | None = None) -> None:
+        self.seconds = seconds
+        self._began = time.monotonic() if began is None else began
+
+    @property
+    def left(self) -> float:
+        """Seconds that networks may still take; below 0 once they are over, infinite without a limit."""
+        whole = math.inf if self.seconds is None else NETWORKS_SHARE * self.seconds
+        return self._began + whole - time.monotonic()
+
+
+class Allowance(Callback):
+    """Ends a training when some seconds are over, or as soon as its pace shows that it takes more.
+
+    The first epoch is left out by its pace alone: a network without a loss on rows held out is none.
+
+    Parameters
+    ----------
+    seconds : of the training, with all that it compiles; judging : whether its pace ends it
+
+    Attributes
+    ----------
+    fitting : float or None, how many of the training's epochs take what was left when its pace ended it
+    is_over : bool, whether the training was ended for its time
+    """
+
+    def __init__(self, seconds: float, judging: bool = True) -> None:
+        self.fitting: float | None = None
+        self.is_over = False
+        self._end, self._judged_after = time.monotonic() + seconds, JUDGED_AFTER * seconds
+        self._working, self._judging = 0.0, judging
+
+    def on_train_begin(self, run: Run) -> None:
+        """Start the clock."""
+        self._stopwatch = Stopwatch()
+
+    def on_chunk_end(self, run: Run) -> None:
+        """Stop the training if time is up, or will be before its last epoch."""
+        self._working += self._stopwatch.lap().working
+        left = self._end - time.monotonic()
+        if self._judging and (self._working >= self._judged_after or left <= 0):
+            self._judging = False
+            epoch = self._working / run.rows_seen * run.rows
+            if epoch * run.epochs - self._working > left:
+                self.fitting = max(0.0, left) / epoch
+        if self.fitting is not None or (left <= 0 and run.epoch and run.epoch < run.epochs):
+            self.is_over = True
+            run.stop("its time is over")
+
+
+def within(
+    seconds: float, recipe: Recipe, part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model]
+) -> tuple[Recipe, Part, Model]:
+    """Return a network that is trained in so many seconds, its recipe with as many epochs, and its rows.
+
+    Where not even one epoch takes so long, there are fewer rows.
+
+    trained : trains a network, with callbacks
+    """
+    if seconds == math.inf:
+        return recipe, part, trained(recipe, part, [])
+    began, allowance = time.monotonic(), Allowance(seconds)
+    model = trained(recipe, part, [allowance])
+    if allowance.fitting is None:
+        return recipe, part, model
+    fitting = RESERVE * allowance.fitting
+    shorter = replace(recipe, epochs=max(1, int(fitting)))
+    if fitting < 1:
+        part = (_fewer(part[0], fitting), _fewer(part[1], fitting))
+    last = Allowance(began + seconds - time.monotonic(), judging=False)
+    return shorter, part, trained(shorter, part, [last])
+
+
+def _fewer(rows: Array, share: float) -> Array:
+    """Return a share of rows, evenly spread."""
+    count = min(len(rows), max(LEAST_ROWS, int(share * len(rows))))
+    return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
+
+
+def backend_in(
+    seconds: float,
+    recipe: Recipe,
+    inputs: int | Blocks,
+    task: Task,
+    dtype: np.dtype[Any],
+    threads: int | None,
+) -> str:
+    """Return the backend of a network that has so many seconds: "reference" where "auto" compiles first.
+
+    inputs, dtype : of the network, and of its X
+    """
+    assert recipe.batch_size is not None
+    if seconds > COMPILING:
+        return "auto"
+    network, optimizer = recipe.network(inputs, task), recipe.optimizer_of(1)
+    ready = is_ready(network, optimizer, recipe.batch_size, dtype, threads)
+    return "auto" if ready else "reference"

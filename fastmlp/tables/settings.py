@@ -1,0 +1,78 @@
+"""Settings of an estimator of tables: refused where they are wrong, and made into recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from fastmlp import checks
+from fastmlp.backend.registry import backends, mixed_backend
+from fastmlp.model.activations import Activation
+from fastmlp.model.layers import Dense, checked_layers
+from fastmlp.model.network import Network
+from fastmlp.model.optimizers import BY_NAME
+from fastmlp.model.precision import is_bfloat16
+from fastmlp.tables import storage
+from fastmlp.tables.recipe import PRESETS, Recipe, candidates
+
+Settings = Mapping[str, Any]
+"""An estimator's parameters by their names; None where it shall choose."""
+
+
+def check(settings: Settings) -> None:
+    """Raise ValueError or TypeError for settings that are wrong, but for those of recipes and the dtype."""
+    if is_bfloat16(settings["dtype"]):
+        mixed_backend(settings["backend"])
+    else:
+        checks.choice("backend", settings["backend"], ("auto", *backends()))
+    for name in ("threads", "levels"):
+        if settings[name] is not None:
+            checks.whole(name, settings[name], 1)
+    if settings["columns"] is not None and not isinstance(settings["columns"], Mapping):
+        raise TypeError(f"columns must map names to kinds, got {checks.shown(settings['columns'])}")
+    if isinstance(settings["missing"], str):
+        raise TypeError(f"missing must be a sequence of texts, got {checks.shown(settings['missing'])}")
+    for name in ("search", "time_limit"):
+        if settings[name] is not None:
+            checks.real(name, settings[name], 0, open_low=True)
+    if settings["search"] is not None and len(fixed(settings)) == 2:
+        raise ValueError("search has nothing to search: hidden layers and learning_rate are given")
+
+
+def fixed(settings: Settings) -> list[str]:
+    """Return what a search must leave as it is: hidden, learning_rate."""
+    given = [] if settings["hidden"] is settings["layers"] is None else ["hidden"]
+    return given + ([] if settings["learning_rate"] is None else ["learning_rate"])
+
+
+def recipes_of(settings: Settings) -> tuple[Recipe, ...]:
+    """Return the recipes that rows held out decide between; errors as those of `check`."""
+    name = settings["preset"]
+    preset = "good" if name is None else checks.choice("preset", name, tuple(PRESETS))
+    names = {field.name for field in fields(Recipe)}.intersection(settings)
+    given = {name: settings[name] for name in names if settings[name] is not None}
+    if "optimizer" in given:
+        checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
+    if "members" in given:
+        checks.whole("members", given["members"], 1, storage.MOST_MEMBERS)
+    for name in ("epochs", "batch_size"):
+        if name in given:
+            checks.whole(name, given[name], 1)
+    if "hidden" in given:
+        if not isinstance(given["hidden"], Sequence | np.ndarray) or isinstance(given["hidden"], str):
+            raise TypeError(f"hidden must be widths like (128, 64), got {checks.shown(given['hidden'])}")
+        given["hidden"] = tuple(given["hidden"])
+    if "layers" in given:
+        if others := {"hidden", "activation", "dropout"} & given.keys():
+            raise ValueError(f"layers says what the hidden layers are; leave out {min(others)}")
+        given |= {"hidden": (), "layers": checked_layers(given["layers"])}
+        made = Network(inputs=1, layers=[*given["layers"], Dense(1)])
+        if any(isinstance(one.activation, Activation) for one in made.operations):
+            raise ValueError("layers of a table have activations by name: its file holds no code")
+    weight = settings.get("class_weight")
+    if weight is not None:
+        checks.choice("class_weight", weight, ("balanced",))
+    return tuple(replace(one, balanced=weight is not None) for one in candidates(preset, given))

@@ -1,0 +1,87 @@
+"""Limits of the time of a training on a table: they hold, and what they leave out is said."""
+
+from __future__ import annotations
+
+import time
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.datasets import load_digits
+
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.cli.main import main
+from fastmlp.tables.deadline import LEAST_ROWS, Deadline
+from fastmlp.tables.report import simpler
+
+QUICK = {"backend": "reference", "threads": 1, "random_state": 0}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    loaded = load_digits()
+    frame = pl.DataFrame(loaded.data, schema=[f"x{place}" for place in range(64)])
+    return frame.with_columns(digit=pl.Series(loaded.target.astype(str)))
+
+
+def rows_of_numbers(rows):
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({name: rng.normal(size=rows) for name in "abc"})
+    return frame.with_columns(y=pl.col("a") * pl.col("b") + 0.1 * pl.col("c"))
+
+
+def test_a_limit_holds_within_a_tenth_and_leaves_a_model(digits):
+    limit, began = 4, time.monotonic()
+    model = TableClassifier(**QUICK, preset="fast", epochs=2000, time_limit=limit)
+    with pytest.warns(UserWarning, match=r"^time_limit=4 left room for .*\d+ of 2000 epochs$"):
+        model.fit(digits, "digit")
+    assert time.monotonic() - began < 1.1 * limit
+    assert model.recipe_.epochs < 2000
+    assert model.score(digits, "digit") > 0.8
+
+
+def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows():
+    model = TableRegressor(**QUICK, time_limit=1e-6)
+    says = (
+        f"^time_limit=1e-06 left room for 1 of 5 networks, 1 of 200 epochs, {LEAST_ROWS + 400} of 2000 rows$"
+    )
+    with pytest.warns(UserWarning, match=says):
+        model.fit(rows_of_numbers(2000), "y")
+    assert model.shortened_ is not None
+    assert np.isfinite(model.predict(rows_of_numbers(10))).all()
+
+
+def test_a_limit_that_is_not_reached_changes_nothing():
+    table, settings = rows_of_numbers(200), {**QUICK, "epochs": 3, "members": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        limited = TableRegressor(**settings, time_limit=600).fit(table, "y")
+    assert limited.shortened_ is None
+    np.testing.assert_array_equal(
+        limited.predict(table), TableRegressor(**settings).fit(table, "y").predict(table)
+    )
+
+
+def test_the_linear_model_ends_with_the_time(digits):
+    model = TableClassifier(**QUICK)
+    y, held = digits["digit"].to_numpy().astype(str), np.arange(len(digits)) % 5 == 0
+    frame = digits.drop("digit")
+    model.learn(frame, y, "digit", rows=~held)
+    scores = [simpler(model, frame, y, held, 0, Deadline(limit))["scores"] for limit in (None, 1e-6)]
+    whole, cut = (one["linear"]["log loss"] for one in scores)
+    assert whole != cut < scores[1]["constant"]["log loss"]
+
+
+def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
+    rows_of_numbers(300).write_csv(tmp_path / "rows.csv")
+    command = ["train", str(tmp_path / "rows.csv"), "--target", "y", "--backend", "reference", "--quiet"]
+    assert main([*command, "--time-limit", "0.01s"]) == 0
+    assert (
+        "note       the time limit left room for 1 of 5 networks, 1 of 200 epochs" in capsys.readouterr().out
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main([*command, "--time-limit", "soon"])
+    assert "time-limit must be a time like 60s or 5m, got 'soon'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="time_limit must be above 0"):
+        TableRegressor(time_limit=0).fit(rows_of_numbers(50), "y")
