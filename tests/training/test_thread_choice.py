@@ -140,13 +140,18 @@ Threads.took = noted
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((4000, 64)).astype("f4"), rng.standard_normal(4000).astype("f4")
 network = fastmlp.Network([64, 128, 128, 1], "relu")
-def fit(threads):
+class UntilOneIsTried(fastmlp.Callback):
+    def on_epoch_end(self, run):
+        if {*taken} == {1, 2}:
+            run.stop("both were taken")
+def fit(threads, epochs, *callbacks):
     del taken[:]
-    return fastmlp.fit(network, X, y, batch_size=256, epochs=60, seed=0, threads=threads, backend="fused")
-alone = fit(1)
-assert alone.threads == 1 and {*taken} == {1}
-two = fit(2)
+    options = dict(batch_size=256, seed=0, backend="fused")
+    return fastmlp.fit(network, X, y, threads=threads, epochs=epochs, callbacks=callbacks, **options)
+two = fit(2, 10**6, UntilOneIsTried())
 assert two.threads in (1, 2) and {*taken} == {1, 2}, taken  # two on one core: one is tried
+alone = fit(1, len(two.history["loss"]))
+assert alone.threads == 1 and {*taken} == {1}
 assert np.array_equal(two.parameters, alone.parameters) and two.history == alone.history
 print("same")
 """

@@ -2,6 +2,8 @@
 
 Sums run down the rows in their order, a share of the columns for each worker, so that bits do not depend on
 how many there are. Where ranks share a batch, each sums its rows, and the sums are added up between passes.
+Some columns of a row are read as a `vector`: an index x[i, first + j] may be negative, as Python's are, so that
+LLVM would take a number at a time.
 """
 
 # mypy: ignore-errors
@@ -10,6 +12,8 @@ from __future__ import annotations
 
 import math
 
+from fastmlp.kernels.codegen.views import vector
+
 
 def unit_sums(x, first, out):
     """out (n,) = the sums of the columns of x from `first` on."""
@@ -17,8 +21,9 @@ def unit_sums(x, first, out):
     for j in range(units):
         out[j] = 0
     for i in range(x.shape[0]):
+        row = vector(x, i * x.shape[1] + first, units)
         for j in range(units):
-            out[j] += x[i, first + j]
+            out[j] += row[j]
 
 
 def unit_distances(x, first, count, mean, out):
@@ -28,8 +33,9 @@ def unit_distances(x, first, count, mean, out):
         mean[j] /= count
         out[j] = 0
     for i in range(x.shape[0]):
+        row = vector(x, i * x.shape[1] + first, units)
         for j in range(units):
-            distance = x[i, first + j] - mean[j]
+            distance = row[j] - mean[j]
             out[j] += distance * distance
 
 
@@ -54,9 +60,10 @@ def column_gradients(x, first, mean, factor, delta, by_gain, by_shift):
         by_gain[j] = 0
         by_shift[j] = 0
     for i in range(x.shape[0]):
+        row, d = vector(x, i * x.shape[1] + first, units), vector(delta, i * x.shape[1] + first, units)
         for j in range(units):
-            by_shift[j] += delta[i, first + j]
-            by_gain[j] += delta[i, first + j] * ((x[i, first + j] - mean[j]) * factor[j])
+            by_shift[j] += d[j]
+            by_gain[j] += d[j] * ((row[j] - mean[j]) * factor[j])
 
 
 def normalise_columns(x, mean, factor, gain, shift, out):

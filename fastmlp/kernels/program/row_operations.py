@@ -146,14 +146,16 @@ def operate_gradient(code, members, gain, x, kept, delta, adds, adds_other, belo
 
 def pass_on(delta, left, adds, below):
     """below (rows, units) = the columns of delta from `left` on, or += where `adds`."""
-    if adds:
-        for i in range(below.shape[0]):
-            for j in range(below.shape[1]):
-                below[i, j] += delta[i, left + j]
-    else:
-        for i in range(below.shape[0]):
-            for j in range(below.shape[1]):
-                below[i, j] = delta[i, left + j]
+    rows, units = below.shape
+    for i in range(rows):
+        # As vectors: an index that may be negative, as Python's, takes a number at a time.
+        source, target = vector(delta, i * delta.shape[1] + left, units), vector(below, i * units, units)
+        if adds:
+            for j in range(units):
+                target[j] += source[j]
+        else:
+            for j in range(units):
+                target[j] = source[j]
 
 
 def gain_gradient(code, members, gain, x, kept, delta, out):
