@@ -2,8 +2,8 @@
 
 Sums run down the rows in their order, a share of the columns for each worker, so that bits do not depend on
 how many there are. Where ranks share a batch, each sums its rows, and the sums are added up between passes.
-Some columns of a row are read as a `vector`: an index x[i, first + j] may be negative, as Python's are, so that
-LLVM would take a number at a time.
+Some columns of a row are read as a `vector`: an index x[i, first + j] may be negative, as Python's are, so
+that LLVM would take a number at a time.
 """
 
 # mypy: ignore-errors
