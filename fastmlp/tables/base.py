@@ -83,7 +83,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     encoding_ : Encoding, what was learned of the columns
     task_ : Classification or Regression
     groups_ : list of (Recipe, list of Model), the recipes that predict, the best first, with their networks
-    recipe_, models_ : the best recipe, and all networks, the members
+    recipe_ : Recipe, the best one's settings
+    models_ : list of Model, all networks, the members
     errors_ : (n,) array or None, of a regression the errors on rows that members held out, ascending, over
         the target's deviation
     trials_ : list of Trial, what the search tried

@@ -23,6 +23,7 @@ from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables import plots, search
+from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.estimators import load
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.report import compared, drawn_rows, simpler
@@ -329,7 +330,7 @@ def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_pat
     model.trials_ = [SearchTrial((8,), 0.1, 0.5, 1.0)]
     held = np.arange(60) % 3 == 0
     y = np.array(frame["kind"].to_list())
-    others = simpler(model, frame.drop("kind"), y, held, 0)
+    others = simpler(model, frame.drop("kind"), y, held, 0, Deadline())
     X = model.encoding_.encoded(frame.filter(held))
     model.report_ = compared(model, X, y[held], others)
     path = tmp_path / "model"
