@@ -21,7 +21,8 @@ LOSSES = {
 
 def fits(network: Network, optimizer: Optimizer) -> bool:
     """Return whether PyTorch has the network's loss, and takes the optimiser's steps."""
-    return type(optimizer) in (SGD, Adam) and (network.output, network.loss) in LOSSES
+    drops = any(one.dropout for one in network.operations)  # by masks of its own
+    return type(optimizer) in (SGD, Adam) and (network.output, network.loss) in LOSSES and not drops
 
 
 def ways(training: PeerTraining) -> dict[str, Callable[[], Run]]:
@@ -36,7 +37,7 @@ def _prepare(training: PeerTraining) -> Run:
     network = training.start.network
     module = training.start.to_torch().train()
     kind, takes_logits = LOSSES[network.output, str(network.loss)]
-    module = module[:-1] if takes_logits else module
+    module = _without_its_last(torch, module) if takes_logits else module
     loss_of = getattr(torch.nn, kind)()
     X, y = map(torch.from_numpy, (training.X, training.y))
     if kind != "CrossEntropyLoss":
@@ -67,6 +68,13 @@ def _prepare(training: PeerTraining) -> Run:
         return losses
 
     return run
+
+
+def _without_its_last(torch: Any, module: Any) -> Any:
+    """Return the module of the logits, of one that ends with their activation."""
+    if isinstance(module, torch.nn.Sequential):
+        return module[:-1]
+    return type(module)(module.steps[:-1], module.sources[:-1]).train()
 
 
 def _torch_rule(torch: Any, optimizer: Optimizer, module: Any) -> Any:
