@@ -6,7 +6,7 @@ import contextvars
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from fastmlp.many.blocks import BlockTraining, Member, Pattern
@@ -45,9 +45,9 @@ class Trainings:
     def run_alone(self, prepared: Prepared) -> None:
         """Train the only model in this thread, as `fit` does; errors as of `run`."""
         try:
-            self.take_over(0, prepared.train())
+            self._take_over(0, prepared.train())
         except BaseException as error:
-            self.take_over(0, error)
+            self._take_over(0, error)
         self._raise_error()
 
     def run(
@@ -82,17 +82,13 @@ class Trainings:
         if not threads:
             self._work()
         try:
-            self.wait(threads)
+            for thread in threads:
+                while thread.is_alive():
+                    thread.join(POLL)  # without a timeout Windows would not hear Ctrl-C
         except BaseException:
             self.stop("another error")
             raise
         self._raise_error()
-
-    def wait(self, threads: Sequence[threading.Thread]) -> None:
-        """Wait for the worker threads."""
-        for thread in threads:
-            while thread.is_alive():
-                thread.join(POLL)  # without a timeout Windows would not hear Ctrl-C
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -162,12 +158,11 @@ class Trainings:
     def _end(self, index: int, result: Model | BaseException) -> None:
         """Take over what one of several trainings came to."""
         self._running.pop(index, None)
-        self.take_over(index, result)
+        self._take_over(index, result)
         if self.results[index] is not None:
             self._count(1)
 
-    def take_over(self, index: int, result: Model | BaseException) -> None:
-        """Take over what a training came to."""
+    def _take_over(self, index: int, result: Model | BaseException) -> None:
         if isinstance(result, Interrupted):  # of a training in the main thread
             self.results[index] = result.model
         elif isinstance(result, DivergenceError):

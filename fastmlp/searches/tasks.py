@@ -1,8 +1,7 @@
 """Tasks that run one at a time, each in its thread, until they wait: for a training, or for other tasks.
 
 What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
-a training of a network it waits, and others run. Once all wait, their trainings are taken together; each task
-goes on once its own has ended, while others train.
+a training of a network it waits, and others run. Once all wait, their trainings are taken together.
 """
 
 from __future__ import annotations
@@ -208,10 +207,10 @@ class TaskGroup:
             raise task.error
 
     def _train(self) -> None:
-        """Take the trainings that tasks wait for; each task goes on once its own has ended."""
+        """Take the trainings that tasks wait for; the tasks are ready then."""
         training, self._training, self._bytes = self._training, [], 0
-        awaited = [one for _, one in training]
-        train_together(awaited, self.threads, lambda place: self._let_run(training[place][0]))
+        train_together([awaited for _, awaited in training], self.threads)
+        self._ready.extend(task for task, _ in training)
 
     def _abandon(self) -> None:
         """End all tasks that have begun, the last one first."""

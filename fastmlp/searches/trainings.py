@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from fastmlp.backend.auto import Auto
@@ -22,16 +21,13 @@ from fastmlp.training.pace import most_seconds
 from fastmlp.training.plan import Plan
 from fastmlp.training.prepared import Prepared
 
-PAUSE = 0.002
-"""Seconds between two looks at whether a training has ended."""
-
 
 class Awaited:
     """A training that a task waits for.
 
     earlier : from which it goes on, see `going_on`
     outcome : the finished run, or the error that ended it; None before
-    seconds : its share of the time of the trainings that were taken with it and have ended, by their work
+    seconds : its share of the time of the trainings that were taken with it
     """
 
     outcome: Run | BaseException | None = None
@@ -69,52 +65,16 @@ class Awaited:
 
 
 class AwaitedTrainings(Trainings):
-    """Trainings of which each keeps its error for itself, and whose tasks go on while others train.
+    """Trainings of which each keeps its error for itself.
 
-    awaited : all trainings; order : their places, as they are taken
-    go_on(place) has a task go on; it is called in this order, whatever training ends first
+    results : the outcomes of all
     """
 
-    def __init__(
-        self, awaited: Sequence[Awaited], order: Sequence[int], go_on: Callable[[int], None]
-    ) -> None:
-        super().__init__([None] * len(awaited))
-        self.results: list[Any]
-        self._awaited, self._left, self._go_on = awaited, deque(order), go_on
-        self._began, self._ended_work = time.time(), 0.0
-
-    def take_over(self, index: int, result: Any) -> None:
-        """Take over the outcome of a training, in whose results the main thread may find it at once."""
-        one = self._awaited[index]
-        one.outcome = result
-        with self._taking:
-            self._ended_work += one.work
-        super().take_over(index, result)
+    results: list[Any]
 
     def fail(self, index: int, error: BaseException) -> None:
-        """Take over the error that ended a training, and no other."""
+        """Take over the error that ended a training."""
         self.results[index] = error
-
-    def wait(self, threads: Sequence[threading.Thread]) -> None:
-        """Wait for the worker threads; meanwhile tasks go on whose trainings have ended."""
-        try:
-            while any(thread.is_alive() for thread in threads):
-                if not self.next_goes_on():
-                    time.sleep(PAUSE)
-        except BaseException:
-            self.stop("another error")
-            super().wait(threads)
-            raise
-
-    def next_goes_on(self) -> bool:
-        """Have the next task go on, if its training has ended, and none is to stop; return whether."""
-        if not self._left or self.results[self._left[0]] is None or self.reason is not None:
-            return False
-        place = self._left.popleft()
-        one, seconds = self._awaited[place], time.time() - self._began
-        one.seconds = seconds * one.work / self._ended_work if self._ended_work else 0.0
-        self._go_on(place)
-        return True
 
 
 def no_blocks(models: Iterable[Any]) -> list[Any]:
@@ -122,24 +82,25 @@ def no_blocks(models: Iterable[Any]) -> list[Any]:
     return []
 
 
-def train_together(awaited: Sequence[Awaited], threads: int, go_on: Callable[[int], None]) -> None:
-    """Train, on up to so many threads in all. KeyboardInterrupt after Ctrl-C.
-
-    go_on(place) is called of each that has its outcome, also while others train
-    """
+def train_together(awaited: Sequence[Awaited], threads: int) -> None:
+    """Train, on up to so many threads in all; each gets its outcome. KeyboardInterrupt after Ctrl-C."""
+    began = time.time()
     workers = min(len(awaited), threads)
     for one in awaited:
         one.plan = one.plan._replace(threads=min(one.plan.threads or threads, threads // workers))
     choose_for_all(awaited)
-    groups = groups_of(awaited, workers)
-    order = [place for group in groups for place in group.indices]
-    trainings = AwaitedTrainings(awaited, order, go_on)
+    trainings = AwaitedTrainings([None] * len(awaited))
     with Bar(None, "", "", False) as bar, deferred(trainings.stop) as signals:
-        trainings.run(groups, workers, lambda index: cast(Prepared, awaited[index]), no_blocks, bar)
-        while trainings.next_goes_on():
-            continue
+        trainings.run(
+            groups_of(awaited, workers), workers, lambda index: cast(Prepared, awaited[index]), no_blocks, bar
+        )
     if signal.SIGINT in signals:
         raise KeyboardInterrupt
+    for one, outcome in zip(awaited, trainings.results, strict=True):
+        one.outcome = outcome
+    seconds, work = time.time() - began, sum(one.work for one in awaited)
+    for one in awaited:
+        one.seconds = seconds * one.work / work if work else 0.0
 
 
 def choose_for_all(awaited: Sequence[Awaited]) -> None:

@@ -29,7 +29,7 @@ def halved(estimator, prefix=""):
     }  # fmt: skip
     grid, found, together = {f"{prefix}learning_rate_init": RATES}, [], tasks.train_together
 
-    def noted(awaited, *given):
+    def noted(awaited, threads):
         begun = [one.parts[3] for one in awaited]
         found.append(
             [
@@ -37,7 +37,7 @@ def halved(estimator, prefix=""):
                 for at, one in zip(begun, awaited, strict=True)
             ]
         )
-        return together(awaited, *given)
+        return together(awaited, threads)
 
     theirs = model_selection.HalvingGridSearchCV(estimator, grid, **options).fit(X, Y)
     with pytest.MonkeyPatch.context() as patch:

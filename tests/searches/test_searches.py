@@ -234,40 +234,6 @@ def test_an_error_of_a_callback_ends_its_training_only():
     assert np.isnan(ours.cv_results_["mean_test_score"]).tolist() == [False, True, False]
 
 
-def scoring_first(then):
-    """A scorer that does something, and an event by which others learn of it."""
-    scored = threading.Event()
-
-    def score(estimator, *_):
-        scored.set()
-        return then(estimator)
-
-    return score, scored
-
-
-def test_a_task_goes_on_while_others_train():
-    score, scored = scoring_first(lambda estimator: float(estimator.alpha))
-    found = []
-    second = AtEpoch(0.5, lambda: found.append(scored.wait(60)))
-    given = classifier(max_iter=1, callbacks=[second]), {"alpha": [0.25, 0.5]}
-    options = {"cv": [(range(40), range(40, 60))], "refit": False, "n_jobs": 1}
-    search = fastmlp.GridSearchCV(*given, scoring=score, **options).fit(X, Y)
-    assert search.cv_results_["mean_test_score"].tolist() == [0.25, 0.5]
-    assert found == [True]
-
-
-def test_an_error_of_a_task_ends_what_trains():
-    score, scored = scoring_first(lambda _: fail())
-    before = threading.active_count()
-    second = AtEpoch(0.5, lambda: scored.wait(60) and time.sleep(0.3))
-    given = classifier(max_iter=10**9, tol=0, callbacks=[second]), [{"max_iter": [1]}, {"alpha": [0.5]}]
-    search = fastmlp.GridSearchCV(*given, cv=2, scoring=score, error_score="raise", n_jobs=2)
-    with pytest.raises(ZeroDivisionError, match="of the program"):
-        search.fit(X, Y)
-    assert_nothing_runs()
-    assert threading.active_count() <= before, "a training goes on"
-
-
 def interrupt(sent=[]):  # noqa: B006  # of all copies of the callback: a second signal acts at once
     if not sent:
         sent.append(True)
