@@ -219,8 +219,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.trials_: list[SearchTrial] = []
         if self.search is not None:
             seconds = min(float(self.search), max(1.0, deadline.left / 2))
+            first = next((recipe for recipe in recipes if recipe.embeds), recipes[0])
             recipe, self.trials_ = searched(
-                X, targets, weights, self.task_, recipes[0], seconds, settings, fixed(self._settings)
+                X, targets, weights, self.task_, first, seconds, settings, fixed(self._settings)
             )
             recipes = (recipe,)
         groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings, deadline)

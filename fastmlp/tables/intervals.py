@@ -25,11 +25,17 @@ MOST_ERRORS = 10_000
 
 
 def errors_of(models: Sequence[Model], X: Any, targets: Array, held: Sequence[Array]) -> Array:
-    """Return the errors of networks on the rows that each has held out, ascending, in the unit of targets.
+    """Return the errors on the rows that networks have held out, ascending, in the unit of targets.
 
-    X, targets : of all rows; held : for each network its rows
+    Of several networks that have held out the same rows it is the mean that errs.
+
+    X, targets : of all rows; held : for each network its rows, one array where they are the same
     """
-    found = [targets[rows] - model.predict(X[rows])[:, 0] for model, rows in zip(models, held, strict=True)]
+    parts = {id(rows): rows for rows in held}
+    predicted: dict[int, list[Array]] = {part: [] for part in parts}
+    for model, rows in zip(models, held, strict=True):
+        predicted[id(rows)].append(model.predict(X[rows])[:, 0])
+    found = [targets[rows] - np.mean(predicted[part], axis=0) for part, rows in parts.items()]
     errors = np.sort(np.concatenate(found).astype(float))
     if len(errors) <= MOST_ERRORS:
         return errors

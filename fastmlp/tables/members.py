@@ -106,7 +106,8 @@ def train(
             if not _followed(groups, parts[place], place, member, deadline):
                 break
         groups = near_best(groups)
-    return groups, _shortened(groups[0], len(targets))
+    shortened = [_shortened(group, len(targets), len(parts)) for group in groups]
+    return groups, next(filter(None, shortened), None)
 
 
 def near_best(groups: Sequence[Group]) -> list[Group]:
@@ -125,8 +126,9 @@ def _firsts(
 ) -> list[Group]:  # fmt: skip
     """Return a group of one network for each recipe whose training does not diverge."""
     groups: list[Group] = []
+    kept = 0.0 if deadline.seconds is None else deadline.left / 2
     for place, recipe in enumerate(recipes):
-        stopwatch, seconds = Stopwatch(), deadline.left / 2 / (len(recipes) - place)
+        stopwatch, seconds = Stopwatch(), (deadline.left - kept) / (len(recipes) - place)
         try:
             own, used, model = within(seconds, recipe, part, trained)
         except DivergenceError:
@@ -166,10 +168,13 @@ def _followed(
     return True
 
 
-def _shortened(group: Group, rows: int) -> str | None:
-    """Return in words what the networks of a recipe have less than planned; None if nothing."""
+def _shortened(group: Group, rows: int, parts: int) -> str | None:
+    """Return in words what the networks of a recipe have less than planned; None if nothing.
+
+    parts : of the rows, of which each network holds out one: few rows, or a rare class, give few
+    """
     counts = {
-        "networks": (len(group.models), group.planned.members),
+        "networks": (len(group.models), min(group.planned.members or 1, parts)),
         "epochs": (group.recipe.epochs, group.planned.epochs),
         "rows": (group.rows, rows),
     }

@@ -63,6 +63,22 @@ def test_a_limit_that_is_not_reached_changes_nothing():
     )
 
 
+def test_a_rare_class_leaves_nothing_out():
+    """Three rows of a class give three parts, and so three networks."""
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"x": rng.normal(size=60), "y": ["rare"] * 3 + ["often", "mostly"] * 28 + ["often"]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = TableClassifier(**QUICK, epochs=2).fit(frame, "y")
+    assert model.shortened_ is None
+    assert {len(models) for _, models in model.groups_} == {3}
+
+
+def test_each_row_that_was_held_out_has_one_error():
+    model = TableRegressor(**QUICK, epochs=1, members=2).fit(rows_of_numbers(50), "y")
+    assert len(model.errors_) < 50
+
+
 def test_the_linear_model_ends_with_the_time(digits):
     model = TableClassifier(**QUICK)
     y, held = digits["digit"].to_numpy().astype(str), np.arange(len(digits)) % 5 == 0
