@@ -113,7 +113,7 @@ def narrow_weight_gradient(x, delta, out, out_first, start, stop, apply, rate, l
 @apart
 def narrow_ordered_weight_gradient(
     x, order, delta, out, out_first, start, stop, apply, rate, l2, sums, panel
-):  # fmt: skip
+):
     """`dispatch.weight_gradient` with an order: rows of x are copied behind the panel, COPIED_BYTES at a time."""
     columns, depth, n_in = stop - start, len(delta), x.shape[1]
     before = 2 * delta.shape[1] * ROW_VECTORS * (VECTOR_BYTES // out.itemsize)
@@ -126,19 +126,5 @@ def narrow_ordered_weight_gradient(
             pack(1, columns, x, sample * n_in + start, n_in, panel, before + i * columns, columns)
         ends = apply and k + terms == depth
         narrow_sums(
-            panel,
-            before,
-            columns,
-            delta,
-            k,
-            terms,
-            waiting,
-            out,
-            out_first,
-            start,
-            stop,
-            ends,
-            rate,
-            l2,
-            panel,
-        )
+            panel, before, columns, delta, k, terms, waiting, out, out_first, start, stop, ends, rate, l2, panel
+        )  # fmt: skip

@@ -74,9 +74,8 @@ def chunk(constants):
                 scales[0] = shares.choose(Symbol(builder, v.first(stop - start)), shares, 0.0)
                 step.scales = scales
                 step.clear()
-                for (
-                    one
-                ) in constants.operations:  # LLVM leaves out x + -0.0: a chain begins with the first row's
+                # LLVM leaves out x + -0.0: a chain begins with the first row's.
+                for one in constants.operations:
                     weights, biases = lengths(one)
                     for bias in range(one.flat + weights, one.flat + weights + biases):
                         step.gradients[bias] = -step.zero
