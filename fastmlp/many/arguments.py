@@ -29,6 +29,8 @@ class Arguments:
     """
 
     def __init__(self, given: dict[str, Any], n_models: int | None) -> None:
+        if _is_one(given.get("network"), given.get("X")):
+            given = given | {"X": tuple(given["X"])}
         self._lists = {name: value for name, value in given.items() if isinstance(value, list)}
         self._same = {name: value for name, value in given.items() if name not in self._lists}
         self.count = _count(self._lists, n_models)
@@ -36,7 +38,7 @@ class Arguments:
             return
         for name in ROWS:
             if name in self._same:
-                self._same[name] = _array(name, self._same[name])
+                self._same[name] = _array(name, self._same[name], any(map(_has_blocks, self.networks)))
 
     def seeds(self) -> list[int]:
         """Return the seeds of all models: those of the list, or of an int s the numbers s, s + 1, .."""
@@ -70,7 +72,8 @@ class Arguments:
     def rows(self, index: int) -> tuple[Any, Any, Any]:
         """Return X, y and the weights of one model; errors as of `of`."""
         rows, given = self.value("rows", index), [self.value(name, index) for name in ROWS]
-        arrays = [_array(name, one) for name, one in zip(ROWS, given, strict=True)]
+        blocks = _has_blocks(self.value("network", index))
+        arrays = [_array(name, one, blocks) for name, one in zip(ROWS, given, strict=True)]
         if rows is not None:
             rows = _checked_rows(rows, _length(arrays[0]))
             arrays = [_taken(name, one, rows) for name, one in zip(ROWS, arrays, strict=True)]
@@ -121,16 +124,35 @@ def _count(lists: dict[str, list[Any]], n_models: int | None) -> int:
     return counts[first]
 
 
-def _array(what: str, value: Any) -> Any:
-    """Return rows as an array, sparse if they are, or as they are where they are blocks or heads by names."""
+def _has_blocks(network: Any) -> bool:
+    """Whether X of a network is a list of blocks; what is no network is found later."""
+    return bool(getattr(network, "blocks", ()))
+
+
+def _is_one(network: Any, X: Any) -> bool:
+    """Whether a list has the blocks of one network's X, and not an X for each model."""
+    if not (isinstance(X, list) and _has_blocks(network) and len(X) == len(network.blocks)):
+        return False
+    shapes = [getattr(block, "shape", None) for block in X]
+    return all(
+        shape and (shape[1] if len(shape) > 1 else 1) == block.columns
+        for shape, block in zip(shapes, network.blocks, strict=True)
+    )
+
+
+def _array(what: str, value: Any, blocks: bool) -> Any:
+    """Return rows as an array, or sparse; blocks of X in a tuple, and what has names as it is."""
     if (what == "sample_weight" and value is None) or isinstance(value, Mapping) or is_sparse(value):
         return value
+    if what == "X" and blocks and isinstance(value, (list, tuple)):
+        return tuple(value)
     return checks.real_array(what, value)
 
 
 def _length(X: Any) -> int:
     """Return how many rows X has, of which the first block is taken where it has blocks."""
-    first = next(iter(X.values()), ()) if isinstance(X, Mapping) else X
+    blocks = X.values() if isinstance(X, Mapping) else X if isinstance(X, tuple) else [X]
+    first = next(iter(blocks), ())
     return int(first.shape[0]) if hasattr(first, "shape") and len(first.shape) else len(first)
 
 
@@ -153,6 +175,8 @@ def _taken(what: str, value: Any, rows: Any) -> Any:
         return None
     if isinstance(value, Mapping):
         return {name: _taken(f"{what}[{name!r}]", part, rows) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_taken(f"{what}[{place}]", part, rows) for place, part in enumerate(value))
     if is_sparse(value):
         return value.tocsr()[rows]
     array = checks.real_array(what, value)

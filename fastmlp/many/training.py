@@ -83,8 +83,8 @@ def fit_many(
     Parameters
     ----------
     networks : Network, or list of them, which may differ in everything
-    X : as for `fit`, an array, sparse matrix or dict of blocks in memory; a list has one for each model
-        One X of all models is there once.
+    X : as for `fit`, an array, sparse matrix or blocks in memory; a list has one for each model
+        One X of all models is there once. A list of the blocks of one network's inputs is one X, too.
     y : as for `fit`; a list has one for each model
     n_models : int, optional
         How many, where no argument is a list.

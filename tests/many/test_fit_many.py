@@ -19,6 +19,7 @@ from fastmlp import (
     Adam,
     AdamW,
     Callback,
+    Categories,
     CheckpointError,
     Cosine,
     Dense,
@@ -26,6 +27,7 @@ from fastmlp import (
     EarlyStopping,
     Head,
     Network,
+    Numbers,
     RMSprop,
     fit,
     fit_many,
@@ -113,6 +115,27 @@ def test_rows_are_those_of_sparse_inputs_and_of_heads():
     outputs = predict_many(models, X)
     assert outputs["group"].shape == (2, 60, 2)
     assert (outputs["size"][1] == models[1].predict(X)["size"]).all()
+
+
+FORMS_OF_X = {
+    "a list of blocks": lambda *blocks: [*blocks],
+    "a tuple of them": lambda *blocks: blocks,
+    "an array for each model": lambda *blocks: [np.hstack(blocks)] * 2,
+    "blocks for each model": lambda *blocks: [[*blocks], blocks],
+}
+
+
+@pytest.mark.parametrize("given", FORMS_OF_X)
+def test_a_list_of_blocks_is_one_x(given):
+    numbers, codes = X[:, :2], LABELS.reshape(-1, 1)
+    network = Network(inputs=[Numbers(2), Categories([2], 2)], layers=[Dense(4), Dense(1)])
+    rows = some_rows(2)
+    models = fit_many_fused(network, FORMS_OF_X[given](numbers, codes), Y, rows=rows, epochs=2, seed=0)
+    alone = [
+        fit_fused(network, [numbers[some], codes[some]], Y[some], epochs=2, seed=i)
+        for i, some in enumerate(rows)
+    ]
+    assert_all_same(models, alone)
 
 
 def test_one_class_in_a_fold_is_no_mistake():
