@@ -79,6 +79,12 @@ def test_values_are_scikit_learns(kind, dtype, weighted):
             assert value == pytest.approx(expected, rel=np.log2(ROWS) * eps(dtype))
 
 
+def test_log_loss_takes_no_class_for_certain():
+    objective, y, _ = rows_of("three classes", np.float64)
+    certain = np.eye(3)[y]
+    assert OWN["log_loss"].make(objective, y, None)(certain) == metrics.log_loss(y, certain) > 0
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "change"),
     [
