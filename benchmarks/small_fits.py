@@ -81,6 +81,38 @@ def rows() -> Iterator[Row]:
             lambda ours=ours, X=some, y=labels: ours.partial_fit(X, y), "scikit-learn",
             lambda theirs=theirs, X=some, y=labels: theirs.partial_fit(X, y), 1, 30,
         )  # fmt: skip
+    yield from rows_of_metrics()
+
+
+def rows_of_metrics(epochs: int = 20) -> Iterator[Row]:
+    """Yield trainings with a metric, each compared with the same one without, and a prediction an epoch."""
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((2000, 64), np.float32)
+    kinds, sums = X[:, :10].argmax(axis=1), X.sum(axis=1)
+    of_kinds = fastmlp.Network([64, 128, 10], "relu", "softmax", "cross_entropy"), kinds
+    of_sums = fastmlp.Network([64, 128, 1], "relu"), sums
+
+    def training(network: fastmlp.Network, y: np.ndarray, **options: object) -> fastmlp.Model:
+        return fastmlp.fit(
+            network, X[:64], y[:64], validation=(X, y), epochs=epochs, batch_size=64, seed=0, threads=1,
+            progress=False, **options,
+        )  # fmt: skip
+
+    for metric, (network, y) in {
+        "accuracy": of_kinds, "neg_log_loss": of_kinds, "neg_mean_squared_error": of_sums, "r2": of_sums,
+    }.items():  # fmt: skip
+        model = training(network, y)
+
+        def without(network=network, y=y, model=model) -> None:
+            training(network, y)
+            for _ in range(epochs):
+                model.predict(X)
+
+        yield Row(
+            f"fit, {epochs} epochs with {metric} of 2 000 rows of 64-128-{network.n_out}",
+            lambda network=network, y=y, metric=metric: training(network, y, metrics=[metric]),
+            "without, and a prediction an epoch", without, 1, 3,
+        )  # fmt: skip
 
 
 def microseconds(call: Call, calls: int, per: int = 1) -> float:

@@ -276,7 +276,19 @@ class Scale(Part):
 
 
 @dataclass(frozen=True, repr=False)
-class Add(Part):
+class ReadsEarlier(Part):
+    """A layer that reads an earlier one besides that below it."""
+
+    layer: str
+    name: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.instance("layer", self.layer, str, "the name of an earlier layer")
+
+
+@dataclass(frozen=True, repr=False)
+class Add(ReadsEarlier):
     """x plus the output of an earlier layer of as many units.
 
     Parameters
@@ -287,16 +299,10 @@ class Add(Part):
     """
 
     kind: ClassVar[str] = "add"
-    layer: str
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.instance("layer", self.layer, str, "the name of an earlier layer")
 
 
 @dataclass(frozen=True, repr=False)
-class Concatenate(Part):
+class Concatenate(ReadsEarlier):
     """x and, after its units, those of an earlier layer.
 
     Parameters
@@ -307,12 +313,6 @@ class Concatenate(Part):
     """
 
     kind: ClassVar[str] = "concatenate"
-    layer: str
-    name: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.instance("layer", self.layer, str, "the name of an earlier layer")
 
 
 @dataclass(frozen=True, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.objective import Objective
 from fastmlp.training.callbacks import Callback, Run
+from fastmlp.training.measures import OWN, Measure, chosen, likely
 from fastmlp.training.model import Model
 
 if TYPE_CHECKING:
@@ -29,10 +31,10 @@ Given = list[Metric] | dict[str, list[Metric]]
 
 
 class Named(NamedTuple):
-    """A metric with its name; measure(y, outputs, weights) returns its value. weights : None if all are 1"""
+    """A metric with its name; on(y, weights) returns what measures it. weights : None if all are 1"""
 
     name: str
-    measure: Callable[[Array, Array, Array | None], float]
+    on: Callable[[Array, Array | None], Measure]
 
 
 class Measured(NamedTuple):
@@ -42,15 +44,16 @@ class Measured(NamedTuple):
     objective: Objective
     metrics: list[Named]
 
-    def rows_of(self, data: Data) -> tuple[Any, Array, Array | None]:
-        """Return (rows that have targets, y as metrics take it, weights); None for weights of 1."""
+    def measures_on(self, data: Data) -> tuple[Any, list[tuple[str, Measure]]]:
+        """Return the rows that have targets, and by names what measures outputs for them."""
         targets = data.targets[:, self.columns]
         there: Any = ~np.isnan(targets).any(axis=1)
         there = slice(None) if there.all() else there
         y = truth(self.objective, targets[there]).view()
         y.flags.writeable = False  # it may be the targets themselves
         weights = data.weights[there]
-        return there, y, None if (weights == 1).all() else weights
+        given = None if (weights == 1).all() else weights
+        return there, [(name, on(y, given)) for name, on in self.metrics]
 
 
 class Metrics(Callback):
@@ -69,7 +72,7 @@ class Metrics(Callback):
         """Look up what is measured of which rows."""
         gathered = self._ranks.gathered
         self._known = [
-            (prefix, one, one.rows_of(data._replace(targets=targets, weights=weights)))
+            (prefix, one.columns, *one.measures_on(data._replace(targets=targets, weights=weights)))
             for prefix, data in self._rows.items()
             for targets, weights in [(gathered(data.targets), gathered(data.weights))]
             for one in self._measured
@@ -90,13 +93,13 @@ class Metrics(Callback):
             run.history.setdefault(name, []).append(value)
 
     def _values(self, predicted: dict[str, Array]) -> Iterable[float]:
-        for prefix, one, (rows, y, weights) in self._known:
-            outputs = predicted[prefix][rows, one.columns]
+        for prefix, columns, rows, measures in self._known:
+            outputs = predicted[prefix][rows, columns]
             outputs = outputs[:, 0] if outputs.shape[1] == 1 else outputs
             outputs.flags.writeable = False  # all metrics read the same
-            for name, measure in one.metrics:
+            for name, measure in measures:
                 try:
-                    yield float(measure(y, outputs, weights))
+                    yield float(measure(outputs))
                 except (ValueError, TypeError) as error:
                     raise ValueError(f"metric {name!r}: {str(error).splitlines()[0]}") from error
 
@@ -186,15 +189,38 @@ def _is_taken(name: str, network: Network) -> bool:
 
 def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:
     if isinstance(metric, str):
-        return Named(prefix + metric, _of_scikit_learn(metric, objective))
+        return Named(prefix + metric, _by_name(metric, objective))
     name = getattr(metric, "__name__", "")
     if not callable(metric) or not name.isidentifier():
         raise TypeError(f"a metric is a name, or a function that has one, got {checks.shown(metric)}")
-    return Named(prefix + name, lambda y, outputs, weights: metric(y, outputs))
+    return Named(prefix + name, lambda y, weights: lambda outputs: metric(y, outputs))
 
 
-def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array, Array | None], float]:
-    """Return the measure of one of scikit-learn's scorers, or of the functions of its metrics."""
+def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
+    """Return what makes the measure of one of scikit-learn's scorers, or of the functions of its metrics."""
+    if name not in OWN:
+        return _of_scikit_learn(name, objective)
+
+    def on(y: Array, weights: Array | None) -> Measure:
+        sign, make = OWN[name]
+        own = make(objective, y, weights)
+        if own is None:
+            return _of_scikit_learn(name, objective)(y, weights)
+
+        def measure(outputs: Array) -> float:
+            with np.errstate(over="ignore", invalid="ignore"):
+                value = sign * own(outputs)
+                if math.isfinite(value):
+                    return value
+                return _of_scikit_learn(name, objective)(y, weights)(outputs)  # which says what is wrong
+
+        return measure
+
+    return on
+
+
+def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
+    """Return what makes the measure, by scikit-learn's own function."""
     from sklearn import metrics
 
     scorers = {one: metrics.get_scorer(one) for one in metrics.get_scorer_names()}
@@ -212,30 +238,15 @@ def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array,
         scorer = next((one for one in scorers.values() if one._score_func is function), None)
     options = {} if scorer is None else dict(scorer._kwargs)
     takes = inspect.signature(function).parameters
-    likely = scorer is not None and scorer._response_method != "predict"
-    if likely and "labels" in takes and (objective.output == "softmax" or objective.n_out == 1):
+    if "pos_label" in options and options["pos_label"] is None:
+        del options["pos_label"]
+    of_likely = scorer is not None and scorer._response_method != "predict"
+    if of_likely and "labels" in takes and (objective.output == "softmax" or objective.n_out == 1):
         options.setdefault("labels", np.arange(max(2, objective.n_out)))  # rows may lack a class
+    predicted = likely if of_likely else chosen
 
-    def measure(y: Array, outputs: Array, weights: Array | None) -> float:
-        given = dict(options)
-        if "pos_label" in given and given["pos_label"] is None:
-            del given["pos_label"]
-        if weights is not None and "sample_weight" in takes:
-            given["sample_weight"] = weights
-        predicted = _likely(objective, outputs) if likely else _chosen(objective, outputs)
-        return float(sign * function(y, predicted, **given))
+    def on(y: Array, weights: Array | None) -> Measure:
+        weighted = {} if weights is None or "sample_weight" not in takes else {"sample_weight": weights}
+        return lambda outputs: float(sign * function(y, predicted(objective, outputs), **options, **weighted))
 
-    return measure
-
-
-def _likely(objective: Objective, outputs: Array) -> Array:
-    """Return what ranks rows: of two classes the probability of the second."""
-    return outputs[:, 1] if objective.output == "softmax" and objective.n_out == 2 else outputs
-
-
-def _chosen(objective: Objective, outputs: Array) -> Array:
-    """Return labels where outputs are probabilities, else the outputs."""
-    if objective.output == "softmax":
-        return outputs.argmax(axis=1)
-    of_events = objective.output == "sigmoid" and loss_of(objective.loss).targets == "within [0, 1]"
-    return (outputs > 0.5).astype(np.int64) if of_events else outputs
+    return on
