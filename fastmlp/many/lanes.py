@@ -73,11 +73,12 @@ class Lanes:
                 self._enter(*given)
             if not self._lanes:
                 return
-            steps = {lane.model: lane.training.steps_now() for lane in self._lanes}
-            for lane in [lane for lane in self._lanes if not steps[lane.model]]:
-                self._leave(lane)
-            if self._lanes:
-                self._go_on(min(steps[lane.model] for lane in self._lanes))
+            if steps := self._steps_now():
+                try:
+                    self._go_on(steps)
+                except BaseException as error:  # of no single training: it ends all that are under way
+                    for lane in [*self._lanes]:
+                        self._leave(lane, error)
 
     def _enter(self, index: int, prepared: Prepared) -> None:
         context = under_way(*prepared.parts, lambda *given: self._begin(index, *given))
@@ -104,14 +105,33 @@ class Lanes:
             result = raised
         self._end(lane.model, result)
 
+    def _steps_now(self) -> int:
+        """Return how many steps all may take next, 0 if none is left; trainings that are over leave."""
+        steps = []
+        for lane in [*self._lanes]:
+            try:
+                steps_of_one = lane.training.steps_now()  # asks callbacks
+            except BaseException as error:
+                self._leave(lane, error)
+                continue
+            if steps_of_one:
+                steps.append(steps_of_one)
+            else:
+                self._leave(lane)
+        return min(steps, default=0)
+
     def _go_on(self, steps: int) -> None:
         """Take the next steps of all, those of one program together."""
         together = defaultdict(list)
         chunks, stopwatch = {}, Stopwatch()
         program = self._group.program if self._group.has_program else None
-        for lane in self._lanes:
+        for lane in [*self._lanes]:
             training, plan = lane.training, lane.training.plan
-            chunk = chunks[lane.model] = training.next_chunk(steps)
+            try:
+                chunk = chunks[lane.model] = training.next_chunk(steps)  # calls a user's schedule
+            except BaseException as error:
+                self._leave(lane, error)
+                continue
             if program is not None:
                 task = lanes.task_of(
                     plan.network, plan.optimizer, training.state, plan.data, chunk, plan.dropout_key
