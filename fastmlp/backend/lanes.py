@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.backend import registry
 from fastmlp.model.backend import Array, Chunk, Data, dry_run
@@ -32,7 +33,8 @@ class LaneProgram(NamedTuple):
 
     network, optimizer : one of those that it serves, without rates
     rows : of an epoch; batch_size : of a step; shuffled : see `program_of`
-    saved : seconds that a step of a network takes less than alone, about; less than 0 where it takes more
+    seconds : of a step of a network, about
+    saved : seconds that a step takes less than alone, about; less than 0 where it takes more
     """
 
     bound: Bound
@@ -42,6 +44,7 @@ class LaneProgram(NamedTuple):
     rows: int
     batch_size: int
     shuffled: bool
+    seconds: float
     saved: float
 
     @property
@@ -116,8 +119,9 @@ def program_of(
         return None
     work, choice = Work.of(network, optimizer, batch_size, dtype, 1), registry.choice_of(name)
     alone = math.inf if choice.seconds is None else registry.estimate(name, choice, work)
-    saved = alone - lane_seconds(work) if math.isfinite(alone) else 0.0
-    return LaneProgram(bound, network, optimizer, dtype, rows, batch_size, shuffled, saved)
+    together = lane_seconds(work)
+    saved = alone - together if math.isfinite(alone) else 0.0
+    return LaneProgram(bound, network, optimizer, dtype, rows, batch_size, shuffled, together, saved)
 
 
 def task_of(
@@ -140,13 +144,19 @@ def train_in_lanes(program: LaneProgram, tasks: Sequence[LaneTask]) -> LaneResul
 
 
 def blocks_of(
-    program: LaneProgram, members: Sequence[tuple[Network, Optimizer, Data, int]], parameters: Array
+    program: LaneProgram,
+    kinds: Sequence[tuple[Network, Optimizer]],
+    kind_of: NDArray[np.intp],
+    data: Sequence[Data],
+    data_of: NDArray[np.intp],
+    keys: NDArray[np.uint32],
+    parameters: Array,
 ) -> LaneBlocks:
     """Return networks (models) whose steps are all taken together; see `fastmlp.kernels.lanes.blocks`."""
-    from fastmlp.kernels.lanes.blocks import LaneBlocks, LaneMember
+    from fastmlp.kernels.lanes.blocks import LaneBlocks, LaneMembers
 
-    entries = registry.entries(VARIANT)
-    return LaneBlocks(entries, program.bound, [LaneMember(*one) for one in members], parameters)
+    members = LaneMembers(kinds, kind_of, data, data_of, keys)
+    return LaneBlocks(registry.entries(VARIANT), program.bound, members, parameters)
 
 
 def compile_in_background(*described: Any) -> None:

@@ -90,6 +90,11 @@ class Arguments:
         return not any(name in self._lists for name in (*ROWS, "rows"))
 
     @property
+    def draws_all(self) -> bool:
+        """Whether no model is given its first parameters."""
+        return self._same.get("initial", self) is None
+
+    @property
     def networks(self) -> list[Any]:
         """The networks, each of several models once."""
         given = self._lists.get("network", [self._same.get("network")])

@@ -8,7 +8,7 @@ of a history, is made when somebody does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.state import Snapshot
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.training.batches import Batches, Orders
+from fastmlp.training.batches import Batches, Orders, batches_of
 from fastmlp.training.epoch_losses import EpochLosses
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS
 from fastmlp.training.model import Model
@@ -33,8 +33,9 @@ from fastmlp.training.prepared import Prepared
 from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
 
 Array = NDArray[Any]
+T = TypeVar("T")
 
-MOST = 128
+MOST = 256
 """Models of a block: with more, what each costs Python hardly becomes less."""
 
 MOST_LOSSES = 1 << 20
@@ -77,22 +78,27 @@ class Pattern(NamedTuple):
         """What is the same for all models of a block."""
         return self.program.bound, self.epochs, self.rows, self.batch_size, self.shuffles
 
+    @property
+    def seconds(self) -> float:
+        """What a model of a block takes, about."""
+        return self.epochs * batches_of(self.rows, self.batch_size, False) * self.program.seconds
+
     def takes(self, data: Data) -> bool:
         """Return whether a model with these rows may be trained in one block with the others."""
         return isinstance(data.inputs, np.ndarray) and bool((data.weights == 1).all())
 
 
-class Member(NamedTuple):
-    """One of the models.
+class BlockMembers(NamedTuple):
+    """Some of the models, a list of each thing that they have.
 
-    model : its place in the call; initial : its first parameters (P,), None draws them
+    models : their places in the call; initial : their first parameters (P,), None draws them
     """
 
-    model: int
-    seed: int
-    pattern: Pattern
-    data: Data
-    initial: Array | None
+    models: list[int]
+    seeds: list[int]
+    patterns: list[Pattern]
+    data: list[Data]
+    initial: list[Array | None]
 
 
 class BlockTraining:
@@ -101,29 +107,23 @@ class BlockTraining:
     stop_reason : why they stop before their last epoch
     """
 
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members = members
-        self._pattern = pattern = members[0].pattern
+    def __init__(self, members: BlockMembers) -> None:
+        self._members, self._pattern = members, members.patterns[0]
         self.stop_reason: str | None = None
-        self._step = 0
-        orders = orders_of([one.seed for one in members]) if pattern.shuffles else [None]
+        self._step, pattern, count = 0, members.patterns[0], len(members.models)
+        orders = orders_of(members.seeds) if pattern.shuffles else [None]
         self._batches = [Batches(pattern.rows, pattern.batch_size, one) for one in orders]
         self._per_epoch = self._batches[0].per_epoch
-        self._losses = EpochLosses(self._per_epoch, len(members) - 1)
+        self._losses = EpochLosses(self._per_epoch, count - 1)
         self._curves: list[Array] = []
-        given = [
-            (
-                one.pattern.network,
-                one.pattern.optimizer,
-                one.data,
-                dropout_key(one.pattern.network, Streams(one.seed)),
-            )
-            for one in members
-        ]
-        self._lanes = lanes.blocks_of(pattern.program, given, _beginnings(members))
+        self._kinds, kind_of = distinct(members.patterns)
+        self._lanes = lanes.blocks_of(
+            pattern.program, [(one.network, one.optimizer) for one in self._kinds], kind_of,
+            *distinct(members.data), _dropout_keys(members), _beginnings(members),
+        )  # fmt: skip
         weights = pattern.program.network.operations[-1].end
-        self._pace = len(members) * most_seconds(weights, pattern.batch_size)
-        self._finite = np.ones(len(members), np.bool_)
+        self._pace = count * most_seconds(weights, pattern.batch_size)
+        self._finite = np.ones(count, np.bool_)
 
     def run(self) -> None:
         """Take all steps, or those up to a stop."""
@@ -138,7 +138,7 @@ class BlockTraining:
     def _steps_now(self) -> int:
         if self.stop_reason is not None:
             return 0
-        models, visits = len(self._members), MAX_CHUNK_VISITS // len(self._members)
+        models, visits = len(self._finite), MAX_CHUNK_VISITS // len(self._finite)
         timely = int(CHUNK_SECONDS / max(self._pace, 1e-9))
         left = self._pattern.epochs * self._per_epoch - self._step
         most = min(timely, MOST_LOSSES // models, self._batches[0].steps_within(visits))
@@ -149,15 +149,10 @@ class BlockTraining:
         stopwatch = Stopwatch()
         visits = [one.visit(self._step, steps) for one in self._batches]
         _, starts, stops, rows = visits[0]
-        rates = {id(one.pattern): one.pattern for one in self._members}
         numbers = np.arange(self._step, self._step + steps)
-        of_pattern = {
-            key: pattern.optimizer.rates(numbers, self._per_epoch) for key, pattern in rates.items()
-        }
-        objectives = self._lanes.take(
-            self._step, [order for order, *_ in visits], starts, stops, rows,
-            [of_pattern[id(one.pattern)] for one in self._members],
-        )  # fmt: skip
+        rates = [one.optimizer.rates(numbers, self._per_epoch) for one in self._kinds]
+        orders = [order for order, *_ in visits]
+        objectives = self._lanes.take(self._step, orders, starts, stops, rows, rates)
         self._step += steps
         self._pace = stopwatch.lap().working / steps
         self._curves.append(self._losses.means(rows, objectives))
@@ -179,15 +174,14 @@ class BlockTraining:
             curves[0],
         )
         finite = (self._finite & np.isfinite(parameters).all(axis=1)).tolist()
-        threads = 1 if step else None
-        for place, (one, own, sound) in enumerate(zip(self._members, parameters, finite, strict=True)):
-            if sound:
-                trained = one.pattern
-                kept = Kept(ended, place, trained.kept, one.seed, own)
-                made = Model(
-                    trained.network, own, kept.history, trained.backend, self.stop_reason, kept, threads
-                )
-                yield one.model, made
+        threads, reason = 1 if step else None, self.stop_reason
+        models, seeds, patterns, *_ = self._members
+        for place, (model, seed, own, weights) in enumerate(
+            zip(models, seeds, patterns, parameters, strict=True)
+        ):
+            if finite[place]:
+                kept = Kept(ended, place, own.kept, seed, weights)
+                yield model, Model(own.network, weights, kept.history, own.backend, reason, kept, threads)
 
 
 class EndedBlock(NamedTuple):
@@ -247,17 +241,35 @@ def _itself(continuation: Continuation) -> Continuation:
     return continuation
 
 
-def _beginnings(members: Sequence[Member]) -> Array:
+def distinct(objects: Sequence[T]) -> tuple[list[T], NDArray[np.intp]]:
+    """Return each of some objects once, and the place (objects,) of each of them there."""
+    found = {id(one): one for one in objects}
+    if len(found) == 1:
+        return [objects[0]], np.zeros(len(objects), np.intp)
+    places = {key: place for place, key in enumerate(found)}
+    return [*found.values()], np.array([places[id(one)] for one in objects])
+
+
+def _dropout_keys(members: BlockMembers) -> NDArray[np.uint32]:
+    """Return what the dropout masks (members,) go by; 0 of those that have none."""
+    keys = np.zeros(len(members.seeds), np.uint32)
+    if members.patterns[0].network.drops:
+        keys[:] = [
+            dropout_key(pattern.network, Streams(seed))
+            for pattern, seed in zip(members.patterns, members.seeds, strict=True)
+        ]
+    return keys
+
+
+def _beginnings(members: BlockMembers) -> Array:
     """Return the parameters (members, P) that the models begin with."""
-    dtype = members[0].data.targets.dtype
-    drawn: dict[int, list[int]] = {}
-    for place, one in enumerate(members):
-        drawn.setdefault(id(one.pattern.network) if one.initial is None else -1, []).append(place)
-    found = np.empty((len(members), parameter_count(members[0].pattern.network)), dtype)
-    for key, places in drawn.items():
-        if key == -1:
-            found[places] = [members[place].initial for place in places]
-        else:
-            network = members[places[0]].pattern.network
-            found[places] = drawn_starts(network, [members[place].seed for place in places], dtype)
+    networks, own = distinct([pattern.network for pattern in members.patterns])
+    found = np.empty((len(own), parameter_count(networks[0])), members.data[0].targets.dtype)
+    draws = np.array([one is None for one in members.initial])
+    for place, network in enumerate(networks):
+        drawn = np.flatnonzero(draws & (own == place))
+        if len(drawn):
+            found[drawn] = drawn_starts(network, [members.seeds[i] for i in drawn], found.dtype)
+    for i in np.flatnonzero(~draws):
+        found[i] = members.initial[i]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,9 @@ from fastmlp.backend.choice import settled
 from fastmlp.backend.lanes import LaneProgram
 from fastmlp.many.blocks import MOST, Pattern
 from fastmlp.training.plan import Plan
+
+SECONDS_OF_A_THREAD = 4e-3
+"""Estimated seconds of steps that are worth a further thread: it starts late, and prepares a block more."""
 
 
 def program_of(plan: Plan) -> LaneProgram | None:
@@ -45,11 +49,14 @@ class ModelGroup:
         self.patterns: dict[int, Pattern] = {}
         self._saved = 0.0
         """Seconds that they take less together, about."""
+        self._seconds = 0.0
+        """Seconds that one of them takes in a block, about."""
 
     def add(self, indices: Sequence[int], pattern: Pattern | None, saved: float) -> None:
         """Add models. saved : of each, as of `saved_together`"""
         self.indices += indices
         if pattern is not None:
+            self._seconds = pattern.seconds
             self.patterns.update(dict.fromkeys(indices, pattern))
         self._saved += len(indices) * saved / self.workers
 
@@ -61,8 +68,17 @@ class ModelGroup:
     @property
     def at_once(self) -> int:
         """How many are taken at a time: where there is a program a block, of which each thread has some."""
-        most = min(MOST, -(-len(self.indices) // self.workers)) if self.has_program else self.lanes
+        if not self.has_program:
+            return self.lanes
+        fewest = math.ceil(SECONDS_OF_A_THREAD / max(self._seconds, 1e-9))
+        most = min(MOST, max(fewest, -(-len(self.indices) // self.workers)))
         return -(-most // self.lanes) * self.lanes
+
+    @property
+    def shares(self) -> int:
+        """Into how many parts its models can be shared out among threads."""
+        models = len(self.indices)
+        return -(-models // self.at_once) if self.patterns and self.has_program else models
 
     @property
     def has_program(self) -> bool:

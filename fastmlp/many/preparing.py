@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from fastmlp.backend.lanes import LaneProgram
 from fastmlp.checks import shown
 from fastmlp.fitting import fit
 from fastmlp.many.arguments import Arguments, named
-from fastmlp.many.blocks import Member, Pattern
+from fastmlp.many.blocks import BlockMembers, Pattern
 from fastmlp.many.checkpointing import CallFile, KeepInCallFile, Resumed
 from fastmlp.many.groups import ModelGroup, program_of, saved_together
 from fastmlp.model.backend import Array, Data
@@ -87,20 +87,21 @@ class Preparation:
                 raise TypeError("X must be rows in memory; fit takes rows that come block by block")
         return training._replace(plan=training.plan._replace(model_index=index))
 
-    def members(self, models: Iterable[tuple[int, Pattern]]) -> list[Member]:
+    def members(self, models: list[int], patterns: list[Pattern]) -> BlockMembers:
         """Return models that are trained by patterns, in a block; errors as of `training`."""
-        found = []
-        shared: dict[int, Data] = {}
-        for index, pattern in models:
-            try:
-                data = self._kept.pop(index, None) or shared.get(id(pattern)) or self._data(index)
-                if self._arguments.shares_rows:
-                    shared[id(pattern)] = data
-                found.append(Member(index, self._seeds[index], pattern, data, self._initial(index, pattern)))
-            except (TypeError, ValueError):
+        found: dict[int, Data] = {}
+        data: list[Data] = []
+        shares = self._arguments.shares_rows
+        for index, pattern in zip(models, patterns, strict=True):
+            key = id(pattern) if shares else index
+            if key not in found:
                 with named(index):
-                    raise
-        return found
+                    found[key] = self._kept.pop(index) if index in self._kept else self._data(index)
+            data.append(found[key])
+        initial: list[Array | None] = [None] * len(models)
+        if not self._arguments.draws_all:
+            initial = [self._initial(*pair) for pair in zip(models, patterns, strict=True)]
+        return BlockMembers(models, [self._seeds[index] for index in models], patterns, data, initial)
 
     def groups(self, workers: int) -> list[ModelGroup]:
         """Return the models as so many threads train them best, once the arguments of all are checked.
@@ -146,7 +147,7 @@ class Preparation:
             found = known.get((data.targets.dtype, len(data.weights)))
             if found is None or found.pattern is None or not found.pattern.takes(data):
                 return None
-            self._initial(index, found.pattern)
+        self._initial(index, found.pattern)
         X = self._arguments.value("X", index)
         if data.inputs is X and not self._arguments.shares_rows:  # no copy, so that to keep it takes little
             weights = self._ones.setdefault((data.weights.dtype, len(data.weights)), data.weights)
@@ -172,8 +173,9 @@ class Preparation:
         initial = self._arguments.value("initial", index)
         if initial is None:
             return None
-        streams = Streams(self._seeds[index])
-        return initial_parameters(pattern.network, initial, pattern.program.dtype, streams)
+        with named(index):
+            streams = Streams(self._seeds[index])
+            return initial_parameters(pattern.network, initial, pattern.program.dtype, streams)
 
 
 def _copied(callback: Callback) -> Callback:

@@ -6,10 +6,10 @@ import contextvars
 import functools
 import itertools
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fastmlp.many.blocks import BlockTraining, Member, Pattern
+from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern
 from fastmlp.many.groups import ModelGroup
 from fastmlp.many.lanes import Lanes, LaneTraining
 from fastmlp.system.bars import Bar
@@ -52,16 +52,16 @@ class Trainings:
 
     def run(
         self,
-        groups: Iterable[ModelGroup],
+        groups: Sequence[ModelGroup],
         workers: int,
         prepare: Callable[[int], Prepared],
-        members: Callable[[Iterable[tuple[int, Pattern]]], list[Member]],
+        members: Callable[[list[int], list[Pattern]], BlockMembers],
         bar: Bar,
     ) -> None:
         """Train the models that have no result yet, group after group.
 
         prepare(index) gives a model's own training
-        members((index, pattern), ..) gives the members of a block
+        members(indices, patterns) gives the models of a block
 
         Raises what a callback of one has raised, once the others have stopped.
         """
@@ -72,7 +72,7 @@ class Trainings:
         self._prepare, self._members = prepare, members
         self._bar, self._done = bar, sum(one is not None for one in self.results)
         threads = []
-        for _ in range(workers):
+        for _ in range(min(workers, sum(group.shares for group in groups))):
             thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,))
             try:
                 thread.start()
@@ -113,7 +113,7 @@ class Trainings:
         try:
             models = [group.indices[place] for place in places]
             patterns = [group.patterns[index] for index in models]
-            block = self._running[first] = BlockTraining(self._members(zip(models, patterns, strict=True)))
+            block = self._running[first] = BlockTraining(self._members(models, patterns))
             if self.reason is not None:
                 block.stop(self.reason)
             block.run()

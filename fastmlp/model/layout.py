@@ -10,7 +10,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from ctypes import addressof, c_char
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -184,20 +184,26 @@ def draw_members(
         views.second.reshape(-1, n_out)[...] = draw_biases(layer.bias_init, n_in, n_out, rng)
 
 
-def drawn_of_each(network: Network, rngs: Iterator[np.random.Generator], out: Array) -> None:
+class Generators(Protocol):
+    """Several generators, an iterable."""
+
+    def __iter__(self) -> Iterator[np.random.Generator]: ...
+
+    def random(self, count: int) -> NDArray[np.float64]:
+        """Return what `random(count)` of each gives at first, (generators, count)."""
+
+
+def drawn_of_each(network: Network, rngs: Generators, out: Array) -> None:
     """Write `drawn` by each of some generators to a row of out (generators, P).
 
-    Where all numbers of a chain are uniform they are scaled together, in a tenth of the time.
+    Where all numbers of a chain are uniform they are drawn and scaled together, in a tenth of the time.
     """
     parts = _uniform_parts(network)
     if parts is None:
         for row, rng in zip(out, rngs, strict=True):
             row[...] = drawn(network, rng, out.dtype)
         return
-    count = sum(stop - start for start, stop, bound in parts if bound)
-    numbers, at = np.empty((len(out), count)), 0
-    for row, rng in zip(numbers, rngs, strict=True):
-        rng.random(out=row)
+    numbers, at = rngs.random(sum(stop - start for start, stop, bound in parts if bound)), 0
     for start, stop, bound in parts:
         out[:, start:stop] = within(bound, numbers[:, at : at + stop - start]) if bound else 0.0
         at += (stop - start) * bool(bound)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from fastmlp.backend.auto import Auto
+from fastmlp.many.blocks import BlockMembers, Pattern
 from fastmlp.many.groups import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.sparse import SparseRows
@@ -77,9 +78,9 @@ class AwaitedTrainings(Trainings):
         self.results[index] = error
 
 
-def no_blocks(models: Iterable[Any]) -> list[Any]:
-    """Return no members of blocks: callbacks look into all trainings of estimators."""
-    return []
+def no_blocks(models: list[int], patterns: list[Pattern]) -> BlockMembers:
+    """Refuse to make blocks: callbacks look into all trainings of estimators."""
+    raise AssertionError("trainings of estimators have no patterns")
 
 
 def train_together(awaited: Sequence[Awaited], threads: int) -> None:

@@ -158,7 +158,20 @@ def _libraries(modules: int) -> list[Any]:
 def _hold() -> None:
     for library in _libraries(len(sys.modules)):
         _, found = _found.setdefault(library.filepath, (library, library.num_threads))
-        library.set_num_threads(min(found, *(limit for _, limit in limits)))
+        _set_threads(library, min(found, *(limit for _, limit in limits)))
+
+
+def _set_threads(library: Any, threads: int) -> None:
+    """Set the threads of a BLAS, from any thread.
+
+    threadpoolctl 3.8 leaves OpenBLAS to the first thread that sets it, and ignores others until it ends.
+    """
+    clear_controlling_thread = getattr(library, "clear_controlling_thread", None)
+    if clear_controlling_thread is not None:
+        clear_controlling_thread(force=True)
+    library.set_num_threads(threads)
+    if clear_controlling_thread is not None:
+        clear_controlling_thread()
 
 
 def blas_threads(threads: int | None) -> AbstractContextManager[None]:
@@ -189,7 +202,7 @@ def _limited(threads: int) -> Iterator[None]:
                 _hold()
             else:
                 for library, found in _found.values():
-                    library.set_num_threads(found)
+                    _set_threads(library, found)
                 _found.clear()
 
 

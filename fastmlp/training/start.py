@@ -18,7 +18,7 @@ from fastmlp.model.network import Network
 from fastmlp.model.sparse import Inputs, dense_columns
 from fastmlp.training.data import clean
 from fastmlp.training.model import Model
-from fastmlp.training.seeding import generators
+from fastmlp.training.seeding import SeededGenerators
 
 Array = NDArray[Any]
 Initial = tuple[Sequence[ArrayLike], Sequence[ArrayLike]]
@@ -89,7 +89,7 @@ class IndependentOrders:
 
 def orders_of(seeds: Sequence[int]) -> list[IndependentOrders]:
     """Return the row orders of trainings with these seeds."""
-    return [IndependentOrders(rng) for rng in generators(seeds, STREAMS.index("order"))]
+    return [IndependentOrders(rng) for rng in SeededGenerators(seeds, STREAMS.index("order"))]
 
 
 def _in_words(layer: tuple[str, str, int, int, bool] | None) -> str:
@@ -136,7 +136,7 @@ def _kept_start(network: Network, seed: int, dtype: np.dtype[Any]) -> Array:
 def drawn_starts(network: Network, seeds: Sequence[int], dtype: np.dtype[Any]) -> Array:
     """Return the parameters (seeds, P) that trainings of a network draw; it settles no bins."""
     starts = np.empty((len(seeds), parameter_count(network)), dtype)
-    drawn_of_each(network, generators(seeds, STREAMS.index("initial")), starts)
+    drawn_of_each(network, SeededGenerators(seeds, STREAMS.index("initial")), starts)
     return starts
 
 

@@ -46,9 +46,9 @@ def together(monkeypatch):
         found.append(len(tasks))
         return train(program, tasks)
 
-    def counted_block(program, members, parameters):
-        found.append(len(members))
-        return blocks_of(program, members, parameters)
+    def counted_block(*given):
+        found.append(len(given[-1]))  # its parameters
+        return blocks_of(*given)
 
     monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
     monkeypatch.setattr(lanes, "train_in_lanes", counted)
@@ -77,6 +77,20 @@ def test_models_that_begin_and_end_at_other_times_have_the_bits_of_fit_alone(tog
         assert_same(model, fit(own, X, Y, **one, **ALONE))
     assert sum(together) == 19 if not callbacks else sum(together) > 19
     assert max(together) == (7 if not callbacks else lanes_of(np.dtype("f8")))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("kinds", [1, 3])
+def test_a_block_may_have_more_models_than_a_vector_has_lanes(together, kinds, shuffle):
+    count = 2 * lanes_of(np.dtype("f8")) + 3
+    rates = [Adam(Cosine(0.01 * (1 + i), 3)) for i in range(kinds)]
+    each = [(X + i % kinds, rates[i % kinds]) for i in range(count)]
+    rows, optimizers = map(list, zip(*each, strict=True))
+    options = {"epochs": 3, "batch_size": 16, "shuffle": shuffle, **ALONE}
+    models = fit_many(network(1), rows, Y, optimizer=optimizers, seed=3, threads=1, **options)
+    for i in range(0, count, 3):
+        assert_same(models[i], fit(network(1), rows[i], Y, optimizer=optimizers[i], seed=3 + i, **options))
+    assert together == [count]
 
 
 def test_models_of_a_block_go_on_and_are_kept_as_those_of_fit(together):

@@ -1,4 +1,4 @@
-"""Generators of many seeds have the states that NumPy gives each alone."""
+"""SeededGenerators of many seeds have the states that NumPy gives each alone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 
 from fastmlp import Dense, Network, Normal, Uniform
 from fastmlp.model.layout import drawn, parameter_count
-from fastmlp.training.seeding import generators
+from fastmlp.training.seeding import FEW, LARGEST, SeededGenerators
 from fastmlp.training.start import drawn_starts
 
 SEEDS = [0, 1, 7, 2**32 - 1, 2**32, 2**40 + 3, 2**64 + 9, 2**96, 2**127 + 2**70 + 5, 2**128 - 1, 2**200 + 3]
@@ -15,9 +15,17 @@ SEEDS = [0, 1, 7, 2**32 - 1, 2**32, 2**40 + 3, 2**64 + 9, 2**96, 2**127 + 2**70 
 
 @pytest.mark.parametrize("key", [0, 3])
 def test_states_are_those_of_numpy(key):
-    for seed, rng in zip(SEEDS, generators(SEEDS, key), strict=True):
+    for seed, rng in zip(SEEDS, SeededGenerators(SEEDS, key), strict=True):
         alone = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(key,)))
         assert rng.bit_generator.state == alone.bit_generator.state
+
+
+@pytest.mark.parametrize("seeds", [SEEDS, [seed for seed in SEEDS if seed <= LARGEST], [*range(700)]])
+@pytest.mark.parametrize("count", [1, 5, FEW, FEW + 1])
+def test_first_numbers_are_those_that_each_generator_draws(seeds, count):
+    alone = [np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2,))) for seed in seeds]
+    found = SeededGenerators(seeds, 2).random(count)
+    np.testing.assert_array_equal(found, [rng.random(count) for rng in alone])
 
 
 NETWORKS = {

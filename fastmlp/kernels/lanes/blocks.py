@@ -6,6 +6,7 @@ first chunk to the last, and Python's part of it is done for all networks at onc
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,11 +23,10 @@ from fastmlp.kernels.lanes.training import (
     over_lanes,
     places_of,
     side_by_side,
-    words_of,
 )
-from fastmlp.kernels.program.records import Call
+from fastmlp.kernels.program.records import moved
 from fastmlp.kernels.runtime.calls import NAMES
-from fastmlp.kernels.small.lane_layout import STEPS, STRIDES
+from fastmlp.kernels.small.lane_layout import KEY, STEPS, STRIDES
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import aligned
@@ -34,15 +34,22 @@ from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
 
 Array = NDArray[Any]
+Places = NDArray[np.intp]
 
 
-class LaneMember(NamedTuple):
-    """One of the networks; the rows of data are dense. key : of its dropout masks"""
+class LaneMembers(NamedTuple):
+    """Networks (models) that are trained together; what several of them share is there once.
 
-    network: Network
-    optimizer: Optimizer
-    data: Data
-    key: int
+    kinds : networks and their optimisers; kind_of : (models,) the place of each one's
+    data : dense rows; data_of : (models,) the place of each one's
+    keys : (models,) of the dropout masks
+    """
+
+    kinds: Sequence[tuple[Network, Optimizer]]
+    kind_of: Places
+    data: Sequence[Data]
+    data_of: Places
+    keys: NDArray[np.uint32]
 
 
 class LaneBlocks:
@@ -51,29 +58,25 @@ class LaneBlocks:
     members : the networks; parameters : (models, P), where they begin
     """
 
-    def __init__(
-        self, entries: Entries, bound: Bound, members: Sequence[LaneMember], parameters: Array
-    ) -> None:
-        self._entries, self._bound, self._members = entries, bound, members
-        dtype = parameters.dtype
+    def __init__(self, entries: Entries, bound: Bound, members: LaneMembers, parameters: Array) -> None:
+        self._entries, self._bound, self._kinds = entries, bound, members.kinds
+        dtype, (self._models, _) = parameters.dtype, parameters.shape
         self._lanes = lanes_of(dtype)
-        of_numbers = {(id(one.network), id(one.optimizer), one.key): one for one in members}
-        of_data = {id(one.data): one for one in members}
-        numbers = {
-            own: numbers_of(one.network, one.optimizer, 0, one.key, bound.constants)  # type: ignore[arg-type]
-            for own, one in of_numbers.items()
-        }
-        places = {own: places_of(one.data, one.network, dtype) for own, one in of_data.items()}
         self._parameters = self._by_lanes(parameters)
-        rows = max(1, members[0].optimizer.moment_rows)
+        network, optimizer = members.kinds[0]
+        rows = max(1, optimizer.moment_rows)
         blocks, size, lanes = self._parameters.shape
         self._moments = aligned(blocks * rows * size * lanes, dtype).reshape(blocks, rows * size, lanes)
         self._moments[...] = 0
-        of_each = [(id(one.network), id(one.optimizer), one.key) for one in members]
-        self._numbers = self._by_lanes(_of_each(numbers, of_each))
-        addresses = _of_each(places, [id(one.data) for one in members])
+        numbers = [numbers_of(*kind, 0, 0, bound.constants) for kind in members.kinds]  # type: ignore[arg-type]
+        self._numbers = self._by_lanes(np.array(numbers)[members.kind_of])
+        self._numbers[:, KEY] = members.keys[self._of_lanes]
+        addresses = np.array([places_of(one, network, dtype) for one in members.data])
         self._places = np.empty((blocks, 3 * lanes + STRIDES), np.int64)
-        self._places[:, :-STRIDES] = self._by_lanes(addresses).reshape(blocks, -1)
+        self._places[:, :-STRIDES] = self._by_lanes(addresses[members.data_of]).reshape(blocks, -1)
+        several = slice(None if len(members.kinds) > 1 else 1)
+        self._kind_of = members.kind_of[self._of_lanes[several]]
+        """The places of kinds (blocks, lanes); those of the first block for all where there is one kind."""
 
     def take(
         self,
@@ -86,37 +89,34 @@ class LaneBlocks:
     ) -> NDArray[np.float64]:
         """Take a chunk's steps; return the objectives (models, steps).
 
-        step : updates so far; orders : (visits,) of each network, or one of all; rates : (steps, 2) of each
+        step : updates so far; orders : (visits,) of each network, or one of all; rates : (steps, 2) of each kind
         starts, stops, totals : as of `Chunk`
         """
-        lanes, models, dtype = self._lanes, len(self._members), self._parameters.dtype
-        network, optimizer, *_ = self._members[0]
+        lanes, blocks, dtype = self._lanes, len(self._parameters), self._parameters.dtype
+        network, optimizer = self._kinds[0]
         entry = self._entries.of_network(self._bound, NAMES[dtype])
         self._numbers[:, STEPS] = step
-        of_all = over_lanes([totals[:, None]] * lanes)
-        order = side_by_side([*orders] * lanes) if len(orders) == 1 else None
-        known: dict[tuple[int, ...], Array] = {}
-        found = np.empty((len(starts), len(self._parameters) * lanes))
-        call: Call | None = None
-        for block in range(len(self._parameters)):
-            losses = found[:, block * lanes : (block + 1) * lanes]
-            own = [min(block * lanes + lane, models - 1) for lane in range(lanes)]
-            key = tuple([id(rates[i]) for i in own])
-            if key not in known:
-                known[key] = over_lanes([rates[i] for i in own])
-            order_of_block = side_by_side([orders[i] for i in own]) if order is None else order
-            steps = LaneSteps(order_of_block, starts, stops, of_all, known[key])
-            self._places[block, -STRIDES:] = steps.strides(losses)
-            state = LaneState(
-                self._parameters[block], self._moments[block], self._places[block], self._numbers[block]
-            )
-            if call is None:
-                call = call_of(self._bound, network, state, steps, losses)
-            else:
-                call.show({**words_of(state, losses), "order": order_of_block, "rates": known[key]})
-            entry(call.address)
-        self._entries.mark_ready(network, optimizer, dtype.name, self._bound)
-        return found.T[:models]
+        found = np.empty((len(starts), blocks * lanes))
+        losses, own = found[:, :lanes], self._of_lanes
+        order = side_by_side([orders[i if len(orders) > 1 else 0] for i in own[0]])
+        of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
+        of_blocks = np.ascontiguousarray(np.moveaxis(of_kinds, 2, 0))
+        steps = LaneSteps(order, starts, stops, over_lanes([totals[:, None]] * lanes), of_blocks[0])
+        self._places[:, -STRIDES:] = steps.strides(losses)
+        state = LaneState(self._parameters[0], self._moments[0], self._places[0], self._numbers[0])
+        call = call_of(self._bound, network, state, steps, losses)
+        apart = {
+            "parameters": self._parameters.strides[0], "moments": self._moments.strides[0],
+            "lane_places": self._places.strides[0], "lane_numbers": self._numbers.strides[0],
+            "losses": losses.itemsize * lanes, "rates": of_blocks.strides[0] if len(of_blocks) > 1 else 0,
+        }  # fmt: skip
+        calls = moved(call, apart, blocks)
+        for block in range(blocks):
+            if block and len(orders) > 1:
+                np.stack([orders[i] for i in own[block]], axis=1, out=order)
+            entry(calls.ctypes.data + block * calls.strides[0])
+        self._entries.mark_ready(network, optimizer, NAMES[dtype], self._bound)
+        return found.T[: self._models]
 
     @property
     def parameters(self) -> Array:
@@ -128,13 +128,18 @@ class LaneBlocks:
         """The moments now, (models, rows * P)."""
         return self._by_models(self._moments)
 
+    @functools.cached_property
+    def _of_lanes(self) -> Places:
+        """The network (blocks, lanes) of each lane; a lane without one repeats the last."""
+        blocks = -(-self._models // self._lanes)
+        places: Places = np.minimum(np.arange(blocks * self._lanes), self._models - 1)
+        return places.reshape(blocks, self._lanes)
+
     def _by_lanes(self, arrays: Array) -> Array:
-        """Return (models, n) as (blocks, n, lanes); a lane without a network repeats the last one."""
-        lanes, (models, size) = self._lanes, arrays.shape
-        blocks = -(-models // lanes)
-        out = aligned(blocks * size * lanes, arrays.dtype).reshape(blocks, size, lanes)
-        filled = arrays[np.minimum(np.arange(blocks * lanes), models - 1)]
-        out[...] = filled.reshape(blocks, lanes, size).transpose(0, 2, 1)
+        """Return (models, n) as (blocks, n, lanes)."""
+        blocks, lanes = self._of_lanes.shape
+        out = aligned(blocks * arrays.shape[1] * lanes, arrays.dtype).reshape(blocks, -1, lanes)
+        out[...] = arrays[self._of_lanes].transpose(0, 2, 1)
         return out
 
     def _by_models(self, blocks: Array) -> Array:
@@ -144,10 +149,4 @@ class LaneBlocks:
         models = blocks.shape[0] * self._lanes
         out = aligned(models * width, blocks.dtype).reshape(models, width)[:, :size]
         out[...] = blocks.transpose(0, 2, 1).reshape(models, size)
-        return out[: len(self._members)]
-
-
-def _of_each(rows: dict[Any, Any], keys: Sequence[Any]) -> Array:
-    """Return the row (n,) of each key, as (keys, n)."""
-    places = {key: place for place, key in enumerate(rows)}
-    return np.array([*rows.values()])[[places[key] for key in keys]]
+        return out[: self._models]

@@ -173,18 +173,12 @@ def call_of(bound: Bound, network: Network, state: LaneState, steps: LaneSteps, 
     room = bound.private + (most + LOSS_ROWS) * (network.n_in + network.n_out + 1) * lanes
     shape = shape_of(network)
     given = {
-        **steps._asdict(), **words_of(state, losses), **shape.words, "steps": count, "lanes": lanes,
+        **steps._asdict(), **shape.words, "steps": count, "lanes": lanes, "losses": losses,
+        "parameters": state.parameters, "moments": state.moments, "lane_places": state.places,
+        "lane_numbers": state.numbers,
         "memory": aligned(room, dtype), "length": room,
     }  # fmt: skip
     return Call(BLANK, given, shape)
-
-
-def words_of(state: LaneState, losses: Array) -> dict[str, Array]:
-    """Return the arrays of a call that other networks have of their own, by their names in its record."""
-    return {
-        "parameters": state.parameters, "moments": state.moments, "lane_places": state.places,
-        "lane_numbers": state.numbers, "losses": losses,
-    }  # fmt: skip
 
 
 def _order_of(task: LaneTask) -> Array:

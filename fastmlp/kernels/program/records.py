@@ -386,6 +386,17 @@ class Call:
                 words[WORDS[name]] = one
 
 
+def moved(call: Call, apart: dict[str, int], count: int) -> NDArray[np.int64]:
+    """Return the words (count, words) of calls whose arrays lie further on from one call to the next.
+
+    apart : by the names of these arrays, by how many bytes; all others are those of the call
+    """
+    words = np.tile(np.frombuffer(call.words, np.int64), (count, 1))
+    for name, distance in apart.items():
+        words[:, WORDS[name]] += np.arange(count) * distance
+    return words
+
+
 def address_of(one: Any) -> int:
     """Return the address of an array's first element, or of a record."""
     try:
