@@ -13,7 +13,8 @@ from functools import partial
 import numpy as np
 
 from fastmlp.backend import registry
-from fastmlp.backend.choice import choose
+from fastmlp.backend.auto import field
+from fastmlp.kernels.variant import Work
 from fastmlp.lab.timing import CLOCKS, StepsTimer, in_alternation, once
 from fastmlp.system.budget import blas_threads
 
@@ -61,9 +62,9 @@ def _options():
 def judge(work, rounds):
     """Time all backends on the work and print them; return whether auto's choice is good enough."""
     turn_of = predict_turn if work.kind == "predict" else train_turn
-    # Without the number of steps: what it takes for a training that repays a compilation.
+    # Without the number of steps: what it ends with in a training that repays a compilation.
     described = work.network, work.optimizer, work.batch, np.dtype(work.dtype), work.threads
-    chosen = choose("auto", *described).name
+    chosen = field(Work.of(*described)).fastest.name
     turns, hopeless = {chosen: turn_of(work, chosen)}, {}
     first = turns[chosen]()
     for name in registry.variants():

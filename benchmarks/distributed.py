@@ -7,6 +7,7 @@ of a cost model: the compute of a step, the time of an all-reduce of no length, 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import itertools
 import json
 import math
@@ -77,14 +78,16 @@ def measured(ranks: int, threads: int, *more: str) -> dict[str, dict[str, float]
     own = Path(sys.executable).with_name("mpiexec")
     found = str(own) if own.exists() else shutil.which("mpiexec")
     mpiexec = shlex.split(os.environ.get("MPIEXEC") or found or "")
-    if not mpiexec:
-        sys.exit("there is no mpiexec; pip install mpi4py mpich")
+    if not mpiexec or not importlib.util.find_spec("mpi4py"):
+        sys.exit("there is no mpiexec, or no mpi4py; pip install mpi4py mpich")
     figures = f"{ranks} ranks:"
     command = [sys.executable, "-m", "benchmarks.distributed", "--threads", str(threads), *more]
     done = subprocess.run(
         [*mpiexec, "-n", str(ranks), *command, "--worker", figures],
-        stdout=subprocess.PIPE, text=True, check=True,
+        stdout=subprocess.PIPE, text=True, check=False,
     )  # fmt: skip
+    if done.returncode != 0:
+        sys.exit(f"{shlex.join(mpiexec)} -n {ranks} ended with status {done.returncode}")
     (line,) = (line for line in done.stdout.splitlines() if line.startswith(figures))
     figures_of: dict[str, dict[str, float]] = json.loads(line.removeprefix(figures))
     return figures_of

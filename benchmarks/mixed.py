@@ -1,7 +1,8 @@
 """What products of bfloat16 numbers gain, and what they cost: python -m benchmarks.mixed.
 
 Steps with dtype="bfloat16" by each instruction that the processor has, and in float32 by the faster of
-`fused` and `packed`, in alternation on one thread; then the share of held-out digits that a network tells.
+`fused` and `packed`, in alternation on one thread; then the share of held-out digits that a network
+classifies rightly.
 """
 
 import argparse
@@ -53,7 +54,7 @@ def main():
         work = f"{'-'.join(map(str, sizes))}, {rows} rows, {type(optimizer).__name__}"
         print(f"{work}: float32 {1e6 * single:.0f} us; {'; '.join(found)}", flush=True)
     for dtype in ("float32", "bfloat16")[: 1 + bool(possible)]:
-        scores = [distinguished(dtype, seed) for seed in SEEDS]
+        scores = [accuracy(dtype, seed) for seed in SEEDS]
         print(f"digits, 64-128-64-10, {dtype}: {np.mean(scores):.2%} of held-out rows, {len(scores)} seeds")
 
 
@@ -78,8 +79,8 @@ def steps_of(backend, sizes, rows, optimizer):
     return take
 
 
-def distinguished(dtype, seed):
-    """Return the share of held-out digits that a network tells after 30 epochs."""
+def accuracy(dtype, seed):
+    """Return the share of held-out digits that a network classifies rightly after 30 epochs."""
     digits = load_digits()
     X, y = (digits.data / 16).astype(np.float32), digits.target
     order = np.random.default_rng(seed).permutation(len(X))

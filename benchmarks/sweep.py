@@ -21,6 +21,9 @@ from .pinning import allowed, pin
 
 WIDTHS = 1, 2, 3, 8, 10, 16, 30, 64, 100, 128, 200, 256, 300, 512, 784, 1000, 1024, 2048, 3000
 BATCHES = 1, 8, 32, 64, 100, 128, 200, 256, 512, 1000, 1024, 2048, 4096
+LEAST, MOST = 1e-5, 2.0
+"""Thousand million multiply-adds of a step."""
+
 HIDDEN = "relu", "tanh", "sigmoid", "gelu", "elu"
 
 
@@ -66,8 +69,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.sweep", description=__doc__)
     parser.add_argument("--count", type=int, default=30, help="networks; default %(default)s")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--least", type=float, default=1e-5, help="thousand million multiply-adds of a step")
-    parser.add_argument("--most", type=float, default=2.0, help="the same at most; default %(default)s")
+    parser.add_argument("--least", type=float, default=LEAST, help="thousand million multiply-adds of a step")
+    parser.add_argument("--most", type=float, default=MOST, help="the same at most; default %(default)s")
     parser.add_argument("--seconds", type=float, default=0.1, help="for each contestant; default %(default)s")
     parser.add_argument("--peers", default="reference,torch", help="default %(default)s")
     options = parser.parse_args()
@@ -86,13 +89,18 @@ def main() -> None:
         print("|".join(["", *cells(result, peers), ""]))
 
 
+def named(row: StepRow) -> str:
+    """Return a row in words."""
+    network = row.network
+    return " ".join([row.shape, *map(str, network.hidden[:1]), network.output, row.case, row.dtype])
+
+
 def cells(result: Result, peers: list[str]) -> list[str]:
     """Return a result's cells of the table."""
-    row, network, ours = result.row, result.row.network, result.seconds["auto"]
-    work = [row.shape, *map(str, network.hidden[:1]), network.output, row.case, row.dtype]
+    row, ours = result.row, result.seconds["auto"]
     others = [f"{result.seconds[name] / ours:.2f}" if name in result.seconds else "" for name in peers]
     rate = row.work().flops / ours / 1e9
-    return [f"{result.gain:.2f}", " ".join(work), f"{ours * 1e6:.4g}", f"{rate:.0f}", *others]
+    return [f"{result.gain:.2f}", named(row), f"{ours * 1e6:.4g}", f"{rate:.0f}", *others]
 
 
 if __name__ == "__main__":

@@ -78,16 +78,20 @@ def environment(threads):
     return env | avx2.limits()
 
 
-class Worker:
-    """A peer's process; started, it prepares, and `turn` makes it compute once while all others wait.
+def command(peer, work, cores):
+    """Return what runs a peer on a work."""
+    return [sys.executable, "-m", f"{__package__}.worker", peer, work.name, ",".join(map(str, cores))]
 
-    directory : of the checkout that it runs, this one if None
+
+class Worker:
+    """A process that prepares once it is started; `turn` makes it compute once while all others wait.
+
+    command : what it runs; directory : of the checkout whose fastmlp it imports, this one if None
     """
 
-    def __init__(self, peer, work, cores, directory=None):
-        command = [sys.executable, "-m", f"{__package__}.worker", peer, work.name, ",".join(map(str, cores))]
+    def __init__(self, command, threads, directory=None):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        env = environment(work.threads)
+        env = environment(threads)
         if directory is not None:
             env["PYTHONPATH"] = str(Path(directory).resolve())  # before what is installed
         self.process = subprocess.Popen(command, env=env, cwd=directory, **pipes)
@@ -115,7 +119,7 @@ def measure_turns(work, peers, rounds, cores, clock):
     workers, found, versions, turns = {}, [], {}, {}
     try:
         for name in peers:
-            worker = Worker(name, work, cores)
+            worker = Worker(command(name, work, cores), work.threads)
             about = worker.about
             if "version" in about:
                 workers[name], versions[name] = worker, about["version"]

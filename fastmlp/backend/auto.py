@@ -112,7 +112,7 @@ class Auto:
             self._look_for_better()
             is_long = self._left * self.chosen.seconds > LONG_SECONDS
             if (self._better or is_long) and can_request():
-                if tuning.is_wanted():
+                if tuning.is_due():
                     requested(f"tune-{store.hash_of(store.compiler())}", "tune", tuple)
                 if is_long and self.chosen.entries.is_generic(self._dtype):
                     # For later trainings: background processes load nothing generic.

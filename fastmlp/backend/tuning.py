@@ -184,11 +184,11 @@ def tune(seconds: float = QUICK_SECONDS) -> list[MeasuredConstant]:
 
 def tune_in_background() -> None:
     """Tune in a background process, unless another process has done it."""
-    if is_wanted():
+    if is_due():
         tune()
 
 
-def is_wanted() -> bool:
+def is_due() -> bool:
     """Whether this machine's constants are not known, and may be measured."""
     return tuned.is_enabled() and not tuned.is_known()
 

@@ -1,4 +1,4 @@
-"""`fit` with a communicator: what a training asks of its ranks, answered by several that agree on it."""
+"""`fit` with a communicator: the ranks of a training, and what they decide together."""
 
 from __future__ import annotations
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from statistics import fmean, median
 
 import numba
 from llvmlite import ir
@@ -23,6 +25,9 @@ VERSION = numba.__version__
 
 CHAINS = 24 if host().accumulators >= 24 else 12
 """At least the latency, 4, times the ports, 2 or 4; 12 fit into 16 registers, 24 into 32."""
+
+WINDOWS = 5
+"""In which each width is measured."""
 
 WIDTHS = (512, 256) if host().vector_bytes > 16 else (128,)
 """Bits of the vectors that are tried."""
@@ -77,24 +82,45 @@ def prepare(dtype: str, threads: int) -> Callable[[float], tuple[float, float]]:
     for kernel, _ in kernels:
         kernel(1)
 
-    def rate(kernel, flops, steps):
-        workers = [threading.Thread(target=kernel, args=(steps,)) for _ in range(threads)]
-        start = time.perf_counter(), time.process_time()
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        return [threads * steps * flops / seconds / 1e9 for seconds in _since(start)]
-
     def measure(seconds):
         """GF/s by the wall clock and by the CPU clock (a thread's share)."""
-        steps = int(seconds / 8 * 2.5e9 / (CHAINS / 2))
-        rates = [rate(*kernel, steps) for kernel in kernels for _ in range(4)]
-        wall, cpu = (max(column) for column in zip(*rates, strict=True))
-        return wall, cpu * threads
+        steps = int(seconds / WINDOWS / len(WIDTHS) * 2.5e9 / (CHAINS / 2))
+        found = [
+            rates([taken(partial(kernel, steps), threads) for _ in range(WINDOWS)], threads * steps * flops)
+            for kernel, flops in kernels
+        ]
+        return tuple(max(column) for column in zip(*found, strict=True))
 
     return measure
 
 
-def _since(start):
-    return time.perf_counter() - start[0], time.process_time() - start[1]
+def rates(windows: list[tuple[float, float]], operations: float) -> tuple[float, float]:
+    """Return GF/s by each clock. windows : what `taken` returned for so many operations, again and again
+
+    The least time by the wall clock counts, as others only add to it, and the median by the CPU clock: from
+    that a virtual machine takes off what its host says that it had, and may do so too late.
+    """
+    wall, cpu = zip(*windows, strict=True)
+    return operations / min(wall) / 1e9, operations / median(cpu) / 1e9
+
+
+def taken(kernel: Callable[[], object], threads: int) -> tuple[float, float]:
+    """Return the wall seconds of threads that each call a kernel, and the mean of their CPU seconds.
+
+    Each thread reads its own time. Linux has another thread's, and with it the process's, as of that thread's
+    last tick, up to 10 ms ago: a window of 8 ms looked half as long, and the peak twice as high.
+    """
+    own = []
+
+    def work():
+        began = time.thread_time()
+        kernel()
+        own.append(time.thread_time() - began)
+
+    workers = [threading.Thread(target=work) for _ in range(threads)]
+    began = time.perf_counter()
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return time.perf_counter() - began, fmean(own)

@@ -100,7 +100,7 @@ def workers(row: StepRow, name: str) -> int:
     return 1 if best is None else best(row.work())
 
 
-def _epoch(row: StepRow) -> int:
+def epoch_steps(row: StepRow) -> int:
     """Return the steps of an epoch that is timed."""
     return max(AGREED_STEPS, min(MOST_STEPS, int(MOST_FLOPS / row.work().flops)))
 
@@ -151,7 +151,7 @@ def measure(row: StepRow, names: Sequence[str], budget: float, clock: str) -> It
 
     budget : seconds for each; clock : as `fastmlp.lab.timing.timed` takes it
     """
-    data, few = _data(row, _epoch(row)), _data(row, AGREED_STEPS)
+    data, few = _data(row, epoch_steps(row)), _data(row, AGREED_STEPS)
     expected = np.array(trained(row, "reference", few, 1)[0])
     # Roundings of dot products over the widest layer, gathered at random over the steps, 8 sigma.
     allowed = 8 * np.finfo(row.floats).eps * np.sqrt(max(row.network.widths) * AGREED_STEPS)
@@ -187,4 +187,4 @@ def traffic(row: StepRow) -> int:
 def _call(row: StepRow, name: str, data: tuple[Any, Any]) -> Callable[[Clock], float]:
     _, seconds = trained(row, name, data, 1)
     epochs = max(1, int(ROUND / max(seconds, 1e-6)))
-    return lambda clock: trained(row, name, data, epochs, clock)[1] / (epochs * _epoch(row))
+    return lambda clock: trained(row, name, data, epochs, clock)[1] / (epochs * epoch_steps(row))

@@ -39,9 +39,9 @@ _ended: ContextVar[dict[str, Ended] | None] = ContextVar("fastmlp_ended", defaul
 
 
 @contextmanager
-def trainings_go_on(wanted: bool) -> Iterator[None]:
-    """Have trainings in a `with` block go on from shorter ones there, if that is wanted."""
-    token = _ended.set({} if wanted else None)
+def trainings_go_on(enabled: bool) -> Iterator[None]:
+    """Have trainings in a `with` block go on from shorter ones there, if enabled."""
+    token = _ended.set({} if enabled else None)
     try:
         yield
     finally:

@@ -56,7 +56,7 @@ class Recipe:
 
     @property
     def embeds(self) -> bool:
-        """Whether something else stands in place of numbers, or beside them."""
+        """Whether numbers are embedded: bins or waves replace them, or are added to them."""
         return bool(self.bins or self.sigma)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,17 +40,29 @@ class Beginning(NamedTuple):
     snapshot : to take over; its steps and its history count from `since`. None at the very beginning
     since : where epochs of so many steps began; earlier : the history before that
     other_steps : of since.step, those of another rule, which this rule's corrections do not count
+    lengths : of the snapshot's curves, where a model has the same lists and its owner may change them
     """
 
     snapshot: Snapshot | None = None
     since: Since = BEGINNING
     earlier: History = {}  # noqa: RUF012  # never written
     other_steps: int = 0
+    lengths: Mapping[str, int] = {}
 
     @property
     def epochs(self) -> int:
         """The whole epochs of the snapshot."""
-        return 0 if self.snapshot is None else len(self.snapshot.history["loss"])
+        return 0 if self.snapshot is None else self.lengths.get("loss", len(self.snapshot.history["loss"]))
+
+    def curves(self) -> History:
+        """Return a copy of the snapshot's history; ValueError if its owner has made it shorter."""
+        assert self.snapshot is not None
+        for name, length in self.lengths.items():
+            if (left := len(self.snapshot.history[name])) < length:
+                raise ValueError(
+                    f"history[{name!r}] has {left} values, the training has {length}; leave them in it"
+                )
+        return {name: values[: self.lengths.get(name)] for name, values in self.snapshot.history.items()}
 
     @property
     def rule_steps(self) -> int:
@@ -61,7 +73,7 @@ class Beginning(NamedTuple):
         """Return the beginning of epochs with another number of steps: what is under way is left."""
         snapshot = self.snapshot
         assert snapshot is not None
-        earlier = self.whole(snapshot.history)
+        earlier = self.whole(self.curves())
         left = snapshot._replace(
             step=0,
             order=np.empty(0, np.int64),
@@ -70,7 +82,7 @@ class Beginning(NamedTuple):
             callbacks=[],  # what they know of epochs goes with the history
         )
         since = Since(self.since.step + snapshot.step, self.since.epoch + self.epochs)
-        return self._replace(snapshot=left, since=since, earlier=earlier)
+        return self._replace(snapshot=left, since=since, earlier=earlier, lengths={})
 
     def with_another_rule(self) -> Beginning:
         """Return the beginning of steps by another rule: its moments are 0."""
@@ -182,16 +194,14 @@ class Continuation(NamedTuple):
         assert beginning.snapshot is not None
         snapshot = beginning.snapshot
         states = snapshot.callbacks if sample == self.sample else []
-        history = {name: list(values) for name, values in snapshot.history.items()}
-        return beginning._replace(
-            snapshot=snapshot._replace(history=history, callbacks=_matched(callbacks, states))
-        )
+        history, callbacks_then = beginning.curves(), _matched(callbacks, states)
+        snapshot = snapshot._replace(history=history, callbacks=callbacks_then)
+        return beginning._replace(snapshot=snapshot, lengths={})
 
 
 def model_of(run: Run, network: Network, parameters: Array, backend: Backend, left: Continuation) -> Model:
     """Return the model of a training that has ended; Interrupted, which has it, after Ctrl-C."""
-    # A copy: the training counts its epochs by its own.
-    history = {name: list(values) for name, values in left.beginning.whole(run.history).items()}
+    history = {**left.beginning.whole(run.history)}
     if left.snapshot.callbacks or left.snapshot.parameters is not parameters:
         left = left._replace(ended=fingerprint(parameters))
     model = Model(network, parameters, history, backend, run.stop_reason, left, run.threads)

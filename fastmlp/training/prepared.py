@@ -63,9 +63,10 @@ class Prepared(NamedTuple):
         if ranks.any_of(bool(run.left.callbacks)) and not sample:
             sample = sample_of(self.data, plan.held_out, ranks)
         now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
-        left = self.training._replace(
-            backend=now.name, sample=sample, beginning=beginning._replace(snapshot=run.left)
-        )
+        # The model has the same lists: a copy took 4 ns an epoch, a twentieth of the smallest steps.
+        lengths = {name: len(values) for name, values in run.left.history.items()}
+        beginning = beginning._replace(snapshot=run.left, lengths=lengths)
+        left = self.training._replace(backend=now.name, sample=sample, beginning=beginning)
         return model_of(run, plan.network, self.state.parameters, now, left)
 
 

@@ -38,7 +38,7 @@ LEFT, RIGHT = np.uint32(0xCA01F9DD), np.uint32(0x4973F715)
 
 
 class KnownState(ISeedSequence):
-    """A seed sequence that is asked once, for the words (n,) that are known."""
+    """A seed sequence of known words (n,), which generates them once."""
 
     def __init__(self, words: NDArray[Any]) -> None:
         self._words = words

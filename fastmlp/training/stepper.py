@@ -366,7 +366,7 @@ class Stepper(Intake):
         self._take_over(self._exchanged(read(path, self.network, self.optimizer, self._dtype)))
 
     def _set_rates(self) -> None:
-        """Tell the steps the rates of the next one."""
+        """Write the learning rates of the next step."""
         found = self.optimizer.rates(np.array([self.steps]), 1)
         np.multiply(found, self._rate_factor, out=self._steps.rates)
 

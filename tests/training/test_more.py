@@ -280,6 +280,17 @@ def test_a_copy_of_a_model_has_arrays_of_its_own(copied, callbacks):
     np.testing.assert_array_equal(twin.fit_more(X, Y, epochs=0).parameters, 0.0)
 
 
+def test_values_that_are_added_to_a_history_are_not_the_trainings():
+    model = fit(2)
+    expected = model.fit_more(X, Y, epochs=2)
+    model.history["loss"].append(0.0)
+    assert_same(model.fit_more(X, Y, epochs=2), expected)
+    assert len(model.fit_more(X, Y, epochs=2, batch_size=5).history["loss"]) == 4
+    del model.history["loss"][1:]
+    with pytest.raises(ValueError, match=r"history\['loss'\] has 1 values, the training has 2"):
+        model.fit_more(X, Y, epochs=2)
+
+
 # --- another optimiser, another batch size --------------------------------------------------------------
 
 

@@ -223,14 +223,14 @@ def jittable(formula):
                 return found.value
             return context.make_tuple(builder, signature.return_type, [symbol.value for symbol in found])
 
-        if not all(isinstance(kind, ABSTRACT[want]) for kind, want in zip(kinds, expected)):
+        if not all(isinstance(kind, ABSTRACT[hint]) for kind, hint in zip(kinds, expected)):
             return None
-        floats = {types.unliteral(kind) for kind, want in zip(kinds, expected) if want is float}
+        floats = {types.unliteral(kind) for kind, hint in zip(kinds, expected) if hint is float}
         if len(floats) > 1:
             return None
         concrete = {int: types.intp, bool: types.boolean, float: next(iter(floats), None)}
         result = types.Tuple([concrete[one] for one in several]) if several else concrete[given]
-        return result(*(concrete[want] for want in expected)), emit
+        return result(*(concrete[hint] for hint in expected)), emit
 
     made = intrinsic_like(formula, call)
     made.formula = formula

@@ -31,7 +31,7 @@ def why_no_vectors(needs: tuple[str, ...] = VECTORS) -> str | None:
 
 @functools.cache
 def why_no_tiles() -> str | None:
-    """Ask the system for AMX's tiles. Return why `tdpbf16ps` cannot be used here; None if it can, from now on."""
+    """Return why `tdpbf16ps` cannot be used here; None if it can. This requests AMX's tiles of the system."""
     if reason := why_no_vectors(TILES):
         return reason
     if not sys.platform.startswith("linux"):

@@ -374,7 +374,7 @@ class Call:
         self._held |= given
 
     def show(self, given: dict[str, Any]) -> None:
-        """Change words as `tell`, to arrays that somebody else keeps as long as the call runs."""
+        """Write values to their words; arrays among them must be kept elsewhere while the call runs."""
         words = self.words
         for name, one in given.items():
             if isinstance(one, np.ndarray):

@@ -148,11 +148,11 @@ class Unitwise:
         row.write(kind.formula, ("x", "gain", "shift")[: 1 + kind.vectors])
 
     def backward(self, kind, row, adds):
-        """As `Norm`."""
+        """Write the input's delta: see `Norm.backward`."""
         row.write(lambda d, x, gain: kind.backward(d, x, gain)[0], ("delta", "x", "gain"), adds=adds)
 
     def gradient(self, kind, row):
-        """As `Norm`."""
+        """Add to the parameters' gradients: see `Norm.gradient`."""
         row.write(lambda d, x, gain: kind.backward(d, x, gain)[1], ("delta", "x", "gain"), adds=True)
 
 
@@ -188,7 +188,7 @@ class Own:
         self._emit(kind, row, [(kind.piece.value, lambda unit, mask, n: row.store("out", unit, mask, n))])
 
     def backward(self, kind, row, adds):
-        """As `Norm`."""
+        """Write the input's delta: see `Norm.backward`."""
 
         def write(unit, mask, number):
             row.store("out", unit, mask, number, adds)
@@ -196,7 +196,7 @@ class Own:
         self._emit(kind, row, [(kind.piece.derivatives["z"], write)])
 
     def gradient(self, kind, row):
-        """As `Norm`."""
+        """Add to the parameters' gradients: see `Norm.gradient`."""
         by_unit, by_layer = [], []
         for name, (at, is_by_unit) in self._parameters(kind, row).items():
 

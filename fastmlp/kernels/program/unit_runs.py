@@ -154,7 +154,7 @@ def _writer(context, builder, signature, values):
 
 @intrinsic
 def units_forward(typing_context, code, operations, last, parameters, z, out):
-    """As `run_forward`; code : a constant."""
+    """Write a run's outputs: see `run_forward`; code : a constant."""
     if literal(code):
 
         def emit(context, builder, signature, values):
@@ -167,7 +167,7 @@ def units_forward(typing_context, code, operations, last, parameters, z, out):
 
 @intrinsic
 def units_backward(typing_context, code, operations, last, parameters, z, first, parts, sums, delta):
-    """As `run_backward`; code : a constant."""
+    """Write a run's deltas: see `run_backward`; code : a constant."""
     if literal(code):
 
         def emit(context, builder, signature, values):
