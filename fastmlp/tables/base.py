@@ -212,10 +212,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
         """
         deadline = Deadline(self.time_limit) if deadline is None else deadline
-        recipes = tuple(recipe for recipe in self._recipes() if not recipe.embeds or may_embed(X))
+        numbers = self.encoding_.numbers
+        embeds = may_embed(X, numbers)
+        recipes = tuple(recipe for recipe in self._recipes() if embeds or not recipe.embeds)
         targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        settings = members.MemberSettings(seed, self.backend, self.threads, self.progress, self.dtype)
+        settings = members.MemberSettings(
+            seed, numbers, self.backend, self.threads, self.progress, self.dtype
+        )
         self.trials_: list[SearchTrial] = []
         if self.search is not None:
             seconds = min(float(self.search), max(1.0, deadline.left / 2))

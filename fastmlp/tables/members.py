@@ -14,7 +14,7 @@ from fastmlp.fitting import fit
 from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.deadline import Allowance, Deadline, Part, backend_in, within
-from fastmlp.tables.inputs import inputs_of
+from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
 from fastmlp.training.callbacks import Callback, EarlyStopping, Run
@@ -28,9 +28,10 @@ FOLDS = 5
 
 
 class MemberSettings(NamedTuple):
-    """Where a training runs: as for `fit`."""
+    """Where a training runs: as for `fit`; numbers : columns of X, as for `inputs_of`."""
 
     seed: int
+    numbers: int
     backend: str = "auto"
     threads: int | None = None
     shown: bool | None = False
@@ -94,7 +95,7 @@ def train(
             before += len(targets) * (recipe.epochs or 1)
             seeded = settings._replace(seed=settings.seed + place)
             if settings.backend == "auto" and deadline.seconds is not None:
-                inputs = inputs_of(X, recipe)
+                inputs = inputs_of(X, recipe, settings.numbers)
                 backend = backend_in(deadline.left, recipe, inputs, task, X.dtype, settings.threads)
                 seeded = seeded._replace(backend=backend)
             return one(X, targets, weights, task, recipe, seeded, *part, [moving, *more])
@@ -193,11 +194,13 @@ def one(
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
-    validation = (X[held], targets[held]) if weights is None else (X[held], targets[held], weights[held])
+    inputs = inputs_of(X, recipe, settings.numbers)
+    held_X = rows_for(inputs, X[held])
+    validation = (held_X, targets[held]) if weights is None else (held_X, targets[held], weights[held])
     stopping = EarlyStopping(recipe.patience)
     return fit(
-        recipe.network(inputs_of(X, recipe), task),
-        X[rows],
+        recipe.network(inputs, task),
+        rows_for(inputs, X[rows]),
         targets[rows],
         optimizer=recipe.optimizer_of(steps),
         epochs=recipe.epochs,
@@ -250,7 +253,7 @@ def outputs(models: Sequence[Model], X: Any) -> Array:
     """Return the mean of the members' outputs (rows, n_out), float64; probabilities of a row sum to 1."""
     total: Array = np.zeros((X.shape[0], models[0].network.n_out))
     for model in models:
-        total += model.predict(X)
+        total += predicted(model, X)
     whole = total.sum(axis=1, keepdims=True) if models[0].network.output == "softmax" else len(models)
     mean: Array = total / whole
     return mean
