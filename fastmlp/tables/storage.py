@@ -49,6 +49,7 @@ class StoredEstimator(NamedTuple):
     report : what `fastmlp train` found on held-out rows, in JSON's types; None without
     fingerprint : of the table that was trained on; None if nobody says
     errors : (n,) of a regression, as `errors_of` returns them; None of classes, and of earlier files
+    shortened : in words what a limit of time has left out; None if nothing, and of earlier files
     """
 
     encoding: Encoding
@@ -60,6 +61,7 @@ class StoredEstimator(NamedTuple):
     report: dict[str, Any] | None
     fingerprint: str | None
     errors: Array | None
+    shortened: str | None
 
 
 def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
@@ -74,6 +76,7 @@ def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
         "trials": kept.trials,
         "report": kept.report,
         "fingerprint": kept.fingerprint,
+        "shortened": kept.shortened,
     }
     text = json.dumps(finite(table), allow_nan=False).encode()
     arrays: dict[str, Array] = {"table": np.frombuffer(text, np.uint8)}
@@ -142,10 +145,11 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         raise ValueError("the target is one of the columns")
     if not all(model.history.get("validation_loss") for model in models):
         raise ValueError("a network has no losses of the rows that it was held against")
-    missing, fingerprint = table["missing"], table.get("fingerprint")
+    missing, fingerprint, shortened = table["missing"], table.get("fingerprint"), table.get("shortened")
     if missing is not None and not all(isinstance(text, str) for text in missing):
         raise TypeError("missing must be a list of texts")
-    for name, text in (("target", table["target"]), ("fingerprint", fingerprint or "")):
+    texts = {"target": table["target"], "fingerprint": fingerprint or "", "shortened": shortened or ""}
+    for name, text in texts.items():
         checks.instance(name, text, str, "a text")
     return StoredEstimator(
         encoding=encoding,
@@ -157,6 +161,7 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         report=report_of(table["report"]),
         fingerprint=fingerprint,
         errors=_errors(arrays.get("errors")),
+        shortened=shortened,
     )
 
 
