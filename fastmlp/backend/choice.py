@@ -49,12 +49,20 @@ def choose(
 
 
 def is_ready(
-    network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any], threads: int | None
+    network: Network,
+    optimizer: Optimizer,
+    rows: int,
+    dtype: np.dtype[Any],
+    threads: int | None,
+    mixed: bool = False,
 ) -> bool:
     """Return whether what "auto" begins with finds its machine code, and compiles nothing.
 
-    rows : rows of a batch
+    rows : rows of a batch; mixed : whether products are of bfloat16 numbers
     """
+    if mixed:
+        entries = registry.entries(registry.mixed_backend("auto").name)
+        return entries.is_ready(network, optimizer, f"float{8 * dtype.itemsize}", None)
     auto, work = _auto()
     of_work = work.of(network, without_rates(optimizer), rows, dtype, threads)
     chosen = auto(of_work, may_request=False)

@@ -212,10 +212,14 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
         """
         deadline = Deadline(self.time_limit) if deadline is None else deadline
-        recipes = tuple(recipe for recipe in self._recipes() if not recipe.embeds or may_embed(X))
+        numbers = self.encoding_.numbers
+        embeds = may_embed(X, numbers)
+        recipes = tuple(recipe for recipe in self._recipes() if embeds or not recipe.embeds)
         targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        settings = members.MemberSettings(seed, self.backend, self.threads, self.progress, self.dtype)
+        settings = members.MemberSettings(
+            seed, numbers, deadline, self.backend, self.threads, self.progress, self.dtype
+        )
         self.trials_: list[SearchTrial] = []
         if self.search is not None:
             seconds = min(float(self.search), max(1.0, deadline.left / 2))
@@ -224,7 +228,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
                 X, targets, weights, self.task_, first, seconds, settings, fixed(self._settings)
             )
             recipes = (recipe,)
-        groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings, deadline)
+        groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings)
         self.groups_ = [(group.recipe, group.models) for group in groups]
         regresses, held = self._task == Regression.name, [rows for group in groups for rows in group.held]
         self.errors_: Array | None = errors_of(self.models_, X, targets, held) if regresses else None
@@ -287,7 +291,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         kept = storage.StoredEstimator(
             self.encoding_, self.task_, self.groups_, self.trials_, self.target_name_,
             None if self.missing is None else list(self.missing), self.report_, self.fingerprint_,
-            self.errors_,
+            self.errors_, self.shortened_,
         )  # fmt: skip
         storage.write(path, kept)
 
@@ -316,9 +320,18 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         estimator.groups_ = kept.groups
         estimator.trials_, estimator.report_ = kept.trials, kept.report
         estimator.fingerprint_, estimator.errors_ = kept.fingerprint, kept.errors
-        estimator.shortened_ = None
+        estimator.shortened_ = kept.shortened
         estimator._name([column.name for column in kept.encoding.columns], kept.target)
         return estimator
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take what a pickle holds, of an earlier version, too."""
+        super().__setstate__(state)
+        own = self.__dict__
+        if "models_" in own:  # all networks follow one recipe
+            own["groups_"] = [(own.pop("recipe_"), own.pop("models_"))]
+        later = dict.fromkeys(("trials_", "report_", "fingerprint_", "errors_", "shortened_"))
+        self.__dict__ = type(self)().__dict__ | (later if "groups_" in own else {}) | own
 
     @property
     def _settings(self) -> dict[str, Any]:

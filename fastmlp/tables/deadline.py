@@ -63,19 +63,22 @@ class Allowance(Callback):
 
     Parameters
     ----------
-    seconds : of the training, with all that it compiles; judging : whether its pace ends it
+    seconds : of the training, without what it compiles
+    left : seconds until it must end, with all that it compiles
+    judging : whether its pace ends it
 
     Attributes
     ----------
     fitting : float or None, how many of the training's epochs take what was left when its pace ended it
     is_over : bool, whether the training was ended for its time
+    working : float, seconds that it took so far, without what it compiled
     """
 
-    def __init__(self, seconds: float, judging: bool = True) -> None:
+    def __init__(self, seconds: float, left: float, judging: bool = True) -> None:
         self.fitting: float | None = None
         self.is_over = False
-        self._end, self._judged_after = time.monotonic() + seconds, JUDGED_AFTER * seconds
-        self._working, self._judging = 0.0, judging
+        self.working = 0.0
+        self._seconds, self._end, self._judging = seconds, time.monotonic() + left, judging
 
     def on_train_begin(self, run: Run) -> None:
         """Start the clock."""
@@ -83,12 +86,12 @@ class Allowance(Callback):
 
     def on_chunk_end(self, run: Run) -> None:
         """Stop the training if time is up, or will be before its last epoch."""
-        self._working += self._stopwatch.lap().working
-        left = self._end - time.monotonic()
-        if self._judging and (self._working >= self._judged_after or left <= 0):
+        self.working += self._stopwatch.lap().working
+        left = min(self._seconds - self.working, self._end - time.monotonic())
+        if self._judging and (self.working >= JUDGED_AFTER * self._seconds or left <= 0):
             self._judging = False
-            epoch = self._working / run.rows_seen * run.rows
-            if epoch * run.epochs - self._working > left:
+            epoch = self.working / run.rows_seen * run.rows
+            if epoch * run.epochs - self.working > left:
                 self.fitting = max(0.0, left) / epoch
         if self.fitting is not None or (left <= 0 and run.epoch and run.epoch < run.epochs):
             self.is_over = True
@@ -96,25 +99,27 @@ class Allowance(Callback):
 
 
 def within(
-    seconds: float, recipe: Recipe, part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model]
-) -> tuple[Recipe, Part, Model]:
+    seconds: float, left: float, recipe: Recipe, part: Part,
+    trained: Callable[[Recipe, Part, Sequence[Callback]], Model], must: bool,
+) -> tuple[Recipe, Part, Model] | None:  # fmt: skip
     """Return a network that is trained in so many seconds, its recipe with as many epochs, and its rows.
 
-    Where not even one epoch takes so long, there are fewer rows.
-
-    trained : trains a network, with callbacks
+    seconds, left : as for `Allowance`; trained : trains a network, with callbacks
+    must : whether there are fewer rows where not even one epoch fits; if not, None is returned
     """
     if seconds == math.inf:
         return recipe, part, trained(recipe, part, [])
-    began, allowance = time.monotonic(), Allowance(seconds)
+    began, allowance = time.monotonic(), Allowance(seconds, left)
     model = trained(recipe, part, [allowance])
     if allowance.fitting is None:
         return recipe, part, model
     fitting = RESERVE * allowance.fitting
+    if fitting < 1 and not must:
+        return None
     shorter = replace(recipe, epochs=max(1, int(fitting)))
     if fitting < 1:
         part = (_fewer(part[0], fitting), _fewer(part[1], fitting))
-    last = Allowance(began + seconds - time.monotonic(), judging=False)
+    last = Allowance(seconds - allowance.working, began + left - time.monotonic(), judging=False)
     return shorter, part, trained(shorter, part, [last])
 
 
@@ -131,14 +136,15 @@ def backend_in(
     task: Task,
     dtype: np.dtype[Any],
     threads: int | None,
+    mixed: bool,
 ) -> str:
     """Return the backend of a network that has so many seconds: "reference" where "auto" compiles first.
 
-    inputs, dtype : of the network, and of its X
+    inputs, dtype : of the network, and of its X; mixed : whether products are of bfloat16 numbers
     """
     assert recipe.batch_size is not None
     if seconds > COMPILING:
         return "auto"
     network, optimizer = recipe.network(inputs, task), recipe.optimizer_of(1)
-    ready = is_ready(network, optimizer, recipe.batch_size, dtype, threads)
+    ready = is_ready(network, optimizer, recipe.batch_size, dtype, threads, mixed)
     return "auto" if ready else "reference"

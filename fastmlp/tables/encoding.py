@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -34,9 +34,13 @@ TOGETHER = 1 << 16
 
 @dataclass(frozen=True)
 class Encoding:
-    """The columns of a table, in their order; those of text come last in X."""
+    """The columns of a table, in their order; those of text come last in X.
+
+    numbers_first : whether categories come behind numbers and dates in X; in earlier files they do not
+    """
 
     columns: tuple[Column, ...]
+    numbers_first: bool = False
 
     @classmethod
     def learned(
@@ -81,13 +85,14 @@ class Encoding:
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
             more = ", .." if len(columns) > 3 else ""
             raise TableError(f"no column is left to learn from; {why}{more}".removesuffix("; "))
-        return cls(tuple(columns))
+        return cls(tuple(columns), numbers_first=True)
 
     @property
     def used(self) -> list[Column]:
         """The columns that X is made of, in the order of X."""
         used = [column for column in self.columns if not isinstance(column, Dropped)]
-        return sorted(used, key=lambda column: isinstance(column, Text))
+        behind = self.numbers_first
+        return sorted(used, key=lambda one: (behind and one.mostly_zeros, isinstance(one, Text)))
 
     @property
     def parts(self) -> list[str]:
@@ -100,6 +105,11 @@ class Encoding:
         return sum(column.width for column in self.used)
 
     @property
+    def numbers(self) -> int:
+        """How many columns X has before those that are mostly zeros; 0 where they are mixed."""
+        return sum(one.width for one in self.used if not one.mostly_zeros) if self.numbers_first else 0
+
+    @property
     def kinds(self) -> dict[str, str]:
         """The kind of each column of the table, by its name."""
         return {column.name: column.kind for column in self.columns}
@@ -107,7 +117,7 @@ class Encoding:
     @property
     def linear(self) -> Encoding:
         """Return the columns as a linear model gets them: numbers as they are."""
-        return Encoding(tuple(column.linear for column in self.columns))
+        return replace(self, columns=tuple(column.linear for column in self.columns))
 
     def remarks(self, frame: pl.DataFrame) -> list[str]:
         """Return in words what sets a frame's rows apart from those that were learned from."""

@@ -5,15 +5,16 @@ Separate from `encoding`: what X is does not depend on it, and files of models h
 
 from __future__ import annotations
 
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.embeddings import NumberEmbedding, Periodic, PiecewiseLinear
-from fastmlp.model.inputs import Blocks, Numbers
+from fastmlp.model.inputs import Blocks, Numbers, SparseNumbers, sparse_columns
 from fastmlp.tables.recipe import Recipe
+from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
@@ -27,26 +28,46 @@ MOST_ROWS = 200_000
 """Rows of X up to which numbers may be embedded: beyond, what they cost and gain was not measured."""
 
 
-def may_embed(X: Any) -> bool:
-    """Return whether X (rows, n), dense or CSR, is such that numbers may be embedded."""
-    return isinstance(X, np.ndarray) and len(X) <= MOST_ROWS
+def may_embed(X: Any, numbers: int) -> bool:
+    """Return whether X (rows, n) is such that numbers may be embedded; numbers : as for `inputs_of`."""
+    return bool(X.shape[0] <= MOST_ROWS and (numbers or isinstance(X, np.ndarray)))
 
 
-def inputs_of(X: Any, recipe: Recipe) -> int | Blocks:
+def inputs_of(X: Any, recipe: Recipe, numbers: int) -> int | Blocks:
     """Return the inputs of a network that learns from X: blocks of columns, or only how many there are.
 
     Columns of three different numbers and more are embedded, others are inputs as they are.
 
-    X : (rows, n), dense if the recipe embeds numbers
+    X : (rows, n), dense or CSR
+    numbers : columns of a CSR matrix before those that are mostly zeros
     """
+    columns = int(X.shape[1])
     if not recipe.embeds:
-        return int(X.shape[1])
-    several = _has_three(X)
+        return columns
+    dense = X if isinstance(X, np.ndarray) else X[:, :numbers].toarray()
+    several = _has_three(dense)
     if not several.any():
-        return int(X.shape[1])
+        return columns
     embedding = _embedding(recipe, MOST_UNITS // int(several.sum()))
     groups = ((embedded, len(list(group))) for embedded, group in groupby(several))
-    return tuple(Numbers(count, embedding if embedded else None) for embedded, count in groups)
+    blocks = [Numbers(count, embedding if embedded else None) for embedded, count in groups]
+    return (*blocks, SparseNumbers(columns - len(several))) if columns > len(several) else tuple(blocks)
+
+
+def rows_for(inputs: int | Blocks, X: Any) -> Any:
+    """Return X (rows, n) as a network with such inputs takes it: a CSR matrix by blocks, if one is sparse."""
+    sparse = sparse_columns(inputs)
+    if isinstance(inputs, int) or not sparse:
+        return X
+    dense = X.shape[1] - sparse
+    ends = [*accumulate(block.columns for block in inputs[:-1])]
+    return [*np.split(X[:, :dense].toarray(), ends[:-1], axis=1), X[:, dense:]]
+
+
+def predicted(model: Model, X: Any) -> Array:
+    """Return a network's outputs (rows, n_out) for X (rows, n), dense or CSR."""
+    found: Array = model.predict(rows_for(model.network.blocks, X))
+    return found
 
 
 def _embedding(recipe: Recipe, most: int) -> NumberEmbedding:

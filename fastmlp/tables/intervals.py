@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.tables.inputs import predicted
 from fastmlp.training.model import Model
 
 Array = NDArray[Any]
@@ -32,10 +33,10 @@ def errors_of(models: Sequence[Model], X: Any, targets: Array, held: Sequence[Ar
     X, targets : of all rows; held : for each network its rows, one array where they are the same
     """
     parts = {id(rows): rows for rows in held}
-    predicted: dict[int, list[Array]] = {part: [] for part in parts}
+    outputs: dict[int, list[Array]] = {part: [] for part in parts}
     for model, rows in zip(models, held, strict=True):
-        predicted[id(rows)].append(model.predict(X[rows])[:, 0])
-    found = [targets[rows] - np.mean(predicted[part], axis=0) for part, rows in parts.items()]
+        outputs[id(rows)].append(predicted(model, X[rows])[:, 0])
+    found = [targets[rows] - np.mean(outputs[part], axis=0) for part, rows in parts.items()]
     errors = np.sort(np.concatenate(found).astype(float))
     if len(errors) <= MOST_ERRORS:
         return errors

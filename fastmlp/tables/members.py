@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.fitting import fit
+from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.deadline import Allowance, Deadline, Part, backend_in, within
-from fastmlp.tables.inputs import inputs_of
+from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
 from fastmlp.training.callbacks import Callback, EarlyStopping, Run
@@ -28,9 +29,11 @@ FOLDS = 5
 
 
 class MemberSettings(NamedTuple):
-    """Where a training runs: as for `fit`."""
+    """Where a training runs, and how long: as for `fit`; numbers : columns of X, as for `inputs_of`."""
 
     seed: int
+    numbers: int
+    deadline: Deadline
     backend: str = "auto"
     threads: int | None = None
     shown: bool | None = False
@@ -62,15 +65,16 @@ class Group:
 
 def train(
     X: Any, targets: Array, weights: Array | None, task: Task, recipes: Sequence[Recipe],
-    settings: MemberSettings, deadline: Deadline,
+    settings: MemberSettings,
 ) -> tuple[list[Group], str | None]:  # fmt: skip
     """Return the networks of the best recipes, the best one first, and in words what the deadline left out.
 
     Networks of all recipes hold out the same part of the rows, then the next one. In between recipes are left
     out that have a clearly greater loss so far. The mean of all networks that remain predicts.
 
-    Half of the time that is left is for a first network of each recipe: with fewer epochs, and rows, where
-    theirs take longer. The others follow as long as one more is expected to end in time.
+    Half of the time that is left without compiling is for a first network of each recipe: with fewer epochs
+    where theirs take longer, the first one with fewer rows, too. Other recipes are not begun where not even
+    one epoch fits. More networks follow as long as one more is expected to end in time.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -93,21 +97,18 @@ def train(
             moving = Visits(bar, what, before)
             before += len(targets) * (recipe.epochs or 1)
             seeded = settings._replace(seed=settings.seed + place)
-            if settings.backend == "auto" and deadline.seconds is not None:
-                inputs = inputs_of(X, recipe)
-                backend = backend_in(deadline.left, recipe, inputs, task, X.dtype, settings.threads)
-                seeded = seeded._replace(backend=backend)
             return one(X, targets, weights, task, recipe, seeded, *part, [moving, *more])
 
-        groups = _firsts(planned, parts[0], member, deadline)
+        groups, begun = _firsts(planned, parts[0], member, settings.deadline)
         are_whole = all(group.rows == len(targets) for group in groups)
         for place in range(1, len(parts) if are_whole else 1):
             groups = near_best(groups)
-            if not _followed(groups, parts[place], place, member, deadline):
+            if not _followed(groups, parts[place], place, member, settings.deadline):
                 break
         groups = near_best(groups)
-    shortened = [_shortened(group, len(targets), len(parts)) for group in groups]
-    return groups, next(filter(None, shortened), None)
+    less = next(filter(None, (_less(group, len(targets), len(parts)) for group in groups)), [])
+    words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
+    return groups, ", ".join(words) or None
 
 
 def near_best(groups: Sequence[Group]) -> list[Group]:
@@ -123,23 +124,33 @@ def near_best(groups: Sequence[Group]) -> list[Group]:
 def _firsts(
     recipes: Sequence[Recipe], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
     deadline: Deadline,
-) -> list[Group]:  # fmt: skip
-    """Return a group of one network for each recipe whose training does not diverge."""
+) -> tuple[list[Group], int]:  # fmt: skip
+    """Return a group of one network for each recipe whose training does not diverge, and how many there were.
+
+    A recipe was not there if the time had no room for it.
+    """
     groups: list[Group] = []
-    kept = 0.0 if deadline.seconds is None else deadline.left / 2
+    whole = 0.0 if deadline.seconds is None else deadline.left
     for place, recipe in enumerate(recipes):
-        stopwatch, seconds = Stopwatch(), (deadline.left - kept) / (len(recipes) - place)
+        seconds = (deadline.left - whole / 2) / (len(recipes) - place)
+        if groups and seconds <= 0:
+            return groups, place
+        stopwatch = Stopwatch()
         try:
-            own, used, model = within(seconds, recipe, part, trained)
+            found = within(seconds, deadline.left, recipe, part, trained, must=not groups)
         except DivergenceError:
             if recipe is recipes[-1] and not groups:
                 raise
             continue
-        rows = sum(map(len, used))
-        groups.append(Group(recipe, own, rows, [model], [used[1]], stopwatch.lap().working))
+        lap = stopwatch.lap()
+        whole -= lap.compiling
+        if found is None:
+            return groups, place
+        own, used, model = found
+        groups.append(Group(recipe, own, sum(map(len, used)), [model], [used[1]], lap.working))
         if used is not part:  # no time for all rows, and none for another recipe
-            break
-    return groups
+            return groups, place + 1
+    return groups, len(recipes)
 
 
 def _followed(
@@ -152,7 +163,7 @@ def _followed(
     for group in [group for group in groups if place < (group.recipe.members or 1)]:
         if deadline.left < group.seconds:
             return False
-        stopwatch, allowance = Stopwatch(), Allowance(deadline.left, judging=False)
+        stopwatch, allowance = Stopwatch(), Allowance(deadline.left, deadline.left, judging=False)
         try:
             model = trained(group.recipe, part, [allowance], place)
         except DivergenceError:
@@ -168,8 +179,8 @@ def _followed(
     return True
 
 
-def _shortened(group: Group, rows: int, parts: int) -> str | None:
-    """Return in words what the networks of a recipe have less than planned; None if nothing.
+def _less(group: Group, rows: int, parts: int) -> list[str]:
+    """Return in words what the networks of a recipe have less than planned.
 
     parts : of the rows, of which each network holds out one: few rows, or a rare class, give few
     """
@@ -178,8 +189,7 @@ def _shortened(group: Group, rows: int, parts: int) -> str | None:
         "epochs": (group.recipe.epochs, group.planned.epochs),
         "rows": (group.rows, rows),
     }
-    less = [f"{own} of {whole} {what}" for what, (own, whole) in counts.items() if own != whole]
-    return ", ".join(less) or None
+    return [f"{own} of {whole} {what}" for what, (own, whole) in counts.items() if own != whole]
 
 
 def one(
@@ -193,11 +203,17 @@ def one(
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
-    validation = (X[held], targets[held]) if weights is None else (X[held], targets[held], weights[held])
+    inputs = inputs_of(X, recipe, settings.numbers)
+    backend, left = settings.backend, settings.deadline.left
+    if backend == "auto" and settings.deadline.seconds is not None:
+        mixed = is_bfloat16(settings.dtype)
+        backend = backend_in(left, recipe, inputs, task, X.dtype, settings.threads, mixed)
+    held_X = rows_for(inputs, X[held])
+    validation = (held_X, targets[held]) if weights is None else (held_X, targets[held], weights[held])
     stopping = EarlyStopping(recipe.patience)
     return fit(
-        recipe.network(inputs_of(X, recipe), task),
-        X[rows],
+        recipe.network(inputs, task),
+        rows_for(inputs, X[rows]),
         targets[rows],
         optimizer=recipe.optimizer_of(steps),
         epochs=recipe.epochs,
@@ -207,7 +223,7 @@ def one(
         validation=validation,
         callbacks=[stopping, *callbacks],
         progress=False,
-        backend=settings.backend,
+        backend=backend,
         threads=settings.threads,
         dtype=settings.dtype,
     )
@@ -250,7 +266,7 @@ def outputs(models: Sequence[Model], X: Any) -> Array:
     """Return the mean of the members' outputs (rows, n_out), float64; probabilities of a row sum to 1."""
     total: Array = np.zeros((X.shape[0], models[0].network.n_out))
     for model in models:
-        total += model.predict(X)
+        total += predicted(model, X)
     whole = total.sum(axis=1, keepdims=True) if models[0].network.output == "softmax" else len(models)
     mean: Array = total / whole
     return mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -48,6 +48,32 @@ def fixed(settings: Settings) -> list[str]:
     return given + ([] if settings["learning_rate"] is None else ["learning_rate"])
 
 
+def _checked_hidden(name: str, widths: object) -> tuple[int, ...]:
+    """Return widths of hidden layers; TypeError or ValueError for anything else."""
+    if not isinstance(widths, Sequence | np.ndarray) or isinstance(widths, str) or not np.ndim(widths):
+        raise TypeError(f"{name} must be widths like (128, 64), got {checks.shown(widths)}")
+    return tuple(checks.whole("a hidden layer", width, 1) for width in widths)
+
+
+def _checked_name(name: str, given: object) -> object:
+    """Return a name; TypeError for anything else."""
+    checks.instance(name, given, str, "a name")
+    return given
+
+
+_CHECKS: dict[str, Callable[[str, object], Any]] = {
+    "members": lambda name, given: checks.whole(name, given, 1, storage.MOST_MEMBERS),
+    "epochs": lambda name, given: checks.whole(name, given, 1),
+    "batch_size": lambda name, given: checks.whole(name, given, 1),
+    "hidden": _checked_hidden,
+    "learning_rate": checks.real,
+    "dropout": checks.real,
+    "l2": checks.real,
+    "activation": _checked_name,
+}
+"""What returns a setting in Python's types, by its name; networks and optimisers check ranges of numbers."""
+
+
 def recipes_of(settings: Settings) -> tuple[Recipe, ...]:
     """Return the recipes that rows held out decide between; errors as those of `check`."""
     name = settings["preset"]
@@ -56,15 +82,7 @@ def recipes_of(settings: Settings) -> tuple[Recipe, ...]:
     given = {name: settings[name] for name in names if settings[name] is not None}
     if "optimizer" in given:
         checks.choice("optimizer", given["optimizer"], tuple(BY_NAME))
-    if "members" in given:
-        checks.whole("members", given["members"], 1, storage.MOST_MEMBERS)
-    for name in ("epochs", "batch_size"):
-        if name in given:
-            checks.whole(name, given[name], 1)
-    if "hidden" in given:
-        if not isinstance(given["hidden"], Sequence | np.ndarray) or isinstance(given["hidden"], str):
-            raise TypeError(f"hidden must be widths like (128, 64), got {checks.shown(given['hidden'])}")
-        given["hidden"] = tuple(given["hidden"])
+    given |= {name: check(name, given[name]) for name, check in _CHECKS.items() if name in given}
     if "layers" in given:
         if others := {"hidden", "activation", "dropout"} & given.keys():
             raise ValueError(f"layers says what the hidden layers are; leave out {min(others)}")

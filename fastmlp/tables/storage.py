@@ -17,7 +17,7 @@ from fastmlp import checks
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.descriptions import described
-from fastmlp.model.inputs import Numbers
+from fastmlp.model.inputs import Numbers, sparse_columns
 from fastmlp.model.network import Network
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.recipe import Recipe
@@ -29,12 +29,13 @@ from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
-FORMAT = "table 4"
+FORMAT = "table 5"
 """A change of what is written increases it."""
 
-READ = ("table 1", "table 2", "table 3", FORMAT)
+READ = ("table 1", "table 2", "table 3", "table 4", FORMAT)
 """The formats that are read. The first one's columns have no tails, and it says of no table what it is; from
-the third one on numbers may have bins. Up to it all networks follow one recipe."""
+the third one on numbers may have bins. Up to it all networks follow one recipe. Before the fifth one columns
+of X are in the table's order."""
 
 MOST_MEMBERS = 1000
 
@@ -48,6 +49,7 @@ class StoredEstimator(NamedTuple):
     report : what `fastmlp train` found on held-out rows, in JSON's types; None without
     fingerprint : of the table that was trained on; None if nobody says
     errors : (n,) of a regression, as `errors_of` returns them; None of classes, and of earlier files
+    shortened : in words what a limit of time has left out; None if nothing, and of earlier files
     """
 
     encoding: Encoding
@@ -59,12 +61,14 @@ class StoredEstimator(NamedTuple):
     report: dict[str, Any] | None
     fingerprint: str | None
     errors: Array | None
+    shortened: str | None
 
 
 def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
     """Write a file; after a failure the old one is still there."""
     table = {
         "columns": kept.encoding.described,
+        "numbers first": kept.encoding.numbers_first,
         "task": {"name": kept.task.name, **vars(kept.task)},
         "target": kept.target,
         "missing": kept.missing,
@@ -72,6 +76,7 @@ def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
         "trials": kept.trials,
         "report": kept.report,
         "fingerprint": kept.fingerprint,
+        "shortened": kept.shortened,
     }
     text = json.dumps(finite(table), allow_nan=False).encode()
     arrays: dict[str, Array] = {"table": np.frombuffer(text, np.uint8)}
@@ -114,7 +119,8 @@ def read(path: str | os.PathLike[str]) -> StoredEstimator:
 def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator:
     table = json.loads(arrays["table"].astype(np.uint8).tobytes())
     task = task_of(table["task"])
-    encoding = Encoding(columns_of(table["columns"]))
+    numbers_first = checks.flag("numbers first", table.get("numbers first", False))
+    encoding = Encoding(columns_of(table["columns"]), numbers_first)
     if "networks" in header:
         recipes, networks, counts = table["recipes"], header["networks"], header["members"]
     else:  # all networks follow one recipe
@@ -139,10 +145,11 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         raise ValueError("the target is one of the columns")
     if not all(model.history.get("validation_loss") for model in models):
         raise ValueError("a network has no losses of the rows that it was held against")
-    missing, fingerprint = table["missing"], table.get("fingerprint")
+    missing, fingerprint, shortened = table["missing"], table.get("fingerprint"), table.get("shortened")
     if missing is not None and not all(isinstance(text, str) for text in missing):
         raise TypeError("missing must be a list of texts")
-    for name, text in (("target", table["target"]), ("fingerprint", fingerprint or "")):
+    texts = {"target": table["target"], "fingerprint": fingerprint or "", "shortened": shortened or ""}
+    for name, text in texts.items():
         checks.instance(name, text, str, "a text")
     return StoredEstimator(
         encoding=encoding,
@@ -154,6 +161,7 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         report=report_of(table["report"]),
         fingerprint=fingerprint,
         errors=_errors(arrays.get("errors")),
+        shortened=shortened,
     )
 
 
@@ -162,8 +170,9 @@ def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -
     network = checkpoint.network_of(description, [])
     expected = recipe.network(network.blocks or network.n_in, task)
     facts = [(one.widths, one.is_chain, one.output) for one in (network, expected)]
-    are_numbers = all(isinstance(block, Numbers) for block in network.blocks)
-    blocks_fit = are_numbers and (recipe.embeds or not network.blocks)
+    sparse, blocks = (encoding.width - encoding.numbers if encoding.is_sparse else 0), network.blocks
+    are_numbers = all(isinstance(block, Numbers) for block in (blocks[:-1] if sparse else blocks))
+    blocks_fit = not blocks or (recipe.embeds and are_numbers and sparse_columns(blocks) == sparse)
     if network.n_in != encoding.width or facts[0] != facts[1] or not blocks_fit:
         raise ValueError("the network is not that of its columns, its recipe and its task")
     return network

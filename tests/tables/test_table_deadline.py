@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
 import warnings
 
@@ -10,10 +13,13 @@ import polars as pl
 import pytest
 from sklearn.datasets import load_digits
 
-from fastmlp import TableClassifier, TableRegressor
+from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.cli.main import main
-from fastmlp.tables.deadline import LEAST_ROWS, Deadline
+from fastmlp.system.compiling import compiling
+from fastmlp.tables.deadline import LEAST_ROWS, Deadline, within
+from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
+from fastmlp.tables.tasks import Regression
 
 QUICK = {"backend": "reference", "threads": 1, "random_state": 0}
 
@@ -41,15 +47,89 @@ def test_a_limit_holds_within_a_tenth_and_leaves_a_model(digits):
     assert model.score(digits, "digit") > 0.8
 
 
-def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows():
+def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows(tmp_path):
     model = TableRegressor(**QUICK, time_limit=1e-6)
     says = (
-        f"^time_limit=1e-06 left room for 1 of 5 networks, 1 of 200 epochs, {LEAST_ROWS + 400} of 2000 rows$"
+        "^time_limit=1e-06 left room for 1 of 3 recipes, 1 of 5 networks, 1 of 200 epochs, "
+        f"{LEAST_ROWS + 400} of 2000 rows$"
     )
     with pytest.warns(UserWarning, match=says):
         model.fit(rows_of_numbers(2000), "y")
-    assert model.shortened_ is not None
     assert np.isfinite(model.predict(rows_of_numbers(10))).all()
+    model.save(tmp_path / "model")
+    assert TableRegressor.load(tmp_path / "model").shortened_ == model.shortened_ is not None
+
+
+def test_a_recipe_of_which_no_epoch_fits_is_left_out_and_the_others_go_on(monkeypatch):
+    slow = Recipe(hidden=(2048, 2048), batch_size=8)  # some seconds an epoch
+    monkeypatch.setitem(PRESETS, "good", (Recipe(hidden=(4,), most_epochs=5, most_members=3), slow))
+    with pytest.warns(UserWarning, match="left room for 1 of 2 recipes"):
+        model = TableRegressor(**QUICK, time_limit=3).fit(rows_of_numbers(3000), "y")
+    assert {recipe.hidden for recipe, _ in model.groups_} == {(4,)}
+    assert len(model.models_) > 1
+
+
+class Compiles(Callback):
+    """Counts some seconds as spent compiling, in the first chunk."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def on_chunk_end(self, run):
+        with compiling():
+            time.sleep(self.seconds)
+        self.seconds = 0
+
+
+def trained_by(callback):
+    """What trains a network of a recipe on numbers, with a callback before others."""
+    X = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+
+    def trained(recipe, part, more):
+        network, steps = recipe.network(2, Regression(0.0, 1.0)), recipe.optimizer_of(10)
+        return fit(
+            network,
+            X[part[0]],
+            X[part[0], 0],
+            optimizer=steps,
+            epochs=recipe.epochs,
+            validation=(X[part[1]], X[part[1], 0]),
+            backend="reference",
+            callbacks=[callback, *more],
+        )
+
+    return trained
+
+
+def test_compiling_is_no_part_of_a_networks_share():
+    part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=3)
+    own, used, model = within(1, 60, recipe, part, trained_by(Compiles(1.2)), must=True)
+    assert own is recipe
+    assert used is part
+    assert len(model.history["loss"]) == 3
+    shorter, _, _ = within(60, 1, recipe, part, trained_by(Compiles(1.2)), must=True)
+    assert shorter.epochs == 1
+    assert within(60, 1, recipe, part, trained_by(Compiles(1.2)), must=False) is None
+
+
+def test_a_search_in_a_short_limit_does_not_compile(tmp_path):
+    """In a process that finds no machine code."""
+    code = """
+import numpy as np, warnings
+warnings.simplefilter("ignore")
+from fastmlp import TableRegressor
+from fastmlp.system.compiling import seconds_compiling
+X = np.random.default_rng(0).normal(size=(100, 3))
+model = TableRegressor(hidden=(8,), members=1, epochs=2, time_limit=4, search=1).fit(X, X[:, 0])
+print(model.models_[0].backend, seconds_compiling())
+"""
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_BACKGROUND": "0"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    backend, seconds = found.stdout.split()
+    assert backend == "reference"
+    assert float(seconds) == 0
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():
@@ -94,7 +174,8 @@ def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
     command = ["train", str(tmp_path / "rows.csv"), "--target", "y", "--backend", "reference", "--quiet"]
     assert main([*command, "--time-limit", "0.01s"]) == 0
     assert (
-        "note       the time limit left room for 1 of 5 networks, 1 of 200 epochs" in capsys.readouterr().out
+        "note       the time limit left room for 1 of 3 recipes, 1 of 5 networks, 1 of 200 epochs"
+        in capsys.readouterr().out
     )
     with pytest.raises(SystemExit, match="2"):
         main([*command, "--time-limit", "soon"])

@@ -360,7 +360,7 @@ def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_pat
 
 def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
     classifier.save(tmp_path / "table")
-    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 4'"):
+    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 5'"):
         fastmlp.load(tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
     with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 1"):
@@ -414,7 +414,11 @@ def test_settings_that_are_wrong():
         ({"hidden": 8}, r"hidden must be widths like \(128, 64\), got 8"),
         ({"columns": "number"}, "columns must map names to kinds, got 'number'"),
         ({"missing": "NA"}, "missing must be a sequence of texts, got 'NA'"),
+        ({"hidden": np.array(8)}, r"hidden must be widths like \(128, 64\), got "),
+        ({"hidden": [[8]]}, r"a hidden layer must be a whole number, got \[8\]"),
         ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
+        ({"dropout": [0.1]}, r"dropout must be a number, got \[0.1\]"),
+        ({"activation": ["relu"]}, r"activation must be a name, got \['relu'\]"),
     ):
         with pytest.raises(TypeError, match=says):
             TableClassifier(**QUICK | setting).fit(flats(), "kind")
@@ -422,10 +426,33 @@ def test_settings_that_are_wrong():
         TableClassifier(**QUICK).fit(flats(), "kind", np.ones(3))
 
 
+def test_settings_may_be_numbers_of_numpys(tmp_path):
+    numbers = {"hidden": np.array([8]), "epochs": np.int64(1), "members": np.int32(1), "l2": np.float32(0.5)}
+    numbers |= {"learning_rate": np.float64(0.01), "dropout": np.float32(0.25), "batch_size": np.uint8(16)}
+    model = TableRegressor(**QUICK | numbers).fit(flats(), "price")
+    model.save(tmp_path / "model")
+    assert load(tmp_path / "model").recipe_ == model.recipe_
+
+
+def test_a_pickle_of_an_earlier_version_comes_back():
+    """One from before presets and groups: all networks follow one recipe."""
+    model = TableRegressor(**QUICK, preset="fast").fit(flats(), "price")
+    state = model.__getstate__().copy()
+    for later in ("preset", "time_limit", "trials_", "report_", "fingerprint_", "errors_", "shortened_"):
+        del state[later]
+    ((state["recipe_"], state["models_"]),) = state.pop("groups_")
+    again = TableRegressor.__new__(TableRegressor)
+    again.__setstate__(state)
+    assert again.get_params() == model.get_params() | {"preset": None}
+    assert again.shortened_ is again.errors_ is None
+    np.testing.assert_array_equal(again.predict(flats()), model.predict(flats()))
+    assert not hasattr(pickle.loads(pickle.dumps(TableRegressor())), "groups_")
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
-        ({"hidden": (0,)}, "every one of sizes must be at least 1, got 0"),
+        ({"hidden": (0,)}, "a hidden layer must be at least 1, got 0"),
         ({"dropout": 2}, r"dropout must be in \[0, 1\), got 2"),
         ({"l2": -1}, "l2 must be at least 0, got -1"),
         ({"learning_rate": -1}, "learning_rate must be at least 0, got -1"),

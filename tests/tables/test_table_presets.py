@@ -12,9 +12,10 @@ import pytest
 from scipy.sparse import csr_array
 
 import fastmlp
-from fastmlp import Numbers, Periodic, PiecewiseLinear, TableClassifier, TableRegressor
+from fastmlp import Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableClassifier, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
+from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.inputs import inputs_of, may_embed
 from fastmlp.tables.members import Group, near_best
 from fastmlp.tables.recipe import BINNED, PRESETS, WAVES, WIDE, Recipe, candidates
@@ -103,12 +104,16 @@ def test_columns_of_three_numbers_have_bins():
     X[:, 1] = X[:, 1] > 0
     X[:, 3] = 0
     place = PiecewiseLinear(48)
-    assert inputs_of(X, WIDE) == (Numbers(1, place), Numbers(1), Numbers(1, place), Numbers(1))
-    assert inputs_of(X, Recipe()) == 4
-    assert inputs_of(X[:, [1, 3]], WIDE) == 2
-    assert may_embed(X)
-    assert not may_embed(csr_array(X))
-    assert not may_embed(np.broadcast_to(X[0], (200_001, 4)))
+    assert inputs_of(X, WIDE, 0) == (Numbers(1, place), Numbers(1), Numbers(1, place), Numbers(1))
+    assert inputs_of(X, Recipe(), 0) == 4
+    assert inputs_of(X[:, [1, 3]], WIDE, 0) == 2
+    sparse = csr_array(X)
+    assert inputs_of(sparse, WIDE, 3) == (Numbers(1, place), Numbers(1), Numbers(1, place), SparseNumbers(1))
+    assert inputs_of(sparse, Recipe(), 3) == inputs_of(csr_array(X[:, [1, 3]]), WIDE, 1) + 2 == 4
+    assert may_embed(X, 0)
+    assert may_embed(sparse, 3)
+    assert not may_embed(sparse, 0)
+    assert not may_embed(np.broadcast_to(X[0], (200_001, 4)), 0)
     for columns, recipe, embedding in (
         (3, BINNED, PiecewiseLinear(32, 8)),
         (100, BINNED, PiecewiseLinear(32, 5)),
@@ -117,8 +122,72 @@ def test_columns_of_three_numbers_have_bins():
         (100, WAVES, Periodic(5, 0.1)),
         (100, WIDE, PiecewiseLinear(8)),
     ):
-        (block,) = inputs_of(rng.normal(size=(50, columns)), recipe)
+        (block,) = inputs_of(rng.normal(size=(50, columns)), recipe, 0)
         assert block == Numbers(columns, embedding)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    """Stripes between two categories of many levels, of which one moves the target."""
+    rng = np.random.default_rng(2)
+    names, table = np.array([f"n{place}" for place in range(40)]), stripes(400)
+    city, street = rng.integers(0, 40, (2, 400))
+    columns = [pl.Series("city", names[city]), table["x"], pl.Series("street", names[street])]
+    return pl.DataFrame([*columns, pl.Series("y", table["y"] + (city - 20) / 10)])
+
+
+@pytest.fixture(scope="module")
+def of_mixed(mixed):
+    return TableRegressor(**QUICK, learning_rate=0.01, members=2).fit(mixed, "y")
+
+
+def test_numbers_beside_many_categories_are_embedded(mixed, of_mixed, tmp_path):
+    assert of_mixed.encoding_.is_sparse
+    assert of_mixed.encoding_.parts[:2] == ["x", "city = " + of_mixed.encoding_.columns[0].levels[0]]
+    blocks = of_mixed.models_[0].network.blocks
+    assert blocks == (Numbers(1, PiecewiseLinear(32, 8)), SparseNumbers(80))
+    quick = TableRegressor(**QUICK, learning_rate=0.01, members=2, preset="fast").fit(mixed, "y")
+    assert of_mixed.score(mixed, "y") > 0.9 > 0.75 > quick.score(mixed, "y")
+    of_mixed.save(tmp_path / "model")
+    again = TableRegressor.load(tmp_path / "model")
+    np.testing.assert_array_equal(again.predict(mixed), of_mixed.predict(mixed))
+
+
+def test_files_and_pickles_from_before_keep_the_order_of_columns(mixed, tmp_path):
+    model = TableRegressor(**{**QUICK, "epochs": 2}, preset="fast", members=1)
+    learned = Encoding.learned.__func__
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            Encoding,
+            "learned",
+            classmethod(lambda cls, *given: replace(learned(cls, *given), numbers_first=False)),
+        )
+        model.fit(mixed, "y")
+    assert model.encoding_.parts[40] == "x"
+    path = tmp_path / "model"
+    model.save(path)
+    header, arrays = archive.read(path)
+    table = json.loads(arrays["table"].tobytes())
+    del table["numbers first"]
+    changed = {**arrays, "table": np.frombuffer(json.dumps(table).encode(), np.uint8)}
+    archive.write(path, header | {"format": "table 4"}, changed)
+    np.testing.assert_array_equal(TableRegressor.load(path).predict(mixed), model.predict(mixed))
+    del model.encoding_.__dict__["numbers_first"]  # as in a pickle
+    assert model.encoding_.parts[40] == "x"
+
+
+@pytest.mark.parametrize(("kind", "order"), [("Numbers", 1), ("SparseNumbers", -1)])
+def test_a_file_whose_blocks_are_not_those_of_a_sparse_matrix_is_refused(of_mixed, tmp_path, kind, order):
+    path = tmp_path / "model"
+    of_mixed.save(path)
+    header, arrays = archive.read(path)
+    for network in header["networks"]:
+        embedded, sparse = network["inputs"]
+        sparse |= {"type": kind} | ({"embedding": None} if kind == "Numbers" else {})
+        network["inputs"] = [embedded, sparse][::order]
+    archive.write(path, header, arrays)
+    with pytest.raises(fastmlp.CheckpointError, match="the network is not that of its columns"):
+        TableRegressor.load(path)
 
 
 def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path):
