@@ -100,7 +100,7 @@ class Metrics(Callback):
             for name, measure in measures:
                 try:
                     yield float(measure(outputs))
-                except (ValueError, TypeError) as error:
+                except (ValueError, TypeError, ZeroDivisionError) as error:
                     raise ValueError(f"metric {name!r}: {str(error).splitlines()[0]}") from error
 
 

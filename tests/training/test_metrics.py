@@ -250,6 +250,14 @@ def loss(y, output):
         ({"metrics": {"size": [loss]}}, "a name of its own, got size_loss"),
         ({"metrics": {"size": ["accuracy"]}}, "metric 'size_accuracy': "),
         ({"metrics": NAMES, "validation": None}, "metrics need fit"),
+        (
+            {"metrics": {"kind": ["accuracy"]}, "validation": (CANCER.X, TARGETS, np.isnan(GAPS))},
+            "metric 'kind_accuracy': Weights sum to zero",
+        ),
+        (
+            {"metrics": {"kind": ["accuracy"]}, "validation": (CANCER.X, {**TARGETS, "kind": GAPS * np.nan})},
+            "metric 'kind_accuracy': Found ",  # no row
+        ),
     ],
 )
 def test_mistakes_with_heads_are_said_in_one_line(options, message):
