@@ -160,7 +160,8 @@ class Callback:
         """Return the epoch after which `on_epoch_end` must run next; called before every chunk.
 
         Each epoch that need not end a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of
-        several epochs in the history. It may run earlier than that, because of another callback.
+        several epochs in the history. It may run earlier than that, because of another callback. An epoch
+        that is over, as `run.epoch` is, ends the training with a ValueError.
         """
         return run.epoch + 1
 

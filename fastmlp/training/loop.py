@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import checks
 from fastmlp.backend.choice import settled
 from fastmlp.model.averages import exchange
 from fastmlp.model.backend import Chunk, Data, counts_of, empty_losses, evaluated, share_of
@@ -223,8 +224,17 @@ class Training:
         steps = min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
         if not self.ends_at_epochs:
             return steps
-        epochs = [c.next_epoch(run) for c in self.by_epoch] if self.plan.held_out is None else [run.epoch + 1]
-        return min(steps, (min(epochs) - run.epoch) * batches.per_epoch - run.step % batches.per_epoch)
+        return min(steps, (self._next_epoch() - run.epoch) * batches.per_epoch - run.step % batches.per_epoch)
+
+    def _next_epoch(self) -> int:
+        """Return the next epoch whose end something needs; there is one."""
+        first = self.run.epoch + 1
+        if self.plan.held_out is not None:
+            return first
+        return min(
+            checks.whole(f"{type(one).__name__}.next_epoch", one.next_epoch(self.run), first)
+            for one in self.by_epoch
+        )
 
     def chunk_steps(self) -> int:
         """Return how many steps the next chunk has time for."""

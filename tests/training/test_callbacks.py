@@ -236,6 +236,24 @@ def test_a_callback_may_skip_epochs(backend):
     assert both.called == [(1, 1), (2, 2), (3, 3), (4, 4)]
 
 
+@pytest.mark.parametrize(
+    ("epoch", "message"),
+    [
+        (2, "At.next_epoch must be at least 3, got 2"),
+        (-1, "At.next_epoch must be at least 1, got -1"),
+        (1.5, "At.next_epoch must be a whole number, got 1.5"),
+        (None, "At.next_epoch must be a whole number, got None"),
+    ],
+)
+def test_an_epoch_that_is_over_is_no_next_one(epoch, message):
+    class At(EveryThird):
+        def next_epoch(self, run):
+            return epoch
+
+    with pytest.raises((ValueError, TypeError), match=f"^{message}$"):
+        fit("reference", epochs=4, callbacks=[At()])
+
+
 def test_the_former_name_of_next_epoch_warns_and_works():
     with pytest.warns(DeprecationWarning, match=r"^Old.hear_by is deprecated: its name is next_epoch$"):
 
