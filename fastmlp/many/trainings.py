@@ -96,12 +96,16 @@ class Trainings:
 
     def _work(self) -> None:
         """Take trainings until none is left, or all stop."""
-        for group, left in self._groups:
-            while group.patterns and (places := self._next(left, group.at_once)):
-                if group.has_program:
-                    places = self._trained(group, places)
-                self._train_each(group, iter(places))
-            self._train_each(group, left)
+        try:
+            for group, left in self._groups:
+                while group.patterns and (places := self._next(left, group.at_once)):
+                    if group.has_program:
+                        places = self._trained(group, places)
+                    self._train_each(group, iter(places))
+                self._train_each(group, left)
+        except BaseException as error:  # of no training, which keep theirs
+            self._error = self._error or error
+            self.stop("another error")
 
     def _train_each(self, group: ModelGroup, left: Iterator[int]) -> None:
         """Train models, each by itself or in a lane. left : their places in the group"""

@@ -1,4 +1,4 @@
-"""An error of a callback ends the call and names the model: of every hook, alone and in lanes."""
+"""An error of a callback, or of what is around trainings, ends the call and names the model."""
 
 from __future__ import annotations
 
@@ -128,6 +128,17 @@ def test_what_fails_for_all_lanes_reaches_the_caller(monkeypatch):
         fit_many(SMALL, X, Y, n_models=3, callbacks=[raises], threads=1, **OPTIONS)
     assert caught.value.__notes__ == [f"in the training of model {index}" for index in range(3)]
     assert sorted(raises.ended) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_fails_between_trainings_reaches_the_caller(threads, callbacks, monkeypatch):
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(lanes.LaneProgram, "is_worth", full)
+    with pytest.raises(OSError, match="no space left"):
+        fit_many(SMALL, X, Y, n_models=4, callbacks=callbacks, threads=threads, **OPTIONS)
 
 
 @pytest.mark.parametrize("hook", HOOKS)
