@@ -18,10 +18,10 @@ from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.objective import Objective
 from fastmlp.training.callbacks import Callback, Run
-from fastmlp.training.measures import OWN, Measure, chosen, likely
 from fastmlp.training.model import Model
 
 if TYPE_CHECKING:
+    from fastmlp.training.measures import Measure
     from fastmlp.training.ranks import Ranks
 
 Array = NDArray[Any]
@@ -198,6 +198,8 @@ def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:
 
 def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
     """Return what makes the measure of one of scikit-learn's scorers, or of the functions of its metrics."""
+    from fastmlp.training.measures import OWN
+
     if name not in OWN:
         return _of_scikit_learn(name, objective)
 
@@ -222,6 +224,8 @@ def _by_name(name: str, objective: Objective) -> Callable[[Array, Array | None],
 def _of_scikit_learn(name: str, objective: Objective) -> Callable[[Array, Array | None], Measure]:
     """Return what makes the measure, by scikit-learn's own function."""
     from sklearn import metrics
+
+    from fastmlp.training.measures import chosen, likely
 
     scorers = {one: metrics.get_scorer(one) for one in metrics.get_scorer_names()}
     sign = 1
