@@ -1,9 +1,10 @@
-"""Steps of one network on random rows, in a process of its own: python steps_worker.py DESCRIPTION.
+"""Steps of one network on random rows, in a process of its own: python -m benchmarks.steps_worker.
 
-It is run as a file and uses public names alone, so that it times the fastmlp of any checkout that PYTHONPATH
-names. It speaks as `benchmarks.peers.worker` does.
+`benchmarks.commits` runs it as a file, and it uses public names alone, so that it times the fastmlp of any
+checkout that PYTHONPATH names. It speaks as `benchmarks.peers.worker` does.
 """
 
+import argparse
 import json
 import os
 import sys
@@ -18,7 +19,9 @@ TURN_SECONDS = 0.3
 
 
 def main():
-    row = json.loads(sys.argv[1])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.steps_worker", description=__doc__)
+    parser.add_argument("row", type=json.loads, help="the arguments of `prepared`, as JSON")
+    row = parser.parse_args().row
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a library prints must not reach the pipe
     try:

@@ -6,6 +6,7 @@ held to the reference's losses, and all take turns on one thread. Rows where fas
 """
 
 import argparse
+import importlib.util
 import random
 from typing import NamedTuple
 
@@ -78,6 +79,8 @@ def main() -> None:
     for name in peers:
         if name not in (*backends(), *PEERS):
             parser.error(f"unknown peer {name!r}; choose from: {', '.join((*backends(), *PEERS))}")
+        if name in PEERS and importlib.util.find_spec(name) is None:
+            print(f"{name}: left out, it is not installed")
     pin(allowed()[-1:])
     rng, results = random.Random(options.seed), []
     for _ in range(options.count):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import threading
@@ -123,6 +124,18 @@ def test_networks_drawn_at_random_are_measured():
     assert gains == ratios == sorted(gains)
     assert len(gains) == 2
     assert gains[0] > 0
+
+
+@pytest.mark.slow  # starts two processes
+def test_a_checkout_is_compared_on_a_network_drawn_at_random():
+    command = [sys.executable, "-m", "benchmarks.commits", ".", "--drawn", "1", "--seed", "12"]
+    done = subprocess.run([*command, "--pairs", "2"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    name, ratio, low, high = re.fullmatch(
+        r"(.+?) +(\d\.\d{3})  (\d\.\d{3}) to (\d\.\d{3})", done.stdout.splitlines()[-1]
+    ).groups()
+    assert name.startswith("16-200-30-64 b128 gelu softmax adam float32 ")
+    assert float(low) <= float(ratio) <= float(high)
 
 
 @pytest.mark.slow  # starts a process for each peer

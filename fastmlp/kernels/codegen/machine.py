@@ -38,6 +38,10 @@ class Machine(NamedTuple):
     pack_deltas : from this number of rows of weights on, the deltas are copied into panels for their gradient. In place
         128 x 128 takes 0.95 of its time with AVX-512 and 0.97 with AVX2 (batches of 128 rows), 256 x 256 takes 0.99 and
         1.05, 784 x 128 takes 1.02 and 1.06.
+    crowded_rows : from this number of rows of a batch on, columns of x are copied into strips for the gradient of large
+        layers, where the distance of its rows is a multiple of 2 KB: their lines share a few sets of L1. A tile of four
+        rows reads each line four times: with AVX2 steps of 64 rows took 0.88 (1024-1024-10) to 0.96 (784-1024-1024-10)
+        of their time. With AVX-512, whose tiles have eight, 100 rows of 512-1024-1024-10 took 1.05 times as long.
     accumulators : the most accumulators of a tile whose strides are constants: what the operands leave of the
         registers. LLVM loads neighbouring operands together and early: of 12 accumulators on 16 registers it kept
         some on the stack, and products ran at half of the speed.
@@ -60,6 +64,7 @@ class Machine(NamedTuple):
     constant_masks: bool = False
     pack_rows: int = 32
     pack_deltas: int = 256
+    crowded_rows: int = 128
     accumulators: int = 24
     approximates_roots: bool = False
     fma_ports: int = 2
@@ -87,7 +92,7 @@ MOST_HEIGHT = 8
 WIDE = ((1, 2, 4, 8, 12), (1, 2, 4, 6, 8, 12), (1, 2, 4, 6, 8))
 NARROW = ((1, 2, 4, 8), (1, 2, 4, 6), (1, 2, 4))  # 16 registers
 AVX512 = Machine(64, WIDE, masks=True, pack_rows=NEVER, pack_deltas=512, approximates_roots=True, settles="v")
-AVX2 = Machine(32, NARROW, accumulators=9)
+AVX2 = Machine(32, NARROW, crowded_rows=64, accumulators=9)
 NEON = Machine(16, WIDE, constant_masks=True, settles="w", keeps_constants=True)
 SSE = Machine(16, NARROW, constant_masks=True, accumulators=9)
 
