@@ -21,8 +21,8 @@ Array = NDArray[Any]
 MOST_UNITS = 512
 """Units of all columns of X together, about: with more columns, each has fewer of them."""
 
-LEAST_BINS, LEAST_WIDTH = 8, 2
-"""Bins of a column, and outputs of its linear layer, however many columns there are."""
+LEAST_WIDTH = 2
+"""Outputs of a column's linear layer, however many columns there are."""
 
 MOST_ROWS = 200_000
 """Rows of X up to which numbers may be embedded: beyond, what they cost and gain was not measured."""
@@ -73,11 +73,7 @@ def predicted(model: Model, X: Any) -> Array:
 def _embedding(recipe: Recipe, most: int) -> NumberEmbedding:
     """Return what makes units of each number, at most so many, but not fewer than the least."""
     width = max(LEAST_WIDTH, min(recipe.width, most))
-    if recipe.sigma:
-        return Periodic(width, recipe.sigma)
-    if recipe.width:
-        return PiecewiseLinear(recipe.bins, width)
-    return PiecewiseLinear(max(LEAST_BINS, min(recipe.bins, most)))
+    return Periodic(width, recipe.sigma) if recipe.sigma else PiecewiseLinear(recipe.bins, width)
 
 
 def _has_three(X: Array) -> Array:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fastmlp.model.averages import EMA, with_average
 from fastmlp.model.descriptions import described
 from fastmlp.model.inputs import Blocks
 from fastmlp.model.layers import Dense, Dropout, Part
@@ -29,9 +30,10 @@ class Recipe:
     decay : weight decay of adamw
     patience : epochs without a lower loss on the rows held out that end a training
     balanced : whether all classes count the same
-    bins : of each number, whose places in them are inputs in place of the number; 0 for none
+    bins : of each number, whose places in them stand in place of the number; 0 for none
     sigma : deviation of the frequencies of each number's cosines, which are inputs beside it; 0 for none
-    width : outputs of a linear layer of its own, which each number has behind these; 0 for none
+    width : outputs of a linear layer of its own, which each number has behind these
+    average : decay of the moving average of adamw's weights, which predicts and is validated; 0 for none
     most_epochs, most_members : what `resolved` makes of few rows
     """
 
@@ -51,6 +53,7 @@ class Recipe:
     bins: int = 0
     sigma: float = 0.0
     width: int = 0
+    average: float = 0.0
     most_epochs: int = 200
     most_members: int = 8
 
@@ -98,20 +101,23 @@ class Recipe:
         """Return the optimiser of a training of so many steps, over which the rate falls to 0."""
         kind = BY_NAME[self.optimizer]
         rate = Cosine(self.learning_rate, steps, unit="step")
-        return AdamW(rate, weight_decay=self.decay) if kind is AdamW else kind(rate)
+        if kind is not AdamW:
+            return kind(rate)
+        adamw = AdamW(rate, weight_decay=self.decay)
+        return with_average(adamw, EMA(self.average), steps) if self.average else adamw
 
 
 PLAIN = Recipe(most_members=5)
 """Numbers as they are, and much decay: where noise rules; see docs/tables.md."""
 
-BINNED = Recipe(decay=0.01, bins=32, width=8, most_epochs=120, most_members=5)
+BINNED = Recipe(decay=0.01, bins=64, width=16, average=0.99, most_epochs=120, most_members=5)
 """A linear layer of the places of each number in bins: where there is signal."""
 
-WAVES = replace(BINNED, bins=0, sigma=0.1)
-"""A linear layer of each number's cosines, beside it: where numbers act together."""
+WIDE = replace(BINNED, hidden=(256, 256), dropout=0.2)
+"""The same in a larger network."""
 
-WIDE = replace(BINNED, bins=48, width=0, hidden=(256, 256))
-"""Places in more bins, without such a layer, in a larger network."""
+WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2)
+"""A linear layer of each number's cosines, beside it: where numbers act together."""
 
 PRESETS = {
     "fast": (Recipe(),),

@@ -77,6 +77,7 @@ def recipe_of(description: dict[str, Any]) -> Recipe:
         checks.whole(name, getattr(recipe, name), 1)
     for name in ("learning_rate", "dropout", "l2", "decay", "sigma"):
         checks.real(name, getattr(recipe, name), 0)
+    checks.real("average", recipe.average, 0, 1, open_high=True)
     checks.whole("bins", recipe.bins, 0)
     checks.whole("width", recipe.width, 0)
     checks.flag("balanced", recipe.balanced)

@@ -39,7 +39,7 @@ def model():
 def test_numbers_in_bins_learn_what_jumps(model):
     quick = TableRegressor(**QUICK, learning_rate=0.01, members=2, preset="fast").fit(stripes(), "y")
     fresh = stripes(seed=1)
-    assert model.recipe_.bins == 32
+    assert model.recipe_.bins == 64
     assert quick.recipe_.bins == 0
     assert model.score(fresh, "y") > 0.8 > 0.5 > quick.score(fresh, "y")
     assert [block.columns for block in model.models_[0].network.blocks] == [1, 2]
@@ -77,11 +77,11 @@ def test_recipes_that_are_not_clearly_worse_remain():
 
 
 def test_networks_of_several_recipes_predict_together(tmp_path, monkeypatch):
-    monkeypatch.setitem(PRESETS, "good", (WAVES, replace(WAVES, dropout=0.101)))
+    monkeypatch.setitem(PRESETS, "good", (WAVES, replace(WAVES, dropout=0.201)))
     table = stripes()
     model = TableRegressor(**{**QUICK, "epochs": 5}, members=2).fit(table, "y")
     recipes = [recipe for recipe, _ in model.groups_]
-    assert {recipe.dropout for recipe in recipes} == {0.1, 0.101}
+    assert {recipe.dropout for recipe in recipes} == {0.2, 0.201}
     assert [len(models) for _, models in model.groups_] == [2] * len(recipes)
     each = [one.predict(model.encoding_.encoded(table.drop("y"))) for one in model.models_]
     np.testing.assert_allclose(model.outputs(table), np.mean(each, axis=0), rtol=1e-6)
@@ -89,6 +89,12 @@ def test_networks_of_several_recipes_predict_together(tmp_path, monkeypatch):
     again = TableRegressor.load(tmp_path / "model")
     assert [recipe for recipe, _ in again.groups_] == recipes
     np.testing.assert_array_equal(again.predict(table), model.predict(table))
+
+
+def test_weights_of_adamw_are_averaged():
+    assert BINNED.optimizer_of(10).averaging == ("ema", 0.99)
+    assert replace(BINNED, optimizer="sparseadam").optimizer_of(10).averaging is None
+    assert Recipe().optimizer_of(10).averaging is None
 
 
 def test_settings_replace_those_of_every_recipe():
@@ -103,7 +109,7 @@ def test_columns_of_three_numbers_have_bins():
     X = rng.normal(size=(50, 4)).astype(np.float32)
     X[:, 1] = X[:, 1] > 0
     X[:, 3] = 0
-    place = PiecewiseLinear(48)
+    place = PiecewiseLinear(64, 16)
     assert inputs_of(X, WIDE, 0) == (Numbers(1, place), Numbers(1), Numbers(1, place), Numbers(1))
     assert inputs_of(X, Recipe(), 0) == 4
     assert inputs_of(X[:, [1, 3]], WIDE, 0) == 2
@@ -115,12 +121,11 @@ def test_columns_of_three_numbers_have_bins():
     assert not may_embed(sparse, 0)
     assert not may_embed(np.broadcast_to(X[0], (200_001, 4)), 0)
     for columns, recipe, embedding in (
-        (3, BINNED, PiecewiseLinear(32, 8)),
-        (100, BINNED, PiecewiseLinear(32, 5)),
-        (1000, BINNED, PiecewiseLinear(32, 2)),
+        (3, BINNED, PiecewiseLinear(64, 16)),
+        (100, BINNED, PiecewiseLinear(64, 5)),
+        (1000, BINNED, PiecewiseLinear(64, 2)),
         (3, WAVES, Periodic(8, 0.1)),
         (100, WAVES, Periodic(5, 0.1)),
-        (100, WIDE, PiecewiseLinear(8)),
     ):
         (block,) = inputs_of(rng.normal(size=(50, columns)), recipe, 0)
         assert block == Numbers(columns, embedding)
@@ -145,7 +150,7 @@ def test_numbers_beside_many_categories_are_embedded(mixed, of_mixed, tmp_path):
     assert of_mixed.encoding_.is_sparse
     assert of_mixed.encoding_.parts[:2] == ["x", "city = " + of_mixed.encoding_.columns[0].levels[0]]
     blocks = of_mixed.models_[0].network.blocks
-    assert blocks == (Numbers(1, PiecewiseLinear(32, 8)), SparseNumbers(80))
+    assert blocks == (Numbers(1, PiecewiseLinear(64, 16)), SparseNumbers(80))
     quick = TableRegressor(**QUICK, learning_rate=0.01, members=2, preset="fast").fit(mixed, "y")
     assert of_mixed.score(mixed, "y") > 0.9 > 0.75 > quick.score(mixed, "y")
     of_mixed.save(tmp_path / "model")
@@ -198,8 +203,13 @@ def test_a_file_keeps_bins_and_is_refused_if_its_recipe_has_none(model, tmp_path
     assert again.recipe_ == model.recipe_
     header, arrays = archive.read(path)
     table = json.loads(arrays["table"].tobytes())
-    for bins, says in ((0, "the network is not that of its columns"), (-1, "bins must be at least 0")):
-        table["recipes"][0]["bins"] = bins
+    described = table["recipes"][0]
+    for setting, says in (
+        ({"bins": 0}, "the network is not that of its columns"),
+        ({"bins": -1}, "bins must be at least 0"),
+        ({"average": 1}, r"average must be in \[0, 1\)"),
+    ):
+        table["recipes"][0] = described | setting
         changed = {**arrays, "table": np.frombuffer(json.dumps(table).encode(), np.uint8)}
         archive.write(path, header, changed)
         with pytest.raises(fastmlp.CheckpointError, match=says):
@@ -237,7 +247,7 @@ def test_the_command_line_has_presets(tmp_path, capsys):
         "--quiet",
         "--json",
     ]
-    for preset, bins in (("good", 32), ("fast", 0)):
+    for preset, bins in (("good", 64), ("fast", 0)):
         assert main([*command, "--preset", preset]) == 0
         assert json.loads(capsys.readouterr().out)["recipe"]["bins"] == bins
     with pytest.raises(SystemExit, match="2"):
