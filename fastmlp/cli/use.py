@@ -160,6 +160,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
     print("columns:")
     for column in estimator.encoding_.columns:
         print_line(f"  {column.name:<{width}}  {column.kind:<8}  {' '.join(column.summary.split())}")
+    for recipe, models in estimator.groups_:
+        of_bins = f", {recipe.bins} bins" if recipe.bins else ", cosines" if recipe.sigma else ""
+        print(f"layers of {len(models)} networks{of_bins}:")
+        for line in str(models[0].network).splitlines():
+            print_line(f"  {line}")
     return 0
 
 

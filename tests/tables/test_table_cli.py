@@ -69,7 +69,7 @@ def test_the_same_as_json_and_from_one_seed(folder, capsys):
         found.append(json.loads(capsys.readouterr().out))
     assert found[0]["report"] == found[1]["report"] != found[2]["report"]
     assert found[0]["classes"] == ["cheap", "dear"]
-    assert set(found[0]["report"]["scores"]["linear"]) == {"accuracy", "log loss"}
+    assert set(found[0]["report"]["scores"]["linear"]) == {"accuracy", "balanced", "log loss", "Brier", "ECE"}
     assert found[0]["recipe"]["balanced"]
 
 
