@@ -114,9 +114,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         print_line(f"predicts   the mean of {len(estimator.models_)} networks of the recipes that follow")
     for one, models in estimator.groups_:
         each, network = f"{len(models)} times " if len(models) > 1 else "", models[0].network
-        print_line(
-            f"network    {each}{network_in_words(network)}; {models[0].parameters.size} parameters each"
-        )
+        print_line(f"network    {each}{network_in_words(network)}")
         print_line(f"inputs     {_inputs_in_words(network)}")
         losses = [model.history["validation_loss"] for model in models]
         best = [int(np.argmin(values)) + 1 for values in losses]
@@ -160,6 +158,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _shown(score: float | None) -> str:
+    """Return a number of four digits, without a power of ten where it is short; nan of None."""
+    if score is None:
+        return "nan"
+    return f"{score:.0f}" if 1e4 <= abs(score) < 1e10 else f"{score:.4g}"
+
+
 def print_scores(estimator: Estimator) -> None:
     """Print the table of the report."""
     if estimator.report_ is None:
@@ -168,13 +173,13 @@ def print_scores(estimator: Estimator) -> None:
     measures, rows = list(scores["network"]), estimator.report_["rows"]
     print_line("held out   " + "".join(f"{measure:>12}" for measure in measures))
     for name, row in scores.items():
-        values = "".join(f"{'nan' if row[m] is None else format(row[m], '.4g'):>12}" for m in measures)
+        values = "".join(f"{_shown(row[m]):>12}" for m in measures)
         of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
         print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
     if (intervals := estimator.report_.get("intervals")) is not None:
         print_line("intervals  " + "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
         print_line("inside     " + "".join(f"{one['hold']:>12.1%}" for one in intervals))
-        print_line("mean width " + "".join(f"{one['wide']:>12.4g}" for one in intervals))
+        print_line("mean width " + "".join(f"{_shown(one['wide']):>12}" for one in intervals))
     if "accuracy" in measures and (share := scores["constant"]["accuracy"]) > MOST_OF_ONE:
         print_line(
             f"note       {share:.1%} of the rows held out are of one class, so that accuracy says little; "

@@ -47,7 +47,7 @@ def add_commands(commands: Any) -> None:
     inspect = commands.add_parser(
         "inspect",
         help="show what a model of a table is",
-        description="Show a model's target, columns, networks and scores on held-out rows.",
+        description="Show a model's target, columns, networks and their layers, and scores on held-out rows.",
     )
     inspect.set_defaults(run=_inspect)
     inspect.add_argument("model", metavar="MODEL", help="file of a model")
@@ -55,11 +55,12 @@ def add_commands(commands: Any) -> None:
 
     plot = commands.add_parser(
         "plot",
-        help="draw a model of a table: losses, calibration or residuals, importances",
+        help="draw a model of a table: losses, calibration or residuals, what columns do",
         description=(
-            "Draw the loss curves of a model, its calibration or residuals on a table that has the target, "
-            "and by how much the score falls if a column is shuffled. If the table is the one that the model "
-            "was trained on, that is said. Needs matplotlib."
+            "Draw the loss curves of a model; on a table that has the target its calibration or residuals, "
+            "by how much its error rises if a column is shuffled, the effects of columns, the pairs that "
+            "interact most, and how many rows its intervals hold. If the table is the one that the model was "
+            "trained on, that is said. Needs matplotlib."
         ),
     )
     plot.set_defaults(run=_plot)

@@ -14,7 +14,10 @@ MOST_BINS, LEAST_ROWS = 10, 20
 
 
 class Calibration(NamedTuple):
-    """Means over bins of as many rows each (bins,): probability, share that is right, and rows."""
+    """Means over bins of about as many rows each (bins,): probability, share that is right, and rows.
+
+    Rows of one probability are in one bin.
+    """
 
     probability: Array
     right: Array
@@ -23,7 +26,7 @@ class Calibration(NamedTuple):
     @property
     def error(self) -> float:
         """Expected calibration error (Guo and others, "On calibration of modern neural networks", 2017)."""
-        return float(np.abs(self.probability - self.right) @ self.rows / self.rows.sum())
+        return float((np.abs(self.probability - self.right) * self.rows).sum() / self.rows.sum())
 
 
 def calibration(probability: Array, right: Array) -> Calibration:
@@ -32,6 +35,9 @@ def calibration(probability: Array, right: Array) -> Calibration:
     probability : (rows,) of the predicted class; right : (rows,) whether it is the true one
     """
     count = max(1, min(MOST_BINS, len(right) // LEAST_ROWS))
-    bins = np.array_split(np.argsort(probability, kind="stable"), count)
-    means = [(probability[rows].mean(), right[rows].mean(), len(rows)) for rows in bins]
-    return Calibration(*np.array(means).T)
+    edges = np.quantile(probability, np.linspace(0, 1, count + 1)[1:-1])
+    bins = np.searchsorted(edges, probability, side="right")
+    rows = np.bincount(bins)
+    sums = [np.bincount(bins, values)[rows > 0] for values in (probability, right)]
+    rows = rows[rows > 0]
+    return Calibration(sums[0] / rows, sums[1] / rows, rows)

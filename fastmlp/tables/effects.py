@@ -6,6 +6,7 @@ rows of a table if one column, or two, had one value in all of them.
 
 from __future__ import annotations
 
+import warnings
 from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +18,7 @@ from fastmlp.model.layout import embedding_views
 from fastmlp.tables.columns import Column
 from fastmlp.tables.kinds import Date, Dropped, Number, Text
 from fastmlp.tables.tasks import Classification
+from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -70,16 +72,18 @@ class Effect(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Mean predictions for values of two columns.
+    """How two columns interact: what is left of mean predictions without both columns' own effects.
 
-    means : (k1, k2) of the output with the strongest interaction, which is `output`
-    strength : root of the mean square of what is left of means without both columns' own effects, as in the
-        H statistic (Friedman and Popescu, "Predictive learning via rule ensembles", 2008), in their unit
+    It is what the H statistic is made of (Friedman and Popescu, "Predictive learning via rule ensembles",
+    2008), in the unit of the predictions.
+
+    left : (k1, k2) for values of both, of the output with the strongest interaction, which is `output`
+    strength : root of its mean square
     """
 
     columns: tuple[Column, Column]
     values: tuple[pl.Series, pl.Series]
-    means: Array
+    left: Array
     output: int
     strength: float
 
@@ -133,8 +137,8 @@ def pairs(
         own = means.mean(axis=0, keepdims=True) + means.mean(axis=1, keepdims=True)
         left = means - own + means.mean(axis=(0, 1))
         strengths = np.sqrt(np.square(left).mean(axis=(0, 1)))
-        output = len(strengths) - 1 - int(strengths[::-1].argmax())  # of two classes the second
-        found.append(Pair(columns, (first, second), means[..., output], output, float(strengths[output])))
+        output = 1 if len(strengths) == 2 else int(strengths.argmax())  # both classes' are equal
+        found.append(Pair(columns, (first, second), left[..., output], output, float(strengths[output])))
     return sorted(found, key=lambda one: -one.strength)
 
 
@@ -149,8 +153,8 @@ def _some(frame: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
 
 def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
     """Return values of a column, ascending, or its most frequent levels; null last if there are such."""
-    known = series.fill_nan(None).drop_nulls() if series.dtype.is_float() else series.drop_nulls()
-    if isinstance(column, (Number, Date)):
+    known = _known(series)
+    if len(known) and isinstance(column, (Number, Date)):
         places = (np.linspace(*SHARES, most) * (len(known) - 1)).round().astype(int)
         found = known.sort().gather(places).unique(maintain_order=True)
     else:
@@ -159,13 +163,19 @@ def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
     return found if len(known) == len(series) else found.extend_constant(None, 1)
 
 
+def _known(series: pl.Series) -> pl.Series:
+    return (series.fill_nan(None) if series.dtype.is_float() else series).drop_nulls()
+
+
 def _means(estimator: TableClassifier | TableRegressor, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
     """Return mean predictions (combinations, n) of rows with every combination of columns' values."""
     grid = np.indices([len(one) for one in values]).reshape(len(values), -1)
     count = len(rows)
     repeated = rows[np.tile(np.arange(count), grid.shape[1])]
     dealt = [one.gather(places.repeat(count)) for one, places in zip(values, grid, strict=True)]
-    outputs = estimator.outputs(repeated.with_columns(dealt))
+    with warnings.catch_warnings():  # of levels that were not learned
+        warnings.simplefilter("ignore")
+        outputs = estimator.outputs(repeated.with_columns(dealt))
     if not isinstance(estimator.task_, Classification):
         outputs = estimator.task_.decoded(outputs)[:, None]
     means: Array = outputs.reshape(grid.shape[1], count, -1).mean(axis=1)
@@ -175,7 +185,8 @@ def _means(estimator: TableClassifier | TableRegressor, rows: pl.DataFrame, valu
 def _edges(estimator: TableClassifier | TableRegressor, column: Column, series: pl.Series) -> Array:
     """Return the lower edges of a number's bins in the first network that has such, in its own unit."""
     binned = [models[0] for recipe, models in estimator.groups_ if recipe.bins]
-    if not (binned and isinstance(column, Number)):
+    known = _known(series).unique().sort()
+    if not (binned and len(known) and isinstance(column, Number)):
         return np.empty(0)
     used = estimator.encoding_.used
     place = sum(one.width for one in used[: used.index(column)])
@@ -186,7 +197,6 @@ def _edges(estimator: TableClassifier | TableRegressor, column: Column, series: 
         if operation is not None and first <= place < first + block.count:
             views = embedding_views(binned[0].parameters, operation)
             own = views["edges"][place - first][views["slopes"][place - first] > 0]
-            known = series.drop_nulls().unique().sort()
-            return np.interp(own, column.encoded(known).values[:, 0], known.to_numpy().astype(float))
+            return np.interp(own, column.encoded(known).values[:, 0], numbers(known))
         first += block.count
     return np.empty(0)

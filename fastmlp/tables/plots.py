@@ -15,6 +15,7 @@ from fastmlp.tables.effects import Effect, Importance, Pair, effects, importance
 from fastmlp.tables.kinds import Date
 from fastmlp.tables.report import LEAST_ERRORS, held_shares
 from fastmlp.tables.tasks import Classification
+from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +26,9 @@ Array = NDArray[Any]
 
 MOST_BARS, MOST_EFFECTS, MOST_PAIRS, MOST_LINES = 15, 9, 2, 6
 """Columns whose importance and effect are shown, pairs, and classes of each effect: the strongest first."""
+
+LEAST_SPAN = 0.1
+"""Of the axis of an effect, as a share of the greatest effect: so that noise is not drawn large."""
 
 FEW_VALUES = 6
 """Values of a number that each have a tick."""
@@ -53,8 +57,8 @@ def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Ar
         panels.append((_plot_residuals, (y, predicted, estimator.target_name_)))
     panels.append((_plot_importances, (important, estimator)))
     lines = _strongest(shown)
-    span = _span(shown, lines) if shown else (0.0, 1.0)
-    panels += [(_plot_effect, (estimator, one, lines, span)) for one in shown]
+    least = LEAST_SPAN * max((np.ptp(one.means[:, lines]) for one in shown), default=0.0)
+    panels += [(_plot_effect, (estimator, one, lines, least)) for one in shown]
     panels += [(_plot_pair, (estimator, one)) for one in pairs(estimator, frame, names, seed)[:MOST_PAIRS]]
     if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
         panels.append((_plot_intervals, (estimator, predicted, y)))
@@ -71,7 +75,7 @@ def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Ar
             handles, labels, loc="outside lower center", ncols=MOST_LINES, title="classes of effects"
         )
     if estimator.trained_on(frame, y):
-        figure.suptitle("rows that the model was trained on")
+        figure.suptitle("rows that the model was trained on", fontsize="x-large")
     return figure
 
 
@@ -95,22 +99,22 @@ def _plot_calibration(axes: Any, task: Classification, y: Array, outputs: Array)
     right = task.encoded(y) == outputs.argmax(axis=1)
     found = calibration(probability, right)
     low = min(*found.probability, *found.right)
-    axes.plot([low, 1], [low, 1], color="0.6", linestyle="--", label="perfect calibration")
-    tenths = f"tenths of {len(y)} rows" if len(found.rows) == 10 else f"{len(y)} rows"
-    axes.plot(found.probability, found.right, "o-", label=f"{tenths}, error {found.error:.3f}")
-    axes.set(xlabel="probability of the predicted class", ylabel="share that is right", title="calibration")
-    axes.legend()
+    axes.plot([low, 1], [low, 1], color="0.6", linestyle="--")
+    axes.plot(found.probability, found.right, "o-")
+    rows = f"dashed: perfect; means of about {found.rows.mean():.0f} rows"
+    axes.set(
+        xlabel=f"probability of the predicted class\n{rows}",
+        ylabel="share that is right",
+        title=f"calibration, error {found.error:.3f}",
+    )
 
 
 def _plot_residuals(axes: Any, y: Array, predicted: Array, target: str) -> None:
     rows = np.arange(len(y)) if len(y) <= 5000 else np.random.default_rng(0).choice(len(y), 5000, False)
     axes.axhline(0, color="0.6", linestyle="--")
     axes.scatter(predicted[rows], (y - predicted)[rows], s=10, alpha=0.5)
-    axes.set(
-        xlabel=_plain(f"predicted {target}"),
-        ylabel=_plain(f"{target}, true less predicted"),
-        title="residuals",
-    )
+    name = _short(target, 24)
+    axes.set(xlabel=f"predicted {name}", ylabel=f"true less predicted\n{name}", title="residuals")
 
 
 def _plot_importances(axes: Any, found: list[Importance], estimator: Any) -> None:
@@ -124,10 +128,8 @@ def _plot_importances(axes: Any, found: list[Importance], estimator: Any) -> Non
     axes.set_yticks(range(len(shown)), names)
     axes.axvline(0, color="0.6", linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    title = "permutation importance" + (
-        f", {len(shown)} of {len(found)} columns" if len(found) > len(shown) else ""
-    )
-    axes.set(xlabel=f"rise of the {_error(estimator)} if a column is shuffled", title=title)
+    title = "importance" + (f", {len(shown)} of {len(found)} columns" if len(found) > len(shown) else "")
+    axes.set(xlabel=f"if a column is shuffled, rise of the\n{_error(estimator)}", title=title)
 
 
 def _strongest(shown: Sequence[Effect]) -> list[int]:
@@ -140,19 +142,14 @@ def _strongest(shown: Sequence[Effect]) -> list[int]:
     return sorted(np.argsort(-spans)[:MOST_LINES].tolist())
 
 
-def _span(shown: Sequence[Effect], lines: Sequence[int]) -> tuple[float, float]:
-    """Return the limits of the axis that all effects share, so that they compare."""
-    drawn = np.concatenate([one.means[:, lines].ravel() for one in shown])
-    margin = 0.05 * float(np.ptp(drawn)) or 0.5
-    return float(drawn.min()) - margin, float(drawn.max()) + margin
+def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int], least: float) -> None:
+    """Draw the effect of a column on some outputs, on an axis that spans so much at least."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
-
-def _plot_effect(
-    axes: Any, estimator: Any, effect: Effect, lines: Sequence[int], span: tuple[float, float]
-) -> None:
     values = effect.values.drop_nulls()
     is_category = isinstance(effect.column, Category)
-    places = np.arange(len(values)) if is_category else values.to_numpy()
+    is_date = isinstance(effect.column, Date)
+    places = np.arange(len(values)) if is_category else values.to_numpy() if is_date else numbers(values)
     for color, output in enumerate(lines):
         name = _short(str(estimator.task_.classes[output]), 24) if len(lines) > 1 else None
         axes.plot(
@@ -176,29 +173,33 @@ def _plot_effect(
         details.append("marks below: bins")
     if is_category:
         axes.set_xticks(places, [_short(str(one), 14) for one in values], rotation=30, ha="right")
-        axes.set_xlim(-0.5, len(values) - 0.5)
+        axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
     else:
-        axes.tick_params(axis="x", rotation=30 if isinstance(effect.column, Date) else 0)
-        if len(places) <= FEW_VALUES:
+        if is_date:
+            axes.xaxis.set_major_locator(locator := AutoDateLocator(minticks=2, maxticks=6))
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        elif len(places) <= FEW_VALUES:
             axes.set_xticks(places)
     of = _output(estimator, lines[0]) if len(lines) == 1 else "mean probability of each class"
-    name = _short(effect.column.name, 36)
+    name, drawn = _short(effect.column.name, 36), effect.means[:, lines]
+    middle, half = (drawn.max() + drawn.min()) / 2, 0.55 * max(np.ptp(drawn), least) or 0.5
     axes.set(
         xlabel="\n".join([name, *details]),
         ylabel=of,
-        ylim=span,
-        title=f"effect of {_short(effect.column.name, 24)}",
+        ylim=(middle - half, middle + half),
+        title=f"effect of {_short(effect.column.name, 20)}",
     )
 
 
 def _plot_pair(axes: Any, estimator: Any, pair: Pair) -> None:
-    picture = axes.imshow(pair.means.T, origin="lower", aspect="auto")
-    names = [_short(one.name, 18) for one in pair.columns]
+    most = float(np.abs(pair.left).max()) or 1.0
+    picture = axes.imshow(pair.left.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
     labels = [[_cell(one) for one in values] for values in pair.values]
     axes.set_xticks(range(len(labels[0])), labels[0], rotation=30, ha="right")
     axes.set_yticks(range(len(labels[1])), labels[1])
-    axes.figure.colorbar(picture, ax=axes, label=_output(estimator, pair.output))
-    title = f"{names[0]} with {names[1]}: interaction {pair.strength:.2g}"
+    label = f"{_output(estimator, pair.output)}\nbeyond both effects"
+    axes.figure.colorbar(picture, ax=axes, label=label)
+    title = f"a pair's interaction, {pair.strength:.3g}"
     axes.set(xlabel=_short(pair.columns[0].name, 36), ylabel=_short(pair.columns[1].name, 36), title=title)
 
 
@@ -220,7 +221,7 @@ def _error(estimator: Any) -> str:
     """Return the name of a task's error, with the target whose unit it has."""
     task = estimator.task_
     is_class = isinstance(task, Classification)
-    return task.sharpest if is_class else f"{task.sharpest} of {_short(estimator.target_name_, 12)}"
+    return task.sharpest if is_class else f"{task.sharpest} of {_short(estimator.target_name_, 24)}"
 
 
 def _output(estimator: Any, output: int) -> str:
@@ -234,7 +235,9 @@ def _cell(value: Any) -> str:
     """Return a value of a column as a short text."""
     if value is None:
         return "missing"
-    return f"{value:.4g}" if isinstance(value, float) else _short(str(value), 14)
+    is_real = isinstance(value, float)
+    text = np.format_float_positional(value, 4, fractional=False, trim="-") if is_real else str(value)
+    return _short(text.removesuffix(" 00:00:00"), 14)
 
 
 def _short(text: str, most: int) -> str:

@@ -121,6 +121,9 @@ def test_an_error_of_calibration_is_by_how_much_probabilities_are_wrong():
     assert calibration(probability - 0.2, right).error == pytest.approx(0.2, abs=0.04)
     few = calibration(np.array([0.8, 0.6]), np.array([True, False]))
     assert few.error == pytest.approx(0.2)
+    equal = calibration(np.full(4000, 0.75), np.sort(right))
+    assert equal.rows.tolist() == [4000]
+    assert equal.error == pytest.approx(abs(0.75 - right.mean()))
 
 
 def test_decimal_numbers_are_a_target_and_durations_are_none():
