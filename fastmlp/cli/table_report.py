@@ -115,7 +115,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     for one, models in estimator.groups_:
         each, network = f"{len(models)} times " if len(models) > 1 else "", models[0].network
         print_line(f"network    {each}{network_in_words(network)}")
-        print_line(f"inputs     {_inputs_in_words(network)}")
+        print_line(f"inputs     {inputs_in_words(network)}")
         losses = [model.history["validation_loss"] for model in models]
         best = [int(np.argmin(values)) + 1 for values in losses]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
@@ -129,7 +129,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     print_line(f"backend    {found['backend']}")
 
 
-def _inputs_in_words(network: Network) -> str:
+def inputs_in_words(network: Network) -> str:
     """Return what stands in place of the columns of X, in words."""
     columns = f"{network.n_in} columns of X"
     embedded = [block for block in network.blocks if block.embedding is not None]

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.table_report import described, print_json, print_line, print_model, print_scores
@@ -43,6 +45,12 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("data", metavar="DATA", help="a table with the model's columns")
     predict.add_argument("-o", "--output", metavar="FILE", help="default stdout")
     predict.add_argument("--probabilities", action="store_true", help="a column more for each class")
+    predict.add_argument(
+        "--interval",
+        type=float,
+        metavar="COVERAGE",
+        help="two columns more: the ends of intervals that hold such a share of the numbers, like 0.9",
+    )
 
     inspect = commands.add_parser(
         "inspect",
@@ -100,6 +108,7 @@ def _remarked() -> Iterator[None]:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from fastmlp.tables.estimators import TableRegressor
     from fastmlp.tables.tasks import Classification
 
     with telling(arguments.data):
@@ -110,15 +119,25 @@ def _predict(arguments: argparse.Namespace) -> int:
         if arguments.output is not None:
             refuse_unwritable("-o", arguments.output, arguments.model, arguments.data)
         estimator = _loaded(arguments.model)
+        task = estimator.task_
+        if arguments.probabilities and not isinstance(task, Classification):
+            raise Mistake(f"--probabilities is for classes, and {arguments.model} predicts numbers")
+        if arguments.interval is not None:
+            if not isinstance(estimator, TableRegressor):
+                raise Mistake(f"--interval is for numbers, and {arguments.model} predicts classes")
+            estimator.interval_around(np.zeros(1), arguments.interval)  # refuses a wrong coverage
         estimator.progress = None
         with _remarked():
             outputs = estimator.outputs(arguments.data)
-        task = estimator.task_
         columns = {estimator.target_name_: task.decoded(outputs)}
         if isinstance(task, Classification) and arguments.probabilities:
             for place, one in enumerate(task.classes):
                 name = f"probability of {one}"
                 columns[f"{name} by the model" if name in columns else name] = outputs[:, place]
+        if isinstance(estimator, TableRegressor) and arguments.interval is not None:
+            ends = estimator.interval_around(columns[estimator.target_name_], arguments.interval)
+            for name, end in zip(("low", "high"), ends, strict=True):
+                columns[f"{name} by the model" if name in columns else name] = end
         frame = pl.DataFrame(columns)
     if arguments.output is None:
         sys.stdout.write(frame.write_csv())

@@ -102,9 +102,12 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
             If fewer rows were held out than such a share needs, or the model was written before there were
             intervals.
         """
-        share = half_width(self._errors.scaled, coverage)
-        predicted = self.predict(X)
-        widths = share * self.error_sizes(predicted)
+        half_width(self._errors.scaled, coverage)  # refuses a coverage before anything is read
+        return self.interval_around(self.predict(X), coverage)
+
+    def interval_around(self, predicted: Array, coverage: float = 0.9) -> tuple[Array, Array]:
+        """Return the ends, (rows,) each, of intervals around predictions (rows,); errors as above."""
+        widths = half_width(self._errors.scaled, coverage) * self._error_sizes(predicted)
         return predicted - widths, predicted + widths
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Array:
@@ -117,9 +120,9 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         """
         shares = shifts(self._errors.scaled, quantiles)
         predicted = self.predict(X)
-        return predicted[:, None] + self.error_sizes(predicted)[:, None] * shares
+        return predicted[:, None] + self._error_sizes(predicted)[:, None] * shares
 
-    def error_sizes(self, predicted: Array) -> Array:
+    def _error_sizes(self, predicted: Array) -> Array:
         """Return for predictions (rows,) the sizes of errors (rows,) that intervals are multiples of."""
         return self._errors.sizes_at(self.task_.encoded(predicted)) * self._deviation
 

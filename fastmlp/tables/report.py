@@ -15,7 +15,6 @@ from fastmlp.system.bars import Bar
 from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
-from fastmlp.tables.intervals import half_width
 from fastmlp.tables.tasks import Classification, Regression
 
 if TYPE_CHECKING:
@@ -93,22 +92,23 @@ def compared(
     whole = np.concatenate(judged)
     found = others | {"scores": {"network": task.measures(y, whole)} | others["scores"]}
     if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
+        assert isinstance(task, Regression)
         found["intervals"] = held_shares(estimator, y - whole[:, 0], y)
     return found
 
 
 def held_shares(
-    estimator: Any, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
+    estimator: TableRegressor, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
 ) -> list[dict[str, float]]:
     """Return how many of a regressor's intervals hold their numbers, and how wide they are in the mean.
 
     predicted, y : (rows,)
     """
-    sizes, found = estimator.error_sizes(predicted), []
+    found = []
     for coverage in coverages:
-        widths = half_width(estimator.errors_.scaled, coverage) * sizes
-        hold = float((np.abs(y - predicted) <= widths).mean())
-        found.append({"of": coverage, "hold": hold, "wide": float(2 * widths.mean())})
+        low, high = estimator.interval_around(predicted, coverage)
+        hold = float(((low <= y) & (y <= high)).mean())
+        found.append({"of": coverage, "hold": hold, "wide": float((high - low).mean())})
     return found
 
 
