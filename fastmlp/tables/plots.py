@@ -207,8 +207,8 @@ def _plot_intervals(axes: Any, estimator: Any, predicted: Array, y: Array) -> No
     """How many rows intervals hold: of all rows, and of the least and greatest predictions."""
     coverages = np.linspace(0.1, 0.9, 9)
     order = np.argsort(predicted, kind="stable")
-    thirds = np.array_split(order, 3)
-    parts = {"all rows": order, "least predictions": thirds[0], "greatest predictions": thirds[2]}
+    third = -(-len(order) // 3)
+    parts = {"all rows": order, "least predictions": order[:third], "greatest predictions": order[-third:]}
     axes.plot([0, 1], [0, 1], color="0.6", linestyle="--")
     for name, rows in parts.items():
         found = held_shares(estimator, predicted[rows], y[rows], coverages.tolist())

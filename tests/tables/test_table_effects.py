@@ -88,6 +88,14 @@ def mixed(rows=150):
     return frame.with_columns(pl.Series(f"kind, {long}", kinds)), f"price, {long}", f"kind, {long}"
 
 
+def test_one_row_has_a_picture():
+    frame = flats(101).drop("kind")
+    model = TableRegressor(**{**QUICK, "members": 5, "epochs": 2}).fit(frame, "price")
+    figure = plot(model, frame[:1].drop("price"), frame["price"].to_numpy()[:1], 0)
+    figure.draw_without_rendering()
+    assert "intervals" in {axes.get_title() for axes in figure.axes}
+
+
 @pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
 def test_no_text_of_the_picture_overlaps_or_is_cut(kind):
     from matplotlib.transforms import Bbox
