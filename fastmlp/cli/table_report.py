@@ -11,7 +11,8 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.cli.layers import network_in_words
-from fastmlp.model.embeddings import PiecewiseLinear
+from fastmlp.model.embeddings import Periodic, PiecewiseLinear
+from fastmlp.model.inputs import Numbers
 from fastmlp.tables.categories import Category
 
 if TYPE_CHECKING:
@@ -132,14 +133,15 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
 def inputs_in_words(network: Network) -> str:
     """Return what stands in place of the columns of X, in words."""
     columns = f"{network.n_in} columns of X"
-    embedded = [block for block in network.blocks if block.embedding is not None]
+    embedded = [one for one in network.blocks if isinstance(one, Numbers) and one.embedding is not None]
     if not embedded:
         return f"{columns} as they are"
-    count, embedding = sum(block.count for block in embedded), embedded[0].embedding
-    if isinstance(embedding, PiecewiseLinear):
-        units = "" if embedding.width is None else f", then {embedding.width} units"
-        return f"{columns}, {count} of them each in {embedding.units} bins{units}"
-    return f"{columns}, {count} of them each by cosines, {embedding.width} units"
+    count, embedding = sum(one.count for one in embedded), embedded[0].embedding
+    if isinstance(embedding, Periodic):
+        return f"{columns}, {count} of them each by cosines, {embedding.width} units"
+    assert isinstance(embedding, PiecewiseLinear)
+    units = "" if embedding.width is None else f", then {embedding.width} units"
+    return f"{columns}, {count} of them each in {embedding.units} bins{units}"
 
 
 def _suggested(levels: Sequence[str]) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.model.embeddings import PiecewiseLinear
+from fastmlp.model.inputs import Numbers
 from fastmlp.model.layout import embedding_views
 from fastmlp.tables.columns import Column
 from fastmlp.tables.kinds import Date, Dropped, Number, Text
@@ -193,10 +194,10 @@ def _edges(estimator: TableClassifier | TableRegressor, column: Column, series: 
     blocks, first = binned[0].network.blocks, 0
     embedded = (one for one in binned[0].network.operations if isinstance(one.layer, PiecewiseLinear))
     for block in blocks:
-        operation = next(embedded) if block.embedding is not None else None
-        if operation is not None and first <= place < first + block.count:
-            views = embedding_views(binned[0].parameters, operation)
-            own = views["edges"][place - first][views["slopes"][place - first] > 0]
-            return np.interp(own, column.encoded(known).values[:, 0], numbers(known))
-        first += block.count
+        if isinstance(block, Numbers) and block.embedding is not None:
+            views = embedding_views(binned[0].parameters, next(embedded))
+            if first <= place < first + block.count:
+                own = views["edges"][place - first][views["slopes"][place - first] > 0]
+                return np.interp(own, column.encoded(known).values[:, 0], numbers(known))
+        first += block.columns
     return np.empty(0)

@@ -33,8 +33,8 @@ LEAST_SPAN = 0.1
 FEW_VALUES = 6
 """Values of a number that each have a tick."""
 
-ACROSS = 3
-"""Panels in a row."""
+ACROSS, MOST_TICKS = 3, 4
+"""Panels in a row; parts of an axis of long numbers, between its ticks."""
 
 
 def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int) -> Any:
@@ -110,9 +110,12 @@ def _plot_calibration(axes: Any, task: Classification, y: Array, outputs: Array)
 
 
 def _plot_residuals(axes: Any, y: Array, predicted: Array, target: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     rows = np.arange(len(y)) if len(y) <= 5000 else np.random.default_rng(0).choice(len(y), 5000, False)
     axes.axhline(0, color="0.6", linestyle="--")
     axes.scatter(predicted[rows], (y - predicted)[rows], s=10, alpha=0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
     name = _short(target, 24)
     axes.set(xlabel=f"predicted {name}", ylabel=f"true less predicted\n{name}", title="residuals")
 
@@ -127,7 +130,7 @@ def _plot_importances(axes: Any, found: list[Importance], estimator: Any) -> Non
     )
     axes.set_yticks(range(len(shown)), names)
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
     title = "importance" + (f", {len(shown)} of {len(found)} columns" if len(found) > len(shown) else "")
     axes.set(xlabel=f"if a column is shuffled, rise of the\n{_error(estimator)}", title=title)
 
@@ -145,6 +148,7 @@ def _strongest(shown: Sequence[Effect]) -> list[int]:
 def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int], least: float) -> None:
     """Draw the effect of a column on some outputs, on an axis that spans so much at least."""
     from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.ticker import MaxNLocator
 
     values = effect.values.drop_nulls()
     is_category = isinstance(effect.column, Category)
@@ -180,6 +184,8 @@ def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int]
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         elif len(places) <= FEW_VALUES:
             axes.set_xticks(places)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
     of = _output(estimator, lines[0]) if len(lines) == 1 else "mean probability of each class"
     name, drawn = _short(effect.column.name, 36), effect.means[:, lines]
     middle, half = (drawn.max() + drawn.min()) / 2, 0.55 * max(np.ptp(drawn), least) or 0.5
