@@ -19,7 +19,7 @@ from printed import value
 from terminals import on_terminal
 from test_table_estimators import flats
 
-from fastmlp import Dense, Network, Numbers, Periodic, PiecewiseLinear, TableRegressor
+from fastmlp import Dense, Network, Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableRegressor
 from fastmlp.cli import use
 from fastmlp.cli.main import main
 from fastmlp.cli.table_report import inputs_in_words
@@ -153,16 +153,18 @@ def test_inspect_shows_what_a_model_is(folder, capsys):
 
 
 @pytest.mark.parametrize(
-    ("embedding", "line"),
+    ("blocks", "line"),
     [
-        (None, "3 columns of X as they are"),
-        (PiecewiseLinear(32, 8), "3 columns of X, 2 of them each in 32 bins, then 8 units"),
-        (PiecewiseLinear(48), "3 columns of X, 2 of them each in 48 bins"),
-        (Periodic(8), "3 columns of X, 2 of them each by cosines, 8 units"),
+        (3, "3 columns of X as they are"),
+        ((Numbers(2, PiecewiseLinear(32, 8)),), "2 columns of X, 2 of them each in 32 bins, then 8 units"),
+        (
+            (Numbers(1), Numbers(2, PiecewiseLinear(48)), SparseNumbers(4)),
+            "7 columns of X, 2 of them each in 48 bins",
+        ),
+        ((Numbers(2, Periodic(8)), Numbers(1)), "3 columns of X, 2 of them each by cosines, 8 units"),
     ],
 )
-def test_what_stands_in_place_of_columns_is_said(embedding, line):
-    blocks = (Numbers(1), Numbers(2, embedding)) if embedding else 3
+def test_what_stands_in_place_of_columns_is_said(blocks, line):
     assert inputs_in_words(Network(inputs=blocks, layers=[Dense(1)])) == line
 
 

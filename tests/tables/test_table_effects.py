@@ -13,7 +13,7 @@ from test_table_estimators import QUICK, flats
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables import recipe
 from fastmlp.tables.effects import EFFECT_ROWS, effects, pairs
-from fastmlp.tables.plots import plot
+from fastmlp.tables.plots import ACROSS, plot
 
 
 def test_effects_are_scikit_learns_partial_dependences():
@@ -114,6 +114,7 @@ def test_no_text_of_the_picture_overlaps_or_is_cut(kind):
             low, high = sorted(axis.get_view_interval())
             ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
             texts += [text for place, text in ticks if low <= place <= high and not text.get_rotation()]
+        assert axes.title.get_window_extent().width < figure.bbox.width / ACROSS
         for place, text in enumerate(one for one in texts if one.get_text()):
             boxes[axes, place, text.get_text()] = text.get_window_extent()
     for name, box in boxes.items():

@@ -117,7 +117,10 @@ def test_scores_are_scikit_learns():
 def test_an_error_of_calibration_is_by_how_much_probabilities_are_wrong():
     probability = np.linspace(0.5, 1, 4000)
     right = np.random.default_rng(0).random(4000) < probability
-    assert calibration(probability, right).error < 0.04
+    found = calibration(probability, right)
+    assert found.rows.tolist() == [400] * 10
+    assert found.error < 0.04
+    assert calibration(1.5 - probability, right).error == pytest.approx(0.25, abs=0.04)
     assert calibration(probability - 0.2, right).error == pytest.approx(0.2, abs=0.04)
     few = calibration(np.array([0.8, 0.6]), np.array([True, False]))
     assert few.error == pytest.approx(0.2)
