@@ -65,11 +65,15 @@ def refuse_with_layers(arguments: argparse.Namespace) -> None:
 
 
 def network_in_words(network: Network) -> str:
-    """Return a line about a network: its widths, what ends or follows its products, and its loss."""
+    """Return a line about a network: its widths, what ends or follows its products, and its loss.
+
+    What makes units of blocks of inputs is left out.
+    """
     if network.is_chain:
         parts = [*network.hidden, network.output]
     else:
-        parts = [part for one in network.operations for part in (one.kind.name, one.activation)]
+        first = next(at for at, one in enumerate(network.operations) if one.is_dense or not network.blocks)
+        parts = [part for one in network.operations[first:] for part in (one.kind.name, one.activation)]
         parts = [part for part in parts if part not in ("dense", "copy", "activation", "identity")]
     listed = ", ".join(dict.fromkeys(map(str, parts)))
     return f"{'-'.join(map(str, network.widths))}, {listed}, {network.loss}"

@@ -11,9 +11,12 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.cli.layers import network_in_words
+from fastmlp.model.embeddings import Periodic, PiecewiseLinear
+from fastmlp.model.inputs import Numbers
 from fastmlp.tables.categories import Category
 
 if TYPE_CHECKING:
+    from fastmlp.model.network import Network
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
 
     Estimator = TableClassifier | TableRegressor
@@ -29,6 +32,9 @@ SUGGESTED = {
 
 FEW_HELD = 30
 """Rows held out below which the report says that they are few."""
+
+MOST_OF_ONE = 0.9
+"""Share of rows of one class from which on the report says that accuracy means little."""
 
 
 def print_line(text: str) -> None:
@@ -103,21 +109,39 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
                 f"note       {column.name}: {len(column.levels)} levels have a column of their own, and "
                 f"{column.beyond} more share one; --levels N sets how many"
             )
-    for _, models in estimator.groups_:
-        each = f"{len(models)} times " if len(models) > 1 else ""
-        print_line(f"network    {each}{network_in_words(models[0].network)}")
     if found["search"]:
         print_line(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
+    if len(estimator.groups_) > 1:
+        print_line(f"predicts   the mean of {len(estimator.models_)} networks of the recipes that follow")
     for one, models in estimator.groups_:
-        best = [int(np.argmin(model.history["validation_loss"])) + 1 for model in models]
+        each, network = f"{len(models)} times " if len(models) > 1 else "", models[0].network
+        print_line(f"network    {each}{network_in_words(network)}")
+        print_line(f"inputs     {inputs_in_words(network)}")
+        losses = [model.history["validation_loss"] for model in models]
+        best = [int(np.argmin(values)) + 1 for values in losses]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
         print_line(
             f"training   {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
-            f"{one.learning_rate:.3g}; the best epochs are {of_best}"
+            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {network.loss} of "
+            f"{np.mean([*map(min, losses)]):.4g}"
         )
     if estimator.shortened_ is not None:
         print_line(f"note       the time limit left room for {estimator.shortened_}")
     print_line(f"backend    {found['backend']}")
+
+
+def inputs_in_words(network: Network) -> str:
+    """Return what stands in place of the columns of X, in words."""
+    columns = f"{network.n_in} columns of X"
+    embedded = [one for one in network.blocks if isinstance(one, Numbers) and one.embedding is not None]
+    if not embedded:
+        return f"{columns} as they are"
+    count, embedding = sum(one.count for one in embedded), embedded[0].embedding
+    if isinstance(embedding, Periodic):
+        return f"{columns}, {count} of them each by cosines, {embedding.width} units"
+    assert isinstance(embedding, PiecewiseLinear)
+    units = "" if embedding.width is None else f", then {embedding.width} units"
+    return f"{columns}, {count} of them each in {embedding.units} bins{units}"
 
 
 def _suggested(levels: Sequence[str]) -> str | None:
@@ -136,6 +160,13 @@ def _is_number(text: str) -> bool:
     return True
 
 
+def _shown(score: float | None) -> str:
+    """Return a number of four digits, without a power of ten where it is short; nan of None."""
+    if score is None:
+        return "nan"
+    return f"{score:.0f}" if 1e4 <= abs(score) < 1e10 else f"{score:.4g}"
+
+
 def print_scores(estimator: Estimator) -> None:
     """Print the table of the report."""
     if estimator.report_ is None:
@@ -144,13 +175,17 @@ def print_scores(estimator: Estimator) -> None:
     measures, rows = list(scores["network"]), estimator.report_["rows"]
     print_line("held out   " + "".join(f"{measure:>12}" for measure in measures))
     for name, row in scores.items():
-        values = "".join(f"{'nan' if row[m] is None else format(row[m], '.4g'):>12}" for m in measures)
+        values = "".join(f"{_shown(row[m]):>12}" for m in measures)
         of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
         print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
     if (intervals := estimator.report_.get("intervals")) is not None:
+        print_line("intervals  " + "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
+        print_line("inside     " + "".join(f"{one['hold']:>12.1%}" for one in intervals))
+        print_line("mean width " + "".join(f"{_shown(one['wide']):>12}" for one in intervals))
+    if "accuracy" in measures and (share := scores["constant"]["accuracy"]) > MOST_OF_ONE:
         print_line(
-            f"intervals  those of {intervals['of']:.0%} hold {intervals['hold']:.1%} of the rows held out, "
-            f"{intervals['wide']:.4g} wide"
+            f"note       {share:.1%} of the rows held out are of one class, so that accuracy says little; "
+            "compare the log loss"
         )
     if rows["held out"] < FEW_HELD:
         print_line(

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.table_report import described, print_json, print_line, print_model, print_scores
@@ -43,11 +45,17 @@ def add_commands(commands: Any) -> None:
     predict.add_argument("data", metavar="DATA", help="a table with the model's columns")
     predict.add_argument("-o", "--output", metavar="FILE", help="default stdout")
     predict.add_argument("--probabilities", action="store_true", help="a column more for each class")
+    predict.add_argument(
+        "--interval",
+        type=float,
+        metavar="COVERAGE",
+        help="two columns more: the ends of intervals that hold such a share of the numbers, like 0.9",
+    )
 
     inspect = commands.add_parser(
         "inspect",
         help="show what a model of a table is",
-        description="Show a model's target, columns, networks and scores on held-out rows.",
+        description="Show a model's target, columns, networks and their layers, and scores on held-out rows.",
     )
     inspect.set_defaults(run=_inspect)
     inspect.add_argument("model", metavar="MODEL", help="file of a model")
@@ -55,11 +63,12 @@ def add_commands(commands: Any) -> None:
 
     plot = commands.add_parser(
         "plot",
-        help="draw a model of a table: losses, calibration or residuals, importances",
+        help="draw a model of a table: losses, calibration or residuals, what columns do",
         description=(
-            "Draw the loss curves of a model, its calibration or residuals on a table that has the target, "
-            "and by how much the score falls if a column is shuffled. If the table is the one that the model "
-            "was trained on, that is said. Needs matplotlib."
+            "Draw the loss curves of a model; on a table that has the target its calibration or residuals, "
+            "by how much its error rises if a column is shuffled, the effects of columns, the pairs that "
+            "interact most, and how many rows its intervals hold. If the table is the one that the model was "
+            "trained on, that is said. Needs matplotlib."
         ),
     )
     plot.set_defaults(run=_plot)
@@ -99,6 +108,7 @@ def _remarked() -> Iterator[None]:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
+    from fastmlp.tables.estimators import TableRegressor
     from fastmlp.tables.tasks import Classification
 
     with telling(arguments.data):
@@ -109,15 +119,25 @@ def _predict(arguments: argparse.Namespace) -> int:
         if arguments.output is not None:
             refuse_unwritable("-o", arguments.output, arguments.model, arguments.data)
         estimator = _loaded(arguments.model)
+        task = estimator.task_
+        if arguments.probabilities and not isinstance(task, Classification):
+            raise Mistake(f"--probabilities is for classes, and {arguments.model} predicts numbers")
+        if arguments.interval is not None:
+            if not isinstance(estimator, TableRegressor):
+                raise Mistake(f"--interval is for numbers, and {arguments.model} predicts classes")
+            estimator.interval_around(np.zeros(1), arguments.interval)  # refuses a wrong coverage
         estimator.progress = None
         with _remarked():
             outputs = estimator.outputs(arguments.data)
-        task = estimator.task_
         columns = {estimator.target_name_: task.decoded(outputs)}
         if isinstance(task, Classification) and arguments.probabilities:
             for place, one in enumerate(task.classes):
                 name = f"probability of {one}"
                 columns[f"{name} by the model" if name in columns else name] = outputs[:, place]
+        if isinstance(estimator, TableRegressor) and arguments.interval is not None:
+            ends = estimator.interval_around(columns[estimator.target_name_], arguments.interval)
+            for name, end in zip(("low", "high"), ends, strict=True):
+                columns[f"{name} by the model" if name in columns else name] = end
         frame = pl.DataFrame(columns)
     if arguments.output is None:
         sys.stdout.write(frame.write_csv())
@@ -160,6 +180,11 @@ def _inspect(arguments: argparse.Namespace) -> int:
     print("columns:")
     for column in estimator.encoding_.columns:
         print_line(f"  {column.name:<{width}}  {column.kind:<8}  {' '.join(column.summary.split())}")
+    for recipe, models in estimator.groups_:
+        of_bins = f", {recipe.bins} bins" if recipe.bins else ", cosines" if recipe.sigma else ""
+        print(f"layers of {len(models)} networks{of_bins}:")
+        for line in str(models[0].network).splitlines():
+            print_line(f"  {line}")
     return 0
 
 

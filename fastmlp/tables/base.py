@@ -23,7 +23,7 @@ from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
 from fastmlp.tables.inputs import may_embed
-from fastmlp.tables.intervals import errors_of
+from fastmlp.tables.intervals import HeldErrors, errors_of
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial, searched
@@ -85,8 +85,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     groups_ : list of (Recipe, list of Model), the recipes that predict, the best first, with their networks
     recipe_ : Recipe, the best one's settings
     models_ : list of Model, all networks, the members
-    errors_ : (n,) array or None, of a regression the errors on rows that members held out, ascending, over
-        the target's deviation
+    errors_ : HeldErrors or None, of a regression the errors on rows that members held out, and their sizes by
+        the prediction, over the target's deviation
     trials_ : list of Trial, what the search tried
     shortened_ : str or None, in words what `time_limit` has left out
     report_ : dict or None, what `fastmlp train` found on held-out rows
@@ -231,7 +231,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings)
         self.groups_ = [(group.recipe, group.models) for group in groups]
         regresses, held = self._task == Regression.name, [rows for group in groups for rows in group.held]
-        self.errors_: Array | None = errors_of(self.models_, X, targets, held) if regresses else None
+        self.errors_: HeldErrors | None = errors_of(self.models_, X, targets, held) if regresses else None
 
     @property
     def recipe_(self) -> Recipe:

@@ -13,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from fastmlp.tables import storage
 from fastmlp.tables.base import TableEstimator
-from fastmlp.tables.intervals import half_width, shifts
+from fastmlp.tables.intervals import HeldErrors, half_width, shifts
 from fastmlp.tables.tasks import Classification, Regression
 
 Array = NDArray[Any]
@@ -93,8 +93,8 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
     def predict_interval(self, X: Any, coverage: float = 0.9) -> tuple[Array, Array]:
         """Return the lower and upper ends, (rows,) each, of intervals that hold a share of the numbers.
 
-        The prediction is in the middle, and all are of one width: the share is held over all rows, by the
-        errors on rows that the members held out.
+        The prediction is in the middle. The share is held over all rows, by the errors on rows that the
+        members held out; the width follows the prediction where these rows say that it should.
 
         Raises
         ------
@@ -102,23 +102,32 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
             If fewer rows were held out than such a share needs, or the model was written before there were
             intervals.
         """
-        width = half_width(self._errors, coverage) * self._deviation
-        predicted = self.predict(X)
-        return predicted - width, predicted + width
+        half_width(self._errors.scaled, coverage)  # refuses a coverage before anything is read
+        return self.interval_around(self.predict(X), coverage)
+
+    def interval_around(self, predicted: Array, coverage: float = 0.9) -> tuple[Array, Array]:
+        """Return the ends, (rows,) each, of intervals around predictions (rows,); errors as above."""
+        widths = half_width(self._errors.scaled, coverage) * self._error_sizes(predicted)
+        return predicted - widths, predicted + widths
 
     def predict_quantiles(self, X: Any, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> Array:
-        """Return quantiles of each row's number (rows, quantiles): the prediction and a number for each.
+        """Return quantiles of each row's number (rows, quantiles), by the size of its error.
 
         Raises
         ------
         ValueError
             As for `predict_interval`.
         """
-        added = shifts(self._errors, quantiles) * self._deviation
-        return self.predict(X)[:, None] + added
+        shares = shifts(self._errors.scaled, quantiles)
+        predicted = self.predict(X)
+        return predicted[:, None] + self._error_sizes(predicted)[:, None] * shares
+
+    def _error_sizes(self, predicted: Array) -> Array:
+        """Return for predictions (rows,) the sizes of errors (rows,) that intervals are multiples of."""
+        return self._errors.sizes_at(self.task_.encoded(predicted)) * self._deviation
 
     @property
-    def _errors(self) -> Array:
+    def _errors(self) -> HeldErrors:
         check_is_fitted(self)
         if self.errors_ is None:
             raise ValueError("the model was written before there were intervals; train it again")

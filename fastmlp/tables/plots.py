@@ -1,15 +1,21 @@
-"""One picture of a model: its loss curves, its calibration or residuals, and which columns matter."""
+"""A picture of a model: losses, calibration or residuals, importances, effects, pairs, and intervals."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.system.packages import needed
-from fastmlp.tables.kinds import Dropped
+from fastmlp.tables.calibration import calibration
+from fastmlp.tables.categories import Category
+from fastmlp.tables.effects import Effect, Importance, Pair, effects, importances, pairs
+from fastmlp.tables.kinds import Date
+from fastmlp.tables.report import LEAST_ERRORS, held_shares
 from fastmlp.tables.tasks import Classification
+from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -18,47 +24,17 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-ROWS = 20_000
-"""Rows that importances are measured on at most, drawn by the seed."""
+MOST_BARS, MOST_EFFECTS, MOST_PAIRS, MOST_LINES = 15, 9, 2, 6
+"""Columns whose importance and effect are shown, pairs, and classes of each effect: the strongest first."""
 
-REPEATS = 5
-"""Permutations of each column."""
+LEAST_SPAN = 0.1
+"""Of the axis of an effect, as a share of the greatest effect: so that noise is not drawn large."""
 
-MOST_BARS = 15
-"""Columns that are shown, the most important first."""
+FEW_VALUES = 6
+"""Values of a number that each have a tick."""
 
-
-class Importance(NamedTuple):
-    """How much the score falls if a column is shuffled: mean and deviation over some shuffles."""
-
-    column: str
-    mean: float
-    deviation: float
-
-
-def importances(
-    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int
-) -> list[Importance]:
-    """Return the permutation importance of every column that is used, the greatest first (Breiman 2001).
-
-    y : (rows,) as the task has them
-    """
-    rng = np.random.default_rng(seed)
-    if len(y) > ROWS:
-        rows = np.sort(rng.choice(len(y), ROWS, replace=False))
-        frame, y = frame[rows], y[rows]
-    task = estimator.task_
-    whole = task.score(y, estimator.outputs(frame))
-    found = []
-    for column in estimator.encoding_.columns:
-        if isinstance(column, Dropped):
-            continue
-        falls = []
-        for _ in range(REPEATS):
-            dealt = frame[column.name][rng.permutation(len(y))]
-            falls.append(whole - task.score(y, estimator.outputs(frame.with_columns(dealt))))
-        found.append(Importance(column.name, float(np.mean(falls)), float(np.std(falls))))
-    return sorted(found, key=lambda one: -one.mean)
+ACROSS, MOST_TICKS = 3, 4
+"""Panels in a row; parts of an axis of long numbers, between its ticks."""
 
 
 def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int) -> Any:
@@ -69,17 +45,37 @@ def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Ar
     needed("matplotlib", "plot", "a picture")
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 4.6), layout="constrained")
-    losses, fit, bars = figure.subplots(1, 3)
-    _plot_losses(losses, estimator)
-    outputs = estimator.outputs(frame)
-    if isinstance(estimator.task_, Classification):
-        _plot_calibration(fit, estimator.task_, y, outputs)
+    outputs, task = estimator.outputs(frame), estimator.task_
+    important = importances(estimator, frame, y, seed)
+    names = [one.column for one in important]
+    shown = effects(estimator, frame, names[:MOST_EFFECTS], seed)
+    panels: list[tuple[Callable[..., None], tuple[Any, ...]]] = [(_plot_losses, (estimator,))]
+    if isinstance(task, Classification):
+        panels.append((_plot_calibration, (task, y, outputs)))
     else:
-        _plot_residuals(fit, y, estimator.task_.decoded(outputs), estimator.target_name_)
+        predicted = task.decoded(outputs)
+        panels.append((_plot_residuals, (y, predicted, estimator.target_name_)))
+    panels.append((_plot_importances, (important, estimator)))
+    lines = _strongest(shown)
+    least = LEAST_SPAN * max((np.ptp(one.means[:, lines]) for one in shown), default=0.0)
+    panels += [(_plot_effect, (estimator, one, lines, least)) for one in shown]
+    panels += [(_plot_pair, (estimator, one)) for one in pairs(estimator, frame, names, seed)[:MOST_PAIRS]]
+    if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
+        panels.append((_plot_intervals, (estimator, predicted, y)))
+    deep = -(-len(panels) // ACROSS)
+    figure = Figure(figsize=(15, 4.6 * deep), layout="constrained")
+    grid = figure.subplots(deep, ACROSS).ravel()
+    for axes, (draw, given) in zip(grid, panels, strict=False):
+        draw(axes, *given)
+    for axes in grid[len(panels) :]:
+        axes.remove()
+    if len(lines) > 1:
+        handles, labels = grid[ACROSS].get_legend_handles_labels()
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=MOST_LINES, title="classes of effects"
+        )
     if estimator.trained_on(frame, y):
-        figure.suptitle("rows that the model was trained on")
-    _plot_importances(bars, importances(estimator, frame, y, seed), estimator.task_.measure)
+        figure.suptitle("rows that the model was trained on", fontsize="x-large")
     return figure
 
 
@@ -101,38 +97,157 @@ def _plot_calibration(axes: Any, task: Classification, y: Array, outputs: Array)
     """How often the predicted class is right, by its probability, in bins of as many rows each."""
     probability = outputs.max(axis=1)
     right = task.encoded(y) == outputs.argmax(axis=1)
-    bins = np.array_split(np.argsort(probability, kind="stable"), max(1, min(10, len(y) // 20)))
-    said = [probability[rows].mean() for rows in bins]
-    were = [right[rows].mean() for rows in bins]
-    low = min(*said, *were)
-    axes.plot([low, 1], [low, 1], color="0.6", linestyle="--", label="perfect calibration")
-    axes.plot(said, were, "o-", label=f"tenths of {len(y)} rows" if len(bins) == 10 else f"{len(y)} rows")
-    axes.set(xlabel="probability of the predicted class", ylabel="share that is right", title="calibration")
-    axes.legend()
+    found = calibration(probability, right)
+    low = min(*found.probability, *found.right)
+    axes.plot([low, 1], [low, 1], color="0.6", linestyle="--")
+    axes.plot(found.probability, found.right, "o-")
+    rows = f"dashed: perfect; means of about {found.rows.mean():.0f} rows"
+    axes.set(
+        xlabel=f"probability of the predicted class\n{rows}",
+        ylabel="share that is right",
+        title=f"calibration, error {found.error:.3f}",
+    )
 
 
 def _plot_residuals(axes: Any, y: Array, predicted: Array, target: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     rows = np.arange(len(y)) if len(y) <= 5000 else np.random.default_rng(0).choice(len(y), 5000, False)
     axes.axhline(0, color="0.6", linestyle="--")
     axes.scatter(predicted[rows], (y - predicted)[rows], s=10, alpha=0.5)
-    axes.set(xlabel=_plain(f"predicted {target}"), ylabel="true less predicted", title="residuals")
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
+    name = _short(target, 24)
+    axes.set(xlabel=f"predicted {name}", ylabel=f"true less predicted\n{name}", title="residuals")
 
 
-def _plot_importances(axes: Any, found: list[Importance], measure: str) -> None:
+def _plot_importances(axes: Any, found: list[Importance], estimator: Any) -> None:
     from matplotlib.ticker import MaxNLocator
 
     shown = found[:MOST_BARS][::-1]
-    names = [_plain(one.column if len(one.column) <= 24 else f"{one.column[:23]}…") for one in shown]
+    names = [_short(one.column, 24) for one in shown]
     axes.barh(
         range(len(shown)), [one.mean for one in shown], xerr=[one.deviation for one in shown], height=0.7
     )
     axes.set_yticks(range(len(shown)), names)
     axes.axvline(0, color="0.6", linewidth=0.8)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
-    title = "permutation importance" + (
-        f", {len(shown)} of {len(found)} columns" if len(found) > len(shown) else ""
+    axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
+    title = "importance" + (f", {len(shown)} of {len(found)} columns" if len(found) > len(shown) else "")
+    axes.set(xlabel=f"if a column is shuffled, rise of the\n{_error(estimator)}", title=title)
+
+
+def _strongest(shown: Sequence[Effect]) -> list[int]:
+    """Return the outputs whose effects are drawn, ascending: of two classes the second, of more a few."""
+    if not shown:
+        return []
+    spans = np.max([np.ptp(one.means, axis=0) for one in shown], axis=0)
+    if len(spans) <= 2:
+        return [len(spans) - 1]
+    return sorted(np.argsort(-spans)[:MOST_LINES].tolist())
+
+
+def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int], least: float) -> None:
+    """Draw the effect of a column on some outputs, on an axis that spans so much at least."""
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.ticker import MaxNLocator
+
+    values = effect.values.drop_nulls()
+    is_category = isinstance(effect.column, Category)
+    is_date = isinstance(effect.column, Date)
+    places = np.arange(len(values)) if is_category else values.to_numpy() if is_date else numbers(values)
+    for color, output in enumerate(lines):
+        name = _short(str(estimator.task_.classes[output]), 24) if len(lines) > 1 else None
+        axes.plot(
+            places,
+            effect.means[: len(values), output],
+            "o" if is_category else ".-",
+            color=f"C{color}",
+            label=name,
+        )
+        if len(values) < len(effect.values):
+            axes.axhline(effect.means[-1, output], color=f"C{color}", linestyle=":")
+    details = ["dotted: missing"] * (len(values) < len(effect.values))
+    if len(effect.edges):
+        axes.plot(
+            effect.edges,
+            np.full(len(effect.edges), 0.02),
+            "|",
+            color="0.4",
+            transform=axes.get_xaxis_transform(),
+        )
+        details.append("marks below: bins")
+    if is_category:
+        axes.set_xticks(places, [_short(str(one), 14) for one in values], rotation=30, ha="right")
+        axes.set_xlim(-0.5, max(len(values), 1) - 0.5)
+    else:
+        if is_date:
+            axes.xaxis.set_major_locator(locator := AutoDateLocator(minticks=2, maxticks=6))
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        elif len(places) <= FEW_VALUES:
+            axes.set_xticks(places)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
+    of = _output(estimator, lines[0]) if len(lines) == 1 else "mean probability of each class"
+    name, drawn = _short(effect.column.name, 36), effect.means[:, lines]
+    middle, half = (drawn.max() + drawn.min()) / 2, 0.55 * max(np.ptp(drawn), least) or 0.5
+    axes.set(
+        xlabel="\n".join([name, *details]),
+        ylabel=of,
+        ylim=(middle - half, middle + half),
+        title=f"effect of {_short(effect.column.name, 20)}",
     )
-    axes.set(xlabel=f"fall of {measure} if a column is shuffled", title=title)
+
+
+def _plot_pair(axes: Any, estimator: Any, pair: Pair) -> None:
+    most = float(np.abs(pair.left).max()) or 1.0
+    picture = axes.imshow(pair.left.T, origin="lower", aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+    labels = [[_cell(one) for one in values] for values in pair.values]
+    axes.set_xticks(range(len(labels[0])), labels[0], rotation=30, ha="right")
+    axes.set_yticks(range(len(labels[1])), labels[1])
+    label = f"{_output(estimator, pair.output)}\nbeyond both effects"
+    axes.figure.colorbar(picture, ax=axes, label=label)
+    title = f"a pair's interaction, {pair.strength:.3g}"
+    axes.set(xlabel=_short(pair.columns[0].name, 36), ylabel=_short(pair.columns[1].name, 36), title=title)
+
+
+def _plot_intervals(axes: Any, estimator: Any, predicted: Array, y: Array) -> None:
+    """How many rows intervals hold: of all rows, and of the least and greatest predictions."""
+    coverages = np.linspace(0.1, 0.9, 9)
+    order = np.argsort(predicted, kind="stable")
+    third = -(-len(order) // 3)
+    parts = {"all rows": order, "least predictions": order[:third], "greatest predictions": order[-third:]}
+    axes.plot([0, 1], [0, 1], color="0.6", linestyle="--")
+    for name, rows in parts.items():
+        found = held_shares(estimator, predicted[rows], y[rows], coverages.tolist())
+        axes.plot(coverages, [one["hold"] for one in found], ".-", label=name)
+    axes.set(xlabel="coverage of intervals", ylabel="share of rows inside", title="intervals")
+    axes.legend()
+
+
+def _error(estimator: Any) -> str:
+    """Return the name of a task's error, with the target whose unit it has."""
+    task = estimator.task_
+    is_class = isinstance(task, Classification)
+    return task.sharpest if is_class else f"{task.sharpest} of {_short(estimator.target_name_, 24)}"
+
+
+def _output(estimator: Any, output: int) -> str:
+    """Return what an axis of means shows."""
+    if isinstance(estimator.task_, Classification):
+        return f"mean probability of {_short(str(estimator.task_.classes[output]), 24)}"
+    return f"mean predicted {_short(estimator.target_name_, 24)}"
+
+
+def _cell(value: Any) -> str:
+    """Return a value of a column as a short text."""
+    if value is None:
+        return "missing"
+    is_real = isinstance(value, float)
+    text = np.format_float_positional(value, 4, fractional=False, trim="-") if is_real else str(value)
+    return _short(text.removesuffix(" 00:00:00"), 14)
+
+
+def _short(text: str, most: int) -> str:
+    return _plain(text if len(text) <= most else f"{text[: most - 1]}…")
 
 
 def _plain(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from fastmlp.system.bars import Bar
 from fastmlp.tables import members
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import TOGETHER
-from fastmlp.tables.intervals import half_width
 from fastmlp.tables.tasks import Classification, Regression
 
 if TYPE_CHECKING:
@@ -31,7 +30,7 @@ Outputs = Callable[[Any], Array]
 LINEAR_ROWS = 50_000
 """Rows that the linear model is fitted on at most, drawn by the seed; the first of each class is one."""
 
-COVERAGE, LEAST_ERRORS = 0.9, 20
+COVERAGES, LEAST_ERRORS = (0.5, 0.8, 0.9), 20
 """Of the intervals that the report has, and errors without which it has none."""
 
 MOST_ITERATIONS, ITERATIONS = 1000, 20
@@ -92,11 +91,24 @@ def compared(
             bar.move(start + TOGETHER)
     whole = np.concatenate(judged)
     found = others | {"scores": {"network": task.measures(y, whole)} | others["scores"]}
-    if estimator.errors_ is not None and len(estimator.errors_) >= LEAST_ERRORS:
+    if estimator.errors_ is not None and len(estimator.errors_.scaled) >= LEAST_ERRORS:
         assert isinstance(task, Regression)
-        width = half_width(estimator.errors_, COVERAGE) * task.deviation
-        inside = float((np.abs(whole) <= width).mean())
-        found["intervals"] = {"of": COVERAGE, "hold": inside, "wide": 2 * width}
+        found["intervals"] = held_shares(estimator, y - whole[:, 0], y)
+    return found
+
+
+def held_shares(
+    estimator: TableRegressor, predicted: Array, y: Array, coverages: Sequence[float] = COVERAGES
+) -> list[dict[str, float]]:
+    """Return how many of a regressor's intervals hold their numbers, and how wide they are in the mean.
+
+    predicted, y : (rows,)
+    """
+    found = []
+    for coverage in coverages:
+        low, high = estimator.interval_around(predicted, coverage)
+        hold = float(((low <= y) & (y <= high)).mean())
+        found.append({"of": coverage, "hold": hold, "wide": float((high - low).mean())})
     return found
 
 

@@ -111,8 +111,9 @@ def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
         for measure, score in row.items():
             if score is not None:
                 checks.real(measure, score)
-    for name in ("of", "hold", "wide") if "intervals" in description else ():
-        checks.real(f"what intervals {name}", description["intervals"][name], 0)
+    for one in description.get("intervals", ()):
+        for name in ("of", "hold", "wide"):
+            checks.real(f"what intervals {name}", one[name], 0)
     return description
 
 

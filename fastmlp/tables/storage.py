@@ -20,6 +20,7 @@ from fastmlp.model.descriptions import described
 from fastmlp.model.inputs import Numbers, sparse_columns
 from fastmlp.model.network import Network
 from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.restoring import columns_of, recipe_of, report_of, task_of, trials_of
 from fastmlp.tables.search import SearchTrial
@@ -48,7 +49,7 @@ class StoredEstimator(NamedTuple):
     missing : the texts that say that there is no value; None for the usual ones
     report : what `fastmlp train` found on held-out rows, in JSON's types; None without
     fingerprint : of the table that was trained on; None if nobody says
-    errors : (n,) of a regression, as `errors_of` returns them; None of classes, and of earlier files
+    errors : of a regression, as `errors_of` returns them; None of classes, and of earlier files
     shortened : in words what a limit of time has left out; None if nothing, and of earlier files
     """
 
@@ -60,7 +61,7 @@ class StoredEstimator(NamedTuple):
     missing: list[str] | None
     report: dict[str, Any] | None
     fingerprint: str | None
-    errors: Array | None
+    errors: HeldErrors | None
     shortened: str | None
 
 
@@ -81,7 +82,7 @@ def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
     text = json.dumps(finite(table), allow_nan=False).encode()
     arrays: dict[str, Array] = {"table": np.frombuffer(text, np.uint8)}
     if kept.errors is not None:
-        arrays["errors"] = kept.errors
+        arrays |= {f"errors/{name}": array for name, array in kept.errors._asdict().items()}
     models = [model for _, own in kept.groups for model in own]
     for place, model in enumerate(models):
         arrays[f"members/{place}/parameters"] = model.parameters
@@ -160,7 +161,7 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         missing=missing,
         report=report_of(table["report"]),
         fingerprint=fingerprint,
-        errors=_errors(arrays.get("errors")),
+        errors=_errors([arrays.get(f"errors/{name}") for name in HeldErrors._fields]),
         shortened=shortened,
     )
 
@@ -178,14 +179,19 @@ def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -
     return network
 
 
-def _errors(found: Array | None) -> Array | None:
+def _errors(found: list[Array | None]) -> HeldErrors | None:
     """Return the errors in a file; ValueError if they cannot be."""
-    if found is None:
+    there = [one for one in found if one is not None]
+    if not there:
         return None
-    ascending = found.ndim == 1 and len(found) and np.isfinite(found).all() and (np.diff(found) >= 0).all()
-    if found.dtype.kind != "f" or not ascending:
-        raise ValueError("the errors are no ascending numbers")
-    return found
+    for one in there:
+        if one.dtype.kind != "f" or one.ndim != 1 or not len(one) or not np.isfinite(one).all():
+            raise ValueError("the errors are no finite numbers")
+    errors = HeldErrors(*there)
+    ascending = (np.diff(errors.scaled) >= 0).all() and (np.diff(errors.places) > 0).all()
+    if not ascending or len(errors.places) != len(errors.sizes) or not (errors.sizes > 0).all():
+        raise ValueError("the errors are not ascending, or have no sizes")
+    return errors
 
 
 def finite(value: Any) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
+from fastmlp.tables.calibration import calibration
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.texts import as_numbers, guessed, parsed
 from fastmlp.tables.values import labels_of
@@ -40,6 +41,7 @@ class Task:
 
     name: ClassVar[str]
     measure: ClassVar[str]
+    sharpest: ClassVar[str]
     loss: ClassVar[str]
 
     @property
@@ -72,9 +74,9 @@ class Task:
         """Return by name how good outputs are, for targets and what is `judged` of them, `measure` first."""
         raise NotImplementedError
 
-    def score(self, y: Array, outputs: Array) -> float:
-        """Return the `measure` of outputs for rows with these targets; the higher the better."""
-        return self.measures(y, self.judged(y, outputs))[self.measure]
+    def error(self, y: Array, outputs: Array) -> float:
+        """Return the `sharpest` measure of outputs for rows with these targets; the lower the better."""
+        return self.measures(y, self.judged(y, outputs))[self.sharpest]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Classification(Task):
 
     name = "classification"
     measure = "accuracy"
+    sharpest = "log loss"
     loss = "cross_entropy"
     output = "softmax"
     classes: tuple[Any, ...]
@@ -131,18 +134,25 @@ class Classification(Task):
         return np.array(self.classes)[outputs.argmax(axis=1)]
 
     def judged(self, y: Array, outputs: Array) -> Array:
-        """Return whether the class is the likeliest, and its probability; 0 if it was not learned."""
+        """Return whether the class is the likeliest, its probability, 0 if it was not learned, the greatest
+        probability, and the sum of squares.
+        """
         places = self.encoded(y)
         likelihood = np.where(places < 0, 0.0, outputs[np.arange(len(y)), places])
-        return np.column_stack([places == outputs.argmax(axis=1), likelihood])
+        right = places == outputs.argmax(axis=1)
+        return np.column_stack([right, likelihood, outputs.max(axis=1), np.square(outputs).sum(axis=1)])
 
     def measures(self, y: Array, judged: Array) -> dict[str, float]:
-        """Return the accuracy and the log loss."""
-        right, likelihood = judged.T
-        least = np.finfo(np.float32).tiny
+        """Return the accuracy, its mean over classes, log loss, Brier score, and error of calibration."""
+        right, likelihood, greatest, squares = judged.T
+        least, codes = np.finfo(np.float32).tiny, self.encoded(y) + 1
+        counts = np.bincount(codes)
         return {
             self.measure: float(right.mean()),
+            "balanced": float((np.bincount(codes, right)[counts > 0] / counts[counts > 0]).mean()),
             "log loss": float(-np.log(np.maximum(likelihood, least)).mean()),
+            "Brier": float((1 - 2 * likelihood + squares).mean()),
+            "ECE": calibration(greatest, right).error,
         }
 
 
@@ -155,6 +165,7 @@ class Regression(Task):
 
     name = "regression"
     measure = "R^2"
+    sharpest = "RMSE"
     loss = "mse"
     output = "identity"
     n_out = 1

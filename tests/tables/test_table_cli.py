@@ -19,9 +19,10 @@ from printed import value
 from terminals import on_terminal
 from test_table_estimators import flats
 
-from fastmlp import TableRegressor
+from fastmlp import Dense, Network, Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableRegressor
 from fastmlp.cli import use
 from fastmlp.cli.main import main
+from fastmlp.cli.table_report import inputs_in_words
 from fastmlp.kernels.mixed import processor
 from fastmlp.system import bars
 
@@ -69,7 +70,7 @@ def test_the_same_as_json_and_from_one_seed(folder, capsys):
         found.append(json.loads(capsys.readouterr().out))
     assert found[0]["report"] == found[1]["report"] != found[2]["report"]
     assert found[0]["classes"] == ["cheap", "dear"]
-    assert set(found[0]["report"]["scores"]["linear"]) == {"accuracy", "log loss"}
+    assert set(found[0]["report"]["scores"]["linear"]) == {"accuracy", "balanced", "log loss", "Brier", "ECE"}
     assert found[0]["recipe"]["balanced"]
 
 
@@ -111,14 +112,60 @@ def test_predict_needs_only_the_columns_that_the_model_uses(folder, tmp_path, ca
     assert (found["probability of dear"] > 0.5).to_list() == (found["kind"] == "dear").to_list()
 
 
+def test_predict_writes_the_ends_of_intervals(folder, capsys):
+    data = str(folder / "flats.csv")
+    assert main(["predict", str(folder / "price"), data, "--interval", "0.8", "--quiet"]) == 0
+    found = pl.read_csv(capsys.readouterr().out.encode())
+    low, high = TableRegressor.load(folder / "price").predict_interval(data, 0.8)
+    assert found.columns == ["price", "low", "high"]
+    np.testing.assert_allclose(found["low"], low)
+    np.testing.assert_allclose(found["high"], high)
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "line"),
+    [
+        ("price", "--probabilities", "--probabilities is for classes, and .* predicts numbers"),
+        ("kind", "--interval 0.9", "--interval is for numbers, and .* predicts classes"),
+        ("price", "--interval 1.5", "coverage must be .* got 1.5"),
+    ],
+)
+def test_predict_refuses_what_a_model_does_not_say(folder, capsys, target, options, line):
+    with pytest.raises(SystemExit) as left:
+        main(["predict", str(folder / target), str(folder / "flats.csv"), *options.split()])
+    assert left.value.code == 2
+    assert re.fullmatch(f"fastmlp: error: {line}\n", capsys.readouterr().err)
+
+
 def test_inspect_shows_what_a_model_is(folder, capsys):
     assert main(["inspect", str(folder / "price")]) == 0
     output = capsys.readouterr().out
     assert value(output, "target") == "price, a regression"
+    model = TableRegressor.load(folder / "price")
+    inputs = re.findall(r"^inputs +(\d+) columns of X", output, re.MULTILINE)
+    assert inputs == [str(model.encoding_.width)] * len(model.groups_)
+    sizes = [f"{models[0].parameters.size:,}" for _, models in model.groups_]
+    assert re.findall(r"^  loss mse +([\d,]+)$", output, re.MULTILINE) == sizes
     assert re.search(r"^  size +number +median ", output, re.MULTILINE)
     assert re.search(r"^  city +category +3 levels", output, re.MULTILINE)
     assert main(["inspect", str(folder / "price"), "--json"]) == 0
     assert {one["name"] for one in json.loads(capsys.readouterr().out)["columns"]} >= {"size", "city"}
+
+
+@pytest.mark.parametrize(
+    ("blocks", "line"),
+    [
+        (3, "3 columns of X as they are"),
+        ((Numbers(2, PiecewiseLinear(32, 8)),), "2 columns of X, 2 of them each in 32 bins, then 8 units"),
+        (
+            (Numbers(1), Numbers(2, PiecewiseLinear(48)), SparseNumbers(4)),
+            "7 columns of X, 2 of them each in 48 bins",
+        ),
+        ((Numbers(2, Periodic(8)), Numbers(1)), "3 columns of X, 2 of them each by cosines, 8 units"),
+    ],
+)
+def test_what_stands_in_place_of_columns_is_said(blocks, line):
+    assert inputs_in_words(Network(inputs=blocks, layers=[Dense(1)])) == line
 
 
 @pytest.mark.parametrize("target", ["price", "kind"])

@@ -156,7 +156,7 @@ def test_a_rare_class_leaves_nothing_out():
 
 def test_each_row_that_was_held_out_has_one_error():
     model = TableRegressor(**QUICK, epochs=1, members=2).fit(rows_of_numbers(50), "y")
-    assert len(model.errors_) < 50
+    assert len(model.errors_.scaled) < 50
 
 
 def test_the_linear_model_ends_with_the_time(digits):

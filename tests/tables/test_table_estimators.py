@@ -22,8 +22,9 @@ import fastmlp
 from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
-from fastmlp.tables import plots, search
+from fastmlp.tables import search
 from fastmlp.tables.deadline import Deadline
+from fastmlp.tables.effects import importances
 from fastmlp.tables.estimators import load
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.report import compared, drawn_rows, simpler
@@ -169,9 +170,9 @@ def test_a_search_leaves_what_is_given(given):
 
 def test_importances_find_the_columns_that_matter(regressor):
     frame = flats(seed=2)
-    found = plots.importances(regressor, frame, frame["price"].to_numpy(), seed=0)
+    found = importances(regressor, frame, frame["price"].to_numpy(), seed=0)
     assert {one.column for one in found[:2]} == {"size", "city"}
-    assert abs(found[2].mean) < 0.02
+    assert abs(found[2].mean) < 0.05 * found[1].mean
 
 
 # --- the file ---------------------------------------------------------------------------------------------

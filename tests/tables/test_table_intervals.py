@@ -13,6 +13,8 @@ import fastmlp
 from fastmlp import TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
+from fastmlp.tables.intervals import LEAST_ROWS, scaled_errors
+from fastmlp.tables.report import held_shares
 
 QUICK = {
     "hidden": (16,), "epochs": 30, "batch_size": 32, "learning_rate": 0.01, "members": 3,
@@ -47,6 +49,15 @@ def test_intervals_hold_their_share_of_fresh_rows(model, coverage):
     np.testing.assert_allclose((low + high) / 2, model.predict(fresh))
 
 
+def test_what_the_report_says_is_what_intervals_hold(model):
+    fresh = skewed(500, 1)
+    y = fresh["y"].to_numpy()
+    for found in held_shares(model, model.predict(fresh), y):
+        low, high = model.predict_interval(fresh, found["of"])
+        assert found["hold"] == ((low <= y) & (y <= high)).mean()
+        assert found["wide"] == pytest.approx((high - low).mean())
+
+
 def test_quantiles_are_those_of_skewed_errors(model):
     fresh, shares = skewed(4000, 1), (0.1, 0.5, 0.9)
     found = model.predict_quantiles(fresh, shares)
@@ -64,11 +75,18 @@ def test_a_file_keeps_them(model, tmp_path):
     again = TableRegressor.load(path).predict_interval(fresh)
     np.testing.assert_array_equal(again, model.predict_interval(fresh))
     header, arrays = archive.read(path)
-    for errors in (np.array([np.nan]), np.array([1.0, 0.0]), np.empty(0), np.zeros((1, 1)), np.array([1])):
-        archive.write(path, header, {**arrays, "errors": errors})
-        with pytest.raises(fastmlp.CheckpointError, match="the errors are no ascending numbers"):
+    forged = [np.array([np.nan]), np.array([1.0, 0.0]), np.empty(0), np.zeros((1, 1)), np.array([1])]
+    for name in ("scaled", "places"):
+        for errors in forged:
+            archive.write(path, header, {**arrays, f"errors/{name}": errors})
+            with pytest.raises(fastmlp.CheckpointError, match="the errors are no"):
+                TableRegressor.load(path)
+    for sizes in (np.zeros(len(arrays["errors/places"])), np.ones(len(arrays["errors/places"]) + 1)):
+        archive.write(path, header, {**arrays, "errors/sizes": sizes})
+        with pytest.raises(fastmlp.CheckpointError, match="the errors are not ascending, or have no sizes"):
             TableRegressor.load(path)
-    del arrays["errors"]
+    for name in ("scaled", "places", "sizes"):
+        del arrays[f"errors/{name}"]
     archive.write(path, header, arrays)
     with pytest.raises(ValueError, match="written before there were intervals; train it again"):
         TableRegressor.load(path).predict_interval(fresh)
@@ -98,9 +116,50 @@ def test_the_report_says_what_they_hold(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["report"]["intervals"]
-    assert found["of"] == 0.9
-    assert within(found["hold"], 0.9, 80, errors=128)
-    line = f"intervals  those of 90% hold {found['hold']:.1%} of the rows held out, {found['wide']:.4g} wide"
-    assert line in shown.splitlines()
+    assert [one["of"] for one in found] == [0.5, 0.8, 0.9]
+    assert all(within(one["hold"], one["of"], 80, errors=128) for one in found)
+    lines = shown[shown.index("intervals ") :].splitlines()[:3]
+    assert lines[0].split() == ["intervals", "of", "50%", "of", "80%", "of", "90%"]
+    assert lines[1].split() == ["inside", *(f"{one['hold']:.1%}" for one in found)]
+    assert lines[2].split() == ["mean", "width", *(f"{one['wide']:.4g}" for one in found)]
     assert main(["inspect", str(tmp_path / "model")]) == 0
-    assert line in capsys.readouterr().out.splitlines()
+    assert "\n".join(lines) in capsys.readouterr().out
+
+
+def spreading(rows, seed):
+    """A table whose target spreads with its mean."""
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(1, 10, rows)
+    return pl.DataFrame({"x": x, "y": 10 * x + x * rng.normal(size=rows)})
+
+
+def test_widths_follow_the_prediction_where_errors_do():
+    model = TableRegressor(**QUICK).fit(spreading(1000, 0), "y")
+    fresh = spreading(3000, 1).sort("x")
+    low, high = model.predict_interval(fresh, 0.9)
+    inside = (low <= fresh["y"].to_numpy()) & (fresh["y"].to_numpy() <= high)
+    for third, widths in zip(np.array_split(inside, 3), np.array_split(high - low, 3), strict=True):
+        assert within(third.mean(), 0.9, 1000, errors=200), widths.mean()
+    quantiles = model.predict_quantiles(fresh, [0.1, 0.9])
+    shares = (fresh["y"].to_numpy()[:, None] <= quantiles).mean(axis=0)
+    assert within(shares[0], 0.1, 3000)
+    assert within(shares[1], 0.9, 3000)
+
+
+def test_one_width_where_rows_are_few():
+    predicted, errors = np.random.default_rng(0).normal(size=(2, 2 * LEAST_ROWS - 1))
+    found = scaled_errors(predicted, errors)
+    np.testing.assert_array_equal(found.scaled, np.sort(errors))
+    np.testing.assert_array_equal(found.sizes_at(predicted), 1)
+
+
+def test_one_width_where_errors_do_not_follow_the_prediction():
+    """Sizes differ by chance, and gain nothing on other rows; that it looks so is chance, too."""
+    draws = [np.random.default_rng(seed).normal(size=(2, 500)) for seed in range(10)]
+    assert sum(len(scaled_errors(*draw).places) > 1 for draw in draws) <= 3
+
+
+def test_no_error_at_all_has_a_size():
+    found = scaled_errors(np.arange(500.0), np.zeros(500))
+    assert (found.sizes > 0).all()
+    assert not found.scaled.any()

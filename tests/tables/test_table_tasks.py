@@ -10,12 +10,15 @@ import polars as pl
 import pytest
 from sklearn.metrics import (
     accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
     log_loss,
     mean_absolute_error,
     r2_score,
     root_mean_squared_error,
 )
 
+from fastmlp.tables.calibration import calibration
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.tasks import Classification, Regression, targets_of, task_of
 
@@ -89,9 +92,15 @@ def test_scores_are_scikit_learns():
     rng = np.random.default_rng(0)
     y, outputs = rng.integers(0, 3, 50), rng.dirichlet(np.ones(3), 50)
     task = Classification((0, 1, 2))
-    found = task.measures(y, task.judged(y, outputs))
+    found, predicted = task.measures(y, task.judged(y, outputs)), outputs.argmax(axis=1)
+    assert found.pop("ECE") == calibration(outputs.max(axis=1), predicted == y).error
     assert found == pytest.approx(
-        {"accuracy": accuracy_score(y, outputs.argmax(axis=1)), "log loss": log_loss(y, outputs)}
+        {
+            "accuracy": accuracy_score(y, predicted),
+            "balanced": balanced_accuracy_score(y, predicted),
+            "log loss": log_loss(y, outputs),
+            "Brier": brier_score_loss(y, outputs, scale_by_half=False),
+        }
     )
     assert Classification((0, 1, 3)).judged(y, outputs)[y == 2, 1].max() == 0
     y, regression = rng.normal(7, 3, 50), Regression(7.0, 3.0)
@@ -103,6 +112,21 @@ def test_scores_are_scikit_learns():
         mean_absolute_error(y, predicted),
     )
     assert list(found.values()) == pytest.approx(expected)
+
+
+def test_an_error_of_calibration_is_by_how_much_probabilities_are_wrong():
+    probability = np.linspace(0.5, 1, 4000)
+    right = np.random.default_rng(0).random(4000) < probability
+    found = calibration(probability, right)
+    assert found.rows.tolist() == [400] * 10
+    assert found.error < 0.04
+    assert calibration(1.5 - probability, right).error == pytest.approx(0.25, abs=0.04)
+    assert calibration(probability - 0.2, right).error == pytest.approx(0.2, abs=0.04)
+    few = calibration(np.array([0.8, 0.6]), np.array([True, False]))
+    assert few.error == pytest.approx(0.2)
+    equal = calibration(np.full(4000, 0.75), np.sort(right))
+    assert equal.rows.tolist() == [4000]
+    assert equal.error == pytest.approx(abs(0.75 - right.mean()))
 
 
 def test_decimal_numbers_are_a_target_and_durations_are_none():

@@ -1,0 +1,203 @@
+"""What a model makes of its columns: permutation importances, effects of columns, and pairs that interact.
+
+Effects are partial dependences (Friedman, "Greedy function approximation", 2001): the mean prediction of some
+rows of a table if one column, or two, had one value in all of them.
+"""
+
+from __future__ import annotations
+
+import warnings
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.model.embeddings import PiecewiseLinear
+from fastmlp.model.inputs import Numbers
+from fastmlp.model.layout import embedding_views
+from fastmlp.tables.columns import Column
+from fastmlp.tables.kinds import Date, Dropped, Number, Text
+from fastmlp.tables.tasks import Classification
+from fastmlp.tables.values import numbers
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from fastmlp.tables.estimators import TableClassifier, TableRegressor
+
+Array = NDArray[Any]
+
+ROWS = 20_000
+"""Rows that importances are measured on at most, drawn by the seed."""
+
+REPEATS = 5
+"""Permutations of each column."""
+
+EFFECT_ROWS, PAIR_ROWS = 300, 100
+"""Rows that effects of one column, and of two, are means of."""
+
+EFFECT_VALUES, PAIR_VALUES = 20, 6
+"""Values of a column that have an effect, evenly spread over its rows, or its most frequent levels."""
+
+SHARES = (0.01, 0.99)
+"""Of the rows, below the least and the greatest value."""
+
+MOST_LEVELS = 8
+"""Levels of a category that are shown."""
+
+PAIRED = 4
+"""Columns, the most important ones, whose pairs are looked at."""
+
+
+class Importance(NamedTuple):
+    """How much the task's error rises if a column is shuffled: mean and deviation over some shuffles."""
+
+    column: str
+    mean: float
+    deviation: float
+
+
+class Effect(NamedTuple):
+    """Mean predictions for values of a column.
+
+    values : (k,) of the column, in its own dtype; null is a missing one
+    means : (k, n), of a regression (k, 1), of classes the probability of each
+    edges : of the bins that the networks have for a number, in its own unit; empty without bins
+    """
+
+    column: Column
+    values: pl.Series
+    means: Array
+    edges: Array
+
+
+class Pair(NamedTuple):
+    """How two columns interact: what is left of mean predictions without both columns' own effects.
+
+    It is what the H statistic is made of (Friedman and Popescu, "Predictive learning via rule ensembles",
+    2008), in the unit of the predictions.
+
+    left : (k1, k2) for values of both, of the output with the strongest interaction, which is `output`
+    strength : root of its mean square
+    """
+
+    columns: tuple[Column, Column]
+    values: tuple[pl.Series, pl.Series]
+    left: Array
+    output: int
+    strength: float
+
+
+def importances(
+    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Array, seed: int
+) -> list[Importance]:
+    """Return the permutation importance of every column that is used, the greatest first (Breiman 2001).
+
+    y : (rows,) as the task has them
+    """
+    rng = np.random.default_rng(seed)
+    if len(y) > ROWS:
+        rows = np.sort(rng.choice(len(y), ROWS, replace=False))
+        frame, y = frame[rows], y[rows]
+    task = estimator.task_
+    whole = task.error(y, estimator.outputs(frame))
+    found = []
+    for column in estimator.encoding_.columns:
+        if isinstance(column, Dropped):
+            continue
+        rises = []
+        for _ in range(REPEATS):
+            dealt = frame[column.name][rng.permutation(len(y))]
+            rises.append(task.error(y, estimator.outputs(frame.with_columns(dealt))) - whole)
+        found.append(Importance(column.name, float(np.mean(rises)), float(np.std(rises))))
+    return sorted(found, key=lambda one: -one.mean)
+
+
+def effects(
+    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, names: list[str], seed: int
+) -> list[Effect]:
+    """Return the effects of columns by their names; free texts have none."""
+    rows = _some(frame, EFFECT_ROWS, seed)
+    found = []
+    for column in _columns(estimator, names):
+        values = _values(column, frame[column.name], EFFECT_VALUES)
+        means = _means(estimator, rows, [values])
+        found.append(Effect(column, values, means, _edges(estimator, column, frame[column.name])))
+    return found
+
+
+def pairs(
+    estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, names: list[str], seed: int
+) -> list[Pair]:
+    """Return the pairs of the first columns by their names, the one that interacts most first."""
+    rows, found = _some(frame, PAIR_ROWS, seed), []
+    for columns in combinations(_columns(estimator, names)[:PAIRED], 2):
+        first, second = (_values(one, frame[one.name], PAIR_VALUES) for one in columns)
+        means = _means(estimator, rows, [first, second]).reshape(len(first), len(second), -1)
+        own = means.mean(axis=0, keepdims=True) + means.mean(axis=1, keepdims=True)
+        left = means - own + means.mean(axis=(0, 1))
+        strengths = np.sqrt(np.square(left).mean(axis=(0, 1)))
+        output = 1 if len(strengths) == 2 else int(strengths.argmax())  # both classes' are equal
+        found.append(Pair(columns, (first, second), left[..., output], output, float(strengths[output])))
+    return sorted(found, key=lambda one: -one.strength)
+
+
+def _columns(estimator: TableClassifier | TableRegressor, names: list[str]) -> list[Column]:
+    by_name = {one.name: one for one in estimator.encoding_.columns if not isinstance(one, Text)}
+    return [by_name[name] for name in names if name in by_name]
+
+
+def _some(frame: pl.DataFrame, count: int, seed: int) -> pl.DataFrame:
+    return frame.sample(min(count, len(frame)), seed=seed)
+
+
+def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
+    """Return values of a column, ascending, or its most frequent levels; null last if there are such."""
+    known = _known(series)
+    if len(known) and isinstance(column, (Number, Date)):
+        places = (np.linspace(*SHARES, most) * (len(known) - 1)).round().astype(int)
+        found = known.sort().gather(places).unique(maintain_order=True)
+    else:
+        counts = known.value_counts(sort=True, name="rows").sort("rows", known.name, descending=[True, False])
+        found = counts[known.name].head(min(most, MOST_LEVELS))
+    return found if len(known) == len(series) else found.extend_constant(None, 1)
+
+
+def _known(series: pl.Series) -> pl.Series:
+    return (series.fill_nan(None) if series.dtype.is_float() else series).drop_nulls()
+
+
+def _means(estimator: TableClassifier | TableRegressor, rows: pl.DataFrame, values: list[pl.Series]) -> Array:
+    """Return mean predictions (combinations, n) of rows with every combination of columns' values."""
+    grid = np.indices([len(one) for one in values]).reshape(len(values), -1)
+    count = len(rows)
+    repeated = rows[np.tile(np.arange(count), grid.shape[1])]
+    dealt = [one.gather(places.repeat(count)) for one, places in zip(values, grid, strict=True)]
+    with warnings.catch_warnings():  # of levels that were not learned
+        warnings.simplefilter("ignore")
+        outputs = estimator.outputs(repeated.with_columns(dealt))
+    if not isinstance(estimator.task_, Classification):
+        outputs = estimator.task_.decoded(outputs)[:, None]
+    means: Array = outputs.reshape(grid.shape[1], count, -1).mean(axis=1)
+    return means
+
+
+def _edges(estimator: TableClassifier | TableRegressor, column: Column, series: pl.Series) -> Array:
+    """Return the lower edges of a number's bins in the first network that has such, in its own unit."""
+    binned = [models[0] for recipe, models in estimator.groups_ if recipe.bins]
+    known = _known(series).unique().sort()
+    if not (binned and len(known) and isinstance(column, Number)):
+        return np.empty(0)
+    used = estimator.encoding_.used
+    place = sum(one.width for one in used[: used.index(column)])
+    blocks, first = binned[0].network.blocks, 0
+    embedded = (one for one in binned[0].network.operations if isinstance(one.layer, PiecewiseLinear))
+    for block in blocks:
+        if isinstance(block, Numbers) and block.embedding is not None:
+            views = embedding_views(binned[0].parameters, next(embedded))
+            if first <= place < first + block.count:
+                own = views["edges"][place - first][views["slopes"][place - first] > 0]
+                return np.interp(own, column.encoded(known).values[:, 0], numbers(known))
+        first += block.columns
+    return np.empty(0)

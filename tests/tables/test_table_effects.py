@@ -1,0 +1,125 @@
+"""Effects of columns and of pairs, and the picture that shows them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import polars as pl
+import pytest
+from sklearn.inspection import partial_dependence
+from test_table_estimators import QUICK, flats
+
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.tables import recipe
+from fastmlp.tables.effects import EFFECT_ROWS, effects, pairs
+from fastmlp.tables.plots import ACROSS, plot
+
+
+def test_effects_are_scikit_learns_partial_dependences():
+    frame = flats(EFFECT_ROWS).drop("kind")
+    model = TableRegressor(**QUICK).fit(frame, "price")
+    X = frame.drop("price")
+    for effect in effects(model, X, ["size", "city", "noise"], seed=0):
+        name, known = effect.column.name, effect.values.drop_nulls().to_numpy()
+        expected = partial_dependence(
+            model, X.to_pandas(), [name], custom_values={name: known}, kind="average",
+            categorical_features=["city"],
+        )["average"][0]  # fmt: skip
+        np.testing.assert_allclose(effect.means[: len(known), 0], expected, rtol=1e-6)
+        assert (len(known) < len(effect.values)) == (name == "size")  # of which some are missing
+
+
+def test_effects_of_classes_are_probabilities():
+    frame = flats().drop("price")
+    model = TableClassifier(**QUICK).fit(frame, "kind")
+    for effect in effects(model, frame.drop("kind"), ["size", "city"], seed=0):
+        np.testing.assert_allclose(effect.means.sum(axis=1), 1)
+        assert not effect.edges.size
+
+
+def test_a_column_of_nothing_has_an_effect():
+    model = TableRegressor(**QUICK).fit(flats().drop("kind"), "price")
+    empty = flats(50).with_columns(pl.lit(None, pl.Float64).alias("size"))
+    (found,) = effects(model, empty.drop("price", "kind"), ["size"], seed=0)
+    assert found.values.to_list() == [None]
+    assert found.means.shape == (1, 1)
+
+
+def test_bins_are_shown_in_the_unit_of_their_column(monkeypatch):
+    monkeypatch.setitem(recipe.PRESETS, "good", (recipe.BINNED,))
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"few": np.arange(500) % 2, "x": 1000 + rng.exponential(100, 500)})
+    frame = frame.with_columns(z=pl.Series(rng.normal(size=500)))
+    y = frame["x"].to_numpy() + rng.normal(size=500)
+    model = TableRegressor(**{**QUICK, "epochs": 1}).fit(frame, y)
+    few, x = effects(model, frame, ["few", "x"], seed=0)
+    assert not few.edges.size
+    expected = np.quantile(frame["x"].to_numpy(), np.linspace(0, 1, recipe.BINNED.bins + 1)[:-1])
+    assert len(x.edges) == len(expected)
+    np.testing.assert_allclose(x.edges[:-3], expected[:-3], atol=15)  # quantiles of a part of the rows
+    assert (np.diff(x.edges) > 0).all()
+
+
+def test_the_pair_that_interacts_is_found():
+    rng = np.random.default_rng(0)
+    a, b, c = rng.uniform(-1, 1, (3, 400))
+    frame = pl.DataFrame({"a": a, "b": b, "c": c})
+    model = TableRegressor(**{**QUICK, "hidden": (16,), "epochs": 100}).fit(frame, 100 * (a * b + c))
+    found = pairs(model, frame, ["c", "a", "b"], seed=0)
+    assert len(found) == 3
+    assert {one.name for one in found[0].columns} == {"a", "b"}
+    assert found[0].strength > 3 * found[1].strength
+    assert 10 < found[0].strength < 60  # of 100 a b: 33 where both are uniform
+    np.testing.assert_allclose([found[0].left.sum(axis=axis) for axis in (0, 1)], 0, atol=1e-9)
+
+
+def mixed(rows=150):
+    """A table of long names, dates, missing values, a rare class and a text of many words."""
+    rng, long = np.random.default_rng(0), "the name of a column that nobody has ever cut short"
+    when = np.datetime64("2021-01-01") + rng.integers(0, 900, rows).astype("timedelta64[D]")
+    frame = flats(rows).drop("kind").rename({"city": f"city, {long}", "price": f"price, {long}"})
+    level = np.array([*["Llanfairpwllgwyngyllgogerychwyrndrobwll"] * (rows - 30), *["Rome"] * 30])
+    text = [" ".join(rng.choice(["lorem", "ipsum", "dolor", "sit"], 9)) for _ in range(rows)]
+    frame = frame.with_columns(
+        pl.Series("when", when), pl.Series(f"level, {long}", level), text=pl.Series(text)
+    )
+    kinds = np.array(["an unusual class, of which there are few"] * 10 + ["often", "mostly"] * rows)[:rows]
+    return frame.with_columns(pl.Series(f"kind, {long}", kinds)), f"price, {long}", f"kind, {long}"
+
+
+def test_one_row_has_a_picture():
+    frame = flats(101).drop("kind")
+    model = TableRegressor(**{**QUICK, "members": 5, "epochs": 2}).fit(frame, "price")
+    figure = plot(model, frame[:1].drop("price"), frame["price"].to_numpy()[:1], 0)
+    figure.draw_without_rendering()
+    assert "intervals" in {axes.get_title() for axes in figure.axes}
+
+
+@pytest.mark.parametrize("kind", [TableRegressor, TableClassifier])
+def test_no_text_of_the_picture_overlaps_or_is_cut(kind):
+    from matplotlib.transforms import Bbox
+
+    frame, *targets = mixed()
+    target = targets[kind is TableClassifier]
+    model = kind(**{**QUICK, "epochs": 2}).fit(frame.drop({*targets} - {target}), target)
+    figure = plot(model, frame.drop(targets), frame[target].to_numpy(), 0)
+    assert len(figure.axes) >= 10
+    figure.draw_without_rendering()
+    boxes = {}
+    for axes in figure.axes:
+        assert axes.get_label() == "<colorbar>" or axes.get_title()
+        texts = [axes.title, axes.xaxis.label, axes.yaxis.label]
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = zip(axis.get_majorticklocs(), axis.get_ticklabels(), strict=True)
+            texts += [text for place, text in ticks if low <= place <= high and not text.get_rotation()]
+        assert axes.title.get_window_extent().width < figure.bbox.width / ACROSS
+        for place, text in enumerate(one for one in texts if one.get_text()):
+            boxes[axes, place, text.get_text()] = text.get_window_extent()
+    for name, box in boxes.items():
+        assert min(box.x0, box.y0) > -1, name
+        assert box.x1 < figure.bbox.x1 + 1, name
+        assert box.y1 < figure.bbox.y1 + 1, name
+    for (one, box), (other, second) in itertools.combinations(boxes.items(), 2):
+        assert Bbox.intersection(box.padded(-1), second.padded(-1)) is None, (one, other)
