@@ -99,7 +99,7 @@ class Training:
         state, run = self.state, self.run
         state.parameters[...] = saved.parameters
         state.moments[: len(saved.moments)] = saved.moments
-        self.state = state._replace(step=self.steps_before + saved.step)
+        self.state = state.at(self.steps_before + saved.step)
         self.losses.pending = saved.pending
         run.step = saved.step
         run.history.update(saved.history)
