@@ -47,6 +47,9 @@ def rows() -> Iterator[Row]:
             notebook, X, y, optimizer=sgd, epochs=epochs, batch_size=None, seed=0, progress=False, threads=1
         )
 
+    # "auto" finds it from now on, as where such trainings have taken what it takes to compile.
+    fastmlp.fit(notebook, X, y, optimizer=sgd, epochs=1, batch_size=None, seed=0, backend="specialized")
+
     yield Row("fit, 100 steps of 3-4-1", fit(100), "100 steps", fit(100 * LONG), LONG, 200)
 
     table = rng.random((100, 5))

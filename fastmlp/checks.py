@@ -95,7 +95,7 @@ def instance(what: str, value: object, expected: type | tuple[type, ...], choice
 
 def no_iterator(what: str, value: object) -> None:
     """Raise TypeError if `value` is a generator or another iterator, which gives its rows only once."""
-    if isinstance(value, Iterator) and not hasattr(value, "__array__"):
+    if type(value) is not np.ndarray and isinstance(value, Iterator) and not hasattr(value, "__array__"):
         raise TypeError(
             f"{what} must be an array, got {shown(value)}; collect what it gives, as with "
             f"np.array(list({what.split()[-1]}))"

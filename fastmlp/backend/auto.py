@@ -68,17 +68,22 @@ class Field(NamedTuple):
     """The candidates for a training.
 
     found : all, fastmlp's own first; exact : those of the exact bits, fastest : of these
+    binds : whether one may have a program of the network alone
+    ready : names of those whose machine code has been found, which stays where it is
     """
 
     found: tuple[Candidate, ...]
     exact: tuple[Candidate, ...]
     fastest: Candidate
+    binds: bool
+    ready: set[str]
 
     @classmethod
     def of(cls, found: tuple[Candidate, ...]) -> Field:
         """Return the field of some candidates."""
         exact = tuple(one for one in found if one.exact)
-        return cls(found, exact, min(exact, key=attrgetter("seconds")))
+        binds = any(one.bound for one in found)
+        return cls(found, exact, min(exact, key=attrgetter("seconds")), binds, set())
 
 
 class Auto:
@@ -87,7 +92,7 @@ class Auto:
     work : the training; only : the name of a backend, if no other shall be taken
     exact : whether no backend of other bits shall be taken
     may_request : whether it may request work in the background; not where it only says what it would do
-    now, chosen : the backend, and the candidate that it is
+    now, chosen : the backend, and the candidate that it is; binds : see `Field`
     """
 
     def __init__(
@@ -100,7 +105,7 @@ class Auto:
         self._work, self._left = work, math.inf if work.steps is None else work.steps
         self._only = only
         self._dtype = f"float{8 * work.itemsize}"
-        self._found, self._exact, self._fastest = field(work, only)
+        self._found, self._exact, self._fastest, self.binds, self._ready = field(work, only)
         alone = None
         if not exact and len(self._exact) < len(self._found):
             # Bits must not follow the threads that happen to be free.
@@ -137,11 +142,6 @@ class Auto:
             return self
         return Auto(self._work._replace(steps=int(steps)), exact=True, only=self._only)
 
-    @property
-    def binds(self) -> bool:
-        """Whether a backend may have a program of the network alone."""
-        return any(one.bound for one in self._found)
-
     def _first(self, alone: Field | None) -> Candidate:
         """Return what the training begins with. alone : on one thread, where one may be of other bits"""
         if alone is not None:
@@ -166,7 +166,12 @@ class Auto:
 
     def is_ready(self, one: Candidate) -> bool:
         """Return whether the training finds a backend's machine code on the disk, or in this process."""
-        return one.entries.is_ready(self.network, self.optimizer, self._dtype, one.bound)
+        if one.name in self._ready:
+            return True
+        found = one.entries.is_ready(self.network, self.optimizer, self._dtype, one.bound)
+        if found:
+            self._ready.add(one.name)
+        return found
 
     @property
     def faster(self) -> Candidate | None:
@@ -212,10 +217,11 @@ class Auto:
         if self._better is not None and self.is_ready(self._better):
             self.chosen, self._better = self._better, None
             self.now = registry.get(self.chosen.name)
-        stopwatch, faster = Stopwatch(), self.faster
+        faster = self.faster
+        stopwatch = Stopwatch() if faster is not None and faster.bound is not None else None
         after = self.now.train_chunk(network, optimizer, state, data, chunk, key, threads, losses)
         self._left -= losses.shape[-1]
-        if faster is not None and faster.bound is not None:
+        if faster is not None and stopwatch is not None:
             spent().add(faster.key, stopwatch.lap().working)
             if self._better is None:
                 self._look_for_better()

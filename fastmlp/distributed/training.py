@@ -57,8 +57,9 @@ class TrainingRanks(SeveralRanks):
         with self.raise_on_all_ranks():
             options = check(network, options, self.first)
             self._check(network, options)
-        file = self.of_first(options.file)
-        if not options.more:
+        more, file = options.earlier
+        file = self.of_first(file)
+        if not more:
             options = options._replace(resume=file)
         self._compare(network, options)
         seed = options.seed

@@ -111,19 +111,20 @@ class Perceptron(Joint, Parameters, Fitted):
         rows = rows_of(
             X, self._targets(y), sample_weight, self._class_weights(y, incremental), number(self.input_scale)
         )
-        rng = generator_here(random_state(self.random_state))
-        # As in scikit-learn: errors of X, y and sample_weight come first, and lbfgs ignores early_stopping.
-        if incremental and self.early_stopping and self.solver != "lbfgs":
-            raise ValueError("partial_fit does not support early_stopping=True")
-        if first:
-            self.n_iter_ = self.t_ = 0
-            network, parameters = self._drawn(rows, sizes, rng)
-        else:
-            network, parameters = self._known(rows)
-        if self.solver == "lbfgs":
-            self._train_lbfgs(network, parameters, rows, callbacks)
-        else:
-            self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first)
+        with random_state(self.random_state) as given:
+            rng = generator_here(given)
+            # As in scikit-learn: errors of X, y and sample_weight come first; lbfgs ignores early_stopping.
+            if incremental and self.early_stopping and self.solver != "lbfgs":
+                raise ValueError("partial_fit does not support early_stopping=True")
+            if first:
+                self.n_iter_ = self.t_ = 0
+                network, parameters = self._drawn(rows, sizes, rng)
+            else:
+                network, parameters = self._known(rows)
+            if self.solver == "lbfgs":
+                self._train_lbfgs(network, parameters, rows, callbacks)
+            else:
+                self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first)
         self._check_parameters(parameters)
         return self
 
@@ -138,8 +139,8 @@ class Perceptron(Joint, Parameters, Fitted):
             dtype, n_in = model.parameters.dtype, model.network.n_in
         if is_classifier(self) and not (incremental and hasattr(self, "classes_")):
             learn_labels(self, source, incremental)
-        rng = random_state(self.random_state)
-        with Windows(source, row_format_of(self, dtype, n_in), epochs or self.max_iter) as windows:
+        windowed = Windows(source, row_format_of(self, dtype, n_in), epochs or self.max_iter)
+        with random_state(self.random_state) as rng, windowed as windows:
             window = windows.next()
             assert window is not None
             rows = ValidatedRows(*window.data, None)

@@ -367,7 +367,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         whole = type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind == "i" and y.dtype == classes.dtype
         if not whole or self._label_binarizer.y_type_ not in ("binary", "multiclass"):
             return None
-        places = np.searchsorted(classes[:-1], y)
+        places = classes[:-1].searchsorted(y)
         return places if (classes[places] == y).all() else None
 
     def _targets(self, y: Array) -> Array:

@@ -314,7 +314,7 @@ class Network:
         terms = [head.weight * loss for head, loss in zip(self.heads.values(), losses, strict=True)]
         return functools.reduce(operator.add, terms)  # `sum` corrects the roundings of floats from 3.12 on
 
-    @property
+    @functools.cached_property
     def head_names(self) -> tuple[str, ...]:
         """The names by which targets and outputs are dicts; none where they are arrays."""
         return tuple(name for name in self.heads if name)

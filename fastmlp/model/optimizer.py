@@ -180,7 +180,7 @@ class Optimizer:
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in fields(self)}  # without what is cached
 
-    @property
+    @functools.cached_property
     def constant_rates(self) -> tuple[float, float] | None:
         """The rates of weights and of biases, if they are numbers; None if they change."""
         rate = self.learning_rate

@@ -74,7 +74,7 @@ class SGD(Optimizer):
         """Hyperparameters, in the order of the formula's arguments."""
         return (self.momentum,)
 
-    @property
+    @functools.cached_property
     def constant_rates(self) -> tuple[float, float] | None:
         """The rates of weights and of biases, if they are numbers; None if they change."""
         both, biases = super().constant_rates, self.bias_learning_rate

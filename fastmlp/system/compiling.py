@@ -27,14 +27,14 @@ class _Total:
     def __init__(self) -> None:
         self._depths: Counter[int] = Counter()
         """By the ids of the threads that are within it: how many times."""
-        self._began = 0.0
-        self.closed = 0.0
+        self.counted: tuple[float, float | None] = (0.0, None)
+        """The seconds until the last thread left, and since when one is within: one object, for readers."""
 
     def begin(self) -> None:
         """Have this thread enter."""
         with _lock:
             if not self._depths:
-                self._began = time.perf_counter()
+                self.counted = self.counted[0], time.perf_counter()
             self._depths[threading.get_ident()] += 1
 
     def end(self) -> None:
@@ -50,15 +50,15 @@ class _Total:
 
     def seconds(self) -> float:
         """Return the sum, up to now if a thread is within."""
-        with _lock:
-            return self.closed + (time.perf_counter() - self._began if self._depths else 0.0)
+        closed, began = self.counted
+        return closed if began is None else closed + time.perf_counter() - began
 
     def _leave(self, thread: int, times: int) -> None:
         self._depths[thread] -= times
         if not self._depths[thread]:
             del self._depths[thread]
             if not self._depths:
-                self.closed += time.perf_counter() - self._began
+                self.counted = self.seconds(), None
 
 
 total = _Total()
@@ -111,11 +111,11 @@ class Stopwatch:
     """Measures one lap after another; the first begins when it is made."""
 
     def __init__(self) -> None:
-        self._last = time.perf_counter(), seconds_compiling()
+        self._last = time.perf_counter(), total.seconds()
 
     def lap(self) -> Lap:
         """Return the time since the last lap ended, and begin the next."""
         began, compiled_before = self._last
-        now, compiled = self._last = time.perf_counter(), seconds_compiling()
+        now, compiled = self._last = time.perf_counter(), total.seconds()
         compiling = compiled - compiled_before
         return Lap(now - began - compiling, compiling)

@@ -22,6 +22,10 @@ class Orders(Protocol):
         """Write the orders of the next epochs to out (epochs, rows)."""
 
 
+NO_ORDER = np.empty(0, np.int64)
+"""The order of an epoch under way where none is drawn."""
+
+
 def batches_of(rows: int, batch_size: int, joins: bool) -> int:
     """Return how many batches an epoch has. joins : whether a row left alone joins the batch before it"""
     whole, left = divmod(rows, batch_size)
@@ -45,9 +49,13 @@ class Batches:
         if microbatch:
             self.most = microbatch + joins
         self.draws = orders
-        self._natural = np.arange(rows)
         self._first = 0  # the epoch of the first row of _orders
         self._orders = np.empty((0, rows), np.int64)
+
+    @functools.cached_property
+    def _natural(self) -> NDArray[np.int64]:
+        """The rows as they stand."""
+        return np.arange(self.rows)
 
     def rows_before(self, step: int) -> int:
         """Return how many rows are visited in the first `step` steps."""
@@ -62,7 +70,7 @@ class Batches:
 
     def position(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Return (order, order_state) of a `Snapshot` before the given step; orders are drawn up to there."""
-        return self.under_way(step), {} if self.draws is None else self.draws.state
+        return (NO_ORDER, {}) if self.draws is None else (self.under_way(step), self.draws.state)
 
     def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
         """Go on from a `position`."""

@@ -114,7 +114,11 @@ class Run:
                 f"run.{name} cannot be set; to end the training call run.stop(reason), "
                 "to change parameters or moments write into them: run.parameters[...] = values"
             )
-        super().__setattr__(name, value)
+        object.__setattr__(self, name, value)
+
+    def advance(self, step: int, rows_seen: int, epoch: int, threads: int | None) -> None:
+        """Set what a chunk has changed."""
+        vars(self).update(step=step, rows_seen=rows_seen, epoch=epoch, threads=threads)
 
     @property
     def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
@@ -187,6 +191,11 @@ class Callback:
 def with_state(callbacks: Sequence[Callback]) -> list[Callback]:
     """Return the callbacks that have a state to save."""
     return [c for c in callbacks if type(c).state_dict is not Callback.state_dict]
+
+
+def states_of(callbacks: Sequence[Callback]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the names and the states of callbacks, as a `Snapshot` has them."""
+    return [(type(c).__name__, c.state_dict()) for c in with_state(callbacks)]
 
 
 class EarlyStopping(Callback):

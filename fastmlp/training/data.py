@@ -47,7 +47,8 @@ def clean(what: str, array: Array, dtype: np.dtype[Any], scale: float = 1.0, fir
     """
     flags = array.flags
     if array.dtype == dtype and flags.c_contiguous and flags.aligned and scale == 1:
-        check_finite(what, array, array, first_row)
+        if not checks.finite(array):
+            raise not_finite(what, array, array, first_row)
         return array
     cleaned = np.empty(array.shape, dtype)
     convert(what, array, scale, cleaned, first_row)
@@ -73,20 +74,18 @@ def convert(what: str, array: Array, scale: float, out: Array, first_row: int = 
             target[...] = some
             if scale != 1:
                 target *= out.dtype.type(scale)
-        if not never_infinite:
-            check_finite(what, some, target, first_row + start)
+        if not never_infinite and not checks.finite(target):
+            raise not_finite(what, some, target, first_row + start)
 
 
-def check_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> None:
-    """Raise ValueError unless all of `cleaned` is finite, which was made of `array`."""
-    if checks.finite(cleaned):
-        return
+def not_finite(what: str, array: Array, cleaned: Array, first_row: int = 0) -> ValueError:
+    """Return the error that not all of `cleaned` is finite, which was made of `array`."""
     first = tuple(int(i) for i in np.argwhere(~np.isfinite(cleaned))[0])
     value = np.asarray(array)[first]
     place = ", ".join(str(i if axis else first_row + i) for axis, i in enumerate(first))
     if np.isfinite(value):
-        raise ValueError(f"{what}[{place}] = {value!s} does not fit into {cleaned.dtype}")
-    raise ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
+        return ValueError(f"{what}[{place}] = {value!s} does not fit into {cleaned.dtype}")
+    return ValueError(f"{what} must be finite, got {value} at {what}[{place}]")
 
 
 def clean_inputs(
@@ -151,7 +150,7 @@ def clean_targets(what: str, value: Any, network: Network, rows: int, dtype: np.
 
     Targets of heads lie side by side, and NaN is what is missing.
     """
-    if isinstance(value, Mapping) and not network.head_names:
+    if type(value) is not np.ndarray and isinstance(value, Mapping) and not network.head_names:
         names = ", ".join(map(str, value))
         raise ValueError(f"{what} must be one array, got a dict of {names}; the network has no heads")
     if not network.heads:

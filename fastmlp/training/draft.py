@@ -21,29 +21,29 @@ class Draft:
 
     def __init__(self, moment_rows: int, threads: int | None = None) -> None:
         self._rows, self._threads = moment_rows, threads
-        self._arrays: TrainState | None = None
+        self._draft: TrainState | None = None
+        self._used: tuple[Array, ...] = ()
+        self._of_state: tuple[Array, ...] = ()
+        """The vectors that are copied, of the draft and of the state."""
 
     def of(self, state: TrainState, changed: bool = True) -> TrainState:
-        """Return a copy of the state, which the next one overwrites.
+        """Return a copy of the state, which the next one overwrites; all states have the same arrays.
 
         changed : False if nothing has written to the state since it accepted the last draft
         """
-        if self._arrays is None:
+        if self._draft is None:
             # The gradients are nobody's between two steps: those of the state serve.
-            parameters = aligned(state.parameters.size, state.parameters.dtype)
-            self._arrays = TrainState(parameters, state.gradients, np.empty_like(state.moments), 0)
-            changed = True
-        if changed:
-            self._copy(state, self._arrays)
-        return self._arrays.at(state.step)
+            parameters, moments = aligned(state.parameters.size, state.parameters.dtype), state.moments
+            own = np.empty(moments.shape, moments.dtype)
+            self._draft = TrainState(parameters, state.gradients, own, 0)
+            self._used = (parameters, *own[: self._rows]) if self._rows else (parameters,)
+            self._of_state = (state.parameters, *moments[: self._rows]) if self._rows else (state.parameters,)
+        elif not changed:
+            return self._draft.at(state.step)
+        parts.copy(self._of_state, self._used, self._threads)
+        return self._draft.at(state.step)
 
     def accept(self, draft: TrainState, state: TrainState) -> TrainState:
         """Write the draft to the state's arrays; return the state with the draft's step."""
-        self._copy(draft, state)
+        parts.copy(self._used, self._of_state, self._threads)
         return state.at(draft.step, draft.threads)
-
-    def _copy(self, source: TrainState, target: TrainState) -> None:
-        parts.copy(self._used(source), self._used(target), self._threads)
-
-    def _used(self, state: TrainState) -> tuple[Array, ...]:
-        return (state.parameters, *state.moments[: self._rows]) if self._rows else (state.parameters,)

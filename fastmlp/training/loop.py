@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +18,7 @@ from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
 from fastmlp.training.batches import KEPT_STEPS, Batches, visited_weights
-from fastmlp.training.callbacks import Callback, Progress, Run, with_state
+from fastmlp.training.callbacks import Callback, Progress, Run, states_of
 from fastmlp.training.divergence import DivergenceError, last_finite, sound
 from fastmlp.training.draft import Draft
 from fastmlp.training.epoch_losses import EpochLosses
@@ -58,7 +57,7 @@ class Training:
         history: dict[str, list[float]] = {name: [] for name in self.names}
         if plan.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}
-        self.uniform = int(np.count_nonzero(self.weights == 1)) == rows
+        self.uniform = not plan.weighed or int(np.count_nonzero(self.weights == 1)) == rows
         self.plan, self.state, self.callbacks = plan, state, callbacks
         self.steps_before = state.step
         self.first_step = plan.other_steps + state.step
@@ -69,7 +68,7 @@ class Training:
         self.head_weights = plan.head_weights
         if plan.head_weights is None and plan.network.heads:
             self.head_weights = plan.network.head_weights(plan.data.targets, plan.data.weights)
-        self.by_epoch = [callback for callback in callbacks if _wants_epochs(callback)]
+        self.by_epoch = [one for one in callbacks if _wants_epochs(one)] if callbacks else []
         self.ends_at_epochs = bool(self.by_epoch) or plan.held_out is not None
         layers = len(plan.network.operations)
         weights = visited_by_a_row(plan.network, plan.data)
@@ -78,9 +77,8 @@ class Training:
         """Seconds a step."""
         self.threads = Threads(plan.threads)
         self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
-        held_out = 0 if plan.held_out is None else plan.held_out.inputs.shape[0]
-        longest = most_seconds(weights, max(plan.batch_size, held_out)) + streamed
-        self.drafts = plan.stays_finite or is_long(longest)
+        most = plan.batch_size if plan.held_out is None else max(plan.batch_size, len(plan.held_out.weights))
+        self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
         backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, backend, self.snapshot,
@@ -101,7 +99,7 @@ class Training:
         state, run = self.state, self.run
         state.parameters[...] = saved.parameters
         state.moments[: len(saved.moments)] = saved.moments
-        self.state = state._replace(step=self.steps_before + saved.step)
+        self.state = state.at(self.steps_before + saved.step)
         self.losses.pending = saved.pending
         run.step = saved.step
         run.history.update(saved.history)
@@ -122,7 +120,7 @@ class Training:
             order_state=order_state,
             pending=self.losses.pending,
             history=self.run.history,
-            callbacks=[(type(c).__name__, c.state_dict()) for c in with_state(self.callbacks)],
+            callbacks=states_of(self.callbacks) if self.callbacks else [],
         )
 
     def left(self) -> Snapshot:
@@ -147,11 +145,14 @@ class Training:
         plan, objectives = self.plan, empty_losses(self.plan.network, len(chunk.starts))
         if plan.mixing is not None:
             data, chunk = plan.mixing.mixed(plan.network, data, chunk, state.step)
-        exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+        averaged = plan.optimizer.rule.reads_last
+        if averaged:
+            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         state = plan.backend.train_chunk(
             plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, self.threads.most, objectives
         )
-        exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+        if averaged:
+            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         return state, objectives
 
     def run_chunks(self) -> None:
@@ -164,18 +165,18 @@ class Training:
         plan, run, batches, steps = self.plan, self.run, self.batches, len(chunk.starts)
         ends = self.ends_at_epochs and (run.step + steps) % batches.per_epoch == 0
         try:
-            objectives, validation_loss = self._take(chunk, ends)
+            rows = batches.rows_before(run.step + steps) - run.rows_seen
+            objectives, validation_loss = self._take(chunk, ends, rows)
         except LeftBehind:  # self.state is as it was, and the training stops
             batches.resume(run.step, *self.position)
             self._end_chunk()  # a Checkpoint writes here
             return
-        run.step = self.state.step - self.steps_before
-        run.rows_seen = batches.rows_before(run.step)
         by_rows = plan.network.convention == "sklearn"
         counts = (chunk.stops - chunk.starts).astype(np.float64) if by_rows else chunk.totals
         taken = objectives.shape[-1]
         self.write(self.losses.add(counts[:taken], objectives))
-        run.epoch = len(run.history["loss"])
+        step = self.state.step - self.steps_before
+        run.advance(step, batches.rows_before(step), len(run.history["loss"]), self.threads.used)
         if taken < steps:
             raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
         if ends:
@@ -239,39 +240,37 @@ class Training:
     def chunk_steps(self) -> int:
         """Return how many steps the next chunk has time for."""
         seconds = TRIAL_SECONDS if self.threads.is_trial else CHUNK_SECONDS
-        steps = int(seconds / max(self.pace, 1e-9))
+        steps = int(seconds / self.pace) if self.pace > 1e-9 else MAX_CHUNK_STEPS
         if (plan := self.plan).mixing is not None:
             columns = plan.network.n_in + plan.network.n_out
             steps = min(steps, MIXED_BYTES // (plan.batch_size * columns * self.state.parameters.itemsize))
         return max(1, steps)
 
-    def _take(self, chunk: Chunk, ends: bool) -> tuple[NDArray[np.float64], float | None]:
+    def _take(self, chunk: Chunk, ends: bool, rows: int) -> tuple[NDArray[np.float64], float | None]:
         """Take a chunk's steps; return the objectives (steps,), and the validation loss if an epoch ends.
 
+        rows : that the steps visit
         There are fewer objectives if a loss or a parameter is not finite after them. Raises LeftBehind if a
         step or the validation takes long and the training has been requested to stop.
         """
         plan = self.plan
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
         stopwatch = Stopwatch()
-        running = 0.0
+        running, clock = 0.0, self.threads.clock
 
         def advance() -> tuple[TrainState, NDArray[np.float64]]:
             nonlocal running
-            began = time.thread_time()
+            began = clock()
             advanced = self.advance(state, chunk)
-            running = time.thread_time() - began
+            running = clock() - began
             return advanced
 
         after, objectives = self.interruptible(self.run, plan.batch_size, advance)
         taken = stopwatch.lap()
-        # No difference of arrays: of 16 384 steps it takes pages of its own, 2 ns a step.
-        rows = int(np.add.reduce(chunk.stops) - np.add.reduce(chunk.starts))
         if self.threads.took(after.threads, rows, taken, running):
             # After a chunk during which something compiled the next has no more steps: where another thread
             # compiled, this one worked meanwhile, and took longer than the difference.
             self.pace = max(taken.working, CHUNK_SECONDS if taken.compiling else 0.0) / len(chunk.starts)
-        self.run.threads = self.threads.used
         if plan.stays_finite and not sound(objectives, after.parameters):
             self.state, objectives = last_finite(
                 self.advance, self.state, chunk, self.draft, self.losses.parts

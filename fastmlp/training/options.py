@@ -7,13 +7,14 @@ import os
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from fastmlp import checks
 from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, check_optimizer
+from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
 from fastmlp.model.pieces import Piece
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.notices import is_watched
@@ -64,19 +65,18 @@ class FitOptions(NamedTuple):
     mixup: float | None
 
     @property
-    def more(self) -> Continuation | None:
-        """The training of a model that goes on, once options are checked."""
-        return self.resume if isinstance(self.resume, Continuation) else None
+    def earlier(self) -> tuple[Continuation | None, Saved | None]:
+        """The training of a model that goes on, or that of a file, once options are checked."""
+        resume = self.resume
+        if resume is None:
+            return None, None
+        return (resume, None) if isinstance(resume, Continuation) else (None, resume)
 
-    @property
-    def file(self) -> Saved | None:
-        """The training of a file that goes on, once options are checked."""
-        return self.resume if isinstance(self.resume, Saved) else None
-
-    @property
-    def staying(self) -> dict[str, Any]:
-        """The options that `Model.fit_more` goes on with."""
-        return dict(zip(STAYS, _staying(self), strict=True))
+    def staying(self, optimizer: Optimizer, dtype: np.dtype[Any]) -> dict[str, Any]:
+        """Return the options that `Model.fit_more` goes on with; optimizer, dtype : that steps have"""
+        found = dict(zip(STAYS, _staying(self), strict=True))
+        found["optimizer"], found["dtype"] = optimizer, dtype
+        return found
 
 
 _staying = operator.attrgetter(*STAYS)
@@ -92,20 +92,30 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
     optimizer = Adam() if options.optimizer is None else options.optimizer
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(network)
-    epochs, shuffle = checks.whole("epochs", options.epochs, 0), checks.flag("shuffle", options.shuffle)
-    threads = None if options.threads is None else checks.whole("threads", options.threads, 1)
+    changed: dict[str, Any] = {} if optimizer is options.optimizer else {"optimizer": optimizer}
+    for name, low, may_be_none in WHOLE_NUMBERS:
+        number = getattr(options, name)
+        if (type(number) is int and number >= low) or (number is None and may_be_none):
+            continue
+        changed[name] = checks.whole(name, number, low)
+    if options.shuffle is not True:
+        changed["shuffle"] = checks.flag("shuffle", options.shuffle)
     callbacks = check_callbacks(options.callbacks, options.progress if first else False)
-    metrics = checked_metrics(options.metrics, network)
-    accumulate = checks.whole("accumulate", options.accumulate, 1)
-    batch_size = None if options.batch_size is None else checks.whole("batch_size", options.batch_size, 1)
-    seed = None if options.seed is None else checks.whole("seed", options.seed, 0)
+    if callbacks or type(options.callbacks) is not tuple:
+        changed["callbacks"] = callbacks
+    if type(options.metrics) is not tuple or options.metrics:
+        changed["metrics"] = checked_metrics(options.metrics, network)
     resume = options.resume
     if resume is not None and not isinstance(resume, (Continuation, Saved)):
-        resume = read_training(resume, own_pieces(network)) if first else None
-    return options._replace(
-        optimizer=optimizer, epochs=epochs, batch_size=batch_size, shuffle=shuffle, seed=seed,
-        callbacks=callbacks, threads=threads, resume=resume, metrics=metrics, accumulate=accumulate,
-    )  # fmt: skip
+        changed["resume"] = read_training(resume, own_pieces(network)) if first else None
+    return options._replace(**changed) if changed else options
+
+
+WHOLE_NUMBERS = (
+    ("epochs", 0, False), ("threads", 1, True), ("accumulate", 1, False), ("batch_size", 1, True),
+    ("seed", 0, True),
+)  # fmt: skip
+"""Options that are whole numbers: the least of each, and whether it may be None."""
 
 
 def drawn_seed(options: FitOptions) -> int:
@@ -136,7 +146,8 @@ def backend_request(options: FitOptions) -> BackendRequest:
     """Return which backend a training is to have; ValueError where that cannot go on with the one before."""
     backend, saved = options.backend, options.resume
     earlier: str | None = saved.backend if saved else None
-    goes_on, mixed = earlier is not None and is_exact(earlier), is_bfloat16(options.dtype)
+    mixed = options.dtype is not None and is_bfloat16(options.dtype)
+    goes_on = earlier is not None and is_exact(earlier)
     if options.dtype is not None and isinstance(saved, Saved) and mixed != is_mixed(saved.backend):
         then = "bfloat16" if is_mixed(saved.backend) else "not bfloat16"
         raise ValueError(
@@ -170,7 +181,7 @@ def check_callbacks(callbacks: Iterable[Callback], progress: bool | None) -> lis
         checks.instance("every callback", callback, Callback, "a Callback")
     if progress is None:
         progress = is_watched()
-    if checks.flag("progress", progress):
+    if progress is not False and checks.flag("progress", progress):
         checked.append(Progress())
     # A Checkpoint comes last: it writes the states of the others, which must have seen the chunk.
-    return sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))
+    return checked and sorted(checked, key=lambda callback: isinstance(callback, Checkpoint))

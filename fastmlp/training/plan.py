@@ -42,6 +42,7 @@ class Plan(NamedTuple):
     microbatch : as of `Chunk`; batch_size has all rows of a step
     model_index : see `Run`
     mixing : of the rows of a step; None trains on rows as they are
+    weighed : whether rows may have other weights than 1
     """
 
     network: Network
@@ -65,3 +66,4 @@ class Plan(NamedTuple):
     microbatch: int = 0
     model_index: int | None = None
     mixing: Mixing | None = None
+    weighed: bool = True

@@ -65,8 +65,9 @@ class Prepared(NamedTuple):
         now = settled(plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         # The model has the same lists: a copy took 4 ns an epoch, a twentieth of the smallest steps.
         lengths = {name: len(values) for name, values in run.left.history.items()}
-        beginning = beginning._replace(snapshot=run.left, lengths=lengths)
-        left = self.training._replace(backend=now.name, sample=sample, beginning=beginning)
+        beginning = Beginning(run.left, beginning.since, beginning.earlier, beginning.other_steps, lengths)
+        fit, options, share, _, rows, *_ = self.training
+        left = Continuation(fit, options, share, now.name, rows, sample, beginning)
         return model_of(run, plan.network, self.state.parameters, now, left)
 
 
@@ -94,10 +95,15 @@ class EpochRows(NamedTuple):
     setting: dict[str, Any] = {}  # noqa: RUF012  # never written
 
 
+def _have_checkpoint(callbacks: list[Callback]) -> bool:
+    return bool(callbacks) and any(isinstance(one, Checkpoint) for one in callbacks)
+
+
 def ready(
     network: Network,
     options: FitOptions,
     requested: BackendRequest,
+    streams: Streams,
     mixing: Mixing | None,
     rows: EpochRows,
     ranks: Ranks = ALONE,
@@ -105,15 +111,14 @@ def ready(
 ) -> Prepared:
     """Return a training that can begin, on rows in memory or in blocks.
 
-    options : checked, with a seed; ranks, trainings : as for `trainer.prepared`
+    options : checked, with a seed, whose streams are given; ranks, trainings : as for `trainer.prepared`
     """
     data, held_out, in_epoch, per_epoch = rows.data, rows.held_out, rows.in_epoch, rows.per_epoch
-    epochs, more, file = options.epochs, options.more, options.file
-    dtype, streams = data.weights.dtype, Streams(options.seed)
+    epochs, dtype, (more, file) = options.epochs, data.weights.dtype, options.earlier
     own_rows = -(-rows.batch_size // ranks.size)
     steps = epochs * per_epoch if per_epoch else None
     callbacks = options.callbacks
-    in_file = file is not None or ranks.any_of(any(isinstance(one, Checkpoint) for one in callbacks))
+    in_file = file is not None or ranks.any_of(_have_checkpoint(callbacks))
     with ranks.raise_on_all_ranks():
         trained = None if in_epoch is None else data
         measures = metrics_of(options.metrics, options.training_metrics, network, trained, held_out, ranks)
@@ -187,12 +192,14 @@ def ready(
         head_weights=head_weights,
         microbatch=rows.microbatch,
         mixing=mixing,
+        weighed=options.sample_weight is not None or in_epoch is None or ranks.size > 1,
     )
     validation: Any = options.validation
+    is_share = validation is not None and isinstance(validation, Real)
     training = Continuation(
         fit=options.fit,
-        options=options.staying | {"optimizer": optimizer, "dtype": dtype},
-        share=float(validation) if isinstance(validation, Real) else None,
+        options=options.staying(optimizer, dtype),
+        share=float(validation) if is_share else None,
         backend=chosen.name,
         rows=in_epoch,
         sample=rows.sample,

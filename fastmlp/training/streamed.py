@@ -188,15 +188,15 @@ class Streamed(Training):
             most = (plan.microbatch or plan.batch_size) + plan.network.needs_batches
             of_heads = self.head_totals(self.order, starts, stops)
             chunk = Chunk(self.order, starts, stops, totals, rates, most, of_heads, plan.microbatch)
-            objectives, validation_loss = self._take(chunk, ends)
+            objectives, validation_loss = self._take(chunk, ends, int(counts.sum()))
         except LeftBehind:  # self.state is as it was
             self._end_chunk()  # a Checkpoint writes here, since the training stops
             return False
         taken = objectives.shape[-1]
         counts = counts if plan.network.convention == "sklearn" else totals
         self.losses.add(counts[:taken], objectives)
-        run.step = self.state.step - self.steps_before
-        run.rows_seen += self._advance_by(taken)
+        seen = run.rows_seen + self._advance_by(taken)
+        run.advance(self.state.step - self.steps_before, seen, run.epoch, self.threads.used)
         if taken < steps:
             raise DivergenceError(run.epoch, run.step, run.parameters.copy(), run.history)
         if ends:

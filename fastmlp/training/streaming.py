@@ -97,11 +97,12 @@ class PreparedBlocks(NamedTuple):
 def _trained(
     network: Network, source: Source, options: FitOptions, requested: BackendRequest, mixing: Mixing | None
 ) -> Model:
-    done = len(options.file.snapshot.history["loss"]) if options.file else 0
+    (_, file), streams = options.earlier, Streams(options.seed)
+    done = len(file.snapshot.history["loss"]) if file else 0
     held_source: Source | None = None
     if isinstance(options.validation, Real):
         share = checks.real("validation", options.validation, 0, 1, open_low=True, open_high=True)
-        source, held_source = _split(source, share, Streams(options.seed))
+        source, held_source = _split(source, share, streams)
     batch_size = _batch_size(options.batch_size, source)
     step = batch_size * options.accumulate
     row_format = RowFormat(
@@ -131,7 +132,7 @@ def _trained(
             data, held_out, held_out is not None or blocks_held_out is not None, None, batch_size, step,
             microbatch, per_epoch, bool(source.rows), sample_of(data, held_out), setting,
         )  # fmt: skip
-        training = ready(network, options, requested, mixing, rows)
+        training = ready(network, options, requested, streams, mixing, rows)
         begin = functools.partial(Streamed, windows, first, blocks_held_out)
         run = train(*training.parts, begin)
     return training.ended(run)

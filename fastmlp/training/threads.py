@@ -6,6 +6,9 @@ than one. The number changes no bits, so that a training may try another number 
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from fastmlp.system.budget import share
 from fastmlp.system.compiling import Lap
 from fastmlp.system.notices import notify
@@ -49,6 +52,8 @@ class Threads:
 
     def __init__(self, given: int | None, changes: bool = True) -> None:
         self._given, self._changes = given, changes
+        self.clock: Callable[[], float] = time.thread_time if given != 1 else float
+        """Returns the seconds for which this thread has had a core; 0 where no others can be beside it."""
         self.used = self._top = 1
         self._limit: int | None = None
         self._trial: int | None = None

@@ -36,7 +36,7 @@ def prepared(
     options = ranks.agreed(network, options, checked)
     if options.seed is None:
         options = options._replace(seed=drawn_seed(options))
-    streams, window, file = Streams(options.seed), options.window, options.file
+    streams, window, (_, file) = Streams(options.seed), options.window, options.earlier
     validation, sample_weight = options.validation, options.sample_weight
     with ranks.raise_on_all_ranks():
         mixing = mixing_of(options.mixup, network, streams)
@@ -63,7 +63,7 @@ def prepared(
     step, microbatch = step_rows(batch_size, options.accumulate, rows)
     per_epoch = batches_of(rows, step, network.needs_batches)
     known = EpochRows(data, held_out, held_out is not None, rows, batch_size, step, microbatch, per_epoch)
-    return ready(network, options, requested, mixing, known, ranks, trainings)
+    return ready(network, options, requested, streams, mixing, known, ranks, trainings)
 
 
 def _has_blocks(network: Network, X: Any) -> bool:

@@ -20,6 +20,7 @@ from fastmlp.backend import auto, background_tasks, registry
 from fastmlp.backend.auto import Auto
 from fastmlp.kernels.jit import spent as spent_module
 from fastmlp.kernels.jit import store
+from fastmlp.kernels.jit.entries import Entries
 from fastmlp.kernels.jit.spent import Spent, key_of, spent
 from fastmlp.kernels.variant import Choice, Work
 from fastmlp.lab.explain import outlook
@@ -74,6 +75,22 @@ def test_what_is_on_the_disk_is_taken_at_once(requested, on_disk):
     on_disk.update(("fused", "specialized"))
     assert Auto(work(1)).name == "specialized"
     assert requested == []
+
+
+def test_what_is_missing_is_looked_for_until_it_is_found_and_then_no_more(requested, monkeypatch):
+    there, asked, network = set(), [], fastmlp.Network([7, 5, 2])
+
+    def is_ready(entries, *training):
+        asked.append(entries._name)
+        return entries._name in there
+
+    monkeypatch.setattr(Entries, "is_ready", is_ready)
+    assert [Auto(work(1, network)).name for _ in range(2)] == ["fused", "fused"]
+    there.update(("fused", "specialized"))
+    assert Auto(work(1, network)).name == "specialized"
+    asked.clear()
+    assert Auto(work(1, network)).name == "specialized"
+    assert asked == []
 
 
 def test_a_long_training_begins_with_what_is_there_and_has_the_faster_one_compiled(requested, on_disk):

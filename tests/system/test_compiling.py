@@ -38,7 +38,7 @@ def now(monkeypatch):
     """The time in seconds, which only the test moves: whole ones, of which sums and differences are exact."""
     time = types.SimpleNamespace(seconds=0.0, perf_counter=lambda: time.seconds, time=lambda: time.seconds)
     monkeypatch.setattr(clock, "time", time)
-    monkeypatch.setattr(clock.total, "closed", 0.0)  # what this process has compiled is no whole number
+    monkeypatch.setattr(clock.total, "counted", (0.0, None))  # what this process has compiled is not whole
     return time
 
 

@@ -377,13 +377,13 @@ class Call:
         """Write values to their words; arrays among them must be kept elsewhere while the call runs."""
         words = self.words
         for name, one in given.items():
-            if isinstance(one, np.ndarray):
-                try:  # `address_of`, without a call of Python's for each of 20 arrays
-                    words[WORDS[name]] = addressof(first_byte(one))
-                except (TypeError, ValueError):
-                    words[WORDS[name]] = address_of(one)
-            else:
+            if type(one) is int:
                 words[WORDS[name]] = one
+                continue
+            try:  # `address_of`, without a call of Python's for each of 20 arrays
+                words[WORDS[name]] = addressof(first_byte(one))
+            except (TypeError, ValueError):
+                words[WORDS[name]] = address_of(one) if isinstance(one, np.ndarray) else one
 
 
 def moved(call: Call, apart: dict[str, int], count: int) -> NDArray[np.int64]:

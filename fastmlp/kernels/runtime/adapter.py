@@ -181,7 +181,7 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         check_array("losses", losses, chunk.starts.shape, np.float64)
         dense = not isinstance(data.inputs, SparseRows)
         if dense and optimizer.rule.touched_only and network.takes_sparse:
-            data = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs))))
+            data, dense = data._replace(inputs=SparseRows.of(np.asarray(unpacked(data.inputs)))), False
         kind = kind_of(network, optimizer, state, data, chunk, threads, shared)
         known = idle.take(kind, state)
         if known is None or chunk is not known.chunk:
@@ -194,10 +194,14 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
             ready.show_chunk(chunk)
         given = {
             "parameters": state.parameters, "gradients": state.gradients, "moments": state.moments,
-            "step": state.step, "key": key, "losses": losses, **words_of(data),
-            **lists_for(data.inputs, chunk.batch_size, ready.workers),
-            **words_of_ranks(shared, summing, chunk), **heads,
+            "step": state.step, "key": key, "losses": losses, "leads": 1, **words_of(data),
         }  # fmt: skip
+        if not dense:
+            given |= lists_for(data.inputs, chunk.batch_size, ready.workers)
+        if heads:
+            given |= heads
+        if shared is not None and summing is not None:
+            given |= words_of_ranks(shared, summing, chunk)
         ready.call.show(given)
         threads = ready.run()
         if summing is not None:

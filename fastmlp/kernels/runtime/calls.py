@@ -40,13 +40,13 @@ def extent_of(network: Network, sparse: bool) -> Extent:
 
 def words_of(data: Data) -> dict[str, Any]:
     """Return a call's arrays and numbers of the data, by their names in `fastmlp.kernels.program.records`."""
-    inputs = data.inputs
+    inputs, targets, weights = data
     found: dict[str, Any] = {"inputs": inputs}
     if isinstance(inputs, SparseRows):
         found = words_of_sparse(inputs)
     elif isinstance(inputs, ByteRows):
         found = {"numbers": inputs.numbers, "scale": np.array([inputs.scale]), "bytes": len(inputs)}
-    return {**found, "targets": data.targets, "weights": data.weights, "samples": len(inputs)}
+    return {**found, "targets": targets, "weights": weights, "samples": len(inputs)}
 
 
 def words_of_sparse(inputs: SparseRows) -> dict[str, Any]:
@@ -155,10 +155,8 @@ def words_of_heads(network: Network, data: Data) -> dict[str, Any]:
     return {"head_totals": totals[:, None].copy(), "head_losses": np.empty((len(totals), 1))}
 
 
-def words_of_ranks(shared: Shared | None, summing: Summing | None, chunk: Chunk) -> dict[str, Any]:
-    """Return the words of a call record for ranks that share its steps; without them that it leads."""
-    if shared is None or summing is None:
-        return {"leads": 1}
+def words_of_ranks(shared: Shared, summing: Summing, chunk: Chunk) -> dict[str, Any]:
+    """Return the words of a call record for ranks that share its steps."""
     check_array("places", shared.places, chunk.order.shape, np.int64)
     check_array("batch_rows", shared.batch_rows, chunk.starts.shape, np.int64)
     found: dict[str, Any] = {

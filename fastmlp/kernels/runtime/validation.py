@@ -19,12 +19,18 @@ Array = NDArray[Any]
 
 def check_array(what: str, array: Array, shape: tuple[int, ...], dtype: DTypeLike) -> None:
     """Raise ValueError unless the array has this shape and dtype, in C order."""
-    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
-        order = "" if array.flags.c_contiguous else ", not in C order"
-        raise ValueError(
-            f"{what} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, "
-            f"got {array.dtype} of {array.shape}{order}"
-        )
+    check_arrays(dtype, (what, array, shape))
+
+
+def check_arrays(dtype: DTypeLike, *given: tuple[str, Array, tuple[int, ...]]) -> None:
+    """Raise ValueError unless each array has its shape and all have this dtype, in C order."""
+    for what, array, shape in given:
+        if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+            order = "" if array.flags.c_contiguous else ", not in C order"
+            raise ValueError(
+                f"{what} must be a C-contiguous {np.dtype(dtype)} array of shape {shape}, "
+                f"got {array.dtype} of {array.shape}{order}"
+            )
 
 
 def check_inputs(inputs: Inputs | ByteRows, rows: int, n_in: int, dtype: DTypeLike) -> None:
@@ -60,18 +66,26 @@ def check_state(shape: Shape, state: TrainState, moment_rows: int) -> None:
 
     moment_rows : that the optimiser uses
     """
-    check_parameters(shape, state.parameters)
-    count, dtype = state.parameters.size, state.parameters.dtype
-    check_array("gradients", state.gradients, (count,), dtype)
-    check_array("moments", state.moments, (max(2, moment_rows, len(state.moments)), count), dtype)
+    parameters, gradients, moments = state[:3]
+    count, rows, dtype = shape.words["size"], max(2, moment_rows, len(moments)), parameters.dtype
+    check_arrays(
+        dtype if dtype in FLOATS else FLOATS[1],
+        ("parameters", parameters, (count,)),
+        ("gradients", gradients, (count,)),
+        ("moments", moments, (rows, count)),
+    )
 
 
 def check_data(shape: Shape, data: Data, dtype: DTypeLike) -> None:
     """Raise ValueError unless the data have a row at least, and the network's widths."""
-    rows = len(data.inputs)
-    check_inputs(data.inputs, max(rows, 1), shape.words["n_in"], dtype)
-    check_array("targets", data.targets, (rows, shape.words["n_out"]), dtype)
-    check_array("weights", data.weights, (rows,), dtype)
+    inputs, targets, weights = data
+    rows, n_in = len(inputs), shape.words["n_in"]
+    given = ("targets", targets, (rows, shape.words["n_out"])), ("weights", weights, (rows,))
+    if type(inputs) is np.ndarray:
+        check_arrays(dtype, ("inputs", inputs, (max(rows, 1), n_in)), *given)
+    else:
+        check_inputs(inputs, max(rows, 1), n_in, dtype)
+        check_arrays(dtype, *given)
 
 
 def check_chunk(chunk: Chunk, least: int = 1, joins: bool = False) -> None:
