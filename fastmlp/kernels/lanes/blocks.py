@@ -99,7 +99,7 @@ class LaneBlocks:
         network, optimizer = self._kinds[0]
         entry = self._entries.of_network(self._bound, NAMES[dtype])
         self._numbers[:, STEPS] = step
-        found = _objectives(len(starts), blocks * lanes)
+        found = new_objectives(len(starts), blocks * lanes)
         losses, own = found[:, :lanes], self._of_lanes
         order = side_by_side([orders[i if len(orders) > 1 else 0] for i in own[0]])
         of_kinds = over_lanes(rates)[:, :, self._kind_of]  # (steps, 2, blocks, lanes)
@@ -155,7 +155,7 @@ class LaneBlocks:
         return out[: self._models]
 
 
-def _objectives(steps: int, models: int) -> NDArray[np.float64]:
+def new_objectives(steps: int, models: int) -> NDArray[np.float64]:
     """Return a new array (steps, models); on huge pages where these take at most half more memory."""
     count = steps * models
     pages = -(-8 * count // HUGE_PAGE)
