@@ -114,10 +114,11 @@ class LaneBlocks:
             "losses": losses.itemsize * lanes, "rates": of_blocks.strides[0] if len(of_blocks) > 1 else 0,
         }  # fmt: skip
         calls = moved(call, apart, blocks)
+        first, bytes_of_call = address_of(calls), calls.strides[0]
         for block in range(blocks):
             if block and len(orders) > 1:
                 np.stack([orders[i] for i in own[block]], axis=1, out=order)
-            entry(calls.ctypes.data + block * calls.strides[0])
+            entry(first + block * bytes_of_call)
         self._entries.mark_ready(network, optimizer, NAMES[dtype], self._bound)
         return found.T[: self._models]
 
