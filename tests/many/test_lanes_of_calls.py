@@ -158,9 +158,9 @@ def test_those_of_a_block_that_diverge_leave_the_rest_alone(together, monkeypatc
     assert handlers == handlers[:1] * 3, "a training that has ended would hear of Ctrl-C"
 
 
-@pytest.mark.parametrize("worth", [1e-6, 1e6], ids=["a long block", "a short one"])
-def test_a_short_block_trains_in_the_thread_of_its_call(together, monkeypatch, worth):
-    found = []
+@pytest.mark.parametrize("worth", [1e-6, 1e6], ids=["long blocks", "short ones"])
+def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, worth):
+    found, lanes = [], lanes_of(np.dtype("f8"))
     take = blocks.BlockTraining.take_steps
 
     def noted(self, steps):
@@ -168,11 +168,11 @@ def test_a_short_block_trains_in_the_thread_of_its_call(together, monkeypatch, w
         take(self, steps)
 
     monkeypatch.setattr(groups, "SECONDS_OF_A_THREAD", worth)
+    monkeypatch.setattr(groups, "MOST", lanes)
     monkeypatch.setattr(blocks.BlockTraining, "take_steps", noted)
-    count = 2 * lanes_of(np.dtype("f8"))
-    fit_many(network(1), X, Y, n_models=count, seed=3, epochs=2, batch_size=16, threads=2, **ALONE)
+    fit_many(network(1), X, Y, n_models=2 * lanes, seed=3, epochs=2, batch_size=16, threads=2, **ALONE)
     assert (threading.current_thread() in found) == (worth > 1)
-    assert sum(together) == count
+    assert together == [lanes] * 2
 
 
 @pytest.mark.slow
