@@ -6,6 +6,7 @@ first of a network's tasks does, as if all networks so far had equal shares of t
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,9 @@ from fastmlp.backend.auto import Auto
 from fastmlp.many.groups import program_of, saved_together
 from fastmlp.searches.call_arguments import Call, arguments_of
 from fastmlp.training.plan import Plan
+
+MOST_ROWS = 1 << 12
+"""More rows are predicted in parts, by the same code."""
 
 
 class Ahead:
@@ -42,5 +46,8 @@ class Ahead:
 
 def scored_rows(calls: Sequence[Call]) -> list[int]:
     """Return numbers of rows that scikit-learn's functions score on, where the calls are of such."""
-    found: list[Any] = [arguments_of(call).get("test") for call in calls]
-    return sorted({len(rows) for rows in found if hasattr(rows, "__len__")})
+    found: list[Any] = []
+    for call in calls:
+        with contextlib.suppress(TypeError, ValueError):  # of a function that has no signature
+            found.append(arguments_of(call).get("test"))
+    return sorted({min(len(rows), MOST_ROWS) for rows in found if hasattr(rows, "__len__")})

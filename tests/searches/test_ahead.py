@@ -15,6 +15,7 @@ from fastmlp.backend import background_tasks
 from fastmlp.backend.auto import Auto
 from fastmlp.kernels.runtime import preparing
 from fastmlp.searches import tasks
+from fastmlp.searches.ahead import MOST_ROWS, scored_rows
 from fastmlp.system import background
 
 X, Y = data_set("breast_cancer", 90)
@@ -61,6 +62,23 @@ def test_what_is_on_the_disk_is_not_requested(requests, monkeypatch):
     with pytest.raises(Began):
         search().fit(X, Y)
     assert not requests
+
+
+def test_rows_that_are_scored_are_those_of_scikit_learns_calls():
+    def score(estimator, X, y, train, test=None):
+        raise AssertionError("it is not called")
+
+    class Unhashable(list):
+        __hash__ = None
+
+    calls = [
+        (score, (None, X, Y, [0]), {"test": [1, 2]}),
+        (score, (None, X, Y, [0], range(10**6)), {}),
+        (score, (None, X, Y, [0]), {}),
+        (max, (1, 2), {}),
+        (Unhashable().append, (1,), {}),
+    ]
+    assert scored_rows(calls) == [2, MOST_ROWS]
 
 
 def test_a_partner_predicts_the_rows_that_will_be(monkeypatch):
