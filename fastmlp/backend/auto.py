@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -141,6 +141,20 @@ class Auto:
         if not self.chosen.exact or not math.isfinite(steps):
             return self
         return Auto(self._work._replace(steps=int(steps)), exact=True, only=self._only)
+
+    def request_partner(self, steps: float, predicted: Sequence[int]) -> None:
+        """Begin to compile in another process what trainings of so many steps in all lack.
+
+        predicted : numbers of rows that are predicted later
+        """
+        from fastmlp.kernels.runtime.preparing import request_partner
+
+        if not can_request():
+            return
+        later = self.for_all(steps)
+        if later.chosen.entries.lasting and not later.is_ready(later.chosen):
+            what = later.chosen.name, self.network, self.optimizer, self._dtype
+            request_partner(*what, [self._work.rows], predicted)
 
     def _first(self, alone: Field | None) -> Candidate:
         """Return what the training begins with. alone : on one thread, where one may be of other bits"""

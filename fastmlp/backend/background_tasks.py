@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,12 @@ from fastmlp.model.descriptions import restored
 from fastmlp.model.layout import parameter_count
 
 
-def take_part(name: str, network: Any, optimizer: Any, dtype: str, rows: list[int]) -> None:
+def take_part(
+    name: str, network: Any, optimizer: Any, dtype: str, rows: list[int], predicted: Sequence[int] = (1,)
+) -> None:
     """Do what `request_partner` requests, unless another process does: pieces are compiled once.
 
-    network, optimizer : as `with_formulas` describes them
+    network, optimizer : as `with_formulas` describes them; predicted : numbers of rows to predict
     """
     with store.only_partner() as alone:
         if not alone:
@@ -28,9 +30,10 @@ def take_part(name: str, network: Any, optimizer: Any, dtype: str, rows: list[in
         backend = registry.get(name)
         network, optimizer = restored(network), restored(optimizer)
         prepare(backend.train_chunk, backend.predict, network, optimizer, dtype, rows)
-        n_in, n_out = network.n_in, network.n_out
-        parameters, inputs = (np.zeros(shape, dtype) for shape in (parameter_count(network), (1, n_in)))
-        backend.predict(network, parameters, inputs, np.empty((1, n_out), dtype))
+        parameters = np.zeros(parameter_count(network), dtype)
+        for count in predicted:
+            inputs, out = np.zeros((count, network.n_in), dtype), np.empty((count, network.n_out), dtype)
+            backend.predict(network, parameters, inputs, out)
 
 
 TASKS: dict[str, Callable[..., Any]] = {

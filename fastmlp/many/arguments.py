@@ -57,13 +57,22 @@ class Arguments:
         del own["seed"], own["rows"]
         return own | dict(zip(ROWS, self.rows(index), strict=True))
 
-    def identities(self) -> Iterable[Any]:
-        """Return of each model what is equal where arguments are the same objects, whatever the seeds are."""
+    def alike(self) -> Iterable[list[int]]:
+        """Return the models in lists of those whose arguments, but for seeds, are the same objects."""
         weighed = self._same.get("sample_weight", self) is not None
         if weighed and self._same.get("validation", self) is not None:
-            return range(self.count)  # a seed's split may leave rows of weight 0 alone
+            return self.each()  # a seed's split may leave rows of weight 0 alone
         lists = [values for name, values in self._lists.items() if name != "seed"]
-        return zip(*[map(id, values) for values in lists], strict=True) if lists else [()] * self.count
+        if not lists:
+            return [[*range(self.count)]]
+        places: dict[Any, list[int]] = {}
+        for index, given in enumerate(zip(*[map(id, values) for values in lists], strict=True)):
+            places.setdefault(given, []).append(index)
+        return places.values()
+
+    def each(self) -> Iterable[list[int]]:
+        """Return each model in a list of its own."""
+        return ([index] for index in range(self.count))
 
     def options(self, index: int) -> Any:
         """Return what is equal for models that differ in seeds, rows and initial parameters only."""

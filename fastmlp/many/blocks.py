@@ -156,7 +156,8 @@ class BlockTraining:
         self._step += steps
         self._pace = stopwatch.lap().working / steps
         self._curves.append(self._losses.means(rows, objectives))
-        self._finite &= np.isfinite(objectives).all(axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):  # one whose sum is none is trained alone
+            self._finite &= np.isfinite(objectives.sum(axis=1))
 
     def models(self) -> Iterator[tuple[int, Model]]:
         """Yield the place of each model, and the model; those that have diverged are left out."""

@@ -76,9 +76,11 @@ class ModelGroup:
 
     @property
     def shares(self) -> int:
-        """Into how many parts its models can be shared out among threads."""
+        """Into how many parts its models are worth to be shared out among threads."""
         models = len(self.indices)
-        return -(-models // self.at_once) if self.patterns and self.has_program else models
+        if not (self.patterns and self.has_program):
+            return models
+        return min(-(-models // self.at_once), math.ceil(models * self._seconds / SECONDS_OF_A_THREAD))
 
     @property
     def has_program(self) -> bool:

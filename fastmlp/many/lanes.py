@@ -52,7 +52,7 @@ class Lanes:
 
     take() gives the place of a model to train and its training, None when none is left
     begin(index, ...) makes the training; end(index, result or error) gets what it came to
-    group : of the models
+    group : of the models; lanes : the most that go on together
     """
 
     def __init__(
@@ -61,15 +61,16 @@ class Lanes:
         begin: Callable[..., LaneTraining],
         end: Callable[[int, Model | BaseException], None],
         group: ModelGroup,
+        lanes: int,
     ) -> None:
         self._take, self._begin, self._end, self._group = take, begin, end, group
-        self._stopwatch = Stopwatch()
+        self._stopwatch, self._most = Stopwatch(), lanes
         self._lanes: list[Lane] = []
 
     def run(self) -> None:
         """Take all trainings, until none is left."""
         while True:
-            while len(self._lanes) < self._group.lanes and (given := self._take()) is not None:
+            while len(self._lanes) < self._most and (given := self._take()) is not None:
                 self._enter(*given)
             if not self._lanes:
                 return

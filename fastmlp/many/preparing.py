@@ -110,12 +110,9 @@ class Preparation:
         prepared for the check is let go of: the rows of all models may take many times the memory of X.
         """
         groups: dict[Any, ModelGroup] = {}
-        places: dict[Any, list[int]] = {}  # models with the same arguments are checked once
         arguments = self._arguments
-        identities = arguments.identities() if self._resumed is None else range(arguments.count)
-        for index, given in enumerate(identities):
-            places.setdefault(given, []).append(index)
-        for indices in places.values():
+        alike = arguments.alike() if self._resumed is None else arguments.each()
+        for indices in alike:  # of which the first one's arguments are checked
             one = self._checked(indices[0])
             group = groups.get(one.key) or groups.setdefault(one.key, ModelGroup(one.program, workers))
             group.add(indices, one.pattern, one.saved)

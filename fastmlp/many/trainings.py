@@ -71,16 +71,16 @@ class Trainings:
         ]
         self._prepare, self._members = prepare, members
         self._bar, self._done = bar, sum(one is not None for one in self.results)
-        threads = []
-        for _ in range(min(workers, sum(group.shares for group in groups))):
+        threads, shares = [], sum(group.shares for group in groups)
+        for _ in range(min(workers, shares) if shares > 1 else 0):
             thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,))
             try:
                 thread.start()
             except RuntimeError:  # "can't start new thread"
                 break
             threads.append(thread)
-        if not threads:
-            self._work()
+        if not threads:  # a short block: another core would read all of its memory anew
+            self._work(by_lanes=False)
         try:
             for thread in threads:
                 while thread.is_alive():
@@ -94,22 +94,27 @@ class Trainings:
         if self._error is not None:
             raise self._error
 
-    def _work(self) -> None:
-        """Take trainings until none is left, or all stop."""
+    def _work(self, by_lanes: bool = True) -> None:
+        """Take trainings until none is left, or all stop.
+
+        by_lanes : whether several that have a `Training` each go on together; not in the main thread, where
+            each has handlers of signals, which those of the one before must outlive
+        """
         try:
             for group, left in self._groups:
                 while group.patterns and (places := self._next(left, group.at_once)):
                     if group.has_program:
                         places = self._trained(group, places)
-                    self._train_each(group, iter(places))
-                self._train_each(group, left)
+                    self._train_each(group, iter(places), by_lanes)
+                self._train_each(group, left, by_lanes)
         except BaseException as error:  # of no training, which keep theirs
             self._error = self._error or error
             self.stop("another error")
 
-    def _train_each(self, group: ModelGroup, left: Iterator[int]) -> None:
+    def _train_each(self, group: ModelGroup, left: Iterator[int], by_lanes: bool) -> None:
         """Train models, each by itself or in a lane. left : their places in the group"""
-        Lanes(functools.partial(self._take, group, left), self._begin, self._end, group).run()
+        take, lanes = functools.partial(self._take, group, left), group.lanes if by_lanes else 1
+        Lanes(take, self._begin, self._end, group, lanes).run()
 
     def _trained(self, group: ModelGroup, places: list[int]) -> list[int]:
         """Train models as a block; return the places of those that diverge, which are to be trained alone."""

@@ -39,6 +39,7 @@ def _make(batch: Any, kept: dict[Any, Any]) -> list[Any]:
     """Make a batch's calls, in a task. kept : see `shared_steps`"""
     task = threading.current_thread()
     assert isinstance(task, TaskThread)
+    task.calls = batch.items
     with ExitStack() as stack:
         for call in batch.items:
             stack.enter_context(shared_steps(call, kept))

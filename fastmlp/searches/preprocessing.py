@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,11 +13,10 @@ from sklearn.pipeline import Pipeline
 
 from fastmlp.estimators.joint import Joint
 from fastmlp.estimators.parameters import PLAIN
+from fastmlp.searches.call_arguments import Call, arguments_of
 
 FOLD = ("X", "y", "train")
 """Arguments of scikit-learn's functions that say what rows a pipeline is fitted on."""
-
-Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 @contextmanager
@@ -29,12 +26,11 @@ def shared_steps(call: Call, kept: dict[Any, Any]) -> Iterator[None]:
     Only one that ends in a network of fastmlp's, which does not write to its rows, and has no memory of its
     own. kept : what was fitted, of all calls
     """
-    function, given, named = call
-    pipeline: Any = given[0] if given else None
+    pipeline: Any = call[1][0] if call[1] else None
     if type(pipeline) is not Pipeline or pipeline.memory is not None:
         yield
         return
-    arguments = _signature(inspect.unwrap(function)).bind(*given, **named).arguments
+    arguments = arguments_of(call)
     if not all(name in arguments for name in FOLD):
         yield
         return
@@ -77,10 +73,6 @@ class SharedSteps:
             return fitted
 
         return fit_transform
-
-
-_signature = functools.lru_cache(maxsize=8)(inspect.signature)
-"""It takes as long as scaling the rows of a small search."""
 
 
 def _hash(transformer: Any, routed: Any) -> Any:

@@ -17,6 +17,8 @@ from typing import Any
 
 from fastmlp.estimators.joint import TrainingThread
 from fastmlp.model.state import TrainState
+from fastmlp.searches.ahead import Ahead
+from fastmlp.searches.call_arguments import Call
 from fastmlp.searches.going_on import KeptTraining
 from fastmlp.searches.trainings import Awaited, train_together
 from fastmlp.system.interrupts import POLL
@@ -44,6 +46,7 @@ class TaskThread(TrainingThread):
     call : what it does; error : what ended it, if anything did
     ended_call : what the group calls after the end
     delay : seconds that it has waited for trainings, less its share of these
+    calls : joblib's that it makes
     parent : the task that waits for this one
     """
 
@@ -52,6 +55,7 @@ class TaskThread(TrainingThread):
     parent: TaskThread | None = None
     runs = ended = False
     delay = 0.0
+    calls: Sequence[Call] = ()
 
     def __init__(
         self, group: TaskGroup, call: Callable[[], Any], ended_call: Callable[[Any], Any] | None = None
@@ -126,6 +130,7 @@ class TaskGroup:
         self.threads = threads
         self.abandoned = False
         self.turns: SimpleQueue[None] = SimpleQueue()
+        self._ahead = Ahead(threads)
         self._fresh: deque[TaskThread] = deque()
         self._ready: deque[TaskThread] = deque()
         self._training: list[tuple[TaskThread, Awaited]] = []
@@ -158,6 +163,8 @@ class TaskGroup:
 
     def add_training(self, task: TaskThread, awaited: Awaited) -> Awaited:
         """Add the training that a task is about to wait for."""
+        tasks = len(self._fresh) + len(self._begun) + (task not in self._begun)
+        self._ahead.note(awaited.plan, tasks, task.calls)
         self._training.append((task, awaited))
         self._bytes += awaited.bytes
         return awaited

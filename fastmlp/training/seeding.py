@@ -81,7 +81,7 @@ def _states(seeds: Sequence[int], key: int) -> NDArray[np.uint64]:
     Of seeds of 128 bits at most; what it returns of others has no meaning.
     """
     numbers = b"".join([(seed & LARGEST).to_bytes(4 * POOL, "little") for seed in seeds])
-    words = np.frombuffer(numbers, "<u4").reshape(-1, POOL).T
+    words = np.ascontiguousarray(np.frombuffer(numbers, "<u4").reshape(-1, POOL).T)
     pool, at = _hashed(words, FACTORS_IN[: POOL + 1]), POOL
     for source in range(POOL):
         others = [place for place in range(POOL) if place != source]

@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import signal
+import threading
 import time
 
 import numpy as np
@@ -30,8 +31,9 @@ from fastmlp.backend.background_tasks import TASKS
 from fastmlp.kernels import estimates
 from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.lanes.eligible import lanes_of
-from fastmlp.many import blocks
+from fastmlp.many import blocks, groups
 from fastmlp.model.descriptions import with_formulas
+from fastmlp.system import bars
 
 X, Y = data_set("diabetes", 48)
 
@@ -148,9 +150,29 @@ def assert_those_that_diverge_leave_the_rest_alone(optimizers, y, batch_size):
         assert (models[i].step, models[i].history) == (alone.value.step, alone.value.history)
 
 
-def test_those_of_a_block_that_diverge_leave_the_rest_alone(together):
+def test_those_of_a_block_that_diverge_leave_the_rest_alone(together, monkeypatch):
+    handlers = []
+    monkeypatch.setattr(bars.Bar, "move", lambda *_: handlers.append(signal.getsignal(signal.SIGINT)))
     assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
     assert together[0] == 4
+    assert handlers == handlers[:1] * 3, "a training that has ended would hear of Ctrl-C"
+
+
+@pytest.mark.parametrize("worth", [1e-6, 1e6], ids=["long blocks", "short ones"])
+def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, worth):
+    found, lanes = [], lanes_of(np.dtype("f8"))
+    take = blocks.BlockTraining.take_steps
+
+    def noted(self, steps):
+        found.append(threading.current_thread())
+        take(self, steps)
+
+    monkeypatch.setattr(groups, "SECONDS_OF_A_THREAD", worth)
+    monkeypatch.setattr(groups, "MOST", lanes)
+    monkeypatch.setattr(blocks.BlockTraining, "take_steps", noted)
+    fit_many(network(1), X, Y, n_models=2 * lanes, seed=3, epochs=2, batch_size=16, threads=2, **ALONE)
+    assert (threading.current_thread() in found) == (worth > 1)
+    assert together == [lanes] * 2
 
 
 @pytest.mark.slow

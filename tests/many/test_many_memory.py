@@ -11,6 +11,7 @@ from problems import data_set
 
 from fastmlp import Callback, Network, fit_many
 from fastmlp.backend import lanes
+from fastmlp.kernels.lanes.blocks import HUGE_PAGE, new_objectives
 from fastmlp.model.layout import parameter_count
 
 X, Y = data_set("diabetes", 48)
@@ -40,3 +41,16 @@ def test_a_model_takes_its_parameters_and_moments_and_little_else(way, monkeypat
     numbers = (3 * parameter_count(NETWORK) + EPOCHS) * 8
     assert numbers < taken < numbers + OBJECTS[way]
     assert np.isfinite(models[-1].parameters).all()
+
+
+@pytest.mark.parametrize(("steps", "models"), [(1, 8), (1000, 16), (1000, 256), (1100, 256), (4000, 256)])
+def test_losses_lie_on_huge_pages_where_these_take_little_more(steps, models):
+    losses = new_objectives(steps, models)
+    losses[...] = np.arange(models)
+    assert losses.flags.c_contiguous
+    taken = -(-losses.nbytes // HUGE_PAGE) * HUGE_PAGE
+    if taken <= 1.5 * losses.nbytes:
+        assert losses.__array_interface__["data"][0] % HUGE_PAGE == 0
+    else:
+        assert losses.base is None
+    assert (losses.shape, losses.sum()) == ((steps, models), steps * models * (models - 1) / 2)

@@ -113,7 +113,8 @@ def test_auto_weighs_a_program_by_the_steps_of_all_trainings(monkeypatch):
     alphas = {"param_name": "alpha", "param_range": [1e-4, 1.0], "cv": KFold(3)}
     theirs, ours = both("validation_curve", classifier(backend="auto"), X, Y, **alphas)
     np.testing.assert_array_equal(ours, theirs)
-    assert steps == [2 * 3 * 4] * 6  # candidates, folds and epochs of one step
+    assert {*steps} == {2 * 3 * 4}  # candidates, folds and epochs of one step
+    assert len(steps) >= 6, "each training goes by it, and what is compiled ahead of them"
 
 
 def test_cross_validate_returns_estimators_and_a_share_of_the_time_for_each(trained):

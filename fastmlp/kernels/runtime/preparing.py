@@ -43,16 +43,23 @@ def prepare(
 
 
 def request_partner(
-    name: str, network: Network, optimizer: Optimizer, dtype: str, rows: Sequence[int]
+    name: str,
+    network: Network,
+    optimizer: Optimizer,
+    dtype: str,
+    rows: Sequence[int],
+    predicted: Sequence[int] = (1,),
 ) -> None:
     """Begin a process that compiles half of what a training needs, if a core is free and the disk keeps it.
 
     Its task is "take part" of `fastmlp.backend.background_tasks`: it rehearses the steps as the training
     does. Each compiles what the other one is not at, and both load what either has compiled. While the
     training compiles the program that names all the rest, the partner compiles what predictions need.
-    name : of the backend; the others as for `prepare`
+    name : of the backend; predicted : numbers of rows that are predicted later; the others as for `prepare`
     """
+    with store.only_partner() as alone:
+        if not alone:  # one that was requested before
+            return
     if background.is_possible(usable_cores()) and store.why_not_kept() is None:
-        background.call(
-            "take part", name, with_formulas(network), with_formulas(without_rates(optimizer)), dtype, rows
-        )
+        described = with_formulas(network), with_formulas(without_rates(optimizer))
+        background.call("take part", name, *described, dtype, rows, predicted)
