@@ -55,13 +55,13 @@ def inputs_of(X: Any, recipe: Recipe, numbers: int) -> int | Blocks:
 
 
 def rows_for(inputs: int | Blocks, X: Any) -> Any:
-    """Return X (rows, n) as a network with such inputs takes it: a CSR matrix by blocks, if one is sparse."""
-    sparse = sparse_columns(inputs)
-    if isinstance(inputs, int) or not sparse:
+    """Return X (rows, n) as a network with such inputs takes it: a CSR matrix block by block."""
+    if isinstance(inputs, int) or not inputs or isinstance(X, np.ndarray):
         return X
-    dense = X.shape[1] - sparse
-    ends = [*accumulate(block.columns for block in inputs[:-1])]
-    return [*np.split(X[:, :dense].toarray(), ends[:-1], axis=1), X[:, dense:]]
+    numbers = X.shape[1] - sparse_columns(inputs)
+    ends = [*accumulate(block.columns for block in inputs if isinstance(block, Numbers))]
+    dense = np.split(X[:, :numbers].toarray(), ends[:-1], axis=1)
+    return [*dense, X[:, numbers:]] if numbers < X.shape[1] else dense
 
 
 def predicted(model: Model, X: Any) -> Array:

@@ -158,6 +158,20 @@ def test_numbers_beside_many_categories_are_embedded(mixed, of_mixed, tmp_path):
     np.testing.assert_array_equal(again.predict(mixed), of_mixed.predict(mixed))
 
 
+def test_a_text_without_a_word_leaves_numbers_that_are_embedded(tmp_path):
+    """X is a sparse matrix then, which has no column but those of numbers."""
+    table = stripes(100)
+    notes = [" ".join(f"{letter}{row}" for letter in "abc") for row in range(100)]
+    table = table.select("x", "y", z=pl.col("x") ** 2, note=pl.Series(notes))
+    model = TableRegressor(**{**QUICK, "epochs": 2}, members=1).fit(table, "y")
+    assert model.encoding_.is_sparse
+    assert {block.columns for one in model.models_ for block in one.network.blocks} <= {2}
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(
+        TableRegressor.load(tmp_path / "model").predict(table), model.predict(table)
+    )
+
+
 def test_files_and_pickles_from_before_keep_the_order_of_columns(mixed, tmp_path):
     model = TableRegressor(**{**QUICK, "epochs": 2}, preset="fast", members=1)
     learned = Encoding.learned.__func__
