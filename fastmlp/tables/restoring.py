@@ -104,7 +104,9 @@ def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
         return None
     for name in ("trained on", "held out", "linear model"):
         checks.whole(f"rows {name}", description["rows"][name], 1)
-    measures = description["scores"]["network"].keys()
+    measures, constant = description["scores"]["network"].keys(), description["scores"]["constant"]
+    if Classification.measure in measures:  # it is compared
+        checks.real(Classification.measure, constant[Classification.measure], 0, 1)
     for name, row in description["scores"].items():
         if row.keys() != measures:
             raise ValueError(f"the report has other scores of {name!r} than of the network")
