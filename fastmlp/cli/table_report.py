@@ -182,7 +182,8 @@ def print_scores(estimator: Estimator) -> None:
         print_line("intervals  " + "".join(f"{'of ' + format(one['of'], '.0%'):>12}" for one in intervals))
         print_line("inside     " + "".join(f"{one['hold']:>12.1%}" for one in intervals))
         print_line("mean width " + "".join(f"{_shown(one['wide']):>12}" for one in intervals))
-    if "accuracy" in measures and (share := scores["constant"]["accuracy"]) > MOST_OF_ONE:
+    share = scores.get("constant", {}).get("accuracy")  # None of numbers, or where a file says so
+    if share is not None and share > MOST_OF_ONE:
         print_line(
             f"note       {share:.1%} of the rows held out are of one class, so that accuracy says little; "
             "compare the log loss"
