@@ -77,7 +77,8 @@ PIECES = {
     ),
     **dict.fromkeys(("affine_rows", "weight_gradient_rows", "input_gradient_rows"), ProgramPiece()),
     **dict.fromkeys(("affine_sparse", "weight_gradient_sparse", "list_columns", "flush"), ProgramPiece()),
-    **dict.fromkeys(("scatter", "convert_bytes", "accumulate", "mark_touched"), ProgramPiece()),
+    **dict.fromkeys(("scatter", "convert_bytes", "drop_placed"), ProgramPiece()),
+    **dict.fromkeys(("accumulate", "mark_touched", "sum_over_ranks"), ProgramPiece()),
     **dict.fromkeys(
         ("affine_sparse_rows", "add_sparse_rows", "weight_gradient_sparse_rows", "columns_step"),
         ProgramPiece(),
@@ -86,12 +87,14 @@ PIECES = {
     "activate_gradient": ProgramPiece(codes=ACTIVATION_CODES, constant=activate_gradient_one),
     "output_loss": ProgramPiece(types.float64, LOSS_CODES, output_loss_one),
     **dict.fromkeys(
-        ("rows_forward", "rows_loss", "rows_backward", "weights_step", "layer_step", "sum_over_ranks"),
+        ("form_gradient", "rows_forward", "rows_loss", "rows_backward", "weights_step", "layer_step"),
         ProgramPiece(),
     ),
     **dict.fromkeys(
         ("operation_forward", "operation_backward", "vectors_step", "update_vectors"), ProgramPiece()
     ),
+    **dict.fromkeys(("parts_forward", "sum_formed", "visit_at"), ProgramPiece(types.int64)),
+    **dict.fromkeys(("parts_backward", "apply_whole"), ProgramPiece()),
     **dict.fromkeys(("pass_on", "whole_forward", "whole_backward"), ProgramPiece()),
     **dict.fromkeys(("unit_sums", "unit_distances", "unit_factors", "column_gradients"), ProgramPiece()),
     **dict.fromkeys(("normalise_columns", "normalise_fixed"), ProgramPiece()),

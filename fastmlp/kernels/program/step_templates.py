@@ -26,6 +26,7 @@ from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.barrier import is_abandoned, wait
 from fastmlp.kernels.program.records import SLICE_ROWS, UNBOUNDED
 from fastmlp.kernels.program.row_templates import (
+    part_after,
     parts_backward,
     parts_forward,
     rows_backward,
@@ -66,9 +67,7 @@ def end_of_microbatch(call, place, rows):
 
 
 def visit_at(call, s, begin, place):
-    """Return the first visit of step s, not before `begin`, whose row stands at a place or behind it."""
-    if call.summing == 0:
-        return call.starts[s] + place
+    """Return a rank's first visit of step s, not before `begin`, whose row stands at a place or behind it."""
     while begin < call.stops[s] and call.places[begin] < place:
         begin += 1
     return begin
@@ -95,37 +94,46 @@ def batch_step(call, s, worker, workers, updates):
     updates : whether parameters are updated. If not, the gradient is left in call.gradients, and the
         optimiser must be one that clips: only then is the gradient whole before the update.
     """
-    step, rows, place, begin = call.step + s, rows_of_step(call, s), 0, call.starts[s]
-    until = end_of_microbatch(call, place, rows)
-    end = visit_at(call, s, begin, until)
-    form_gradient(call, s, begin, end, place, until, worker, workers, updates)
-    while until < rows:
-        wait(call.barrier, worker, workers)
-        accumulate(call, place == 0, False, worker, workers)
-        place, until, begin = until, end_of_microbatch(call, until, rows), end
-        end = visit_at(call, s, begin, until)
+    rows, place, begin = rows_of_step(call, s), 0, call.starts[s]
+    more = True
+    while more:
+        until = end_of_microbatch(call, place, rows)
+        end = call.starts[s] + until
+        if call.summing > 0:
+            end = visit_at(call, s, begin, until)
         form_gradient(call, s, begin, end, place, until, worker, workers, updates)
+        more = until < rows
+        if more:
+            wait(call.barrier, worker, workers)
+            accumulate(call, place == 0, False, worker, workers)
+            place, begin = until, end
     if place > 0:
         wait(call.barrier, worker, workers)
         accumulate(call, False, True, worker, workers)
     if updates and left_whole(call):
-        wait(call.barrier, worker, workers)
-        if call.accumulates > 0:
-            if worker == 0 and call.summing > 0:
-                sum_over_ranks(call, call.summing, step, 0, call.size)
-            elif worker == 0 and call.marks > 0:
-                mark_touched(call, call.starts[s], call.stops[s])
-            wait(call.barrier, worker, workers)
-        if call.rules[0, 0].clip_norm < UNBOUNDED:
-            # The norm needs the whole gradient before any of it is applied.
-            if worker == 0:
-                clip_all(call)
-            wait(call.barrier, worker, workers)
-        if call.matrix_size > 0:
-            orthogonalise_all(call, worker, workers)
-            wait(call.barrier, worker, workers)
-        update_all(call, step, call.rates[s, 0], call.rates[s, 1], worker, workers)
+        apply_whole(call, s, worker, workers)
     wait(call.barrier, worker, workers)
+
+
+def apply_whole(call, s, worker, workers):
+    """Apply the whole gradient of step s, which has been formed before any of it is applied."""
+    step = call.step + s
+    wait(call.barrier, worker, workers)
+    if call.accumulates > 0:
+        if worker == 0 and call.summing > 0:
+            sum_over_ranks(call, call.summing, step, 0, call.size)
+        elif worker == 0 and call.marks > 0:
+            mark_touched(call, call.starts[s], call.stops[s])
+        wait(call.barrier, worker, workers)
+    if call.rules[0, 0].clip_norm < UNBOUNDED:
+        # The norm needs the whole gradient before any of it is applied.
+        if worker == 0:
+            clip_all(call)
+        wait(call.barrier, worker, workers)
+    if call.matrix_size > 0:
+        orthogonalise_all(call, worker, workers)
+        wait(call.barrier, worker, workers)
+    update_all(call, step, call.rates[s, 0], call.rates[s, 1], worker, workers)
 
 
 def form_gradient(call, s, start, end, place, until, worker, workers, updates):
@@ -145,7 +153,9 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
     at_once = rows_at_once(call.size * call.parameters.itemsize, streamed_bytes(), block)
     block, depth = chosen(streams(), at_once, ALL_ROWS), call.depth
     of_all = until - place
-    begin = parts_forward(call, start, rows, of_all, first, last, block, step, updates, worker, workers)
+    begin = 0
+    if part_after(call, 0) < depth:
+        begin = parts_forward(call, start, rows, of_all, first, last, block, step, updates, worker, workers)
     for at in range(first, last, block):
         stop = lesser(at + block, last)
         if call.visits > 0:
@@ -161,7 +171,8 @@ def form_gradient(call, s, start, end, place, until, worker, workers, updates):
         else:
             rows_loss(call, start, rows, at, stop, share, worker)
         rows_backward(call, start, rows, of_all, at, stop, begin, depth, step, worker)
-    parts_backward(call, start, rows, of_all, first, last, block, begin, step, worker, workers)
+    if begin > 0:
+        parts_backward(call, start, rows, of_all, first, last, block, begin, step, worker, workers)
     of_weights = 0.0
     if worker == 0 and objective.penalises:
         of_weights = penalties(call, penalised)
