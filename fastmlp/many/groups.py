@@ -62,8 +62,8 @@ class ModelGroup:
 
     @property
     def lanes(self) -> int:
-        """How many of them may go together."""
-        return 1 if self.program is None else min(self.program.lanes, len(self.indices))
+        """How many may go together; one where that saves nothing: others would fill the cache."""
+        return 1 if self.program is None or self._saved <= 0 else min(self.program.lanes, len(self.indices))
 
     @property
     def at_once(self) -> int:
@@ -89,5 +89,5 @@ class ModelGroup:
 
     def spend(self, seconds: float) -> None:
         """Count what they have taken without their program, if one would save time."""
-        if self.lanes > 1 and self.program is not None and self._saved > 0:
+        if self.lanes > 1 and self.program is not None:
             self.program.spend(seconds)
