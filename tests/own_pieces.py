@@ -8,7 +8,7 @@ import numpy as np
 import pages
 
 import fastmlp
-from fastmlp import SGD, Activation, Loss, Network, RowLoss, Rule
+from fastmlp import SGD, Activation, Layer, Loss, Network, RowLoss, Rule
 
 PAGE = "docs/pieces.md"
 
@@ -23,12 +23,15 @@ def definitions():
             isinstance(value, ast.Call) and ast.unparse(value.func) in kinds
         ):
             exec(compile(ast.Module([node], []), PAGE, "exec"), scope)
-    return {name: value for name, value in scope.items() if isinstance(value, (Activation, Loss, Rule))}
+    return {
+        name: value for name, value in scope.items() if isinstance(value, (Activation, Layer, Loss, Rule))
+    }
 
 
 MADE = definitions()
-mish, sine, focal, asymmetric, quantiles, smoothed, Lion = (
-    MADE[name] for name in ("mish", "sine", "focal", "asymmetric", "quantiles", "smoothed", "Lion")
+mish, sine, snake, gated, focal, asymmetric, quantiles, smoothed, Lion = (
+    MADE[name]
+    for name in ("mish", "sine", "snake", "gated", "focal", "asymmetric", "quantiles", "smoothed", "Lion")
 )
 
 

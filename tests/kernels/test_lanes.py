@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from own_pieces import by_element, of_outputs, own_huber, quantiles, smoothed
+from own_layers import LISTS
+from own_pieces import by_element, gated, of_outputs, own_huber, quantiles, smoothed, snake
 
 from fastmlp import (
     SGD,
@@ -90,6 +91,14 @@ CASES |= {
     for name, options in LOSSES.items()
     for rows in (7, 40)
 }
+CASES |= {
+    **{f"own layers, {name}": (Network(inputs=5, layers=LISTS[name]), Adam(0.01), 40, 16) for name in LISTS},
+    "unrolled own layers": (Network(inputs=5, layers=LISTS["narrow"]), Adam(0.01), 4, 4),
+    "own layers of the page": (
+        Network(inputs=5, layers=[Dense(18, snake), gated, Residual(Dense(18), gated), Dense(1)]),
+        SGD(0.1), 20, 20,
+    ),
+}  # fmt: skip
 QUICK = "few layers", "unrolled dropout"
 IN_BOTH = [
     (name, dtype)
@@ -172,6 +181,13 @@ def test_each_network_has_the_bits_of_a_training_alone():
 @pytest.mark.parametrize("name", QUICK)
 def test_layers_and_dropout_have_the_bits_of_a_training_alone(name):
     assert_the_bits_of_each_alone(name, "float32", 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("own layers, narrow", "float32"), ("unrolled own layers", "float64")]
+)
+def test_layers_of_a_users_own_have_the_bits_of_a_training_alone(name, dtype):
+    assert_the_bits_of_each_alone(name, dtype, 3)
 
 
 def test_lanes_that_have_no_network_change_nothing():

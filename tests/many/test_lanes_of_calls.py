@@ -12,13 +12,16 @@ import time
 import numpy as np
 import pytest
 from going_on import assert_same
+from own_pieces import gated
 from problems import data_set
 
 from fastmlp import (
     SGD,
+    Activation,
     Adam,
     Callback,
     Cosine,
+    Dense,
     DivergenceError,
     EarlyStopping,
     InterruptedMany,
@@ -113,6 +116,25 @@ def test_models_of_a_block_go_on_and_are_kept_as_those_of_fit(together):
         models[i].history["loss"].clear()  # which is its own
         assert_same(models[i].fit_more(own[i], targets[i], epochs=2), further)
     assert together == [3]
+
+
+def test_layers_of_a_users_own_go_together_whatever_they_begin_with(together):
+    networks = [
+        Network(inputs=10, layers=[Dense(4, snake_from(1.0 + i)), gated, Dense(1)], l2=0.1 * (1 + i))
+        for i in range(3)
+    ]
+    options = {"epochs": 2, "batch_size": 16, **ALONE}
+    models = fit_many(networks, X, Y, seed=3, threads=1, **options)
+    for i, (own, model) in enumerate(zip(networks, models, strict=True)):
+        assert_same(model, fit(own, X, Y, seed=3 + i, **options))
+    assert sum(together) == 3
+
+
+def snake_from(first):
+    def function(z, frequency):
+        return z + np.sin(frequency * z) ** 2 / frequency
+
+    return Activation("snake", function, parameters={"frequency": ("units", first)})
 
 
 def test_one_that_diverges_and_others_that_stop_leave_the_rest_alone(together):
@@ -251,6 +273,18 @@ def test_a_program_that_costs_time_is_neither_taken_nor_compiled(monkeypatch):
         for callbacks in ([], [Callback()]):
             fit_many(network(0), X, Y, n_models=2, epochs=1, callbacks=callbacks, **ALONE)
     assert not requests
+
+
+def test_models_that_would_go_no_faster_together_go_one_after_another(monkeypatch):
+    seen = []
+
+    class Noted(Callback):
+        def on_epoch_end(self, run):
+            seen.append(run.model_index)
+
+    monkeypatch.setattr(estimates, "lane_seconds", lambda *_: 1.0)
+    fit_many(network(0), X, Y, n_models=3, epochs=2, threads=1, callbacks=[Noted()], **ALONE)
+    assert seen == [0, 0, 1, 1, 2, 2]
 
 
 @pytest.mark.slow

@@ -36,6 +36,32 @@ class Running:
         self._builder.store(symbol.value, self._place)
 
 
+class RunningReduction:
+    """A sum or maximum over a row's units, while a loop over them is written. operation : a key of `JOINED`"""
+
+    def __init__(self, operation, like):
+        self.join, self.running = JOINED[operation], Running(like.number(LEAST[operation]))
+
+    def take(self, unit, mask, term):
+        """Add the term of a unit, or of those of a vector that the mask has."""
+        old = self.running.value
+        new = self.join(old, term)
+        self.running.value = new if mask is None else old.choose(Symbol(new.builder, mask), new, old)
+
+    def whole(self):
+        """Return what it came to."""
+        return self.running.value
+
+
+class VectorReduction(RunningReduction):
+    """A reduction in vectors of units, whose lanes are joined at its end."""
+
+    def whole(self):
+        """Return what it came to, in each lane."""
+        number = super().whole()
+        return number.number(folded(number.builder, number, self.join))
+
+
 class OneByOne:
     """Loops over the units of a row one at a time; a number may be that of several rows, in lanes.
 
@@ -51,24 +77,9 @@ class OneByOne:
         for unit in self.each():
             do(unit, None)
 
-    def whole(self, operation, number):
-        """Return the number that a reduction came to."""
-        return number
-
-
-class ByLanes:
-    """Loops over the units of a row by vectors, the last one masked; sums have as many terms at once everywhere."""
-
-    def __init__(self, v, count):
-        self.v, self.count, self.like = v, count, Symbol(v.builder, v.zero)
-
-    def over(self, do):
-        """Write do(unit, mask) for each vector, whose first element is number `unit`."""
-        self.v.over(self.count, do)
-
-    def whole(self, operation, number):
-        """Return what lanes came to, in each lane."""
-        return self.like.number(folded(self.v.builder, number, JOINED[operation]))
+    def reduction(self, operation):
+        """Return what takes the terms of a sum or maximum."""
+        return RunningReduction(operation, self.like)
 
 
 def loops_of(expressions):
@@ -91,7 +102,7 @@ def loops_of(expressions):
 def emit_row(units, read, rows, numbers=()):
     """Write expressions of a row; return the values of their sums and maxima, by the ids of nodes.
 
-    units : `OneByOne` or `ByLanes`; read(unit, mask) : the values of variables, by name
+    units : the loops over them, as of `OneByOne`; read(unit, mask) : the values of variables, by name
     rows : pairs of an expression that differs from unit to unit, and write(unit, mask, number) for its values
     numbers : expressions that are one number for the row
     """
@@ -100,21 +111,16 @@ def emit_row(units, read, rows, numbers=()):
     last = max([0, *(loop_of[id(expression)] for expression, _ in rows), *reductions])
     for loop in range(last + 1):
         nodes = list(reductions.get(loop, {}).values())
-        found = {id(node): Running(units.like.number(LEAST[node.operation])) for node in nodes}
+        found = {id(node): units.reduction(node.operation) for node in nodes}
 
         def body(unit, mask, loop=loop, nodes=nodes, found=found, known=known):
             values = read(unit, mask)
             for node in nodes:
-                running, term = found[id(node)], node.operands[0].on_numbers(values, known)
-                old = running.value
-                new = JOINED[node.operation](old, term)
-                running.value = (
-                    new if mask is None else units.like.choose(Symbol(new.builder, mask), new, old)
-                )
+                found[id(node)].take(unit, mask, node.operands[0].on_numbers(values, known))
             if loop == last:
                 for expression, write in rows:
                     write(unit, mask, expression.on_numbers(values, known))
 
         units.over(body)
-        known = known | {id(node): units.whole(node.operation, found[id(node)].value) for node in nodes}
+        known = known | {key: reduction.whole() for key, reduction in found.items()}
     return known

@@ -39,7 +39,7 @@ def lane_program(network, optimizer, dtype, rows=0, stays=False):
 @functools.lru_cache(maxsize=1024)
 def _program(network, rule, clips_norm, dtype, rows, stays):
     """`lane_program` of all optimisers of a rule, whatever their numbers."""
-    known = all(one.kind.name in KINDS_OF_ROWS and one.kind.piece is None for one in network.operations)
+    known = all(one.kind.name in KINDS_OF_ROWS for one in network.operations)
     if not known or network.heads or network.blocks or not is_small(network):
         return None
     if not all(is_plain(one, network) for one in network.operations if one.is_dense):

@@ -10,7 +10,7 @@ sum of one number after another waits for each addition, 4 cycles a unit.
 
 from fastmlp.formulas.expressions import ONES
 from fastmlp.formulas.numbers import sqrt
-from fastmlp.kernels.codegen.row_expressions import ByLanes, emit_row
+from fastmlp.kernels.codegen.row_expressions import VectorReduction, emit_row
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import INT32
 from fastmlp.kernels.codegen.vectors import carried, folded
@@ -66,6 +66,15 @@ class Row:
     def keep(self, number, symbol):
         """Write a number, which is in every lane, to `kept`."""
         self.builder.store(self.builder.extract_element(symbol.value, INT32(0)), self.place("kept", number))
+
+    def add_number(self, name, number, symbol):
+        """Add a number, which is in every lane, to one element of an array."""
+        new, place = self.builder.extract_element(symbol.value, INT32(0)), self.place(name, number)
+        self.builder.store(self.builder.fadd(self.builder.load(place, typ=self.v.scalar), new), place)
+
+    def reduction(self, operation):
+        """What takes the terms of a sum or maximum: see `emit_row`."""
+        return VectorReduction(operation, self.like)
 
     def write(self, term, names, out="out", adds=False):
         """Write out = term(elements of arrays), unit by unit."""
@@ -156,6 +165,10 @@ class Unitwise:
         row.write(lambda d, x, gain: kind.backward(d, x, gain)[1], ("delta", "x", "gain"), adds=True)
 
 
+ROWS_BACKWARD = {"z": "x", "delta": "delta"}
+"""By variable of a derivative the row that it is."""
+
+
 class Own:
     """A user's layer, or an activation with parameters; the gain is all parameters. Methods as of `Norm`."""
 
@@ -171,21 +184,24 @@ class Own:
         places = self._parameters(kind, row).items()
         return {name: row.number("gain", at) for name, (at, by_unit) in places if not by_unit}
 
-    def _emit(self, kind, row, rows, numbers=()):
+    def _emit(self, kind, row, arrays, rows, numbers=()):
+        """Write expressions; arrays : by variable the array of the row that they read"""
         places = {name: at for name, (at, by_unit) in self._parameters(kind, row).items() if by_unit}
 
         def read(unit, mask):
-            values = {"z": row.load("x", unit, mask)}
-            if "delta" in row.places:
-                values["delta"] = row.load("delta", unit, mask)
+            values = {name: row.load(array, unit, mask) for name, array in arrays.items()}
             own = {name: row.load("gain", unit + at, mask) for name, at in places.items()}
             return {**values, **own, **self._numbers(kind, row), ONES: row.like.number(1.0)}
 
-        return emit_row(ByLanes(row.v, row.units), read, rows, numbers)
+        return emit_row(row, read, rows, numbers)
 
     def forward(self, kind, row, epsilon):
         """Write the output: see `Norm.forward`; nothing is kept."""
-        self._emit(kind, row, [(kind.piece.value, lambda unit, mask, n: row.store("out", unit, mask, n))])
+
+        def write(unit, mask, number):
+            row.store("out", unit, mask, number)
+
+        self._emit(kind, row, {"z": "x"}, [(kind.piece.value, write)])
 
     def backward(self, kind, row, adds):
         """Write the input's delta: see `Norm.backward`."""
@@ -193,7 +209,7 @@ class Own:
         def write(unit, mask, number):
             row.store("out", unit, mask, number, adds)
 
-        self._emit(kind, row, [(kind.piece.derivatives["z"], write)])
+        self._emit(kind, row, ROWS_BACKWARD, [(kind.piece.derivatives["z"], write)])
 
     def gradient(self, kind, row):
         """Add to the parameters' gradients: see `Norm.gradient`."""
@@ -207,11 +223,11 @@ class Own:
                 by_unit.append((kind.piece.derivatives[name], write))
             else:
                 by_layer.append((kind.piece.derivatives[name], at))
-        known = self._emit(kind, row, by_unit, [expression for expression, _ in by_layer])
+        numbers = [expression for expression, _ in by_layer]
+        known = self._emit(kind, row, ROWS_BACKWARD, by_unit, numbers)
         for expression, at in by_layer:
             total = row.like.number(expression.on_numbers(self._numbers(kind, row), known))
-            new, place = row.builder.extract_element(total.value, INT32(0)), row.place("out", at)
-            row.builder.store(row.builder.fadd(row.builder.load(place, typ=row.v.scalar), new), place)
+            row.add_number("out", at, total)
 
 
 ROW_KINDS = {"layer_norm": Norm(True), "rms_norm": Norm(False), "own": Own()}

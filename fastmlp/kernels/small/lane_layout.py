@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.small.padded import Step
-from fastmlp.model.operations import INPUTS, KINDS
+from fastmlp.model.operations import INPUTS
 from fastmlp.model.rules import ROOM_FOR_CONSTANTS
 
 BLOCK_ROWS = LOSS_ROWS
@@ -82,7 +82,7 @@ class LaneConstants(NamedTuple):
 
 def lengths(one: Step) -> tuple[int, int]:
     """Return how many weights and biases an operation has, or numbers of a gain and a shift."""
-    return (one.n_in * one.n_out, one.n_out) if one.kind == "dense" else KINDS[one.kind].lengths(one.n_out)
+    return (one.n_in * one.n_out, one.n_out) if one.kind == "dense" else one.entry.lengths(one.n_out)
 
 
 class UnitPlaces(NamedTuple):
@@ -123,7 +123,7 @@ def layout_of(constants: LaneConstants) -> LaneLayout:
 
     for number, one in enumerate(operations):
         outputs = take(one.n_out)
-        drops, kept, entry = one.dropout > 0, KINDS[one.kind].kept, ACTIVATION_CODES.of_key(one.activation)
+        drops, kept, entry = one.dropout > 0, one.entry.kept, ACTIVATION_CODES.of_key(one.activation)
         reads_logits = "z" in entry.reads
         keeps_logits = reads_logits and one.kind == "dense" and number < len(operations) - 1
         units.append(

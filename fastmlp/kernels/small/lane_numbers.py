@@ -8,7 +8,7 @@ batch. Products of rows, whose sums go over the batch, read them by `by_row`.
 
 from numba.core import cgutils
 
-from fastmlp.kernels.codegen.row_expressions import Running
+from fastmlp.kernels.codegen.row_expressions import JOINED, LEAST, Running
 from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.types import INT
 from fastmlp.kernels.codegen.vectors import counted, folded, shuffle
@@ -141,6 +141,23 @@ class NumberPlace:
         self.numbers[self.index] = symbol
 
 
+class LaneReduction:
+    """A sum or maximum over the units of a row of every network: `LANES` numbers at a time, as of `Row`."""
+
+    def __init__(self, operation, step):
+        self.join, self.numbers = JOINED[operation], step.parameters.room(step.v, LANES)
+        for i in range(LANES):
+            self.numbers[i] = step.zero.number(LEAST[operation])
+
+    def take(self, unit, mask, term):
+        """Add the term of a unit."""
+        self.numbers[unit % LANES] = self.join(self.numbers[unit % LANES], term)
+
+    def whole(self):
+        """Return what it came to, by halves."""
+        return halved([self.numbers[i] for i in range(LANES)], self.join)
+
+
 class LaneRow(Row):
     """A row of every network: `Row`, each of whose numbers is a vector with a lane for each network.
 
@@ -174,6 +191,14 @@ class LaneRow(Row):
         """Write a number to `kept`."""
         self.places["kept"][number] = symbol
 
+    def add_number(self, name, number, symbol):
+        """Add to a number of an array."""
+        self.places[name][number] = self.places[name][number] + symbol
+
+    def reduction(self, operation):
+        """Return what takes the terms of a sum or maximum: see `Row.reduction`."""
+        return LaneReduction(operation, self.step)
+
     def total(self, term, *names):
         """The sum of term(elements of arrays) over the units: `LANES` sums at a time, as of `Row`."""
         return summed(
@@ -193,9 +218,12 @@ def summed(step, count, lanes, term):
     return halved([Symbol(step.builder, total) for total in totals])
 
 
-def halved(terms):
-    """The sum of numbers, the first and the second half of them added until one is left."""
+def halved(terms, join=lambda a, b: a + b):
+    """The sum of numbers, the first and the second half of them added until one is left.
+
+    join : join(low, high) of two numbers, if not their sum
+    """
     while len(terms) > 1:
         half = len(terms) // 2
-        terms = [low + high for low, high in zip(terms[:half], terms[half:], strict=True)]
+        terms = [join(low, high) for low, high in zip(terms[:half], terms[half:], strict=True)]
     return terms[0]

@@ -23,7 +23,7 @@ from fastmlp.kernels.program.row_formulas import writer_of
 from fastmlp.kernels.small.lane_layout import BLOCK_ROWS, layout_of, lengths, reads_rows
 from fastmlp.kernels.small.lane_numbers import LaneRow, NumberPlace
 from fastmlp.kernels.small.row_stages import epsilon_of, row_backward, row_forward
-from fastmlp.model.operations import INPUTS, KINDS
+from fastmlp.model.operations import INPUTS
 
 SUMS, TILE_UNITS = 8, 2
 """Sums of a tile, and its units at most: 8 sums, 4 numbers of the left side and 2 of the right fill 14 registers."""
@@ -171,7 +171,7 @@ class LaneStep:
         x, kept = self.source(one.sources[0]), self.kept[number]
         places = {
             "x": x.at(r * one.n_in), "gain": gain, "shift": shift,
-            "kept": kept and kept.at(r * KINDS[one.kind].kept),
+            "kept": kept and kept.at(r * one.entry.kept),
             "out": self.outputs[number].at(r * one.n_out), "a": self.outputs[number].at(r * one.n_out),
             "delta": self.deltas[number].at(r * one.n_out),
         }  # fmt: skip
@@ -327,20 +327,21 @@ class LaneStep:
 
     def row_backward(self, number, rows):
         """Add the gradients of gain and shift; write the deltas of the sources, or add to them."""
-        one, kind = self.operations[number], KINDS[self.operations[number].kind]
+        one = self.operations[number]
+        kind, (gains, shifts) = one.entry, lengths(one)
         gain, shift = self.matrix(self.gradients, one)
         below = {"out": self.deltas[one.sources[0]]}
         if len(one.sources) > 1:
             below["out2"] = self.deltas[one.sources[1]]
         for r in self.each(rows):
-            if kind.vectors:
+            if gains:
                 writer_of(kind).gradient(kind, self.row(number, r, {"out": gain}))
             out = {
                 name: numbers.at(r * self.operations[source].n_out)
                 for (name, numbers), source in zip(below.items(), one.sources, strict=True)
             }
             row_backward(one, self.row(number, r, out))
-        if kind.vectors > 1:
+        if shifts:
             self.sum_rows(rows, one.n_out, self.deltas[number], shift)
 
     # --- step ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
 from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
-from fastmlp.model.operations import INPUTS
+from fastmlp.model.operations import INPUTS, Kind
 
 
 class Step(NamedTuple):
@@ -34,6 +34,11 @@ class Step(NamedTuple):
     adds: tuple[bool, ...]
     flat: int
     epsilon: float | None
+
+    @property
+    def entry(self) -> Kind:
+        """The entry of its kind."""
+        return OPERATION_CODES.of_key(self.kind)
 
 
 class ProgramConstants(NamedTuple):
@@ -192,8 +197,7 @@ def plan(constants):
             weights[i] = take(apart)
     # A multiple of the numbers in a round of the optimiser's unrolled loop, which then has no tail.
     all_weights = at = up(at, 4 * most)
-    kinds = [OPERATION_CODES.of_key(one.kind) for one in operations]
-    lengths = [kind.lengths(one.n_out) for kind, one in zip(kinds, operations, strict=True)]
+    lengths = [one.entry.lengths(one.n_out) for one in operations]
     for i, (gain, _) in enumerate(lengths):
         if gain:
             weights[i] = take(up(gain, lanes_of[i]))
@@ -237,7 +241,7 @@ def plan(constants):
                 weights.get(i, -1), biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
                 take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
-                take(2 * rows) if kinds[i].kept else -1, ends_below, *lengths[i],
+                take(2 * rows) if one.entry.kept else -1, ends_below, *lengths[i],
             )
         )  # fmt: skip
         given[i], deltas_of[i] = dropped, deltas

@@ -8,7 +8,7 @@ of `fastmlp.kernels.small.stages` run over padding.
 
 from fastmlp.kernels.codegen.scalars import backward_of
 from fastmlp.kernels.codegen.vectors import counted
-from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES
+from fastmlp.kernels.codes import ACTIVATION_CODES
 from fastmlp.kernels.elementwise.column_sums import emit_sums
 from fastmlp.kernels.elementwise.dropout import emit_drop, scramble
 from fastmlp.kernels.program.arithmetic import chances
@@ -42,8 +42,7 @@ def row_forward(one, row, epsilon):
             row.write(lambda x: x, ("x",))
             row.second(one.n_out - one.n_in, "out", one.n_in).write(lambda other: other, ("other",))
         case _:
-            kind = OPERATION_CODES.of_key(one.kind)
-            writer_of(kind).forward(kind, row, epsilon)
+            writer_of(one.entry).forward(one.entry, row, epsilon)
 
 
 def row_backward(one, row):
@@ -62,8 +61,7 @@ def row_backward(one, row):
             second = row.second(one.n_out - one.n_in, "delta", one.n_in)
             second.write(lambda d: d, ("delta",), "out2", adds=one.adds[1])
         case _:
-            kind = OPERATION_CODES.of_key(one.kind)
-            writer_of(kind).backward(kind, row, one.adds[0])
+            writer_of(one.entry).backward(one.entry, row, one.adds[0])
 
 
 def epsilon_of(one, itemsize):
@@ -104,7 +102,7 @@ def gradient(one, layer, plan, adds):
     """The stage of the gradients of gain and shift over a block's rows; added to those before if `adds`."""
     if not layer.gain:
         return None
-    kind = OPERATION_CODES.of_key(one.kind)
+    kind = one.entry
     gain, shift = plan.gradients + layer.weights, plan.gradients + layer.biases
     offsets = {
         "x": (layer.inputs, layer.in_stride), "delta": (layer.deltas, layer.out_stride), "out": (gain, 0),

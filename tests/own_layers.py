@@ -1,0 +1,25 @@
+"""Layers of a user's own and activations with parameters, and lists of layers that have them, for tests."""
+
+from __future__ import annotations
+
+import numpy as np
+from exchanged import own_gated, own_sine
+
+from fastmlp import Activation, Add, Dense, Dropout, Layer, Uniform
+
+
+def normalised(x, gain, shift):
+    centred = x - np.mean(x)
+    return centred / np.sqrt(np.mean(centred**2) + 1e-5) * gain + shift
+
+
+own_norm = Layer("own_norm", normalised, {"gain": ("units", 1.0), "shift": ("units", 0.0)})
+own_prelu = Activation("own_prelu", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("units", 0.25)})
+shares = Layer("shares", lambda x: np.exp(x - np.max(x)) / np.sum(np.exp(x - np.max(x))))
+unit = Layer("unit", lambda x, t: t * x / np.linalg.norm(x), {"t": ("layer", Uniform(1, 2))})
+
+LISTS = {
+    # 21 units: a vector of 16 and a rest; 3 : a rest alone.
+    "wide": [Dense(21, own_sine), own_gated, Dropout(0.2), Dense(16, "tanh"), shares, unit, Dense(2)],
+    "narrow": [unit, Dense(3, own_prelu, name="low"), own_norm, own_gated, Add("low"), Dense(2)],
+}
