@@ -98,10 +98,11 @@ def rates(windows: list[tuple[float, float]], operations: float) -> tuple[float,
     """Return GF/s by each clock. windows : what `taken` returned for so many operations, again and again
 
     The least time by the wall clock counts, as others only add to it, and the median by the CPU clock: from
-    that a virtual machine takes off what its host says that it had, and may do so too late.
+    that a virtual machine takes off what its host says that it had, and may do so too late. Where the CPU
+    clock has not moved, as on Windows, whose ticks are of 16 ms, the wall clock counts for both.
     """
     wall, cpu = zip(*windows, strict=True)
-    return operations / min(wall) / 1e9, operations / median(cpu) / 1e9
+    return operations / min(wall) / 1e9, operations / (median(cpu) or min(wall)) / 1e9
 
 
 def taken(kernel: Callable[[], object], threads: int) -> tuple[float, float]:

@@ -166,7 +166,7 @@ def kept_chunk(
 
 
 last_chunk = functools.lru_cache(maxsize=1)(kept_chunk.__wrapped__)
-"""The same of more steps: 0.8 MiB, which take as long to write as a twentieth of the smallest steps."""
+"""The same of more steps: 0.6 MiB, which take as long to write as a twentieth of the smallest steps."""
 
 
 def visited_weights(

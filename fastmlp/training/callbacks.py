@@ -161,7 +161,7 @@ class Callback:
         """Run after every epoch, once its values stand in `run.history`."""
 
     def next_epoch(self, run: Run) -> int:
-        """Return the epoch after which `on_epoch_end` must run next; called before every chunk.
+        """Return the epoch after which `on_epoch_end` must run next; called before chunks without validation.
 
         Each epoch that need not end a chunk saves about 0.1 ms. `on_epoch_end` then finds the values of
         several epochs in the history. It may run earlier than that, because of another callback. An epoch

@@ -102,7 +102,7 @@ class Training:
         self.state = state.at(self.steps_before + saved.step)
         self.losses.pending = saved.pending
         run.step = saved.step
-        run.history.update(saved.history)
+        run.history.update({name: [*values] for name, values in saved.history.items()})
         run.epoch = len(run.history["loss"])
 
     def snapshot(self) -> Snapshot:
@@ -220,7 +220,7 @@ class Training:
         """
         run, batches = self.run, self.batches
         left = self.plan.epochs * batches.per_epoch - run.step
-        if left == 0 or run.stop_reason is not None:
+        if left <= 0 or run.stop_reason is not None:
             return 0
         steps = min(self.chunk_steps(), MAX_CHUNK_STEPS, batches.steps_within(MAX_CHUNK_VISITS), left)
         if not self.ends_at_epochs:

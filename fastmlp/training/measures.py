@@ -97,7 +97,7 @@ def _mean(
 
 def r2_score(objective: Objective, y: Array, weights: Array | None) -> Measure | None:
     """Share of the variance that is explained; the mean over the outputs."""
-    if not _are_real(objective, y):
+    if not _are_real(objective, y) or (weights is not None and not weights.any()):
         return None
     factor = 1.0 if weights is None else weights[:, None]
     y = _columns(y)

@@ -230,8 +230,8 @@ class Model(Portable):
         Raises
         ------
         ValueError, TypeError
-            As `fit`; if the model does not keep its training, as one from a file; or if validation was given
-            before and is not now, or the other way round.
+            As `fit`; if the model does not keep its training, as one from a file; if validation was given
+            before and is not now, or the other way round; or if a list of the history was made shorter.
         """
         if self.training is None:
             raise ValueError(

@@ -38,3 +38,7 @@ def test_a_threads_time_is_its_own():
 def test_a_window_that_a_clock_gives_half_of_its_time_does_not_count():
     windows = [(1.0, 1.0), (1.1, 0.5), (1.2, 1.01), (2.0, 0.99), (1.3, 1.0)]
     assert peak.rates(windows, 250e9) == (250.0, 250.0)
+
+
+def test_a_clock_that_has_not_moved_does_not_count():
+    assert peak.rates([(0.02, 0.0), (0.01, 0.0), (0.03, 0.016)], 1e9) == (100.0, 100.0)

@@ -57,6 +57,19 @@ def test_a_network_that_has_stopped_takes_no_more_steps():
     assert found[1] == [(3, 3)] * 6
 
 
+def test_several_that_go_on_from_one_training_have_curves_of_their_own():
+    """SGD reads no beta_1: its candidates have one training, from which each goes on."""
+    options = {"resource": "max_iter", "min_resources": 4, "max_resources": 16, "cv": 2, "factor": 2}
+    grid = {"beta_1": [0.9, 0.8, 0.7, 0.6], "learning_rate_init": [0.2, 1e-6]}
+    estimator = MLPClassifier(**GIVEN, solver="sgd", n_iter_no_change=1)
+    searches = [
+        of.HalvingGridSearchCV(estimator, grid, **options, random_state=0).fit(X, Y)
+        for of in (fastmlp, model_selection)
+    ]
+    assert_same_results(*[search.cv_results_ for search in searches])
+    assert searches[0].best_estimator_.n_iter_ == searches[1].best_estimator_.n_iter_
+
+
 def test_it_goes_on_within_a_pipeline():
     classifier = MLPClassifier(**GIVEN, shuffle=False, solver="sgd")
     found = halved(make_pipeline(StandardScaler(), classifier), "mlpclassifier__")

@@ -105,6 +105,11 @@ def test_other_targets_are_scikit_learns_to_judge(name, kind, change):
     assert OWN[name].make(objective, change(y), None) is None
 
 
+def test_rows_that_count_nothing_are_scikit_learns_to_judge():
+    objective, y, _ = rows_of("three numbers", np.float64)
+    assert OWN["r2"].make(objective, y, np.zeros(len(y))) is None
+
+
 @pytest.mark.parametrize("name", ["r2", "neg_mean_squared_error"])
 def test_outputs_that_are_not_finite_are_said_in_one_line(name):
     X, y = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32), np.arange(20)

@@ -291,6 +291,31 @@ def test_values_that_are_added_to_a_history_are_not_the_trainings():
         model.fit_more(X, Y, epochs=2)
 
 
+def test_a_curve_that_a_callback_keeps_is_not_that_of_its_next_training():
+    class Scores(Callback):
+        def __init__(self):
+            self.scores = []
+
+        def on_train_begin(self, run):
+            self.scores.clear()
+            run.history["score"] = self.scores
+
+        def on_epoch_end(self, run):
+            self.scores.append(run.epoch)
+
+    scores = Scores()
+    model = fit(3, callbacks=[scores])
+    fit(2, callbacks=[scores])
+    assert model.history["score"] == [1, 2, 3]
+    assert len(model.fit_more(X, Y, epochs=1).history["loss"]) == 4
+
+
+def test_no_epochs_more_take_no_step_of_the_one_under_way(monkeypatch):
+    monkeypatch.setattr(loop, "MAX_CHUNK_STEPS", 1)
+    stopped = fit(3, callbacks=[StopAt(6)])  # of 4 steps an epoch
+    np.testing.assert_array_equal(stopped.fit_more(X, Y, epochs=0).parameters, stopped.parameters)
+
+
 # --- another optimiser, another batch size --------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.kernels.program.records import APART, SLICE_ROWS, WORDS, words_of
-from fastmlp.kernels.tuning.pays import BLOCK_BYTES, BLOCK_ROWS, SOME_ROWS
+from fastmlp.kernels.tuning.pays import BLOCK_BYTES, BLOCK_ROWS, CROWDED_ROWS, SOME_ROWS
 from fastmlp.kernels.tuning.table import value
 from fastmlp.kernels.variant import Buffers
 from fastmlp.model.embeddings import Grouped
@@ -84,10 +84,11 @@ def scratch_length(widest: int, rows: int, itemsize: int, outputs: int = 0) -> i
 def slice_length(products: Sequence[tuple[int, int]], rows: int, workers: int, itemsize: int) -> int:
     """Return the length of a slice of the gradient: `slice_rows` rows of the weights of any product.
 
-    Fewer where a worker has fewer, and SLICE_ROWS of a batch of fewer than SOME_ROWS rows, whose deltas are
+    Fewer where a worker has fewer, and SLICE_ROWS of a batch of too few rows for panels, whose deltas are
     read from L2; more where they take less than `SLICE_BYTES`.
     """
-    length, required = SLICE_BYTES // itemsize, value("slice_rows") if rows >= SOME_ROWS else SLICE_ROWS
+    is_long = rows >= min(SOME_ROWS, CROWDED_ROWS)
+    length, required = SLICE_BYTES // itemsize, value("slice_rows") if is_long else SLICE_ROWS
     for n_in, n_out in products:
         most = max(1, -(-n_in // (SLICE_ROWS * workers))) * SLICE_ROWS  # of the product, for one worker
         length = max(length, min(required, most) * n_out)
