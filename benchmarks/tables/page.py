@@ -60,16 +60,16 @@ def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     for table in tables:
         rows = [found.get((table, one), []) for one in learners]
         means = [_mean(one, "loss") for one in rows]
-        least = min(mean for mean in means if mean is not None)
+        least = min((mean for mean in means if mean is not None), default=None)
         cells = [_cell(one, mean, least) for one, mean in zip(rows, means, strict=True)]
-        constant = next(row["constant"] for one in rows for row in one if "constant" in row)
-        lines.append(f"| {table} | {max(map(len, rows))} | {constant:.3f} | {' | '.join(cells)} |")
+        constants = (f"{row['constant']:.3f}" for one in rows for row in one if "constant" in row)
+        lines.append(f"| {table} | {max(map(len, rows))} | {next(constants, '')} | {' | '.join(cells)} |")
     complete = [one for one in learners if all(_mean(found.get((t, one), []), "loss") for t in tables)]
     groups = [complete, *([*complete, one] for one in learners if one not in complete)]
     return [_text(lines), *(_means(tables, group, found) for group in groups)]
 
 
-def _cell(rows: list[dict[str, Any]], mean: float | None, least: float) -> str:
+def _cell(rows: list[dict[str, Any]], mean: float | None, least: float | None) -> str:
     if mean is None:
         return "did not end" if rows else ""
     return f"**{mean:.3f}**" if mean == least else f"{mean:.3f}"

@@ -28,7 +28,7 @@ from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.reading import FORMATS, read
 from fastmlp.tables.recipe import PRESETS
-from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of, there
+from fastmlp.tables.tasks import TASKS, Classification, Regression, Task, targets_of, task_of, there
 from fastmlp.tables.texts import MISSING
 from fastmlp.training.divergence import DivergenceError
 
@@ -150,7 +150,7 @@ def train(arguments: argparse.Namespace) -> int:
         target, whole = _target(arguments, frame), len(frame)
         with Bar(None, "", "targets"):
             numbered = row_numbers(frame)
-            frame, task, y = _with_targets(frame, target, arguments.task)
+            frame, task, y = with_targets(frame, target, arguments.task)
         if len(y) < LEAST_ROWS:
             raise TableError(f"at least {LEAST_ROWS} rows with a target are needed, got {len(y)}")
         kinds = _kinds(arguments, frame.columns)
@@ -263,17 +263,21 @@ def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
     return name
 
 
-def _with_targets(frame: pl.DataFrame, target: str, task: str | None) -> tuple[pl.DataFrame, str, Array]:
+def with_targets(
+    frame: pl.DataFrame, target: str, task: str | None, learned: Task | None = None
+) -> tuple[pl.DataFrame, str, Array]:
     """Return the rows that have a target, the task, guessed if it is None, and the targets.
 
     Errors name the rows of the whole frame.
+
+    learned : the task of a model, as for `targets_of`
     """
     found = there(frame[target])
     if not found.all():
         frame = frame.filter(found)
     try:
         task = task or task_of(frame[target])
-        return frame, task, targets_of(frame[target], task)
+        return frame, task, targets_of(frame[target], task, learned)
     except TableError as error:
         row = None if error.row is None else int(found.arg_true()[error.row - 1]) + 1
         raise TableError(error.reason, error.column, row) from None

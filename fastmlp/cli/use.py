@@ -16,7 +16,7 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.table_report import described, print_json, print_line, print_model, print_scores
-from fastmlp.cli.tables import telling
+from fastmlp.cli.tables import telling, with_targets
 from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
@@ -191,9 +191,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
 def _plot(arguments: argparse.Namespace) -> int:
     from fastmlp.tables.plots import plot
     from fastmlp.tables.reading import read
-    from fastmlp.tables.tasks import targets_of, there
 
     with telling(arguments.data):
+        seed = checks.whole("seed", arguments.seed, 0, 2**32 - 1)
         output = arguments.output or f"{arguments.model}.png"
         refuse_unwritable("-o", output, arguments.model, arguments.data)
         estimator = _loaded(arguments.model)
@@ -201,13 +201,12 @@ def _plot(arguments: argparse.Namespace) -> int:
         frame = read(arguments.data, estimator.read_options(estimator.encoding_.kinds, target=name))
         if name not in frame.columns:
             raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
-        frame = frame.filter(there(frame[name]))
-        y = targets_of(frame[name], estimator.task_.name, estimator.task_)
+        frame, _, y = with_targets(frame, name, estimator.task_.name, estimator.task_)
         frame = frame.drop(name)
         if estimator.trained_on(frame, y):
             say(f"fastmlp: {arguments.data} is the table that the model was trained on: {ITS_ROWS}")
         with _remarked():
-            figure = plot(estimator, frame, y, arguments.seed)
+            figure = plot(estimator, frame, y, seed)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             figure.savefig(output, dpi=110)

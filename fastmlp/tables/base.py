@@ -330,6 +330,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         own = self.__dict__
         if "models_" in own:  # all networks follow one recipe
             own["groups_"] = [(own.pop("recipe_"), own.pop("models_"))]
+        if isinstance(own.get("errors_"), np.ndarray):  # without sizes
+            own["errors_"] = HeldErrors.of_one_size(own["errors_"])
         later = dict.fromkeys(("trials_", "report_", "fingerprint_", "errors_", "shortened_"))
         self.__dict__ = type(self)().__dict__ | (later if "groups_" in own else {}) | own
 

@@ -112,7 +112,7 @@ def within(
     began, allowance = time.monotonic(), Allowance(seconds, left)
     model = trained(recipe, part, [allowance])
     if allowance.fitting is None:
-        return recipe, part, model
+        return _as_trained(recipe, allowance, model), part, model
     fitting = RESERVE * allowance.fitting
     if fitting < 1 and not must:
         return None
@@ -120,7 +120,13 @@ def within(
     if fitting < 1:
         part = (_fewer(part[0], fitting), _fewer(part[1], fitting))
     last = Allowance(seconds - allowance.working, began + left - time.monotonic(), judging=False)
-    return shorter, part, trained(shorter, part, [last])
+    model = trained(shorter, part, [last])
+    return _as_trained(shorter, last, model), part, model
+
+
+def _as_trained(recipe: Recipe, allowance: Allowance, model: Model) -> Recipe:
+    """Return a recipe with the epochs that a network has had if its time ended before its epochs."""
+    return replace(recipe, epochs=len(model.history["loss"])) if allowance.is_over else recipe
 
 
 def _fewer(rows: Array, share: float) -> Array:

@@ -130,10 +130,15 @@ def effects(
 def pairs(
     estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, names: list[str], seed: int
 ) -> list[Pair]:
-    """Return the pairs of the first columns by their names, the one that interacts most first."""
+    """Return the pairs of the first columns by their names, the one that interacts most first.
+
+    A column that has one value interacts with none.
+    """
     rows, found = _some(frame, PAIR_ROWS, seed), []
     for columns in combinations(_columns(estimator, names)[:PAIRED], 2):
         first, second = (_values(one, frame[one.name], PAIR_VALUES) for one in columns)
+        if min(len(first), len(second)) < 2:  # what is left is noise of the rounding
+            continue
         means = _means(estimator, rows, [first, second]).reshape(len(first), len(second), -1)
         own = means.mean(axis=0, keepdims=True) + means.mean(axis=1, keepdims=True)
         left = means - own + means.mean(axis=(0, 1))
@@ -159,8 +164,9 @@ def _values(column: Column, series: pl.Series, most: int) -> pl.Series:
         places = (np.linspace(*SHARES, most) * (len(known) - 1)).round().astype(int)
         found = known.sort().gather(places).unique(maintain_order=True)
     else:
-        counts = known.value_counts(sort=True, name="rows").sort("rows", known.name, descending=[True, False])
-        found = counts[known.name].head(min(most, MOST_LEVELS))
+        counts = known.alias("level").value_counts(name="rows")
+        counts = counts.sort("rows", "level", descending=[True, False])
+        found = counts["level"].alias(known.name).head(min(most, MOST_LEVELS))
     return found if len(known) == len(series) else found.extend_constant(None, 1)
 
 

@@ -52,6 +52,11 @@ class HeldErrors(NamedTuple):
     places: Array
     sizes: Array
 
+    @classmethod
+    def of_one_size(cls, ascending: Array) -> HeldErrors:
+        """Return errors (n,), in the unit of the targets, that do not depend on predictions."""
+        return cls(ascending, np.zeros(1), np.ones(1))
+
     def sizes_at(self, predicted: Array) -> Array:
         """Return the expected sizes of errors (rows,) for predictions (rows,)."""
         return np.interp(predicted, self.places, self.sizes)
@@ -126,7 +131,7 @@ def _at(ascending: Array, name: str, share: float) -> float:
     place = math.ceil((count + 1) * share)
     if place > count or (count + 1) * share < 1:
         raise ValueError(
-            f"{name} must be in [1 / {count + 1}, {count} / {count + 1}] by {count} rows that were held out, "
+            f"{name} must be in [1 / {count + 1}, {count} / {count + 1}] by {count} errors that are kept, "
             f"got {share:g}"
         )
     return float(ascending[place - 1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,13 @@ LEAST_SPAN = 0.1
 """Of the axis of an effect, as a share of the greatest effect: so that noise is not drawn large."""
 
 FEW_VALUES = 6
-"""Values of a number that each have a tick."""
+"""Values of a number that each have a tick, if they are not close."""
+
+LEAST_GAP = 0.1
+"""Between such values, as a share of their span."""
+
+DATES = datetime.min, datetime.max.replace(microsecond=0)
+"""What an axis of dates can show."""
 
 ACROSS, MOST_TICKS = 3, 4
 """Panels in a row; parts of an axis of long numbers, between its ticks."""
@@ -44,6 +51,7 @@ def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Ar
     """
     needed("matplotlib", "plot", "a picture")
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     outputs, task = estimator.outputs(frame), estimator.task_
     important = importances(estimator, frame, y, seed)
@@ -69,10 +77,11 @@ def plot(estimator: TableClassifier | TableRegressor, frame: pl.DataFrame, y: Ar
         draw(axes, *given)
     for axes in grid[len(panels) :]:
         axes.remove()
-    if len(lines) > 1:
-        handles, labels = grid[ACROSS].get_legend_handles_labels()
+    if isinstance(task, Classification) and len(lines) > 1:
+        handles = [Line2D([], [], color=f"C{color}", marker=".") for color in range(len(lines))]
+        classes = [_short(str(task.classes[output]), 24) for output in lines]
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=MOST_LINES, title="classes of effects"
+            handles, classes, loc="outside lower center", ncols=MOST_LINES, title="classes of effects"
         )
     if estimator.trained_on(frame, y):
         figure.suptitle("rows that the model was trained on", fontsize="x-large")
@@ -147,7 +156,7 @@ def _strongest(shown: Sequence[Effect]) -> list[int]:
 
 def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int], least: float) -> None:
     """Draw the effect of a column on some outputs, on an axis that spans so much at least."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
     from matplotlib.ticker import MaxNLocator
 
     values = effect.values.drop_nulls()
@@ -155,14 +164,8 @@ def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int]
     is_date = isinstance(effect.column, Date)
     places = np.arange(len(values)) if is_category else values.to_numpy() if is_date else numbers(values)
     for color, output in enumerate(lines):
-        name = _short(str(estimator.task_.classes[output]), 24) if len(lines) > 1 else None
-        axes.plot(
-            places,
-            effect.means[: len(values), output],
-            "o" if is_category else ".-",
-            color=f"C{color}",
-            label=name,
-        )
+        means = effect.means[: len(values), output]
+        axes.plot(places, means, "o" if is_category else ".-", color=f"C{color}")
         if len(values) < len(effect.values):
             axes.axhline(effect.means[-1, output], color=f"C{color}", linestyle=":")
     details = ["dotted: missing"] * (len(values) < len(effect.values))
@@ -182,7 +185,9 @@ def _plot_effect(axes: Any, estimator: Any, effect: Effect, lines: Sequence[int]
         if is_date:
             axes.xaxis.set_major_locator(locator := AutoDateLocator(minticks=2, maxticks=6))
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        elif len(places) <= FEW_VALUES:
+            if len(values):  # margins may lie before or after all dates that there are
+                axes.set_xlim(np.clip(axes.get_xlim(), *date2num(DATES)))
+        elif len(places) <= FEW_VALUES and (np.diff(places) >= LEAST_GAP * np.diff(places).sum()).all():
             axes.set_xticks(places)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(MOST_TICKS))
@@ -242,7 +247,10 @@ def _cell(value: Any) -> str:
     if value is None:
         return "missing"
     is_real = isinstance(value, float)
-    text = np.format_float_positional(value, 4, fractional=False, trim="-") if is_real else str(value)
+    if is_real and value and not 1e-4 <= abs(value) < 1e9:
+        text = f"{value:.4g}"
+    else:
+        text = np.format_float_positional(value, 4, fractional=False, trim="-") if is_real else str(value)
     return _short(text.removesuffix(" 00:00:00"), 14)
 
 

@@ -25,6 +25,9 @@ HIDDEN = ((), (32,), (128,), (64, 64), (128, 128), (256, 256), (128, 128, 128), 
 RATES = (0.1, 0.3, 1.0, 3.0)
 """Times the recipe's own rate."""
 
+LEAST_SECONDS = 1e-6
+"""Of a trial: a limit is above 0."""
+
 
 class SearchTrial(NamedTuple):
     """Settings that were tried, and the least loss on the rows held out; NaN if the training diverged."""
@@ -52,8 +55,8 @@ def searched(
 ) -> tuple[Recipe, list[SearchTrial]]:  # fmt: skip
     """Return the recipe with the best of the settings that were tried, and the trials.
 
-    The recipe's own settings are tried first, then others in an order that the seed draws. A trial that the
-    end of the time cuts short counts only if it is the first.
+    The recipe's own settings are tried first, however short the time is, then others in an order that the
+    seed draws. A trial that the end of the time cuts short counts only if it is the first.
 
     targets : (rows,) as the task encodes them
     given : hidden or learning_rate, if they are to remain as the recipe has them
@@ -70,12 +73,12 @@ def searched(
     with Bar(seconds, "s", "search", settings.shown) as bar:
         for hidden, rate in [own, *(one for one in rest if one != own)]:
             left = began + seconds - time.monotonic()
-            if left <= 0:
+            if left <= 0 and trials:
                 break
             tried = replace(whole, hidden=hidden, learning_rate=rate)
             what = f"search, trial {len(trials) + 1}"
             start = time.monotonic()
-            callbacks: list[Callback] = [TimeLimit(left), _Seconds(bar, began, what)]
+            callbacks: list[Callback] = [TimeLimit(max(left, LEAST_SECONDS)), _Seconds(bar, began, what)]
             try:
                 model = one(X, targets, weights, task, tried, settings, rows, held, callbacks)
                 if model.stop_reason is not None and "time limit" in model.stop_reason and trials:

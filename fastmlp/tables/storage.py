@@ -161,7 +161,7 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         missing=missing,
         report=report_of(table["report"]),
         fingerprint=fingerprint,
-        errors=_errors([arrays.get(f"errors/{name}") for name in HeldErrors._fields]),
+        errors=_errors(arrays),
         shortened=shortened,
     )
 
@@ -179,9 +179,12 @@ def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -
     return network
 
 
-def _errors(found: list[Array | None]) -> HeldErrors | None:
+def _errors(arrays: dict[str, Array]) -> HeldErrors | None:
     """Return the errors in a file; ValueError if they cannot be."""
-    there = [one for one in found if one is not None]
+    if "errors" in arrays:  # without sizes, in some files of "table 4"
+        there = list(HeldErrors.of_one_size(arrays["errors"]))
+    else:
+        there = [arrays[f"errors/{name}"] for name in HeldErrors._fields if f"errors/{name}" in arrays]
     if not there:
         return None
     for one in there:

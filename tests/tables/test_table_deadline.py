@@ -112,6 +112,28 @@ def test_compiling_is_no_part_of_a_networks_share():
     assert within(60, 1, recipe, part, trained_by(Compiles(1.2)), must=False) is None
 
 
+class Slow(Callback):
+    """Takes some seconds in chunks one by one, of all its trainings."""
+
+    def __init__(self, *seconds):
+        self.seconds = list(seconds)
+
+    def on_chunk_end(self, run):
+        time.sleep(self.seconds.pop(0) if self.seconds else 0)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "chunks"),
+    [(3, (0.15, 1.6)), (20, (0.2, 0.0, 1.6))],
+    ids=["as planned", "fewer, as the pace suggests"],
+)
+def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(epochs, chunks):
+    """By the first chunk's pace there is time enough."""
+    part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=epochs)
+    own, _, model = within(1.5, 60, recipe, part, trained_by(Slow(*chunks)), must=True)
+    assert own.epochs == len(model.history["loss"]) == 2
+
+
 def test_a_search_in_a_short_limit_does_not_compile(tmp_path):
     """In a process that finds no machine code."""
     code = """
@@ -130,6 +152,13 @@ print(model.models_[0].backend, seconds_compiling())
     backend, seconds = found.stdout.split()
     assert backend == "reference"
     assert float(seconds) == 0
+
+
+def test_a_search_without_time_tries_the_recipes_own_settings():
+    model = TableRegressor(**QUICK, preset="fast", epochs=1, members=1, search=1e-9)
+    model.fit(rows_of_numbers(50), "y")
+    assert len(model.trials_) == 1
+    assert model.trials_[0].hidden == model.recipe_.hidden
 
 
 def test_a_limit_that_is_not_reached_changes_nothing():

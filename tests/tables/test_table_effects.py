@@ -61,6 +61,16 @@ def test_bins_are_shown_in_the_unit_of_their_column(monkeypatch):
     assert (np.diff(x.edges) > 0).all()
 
 
+def test_a_column_of_one_value_interacts_with_none():
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"a": rng.normal(size=80), "b": rng.normal(size=80), "one": [1.0] * 80})
+    model = TableRegressor(**{**QUICK, "epochs": 1}).fit(
+        frame.with_columns(one=pl.Series(frame["a"])), frame["a"].to_numpy()
+    )
+    (found,) = pairs(model, frame, ["a", "b", "one"], seed=0)
+    assert {one.name for one in found.columns} == {"a", "b"}
+
+
 def test_the_pair_that_interacts_is_found():
     rng = np.random.default_rng(0)
     a, b, c = rng.uniform(-1, 1, (3, 400))
@@ -123,3 +133,56 @@ def test_no_text_of_the_picture_overlaps_or_is_cut(kind):
         assert box.y1 < figure.bbox.y1 + 1, name
     for (one, box), (other, second) in itertools.combinations(boxes.items(), 2):
         assert Bbox.intersection(box.padded(-1), second.padded(-1)) is None, (one, other)
+
+
+def test_a_column_may_be_named_rows():
+    frame = flats().drop("kind").rename({"city": "rows"})
+    model = TableRegressor(**{**QUICK, "epochs": 1}).fit(frame, "price")
+    (found,) = effects(model, frame.drop("price"), ["rows"], seed=0)
+    assert found.values.name == "rows"
+    assert set(found.values.to_list()) == {"Rome", "Oslo", "Lima"}
+
+
+@pytest.mark.parametrize("last", ["9999-12-31", "0001-01-01"])
+@pytest.mark.parametrize("rows", [1, 101])
+def test_the_first_and_the_last_date_have_a_picture(last, rows):
+    when = np.datetime64("2021-01-01") + np.arange(101).astype("timedelta64[D]")
+    when[0] = np.datetime64(last)
+    frame = flats(101).select("price", when=pl.Series(when))
+    model = TableRegressor(**{**QUICK, "epochs": 2}).fit(frame, "price")
+    figure = plot(model, frame[:rows].drop("price"), frame["price"].to_numpy()[:rows], 0)
+    figure.draw_without_rendering()
+    (axes,) = (one for one in figure.axes if one.get_title() == "effect of when")
+    ticks = [text.get_text() for text in axes.get_xticklabels()]
+    assert len(ticks) > 1
+    low, high = axes.get_xlim()
+    (line,) = axes.lines
+    assert ((line.get_xdata(orig=False) >= low) & (line.get_xdata(orig=False) <= high)).all()
+
+
+def test_values_that_are_close_and_classes_of_any_name_can_be_read():
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {"close": rng.choice([0.0, 1.0, 2.0, 100.0], 90), "apart": rng.choice([1.0, 2.0], 90)}
+    )
+    frame = frame.with_columns(tiny=pl.Series(rng.choice([1e-13, 2e-13], 90)))
+    y = np.array(["_first", "second", "_third"] * 30)
+    model = TableClassifier(**{**QUICK, "epochs": 2}).fit(frame, y)
+    figure = plot(model, frame, y, 0)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["_first", "_third", "second"]
+    drawn = [text.get_text() for text in legend.get_texts() if text.get_window_extent().width > 0]
+    assert len(drawn) == 3
+    ticks = {axes.get_title(): axes.get_xticks().tolist() for axes in figure.axes}
+    assert ticks["effect of apart"] == [1, 2]
+    assert ticks["effect of close"] != [0, 1, 2, 100]
+    labels = {
+        text.get_text()
+        for axes in figure.axes
+        if axes.get_title().startswith("a pair")
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.label.get_text() == "tiny"
+        for text in axis.get_ticklabels()
+    }
+    assert labels == {"1e-13", "2e-13"}

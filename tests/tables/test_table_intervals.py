@@ -85,8 +85,16 @@ def test_a_file_keeps_them(model, tmp_path):
         archive.write(path, header, {**arrays, "errors/sizes": sizes})
         with pytest.raises(fastmlp.CheckpointError, match="the errors are not ascending, or have no sizes"):
             TableRegressor.load(path)
+    scaled = arrays["errors/scaled"]
     for name in ("scaled", "places", "sizes"):
         del arrays[f"errors/{name}"]
+    archive.write(path, {**header, "format": "table 4"}, {**arrays, "errors": scaled})
+    of_one_size = TableRegressor.load(path).errors_
+    np.testing.assert_array_equal(of_one_size.scaled, scaled)
+    assert of_one_size.sizes.tolist() == [1]
+    archive.write(path, {**header, "format": "table 4"}, {**arrays, "errors": scaled[::-1]})
+    with pytest.raises(fastmlp.CheckpointError, match="the errors are not ascending"):
+        TableRegressor.load(path)
     archive.write(path, header, arrays)
     with pytest.raises(ValueError, match="written before there were intervals; train it again"):
         TableRegressor.load(path).predict_interval(fresh)
@@ -99,7 +107,7 @@ def test_what_cannot_be_held_is_refused(model):
             model.predict_interval(fresh, coverage)
     few = TableRegressor(**QUICK).fit(skewed(12, 0), "y")
     with pytest.raises(
-        ValueError, match=r"coverage must be in \[1 / \d+, (\d+) / \d+\] by \1 rows .* got 0.99"
+        ValueError, match=r"coverage must be in \[1 / \d+, (\d+) / \d+\] by \1 errors .* got 0.99"
     ):
         few.predict_interval(fresh, 0.99)
     with pytest.raises(ValueError, match=r"a quantile must be in .* got 0.01"):
@@ -163,3 +171,12 @@ def test_no_error_at_all_has_a_size():
     found = scaled_errors(np.arange(500.0), np.zeros(500))
     assert (found.sizes > 0).all()
     assert not found.scaled.any()
+
+
+def test_a_pickle_from_before_errors_had_sizes_has_intervals(model, tmp_path):
+    again = TableRegressor()
+    again.__setstate__({**model.__getstate__(), "errors_": model.errors_.scaled})
+    low, high = again.predict_interval(skewed(5, 1), 0.9)
+    np.testing.assert_allclose(high - low, (high - low)[0])
+    again.save(tmp_path / "model")
+    assert TableRegressor.load(tmp_path / "model").errors_.sizes.tolist() == [1]

@@ -302,3 +302,17 @@ def test_a_diverging_training_exits_with_1(folder, capsys):
     options = f"--target price {QUICK} --optimizer sgd".replace("0.02", "1e30").split()
     assert main(["train", str(folder / "flats.csv"), *options]) == 1
     assert "diverged" in capsys.readouterr().err
+
+
+def test_a_picture_names_the_row_of_the_whole_table(folder, tmp_path, capsys):
+    flats(4).with_columns(price=pl.Series(["", "1.5", "tall", "2"])).write_csv(tmp_path / "few.csv")
+    with pytest.raises(SystemExit):
+        main(["plot", str(folder / "price"), str(tmp_path / "few.csv")])
+    assert "few.csv, row 3, column 'price'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "9" * 26])
+def test_a_seed_of_a_picture_that_is_none_is_named(folder, capsys, seed):
+    with pytest.raises(SystemExit, match="2"):
+        main(["plot", str(folder / "price"), str(folder / "flats.csv"), "--seed", seed])
+    assert capsys.readouterr().err.startswith("fastmlp: error: seed must be")
