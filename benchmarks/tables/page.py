@@ -77,13 +77,15 @@ def _cell(rows: list[dict[str, Any]], mean: float | None, least: float | None) -
 
 def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
     """Return a table of Markdown with the ranks and means of learners over tables that all of them have."""
+    if len(learners) < 2:
+        return ""
     shared = []
     for table in tables:
         rows = [found.get((table, one), []) for one in learners]
         splits = set.intersection(*({row["split"] for row in one if "loss" in row} for one in rows))
         if splits and all("loss" in row for one in rows for row in one):
             shared.append([[row for row in one if row["split"] in splits] for one in rows])
-    if len(shared) < 2 or len(learners) < 2:
+    if len(shared) < 2:
         return ""
 
     def means(value: Callable[[dict[str, Any]], float]) -> np.ndarray:

@@ -13,7 +13,7 @@ has both.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,6 +121,7 @@ def half_width(errors: Array, coverage: float) -> float:
 
 def shifts(errors: Array, quantiles: Sequence[float]) -> Array:
     """Return what is added for each quantile (quantiles,), in the unit of ascending errors (n,)."""
+    checks.instance("quantiles", quantiles, Iterable, "a list of numbers")
     shares = [checks.real("a quantile", one, 0, 1, open_low=True, open_high=True) for one in quantiles]
     return np.array([_at(errors, "a quantile", share) for share in shares])
 

@@ -246,11 +246,12 @@ def _cell(value: Any) -> str:
     """Return a value of a column as a short text."""
     if value is None:
         return "missing"
-    is_real = isinstance(value, float)
-    if is_real and value and not 1e-4 <= abs(value) < 1e9:
-        text = f"{value:.4g}"
+    if not isinstance(value, float):
+        text = str(value)
+    elif value == 0 or 1e-4 <= abs(value) < 1e9:
+        text = np.format_float_positional(value, 4, fractional=False, trim="-")
     else:
-        text = np.format_float_positional(value, 4, fractional=False, trim="-") if is_real else str(value)
+        text = f"{value:.4g}"
     return _short(text.removesuffix(" 00:00:00"), 14)
 
 

@@ -39,6 +39,11 @@ def test_the_report_has_ranks_of_tables_that_all_learners_have():
     assert "| loss, 0 the least and 1 a constant's | 0.167 | 0.250 |" in lines
 
 
+def test_a_table_that_no_learner_has_ended_is_in_the_report():
+    lines = report([row("ames", "fastmlp", 0, 0.0, unended=600)]).splitlines()
+    assert "| ames | 1 |  | did not end |" in lines
+
+
 def test_of_two_rows_of_a_split_the_last_one_holds():
     rows = [row("ames", "fastmlp", 0, loss) for loss in (1.0, 0.25)] + [row("ames", "fastmlp", 1, 0.75)]
     assert "| ames | 2 | 2.000 | **0.500** |" in report(rows).splitlines()

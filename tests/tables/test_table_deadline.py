@@ -131,7 +131,7 @@ def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(epoc
     """By the first chunk's pace there is time enough."""
     part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=epochs)
     own, _, model = within(1.5, 60, recipe, part, trained_by(Slow(*chunks)), must=True)
-    assert own.epochs == len(model.history["loss"]) == 2
+    assert own.epochs == len(model.history["loss"]) < epochs
 
 
 def test_a_search_in_a_short_limit_does_not_compile(tmp_path):

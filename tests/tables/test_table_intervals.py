@@ -112,6 +112,8 @@ def test_what_cannot_be_held_is_refused(model):
         few.predict_interval(fresh, 0.99)
     with pytest.raises(ValueError, match=r"a quantile must be in .* got 0.01"):
         few.predict_quantiles(fresh, [0.01])
+    with pytest.raises(TypeError, match=r"^quantiles must be a list of numbers, got 0.5$"):
+        few.predict_quantiles(fresh, 0.5)
     with pytest.raises(NotFittedError):
         TableRegressor().predict_interval(fresh)
 
