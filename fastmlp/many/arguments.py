@@ -29,18 +29,20 @@ class Arguments:
     """
 
     def __init__(self, given: dict[str, Any], n_models: int | None) -> None:
-        others = [len(value) for name, value in given.items() if isinstance(value, list) and name != "X"]
-        others += [] if n_models is None else [n_models]
-        if _is_one(given.get("network"), given.get("X"), others):
-            given = given | {"X": tuple(given["X"])}
         self._lists = {name: value for name, value in given.items() if isinstance(value, list)}
         self._same = {name: value for name, value in given.items() if name not in self._lists}
+        if "X" in self._lists:
+            others = [len(value) for name, value in self._lists.items() if name != "X"]
+            others += [] if n_models is None else [n_models]
+            if _is_one(given.get("network"), given["X"], others):
+                self._same["X"] = tuple(self._lists.pop("X"))
         self.count = _count(self._lists, n_models)
         if not self.count:
             return
+        blocks = any(map(_has_blocks, self.networks))
         for name in ROWS:
             if name in self._same:
-                self._same[name] = _array(name, self._same[name], any(map(_has_blocks, self.networks)))
+                self._same[name] = _array(name, self._same[name], blocks)
 
     def seeds(self) -> list[int]:
         """Return the seeds of all models: those of the list, or of an int s the numbers s, s + 1, .."""
@@ -145,12 +147,12 @@ def _has_blocks(network: Any) -> bool:
     return bool(getattr(network, "blocks", ()))
 
 
-def _is_one(network: Any, X: Any, counts: Collection[int]) -> bool:
+def _is_one(network: Any, X: list[Any], counts: Collection[int]) -> bool:
     """Whether a list has the blocks of one network's X, and not an X for each model.
 
     counts : of models, as the other arguments say
     """
-    if not (isinstance(X, list) and _has_blocks(network) and len(X) == len(network.blocks)):
+    if not (_has_blocks(network) and len(X) == len(network.blocks)):
         return False
     shapes = [_shape(block) for block in X]
     if not all(len(shape) in (1, 2) for shape in shapes):
