@@ -180,7 +180,7 @@ class Trainings:
 
     def _take_over(self, index: int, result: Model | BaseException) -> None:
         context = result.__context__ if isinstance(result, KeyboardInterrupt) else None
-        if isinstance(context, DivergenceError):  # of which Ctrl-C came; the call ends by that itself
+        if isinstance(context, DivergenceError):  # see `deferred`; the call itself raises after Ctrl-C
             result = context
         if isinstance(result, Interrupted):  # of a training in the main thread
             self.results[index] = result.model
