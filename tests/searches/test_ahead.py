@@ -36,6 +36,7 @@ def requests(monkeypatch):
         raise Began
 
     monkeypatch.setattr(background, "is_possible", lambda *_: True)
+    monkeypatch.setattr(preparing, "partners", {})
     monkeypatch.setattr(preparing.store, "why_not_kept", lambda: None)
     monkeypatch.setattr(background, "request", lambda *_: False)
     monkeypatch.setattr(background, "call", lambda *given: found.append(given))
@@ -100,6 +101,7 @@ def test_a_partner_predicts_the_rows_that_will_be(monkeypatch):
     monkeypatch.setattr(background_tasks, "prepare", lambda *_: True)
     monkeypatch.setattr(preparing.background, "is_possible", lambda *_: True)
     monkeypatch.setattr(preparing.store, "why_not_kept", lambda: None)
+    monkeypatch.setattr(preparing, "partners", {})
     monkeypatch.setattr(preparing.background, "call", lambda *task: given.append(task))
     network = fastmlp.Network([3, 4, 2])
     preparing.request_partner("fused", network, fastmlp.Adam(), "float32", [20], [30, 31])
@@ -119,7 +121,7 @@ def test_one_partner_at_a_time_is_begun(monkeypatch):
         preparing.request_partner("fused", fastmlp.Network([3, 4, 2]), fastmlp.Adam(), "float32", [20])
         return len(begun)
 
-    monkeypatch.setattr(preparing, "_partners", {})
+    monkeypatch.setattr(preparing, "partners", {})
     monkeypatch.setattr(preparing.background, "is_possible", lambda *_: True)
     monkeypatch.setattr(preparing.store, "why_not_kept", lambda: None)
     monkeypatch.setattr(preparing.background, "call", begin)

@@ -21,7 +21,7 @@ from fastmlp.system.budget import usable_cores
 
 Array = NDArray[Any]
 
-_partners: dict[int, subprocess.Popen[bytes] | None] = {}
+partners: dict[int, subprocess.Popen[bytes] | None] = {}
 """By process, as a fork has none: the partner that it began last."""
 
 
@@ -62,7 +62,7 @@ def request_partner(
     training compiles the program that names all the rest, the partner compiles what predictions need.
     name : of the backend; predicted : numbers of rows that are predicted later; the others as for `prepare`
     """
-    last = _partners.get(os.getpid())
+    last = partners.get(os.getpid())
     if last is not None and last.poll() is None:  # which takes the lock once it has imported fastmlp
         return
     with store.only_partner() as alone:
@@ -71,4 +71,4 @@ def request_partner(
     if background.is_possible(usable_cores()) and store.why_not_kept() is None:
         described = with_formulas(network), with_formulas(without_rates(optimizer))
         partner = background.call("take part", name, *described, dtype, rows, predicted)
-        _partners[os.getpid()] = partner
+        partners[os.getpid()] = partner
