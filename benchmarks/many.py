@@ -178,10 +178,10 @@ def main() -> None:
         draw_curve(options.curve)
         return
     print_heading("benchmarks.many")
-    print("| models | call | s | us a step of a model |\n|---|---|---|---|")
+    print("| models | call | ms | us a step of a model |\n|---|---|---|---|")
     for name, steps, calls in rows():
         for what, least in least_seconds(calls, options.rounds, options.clock).items():
-            print(f"| {name} | {what} | {least:.3f} | {1e6 * least / steps:.3f} |", flush=True)
+            print(f"| {name} | {what} | {1e3 * least:.2f} | {1e6 * least / steps:.3f} |", flush=True)
 
 
 if __name__ == "__main__":

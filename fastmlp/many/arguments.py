@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,16 +29,20 @@ class Arguments:
     """
 
     def __init__(self, given: dict[str, Any], n_models: int | None) -> None:
-        if _is_one(given.get("network"), given.get("X")):
-            given = given | {"X": tuple(given["X"])}
         self._lists = {name: value for name, value in given.items() if isinstance(value, list)}
         self._same = {name: value for name, value in given.items() if name not in self._lists}
+        if "X" in self._lists:
+            others = [len(value) for name, value in self._lists.items() if name != "X"]
+            others += [] if n_models is None else [n_models]
+            if _is_one(given.get("network"), given["X"], others):
+                self._same["X"] = tuple(self._lists.pop("X"))
         self.count = _count(self._lists, n_models)
         if not self.count:
             return
+        blocks = any(map(_has_blocks, self.networks))
         for name in ROWS:
             if name in self._same:
-                self._same[name] = _array(name, self._same[name], any(map(_has_blocks, self.networks)))
+                self._same[name] = _array(name, self._same[name], blocks)
 
     def seeds(self) -> list[int]:
         """Return the seeds of all models: those of the list, or of an int s the numbers s, s + 1, .."""
@@ -143,15 +147,32 @@ def _has_blocks(network: Any) -> bool:
     return bool(getattr(network, "blocks", ()))
 
 
-def _is_one(network: Any, X: Any) -> bool:
-    """Whether a list has the blocks of one network's X, and not an X for each model."""
-    if not (isinstance(X, list) and _has_blocks(network) and len(X) == len(network.blocks)):
+def _is_one(network: Any, X: list[Any], counts: Collection[int]) -> bool:
+    """Whether a list has the blocks of one network's X, and not an X for each model.
+
+    counts : of models, as the other arguments say
+    """
+    if not (_has_blocks(network) and len(X) == len(network.blocks)):
         return False
-    shapes = [getattr(block, "shape", None) for block in X]
+    shapes = [_shape(block) for block in X]
+    if not all(len(shape) in (1, 2) for shape in shapes):
+        return False
+    if counts and len(X) not in counts:  # a block may have wrong columns
+        return True
     return all(
-        shape and (shape[1] if len(shape) > 1 else 1) == block.columns
+        (shape[1] if len(shape) > 1 else 1) == block.columns
         for shape, block in zip(shapes, network.blocks, strict=True)
     )
+
+
+def _shape(block: Any) -> tuple[int, ...]:
+    """Return the shape of rows that may be plain lists; () of what has none, as several arrays."""
+    if not isinstance(block, list):
+        return getattr(block, "shape", ())
+    try:
+        return np.shape(block)
+    except ValueError:  # lists of unlike lengths
+        return ()
 
 
 def _array(what: str, value: Any, blocks: bool) -> Any:

@@ -18,7 +18,7 @@ from fastmlp.training.callbacks import Callback
 from fastmlp.training.options import FitOptions
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.ranks import ALONE
-from fastmlp.training.rows import cleaned
+from fastmlp.training.rows import cleaned, scaled
 from fastmlp.training.start import Streams, initial_parameters
 from fastmlp.training.trainer import prepared
 
@@ -152,7 +152,7 @@ class Preparation:
         return found
 
     def _data(self, index: int) -> Data:
-        """Return a model's rows, clean."""
+        """Return a model's rows, clean, with the weights that its own training has."""
         value = self._arguments.value
         key = None
         if self._arguments.shares_rows:
@@ -161,6 +161,7 @@ class Preparation:
                 return common[1]
         rows = self._arguments.rows(index)
         data = cleaned(value("network", index), *rows, value("dtype", index), ALONE)
+        data = scaled(data, rows[2] is not None, ALONE)
         if key is not None:
             self._common = key, data
         return data

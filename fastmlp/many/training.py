@@ -150,8 +150,9 @@ def fit_many(
     seeds = arguments.seeds() if resumed is None or seed is not None else resumed.seeds
     trainings = Trainings([None] * count if resumed is None else resumed.diverged())
     file = CallFile(files[0], seeds, resumed, trainings) if files else None
-    workers = min(count, threads or usable_cores())
-    each = threads if workers == 1 else (threads or usable_cores()) // workers
+    usable = threads or (usable_cores() if count > 1 else 1)
+    workers = min(count, usable)
+    each = threads if workers == 1 else usable // workers
     copied = [one for one in called if one not in files]
     preparation = Preparation(arguments, seeds, copied, measured, each, resumed, file)
     single = preparation.training(0) if count == 1 else None

@@ -72,7 +72,8 @@ class Trainings:
         self._prepare, self._members = prepare, members
         self._bar, self._done = bar, sum(one is not None for one in self.results)
         threads, shares = [], sum(group.shares for group in groups)
-        for _ in range(min(workers, shares) if shares > 1 else 0):
+        looked_into = any(not group.patterns for group in groups)
+        for _ in range(min(workers, shares) if shares > 1 or looked_into else 0):
             thread = threading.Thread(target=contextvars.copy_context().run, args=(self._work,))
             try:
                 thread.start()
@@ -117,7 +118,10 @@ class Trainings:
         Lanes(take, self._begin, self._end, group, lanes).run()
 
     def _trained(self, group: ModelGroup, places: list[int]) -> list[int]:
-        """Train models as a block; return the places of those that diverge, which are to be trained alone."""
+        """Train models as a block; return the places of those that are to be trained alone.
+
+        These diverge, or all where something of one fails: its own training names it.
+        """
         first = group.indices[places[0]]
         try:
             models = [group.indices[place] for place in places]
@@ -128,6 +132,9 @@ class Trainings:
             block.run()
             for index, model in block.models():
                 self.results[index] = model
+        except Exception:
+            self._running.pop(first, None)
+            return places
         except BaseException as error:
             self._end(first, error)
             return []
@@ -172,6 +179,9 @@ class Trainings:
             self._count(1)
 
     def _take_over(self, index: int, result: Model | BaseException) -> None:
+        context = result.__context__ if isinstance(result, KeyboardInterrupt) else None
+        if isinstance(context, DivergenceError):  # see `deferred`; the call itself raises after Ctrl-C
+            result = context
         if isinstance(result, Interrupted):  # of a training in the main thread
             self.results[index] = result.model
         elif isinstance(result, DivergenceError):

@@ -81,19 +81,20 @@ def request(directory: PrivateDirectory, name: str, task: str, *arguments: Any) 
     return True
 
 
-def call(task: str, *arguments: Any) -> bool:
-    """Have a task done by a process of its own, at once; return whether that may happen.
+def call(task: str, *arguments: Any) -> subprocess.Popen[bytes] | None:
+    """Have a task done by a process of its own, at once; return it, or None if that cannot happen.
 
     task, arguments : as for `request`
     """
     content = json.dumps([task, *arguments]).encode()
     if len(content) > MOST_BYTES:
-        return False
+        return None
     try:
-        _give(start_process(""), content)
+        process = start_process("")
+        _give(process, content)
     except OSError:
-        return False
-    return True
+        return None
+    return process
 
 
 def is_served(directory: PrivateDirectory) -> bool:

@@ -31,7 +31,6 @@ class Bar:
 
     def __init__(self, total: float | None, unit: str, what: str, shown: bool | None = None) -> None:
         self._bar: tqdm[Any] | None = None
-        self._ended = threading.Event()
         if is_watched() if shown is None else shown:
             from tqdm import tqdm
 
@@ -41,6 +40,7 @@ class Bar:
             self._bar = tqdm(
                 total=total, desc=what, file=Notices(), dynamic_ncols=True, leave=False, **looks
             )  # fmt: skip
+            self._ended = threading.Event()
             self._thread = threading.Thread(target=self._beat, name="fastmlp bar", daemon=True)
             self._thread.start()
 

@@ -104,9 +104,10 @@ def test_of_what_a_resumed_call_takes_over(tmp_path, threads):
     assert_ends_the_call(threads, callbacks, "load_state_dict", resume=path)
 
 
+@pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.usefixtures("in_lanes")
-def test_of_a_schedule(threads):
+def test_of_a_schedule(threads, callbacks):
     def rate(epoch):
         if epoch == 1:
             raise Mine("schedule")
@@ -114,7 +115,7 @@ def test_of_a_schedule(threads):
 
     optimizers = [Adam(0.1)] * 8
     optimizers[FAILING] = Adam(rate)
-    assert_ends_the_call(threads, [Callback()], "schedule", optimizer=optimizers)
+    assert_ends_the_call(threads, callbacks, "schedule", optimizer=optimizers)
 
 
 def test_what_fails_for_all_lanes_reaches_the_caller(monkeypatch):

@@ -119,6 +119,7 @@ def test_rows_are_those_of_sparse_inputs_and_of_heads():
 
 FORMS_OF_X = {
     "a list of blocks": lambda *blocks: [*blocks],
+    "plain lists": lambda *blocks: [block.tolist() for block in blocks],
     "a tuple of them": lambda *blocks: blocks,
     "an array for each model": lambda *blocks: [np.hstack(blocks)] * 2,
     "blocks for each model": lambda *blocks: [[*blocks], blocks],
@@ -136,6 +137,12 @@ def test_a_list_of_blocks_is_one_x(given):
         for i, some in enumerate(rows)
     ]
     assert_all_same(models, alone)
+
+
+def test_a_block_of_wrong_columns_is_named_as_fit_does():
+    network = Network(inputs=[Numbers(2), Categories([2], 2)], layers=[Dense(4), Dense(1)])
+    with pytest.raises(ValueError, match=r"^model 0: X\[0\] must have shape \(rows, 2\), got \(60, 3\)$"):
+        fit_many(network, [X[:, :3], LABELS], Y, n_models=3)
 
 
 def test_one_class_in_a_fold_is_no_mistake():

@@ -25,6 +25,7 @@ from fastmlp import (
     DivergenceError,
     EarlyStopping,
     InterruptedMany,
+    Model,
     Network,
     fit,
     fit_many,
@@ -37,6 +38,7 @@ from fastmlp.kernels.lanes.eligible import lanes_of
 from fastmlp.many import blocks, groups
 from fastmlp.model.descriptions import with_formulas
 from fastmlp.system import bars
+from fastmlp.training.loop import Training
 
 X, Y = data_set("diabetes", 48)
 
@@ -178,6 +180,32 @@ def test_those_of_a_block_that_diverge_leave_the_rest_alone(together, monkeypatc
     assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
     assert together[0] == 4
     assert handlers == handlers[:1] * 3, "a training that has ended would hear of Ctrl-C"
+
+
+@pytest.mark.parametrize("weight", [2.0, 0.25])
+def test_equal_weights_in_a_block_are_scaled_as_those_of_fit(together, weight):
+    options = {"sample_weight": np.full(len(X), weight), "epochs": 2, "batch_size": 16, **ALONE}
+    models = fit_many(network(1), X, Y, n_models=3, seed=3, **options)
+    assert together == [3]
+    for i, model in enumerate(models):
+        assert_same(model, fit(network(1), X, Y, seed=3 + i, **options))
+
+
+@pytest.mark.usefixtures("together")
+def test_ctrl_c_while_one_that_diverges_trains_alone_keeps_the_models(monkeypatch):
+    next_chunk = Training.next_chunk
+
+    def interrupted(self, steps):
+        signal.raise_signal(signal.SIGINT)
+        return next_chunk(self, steps)
+
+    monkeypatch.setattr(Training, "next_chunk", interrupted)
+    optimizers = [*map(Adam, (1e-3, 1e300, 1e-2))]
+    options = {"epochs": 1, "batch_size": 16, "seed": 3, **ALONE}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        fit_many(network(1), X, Y, optimizer=optimizers, **options)
+    assert isinstance(caught.value, InterruptedMany)
+    assert [type(one) for one in caught.value.models] == [Model, DivergenceError, Model]
 
 
 @pytest.mark.parametrize("worth", [1e-6, 1e6], ids=["long blocks", "short ones"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from problems import data_set
@@ -34,6 +36,7 @@ def requests(monkeypatch):
         raise Began
 
     monkeypatch.setattr(background, "is_possible", lambda *_: True)
+    monkeypatch.setattr(preparing, "partners", {})
     monkeypatch.setattr(preparing.store, "why_not_kept", lambda: None)
     monkeypatch.setattr(background, "request", lambda *_: False)
     monkeypatch.setattr(background, "call", lambda *given: found.append(given))
@@ -68,15 +71,18 @@ def test_rows_that_are_scored_are_those_of_scikit_learns_calls():
     def score(estimator, X, y, train, test=None):
         raise AssertionError("it is not called")
 
-    class Unhashable(list):
+    class Unhashable:
         __hash__ = None
+
+        def __call__(self, *_):
+            raise AssertionError("it is not called")
 
     calls = [
         (score, (None, X, Y, [0]), {"test": [1, 2]}),
         (score, (None, X, Y, [0], range(10**6)), {}),
         (score, (None, X, Y, [0]), {}),
         (max, (1, 2), {}),
-        (Unhashable().append, (1,), {}),
+        (Unhashable(), (1,), {}),
     ]
     assert scored_rows(calls) == [2, MOST_ROWS]
 
@@ -95,9 +101,34 @@ def test_a_partner_predicts_the_rows_that_will_be(monkeypatch):
     monkeypatch.setattr(background_tasks, "prepare", lambda *_: True)
     monkeypatch.setattr(preparing.background, "is_possible", lambda *_: True)
     monkeypatch.setattr(preparing.store, "why_not_kept", lambda: None)
+    monkeypatch.setattr(preparing, "partners", {})
     monkeypatch.setattr(preparing.background, "call", lambda *task: given.append(task))
     network = fastmlp.Network([3, 4, 2])
     preparing.request_partner("fused", network, fastmlp.Adam(), "float32", [20], [30, 31])
     task, *arguments = json.loads(json.dumps(given[0]))
     background_tasks.TASKS[task](*arguments)
     assert taken == [((30, 3), (30, 2)), ((31, 3), (31, 2))]
+
+
+def test_one_partner_at_a_time_is_begun(monkeypatch):
+    begun = []
+
+    def begin(*task):
+        begun.append(subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE))
+        return begun[-1]
+
+    def request():
+        preparing.request_partner("fused", fastmlp.Network([3, 4, 2]), fastmlp.Adam(), "float32", [20])
+        return len(begun)
+
+    monkeypatch.setattr(preparing, "partners", {})
+    monkeypatch.setattr(preparing.background, "is_possible", lambda *_: True)
+    monkeypatch.setattr(preparing.store, "why_not_kept", lambda: None)
+    monkeypatch.setattr(preparing.background, "call", begin)
+    try:
+        assert [request(), request()] == [1, 1]
+        begun[0].communicate(b"\n")
+        assert [request(), request()] == [2, 2]
+    finally:
+        for process in begun:
+            process.communicate()

@@ -22,7 +22,13 @@ from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import FitFailedWarning, NotFittedError
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.metrics import make_scorer
-from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, TunedThresholdClassifierCV
+from sklearn.model_selection import (
+    GroupKFold,
+    KFold,
+    ShuffleSplit,
+    StratifiedKFold,
+    TunedThresholdClassifierCV,
+)
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
@@ -249,6 +255,32 @@ def test_ctrl_c_ends_the_search():
         fastmlp.GridSearchCV(given, {"alpha": [0.25, 0.5, 0.75]}, cv=2).fit(X, Y)
     assert_nothing_runs()
     assert warnings.filters == filters
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no SIGALRM")
+def test_a_limit_of_time_ends_a_search_of_one_training():
+    class TooLong(Exception):
+        pass
+
+    came = threading.Event()
+
+    def handle(*_):
+        came.set()
+        raise TooLong
+
+    def take_too_long():
+        if not came.is_set():
+            os.kill(os.getpid(), signal.SIGALRM)
+            came.wait(10)  # the handler runs in the main thread
+
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        given = classifier(alpha=0.25, callbacks=[AtEpoch(0.25, take_too_long)])
+        with pytest.raises(TooLong):
+            fastmlp.cross_val_score(given, X, Y, cv=ShuffleSplit(1, random_state=0))
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert_nothing_runs()
 
 
 def test_searches_within_a_validation_train_with_one_another(trained):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,9 @@ from fastmlp.system import background
 from fastmlp.system.budget import usable_cores
 
 Array = NDArray[Any]
+
+partners: dict[int, subprocess.Popen[bytes] | None] = {}
+"""By process, as a fork has none: the partner that it began last."""
 
 
 def prepare(
@@ -57,9 +62,13 @@ def request_partner(
     training compiles the program that names all the rest, the partner compiles what predictions need.
     name : of the backend; predicted : numbers of rows that are predicted later; the others as for `prepare`
     """
+    last = partners.get(os.getpid())
+    if last is not None and last.poll() is None:  # which takes the lock once it has imported fastmlp
+        return
     with store.only_partner() as alone:
-        if not alone:  # one that was requested before
+        if not alone:  # of another process
             return
     if background.is_possible(usable_cores()) and store.why_not_kept() is None:
         described = with_formulas(network), with_formulas(without_rates(optimizer))
-        background.call("take part", name, *described, dtype, rows, predicted)
+        partner = background.call("take part", name, *described, dtype, rows, predicted)
+        partners[os.getpid()] = partner
