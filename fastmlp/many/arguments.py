@@ -61,7 +61,7 @@ class Arguments:
         del own["seed"], own["rows"]
         return own | dict(zip(ROWS, self.rows(index), strict=True))
 
-    def alike(self) -> Iterable[list[int]]:
+    def by_objects(self) -> Iterable[list[int]]:
         """Return the models in lists of those whose arguments, but for seeds, are the same objects."""
         weighed = self._same.get("sample_weight", self) is not None
         if weighed and self._same.get("validation", self) is not None:
@@ -84,9 +84,11 @@ class Arguments:
 
     def rows(self, index: int) -> tuple[Any, Any, Any]:
         """Return X, y and the weights of one model; errors as of `of`."""
-        rows, given = self.value("rows", index), [self.value(name, index) for name in ROWS]
-        blocks = _has_blocks(self.value("network", index))
-        arrays = [_array(name, one, blocks) for name, one in zip(ROWS, given, strict=True)]
+        rows, blocks = self.value("rows", index), _has_blocks(self.value("network", index))
+        arrays = [
+            _array(name, self._lists[name][index], blocks) if name in self._lists else self._same[name]
+            for name in ROWS
+        ]
         if rows is not None:
             rows = _checked_rows(rows, _length(arrays[0]))
             arrays = [_taken(name, one, rows) for name, one in zip(ROWS, arrays, strict=True)]

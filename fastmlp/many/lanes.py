@@ -111,7 +111,7 @@ class Lanes:
         steps = []
         for lane in [*self._lanes]:
             try:
-                steps_of_one = lane.training.steps_now()  # asks callbacks
+                steps_of_one = lane.training.steps_now()  # calls callbacks
             except BaseException as error:
                 self._leave(lane, error)
                 continue

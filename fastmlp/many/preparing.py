@@ -111,8 +111,8 @@ class Preparation:
         """
         groups: dict[Any, ModelGroup] = {}
         arguments = self._arguments
-        alike = arguments.alike() if self._resumed is None else arguments.each()
-        for indices in alike:  # of which the first one's arguments are checked
+        shared = arguments.by_objects() if self._resumed is None else arguments.each()
+        for indices in shared:  # of which the first one's arguments are checked
             one = self._checked(indices[0])
             group = groups.get(one.key) or groups.setdefault(one.key, ModelGroup(one.program, workers))
             group.add(indices, one.pattern, one.saved)

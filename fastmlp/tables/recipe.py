@@ -117,7 +117,7 @@ WIDE = replace(BINNED, hidden=(256, 256), dropout=0.2)
 """The same in a larger network."""
 
 WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2)
-"""A linear layer of each number's cosines, beside it: where numbers act together."""
+"""A linear layer of each number's cosines, next to it: where numbers act together."""
 
 PRESETS = {
     "fast": (Recipe(),),

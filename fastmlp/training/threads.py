@@ -53,7 +53,7 @@ class Threads:
     def __init__(self, given: int | None, changes: bool = True) -> None:
         self._given, self._changes = given, changes
         self.clock: Callable[[], float] = time.thread_time if given != 1 else float
-        """Returns the seconds for which this thread has had a core; 0 where no others can be beside it."""
+        """Return the seconds for which this thread has had a core; 0 where it alone may run."""
         self.used = self._top = 1
         self._limit: int | None = None
         self._trial: int | None = None
