@@ -25,7 +25,7 @@ class FunctionNames(NamedTuple):
     imported: tuple[str, ...]
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1024)
 def names_of(code: types.CodeType) -> FunctionNames:
     """Return the names in the code of a function. It is read once: a first fit calls this 1500 times."""
     by_kind: dict[str, dict[str, int]] = {"LOAD_GLOBAL": {}, "LOAD_NAME": {}, "IMPORT_NAME": {}}

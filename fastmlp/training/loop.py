@@ -145,14 +145,11 @@ class Training:
         plan, objectives = self.plan, empty_losses(self.plan.network, len(chunk.starts))
         if plan.mixing is not None:
             data, chunk = plan.mixing.mixed(plan.network, data, chunk, state.step)
-        averaged = plan.optimizer.rule.reads_last
-        if averaged:
-            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+        exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         state = plan.backend.train_chunk(
             plan.network, plan.optimizer, state, data, chunk, plan.dropout_key, self.threads.most, objectives
         )
-        if averaged:
-            exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
+        exchange(plan.network, plan.optimizer, state.parameters, state.moments, state.step)
         return state, objectives
 
     def run_chunks(self) -> None:

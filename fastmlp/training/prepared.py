@@ -99,10 +99,6 @@ class EpochRows(NamedTuple):
     setting: dict[str, Any] = {}  # noqa: RUF012  # never written
 
 
-def _have_checkpoint(callbacks: list[Callback]) -> bool:
-    return bool(callbacks) and any(isinstance(one, Checkpoint) for one in callbacks)
-
-
 def ready(
     network: Network,
     options: FitOptions,
@@ -122,7 +118,7 @@ def ready(
     own_rows = -(-rows.batch_size // ranks.size)
     steps = epochs * per_epoch if per_epoch else None
     callbacks = options.callbacks
-    in_file = file is not None or ranks.any_of(_have_checkpoint(callbacks))
+    in_file = file is not None or ranks.any_of(any(isinstance(one, Checkpoint) for one in callbacks))
     with ranks.raise_on_all_ranks():
         trained = None if in_epoch is None else data
         measures = metrics_of(options.metrics, options.training_metrics, network, trained, held_out, ranks)
