@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from fastmlp.estimators.descriptions import (
 )
 from fastmlp.estimators.draws import ComposedOrders, random_state, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
-from fastmlp.estimators.joint import Joint, generator_here, train_here
+from fastmlp.estimators.joint import Joint, Wanted, among_others, generator_of, train_here
 from fastmlp.estimators.parameters import Parameters
 from fastmlp.estimators.rows import ValidatedRows, rows_of, split
 from fastmlp.estimators.scoring import scoring_of
@@ -46,7 +46,7 @@ from fastmlp.model.precision import is_bfloat16
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import TrainState, initial_state
 from fastmlp.training.batches import Orders
-from fastmlp.training.callbacks import Callback, TimeLimit
+from fastmlp.training.callbacks import Callback, Run, TimeLimit
 from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.data import floating_dtype
 from fastmlp.training.model import Model
@@ -97,10 +97,21 @@ class Perceptron(Joint, Parameters, Fitted):
 
     # --- training -----------------------------------------------------------------------------------
 
-    def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> Perceptron:
+    def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> None:
         """Fit, or train on for so many epochs."""
+        train_here(self.fitting(X, y, sample_weight, epochs, among_others()))
+
+    def fitting(
+        self, X: Any, y: Any, sample_weight: Any, epochs: int | None, among_others: bool
+    ) -> Generator[Wanted, Run, None]:
+        """Fit in two parts, of validated parameters: yield the training that is needed, and take its run.
+
+        The solver "lbfgs" fits in one part, and yields nothing.
+        epochs : None to fit, or to train on for so many; among_others : see `generator_of`
+        """
         if (source := blocks_of(self, X, y, sample_weight)) is not None:
-            return self._train_on_blocks(source, epochs)
+            yield from self._train_on_blocks(source, epochs)
+            return
         incremental = epochs is not None
         callbacks = self._all_callbacks()
         sizes = hidden_sizes(self)
@@ -112,7 +123,7 @@ class Perceptron(Joint, Parameters, Fitted):
             X, self._targets(y), sample_weight, self._class_weights(y, incremental), number(self.input_scale)
         )
         with random_state(self.random_state) as given:
-            rng = generator_here(given)
+            rng = generator_of(given, among_others)
             # As in scikit-learn: errors of X, y and sample_weight come first; lbfgs ignores early_stopping.
             if incremental and self.early_stopping and self.solver != "lbfgs":
                 raise ValueError("partial_fit does not support early_stopping=True")
@@ -124,11 +135,10 @@ class Perceptron(Joint, Parameters, Fitted):
             if self.solver == "lbfgs":
                 self._train_lbfgs(network, parameters, rows, callbacks)
             else:
-                self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first)
+                yield from self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first)
         self._check_parameters(parameters)
-        return self
 
-    def _train_on_blocks(self, source: Source, epochs: int | None) -> Perceptron:
+    def _train_on_blocks(self, source: Source, epochs: int | None) -> Generator[Wanted, Run, None]:
         """Fit, or train on for so many epochs, on rows that come block by block."""
         incremental = epochs is not None
         callbacks, sizes = self._all_callbacks(), hidden_sizes(self)
@@ -152,9 +162,10 @@ class Perceptron(Joint, Parameters, Fitted):
             else:
                 network, parameters = self._known(rows)
             stream = Stream(windows, window)
-            self._train_stochastic(network, parameters, rows, rng, epochs, callbacks, first, stream)
+            yield from self._train_stochastic(
+                network, parameters, rows, rng, epochs, callbacks, first, stream
+            )
         self._check_parameters(parameters)
-        return self
 
     def _check_parameters(self, parameters: Array) -> None:
         if not checks.finite(parameters):
@@ -244,7 +255,7 @@ class Perceptron(Joint, Parameters, Fitted):
         callbacks: Sequence[Callback],
         first: bool,
         stream: Stream | None = None,
-    ) -> None:
+    ) -> Generator[Wanted, Run, None]:
         incremental = epochs is not None
         epochs = self.max_iter if epochs is None else epochs
         rows, held_out = self._with_held_out(rows, rng)
@@ -298,7 +309,7 @@ class Perceptron(Joint, Parameters, Fitted):
         begun = TrainState(parameters, np.empty_like(parameters), state.moments, state.step)
         try:
             begin = stream and functools.partial(Streamed, *stream, None)
-            run = train_here(plan, begun, [Convergence(self, score, incremental), *callbacks], begin)
+            run = yield plan, begun, [Convergence(self, score, incremental), *callbacks], begin
             interrupted = run.interrupted
         except KeyboardInterrupt as interrupt:  # a second Ctrl-C, or a callback's own
             if interrupt.__context__ is not None:  # an error came after the first

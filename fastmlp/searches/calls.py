@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from fastmlp.searches.folds import SharedFolds, fit_and_score
 from fastmlp.searches.preprocessing import shared_steps
 from fastmlp.searches.tasks import TaskGroup, TaskThread
 from fastmlp.system.budget import usable_cores
@@ -20,12 +21,13 @@ def make_together(
 
     threads : for all trainings; those of a task's own calls are the group's to which it belongs
     """
-    thread, kept = threading.current_thread(), dict[Any, Any]()
+    thread, shared = threading.current_thread(), SharedFolds()
     group = thread.group if isinstance(thread, TaskThread) else TaskGroup(threads)
-    tasks = [
-        TaskThread(group, functools.partial(_make, batch, kept), callback)
-        for batch, callback in zip(batches, callbacks, strict=True)
-    ]
+    tasks = []
+    for batch, callback in zip(batches, callbacks, strict=True):
+        task = TaskThread(group, functools.partial(_make, batch, shared), callback)
+        task.calls, task.unthreaded = batch.items, fit_and_score(task, shared)
+        tasks.append(task)
     group.run(tasks)
     return tasks
 
@@ -35,14 +37,13 @@ def make_in_worker(batches: Sequence[Any]) -> list[list[Any]]:
     return [task.result() for task in make_together(usable_cores(), batches, [None] * len(batches))]
 
 
-def _make(batch: Any, kept: dict[Any, Any]) -> list[Any]:
-    """Make a batch's calls, in a task. kept : see `shared_steps`"""
+def _make(batch: Any, shared: SharedFolds) -> list[Any]:
+    """Make a batch's calls, in a task's thread."""
     task = threading.current_thread()
     assert isinstance(task, TaskThread)
-    task.calls = batch.items
     with ExitStack() as stack:
         for call in batch.items:
-            stack.enter_context(shared_steps(call, kept))
+            stack.enter_context(shared_steps(call, shared.steps))
         results: list[Any] = batch()
     for result in results:
         if isinstance(result, dict) and "fit_time" in result:

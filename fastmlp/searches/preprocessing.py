@@ -61,8 +61,7 @@ class SharedSteps:
 
         def fit_transform(transformer: Any, X: Any, *given: Any, **named: Any) -> Any:
             here = self._led
-            hashed = None if here is None else _hash(transformer, named.get("params"))
-            self._led = None if hashed is None else (here, hashed)
+            self._led = key_after(here, transformer, named.get("params"))
             if self._led in self._kept:
                 return self._kept[self._led]
             if here in self._kept:  # the step may write to its rows, and others shall find them
@@ -75,12 +74,19 @@ class SharedSteps:
         return fit_transform
 
 
+def key_after(rows: Any, transformer: Any, routed: Any = None) -> Any:
+    """Return what tells rows after an unfitted step from others; None if nothing does. rows : before it"""
+    hashed = None if rows is None else _hash(transformer, routed)
+    return None if hashed is None else (rows, hashed)
+
+
 def _hash(transformer: Any, routed: Any) -> Any:
     """Return what equal transformers have in common; None of one that may differ from its equals."""
     if not hasattr(transformer, "get_params"):
         return None
     own = vars(transformer)  # before it is fitted, its parameters
-    plain = PLAIN.issuperset(map(type, own.values())) and not any((routed or {}).values())
+    routed = routed if any((routed or {}).values()) else None
+    plain = routed is None and PLAIN.issuperset(map(type, own.values()))
     for name, value in (own if plain else transformer.get_params()).items():
         if name.endswith("random_state") and not isinstance(value, (int, np.integer)):
             return None  # another draw each time

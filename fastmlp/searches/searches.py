@@ -68,8 +68,8 @@ class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]
     pipeline, the networks of all candidates and folds train together, as those of `fit_many`:
 
     - `n_jobs` is the number of threads, None for all cores; `pre_dispatch` is ignored, with a warning;
-    - steps of a pipeline before the network are fitted once for each fold where their parameters are equal,
-      and `random_state`, if they have one, is a number;
+    - steps of a pipeline before the network are fitted, and applied to the test rows, once for each fold
+      where their parameters are equal, and `random_state`, if they have one, is a number;
     - networks of the solver "lbfgs" are trained one after another, each on all threads;
     - the time of a fit is its share; Ctrl-C ends the search;
     - with another backend of joblib's that the program has chosen, as Dask, each worker has a share of the

@@ -14,7 +14,7 @@ from fastmlp.many.groups import ModelGroup, program_of, saved_together
 from fastmlp.many.trainings import Trainings
 from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import Snapshot, TrainState
-from fastmlp.searches.going_on import Ended
+from fastmlp.searches.going_on import KeptTraining
 from fastmlp.system.bars import Bar
 from fastmlp.system.interrupts import deferred
 from fastmlp.training.callbacks import Callback, Run
@@ -24,9 +24,8 @@ from fastmlp.training.prepared import Prepared
 
 
 class Awaited:
-    """A training that a task waits for.
+    """A training that a task waits for; it goes on from an earlier one where that is kept, see `going_on`.
 
-    earlier : from which it goes on, see `going_on`
     outcome : the finished run, or the error that ended it; None before
     seconds : its share of the time of the trainings that were taken with it
     """
@@ -34,13 +33,20 @@ class Awaited:
     outcome: Run | BaseException | None = None
     seconds = 0.0
 
-    def __init__(
-        self, plan: Plan, state: TrainState, callbacks: Sequence[Callback], earlier: Ended | None = None
-    ) -> None:
+    def __init__(self, plan: Plan, state: TrainState, callbacks: Sequence[Callback]) -> None:
         self.plan, self.state, self.callbacks = plan, state, callbacks
+        self._place = KeptTraining(plan, state, callbacks)
+        earlier = self._place.ended
         self._resumed = earlier and earlier.snapshot
         if earlier:
             self.plan = earlier.continued(plan)
+
+    def taken_over(self) -> Run | BaseException:
+        """Return the outcome, and keep a run for longer trainings."""
+        assert self.outcome is not None
+        if isinstance(self.outcome, Run):
+            self._place.keep(self.outcome)
+        return self.outcome
 
     @property
     def parts(self) -> tuple[Plan, TrainState, Sequence[Callback], Snapshot | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,10 @@ class Reusable:
     sparse : whether it has room for sparse inputs only, as `extent` says
     kept : whether it may be kept between predictions, see `IDLE_BYTES`
     buffers : see `fastmlp.kernels.variant.Choice`
+    most_bytes : of any so far
     """
+
+    most_bytes: ClassVar[int] = 0
 
     __slots__ = ("__weakref__", "_call", "_entry", "batch", "bytes", "entries", "kept", "sparse")
 
@@ -54,10 +57,11 @@ class Reusable:
         self.batch, self.bytes = batch, work.memory.nbytes
         # Counted before the check: two threads may both find no room, but never both take the last.
         _kept[id(self)] = self
-        if self.bytes <= IDLE_BYTES < _kept_bytes():
+        Reusable.most_bytes = max(Reusable.most_bytes, self.bytes)
+        if self.bytes <= IDLE_BYTES and _is_full():
             for prediction in list(known_predictions.values()):
                 prediction.idle.clear()
-        self.kept = _kept_bytes() <= IDLE_BYTES
+        self.kept = not _is_full()
         if not self.kept:
             del _kept[id(self)]
 
@@ -80,9 +84,12 @@ _kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary(
 """By their ids, the calls that are kept, idle or at work."""
 
 
-def _kept_bytes() -> int:
+def _is_full() -> bool:
+    """Whether calls are kept whose workspaces hold too much; of few or small ones nothing is summed."""
+    if len(_kept) * Reusable.most_bytes <= IDLE_BYTES:
+        return False
     found = [reference() for reference in _kept.valuerefs()]
-    return sum(work.bytes for work in found if work is not None)
+    return sum(work.bytes for work in found if work is not None) > IDLE_BYTES
 
 
 class Prediction(NamedTuple):

@@ -1,0 +1,249 @@
+"""A search's task in short: rows of a fold are taken and preprocessed once for all candidates.
+
+scikit-learn's own function takes longer than all that a small network's fit does besides training: it copies
+the rows anew, and has a pipeline checked, described and applied. Here is what it returns, without a thread to
+wait in. Where that is not certain, and where anything fails, the task calls scikit-learn's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+import warnings
+from collections.abc import Generator, Iterator
+from numbers import Integral, Number
+from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer, _Scorer
+from sklearn.model_selection._validation import _fit_and_score  # read here as in scikit-learn 1.7 to 1.9
+from sklearn.pipeline import Pipeline
+from sklearn.utils.metaestimators import _safe_split
+
+from fastmlp.estimators.base import Perceptron
+from fastmlp.estimators.classifier import MLPClassifier
+from fastmlp.estimators.joint import Wanted, give
+from fastmlp.estimators.regressor import MLPRegressor
+from fastmlp.searches.call_arguments import Call
+from fastmlp.searches.preprocessing import FOLD, key_after
+from fastmlp.searches.tasks import TaskThread
+from fastmlp.searches.warning_filters import set_warning_state, warning_state
+from fastmlp.training.callbacks import Run
+
+NETWORKS = (MLPClassifier, MLPRegressor)
+"""A class of a user's own that derives from them may do anything."""
+
+READ = {
+    "scorer", "train", "test", "verbose", "parameters", "fit_params", "score_params", "return_train_score",
+    "return_parameters", "return_n_test_samples", "return_times", "return_estimator", "split_progress",
+    "candidate_progress", "error_score", "caller", "callback_ctx",
+}  # fmt: skip
+"""The named arguments of scikit-learn's function that are known here."""
+
+
+class Fold:
+    """The rows of a fold, as long as a task needs them. train, test : (X, y)"""
+
+    def __init__(self, estimator: Any, X: Any, y: Any, train: Any, test: Any) -> None:
+        train, test = np.asarray(train), np.asarray(test)
+        self.train = _safe_split(estimator, X, y, train)
+        self.test = _safe_split(estimator, X, y, test, train)
+        self._transformed: dict[Any, Any] = {}
+
+    def transformed(self, of: str, steps: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+        """Return (X, y) of the rows "train" or "test", after fitted steps, each given with its key."""
+        X, y = getattr(self, of)
+        for key, step in steps:
+            if (of, key) not in self._transformed:
+                self._transformed[of, key] = step.transform(copy.deepcopy(X))  # it may write to its rows
+            X = self._transformed[of, key]
+        return X, y
+
+
+class FoldFit(NamedTuple):
+    """A network's fit on rows of a fold, which wants a training.
+
+    steps : before the network, fitted, each with its key
+    """
+
+    network: Perceptron
+    fold: Fold
+    steps: list[tuple[Any, Any]]
+    fitting: Generator[Wanted, Run, None]
+    wanted: Wanted
+
+
+class SharedFolds:
+    """What the tasks of a group have in common. steps : see `shared_steps`"""
+
+    def __init__(self) -> None:
+        self.steps: dict[Any, Any] = {}
+        self._folds: WeakValueDictionary[Any, Fold] = WeakValueDictionary()
+        self._filters: dict[int, Any] = {}
+
+    @contextlib.contextmanager
+    def as_called(self, function: Any, **config: Any) -> Iterator[None]:
+        """Have the filters of warnings and the configuration that scikit-learn would call a function with.
+
+        Warnings are given at the end: after an error the function is called anew, and gives them itself.
+        """
+        key = id(function.warning_filters)
+        if key not in self._filters:
+            asked = copy.copy(function)
+            asked.function = warning_state
+            self._filters[key] = asked()
+        filters, *shown = self._filters[key]
+        set_warning_state(([*filters], *shown))  # that a task leaves, the group replaces for the next one
+        with config_context(**function.config | config), warnings.catch_warnings(record=True) as seen:
+            yield
+        for one in seen:
+            warnings.showwarning(one.message, one.category, one.filename, one.lineno, one.file, one.line)
+
+    def fold_of(self, call: Call) -> tuple[Any, Fold]:
+        """Return what tells the fold's rows to train on from others, and the fold."""
+        _, (estimator, X, y), named = call
+        key = tuple(map(id, (X, y, named["train"], named["test"])))
+        fold = self._folds.get(key)
+        if fold is None:
+            fold = self._folds[key] = Fold(estimator, X, y, named["train"], named["test"])
+        return key[: len(FOLD)], fold
+
+    def begun(self, call: Call) -> FoldFit | None:
+        """Return the fit of a call as far as its training; None if it must begin in another way."""
+        function: Any = call[0]
+        _, (estimator, *_), named = call
+        network = network_of(estimator, named["parameters"])
+        if network is None:
+            return None
+        rows, fold = self.fold_of(call)
+        X, y = fold.train
+        steps = []
+        for _, step in [] if network is estimator else estimator.steps[:-1]:
+            if step is None or step == "passthrough":
+                continue
+            rows = key_after(rows, step)
+            if rows not in self.steps:  # a first task, which fits the step, or one that may differ each time
+                return None
+            X, fitted = self.steps[rows]
+            steps.append((rows, fitted))
+        if not function.config["skip_parameter_validation"]:
+            network._validate_params()
+        fitting = network.fitting(X, y, None, None, among_others=True)
+        return FoldFit(network, fold, steps, fitting, next(fitting))
+
+
+def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None, list[Any] | None]:
+    """Make a task's call in two parts, before its training and after; return what it returned.
+
+    None, at any time, if scikit-learn's function must be called.
+    """
+    if len(task.calls) != 1 or not is_plain(call := task.calls[0]):
+        return None
+    function, _, named = call
+    times = [time.time()]
+    try:
+        with shared.as_called(function, skip_parameter_validation=True):
+            begun = shared.begun(call)
+        if begun is None:
+            return None
+        plan, state, callbacks, own_kind = begun.wanted
+        if own_kind is not None:
+            return None
+        awaited = task.request(plan, state, callbacks)
+    except Exception:
+        return None
+    times.append(time.time())
+    yield
+    times.append(time.time())
+    try:
+        with shared.as_called(function):
+            give(begun.fitting, awaited.taken_over())
+            times.append(time.time())
+            found = scores(named["scorer"], begun, "test")
+            times.append(time.time())
+            result = {"fit_error": None, "test_scores": found}
+            if named.get("return_train_score"):
+                result["train_scores"] = scores(named["scorer"], begun, "train")
+    except Exception:
+        return None
+    before, _, after, score_time = np.diff(times).tolist()
+    more = {
+        "n_test_samples": ("return_n_test_samples", len(named["test"])),
+        "fit_time": ("return_times", before + awaited.seconds + after),
+        "score_time": ("return_times", score_time),
+        "parameters": ("return_parameters", named["parameters"]),
+    }
+    return [result | {name: value for name, (asked, value) in more.items() if named.get(asked)}]
+
+
+def is_plain(call: Call) -> bool:
+    """Whether a call is of scikit-learn's function, and asks for nothing that is not here."""
+    function, given, named = call
+    if getattr(function, "function", None) is not _fit_and_score or not READ.issuperset(named):
+        return False
+    config: Any = getattr(function, "config", None)
+    return not (
+        not (config and getattr(function, "warning_filters", None))
+        or len(given) != 3
+        or given[2] is None
+        or named["fit_params"]
+        or named["score_params"]
+        or named["verbose"] > 1
+        or named.get("return_estimator")
+        or config["enable_metadata_routing"]
+        or config["array_api_dispatch"]
+        or getattr(named.get("callback_ctx"), "_callbacks", ())
+        or not reads_predictions(named["scorer"])
+    )
+
+
+def reads_predictions(scorer: Any) -> bool:
+    """Whether a scorer is scikit-learn's, for which a pipeline is what it predicts."""
+    if type(scorer) is _MultimetricScorer:
+        return all(map(reads_predictions, scorer._scorers.values()))
+    return type(scorer) in (_Scorer, _PassthroughScorer)
+
+
+def network_of(estimator: Any, parameters: Any) -> Perceptron | None:
+    """Return the network that an estimator is or ends in, with its parameters set.
+
+    None of one that does more than to fit, or whose fit cannot be begun twice.
+    """
+    network, prefix = estimator, ""
+    if type(estimator) is Pipeline:
+        if estimator.memory is not None or estimator.verbose or getattr(estimator, "transform_input", None):
+            return None
+        name, network = estimator.steps[-1]
+        prefix = f"{name}__"
+    if type(network) not in NETWORKS or any("_skl_callbacks" in vars(one) for one in (estimator, network)):
+        return None
+    if parameters:
+        parameters = clone(parameters, safe=False)
+        if not all(name.startswith(prefix) for name in parameters):
+            estimator.set_params(**parameters)
+            return network_of(estimator, None)
+        network.set_params(**{name.removeprefix(prefix): value for name, value in parameters.items()})
+    alone = network.solver == "lbfgs" or network.warm_start
+    seen = network.verbose or network.progress or len(network.callbacks)
+    seeded = network.random_state is None or isinstance(network.random_state, Integral)
+    return network if seeded and not alone and not seen else None
+
+
+def scores(scorer: Any, fit: FoldFit, of: str) -> Any:
+    """Return the score, or the scores by name, of rows "train" or "test"; TypeError if one is no number."""
+    found = scorer(fit.network, *fit.fold.transformed(of, fit.steps))
+    return {name: number(one) for name, one in found.items()} if isinstance(found, dict) else number(found)
+
+
+def number(score: Any) -> Any:
+    """Return a score that is a number of Python's, if it can be one."""
+    if hasattr(score, "item"):
+        with contextlib.suppress(ValueError):
+            score = score.item()
+    if not isinstance(score, Number):
+        raise TypeError(f"a score must be a number, got {score!r}")
+    return score
