@@ -2,6 +2,8 @@
 
 A BLAS has one number of threads for the whole process. Of two trainings that run at once the second finds the
 limit that the first has set, so it must not restore what it found. The limits of all trainings are kept here.
+One whose threads are OpenMP's may have a number for each thread that calls it: there a training limits its
+own thread's.
 """
 
 from __future__ import annotations
@@ -33,8 +35,14 @@ BOUNDS = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS")
 joblib sets both in the processes of loky, Dask and Ray the second: they share the machine.
 """
 
-_found: dict[str, tuple[Any, int]] = {}
-"""The libraries that are limited, by file, each with the number of threads that it had before."""
+_found: dict[tuple[str, int | None], tuple[Any, int]] = {}
+"""The libraries that are limited, each with the number of threads that it had before.
+
+By file, and by the thread that has the number; None where all have one.
+"""
+
+_own_numbers: dict[str, bool] = {}
+"""By file, whether each thread has its own number."""
 
 
 def cores() -> int:
@@ -84,6 +92,8 @@ def forget_others() -> None:
     here = threading.get_ident()
     _running[:] = [thread for thread in _running if thread == here]
     limits[:] = [held for held in limits if held[0] == here]  # the next training gives the BLAS back
+    for key in [key for key in _found if key[1] not in (None, here)]:
+        del _found[key]
 
 
 if hasattr(os, "register_at_fork"):
@@ -153,10 +163,44 @@ def _libraries(modules: int) -> list[Any]:
     return found
 
 
-def _hold() -> None:
+def _hold(thread: int) -> None:
     for library in _libraries(len(sys.modules)):
-        _, found = _found.setdefault(library.filepath, (library, library.num_threads))
-        _set_threads(library, min(found, *(limit for _, limit in limits)))
+        owner = thread if _has_own_numbers(library) else None
+        _, found = _found.setdefault((library.filepath, owner), (library, library.num_threads))
+        _set_threads(library, min(found, *_limits_of(owner)))
+
+
+def _give_back(thread: int) -> None:
+    """Set what is left of the limits after one of a thread's, of libraries that it can set."""
+    for (file, owner), (library, found) in list(_found.items()):
+        if owner in (None, thread):
+            left = _limits_of(owner)
+            _set_threads(library, min([found, *left]))
+            if not left:
+                del _found[file, owner]
+
+
+def _limits_of(owner: int | None) -> list[int]:
+    """Return the limits of all threads, or of one."""
+    return [limit for thread, limit in limits if owner in (None, thread)]
+
+
+def _has_own_numbers(library: Any) -> bool:
+    """Whether each thread has its own number of a library's threads.
+
+    So it is with OpenMP's on Linux and macOS from threadpoolctl 3.7 on, and not with Microsoft's: what a new
+    thread sets is not seen here.
+    """
+    if "openmp" not in (library.internal_api, getattr(library, "threading_layer", None)):
+        return False
+    if library.filepath not in _own_numbers:
+        before = library.num_threads
+        other = threading.Thread(target=library.set_num_threads, args=(before - 1 or 2,))
+        other.start()
+        other.join()
+        _own_numbers[library.filepath] = library.num_threads == before
+        library.set_num_threads(before)
+    return _own_numbers[library.filepath]
 
 
 def _set_threads(library: Any, threads: int) -> None:
@@ -190,18 +234,13 @@ def _limited(threads: int) -> Iterator[None]:
     mine = threading.get_ident(), threads
     with lock:
         limits.append(mine)
-        _hold()
+        _hold(mine[0])
     try:
         yield
     finally:
         with lock:
             limits.remove(mine)
-            if limits:
-                _hold()
-            else:
-                for library, found in _found.values():
-                    _set_threads(library, found)
-                _found.clear()
+            _give_back(mine[0])
 
 
 def found_blas_threads(most: int | None) -> int | None:

@@ -15,6 +15,7 @@ import pytest
 import threadpoolctl
 from selection import campaign
 
+from fastmlp.system import budget
 from fastmlp.system.budget import blas_threads
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
@@ -251,3 +252,30 @@ def test_the_blas_is_given_back_when_the_last_of_several_trainings_ends():
         assert blas() == {1}, "given back while somebody still trains"
         second.__exit__(None, None, None)
         assert blas() == {2}, "not given back"
+
+
+def test_where_each_thread_has_its_own_number_it_is_given_back_its_own(monkeypatch):
+    # scikit-learn brings an OpenMP, whose numbers are those of an OpenBLAS that is built with it
+    from sklearn.utils import _openmp_helpers  # noqa: F401
+
+    found = threadpoolctl.ThreadpoolController().select(internal_api="openmp").lib_controllers
+    assert found
+    library = found[0]
+    monkeypatch.setattr(budget, "_libraries", lambda modules: [library])
+    before = library.num_threads
+    try:
+        with ThreadPoolExecutor(1) as one:
+            one.submit(library.set_num_threads, 3).result()
+            library.set_num_threads(4)
+            own = one.submit(lambda: library.num_threads).result()  # 4 where all threads have one number
+            first, second = blas_threads(1), blas_threads(2)
+            first.__enter__()
+            one.submit(second.__enter__).result()
+            first.__exit__(None, None, None)
+            here = library.num_threads
+            there = one.submit(lambda: library.num_threads).result()
+            one.submit(second.__exit__, None, None, None).result()
+            assert (here, there) == ((4, 2) if own == 3 else (2, 2))
+            assert (library.num_threads, one.submit(lambda: library.num_threads).result()) == (4, own)
+    finally:
+        library.set_num_threads(before)
