@@ -33,23 +33,30 @@ def predict_many(models: Sequence[Model], X: Any) -> Any:
         If a model is none, as a `DivergenceError`, or has another number of inputs or outputs or other heads
         than the first; or as `Model.predict`.
     """
+    return outputs_of(models, X, None)
+
+
+def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -> Any:
+    """Return what `predict_many` returns, of models that read some columns of X each; of all for None."""
     if isinstance(models, Model) or not isinstance(models, Sequence) or not models:
         raise TypeError(f"models must be a list of Model, at least one, got {checks.shown(models)}")
     inputs: list[Any] = []
     known: dict[Any, Any] = {}
-    cleaned: dict[tuple[int, np.dtype[Any]], Any] = {}
+    cleaned: dict[tuple[int, np.dtype[Any], int | None], Any] = {}
     for index, model in enumerate(models):
         checks.instance(f"models[{index}]", model, Model, "a Model")
         network, own = model.network, model.parameters.dtype
-        key = id(network), own
+        part = None if columns is None else index
+        key = id(network), own, part
         if key not in cleaned:
             _check_like(index, network, models[0].network)
-            like = own, id(network) if network.blocks else network.input_scale
+            like = own, id(network) if network.blocks else network.input_scale, part
             if like not in known:
-                known[like] = clean_rows_of("X", network, X, own, known=False)
+                read = X if columns is None else X[:, columns[index]]
+                known[like] = clean_rows_of("X", network, read, own, known=False)
             cleaned[key] = known[like]
         inputs.append(cleaned[key])
-    dtype = np.result_type(*{dtype for _, dtype in cleaned})
+    dtype = np.result_type(*{dtype for _, dtype, _ in cleaned})
     out = np.empty((len(models), len(inputs[0]), models[0].network.n_out), dtype)
     parts = [*out]
     for place, model in enumerate(models):

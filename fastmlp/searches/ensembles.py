@@ -16,10 +16,13 @@ from fastmlp.estimators.joint import Joint
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.exchange import c_header, onnx_graph
 from fastmlp.exchange.steps import ExportGraph, mean_graph
-from fastmlp.many.predicting import predict_many
+from fastmlp.many.predicting import outputs_of
 from fastmlp.searches.backend import together
 
 Array = NDArray[Any]
+
+MOST_COPIED = 1 << 23
+"""Numbers of X that are copied at once where members read some columns each: one call predicts such rows."""
 
 
 class _Ensemble(Joint):
@@ -70,13 +73,13 @@ class _Ensemble(Joint):
         check_is_fitted(self)
         X = validate_data(self, X, accept_sparse=SPARSE, reset=False)
         models = [member.model_ for member in self.estimators_]
-        columns = np.arange(X.shape[1])
-        if all(np.array_equal(features, columns) for features in self.estimators_features_):
-            outputs = predict_many(models, X)
-        else:
-            pairs = zip(models, self.estimators_features_, strict=True)
-            outputs = np.concatenate([predict_many([model], X[:, features]) for model, features in pairs])
-        return self._predictions(outputs)
+        columns, every = self.estimators_features_, np.arange(X.shape[1])
+        if all(np.array_equal(features, every) for features in columns):
+            return self._predictions(outputs_of(models, X, None))
+        at_once = max(1, MOST_COPIED // sum(map(len, columns)))
+        parts = range(0, X.shape[0], at_once)
+        outputs = [outputs_of(models, X[start : start + at_once], columns) for start in parts]
+        return self._predictions(np.concatenate(outputs, axis=1))
 
     def predict_std(self, X: Any) -> Array:
         """Return the standard deviation of the members' predictions, shaped as one member's.

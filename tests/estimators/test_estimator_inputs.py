@@ -7,8 +7,10 @@ import pytest
 import scipy.sparse
 from likeness import assert_same
 from pairs import BINARY, TARGETS, X, Y, each, make, pair, unconverged, y_for
+from sklearn.utils.validation import _check_sample_weight
 
 import fastmlp
+from fastmlp.estimators.rows import rows_of
 
 
 # scikit-learn 1.7 asks polars for what polars deprecates.
@@ -166,3 +168,25 @@ def test_sparse_rows_go_on_in_part_and_in_a_validation_set(name, solver):
     sparse, dense = found
     assert_same(sparse, dense, rows, 0.0)
     np.testing.assert_array_equal(sparse.validation_loss_curve_, dense.validation_loss_curve_)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        np.arange(7), np.arange(7.0), np.arange(7, dtype=np.float32), np.arange(7, dtype=np.uint8),
+        np.arange(7, dtype=">f8"), np.arange(14.0)[::2], np.ones(7, bool), [1] * 7, 2.0,
+        np.ones((7, 1)), np.full(7, np.inf), -np.ones(7), np.r_[np.nan, np.ones(6)], np.ones(6),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_weights_are_checked_as_scikit_learn_does(weights):
+    found = []
+    for check in (_check_sample_weight, lambda *given, **_: rows_of(*given, None).score_weights):
+        try:
+            rows = (np.ones((7, 2)), np.ones((7, 1)), weights)
+            found.append(check(*(rows if found else (weights, rows[0])), ensure_non_negative=True))
+        except ValueError as error:
+            found.append(str(error))
+    theirs, ours = found
+    assert type(ours) is type(theirs)
+    np.testing.assert_array_equal(ours, theirs, strict=isinstance(theirs, np.ndarray))

@@ -18,6 +18,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPEnsembleClassifier, MLPEnsembleRegressor, MLPRegressor
+from fastmlp.searches import ensembles
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -97,6 +98,20 @@ def test_what_members_predict_has_a_spread():
     np.testing.assert_array_equal(labelled.predict_members(X), expected)
     assert labelled.predict_std(X).shape == (60, 2)
     assert labelled.predict_quantiles(X).shape == (3, 60, 2)
+
+
+@pytest.mark.parametrize(("most", "calls"), [(1 << 23, 1), (10 * 6 * 2, 6)])
+def test_members_that_read_some_columns_predict_in_one_call_for_many_rows(most, calls, monkeypatch):
+    ours = MLPEnsembleClassifier(MEMBERS["Classifier"], n_estimators=6, max_features=2, random_state=0)
+    expected = np.array([
+        member.predict_proba(X[:, columns])
+        for member, columns in zip(ours.fit(X, Y).estimators_, ours.estimators_features_, strict=True)
+    ])  # fmt: skip
+    monkeypatch.setattr(ensembles, "MOST_COPIED", most)
+    made = counted(monkeypatch, ensembles, "outputs_of")
+    np.testing.assert_allclose(ours.predict_members(X), expected, rtol=1e-12)  # a BLAS goes by the rows
+    assert made == [6] * calls
+    assert ours.predict_members(sparse.csr_array(X)).shape == expected.shape
 
 
 @pytest.mark.parametrize("kind", MEMBERS)
