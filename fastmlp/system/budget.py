@@ -152,7 +152,7 @@ def _quota_of(group: Path) -> float:
 
 
 @functools.lru_cache(maxsize=1)
-def _libraries(modules: int) -> list[Any]:
+def blas_libraries(modules: int) -> list[Any]:
     """Return the BLAS libraries that are loaded. The search takes 0.6 ms, twice the smallest training.
 
     modules : how many modules Python has loaded; a library is loaded with a module, so the cache goes by it
@@ -164,7 +164,7 @@ def _libraries(modules: int) -> list[Any]:
 
 
 def _hold(thread: int) -> None:
-    for library in _libraries(len(sys.modules)):
+    for library in blas_libraries(len(sys.modules)):
         owner = thread if _has_own_numbers(library) else None
         _, found = _found.setdefault((library.filepath, owner), (library, library.num_threads))
         _set_threads(library, min(found, *_limits_of(owner)))
@@ -246,4 +246,4 @@ def _limited(threads: int) -> Iterator[None]:
 def found_blas_threads(most: int | None) -> int | None:
     """Return how many threads the BLAS uses while it is limited to `most`; None if there is no BLAS."""
     with blas_threads(most):
-        return max((library.num_threads for library in _libraries(len(sys.modules))), default=None)
+        return max((library.num_threads for library in blas_libraries(len(sys.modules))), default=None)

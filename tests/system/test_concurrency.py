@@ -261,7 +261,7 @@ def test_where_each_thread_has_its_own_number_it_is_given_back_its_own(monkeypat
     found = threadpoolctl.ThreadpoolController().select(internal_api="openmp").lib_controllers
     assert found
     library = found[0]
-    monkeypatch.setattr(budget, "_libraries", lambda modules: [library])
+    monkeypatch.setattr(budget, "blas_libraries", lambda modules: [library])
     before = library.num_threads
     try:
         with ThreadPoolExecutor(1) as one:
