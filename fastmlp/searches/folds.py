@@ -23,6 +23,7 @@ from sklearn.metrics._scorer import _MultimetricScorer, _PassthroughScorer, _Sco
 from sklearn.model_selection._validation import _fit_and_score  # read here as in scikit-learn 1.7 to 1.9
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metaestimators import _safe_split
+from sklearn.utils.validation import _num_samples
 
 from fastmlp.estimators.base import Perceptron
 from fastmlp.estimators.classifier import MLPClassifier
@@ -172,7 +173,7 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
         return None
     before, _, after, score_time = np.diff(times).tolist()
     more = {
-        "n_test_samples": ("return_n_test_samples", len(named["test"])),
+        "n_test_samples": ("return_n_test_samples", _num_samples(begun.fold.test[0])),
         "fit_time": ("return_times", before + awaited.seconds + after),
         "score_time": ("return_times", score_time),
         "parameters": ("return_parameters", named["parameters"]),

@@ -74,9 +74,9 @@ class TaskThread(TrainingThread):
 
     def go_on(self) -> None:
         """Begin, or go on from where the task waits. RuntimeError if there can be no further thread."""
+        set_warning_state(self._warnings)
         if self.unthreaded is not None and self._goes_on_unthreaded(self.unthreaded):
             return
-        set_warning_state(self._warnings)
         self.runs = True
         if self.ident is None:
             try:

@@ -127,6 +127,22 @@ def test_an_error_that_shall_be_raised_is_and_routed_weights_count(threads):
     np.testing.assert_array_equal(*found)
 
 
+class Quiet(MLPClassifier):
+    """A network of a user's own, whose warnings nobody sees."""
+
+    def fit(self, X, y):
+        with warnings.catch_warnings(record=True):
+            return super().fit(X, y)
+
+
+def test_filters_of_a_task_that_waits_are_not_those_of_the_next_one():
+    grid = {"mlpclassifier": [Quiet(**GIVEN), MLPClassifier(**GIVEN)]}
+    _, expected = searched(model_selection, piped(), grid)
+    _, seen = searched(fastmlp, piped(), grid)
+    assert len(seen) == 3
+    assert seen == expected
+
+
 def test_rows_of_a_fold_go_with_the_last_task_that_needs_them(monkeypatch):
     alive, most, made = weakref.WeakSet(), [], folds.Fold.__init__
 
