@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import needs
 import numpy as np
@@ -294,6 +295,21 @@ def test_predictions_of_one_model_share_a_workspace():
         (idle,) = prediction_of(network, model.parameters).idle
         blocks.append(idle.batch)
     assert blocks == [9, 9, 9, 9, 256, 256]
+
+
+def test_models_of_one_network_share_a_workspace_in_turns_and_none_at_once():
+    network, X = fastmlp.Network([3, 4, 2]), np.random.default_rng(0).standard_normal((9, 3))
+    models = [
+        fastmlp.fit(network, X, np.ones((9, 2)), epochs=0, seed=seed, backend="baseline") for seed in range(8)
+    ]
+    expected = [model.predict(X) for model in models]
+    assert len({one.tobytes() for one in expected}) == 8
+    idle = prediction_of(network, models[0].parameters).idle
+    assert len(idle) == 1
+    assert all(prediction_of(network, model.parameters).idle is idle for model in models)
+    with ThreadPoolExecutor(4) as threads:
+        found = [*threads.map(lambda model: model.predict(X), models * 20)]
+    np.testing.assert_array_equal(found, expected * 20)
 
 
 SLICE_ROWS, OF_AN_OUTPUT = 256, 48

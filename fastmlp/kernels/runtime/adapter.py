@@ -89,9 +89,9 @@ def compiled_backend(name: str, choice: Choice, entries: Entries) -> Backend:
         ):
             batch = min(rows, value("predicted_rows"))
             extent = extent_of(network, sparse)
-            work = Reusable(entries, extent, sparse, known.shape, parameters, batch, choice.buffers)
+            work = Reusable(entries, extent, sparse, known.shape, dtype, batch, choice.buffers)
         try:
-            work.predict(inputs, out)
+            work.predict(parameters, inputs, out)
         finally:
             if work.kept:
                 idle.append(work)

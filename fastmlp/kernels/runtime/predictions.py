@@ -1,4 +1,4 @@
-"""Predictions of one model: the buffers that they share, and call records kept for the next ones."""
+"""Predictions of one model, and call records that models of one network keep for the next predictions."""
 
 from __future__ import annotations
 
@@ -44,16 +44,14 @@ class Reusable:
         extent: Extent,
         sparse: bool,
         shape: Shape,
-        parameters: Array,
+        dtype: np.dtype[Any],
         batch: int,
         buffers: Buffers | None,
     ) -> None:
-        work = workspace(extent, batch, 1, parameters.dtype, predicting=True, buffers=buffers)
-        self.entries, self._entry = entries, entries.get("predict", NAMES[parameters.dtype])
+        work = workspace(extent, batch, 1, dtype, predicting=True, buffers=buffers)
+        self.entries, self._entry = entries, entries.get("predict", NAMES[dtype])
         self.sparse = sparse
         self._call = call_of(shape, work)
-        # The address alone: a reference would keep the parameters alive (see `Prediction.watch`).
-        self._call.words[PARAMETERS] = address_of(parameters)
         self.batch, self.bytes = batch, work.memory.nbytes
         # Counted before the check: two threads may both find no room, but never both take the last.
         _kept[id(self)] = self
@@ -65,10 +63,12 @@ class Reusable:
         if not self.kept:
             del _kept[id(self)]
 
-    def predict(self, inputs: Inputs, out: Array) -> None:
+    def predict(self, parameters: Array, inputs: Inputs, out: Array) -> None:
         """Write the network's output for inputs (rows, n_in) to out (rows, n_out)."""
         call = self._call
         words = call.words
+        # The address alone: a reference would keep the parameters alive (see `Prediction.watch`).
+        words[PARAMETERS] = address_of(parameters)
         words[OUT], words[SAMPLES] = address_of(out), len(inputs)
         if isinstance(inputs, SparseRows):
             for name, given in words_of_sparse(inputs).items():
@@ -92,21 +92,46 @@ def _is_full() -> bool:
     return sum(work.bytes for work in found if work is not None) > IDLE_BYTES
 
 
+class IdleCalls(list[Reusable]):
+    """Calls that predictions have left for the next ones, of all models of a network and dtype.
+
+    A prediction pops one and appends it afterwards, so that two threads never use the same one.
+    """
+
+    __slots__ = ("__weakref__", "network")
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network  # lives as long, so that no other has its id
+
+
+_idle: weakref.WeakValueDictionary[Any, IdleCalls] = weakref.WeakValueDictionary()
+"""By the network's id and the dtype, as long as a model of theirs has predicted and lives."""
+
+
+def idle_calls_of(network: Network, dtype: np.dtype[Any]) -> IdleCalls:
+    """Return the calls that models of a network share."""
+    key = id(network), dtype
+    found = _idle.get(key)
+    if found is None:
+        found = _idle[key] = IdleCalls(network)
+    return found
+
+
 class Prediction(NamedTuple):
     """What all predictions of one model share. It is found by the model's parameters in 0.2 us.
 
     network : the model's
     dtype : of the parameters, which an array of NumPy's can change in place
     shape : the network in numbers, without dropout
-    idle : calls that predictions have left for the next ones. A prediction pops one and appends it
-        afterwards, so that two threads never use the same one.
+    idle : calls for the next predictions
     watch : a weak reference that removes this when the parameters are deleted
     """
 
     network: Network
     dtype: np.dtype[Any]
     shape: Shape
-    idle: list[Reusable]
+    idle: IdleCalls
     watch: weakref.ref[Array]
 
 
@@ -131,5 +156,7 @@ def prediction_of(network: Network, parameters: Array) -> Prediction:
         shape = resting_shape_of(network)
         check_parameters(shape, parameters)
         watch = weakref.ref(parameters, lambda _: predictions.pop(key, None))
-        known = known_predictions[key] = Prediction(network, parameters.dtype, shape, [], watch)
+        known = known_predictions[key] = Prediction(
+            network, parameters.dtype, shape, idle_calls_of(network, parameters.dtype), watch
+        )
     return known
