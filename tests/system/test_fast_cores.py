@@ -56,6 +56,24 @@ def test_macos_counts_its_performance_cores(count, speeds):
     assert on_macos(3, SimpleNamespace(sysctlbyname=sysctlbyname)) == speeds
 
 
+@pytest.mark.parametrize(
+    ("cores", "fast", "used"),
+    [
+        pytest.param(10, 8, 8, id="M1 Max"),
+        pytest.param(11, 5, 5, id="M3 Pro"),
+        pytest.param(16, 12, 12, id="M4 Max"),
+        pytest.param(15, 5, 15, id="M5 Pro"),  # its slower cores, of 4.4 GHz, do most of the work
+        pytest.param(18, 6, 18, id="M5 Max"),
+    ],
+)
+def test_cores_of_apples_processors_by_what_their_owners_have_published(cores, fast, used):
+    def sysctlbyname(name, number, *rest):
+        ctypes.cast(number, ctypes.POINTER(ctypes.c_int32))[0] = fast
+        return 0
+
+    assert worth_using(tuple(on_macos(cores, SimpleNamespace(sysctlbyname=sysctlbyname)))) == used
+
+
 @pytest.mark.parametrize(("classes", "speeds"), [((1, 0, None, 1), [1.0, EFFICIENCY, 1.0]), ((), [1.0] * 3)])
 def test_windows_has_a_class_for_each_core(classes, speeds):
     of_another_kind = bytes([40, 0, 0, 0, 1, *[0] * 13, 9, *[0] * 21])
