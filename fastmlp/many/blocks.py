@@ -7,8 +7,8 @@ of a history, is made when somebody does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,27 +16,40 @@ from numpy.typing import NDArray
 from fastmlp.backend import lanes
 from fastmlp.backend.choice import settled
 from fastmlp.backend.lanes import LaneProgram
-from fastmlp.model.backend import Backend, Data
+from fastmlp.many.diverging import divergence_of, up_to_the_worst
+from fastmlp.model.backend import Backend, Chunk, Data
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.model.state import Snapshot
+from fastmlp.model.state import Snapshot, initial_state
 from fastmlp.system import budget
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.training.batches import Batches, Orders, batches_of
+from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.epoch_losses import EpochLosses
 from fastmlp.training.loop import CHUNK_SECONDS, MAX_CHUNK_VISITS
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation
-from fastmlp.training.pace import most_seconds
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.start import Streams, drawn_starts, dropout_key, orders_of
+
+if TYPE_CHECKING:
+    from fastmlp.kernels.lanes.blocks import LaneNumbersKept
 
 Array = NDArray[Any]
 T = TypeVar("T")
 
 MOST = 256
 """Models of a block: with more, what each costs Python hardly becomes less."""
+
+FREED_SECONDS = 1e-2
+"""A chunk takes a sixteenth of the training, or this where that is more, so that lanes are free soon."""
+
+FEWEST_STEPS = 8
+"""Steps of a chunk at least: what it begins with is kept, which takes less than one."""
+
+FREED_SHARE = 0.75
+"""Networks are laid out anew where they fill at most this share of their vectors."""
 
 MOST_LOSSES = 1 << 20
 """Bounds the losses of a chunk, of all models, to 8 MiB."""
@@ -100,6 +113,11 @@ class BlockMembers(NamedTuple):
     data: list[Data]
     initial: list[Array | None]
 
+    def at(self, places: Iterable[int]) -> BlockMembers:
+        """Return some of them."""
+        lists: Any = ([one[place] for place in places] for one in self)
+        return BlockMembers(*lists)
+
 
 class BlockTraining:
     """The trainings of a block's models.
@@ -116,14 +134,16 @@ class BlockTraining:
         self._per_epoch = self._batches[0].per_epoch
         self._losses = EpochLosses(self._per_epoch, count - 1)
         self._curves: list[Array] = []
-        self._kinds, kind_of = distinct(members.patterns)
+        self._kinds, self._kind_of = distinct(members.patterns)
+        self._keys = _dropout_keys(members)
         self._lanes = lanes.blocks_of(
-            pattern.program, [(one.network, one.optimizer) for one in self._kinds], kind_of,
-            *distinct(members.data), _dropout_keys(members), _beginnings(members),
+            pattern.program, [(one.network, one.optimizer) for one in self._kinds], self._kind_of,
+            *distinct(members.data), self._keys, _beginnings(members),
         )  # fmt: skip
-        weights = pattern.program.network.operations[-1].end
-        self._pace = count * most_seconds(weights, pattern.batch_size)
+        self._pace = count * pattern.program.seconds
+        """Seconds a step."""
         self._finite = np.ones(count, np.bool_)
+        self._diverged: list[tuple[int, DivergenceError]] = []
 
     def run(self) -> None:
         """Take all steps, or those up to a stop."""
@@ -136,13 +156,14 @@ class BlockTraining:
         self.stop_reason = reason
 
     def _steps_now(self) -> int:
-        if self.stop_reason is not None:
+        models, steps = len(self._finite), self._pattern.epochs * self._per_epoch
+        if self.stop_reason is not None or not self._finite.any():
             return 0
-        models, visits = len(self._finite), MAX_CHUNK_VISITS // len(self._finite)
-        timely = int(CHUNK_SECONDS / max(self._pace, 1e-9))
-        left = self._pattern.epochs * self._per_epoch - self._step
-        most = min(timely, MOST_LOSSES // models, self._batches[0].steps_within(visits))
-        return min(max(1, most), left)
+        pace = max(self._pace, 1e-9)
+        timely = min(int(CHUNK_SECONDS / pace), self._batches[0].steps_within(MAX_CHUNK_VISITS // models))
+        share = steps // 16 if self._step else 0  # at first the pace is an estimate
+        most = min(timely, MOST_LOSSES // models, max(FEWEST_STEPS, int(FREED_SECONDS / pace), share))
+        return min(max(1, most), steps - self._step)
 
     def take_steps(self, steps: int) -> None:
         """Take the next steps of all models."""
@@ -151,16 +172,61 @@ class BlockTraining:
         _, starts, stops, rows = visits[0]
         numbers = np.arange(self._step, self._step + steps)
         rates = [one.optimizer.rates(numbers, self._per_epoch) for one in self._kinds]
-        orders = [order for order, *_ in visits]
+        orders, before = [order for order, *_ in visits], self._lanes.kept()
         objectives = self._lanes.take(self._step, orders, starts, stops, rows, rates)
-        self._step += steps
-        self._pace = stopwatch.lap().working / steps
+        diverged = self._finite & ~self._are_finite(objectives)
+        for place in np.flatnonzero(diverged).tolist():
+            rates_of_one = rates[int(self._kind_of[place])]
+            order = orders[place if len(orders) > 1 else 0]
+            chunk = Chunk(order, starts, stops, rows, rates_of_one, self._batches[0].most)
+            self._keep_divergence(place, before, up_to_the_worst(chunk, objectives[place]))
         self._curves.append(self._losses.means(rows, objectives))
-        with np.errstate(invalid="ignore", over="ignore"):  # one whose sum is none is trained alone
-            self._finite &= np.isfinite(objectives.sum(axis=1))
+        self._step += steps
+        if diverged.any():
+            self._finite &= ~diverged
+            self._free_lanes()
+        self._pace = stopwatch.lap().working / steps
 
-    def models(self) -> Iterator[tuple[int, Model]]:
-        """Yield the place of each model, and the model; those that have diverged are left out."""
+    def _are_finite(self, objectives: Array) -> NDArray[np.bool_]:
+        """Return whether the objectives (models, steps) and the parameters of each model are finite."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite: NDArray[np.bool_] = np.isfinite(objectives.sum(axis=1))
+        if not finite.all():  # a sum of finite ones may be none
+            finite[~finite] = np.isfinite(objectives[~finite]).all(axis=1)
+        return finite & self._lanes.finite
+
+    def _keep_divergence(self, place: int, before: LaneNumbersKept, chunk: Chunk) -> None:
+        """Keep the error of a model that has diverged in the chunk before which numbers were others."""
+        members, rows = self._members, self._pattern.optimizer.moment_rows
+        pattern, (parameters, moments) = members.patterns[place], before.of(place)
+        state = initial_state(parameters, rows, self._step)
+        state.moments[:rows] = moments[:rows]
+        losses = EpochLosses(self._per_epoch)
+        losses.pending = self._losses.pending[[place, -1]]
+        curve = [loss for curves in self._curves for loss in curves[place].tolist()]
+        error = divergence_of(
+            pattern.backend, pattern.network, pattern.optimizer, int(self._keys[place]), members.data[place],
+            state, chunk, losses, curve,
+        )  # fmt: skip
+        self._diverged.append((members.models[place], error))
+
+    def _free_lanes(self) -> None:
+        """Have those that have not diverged go on alone where they fill fewer vectors."""
+        kept, count = np.flatnonzero(self._finite), len(self._finite)
+        vectors = self._lanes.vectors_of
+        if not len(kept) or vectors(len(kept)) > FREED_SHARE * vectors(count):
+            return
+        self._lanes.keep(kept)
+        self._members = self._members.at(kept)
+        self._kind_of, self._keys, self._finite = self._kind_of[kept], self._keys[kept], self._finite[kept]
+        if len(self._batches) > 1:
+            self._batches = [self._batches[place] for place in kept]
+        self._curves = [curves[kept] for curves in self._curves]
+        self._losses.pending = self._losses.pending[[*kept, -1]]
+
+    def models(self) -> Iterator[tuple[int, Model | DivergenceError]]:
+        """Yield the place of each model, and the model, or the error of one that has diverged."""
+        yield from self._diverged
         pattern, step = self._pattern, self._step
         parameters, moments = self._lanes.parameters, self._lanes.moments
         rows = pattern.optimizer.moment_rows
@@ -174,7 +240,7 @@ class BlockTraining:
             self._losses.pending,
             curves[0],
         )
-        finite = (self._finite & np.isfinite(parameters).all(axis=1)).tolist()
+        finite = self._finite.tolist()
         threads, reason = 1 if step else None, self.stop_reason
         models, seeds, patterns, *_ = self._members
         for place, (model, seed, own, weights) in enumerate(

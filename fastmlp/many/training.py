@@ -13,6 +13,7 @@ from fastmlp import checks
 from fastmlp.many.arguments import Arguments
 from fastmlp.many.checkpointing import CallFile, Resumed
 from fastmlp.many.preparing import Preparation
+from fastmlp.many.single import plain_training
 from fastmlp.many.trainings import Ended, Trainings
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
@@ -27,6 +28,7 @@ from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.metrics import Metric
 from fastmlp.training.model import Model
 from fastmlp.training.options import check_callbacks, own_pieces
+from fastmlp.training.prepared import Prepared
 
 
 class InterruptedMany(KeyboardInterrupt):
@@ -135,6 +137,10 @@ def fit_many(
         "dtype": dtype, "average": average, "training_metrics": training_metrics,
         "accumulate": accumulate, "mixup": mixup,
     }  # fmt: skip
+    if resume is None:
+        alone = plain_training(given, n_models, callbacks, metrics, progress, threads)
+        if alone is not None:
+            return _trained_alone(alone)
     threads = None if threads is None else checks.whole("threads", threads, 1)
     shown = None if progress is None else checks.flag("progress", progress)
     called = check_callbacks(callbacks, False)
@@ -168,6 +174,13 @@ def fit_many(
             if file is not None:
                 file.write()
     if signal.SIGINT in signals:
+        raise InterruptedMany(trainings.results)
+    return cast(list[Ended], trainings.results)
+
+
+def _trained_alone(training: Prepared) -> list[Ended]:
+    trainings = Trainings([None])
+    if trainings.run_alone(training):
         raise InterruptedMany(trainings.results)
     return cast(list[Ended], trainings.results)
 

@@ -42,13 +42,19 @@ class Trainings:
         for run in list(self._running.values()):
             _stop(run, reason)
 
-    def run_alone(self, prepared: Prepared) -> None:
-        """Train the only model in this thread, as `fit` does; errors as of `run`."""
+    def run_alone(self, prepared: Prepared) -> bool:
+        """Train the only model in this thread, as `fit` does; return whether Ctrl-C ended it.
+
+        Errors as of `run`.
+        """
+        result: Model | BaseException
         try:
-            self._take_over(0, prepared.train())
+            result = prepared.train()
         except BaseException as error:
-            self._take_over(0, error)
+            result = error
+        self._take_over(0, result)
         self._raise_error()
+        return isinstance(result, KeyboardInterrupt)
 
     def run(
         self,
@@ -104,9 +110,8 @@ class Trainings:
         try:
             for group, left in self._groups:
                 while group.patterns and (places := self._next(left, group.at_once)):
-                    if group.has_program:
-                        places = self._trained(group, places)
-                    self._train_each(group, iter(places), by_lanes)
+                    if not (group.has_program and self._trained(group, places)):
+                        self._train_each(group, iter(places), by_lanes)
                 self._train_each(group, left, by_lanes)
         except BaseException as error:  # of no training, which keep theirs
             self._error = self._error or error
@@ -117,11 +122,8 @@ class Trainings:
         take, lanes = functools.partial(self._take, group, left), group.lanes if by_lanes else 1
         Lanes(take, self._begin, self._end, group, lanes).run()
 
-    def _trained(self, group: ModelGroup, places: list[int]) -> list[int]:
-        """Train models as a block; return the places of those that are to be trained alone.
-
-        These diverge, or all where something of one fails: its own training names it.
-        """
+    def _trained(self, group: ModelGroup, places: list[int]) -> bool:
+        """Train models as a block; return False where something of one fails: its own training names it."""
         first = group.indices[places[0]]
         try:
             models = [group.indices[place] for place in places]
@@ -134,14 +136,13 @@ class Trainings:
                 self.results[index] = model
         except Exception:
             self._running.pop(first, None)
-            return places
+            return False
         except BaseException as error:
             self._end(first, error)
-            return []
+            return True
         self._running.pop(first)
-        diverged = [place for place in places if self.results[group.indices[place]] is None]
-        self._count(len(places) - len(diverged))
-        return diverged
+        self._count(len(places))
+        return True
 
     def _next(self, left: Iterator[int], most: int) -> list[int]:
         """Return the next places of a group, at most so many; none if all stop."""

@@ -16,7 +16,6 @@ from own_pieces import gated
 from problems import data_set
 
 from fastmlp import (
-    SGD,
     Activation,
     Adam,
     Callback,
@@ -25,7 +24,6 @@ from fastmlp import (
     DivergenceError,
     EarlyStopping,
     InterruptedMany,
-    Model,
     Network,
     fit,
     fit_many,
@@ -37,30 +35,8 @@ from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.lanes.eligible import lanes_of
 from fastmlp.many import blocks, groups
 from fastmlp.model.descriptions import with_formulas
-from fastmlp.system import bars
-from fastmlp.training.loop import Training
 
 X, Y = data_set("diabetes", 48)
-
-
-@pytest.fixture
-def together(monkeypatch):
-    """How many networks went together, by calls and blocks; their program pays however few they are."""
-    found = []
-    train, blocks_of = lanes.train_in_lanes, lanes.blocks_of
-
-    def counted(program, tasks):
-        found.append(len(tasks))
-        return train(program, tasks)
-
-    def counted_block(*given):
-        found.append(len(given[-1]))  # its parameters
-        return blocks_of(*given)
-
-    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
-    monkeypatch.setattr(lanes, "train_in_lanes", counted)
-    monkeypatch.setattr(lanes, "blocks_of", counted_block)
-    return found
 
 
 def network(number):
@@ -160,28 +136,6 @@ def test_one_that_diverges_and_others_that_stop_leave_the_rest_alone(together):
     assert together
 
 
-def assert_those_that_diverge_leave_the_rest_alone(optimizers, y, batch_size):
-    options = {"epochs": 1, "batch_size": batch_size, **ALONE}
-    models = fit_many(network(1), X, y, optimizer=optimizers, seed=3, **options)
-    for i, optimizer in enumerate(optimizers):
-        given = {"optimizer": optimizer, "seed": 3 + i, **options}
-        if optimizer.learning_rate < 1:
-            assert_same(models[i], fit(network(1), X, y, **given))
-            continue
-        with pytest.raises(DivergenceError) as alone:
-            fit(network(1), X, y, **given)
-        np.testing.assert_array_equal(models[i].parameters, alone.value.parameters)
-        assert (models[i].step, models[i].history) == (alone.value.step, alone.value.history)
-
-
-def test_those_of_a_block_that_diverge_leave_the_rest_alone(together, monkeypatch):
-    handlers = []
-    monkeypatch.setattr(bars.Bar, "move", lambda *_: handlers.append(signal.getsignal(signal.SIGINT)))
-    assert_those_that_diverge_leave_the_rest_alone([*map(Adam, (1e300, 1e-3, 1e-2, 1e250))], Y, 16)
-    assert together[0] == 4
-    assert handlers == handlers[:1] * 3, "a training that has ended would hear of Ctrl-C"
-
-
 @pytest.mark.parametrize("weight", [2.0, 0.25])
 def test_equal_weights_in_a_block_are_scaled_as_those_of_fit(together, weight):
     options = {"sample_weight": np.full(len(X), weight), "epochs": 2, "batch_size": 16, **ALONE}
@@ -189,23 +143,6 @@ def test_equal_weights_in_a_block_are_scaled_as_those_of_fit(together, weight):
     assert together == [3]
     for i, model in enumerate(models):
         assert_same(model, fit(network(1), X, Y, seed=3 + i, **options))
-
-
-@pytest.mark.usefixtures("together")
-def test_ctrl_c_while_one_that_diverges_trains_alone_keeps_the_models(monkeypatch):
-    next_chunk = Training.next_chunk
-
-    def interrupted(self, steps):
-        signal.raise_signal(signal.SIGINT)
-        return next_chunk(self, steps)
-
-    monkeypatch.setattr(Training, "next_chunk", interrupted)
-    optimizers = [*map(Adam, (1e-3, 1e300, 1e-2))]
-    options = {"epochs": 1, "batch_size": 16, "seed": 3, **ALONE}
-    with pytest.raises(KeyboardInterrupt) as caught:
-        fit_many(network(1), X, Y, optimizer=optimizers, **options)
-    assert isinstance(caught.value, InterruptedMany)
-    assert [type(one) for one in caught.value.models] == [Model, DivergenceError, Model]
 
 
 @pytest.mark.parametrize("worth", [1e-6, 1e6], ids=["long blocks", "short ones"])
@@ -223,12 +160,6 @@ def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, w
     fit_many(network(1), X, Y, n_models=2 * lanes, seed=3, epochs=2, batch_size=16, threads=2, **ALONE)
     assert (threading.current_thread() in found) == (worth > 1)
     assert together == [lanes] * 2
-
-
-@pytest.mark.slow
-def test_parameters_that_do_not_fit_after_the_last_step_are_a_divergence(together):
-    assert_those_that_diverge_leave_the_rest_alone([*map(SGD, (1e-7, 1e306))], 1e4 * Y, None)
-    assert together[0] == 2
 
 
 def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch):

@@ -6,7 +6,6 @@ first chunk to the last, and Python's part of it is done for all networks at onc
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -55,6 +54,21 @@ class LaneMembers(NamedTuple):
     keys: NDArray[np.uint32]
 
 
+class LaneNumbersKept(NamedTuple):
+    """Parameters (blocks, P, lanes) and moments (blocks, rows * P, lanes) of networks, as they were."""
+
+    lanes: int
+    parameters: Array
+    moments: Array
+
+    def of(self, model: int) -> tuple[Array, Array]:
+        """Return copies of a network's parameters (P,) and moments (rows, P)."""
+        block, lane = divmod(model, self.lanes)
+        parameters = aligned(self.parameters.shape[1], self.parameters.dtype)
+        parameters[...] = self.parameters[block, :, lane]
+        return parameters, self.moments[block, :, lane].reshape(-1, len(parameters))
+
+
 class LaneBlocks:
     """Networks of one program, which take their steps by one schedule.
 
@@ -65,6 +79,7 @@ class LaneBlocks:
         self._entries, self._bound, self._kinds = entries, bound, members.kinds
         dtype, (self._models, _) = parameters.dtype, parameters.shape
         self._lanes = lanes_of(dtype)
+        self._of_lanes = self._laid_out()
         self._parameters = self._by_lanes(parameters)
         network, optimizer = members.kinds[0]
         rows = max(1, optimizer.moment_rows)
@@ -77,9 +92,8 @@ class LaneBlocks:
         addresses = np.array([places_of(one, network, dtype) for one in members.data])
         self._places = np.empty((blocks, 3 * lanes + STRIDES), np.int64)
         self._places[:, :-STRIDES] = self._by_lanes(addresses[members.data_of]).reshape(blocks, -1)
-        several = slice(None if len(members.kinds) > 1 else 1)
-        self._kind_of = members.kind_of[self._of_lanes[several]]
-        """The places of kinds (blocks, lanes); those of the first block for all where there is one kind."""
+        self._kind_of_models = members.kind_of
+        self._kind_of = self._kinds_by_lanes()
 
     def take(
         self,
@@ -132,9 +146,41 @@ class LaneBlocks:
         """The moments now, (models, rows * P)."""
         return self._by_models(self._moments)
 
-    @functools.cached_property
-    def _of_lanes(self) -> Places:
-        """The network (blocks, lanes) of each lane; a lane without one repeats the last."""
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Whether all parameters of each network (models,) are finite now."""
+        found: NDArray[np.bool_] = np.isfinite(self._parameters).all(axis=1).reshape(-1)[: self._models]
+        return found
+
+    def kept(self) -> LaneNumbersKept:
+        """Return all parameters and moments as they are now."""
+        return LaneNumbersKept(self._lanes, self._parameters.copy(), self._moments.copy())
+
+    def vectors_of(self, models: int) -> int:
+        """Return how many vectors so many networks fill."""
+        return -(-models // self._lanes)
+
+    def keep(self, models: Places) -> None:
+        """Go on with some of the networks alone, which are numbered from 0 again; all others leave their lanes."""
+        addresses = self._places[:, :-STRIDES].reshape(len(self._places), -1, self._lanes)
+        arrays = [
+            self._by_models(one)[models]
+            for one in (self._parameters, self._moments, self._numbers, addresses)
+        ]
+        self._models, self._kind_of_models = len(models), self._kind_of_models[models]
+        self._of_lanes = self._laid_out()
+        self._kind_of = self._kinds_by_lanes()
+        self._parameters, self._moments, self._numbers, addresses = map(self._by_lanes, arrays)
+        self._places = self._places[: len(addresses)]
+        self._places[:, :-STRIDES] = addresses.reshape(len(addresses), -1)
+
+    def _kinds_by_lanes(self) -> Places:
+        """Return the places of kinds (blocks, lanes); of the first block for all where there is one kind."""
+        several = slice(None if len(self._kinds) > 1 else 1)
+        return self._kind_of_models[self._of_lanes[several]]
+
+    def _laid_out(self) -> Places:
+        """Return the network (blocks, lanes) of each lane; a lane without one repeats the last."""
         blocks = -(-self._models // self._lanes)
         places: Places = np.minimum(np.arange(blocks * self._lanes), self._models - 1)
         return places.reshape(blocks, self._lanes)

@@ -1,0 +1,159 @@
+"""One model of `fit_many` whose arguments are plain: prepared as by `fit`, and all else as of several."""
+
+from __future__ import annotations
+
+import signal
+
+import numpy as np
+import pytest
+from going_on import assert_same
+from problems import data_set
+from scipy import sparse
+
+from fastmlp import SGD, Adam, Callback, Cosine, DivergenceError, InterruptedMany, Network, fit, fit_many
+from fastmlp.many import training
+
+X, Y = data_set("diabetes", 48)
+SMALL = Network([10, 4, 1], hidden="tanh")
+OPTIONS = {"epochs": 3, "batch_size": 16, "backend": "fused", "progress": False}
+
+PLAIN = {
+    "a number of models": {"n_models": 1, "seed": 3},
+    "a list of networks": {"networks": [SMALL], "seed": 3},
+    "a list of rows": {"X": [X], "y": [Y], "seed": [3]},
+    "lists of options": {"n_models": 1, "optimizer": [SGD(Cosine(0.1, 3), 0.9)], "epochs": [2], "seed": 3},
+    "validation": {"n_models": 1, "validation": 0.25, "seed": 3, "dtype": np.float32},
+    "blank lists": {"n_models": 1, "callbacks": [], "metrics": [], "seed": 3, "threads": 2},
+}
+"""Arguments of one model that need no more than `fit`."""
+
+OTHERS = {
+    "callbacks": {"callbacks": [Callback()]},
+    "rows": {"rows": np.arange(40)},
+    "metrics": {"metrics": ["r2"], "validation": 0.25},
+    "sparse rows": {"X": sparse.csr_array(X)},
+    "a bar": {"progress": True},
+}
+"""Arguments of one model that need more."""
+
+
+@pytest.fixture
+def prepared_alone(monkeypatch):
+    """What each call got of `plain_training`."""
+    found, plain_training = [], training.plain_training
+
+    def noted(*given):
+        found.append(plain_training(*given))
+        return found[-1]
+
+    monkeypatch.setattr(training, "plain_training", noted)
+    return found
+
+
+def trained(given):
+    given = {"networks": SMALL, "X": X, "y": Y, **OPTIONS, **given}
+    return fit_many(given.pop("networks"), given.pop("X"), given.pop("y"), **given)
+
+
+@pytest.mark.parametrize("given", PLAIN)
+def test_plain_arguments_are_those_of_fit(given, prepared_alone):
+    options = PLAIN[given]
+    [model] = trained(options)
+    assert len([one for one in prepared_alone if one is not None]) == 1
+    own = {name: value[0] if isinstance(value, list) and value else value for name, value in options.items()}
+    for name in ("networks", "X", "y", "n_models"):
+        own.pop(name, None)
+    alone = fit(SMALL, X, Y, **{**OPTIONS, **own})
+    assert_same(model, alone)
+    assert (model.backend, model.threads) == (alone.backend, alone.threads)
+    assert_same(model.fit_more(X, Y, epochs=2), alone.fit_more(X, Y, epochs=2))
+
+
+@pytest.mark.parametrize("given", OTHERS)
+def test_others_are_prepared_as_those_of_many(given, prepared_alone):
+    options = {"seed": 3, **OTHERS[given]}
+    [model] = trained({"n_models": 1, **options})
+    assert prepared_alone == [None]
+    rows = options.pop("rows", slice(None))
+    assert_same(model, fit(SMALL, options.pop("X", X)[rows], Y[rows], **{**OPTIONS, **options}))
+
+
+MISTAKES = {
+    "no network": ({"networks": 3}, TypeError, "model 0: network must be a Network, got 3"),
+    "a wrong y": ({"y": Y[:3]}, ValueError, r"model 0: y must have shape"),
+    "no number": ({"X": np.full_like(X, np.nan)}, ValueError, "model 0: X must be finite"),
+    "an epoch": ({"epochs": -1}, ValueError, "model 0: epochs must be at least 0, got -1"),
+    "no threads": ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
+    "a list for two": ({"seed": [1, 2]}, ValueError, "n_models is 1, seed has 2"),
+    "no seed": ({"seed": [None]}, TypeError, r"seed\[0\] must be a whole number, got None"),
+    "not a number of models": ({"n_models": True}, TypeError, "n_models must be a whole number, got True"),
+    "not a callback": ({"callbacks": None}, TypeError, "callbacks must be a list of Callback, got None"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named(mistake):
+    given, error, words = MISTAKES[mistake]
+    with pytest.raises(error, match=words) as caught:
+        trained({"n_models": 1, **given})
+    assert "\n" not in str(caught.value)
+
+
+def test_one_that_diverges_leaves_its_error(prepared_alone):
+    [error] = trained({"n_models": 1, "optimizer": SGD(1e200), "seed": 3})
+    with pytest.raises(DivergenceError) as alone:
+        fit(SMALL, X, Y, optimizer=SGD(1e200), seed=3, **OPTIONS)
+    assert isinstance(error, DivergenceError)
+    np.testing.assert_array_equal(error.parameters, alone.value.parameters)
+    assert (error.step, error.history, error.__traceback__) == (alone.value.step, alone.value.history, None)
+    assert prepared_alone[0] is not None
+
+
+def at_epoch(number, do):
+    """Return a schedule of a user's that does something once the training is under way."""
+
+    def rate(epoch):
+        if epoch == number:
+            do()
+        return 0.01
+
+    return rate
+
+
+def test_an_error_under_way_names_the_model_and_trains_once():
+    calls = []
+
+    def fail():
+        calls.append(1)
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine") as caught:
+        trained({"n_models": 1, "optimizer": Adam(at_epoch(1, fail))})
+    assert caught.value.__notes__ == ["in the training of model 0"]
+    assert calls == [1]
+
+
+@pytest.mark.parametrize("diverges", [False, True])
+def test_ctrl_c_keeps_the_model(diverges):
+    rate = at_epoch(1, lambda: signal.raise_signal(signal.SIGINT))
+
+    def schedule(epoch):
+        return 1e300 * diverges + rate(epoch)
+
+    with pytest.raises(InterruptedMany) as caught:
+        trained({"n_models": 1, "optimizer": Adam(schedule), "seed": 3})
+    [model] = caught.value.models
+    if diverges:
+        assert isinstance(model, DivergenceError)
+    else:
+        assert model.stop_reason == "interrupted by SIGINT"
+
+
+def test_a_second_ctrl_c_does_not_wait():
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        trained({"n_models": 1, "optimizer": Adam(at_epoch(1, twice))})
+    assert not isinstance(caught.value, InterruptedMany)
