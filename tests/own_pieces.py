@@ -82,3 +82,12 @@ def train(name, backend, dtype="float64", **options):
     network, y, optimizer = CASES[name]
     given = {"optimizer": optimizer, "epochs": 2, "batch_size": 8, "seed": 0, "progress": False, **options}
     return fastmlp.fit(network, X, y, sample_weight=WEIGHTS, backend=backend, dtype=dtype, **given)
+
+
+ROWS = np.random.default_rng(5).normal(size=(40, 4))
+
+
+def losses_of(backends, y, **options):
+    fits = {"epochs": 3, "batch_size": 16, "seed": 1, **options}
+    network = fits.pop("network")
+    return [fastmlp.fit(network, ROWS, y, backend=backend, **fits).history["loss"] for backend in backends]

@@ -74,7 +74,7 @@ def test_processes_come_to_what_one_comes_to(tmp_path):
     for name, one in [*expected_same, ("norms", "norms of one"), ("heads", "heads of one")]:
         assert first[name].keys() == first[one].keys()
         for what in first[name].keys() - {"stop_reason"}:
-            # 10 steps, of Adam: see `assert_close` of tests/distributed/test_distributed.py
+            # 10 steps, of Adam: see `assert_close` of tests/several_ranks.py
             np.testing.assert_allclose(first[name][what], first[one][what], rtol=0, atol=10 * 100 * eps)
     for what, value in first["flat"].items():
         np.testing.assert_allclose(first["pieces"][what], value, rtol=1e-9)

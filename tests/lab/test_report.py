@@ -9,7 +9,7 @@ import subprocess
 import needs
 import numpy as np
 import pytest
-from test_lab import MACHINE, measurement, results
+from lab_results import MACHINE, measurement, results
 
 from fastmlp.lab import charts
 from fastmlp.lab.measurements import STEP, PhaseTime, Wrong

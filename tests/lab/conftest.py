@@ -1,0 +1,23 @@
+"""Fixtures of the kernel lab's tests."""
+
+from __future__ import annotations
+
+import pytest
+from lab_results import WRONG
+
+from fastmlp.backend import registry
+from fastmlp.lab import steps
+
+
+@pytest.fixture
+def wrong_variant(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "registered", dict(registry.registered))
+    path = tmp_path / "lab_wrong.py"
+    path.write_text(WRONG)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def _short_epochs(monkeypatch):
+    """Epochs that are timed have few steps: the tests ask what is measured, not how exactly."""
+    monkeypatch.setattr(steps, "MOST_STEPS", 10 * steps.AGREED_STEPS)
