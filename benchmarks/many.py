@@ -113,6 +113,23 @@ def rows() -> Iterator[Row]:
         },
     )  # fmt: skip
 
+    epochs, longer = 1000, {"epochs": 1000, "batch_size": 200, "seed": 0, "threads": 1}
+    steady = fastmlp.SGD(0.01)
+    halves = [steady, fastmlp.SGD(lambda epoch: 0.01 if epoch < epochs // 10 else 1e38)] * 250
+    compiled(regressor, steady, own[0], targets[0], 200)
+
+    def train(count: int, optimizer: Any) -> object:
+        return fastmlp.fit_many(regressor, own[0], targets[0], n_models=count, optimizer=optimizer, **longer)
+
+    yield Row(
+        f"500 of 5-16-1, 200 rows, {epochs} epochs, one thread", 500 * epochs,
+        {
+            "fit_many": functools.partial(train, 500, steady),
+            "250 of them diverge at a tenth": functools.partial(train, 500, halves),
+            "250 alone": functools.partial(train, 250, steady),
+        },
+    )  # fmt: skip
+
     digits, labels = load_digits(return_X_y=True)
     digits = (digits / 16).astype(np.float32)
     network, given = fastmlp.Network([64, 50, 10], output="softmax", loss="cross_entropy"), {"epochs": 10}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 
 import numpy as np
+import pytest
 from own_pieces import hard, mish, sine
+from problems import COMPILED_DTYPES
 from scipy.special import erf, expit
 
 from fastmlp import (
@@ -263,3 +265,14 @@ def agrees(given, got, rows):
         assert off.max() <= 1, (
             f"{name}: {off.max():.3g} times the bound at {np.argwhere(off == off.max())[0]}"
         )
+
+
+def of_reference(read, *arguments, **options):
+    return read(*arguments, backend="reference", **options)
+
+
+each_case = pytest.mark.parametrize("case", CASES)
+each_network = pytest.mark.parametrize("case", [*CASES, *LAYERED])
+each_dtype = pytest.mark.parametrize("dtype", COMPILED_DTYPES)
+SAME_AGAIN = ("LayerNorm", "PReLU", "Swish", "Scale", "members")
+"""Lists of layers that come back as they left, and not only as what computes the same."""

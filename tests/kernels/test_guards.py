@@ -125,7 +125,7 @@ def process(code, module="test_guards"):
     return done, done.stdout.splitlines() or ["nothing"]
 
 
-@pytest.mark.slow  # 25 s each; tests/training/test_stepper.py has the steps of `fused` between walls
+@pytest.mark.slow  # 25 s each; test_stepper_derivatives.py has `fused` between walls
 @pytest.mark.parametrize("name", registry.variants())
 def test_backends_stay_within_their_arrays(name, report_figure):
     done, lines = process(f"print(t.try_backend({name!r}))")

@@ -1,0 +1,13 @@
+"""Fixtures of tests of networks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from layered import INPUTS, OUTPUTS, ROWS
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(ROWS, INPUTS)), rng.normal(size=(ROWS, OUTPUTS))

@@ -1,0 +1,14 @@
+"""Fixtures of tests of trainings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from in_blocks import PIXELS
+
+
+@pytest.fixture
+def pixels(tmp_path):
+    """A memory map of bytes."""
+    PIXELS.tofile(tmp_path / "pixels")
+    return np.memmap(tmp_path / "pixels", np.uint8, "r", shape=PIXELS.shape)
