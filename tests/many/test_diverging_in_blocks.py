@@ -45,9 +45,9 @@ def vectors(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize("optimizer", [SGD, Adam])
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("batch_size", [16, None], ids=["batches", "all rows"])
+@pytest.mark.parametrize(
+    ("batch_size", "shuffle", "optimizer"), [(16, True, Adam), (16, False, SGD), (None, True, Adam)]
+)
 @pytest.mark.usefixtures("together")
 def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, optimizer):
     """In every order: of the first models, of the last, of some between, and at last of all."""
