@@ -7,20 +7,13 @@ import signal
 import numpy as np
 import pytest
 from going_on import assert_same
-from problems import data_set
+from in_lanes import ALONE, X, Y, network
 
-from fastmlp import SGD, Adam, DivergenceError, InterruptedMany, Model, Network, fit, fit_many
+from fastmlp import SGD, Adam, DivergenceError, InterruptedMany, Model, fit, fit_many
 from fastmlp.kernels.lanes.blocks import LaneBlocks
 from fastmlp.kernels.lanes.eligible import lanes_of
 from fastmlp.many import blocks
 from fastmlp.system import bars
-
-X, Y = data_set("diabetes", 48)
-ALONE = {"backend": "fused", "progress": False}
-
-
-def network(number):
-    return Network([10, 4, 1], hidden="tanh", l2=0.01 * (1 + number), dropout=0.1 * (1 + number % 3))
 
 
 def assert_same_divergence(one, alone):

@@ -12,8 +12,8 @@ import time
 import numpy as np
 import pytest
 from going_on import assert_same
+from in_lanes import ALONE, X, Y, network
 from own_pieces import gated
-from problems import data_set
 
 from fastmlp import (
     Activation,
@@ -35,15 +35,6 @@ from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.lanes.eligible import lanes_of
 from fastmlp.many import blocks, groups
 from fastmlp.model.descriptions import with_formulas
-
-X, Y = data_set("diabetes", 48)
-
-
-def network(number):
-    return Network([10, 4, 1], hidden="tanh", l2=0.01 * (1 + number), dropout=0.1 * (1 + number % 3))
-
-
-ALONE = {"backend": "fused", "progress": False}
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from problems import data_set
 from selection import some_backends
+from small_trainings import SMALL, X, Y, fit
 
 import fastmlp
 from fastmlp import SGD, Adam, Callback, Network
@@ -17,16 +18,8 @@ from fastmlp.model.state import initial_state
 from fastmlp.training import batches, loop, pace
 from fastmlp.training.start import IndependentOrders
 
-X, Y = data_set("diabetes", 50)
-SMALL = Network([10, 6, 1], hidden="tanh")
-
 # The same sums in another order or grouping: some ulp a step.
 RELATIVE = 1e-11
-
-
-def fit(backend, network=SMALL, x=X, y=Y, **options):
-    options = {"optimizer": SGD(0.05, 0.5), "epochs": 4, "batch_size": 16, "seed": 1, **options}
-    return fastmlp.fit(network, x, y, backend=backend, **options)
 
 
 # --- orders, batches and chunks ------------------------------------------------------------------

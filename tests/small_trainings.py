@@ -1,4 +1,4 @@
-"""What tests of callbacks share."""
+"""What tests of small trainings share."""
 
 from __future__ import annotations
 
