@@ -1,4 +1,4 @@
-"""Models that diverge in a block: the error of `fit` alone, and their lanes are free for nobody's steps."""
+"""Models that diverge in a block: the error of `fit` alone, and the others go on in fewer vectors."""
 
 from __future__ import annotations
 
