@@ -185,7 +185,7 @@ def test_tests_use_no_private_name_of_the_package():
 
 def modules_named_by(path):
     """The package's modules that a file's strings name, alone or before a colon."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes(path):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             module = node.value.removeprefix("fastmlp.").partition(":")[0]
             if module in MODULES and "." in module:
