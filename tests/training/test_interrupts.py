@@ -179,7 +179,7 @@ CHILD = """
 import sys, threading, time
 import numpy as np
 import fastmlp
-import test_interrupts as t
+import interrupting as t
 
 backend, path = sys.argv[1:]
 ticks, seen = 0, []  # of another thread, and how many there were when each chunk ended
