@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -140,7 +141,12 @@ def read(file: OnnxFile) -> ImportedChain:
         raise ValueError(
             f"a chain has one input and one output, got {len(inputs)} and {len(model.graph.output)}"
         )
-    return _Reader(onnx, arrays, inputs[0].name).chain(model.graph, types)
+    kept: set[str] = set()
+    while True:
+        try:
+            return _Reader(onnx, dict(arrays), inputs[0].name, kept).chain(model.graph, types)
+        except _LostError as lost:
+            kept.add(lost.name)
 
 
 def _inferred(onnx: Any, model: Any, inputs: list[Any]) -> dict[str, Any]:
@@ -163,22 +169,34 @@ def _inferred(onnx: Any, model: Any, inputs: list[Any]) -> dict[str, Any]:
     return {value.name: value.type.tensor_type for value in [*found.input, *found.value_info, *found.output]}
 
 
+class _LostError(Exception):
+    """A later layer reads a value that has become part of a formula; name : its own."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 class _Reader:
     """Follows a graph from its input to its output: an expression of the layer's z at every value.
 
     arrays : what is known, by name; source : the name of the input
+    kept : values that end an activation, since a later layer reads them, too
     values : the expressions of what comes from the last layer; places : of others their layers' in the list
     units : of the last layer, or of the input; types : of all values, as onnx infers them
     """
 
-    def __init__(self, onnx: Any, arrays: dict[str, NDArray[Any]], source: str) -> None:
-        self.onnx, self.arrays = onnx, arrays
+    def __init__(
+        self, onnx: Any, arrays: dict[str, NDArray[Any]], source: str, kept: Collection[str] = ()
+    ) -> None:
+        self.onnx, self.arrays, self.kept = onnx, arrays, kept
         self.values: dict[str, Expression] = {source: variable(Z)}
         self.places: dict[str, int] = {source: INPUTS}
         self.layers: list[ImportedLayer] = []
         self.types: dict[str, Any] = {}
         self.units = 0
         self.uses: Counter[str] = Counter()
+        self._read: set[str] = set()
 
     def chain(self, graph: Any, types: dict[str, Any]) -> ImportedChain:
         """Return the layers from the input to the output; types : of all values, as onnx infers them."""
@@ -196,8 +214,12 @@ class _Reader:
             if not taken:
                 self.take(todo[0])
             node, todo = todo[max(taken - 1, 0)], todo[max(taken, 1) :]
-            if node.output[0] in self.values:
-                self._check(node, types.get(node.output[0], none), rows, kind)
+            output = node.output[0]
+            if output in self.values:
+                self._check(node, types.get(output, none), rows, kind)
+                self._read.add(output)
+                if output in self.kept:
+                    self._end_activation(output)
         if target not in self.values:
             raise ValueError("the graph's output does not depend on its input")
         own = self._own_formulas()
@@ -209,12 +231,18 @@ class _Reader:
             [layer._replace(layer=named(layer.layer)) for layer in self.layers], named(self.values[target])
         )
 
-    def _append(self, source: str, layer: ImportedLayer, output: str, units: int) -> None:
-        """Append a layer that reads a value, after the activation that this is."""
-        value = self.values[source]
+    def _end_activation(self, output: str) -> int:
+        """Append the activation that a value is, if it is one, for layers to read; return its place."""
+        value = self.values[output]
         if value.operation != VARIABLE:
             self.layers.append(ImportedLayer(value))
-        self.places[source] = len(self.layers) - 1
+        self.places[output] = len(self.layers) - 1
+        self.values = {output: variable(Z)}
+        return self.places[output]
+
+    def _append(self, source: str, layer: ImportedLayer, output: str, units: int) -> None:
+        """Append a layer that reads a value, after the activation that this is."""
+        self._end_activation(source)
         self.layers.append(layer)
         self.places[output] = len(self.layers) - 1
         # Only what comes from this layer is the chain from here on.
@@ -246,9 +274,14 @@ class _Reader:
                 return False
             if other in self.values:  # in which order does not matter
                 source, other = other, source
-        if source not in self.values or other not in self.places:
+        if source not in self.values:
             return False
-        joined = ImportedLayer(layer(""), other=self.places[other])
+        if other not in self.places and other != source:
+            if other in self._read and other not in self.kept:
+                raise _LostError(other)
+            return False
+        place = self._end_activation(source) if other == source else self.places[other]
+        joined = ImportedLayer(layer(""), other=place)
         self._append(source, joined, node.output[0], _shape(self.types[node.output[0]])[-1])
         return True
 

@@ -19,6 +19,7 @@ from fastmlp import (
     Model,
     Network,
     PReLU,
+    Residual,
     RMSNorm,
     Scale,
 )
@@ -109,6 +110,18 @@ def test_layers_may_be_written_in_many_ways(tmp_path):
     assert np.allclose(got.predict(X), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("residual", [(), ("silu",), ("tanh", Scale()), (LayerNorm(), "relu")])
+def test_what_later_layers_read_may_lie_between_activations(residual, tmp_path):
+    own = [Dense(5, "relu"), Residual("tanh", *residual, Dense(5))]
+    twice = [Dense(4, "gelu", name="a"), Concatenate("a", name="b"), "sigmoid", Add("b"), Dense(2)]
+    network = Network(inputs=X.shape[1], layers=own + twice)
+    model = fastmlp.fit(network, X, X[:, :2], epochs=1, backend="reference", seed=0)
+    model.to_onnx(tmp_path / "x.onnx")
+    got = of_reference(Model.from_onnx, tmp_path / "x.onnx")
+    assert len(got.parameters) == len(model.parameters)
+    assert np.allclose(got.predict(X), model.predict(X), rtol=0, atol=1e-12)
+
+
 def test_logits_may_be_given_an_output(tmp_path):
     path = onnx_file(tmp_path / "x.onnx", chain(("Tanh", ["z"], "a", {})), ARRAYS)
     assert of_reference(Model.from_onnx, path).network.output == "identity"
@@ -139,11 +152,11 @@ def test_logits_may_be_given_an_output(tmp_path):
             [
                 ("Gemm", ["X", "square"], "z", {}),
                 ("Sin", ["z"], "s", {}),
-                ("Cos", ["s"], "a", {}),
+                ("Mul", ["s", "z"], "a", {}),
                 ("Gemm", ["a", "square"], "y", {}),
                 ("Add", ["y", "s"], "out", {}),
             ],
-            "Add .'out'. computes with 's', which is no layer's value",
+            "Mul .'a'. computes with 'z', which is no layer's value",
         ),
         (
             [("Gemm", ["X", "square"], "z", {}), ("Concat", ["X", "z"], "out", {"axis": 0})],
