@@ -127,6 +127,11 @@ class Loss(Piece):
         if not self.by_row and output != "softmax":
             self.element, self.by_logit = self._element, True
 
+    @property
+    def takes_one_column(self) -> bool:
+        """Whether one column of y may be the target of all outputs."""
+        return bool(self.digest) or len(self.parameter or ()) > 1
+
     def _element(self, z: Any, a: Any, y: Any, parameter: Any) -> tuple[Any, Any]:
         given = {"logit": z, "output": a, "target": y, "parameter": parameter, NUMBER: parameter}
         value, delta = self.function.on_numbers(given), self.delta.on_numbers(given)

@@ -135,8 +135,8 @@ class Stepper(Intake):
         Parameters
         ----------
         X : (rows, n_in) array, of the stepper's dtype, or sparse matrix of SciPy's
-        y : (rows, n_out) array, of that dtype; also (rows,) of one output, or of integer class
-            labels 0..n_out-1 for cross_entropy; with heads a dict of targets
+        y : (rows, n_out) array, of that dtype; also (rows,) of one output, of all quantiles, or of integer
+            class labels 0..n_out-1 for cross_entropy; with heads a dict of targets
         sample_weight : (rows,) array of that dtype, at least 0, optional
 
         Raises
@@ -157,7 +157,9 @@ class Stepper(Intake):
         if sample_weight is not None:
             self._check("sample_weight", sample_weight, (rows,))
             views.weights[...] = sample_weight
-            self._weighted, total = True, sample_weight.sum(dtype=np.float64)
+            # As `visited_weights` sums them: `np.sum` adds in another order.
+            total = np.add.reduceat(sample_weight.astype(np.float64, copy=False), (0,))[0]
+            self._weighted = True
         elif self._weighted:
             self._weighted, self._batch.weights[...] = False, 1
         if self._changes:
@@ -381,6 +383,9 @@ def _fastest(network: Network, optimizer: Optimizer, dtype: np.dtype[Any]) -> st
 def _restored(
     kind: type[Stepper], network: Network, optimizer: Optimizer, options: dict[str, Any], held: StepperState
 ) -> Stepper:
-    stepper = kind(network, optimizer, **options)
+    initial = None
+    if network.settles:  # bins by quantiles, which cannot be drawn
+        initial = Model(network, held.parameters, {"loss": []}, registry.get("reference"), None)
+    stepper = kind(network, optimizer, initial=initial, **options)
     stepper._take_over(held)
     return stepper

@@ -87,7 +87,7 @@ class Intake:
                     own[...] = targets_of_head("y" + (name and f"[{name!r}]"), array, head, rows, self._dtype)
         elif not self._copied(y, self._loss, targets):
             own = self._n_out // self._loss.outputs_per_target
-            more = f" or ({rows},)" if own == 1 else ""
+            more = f" or ({rows},)" if own == 1 or self._loss.takes_one_column else ""
             more = f", or integer class labels ({rows},)" if self._loss.targets == "distributions" else more
             raise _refusal("y", y, f"a {self._dtype} array of shape {(rows, own)}{more}")
 
@@ -100,6 +100,8 @@ class Intake:
         if y.dtype == self._dtype and (y.shape == (rows, own) or (own == 1 and y.shape == (rows,))):
             y = y.reshape(rows, own)
             targets[...] = y if own == n_out else np.tile(y, loss.outputs_per_target)
+        elif y.dtype == self._dtype and loss.takes_one_column and y.shape in ((rows,), (rows, 1)):
+            targets[...] = y.reshape(rows, 1)
         elif loss.targets == "distributions" and y.ndim == 1 and y.dtype.kind in "iu":
             _check_labels(y, rows, n_out)
             targets[...] = 0

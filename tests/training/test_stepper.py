@@ -26,7 +26,7 @@ def rows_of(training, dtype):
     if training.options["loss"] == "mse" and training.options.get("output") == "softmax":
         y = np.eye(training.sizes[-1])[y]
     network = Network(training.sizes, **training.options)
-    weights = np.random.default_rng(0).integers(0, 4, len(y)) if training.weighted else np.ones(len(y))
+    weights = np.random.default_rng(0).exponential(size=len(y)) if training.weighted else np.ones(len(y))
     y = clean_targets("y", y, network, len(y), np.dtype(dtype))
     return network, X.astype(dtype), y, scaled_weights("weights", weights.astype(dtype), weights.max())
 

@@ -13,7 +13,7 @@ from selection import few
 from stepped import NETWORK, X, Y, stepped
 
 import fastmlp
-from fastmlp import SGD, Adam, Network, StepDecay, Stepper
+from fastmlp import SGD, Adam, Dense, Network, Numbers, PiecewiseLinear, Quantiles, StepDecay, Stepper
 
 
 def go_on(stepper):
@@ -30,6 +30,14 @@ def test_a_copy_goes_on_the_same_way_and_by_itself(copied):
     after = go_on(twin)
     np.testing.assert_array_equal(stepper.parameters, before)
     assert go_on(stepper) == after
+
+
+def test_a_copy_has_the_bins_that_quantiles_have_made():
+    network = Network(inputs=[Numbers(4, PiecewiseLinear(3))], layers=[Dense(Y.shape[1])])
+    model = fastmlp.fit(network, [X], Y, epochs=1, seed=0, backend="reference")
+    stepper = Stepper(network, SGD(0.1), initial=model)
+    twin = pickle.loads(pickle.dumps(stepper))
+    assert go_on(twin) == go_on(stepper.copy()) == go_on(stepper)
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
@@ -126,6 +134,15 @@ def test_labels_stand_for_rows():
     assert stepper.step(X, labels) == other.step(X, Y)
     one = Stepper(Network((4, 1)), SGD(0.1), seed=0)
     assert one.step(X, X[:, 0].copy()) == Stepper(Network((4, 1)), SGD(0.1), seed=0).step(X, X[:, :1].copy())
+
+
+def test_one_column_is_the_target_of_all_quantiles():
+    network = Network((4, 3), loss=Quantiles([0.1, 0.5, 0.9]))
+    for column in (X[:, 0].copy(), X[:, :1].copy()):
+        whole = np.repeat(X[:, :1], 3, axis=1)
+        one, other = (Stepper(network, SGD(0.1), seed=0) for _ in range(2))
+        assert one.step(X, column) == other.step(X, whole)
+        np.testing.assert_array_equal(one.parameters, other.parameters)
 
 
 def test_steppers_work_side_by_side():
