@@ -168,6 +168,15 @@ Update = Callable[..., TrainState]
 TrainChunk = Callable[..., TrainState]
 
 
+def step_totals(weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the sums of weights (.., rows) over one step's rows, at least one, to the bits of a chunk's.
+
+    `np.sum` adds in another order.
+    """
+    sums: NDArray[np.float64] = np.add.reduceat(weights.astype(np.float64, copy=False), (0,), axis=-1)
+    return sums[..., 0]
+
+
 def counts_of(network: Network, data: Data) -> NDArray[np.float64]:
     """Return what rows count together in the means of the heads' losses (heads,), or of the only one (1,)."""
     if network.heads:

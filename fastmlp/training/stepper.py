@@ -13,6 +13,7 @@ from fastmlp import checks
 from fastmlp.backend import registry
 from fastmlp.backend.stepping import steps_of
 from fastmlp.model.averages import exchange
+from fastmlp.model.backend import step_totals
 from fastmlp.model.layout import aligned, layer_views, named_views
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer, check_optimizer
@@ -157,9 +158,7 @@ class Stepper(Intake):
         if sample_weight is not None:
             self._check("sample_weight", sample_weight, (rows,))
             views.weights[...] = sample_weight
-            # As `visited_weights` sums them: `np.sum` adds in another order.
-            total = np.add.reduceat(sample_weight.astype(np.float64, copy=False), (0,))[0]
-            self._weighted = True
+            self._weighted, total = True, float(step_totals(sample_weight))
         elif self._weighted:
             self._weighted, self._batch.weights[...] = False, 1
         if self._changes:

@@ -206,9 +206,10 @@ def test_trainings_with_heads_go_on_and_files_keep_them(tmp_path):
 
 def test_a_stepper_takes_the_steps_of_fit_and_derivatives_of_all_heads():
     net = network(missing=True, weighted=True)
-    model = fit(net, GAPS, batch_size=None, shuffle=False)
+    weights = np.random.default_rng(0).exponential(size=len(X))
+    model = fit(net, GAPS, batch_size=None, shuffle=False, sample_weight=weights)
     stepper = Stepper(net, Adam(0.01), seed=1, dtype="float64")
-    assert [stepper.step(X, GAPS) for _ in range(3)] == model.history["loss"]
+    assert [stepper.step(X, GAPS, weights) for _ in range(3)] == model.history["loss"]
     np.testing.assert_array_equal(stepper.parameters, model.parameters)
     outputs = stepper.forward(X)
     np.testing.assert_array_equal(outputs, np.hstack(list(model.predict(X).values())))

@@ -24,7 +24,7 @@ from fastmlp.kernels.runtime.described import no_rules, resting_shape_of, rules_
 from fastmlp.kernels.runtime.threads import run
 from fastmlp.kernels.runtime.workspace import workspace
 from fastmlp.kernels.variant import Bound, Choice, Work
-from fastmlp.model.backend import Batch
+from fastmlp.model.backend import Batch, step_totals
 from fastmlp.model.inputs import table_marks
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -121,7 +121,7 @@ class CompiledSteps:
             sparse = SparseRows.of(self._batch.inputs[:rows])
         if self._network.heads:
             targets, weights = self._batch.targets[:rows], self._batch.weights[:rows]
-            self._head_totals[:, 0] = self._network.head_totals(targets, weights)
+            self._head_totals[:, 0] = step_totals(self._network.head_weights(targets, weights))
         program = self._chosen.get((sparse is None, rows)) or self._choose(sparse is None, rows)
         call = program.call
         if sparse is not None:
