@@ -122,6 +122,9 @@ def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
         for measure, score in row.items():
             if score is not None:
                 checks.real(measure, score)
+    for name, words in description.get("words", {}).items():
+        for word, count in words.items():
+            checks.whole(f"{word!r} of {name!r}", count, 1)
     for one in description.get("intervals", ()):
         for name in ("of", "hold", "wide"):
             checks.real(f"what intervals {name}", one[name], 0)
