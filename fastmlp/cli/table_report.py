@@ -125,9 +125,10 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         losses = [model.history["validation_loss"] for model in models]
         best = [int(np.argmin(values)) + 1 for values in losses]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
+        unit = "" if classes else " of the standardised target"
         print_line(
-            f"training   {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
-            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {network.loss} of "
+            f"training   at most {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
+            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {network.loss}{unit} of "
             f"{np.mean([*map(min, losses)]):.4g}"
         )
     if estimator.shortened_ is not None:
