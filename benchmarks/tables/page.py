@@ -60,11 +60,12 @@ def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     lines = _head(f"{half}: loss | splits | constant", learners)
     for table in tables:
         rows = [found.get((table, one), []) for one in learners]
-        means = [_mean(one, "loss") for one in rows]
+        most = max(map(len, rows))
+        means = [_mean(one, "loss") for one in rows if len(one) == most]
         least = min((mean for mean in means if mean is not None), default=None)
-        cells = [_cell(one, mean, least) for one, mean in zip(rows, means, strict=True)]
         constants = (f"{row['constant']:.3f}" for one in rows for row in one if "constant" in row)
-        lines.append(f"| {table} | {max(map(len, rows))} | {next(constants, '')} | {' | '.join(cells)} |")
+        cells = " | ".join(_cell(one, most, least) for one in rows)
+        lines.append(f"| {table} | {most} | {next(constants, '')} | {cells} |")
     ended = {
         one: {(t, row["split"]) for t in tables for row in found.get((t, one), []) if "loss" in row}
         for one in learners
@@ -74,9 +75,13 @@ def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     return [_text(lines), *(_means(tables, group, found) for group in groups)]
 
 
-def _cell(rows: list[dict[str, Any]], mean: float | None, least: float | None) -> str:
+def _cell(rows: list[dict[str, Any]], most: int, least: float | None) -> str:
+    """Return a mean loss; bold the least one of so many splits, and with its splits one of fewer."""
+    mean = _mean(rows, "loss")
     if mean is None:
         return "did not end" if rows else ""
+    if len(rows) < most:
+        return f"{mean:.3f} of {len(rows)}"
     return f"**{mean:.3f}**" if mean == least else f"{mean:.3f}"
 
 

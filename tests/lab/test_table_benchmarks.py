@@ -49,6 +49,7 @@ def test_ranks_are_means_over_splits_and_a_learner_of_fewer_has_its_own_table():
         for split, loss in reversed([*enumerate(of_splits)])  # whatever the order of the file
     ]
     lines = report(rows).splitlines()
+    assert "| ames | 3 | 2.000 | 1.333 | **1.167** | 0.812 of 2 |" in lines
     first = lines.index("| means over 3 tables | fastmlp | CatBoost |")
     assert lines[first + 2] == "| rank by loss | 1.67 | 1.33 |"
     low, high = lines[first + 3].split(" | ")[1].split(" to ")
