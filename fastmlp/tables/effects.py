@@ -34,7 +34,7 @@ REPEATS = 5
 
 MOST_ROWS, LEAST_ROWS, MOST_CELLS = 20_000, 50, 5_000_000
 """Rows that each permutation is measured on, drawn by the seed: so many at most and at least. In between all
-permutations together read about so many numbers of columns, so that 500 columns take seconds and no hour."""
+permutations together read about so many cells: 500 columns take half a minute in place of half an hour."""
 
 EFFECT_ROWS, PAIR_ROWS = 300, 100
 """Rows that effects of one column, and of two, are means of."""
