@@ -1,7 +1,8 @@
 """Writes the report of docs/tables.md from the file of results: python -m benchmarks.tables.page.
 
-A row that has not run is in no mean: ranks and means are those of tables that all learners of a table of the
-page have, and a learner that lacks some of a half has a table of its own, beside those that lack none.
+A row that has not run is in no mean: ranks and means are those of tables and splits that all learners of a
+table of the page have. A learner that lacks some of the first one's has a table of its own, beside those that
+lack none.
 """
 
 import argparse
@@ -23,10 +24,10 @@ PAGE = ROOT / "docs" / "tables.md"
 BEGIN, END = "<!-- tables: python -m benchmarks.tables.page -->\n", "<!-- end of tables -->"
 
 DRAWS = 2000
-"""Of tables, with replacement: the intervals of mean ranks hold 95 % of them."""
+"""Of tables, and of splits of each, with replacement: the intervals of mean ranks hold 95 % of them."""
 
 Found = dict[tuple[str, str], list[dict[str, Any]]]
-"""The splits' rows of a table and a learner."""
+"""The splits' rows of a table and a learner, in the order of the splits."""
 
 
 def main() -> None:
@@ -42,7 +43,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     """Return the tables of Markdown of a file's rows; of two of a split the last one holds."""
     latest = {(row["table"], row["learner"], row["split"]): row for row in rows}
     found: Found = {}
-    for (table, learner, _), row in latest.items():
+    for (table, learner, _), row in sorted(latest.items(), key=lambda one: one[0][2]):
         found.setdefault((table, learner), []).append(row)
     versions = {row["learner"]: row["version"] for row in latest.values()}
     used = ", ".join(f"{learner} {versions[learner]}" for learner in LEARNERS if learner in versions)
@@ -59,19 +60,28 @@ def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     lines = _head(f"{half}: loss | splits | constant", learners)
     for table in tables:
         rows = [found.get((table, one), []) for one in learners]
-        means = [_mean(one, "loss") for one in rows]
+        most = max(map(len, rows))
+        means = [_mean(one, "loss") for one in rows if len(one) == most]
         least = min((mean for mean in means if mean is not None), default=None)
-        cells = [_cell(one, mean, least) for one, mean in zip(rows, means, strict=True)]
         constants = (f"{row['constant']:.3f}" for one in rows for row in one if "constant" in row)
-        lines.append(f"| {table} | {max(map(len, rows))} | {next(constants, '')} | {' | '.join(cells)} |")
-    complete = [one for one in learners if all(_mean(found.get((t, one), []), "loss") for t in tables)]
+        cells = " | ".join(_cell(one, most, least) for one in rows)
+        lines.append(f"| {table} | {most} | {next(constants, '')} | {cells} |")
+    ended = {
+        one: {(t, row["split"]) for t in tables for row in found.get((t, one), []) if "loss" in row}
+        for one in learners
+    }
+    complete = [one for one in learners if ended[one] >= ended[learners[0]]]
     groups = [complete, *([*complete, one] for one in learners if one not in complete)]
     return [_text(lines), *(_means(tables, group, found) for group in groups)]
 
 
-def _cell(rows: list[dict[str, Any]], mean: float | None, least: float | None) -> str:
+def _cell(rows: list[dict[str, Any]], most: int, least: float | None) -> str:
+    """Return a mean loss; bold the least one of so many splits, and with its splits one of fewer."""
+    mean = _mean(rows, "loss")
     if mean is None:
         return "did not end" if rows else ""
+    if len(rows) < most:
+        return f"{mean:.3f} of {len(rows)}"
     return f"**{mean:.3f}**" if mean == least else f"{mean:.3f}"
 
 
@@ -93,13 +103,15 @@ def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
         return np.array([[np.mean([value(row) for row in rows]) for rows in line] for line in shared])
 
     losses = means(lambda row: row["loss"])
-    ranks = rankdata(losses.round(3), axis=1)
-    drawn = np.random.default_rng(0).integers(len(shared), size=(DRAWS, len(shared)))
-    low, high = np.quantile(ranks[drawn].mean(axis=1), (0.025, 0.975), axis=0)
+    ranks = [
+        rankdata(np.round([[row["loss"] for row in rows] for rows in line], 3), axis=0) for line in shared
+    ]
+    rng = np.random.default_rng(0)
+    low, high = np.quantile([_drawn_rank(ranks, rng) for _ in range(DRAWS)], (0.025, 0.975), axis=0)
     least, constant = losses.min(axis=1, keepdims=True), means(lambda row: row["constant"])
     between = np.clip((losses - least) / (constant - least), 0, 1)
     lines = _head(f"means over {len(shared)} tables", learners)
-    lines.append(_line("rank by loss", ranks, 2))
+    lines.append(_line("rank by loss", np.array([one.mean(axis=1) for one in ranks]), 2))
     intervals = [f"{a:.2f} to {b:.2f}" for a, b in zip(low, high, strict=True)]
     lines.append(f"| 95 % of it | {' | '.join(intervals)} |")
     lines.append(_line("loss", losses, 3))
@@ -109,6 +121,17 @@ def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
         lines.append(_line(f"{what}, s", means(lambda row, what=what: row[what]["processor"]), 2))
         lines.append(_line(f"{what}, MB", means(lambda row, what=what: row[what]["MB"]), 0))
     return _text(lines)
+
+
+def _drawn_rank(ranks: Sequence[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Return the mean ranks (learners,) of as many tables, each of as many splits, with replacement.
+
+    ranks : of each table (learners, splits)
+    """
+    drawn = [ranks[table] for table in rng.integers(len(ranks), size=len(ranks))]
+    return np.mean(
+        [one[:, rng.integers(one.shape[1], size=one.shape[1])].mean(axis=1) for one in drawn], axis=0
+    )
 
 
 def _head(first: str, learners: Sequence[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MOST_LINES = 10
 """The most columns that are listed as left out."""
+
+MOST_WORDS = 6
+"""Words of columns that are listed as read as missing."""
 
 SUGGESTED = {
     r"[^\w\s]?\s?\d[\d.,' ]*\s?[^\w\s]?": "are categories, and no numbers; write those as 1234.5",
@@ -109,6 +112,8 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
                 f"note       {column.name}: {len(column.levels)} levels have a column of their own, and "
                 f"{column.beyond} more share one; --levels N sets how many"
             )
+    if estimator.report_ is not None and (words := estimator.report_.get("words")):
+        print_line(f"note       read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
     if found["search"]:
         print_line(f"search     {len(found['search'])} trials, the best at rate {recipe.learning_rate:.3g}")
     if len(estimator.groups_) > 1:
@@ -120,9 +125,10 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         losses = [model.history["validation_loss"] for model in models]
         best = [int(np.argmin(values)) + 1 for values in losses]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
+        unit = "" if classes else " of the standardised target"
         print_line(
-            f"training   {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
-            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {network.loss} of "
+            f"training   at most {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
+            f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {network.loss}{unit} of "
             f"{np.mean([*map(min, losses)]):.4g}"
         )
     if estimator.shortened_ is not None:
@@ -142,6 +148,17 @@ def inputs_in_words(network: Network) -> str:
     assert isinstance(embedding, PiecewiseLinear)
     units = "" if embedding.width is None else f", then {embedding.width} units"
     return f"{columns}, {count} of them each in {embedding.units} bins{units}"
+
+
+def _words(found: Mapping[str, Mapping[str, int]]) -> str:
+    """Return how often words were read as missing: 81 'None' of veneer, 5 'NA' of alley."""
+    parts = [
+        f"{count} {checks.shown(word)} of {name}"
+        for name, words in found.items()
+        for word, count in sorted(words.items(), key=lambda one: -one[1])
+    ]
+    more = len(parts) - MOST_WORDS
+    return ", ".join(parts[:MOST_WORDS]) + (f", and {more} more" if more > 0 else "")
 
 
 def _suggested(levels: Sequence[str]) -> str | None:

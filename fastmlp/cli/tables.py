@@ -23,8 +23,9 @@ from fastmlp.model.optimizers import BY_NAME
 from fastmlp.system.bars import Bar
 from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
+from fastmlp.tables.categories import Category
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import KINDS
+from fastmlp.tables.kinds import KINDS, Text
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.reading import FORMATS, read
 from fastmlp.tables.recipe import PRESETS
@@ -176,6 +177,7 @@ def train(arguments: argparse.Namespace) -> int:
             return 1
         seconds = time.perf_counter() - began
         estimator.report_ = compared(estimator, held_X, y[held], others)
+        estimator.report_ |= {"words": _words(read_options, estimator)}
         if arguments.output is not None:
             estimator.save(arguments.output)
     found = described(estimator) | {"file": arguments.dataset, "seconds": seconds, "left out": whole - len(y)}
@@ -232,7 +234,20 @@ def _read_options(arguments: argparse.Namespace) -> ReadOptions:
     if arguments.task != Regression.name:  # its texts say more than their numbers: 01 and 1
         kinds[arguments.target] = "category"
     missing = MISSING if arguments.missing is None else arguments.missing.split(",")
-    return ReadOptions(kinds, missing=missing, shown=None)
+    return ReadOptions(kinds, missing=missing, shown=None, words={})
+
+
+def _words(read_options: ReadOptions, estimator: Estimator) -> dict[str, dict[str, int]]:
+    """Return how often each word was read as missing where it may be a level or a class, by column."""
+    kinds = dict(estimator.encoding_.kinds)
+    if isinstance(estimator.task_, Classification):
+        kinds[estimator.target_name_] = Category.kind
+    found = read_options.words or {}
+    return {
+        name: dict(words)
+        for name, words in found.items()
+        if words and kinds.get(name) in (Category.kind, Text.kind)
+    }
 
 
 def _seconds(name: str, text: str) -> float:

@@ -159,4 +159,5 @@ class Category(Column):
         shown = ", ".join(self.levels[:4]) + (", ..." if len(self.levels) > 4 else "")
         rest = ", rarer ones together" if self.rest else ""
         beyond = f", {self.beyond} more that share a column" if self.beyond else ""
-        return f"{len(self.levels)} levels ({shown})" + beyond + rest + or_missing(self.missing)
+        count = f"{len(self.levels)} level" + "s" * (len(self.levels) != 1)
+        return f"{count} ({shown})" + beyond + rest + or_missing(self.missing)

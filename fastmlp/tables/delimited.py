@@ -13,6 +13,7 @@ import itertools
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,6 +76,8 @@ def read_csv(path: Path, read_options: ReadOptions) -> pl.DataFrame:
             try:
                 part = _parsed_block(block, header, separator, read_options.missing, skip=int(number == 0))
                 parts.append(typed(part.select(columns), known))
+                texts = parts[-1].select(pl.col(pl.String))
+                _count_words(texts, block, header, separator, read_options, skip=int(number == 0))
             except TableError as error:
                 raise error.within(str(path), rows) from None
             rows += len(part)
@@ -158,15 +161,7 @@ def _parsed_block(
     import polars as pl
 
     try:
-        part = pl.read_csv(
-            block,
-            has_header=False,
-            skip_rows=skip,
-            new_columns=header,
-            separator=separator,
-            schema=dict.fromkeys(header, pl.String),
-            null_values=list(missing),
-        )
+        part = _texts_of_block(block, header, separator, missing, skip)
     except pl.exceptions.NoDataError:
         return pl.DataFrame(schema=dict.fromkeys(header, pl.String))
     except pl.exceptions.PolarsError as error:
@@ -178,6 +173,39 @@ def _parsed_block(
     if part[:, -1].null_count() and block.count(separator.encode()) != (len(part) + skip) * (part.width - 1):
         _explain(block, header, separator, skip)
     return part
+
+
+def _texts_of_block(
+    block: bytes, header: list[str], separator: str, missing: Sequence[str], skip: int
+) -> pl.DataFrame:
+    import polars as pl
+
+    return pl.read_csv(
+        block,
+        has_header=False,
+        skip_rows=skip,
+        new_columns=header,
+        separator=separator,
+        schema=dict.fromkeys(header, pl.String),
+        null_values=list(missing),
+    )
+
+
+def _count_words(
+    texts: pl.DataFrame, block: bytes, header: list[str], separator: str, read_options: ReadOptions, skip: int
+) -> None:
+    """Add to `read_options.words` how often each word of a block was read as missing.
+
+    texts : the block's columns of texts without those words; where they lack some, it is parsed once more
+    """
+    names = [one.name for one in texts.get_columns() if one.null_count()]
+    if not names or read_options.words is None:
+        return
+    whole = _texts_of_block(block, header, separator, (), skip)
+    for name in names:
+        words = whole[name].alias("word")
+        words = words.filter(words.is_in(read_options.missing) & (words != ""))  # an empty field is no word
+        read_options.words.setdefault(name, Counter()).update(dict(words.value_counts(name="rows").rows()))
 
 
 def _explain(block: bytes, header: list[str], separator: str, skip: int) -> None:

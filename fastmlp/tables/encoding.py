@@ -317,7 +317,7 @@ def _of_texts(series: pl.Series, distinct: int, most_levels: int) -> Column:
         return Text.learned(series)
     if distinct > max(FEW, rows / 2):
         example = checks.shown(series.drop_nulls()[0])
-        return Dropped(series.name, f"nearly every row has another text, as {example}")
+        return Dropped(series.name, f"{distinct} different texts in {rows} rows, as {example}")
     return Category.learned(series, most_levels)
 
 

@@ -81,9 +81,9 @@ class Number(Column):
 
     @property
     def summary(self) -> str:
-        """Center and scale."""
-        quartiles = f"median {self.center:.4g}, quartiles {1 / self.scale:.4g} apart"
-        return quartiles + ", heavy tails" * (self.tails == "both") + or_missing(self.missing)
+        """Median and spread: of the quartiles, or half that of the extremes where the quartiles are equal."""
+        spread = f"median {self.center:.4g}, spread {1 / self.scale:.4g}"
+        return spread + ", heavy tails" * (self.tails == "both") + or_missing(self.missing)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ def _plot_losses(axes: Any, estimator: TableClassifier | TableRegressor) -> None
             label = {"loss": "rows trained on", "validation_loss": "rows held out"}[name]
             epochs = np.arange(1, len(values) + 1)
             axes.plot(epochs, values, color=color, alpha=0.6, label=None if place else label)
-    axes.set(xlabel="epoch", ylabel=estimator.models_[0].network.loss, title="loss of each network")
+    unit = "" if isinstance(estimator.task_, Classification) else "\nof the standardised target"
+    loss = f"{estimator.models_[0].network.loss}{unit}"
+    axes.set(xlabel="epoch", ylabel=loss, title="loss of each network")
     axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,12 +23,15 @@ class ReadOptions:
     only : the columns that are expected; None for all
     missing : texts that say that there is no value
     shown : whether there is a progress bar; None on a terminal and in a notebook
+    words : what reading text adds to: by column of texts, how often each word was read as missing; None if
+        nobody asks
     """
 
     kinds: Mapping[str, str] = field(default_factory=dict)
     only: Sequence[str] | None = None
     missing: Sequence[str] = MISSING
     shown: bool | None = False
+    words: dict[str, Counter[str]] | None = None
 
 
 DEFAULTS = ReadOptions()

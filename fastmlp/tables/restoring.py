@@ -69,8 +69,13 @@ def task_of(description: dict[str, Any]) -> Classification | Regression:
 def recipe_of(description: dict[str, Any]) -> Recipe:
     """Return the settings of a training that are described; errors as those of `columns_of`."""
     layers = restored(description.get("layers"))
-    read = {"hidden": _widths(description["hidden"]), "layers": layers and checked_layers(layers)}
-    recipe = Recipe(**{**description, **read})
+    kept = {name: value for name, value in description.items() if name not in _FORMER}
+    read = {
+        "hidden": _widths(description["hidden"]),
+        "layers": layers and checked_layers(layers),
+        "patience": description["patience"] or description["epochs"],  # None in the first files: no early end
+    }
+    recipe = Recipe(**{**kept, **read})
     checks.choice("hidden activation", recipe.activation, HIDDEN)
     checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
     for name in ("epochs", "batch_size", "members", "patience", "most_epochs", "most_members"):
@@ -82,6 +87,10 @@ def recipe_of(description: dict[str, Any]) -> Recipe:
     checks.whole("width", recipe.width, 0)
     checks.flag("balanced", recipe.balanced)
     return recipe
+
+
+_FORMER = ("label_smoothing", "cosine", "loss")
+"""Settings of trainings that the first files of "table 1" have: predicting needs none of them."""
 
 
 def trials_of(descriptions: list[Any]) -> list[SearchTrial]:
@@ -113,6 +122,9 @@ def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
         for measure, score in row.items():
             if score is not None:
                 checks.real(measure, score)
+    for name, words in description.get("words", {}).items():
+        for word, count in words.items():
+            checks.whole(f"{word!r} of {name!r}", count, 1)
     for one in description.get("intervals", ()):
         for name in ("of", "hold", "wide"):
             checks.real(f"what intervals {name}", one[name], 0)

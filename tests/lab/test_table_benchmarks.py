@@ -39,6 +39,26 @@ def test_the_report_has_ranks_of_tables_that_all_learners_have():
     assert "| loss, 0 the least and 1 a constant's | 0.167 | 0.250 |" in lines
 
 
+def test_ranks_are_means_over_splits_and_a_learner_of_fewer_has_its_own_table():
+    tables = ("ames", "flights", "segment")
+    losses = {"fastmlp": (1.0, 1.25, 1.75), "CatBoost": (1.5, 1.0, 1.0), "RealMLP-TD": (0.5, 1.125)}
+    rows = [
+        row(table, learner, split, loss)
+        for learner, of_splits in losses.items()
+        for table in tables
+        for split, loss in reversed([*enumerate(of_splits)])  # whatever the order of the file
+    ]
+    lines = report(rows).splitlines()
+    assert "| ames | 3 | 2.000 | 1.333 | **1.167** | 0.812 of 2 |" in lines
+    first = lines.index("| means over 3 tables | fastmlp | CatBoost |")
+    assert lines[first + 2] == "| rank by loss | 1.67 | 1.33 |"
+    low, high = lines[first + 3].split(" | ")[1].split(" to ")
+    assert float(low) < 1.67 < float(high)  # of splits: all tables are the same
+    second = lines.index("| means over 3 tables | fastmlp | CatBoost | RealMLP-TD |")
+    assert lines[second + 2] == "| rank by loss | 2.50 | 2.00 | 1.50 |"
+    assert lines[second + 4] == "| loss | 1.125 | 1.250 | 0.812 |"
+
+
 def test_a_table_that_no_learner_has_ended_is_in_the_report():
     lines = report([row("ames", "fastmlp", 0, 0.0, unended=600)]).splitlines()
     assert "| ames | 1 |  | did not end |" in lines

@@ -7,13 +7,22 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
-from sklearn.inspection import partial_dependence
+from sklearn.inspection import partial_dependence, permutation_importance
 from test_table_estimators import QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
-from fastmlp.tables import recipe
-from fastmlp.tables.effects import EFFECT_ROWS, effects, pairs
+from fastmlp.tables import members, recipe
+from fastmlp.tables.effects import (
+    EFFECT_ROWS,
+    LEAST_ROWS,
+    REPEATS,
+    effects,
+    importances,
+    pairs,
+    with_rows,
+)
 from fastmlp.tables.plots import ACROSS, plot
+from fastmlp.tables.tasks import targets_of
 
 
 def test_effects_are_scikit_learns_partial_dependences():
@@ -28,6 +37,59 @@ def test_effects_are_scikit_learns_partial_dependences():
         )["average"][0]  # fmt: skip
         np.testing.assert_allclose(effect.means[: len(known), 0], expected, rtol=1e-6)
         assert (len(known) < len(effect.values)) == (name == "size")  # of which some are missing
+
+
+def test_importances_are_scikit_learns_permutation_importances():
+    frame = flats(300)
+    for model, target, scoring in (
+        (TableRegressor(**QUICK), "price", "neg_root_mean_squared_error"),
+        (TableClassifier(**QUICK), "kind", "neg_log_loss"),
+    ):
+        X = frame.drop("price", "kind")
+        model.fit(X, frame[target])
+        y = targets_of(frame[target], model.task_.name)
+        expected = permutation_importance(
+            model, X.to_pandas(), y, scoring=scoring, n_repeats=30, random_state=0
+        )
+        found = {one.column: one.mean for one in importances(model, X, y, seed=0)}
+        means = [found[name] for name in X.columns]
+        assert means[0] > 5 * abs(means[2])
+        scale = expected.importances_mean.max()
+        np.testing.assert_allclose(means, expected.importances_mean, atol=0.1 * scale)  # of other shuffles
+
+
+def test_shuffled_columns_of_x_are_those_of_shuffled_columns():
+    frame, *targets = mixed()
+    order = np.random.default_rng(0).permutation(len(frame))
+    for X in (frame.drop(targets), frame.drop(targets, "text")):
+        model = TableRegressor(**{**QUICK, "epochs": 1}).fit(X, frame[targets[0]].to_numpy())
+        encoding, end = model.encoding_, 0
+        encoded = encoding.encoded(X)
+        assert encoding.is_sparse == ("text" in X.columns)
+        for column in encoding.used:
+            own = slice(end, end := end + column.width)
+            shuffled = encoding.encoded(X.with_columns(X[column.name][order]))
+            changed, *both = with_rows(encoded, own, order), shuffled, encoded
+            changed, shuffled, before = (
+                one.toarray() if encoding.is_sparse else one for one in (changed, *both)
+            )
+            np.testing.assert_array_equal(changed, shuffled)
+            assert not np.array_equal(changed, before)
+
+
+@pytest.mark.parametrize(("most", "count"), [(1, LEAST_ROWS), (400_000, 200), (10**6, 400)])
+def test_importances_of_many_columns_predict_fewer_rows_of_each(monkeypatch, most, count):
+    rng = np.random.default_rng(0)
+    X, predicted = rng.normal(size=(400, 20)), []
+    frame = pl.DataFrame(X, schema=[f"x{place}" for place in range(X.shape[1])])
+    model = TableRegressor(**{**QUICK, "epochs": 5}).fit(frame, X[:, 0])
+    outputs = members.outputs
+    monkeypatch.setattr("fastmlp.tables.effects.MOST_CELLS", most)
+    monkeypatch.setattr(members, "outputs", lambda models, X: predicted.append(len(X)) or outputs(models, X))
+    found = importances(model, frame, X[:, 0], seed=0)
+    assert {*predicted} == {count}
+    assert len(predicted) == REPEATS * (20 + 1)
+    assert (found[0].column, len(found)) == ("x0", 20)
 
 
 def test_effects_of_classes_are_probabilities():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import json
 import re
 from decimal import Decimal
 
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 from test_tables import ROWS, mixed
 
+from fastmlp.cli.main import main
 from fastmlp.tables import delimited
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
@@ -271,3 +273,26 @@ def test_nothing_in_an_npz_is_unpickled(tmp_path):
     np.savez(tmp_path / "t.npz", a=np.array([{}], object))
     with pytest.raises(TableError, match="Object arrays cannot be loaded"):
         read(tmp_path / "t.npz")
+
+
+@pytest.mark.parametrize("block", [100, delimited.BLOCK])
+def test_words_that_are_read_as_missing_are_counted_and_told(tmp_path, monkeypatch, capsys, block):
+    monkeypatch.setattr(delimited, "BLOCK", block)
+    rng = np.random.default_rng(0)
+    size = [f"{one:.3f}" for one in rng.uniform(20, 150, 90)]
+    columns = {
+        "size": ["NA", *size[1:]],
+        "late": [""] * 30 + ["?"] * 6 + ["attached", "detached"] * 27,
+        "garage": ["none"] * 20 + ["NA", "", "attached", "detached", "own"] * 14,
+        "kind": ["dear", "cheap", "none"] * 30,
+    }
+    path = tmp_path / "flats.csv"
+    path.write_text("\n".join(",".join(row) for row in [columns, *zip(*columns.values(), strict=True)]))
+    options = ["--target", "kind", "--epochs", "1", "--members", "1", "--backend", "reference", "--quiet"]
+    assert main(["train", str(path), *options, "-o", str(tmp_path / "model")]) == 0
+    note = "read as missing: 6 '?' of late, 20 'none' of garage, 14 'NA' of garage, 30 'none' of kind; "
+    assert note in capsys.readouterr().out
+    assert main(["inspect", str(tmp_path / "model")]) == 0
+    assert note in capsys.readouterr().out
+    assert main(["train", str(path), *options, "--missing", "?", "--drop", "late,size", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["report"]["words"] == {}

@@ -1,0 +1,48 @@
+"""Files of models of tables that earlier versions wrote: they are read, and predict what they did."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fastmlp.cli.main import main
+from fastmlp.files import archive
+from fastmlp.files.archive import CheckpointError
+from fastmlp.tables.estimators import load
+from fastmlp.tables.storage import FORMAT
+from fastmlp.tables.tasks import Classification
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+"""Files of commits f83d0c7, 5164554, bec636d, 456b492 and b544dca, and what each predicted of five rows."""
+
+EXPECTED = json.loads((GOLDEN / "tables.json").read_text())
+
+
+@pytest.mark.parametrize("name", EXPECTED["predicted"])
+def test_files_of_all_formats_predict_what_they_did(name, capsys):
+    model, rows = load(GOLDEN / name), pl.DataFrame(EXPECTED["rows"])
+    outputs = model.outputs(rows)
+    is_class = isinstance(model.task_, Classification)
+    found = outputs[:, 1] if is_class else model.task_.decoded(outputs)
+    np.testing.assert_allclose(found, EXPECTED["predicted"][name], rtol=1e-5)  # float32, in any order
+    assert main(["inspect", str(GOLDEN / name)]) == 0
+    assert "place in the year" in capsys.readouterr().out
+
+
+def test_every_format_that_was_written_has_files():
+    formats = {archive.read(GOLDEN / name)[0]["format"] for name in EXPECTED["predicted"]}
+    assert formats == {"table 1", "table 3", "table 4", FORMAT}  # no version has written the second one
+
+
+def test_a_pickle_of_the_first_versions_is_refused_in_one_line():
+    from fastmlp.training import trainer
+
+    with pytest.raises(CheckpointError, match="this pickle is of an earlier version of fastmlp, which alone"):
+        pickle.loads(b"cfastmlp.training.trainer\nfit\n.")  # how theirs name the function that trained
+    with pytest.raises(AttributeError, match=r"'fastmlp\.training\.trainer' has no attribute 'fitt'"):
+        _ = trainer.fitt
