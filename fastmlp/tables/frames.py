@@ -42,7 +42,7 @@ def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
     try:
         if isinstance(X, pl.LazyFrame):
             return X.collect()
-        if hasattr(X, "iloc"):
+        if hasattr(X, "iloc") and hasattr(X, "columns"):
             return _from_pandas(X)
         if isinstance(X, Mapping):
             return pl.DataFrame(dict(zip(different(X), map(_plain, X, X.values()), strict=True)))

@@ -24,13 +24,13 @@ MOST_UNITS = 512
 LEAST_WIDTH = 2
 """Outputs of a column's linear layer, however many columns there are."""
 
-MOST_ROWS = 200_000
-"""Rows of X up to which numbers may be embedded: beyond, what they cost and gain was not measured."""
+TOGETHER = 1 << 20
+"""Numbers of X that are looked at together: what a look needs does not grow with the rows."""
 
 
 def may_embed(X: Any, numbers: int) -> bool:
     """Return whether X (rows, n) is such that numbers may be embedded; numbers : as for `inputs_of`."""
-    return bool(X.shape[0] <= MOST_ROWS and (numbers or isinstance(X, np.ndarray)))
+    return bool(numbers or isinstance(X, np.ndarray))
 
 
 def inputs_of(X: Any, recipe: Recipe, numbers: int) -> int | Blocks:
@@ -44,8 +44,7 @@ def inputs_of(X: Any, recipe: Recipe, numbers: int) -> int | Blocks:
     columns = int(X.shape[1])
     if not recipe.embeds:
         return columns
-    dense = X if isinstance(X, np.ndarray) else X[:, :numbers].toarray()
-    several = _has_three(dense)
+    several = _have_three(X, columns if isinstance(X, np.ndarray) else numbers)
     if not several.any():
         return columns
     embedding = _embedding(recipe, MOST_UNITS // int(several.sum()))
@@ -74,6 +73,25 @@ def _embedding(recipe: Recipe, most: int) -> NumberEmbedding:
     """Return what makes units of each number, at most so many, but not fewer than the least."""
     width = max(LEAST_WIDTH, min(recipe.width, most))
     return Periodic(width, recipe.sigma) if recipe.sigma else PiecewiseLinear(recipe.bins, width)
+
+
+def _have_three(X: Any, columns: int) -> Array:
+    """Return for each of the first columns of X (rows, n) whether it has three different numbers.
+
+    X : dense or CSR; of the rows that were seen, the two numbers of a column that remains are kept
+    """
+    left, seen = np.arange(columns), np.empty((0, columns), X.dtype)
+    step = max(1, TOGETHER // columns)
+    for start in range(0, X.shape[0], step):
+        rows = X[start : start + step, :columns]
+        rows = rows if isinstance(rows, np.ndarray) else rows.toarray()
+        part = np.concatenate([seen, rows[:, left]])
+        remains = ~_has_three(part)
+        left, part = left[remains], part[:, remains]
+        if not len(left):
+            break
+        seen = np.stack([part.min(axis=0), part.max(axis=0)])
+    return ~np.isin(np.arange(columns), left)
 
 
 def _has_three(X: Array) -> Array:

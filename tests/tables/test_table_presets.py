@@ -119,7 +119,6 @@ def test_columns_of_three_numbers_have_bins():
     assert may_embed(X, 0)
     assert may_embed(sparse, 3)
     assert not may_embed(sparse, 0)
-    assert not may_embed(np.broadcast_to(X[0], (200_001, 4)), 0)
     for columns, recipe, embedding in (
         (3, BINNED, PiecewiseLinear(64, 16)),
         (100, BINNED, PiecewiseLinear(64, 5)),
@@ -129,6 +128,20 @@ def test_columns_of_three_numbers_have_bins():
     ):
         (block,) = inputs_of(rng.normal(size=(50, columns)), recipe, 0)
         assert block == Numbers(columns, embedding)
+
+
+def test_numbers_of_a_large_table_are_looked_at_in_parts(monkeypatch):
+    """The third number of a column stands in the last part, or only the parts together have three."""
+    monkeypatch.setattr("fastmlp.tables.inputs.TOGETHER", 10)
+    X = np.zeros((7, 5), np.float32)
+    X[:, 0] = [0, 0, 1, 1, 1, 0, 2]
+    X[:, 1] = [3, 3, 2, 2, 1, 1, 1]
+    X[:, 2] = [5, 4, 5, 4, 5, 4, 5]
+    X[:, 3] = [1, 2, 3, 1, 2, 3, 1]
+    place = PiecewiseLinear(64, 16)
+    dense = (Numbers(2, place), Numbers(1), Numbers(1, place), Numbers(1))
+    assert inputs_of(X, BINNED, 0) == dense
+    assert inputs_of(csr_array(X), BINNED, 4) == (*dense[:3], SparseNumbers(1))
 
 
 @pytest.fixture(scope="module")

@@ -220,6 +220,9 @@ def test_what_is_no_table_is_refused_in_one_line():
         as_frame(3)
     with pytest.raises(TableError, match=r"^unable to find column [^\n]*$"):
         as_frame(pl.LazyFrame({"a": [1]}).select("b"))
+    for series in (pd.Series([1.0, 2.0]), pl.Series([1.0, 2.0])):
+        with pytest.raises(TableError, match=r"^a table has columns with names, got one Series$"):
+            as_frame(series)
     assert as_frame({3: [1]}).columns == ["3"]
     with pytest.raises(TableError, match="column 'm': pandas' column cannot be taken"):
         as_frame(pd.DataFrame({"m": [1, "x", None]}))
