@@ -29,23 +29,38 @@ TOGETHER = 1 << 20
 
 
 def may_embed(X: Any, numbers: int) -> bool:
-    """Return whether X (rows, n) is such that numbers may be embedded; numbers : as for `inputs_of`."""
+    """Return whether X (rows, n) is such that numbers may be embedded; numbers : as for `have_three`."""
     return bool(numbers or isinstance(X, np.ndarray))
 
 
-def inputs_of(X: Any, recipe: Recipe, numbers: int) -> int | Blocks:
+def have_three(X: Any, numbers: int) -> Array:
+    """Return for each column of X (rows, n) that may be embedded whether it has three different numbers.
+
+    X : dense, or CSR, of which only columns before those that are mostly zeros may be embedded: numbers
+    """
+    columns = X.shape[1] if isinstance(X, np.ndarray) else numbers
+    left, seen = np.arange(columns), np.empty((0, columns), X.dtype)
+    step = max(1, TOGETHER // max(1, columns))
+    for start in range(0, X.shape[0], step):
+        rows = X[start : start + step, :columns]
+        rows = rows if isinstance(rows, np.ndarray) else rows.toarray()
+        part = np.concatenate([seen, rows[:, left]])
+        remains = ~_has_three(part)
+        left, part = left[remains], part[:, remains]
+        if not len(left):
+            break
+        seen = np.stack([part.min(axis=0), part.max(axis=0)])  # the two numbers that a column may have
+    return ~np.isin(np.arange(columns), left)
+
+
+def inputs_of(columns: int, recipe: Recipe, several: Array) -> int | Blocks:
     """Return the inputs of a network that learns from X: blocks of columns, or only how many there are.
 
     Columns of three different numbers and more are embedded, others are inputs as they are.
 
-    X : (rows, n), dense or CSR
-    numbers : columns of a CSR matrix before those that are mostly zeros
+    columns : of X; several : as `have_three` returns it; others behind are those of a sparse block
     """
-    columns = int(X.shape[1])
-    if not recipe.embeds:
-        return columns
-    several = _have_three(X, columns if isinstance(X, np.ndarray) else numbers)
-    if not several.any():
+    if not recipe.embeds or not several.any():
         return columns
     embedding = _embedding(recipe, MOST_UNITS // int(several.sum()))
     groups = ((embedded, len(list(group))) for embedded, group in groupby(several))
@@ -73,25 +88,6 @@ def _embedding(recipe: Recipe, most: int) -> NumberEmbedding:
     """Return what makes units of each number, at most so many, but not fewer than the least."""
     width = max(LEAST_WIDTH, min(recipe.width, most))
     return Periodic(width, recipe.sigma) if recipe.sigma else PiecewiseLinear(recipe.bins, width)
-
-
-def _have_three(X: Any, columns: int) -> Array:
-    """Return for each of the first columns of X (rows, n) whether it has three different numbers.
-
-    X : dense or CSR; of the rows that were seen, the two numbers of a column that remains are kept
-    """
-    left, seen = np.arange(columns), np.empty((0, columns), X.dtype)
-    step = max(1, TOGETHER // columns)
-    for start in range(0, X.shape[0], step):
-        rows = X[start : start + step, :columns]
-        rows = rows if isinstance(rows, np.ndarray) else rows.toarray()
-        part = np.concatenate([seen, rows[:, left]])
-        remains = ~_has_three(part)
-        left, part = left[remains], part[:, remains]
-        if not len(left):
-            break
-        seen = np.stack([part.min(axis=0), part.max(axis=0)])
-    return ~np.isin(np.arange(columns), left)
 
 
 def _has_three(X: Array) -> Array:
