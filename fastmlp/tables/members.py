@@ -161,7 +161,10 @@ def _longest(
     """Return one network of the best recipe that has all the time that is left, if its loss is less."""
     if deadline.left < best.seconds:
         return best
-    found = within(deadline.left, deadline.left, best.planned, part, trained, must=True)
+    try:
+        found = within(deadline.left, deadline.left, best.planned, part, trained, must=True)
+    except DivergenceError:
+        return best
     assert found is not None
     own, used, model = found
     longest = Group(best.planned, own, sum(map(len, used)), [model], [used[1]])

@@ -165,7 +165,9 @@ def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, seconds, room
 
 
 @pytest.mark.parametrize(
-    ("rates", "rows"), [((1e-9, 0.01), 50), ((0.01, 1e-9), 20)], ids=["better", "no better"]
+    ("rates", "rows"),
+    [((1e-9, 0.01), 50), ((0.01, 1e-9), 20), ((0.01, 1e30), 20)],
+    ids=["better", "no better", "diverges"],
 )
 def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left(monkeypatch, rates, rows):
     first = PRESETS["good"][0]
