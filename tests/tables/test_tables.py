@@ -10,7 +10,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.encoding import HEAD, Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame
 from fastmlp.tables.kinds import KINDS
@@ -213,6 +213,14 @@ def test_frames_of_pandas_are_those_of_polars():
         encoding.encoded(as_frame(pandas)).toarray(), encoding.encoded(frame).toarray()
     )
     assert Encoding.learned(as_frame(pandas)).kinds == encoding.kinds
+
+
+def test_numbers_that_differ_behind_the_head_alone_are_learned():
+    rows = 2 * HEAD
+    frame = pl.DataFrame(
+        {"late": [1.0] * (rows - 2) + [2.0, 3.0], "none": [1.0] * rows, "early": range(0, 7 * rows, 7)}
+    )
+    assert Encoding.learned(frame).kinds == {"late": "number", "none": "drop", "early": "number"}
 
 
 def test_what_is_no_table_is_refused_in_one_line():
