@@ -12,7 +12,7 @@ import pytest
 
 from fastmlp.tables.encoding import HEAD, Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame
+from fastmlp.tables.frames import as_frame, separated
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.restoring import columns_of
 from fastmlp.tables.values import CLIP
@@ -242,6 +242,12 @@ def test_what_is_no_table_is_refused_in_one_line():
     why = "'a': it holds one value only, 'id': it numbers the rows, 'b': it holds nothing, .."
     with pytest.raises(TableError, match=f"^no column is left to learn from; {why}$"):
         Encoding.learned(nothing)
+
+
+@pytest.mark.parametrize("y", [None, 1])
+def test_a_target_is_a_column_or_the_name_of_one(y):
+    with pytest.raises(TypeError, match=f"^y must be the target, or the name of its column in X, got {y}$"):
+        separated(pl.DataFrame({"1": [1, 2]}), y)
 
 
 @pytest.mark.parametrize(
