@@ -61,7 +61,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--levels": {
         "type": int,
         "metavar": "N",
-        "help": "levels of a category that get a column of their own; default 1000, the rest share one",
+        "help": "levels of a category that get a column of their own; default 5000, the rest share one",
     },
     "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
     "--preset": {"metavar": "NAME", "help": "fast, good or best: how much time is given; default good"},

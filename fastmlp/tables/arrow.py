@@ -27,7 +27,10 @@ def from_arrow(table: Any) -> pl.DataFrame:
     import polars as pl
 
     pyarrow = needed("pyarrow", "table", "a table of Arrow's")
-    table = pyarrow.table(table)
+    try:
+        table = pyarrow.table(table)
+    except pyarrow.ArrowInvalid:  # a series exports its values
+        raise TableError(f"a table has columns with names, got one {type(table).__name__}") from None
     _check(table.schema)
     frame: pl.DataFrame = pl.from_arrow(table)
     return frame

@@ -22,7 +22,7 @@ from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
-from fastmlp.tables.inputs import may_embed
+from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
@@ -50,7 +50,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
     levels : int, optional
         Levels of a category that get a column of their own, the most frequent first; the others share one.
-        None for 1000.
+        None for 5000.
     preset : str, optional
         How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
         of their own. Rows that are held out decide between those of one preset. None for good.
@@ -217,8 +217,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         recipes = tuple(recipe for recipe in self._recipes() if embeds or not recipe.embeds)
         targets = self.task_.encoded(y)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        several = have_three(X, numbers) if any(one.embeds for one in recipes) else np.zeros(0, bool)
         settings = members.MemberSettings(
-            seed, numbers, deadline, self.backend, self.threads, self.progress, self.dtype
+            seed, several, deadline, self.backend, self.threads, self.progress, self.dtype
         )
         self.trials_: list[SearchTrial] = []
         if self.search is not None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-MOST_LEVELS = 1000
+MOST_LEVELS = 5000
 """Levels of a category that get a column of their own, the most frequent first, where nobody says."""
 
 

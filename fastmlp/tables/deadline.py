@@ -35,6 +35,12 @@ RESERVE = 0.9
 LEAST_ROWS = 1000
 """Rows that a network is trained on however short the time is."""
 
+LARGE, PILOT_ROWS = 200_000, 20_000
+"""Of more rows than the first so many as the second show the pace, before a training that may not end."""
+
+OTHERS = 3
+"""How many times as long as the first recipe others take at most, about, for the same rows."""
+
 COMPILING = 20.0
 """Seconds that compiling may take on a busy machine, with the compiler's own start."""
 
@@ -100,28 +106,51 @@ class Allowance(Callback):
 
 def within(
     seconds: float, left: float, recipe: Recipe, part: Part,
-    trained: Callable[[Recipe, Part, Sequence[Callback]], Model], must: bool,
+    trained: Callable[[Recipe, Part, Sequence[Callback]], Model], must: bool, room: float = 1.0,
 ) -> tuple[Recipe, Part, Model] | None:  # fmt: skip
     """Return a network that is trained in so many seconds, its recipe with as many epochs, and its rows.
 
     seconds, left : as for `Allowance`; trained : trains a network, with callbacks
     must : whether there are fewer rows where not even one epoch fits; if not, None is returned
+    room : share of the time that an epoch of fewer rows takes
     """
     if seconds == math.inf:
         return recipe, part, trained(recipe, part, [])
-    began, allowance = time.monotonic(), Allowance(seconds, left)
-    model = trained(recipe, part, [allowance])
-    if allowance.fitting is None:
-        return _as_trained(recipe, allowance, model), part, model
-    fitting = RESERVE * allowance.fitting
+    began = time.monotonic()
+    fitting, working = _by_a_pilot(seconds, left, recipe, part, trained)
+    if fitting is None:
+        allowance = Allowance(seconds - working, began + left - time.monotonic())
+        model = trained(recipe, part, [allowance])
+        if allowance.fitting is None:
+            return _as_trained(recipe, allowance, model), part, model
+        fitting, working = allowance.fitting, working + allowance.working
+    fitting *= RESERVE
     if fitting < 1 and not must:
         return None
     shorter = replace(recipe, epochs=max(1, int(fitting)))
     if fitting < 1:
-        part = (_fewer(part[0], fitting), _fewer(part[1], fitting))
-    last = Allowance(seconds - allowance.working, began + left - time.monotonic(), judging=False)
+        part = fewer(part, room * fitting)
+    last = Allowance(seconds - working, began + left - time.monotonic(), judging=False)
     model = trained(shorter, part, [last])
     return _as_trained(shorter, last, model), part, model
+
+
+def _by_a_pilot(
+    seconds: float, left: float, recipe: Recipe, part: Part,
+    trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
+) -> tuple[float | None, float]:  # fmt: skip
+    """Return how many epochs of a large table take so many seconds, and the seconds that it took to know.
+
+    None instead of epochs if the recipe's own end in time, or if a table is not large.
+    """
+    rows = len(part[0])
+    if rows <= LARGE:
+        return None, 0.0
+    assert recipe.epochs is not None
+    pilot = Allowance(seconds, left, judging=False)
+    trained(replace(recipe, epochs=1), fewer(part, PILOT_ROWS / rows), [pilot])
+    epoch, remaining = pilot.working / PILOT_ROWS * rows, seconds - pilot.working
+    return None if recipe.epochs * epoch <= remaining else max(0.0, remaining) / epoch, pilot.working
 
 
 def _as_trained(recipe: Recipe, allowance: Allowance, model: Model) -> Recipe:
@@ -129,9 +158,13 @@ def _as_trained(recipe: Recipe, allowance: Allowance, model: Model) -> Recipe:
     return replace(recipe, epochs=len(model.history["loss"])) if allowance.is_over else recipe
 
 
-def _fewer(rows: Array, share: float) -> Array:
-    """Return a share of rows, evenly spread."""
-    count = min(len(rows), max(LEAST_ROWS, int(share * len(rows))))
+def fewer(part: Part, share: float) -> Part:
+    """Return a share of the rows to train on and of those held out, evenly spread."""
+    trained, held = (_spread(rows, min(len(rows), max(LEAST_ROWS, int(share * len(rows))))) for rows in part)
+    return trained, held
+
+
+def _spread(rows: Array, count: int) -> Array:
     return rows[np.linspace(0, len(rows) - 1, count).astype(int)]
 
 

@@ -322,9 +322,11 @@ def _of_texts(series: pl.Series, distinct: int, most_levels: int) -> Column:
 
 
 def _distinct(series: pl.Series) -> int:
+    """How many different values there are; of numbers at the head, if these differ: to count takes long."""
     if series.dtype.is_nested():
         return len(series)
-    return series.drop_nulls().n_unique()
+    at_head = series[:HEAD].drop_nulls().n_unique() if series.dtype.is_numeric() else 0
+    return at_head if at_head > 1 else series.drop_nulls().n_unique()
 
 
 def _numbers_the_rows(series: pl.Series) -> bool:

@@ -42,7 +42,7 @@ def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
     try:
         if isinstance(X, pl.LazyFrame):
             return X.collect()
-        if hasattr(X, "iloc"):
+        if hasattr(X, "iloc") and hasattr(X, "columns"):
             return _from_pandas(X)
         if isinstance(X, Mapping):
             return pl.DataFrame(dict(zip(different(X), map(_plain, X, X.values()), strict=True)))
@@ -102,10 +102,10 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
         if y not in frame.columns:
             raise TableError(f"there is no column {y!r}; there are: {', '.join(frame.columns)}")
         return frame.drop(y), frame[y]
-    if y is None:
-        raise TypeError("y must be the target, or the name of its column in X, got None")
     if isinstance(y, pl.Series):
         return frame, y
+    if np.ndim(y) == 0:
+        raise TypeError(f"y must be the target, or the name of its column in X, got {checks.shown(y)}")
     name = getattr(y, "name", None)
     values = np.asarray(y)
     if values.ndim == 2 and values.shape[1] == 1:

@@ -24,29 +24,43 @@ MOST_UNITS = 512
 LEAST_WIDTH = 2
 """Outputs of a column's linear layer, however many columns there are."""
 
-MOST_ROWS = 200_000
-"""Rows of X up to which numbers may be embedded: beyond, what they cost and gain was not measured."""
+TOGETHER = 1 << 20
+"""Numbers of X that are looked at together: what a look needs does not grow with the rows."""
 
 
 def may_embed(X: Any, numbers: int) -> bool:
-    """Return whether X (rows, n) is such that numbers may be embedded; numbers : as for `inputs_of`."""
-    return bool(X.shape[0] <= MOST_ROWS and (numbers or isinstance(X, np.ndarray)))
+    """Return whether X (rows, n) is such that numbers may be embedded; numbers : as for `have_three`."""
+    return bool(numbers or isinstance(X, np.ndarray))
 
 
-def inputs_of(X: Any, recipe: Recipe, numbers: int) -> int | Blocks:
+def have_three(X: Any, numbers: int) -> Array:
+    """Return for each column of X (rows, n) that may be embedded whether it has three different numbers.
+
+    X : dense, or CSR, of which only columns before those that are mostly zeros may be embedded: numbers
+    """
+    columns = X.shape[1] if isinstance(X, np.ndarray) else numbers
+    left, seen = np.arange(columns), np.empty((0, columns), X.dtype)
+    step = max(1, TOGETHER // max(1, columns))
+    for start in range(0, X.shape[0], step):
+        rows = X[start : start + step, :columns]
+        rows = rows if isinstance(rows, np.ndarray) else rows.toarray()
+        part = np.concatenate([seen, rows[:, left]])
+        remains = ~_has_three(part)
+        left, part = left[remains], part[:, remains]
+        if not len(left):
+            break
+        seen = np.stack([part.min(axis=0), part.max(axis=0)])  # the two numbers that a column may have
+    return ~np.isin(np.arange(columns), left)
+
+
+def inputs_of(columns: int, recipe: Recipe, several: Array) -> int | Blocks:
     """Return the inputs of a network that learns from X: blocks of columns, or only how many there are.
 
     Columns of three different numbers and more are embedded, others are inputs as they are.
 
-    X : (rows, n), dense or CSR
-    numbers : columns of a CSR matrix before those that are mostly zeros
+    columns : of X; several : as `have_three` returns it; others behind are those of a sparse block
     """
-    columns = int(X.shape[1])
-    if not recipe.embeds:
-        return columns
-    dense = X if isinstance(X, np.ndarray) else X[:, :numbers].toarray()
-    several = _has_three(dense)
-    if not several.any():
+    if not recipe.embeds or not several.any():
         return columns
     embedding = _embedding(recipe, MOST_UNITS // int(several.sum()))
     groups = ((embedded, len(list(group))) for embedded, group in groupby(several))

@@ -14,7 +14,7 @@ from fastmlp.fitting import fit
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.tables.deadline import Allowance, Deadline, Part, backend_in, within
+from fastmlp.tables.deadline import OTHERS, Allowance, Deadline, Part, backend_in, within
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
@@ -29,10 +29,10 @@ FOLDS = 5
 
 
 class MemberSettings(NamedTuple):
-    """Where a training runs, and how long: as for `fit`; numbers : columns of X, as for `inputs_of`."""
+    """Where a training runs, and how long: as for `fit`; several : columns of X, as for `inputs_of`."""
 
     seed: int
-    numbers: int
+    several: Array
     deadline: Deadline
     backend: str = "auto"
     threads: int | None = None
@@ -73,8 +73,9 @@ def train(
     out that have a clearly greater loss so far. The mean of all networks that remain predicts.
 
     Half of the time that is left without compiling is for a first network of each recipe: with fewer epochs
-    where theirs take longer, the first one with fewer rows, too. Other recipes are not begun where not even
-    one epoch fits. More networks follow as long as one more is expected to end in time.
+    where theirs take longer, all of them with fewer rows where the first one needs that. Other recipes are
+    not begun where not even one epoch fits. More networks follow as long as one more is expected to end in
+    time; where there were fewer rows one of the best recipe follows, with as many as fit.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -100,8 +101,10 @@ def train(
             return one(X, targets, weights, task, recipe, seeded, *part, [moving, *more])
 
         groups, begun = _firsts(planned, parts[0], member, settings.deadline)
-        are_whole = all(group.rows == len(targets) for group in groups)
-        for place in range(1, len(parts) if are_whole else 1):
+        is_whole = groups[0].rows == len(targets)
+        if not is_whole:
+            groups = [_longest(near_best(groups)[0], parts[0], member, settings.deadline)]
+        for place in range(1, len(parts) if is_whole else 1):
             groups = near_best(groups)
             if not _followed(groups, parts[place], place, member, settings.deadline):
                 break
@@ -137,7 +140,8 @@ def _firsts(
             return groups, place
         stopwatch = Stopwatch()
         try:
-            found = within(seconds, deadline.left, recipe, part, trained, must=not groups)
+            room = 1.0 if groups or len(recipes) == 1 else 1 / OTHERS
+            found = within(seconds, deadline.left, recipe, part, trained, not groups, room)
         except DivergenceError:
             if recipe is recipes[-1] and not groups:
                 raise
@@ -146,11 +150,25 @@ def _firsts(
         whole -= lap.compiling
         if found is None:
             return groups, place
-        own, used, model = found
-        groups.append(Group(recipe, own, sum(map(len, used)), [model], [used[1]], lap.working))
-        if used is not part:  # no time for all rows, and none for another recipe
-            return groups, place + 1
+        own, part, model = found  # where there is no time for all rows others have as few
+        groups.append(Group(recipe, own, sum(map(len, part)), [model], [part[1]], lap.working))
     return groups, len(recipes)
+
+
+def _longest(
+    best: Group, part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model], deadline: Deadline
+) -> Group:
+    """Return one network of the best recipe that has all the time that is left, if its loss is less."""
+    if deadline.left < best.seconds:
+        return best
+    try:
+        found = within(deadline.left, deadline.left, best.planned, part, trained, must=True)
+    except DivergenceError:
+        return best
+    assert found is not None
+    own, used, model = found
+    longest = Group(best.planned, own, sum(map(len, used)), [model], [used[1]])
+    return longest if longest.loss < best.loss else best
 
 
 def _followed(
@@ -203,7 +221,7 @@ def one(
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
     steps = recipe.epochs * -(-len(rows) // min(recipe.batch_size, len(rows)))
-    inputs = inputs_of(X, recipe, settings.numbers)
+    inputs = inputs_of(X.shape[1], recipe, settings.several)
     backend, left = settings.backend, settings.deadline.left
     if backend == "auto" and settings.deadline.seconds is not None:
         mixed = is_bfloat16(settings.dtype)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -16,6 +17,7 @@ from sklearn.datasets import load_digits
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.cli.main import main
 from fastmlp.system.compiling import compiling
+from fastmlp.tables import deadline, members
 from fastmlp.tables.deadline import LEAST_ROWS, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
@@ -132,6 +134,61 @@ def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(epoc
     part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=epochs)
     own, _, model = within(1.5, 60, recipe, part, trained_by(Slow(*chunks)), must=True)
     assert own.epochs == len(model.history["loss"]) < epochs
+
+
+@pytest.mark.parametrize(
+    ("seconds", "room", "begun"),
+    [
+        (60, 1.0, [(1, 20), (3, 200)]),
+        (2.0, 1.0, [(1, 20), (1, 200)]),
+        (0.97, 1.0, [(1, 20), (1, 127)]),
+        (1.0, 0.1, [(1, 20), (1, 20)]),
+    ],
+    ids=["all fit", "fewer epochs", "fewer rows", "fewer rows for others, too"],
+)
+def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, seconds, room, begun):
+    """An epoch of 200 rows takes 1.2 s, by 0.12 s for 20: what does not fit is never begun."""
+    for name, rows in (("LARGE", 100), ("PILOT_ROWS", 20), ("LEAST_ROWS", 20)):
+        monkeypatch.setattr(deadline, name, rows)
+    train, found = trained_by(Slow()), []
+
+    def trained(recipe, part, more):
+        model = train(recipe, part, more)
+        if not found:
+            more[0].working = 0.12
+        found.append((recipe.epochs, len(part[0])))
+        return model
+
+    part, recipe = (np.arange(200), np.arange(200, 300)), Recipe(hidden=(4,), epochs=3)
+    within(seconds, 60, recipe, part, trained, must=True, room=room)
+    assert found == begun
+
+
+@pytest.mark.parametrize(
+    ("rates", "rows"),
+    [((1e-9, 0.01), 50), ((0.01, 1e-9), 20), ((0.01, 1e30), 20)],
+    ids=["better", "no better", "diverges"],
+)
+def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left(monkeypatch, rates, rows):
+    first = PRESETS["good"][0]
+    begun = []
+
+    def few(seconds, left, recipe, part, trained, must, room=1.0):
+        """Networks have 16 of 80 rows, and 40 once there is time."""
+        begun.append((recipe, len(part[0]), must, room))
+        count, held = ((16, 4), (40, 10))[len(begun) > 3]
+        recipe = replace(recipe, learning_rate=rates[len(begun) > 3])
+        part = (part[0][:count], part[1][:held])
+        return recipe, part, trained(recipe, part, [])
+
+    monkeypatch.setattr(members, "within", few)
+    model = TableRegressor(**QUICK, epochs=10, members=2, batch_size=16, time_limit=60)
+    says = rf"^time_limit=60 left room for 1 of 2 networks, {rows} of 100 rows$"
+    with pytest.warns(UserWarning, match=says):
+        model.fit(rows_of_numbers(100), "y")
+    assert [one[1:] for one in begun] == [(80, True, 1 / 3), (16, False, 1), (16, False, 1), (80, True, 1)]
+    assert begun[0][0].decay == first.decay
+    assert [len(models) for _, models in model.groups_] == [1]
 
 
 def test_a_search_in_a_short_limit_does_not_compile(tmp_path):

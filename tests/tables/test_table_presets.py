@@ -16,7 +16,7 @@ from fastmlp import Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableClas
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables.encoding import Encoding
-from fastmlp.tables.inputs import inputs_of, may_embed
+from fastmlp.tables.inputs import have_three, inputs_of, may_embed
 from fastmlp.tables.members import Group, near_best
 from fastmlp.tables.recipe import BINNED, PRESETS, WAVES, WIDE, Recipe, candidates
 
@@ -104,22 +104,26 @@ def test_settings_replace_those_of_every_recipe():
     assert [(one.layers, one.bins) for one in candidates("best", {"layers": layers})] == [(layers, 0)]
 
 
+def inputs_for(X, recipe, numbers):
+    """The inputs of a network that learns from X."""
+    return inputs_of(X.shape[1], recipe, have_three(X, numbers))
+
+
 def test_columns_of_three_numbers_have_bins():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(50, 4)).astype(np.float32)
     X[:, 1] = X[:, 1] > 0
     X[:, 3] = 0
     place = PiecewiseLinear(64, 16)
-    assert inputs_of(X, WIDE, 0) == (Numbers(1, place), Numbers(1), Numbers(1, place), Numbers(1))
-    assert inputs_of(X, Recipe(), 0) == 4
-    assert inputs_of(X[:, [1, 3]], WIDE, 0) == 2
+    assert inputs_for(X, WIDE, 0) == (Numbers(1, place), Numbers(1), Numbers(1, place), Numbers(1))
+    assert inputs_for(X, Recipe(), 0) == 4
+    assert inputs_for(X[:, [1, 3]], WIDE, 0) == 2
     sparse = csr_array(X)
-    assert inputs_of(sparse, WIDE, 3) == (Numbers(1, place), Numbers(1), Numbers(1, place), SparseNumbers(1))
-    assert inputs_of(sparse, Recipe(), 3) == inputs_of(csr_array(X[:, [1, 3]]), WIDE, 1) + 2 == 4
+    assert inputs_for(sparse, WIDE, 3) == (Numbers(1, place), Numbers(1), Numbers(1, place), SparseNumbers(1))
+    assert inputs_for(sparse, Recipe(), 3) == inputs_for(csr_array(X[:, [1, 3]]), WIDE, 1) + 2 == 4
     assert may_embed(X, 0)
     assert may_embed(sparse, 3)
     assert not may_embed(sparse, 0)
-    assert not may_embed(np.broadcast_to(X[0], (200_001, 4)), 0)
     for columns, recipe, embedding in (
         (3, BINNED, PiecewiseLinear(64, 16)),
         (100, BINNED, PiecewiseLinear(64, 5)),
@@ -127,8 +131,22 @@ def test_columns_of_three_numbers_have_bins():
         (3, WAVES, Periodic(8, 0.1)),
         (100, WAVES, Periodic(5, 0.1)),
     ):
-        (block,) = inputs_of(rng.normal(size=(50, columns)), recipe, 0)
+        (block,) = inputs_for(rng.normal(size=(50, columns)), recipe, 0)
         assert block == Numbers(columns, embedding)
+
+
+def test_numbers_of_a_large_table_are_looked_at_in_parts(monkeypatch):
+    """The third number of a column stands in the last part, or only the parts together have three."""
+    monkeypatch.setattr("fastmlp.tables.inputs.TOGETHER", 10)
+    X = np.zeros((7, 5), np.float32)
+    X[:, 0] = [0, 0, 1, 1, 1, 0, 2]
+    X[:, 1] = [3, 3, 2, 2, 1, 1, 1]
+    X[:, 2] = [5, 4, 5, 4, 5, 4, 5]
+    X[:, 3] = [1, 2, 3, 1, 2, 3, 1]
+    place = PiecewiseLinear(64, 16)
+    dense = (Numbers(2, place), Numbers(1), Numbers(1, place), Numbers(1))
+    assert inputs_for(X, BINNED, 0) == dense
+    assert inputs_for(csr_array(X), BINNED, 4) == (*dense[:3], SparseNumbers(1))
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.encoding import HEAD, Encoding
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.frames import as_frame
+from fastmlp.tables.frames import as_frame, separated
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.restoring import columns_of
 from fastmlp.tables.values import CLIP
@@ -215,11 +215,22 @@ def test_frames_of_pandas_are_those_of_polars():
     assert Encoding.learned(as_frame(pandas)).kinds == encoding.kinds
 
 
+def test_numbers_that_differ_behind_the_head_alone_are_learned():
+    rows = 2 * HEAD
+    frame = pl.DataFrame(
+        {"late": [1.0] * (rows - 2) + [2.0, 3.0], "none": [1.0] * rows, "early": range(0, 7 * rows, 7)}
+    )
+    assert Encoding.learned(frame).kinds == {"late": "number", "none": "drop", "early": "number"}
+
+
 def test_what_is_no_table_is_refused_in_one_line():
     with pytest.raises(TypeError, match="a table must be a frame of polars' or pandas', or a path, got 3"):
         as_frame(3)
     with pytest.raises(TableError, match=r"^unable to find column [^\n]*$"):
         as_frame(pl.LazyFrame({"a": [1]}).select("b"))
+    for series in (pd.Series([1.0, 2.0]), pl.Series([1.0, 2.0])):
+        with pytest.raises(TableError, match=r"^a table has columns with names, got one Series$"):
+            as_frame(series)
     assert as_frame({3: [1]}).columns == ["3"]
     with pytest.raises(TableError, match="column 'm': pandas' column cannot be taken"):
         as_frame(pd.DataFrame({"m": [1, "x", None]}))
@@ -231,6 +242,12 @@ def test_what_is_no_table_is_refused_in_one_line():
     why = "'a': it holds one value only, 'id': it numbers the rows, 'b': it holds nothing, .."
     with pytest.raises(TableError, match=f"^no column is left to learn from; {why}$"):
         Encoding.learned(nothing)
+
+
+@pytest.mark.parametrize("y", [None, 1])
+def test_a_target_is_a_column_or_the_name_of_one(y):
+    with pytest.raises(TypeError, match=f"^y must be the target, or the name of its column in X, got {y}$"):
+        separated(pl.DataFrame({"1": [1, 2]}), y)
 
 
 @pytest.mark.parametrize(
