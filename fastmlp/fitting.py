@@ -151,9 +151,9 @@ def fit(
         is written before SIGTERM ends the process, too. A second Ctrl-C does not wait for the chunk.
     """
     options = FitOptions(
-        fit, optimizer, epochs, batch_size, shuffle, window, seed, initial, sample_weight, validation,
-        callbacks, progress, backend, threads, dtype, resume, average, metrics, training_metrics, accumulate,
-        mixup,
+        fit, optimizer, epochs, batch_size, shuffle, window, callbacks, progress, backend, threads, dtype,
+        average, metrics, training_metrics, accumulate, mixup, seed, initial, sample_weight, validation,
+        resume,
     )  # fmt: skip
     if communicator is None:
         return prepared(network, X, y, options).train()

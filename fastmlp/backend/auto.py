@@ -26,7 +26,7 @@ from fastmlp.kernels.jit import store, tuned
 from fastmlp.kernels.jit.entries import ABOUT_SECONDS_OF_A_NETWORK, Entries, about_seconds_of_a_network
 from fastmlp.kernels.jit.spent import key_of, spent
 from fastmlp.kernels.variant import Bound, Choice, Work
-from fastmlp.model.backend import Array, Chunk, Data, dry_run, empty_losses
+from fastmlp.model.backend import Array, Backend, Chunk, Data, dry_run, empty_losses
 from fastmlp.model.descriptions import restored, with_formulas
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
@@ -115,7 +115,7 @@ class Auto:
         self._better: Candidate | None = None
         if may_request:
             self._look_for_better()
-            is_long = self._left * self.chosen.seconds > LONG_SECONDS
+            is_long = self.is_long
             if (self._better or is_long) and can_request():
                 if tuning.is_due():
                     requested(f"tune-{store.hash_of(store.compiler())}", "tune", tuple)
@@ -132,6 +132,17 @@ class Auto:
     def steps(self) -> float:
         """How many steps are left, infinity if that is not known."""
         return self._left
+
+    @property
+    def is_long(self) -> bool:
+        """Whether two more things may be done in the background; see `LONG_SECONDS`."""
+        return self._left * self.chosen.seconds > LONG_SECONDS
+
+    @property
+    def lasting(self) -> Backend | None:
+        """The backend, if all later trainings of the same work begin with it and ask for nothing else."""
+        lasts = self.chosen is self._fastest and not self.is_long and self.is_ready(self.chosen)
+        return self.now if lasts else None
 
     def for_all(self, steps: float) -> Auto:
         """Return the choice for a training with others that find its program: so many steps in all.

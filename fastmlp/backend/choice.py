@@ -82,6 +82,14 @@ def settled(backend: Backend | Auto) -> Backend:
     return backend if isinstance(backend, Backend) else backend.now
 
 
+def lasting(backend: Backend | Auto) -> Backend | None:
+    """Return the backend of all later trainings like the one that it was chosen for; None if they may differ.
+
+    As long as no plugin and no file has declared another.
+    """
+    return backend if isinstance(backend, Backend) else backend.lasting
+
+
 def calls_blas(backend: Backend | Auto) -> bool:
     """Return whether a backend may call the BLAS; "auto" takes none of fastmlp's own that does."""
     names = (backend.name,) if isinstance(backend, Backend) else registry.given()

@@ -75,7 +75,11 @@ def with_average(optimizer: Optimizer, average: Average | None, steps: int | Non
 
 def with_average_of(optimizer: Optimizer, earlier: Optimizer) -> Optimizer:
     """Return the optimiser that keeps the average of an earlier one, if that has one."""
-    return optimizer if earlier.averaging is None else _averaged(optimizer, earlier.averaging)
+    return (
+        optimizer
+        if earlier.averaging in (None, optimizer.averaging)
+        else _averaged(optimizer, earlier.averaging)
+    )
 
 
 def _averaged(optimizer: Optimizer, averaging: tuple[str, float]) -> Optimizer:

@@ -319,6 +319,11 @@ class Network:
         """The names by which targets and outputs are dicts; none where they are arrays."""
         return tuple(name for name in self.heads if name)
 
+    @functools.cached_property
+    def loss_curves(self) -> tuple[str, ...]:
+        """The names that its losses have in a history: "loss", and those of heads that have names."""
+        return "loss", *(f"{name}_loss" for name in self.head_names)
+
     @property
     def losses(self) -> tuple[str | Loss, ...]:
         """Its loss, or those of its heads."""

@@ -50,7 +50,8 @@ class Batches:
             self.most = microbatch + joins
         self.draws = orders
         self._first = 0  # the epoch of the first row of _orders
-        self._orders = np.empty((0, rows), np.int64)
+        if orders is not None:
+            self._orders = np.empty((0, rows), np.int64)
 
     @functools.cached_property
     def _natural(self) -> NDArray[np.int64]:
@@ -59,8 +60,8 @@ class Batches:
 
     def rows_before(self, step: int) -> int:
         """Return how many rows are visited in the first `step` steps."""
-        epochs, within = divmod(step, self.per_epoch)
-        return epochs * self.rows + min(within * self.batch_size, self.rows)
+        within = step % self.per_epoch * self.batch_size  # divmod and min are calls, and this asks thrice
+        return step // self.per_epoch * self.rows + (within if within < self.rows else self.rows)
 
     def under_way(self, step: int) -> NDArray[np.int64]:
         """Return the order of the epoch that is under way before the given step, up to where it is drawn."""
@@ -74,10 +75,12 @@ class Batches:
 
     def resume(self, step: int, order: NDArray[np.int64], order_state: dict[str, Any]) -> None:
         """Go on from a `position`."""
+        if self.draws is None:
+            return
         self._first = step // self.per_epoch
         # A copy: a file's arrays are read-only, and a backend would compile once more for such arrays.
         self._orders = order.reshape(-1, self.rows).copy()
-        if self.draws is not None and order_state:
+        if order_state:
             self.draws.state = order_state
 
     def steps_within(self, visits: int) -> int:

@@ -52,7 +52,7 @@ class Training:
     ) -> None:
         self.weights = plan.data.weights if plan.weights is None else plan.weights
         rows = len(self.weights)
-        self.names = ("loss", *(f"{name}_loss" for name in plan.network.head_names))
+        self.names = plan.network.loss_curves
         """Of the losses in the history."""
         history: dict[str, list[float]] = {name: [] for name in self.names}
         if plan.held_out is not None:

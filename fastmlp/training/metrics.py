@@ -186,8 +186,7 @@ def _measured(metrics: Given, network: Network) -> Iterable[Measured]:
 
 def _is_taken(name: str, network: Network) -> bool:
     """Return whether a curve of the history that no metric writes may have this name."""
-    of_losses = "loss", *(f"{head}_loss" for head in network.head_names)
-    return name in of_losses or name.startswith("validation_")
+    return name in network.loss_curves or name.startswith("validation_")
 
 
 def _named(metric: Metric, objective: Objective, prefix: str = "") -> Named:

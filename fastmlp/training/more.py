@@ -55,14 +55,20 @@ class Beginning(NamedTuple):
         return 0 if self.snapshot is None else self.lengths.get("loss", len(self.snapshot.history["loss"]))
 
     def curves(self) -> History:
-        """Return a copy of the snapshot's history; ValueError if its owner has made it shorter."""
+        """Return the snapshot's history, without what its owner has added; ValueError if it was made shorter.
+
+        Nothing may write to these lists: they may be the owner's.
+        """
         assert self.snapshot is not None
+        history = {**self.snapshot.history}
         for name, length in self.lengths.items():
-            if (left := len(self.snapshot.history[name])) < length:
+            if (left := len(history[name])) < length:
                 raise ValueError(
                     f"history[{name!r}] has {left} values, the training has {length}; leave them in it"
                 )
-        return {name: values[: self.lengths.get(name)] for name, values in self.snapshot.history.items()}
+            if left > length:
+                history[name] = history[name][:length]
+        return history
 
     @property
     def rule_steps(self) -> int:
@@ -73,7 +79,7 @@ class Beginning(NamedTuple):
         """Return the beginning of epochs with another number of steps: what is under way is left."""
         snapshot = self.snapshot
         assert snapshot is not None
-        earlier = self.whole(self.curves())
+        earlier = {name: [*values] for name, values in self.whole(self.curves()).items()}
         left = snapshot._replace(
             step=0,
             order=np.empty(0, np.int64),
@@ -194,9 +200,9 @@ class Continuation(NamedTuple):
         assert beginning.snapshot is not None
         snapshot = beginning.snapshot
         states = snapshot.callbacks if sample == self.sample else []
-        history, callbacks_then = beginning.curves(), _matched(callbacks, states)
-        snapshot = snapshot._replace(history=history, callbacks=callbacks_then)
-        return beginning._replace(snapshot=snapshot, lengths={})
+        matched = _matched(callbacks, states) if callbacks else []
+        snapshot = snapshot._replace(history=beginning.curves(), callbacks=matched)
+        return Beginning(snapshot, beginning.since, beginning.earlier, beginning.other_steps)
 
 
 def model_of(run: Run, network: Network, parameters: Array, backend: Backend, left: Continuation) -> Model:

@@ -48,21 +48,21 @@ class FitOptions(NamedTuple):
     batch_size: int | None
     shuffle: bool
     window: int | None
-    seed: Any
-    initial: Model | Initial | None
-    sample_weight: ArrayLike | None
-    validation: Validation | Any
     callbacks: Any
     progress: bool | None
     backend: str
     threads: int | None
     dtype: DTypeLike | None
-    resume: Any
     average: Average | None
     metrics: Any
     training_metrics: bool
     accumulate: int
     mixup: float | None
+    seed: Any
+    initial: Model | Initial | None
+    sample_weight: ArrayLike | None
+    validation: Validation | Any
+    resume: Any
 
     @property
     def earlier(self) -> tuple[Continuation | None, Saved | None]:

@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fastmlp.backend.choice import calls_blas, choose, settled
-from fastmlp.model.averages import with_average
+from fastmlp.backend.choice import settled
 from fastmlp.model.backend import Data
 from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
@@ -22,9 +21,10 @@ from fastmlp.training.metrics import metrics_of
 from fastmlp.training.mixing import Mixing
 from fastmlp.training.model import Model
 from fastmlp.training.more import Beginning, Continuation, model_of, sample_of
-from fastmlp.training.options import BackendRequest, FitOptions
+from fastmlp.training.options import FitOptions
 from fastmlp.training.plan import Plan
 from fastmlp.training.ranks import ALONE, Ranks
+from fastmlp.training.setup import Setup, StepSetup
 from fastmlp.training.sparse_data import inputs_of_steps
 from fastmlp.training.start import IndependentOrders, Streams, dropout_key, initial_parameters
 
@@ -102,7 +102,7 @@ class EpochRows(NamedTuple):
 def ready(
     network: Network,
     options: FitOptions,
-    requested: BackendRequest,
+    setup: Setup,
     streams: Streams,
     mixing: Mixing | None,
     rows: EpochRows,
@@ -111,7 +111,8 @@ def ready(
 ) -> Prepared:
     """Return a training that can begin, on rows in memory or in blocks.
 
-    options : checked, with a seed, whose streams are given; ranks, trainings : as for `trainer.prepared`
+    options : checked, with a seed, whose streams are given; setup : theirs
+    ranks, trainings : as for `trainer.prepared`
     """
     data, held_out, in_epoch, per_epoch = rows.data, rows.held_out, rows.in_epoch, rows.per_epoch
     epochs, dtype, (more, file) = options.epochs, data.weights.dtype, options.earlier
@@ -124,18 +125,18 @@ def ready(
         measures = metrics_of(options.metrics, options.training_metrics, network, trained, held_out, ranks)
         if network.needs_batches and epochs and in_epoch is not None:
             network.check_rows(np.array([rows.batch_size]))
-        optimizer = with_average(options.optimizer, options.average, steps if rows.is_sized else None)
-        chosen = choose(
-            requested.backend, network, optimizer, own_rows, dtype, options.threads,
-            steps and steps * trainings, requested.goes_on, requested.mixed,
-        )  # fmt: skip
+        averaged = steps if rows.is_sized else None
+        step_setup = setup.steps_of(network, options, own_rows, dtype, steps and steps * trainings, averaged)
         if more and not in_file:  # what it begins with is taken over; a file says what it would be
             parameters = aligned(parameter_count(network), dtype)
         else:
             seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
             parameters = initial_parameters(network, options.initial, dtype, streams, seen)
+    optimizer = step_setup.optimizer
     moment_rows = optimizer.moment_rows
-    chosen, callbacks = ranks.started(chosen, parameters, [*measures, *callbacks], moment_rows)
+    chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
+    if chosen is not step_setup.backend:  # that of the first rank
+        step_setup = StepSetup.on(chosen, network, optimizer, options, own_rows, dtype)
     beginning = Beginning(file and file.snapshot)
     if more:
         sample: str | None = rows.sample
@@ -166,7 +167,7 @@ def ready(
             else:
                 resuming.check_same_training(*same, in_epoch, per_epoch, epochs)
     taken = data.inputs
-    if mixing is None and in_epoch is not None and len(taken):
+    if step_setup.becomes_sparse and mixing is None and in_epoch is not None and len(taken):
         taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
     head_weights = None
     if network.heads:
@@ -185,7 +186,7 @@ def ready(
         stays_finite=True,
         setting=setting,
         blas_threads=blas_threads,
-        calls_blas=bool(callbacks) or calls_blas(chosen),
+        calls_blas=bool(callbacks) or step_setup.calls_blas,
         since=beginning.since,
         other_steps=beginning.other_steps,
         weights=ranks.weights(data),
@@ -198,7 +199,7 @@ def ready(
     is_share = validation is not None and isinstance(validation, Real)
     training = Continuation(
         fit=options.fit,
-        options=options.staying(optimizer, dtype),
+        options={**step_setup.staying, "seed": options.seed},
         share=float(validation) if is_share else None,
         backend=chosen.name,
         rows=in_epoch,

@@ -150,6 +150,16 @@ TURNING_SECONDS = 8e-9
 """What a number of a dense array takes to be looked at, and stored where it is not 0."""
 
 
+def may_become_sparse(
+    backend: Backend | Auto, network: Network, optimizer: Optimizer, rows: int, dtype: np.dtype[Any]
+) -> bool:
+    """Return whether `inputs_of_steps` may give sparse rows for dense ones, whatever their numbers are."""
+    if is_reference(backend.name) or not network.takes_sparse:
+        return False
+    touched_only = optimizer.rule.touched_only
+    return touched_only or may_take_sparse_rows(backend, network, optimizer, rows, dtype)
+
+
 def inputs_of_steps(
     backend: Backend | Auto,
     network: Network,
@@ -163,12 +173,12 @@ def inputs_of_steps(
     Where that is faster, and has the same bits; and for an optimiser that needs the columns of a batch.
     rows : of a batch
     """
-    if isinstance(inputs, (SparseRows, ByteRows)) or is_reference(backend.name) or not network.takes_sparse:
+    if isinstance(inputs, (SparseRows, ByteRows)):
+        return inputs
+    if not may_become_sparse(backend, network, optimizer, rows, inputs.dtype):
         return inputs
     if optimizer.rule.touched_only:
         return SparseRows.of(inputs)
-    if not may_take_sparse_rows(backend, network, optimizer, rows, inputs.dtype):
-        return inputs
 
     def pays(density: float) -> bool:
         saved = saved_by_sparse_rows(network, optimizer, rows, inputs.dtype, density)

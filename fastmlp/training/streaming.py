@@ -19,9 +19,10 @@ from fastmlp.training.lifecycle import train
 from fastmlp.training.mixing import Mixing
 from fastmlp.training.model import Model
 from fastmlp.training.more import sample_of
-from fastmlp.training.options import BackendRequest, FitOptions, step_rows
+from fastmlp.training.options import FitOptions, step_rows
 from fastmlp.training.prepared import EpochRows, ready
 from fastmlp.training.rows import validation_rows
+from fastmlp.training.setup import Setup
 from fastmlp.training.sources.blocks import Slices, Source, check_file, check_rows, given, of_each_head
 from fastmlp.training.sources.tables import table_source
 from fastmlp.training.sparse_data import is_sparse
@@ -80,13 +81,13 @@ class PreparedBlocks(NamedTuple):
     """A training on rows that come block by block, whose options are checked.
 
     options : with a seed, and the dtype to train in, None for that of the rows
-    requested : the backend that it is to have
+    setup : what it has in common with others
     """
 
     network: Network
     source: Source
     options: FitOptions
-    requested: BackendRequest
+    setup: Setup
     mixing: Mixing | None
 
     def train(self) -> Model:
@@ -95,7 +96,7 @@ class PreparedBlocks(NamedTuple):
 
 
 def _trained(
-    network: Network, source: Source, options: FitOptions, requested: BackendRequest, mixing: Mixing | None
+    network: Network, source: Source, options: FitOptions, setup: Setup, mixing: Mixing | None
 ) -> Model:
     (_, file), streams = options.earlier, Streams(options.seed)
     done = len(file.snapshot.history["loss"]) if file else 0
@@ -132,7 +133,7 @@ def _trained(
             data, held_out, held_out is not None or blocks_held_out is not None, None, batch_size, step,
             microbatch, per_epoch, bool(source.rows), sample_of(data, held_out), setting,
         )  # fmt: skip
-        training = ready(network, options, requested, streams, mixing, rows)
+        training = ready(network, options, setup, streams, mixing, rows)
         begin = functools.partial(Streamed, windows, first, blocks_held_out)
         run = train(*training.parts, begin)
     return training.ended(run)

@@ -16,10 +16,11 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.network import Network
 from fastmlp.training.batches import batches_of
 from fastmlp.training.mixing import mixing_of
-from fastmlp.training.options import FitOptions, backend_request, checked, drawn_seed, step_rows
+from fastmlp.training.options import FitOptions, drawn_seed, step_rows
 from fastmlp.training.prepared import EpochRows, Prepared, ready
 from fastmlp.training.ranks import ALONE, Ranks
 from fastmlp.training.rows import arrays_of, check_no_blocks, cleaned, scaled, split
+from fastmlp.training.setup import setup_of
 from fastmlp.training.start import Streams
 
 if TYPE_CHECKING:
@@ -34,15 +35,14 @@ def prepared(
     ranks : the processes that train together, which call this at the same time
     trainings : how many such trainings there will be, for all of which "auto" chooses
     """
-    options = ranks.agreed(network, options, checked)
+    options, setup = setup_of(network, options, ranks)
     if options.seed is None:
         options = options._replace(seed=drawn_seed(options))
     streams, window, (_, file) = Streams(options.seed), options.window, options.earlier
     validation, sample_weight = options.validation, options.sample_weight
     with ranks.raise_on_all_ranks():
         mixing = mixing_of(options.mixup, network, streams)
-        requested = backend_request(options)
-        dtype = np.float32 if requested.mixed else options.dtype
+        dtype = np.float32 if setup.requested.mixed else options.dtype
         # As several ranks have them, whose orders are those of all rows: a file goes on at any size.
         if ranks.by_rows or (file is not None and file.by_rows and y is not None and window is None):
             check_no_blocks(y, window)
@@ -54,7 +54,7 @@ def prepared(
 
             source = source_of("X", X, y, sample_weight, dtype, network.input_scale, window)
             if source is not None:
-                return PreparedBlocks(network, source, options._replace(dtype=dtype), requested, mixing)
+                return PreparedBlocks(network, source, options._replace(dtype=dtype), setup, mixing)
         data = cleaned(network, X, y, sample_weight, dtype, ranks)
     data, held_out = scaled(data, sample_weight is not None, ranks), None
     if validation is not None:
@@ -64,7 +64,7 @@ def prepared(
     step, microbatch = step_rows(batch_size, options.accumulate, rows)
     per_epoch = batches_of(rows, step, network.needs_batches)
     known = EpochRows(data, held_out, held_out is not None, rows, batch_size, step, microbatch, per_epoch)
-    return ready(network, options, requested, streams, mixing, known, ranks, trainings)
+    return ready(network, options, setup, streams, mixing, known, ranks, trainings)
 
 
 def _has_blocks(network: Network, X: Any) -> bool:
