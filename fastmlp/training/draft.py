@@ -1,7 +1,8 @@
 """A copy of a training's state, on which a chunk's steps are taken.
 
 Everything else sees the state as it is between two chunks. So a chunk that diverges, or that Ctrl-C leaves
-behind in the middle of a step, has changed nothing.
+behind in the middle of a step, has changed nothing. A first chunk that nobody sees needs no copy, since the
+training can begin again.
 """
 
 from __future__ import annotations

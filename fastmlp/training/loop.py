@@ -79,6 +79,8 @@ class Training:
         self.draft = Draft(plan.optimizer.moment_rows, plan.threads)
         most = plan.batch_size if plan.held_out is None else max(plan.batch_size, len(plan.held_out.weights))
         self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
+        self.resumed = resumed
+        self.begins_again = self._can_begin_again()
         backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, backend, self.snapshot,
@@ -89,6 +91,24 @@ class Training:
         if resumed is not None:
             self._resume(resumed)
 
+    def _can_begin_again(self) -> bool:
+        """Return whether a first chunk that goes wrong needs no copy of the state: nobody has seen it yet."""
+        plan, known = self.plan, self.resumed is not None or self.plan.start is not None
+        steps_are_long = is_long(most_seconds(self.state.parameters.size, plan.batch_size))
+        return known and not self.callbacks and plan.held_out is None and not steps_are_long
+
+    def _begin_again(self) -> None:
+        """Write to the state's arrays what they had before the first chunk."""
+        self.state.moments[...] = 0
+        if self.resumed is not None:
+            self._write_state(self.resumed)
+        elif self.plan.start is not None:
+            self.state.parameters[...] = self.plan.start()
+
+    def _write_state(self, saved: Snapshot) -> None:
+        self.state.parameters[...] = saved.parameters
+        self.state.moments[: len(saved.moments)] = saved.moments
+
     def _resume(self, saved: Snapshot) -> None:
         self.take_over(saved)
         self.batches.resume(saved.step, saved.order, saved.order_state)
@@ -96,10 +116,9 @@ class Training:
 
     def take_over(self, saved: Snapshot) -> None:
         """Take over what does not depend on which rows the steps visit."""
-        state, run = self.state, self.run
-        state.parameters[...] = saved.parameters
-        state.moments[: len(saved.moments)] = saved.moments
-        self.state = state.at(self.steps_before + saved.step)
+        run = self.run
+        self._write_state(saved)
+        self.state = self.state.at(self.steps_before + saved.step)
         self.losses.pending = saved.pending
         run.step = saved.step
         run.history.update({name: [*values] for name, values in saved.history.items()})
@@ -251,7 +270,9 @@ class Training:
         step or the validation takes long and the training has been requested to stop.
         """
         plan = self.plan
-        state = self.draft.of(self.state, changed=bool(self.callbacks)) if self.drafts else self.state
+        first, self.begins_again = self.begins_again, False
+        drafts = self.drafts and not first
+        state = self.draft.of(self.state, changed=bool(self.callbacks)) if drafts else self.state
         stopwatch = Stopwatch()
         running, clock = 0.0, self.threads.clock
 
@@ -269,12 +290,14 @@ class Training:
             # compiled, this one worked meanwhile, and took longer than the difference.
             self.pace = max(taken.working, CHUNK_SECONDS if taken.compiling else 0.0) / len(chunk.starts)
         if plan.stays_finite and not sound(objectives, after.parameters):
+            if first:
+                self._begin_again()
             self.state, objectives = last_finite(
                 self.advance, self.state, chunk, self.draft, self.losses.parts
             )
             return objectives, None
         validation_loss = self.validation_loss(after.parameters) if ends else None
-        self.state = self.draft.accept(after, self.state) if self.drafts else after
+        self.state = self.draft.accept(after, self.state) if drafts else after
         return objectives, validation_loss
 
     def validation_loss(self, parameters: NDArray[Any]) -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -43,6 +44,7 @@ class Plan(NamedTuple):
     model_index : see `Run`
     mixing : of the rows of a step; None trains on rows as they are
     weighed : whether rows may have other weights than 1
+    start() gives the parameters (P,) that the training began with once more; None where they are not drawn
     """
 
     network: Network
@@ -67,3 +69,4 @@ class Plan(NamedTuple):
     model_index: int | None = None
     mixing: Mixing | None = None
     weighed: bool = True
+    start: Callable[[], NDArray[Any]] | None = None

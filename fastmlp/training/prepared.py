@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from numbers import Real
 from typing import Any, NamedTuple
 
@@ -127,11 +129,13 @@ def ready(
             network.check_rows(np.array([rows.batch_size]))
         averaged = steps if rows.is_sized else None
         step_setup = setup.steps_of(network, options, own_rows, dtype, steps and steps * trainings, averaged)
+        start: Callable[[], Any] | None = None
         if more and not in_file:  # what it begins with is taken over; a file says what it would be
             parameters = aligned(parameter_count(network), dtype)
         else:
             seen = data.inputs if len(data.inputs) else None  # of several ranks, those of the first
-            parameters = initial_parameters(network, options.initial, dtype, streams, seen)
+            start = functools.partial(initial_parameters, network, options.initial, dtype, streams, seen)
+            parameters = start()
     optimizer = step_setup.optimizer
     moment_rows = optimizer.moment_rows
     chosen, callbacks = ranks.started(step_setup.backend, parameters, [*measures, *callbacks], moment_rows)
@@ -194,6 +198,7 @@ def ready(
         microbatch=rows.microbatch,
         mixing=mixing,
         weighed=options.sample_weight is not None or in_epoch is None or ranks.size > 1,
+        start=start if ranks.size == 1 and in_epoch is not None else None,
     )
     validation: Any = options.validation
     is_share = validation is not None and isinstance(validation, Real)

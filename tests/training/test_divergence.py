@@ -99,6 +99,41 @@ def test_where_chunks_end_changes_nothing(backend, monkeypatch):
         np.testing.assert_array_equal(cut.parameters, whole.parameters)
 
 
+EXPLODES = fastmlp.Exponential(1.0, 1e3)
+BEGINNINGS = {
+    "drawn": lambda fit, **options: fit(optimizer=RMSprop(EXPLODES, momentum=0.5), **options),
+    "given": lambda fit, **options: fit(
+        optimizer=SGD(EXPLODES, 0.9), initial=fit(optimizer=SGD(1e-3), epochs=1), **options
+    ),
+    "an average": lambda fit, **options: fit(optimizer=Adam(EXPLODES), average=fastmlp.EMA(0.9), **options),
+    "the same rule": lambda fit, **options: fit(optimizer=Adam(1e-3), epochs=2).fit_more(
+        X, np.abs(Y), epochs=100, optimizer=Adam(EXPLODES), **options
+    ),
+    "another rule": lambda fit, **options: fit(optimizer=SGD(1e-3), epochs=2).fit_more(
+        X, np.abs(Y), epochs=100, optimizer=SGD(EXPLODES, 0.9), **options
+    ),
+}
+
+
+@pytest.mark.parametrize("begins", BEGINNINGS)
+def test_a_first_chunk_that_nobody_sees_leaves_what_one_that_is_seen_leaves(begins):
+    """Without callbacks its steps are taken on no copy, and the training begins again."""
+
+    def fit(**options):
+        given = {"epochs": 100, "batch_size": 16, "seed": 1, "backend": "fused", "progress": False}
+        return fastmlp.fit(Network([10, 6, 1], "tanh"), X, np.abs(Y), **{**given, **options})
+
+    errors = []
+    for callbacks in ([], [Count()]):
+        with pytest.raises(DivergenceError) as caught:
+            BEGINNINGS[begins](fit, callbacks=callbacks)
+        errors.append(caught.value)
+    unseen, seen = errors
+    assert seen.step > 1
+    assert (unseen.epoch, unseen.step, unseen.history) == (seen.epoch, seen.step, seen.history)
+    np.testing.assert_array_equal(unseen.parameters, seen.parameters)
+
+
 @some_backends
 def test_dead_units_and_weights_whose_squares_overflow_do_not_count(backend):
     """0 * inf must not arise: neither in a relu that is off, nor in a penalty of weight 0."""
