@@ -104,7 +104,10 @@ class Setup(NamedTuple):
         rows : of a batch; steps : of all trainings like this one; averaged : of this one, None if that is
             not known before rows are read
         """
-        key = rows, dtype, steps, averaged, options.threads or share()
+        threads = options.threads
+        if threads is None and self.requested.backend == "auto":
+            threads = share()  # the choice goes by the cores that are left
+        key = rows, dtype, steps, averaged, threads
         if (known := self.steps.get(key)) is not None:
             return known
         optimizer = with_average(options.optimizer, options.average, averaged)
@@ -123,6 +126,7 @@ class Setup(NamedTuple):
 
 
 _kept: dict[Any, Setup] = {}
+"""By the identities of descriptions, the oldest first."""
 
 
 def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOptions, Setup]:
@@ -135,7 +139,8 @@ def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOp
         setup = Setup(options[:VALUES], backend_request(options), {}, (network, *given[:VALUES]))
     if key is not None and all(map(_is_frozen, (*given[:VALUES], *options[:VALUES]))):
         if len(_kept) >= MOST_KEPT:
-            _kept.pop(next(iter(_kept)), None)
+            oldest, *_ = _kept
+            _kept.pop(oldest, None)
         _kept[key] = setup
     return options, setup
 

@@ -206,10 +206,9 @@ def test_auto_takes_a_program_that_is_compiled_meanwhile():
 
 def test_the_cores_that_are_left_count(monkeypatch):
     monkeypatch.setattr("fastmlp.training.setup.share", lambda: 3)
-    fit(threads=None)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    fit(threads=None, backend="auto")
     monkeypatch.setattr("fastmlp.training.setup.share", lambda: 1)
-    fit(threads=None)
+    fit(threads=None, backend="auto")
     (kept,) = setup._kept.values()
     assert len(kept.steps) == 2
 
