@@ -92,10 +92,11 @@ class Training:
             self._resume(resumed)
 
     def _can_begin_again(self) -> bool:
-        """Return whether a first chunk that goes wrong needs no copy of the state: nobody has seen it yet."""
-        plan, known = self.plan, self.resumed is not None or self.plan.start is not None
-        steps_are_long = is_long(most_seconds(self.state.parameters.size, plan.batch_size))
-        return known and not self.callbacks and plan.held_out is None and not steps_are_long
+        """Return whether the first chunk needs no copy: nobody sees the state, which can be made again."""
+        plan = self.plan
+        if self.callbacks or plan.held_out is not None or (self.resumed is None and plan.start is None):
+            return False
+        return not is_long(most_seconds(self.state.parameters.size, plan.batch_size))
 
     def _begin_again(self) -> None:
         """Write to the state's arrays what they had before the first chunk."""
