@@ -125,23 +125,23 @@ class Setup(NamedTuple):
         return found
 
 
-_kept: dict[Any, Setup] = {}
+kept: dict[Any, Setup] = {}
 """By the identities of descriptions, the oldest first."""
 
 
 def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOptions, Setup]:
     """Return checked options, and the setup that goes with them; errors as of `fit`."""
     key = _key(network, options) if ranks is ALONE else None
-    if key is not None and (known := _kept.get(key)) is not None:
+    if key is not None and (known := kept.get(key)) is not None:
         return known.options_of(options), known
     given, options = options, ranks.agreed(network, options, checked)
     with ranks.raise_on_all_ranks():
         setup = Setup(options[:VALUES], backend_request(options), {}, (network, *given[:VALUES]))
     if key is not None and all(map(_is_frozen, (*given[:VALUES], *options[:VALUES]))):
-        if len(_kept) >= MOST_KEPT:
-            oldest, *_ = _kept
-            _kept.pop(oldest, None)
-        _kept[key] = setup
+        if len(kept) >= MOST_KEPT:
+            oldest, *_ = kept
+            kept.pop(oldest, None)
+        kept[key] = setup
     return options, setup
 
 

@@ -52,7 +52,7 @@ WRONG = {
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch):
     """No setups that other tests have left, and no backends."""
-    monkeypatch.setattr(setup, "_kept", {})
+    monkeypatch.setattr(setup, "kept", {})
     monkeypatch.setattr(registry, "registered", {})
 
 
@@ -79,7 +79,7 @@ def test_an_option_that_changes_between_two_calls_is_seen(name):
             for _ in range(3):
                 assert outcome(**more) == usual
             again = [outcome(**changed) for _ in range(2)]
-            setup._kept.clear()
+            setup.kept.clear()
             assert again == [outcome(**changed)] * 2
             assert again[0] != usual, "the change has no effect"
     assert outcome(**more) == usual
@@ -101,7 +101,7 @@ def calls_of_second(function):
 def test_a_seed_of_its_own_is_no_other_setup():
     fit(seed=0)
     assert not {"checked", "choose"} & calls_of(lambda: fit(seed=10**6)).keys()
-    assert len(setup._kept) == 1
+    assert len(setup.kept) == 1
 
 
 @pytest.mark.parametrize("changed", ["X", "y"])
@@ -155,7 +155,7 @@ def test_a_terminal_that_is_there_later_shows_a_bar(monkeypatch):
 
 def test_threads_fit_at_once():
     expected = [fit(seed=seed).parameters for seed in range(4)]
-    setup._kept.clear()
+    setup.kept.clear()
     found = [[], [], [], []]
 
     def run(seed):
@@ -175,22 +175,25 @@ def test_threads_fit_at_once():
 def test_a_backend_that_is_registered_anew_is_taken():
     for _ in range(2):
         registry.registered["mine"] = baseline.VARIANT._replace(name="mine")
-        taken = fit(epochs=0, backend="mine")._backend
-        assert taken is fit(epochs=0, backend="mine")._backend is registry.get("mine")
+        for _ in range(2):
+            backend, _ = fit(epochs=0, backend="mine").prediction(X, Y)
+            assert backend is registry.get("mine")
     del registry.registered["mine"]
     assert outcome(epochs=0, backend="mine") == outcome(epochs=0, backend="mine")
     with pytest.raises(ValueError, match="unknown backend 'mine'"):
         fit(epochs=0, backend="mine")
 
 
-def test_auto_takes_what_is_registered_meanwhile():
-    assert fit(epochs=0, backend="auto").backend in registry.own()
-    mine = baseline.VARIANT._replace(
-        name="mine", choice=baseline.VARIANT.choice._replace(seconds=lambda work: 1e-12, exact=False)
-    )
-    fit(epochs=0, backend="auto")
-    registry.registered["mine"] = mine
-    assert fit(epochs=1, backend="auto").backend == "mine"
+def test_auto_chooses_anew_among_what_is_registered_meanwhile():
+    def chosen():
+        return calls_of(lambda: fit(backend="auto"))["choose"]
+
+    fit(backend="specialized")  # nothing better can come, and "auto" keeps to it
+    assert chosen() == 0
+    registry.registered["mine"] = baseline.VARIANT._replace(name="mine")
+    assert chosen() > 0
+    del registry.registered["mine"]
+    assert chosen() == 0
 
 
 def test_auto_takes_a_program_that_is_compiled_meanwhile():
@@ -205,12 +208,14 @@ def test_auto_takes_a_program_that_is_compiled_meanwhile():
 
 
 def test_the_cores_that_are_left_count(monkeypatch):
+    fit(backend="specialized")  # "auto" keeps to it
+    setup.kept.clear()
     monkeypatch.setattr("fastmlp.training.setup.share", lambda: 3)
     fit(threads=None, backend="auto")
     monkeypatch.setattr("fastmlp.training.setup.share", lambda: 1)
     fit(threads=None, backend="auto")
-    (kept,) = setup._kept.values()
-    assert len(kept.steps) == 2
+    (known,) = setup.kept.values()
+    assert len(known.steps) == 2
 
 
 def test_nothing_keeps_rows_or_models_alive():
@@ -229,5 +234,5 @@ def test_as_many_are_kept_as_are_bounded():
     for rows in range(1, 24):
         for threads in (1, 2):
             fit(x=X[:rows], y=Y[:rows], epochs=0, threads=threads)
-    assert len(setup._kept) <= setup.MOST_KEPT
-    assert all(len(one.steps) <= setup.MOST_KEPT for one in setup._kept.values())
+    assert len(setup.kept) <= setup.MOST_KEPT
+    assert all(len(one.steps) <= setup.MOST_KEPT for one in setup.kept.values())
