@@ -124,8 +124,9 @@ def test_targets_that_leave_their_range_are_looked_at():
 
 def test_rows_of_another_dtype_or_number_are_seen():
     for _ in range(2):
-        assert fit(x=X.astype("f"), y=Y).parameters.dtype == np.float32
-        assert fit().parameters.dtype == np.float64
+        for x in (X, X.astype("f")):
+            model = fit(x=x)
+            assert model.parameters.dtype == model.training.options["dtype"] == x.dtype
         assert fit(x=X[:5], y=Y[:5]).training.rows == 5
         assert fit().training.rows == 24
 
@@ -137,6 +138,11 @@ def test_networks_are_known_by_identity_while_they_live():
             model = fit(fastmlp.Network([3, n_hidden, 2]))
             assert model.network.widths == (3, n_hidden, 2)
             assert (n_hidden != 4) or np.array_equal(model.parameters, expected)
+
+
+def test_a_number_may_lie_where_one_lay_that_is_gone():
+    for epochs in range(300, 320):
+        assert len(fit(epochs=int(str(epochs))).history["loss"]) == epochs
 
 
 def test_what_was_given_as_a_list_may_have_changed():
