@@ -98,6 +98,13 @@ def calls_of_second(function):
     return calls_of(function)
 
 
+def test_a_training_goes_on_by_the_backend_that_it_had():
+    model = fit(backend="auto")
+    assert model.fit_more(X, Y, epochs=1, progress=False).backend in registry.own()
+    model.training = model.training._replace(backend="reference")
+    assert model.fit_more(X, Y, epochs=1, progress=False).backend == "reference"
+
+
 def test_a_seed_of_its_own_is_no_other_setup():
     fit(seed=0)
     assert not {"checked", "choose"} & calls_of(lambda: fit(seed=10**6)).keys()
