@@ -18,7 +18,6 @@ from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
 from problems import COMPILED_DTYPES, targets_for
 from trajectories import CLASSES, TRAININGS, Training
 
-import fastmlp.training.prepared
 from fastmlp import Adam, Network
 from fastmlp.backend import registry
 from fastmlp.kernels.jit.bind import slot
@@ -26,6 +25,7 @@ from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
 from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS, Sizes
+from fastmlp.training import setup
 from fastmlp.training.data import clean_inputs
 
 pytestmark = needs.posix("mprotect")
@@ -80,7 +80,7 @@ def try_backend(name):
     cases = list(turns)
 
     def run(backend, where):
-        fastmlp.training.prepared.choose = lambda *_: backend
+        setup.choose, setup.kept = lambda *_: backend, {}
         for training, dtype, form in cases:
             print(f"{name} {training} {np.dtype(dtype)}, {form.__name__}, {where}", flush=True)
             yield trajectories.run(training, name, dtype, form=form)

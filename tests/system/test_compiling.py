@@ -15,6 +15,7 @@ import needs
 import numpy as np
 import pytest
 import tqdm.std
+from choosing import have_chosen
 from terminals import Terminal, on_terminal
 
 import fastmlp
@@ -25,7 +26,7 @@ from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.system import compiling as clock
 from fastmlp.system.compiling import Stopwatch, compiling, seconds_compiling
-from fastmlp.training import loop, prepared
+from fastmlp.training import loop
 
 NETWORK = fastmlp.Network([3, 1])
 X = np.ones((64, 3))
@@ -126,7 +127,7 @@ def compiles(monkeypatch, now):
             return reference.BACKEND.train_chunk(network, optimizer, state, data, chunk, *others)
 
         backend = reference.BACKEND._replace(train_chunk=train_chunk)
-        monkeypatch.setattr(prepared, "choose", lambda *_: backend)
+        have_chosen(monkeypatch, backend)
         return sizes
 
     return make

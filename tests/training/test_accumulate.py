@@ -8,6 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse
+from choosing import have_chosen
 from going_on import StopAt, assert_same
 from in_threads import Overlapping, Rank, trained
 from selection import matrix
@@ -145,7 +146,7 @@ def bits(case, monkeypatch, name, workers):
         variant = variant._replace(workers=lambda work: workers)
     backend = registry.backend_of(variant)
     with monkeypatch.context() as patch:
-        patch.setattr("fastmlp.training.prepared.choose", lambda *_: backend)
+        have_chosen(patch, backend)
         model = accumulated(case, name)
     return model
 

@@ -18,7 +18,7 @@ from fastmlp import Checkpoint, Interrupted
 from fastmlp.backend import choice, reference
 from fastmlp.estimators import base
 from fastmlp.system import interrupts
-from fastmlp.training import checkpoint, loop, pace, prepared
+from fastmlp.training import checkpoint, loop, pace, setup
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
@@ -69,11 +69,11 @@ def test_a_checkpoint_is_written_of_what_stood_before_a_step_left_behind(step, h
     def callbacks():
         return [fastmlp.EarlyStopping(), Checkpoint(path, 99)]
 
-    held(prepared, "train_chunk", step)
+    held(setup, "train_chunk", step)
     with pytest.raises(Interrupted):
         fit(callbacks=callbacks(), **options)
     assert checkpoint.read_training(path).snapshot.step == step
-    monkeypatch.setattr(prepared, "choose", choice.choose)
+    monkeypatch.setattr(setup, "choose", choice.choose)
     resumed = fit(resume=path, callbacks=callbacks(), **options)
     whole = fit(callbacks=callbacks(), **options)
     assert resumed.history == whole.history

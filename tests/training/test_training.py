@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import numpy as np
 import pytest
+from choosing import have_chosen
 from problems import data_set
 from selection import some_backends
 from small_trainings import SMALL, X, Y, fit
@@ -262,7 +263,7 @@ def test_validation_split_off_is_not_trained_on(monkeypatch):
         seen.append(data)
         return reference.train_chunk(network, optimizer, state, data, *others)
 
-    monkeypatch.setattr("fastmlp.training.prepared.choose", lambda *_: reference._replace(train_chunk=spy))
+    have_chosen(monkeypatch, reference._replace(train_chunk=spy))
     model = fit("reference", validation=0.3, epochs=1, sample_weight=1 + np.arange(50.0))
     trained = seen[0].inputs
     assert len(trained) == 35
