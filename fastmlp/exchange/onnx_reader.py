@@ -376,15 +376,15 @@ class _Reader:
     def _bias(self, node: Any, known: list[Any]) -> bool:
         """Take an Add for the bias of the last layer; return whether it is one.
 
-        It adds an array to the layer's z, which nothing else computes with. A number without an axis is part
-        of a formula.
+        It adds an array to the layer's z, which nothing else computes with, by whatever name. A number
+        without an axis is part of a formula.
         """
         place = next((place for place, array in enumerate(known) if array is not None and array.ndim), None)
         if place is None or not self.layers or not isinstance(self.layers[-1].layer, layers.Dense):
             return False
         array, other, (weights, bias) = known[place], node.input[1 - place], self.layers[-1].arrays
-        z = self.values.get(other)
-        if z is None or z.operation != VARIABLE or self.uses[other] > 1 or not _is_row(array, len(bias)):
+        names = [name for name, value in self.values.items() if value.operation == VARIABLE]
+        if other not in names or any(self.uses[name] > 1 for name in names) or not _is_row(array, len(bias)):
             return False
         self.layers[-1] = self.layers[-1]._replace(arrays=(weights, bias + array.reshape(-1)))
         self.values, self.places[node.output[0]] = {node.output[0]: variable(Z)}, len(self.layers) - 1

@@ -47,7 +47,7 @@ def onnx_file(path, nodes, arrays, n_out=1):
     return path
 
 
-ARRAYS = {"w0": W[0], "w1": W[1], "b0": B[0], "b1": B[1], "square": W[0] @ W[0].T}
+ARRAYS = {"w0": W[0], "w1": W[1], "b0": B[0], "b1": B[1], "square": W[0] @ W[0].T, "b3": np.arange(1.0, 4.0)}
 
 
 def chain(*between):
@@ -157,6 +157,16 @@ def test_logits_may_be_given_an_output(tmp_path):
                 ("Add", ["y", "s"], "out", {}),
             ],
             "Mul .'a'. computes with 'z', which is no layer's value",
+        ),
+        (
+            [
+                ("Gemm", ["X", "square"], "z", {}),
+                ("Identity", ["z"], "same", {}),
+                ("Add", ["same", "b3"], "moved", {}),
+                ("Add", ["z", "moved"], "a", {}),
+                ("Gemm", ["a", "square"], "out", {}),
+            ],
+            "Add .'moved'. computes with 'b3', which is no layer's value",
         ),
         (
             [("Gemm", ["X", "square"], "z", {}), ("Concat", ["X", "z"], "out", {"axis": 0})],
