@@ -39,7 +39,7 @@ class Arguments:
         self.count = _count(self._lists, n_models)
         if not self.count:
             return
-        blocks = any(map(_has_blocks, self.networks))
+        blocks = any(map(has_blocks, self.networks))
         for name in ROWS:
             if name in self._same:
                 self._same[name] = _array(name, self._same[name], blocks)
@@ -84,7 +84,7 @@ class Arguments:
 
     def rows(self, index: int) -> tuple[Any, Any, Any]:
         """Return X, y and the weights of one model; errors as of `of`."""
-        rows, blocks = self.value("rows", index), _has_blocks(self.value("network", index))
+        rows, blocks = self.value("rows", index), has_blocks(self.value("network", index))
         arrays = [
             _array(name, self._lists[name][index], blocks) if name in self._lists else self._same[name]
             for name in ROWS
@@ -144,7 +144,7 @@ def _count(lists: dict[str, list[Any]], n_models: int | None) -> int:
     return counts[first]
 
 
-def _has_blocks(network: Any) -> bool:
+def has_blocks(network: Any) -> bool:
     """Whether X of a network is a list of blocks; what is no network is found later."""
     return bool(getattr(network, "blocks", ()))
 
@@ -154,7 +154,7 @@ def _is_one(network: Any, X: list[Any], counts: Collection[int]) -> bool:
 
     counts : of models, as the other arguments say
     """
-    if not (_has_blocks(network) and len(X) == len(network.blocks)):
+    if not (has_blocks(network) and len(X) == len(network.blocks)):
         return False
     shapes = [_shape(block) for block in X]
     if not all(len(shape) in (1, 2) for shape in shapes):

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from fastmlp.fitting import fit
+from fastmlp.many.arguments import has_blocks
 from fastmlp.system.notices import is_watched
+from fastmlp.training.model import Model
 from fastmlp.training.options import FitOptions
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.trainer import prepared
@@ -40,8 +42,10 @@ def plain_training(
     if own is None:
         return None
     network, X, y, rows = own.pop("network"), own.pop("X"), own.pop("y"), own.pop("rows")
-    if rows is not None or not (type(X) is type(y) is np.ndarray):
+    if rows is not None or not (type(X) is type(y) is np.ndarray) or has_blocks(network):
         return None
+    if not (own["initial"] is None or isinstance(own["initial"], Model)):
+        return None  # iterators may be read once
     options = FitOptions(
         **own, fit=fit, window=None, callbacks=(), progress=False, threads=threads, resume=None, metrics=()
     )

@@ -30,6 +30,9 @@ from fastmlp.training.model import Model
 from fastmlp.training.options import check_callbacks, own_pieces
 from fastmlp.training.prepared import Prepared
 
+ADAM = Adam()
+"""The optimiser of calls that give none: what trainings have in common is kept by its identity."""
+
 
 class InterruptedMany(KeyboardInterrupt):
     """Ctrl-C ended a call of `fit_many`.
@@ -132,7 +135,7 @@ def fit_many(
         raise ValueError("fit_many trains in one process; leave out communicator, and give each its models")
     given: dict[str, Any] = {
         "network": networks, "X": X, "y": y, "rows": rows, "epochs": epochs, "batch_size": batch_size,
-        "optimizer": Adam() if optimizer is None else optimizer, "shuffle": shuffle, "seed": seed,
+        "optimizer": ADAM if optimizer is None else optimizer, "shuffle": shuffle, "seed": seed,
         "initial": initial, "sample_weight": sample_weight, "validation": validation, "backend": backend,
         "dtype": dtype, "average": average, "training_metrics": training_metrics,
         "accumulate": accumulate, "mixup": mixup,

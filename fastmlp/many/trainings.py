@@ -47,14 +47,14 @@ class Trainings:
 
         Errors as of `run`.
         """
-        result: Model | BaseException
+        interrupted = False
         try:
-            result = prepared.train()
-        except BaseException as error:
-            result = error
-        self._take_over(0, result)
+            self.results[0] = prepared.train()
+        except BaseException as error:  # kept in no variable: its frames hold the rows
+            self._take_over(0, error)
+            interrupted = isinstance(error, KeyboardInterrupt)
         self._raise_error()
-        return isinstance(result, KeyboardInterrupt)
+        return interrupted
 
     def run(
         self,

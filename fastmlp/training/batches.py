@@ -65,6 +65,8 @@ class Batches:
 
     def under_way(self, step: int) -> NDArray[np.int64]:
         """Return the order of the epoch that is under way before the given step, up to where it is drawn."""
+        if self.draws is None:
+            return NO_ORDER
         epoch, within = divmod(step, self.per_epoch)
         # No empty part of the orders: it would keep all of them in memory.
         return self._orders[epoch - self._first :].reshape(-1) if within else np.empty(0, np.int64)

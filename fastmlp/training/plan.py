@@ -44,7 +44,8 @@ class Plan(NamedTuple):
     model_index : see `Run`
     mixing : of the rows of a step; None trains on rows as they are
     weighed : whether rows may have other weights than 1
-    start() gives the parameters (P,) that the training began with once more; None where they are not drawn
+    start() draws the parameters (P,) that the training began with once more; None where it cannot, as of
+        those that were given
     """
 
     network: Network

@@ -198,7 +198,7 @@ def ready(
         microbatch=rows.microbatch,
         mixing=mixing,
         weighed=options.sample_weight is not None or in_epoch is None or ranks.size > 1,
-        start=start if ranks.size == 1 and in_epoch is not None else None,
+        start=start if options.initial is None and ranks.size == 1 and in_epoch is not None else None,
     )
     validation: Any = options.validation
     is_share = validation is not None and isinstance(validation, Real)

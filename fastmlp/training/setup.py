@@ -113,7 +113,7 @@ class Setup(NamedTuple):
         optimizer = with_average(options.optimizer, options.average, averaged)
         requested = self.requested
         backend = choose(
-            requested.backend, network, optimizer, rows, dtype, options.threads, steps, requested.goes_on,
+            requested.backend, network, optimizer, rows, dtype, threads, steps, requested.goes_on,
             requested.mixed,
         )  # fmt: skip
         lasts = lasting(backend)

@@ -383,8 +383,9 @@ def _restored(
     kind: type[Stepper], network: Network, optimizer: Optimizer, options: dict[str, Any], held: StepperState
 ) -> Stepper:
     initial = None
-    if network.settles:  # bins by quantiles, which cannot be drawn
-        initial = Model(network, held.parameters, {"loss": []}, registry.get("reference"), None)
+    if network.settles:  # bins by quantiles, which cannot be drawn; those that are held may not be finite
+        zeros = np.zeros_like(held.parameters)
+        initial = Model(network, zeros, {"loss": []}, registry.get("reference"), None)
     stepper = kind(network, optimizer, initial=initial, **options)
     stepper._take_over(held)
     return stepper

@@ -12,7 +12,7 @@ from in_lanes import ALONE, X, Y, network
 from fastmlp import SGD, Adam, DivergenceError, InterruptedMany, Model, fit, fit_many
 from fastmlp.kernels.lanes.blocks import LaneBlocks
 from fastmlp.kernels.lanes.eligible import lanes_of
-from fastmlp.many import blocks
+from fastmlp.many import blocks, trainings
 from fastmlp.system import bars
 
 
@@ -75,6 +75,19 @@ def test_lanes_of_models_that_diverge_are_freed(vectors, batch_size, shuffle, op
         with pytest.raises(DivergenceError) as raised:
             fit(network(i), own[i], Y, **alone)
         assert_same_divergence(model, raised.value)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_models_of_a_block_that_all_diverge_within_an_epoch_train_once(together, monkeypatch, shuffle):
+    def alone(*_):
+        raise AssertionError("a model of the block was trained by itself, too")
+
+    monkeypatch.setattr(trainings, "LaneTraining", alone)
+    monkeypatch.setattr(blocks, "CHUNK_SECONDS", 0.0)  # a chunk is a step
+    options = {"optimizer": Adam(1e300), "epochs": 2, "batch_size": 4, "shuffle": shuffle, "seed": 0}
+    models = fit_many(network(1), X, Y, n_models=3, **options, **ALONE)
+    assert [type(model) for model in models] == [DivergenceError] * 3
+    assert together == [3]
 
 
 def test_a_block_of_which_all_diverge_ends_at_once(vectors, together):

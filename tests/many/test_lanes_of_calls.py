@@ -153,7 +153,8 @@ def test_short_blocks_train_in_the_thread_of_their_call(together, monkeypatch, w
     assert together == [lanes] * 2
 
 
-def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch):
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch, shuffle):
     take = blocks.BlockTraining.take_steps
 
     def interrupted(self, steps):
@@ -164,10 +165,10 @@ def test_ctrl_c_keeps_what_a_block_has_come_to(together, monkeypatch):
 
     monkeypatch.setattr(blocks, "CHUNK_SECONDS", 0.0)  # a chunk is a step
     monkeypatch.setattr(blocks.BlockTraining, "take_steps", interrupted)
-    options = {"n_models": 3, "epochs": 4, "batch_size": 16, "seed": 3, "threads": 1, **ALONE}
+    options = {"epochs": 4, "batch_size": 16, "shuffle": shuffle, "threads": 1, **ALONE}
     with pytest.raises(InterruptedMany) as caught:
-        fit_many(network(1), X, Y, **options)
-    model, whole = caught.value.models[1], fit(network(1), X, Y, epochs=4, batch_size=16, seed=4, **ALONE)
+        fit_many(network(1), X, Y, n_models=3, seed=3, **options)
+    model, whole = caught.value.models[1], fit(network(1), X, Y, seed=4, **options)
     assert model.stop_reason == "interrupted by SIGINT"
     assert (model.history["loss"], together) == ([], [3])  # in the middle of the first epoch
     assert_same(model.fit_more(X, Y, epochs=4), whole)

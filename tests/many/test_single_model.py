@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import signal
+import weakref
 
 import numpy as np
 import pytest
@@ -10,8 +13,22 @@ from going_on import assert_same
 from problems import data_set
 from scipy import sparse
 
-from fastmlp import SGD, Adam, Callback, Cosine, DivergenceError, InterruptedMany, Network, fit, fit_many
+from fastmlp import (
+    SGD,
+    Adam,
+    Callback,
+    Cosine,
+    Dense,
+    DivergenceError,
+    InterruptedMany,
+    Network,
+    Numbers,
+    fit,
+    fit_many,
+)
+from fastmlp.backend import registry
 from fastmlp.many import training
+from fastmlp.training import setup
 
 X, Y = data_set("diabetes", 48)
 SMALL = Network([10, 4, 1], hidden="tanh")
@@ -78,6 +95,9 @@ def test_others_are_prepared_as_those_of_many(given, prepared_alone):
     assert_same(model, fit(SMALL, options.pop("X", X)[rows], Y[rows], **{**OPTIONS, **options}))
 
 
+WEIGHTS, BIASES = [np.ones((10, 4)), np.ones((4, 1))], [np.ones(4), np.ones(1)]
+BLOCKS = {"networks": Network(inputs=[Numbers(10)], layers=[Dense(1)]), "n_models": None, "X": [X]}
+
 MISTAKES = {
     "no network": ({"networks": 3}, TypeError, "model 0: network must be a Network, got 3"),
     "a wrong y": ({"y": Y[:3]}, ValueError, r"model 0: y must have shape"),
@@ -87,6 +107,12 @@ MISTAKES = {
     "a list for two": ({"seed": [1, 2]}, ValueError, "n_models is 1, seed has 2"),
     "no seed": ({"seed": [None]}, TypeError, r"seed\[0\] must be a whole number, got None"),
     "not a number of models": ({"n_models": True}, TypeError, "n_models must be a whole number, got True"),
+    "iterators": (
+        {"initial": (iter([np.ones((10, 5)), WEIGHTS[1]]), iter(BIASES))},
+        ValueError,
+        r"initial weights\[0\] must have shape \(10, 4\), got \(10, 5\)",
+    ),
+    "one block": (BLOCKS, ValueError, "give n_models, or a list with one for each model"),
     "not a callback": ({"callbacks": None}, TypeError, "callbacks must be a list of Callback, got None"),
 }
 
@@ -97,6 +123,14 @@ def test_a_mistake_is_named(mistake):
     with pytest.raises(error, match=words) as caught:
         trained({"n_models": 1, **given})
     assert "\n" not in str(caught.value)
+
+
+def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(monkeypatch):
+    monkeypatch.setattr(setup, "kept", {})
+    monkeypatch.setattr(registry, "registered", {})
+    for _ in range(3):
+        trained({"n_models": 1})
+    assert len(setup.kept) == 1
 
 
 def test_one_that_diverges_leaves_its_error(prepared_alone):
@@ -147,6 +181,20 @@ def test_ctrl_c_keeps_the_model(diverges):
         assert isinstance(model, DivergenceError)
     else:
         assert model.stop_reason == "interrupted by SIGINT"
+
+
+def test_ctrl_c_leaves_no_cycle_that_holds_the_rows():
+    x, rate = X.copy(), at_epoch(1, lambda: signal.raise_signal(signal.SIGINT))
+    watched = weakref.ref(x)
+    gc.collect()
+    gc.disable()
+    try:
+        with contextlib.suppress(InterruptedMany):
+            trained({"X": x, "n_models": 1, "optimizer": Adam(rate)})
+        del x
+        assert watched() is None
+    finally:
+        gc.enable()
 
 
 def test_a_second_ctrl_c_does_not_wait():

@@ -28,6 +28,15 @@ OVERFLOWS = {
 }
 
 
+def test_initial_arrays_that_can_be_read_once_diverge_as_lists_do():
+    weights, biases = [np.ones((10, 6)), np.ones((6, 1))], [np.ones(6), np.ones(1)]
+    given = OVERFLOWS["relu, penalties"]
+    of_lists = diverge("reference", *given, initial=(weights, biases))
+    once = diverge("reference", *given, initial=(iter(weights), iter(biases)))
+    np.testing.assert_array_equal(once.parameters, of_lists.parameters)
+    assert (once.step, once.history) == (of_lists.step, of_lists.history)
+
+
 class Count(Callback):
     def __init__(self):
         self.ended = 0

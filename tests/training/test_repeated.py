@@ -13,6 +13,7 @@ from test_overhead import calls_of
 
 import fastmlp
 from fastmlp.backend import registry
+from fastmlp.kernels.variant import Work
 from fastmlp.kernels.variants import baseline
 from fastmlp.training import setup
 
@@ -229,6 +230,20 @@ def test_the_cores_that_are_left_count(monkeypatch):
     fit(threads=None, backend="auto")
     (known,) = setup.kept.values()
     assert len(known.steps) == 2
+
+
+def test_the_choice_goes_by_the_cores_that_its_setup_is_kept_by(monkeypatch):
+    found, of = [], Work.of
+    monkeypatch.setattr("fastmlp.training.setup.share", lambda: 3)
+
+    def noted(*given):
+        found.append(of(*given))
+        return found[-1]
+
+    monkeypatch.setattr(Work, "of", noted)
+    monkeypatch.setattr("fastmlp.kernels.variant.share", lambda: 1)  # another training has begun meanwhile
+    fit(threads=None, backend="auto")
+    assert {work.threads for work in found} == {3}
 
 
 def test_nothing_keeps_rows_or_models_alive():

@@ -40,6 +40,15 @@ def test_a_copy_has_the_bins_that_quantiles_have_made():
     assert go_on(twin) == go_on(stepper.copy()) == go_on(stepper)
 
 
+def test_a_copy_has_the_parameters_that_are_not_finite():
+    network = Network(inputs=[Numbers(4, PiecewiseLinear(3))], layers=[Dense(Y.shape[1])])
+    model = fastmlp.fit(network, [X], Y, epochs=1, seed=0, backend="reference")
+    stepper = Stepper(network, SGD(0.1), initial=model)
+    stepper.parameters[-1] = np.nan
+    for twin in (stepper.copy(), pickle.loads(pickle.dumps(stepper))):
+        np.testing.assert_array_equal(twin.parameters, stepper.parameters)
+
+
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_file_holds_all_that_the_next_steps_depend_on(tmp_path, backend):
     stepper = stepped(backend=backend)
