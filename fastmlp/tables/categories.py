@@ -157,7 +157,7 @@ class Category(Column):
     def summary(self) -> str:
         """How many levels, and some of them."""
         shown = ", ".join(self.levels[:4]) + (", ..." if len(self.levels) > 4 else "")
-        rest = ", rarer ones together" if self.rest else ""
+        rest = ", rarer ones together" if self.rest and not self.beyond else ""
         beyond = f", {self.beyond} more that share a column" if self.beyond else ""
         count = f"{len(self.levels)} level" + "s" * (len(self.levels) != 1)
         return f"{count} ({shown})" + beyond + rest + or_missing(self.missing)

@@ -36,9 +36,9 @@ LEAST_ROWS = 1000
 """Rows that a network is trained on however short the time is."""
 
 LARGE, PILOT_ROWS = 200_000, 20_000
-"""Of more rows than the first so many as the second show the pace, before a training that may not end."""
+"""Of more rows than the first, with those held out, so many as the second show the pace before a training."""
 
-OTHERS = 3
+OTHERS = 6
 """How many times as long as the first recipe others take at most, about, for the same rows."""
 
 COMPILING = 20.0
@@ -112,7 +112,7 @@ def within(
 
     seconds, left : as for `Allowance`; trained : trains a network, with callbacks
     must : whether there are fewer rows where not even one epoch fits; if not, None is returned
-    room : share of the time that an epoch of fewer rows takes
+    room : share of the time that an epoch takes at most; where one of all rows takes more it has fewer rows
     """
     if seconds == math.inf:
         return recipe, part, trained(recipe, part, [])
@@ -128,8 +128,8 @@ def within(
     if fitting < 1 and not must:
         return None
     shorter = replace(recipe, epochs=max(1, int(fitting)))
-    if fitting < 1:
-        part = fewer(part, room * fitting)
+    if room * fitting < 1:
+        shorter, part = replace(recipe, epochs=1), fewer(part, room * fitting)
     last = Allowance(seconds - working, began + left - time.monotonic(), judging=False)
     model = trained(shorter, part, [last])
     return _as_trained(shorter, last, model), part, model
@@ -144,7 +144,7 @@ def _by_a_pilot(
     None instead of epochs if the recipe's own end in time, or if a table is not large.
     """
     rows = len(part[0])
-    if rows <= LARGE:
+    if sum(map(len, part)) <= LARGE:
         return None, 0.0
     assert recipe.epochs is not None
     pilot = Allowance(seconds, left, judging=False)

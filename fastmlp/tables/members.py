@@ -73,9 +73,11 @@ def train(
     out that have a clearly greater loss so far. The mean of all networks that remain predicts.
 
     Half of the time that is left without compiling is for a first network of each recipe: with fewer epochs
-    where theirs take longer, all of them with fewer rows where the first one needs that. Other recipes are
-    not begun where not even one epoch fits. More networks follow as long as one more is expected to end in
-    time; where there were fewer rows one of the best recipe follows, with as many as fit.
+    where theirs take longer, all of them with fewer rows where an epoch of others would not fit otherwise.
+    Other recipes are not begun where not even one epoch fits. Of all rows more networks follow as long as one
+    more is expected to end in time. After the last of them, or where there were fewer rows, one of the best
+    recipe has all the time that is left if its epochs or rows were fewer. It predicts alone if its loss is
+    less.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -102,12 +104,12 @@ def train(
 
         groups, begun = _firsts(planned, parts[0], member, settings.deadline)
         is_whole = groups[0].rows == len(targets)
-        if not is_whole:
-            groups = [_longest(near_best(groups)[0], parts[0], member, settings.deadline)]
         for place in range(1, len(parts) if is_whole else 1):
             groups = near_best(groups)
             if not _followed(groups, parts[place], place, member, settings.deadline):
                 break
+        else:
+            groups = _longest(near_best(groups), parts[0], member, settings.deadline)
         groups = near_best(groups)
     less = next(filter(None, (_less(group, len(targets), len(parts)) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
@@ -156,19 +158,25 @@ def _firsts(
 
 
 def _longest(
-    best: Group, part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model], deadline: Deadline
-) -> Group:
-    """Return one network of the best recipe that has all the time that is left, if its loss is less."""
-    if deadline.left < best.seconds:
-        return best
+    groups: list[Group], part: Part, trained: Callable[[Recipe, Part, Sequence[Callback]], Model],
+    deadline: Deadline,
+) -> list[Group]:  # fmt: skip
+    """Return one network of the best recipe that has all the time that is left, if its loss is less.
+
+    The groups are returned if not, and if the best one, which is the first, has all epochs and rows.
+    """
+    best = groups[0]
+    is_whole = (best.recipe.epochs, best.rows) == (best.planned.epochs, sum(map(len, part)))
+    if is_whole or deadline.left < best.seconds:
+        return groups
     try:
         found = within(deadline.left, deadline.left, best.planned, part, trained, must=True)
     except DivergenceError:
-        return best
+        return groups
     assert found is not None
     own, used, model = found
     longest = Group(best.planned, own, sum(map(len, used)), [model], [used[1]])
-    return longest if longest.loss < best.loss else best
+    return [longest] if longest.loss < best.loss else groups
 
 
 def _followed(

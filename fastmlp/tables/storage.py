@@ -33,10 +33,10 @@ Array = NDArray[Any]
 FORMAT = "table 5"
 """A change of what is written increases it."""
 
-READ = ("table 1", "table 2", "table 3", "table 4", FORMAT)
-"""The formats that are read. The first one's columns have no tails, and it says of no table what it is; from
-the third one on numbers may have bins. Up to it all networks follow one recipe. Before the fifth one columns
-of X are in the table's order."""
+READ = ("table 1", "table 3", "table 4", FORMAT)
+"""The formats that are read; there was no second one. The first one's columns have no tails, and it says of
+no table what it is; from the third one on numbers may have bins. Up to it all networks follow one recipe.
+Before the fifth one columns of X are in the table's order."""
 
 MOST_MEMBERS = 1000
 

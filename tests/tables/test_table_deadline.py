@@ -18,7 +18,7 @@ from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.cli.main import main
 from fastmlp.system.compiling import compiling
 from fastmlp.tables import deadline, members
-from fastmlp.tables.deadline import LEAST_ROWS, Deadline, within
+from fastmlp.tables.deadline import LEAST_ROWS, OTHERS, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
 from fastmlp.tables.tasks import Regression
@@ -64,7 +64,9 @@ def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows(tmp_path):
 
 def test_a_recipe_of_which_no_epoch_fits_is_left_out_and_the_others_go_on(monkeypatch):
     slow = Recipe(hidden=(2048, 2048), batch_size=8)  # some seconds an epoch
-    monkeypatch.setitem(PRESETS, "good", (Recipe(hidden=(4,), most_epochs=5, most_members=3), slow))
+    monkeypatch.setitem(
+        PRESETS, "good", (Recipe(hidden=(4,), batch_size=256, epochs=1, most_members=3), slow)
+    )
     with pytest.warns(UserWarning, match="left room for 1 of 2 recipes"):
         model = TableRegressor(**QUICK, time_limit=3).fit(rows_of_numbers(3000), "y")
     assert {recipe.hidden for recipe, _ in model.groups_} == {(4,)}
@@ -143,12 +145,24 @@ def test_a_network_that_runs_out_of_time_has_the_epochs_that_it_was_trained(epoc
         (2.0, 1.0, [(1, 20), (1, 200)]),
         (0.97, 1.0, [(1, 20), (1, 127)]),
         (1.0, 0.1, [(1, 20), (1, 20)]),
+        (2.1, 1 / 6, [(1, 20), (1, 49)]),
+        (60, 1 / 6, [(1, 20), (3, 200)]),
     ],
-    ids=["all fit", "fewer epochs", "fewer rows", "fewer rows for others, too"],
+    ids=[
+        "all fit",
+        "fewer epochs",
+        "fewer rows",
+        "fewer rows for others, too",
+        "one of its epochs fits, but none of others",
+        "all fit, and others",
+    ],
 )
 def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, seconds, room, begun):
-    """An epoch of 200 rows takes 1.2 s, by 0.12 s for 20: what does not fit is never begun."""
-    for name, rows in (("LARGE", 100), ("PILOT_ROWS", 20), ("LEAST_ROWS", 20)):
+    """An epoch of 200 rows takes 1.2 s, by 0.12 s for 20: what does not fit is never begun.
+
+    The table is large with the rows held out alone.
+    """
+    for name, rows in (("LARGE", 250), ("PILOT_ROWS", 20), ("LEAST_ROWS", 20)):
         monkeypatch.setattr(deadline, name, rows)
     train, found = trained_by(Slow()), []
 
@@ -165,12 +179,17 @@ def test_a_pilot_shows_how_much_of_a_large_table_fits(monkeypatch, seconds, room
 
 
 @pytest.mark.parametrize(
-    ("rates", "rows"),
-    [((1e-9, 0.01), 50), ((0.01, 1e-9), 20), ((0.01, 1e30), 20)],
+    ("rates", "rows", "kept"),
+    [((1e-9, 0.01), 50, 1), ((0.01, 1e-9), 20, 3), ((0.01, 1e30), 20, 3)],
     ids=["better", "no better", "diverges"],
 )
-def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left(monkeypatch, rates, rows):
+def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left(
+    monkeypatch, rates, rows, kept
+):
+    """Recipes that are as good remain where the longer network is no better."""
     first = PRESETS["good"][0]
+    alike = (first, replace(first, decay=0.9), replace(first, decay=0.8))
+    monkeypatch.setitem(PRESETS, "good", alike)
     begun = []
 
     def few(seconds, left, recipe, part, trained, must, room=1.0):
@@ -186,9 +205,29 @@ def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left
     says = rf"^time_limit=60 left room for 1 of 2 networks, {rows} of 100 rows$"
     with pytest.warns(UserWarning, match=says):
         model.fit(rows_of_numbers(100), "y")
-    assert [one[1:] for one in begun] == [(80, True, 1 / 3), (16, False, 1), (16, False, 1), (80, True, 1)]
+    firsts = [(80, True, 1 / OTHERS), (16, False, 1), (16, False, 1)]
+    assert [one[1:] for one in begun] == [*firsts, (80, True, 1)]
     assert begun[0][0].decay == first.decay
-    assert [len(models) for _, models in model.groups_] == [1]
+    assert [len(models) for _, models in model.groups_] == [1] * kept
+
+
+@pytest.mark.parametrize(("longer", "networks"), [(10, 1), (1, 2)], ids=["better", "no better"])
+def test_where_epochs_are_left_out_the_best_recipe_has_the_time_left(monkeypatch, longer, networks):
+    """A network has 2 of 10 epochs; as many as are given once all networks are there."""
+    begun = []
+
+    def short(seconds, left, recipe, part, trained, must, room=1.0):
+        begun.append((recipe.epochs, must))
+        recipe = replace(recipe, epochs=(2, longer)[len(begun) > 1])
+        return recipe, part, trained(recipe, part, [])
+
+    monkeypatch.setattr(members, "within", short)
+    model = TableRegressor(**QUICK, preset="fast", epochs=10, members=2, time_limit=60)
+    with pytest.warns(UserWarning, match=r"^time_limit=60 left room for "):
+        model.fit(rows_of_numbers(100), "y")
+    assert begun == [(10, True), (10, True)]
+    assert len(model.models_) == networks
+    assert {len(one.history["loss"]) for one in model.models_} == {longer if networks == 1 else 2}
 
 
 def test_a_search_in_a_short_limit_does_not_compile(tmp_path):

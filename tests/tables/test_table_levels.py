@@ -15,6 +15,7 @@ from test_table_estimators import QUICK as FAST
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
+from fastmlp.tables.categories import Category
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.frames import as_frame
 
@@ -183,3 +184,15 @@ def test_classes_that_meet_another_type():
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
                 assert model.score(frame, pl.Series("y", values[:1] * 40)) == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "most", "says"),
+    [
+        (["a", "a", "b", "b", "c"], 5, "2 levels (a, b), rarer ones together"),
+        (["a", "a", "a", "b", "b", "c", "c"], 1, "1 level (a), 2 more that share a column"),
+        (["a", "a", "b", "b"], 5, "2 levels (a, b)"),
+    ],
+)
+def test_a_summary_says_what_shares_a_column(values, most, says):
+    assert Category.learned(pl.Series("c", values), most).summary == says
