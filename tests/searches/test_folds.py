@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 import weakref
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import KFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import fastmlp
@@ -101,13 +103,25 @@ def test_a_network_alone_needs_no_thread(seed, threads):
         (ALPHAS, {"scoring": lambda network, X, y: float(len(network.steps))}),
         ({"mlpclassifier__solver": ["adam", "lbfgs"]}, {}),
         ({"mlpclassifier__early_stopping": [True, False]}, {}),
+        ({"mlpclassifier__batch_size": [5000, 6000]}, {"scoring": make_scorer(errors_by_zero)}),  # it warns
+        (
+            {"mlpclassifier__warm_start": [True], "mlpclassifier__tol": [1e-4, 1e-5]},
+            {"scoring": {"no": make_scorer(errors_by_zero), "yes": "neg_log_loss"}},
+        ),
+        ({"verbose": [False, 0]}, {}),  # no valid parameter of a pipeline
+        (
+            {"steps": [[("a", StandardScaler()), (name, MLPClassifier(**GIVEN))] for name in ("b", "b__c")]},
+            {},
+        ),
     ],
 )
 def test_what_fails_or_is_seen_by_others_is_scikit_learns_matter(grid, options):
     theirs, expected = searched(model_selection, piped(), grid, **options)
     ours, seen = searched(fastmlp, piped(), grid, **options)
     assert_same_results(ours.cv_results_, theirs.cv_results_)
-    assert [one[0] for one in seen] == [one[0] for one in expected]
+    assert Counter(one[0] for one in seen) == Counter(one[0] for one in expected)
+    seen.sort(key=lambda one: one[0].__name__)  # trainings come before the scores of all
+    expected.sort(key=lambda one: one[0].__name__)
     for (kind, got), (_, wanted) in zip(seen, expected, strict=True):
         if kind is FitFailedWarning:
             assert got.splitlines()[:4] == wanted.splitlines()[:4]
@@ -125,6 +139,74 @@ def test_an_error_that_shall_be_raised_is_and_routed_weights_count(threads):
             for package in (model_selection, fastmlp)
         ]
     np.testing.assert_array_equal(*found)
+
+
+def centred(y, predicted):
+    y -= 50.0
+    return -float(np.mean((y - predicted) ** 2))
+
+
+def test_a_metric_may_write_to_the_targets_that_it_is_given():
+    grid, options = {"alpha": [1e-4, 0.1, 1.0]}, {"scoring": make_scorer(centred), "return_train_score": True}
+    found = [
+        searched(package, MLPRegressor(**GIVEN), grid, TARGETS.copy(), cv=KFold(3), **options)[0].cv_results_
+        for package in (fastmlp, model_selection)
+    ]
+    assert_same_results(*found)
+
+
+@pytest.mark.parametrize("name", ["a__b", "memory", "steps"])
+def test_a_pipeline_of_a_network_alone_is_validated(name):
+    with pytest.raises(ValueError, match=name):
+        fastmlp.cross_val_score(Pipeline([(name, MLPClassifier(**GIVEN))]), X, Y, error_score="raise")
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier(**GIVEN), piped()], ids=["alone", "piped"])
+def test_weights_count_without_routing(estimator):
+    prefix, found = "mlpclassifier__" if isinstance(estimator, Pipeline) else "", []
+    for package in (fastmlp, model_selection):
+        search = package.GridSearchCV(
+            estimator, {f"{prefix}alpha": [1e-4, 1.0]}, cv=3, refit=False, scoring="neg_log_loss"
+        )
+        search.fit(X, Y, **{f"{prefix}sample_weight": 1.0 + 9 * (Y == 0)})
+        found.append(search.cv_results_)
+    assert_same_results(*found)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"), [({"verbose": False}, {"verbose": 2}), ({"verbose": True}, {})]
+)
+def test_lines_are_printed_as_often_as_scikit_learn_prints_them(lines, options, capsys):
+    counts = []
+    for package in (fastmlp, model_selection):
+        searched(package, piped().set_params(**lines), ALPHAS, **options)
+        printed = capsys.readouterr().out.splitlines()
+        counts.append([sum(part in one for one in printed) for part in ("[CV] END", "(step 2 of 2)")])
+    assert counts[0] == counts[1]
+    assert sum(counts[0]) >= 9
+
+
+def test_a_network_of_the_grid_stays_unfitted():
+    network = MLPClassifier(**GIVEN)
+    searched(fastmlp, piped(), {"mlpclassifier": [network, MLPClassifier(**GIVEN)]})
+    assert not hasattr(network, "coefs_")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_while_a_thread_starts_leaves_no_thread(begun, monkeypatch):
+    start = TaskThread.start
+
+    def interrupted(task):
+        if begun:
+            start(task)
+        raise KeyboardInterrupt
+
+    before, filters = threading.active_count(), [*warnings.filters]
+    monkeypatch.setattr(TaskThread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fastmlp.cross_val_score(piped(), X, Y, cv=3)
+    assert threading.active_count() == before
+    assert warnings.filters == filters
 
 
 class Quiet(MLPClassifier):
@@ -157,6 +239,19 @@ def test_rows_of_a_fold_go_with_the_last_task_that_needs_them(monkeypatch):
     assert most == [1, 1, 1, 1]
 
 
+class Wide(MLPClassifier):
+    """A network that takes the parameters of its base by name."""
+
+    def __init__(self, width=4, **others):
+        super().__init__(**others)
+        self.width = width
+
+    def get_params(self, deep=True):
+        return {"width": self.width} | {
+            name: getattr(self, name) for name in MLPClassifier._get_param_names()
+        }
+
+
 def test_a_clone_is_scikit_learns_with_what_else_it_copies():
     class Own(MLPClassifier):
         def __init__(self, alpha=2):
@@ -173,6 +268,7 @@ def test_a_clone_is_scikit_learns_with_what_else_it_copies():
     assert clone(seeded).random_state is not seeded.random_state
     with pytest.raises(RuntimeError, match="constructor either does not set or modifies"):
         clone(Own())
+    assert clone(Wide(width=3, alpha=0.5)).alpha == 0.5
 
 
 def test_parameters_are_those_that_passed_only_if_types_agree():
