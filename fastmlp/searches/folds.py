@@ -84,8 +84,8 @@ class FoldFit(NamedTuple):
 class SharedFolds:
     """What the tasks of a group have in common. steps : see `shared_steps`"""
 
-    def __init__(self) -> None:
-        self.steps: dict[Any, Any] = {}
+    def __init__(self, steps: dict[Any, Any]) -> None:
+        self.steps = steps
         self._folds: WeakValueDictionary[Any, Fold] = WeakValueDictionary()
         self._filters: dict[int, Any] = {}
 

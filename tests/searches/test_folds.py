@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import warnings
 import weakref
@@ -13,6 +15,7 @@ from problems import data_set
 from searching import assert_same_results
 from sklearn import config_context, model_selection
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import KFold, StratifiedKFold
@@ -186,10 +189,10 @@ def test_lines_are_printed_as_often_as_scikit_learn_prints_them(lines, options, 
     assert sum(counts[0]) >= 9
 
 
-def test_a_network_of_the_grid_stays_unfitted():
-    network = MLPClassifier(**GIVEN)
-    searched(fastmlp, piped(), {"mlpclassifier": [network, MLPClassifier(**GIVEN)]})
-    assert not hasattr(network, "coefs_")
+def test_networks_of_the_grid_stay_unfitted():
+    networks = [MLPClassifier(**GIVEN), MLPClassifier(**GIVEN)]
+    searched(fastmlp, piped(), {"mlpclassifier": networks})
+    assert not any(hasattr(network, "coefs_") for network in networks)
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -207,6 +210,22 @@ def test_ctrl_c_while_a_thread_starts_leaves_no_thread(begun, monkeypatch):
         fastmlp.cross_val_score(piped(), X, Y, cv=3)
     assert threading.active_count() == before
     assert warnings.filters == filters
+
+
+WITHOUT = """
+import sklearn.model_selection, sklearn.utils.metaestimators
+del sklearn.utils.metaestimators._safe_split
+import fastmlp
+from sklearn.datasets import load_iris
+network = fastmlp.MLPClassifier((4,), max_iter=4, random_state=0, backend="reference")
+print(*fastmlp.cross_val_score(network, *load_iris(return_X_y=True), cv=3))
+"""
+
+
+def test_a_search_needs_no_private_name_of_scikit_learn():
+    printed = subprocess.check_output([sys.executable, "-Wignore", "-c", WITHOUT], text=True)
+    found = fastmlp.cross_val_score(MLPClassifier(**GIVEN), *load_iris(return_X_y=True), cv=3)
+    assert [*map(float, printed.split())] == [*found]
 
 
 class Quiet(MLPClassifier):
