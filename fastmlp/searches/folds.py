@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import signal
 import time
+import traceback
 import warnings
 from collections.abc import Generator, Iterator
 from numbers import Integral, Number
@@ -142,7 +144,7 @@ class SharedFolds:
 def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None, list[Any] | None]:
     """Make a task's call in two parts, before its training and after; return what it returned.
 
-    None, at any time, if scikit-learn's function must be called.
+    None, at any time, if scikit-learn's function must be called. What a signal's handler raises is raised.
     """
     if len(task.calls) != 1 or not is_plain(call := task.calls[0]):
         return None
@@ -158,7 +160,9 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
         if own_kind is not None:
             return None
         awaited = task.request(plan, state, callbacks)
-    except Exception:
+    except Exception as error:
+        if is_of_a_signal(error):
+            raise
         return None
     times.append(time.time())
     yield
@@ -174,7 +178,9 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
                 result["train_scores"] = scores(named["scorer"], begun, "train")
         for one in seen:  # only now: after an error the function is called anew, and gives them itself
             warnings.showwarning(one.message, one.category, one.filename, one.lineno, one.file, one.line)
-    except Exception:
+    except Exception as error:
+        if is_of_a_signal(error):
+            raise
         return None
     before, _, after, score_time = np.diff(times).tolist()
     more = {
@@ -184,6 +190,12 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
         "parameters": ("return_parameters", named["parameters"]),
     }
     return [result | {name: value for name, (asked, value) in more.items() if named.get(asked)}]
+
+
+def is_of_a_signal(error: Exception) -> bool:
+    """Whether a function that handles a signal has raised an error: it would not come again."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def is_plain(call: Call) -> bool:
@@ -254,6 +266,8 @@ def network_in(estimator: Any, parameters: Any) -> Perceptron | None:
 def scores(scorer: Any, fit: FoldFit, of: str) -> Any:
     """Return the score, or the scores by name, of rows "train" or "test"; TypeError if one is no number."""
     X, y = fit.fold.transformed(of, fit.steps)
+    if type(scorer) is _MultimetricScorer:
+        scorer = _MultimetricScorer(scorers=scorer._scorers, raise_exc=True)  # an error, and not its text
     found = scorer(fit.network, X, copy.deepcopy(y))  # a metric may write to it
     return {name: number(one) for name, one in found.items()} if isinstance(found, dict) else number(found)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
@@ -210,6 +211,30 @@ def test_ctrl_c_while_a_thread_starts_leaves_no_thread(begun, monkeypatch):
         fastmlp.cross_val_score(piped(), X, Y, cv=3)
     assert threading.active_count() == before
     assert warnings.filters == filters
+
+
+class LateError(Exception):
+    """Raised by a signal's handler."""
+
+
+def late(*given):
+    raise LateError
+
+
+def signalled(y, predicted, sent=[]):  # noqa: B006  # the signal comes once
+    if not sent:
+        sent.append(True)
+        signal.raise_signal(signal.SIGTERM)
+    return 1.0
+
+
+def test_what_a_signals_handler_raises_is_not_lost():
+    before = signal.signal(signal.SIGTERM, late)
+    try:
+        with pytest.raises(LateError):
+            fastmlp.cross_val_score(MLPClassifier(**GIVEN), X, Y, cv=3, scoring=make_scorer(signalled))
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 WITHOUT = """
