@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
-from fastmlp.searches.folds import SharedFolds, fit_and_score
 from fastmlp.searches.preprocessing import shared_steps
 from fastmlp.searches.tasks import TaskGroup, TaskThread
 from fastmlp.system.budget import usable_cores
+
+folds: Any = None
+with suppress(ImportError):  # it reads private parts of scikit-learn, which a later release may not have
+    folds = importlib.import_module("fastmlp.searches.folds")
 
 
 def make_together(
@@ -21,12 +25,14 @@ def make_together(
 
     threads : for all trainings; those of a task's own calls are the group's to which it belongs
     """
-    thread, shared = threading.current_thread(), SharedFolds()
+    thread = threading.current_thread()
+    steps: dict[Any, Any] = {}
+    shared = folds and folds.SharedFolds(steps)
     group = thread.group if isinstance(thread, TaskThread) else TaskGroup(threads)
     tasks = []
     for batch, callback in zip(batches, callbacks, strict=True):
-        task = TaskThread(group, functools.partial(_make, batch, shared), callback)
-        task.calls, task.unthreaded = batch.items, fit_and_score(task, shared)
+        task = TaskThread(group, functools.partial(_make, batch, steps), callback)
+        task.calls, task.unthreaded = batch.items, folds and folds.fit_and_score(task, shared)
         tasks.append(task)
     group.run(tasks)
     return tasks
@@ -37,13 +43,13 @@ def make_in_worker(batches: Sequence[Any]) -> list[list[Any]]:
     return [task.result() for task in make_together(usable_cores(), batches, [None] * len(batches))]
 
 
-def _make(batch: Any, shared: SharedFolds) -> list[Any]:
+def _make(batch: Any, steps: dict[Any, Any]) -> list[Any]:
     """Make a batch's calls, in a task's thread."""
     task = threading.current_thread()
     assert isinstance(task, TaskThread)
     with ExitStack() as stack:
         for call in batch.items:
-            stack.enter_context(shared_steps(call, shared.steps))
+            stack.enter_context(shared_steps(call, steps))
         results: list[Any] = batch()
     for result in results:
         if isinstance(result, dict) and "fit_time" in result:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import signal
 import time
+import traceback
 import warnings
 from collections.abc import Generator, Iterator
 from numbers import Integral, Number
@@ -44,6 +46,9 @@ READ = {
     "candidate_progress", "error_score", "caller", "callback_ctx",
 }  # fmt: skip
 """The named arguments of scikit-learn's function that are known here."""
+
+PIPELINE_PARAMETERS = {*Pipeline._get_param_names()}
+"""No step may have such a name."""
 
 
 class Fold:
@@ -81,16 +86,16 @@ class FoldFit(NamedTuple):
 class SharedFolds:
     """What the tasks of a group have in common. steps : see `shared_steps`"""
 
-    def __init__(self) -> None:
-        self.steps: dict[Any, Any] = {}
+    def __init__(self, steps: dict[Any, Any]) -> None:
+        self.steps = steps
         self._folds: WeakValueDictionary[Any, Fold] = WeakValueDictionary()
         self._filters: dict[int, Any] = {}
 
     @contextlib.contextmanager
-    def as_called(self, function: Any, **config: Any) -> Iterator[None]:
+    def as_called(self, function: Any, seen: list[Any], **config: Any) -> Iterator[None]:
         """Have the filters of warnings and the configuration that scikit-learn would call a function with.
 
-        Warnings are given at the end: after an error the function is called anew, and gives them itself.
+        seen : warnings are added to it, and are not shown
         """
         key = id(function.warning_filters)
         if key not in self._filters:
@@ -99,10 +104,9 @@ class SharedFolds:
             self._filters[key] = asked()
         filters, *shown = self._filters[key]
         set_warning_state(([*filters], *shown))  # that a task leaves, the group replaces for the next one
-        with config_context(**function.config | config), warnings.catch_warnings(record=True) as seen:
+        with config_context(**function.config | config), warnings.catch_warnings(record=True) as added:
             yield
-        for one in seen:
-            warnings.showwarning(one.message, one.category, one.filename, one.lineno, one.file, one.line)
+        seen.extend(added)
 
     def fold_of(self, call: Call) -> tuple[Any, Fold]:
         """Return what tells the fold's rows to train on from others, and the fold."""
@@ -117,7 +121,7 @@ class SharedFolds:
         """Return the fit of a call as far as its training; None if it must begin in another way."""
         function: Any = call[0]
         _, (estimator, *_), named = call
-        network = network_of(estimator, named["parameters"])
+        network = network_in(estimator, named["parameters"])
         if network is None:
             return None
         rows, fold = self.fold_of(call)
@@ -140,14 +144,15 @@ class SharedFolds:
 def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None, list[Any] | None]:
     """Make a task's call in two parts, before its training and after; return what it returned.
 
-    None, at any time, if scikit-learn's function must be called.
+    None, at any time, if scikit-learn's function must be called. What a signal's handler raises is raised.
     """
     if len(task.calls) != 1 or not is_plain(call := task.calls[0]):
         return None
     function, _, named = call
     times = [time.time()]
+    seen: list[Any] = []
     try:
-        with shared.as_called(function, skip_parameter_validation=True):
+        with shared.as_called(function, seen, skip_parameter_validation=True):
             begun = shared.begun(call)
         if begun is None:
             return None
@@ -155,13 +160,15 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
         if own_kind is not None:
             return None
         awaited = task.request(plan, state, callbacks)
-    except Exception:
+    except Exception as error:
+        if is_of_a_signal(error):
+            raise
         return None
     times.append(time.time())
     yield
     times.append(time.time())
     try:
-        with shared.as_called(function):
+        with shared.as_called(function, seen):
             give(begun.fitting, awaited.taken_over())
             times.append(time.time())
             found = scores(named["scorer"], begun, "test")
@@ -169,7 +176,11 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
             result = {"fit_error": None, "test_scores": found}
             if named.get("return_train_score"):
                 result["train_scores"] = scores(named["scorer"], begun, "train")
-    except Exception:
+        for one in seen:  # only now: after an error the function is called anew, and gives them itself
+            warnings.showwarning(one.message, one.category, one.filename, one.lineno, one.file, one.line)
+    except Exception as error:
+        if is_of_a_signal(error):
+            raise
         return None
     before, _, after, score_time = np.diff(times).tolist()
     more = {
@@ -179,6 +190,12 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
         "parameters": ("return_parameters", named["parameters"]),
     }
     return [result | {name: value for name, (asked, value) in more.items() if named.get(asked)}]
+
+
+def is_of_a_signal(error: Exception) -> bool:
+    """Whether a function that handles a signal has raised an error: it would not come again."""
+    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
 
 
 def is_plain(call: Call) -> bool:
@@ -209,14 +226,26 @@ def reads_predictions(scorer: Any) -> bool:
     return type(scorer) in (_Scorer, _PassthroughScorer)
 
 
-def network_of(estimator: Any, parameters: Any) -> Perceptron | None:
+def is_plain_pipeline(pipeline: Pipeline) -> bool:
+    """Whether a pipeline is valid, and does no more than to apply its steps."""
+    names = [name for name, _ in pipeline.steps]
+    return (
+        pipeline.memory is None
+        and pipeline.verbose is False
+        and getattr(pipeline, "transform_input", None) is None
+        and len({*names}) == len(names)
+        and not any("__" in name or name in PIPELINE_PARAMETERS for name in names)
+    )
+
+
+def network_in(estimator: Any, parameters: Any) -> Perceptron | None:
     """Return the network that an estimator is or ends in, with its parameters set.
 
     None of one that does more than to fit, or whose fit cannot be begun twice.
     """
     network, prefix = estimator, ""
     if type(estimator) is Pipeline:
-        if estimator.memory is not None or estimator.verbose or getattr(estimator, "transform_input", None):
+        if not is_plain_pipeline(estimator):
             return None
         name, network = estimator.steps[-1]
         prefix = f"{name}__"
@@ -226,7 +255,7 @@ def network_of(estimator: Any, parameters: Any) -> Perceptron | None:
         parameters = clone(parameters, safe=False)
         if not all(name.startswith(prefix) for name in parameters):
             estimator.set_params(**parameters)
-            return network_of(estimator, None)
+            return network_in(estimator, None)
         network.set_params(**{name.removeprefix(prefix): value for name, value in parameters.items()})
     alone = network.solver == "lbfgs" or network.warm_start
     seen = network.verbose or network.progress or len(network.callbacks)
@@ -236,7 +265,10 @@ def network_of(estimator: Any, parameters: Any) -> Perceptron | None:
 
 def scores(scorer: Any, fit: FoldFit, of: str) -> Any:
     """Return the score, or the scores by name, of rows "train" or "test"; TypeError if one is no number."""
-    found = scorer(fit.network, *fit.fold.transformed(of, fit.steps))
+    X, y = fit.fold.transformed(of, fit.steps)
+    if type(scorer) is _MultimetricScorer:
+        scorer = _MultimetricScorer(scorers=scorer._scorers, raise_exc=True)  # an error, and not its text
+    found = scorer(fit.network, X, copy.deepcopy(y))  # a metric may write to it
     return {name: number(one) for name, one in found.items()} if isinstance(found, dict) else number(found)
 
 

@@ -68,8 +68,8 @@ class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]
     pipeline, the networks of all candidates and folds train together, as those of `fit_many`:
 
     - `n_jobs` is the number of threads, None for all cores; `pre_dispatch` is ignored, with a warning;
-    - steps of a pipeline before the network are fitted, and applied to the test rows, once for each fold
-      where their parameters are equal, and `random_state`, if they have one, is a number;
+    - steps of a pipeline before the network are fitted once for each fold, and most often applied to its
+      test rows once, where their parameters are equal, and `random_state`, if they have one, is a number;
     - networks of the solver "lbfgs" are trained one after another, each on all threads;
     - the time of a fit is its share; Ctrl-C ends the search;
     - with another backend of joblib's that the program has chosen, as Dask, each worker has a share of the
@@ -88,7 +88,8 @@ class GridSearchCV(_Search, model_selection.GridSearchCV):  # type: ignore[misc]
     Attributes
     ----------
     cv_results_ : dict of arrays
-        As scikit-learn's to the last digit, but for times.
+        As scikit-learn's to the last digit, but for times, and for train scores where a transformer of
+        one's own writes to the rows that it is given.
     best_params_ : dict
         As scikit-learn's, as are all other attributes.
     """

@@ -1,4 +1,4 @@
-"""Tasks that run one at a time, each in its thread, until they wait: for a training, or for other tasks.
+"""Tasks that run one at a time, some in threads, until they wait: for a training, or for other tasks.
 
 What a task is does not matter: it may preprocess rows, fit other estimators, search itself. Where it comes to
 a training of a network it waits, and others run. Once all wait, their trainings are taken together.
@@ -28,7 +28,7 @@ MOST_BYTES = 1 << 28
 """Bytes of rows from which on no further task begins until those that wait have trained."""
 
 MOST_TASKS = 1 << 10
-"""Tasks that wait for trainings at once; each is a thread, of some 50 KB."""
+"""Tasks that wait for trainings at once; one that needs a thread takes some 50 KB more."""
 
 
 class Abandoned(BaseException):
@@ -77,8 +77,9 @@ class TaskThread(TrainingThread):
         set_warning_state(self._warnings)
         if self.unthreaded is not None and self._goes_on_unthreaded(self.unthreaded):
             return
-        self.runs = True
-        if self.ident is None:
+        new = self.ident is None
+        self.runs = True  # from here on Ctrl-C comes no earlier than the thread has its turn
+        if new:
             try:
                 self.start()
             except RuntimeError:
@@ -184,8 +185,7 @@ class TaskGroup:
 
     def add_training(self, task: TaskThread, awaited: Awaited) -> Awaited:
         """Add the training that a task is about to wait for."""
-        tasks = len(self._fresh) + len(self._begun) + (task not in self._begun)
-        self._ahead.note(awaited.plan, tasks, task.calls)
+        self._ahead.note(awaited.plan, len(self._fresh) + len(self._begun), task.calls)
         self._training.append((task, awaited))
         self._bytes += awaited.bytes
         return awaited
@@ -201,15 +201,18 @@ class TaskGroup:
                 self._train()
 
     def _let_run(self, task: TaskThread) -> None:
+        new = task not in self._begun
+        self._begun[task] = None  # first: Ctrl-C may come while its thread starts
         try:
             task.go_on()
         except RuntimeError:  # "can't start new thread"
+            if new:
+                del self._begun[task]
             if not self._training:
                 raise
             self._fresh.appendleft(task)
             self._most_tasks = len(self._training)
             return
-        self._begun[task] = None
         self._await(task)
         if task.ended:
             self._end(task)
@@ -219,7 +222,8 @@ class TaskGroup:
             try:
                 self.turns.get(timeout=POLL)  # without a timeout Windows would not hear Ctrl-C
             except Empty:
-                continue
+                if task.ident is None:  # Ctrl-C came before its thread
+                    return
 
     def _end(self, task: TaskThread) -> None:
         task.end()
@@ -245,6 +249,6 @@ class TaskGroup:
         self.abandoned = True
         for task in reversed(self._begun):
             self._await(task)
-            if not task.ended:
+            if not task.ended and (task.unthreaded is not None or task.ident is not None):
                 task.go_on()
             task.end()

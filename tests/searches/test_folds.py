@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import threading
 import warnings
 import weakref
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -11,10 +16,11 @@ from problems import data_set
 from searching import assert_same_results
 from sklearn import config_context, model_selection
 from sklearn.base import clone
+from sklearn.datasets import load_iris
 from sklearn.exceptions import FitFailedWarning
 from sklearn.metrics import make_scorer
 from sklearn.model_selection import KFold, StratifiedKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 import fastmlp
@@ -54,7 +60,7 @@ def searched(package, estimator, grid, y=Y, rows=X, **options):
 
 
 def errors_by_zero(y, predicted):
-    return 1 / np.count_nonzero(predicted == 7)
+    return 1 / int(np.count_nonzero(predicted == 7))  # a Python int, which raises
 
 
 @pytest.mark.parametrize(
@@ -101,6 +107,15 @@ def test_a_network_alone_needs_no_thread(seed, threads):
         (ALPHAS, {"scoring": lambda network, X, y: float(len(network.steps))}),
         ({"mlpclassifier__solver": ["adam", "lbfgs"]}, {}),
         ({"mlpclassifier__early_stopping": [True, False]}, {}),
+        (
+            {"mlpclassifier__warm_start": [True], "mlpclassifier__tol": [1e-4, 1e-5]},
+            {"scoring": {"no": make_scorer(errors_by_zero), "yes": "neg_log_loss"}},
+        ),
+        ({"verbose": [False, 0]}, {}),  # no valid parameter of a pipeline
+        (
+            {"steps": [[("a", StandardScaler()), (name, MLPClassifier(**GIVEN))] for name in ("b", "b__c")]},
+            {},
+        ),
     ],
 )
 def test_what_fails_or_is_seen_by_others_is_scikit_learns_matter(grid, options):
@@ -125,6 +140,124 @@ def test_an_error_that_shall_be_raised_is_and_routed_weights_count(threads):
             for package in (model_selection, fastmlp)
         ]
     np.testing.assert_array_equal(*found)
+
+
+def test_a_task_that_fails_at_last_has_warned_once():
+    network, options = MLPClassifier(**GIVEN, batch_size=5000), {"scoring": make_scorer(errors_by_zero)}
+    found = []
+    for package in (fastmlp, model_selection):
+        _, seen = searched(package, network, {"alpha": [1e-4]}, **options)
+        found.append(Counter(message[:30] for _, message in seen))
+    assert found[0] == found[1]
+    assert found[0]["Got `batch_size` less than 1 o"] == 3
+
+
+def centred(y, predicted):
+    y -= 50.0
+    return -float(np.mean((y - predicted) ** 2))
+
+
+def test_a_metric_may_write_to_the_targets_that_it_is_given():
+    grid, options = {"alpha": [1e-4, 0.1, 1.0]}, {"scoring": make_scorer(centred), "return_train_score": True}
+    found = [
+        searched(package, MLPRegressor(**GIVEN), grid, TARGETS.copy(), cv=KFold(3), **options)[0].cv_results_
+        for package in (fastmlp, model_selection)
+    ]
+    assert_same_results(*found)
+
+
+@pytest.mark.parametrize("name", ["a__b", "memory", "steps"])
+def test_a_pipeline_of_a_network_alone_is_validated(name):
+    with pytest.raises(ValueError, match=name):
+        fastmlp.cross_val_score(Pipeline([(name, MLPClassifier(**GIVEN))]), X, Y, error_score="raise")
+
+
+@pytest.mark.parametrize("estimator", [MLPClassifier(**GIVEN), piped()], ids=["alone", "piped"])
+def test_weights_count_without_routing(estimator):
+    prefix, found = "mlpclassifier__" if isinstance(estimator, Pipeline) else "", []
+    for package in (fastmlp, model_selection):
+        search = package.GridSearchCV(
+            estimator, {f"{prefix}alpha": [1e-4, 1.0]}, cv=3, refit=False, scoring="neg_log_loss"
+        )
+        search.fit(X, Y, **{f"{prefix}sample_weight": 1.0 + 9 * (Y == 0)})
+        found.append(search.cv_results_)
+    assert_same_results(*found)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options"), [({"verbose": False}, {"verbose": 2}), ({"verbose": True}, {})]
+)
+def test_lines_are_printed_as_often_as_scikit_learn_prints_them(lines, options, capsys):
+    counts = []
+    for package in (fastmlp, model_selection):
+        searched(package, piped().set_params(**lines), ALPHAS, **options)
+        printed = capsys.readouterr().out.splitlines()
+        counts.append([sum(part in one for one in printed) for part in ("[CV] END", "(step 2 of 2)")])
+    assert counts[0] == counts[1]
+    assert sum(counts[0]) >= 9
+
+
+def test_networks_of_the_grid_stay_unfitted():
+    networks = [MLPClassifier(**GIVEN), MLPClassifier(**GIVEN)]
+    searched(fastmlp, piped(), {"mlpclassifier": networks})
+    assert not any(hasattr(network, "coefs_") for network in networks)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_ctrl_c_while_a_thread_starts_leaves_no_thread(begun, monkeypatch):
+    start = TaskThread.start
+
+    def interrupted(task):
+        if begun:
+            start(task)
+        raise KeyboardInterrupt
+
+    before, filters = threading.active_count(), [*warnings.filters]
+    monkeypatch.setattr(TaskThread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fastmlp.cross_val_score(piped(), X, Y, cv=3)
+    assert threading.active_count() == before
+    assert warnings.filters == filters
+
+
+class LateError(Exception):
+    """Raised by a signal's handler."""
+
+
+def late(*given):
+    raise LateError
+
+
+def signalled(y, predicted, sent=[]):  # noqa: B006  # the signal comes once
+    if not sent:
+        sent.append(True)
+        signal.raise_signal(signal.SIGTERM)
+    return 1.0
+
+
+def test_what_a_signals_handler_raises_is_not_lost():
+    before = signal.signal(signal.SIGTERM, late)
+    try:
+        with pytest.raises(LateError):
+            fastmlp.cross_val_score(MLPClassifier(**GIVEN), X, Y, cv=3, scoring=make_scorer(signalled))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+WITHOUT = """
+import sklearn.model_selection, sklearn.utils.metaestimators
+del sklearn.utils.metaestimators._safe_split
+import fastmlp
+from sklearn.datasets import load_iris
+network = fastmlp.MLPClassifier((4,), max_iter=4, random_state=0, backend="reference")
+print(*fastmlp.cross_val_score(network, *load_iris(return_X_y=True), cv=3))
+"""
+
+
+def test_a_search_needs_no_private_name_of_scikit_learn():
+    printed = subprocess.check_output([sys.executable, "-Wignore", "-c", WITHOUT], text=True)
+    found = fastmlp.cross_val_score(MLPClassifier(**GIVEN), *load_iris(return_X_y=True), cv=3)
+    assert [*map(float, printed.split())] == [*found]
 
 
 class Quiet(MLPClassifier):
@@ -157,6 +290,17 @@ def test_rows_of_a_fold_go_with_the_last_task_that_needs_them(monkeypatch):
     assert most == [1, 1, 1, 1]
 
 
+class Wide(MLPClassifier):
+    """A network that takes the parameters of its base by name."""
+
+    def __init__(self, width=4, **others):
+        super().__init__(**others)
+        self.width = width
+
+    def get_params(self, deep=True):
+        return {"width": self.width} | {name: getattr(self, name) for name in MLPClassifier().get_params()}
+
+
 def test_a_clone_is_scikit_learns_with_what_else_it_copies():
     class Own(MLPClassifier):
         def __init__(self, alpha=2):
@@ -173,6 +317,7 @@ def test_a_clone_is_scikit_learns_with_what_else_it_copies():
     assert clone(seeded).random_state is not seeded.random_state
     with pytest.raises(RuntimeError, match="constructor either does not set or modifies"):
         clone(Own())
+    assert clone(Wide(width=3, alpha=0.5)).alpha == 0.5
 
 
 def test_parameters_are_those_that_passed_only_if_types_agree():
