@@ -48,17 +48,19 @@ def generator_of(given: np.random.RandomState, among_others: bool) -> np.random.
 
 def train_here(fitting: Generator[Wanted, Run, None]) -> None:
     """Fit, and train as this thread does; what makes a training of its own kind trains alone."""
-    thread = threading.current_thread()
-    for plan, state, callbacks, begin in fitting:
-        try:
-            if begin is None and isinstance(thread, TrainingThread):
-                run = thread.train(plan, state, callbacks)
-            else:
-                run = train(plan, state, callbacks, begin=begin)
-        except BaseException as error:
-            give(fitting, error)
+    thread, wanted = threading.current_thread(), next(fitting, None)
+    if wanted is None:  # the solver "lbfgs" needs no training
+        return
+    plan, state, callbacks, begin = wanted
+    try:
+        if begin is None and isinstance(thread, TrainingThread):
+            run = thread.train(plan, state, callbacks)
         else:
-            give(fitting, run)
+            run = train(plan, state, callbacks, begin=begin)
+    except BaseException as error:
+        give(fitting, error)
+    else:
+        give(fitting, run)
 
 
 def give(fitting: Generator[Wanted, Run, None], outcome: Run | BaseException) -> None:

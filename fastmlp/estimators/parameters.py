@@ -91,8 +91,8 @@ class Parameters(BaseEstimator):  # type: ignore[misc]  # scikit-learn is untype
         """Return an estimator with the same parameters: scikit-learn's clone, without copying plain ones."""
         own = vars(self)
         parameters = {name: own.get(name, _NOTHING) for name in self._get_param_names()}
-        own_names = type(self).get_params is not BaseEstimator.get_params  # scikit-learn's clone goes by it
-        if not own_names and all(map(_is_plain, parameters.values())) and own.keys().isdisjoint(CLONED):
+        overridden = type(self).get_params is not BaseEstimator.get_params  # scikit-learn's clone goes by it
+        if not overridden and all(map(_is_plain, parameters.values())) and own.keys().isdisjoint(CLONED):
             made = type(self)(**parameters)
             copied = vars(made)
             if all(copied.get(name) is value for name, value in parameters.items()):

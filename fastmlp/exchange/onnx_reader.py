@@ -142,7 +142,7 @@ def read(file: OnnxFile) -> ImportedChain:
             f"a chain has one input and one output, got {len(inputs)} and {len(model.graph.output)}"
         )
     kept: set[str] = set()
-    while True:
+    while True:  # anew for each value that a later layer turns out to read, too
         try:
             return _Reader(onnx, dict(arrays), inputs[0].name, kept).chain(model.graph, types)
         except _LostError as lost:
@@ -196,7 +196,7 @@ class _Reader:
         self.types: dict[str, Any] = {}
         self.units = 0
         self.uses: Counter[str] = Counter()
-        self._read: set[str] = set()
+        self._computed: set[str] = set()
 
     def chain(self, graph: Any, types: dict[str, Any]) -> ImportedChain:
         """Return the layers from the input to the output; types : of all values, as onnx infers them."""
@@ -217,7 +217,7 @@ class _Reader:
             output = node.output[0]
             if output in self.values:
                 self._check(node, types.get(output, none), rows, kind)
-                self._read.add(output)
+                self._computed.add(output)
                 if output in self.kept:
                     self._end_activation(output)
         if target not in self.values:
@@ -277,7 +277,7 @@ class _Reader:
         if source not in self.values:
             return False
         if other not in self.places and other != source:
-            if other in self._read and other not in self.kept:
+            if other in self._computed and other not in self.kept:
                 raise _LostError(other)
             return False
         place = self._end_activation(source) if other == source else self.places[other]

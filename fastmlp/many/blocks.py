@@ -42,11 +42,14 @@ T = TypeVar("T")
 MOST = 256
 """Models of a block: with more, what each costs Python hardly becomes less."""
 
-FREED_SECONDS = 1e-2
-"""A chunk takes a sixteenth of the training, or this where that is more, so that lanes are free soon."""
+CHUNKS = 16
+"""Chunks of a training, about, once its pace is known: lanes become free between two."""
+
+LEAST_SECONDS = 1e-2
+"""Of a chunk, where no other bound is below it."""
 
 FEWEST_STEPS = 8
-"""Steps of a chunk at least: what it begins with is kept, which takes less than one."""
+"""Steps of a chunk, where no other bound is below them: to keep what it begins with takes less than one."""
 
 FREED_SHARE = 0.75
 """Networks are laid out anew where they fill at most this share of their vectors."""
@@ -161,8 +164,8 @@ class BlockTraining:
             return 0
         pace = max(self._pace, 1e-9)
         timely = min(int(CHUNK_SECONDS / pace), self._batches[0].steps_within(MAX_CHUNK_VISITS // models))
-        share = steps // 16 if self._step else 0  # at first the pace is an estimate
-        most = min(timely, MOST_LOSSES // models, max(FEWEST_STEPS, int(FREED_SECONDS / pace), share))
+        share = steps // CHUNKS if self._step else 0  # at first the pace is an estimate
+        most = min(timely, MOST_LOSSES // models, max(FEWEST_STEPS, int(LEAST_SECONDS / pace), share))
         return min(max(1, most), steps - self._step)
 
     def take_steps(self, steps: int) -> None:
@@ -191,12 +194,12 @@ class BlockTraining:
         """Return whether the objectives (models, steps) and the parameters of each model are finite."""
         with np.errstate(invalid="ignore", over="ignore"):
             finite: NDArray[np.bool_] = np.isfinite(objectives.sum(axis=1))
-        if not finite.all():  # a sum of finite ones may be none
+        if not finite.all():  # a sum of finite ones may overflow
             finite[~finite] = np.isfinite(objectives[~finite]).all(axis=1)
         return finite & self._lanes.finite
 
     def _keep_divergence(self, place: int, before: LaneNumbersKept, chunk: Chunk) -> None:
-        """Keep the error of a model that has diverged in the chunk before which numbers were others."""
+        """Keep the error of a model that has diverged in a chunk. before : all numbers at its beginning"""
         members, rows = self._members, self._pattern.optimizer.moment_rows
         pattern, (parameters, moments) = members.patterns[place], before.of(place)
         state = initial_state(parameters, rows, self._step)

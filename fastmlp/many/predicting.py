@@ -37,7 +37,10 @@ def predict_many(models: Sequence[Model], X: Any) -> Any:
 
 
 def outputs_of(models: Sequence[Model], X: Any, columns: Sequence[Any] | None) -> Any:
-    """Return what `predict_many` returns, of models that read some columns of X each; of all for None."""
+    """Return what `predict_many` returns.
+
+    columns : of X, for each model those that it reads; None if all read all
+    """
     if isinstance(models, Model) or not isinstance(models, Sequence) or not models:
         raise TypeError(f"models must be a list of Model, at least one, got {checks.shown(models)}")
     inputs: list[Any] = []

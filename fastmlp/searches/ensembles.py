@@ -16,7 +16,7 @@ from fastmlp.estimators.joint import Joint
 from fastmlp.estimators.regressor import MLPRegressor
 from fastmlp.exchange import c_header, onnx_graph
 from fastmlp.exchange.steps import ExportGraph, mean_graph
-from fastmlp.many.predicting import outputs_of
+from fastmlp.many.predicting import outputs_of, predict_many
 from fastmlp.searches.backend import together
 
 Array = NDArray[Any]
@@ -75,7 +75,7 @@ class _Ensemble(Joint):
         models = [member.model_ for member in self.estimators_]
         columns, every = self.estimators_features_, np.arange(X.shape[1])
         if all(np.array_equal(features, every) for features in columns):
-            return self._predictions(outputs_of(models, X, None))
+            return self._predictions(predict_many(models, X))
         at_once = max(1, MOST_COPIED // sum(map(len, columns)))
         parts = range(0, X.shape[0], at_once)
         outputs = [outputs_of(models, X[start : start + at_once], columns) for start in parts]

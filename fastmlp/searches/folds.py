@@ -84,7 +84,7 @@ class FoldFit(NamedTuple):
 
 
 class SharedFolds:
-    """What the tasks of a group have in common. steps : see `shared_steps`"""
+    """What the tasks of a group have in common. steps : fitted ones, `kept` of `shared_steps`"""
 
     def __init__(self, steps: dict[Any, Any]) -> None:
         self.steps = steps
@@ -111,11 +111,13 @@ class SharedFolds:
     def fold_of(self, call: Call) -> tuple[Any, Fold]:
         """Return what tells the fold's rows to train on from others, and the fold."""
         _, (estimator, X, y), named = call
-        key = tuple(map(id, (X, y, named["train"], named["test"])))
+        read = {"X": X, "y": y, **named}
+        rows = tuple(id(read[name]) for name in FOLD)
+        key = *rows, id(named["test"])
         fold = self._folds.get(key)
         if fold is None:
             fold = self._folds[key] = Fold(estimator, X, y, named["train"], named["test"])
-        return key[: len(FOLD)], fold
+        return rows, fold
 
     def begun(self, call: Call) -> FoldFit | None:
         """Return the fit of a call as far as its training; None if it must begin in another way."""
@@ -156,8 +158,8 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
             begun = shared.begun(call)
         if begun is None:
             return None
-        plan, state, callbacks, own_kind = begun.wanted
-        if own_kind is not None:
+        plan, state, callbacks, begin = begun.wanted
+        if begin is not None:
             return None
         awaited = task.request(plan, state, callbacks)
     except Exception as error:

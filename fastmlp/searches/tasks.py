@@ -36,7 +36,7 @@ class Abandoned(BaseException):
 
 
 class TaskThread(TrainingThread):
-    """A call in a thread, which goes on only while its group has it do so.
+    """A call that goes on only while its group has it do so, in this thread or in the group's (`unthreaded`).
 
     call : what it does; error : what ended it, if anything did
     ended_call : what the group calls after the end
@@ -89,7 +89,7 @@ class TaskThread(TrainingThread):
             self._turns.put(None)
 
     def _goes_on_unthreaded(self, parts: Generator[None, None, Any]) -> bool:
-        """Make the next part of the call, if there is a way without a thread."""
+        """Make the next part of the call in the group's thread; return False if the task's own is needed."""
         try:
             if self.group.abandoned:
                 parts.close()
@@ -102,7 +102,7 @@ class TaskThread(TrainingThread):
         return self.ended
 
     def end(self) -> None:
-        """Have the thread end that has made the call."""
+        """Wait for the thread to end, if it was started."""
         if self.ident is not None:
             self.join()
 

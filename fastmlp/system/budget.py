@@ -171,7 +171,7 @@ def _hold(thread: int) -> None:
 
 
 def _give_back(thread: int) -> None:
-    """Set what is left of the limits after one of a thread's, of libraries that it can set."""
+    """Set libraries back to the limits that remain after one of a thread's has ended."""
     for (file, owner), (library, found) in list(_found.items()):
         if owner in (None, thread):
             left = _limits_of(owner)

@@ -38,7 +38,7 @@ LEAST_ROWS = 1000
 LARGE, PILOT_ROWS = 200_000, 20_000
 """Of more rows than the first, with those held out, so many as the second show the pace before a training."""
 
-OTHERS = 6
+SLOWEST = 6
 """How many times as long as the first recipe others take at most, about, for the same rows."""
 
 COMPILING = 20.0

@@ -34,7 +34,7 @@ REPEATS = 5
 
 MOST_ROWS, LEAST_ROWS, MOST_CELLS = 20_000, 50, 5_000_000
 """Rows that each permutation is measured on, drawn by the seed: so many at most and at least. In between all
-permutations together read about so many cells: 500 columns take half a minute in place of half an hour."""
+permutations together read about so many cells: 500 columns take half a minute."""
 
 EFFECT_ROWS, PAIR_ROWS = 300, 100
 """Rows that effects of one column, and of two, are means of."""
@@ -111,7 +111,7 @@ def importances(
         whole = task.error(true, members.outputs(estimator.models_, X))
         for place, end in enumerate(accumulate(column.width for column in columns)):
             own = slice(end - columns[place].width, end)
-            shuffled = with_rows(X, own, rng.permutation(count))
+            shuffled = with_shuffled(X, own, rng.permutation(count))
             rises[place, repeat] = task.error(true, members.outputs(estimator.models_, shuffled)) - whole
     found = [
         Importance(column.name, float(own.mean()), float(own.std()))
@@ -120,7 +120,7 @@ def importances(
     return sorted(found, key=lambda one: -one.mean)
 
 
-def with_rows(X: Any, columns: slice, rows: Array) -> Any:
+def with_shuffled(X: Any, columns: slice, rows: Array) -> Any:
     """Return X (rows, n), dense or CSR, of which some columns have their rows in another order."""
     if isinstance(X, np.ndarray):
         changed = X.copy()

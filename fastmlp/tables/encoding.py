@@ -322,7 +322,10 @@ def _of_texts(series: pl.Series, distinct: int, most_levels: int) -> Column:
 
 
 def _distinct(series: pl.Series) -> int:
-    """How many different values there are; of numbers at the head, if these differ: to count takes long."""
+    """Return how many different values there are, or a bound where counting takes long.
+
+    It is the number of those at the head of numbers, if these differ, and of the rows of lists.
+    """
     if series.dtype.is_nested():
         return len(series)
     at_head = series[:HEAD].drop_nulls().n_unique() if series.dtype.is_numeric() else 0

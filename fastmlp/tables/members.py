@@ -14,7 +14,7 @@ from fastmlp.fitting import fit
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
-from fastmlp.tables.deadline import OTHERS, Allowance, Deadline, Part, backend_in, within
+from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, backend_in, within
 from fastmlp.tables.inputs import inputs_of, predicted, rows_for
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification, Task
@@ -142,7 +142,7 @@ def _firsts(
             return groups, place
         stopwatch = Stopwatch()
         try:
-            room = 1.0 if groups or len(recipes) == 1 else 1 / OTHERS
+            room = 1.0 if groups or len(recipes) == 1 else 1 / SLOWEST
             found = within(seconds, deadline.left, recipe, part, trained, not groups, room)
         except DivergenceError:
             if recipe is recipes[-1] and not groups:

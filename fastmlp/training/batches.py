@@ -23,7 +23,7 @@ class Orders(Protocol):
 
 
 NO_ORDER = np.empty(0, np.int64)
-"""The order of an epoch under way where none is drawn."""
+"""The order under way where no epoch is, or none is drawn."""
 
 
 def batches_of(rows: int, batch_size: int, joins: bool) -> int:
@@ -69,7 +69,7 @@ class Batches:
             return NO_ORDER
         epoch, within = divmod(step, self.per_epoch)
         # No empty part of the orders: it would keep all of them in memory.
-        return self._orders[epoch - self._first :].reshape(-1) if within else np.empty(0, np.int64)
+        return self._orders[epoch - self._first :].reshape(-1) if within else NO_ORDER
 
     def position(self, step: int) -> tuple[NDArray[np.int64], dict[str, Any]]:
         """Return (order, order_state) of a `Snapshot` before the given step; orders are drawn up to there."""

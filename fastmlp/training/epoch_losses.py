@@ -9,7 +9,7 @@ HEADROOM = 2.0**-64
 """A factor that keeps the sum of an epoch's finite losses finite; a power of two rounds nothing."""
 
 
-NOTHING = np.empty((2, 0))
+NO_LOSSES = np.empty((2, 0))
 """The `EpochLosses.pending` between two epochs."""
 
 
@@ -23,7 +23,7 @@ class EpochLosses:
     def __init__(self, per_epoch: int, heads: int = 0) -> None:
         self._per_epoch = per_epoch
         self.parts = (1 + heads,) if heads else ()
-        self.pending = NOTHING if not heads else np.empty((2 + heads, 0))
+        self.pending = NO_LOSSES if not heads else np.empty((2 + heads, 0))
         """(2 + heads, steps) of the epoch under way: objectives times weights times HEADROOM, and weights."""
 
     def add(self, counts: NDArray[np.float64], objectives: NDArray[np.float64]) -> list[list[float]]:

@@ -16,7 +16,7 @@ from fastmlp.training.callbacks import Callback, Run, no_snapshot, with_state
 from fastmlp.training.loop import Training
 from fastmlp.training.plan import Plan
 
-NOTHING = nullcontext()
+NO_LIMIT = nullcontext()
 """The limit of the BLAS where nothing calls it."""
 
 
@@ -60,7 +60,7 @@ def under_way(
                     if saved:
                         _take_over(callback, run, saved)
             threads = plan.blas_threads or plan.threads
-            with budget.training(), budget.blas_threads(threads) if plan.calls_blas else NOTHING:
+            with budget.training(), budget.blas_threads(threads) if plan.calls_blas else NO_LIMIT:
                 yield training
             run.left = training.left()
         finally:

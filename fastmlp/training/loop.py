@@ -80,7 +80,7 @@ class Training:
         most = plan.batch_size if plan.held_out is None else max(plan.batch_size, len(plan.held_out.weights))
         self.drafts = plan.stays_finite or is_long(most_seconds(weights, most) + streamed)
         self.resumed = resumed
-        self.begins_again = self._can_begin_again()
+        self.can_begin_again = self._can_begin_again()
         backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, backend, self.snapshot,
@@ -271,7 +271,7 @@ class Training:
         step or the validation takes long and the training has been requested to stop.
         """
         plan = self.plan
-        first, self.begins_again = self.begins_again, False
+        first, self.can_begin_again = self.can_begin_again, False
         drafts = self.drafts and not first
         state = self.draft.of(self.state, changed=bool(self.callbacks)) if drafts else self.state
         stopwatch = Stopwatch()

@@ -110,7 +110,7 @@ class Continuation(NamedTuple):
     """A training as the model that it gave keeps it; it holds no rows.
 
     fit : `fastmlp.fit`, which is above this module
-    options : of `fit`, those that stay: optimizer, batch_size, shuffle, seed, backend, threads, dtype, window
+    options : of `fit`, those in `options.STAYS`
     share : of the rows that was split off for validation, None if none was
     backend : the name of the one that trained
     rows : of an epoch, None where they came block by block: the same sample then says that they are the same

@@ -38,7 +38,9 @@ class FitOptions(NamedTuple):
     """What `fit` was given besides the network, the rows and the communicator; see there.
 
     Once it is checked there is an `Optimizer` and a list of callbacks, and `resume` is what a file or a model
-    holds; the seed is drawn later.
+    holds; the seed is drawn later. Those before `seed` are descriptions, whose checks are kept by their
+    identities; those from it on are looked at in each call (`setup.VALUES`).
+
     fit : `fastmlp.fit` itself, which is above this module, for `Model.fit_more`
     """
 

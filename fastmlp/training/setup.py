@@ -32,7 +32,7 @@ VALUES = FitOptions._fields.index("seed")
 """Where options begin that are looked at in each call; those before it are descriptions."""
 
 FROZEN = (type(None), bool, int, float, str, type, np.dtype, FunctionType, Optimizer, EMA, SWA)
-"""The types of descriptions that nobody can change. Lists, and callbacks with a state, are none."""
+"""The types of descriptions that nobody can change; of callbacks and metrics only the empty tuple goes."""
 
 MOST_KEPT = 32
 """The most setups that are kept, and of each the most that differ in rows, steps or threads."""
@@ -101,8 +101,8 @@ class Setup(NamedTuple):
     ) -> StepSetup:
         """Return how steps are taken; ValueError if the average or the backend does not go with the rest.
 
-        rows : of a batch; steps : of all trainings like this one; averaged : of this one, None if that is
-            not known before rows are read
+        rows : of a batch; steps : of all trainings like this one; averaged : steps of this one, for its
+            average; None if they are not known before rows are read
         """
         threads = options.threads
         if threads is None and self.requested.backend == "auto":

@@ -33,7 +33,7 @@ def vectors(monkeypatch):
         return take(self, *given)
 
     monkeypatch.setattr(LaneBlocks, "take", counted)
-    monkeypatch.setattr(blocks, "FREED_SECONDS", 0.0)
+    monkeypatch.setattr(blocks, "LEAST_SECONDS", 0.0)
     monkeypatch.setattr(blocks, "FEWEST_STEPS", 4)
     return found
 

@@ -18,7 +18,7 @@ from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.cli.main import main
 from fastmlp.system.compiling import compiling
 from fastmlp.tables import deadline, members
-from fastmlp.tables.deadline import LEAST_ROWS, OTHERS, Deadline, within
+from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
 from fastmlp.tables.tasks import Regression
@@ -205,7 +205,7 @@ def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left
     says = rf"^time_limit=60 left room for 1 of 2 networks, {rows} of 100 rows$"
     with pytest.warns(UserWarning, match=says):
         model.fit(rows_of_numbers(100), "y")
-    firsts = [(80, True, 1 / OTHERS), (16, False, 1), (16, False, 1)]
+    firsts = [(80, True, 1 / SLOWEST), (16, False, 1), (16, False, 1)]
     assert [one[1:] for one in begun] == [*firsts, (80, True, 1)]
     assert begun[0][0].decay == first.decay
     assert [len(models) for _, models in model.groups_] == [1] * kept
