@@ -19,7 +19,7 @@ from fastmlp.tables.effects import (
     effects,
     importances,
     pairs,
-    with_rows,
+    with_shuffled,
 )
 from fastmlp.tables.plots import ACROSS, plot
 from fastmlp.tables.tasks import targets_of
@@ -69,7 +69,7 @@ def test_shuffled_columns_of_x_are_those_of_shuffled_columns():
         for column in encoding.used:
             own = slice(end, end := end + column.width)
             shuffled = encoding.encoded(X.with_columns(X[column.name][order]))
-            changed, *both = with_rows(encoded, own, order), shuffled, encoded
+            changed, *both = with_shuffled(encoded, own, order), shuffled, encoded
             changed, shuffled, before = (
                 one.toarray() if encoding.is_sparse else one for one in (changed, *both)
             )
