@@ -47,7 +47,7 @@ def rows() -> Iterator[Row]:
             notebook, X, y, optimizer=sgd, epochs=epochs, batch_size=None, seed=0, progress=False, threads=1
         )
 
-    # "auto" finds it from now on, as where such trainings have taken what it takes to compile.
+    # "auto" finds programs from now on, as where such trainings have taken what these take to compile.
     fastmlp.fit(notebook, X, y, optimizer=sgd, epochs=1, batch_size=None, seed=0, backend="specialized")
 
     yield Row("fit, 100 steps of 3-4-1", fit(100), "100 steps", fit(100 * LONG), LONG, 200)
@@ -63,6 +63,7 @@ def rows() -> Iterator[Row]:
 
     inputs, targets = rng.random((64, 17), np.float32), rng.random((64, 6), np.float32)
     network, given = fastmlp.Network([17, 64, 64, 6]), {"batch_size": 64, "progress": False, "threads": 1}
+    fastmlp.fit(network, inputs, targets, epochs=1, backend="specialized", **given)
     held = [fastmlp.fit(network, inputs, targets, epochs=1, **given)]
 
     def go_on() -> None:
