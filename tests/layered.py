@@ -61,3 +61,11 @@ def train(layers, rows, epochs=4, **options):
     given = {"optimizer": Adam(0.01), "batch_size": 16, "seed": 1, "progress": False, "dtype": "float64"}
     made = layers if isinstance(layers, Network) else network(layers)
     return fastmlp.fit(made, *rows, epochs=epochs, **given | options)
+
+
+def tensors(torch, model, fixed):
+    """A model's arrays as tensors of PyTorch's by layer and name; all train but those of the names fixed."""
+    return {
+        layer: {name: torch.tensor(array, requires_grad=name not in fixed) for name, array in arrays.items()}
+        for layer, arrays in model.layers.items()
+    }

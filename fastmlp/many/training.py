@@ -17,7 +17,7 @@ from fastmlp.many.single import plain_training
 from fastmlp.many.trainings import Ended, Trainings
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer
+from fastmlp.model.optimizers import Optimizer
 from fastmlp.model.pieces import Piece
 from fastmlp.system.bars import Bar
 from fastmlp.system.budget import usable_cores
@@ -27,11 +27,8 @@ from fastmlp.training.checkpoint import Checkpoint
 from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.metrics import Metric
 from fastmlp.training.model import Model
-from fastmlp.training.options import check_callbacks, own_pieces
+from fastmlp.training.options import ADAM, check_callbacks, own_pieces
 from fastmlp.training.prepared import Prepared
-
-ADAM = Adam()
-"""The optimiser of calls that give none: what trainings have in common is kept by its identity."""
 
 
 class InterruptedMany(KeyboardInterrupt):

@@ -34,6 +34,10 @@ STAYS = (
 """The options that `Model.fit_more` goes on with."""
 
 
+ADAM = Adam()
+"""The optimiser of trainings that are given none: what they have in common is kept by its identity."""
+
+
 class FitOptions(NamedTuple):
     """What `fit` was given besides the network, the rows and the communicator; see there.
 
@@ -91,7 +95,7 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
         progress bar
     """
     checks.instance("network", network, Network, "a Network")
-    optimizer = Adam() if options.optimizer is None else options.optimizer
+    optimizer = ADAM if options.optimizer is None else options.optimizer
     check_optimizer("optimizer", optimizer)
     optimizer.check_layers(network)
     changed: dict[str, Any] = {} if optimizer is options.optimizer else {"optimizer": optimizer}

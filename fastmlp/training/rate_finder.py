@@ -13,11 +13,12 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastmlp import checks
 from fastmlp.backend.registry import get
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
+from fastmlp.model.optimizers import Optimizer, check_optimizer
 from fastmlp.model.sparse import SparseRows
 from fastmlp.system.packages import needed
 from fastmlp.training.data import clean_rows_of, clean_targets
 from fastmlp.training.model import Model
+from fastmlp.training.options import ADAM
 from fastmlp.training.start import Streams, initial_parameters
 from fastmlp.training.stepper import Stepper
 
@@ -102,7 +103,7 @@ def find_rate(
         For a mistake in the arguments, in one line.
     """
     checks.instance("network", network, Network, "a Network")
-    optimizer = Adam() if optimizer is None else optimizer
+    optimizer = ADAM if optimizer is None else optimizer
     check_optimizer("optimizer", optimizer)
     checks.real("lowest", lowest, 0, open_low=True)
     checks.real("highest", highest, lowest, open_low=True)

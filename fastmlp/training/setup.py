@@ -37,8 +37,6 @@ FROZEN = (type(None), bool, int, float, str, type, np.dtype, FunctionType, Optim
 MOST_KEPT = 32
 """The most setups that are kept, and of each the most that differ in rows, steps or threads."""
 
-_made = tuple.__new__
-
 
 class StepSetup(NamedTuple):
     """How steps are taken, of so many rows of one dtype.
@@ -88,7 +86,7 @@ class Setup(NamedTuple):
         seed = given.seed
         if seed is not None:
             seed = checks.whole("seed", seed, 0)
-        return _made(FitOptions, (*self.described, seed, *given[VALUES + 1 :]))
+        return FitOptions._make((*self.described, seed, *given[VALUES + 1 :]))
 
     def steps_of(
         self,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from input_blocks import CODES, EMBEDDINGS, LEVELS, NUMBERS, RNG, Y, fit, network
+from layered import tensors
 
 import fastmlp
 from fastmlp import (
@@ -47,13 +48,7 @@ def units_of_numbers(torch, embedding, own, x):
 
 
 def as_pytorch(torch, model):
-    own = {
-        layer: {
-            name: torch.tensor(array, requires_grad=name not in ("edges", "slopes"))
-            for name, array in arrays.items()
-        }
-        for layer, arrays in model.layers.items()
-    }
+    own = tensors(torch, model, ("edges", "slopes"))
     embedding = model.network.inputs[0].embedding
 
     def forward(numbers, codes):

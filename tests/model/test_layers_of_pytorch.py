@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from layered import INPUTS, LISTS, OUTPUTS, ROWS, network, train
+from layered import INPUTS, LISTS, OUTPUTS, ROWS, network, tensors, train
 from selection import seeds
 
 from fastmlp import (
@@ -53,13 +53,7 @@ def drawn_at_random(seed):
 
 def as_pytorch(torch, model):
     """Return a function of a tensor that is the network by PyTorch's own layers, and its parameters."""
-    arrays = {
-        layer: {
-            name: torch.tensor(array, requires_grad=name not in ("mean", "variance"))
-            for name, array in own.items()
-        }
-        for layer, own in model.layers.items()
-    }
+    arrays = tensors(torch, model, ("mean", "variance"))
     F, counts = torch.nn.functional, {}
 
     def one(layer, x, seen, training):
