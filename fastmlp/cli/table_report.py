@@ -18,6 +18,7 @@ from fastmlp.tables.categories import Category
 if TYPE_CHECKING:
     from fastmlp.model.network import Network
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
+    from fastmlp.training.model import Model
 
     Estimator = TableClassifier | TableRegressor
 
@@ -72,14 +73,18 @@ def described(estimator: Estimator) -> dict[str, Any]:
         ],
         "parameters": int(estimator.models_[0].parameters.size),
         "recipe": {name: value for name, value in recipe.described.items() if value is not None},
-        "epochs": [
-            int(np.argmin(model.history["validation_loss"])) + 1 for model in estimator.models_
-        ],
+        "epochs": [*map(_epochs, estimator.models_)],
         "backend": estimator.models_[0].backend,
         "search": [trial._asdict() for trial in estimator.trials_],
         "shortened": estimator.shortened_,
         "report": estimator.report_,
     }  # fmt: skip
+
+
+def _epochs(model: Model) -> int:
+    """Return the epoch whose parameters a network has: the best one by rows held out, or the last."""
+    held = model.history.get("validation_loss")
+    return len(model.history["loss"]) if held is None else int(np.argmin(held)) + 1
 
 
 def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
@@ -122,14 +127,16 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         each, network = f"{len(models)} times " if len(models) > 1 else "", models[0].network
         print_line(f"network    {each}{network_in_words(network)}")
         print_line(f"inputs     {inputs_in_words(network)}")
-        losses = [model.history["validation_loss"] for model in models]
-        best = [int(np.argmin(values)) + 1 for values in losses]
+        validated = [model for model in models if "validation_loss" in model.history]
+        best = [*map(_epochs, validated)]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
+        rest = f"; {_epochs(models[-1])} of all rows" if len(models) > len(validated) else ""
+        loss = np.mean([min(model.history["validation_loss"]) for model in validated])
         unit = "" if classes else " of the standardised target"
         print_line(
             f"training   at most {one.epochs} epochs in batches of {one.batch_size}, {one.optimizer} from "
             f"{one.learning_rate:.3g}; best epochs {of_best}, with a mean {network.loss}{unit} of "
-            f"{np.mean([*map(min, losses)]):.4g}"
+            f"{loss:.4g}{rest}"
         )
     if estimator.shortened_ is not None:
         print_line(f"note       the time limit left room for {estimator.shortened_}")

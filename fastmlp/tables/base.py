@@ -66,8 +66,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     dropout, l2 : float, optional
         As for `fastmlp.Network`.
     members : int, optional
-        How many networks of each recipe are trained, each held against another part of the rows; the mean
-        of those of the best recipes predicts.
+        How many networks of each recipe are trained. The first ones, two to five, hold out parts of the rows,
+        which choose recipes and numbers of epochs; the others have all rows. The mean of those of the best
+        recipes predicts.
     time_limit : float, optional
         Seconds that `fit` may take, with reading, compiling and the search: there are fewer networks, epochs
         and rows where it is short. `fastmlp train` counts its report, too.
@@ -231,8 +232,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             recipes = (recipe,)
         groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings)
         self.groups_ = [(group.recipe, group.models) for group in groups]
-        regresses, held = self._task == Regression.name, [rows for group in groups for rows in group.held]
-        self.errors_: HeldErrors | None = errors_of(self.models_, X, targets, held) if regresses else None
+        regresses = self._task == Regression.name
+        validated = [pair for group in groups for pair in zip(group.validated, group.held, strict=True)]
+        self.errors_: HeldErrors | None = errors_of(validated, X, targets) if regresses else None
 
     @property
     def recipe_(self) -> Recipe:

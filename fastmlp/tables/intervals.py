@@ -62,16 +62,17 @@ class HeldErrors(NamedTuple):
         return np.interp(predicted, self.places, self.sizes)
 
 
-def errors_of(models: Sequence[Model], X: Any, targets: Array, held: Sequence[Array]) -> HeldErrors:
+def errors_of(validated: Sequence[tuple[Model, Array]], X: Any, targets: Array) -> HeldErrors:
     """Return the errors on the rows that networks have held out, in the unit of targets.
 
     Of several networks that have held out the same rows it is the mean that errs.
 
-    X, targets : of all rows; held : for each network its rows, one array where they are the same
+    validated : networks with the rows that each held out, one array where they are the same
+    X, targets : of all rows
     """
-    parts = {id(rows): rows for rows in held}
+    parts = {id(rows): rows for _, rows in validated}
     outputs: dict[int, list[Array]] = {part: [] for part in parts}
-    for model, rows in zip(models, held, strict=True):
+    for model, rows in validated:
         outputs[id(rows)].append(predicted(model, X[rows])[:, 0])
     means = np.concatenate([np.mean(one, axis=0) for one in outputs.values()]).astype(float)
     return scaled_errors(means, np.concatenate([targets[rows] for rows in parts.values()]) - means)

@@ -1,4 +1,8 @@
-"""The members of an ensemble: networks that differ by their start and by the rows that validate them."""
+"""The members of an ensemble: networks that differ by their start and by the rows that they are trained on.
+
+The first ones hold out rows, which say how good a recipe is and how many epochs are best. The others are
+trained on all rows for so many epochs. The mean of all predicts.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +29,13 @@ from fastmlp.training.model import Model
 Array = NDArray[Any]
 
 FOLDS = 5
-"""A member is validated on a fifth of the rows, or on less where there are more members."""
+"""A member that holds out rows holds out a fifth of them."""
+
+LEAST_FOLDS, HELD_ROWS = 2, 1000
+"""So many members hold out rows at least, and more while they hold out fewer rows together."""
+
+MARGIN = 2.5
+"""By how many times 1 / sqrt(n) the loss of n rows held out may be greater than that of the best recipe."""
 
 
 class MemberSettings(NamedTuple):
@@ -46,7 +56,7 @@ class Group:
 
     planned, recipe : as it was meant, and as they follow it in the time that there is
     rows : that each of them is trained on or holds out
-    models : in the order of the parts of the rows; held : for each, the rows that it held out
+    models : those that hold out rows first; held : for each of these, the rows that it held out
     seconds : that the last one took, without compiling
     """
 
@@ -58,9 +68,20 @@ class Group:
     seconds: float = 0.0
 
     @property
+    def validated(self) -> list[Model]:
+        """The networks that held out rows."""
+        return self.models[: len(self.held)]
+
+    @property
     def loss(self) -> float:
         """The mean loss on the rows held out."""
-        return float(np.mean([min(model.history["validation_loss"]) for model in self.models]))
+        return float(np.mean([min(model.history["validation_loss"]) for model in self.validated]))
+
+    @property
+    def epochs(self) -> int:
+        """The mean number of epochs after which the rows held out had the least loss."""
+        best = [np.argmin(model.history["validation_loss"]) + 1 for model in self.validated]
+        return round(float(np.mean(best)))
 
 
 def train(
@@ -70,14 +91,15 @@ def train(
     """Return the networks of the best recipes, the best one first, and in words what the deadline left out.
 
     Networks of all recipes hold out the same part of the rows, then the next one. In between recipes are left
-    out that have a clearly greater loss so far. The mean of all networks that remain predicts.
+    out that have a clearly greater loss so far. Those that remain train the other networks on all rows. The
+    mean of all networks that remain predicts.
 
     Half of the time that is left without compiling is for a first network of each recipe: with fewer epochs
     where theirs take longer, all of them with fewer rows where an epoch of others would not fit otherwise.
-    Other recipes are not begun where not even one epoch fits. Of all rows more networks follow as long as one
-    more is expected to end in time. After the last of them, or where there were fewer rows, one of the best
-    recipe has all the time that is left if its epochs or rows were fewer. It predicts alone if its loss is
-    less.
+    Other recipes are not begun where not even one epoch fits. If the first had all rows, more networks follow
+    as long as one more is expected to end in time. After the last of them, or where there were fewer rows,
+    one of the best recipe has all the time that is left if its epochs or rows were fewer. It predicts alone
+    if its loss is less.
 
     X : (rows, n_in), dense or CSR; targets : (rows,) as the task encodes them; weights : (rows,) or None
 
@@ -89,29 +111,35 @@ def train(
     planned = [recipe.resolved(len(targets)) for recipe in recipes]
     weights = _weights(targets, weights, task, planned[0])
     most = max(recipe.members or 1 for recipe in planned)
-    parts = [*islice(folds(targets, task, most, settings.seed), most)]
+    few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // len(targets)))
+    parts = [*islice(folds(targets, task, settings.seed), min(most, few))]
+    whole = np.arange(len(targets)), np.empty(0, int)
     visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
     with Bar(visits, "row", "training", settings.shown) as bar:
         before = 0
 
-        def member(recipe: Recipe, part: Part, more: Sequence[Callback], place: int = 0) -> Model:
+        def member(
+            recipe: Recipe, part: Part, more: Sequence[Callback], place: int = 0, epochs: int | None = None
+        ) -> Model:
             nonlocal before
             what = f"network {place + 1}/{recipe.members}" if recipe.members != 1 else "network"
-            moving = Visits(bar, what, before)
-            before += len(targets) * (recipe.epochs or 1)
+            visited = before + len(targets) * (recipe.epochs or 1)
+            moving = Visits(bar, what, before, visited)
+            before = visited
             seeded = settings._replace(seed=settings.seed + place)
-            return one(X, targets, weights, task, recipe, seeded, *part, [moving, *more])
+            return one(X, targets, weights, task, recipe, seeded, *part, [moving, *more], epochs)
 
         groups, begun = _firsts(planned, parts[0], member, settings.deadline)
         is_whole = groups[0].rows == len(targets)
-        for place in range(1, len(parts) if is_whole else 1):
+        for place in range(1, most if is_whole else 1):
             groups = near_best(groups)
-            if not _followed(groups, parts[place], place, member, settings.deadline):
+            part = parts[place] if place < len(parts) else whole
+            if not _followed(groups, part, place, member, settings.deadline):
                 break
         else:
             groups = _longest(near_best(groups), parts[0], member, settings.deadline)
         groups = near_best(groups)
-    less = next(filter(None, (_less(group, len(targets), len(parts)) for group in groups)), [])
+    less = next(filter(None, (_less(group, len(targets)) for group in groups)), [])
     words = [f"{begun} of {len(planned)} recipes"] * (begun < len(planned)) + less
     return groups, ", ".join(words) or None
 
@@ -119,10 +147,10 @@ def train(
 def near_best(groups: Sequence[Group]) -> list[Group]:
     """Return the groups whose loss is not clearly greater than the least one, by rising loss.
 
-    It may be greater by 1 / sqrt(n), for n rows that were held out: about what chance makes of n losses.
+    Chance alone makes 1 / sqrt(n) of n losses, about.
     """
     ordered = sorted(groups, key=lambda group: group.loss)
-    margin = 1 / np.sqrt(sum(map(len, ordered[0].held)))
+    margin = MARGIN / np.sqrt(sum(map(len, ordered[0].held)))
     return [group for group in ordered if group.loss <= (1 + margin) * ordered[0].loss]
 
 
@@ -184,14 +212,15 @@ def _followed(
 ) -> bool:
     """Train one more network in each group; return whether there was time for all.
 
-    place : of the part; trained : takes it, too
+    part : without rows held out for a network of all rows
+    place : of the network in its group; trained : takes it and the epochs, too
     """
     for group in [group for group in groups if place < (group.recipe.members or 1)]:
         if deadline.left < group.seconds:
             return False
         stopwatch, allowance = Stopwatch(), Allowance(deadline.left, deadline.left, judging=False)
         try:
-            model = trained(group.recipe, part, [allowance], place)
+            model = trained(group.recipe, part, [allowance], place, None if len(part[1]) else group.epochs)
         except DivergenceError:
             if len(groups) == 1:
                 raise
@@ -201,17 +230,14 @@ def _followed(
             return False
         group.seconds = stopwatch.lap().working
         group.models.append(model)
-        group.held.append(part[1])
+        group.held += [part[1]] if len(part[1]) else []
     return True
 
 
-def _less(group: Group, rows: int, parts: int) -> list[str]:
-    """Return in words what the networks of a recipe have less than planned.
-
-    parts : of the rows, of which each network holds out one: few rows, or a rare class, give few
-    """
+def _less(group: Group, rows: int) -> list[str]:
+    """Return in words what the networks of a recipe have less than planned."""
     counts = {
-        "networks": (len(group.models), min(group.planned.members or 1, parts)),
+        "networks": (len(group.models), group.planned.members or 1),
         "epochs": (group.recipe.epochs, group.planned.epochs),
         "rows": (group.rows, rows),
     }
@@ -220,11 +246,12 @@ def _less(group: Group, rows: int, parts: int) -> list[str]:
 
 def one(
     X: Any, targets: Array, weights: Array | None, task: Task, recipe: Recipe, settings: MemberSettings,
-    rows: Array, held: Array, callbacks: Sequence[Callback],
+    rows: Array, held: Array, callbacks: Sequence[Callback], epochs: int | None = None,
 ) -> Model:  # fmt: skip
     """Return one member, of the epoch after which the rows `held` had the least loss.
 
     targets : (rows,) as the task encodes them
+    epochs : after which it ends, if no rows are held out; its rate falls as if it went on
     """
     assert recipe.epochs is not None
     assert recipe.batch_size is not None
@@ -234,20 +261,20 @@ def one(
     if backend == "auto" and settings.deadline.seconds is not None:
         mixed = is_bfloat16(settings.dtype)
         backend = backend_in(left, recipe, inputs, task, X.dtype, settings.threads, mixed)
-    held_X = rows_for(inputs, X[held])
-    validation = (held_X, targets[held]) if weights is None else (held_X, targets[held], weights[held])
-    stopping = EarlyStopping(recipe.patience)
+    validating: dict[str, Any] = {"callbacks": callbacks}
+    if len(held):
+        arrays = (rows_for(inputs, X[held]), targets[held], *(() if weights is None else (weights[held],)))
+        validating = {"callbacks": [EarlyStopping(recipe.patience), *callbacks], "validation": arrays}
     return fit(
         recipe.network(inputs, task),
         rows_for(inputs, X[rows]),
         targets[rows],
         optimizer=recipe.optimizer_of(steps),
-        epochs=recipe.epochs,
+        epochs=epochs or recipe.epochs,
         batch_size=recipe.batch_size,
         seed=settings.seed,
         sample_weight=None if weights is None else weights[rows],
-        validation=validation,
-        callbacks=[stopping, *callbacks],
+        **validating,
         progress=False,
         backend=backend,
         threads=settings.threads,
@@ -258,11 +285,11 @@ def one(
 class Visits(Callback):
     """Moves a bar by the rows that a training has visited.
 
-    before : rows that earlier trainings visited; whole : rows that this one visits if nothing ends it early
+    before, after : rows that were visited before this one, and count as visited once it ends
     """
 
-    def __init__(self, bar: Bar, what: str, before: float) -> None:
-        self.bar, self.what, self.before = bar, what, before
+    def __init__(self, bar: Bar, what: str, before: float, after: float) -> None:
+        self.bar, self.what, self.before, self.after = bar, what, before, after
 
     def on_chunk_end(self, run: Run) -> None:
         """Move the bar."""
@@ -271,14 +298,14 @@ class Visits(Callback):
 
     def on_train_end(self, run: Run) -> None:
         """Count what an early end leaves out."""
-        self.bar.move(self.before + run.rows * run.epochs)
+        self.bar.move(self.after)
 
 
-def folds(targets: Array, task: Task, members: int, seed: int) -> Iterator[Part]:
+def folds(targets: Array, task: Task, seed: int) -> Iterator[Part]:
     """Yield (rows to train on, rows held out), each ascending; stratified where every class has two rows."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
-    count = min(max(members, FOLDS), len(targets))
+    count = min(FOLDS, len(targets))
     if isinstance(task, Classification):
         least = int(np.bincount(targets).min())
         if least >= 2:

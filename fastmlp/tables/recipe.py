@@ -107,10 +107,10 @@ class Recipe:
         return with_average(adamw, EMA(self.average), steps) if self.average else adamw
 
 
-PLAIN = Recipe(most_members=5)
+PLAIN = Recipe(most_members=7)
 """Numbers as they are, and much decay: where noise rules; see docs/tables.md."""
 
-BINNED = Recipe(decay=0.01, bins=64, width=16, average=0.99, most_epochs=120, most_members=5)
+BINNED = Recipe(decay=0.01, bins=64, width=16, average=0.99, most_epochs=120, most_members=7)
 """A linear layer of the places of each number in bins: where there is signal."""
 
 WIDE = replace(BINNED, hidden=(256, 256), dropout=0.2)

@@ -30,13 +30,14 @@ from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
-FORMAT = "table 5"
+FORMAT = "table 6"
 """A change of what is written increases it."""
 
-READ = ("table 1", "table 3", "table 4", FORMAT)
+READ = ("table 1", "table 3", "table 4", "table 5", FORMAT)
 """The formats that are read; there was no second one. The first one's columns have no tails, and it says of
 no table what it is; from the third one on numbers may have bins. Up to it all networks follow one recipe.
-Before the fifth one columns of X are in the table's order."""
+Before the fifth one columns of X are in the table's order, and before the sixth one every network has held
+out rows."""
 
 MOST_MEMBERS = 1000
 
@@ -132,20 +133,18 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         network = _network(described_network, recipe, encoding, task)
         checks.whole("members", count, 1, min(MOST_MEMBERS, recipe.members or 1))
         first = sum(len(models) for _, models in groups)
-        own = [
-            checkpoint.model_of(
-                network, arrays, f"members/{place}/", header["history"], header["backend"], None
-            )
-            for place in range(first, first + count)
-        ]
+        own = []
+        for place in range(first, first + count):
+            prefix = f"members/{place}/"
+            curves = [name for name in header["history"] if f"{prefix}history/{name}" in arrays]
+            own.append(checkpoint.model_of(network, arrays, prefix, curves, header["backend"], None))
         groups.append((recipe, own))
     if not groups:
         raise ValueError("there is no network")
-    models = [model for _, own in groups for model in own]
     if table["target"] in encoding.kinds:
         raise ValueError("the target is one of the columns")
-    if not all(model.history.get("validation_loss") for model in models):
-        raise ValueError("a network has no losses of the rows that it was held against")
+    if not all(own[0].history.get("validation_loss") for _, own in groups):
+        raise ValueError("no network of a recipe has losses of rows that it held out")
     missing, fingerprint, shortened = table["missing"], table.get("fingerprint"), table.get("shortened")
     if missing is not None and not all(isinstance(text, str) for text in missing):
         raise TypeError("missing must be a list of texts")

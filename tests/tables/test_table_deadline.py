@@ -52,7 +52,7 @@ def test_a_limit_holds_within_a_tenth_and_leaves_a_model(digits):
 def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows(tmp_path):
     model = TableRegressor(**QUICK, time_limit=1e-6)
     says = (
-        "^time_limit=1e-06 left room for 1 of 3 recipes, 1 of 5 networks, 1 of 200 epochs, "
+        "^time_limit=1e-06 left room for 1 of 3 recipes, 1 of 7 networks, 1 of 200 epochs, "
         f"{LEAST_ROWS + 400} of 2000 rows$"
     )
     with pytest.warns(UserWarning, match=says):
@@ -269,14 +269,15 @@ def test_a_limit_that_is_not_reached_changes_nothing():
 
 
 def test_a_rare_class_leaves_nothing_out():
-    """Three rows of a class give three parts, and so three networks."""
+    """Three rows of a class give three parts; the other networks have all rows."""
     rng = np.random.default_rng(0)
     frame = pl.DataFrame({"x": rng.normal(size=60), "y": ["rare"] * 3 + ["often", "mostly"] * 28 + ["often"]})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model = TableClassifier(**QUICK, epochs=2).fit(frame, "y")
     assert model.shortened_ is None
-    assert {len(models) for _, models in model.groups_} == {3}
+    for _, models in model.groups_:
+        assert ["validation_loss" in one.history for one in models] == 3 * [True] + 4 * [False]
 
 
 def test_each_row_that_was_held_out_has_one_error():
@@ -299,7 +300,7 @@ def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
     command = ["train", str(tmp_path / "rows.csv"), "--target", "y", "--backend", "reference", "--quiet"]
     assert main([*command, "--time-limit", "0.01s"]) == 0
     assert (
-        "note       the time limit left room for 1 of 3 recipes, 1 of 5 networks, 1 of 200 epochs"
+        "note       the time limit left room for 1 of 3 recipes, 1 of 7 networks, 1 of 200 epochs"
         in capsys.readouterr().out
     )
     with pytest.raises(SystemExit, match="2"):
