@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from fastmlp.files.archive import CheckpointError
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.bars import Bar
-from fastmlp.tables import members, storage
+from fastmlp.tables import members, selection, storage
 from fastmlp.tables.columns import MOST_LEVELS
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
@@ -230,7 +230,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
                 X, targets, weights, self.task_, first, seconds, settings, fixed(self._settings)
             )
             recipes = (recipe,)
-        groups, self.shortened_ = members.train(X, targets, weights, self.task_, recipes, settings)
+        groups, self.shortened_ = selection.train(X, targets, weights, self.task_, recipes, settings)
         self.groups_ = [(group.recipe, group.models) for group in groups]
         regresses = self._task == Regression.name
         validated = [pair for group in groups for pair in zip(group.validated, group.held, strict=True)]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.system.bars import Bar
-from fastmlp.tables.members import MemberSettings, folds, one
+from fastmlp.tables.members import MemberSettings, folds, train_member
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.training.callbacks import Callback, Run, TimeLimit
@@ -80,7 +80,7 @@ def searched(
             start = time.monotonic()
             callbacks: list[Callback] = [TimeLimit(max(left, LEAST_SECONDS)), _Seconds(bar, began, what)]
             try:
-                model = one(X, targets, weights, task, tried, settings, rows, held, callbacks)
+                model = train_member(X, targets, weights, task, tried, settings, rows, held, callbacks)
                 if model.stop_reason is not None and "time limit" in model.stop_reason and trials:
                     break
                 loss = min(model.history["validation_loss"], default=float("nan"))

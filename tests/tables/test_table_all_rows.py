@@ -9,7 +9,8 @@ import pytest
 from fastmlp import TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.fitting import fit
-from fastmlp.tables.members import HELD_ROWS, folds
+from fastmlp.tables.members import folds
+from fastmlp.tables.selection import HELD_ROWS
 from fastmlp.tables.tasks import Regression
 
 QUICK = {"hidden": (8,), "preset": "fast", "backend": "reference", "threads": 1, "random_state": 0}

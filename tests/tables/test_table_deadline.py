@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
 from fastmlp.cli.main import main
 from fastmlp.system.compiling import compiling
-from fastmlp.tables import deadline, members
+from fastmlp.tables import deadline, selection
 from fastmlp.tables.deadline import LEAST_ROWS, SLOWEST, Deadline, within
 from fastmlp.tables.recipe import PRESETS, Recipe
 from fastmlp.tables.report import simpler
@@ -200,7 +200,7 @@ def test_where_one_recipe_has_fewer_rows_all_have_and_the_best_has_the_time_left
         part = (part[0][:count], part[1][:held])
         return recipe, part, trained(recipe, part, [])
 
-    monkeypatch.setattr(members, "within", few)
+    monkeypatch.setattr(selection, "within", few)
     model = TableRegressor(**QUICK, epochs=10, members=2, batch_size=16, time_limit=60)
     says = rf"^time_limit=60 left room for 1 of 2 networks, {rows} of 100 rows$"
     with pytest.warns(UserWarning, match=says):
@@ -221,7 +221,7 @@ def test_where_epochs_are_left_out_the_best_recipe_has_the_time_left(monkeypatch
         recipe = replace(recipe, epochs=(2, longer)[len(begun) > 1])
         return recipe, part, trained(recipe, part, [])
 
-    monkeypatch.setattr(members, "within", short)
+    monkeypatch.setattr(selection, "within", short)
     model = TableRegressor(**QUICK, preset="fast", epochs=10, members=2, time_limit=60)
     with pytest.warns(UserWarning, match=r"^time_limit=60 left room for "):
         model.fit(rows_of_numbers(100), "y")

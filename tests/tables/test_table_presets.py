@@ -17,8 +17,8 @@ from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.inputs import have_three, inputs_of, may_embed
-from fastmlp.tables.members import Group, near_best
 from fastmlp.tables.recipe import BINNED, PRESETS, WAVES, WIDE, Recipe, candidates
+from fastmlp.tables.selection import Group, near_best
 
 QUICK = {"hidden": (16,), "epochs": 40, "batch_size": 32, "backend": "reference", "random_state": 0}
 
