@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -116,15 +115,20 @@ class Arguments:
         return list({id(one): one for one in given}.values())
 
 
-@contextmanager
-def named(index: int) -> Iterator[None]:
-    """Name the model in an error of its arguments."""
-    try:
-        yield
-    except (ValueError, TypeError) as error:
-        kinds = (CheckpointError, TypeError, ValueError)
-        kind = next(kind for kind in kinds if isinstance(error, kind))
-        raise kind(f"model {index}: {error}") from None
+class named:
+    """Names the model in an error of its arguments, which a `with` block raises."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def __enter__(self) -> None:
+        """Enter the block."""
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, (ValueError, TypeError)):
+            kinds = (CheckpointError, TypeError, ValueError)
+            named_kind = next(kind for kind in kinds if isinstance(error, kind))
+            raise named_kind(f"model {self.index}: {error}") from None
 
 
 def _count(lists: dict[str, list[Any]], n_models: int | None) -> int:

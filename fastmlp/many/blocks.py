@@ -46,16 +46,20 @@ CHUNKS = 16
 """Chunks of a training, about, once its pace is known: lanes become free between two."""
 
 LEAST_SECONDS = 1e-2
-"""Of a chunk, where no other bound is below it."""
+"""The seconds of a chunk at least, where no other bound is below them."""
 
 FEWEST_STEPS = 8
-"""Steps of a chunk, where no other bound is below them: to keep what it begins with takes less than one."""
+"""The steps of a chunk at least, likewise: to keep what it begins with takes less than one."""
 
 FREED_SHARE = 0.75
 """Networks are laid out anew where they fill at most this share of their vectors."""
 
 MOST_LOSSES = 1 << 20
 """Bounds the losses of a chunk, of all models, to 8 MiB."""
+
+
+class ScheduleError(Exception):
+    """A user's schedule has raised an error, its cause, in one of a block's trainings."""
 
 
 class Pattern(NamedTuple):
@@ -174,7 +178,10 @@ class BlockTraining:
         visits = [one.visit(self._step, steps) for one in self._batches]
         _, starts, stops, rows = visits[0]
         numbers = np.arange(self._step, self._step + steps)
-        rates = [one.optimizer.rates(numbers, self._per_epoch) for one in self._kinds]
+        try:
+            rates = [one.optimizer.rates(numbers, self._per_epoch) for one in self._kinds]
+        except Exception as error:  # a user's function may raise anything
+            raise ScheduleError from error
         orders, before = [order for order, *_ in visits], self._lanes.kept()
         objectives = self._lanes.take(self._step, orders, starts, stops, rows, rates)
         diverged = self._finite & ~self._are_finite(objectives)

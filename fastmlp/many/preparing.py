@@ -61,7 +61,7 @@ class Preparation:
         self._group_sizes: dict[int, int] = {}
         """How many models are trained like each, once all are checked."""
         self._patterns: dict[Any, dict[Any, Checked]] = {}
-        """By options, dtype and number of rows, how models are trained that have a pattern."""
+        """How models are trained that have a pattern, by options, dtype and number of rows."""
         self._kept: dict[int, Data] = {}
         """The rows of models that have been checked, where they are the user's own arrays."""
         self._ones: dict[Any, Array] = {}

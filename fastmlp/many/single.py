@@ -1,7 +1,6 @@
 """One model whose arguments are plain: it is prepared as `fit` does, without what several models need.
 
-Separate from `preparing`, whose part takes a fifth of the shortest trainings. A mistake is left to that: it
-names the model.
+Separate from `preparing`, whose part takes a fifth of the shortest trainings.
 """
 
 from __future__ import annotations
@@ -11,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp.fitting import fit
-from fastmlp.many.arguments import has_blocks
+from fastmlp.many.arguments import has_blocks, named
 from fastmlp.system.notices import is_watched
-from fastmlp.training.model import Model
 from fastmlp.training.options import FitOptions
 from fastmlp.training.prepared import Prepared
 from fastmlp.training.trainer import prepared
@@ -33,6 +31,7 @@ def plain_training(
     """Return the training of the only model; None if there are others, or its arguments are not plain.
 
     given : as of `Arguments`, from which the network and the rows are taken; all else as of `fit_many`
+    Errors as of `Preparation.training`.
     """
     if type(callbacks) not in SEQUENCES or callbacks or type(metrics) not in SEQUENCES or metrics:
         return None
@@ -44,16 +43,15 @@ def plain_training(
     network, X, y, rows = own.pop("network"), own.pop("X"), own.pop("y"), own.pop("rows")
     if rows is not None or not (type(X) is type(y) is np.ndarray) or has_blocks(network):
         return None
-    if not (own["initial"] is None or isinstance(own["initial"], Model)):
-        return None  # iterators may be read once
+    if not (own["seed"] is None or (type(own["seed"]) is int and own["seed"] >= 0)):
+        return None  # a wrong one is no model's
     options = FitOptions(
         **own, fit=fit, window=None, callbacks=(), progress=False, threads=threads, resume=None, metrics=()
     )
-    try:
+    with named(0):
         training = prepared(network, X, y, options)
-    except Exception:
-        return None
-    return training if isinstance(training, Prepared) else None
+    assert isinstance(training, Prepared)  # of rows in memory
+    return training
 
 
 def _of_the_only_one(given: dict[str, Any], n_models: int | None) -> dict[str, Any] | None:

@@ -28,7 +28,6 @@ from fastmlp.training.divergence import DivergenceError
 from fastmlp.training.metrics import Metric
 from fastmlp.training.model import Model
 from fastmlp.training.options import ADAM, check_callbacks, own_pieces
-from fastmlp.training.prepared import Prepared
 
 
 class InterruptedMany(KeyboardInterrupt):
@@ -137,11 +136,33 @@ def fit_many(
         "dtype": dtype, "average": average, "training_metrics": training_metrics,
         "accumulate": accumulate, "mixup": mixup,
     }  # fmt: skip
-    if resume is None:
-        alone = plain_training(given, n_models, callbacks, metrics, progress, threads)
-        if alone is not None:
-            return _trained_alone(alone)
     threads = None if threads is None else checks.whole("threads", threads, 1)
+    single = None
+    if resume is None:
+        single = plain_training(given, n_models, callbacks, metrics, progress, threads)
+    if single is not None:
+        trainings = Trainings([None])
+        interrupted = trainings.run_alone(single)
+    else:
+        trainings, interrupted = _trained(given, n_models, callbacks, metrics, progress, threads, resume)
+    if interrupted:
+        raise InterruptedMany(trainings.results)
+    return cast(list[Ended], trainings.results)
+
+
+def _trained(
+    given: dict[str, Any],
+    n_models: int | None,
+    callbacks: Iterable[Callback],
+    metrics: Any,
+    progress: bool | None,
+    threads: int | None,
+    resume: str | os.PathLike[str] | None,
+) -> tuple[Trainings, bool]:
+    """Train any models; return what they came to, and whether Ctrl-C ended them.
+
+    given : as of `Arguments`; all else as of `fit_many`
+    """
     shown = None if progress is None else checks.flag("progress", progress)
     called = check_callbacks(callbacks, False)
     files = [one for one in called if isinstance(one, Checkpoint)]
@@ -151,9 +172,9 @@ def fit_many(
     arguments = Arguments(given, n_models)
     count = arguments.count
     if not count:
-        return []
+        return Trainings([]), False
     resumed = None if resume is None else Resumed(resume, _pieces(arguments.networks), count)
-    seeds = arguments.seeds() if resumed is None or seed is not None else resumed.seeds
+    seeds = arguments.seeds() if resumed is None or given["seed"] is not None else resumed.seeds
     trainings = Trainings([None] * count if resumed is None else resumed.diverged())
     file = CallFile(files[0], seeds, resumed, trainings) if files else None
     usable = threads or (usable_cores() if count > 1 else 1)
@@ -173,16 +194,7 @@ def fit_many(
         finally:
             if file is not None:
                 file.write()
-    if signal.SIGINT in signals:
-        raise InterruptedMany(trainings.results)
-    return cast(list[Ended], trainings.results)
-
-
-def _trained_alone(training: Prepared) -> list[Ended]:
-    trainings = Trainings([None])
-    if trainings.run_alone(training):
-        raise InterruptedMany(trainings.results)
-    return cast(list[Ended], trainings.results)
+    return trainings, signal.SIGINT in signals
 
 
 def _pieces(networks: list[Any]) -> list[Piece]:

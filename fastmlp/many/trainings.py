@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern
+from fastmlp.many.blocks import BlockMembers, BlockTraining, Pattern, ScheduleError
 from fastmlp.many.groups import ModelGroup
 from fastmlp.many.lanes import Lanes, LaneTraining
 from fastmlp.system.bars import Bar
@@ -123,24 +123,20 @@ class Trainings:
         Lanes(take, self._begin, self._end, group, lanes).run()
 
     def _trained(self, group: ModelGroup, places: list[int]) -> bool:
-        """Train models as a block; return False where something of one fails: its own training names it."""
-        first = group.indices[places[0]]
+        """Train models as a block; return False where each has to train by itself, as one that fails."""
+        models = [group.indices[place] for place in places]
+        patterns = [group.patterns[index] for index in models]
         try:
-            models = [group.indices[place] for place in places]
-            patterns = [group.patterns[index] for index in models]
-            block = self._running[first] = BlockTraining(self._members(models, patterns))
+            block = self._running[models[0]] = BlockTraining(self._members(models, patterns))
             if self.reason is not None:
                 block.stop(self.reason)
             block.run()
             for index, model in block.models():
                 self.results[index] = model
-        except Exception:
-            self._running.pop(first, None)
+        except (MemoryError, ScheduleError):
             return False
-        except BaseException as error:
-            self._end(first, error)
-            return True
-        self._running.pop(first)
+        finally:
+            self._running.pop(models[0], None)
         self._count(len(places))
         return True
 

@@ -7,6 +7,7 @@ from problems import data_set
 
 from fastmlp import SGD, Adam, Callback, Checkpoint, Network, fit, fit_many
 from fastmlp.backend import lanes
+from fastmlp.many import blocks
 
 X, Y = data_set("diabetes", 48)
 SMALL = Network([10, 4, 1], hidden="tanh")
@@ -129,6 +130,21 @@ def test_what_fails_for_all_lanes_reaches_the_caller(monkeypatch):
         fit_many(SMALL, X, Y, n_models=3, callbacks=[raises], threads=1, **OPTIONS)
     assert caught.value.__notes__ == [f"in the training of model {index}" for index in range(3)]
     assert sorted(raises.ended) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_fails_in_a_block_itself_reaches_the_caller(threads, monkeypatch):
+    calls = []
+
+    def wrong(*_):
+        calls.append(1)
+        raise IndexError("ours")
+
+    monkeypatch.setattr(lanes.LaneProgram, "is_worth", lambda *_: True)
+    monkeypatch.setattr(blocks.BlockTraining, "take_steps", wrong)
+    with pytest.raises(IndexError, match="ours"):
+        fit_many(SMALL, X, Y, n_models=4, threads=threads, **OPTIONS)
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("callbacks", [[], [Callback()]], ids=["a block", "each looked into"])

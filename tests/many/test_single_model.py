@@ -105,6 +105,7 @@ MISTAKES = {
     "an epoch": ({"epochs": -1}, ValueError, "model 0: epochs must be at least 0, got -1"),
     "no threads": ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),
     "a list for two": ({"seed": [1, 2]}, ValueError, "n_models is 1, seed has 2"),
+    "a wrong seed": ({"seed": -1}, ValueError, "^seed must be at least 0, got -1"),
     "no seed": ({"seed": [None]}, TypeError, r"seed\[0\] must be a whole number, got None"),
     "not a number of models": ({"n_models": True}, TypeError, "n_models must be a whole number, got True"),
     "iterators": (
@@ -123,6 +124,15 @@ def test_a_mistake_is_named(mistake):
     with pytest.raises(error, match=words) as caught:
         trained({"n_models": 1, **given})
     assert "\n" not in str(caught.value)
+
+
+def test_what_raises_while_it_is_read_is_read_once():
+    def weights():
+        yield WEIGHTS[0]
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        trained({"n_models": 1, "initial": (weights(), BIASES)})
 
 
 def test_the_optimiser_of_calls_that_give_none_is_chosen_for_once(monkeypatch):
