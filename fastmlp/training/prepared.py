@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fastmlp.backend.choice import settled
-from fastmlp.model.backend import Data
+from fastmlp.model.backend import Array, Data
 from fastmlp.model.layout import aligned, parameter_count
 from fastmlp.model.network import Network
 from fastmlp.model.state import Snapshot, TrainState, initial_state
@@ -116,20 +116,19 @@ def ready(
     options : checked, with a seed, whose streams are given; setup : theirs
     ranks, trainings : as for `trainer.prepared`
     """
-    data, held_out, in_epoch, per_epoch = rows.data, rows.held_out, rows.in_epoch, rows.per_epoch
-    epochs, dtype, (more, file) = options.epochs, data.weights.dtype, options.earlier
-    own_rows = -(-rows.batch_size // ranks.size)
-    steps = epochs * per_epoch if per_epoch else None
-    callbacks = options.callbacks
+    data, (more, file) = rows.data, options.earlier
+    epochs, dtype, own_rows = options.epochs, data.weights.dtype, -(-rows.batch_size // ranks.size)
+    callbacks, in_memory = options.callbacks, rows.in_epoch is not None
     in_file = file is not None or ranks.any_of(any(isinstance(one, Checkpoint) for one in callbacks))
+    start: Callable[[], Any] | None = None
     with ranks.raise_on_all_ranks():
-        trained = None if in_epoch is None else data
-        measures = metrics_of(options.metrics, options.training_metrics, network, trained, held_out, ranks)
-        if network.needs_batches and epochs and in_epoch is not None:
+        measured = data if in_memory else None, rows.held_out
+        measures = metrics_of(options.metrics, options.training_metrics, network, *measured, ranks)
+        if network.needs_batches and epochs and in_memory:
             network.check_rows(np.array([rows.batch_size]))
+        steps = epochs * rows.per_epoch if rows.per_epoch else None
         averaged = steps if rows.is_sized else None
         step_setup = setup.steps_of(network, options, own_rows, dtype, steps and steps * trainings, averaged)
-        start: Callable[[], Any] | None = None
         if more and not in_file:  # what it begins with is taken over; a file says what it would be
             parameters = aligned(parameter_count(network), dtype)
         else:
@@ -143,35 +142,15 @@ def ready(
         step_setup = StepSetup.on(chosen, network, optimizer, options, own_rows, dtype)
     beginning = Beginning(file and file.snapshot)
     if more:
-        sample: str | None = rows.sample
-        if in_epoch is not None:
-            sample = sample_of(data, held_out, ranks) if more.goes_by_sample else None
-        with ranks.raise_on_all_ranks():
-            beginning = more.begin(in_epoch, sample, rows.validated, callbacks)
+        beginning = _beginning_of_more(more, rows, callbacks, ranks)
         epochs += beginning.epochs
-    rule_steps, blas_threads = beginning.rule_steps, None
-    state = initial_state(parameters, moment_rows, rule_steps)
+    rule_steps, shuffled = beginning.rule_steps, options.shuffle and rows.per_epoch != 1
     setting: dict[str, Any] = {}
-    shuffled = options.shuffle and per_epoch != 1
-    if file:
-        with ranks.raise_on_all_ranks():
-            blas_threads = resuming.held_blas_threads(file, chosen.name)
+    blas_threads = None
     if in_file:
-        by_rows = ranks.by_rows if file is None else file.by_rows
-        setting = resuming.setting(
-            network, optimizer, chosen.name, parameters, data, held_out, rows.batch_size, options,
-            blas_threads or found_blas_threads(options.threads), ranks, by_rows,
-        ) | rows.setting  # fmt: skip
-    if file:
-        with ranks.raise_on_all_ranks():
-            names = [type(callback).__name__ for callback in with_state(callbacks)]
-            same = file, setting, names, optimizer
-            if in_epoch is None:
-                resuming.check_same_blocks(*same, shuffled, epochs)
-            else:
-                resuming.check_same_training(*same, in_epoch, per_epoch, epochs)
+        setting, blas_threads = _setting(network, options, step_setup, parameters, rows, callbacks, ranks)
     taken = data.inputs
-    if step_setup.becomes_sparse and mixing is None and in_epoch is not None and len(taken):
+    if step_setup.becomes_sparse and mixing is None and in_memory and len(taken):
         taken = inputs_of_steps(chosen, network, optimizer, own_rows, taken, epochs)
     head_weights = None
     if network.heads:
@@ -179,9 +158,9 @@ def ready(
     plan = Plan(
         network=network,
         optimizer=optimizer,
-        backend=ranks.runner(chosen, per_epoch, data, rule_steps),
+        backend=ranks.runner(chosen, rows.per_epoch, data, rule_steps),
         data=data if taken is data.inputs else data._replace(inputs=taken),
-        held_out=held_out,
+        held_out=rows.held_out,
         epochs=epochs,
         batch_size=rows.step,
         orders=IndependentOrders(np.random.default_rng(streams.order)) if shuffled else None,
@@ -197,9 +176,10 @@ def ready(
         head_weights=head_weights,
         microbatch=rows.microbatch,
         mixing=mixing,
-        weighed=options.sample_weight is not None or in_epoch is None or ranks.size > 1,
-        start=start if options.initial is None and ranks.size == 1 and in_epoch is not None else None,
+        weighed=options.sample_weight is not None or not in_memory or ranks.size > 1,
+        start=start if options.initial is None and ranks.size == 1 and in_memory else None,
     )
+    state = initial_state(parameters, moment_rows, rule_steps)
     validation: Any = options.validation
     is_share = validation is not None and isinstance(validation, Real)
     training = Continuation(
@@ -207,8 +187,51 @@ def ready(
         options={**step_setup.staying, "seed": options.seed},
         share=float(validation) if is_share else None,
         backend=chosen.name,
-        rows=in_epoch,
+        rows=rows.in_epoch,
         sample=rows.sample,
         beginning=beginning,
     )
     return Prepared(plan, data, state, callbacks, training, ranks)
+
+
+def _beginning_of_more(
+    more: Continuation, rows: EpochRows, callbacks: list[Callback], ranks: Ranks
+) -> Beginning:
+    """Return where a training begins that goes on from a model's."""
+    sample: str | None = rows.sample
+    if rows.in_epoch is not None:
+        sample = sample_of(rows.data, rows.held_out, ranks) if more.goes_by_sample else None
+    with ranks.raise_on_all_ranks():
+        return more.begin(rows.in_epoch, sample, rows.validated, callbacks)
+
+
+def _setting(
+    network: Network,
+    options: FitOptions,
+    steps: StepSetup,
+    parameters: Array,
+    rows: EpochRows,
+    callbacks: list[Callback],
+    ranks: Ranks,
+) -> tuple[dict[str, Any], int | None]:
+    """Return the setting of a training that is in a file, and the limit for the BLAS of one that resumes.
+
+    CheckpointError if the file to resume from is of another training.
+    """
+    (_, file), backend, optimizer = options.earlier, steps.backend.name, steps.optimizer
+    with ranks.raise_on_all_ranks():
+        blas_threads = resuming.held_blas_threads(file, backend)
+    setting = resuming.setting(
+        network, optimizer, backend, parameters, rows.data, rows.held_out, rows.batch_size, options,
+        blas_threads or found_blas_threads(options.threads), ranks,
+        ranks.by_rows if file is None else file.by_rows,
+    ) | rows.setting  # fmt: skip
+    if file:
+        with ranks.raise_on_all_ranks():
+            names = [type(callback).__name__ for callback in with_state(callbacks)]
+            same = file, setting, names, optimizer
+            if rows.in_epoch is None:
+                resuming.check_same_blocks(*same, rows.per_epoch, options.epochs)
+            else:
+                resuming.check_same_training(*same, rows.in_epoch, rows.per_epoch, options.epochs)
+    return setting, blas_threads

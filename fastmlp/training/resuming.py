@@ -97,17 +97,20 @@ def check_same_blocks(
     current: dict[str, Any],
     callbacks: list[str],
     optimizer: Optimizer,
-    shuffled: bool,
+    batches: int,
     epochs: int,
 ) -> None:
-    """Do `check_same_training` where rows come block by block and their number is not known."""
+    """Do `check_same_training` where rows come block by block and their number may not be known.
+
+    batches : of an epoch; 0 where that is not known
+    """
     _check_same_setting(saved, current, callbacks)
     snapshot, path = saved.snapshot, os.fspath(saved.path)
     done = len(snapshot.history["loss"])
     if done > epochs:
         raise CheckpointError(f"{path!r} holds {done} epochs, more than epochs={epochs}")
     if (
-        not _is_sound(snapshot, done, current, optimizer, shuffled)
+        not _is_sound(snapshot, done, current, optimizer, current["shuffle"] and batches != 1)
         or snapshot.order.size
         or snapshot.pending.shape[1] > snapshot.step
     ):
