@@ -154,7 +154,8 @@ def _request(arguments: argparse.Namespace, files: list[str]) -> Request:
     from fastmlp.lab.measurements import STEP
     from fastmlp.lab.run import Request
     from fastmlp.model.optimizers import Adam
-    from fastmlp.testing.slots import SLOTS, Sizes
+    from fastmlp.testing.cases import Sizes
+    from fastmlp.testing.slots import SLOTS
 
     named = {file: register_file(file) for file in files}
     names = [named.get(name, name) for name in _listed(arguments.variant)]

@@ -94,7 +94,7 @@ def _dump(row: SlotRow, variant: str, path: str | None, kind: str) -> str:
 def call(variant: str, path: str | None, row: tuple[str, str, tuple[int, int, int], str]) -> None:
     """Call a slot once, in a process that prints what is compiled."""
     from fastmlp.backend.registry import register_file
-    from fastmlp.testing.slots import Sizes
+    from fastmlp.testing.cases import Sizes
 
     if path is not None:
         register_file(path)

@@ -10,7 +10,7 @@ from fastmlp.lab.measurements import Measurement, PhaseTime
 from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.steps import StepRow
 from fastmlp.model.operations import INPUTS, Operation
-from fastmlp.testing.slots import Sizes
+from fastmlp.testing.cases import Sizes
 
 PHASES = ("gather", "forward", "loss", "back", "weights", "update")
 

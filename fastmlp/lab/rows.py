@@ -12,8 +12,8 @@ import numpy as np
 
 from fastmlp.backend.registry import variants
 from fastmlp.kernels.jit.bind import slot
-from fastmlp.testing.cases import Case
-from fastmlp.testing.slots import BENCHMARK_SIZES, SLOTS, Sizes
+from fastmlp.testing.cases import Case, Sizes
+from fastmlp.testing.slots import BENCHMARK_SIZES, SLOTS
 
 PRODUCTS = ("affine", "weight_gradient", "input_gradient")
 """The slots that are matrix products; the others are bounded by memory, or by functions of one number."""

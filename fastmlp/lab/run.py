@@ -15,7 +15,7 @@ from fastmlp.lab.rows import SlotRow, has_its_own, slot_rows
 from fastmlp.lab.steps import StepRow, step_rows
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import Optimizer
-from fastmlp.testing.slots import Sizes
+from fastmlp.testing.cases import Sizes
 
 
 class Request(NamedTuple):

@@ -10,7 +10,8 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.backend.registry import backends, get_variant
-from fastmlp.testing.slots import SLOTS, Sizes
+from fastmlp.testing.cases import Sizes
+from fastmlp.testing.slots import SLOTS
 
 TEXT = '''"""{name}: {slot} of its own; all else as baseline."""
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.registry import get_variant
+from fastmlp.kernels.runtime.workspace import scratch_length
 from fastmlp.testing.guards import guarded, overrun
 
 Array = NDArray[Any]
@@ -17,6 +19,51 @@ Array = NDArray[Any]
 def wide(array: Array) -> Array:
     """Return the array in float64."""
     return array.astype(np.float64)
+
+
+class Sizes(NamedTuple):
+    """A batch and a layer: rows of n_in inputs to n_out units."""
+
+    rows: int
+    n_in: int
+    n_out: int
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.n_in}x{self.n_out}"
+
+
+def drawn(rng: np.random.Generator, dtype: np.dtype[Any], *shape: int) -> Array:
+    """Return an array of normally distributed numbers."""
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def eps(dtype: np.dtype[Any]) -> float:
+    """Return the distance from 1 to the next number of a dtype."""
+    return float(np.finfo(dtype).eps)
+
+
+def labelled(label: str, found: str) -> str:
+    """Return the label of a case with that of `not_finite`, if it has one."""
+    return f"{label}, {found}" if found else label
+
+
+def few_ulp(dtype: np.dtype[Any], expected: Array, ulp: float = 8) -> Array:
+    """Return `ulp` units in the last place, relative above 1 in magnitude, absolute below."""
+    return np.asarray(ulp * eps(dtype) * np.fmax(np.abs(expected), 1))  # of NaN as of 1
+
+
+def unset(dtype: np.dtype[Any], *shape: int, found: str = "") -> Array:
+    """Return an array of NaN. NaN in a result shows that a slot reads the array, or does not write it.
+
+    found : the label of `not_finite`; where a result may be NaN, the array holds another number
+    """
+    return np.full(shape, 1e9 if found else np.nan, dtype)
+
+
+def scratch_of(sizes: Sizes, dtype: np.dtype[Any]) -> Array:
+    """Return the scratch of a slot, which it may leave in any state."""
+    length = scratch_length(max(sizes.n_in, sizes.n_out), sizes.rows, dtype.itemsize, sizes.n_out)
+    return guarded(unset(dtype, length))
 
 
 def compared(got: Any, expected: Array, bound: Any) -> tuple[Array, Array]:
@@ -131,3 +178,7 @@ class Case(NamedTuple):
 def _first(where: Array) -> tuple[Any, ...]:
     """Return the index of the first element that holds."""
     return tuple(np.argwhere(where)[0])
+
+
+CaseMaker = Callable[[np.random.Generator, "np.dtype[Any]", Sizes], Iterator[Case]]
+"""Yields the calls of a slot on a batch and a layer of these sizes, with what the reference says."""

@@ -24,7 +24,8 @@ from fastmlp.kernels.jit.bind import slot
 from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
-from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS, Sizes
+from fastmlp.testing.cases import Sizes
+from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS
 from fastmlp.training import setup
 from fastmlp.training.data import clean_inputs
 

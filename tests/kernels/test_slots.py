@@ -12,9 +12,10 @@ import scipy.sparse
 from fastmlp.backend import reference_losses
 from fastmlp.backend.registry import variants
 from fastmlp.kernels.jit.bind import slot
+from fastmlp.kernels.tuning.table import forced
 from fastmlp.kernels.variants import baseline
 from fastmlp.model.activations import ACTIVATIONS
-from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS
+from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
 
 
 def test_the_table_has_every_slot_of_the_baseline():
@@ -26,14 +27,15 @@ def test_the_table_has_every_slot_of_the_baseline():
 @pytest.mark.parametrize("variant", variants())
 def test_slot_agrees_with_the_reference(variant, name, dtype):
     kernel = slot(variants()[variant], name)
-    for sizes in AGREEMENT_SIZES:
+    for sizes, tuning in (*((sizes, {}) for sizes in AGREEMENT_SIZES), (AGREEMENT_SIZES[-1], PACKED)):
         for case in SLOTS[name].cases(np.random.default_rng(0), np.dtype(dtype), sizes):
             arguments = case.fresh()
-            returned = kernel(*arguments)
+            with forced(tuning):
+                returned = kernel(*arguments)
             try:
                 case.check(arguments, returned)
             except AssertionError as error:
-                raise AssertionError(f"{variant} at {sizes}: {error}") from None
+                raise AssertionError(f"{variant} at {sizes} {tuning or ''}: {error}") from None
 
 
 def right(case):

@@ -18,7 +18,8 @@ from fastmlp.lab.timing import Time
 from fastmlp.model.layers import Dense, Dropout, LayerNorm, Residual
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import SGD, Adam
-from fastmlp.testing.slots import SLOTS, Sizes
+from fastmlp.testing.cases import Sizes
+from fastmlp.testing.slots import SLOTS
 
 pytest.importorskip("rich")
 

@@ -22,7 +22,8 @@ from fastmlp.lab.measurements import Measurement
 from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
 from fastmlp.model.optimizers import Adam
-from fastmlp.testing.slots import SLOTS, Sizes
+from fastmlp.testing.cases import Sizes
+from fastmlp.testing.slots import SLOTS
 
 pytest.importorskip("rich")
 

@@ -1,0 +1,188 @@
+"""Calls of the slots that work on units or weights one by one: activations, losses, penalties, dropout."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from fastmlp.backend import reference, reference_losses, reference_operations
+from fastmlp.model.activations import ACTIVATIONS, HIDDEN
+from fastmlp.model.losses import LOSSES, Loss, loss_of
+from fastmlp.model.network import Network
+from fastmlp.model.objective import Objective
+from fastmlp.model.operations import Operation
+from fastmlp.model.own_losses import BinaryFocal, CrossEntropy, Huber, Quantiles
+from fastmlp.testing import not_finite
+from fastmlp.testing.cases import (
+    Array,
+    Case,
+    CaseMaker,
+    Sizes,
+    drawn,
+    eps,
+    few_ulp,
+    labelled,
+    scratch_of,
+    unset,
+    wide,
+)
+
+
+def _activate(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    normal = 4 * drawn(rng, dtype, sizes.rows, sizes.n_out)
+    # NumPy's formula of gelu and silu is NaN at -inf, where the kernels have the limit.
+    for found, z in not_finite.values(rng, normal, (np.inf, -0.0, np.nan)):
+        for code, name in enumerate(ACTIVATIONS):
+            with np.errstate(invalid="ignore"):
+                expected = reference_losses.activate(name, wide(z))
+                bound = few_ulp(dtype, expected)
+                if name == "softmax":
+                    # The rounding of z - max is relative to the difference; that of the sum grows over n_out.
+                    spread = z.max(axis=1, keepdims=True) - z
+                    bound = 2 * eps(dtype) * expected * (4 + spread + np.sqrt(sizes.n_out))
+            arguments = (code, z, unset(dtype, *z.shape, found=found))
+            yield Case(labelled(name, found), arguments, {2: expected}, None, {2: bound}, None, not found)
+
+
+def _activate_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    normal = 4 * drawn(rng, dtype, sizes.rows, sizes.n_out)
+    deltas = not_finite.values(rng, drawn(rng, dtype, *normal.shape))
+    logits = not_finite.values(rng, normal, (np.nan, -0.0))
+    for (found, delta), (_, z) in zip(deltas, logits, strict=True):
+        for code, name in enumerate(HIDDEN):
+            a = np.array(
+                reference_losses.activate(name, z)
+            )  # in a step it is an array of its own, for identity too
+            with np.errstate(invalid="ignore"):
+                expected = reference_losses.activate_gradient(name, wide(z), wide(a), wide(delta))
+                # gelu's and silu's slopes are sums of terms of size |z|.
+                bound = few_ulp(dtype, np.abs(delta) * np.maximum(np.abs(z), 1))
+            yield Case(
+                labelled(name, found), (code, z, a, delta), {3: expected}, None, {3: bound}, None, not found
+            )
+
+
+def _output_loss(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    rows, _, n_out = sizes
+    z = 2 * drawn(rng, dtype, rows, n_out)
+    weights = rng.integers(0, 3, rows).astype(dtype)
+    weights[0] = 1
+    scratch = scratch_of(sizes, dtype)
+    losses: list[str | Loss] = [*LOSSES, Huber(0.7), Quantiles(0.3), CrossEntropy(0.1), BinaryFocal(0.5)]
+    for loss in losses:
+        entry = loss_of(loss)
+        for output in entry.outputs:
+            if (output == "softmax" and n_out == 1) or n_out % entry.outputs_per_target:
+                continue
+            objective = Objective.checked(n_out, output, loss)
+            targets = rng.random((rows, n_out)).astype(dtype)
+            if entry.targets == "distributions":
+                targets /= targets.sum(axis=1, keepdims=True)
+            if entry.outputs_per_target > 1:
+                targets = np.tile(targets[:, : n_out // 2], 2)
+            expected = reference_losses.output_loss(objective, wide(z), wide(targets), wide(weights))
+            yield _loss_case(objective, z, targets, weights, scratch, expected)
+            lost = z.copy()
+            lost[0, -1] = np.nan  # of a row that counts
+            with np.errstate(invalid="ignore"):
+                expected = reference_losses.output_loss(objective, wide(lost), wide(targets), wide(weights))
+                yield _loss_case(objective, lost, targets, weights, scratch, expected, not_finite.NAN)
+            if entry.clips and not entry.parameter:  # by scikit-learn: labels, and logits that saturate
+                objective = Objective.checked(n_out, output, loss, "sklearn")
+                far, labels = 20 * z, np.eye(n_out, dtype=dtype)[rng.integers(0, n_out, rows)]
+                expected = reference_losses.output_loss(objective, far, labels, weights)  # eps is the dtype's
+                yield _loss_case(objective, far, labels, weights, scratch, expected)
+
+
+def _loss_case(
+    objective: Objective,
+    z: Array,
+    targets: Array,
+    weights: Array,
+    scratch: Array,
+    expected: tuple[float, Array],
+    found: str = "",
+) -> Case:
+    total = float(weights.sum()) * objective.divisor
+    codes = list(LOSSES).index(loss_of(objective.loss).name), list(ACTIVATIONS).index(objective.output)
+    numbers = *codes, np.array(objective.loss_parameters), 1 / total
+    outputs = np.abs(reference_losses.activate(objective.output, wide(z)))
+    # Outputs, residuals and their products: the rounding of each is some ulp of at most this size.
+    size = (1 + np.nanmax(np.abs(z), initial=0) + np.nanmax(outputs, initial=0)) ** 2
+    share = weights.max() / total
+    relative: Array | float = 0.0
+    if loss_of(objective.loss).outputs_per_target > 1:
+        # A likelihood's precisions are exponentials of logits, each with a relative error of the logit's
+        # size, and they are factors of logarithms that cancel.
+        precisions = np.tile(np.exp(-np.hsplit(wide(z), 2)[1]), 2)
+        terms = np.nan_to_num(np.abs(expected[1]) + share * precisions)
+        relative = 2 * eps(z.dtype) * (1 + np.nanmax(np.abs(z), initial=0)) * terms
+    # The sum's rounding grows with sqrt(n), and more where equal terms round in the same way.
+    walked = np.sqrt(z.size) * abs(expected[0])
+    return Case(
+        labelled(f"{objective.output}-{objective.loss}" + "-clipped" * objective.clips, found),
+        (*numbers, z, targets, weights, scratch, unset(z.dtype, *z.shape, found=found)),
+        {8: expected[1]},
+        expected[0],
+        {8: 8 * eps(z.dtype) * size * share + relative, -1: 8 * eps(z.dtype) * (size + walked)},
+        7,
+        not found,
+    )
+
+
+PENALTIES = ((0.0, 0.3), (0.2, 0.0), (0.2, 0.3))
+
+
+def _penalised(w: Array, l1: float, l2: float) -> Operation:
+    """Return the only operation of a network with the shape of these weights."""
+    return Network([*w.shape], l1=l1, l2=l2).operations[0]
+
+
+def _penalty(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    normal = drawn(rng, dtype, sizes.n_in, sizes.n_out)
+    for (found, w), (l1, l2) in itertools.product(not_finite.values(rng, normal, (np.nan,)), PENALTIES):
+        expected = reference.penalty(_penalised(w, l1, l2), wide(w))
+        bound = 8 * eps(dtype) * np.sqrt(sizes.n_out) * expected
+        label = labelled(f"l1={l1:g},l2={l2:g}", found)
+        yield Case(label, (l1, l2, w), {}, expected, {-1: bound}, None, not found)
+
+
+def _penalty_gradient(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    normal, dw = drawn(rng, dtype, sizes.n_in, sizes.n_out), drawn(rng, dtype, sizes.n_in, sizes.n_out)
+    for (found, w), (l1, l2) in itertools.product(not_finite.values(rng, normal, (np.nan,)), PENALTIES):
+        by_w = reference.penalty_gradient(_penalised(w, l1, l2), wide(w))
+        bound = few_ulp(dtype, np.abs(dw) + np.abs(by_w))
+        label = labelled(f"l1={l1:g},l2={l2:g}", found)
+        yield Case(label, (l1, l2, w, dw), {3: wide(dw) + by_w}, None, {3: bound}, None, not found)
+
+
+def _drop(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
+    normal = drawn(rng, dtype, sizes.rows, sizes.n_out)
+    for found, a in not_finite.values(rng, normal, (np.nan,)):
+        # A step writes dropped activations to another array, and dropped deltas in place.
+        for key, step, layer, first, p, out in (
+            (7, 0, 0, 0, 0.5, unset(dtype, *a.shape, found=found)),
+            (2**32 - 1, 2**33 + 5, 3, 21, 0.1, a),
+        ):
+            mask = reference_operations.dropout_mask(key, step, layer, (first + sizes.rows, sizes.n_out), p)[
+                first:
+            ]
+            expected = np.where(mask, wide(a) / (1 - p), 0)  # NaN may be dropped, too
+            arguments = (key, step, layer, first, p, a, out)
+            label = labelled(f"p={p:g}" + ", in place" * (out is a), found)
+            bound = few_ulp(dtype, expected, 2)
+            yield Case(label, arguments, {6: expected}, None, {6: bound}, None, not found)
+
+
+UNITS: dict[str, CaseMaker] = {
+    "activate": _activate,
+    "activate_gradient": _activate_gradient,
+    "output_loss": _output_loss,
+    "penalty": _penalty,
+    "penalty_gradient": _penalty_gradient,
+    "drop": _drop,
+}
+"""The slots of units and weights, with what makes their cases."""
