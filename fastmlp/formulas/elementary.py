@@ -123,10 +123,8 @@ def silu_derivative(x):
     return s * fma(x, where(x > 0.0, e * s, 1.0 - s), 1.0)
 
 
-SELU_SCALE, SELU_SLOPE = (
-    1.0507009873554804934193349852946,
-    1.0507009873554804934193349852946 * 1.6732632423543772,
-)
+SELU_SCALE = 1.0507009873554804934193349852946
+SELU_SLOPE = 1.0507009873554804934193349852946 * 1.6732632423543772
 
 
 def selu(x):
@@ -222,7 +220,7 @@ SQRT_TWO = 1.4142135623730951
 
 
 def _gaussian_tail(a):
-    """For a >= 0: exp(-a^2 / 2) and 1 - Phi(a). The square's rounding error is put back: it would cost a^2 / 2 ulp."""
+    """Return exp(-a^2 / 2) and 1 - Phi(a), for a >= 0. The square's rounding error is put back: it would cost a^2 / 2 ulp."""
     square = a * a
     lost = fma(a, a, -square)
     e = exp_nonpositive(-0.5 * square)

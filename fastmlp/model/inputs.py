@@ -174,10 +174,8 @@ class SparseNumbers(Part):
 Block = Numbers | Categories | SparseNumbers
 Blocks = tuple[Block, ...]
 
-KINDS_OF_BLOCKS, NAMES_OF_BLOCKS = (
-    (Numbers, Categories, SparseNumbers),
-    "Numbers, Categories or SparseNumbers",
-)
+KINDS_OF_BLOCKS = (Numbers, Categories, SparseNumbers)
+NAMES_OF_BLOCKS = "Numbers, Categories or SparseNumbers"
 
 BLOCKS = (Numbers, Categories, SparseNumbers, *OF_NUMBERS)
 

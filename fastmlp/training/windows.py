@@ -169,11 +169,9 @@ class Windows:
 
     def _new_window(self, like: Block) -> Window:
         (n_in, n_out), dtype = (like.inputs.shape[1], like.targets.shape[1]), like.targets.dtype
-        sparse, rows, batch = (
-            isinstance(like.inputs, SparseRows),
-            self.row_format.window,
-            self.row_format.batch_size,
-        )
+        sparse = isinstance(like.inputs, SparseRows)
+        rows = self.row_format.window
+        batch = self.row_format.batch_size
         most_bytes = WINDOW_BYTES if sparse and rows is None else None
         scale = self.row_format.scale if self._keeps_bytes(n_in) else None
         if rows is None:

@@ -88,6 +88,23 @@ def matrix(typing_context, array, start, rows, columns):
     return result(array, types.intp, types.intp, types.intp), emit
 
 
+@intrinsic
+def column_of(typing_context, memory, start, place, number, rows, units):
+    """Return the units of column `number` of a block of inputs, which lie together, as (rows, units).
+
+    start : of the buffer; place : of the block in a row of it
+    """
+    result = types.Array(memory.dtype, 2, "C")
+
+    def emit(context, builder, signature, values):
+        memory_, start_, place_, number_, rows_, units_ = values
+        before = builder.mul(builder.add(place_, builder.mul(number_, units_)), rows_)
+        own = _place(context, builder, memory, memory_, builder.add(start_, before))
+        return view(context, builder, result, own, [rows_, units_])
+
+    return result(memory, *(types.intp,) * 5), emit
+
+
 def _field(context, builder, record, value, name):
     """Return an int64 of a record."""
     place = builder.gep(value, [ir.Constant(ir.IntType(32), i) for i in (0, record.offset(name))])

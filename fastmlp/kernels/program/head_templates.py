@@ -55,11 +55,9 @@ def heads_loss(call, s, start, rows, first, last, worker):
             else:
                 value = 0.0
                 own = vector(memory, call.batch_weights + rows + at, count)
-                z_of, y_of, d_of = (
-                    matrix(memory, call.batch_weights + 2 * rows + at, count, 1),
-                    matrix(memory, call.batch_weights + 3 * rows + at, count, 1),
-                    matrix(memory, call.batch_weights + 4 * rows + at, count, 1),
-                )
+                z_of = matrix(memory, call.batch_weights + 2 * rows + at, count, 1)
+                y_of = matrix(memory, call.batch_weights + 3 * rows + at, count, 1)
+                d_of = matrix(memory, call.batch_weights + 4 * rows + at, count, 1)
                 for j in range(units):
                     masked_column(z, y, w, j, factors[j], z_of, y_of, own)
                     parameter = vector(call.head_numbers, head.column + j, 1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from fastmlp.kernels.codegen.vectors import prefetch_row
 from fastmlp.kernels.codegen.views import (
+    column_of,
     lesser,
     matrix,
     no_order,
@@ -49,9 +50,9 @@ TOGETHER = 16
 """Rows of a table that one worker takes together, as long as theirs would share a cache line."""
 
 
-def group_at(buffer, place, number, rows, units):
-    """Return where the matrix (rows, units) of a column of a block begins; place : of the block in a row"""
-    return buffer + (place + number * units) * rows
+def parameters_of_column(here):
+    """Return how many weights and biases each column of a block has."""
+    return (here.biases - here.weights) // here.groups, (here.trained - here.biases) // here.groups
 
 
 def block_forward(call, rows, number, first, last, worker):
@@ -63,8 +64,8 @@ def block_forward(call, rows, number, first, last, worker):
         n_in, n_out = here.n_in // here.groups, here.n_out // here.groups
         scratch = part_of(memory, call.scratch, call.scratch_length, worker)
         for g in range(here.groups):
-            x = matrix(memory, group_at(call.activations, below.units, g, rows, n_in), rows, n_in)
-            y = matrix(memory, group_at(call.logits, here.kept, g, rows, n_out), rows, n_out)
+            x = column_of(memory, call.activations, below.units, g, rows, n_in)
+            y = column_of(memory, call.logits, here.kept, g, rows, n_out)
             w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
             b = vector(call.parameters, here.biases + g * n_out, n_out)
             affine_rows(x, no_order(), w, b, y, first, last, False, scratch)
@@ -85,29 +86,19 @@ def block_forward(call, rows, number, first, last, worker):
         slopes = matrix(call.parameters, here.trained + here.n_out, here.groups, units)
         for g in range(here.groups):
             if here.by_group != 0:
-                own = matrix(memory, group_at(call.activations, here.units, g, rows, units), rows, units)
+                own = column_of(memory, call.activations, here.units, g, rows, units)
                 bins(x, g, edges, slopes, 0, rows_of(own, first, last))
             else:
                 bins(x, g, edges, slopes, g * units, out)
         return
-    terms = (here.biases - here.weights) // here.groups
+    terms, n_phases = parameters_of_column(here)
     for g in range(here.groups):
-        z = rows_of(
-            matrix(memory, group_at(call.logits, here.kept, g, rows, terms), rows, terms), first, last
-        )
+        z = rows_of(column_of(memory, call.logits, here.kept, g, rows, terms), first, last)
         frequencies = vector(call.parameters, here.weights + g * terms, terms)
-        phases = span(
-            call.parameters,
-            here.biases + g * terms * here.by_group,
-            here.biases + (g + 1) * terms * here.by_group,
-        )
+        phases = vector(call.parameters, here.biases + g * n_phases, n_phases)
         angles(x, g, frequencies, phases, z)
         if here.by_group != 0:
-            own = rows_of(
-                matrix(memory, group_at(call.activations, here.units, g, rows, terms), rows, terms),
-                first,
-                last,
-            )
+            own = rows_of(column_of(memory, call.activations, here.units, g, rows, terms), first, last)
             cosines(vector(z, 0, z.size), vector(own, 0, own.size))
         else:
             sinusoids(z, g * units, out)
@@ -122,27 +113,19 @@ def block_backward(call, rows, number, first, last, worker):
         n_in, n_out = here.n_in // here.groups, here.n_out // here.groups
         scratch = part_of(memory, call.scratch, call.scratch_length, worker)
         for g in range(here.groups):
-            d = matrix(memory, group_at(call.deltas, here.kept, g, rows, n_out), rows, n_out)
+            d = column_of(memory, call.deltas, here.kept, g, rows, n_out)
             pass_on(delta, g * n_out, False, rows_of(d, first, last))
             if below.kind == PERIODIC:
                 w = matrix(call.parameters, here.weights + g * n_in * n_out, n_in, n_out)
-                by_x = matrix(memory, group_at(call.deltas, below.units, g, rows, n_in), rows, n_in)
+                by_x = column_of(memory, call.deltas, below.units, g, rows, n_in)
                 input_gradient_rows(d, w, by_x, by_x, first, last, False, scratch)
     elif here.kind == PERIODIC:
-        terms, out = (
-            (here.biases - here.weights) // here.groups,
-            units_of(memory, call.activations, here, rows),
-        )
+        terms, _ = parameters_of_column(here)
+        out = units_of(memory, call.activations, here, rows)
         for g in range(here.groups):
-            z = rows_of(
-                matrix(memory, group_at(call.logits, here.kept, g, rows, terms), rows, terms), first, last
-            )
+            z = rows_of(column_of(memory, call.logits, here.kept, g, rows, terms), first, last)
             if here.by_group != 0:
-                own = rows_of(
-                    matrix(memory, group_at(call.deltas, here.units, g, rows, terms), rows, terms),
-                    first,
-                    last,
-                )
+                own = rows_of(column_of(memory, call.deltas, here.units, g, rows, terms), first, last)
                 cosines_gradient(vector(own, 0, own.size), vector(z, 0, z.size))
             else:
                 sinusoids_gradient(delta, rows_of(out, first, last), 2 * g * terms, z)
@@ -160,30 +143,25 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
         if worker == 0:
             clear(span(gradients, here.trained, here.end))
         return
-    n_weights, n_biases = (
-        (here.biases - here.weights) // here.groups,
-        (here.trained - here.biases) // here.groups,
-    )
+    n_weights, n_biases = parameters_of_column(here)
     scratch = part_of(memory, call.scratch, call.scratch_length, worker)
     x = output_of(memory, call.activations, call.dropped, below, rows)
     for g in range(first, last):
         weights_at, biases_at = here.weights + g * n_weights, here.biases + g * n_biases
-        by_weights, by_biases = (
-            vector(gradients, weights_at, n_weights),
-            vector(gradients, biases_at, n_biases),
-        )
+        by_weights = vector(gradients, weights_at, n_weights)
+        by_biases = vector(gradients, biases_at, n_biases)
         if rows == 0:
             clear(by_weights)
             clear(by_biases)
         elif here.kind == GROUPED:
             n_in, n_out = here.n_in // here.groups, here.n_out // here.groups
-            d = matrix(memory, group_at(call.deltas, here.kept, g, rows, n_out), rows, n_out)
-            own = matrix(memory, group_at(call.activations, below.units, g, rows, n_in), rows, n_in)
+            d = column_of(memory, call.deltas, here.kept, g, rows, n_out)
+            own = column_of(memory, call.activations, below.units, g, rows, n_in)
             out, zero = matrix(gradients, weights_at, n_in, n_out), d.dtype.type(0)
             weight_gradient_rows(own, no_order(), d, out, 0, 0, n_in, False, zero, zero, out, scratch)
             bias_gradient(d, by_biases)
         else:
-            z = matrix(memory, group_at(call.logits, here.kept, g, rows, n_weights), rows, n_weights)
+            z = column_of(memory, call.logits, here.kept, g, rows, n_weights)
             frequencies_gradient(x, g, z, by_weights)
             if n_biases > 0:
                 bias_gradient(z, by_biases)
@@ -194,10 +172,7 @@ def blocks_step(call, rows, step, number, rate, bias_rate, worker, workers):
 def update_groups(call, step, number, first, last, rate, bias_rate):
     """Apply the gradients of columns [first, last) of an operation on a block."""
     here, rule, gradients = call.operations[number], call.rules[0, number], call.gradients
-    n_weights, n_biases = (
-        (here.biases - here.weights) // here.groups,
-        (here.trained - here.biases) // here.groups,
-    )
+    n_weights, n_biases = parameters_of_column(here)
     if first < last:
         at, n = here.weights + first * n_weights, (last - first) * n_weights
         if n > 0:
@@ -226,13 +201,9 @@ def takes_row(row, worker, workers):
 
 def tables_step(call, rows, step, number, rate, worker, workers):
     """Add the deltas of a batch to the gradients of its rows of tables, and update these, or all rows."""
-    memory, here, rule, gradients = (
-        call.memory,
-        call.operations[number],
-        call.rules[0, number],
-        call.gradients,
-    )
-    below, tables = call.operations[here.source], call.tables
+    memory, gradients, tables = call.memory, call.gradients, call.tables
+    here, rule = call.operations[number], call.rules[0, number]
+    below = call.operations[here.source]
     codes = output_of(memory, call.activations, call.dropped, below, rows)
     delta = units_of(memory, call.deltas, here, rows)
     touched, own_rate = moves_touched(call, number), rate * rule.rate_factor
@@ -241,12 +212,8 @@ def tables_step(call, rows, step, number, rate, worker, workers):
         if touched and not left_whole(call):
             touched_step(call, codes, delta, step, number, column, own_rate, worker, workers)
             continue
-        start, levels, width, unit = (
-            tables[at, START],
-            tables[at, LEVELS],
-            tables[at, WIDTH],
-            tables[at, UNIT],
-        )
+        start, levels = tables[at, START], tables[at, LEVELS]
+        width, unit = tables[at, WIDTH], tables[at, UNIT]
         marks = vector(call.row_marks, tables[at, MARK], levels + 1)
         first, last = own_share(levels + 1, worker, workers, TOGETHER)
         place, n = start + first * width, (last - first) * width
@@ -271,12 +238,8 @@ def touched_step(call, codes, delta, step, number, column, rate, worker, workers
     """
     here, rule, tables = call.operations[number], call.rules[0, number], call.tables
     at, rows = here.column + column, len(codes)
-    start, height, width, unit = (
-        tables[at, START],
-        tables[at, LEVELS] + 1,
-        tables[at, WIDTH],
-        tables[at, UNIT],
-    )
+    start, height = tables[at, START], tables[at, LEVELS] + 1
+    width, unit = tables[at, WIDTH], tables[at, UNIT]
     marks = vector(call.row_marks, tables[at, MARK], height)
     some, found = vector(call.row_places, (call.batch + APART // 8) * worker, rows), 0
     table, moments = matrix(call.parameters, start, height, width), call.moments
@@ -307,12 +270,8 @@ def touched_step(call, codes, delta, step, number, column, rate, worker, workers
 
 def update_blocks(call, step, number, rate, bias_rate, worker, workers):
     """Apply the worker's share of the whole gradient of an operation on a block."""
-    here, rule, gradients, tables = (
-        call.operations[number],
-        call.rules[0, number],
-        call.gradients,
-        call.tables,
-    )
+    here, rule = call.operations[number], call.rules[0, number]
+    gradients, tables = call.gradients, call.tables
     if here.kind != CATEGORIES:
         if here.trained > here.weights:
             first, last = own_share(here.groups, worker, workers, 1)

@@ -214,10 +214,8 @@ def vectors_step(call, rows, step, number, rate, bias_rate):
         x = output_of(memory, call.activations, call.dropped, below, rows)
         delta, middle = units_of(memory, call.deltas, here, rows), here.trained + here.n_out
         if here.kind == FIXED_NORM:
-            mean, variance = (
-                span(call.parameters, here.trained, middle),
-                span(call.parameters, middle, here.end),
-            )
+            mean = span(call.parameters, here.trained, middle)
+            variance = span(call.parameters, middle, here.end)
             fixed_gain_gradient(x, mean, variance, here.epsilon, delta, of_gain)
             clear(span(call.gradients, here.trained, here.end))
         else:

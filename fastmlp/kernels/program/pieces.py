@@ -123,4 +123,4 @@ PIECES = {
         ("penalty_gradient", "drop", "clip", "clip_all", "update_all", "update_part"), ProgramPiece()
     ),
 }
-"""By name: slots, and other functions that programs share, as products over some rows and a step's phases."""
+"""Slots, and other functions that programs share, as products over some rows and a step's phases, by name."""

@@ -337,7 +337,7 @@ all_places : the rows of a batch and `APART` bytes, for each worker
 """
 
 WORDS = {name: place for place, name in enumerate((*ARRAYS, *NUMBERS))}
-"""By name, the place of each word of a call."""
+"""The place of each word of a call, by its name."""
 
 
 def words_of(numbers: dict[str, int]) -> array.array[int]:

@@ -166,14 +166,14 @@ class Unitwise:
 
 
 ROWS_BACKWARD = {"z": "x", "delta": "delta"}
-"""By variable of a derivative the row that it is."""
+"""The row that each variable of a derivative is."""
 
 
 class Own:
     """A user's layer, or an activation with parameters; the gain is all parameters. Methods as of `Norm`."""
 
     def _parameters(self, kind, row):
-        """By variable the place of each parameter in the gain, and whether it has a number for each unit."""
+        """The place of each parameter in the gain, and whether each unit has its own, by its variable."""
         found, at = {}, 0
         for one in kind.piece.parameters:
             found[one.variable] = at, one.shape == "units"

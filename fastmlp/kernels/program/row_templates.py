@@ -220,17 +220,13 @@ def rows_backward(call, start, rows, of_all, first, last, begin, end, step, work
             continue
         dense_in, below = here.n_in - sparse_in_of(call, here), operations[here.source]
         w = rows_of(weights_of(parameters, here), 0, dense_in)
-        a, by_source = (
-            units_of(memory, call.activations, below, rows),
-            units_of(memory, call.deltas, below, rows),
-        )
+        a = units_of(memory, call.activations, below, rows)
+        by_source = units_of(memory, call.deltas, below, rows)
         if here.adds == 0:
             k = here.members
-            own, a, out = (
-                each_member(delta, k, here.n_out),
-                each_member(a, k, dense_in),
-                each_member(by_source, k, dense_in),
-            )
+            own = each_member(delta, k, here.n_out)
+            a = each_member(a, k, dense_in)
+            out = each_member(by_source, k, dense_in)
             input_gradient_rows(own, w, a, out, first * k, last * k, here.gates != 0, scratch)
         else:
             added = matrix(memory, call.deltas + here.kept * rows, rows, dense_in)

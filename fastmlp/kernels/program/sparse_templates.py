@@ -66,10 +66,8 @@ def columns_step(call, start, rows, step, number, l1, l2, rate, first, last, wor
     )  # fmt: skip
     listed, every = columns[width], vector(columns, 0, 0)
     delta = units_of(memory, call.deltas, here, rows)
-    w, dw = (
-        rows_of(weights_of(call.parameters, here), before, here.n_in),
-        rows_of(weights_of(call.gradients, here), before, here.n_in),
-    )
+    w = rows_of(weights_of(call.parameters, here), before, here.n_in)
+    dw = rows_of(weights_of(call.gradients, here), before, here.n_in)
     own_rate = rate * rule.rate_factor
     r, decay = w.dtype.type(own_rate), w.dtype.type(l2)
     if plain:
