@@ -42,7 +42,7 @@ processor is compiled.
 """
 
 REPEAT_SECONDS = 60.0
-"""Between two requests of a process for the same program."""
+"""The seconds between two requests of a process for the same program."""
 
 
 class Candidate(NamedTuple):
@@ -267,7 +267,7 @@ class Auto:
 
 
 recent_requests: dict[str, tuple[float, bool]] = {}
-"""By the names of requests: when this process has made one last, and whether it may be done."""
+"""When this process has made a request last, and whether it may be done, by the request's name."""
 
 
 def requested(request: str, task: str, arguments: Callable[[], tuple[Any, ...]]) -> bool:

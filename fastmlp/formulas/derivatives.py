@@ -59,7 +59,7 @@ def _choice(condition: Expression) -> tuple[Expression, Expression]:
 
 
 def _extreme(first: Expression, second: Expression) -> tuple[Expression, Expression]:
-    """By each of two numbers, of which the first is taken, or the second; half by each where they are equal.
+    """Return the derivatives by two numbers, of which one is taken: half by each where they are equal.
 
     So the kinks of max(x, 0) + log1p(exp(-|x|)) cancel at 0, as they do in the function.
     """
@@ -111,7 +111,7 @@ DERIVATIVES: dict[str, Callable[..., tuple[Factor, ...]]] = {
     "sum": lambda x, y: (1.0,),
     "max": lambda x, y: (_at_top(x, y),),
 }
-"""By operation: the derivative of its value y by each operand; truth values have none."""
+"""The derivatives of an operation's value y by each operand; truth values have none."""
 
 
 OVERFLOWING = ("exp", "expm1")

@@ -9,7 +9,7 @@ machine code. A Python number or a `DtypeConstant` takes the dtype of the number
 from dataclasses import dataclass
 
 SIGNIFICAND = {True: 23, False: 52}
-"""By a number's `single`: the bits of its pattern to the right of its exponent."""
+"""The bits of a number's pattern to the right of its exponent, by its `single`."""
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ class Bound(NamedTuple):
 Specialize = Callable[[Network, Optimizer, int, "np.dtype[Any]"], Bound | None]
 
 Buffers = Callable[[Sequence[tuple[int, int]], int], dict[str, int]]
-"""From the (n_in, n_out) of products and the rows of a batch to the lengths of buffers: see `Variant`."""
+"""The lengths of buffers, given the (n_in, n_out) of products and the rows of a batch: see `Variant`."""
 
 
 class Choice(NamedTuple):

@@ -27,7 +27,7 @@ CHAINS = 24 if host().accumulators >= 24 else 12
 """At least the latency, 4, times the ports, 2 or 4; 12 fit into 16 registers, 24 into 32."""
 
 WINDOWS = 5
-"""In which each width is measured."""
+"""The windows of time in which each width is measured."""
 
 WIDTHS = (512, 256) if host().vector_bytes > 16 else (128,)
 """Bits of the vectors that are tried."""

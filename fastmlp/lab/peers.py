@@ -35,7 +35,7 @@ PEERS = {
     "torch": Peer("PyTorch", torch_steps.fits, torch_steps.ways),
     "sklearn": Peer("scikit-learn", sklearn_steps.fits, sklearn_steps.ways, off_by_adam=1e-5),
 }
-"""By the name of their package."""
+"""The peers by the names of their packages."""
 
 
 def peers_of(network: Network, optimizer: Optimizer) -> list[str]:

@@ -16,7 +16,7 @@ LOSSES = {
     ("sigmoid", "mse"): ("MSELoss", False),
     ("identity", "mse"): ("MSELoss", False),
 }
-"""By output and loss: PyTorch's loss, and whether it takes logits."""
+"""PyTorch's loss, and whether it takes logits, by output and loss."""
 
 
 def fits(network: Network, optimizer: Optimizer) -> bool:

@@ -257,4 +257,4 @@ EMBEDDINGS = tuple(
 """All kinds that this file defines, without their bases."""
 
 OF_NUMBERS = tuple(kind for kind in EMBEDDINGS if issubclass(kind, NumberEmbedding))
-"""Those that `Numbers` may have."""
+"""The embeddings that `Numbers` may have."""

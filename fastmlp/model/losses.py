@@ -36,7 +36,7 @@ CHAIN: dict[str, Callable[[Expression, Expression], Expression]] = {
     "exp": lambda by_a, a: times(by_a, a),
     "softmax": lambda by_a, a: a * (by_a - operate("sum", a * by_a)),
 }
-"""By output: the derivative by the logit, from that by the output, whose value is a."""
+"""The derivative by the logit, from that by the output, whose value is a; by the output's activation."""
 
 
 class Loss(Piece):

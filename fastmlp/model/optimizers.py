@@ -380,7 +380,7 @@ NAMED: tuple[type[Optimizer], ...] = tuple(
 """fastmlp's own: those that this file defines."""
 
 BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
-"""By the names that the command line and settings have for them."""
+"""Optimisers by the names that the command line and settings have for them."""
 
 OPTIMIZERS = (*NAMED, RuleOptimizer)
 """All optimisers, with a user's own rules."""

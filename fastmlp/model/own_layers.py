@@ -21,7 +21,7 @@ from fastmlp.model.pieces import NAME, Piece, one_number, restored
 Array = NDArray[Any]
 
 SHAPES = {"units": "unit", "layer": NUMBER}
-"""By the shape of a parameter, what the names of its variables begin with."""
+"""What the names of a parameter's variables begin with, by its shape."""
 
 
 class Parameter(NamedTuple):

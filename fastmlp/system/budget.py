@@ -42,7 +42,7 @@ By file, and by the thread that has the number; None where all have one.
 """
 
 _own_numbers: dict[str, bool] = {}
-"""By file, whether each thread has its own number."""
+"""Whether each thread has its own number, by the BLAS's file."""
 
 
 def cores() -> int:

@@ -26,7 +26,7 @@ class _Total:
 
     def __init__(self) -> None:
         self._depths: Counter[int] = Counter()
-        """By the ids of the threads that are within it: how many times."""
+        """How many times each thread is within it, by the thread's id."""
         self.counted: tuple[float, float | None] = (0.0, None)
         """The seconds until the last thread left, and since when one is within: one object, for readers."""
 

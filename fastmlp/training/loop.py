@@ -53,7 +53,7 @@ class Training:
         self.weights = plan.data.weights if plan.weights is None else plan.weights
         rows = len(self.weights)
         self.names = plan.network.loss_curves
-        """Of the losses in the history."""
+        """The names of the losses in the history."""
         history: dict[str, list[float]] = {name: [] for name in self.names}
         if plan.held_out is not None:
             history |= {f"validation_{name}": [] for name in self.names}

@@ -153,4 +153,4 @@ OWN = {
     **{loss.__name__: OwnMetric(1, loss) for loss in _LOSSES},
     **{f"neg_{loss.__name__}": OwnMetric(-1, loss) for loss in _LOSSES},
 }
-"""By the names of scorers and of functions of scikit-learn's."""
+"""Measures by the names of scorers and of functions of scikit-learn's."""

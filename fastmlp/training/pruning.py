@@ -45,7 +45,7 @@ class MedianStopping(Callback):
         self.monitor = checked_monitor(monitor)
         self.mode = checks.choice("mode", mode, ("min", "max"))
         self._means: dict[int, list[float]] = {}
-        """By epochs the means of all trainings that came to them, lower is better; all copies write to it."""
+        """The means of all trainings by the epochs that they came to; all copies write to it."""
 
     def on_train_begin(self, run: Run) -> None:
         """Find the value that there is; forget any earlier training of this copy."""

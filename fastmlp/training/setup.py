@@ -124,7 +124,7 @@ class Setup(NamedTuple):
 
 
 kept: dict[Any, Setup] = {}
-"""By the identities of descriptions, the oldest first."""
+"""Setups by the identities of their descriptions, the oldest first."""
 
 
 def setup_of(network: Network, options: FitOptions, ranks: Ranks) -> tuple[FitOptions, Setup]:

@@ -46,4 +46,4 @@ WHY_NOT: dict[str, Callable[[], str | None]] = {
     "bfloat16_amx": why_no_tiles,
     "bfloat16_avx512": why_no_vectors,
 }
-"""By the name of a variant, the fastest first: the function that returns why it cannot run here, or None."""
+"""Functions that return why a variant cannot run here, or None, by its name, the fastest first."""

@@ -103,7 +103,7 @@ class Idle:
     def __init__(self) -> None:
         self._small: dict[Kind, list[PreparedCall]] = {}
         self.large: dict[int, tuple[Kind, PreparedCall, weakref.ref[Any]]] = {}
-        """By the ids of trainings' gradients, of which there is one array as long as a training runs.
+        """Large calls, by the ids of gradients, of which there is one array as long as a training runs.
 
         Chunks of one training never run at once. The reference removes the entry when that is deleted.
         """

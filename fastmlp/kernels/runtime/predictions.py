@@ -81,7 +81,7 @@ class Reusable:
 PARAMETERS, INPUTS, OUT, SAMPLES = (WORDS[name] for name in ("parameters", "inputs", "out", "samples"))
 
 _kept: weakref.WeakValueDictionary[int, Reusable] = weakref.WeakValueDictionary()
-"""By their ids, the calls that are kept, idle or at work."""
+"""The calls that are kept, idle or at work, by their ids."""
 
 
 def _is_full() -> bool:
@@ -106,7 +106,7 @@ class IdleCalls(list[Reusable]):
 
 
 _idle: weakref.WeakValueDictionary[Any, IdleCalls] = weakref.WeakValueDictionary()
-"""By the network's id and the dtype, as long as a model of theirs has predicted and lives."""
+"""What is shared by network and dtype, as long as a model of theirs has predicted and lives."""
 
 
 def idle_calls_of(network: Network, dtype: np.dtype[Any]) -> IdleCalls:
@@ -136,7 +136,7 @@ class Prediction(NamedTuple):
 
 
 known_predictions: dict[int, Prediction] = {}
-"""By the ids of the models' parameters."""
+"""What predictions of a model share, by the id of its parameters."""
 
 
 def prediction_of(network: Network, parameters: Array) -> Prediction:

@@ -16,7 +16,7 @@ from fastmlp.kernels.program.row_formulas import LANES, Row, writer_of
 from fastmlp.kernels.small.padded import up
 
 MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
-"""By the bytes of a number, the epsilon of a norm that has none of its own."""
+"""The epsilon of a norm that has none of its own, by the bytes of a number."""
 
 
 def _each_row(memory, rows, units, offsets, do):

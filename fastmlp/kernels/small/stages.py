@@ -50,7 +50,7 @@ class Memory:
         self.base = data_pointer(context, builder, array, value)
         self.v = self.vectors(host().vector_bytes // self.itemsize)
         self.word = self.first = None
-        """Of dropout: the hash of the key and the step, and the place in the batch of the block's first row."""
+        """The hash of dropout's key and the step, and the place in the batch of the block's first row."""
 
     def at(self, offset):
         """The place of the element at an offset."""

@@ -13,7 +13,7 @@ times as long, 784 x 128 of 1000 rows 0.85 of the time, 2048 x 64 half.
 """
 
 CROWDED_ROWS = host().crowded_rows
-"""As SOME_ROWS, where the distance of rows of x is a multiple of ROW_BYTES."""
+"""The same as SOME_ROWS where the distance of rows of x is a multiple of ROW_BYTES."""
 
 BLOCK_ROWS = 1024
 """Rows of a block. The result, which is not in the caches, is read and written once a block: with 512 rows,
