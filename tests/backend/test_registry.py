@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import python
 
 import fastmlp
 from fastmlp.backend import registry
@@ -244,10 +245,7 @@ except IndexError as error:
 def test_numba_reports_an_index_beyond_an_array_if_set_to(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(KERNEL.replace("range(units)", "range(units + 1)").replace("delta[:, j]", "delta[:, 0]"))
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
-    command = [sys.executable, "-c", BEYOND, str(path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout == "index is out of bounds\n"
+    assert python("-c", BEYOND, path, NUMBA_BOUNDSCHECK="1").stdout == "index is out of bounds\n"
 
 
 @pytest.mark.parametrize("seconds", [lambda work: 1 / 0, lambda work: "soon", lambda work: math.nan])
@@ -297,7 +295,6 @@ def test_the_package_works_from_a_zip(tmp_path):
     with zipfile.ZipFile(path, "w") as file:
         for source in package.rglob("*.py"):
             file.write(source, source.relative_to(package.parent))
-    command = [sys.executable, "-c", ZIPPED, str(path), "reference", "baseline"]
-    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    run = python("-c", ZIPPED, path, "reference", "baseline", cwd=tmp_path)
     assert len(set(run.stdout.splitlines())) == 1
     assert run.stdout.count("\n") == 2

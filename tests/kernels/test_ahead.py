@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
-import subprocess
 import sys
 from contextlib import contextmanager
 
 import needs
 import numpy as np
 import pytest
+from processes import python
 from selection import campaign
 from terminals import on_terminal
 
@@ -94,16 +95,7 @@ assert "numba" not in sys.modules
 """
 
 
-def run(*command, **environment):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", *command],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+run = functools.partial(python, "-W", "error")
 
 
 LOADED = "was there already, loaded"

@@ -8,6 +8,7 @@ import sys
 
 import needs
 import pytest
+from processes import python
 
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.jit.store import MachineCode
@@ -135,11 +136,7 @@ model = fastmlp.fit(
 @pytest.mark.slow  # a process that compiles, 7 s
 @needs.posix("a limit of a file's size")
 def test_on_a_full_disk_nobody_promises_that_later_runs_load(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", FULL],
-        env={**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = python("-W", "error", "-c", FULL, FASTMLP_CACHE_DIR=str(tmp_path))
     (line,) = done.stderr.splitlines()
     assert "later runs will compile again" in line
     assert line.endswith("takes no more files: File too large")

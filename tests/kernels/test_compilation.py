@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 from compiled import AfterOneStep, compilations
 from numba.core.runtime import _nrt_python, rtsys
 from problems import COMPILED_DTYPES, PAIRS, targets_for
+from processes import python
 from selection import campaign, crossed, few, is_given, matrix
 from terminals import WATCHED
 
@@ -152,11 +152,8 @@ print(out[0, 0], flush=True)
 
 def run_process(cache, *arguments, **environment):
     """What a new process prints, on both streams; its Numba caches in a directory of the test's."""
-    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache), **environment}
-    command = [sys.executable, "-W", "error", "-c", WATCHED + TRAIN, *map(str, arguments)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
+    environment = {"FASTMLP_CACHE_DIR": str(cache), **environment}
+    return python("-W", "error", "-c", WATCHED + TRAIN, *arguments, **environment)
 
 
 VARIANT = """
@@ -302,12 +299,10 @@ def test_programs_that_two_processes_compiled_meet_in_a_third(tmp_path):
         "    registry.get(name).predict(network, parameters, np.ones((4, 3)), out)\n"
         "    print(name, out.tolist())\n"
     )
-    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path / "cache")}
 
     def said(*names):
-        command = [sys.executable, "-c", script, str(tmp_path / "mine.py"), *names]
-        run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        return run.stdout.splitlines()
+        cache = str(tmp_path / "cache")
+        return python("-c", script, tmp_path / "mine.py", *names, FASTMLP_CACHE_DIR=cache).stdout.splitlines()
 
     apart = said("baseline") + said("mine")
     assert apart[0].split(" ", 1)[1] != apart[1].split(" ", 1)[1]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+
+from processes import python
 
 from fastmlp.kernels.codegen.symbols import is_immediate
 
@@ -40,9 +39,7 @@ print(json.dumps(loop.lines))
 def loop_of(cpu: str, features: str) -> str:
     """Return the inner loop of gelu's derivative in float64 for a processor of ARM's."""
     named = {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features, "FASTMLP_CACHE": "0"}
-    command = [sys.executable, "-c", ELSEWHERE]
-    done = subprocess.run(command, env=os.environ | named, capture_output=True, text=True, check=True)
-    return "\n".join(json.loads(done.stdout))
+    return "\n".join(json.loads(python("-c", ELSEWHERE, **named).stdout))
 
 
 def test_a_loop_on_arm_forms_no_constant_in_every_round():

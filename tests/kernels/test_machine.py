@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
+from processes import python
 
 from fastmlp.kernels.codegen.machine import AVX2, AVX512, NEON, SSE, machine_of
 from fastmlp.kernels.gemm.macrokernel import cuts
@@ -93,10 +92,5 @@ print(8 * machine.host().vector_bytes)
     ],
 )
 def test_numbas_overrides_of_the_processor_take_effect(overrides, bits):
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("NUMBA_CPU")}
-    done = subprocess.run(
-        [sys.executable, "-c", STEP],
-        env={**environment, **overrides}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [bits]
+    inherited = {name: None for name in os.environ if name.startswith("NUMBA_CPU")}
+    assert python("-c", STEP, **{**inherited, **overrides}).stdout.split() == [bits]

@@ -16,6 +16,7 @@ from pathlib import Path
 import needs
 import pages
 import pytest
+from processes import python
 from selection import campaign
 
 from fastmlp.cli import prebuilding
@@ -36,12 +37,8 @@ of_a_level = pytest.mark.skipif(HERE is None, reason="no level serves this proce
 
 def run(code, *arguments, cwd=pages.ROOT, **environment):
     """What a new process prints as JSON, in its last line."""
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, *map(str, arguments)],
-        env={**inherited, **environment}, cwd=cwd, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    environment = {"PYTHONPATH": None, **environment}
+    done = python("-W", "error", "-c", code, *arguments, cwd=cwd, **environment)
     return json.loads(done.stdout.splitlines()[-1])
 
 

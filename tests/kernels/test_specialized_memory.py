@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gc
 import os
-import subprocess
-import sys
 from collections import Counter
 
 import needs
@@ -17,6 +15,7 @@ from numba.core.extending import _Intrinsic
 from numba.core.imputils import builtin_registry
 from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.types import Function as NumbaFunction
+from processes import python
 from terminals import WATCHED
 
 import fastmlp
@@ -66,14 +65,9 @@ for hidden in ("tanh", "elu"):
 
 @pytest.mark.slow  # two processes, 3 s
 def test_a_second_process_loads_every_network_from_the_disk_cache(tmp_path):
-    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path)}
     first, second = (
-        subprocess.run(
-            [sys.executable, "-W", "error", "-c", WATCHED + TRAIN],
-            env=environment, capture_output=True, text=True, check=True,
-        )
-        for _ in range(2)
-    )  # fmt: skip
+        python("-W", "error", "-c", WATCHED + TRAIN, FASTMLP_CACHE_DIR=str(tmp_path)) for _ in range(2)
+    )
     said = first.stderr.splitlines()
     assert len(said) == 2, first.stderr
     assert all("float64 and a 2-3-1 network" in line and "once for this network" in line for line in said)
@@ -152,10 +146,8 @@ print((resident() - before) / int(sys.argv[1]))
     "networks", [pytest.param(8, marks=pytest.mark.slow), pytest.param(300, marks=pytest.mark.campaign)]
 )
 def test_a_search_over_networks_keeps_less_than_a_megabyte_each(networks, tmp_path, report_figure):
-    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path)}
     for kind in ("cold", "warm"):
-        command = [sys.executable, "-c", WATCHED + SEARCH, str(networks)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = python("-c", WATCHED + SEARCH, networks, FASTMLP_CACHE_DIR=str(tmp_path))
         assert bool(done.stderr) == (kind == "cold"), done.stderr
         each = float(done.stdout)
         report_figure(f"{networks} networks, {kind}: {each / 1e6:.2f} MB each")

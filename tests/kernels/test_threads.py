@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +13,7 @@ import threadpoolctl
 from differing import differences
 from joblib.externals.loky.backend import context as loky
 from problems import COMPILED_DTYPES
+from processes import python
 from selection import crossed, few
 
 import fastmlp
@@ -140,9 +138,7 @@ with budget.training():
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 over.set()
 """
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=needs.PATIENCE, check=False)
-    assert done.stdout == "8\n", done.stderr
+    assert python("-W", "ignore::DeprecationWarning", "-c", code).stdout == "8\n"
 
 
 CONTAINERS = {
@@ -219,11 +215,7 @@ if hasattr(os, "sched_setaffinity"):
     assert budget.cores() == 1
 print(budget.cores() == joblib.cpu_count())
 """
-    environment = {name: value for name, value in os.environ.items() if name != "LOKY_MAX_CPU_COUNT"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == ["True", "True"]
+    assert python("-c", code, LOKY_MAX_CPU_COUNT=None).stdout.split() == ["True", "True"]
 
 
 def test_a_training_takes_no_more_threads_than_the_quota(monkeypatch):
@@ -280,11 +272,7 @@ with blas_threads(1):
         print(*blas())
 print(*blas())
 """
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    held, after = done.stdout.splitlines()
+    held, after = python("-c", code, OPENBLAS_NUM_THREADS="2").stdout.splitlines()
     assert set(held.split()) == {"1"}
     assert set(after.split()) == {str(min(2, budget.cores()))}
 
@@ -323,5 +311,5 @@ fastmlp.fit(fastmlp.Network([3, 1]), X, X[:, 0], epochs=1, backend="blas", threa
 
 @pytest.mark.slow  # a process, 2 s
 def test_the_first_training_of_a_process_holds_every_blas():
-    done = subprocess.run([sys.executable, "-c", FIRST], capture_output=True, text=True, check=True)
-    assert done.stdout.split("] ")[0] == "[1", done.stdout
+    said = python("-c", FIRST).stdout
+    assert said.split("] ")[0] == "[1", said

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
+from processes import python
 
 from fastmlp.kernels import estimates
 
@@ -53,16 +52,10 @@ print(sorted(sys.modules))
 """
 
 
-def run(*command):
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def loaded(*command):
     """The modules of a process that finds all its machine code on the disk, where an earlier one left it."""
-    run(*command)  # compiles what no other test has
-    warm = run(*command)
+    python(*command)  # compiles what no other test has
+    warm = python(*command)
     assert warm.stderr == ""
     compiled, modules = warm.stdout.splitlines()[-2:]
     assert compiled == "[]"
@@ -94,8 +87,7 @@ def test_estimators_load_no_compiler():
 def test_estimators_import_what_scikit_learn_s_import_and_nothing_else():
     def imported(package):
         code = f"from {package} import MLPClassifier, MLPRegressor; import sys; print(*sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        return {name for name in done.stdout.split() if name.partition(".")[0] != "fastmlp"}
+        return {name for name in python("-c", code).stdout.split() if name.partition(".")[0] != "fastmlp"}
 
     assert imported("fastmlp") - imported("sklearn.neural_network") <= {"fractions"}
 
@@ -106,4 +98,4 @@ def test_the_command_line_loads_no_compiler():
     command += "main(sys.argv[1:]); print(engine.compiled); print(sorted(sys.modules))"
     train = ("train", "digits", "--epochs", "2", "--quiet")
     assert "numba" not in loaded("-c", command, *train)
-    assert "'numba'" not in run("-c", command, "cache").stdout
+    assert "'numba'" not in python("-c", command, "cache").stdout

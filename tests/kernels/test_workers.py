@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import threading
 from functools import partial
 from time import perf_counter, sleep, thread_time
 
-import needs
 import numba
 import numpy as np
 import pytest
+from processes import python
 
 from fastmlp.kernels.program import barrier
 from fastmlp.kernels.program.barrier import wait as barrier_wait
@@ -132,10 +130,7 @@ print("same")
 
 
 def test_a_training_without_threads_to_be_had_computes_the_same_bits():
-    done = subprocess.run(
-        [sys.executable, "-c", TRAIN], capture_output=True, text=True, timeout=needs.PATIENCE, check=False
-    )
-    assert done.stdout == "same\n", done.stderr
+    assert python("-c", TRAIN).stdout == "same\n"
 
 
 @pytest.mark.parametrize(("workers", "times"), [(FAN_IN, 40), (FAN_IN + 1, 20), (20, 10)])

@@ -7,12 +7,11 @@ import json
 import os
 import platform
 import re
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from benchmarks.peers.page import table
 from benchmarks.pinning import allowed
@@ -51,10 +50,8 @@ print(json.dumps(said))
 
 @pytest.mark.slow  # imports all of them
 def test_every_command_has_help():
-    done = subprocess.run(
-        [sys.executable, "-c", HELP, *COMMANDS], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    done = python("-c", HELP, *COMMANDS, cwd=ROOT)
+    assert done.stderr == ""
     said = json.loads(done.stdout)
     assert [*said] == COMMANDS
     for command, (code, text) in said.items():
@@ -104,9 +101,8 @@ children_too = limits() != {} and limits().items() <= environment(1).items()
 print(json.dumps([host().vector_bytes, target()[1], blas, children_too]))
 """
     (tmp_path / "limited.py").write_text(program)
-    environment = dict(os.environ, PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}", NUMBA_CPU_NAME="haswell")
-    command = [sys.executable, "-m", "benchmarks.avx2", "limited"]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True)
+    environment = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "NUMBA_CPU_NAME": "haswell"}
+    done = python("-m", "benchmarks.avx2", "limited", cwd=ROOT, **environment)
     width, processor, blas, children_too = json.loads(done.stdout)
     assert (width, processor, children_too) == (32, "haswell", True)
     assert set(blas) <= {"Haswell"}
@@ -114,11 +110,9 @@ print(json.dumps([host().vector_bytes, target()[1], blas, children_too]))
 
 @pytest.mark.slow
 def test_networks_drawn_at_random_are_measured():
-    command = [sys.executable, "-m", "benchmarks.sweep", "--count", "2", "--most", "1e-4", "--seconds", "0"]
-    done = subprocess.run(
-        [*command, "--peers", "reference"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, "")
+    few = ("--count", "2", "--most", "1e-4", "--seconds", "0", "--peers", "reference")
+    done = python("-m", "benchmarks.sweep", *few, cwd=ROOT)
+    assert done.stderr == ""
     rows = [line.split("|")[1:-1] for line in done.stdout.splitlines() if line.startswith("|")][2:]
     gains, ratios = ([float(cells[column]) for cells in rows] for column in (0, -1))
     assert gains == ratios == sorted(gains)
@@ -128,9 +122,8 @@ def test_networks_drawn_at_random_are_measured():
 
 @pytest.mark.slow  # starts two processes
 def test_a_checkout_is_compared_on_a_network_drawn_at_random():
-    command = [sys.executable, "-m", "benchmarks.commits", ".", "--drawn", "1", "--seed", "12"]
-    done = subprocess.run([*command, "--pairs", "2"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    few = ("--drawn", "1", "--seed", "12", "--pairs", "2")
+    done = python("-m", "benchmarks.commits", ".", *few, cwd=ROOT)
     name, ratio, low, high = re.fullmatch(
         r"(.+?) +(\d\.\d{3})  (\d\.\d{3}) to (\d\.\d{3})", done.stdout.splitlines()[-1]
     ).groups()
@@ -142,14 +135,10 @@ def test_a_checkout_is_compared_on_a_network_drawn_at_random():
 def test_peers_are_measured_and_written_as_bench_does(tmp_path):
     """Each peer is held to the reference's losses; the file and its table are those of `fastmlp bench`."""
     file = tmp_path / "peers.json"
-    command = [sys.executable, "-m", "benchmarks.peers", "--only", "30-100-1", "--rounds", "2"]
+    command = ["-m", "benchmarks.peers", "--only", "30-100-1", "--rounds", "2"]
     peers = ["--peers", "fastmlp,sklearn,c,jax", "--cores", str(min(allowed())), "--clock", "cpu"]
     (tmp_path / "jax.py").write_text("raise ModuleNotFoundError('no jax')")  # as where it is not installed
-    done = subprocess.run(
-        [*command, *peers, "--json", file], env={**os.environ, "PYTHONPATH": str(tmp_path)}, cwd=ROOT,
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    done = python(*command, *peers, "--json", file, cwd=ROOT, PYTHONPATH=str(tmp_path))
     results = read(file)
     assert {one.variant: one.time.rounds for one in results.measurements} == {"fastmlp": 2, "sklearn": 2}
     assert "30-100-1 b100 adam, c: left out, written for the notebook's network alone\n" in done.stdout
@@ -165,14 +154,7 @@ def test_peers_are_measured_and_written_as_bench_does(tmp_path):
 def test_every_row_of_a_table_has_the_threads_of_its_name():
     # Matrix products that NumPy's and SciPy's BLAS would share among all cores; each row checks itself.
     rows = "predict and 784 and float64 and (reference or blas)"
-    command = f"{sys.executable} -m pytest benchmarks/test_epoch_speed.py --benchmark-only"
-    done = subprocess.run(
-        [*command.split(), "--benchmark-max-time=0.01", "-k", rows],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
+    command = ["-m", "pytest", "benchmarks/test_epoch_speed.py", "--benchmark-only"]
+    inherited = {name: None for name in os.environ if name.startswith("PYTEST_XDIST")}
+    done = python(*command, "--benchmark-max-time=0.01", "-k", rows, cwd=ROOT, **inherited)
     assert "benchmark 'predict 784-128-10 3200 rows float64, 1 thread': 2 tests" in done.stdout

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from processes import python
 
 from benchmarks.tables.page import report
 from benchmarks.tables.sets import CHOOSE, HELD
@@ -72,11 +71,11 @@ def test_of_two_rows_of_a_split_the_last_one_holds():
 @pytest.mark.slow  # starts processes
 def test_a_run_goes_on_where_it_was(tmp_path):
     results = tmp_path / "results.jsonl"
-    command = [sys.executable, "-m", "benchmarks.tables", "--tables", "breast_cancer", "--splits", "1"]
+    command = ["-m", "benchmarks.tables", "--tables", "breast_cancer", "--splits", "1"]
     command += ["--results", str(results), "--learners", "HistGradientBoosting"]
 
     def run(*more):
-        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = python(*command, *more, cwd=ROOT)
         return done.stdout.splitlines(), [json.loads(line) for line in results.read_text().splitlines()]
 
     said, rows = run()

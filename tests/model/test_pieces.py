@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 
 import numpy as np
@@ -12,6 +11,7 @@ from compiled import compilations
 from numba import types
 from numba.core import errors
 from numba.np.numpy_support import from_dtype
+from processes import python
 from selection import matrix
 
 import fastmlp
@@ -50,9 +50,7 @@ for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):
 
 @pytest.mark.slow  # a process that compiles
 def test_a_network_compiles_what_it_calls_and_no_more():
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", FITS]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = python("-c", FITS, PYTHONPATH=os.pathsep.join(sys.path))
     # Adam is the default, and so compiled before.
     assert done.stdout.splitlines() == ["activate activate_gradient apply_rule", "apply_rule", ""]
 

@@ -15,6 +15,7 @@ import looks
 import needs
 import pages
 import pytest
+from processes import python
 from selection import campaign
 
 import fastmlp
@@ -211,9 +212,7 @@ def site(tmp_path_factory):
         pytest.importorskip(package, reason="needs fastmlp[docs]")
     folder = tmp_path_factory.mktemp("site")
     shutil.copytree(DOCS, folder / "docs", ignore=shutil.ignore_patterns("gallery"))
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", "site"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    python("-m", "sphinx", "-q", "-W", "--keep-going", "docs", "site", cwd=folder)
     return folder / "site"
 
 

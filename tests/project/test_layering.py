@@ -6,12 +6,11 @@ import ast
 import functools
 import graphlib
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from processes import python
 
 import fastmlp
 
@@ -261,8 +260,7 @@ import sys, fastmlp
 fastmlp.Network([3, 4, 1]), fastmlp.SGD(0.1), dir(fastmlp)
 print([name for name in {heavy} if name in sys.modules])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    assert python("-c", code).stdout.strip() == "[]"
 
 
 def test_every_public_name_is_there():

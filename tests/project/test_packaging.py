@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 import tarfile
 import tomllib
 import zipfile
 
 import pages
 import pytest
+from processes import python
 
 import fastmlp
 
@@ -33,12 +32,6 @@ def test_the_workflow_runs_the_pythons_that_are_promised():
     low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
     assert promised == {f"3.{minor}" for minor in range(int(low), int(high))}
     assert {"ubuntu-latest", "macos-latest", "windows-latest"} <= set(re.findall(r"[\w.-]+-latest", workflow))
-
-
-def run(*command, cwd):
-    done = subprocess.run([sys.executable, *command], cwd=cwd, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 FROM_THE_WHEEL = """
@@ -73,7 +66,7 @@ def published(tmp_path_factory):
     names = (".git", "*_cache", "__pycache__", "*.egg-info", "build", "dist", "gallery")
     left_out = shutil.ignore_patterns(*names)
     shutil.copytree(pages.ROOT, folder / "source", ignore=left_out)
-    run("-m", "build", "--no-isolation", "--outdir", str(folder), cwd=folder / "source")
+    python("-m", "build", "--no-isolation", "--outdir", str(folder), cwd=folder / "source")
     return folder
 
 
@@ -82,7 +75,7 @@ def published(tmp_path_factory):
 def test_twine_takes_both(published):
     files = [str(path) for path in published.iterdir() if path.is_file()]
     assert len(files) == 2
-    run("-m", "twine", "check", "--strict", *files, cwd=published)
+    python("-m", "twine", "check", "--strict", *files, cwd=published)
 
 
 @pytest.mark.slow
@@ -97,7 +90,7 @@ def test_the_wheel_has_the_package_alone_and_works(published, tmp_path):
     assert inside <= names
     assert {name.partition("/")[0] for name in others} == {"fastmlp"}
     assert {"fastmlp/py.typed", "fastmlp/lab/page.html"} <= others
-    run("-c", FROM_THE_WHEEL, str(tmp_path), cwd=tmp_path)
+    python("-c", FROM_THE_WHEEL, tmp_path, cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -118,4 +111,4 @@ def test_the_sdist_has_all_that_its_tests_need(published, tmp_path):
         "model/test_schedules",
     )
     files = [f"tests/{name}.py" for name in chosen]
-    assert " passed" in run("-c", FROM_THE_SDIST, "-n0", "-q", *files, cwd=root)
+    assert " passed" in python("-c", FROM_THE_SDIST, "-n0", "-q", *files, cwd=root).stdout

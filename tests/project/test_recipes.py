@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pages
 import pytest
+from processes import python
 from selection import PROGRAMS
 
 import fastmlp
@@ -95,11 +94,4 @@ def test_recipes_serve_every_backend(tmp_path):
     """On the programs of the templates, by rows, and of single networks; others have one of them."""
     cooked(tmp_path)
     script = TRIAL.format(changes=list(TRIALS.values()), backends=[*PROGRAMS, "specialized"])
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    python("-W", "error", "-c", script, cwd=tmp_path)

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import needs
 import pytest
 import threadpoolctl
+from processes import python
 from selection import campaign
 
 from fastmlp.system import budget
@@ -190,12 +191,7 @@ os._exit(other.is_alive())
 @pytest.mark.slow  # a process, 3 s
 @needs.forks
 def test_a_fork_while_another_thread_computes_leaves_that_thread_running():
-    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "2"}
-    command = [sys.executable, "-X", "faulthandler", "-c", FORKS]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=needs.PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr or "the thread hangs"
+    python("-X", "faulthandler", "-c", FORKS, OPENBLAS_NUM_THREADS="2")
 
 
 IMPORTING = """
@@ -233,9 +229,7 @@ sys.exit(os.waitpid(pid, 0)[1])
 @needs.forks
 @pytest.mark.parametrize("module", ["fastmlp.training.trainer", "fastmlp.files.archive", "llvmlite"])
 def test_a_fork_waits_for_what_another_thread_imports(module):
-    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", IMPORTING, module]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=needs.PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr or "the new process hangs"
+    python("-W", "ignore::DeprecationWarning", "-c", IMPORTING, module)
 
 
 def test_the_blas_is_given_back_when_the_last_of_several_trainings_ends():

@@ -9,7 +9,6 @@ import errno
 import importlib
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ import needs
 import numpy as np
 import pages
 import pytest
+from processes import python
 
 import fastmlp
 from benchmarks import pinning
@@ -120,15 +120,8 @@ print("as on Windows")
 
 @takes_from_posix
 def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LACKING + KEEPING + A_TRAINING],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},  # for benchmarks/
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode, done.stdout) == (0, "as on Windows\n"), done.stderr
+    code, root = LACKING + KEEPING + A_TRAINING, str(Path(__file__).parents[2])  # for benchmarks/
+    assert python("-W", "error", "-c", code, cwd=tmp_path, PYTHONPATH=root).stdout == "as on Windows\n"
 
 
 COLLECTING = """
@@ -151,12 +144,9 @@ if __name__ == "__main__":
 @pytest.mark.slow
 def test_all_tests_are_collected_without_what_windows_lacks():
     script = COLLECTING + LACKING + COLLECTED
-    command = [sys.executable, "-c", script, "tests", "benchmarks", "-m", "slow or not slow"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    done = subprocess.run(
-        command, cwd=pages.ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = ["-c", script, "tests", "benchmarks", "-m", "slow or not slow"]
+    inherited = {name: None for name in os.environ if name.startswith("PYTEST_")}
+    python(*command, cwd=pages.ROOT, **inherited)
 
 
 def test_a_rename_over_a_file_that_is_read_is_tried_again(tmp_path, monkeypatch):
@@ -342,10 +332,7 @@ with compiling.compiling():
     pass
 print("imported")
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (0, "imported\n"), done.stderr
+    assert python("-W", "error", "-c", code).stdout == "imported\n"
     assert fastmlp.__version__
 
 

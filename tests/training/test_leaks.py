@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import needs
 import pytest
+from processes import python
 from selection import campaign
 
 ALLOWED = 400
@@ -60,9 +58,6 @@ print(resident() - before)
     "calls", [pytest.param(3000, marks=pytest.mark.slow), pytest.param(10_000, marks=campaign)]
 )
 def test_calls_leak_nothing(backend, kind, calls, report_figure):
-    command = [sys.executable, "-c", SCRIPT, kind, backend, str(calls)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=needs.PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
-    grown = int(done.stdout)
+    grown = int(python("-c", SCRIPT, kind, backend, calls).stdout)
     assert grown < ALLOWED * calls
     report_figure(f"{calls} calls, {grown / 1024:.0f} KiB more")

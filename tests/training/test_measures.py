@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from problems import eps
+from processes import python
 from sklearn import metrics
 
 import fastmlp
@@ -135,7 +133,4 @@ print([name for name in sys.modules if name.startswith("sklearn")])
 
 
 def test_none_of_them_loads_scikit_learn():
-    done = subprocess.run(
-        [sys.executable, "-c", IN_A_NEW_PROCESS], stdout=subprocess.PIPE, text=True, check=True
-    )
-    assert done.stdout == "[]\n"
+    assert python("-c", IN_A_NEW_PROCESS).stdout == "[]\n"

@@ -10,7 +10,6 @@ import gc
 import json
 import os
 import signal
-import subprocess
 import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import needs
 import numpy as np
 import pytest
+from processes import python
 from selection import matrix
 
 import fastmlp
@@ -137,10 +137,8 @@ def growth(case, threads=1):
 
 def growth_of(script, case):
     """Bytes by which a process grows, of the first one that finds everything compiled."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", script, json.dumps(case)]
     for _ in range(2):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        done = python("-c", script, json.dumps(case), PYTHONPATH=os.pathsep.join(sys.path))
         grown, compiled = done.stdout.split()
         if compiled == "False":
             break
@@ -277,8 +275,7 @@ print(resident() - before)
 
 @needs.reads_proc
 def test_what_predictions_work_in_is_bounded_and_goes_with_its_model():
-    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=True)
-    models, threads, gone = map(int, done.stdout.split())
+    models, threads, gone = map(int, python("-c", IDLE).stdout.split())
     four = 4 * 4 * parameter_count(fastmlp.Network((10, 15003, 5)))  # float32
     assert models <= IDLE_BYTES + four + CONSTANT
     assert threads <= IDLE_BYTES + four + CONSTANT

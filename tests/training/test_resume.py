@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from datetime import timedelta
 
@@ -13,6 +12,7 @@ import pytest
 import threadpoolctl
 from going_on import StopAt, assert_same
 from problems import data_set
+from processes import python
 from selection import matrix, some_backends
 
 import fastmlp
@@ -150,9 +150,8 @@ else:
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_another_process_goes_on_in_the_same_bits(backend, tmp_path):
     def process(how):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", SCRIPT, how, str(tmp_path / "c"), backend]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+        path = os.pathsep.join(sys.path)
+        return python("-c", SCRIPT, how, tmp_path / "c", backend, PYTHONPATH=path).stdout
 
     process("stop")
     whole = fit(backend, callbacks=[EarlyStopping(2)])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import scipy.sparse
 from problems import COMPILED_DTYPES
+from processes import python
 from selection import few
 
 import fastmlp
@@ -265,5 +263,4 @@ def test_dense_inputs_load_no_scipy_sparse():
         "fastmlp.fit(fastmlp.Network([3, 1]), np.ones((4, 3)), np.ones(4), epochs=1, backend='reference')\n"
         "print('scipy.sparse' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert python("-c", code).stdout.strip() == "False"

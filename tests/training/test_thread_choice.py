@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import subprocess
 import sys
 
 import needs
 import numpy as np
 import pytest
+from processes import python
 from terminals import Terminal
 
 import fastmlp
@@ -159,14 +159,7 @@ print("same")
 
 @needs.linux("processes held to one core")
 def test_a_training_changes_its_threads_under_way_and_keeps_its_bits():
-    done = subprocess.run(
-        [sys.executable, "-c", ON_ONE_CORE],
-        capture_output=True,
-        text=True,
-        timeout=needs.PATIENCE,
-        check=False,
-    )
-    assert done.stdout == "same\n", done.stderr
+    assert python("-c", ON_ONE_CORE).stdout == "same\n"
 
 
 def test_a_model_knows_the_threads_of_its_training(tmp_path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import subprocess
-import sys
 
 import needs
 import numpy as np
@@ -13,6 +11,7 @@ import pytest
 import scipy.sparse
 from going_on import assert_same
 from in_blocks import BLOCKS, GOOD, ROWS, W, X, Y, fit, no_thread_is_left  # noqa: F401  # a fixture
+from processes import python
 
 from fastmlp.training.sources.blocks import Slices, given
 from fastmlp.training.windows import RowFormat, Windows
@@ -131,8 +130,7 @@ def test_own_memory_is_two_windows_and_what_is_not_data(dtype, window, tmp_path)
     with open(tmp_path / "x", "wb") as file:
         file.truncate(rows * columns)
     case = json.dumps([str(tmp_path / "x"), rows, columns, window, dtype])
-    done = subprocess.run([sys.executable, "-c", OWN, case], capture_output=True, text=True, check=True)
-    most, after, whole = json.loads(done.stdout)
+    most, after, whole = json.loads(python("-c", OWN, case).stdout)
     batch, block, orders = 256 * columns * 4, 4 << 20, 40 * window // (columns * 4)
     window, batch = (window // 4, batch // 4) if dtype == "uint8" else (window, batch)
     assert most <= 2 * (window + batch) + block + orders + (8 << 20)
