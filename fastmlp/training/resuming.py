@@ -18,7 +18,7 @@ from fastmlp.system.budget import found_blas_threads
 from fastmlp.training.checkpoint import MOST_BLAS_THREADS, OWN_CURVES, Saved
 from fastmlp.training.fingerprints import fingerprint, fingerprint_by_rows
 from fastmlp.training.options import FitOptions
-from fastmlp.training.ranks import ALONE, Ranks
+from fastmlp.training.ranks import Ranks
 
 Array = NDArray[Any]
 
@@ -33,8 +33,8 @@ def setting(
     batch_size: int,
     options: FitOptions,
     blas_threads: int | None,
-    ranks: Ranks = ALONE,
-    by_rows: bool = False,
+    ranks: Ranks,
+    by_rows: bool,
 ) -> dict[str, Any]:
     """Return, in JSON's types, all that a training's bits depend on.
 
