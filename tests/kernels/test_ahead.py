@@ -193,10 +193,8 @@ def test_a_program_for_each_network_is_not_compiled_ahead():
 def test_the_program_of_a_network_is_compiled_where_it_has_one(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTMLP_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(store, "names", store.Names)
-    backends, network = (
-        ahead.choices_of_auto(),
-        fastmlp.Network([7, 5, 2], "tanh", "softmax", "cross_entropy"),
-    )
+    backends = ahead.choices_of_auto()
+    network = fastmlp.Network([7, 5, 2], "tanh", "softmax", "cross_entropy")
     (task,) = ahead.tasks_of_network(backends, ["float32"], network, fastmlp.Adam(), 16)
     assert task.backend == "specialized"
     assert ahead.tasks_of_network(backends, ["float32"], fastmlp.Network([900, 2]), fastmlp.Adam(), 16) == []

@@ -139,10 +139,8 @@ def test_a_single_head_keeps_what_is_missing_and_its_weights(tmp_path):
     options = {"missing": True, "loss_weights": CLASS_WEIGHTS}
     net = single(**options)
     named = Network(**BELOW, heads={"kind": Head(4, loss="cross_entropy", output="softmax", **options)})
-    model, expected = (
-        fit(net, GAPS["kind"], validation=0.3),
-        fit(named, {"kind": GAPS["kind"]}, validation=0.3),
-    )
+    model = fit(net, GAPS["kind"], validation=0.3)
+    expected = fit(named, {"kind": GAPS["kind"]}, validation=0.3)
     np.testing.assert_array_equal(model.parameters, expected.parameters)
     assert model.history == {name: expected.history[name] for name in ("loss", "validation_loss")}
     np.testing.assert_array_equal(model.predict(X), expected.predict(X)["kind"])

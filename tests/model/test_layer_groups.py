@@ -91,10 +91,8 @@ LAYERS = [
 @some_backends
 def test_what_decays_is_what_a_parameter_group_of_pytorch_has(backend, norms, biases, clip_norm):
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    network, y = (
-        Network(inputs=10, layers=LAYERS),
-        Y + 1.0,
-    )  # with a mean of 0 a gradient would be rounding errors
+    network = Network(inputs=10, layers=LAYERS)
+    y = Y + 1.0
     start = fastmlp.fit(network, X, y, epochs=0, seed=0, backend=backend, dtype="float64")
     optimizer = AdamW(0.01, weight_decay=2.0, clip_norm=clip_norm, decay_norms=norms, decay_biases=biases)
     got = fastmlp.fit(

@@ -103,11 +103,9 @@ def test_it_is_pytorchs():
     t = 0
     for _ in range(EPOCHS):
         for start in range(0, ROWS, BATCH):
-            x, target, t = (
-                torch.tensor(X[start : start + BATCH]),
-                torch.tensor(y[start : start + BATCH]),
-                t + 1,
-            )
+            x = torch.tensor(X[start : start + BATCH])
+            target = torch.tensor(y[start : start + BATCH])
+            t = t + 1
             loss = ((x @ weights + biases - target) ** 2).mean()
             loss.backward()
             rows = (x != 0).any(dim=0).nonzero()[:, 0]
