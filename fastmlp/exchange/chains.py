@@ -82,7 +82,7 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
 
 def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
     """Return the number of inputs; ValueError if a layer takes another number of units than it gets."""
-    inputs = next(_takes(layer) for layer in chain if layer.arrays)
+    inputs = _takes(next(layer for layer in chain if layer.arrays)) // _copies(chain)
     widths, units, place = {INPUTS: inputs}, inputs, 0
     for number, layer in enumerate(chain):
         if layer.arrays:
@@ -96,6 +96,18 @@ def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
             units += widths[layer.other]
         widths[number] = units
     return inputs
+
+
+def _copies(chain: Sequence[ImportedLayer]) -> int:
+    """Return how many times as wide as the inputs is what the first layer with arrays reads."""
+    widths, width = {INPUTS: 1}, 1
+    for number, layer in enumerate(chain):
+        if layer.arrays:
+            break
+        if isinstance(layer.layer, layers.Concatenate) and layer.other is not None:
+            width += widths[layer.other]
+        widths[number] = width
+    return width
 
 
 def _takes(layer: ImportedLayer) -> int:

@@ -28,9 +28,9 @@ def to_onnx(network: Network, parameters: Array, path: str | Path) -> None:
 
 def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> Parts:
     """Return what an ONNX file holds."""
-    from fastmlp.exchange import onnx_described, onnx_reader
+    from fastmlp.exchange import onnx_described, onnx_file, onnx_reader
 
-    file = onnx_reader.load(path)
+    file = onnx_file.load(path)
     if onnx_described.is_described(file):
         return onnx_described.read(str(path), file, output, loss)
     return parts_of(str(path), onnx_reader.read(file), output, loss)

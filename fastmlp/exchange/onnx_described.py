@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from fastmlp import checks
+from fastmlp.exchange.onnx_file import OnnxFile
 from fastmlp.exchange.onnx_graph import DESCRIPTION, PREFIX, model_of
-from fastmlp.exchange.onnx_reader import OnnxFile
 from fastmlp.exchange.steps import graph_of, parameters_of
 from fastmlp.formulas.expressions import Refused
 from fastmlp.model.descriptions import restored

@@ -110,9 +110,15 @@ def test_layers_may_be_written_in_many_ways(tmp_path):
     assert np.allclose(got.predict(X), expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("residual", [(), ("silu",), ("tanh", Scale()), (LayerNorm(), "relu")])
+@pytest.mark.parametrize("residual", [(), ("silu",), ("tanh", Scale()), (LayerNorm(), BatchNorm(), "relu")])
 def test_what_later_layers_read_may_lie_between_activations(residual, tmp_path):
-    own = [Dense(5, "relu"), Residual("tanh", *residual, Dense(5))]
+    own = [
+        Activate("tanh", name="x"),
+        Concatenate("x"),
+        Dense(5, "relu"),
+        Residual("tanh", *residual, Dense(5)),
+    ]
+    own += [Dense(5, name="z"), Activate("tanh", name="h"), Add("z"), Dense(5), Add("h")]
     twice = [Dense(4, "gelu", name="a"), Concatenate("a", name="b"), "sigmoid", Add("b"), Dense(2)]
     network = Network(inputs=X.shape[1], layers=own + twice)
     model = fastmlp.fit(network, X, X[:, :2], epochs=1, backend="reference", seed=0)
