@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
+import threading
 
+import numpy as np
+from problems import data_set
+from sklearn import model_selection
+
+import fastmlp
+from fastmlp import MLPClassifier
 from fastmlp.searches import tasks
+
+X, Y = data_set("iris", 60)
+GIVEN = {"hidden_layer_sizes": (4,), "max_iter": 4, "random_state": 0, "backend": "reference"}
 
 
 def assert_same_results(ours, theirs):
@@ -29,3 +38,21 @@ def counted(monkeypatch, module=tasks, name="train_together", argument=0):
 
     monkeypatch.setattr(module, name, noted)
     return found
+
+
+def classifier(**options):
+    return MLPClassifier(**{**GIVEN, **options})
+
+
+def both(name, *given, **options):
+    """What scikit-learn's function or fitted search of this name gives, and ours."""
+    fit = options.pop("fit", None)
+    found = []
+    for package in (model_selection, fastmlp):
+        made = getattr(package, name)(*given, **options)
+        found.append(made if fit is None else made.fit(*fit[:2], **(fit[2] if fit[2:] else {})))
+    return found
+
+
+def assert_nothing_runs():
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, tasks.TaskThread)]

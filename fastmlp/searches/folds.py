@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import signal
 import time
 import traceback
 import warnings
 from collections.abc import Generator, Iterator
 from numbers import Integral, Number
+from types import CodeType
 from typing import Any, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -148,12 +150,15 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
 
     None, at any time, if scikit-learn's function must be called. What a signal's handler raises is raised.
     """
-    if len(task.calls) != 1 or not is_plain(call := task.calls[0]):
+    if len(task.calls) != 1:
         return None
+    call = task.calls[0]
     function, _, named = call
     times = [time.time()]
     seen: list[Any] = []
     try:
+        if not is_plain(call):
+            return None
         with shared.as_called(function, seen, skip_parameter_validation=True):
             begun = shared.begun(call)
         if begun is None:
@@ -196,26 +201,33 @@ def fit_and_score(task: TaskThread, shared: SharedFolds) -> Generator[None, None
 
 def is_of_a_signal(error: Exception) -> bool:
     """Whether a function that handles a signal has raised an error: it would not come again."""
-    handlers = {getattr(signal.getsignal(number), "__code__", None) for number in signal.valid_signals()}
+    handlers = {code_of(signal.getsignal(number)) for number in signal.valid_signals()}
     return any(frame.f_code in handlers for frame, _ in traceback.walk_tb(error.__traceback__))
+
+
+def code_of(handler: Any) -> CodeType | None:
+    """Return the code of a function, method, partial function or callable object; None if it has none."""
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if callable(handler) and not hasattr(handler, "__code__"):
+        handler = type(handler).__call__
+    return getattr(handler, "__code__", None)
 
 
 def is_plain(call: Call) -> bool:
     """Whether a call is of scikit-learn's function, and asks for nothing that is not here."""
-    function, given, named = call
+    function: Any
+    function, _, named = call
     if getattr(function, "function", None) is not _fit_and_score or not READ.issuperset(named):
         return False
-    config: Any = getattr(function, "config", None)
     return not (
-        not (config and getattr(function, "warning_filters", None))
-        or len(given) != 3
-        or given[2] is None
+        not function.warning_filters  # without any scikit-learn warns
+        or function.config["enable_metadata_routing"]
+        or function.config["array_api_dispatch"]
         or named["fit_params"]
         or named["score_params"]
         or named["verbose"] > 1
         or named.get("return_estimator")
-        or config["enable_metadata_routing"]
-        or config["array_api_dispatch"]
         or getattr(named.get("callback_ctx"), "_callbacks", ())
         or not reads_predictions(named["scorer"])
     )

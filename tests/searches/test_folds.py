@@ -9,11 +9,12 @@ import threading
 import warnings
 import weakref
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
 from problems import data_set
-from searching import assert_same_results
+from searching import GIVEN, X, Y, assert_same_results
 from sklearn import config_context, model_selection
 from sklearn.base import clone
 from sklearn.datasets import load_iris
@@ -30,10 +31,8 @@ from fastmlp.searches.tasks import TaskThread
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-X, Y = data_set("iris", 60)
 _, TARGETS = data_set("diabetes", 60)
 ALPHAS = {"mlpclassifier__alpha": [1e-4, 0.1, 1.0]}
-GIVEN = {"hidden_layer_sizes": (4,), "max_iter": 4, "random_state": 0, "backend": "reference"}
 
 
 @pytest.fixture
@@ -131,6 +130,8 @@ def test_what_fails_or_is_seen_by_others_is_scikit_learns_matter(grid, options):
 def test_an_error_that_shall_be_raised_is_and_routed_weights_count(threads):
     with pytest.raises(ValueError, match="alpha"):
         searched(fastmlp, piped(), {"mlpclassifier__alpha": [1e-4, -1.0]}, error_score="raise")
+    with pytest.raises(ValueError, match="requires y to be passed"):
+        fastmlp.cross_val_score(piped(), X, cv=3, error_score="raise")
     weights = 1.0 + np.arange(60) % 3
     with config_context(enable_metadata_routing=True):
         network = MLPClassifier(**GIVEN).set_fit_request(sample_weight=True)
@@ -224,19 +225,31 @@ class LateError(Exception):
     """Raised by a signal's handler."""
 
 
+class Late:
+    """A handler that is an object."""
+
+    def __call__(self, *given):
+        raise LateError
+
+    def method(self, *given):
+        raise LateError
+
+
 def late(*given):
     raise LateError
 
 
-def signalled(y, predicted, sent=[]):  # noqa: B006  # the signal comes once
-    if not sent:
-        sent.append(True)
-        signal.raise_signal(signal.SIGTERM)
-    return 1.0
+@pytest.mark.parametrize("handler", [late, Late(), Late().method, partial(partial(Late(), 1), 2)])
+def test_what_a_signals_handler_raises_is_not_lost(handler):
+    sent = []
 
+    def signalled(y, predicted):
+        if not sent:  # the signal comes once
+            sent.append(True)
+            signal.raise_signal(signal.SIGTERM)
+        return 1.0
 
-def test_what_a_signals_handler_raises_is_not_lost():
-    before = signal.signal(signal.SIGTERM, late)
+    before = signal.signal(signal.SIGTERM, handler)
     try:
         with pytest.raises(LateError):
             fastmlp.cross_val_score(MLPClassifier(**GIVEN), X, Y, cv=3, scoring=make_scorer(signalled))

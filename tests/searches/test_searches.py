@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import threading
 import time
 import warnings
@@ -14,7 +12,7 @@ import pytest
 from joblib._parallel_backends import LokyBackend
 from problems import data_set
 from scipy import sparse
-from searching import assert_same_results, counted
+from searching import X, Y, assert_nothing_runs, assert_same_results, both, classifier, counted
 from sklearn import config_context, model_selection
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.decomposition import PCA
@@ -25,7 +23,6 @@ from sklearn.metrics import make_scorer
 from sklearn.model_selection import (
     GroupKFold,
     KFold,
-    ShuffleSplit,
     StratifiedKFold,
     TunedThresholdClassifierCV,
 )
@@ -33,21 +30,15 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 import fastmlp
-from fastmlp import Callback, MLPClassifier, MLPRegressor
+from fastmlp import Callback, MLPRegressor
 from fastmlp.backend.auto import Auto
 from fastmlp.searches import tasks
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
-X, Y = data_set("iris", 60)
 BINARY = (Y > 0).astype(int)
 _, TARGETS = data_set("diabetes", 60)
 GRID = {"mlpclassifier__alpha": [1e-4, 1.0], "mlpclassifier__hidden_layer_sizes": [(3,), (4,)]}
-
-
-def classifier(**options):
-    given = {"hidden_layer_sizes": (4,), "max_iter": 4, "random_state": 0, "backend": "reference"}
-    return MLPClassifier(**{**given, **options})
 
 
 def regressor(**options):
@@ -62,16 +53,6 @@ def piped(**options):
 def trained(monkeypatch):
     """How many trainings were taken together, one number for each time."""
     return counted(monkeypatch)
-
-
-def both(name, *given, **options):
-    """What scikit-learn's function or fitted search of this name gives, and ours."""
-    fit = options.pop("fit", None)
-    found = []
-    for package in (model_selection, fastmlp):
-        made = getattr(package, name)(*given, **options)
-        found.append(made if fit is None else made.fit(*fit[:2], **(fit[2] if fit[2:] else {})))
-    return found
 
 
 @pytest.mark.parametrize(
@@ -209,77 +190,6 @@ def test_a_candidate_that_fails_has_the_score_for_that():
     search = fastmlp.GridSearchCV(classifier(), grid, cv=folds, error_score="raise")
     with pytest.raises(ValueError, match="hidden_layer_sizes must be > 0"):
         search.fit(X, Y)
-    assert_nothing_runs()
-
-
-def assert_nothing_runs():
-    assert not [thread for thread in threading.enumerate() if isinstance(thread, tasks.TaskThread)]
-
-
-class AtEpoch(Callback):
-    """Does something after an epoch of the training with a given penalty."""
-
-    def __init__(self, penalty, do):
-        self.penalty, self.do = penalty, do
-
-    def on_epoch_end(self, run):
-        if run.network.l2 == self.penalty:
-            self.do()
-
-
-def fail():
-    raise ZeroDivisionError("of the program")
-
-
-@pytest.mark.filterwarnings("ignore:One or more of the test scores")
-def test_an_error_of_a_callback_ends_its_training_only():
-    grid, folds = {"alpha": [0.25, 0.5, 0.75]}, StratifiedKFold(3)
-    given = classifier(callbacks=[AtEpoch(0.5, fail)]), grid
-    with pytest.warns(FitFailedWarning, match="of the program"):
-        theirs, ours = both("GridSearchCV", *given, cv=folds, fit=(X, Y))
-    assert_same_results(ours.cv_results_, theirs.cv_results_)
-    assert np.isnan(ours.cv_results_["mean_test_score"]).tolist() == [False, True, False]
-
-
-def interrupt(sent=[]):  # noqa: B006  # of all copies of the callback: a second signal acts at once
-    if not sent:
-        sent.append(True)
-        os.kill(os.getpid(), signal.SIGINT)
-
-
-@pytest.mark.skipif(os.name == "nt", reason="os.kill ends a process of Windows")
-def test_ctrl_c_ends_the_search():
-    given = classifier(max_iter=10**6, tol=0, callbacks=[AtEpoch(0.25, interrupt)])
-    filters = warnings.filters[:]
-    with pytest.raises(KeyboardInterrupt):
-        fastmlp.GridSearchCV(given, {"alpha": [0.25, 0.5, 0.75]}, cv=2).fit(X, Y)
-    assert_nothing_runs()
-    assert warnings.filters == filters
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no SIGALRM")
-def test_a_limit_of_time_ends_a_search_of_one_training():
-    class TooLong(Exception):
-        pass
-
-    came = threading.Event()
-
-    def handle(*_):
-        came.set()
-        raise TooLong
-
-    def take_too_long():
-        if not came.is_set():
-            os.kill(os.getpid(), signal.SIGALRM)
-            came.wait(10)  # the handler runs in the main thread
-
-    before = signal.signal(signal.SIGALRM, handle)
-    try:
-        given = classifier(alpha=0.25, callbacks=[AtEpoch(0.25, take_too_long)])
-        with pytest.raises(TooLong):
-            fastmlp.cross_val_score(given, X, Y, cv=ShuffleSplit(1, random_state=0))
-    finally:
-        signal.signal(signal.SIGALRM, before)
     assert_nothing_runs()
 
 
