@@ -1,8 +1,19 @@
-"""A backend of a test's own in the place of the one that `fit` would choose."""
+"""A training that a backend is chosen for, and a backend of a test's own in the place of the one that is."""
 
 from __future__ import annotations
 
+import numpy as np
+
+from fastmlp import Adam, Network
+from fastmlp.kernels.variant import Work
 from fastmlp.training import setup
+
+NETWORK, OPTIMIZER = Network([8, 16, 3], "tanh"), Adam()
+
+
+def work(steps, network=NETWORK, optimizer=OPTIMIZER, rows=32):
+    """A training of so many steps, in float32 and on one thread."""
+    return Work.of(network, optimizer, rows, np.dtype("f4"), 1, steps)
 
 
 def have_chosen(patch, backend):

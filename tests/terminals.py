@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import tempfile
 from contextlib import suppress
@@ -39,3 +40,20 @@ def on_terminal(*command, **environment):
         code = process.wait()
         output.seek(0)
         return code, output.read(), b"".join(parts).decode().replace("\r\n", "\n")
+
+
+def on_screen(text):
+    """The lines that a terminal shows of what was written to it."""
+    lines, row, column = [""], 0, 0
+    for part in re.findall(r"\x1b\[A|[\r\n]|[^\r\n\x1b]+", text):
+        if part == "\x1b[A":
+            row -= 1
+        elif part == "\r":
+            column = 0
+        elif part == "\n":
+            row, column = row + 1, 0
+            lines += [""] * (row + 1 - len(lines))
+        else:
+            lines[row] = lines[row][:column].ljust(column) + part + lines[row][column + len(part) :]
+            column += len(part)
+    return [line.rstrip() for line in lines]

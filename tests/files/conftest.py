@@ -1,0 +1,11 @@
+"""Where a test writes its file."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture
+def path(tmp_path):
+    (tmp_path / "disk").mkdir()
+    return tmp_path / "disk" / "checkpoint.npz"
