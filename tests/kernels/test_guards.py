@@ -16,6 +16,7 @@ import scipy.sparse
 import trajectories
 from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
 from problems import COMPILED_DTYPES, targets_for
+from selection import campaign
 from trajectories import CLASSES, TRAININGS, Training
 
 from fastmlp import Adam, Network
@@ -126,8 +127,18 @@ def process(code, module="test_guards"):
     return done, done.stdout.splitlines() or ["nothing"]
 
 
-@pytest.mark.slow  # 25 s each; test_stepper_derivatives.py has `fused` between walls
-@pytest.mark.parametrize("name", registry.variants())
+COVERED = ("blas", "tiled")
+"""Backends that run the program of `baseline` with functions of their own. The next test calls these one by
+one, and `fused` trains with the tiles."""
+
+
+@pytest.mark.parametrize(  # 25 s each; test_stepper_derivatives.py has `fused` between walls
+    "name",
+    [
+        pytest.param(name, marks=campaign if name in COVERED else pytest.mark.slow)
+        for name in registry.variants()
+    ],
+)
 def test_backends_stay_within_their_arrays(name, report_figure):
     done, lines = process(f"print(t.try_backend({name!r}))")
     assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
