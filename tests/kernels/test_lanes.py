@@ -100,12 +100,13 @@ CASES |= {
         SGD(0.1), 20, 20,
     ),
 }  # fmt: skip
-QUICK = "few layers", "unrolled dropout"
+QUICK = "few layers", "unrolled dropout", "own layers, narrow", "unrolled own layers"
 TURNS = {
     name: "float32" if name.endswith("7 rows") or (place % 2 and not name.endswith("rows")) else "float64"
     for place, name in enumerate(CASES)
-}
-"""The dtype that a case has in the matrix: of a loss one is unrolled, and the other in memory."""
+} | dict.fromkeys(("notebook", "batches", *QUICK), "float64")
+"""The dtype of each case in the matrix: of a loss one is unrolled, and the other in memory. The last ones are
+quick in float32."""
 
 
 def task(network, optimizer, rows, batch, dtype, seed):
@@ -178,15 +179,8 @@ def test_each_network_has_the_bits_of_a_training_alone():
 
 
 @pytest.mark.parametrize("name", QUICK)
-def test_layers_and_dropout_have_the_bits_of_a_training_alone(name):
+def test_layers_dropout_and_a_users_own_have_the_bits_of_a_training_alone(name):
     assert_the_bits_of_each_alone(name, "float32", 3)
-
-
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("own layers, narrow", "float32"), ("unrolled own layers", "float32")]
-)
-def test_layers_of_a_users_own_have_the_bits_of_a_training_alone(name, dtype):
-    assert_the_bits_of_each_alone(name, dtype, 3)
 
 
 def test_lanes_that_have_no_network_change_nothing():
