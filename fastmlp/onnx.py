@@ -33,10 +33,7 @@ def register() -> None:
         },
     )
     skl2onnx.update_registered_converter(
-        MLPRegressor,
-        "FastmlpMLPRegressor",
-        shapes.calculate_linear_regressor_output_shapes,
-        _write_regressor,
+        MLPRegressor, "FastmlpMLPRegressor", shapes.calculate_linear_regressor_output_shapes, _write_regressor
     )
 
 

@@ -18,8 +18,4 @@ def wait_for(path):
         time.sleep(0.02)
 
 
-TASKS = {
-    "make": os.mkdir,
-    "wait for": wait_for,
-    "touch": lambda path: Path(path).touch(),
-}
+TASKS = {"make": os.mkdir, "wait for": wait_for, "touch": lambda path: Path(path).touch()}

@@ -5,17 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import fastmlp
-from fastmlp import (
-    Adam,
-    Categories,
-    Dense,
-    Dropout,
-    LayerNorm,
-    Network,
-    Numbers,
-    Periodic,
-    PiecewiseLinear,
-)
+from fastmlp import Adam, Categories, Dense, Dropout, LayerNorm, Network, Numbers, Periodic, PiecewiseLinear
 
 ROWS, COLUMNS, LEVELS = 120, 3, (9, 4, 200)
 RNG = np.random.default_rng(0)

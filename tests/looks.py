@@ -63,10 +63,7 @@ def complaints(site, pages, width, mode, folder):
     command = [
         *(needs.BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"),
         *("--allow-file-access-from-files", f"--user-data-dir={folder / 'profile'}", "--dump-dom"),
-        *(
-            "--virtual-time-budget=60000",
-            f"--blink-settings=preferredColorScheme={scheme}",
-        ),
+        *("--virtual-time-budget=60000", f"--blink-settings=preferredColorScheme={scheme}"),
         frames.as_uri(),
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=needs.PATIENCE)

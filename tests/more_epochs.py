@@ -5,15 +5,7 @@ from __future__ import annotations
 from problems import data_set
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Cosine,
-    Network,
-    RMSprop,
-    StepDecay,
-    Warmup,
-)
+from fastmlp import SGD, Adam, Cosine, Network, RMSprop, StepDecay, Warmup
 
 X, Y = data_set("diabetes", 50)
 NETWORK = Network([10, 6, 1], hidden="tanh", dropout=0.3, l2=0.01)

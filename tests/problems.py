@@ -53,10 +53,7 @@ def parameters_for(sizes, rng, scale=0.6):
     def draw(*shape):
         return rng.choice([-1.0, 1.0], shape) * rng.uniform(0.05, 1.0, shape) * scale
 
-    return (
-        [draw(*pair) for pair in itertools.pairwise(sizes)],
-        [draw(n_out) for n_out in sizes[1:]],
-    )
+    return ([draw(*pair) for pair in itertools.pairwise(sizes)], [draw(n_out) for n_out in sizes[1:]])
 
 
 def put(place, value):

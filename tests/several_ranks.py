@@ -30,14 +30,7 @@ PLAIN = fastmlp.Network(SIZES, **LOSS)
 NORMED = fastmlp.Network(
     inputs=6,
     layers=[
-        *(
-            Dense(8, "tanh"),
-            BatchNorm(name="first"),
-            Dropout(0.2),
-            Dense(5, "tanh"),
-            BatchNorm(0.3),
-            Dense(1),
-        ),
+        *(Dense(8, "tanh"), BatchNorm(name="first"), Dropout(0.2), Dense(5, "tanh"), BatchNorm(0.3), Dense(1))
     ],
     l2=1e-3,
     **LOSS,

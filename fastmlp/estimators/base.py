@@ -18,13 +18,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import calls_blas, choose, settled
 from fastmlp.estimators import lbfgs
 from fastmlp.estimators.convergence import Convergence, OptimizerState, fresh_curves, warn
-from fastmlp.estimators.descriptions import (
-    hidden_activations,
-    hidden_sizes,
-    network_of,
-    number,
-    optimizer_of,
-)
+from fastmlp.estimators.descriptions import hidden_activations, hidden_sizes, network_of, number, optimizer_of
 from fastmlp.estimators.draws import ComposedOrders, random_state, start
 from fastmlp.estimators.fitted import SPARSE, Fitted
 from fastmlp.estimators.joint import Joint, Wanted, among_others, generator_of, train_here

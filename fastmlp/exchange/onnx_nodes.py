@@ -11,15 +11,7 @@ from numpy.typing import NDArray
 
 from fastmlp.exchange.formulas import Z, formula
 from fastmlp.exchange.onnx_graph import NATIVE, OnnxGraph
-from fastmlp.formulas.expressions import (
-    CONSTANT,
-    VARIABLE,
-    Expression,
-    Refused,
-    constant,
-    operate,
-    variable,
-)
+from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, Refused, constant, operate, variable
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.precision import FLOATS

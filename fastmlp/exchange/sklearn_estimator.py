@@ -51,11 +51,7 @@ def estimator(network: Network, parameters: NDArray[Any], classes: ArrayLike | N
         made.classes_ = made._label_binarizer.classes_
     views = layer_views(parameters.copy(), network)
     made.coefs_, made.intercepts_ = [w for w, _ in views], [b for _, b in views]
-    made.n_features_in_, made.n_outputs_, made.n_layers_ = (
-        network.n_in,
-        network.n_out,
-        len(network.sizes),
-    )
+    made.n_features_in_, made.n_outputs_, made.n_layers_ = (network.n_in, network.n_out, len(network.sizes))
     made.out_activation_ = ours[network.output]
     made.n_iter_ = made.t_ = 0
     return made

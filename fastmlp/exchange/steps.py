@@ -100,11 +100,7 @@ class _Steps:
     """
 
     def __init__(
-        self,
-        network: Network,
-        parameters: NDArray[Any],
-        dropout: bool,
-        found: list[ExportStep] | None = None,
+        self, network: Network, parameters: NDArray[Any], dropout: bool, found: list[ExportStep] | None = None
     ) -> None:
         self.network, self.parameters, self.dropout = network, parameters, dropout
         self.views = operation_views(parameters, network)

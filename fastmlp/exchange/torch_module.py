@@ -72,9 +72,7 @@ COUNTERPARTS = {
         lambda given: layers.LayerNorm(given.eps),
     ),
     "rms_norm": Counterpart(
-        "RMSNorm",
-        lambda one: (one.n_out, _layer_of(one).epsilon),
-        lambda given: layers.RMSNorm(given.eps),
+        "RMSNorm", lambda one: (one.n_out, _layer_of(one).epsilon), lambda given: layers.RMSNorm(given.eps)
     ),
     "batch_norm": Counterpart(
         "BatchNorm1d",

@@ -97,8 +97,7 @@ Where both fail, Python writes an error's class and its message apart, and the o
 
 
 @pytest.mark.parametrize(
-    "what",
-    [what if what == "raise" else pytest.param(what, marks=pytest.mark.slow) for what in FAILURES],
+    "what", [what if what == "raise" else pytest.param(what, marks=pytest.mark.slow) for what in FAILURES]
 )
 def test_what_happens_to_one_process_ends_all(what, tmp_path, report_figure):
     path = tmp_path / "training.npz"

@@ -194,10 +194,7 @@ def walked():
 MISTAKES = {
     "nan in y": (lambda: [(X, X[:, 0] > 0), (X, X[:, 0] * np.nan)], "block 2: y must be finite"),
     "infinite y": (lambda: [(X, np.full(ROWS, np.inf))], "block 1: y must be finite"),
-    "columns of y": (
-        lambda: [(X, TWO), (X, SEVERAL)],
-        "block 1 of epoch 1: y must have shape (150, 3),",
-    ),
+    "columns of y": (lambda: [(X, TWO), (X, SEVERAL)], "block 1 of epoch 1: y must have shape (150, 3),"),
     "more labels": (lambda: [(X, SEVERAL), (X, SEVERAL[:, :2])], "block 2 of epoch 1: "),
     "weights of 0": (lambda: [(X, TWO, 0 * W)], "the weights of epoch 1 are all zero"),
     "walked once": (walked, "there is no row in the blocks of epoch 1; give a function that makes them anew"),

@@ -12,12 +12,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 import fastmlp
-from fastmlp import (
-    MLPClassifier,
-    MLPRegressor,
-    Model,
-    Network,
-)
+from fastmlp import MLPClassifier, MLPRegressor, Model, Network
 from fastmlp.exchange.chains import natural_loss
 
 IRIS, SPECIES = data_set("iris")

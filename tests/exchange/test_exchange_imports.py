@@ -138,10 +138,7 @@ def test_logits_may_be_given_an_output(tmp_path):
 @pytest.mark.parametrize(
     ("nodes", "said"),
     [
-        (
-            chain(("Ceil", ["z"], "a", {})),
-            r"cannot read the operator Ceil \('a'\); can read: .*Gemm",
-        ),
+        (chain(("Ceil", ["z"], "a", {})), r"cannot read the operator Ceil \('a'\); can read: .*Gemm"),
         (
             chain(("LeakyRelu", ["z"], "a", {"alpha": 0.25})),
             r"LeakyRelu with {'alpha': 0.25} has no counterpart",

@@ -185,10 +185,7 @@ def test_a_transposed_constant_has_its_axes_where_the_file_has_them(tmp_path):
             after(("Dropout", ["z", "", "true"], "out", {})),
             "Dropout ('out') drops units when predicting, too",
         ),
-        (
-            after(("Mul", ["z", "row"], "out", {})),
-            "ends in Scale; a Network ends in a Dense and its output",
-        ),
+        (after(("Mul", ["z", "row"], "out", {})), "ends in Scale; a Network ends in a Dense and its output"),
         (
             after(("Relu", ["z", "z"], "out", {})),
             "is no valid ONNX file: Node with schema(::Relu:14) has input",

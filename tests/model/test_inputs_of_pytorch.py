@@ -10,16 +10,7 @@ from input_blocks import CODES, EMBEDDINGS, LEVELS, NUMBERS, RNG, Y, fit, networ
 from layered import tensors
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Categories,
-    Dense,
-    Network,
-    Periodic,
-    SparseAdam,
-    Stepper,
-)
+from fastmlp import SGD, Adam, Categories, Dense, Network, Periodic, SparseAdam, Stepper
 
 
 def units_of_numbers(torch, embedding, own, x):

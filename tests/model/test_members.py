@@ -84,9 +84,7 @@ def alone(model, member):
 
 
 @pytest.mark.parametrize(
-    ("layers", "options"),
-    [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})],
-    ids=["mse", "softmax", "norms"],
+    ("layers", "options"), [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
 )
 def test_each_member_is_a_network_with_its_factors(layers, options, rows):
     X, y = rows
@@ -192,9 +190,7 @@ def test_they_train_in_float32(backend, dtype, rows):
 
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 @pytest.mark.parametrize(
-    ("layers", "options"),
-    [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})],
-    ids=["mse", "softmax", "norms"],
+    ("layers", "options"), [(LAYERS, {}), (LAYERS, CLASSES), (NORMED, {})], ids=["mse", "softmax", "norms"]
 )
 def test_the_gradient_is_that_of_finite_differences(layers, options, backend, rows):
     stepper = Stepper(network(layers, **options), Adam(), seed=0, dtype="float64", backend=backend)

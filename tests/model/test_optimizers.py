@@ -23,10 +23,7 @@ OPTIMIZERS = {
     "momentum": (SGD(RATE, 0.9), lambda: naive.SGD(0.9)),
     "nesterov": (SGD(RATE, 0.8, True), lambda: naive.SGD(0.8, True)),
     "rmsprop": (RMSprop(RATE), naive.RMSprop),
-    "rmsprop, alpha, momentum": (
-        RMSprop(RATE, 0.9, 1e-6, 0.5),
-        lambda: naive.RMSprop(0.9, 1e-6, 0.5),
-    ),
+    "rmsprop, alpha, momentum": (RMSprop(RATE, 0.9, 1e-6, 0.5), lambda: naive.RMSprop(0.9, 1e-6, 0.5)),
     "adam": (Adam(RATE), naive.Adam),
     "adam, betas": (Adam(RATE, 0.8, 0.99, 1e-6), lambda: naive.Adam(0.8, 0.99, 1e-6)),
     "adam, epsilon hat": (

@@ -9,19 +9,7 @@ import numpy as np
 import pytest
 from compiled import AfterOneStep, compilations
 from joblib import Parallel, delayed
-from own_pieces import (
-    ONE_HOT,
-    Lion,
-    X,
-    Y,
-    focal,
-    hard,
-    mish,
-    quantiles,
-    sine,
-    smoothed,
-    train,
-)
+from own_pieces import ONE_HOT, Lion, X, Y, focal, hard, mish, quantiles, sine, smoothed, train
 from sklearn.base import clone
 
 import fastmlp
@@ -121,10 +109,7 @@ def test_files_ask_for_their_pieces(tmp_path):
     np.testing.assert_array_equal(loaded.predict(X), model.predict(X))
     for given, says in (
         ([], "was trained with 'mish', a piece of your own: give it in pieces"),
-        (
-            [mish, sine, Loss("focal", huber_loss, "sigmoid", parameter=1.0)],
-            "another 'focal' than is given",
-        ),
+        ([mish, sine, Loss("focal", huber_loss, "sigmoid", parameter=1.0)], "another 'focal' than is given"),
     ):
         with pytest.raises(CheckpointError, match=says) as caught:
             fastmlp.load(path, pieces=given)

@@ -11,9 +11,7 @@ import numpy as np
 import pages
 import pytest
 import scipy.special
-from own_pieces import (
-    PAGE,
-)
+from own_pieces import PAGE
 from problems import COMPILED_DTYPES, eps
 
 from fastmlp import SGD, Activation

@@ -274,10 +274,7 @@ def test_the_copies_of_an_estimator_report_to_one_trial():
     ("options", "words"),
     [
         ({"trial": 3}, "trial must be an Optuna trial, got 3"),
-        (
-            {"trial": Trial(), "monitor": 3},
-            "monitor must be a name that is in the history, got 3",
-        ),
+        ({"trial": Trial(), "monitor": 3}, "monitor must be a name that is in the history, got 3"),
         ({"trial": Trial(), "every": 0}, "every must be at least 1, got 0"),
     ],
 )

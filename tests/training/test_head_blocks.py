@@ -123,10 +123,7 @@ def test_they_go_on_in_the_middle_of_an_epoch_and_behind_it(tmp_path, monkeypatc
             lambda: fit(NET, {**GAPS, "flag": GAPS["flag"][1:]}, window=40),
             r"y\['flag'\] must have 110 rows, as X has, got shape \(109, 3\)",
         ),
-        (
-            lambda: fit(fastmlp.Network([6, 2]), None, parts()),
-            "y must be one array, got a dict of price",
-        ),
+        (lambda: fit(fastmlp.Network([6, 2]), None, parts()), "y must be one array, got a dict of price"),
     ],
 )
 def test_mistakes_name_the_block_in_one_line(make, message):

@@ -209,11 +209,7 @@ except fastmlp.Interrupted as stop:
 @needs.kills
 @pytest.mark.parametrize(
     ("backend", "number"),
-    [
-        *answered("fused", INT, TERM),
-        *answered("baseline", INT, TERM),
-        *answered("reference", TERM, INT),
-    ],
+    [*answered("fused", INT, TERM), *answered("baseline", INT, TERM), *answered("reference", TERM, INT)],
 )
 def test_a_signal_during_a_chunk_is_answered_within_a_second(backend, number, tmp_path, report_figure):
     path = tmp_path / "c"

@@ -197,11 +197,7 @@ def test_those_of_heads_are_measured_where_their_targets_are():
     model = fit_heads(metrics=NAMES, training_metrics=True)
     names = [f"{head}_{getattr(one, '__name__', one)}" for head, given in NAMES.items() for one in given]
     losses = ["loss", "kind_loss", "size_loss"]
-    assert [*model.history] == [
-        *losses,
-        *(f"validation_{name}" for name in (*losses, *names)),
-        *names,
-    ]
+    assert [*model.history] == [*losses, *(f"validation_{name}" for name in (*losses, *names)), *names]
     for prefix, some in (("validation_", np.arange(100, 150)), ("", np.arange(100))):
         there = some[~np.isnan(GAPS[some])]
         predicted, sizes = model.predict(CANCER.X)["kind"][there], model.predict(CANCER.X)["size"][some, 0]

@@ -10,16 +10,7 @@ from going_on import StopAt, assert_same
 from more_epochs import OPTIMIZERS, X, Y, fit
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Callback,
-    Checkpoint,
-    Cosine,
-    EarlyStopping,
-    Network,
-    Warmup,
-)
+from fastmlp import SGD, Adam, Callback, Checkpoint, Cosine, EarlyStopping, Network, Warmup
 from fastmlp.training import loop
 
 

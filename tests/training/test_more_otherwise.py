@@ -11,14 +11,7 @@ from going_on import StopAt, assert_same
 from more_epochs import X, Y, fit
 
 import fastmlp
-from fastmlp import (
-    SGD,
-    Adam,
-    Callback,
-    EarlyStopping,
-    Network,
-    RMSprop,
-)
+from fastmlp import SGD, Adam, Callback, EarlyStopping, Network, RMSprop
 from fastmlp.training import loop
 
 PLAIN = {"network": Network([10, 6, 1], "tanh"), "optimizer": SGD(0.02), "shuffle": False}
