@@ -88,19 +88,18 @@ def _formula(graph: GraphValues, value: str, read: Collection[str]) -> tuple[str
 
     read : values that stand by themselves
     """
-    start, between = value, list[str]()
-    passed: list[str] = []
-    leaves = {value}
+    start, leaves, passed = value, {value}, list[str]()
+    between = 0
     while True:
         latest = max(leaves, key=graph.order.__getitem__)
         if len(leaves) == 1:
-            start, between = latest, passed[:]
+            start, between = latest, len(passed)
         if not graph.is_part(latest) or (latest in read and latest != value):
             break
         passed.append(latest)
         leaves = leaves - {latest} | {*graph.values[latest].reads}
     values = {start: variable(Z)}
-    for name in reversed(between):
+    for name in reversed(passed[:between]):
         node = graph.values[name].node
         given = {one: values[graph.names[one]] for one in node.input if one in graph.names}
         values[name] = expression_of(node, graph.arrays, given)
