@@ -5,6 +5,7 @@
     python -m benchmarks.tables                                        # what the file of results has not yet
     python -m benchmarks.tables --half choose --learners fastmlp:dropout=0.3
     python -m benchmarks.tables --tables ames --learners LightGBM --again
+    python -m benchmarks.tables --half levels --splits 2               # tables with categories of many levels
     python -m benchmarks.tables.page                                   # the report in docs/tables.md
 
 Each fit has a process of its own on one core, and is a line of the file of results: a run that was ended
@@ -23,7 +24,7 @@ from typing import Any
 from .. import pinning
 from ..peers.__main__ import environment
 from .learners import LEARNERS, learner_of
-from .sets import HALVES, TABLES
+from .sets import CHOOSE, HALVES, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS, TABLES
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results.jsonl")
@@ -32,6 +33,9 @@ KEY = ("table", "learner", "split", "most_rows", "version")
 SLOW_SPLITS, SLOW_ROWS = 2, 3000
 """Of a learner that is slow there are so many splits at most, and so many training rows."""
 
+LEVEL_LEARNERS = ("fastmlp", "fastmlp:preset=best", "CatBoost", "LightGBM")
+"""Learners of tables of many levels: HistGradientBoosting takes 255 of them, slow ones too few rows."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
@@ -39,12 +43,12 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--half", choices=tuple(HALVES), help="default both")
+    parser.add_argument("--half", choices=(*HALVES, "levels"), help="default choose and held")
     parser.add_argument("--tables", nargs="+", choices=tuple(TABLES), metavar="TABLE", help="default all")
-    parser.add_argument("--learners", nargs="+", default=[*LEARNERS], metavar="LEARNER", help="default all")
+    parser.add_argument("--learners", nargs="+", metavar="LEARNER", help="default all, of levels some")
     parser.add_argument("--splits", type=int, default=5, help="default %(default)s")
     parser.add_argument(
-        "--rows", type=int, default=100_000, help="training rows at most, default %(default)s"
+        "--rows", type=int, help=f"training rows at most, default {MOST_ROWS}, of levels {LEVEL_ROWS}"
     )
     parser.add_argument("--seconds", type=float, default=600, help="of a fit at most, default %(default)s")
     parser.add_argument("--again", action="store_true", help="rows that are there, too")
@@ -52,12 +56,16 @@ def main() -> None:
     options = parser.parse_args()
     there = {tuple(row[key] for key in KEY) for row in rows_of(options.results)}
     core = pinning.allowed()[-1]
-    names = options.tables or HALVES.get(options.half, TABLES)
-    for split, table, learner in itertools.product(range(options.splits), names, options.learners):
+    if options.half == "levels":
+        names, learners, rows = LEVELS, LEVEL_LEARNERS, LEVEL_ROWS
+    else:
+        names, learners, rows = HALVES.get(options.half, CHOOSE | HELD), LEARNERS, MOST_ROWS
+    names, learners, rows = options.tables or names, options.learners or learners, options.rows or rows
+    for split, table, learner in itertools.product(range(options.splits), names, learners):
         known, _ = learner_of(learner)
         if known.slow and split >= SLOW_SPLITS:
             continue
-        most_rows = min(options.rows, SLOW_ROWS) if known.slow else options.rows
+        most_rows = min(rows, SLOW_ROWS) if known.slow else rows
         row = dict(zip(KEY, (table, learner, split, most_rows, _version(known.package)), strict=True))
         if options.again or tuple(row.values()) not in there:
             row |= _fit(table, learner, split, most_rows, core, options.seconds)

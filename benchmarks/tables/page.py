@@ -16,9 +16,9 @@ from scipy.stats import rankdata
 from fastmlp.lab.machine import cpu
 
 from ..table import write_between
-from .__main__ import RESULTS, ROOT, rows_of
+from .__main__ import LEVEL_LEARNERS, RESULTS, ROOT, rows_of
 from .learners import LEARNERS
-from .sets import HALVES
+from .sets import HALVES, LEVEL_ROWS, LEVELS
 
 PAGE = ROOT / "docs" / "tables.md"
 BEGIN, END = "<!-- tables: python -m benchmarks.tables.page -->\n", "<!-- end of tables -->"
@@ -35,8 +35,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=3000, help="training rows at most; default %(default)s")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    rows = [row for row in rows_of(options.results) if row["most_rows"] == options.rows]
-    write_between(PAGE, BEGIN, END, f"At most {options.rows} training rows.\n{report(rows)}")
+    rows = [
+        row
+        for row in rows_of(options.results)
+        if row["most_rows"] == (LEVEL_ROWS if row["table"] in LEVELS else options.rows)
+    ]
+    said = f"At most {options.rows} training rows, {LEVEL_ROWS} of tables of many levels.\n"
+    write_between(PAGE, BEGIN, END, said + report(rows))
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
@@ -46,14 +51,16 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
     for (table, learner, _), row in sorted(latest.items(), key=lambda one: one[0][2]):
         found.setdefault((table, learner), []).append(row)
     versions = {row["learner"]: row["version"] for row in latest.values()}
+    parts = HALVES | {"levels": LEVELS}
     used = ", ".join(f"{learner} {versions[learner]}" for learner in LEARNERS if learner in versions)
-    texts = [text for half, tables in HALVES.items() for text in _half(half, [*tables], found)]
+    texts = [text for half, tables in parts.items() for text in _half(half, [*tables], found)]
     return "\n".join([f"{used}, on {cpu()}, one core.\n", *filter(None, texts)]) + "\n"
 
 
 def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     """Return the tables of Markdown of a half: a row for each table, and the means."""
-    learners = [one for one in LEARNERS if any((table, one) in found for table in tables)]
+    known = dict.fromkeys((*LEVEL_LEARNERS, *LEARNERS))
+    learners = [one for one in known if any((table, one) in found for table in tables)]
     tables = [table for table in tables if any((table, one) in found for one in learners)]
     if not tables:
         return []

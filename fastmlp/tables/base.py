@@ -24,6 +24,7 @@ from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of
+from fastmlp.tables.means import Targets
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial, searched
@@ -50,7 +51,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
     levels : int, optional
         Levels of a category that get a column of their own, the most frequent first; the others share one.
-        None for 5000.
+        None for 5000, and mean targets in place of more than 30.
     preset : str, optional
         How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
         of their own. Rows that are held out decide between those of one preset. None for good.
@@ -169,7 +170,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         if weights is not None and weights.shape != values.shape:
             raise TableError(f"sample_weight must have shape {values.shape}, has {weights.shape}")
         self.learn(frame, values, target.name, row_numbers)
-        encoded = self.encoding_.encoded(frame, self.floats, self.progress)
+        targets = Targets(self.task_, values)
+        encoded = self.encoding_.encoded(frame, self.floats, self.progress, targets)
         del frame, X  # what was read from a file is no longer there while members are trained
         self.train(encoded, values, weights, deadline)
         if self.shortened_ is not None:
@@ -199,8 +201,10 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         for recipe in recipes:  # what they refuse is refused before encoding
             recipe.network(1, self.task_), recipe.optimizer_of(1)
         of_rows = None if rows is None else pl.Series(rows)
+        targets = Targets(self.task_, learned)
+        own = None if self.levels or not targets.are_few else targets
         self.encoding_ = Encoding.learned(
-            frame, self.columns, self.progress, row_numbers, of_rows, self.levels or MOST_LEVELS
+            frame, self.columns, self.progress, row_numbers, of_rows, self.levels or MOST_LEVELS, own
         )
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = None
@@ -209,7 +213,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     def train(self, X: Any, y: Array, weights: Array | None = None, deadline: Deadline | None = None) -> None:
         """Train the members: the second half of `fit`.
 
-        X : (rows, n) as `encoding_` encodes rows in `floats`; y, weights : (rows,), the targets and weights
+        X : (rows, n) as `encoding_` encodes rows in `floats`, with their targets
+        y, weights : (rows,), the targets and weights
         deadline : of `time_limit`, from the beginning of the first half on; None if it begins here
         """
         deadline = Deadline(self.time_limit) if deadline is None else deadline

@@ -63,7 +63,7 @@ class Column:
         raise NotImplementedError
 
     @property
-    def linear(self) -> Self:
+    def linear(self) -> Column:
         """The column as a linear model gets it: with numbers as they are, and nothing clipped."""
         return self
 

@@ -16,6 +16,7 @@ from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS, Date, Dropped, Number, Text
+from fastmlp.tables.means import MANY, LevelMeans, Targets
 
 if TYPE_CHECKING:
     import polars as pl
@@ -51,6 +52,7 @@ class Encoding:
         row_numbers: Collection[str] = (),
         rows: pl.Series | None = None,
         most_levels: int = MOST_LEVELS,
+        targets: Targets | None = None,
     ) -> Self:
         """Return the encoding that a frame suggests.
 
@@ -59,6 +61,7 @@ class Encoding:
         row_numbers : columns that number the rows of a table of which the frame is a part
         rows : (rows,) truth values, of those to learn from; None for all
         most_levels : levels of a category that get a column of their own
+        targets : of the rows to learn from, whose means stand in place of many levels; None for no means
 
         Raises
         ------
@@ -80,6 +83,9 @@ class Encoding:
                     columns.append(Dropped(series.name, ROW_NUMBERS))
                 else:
                     columns.append(inferred(series, most_levels))
+                column = columns[-1]
+                if targets is not None and isinstance(column, Category) and len(column.levels) > MANY:
+                    columns[-1] = LevelMeans.of(column, series, targets)
                 bar.move(len(columns))
         if not any(column.width for column in columns):
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
@@ -131,24 +137,39 @@ class Encoding:
         per_row = sum(1 if column.mostly_zeros else column.width for column in self.used)
         return per_row < DENSE * self.width
 
-    def encoded(self, frame: pl.DataFrame, dtype: Any = np.float32, shown: bool | None = False) -> Any:
-        """Return X (rows, n) of a dtype, dense or CSR; errors as those of `pieces`, a bar as in `learned`."""
-        return self.encoded_apart(frame, np.zeros(len(frame), bool), dtype, shown)[0]
+    def encoded(
+        self,
+        frame: pl.DataFrame,
+        dtype: Any = np.float32,
+        shown: bool | None = False,
+        targets: Targets | None = None,
+    ) -> Any:
+        """Return X (rows, n) of a dtype, dense or CSR; errors as those of `pieces`, a bar as in `learned`.
+
+        targets : of the rows, if a network is to learn from X; None if it predicts
+        """
+        return self.encoded_apart(frame, np.zeros(len(frame), bool), dtype, shown, targets)[0]
 
     def encoded_apart(
-        self, frame: pl.DataFrame, held: Array, dtype: Any = np.float32, shown: bool | None = False
+        self,
+        frame: pl.DataFrame,
+        held: Array,
+        dtype: Any = np.float32,
+        shown: bool | None = False,
+        targets: Targets | None = None,
     ) -> tuple[Any, Any]:
         """Return X of the rows that are not `held`, and of those that are, as `encoded` does.
 
-        held : (rows,) truth values
+        held : (rows,) truth values; targets : of the rows that are not
         """
+        learned_from = {} if targets is None else self._in_order(frame, ~held, targets)
         count = int(np.count_nonzero(held))
         parts = [
             GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in (len(frame) - count, count)
         ]
         start = 0
         with Bar(len(frame), "row", "encoding", shown) as bar:
-            for piece in self.pieces(frame, dtype):
+            for piece in self.pieces(frame, dtype, learned_from):
                 of_held = held[start : start + piece.shape[0]]
                 for part, rows in zip(parts, (~of_held, of_held), strict=True):
                     if rows.any():
@@ -171,8 +192,25 @@ class Encoding:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def pieces(self, frame: pl.DataFrame, dtype: Any = np.float32) -> Iterator[Any]:
+    def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets) -> dict[str, Array]:
+        """Return by column the numbers (rows, width) of rows that are learned from; NaN of others."""
+        found = {}
+        for column in self.used:
+            if isinstance(column, LevelMeans):
+                whole = np.full((len(rows), column.width), np.nan, np.float32)
+                try:
+                    whole[rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
+                except TableError as error:
+                    raise error.within(None, 0) from None
+                found[column.name] = whole
+        return found
+
+    def pieces(
+        self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[str, Array] | None = None
+    ) -> Iterator[Any]:
         """Yield X in pieces of at most TOGETHER rows, at least one.
+
+        given : numbers (rows, width) of some columns by name, in place of their own where they are not NaN
 
         Raises
         ------
@@ -190,6 +228,11 @@ class Encoding:
                 blocks = [column.encoded(part[column.name]) for column in self.used]
             except TableError as error:
                 raise error.within(None, start) from None
+            for place, column in enumerate(self.used):
+                if given and column.name in given:
+                    own = given[column.name][start : start + TOGETHER]
+                    cells = blocks[place]
+                    blocks[place] = cells._replace(values=np.where(np.isnan(own), cells.values, own))
             yield (
                 self._sparse(len(part), blocks, dtype)
                 if self.is_sparse

@@ -14,9 +14,11 @@ from fastmlp.model.activations import HIDDEN
 from fastmlp.model.descriptions import restored
 from fastmlp.model.layers import checked_layers
 from fastmlp.model.optimizers import BY_NAME
+from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Column
 from fastmlp.tables.errors import different
 from fastmlp.tables.kinds import KINDS, Text
+from fastmlp.tables.means import LevelMeans
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial
 from fastmlp.tables.tasks import TASKS, Classification, Regression
@@ -39,6 +41,7 @@ def columns_of(descriptions: list[dict[str, Any]]) -> tuple[Column, ...]:
 def _column(description: dict[str, Any]) -> Column:
     fields = dict(description)
     kind = KINDS[checks.choice("kind of column", fields.pop("kind"), tuple(KINDS))]
+    kind = LevelMeans if kind is Category and "means" in fields else kind
     for name, value in fields.items():
         check, expected = _CHECKS[name]
         if not check(value):
@@ -47,6 +50,10 @@ def _column(description: dict[str, Any]) -> Column:
     column = kind(**fields)
     if isinstance(column, Text) and len(column.words) != len(column.weights):
         raise ValueError(f"a text has {len(column.words)} words and {len(column.weights)} weights")
+    if isinstance(column, LevelMeans):
+        levels, rows, means = len(column.levels) + column.missing, len(column.rows), len(column.means)
+        if levels != rows or not means or means != rows * len(column.priors):
+            raise ValueError(f"a category has {levels} levels, {rows} numbers of rows and {means} means")
     return column
 
 
@@ -150,6 +157,10 @@ _TEXTS: _Check = (_are_texts, "a list of different texts")
 _FLAG: _Check = (lambda value: isinstance(value, bool), "true or false")
 _NUMBER: _Check = (_is_number, "a finite number")
 _POSITIVE: _Check = (_is_positive, "a finite number above 0")
+_POSITIVES: _Check = (
+    lambda value: isinstance(value, list) and all(map(_is_positive, value)),
+    "a list of finite numbers above 0",
+)
 
 _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(("name", "reason"), _TEXT),
@@ -158,9 +169,14 @@ _CHECKS: dict[str, _Check] = {
     **dict.fromkeys(("scale", "unit"), _POSITIVE),
     "center": _NUMBER,
     "tails": (lambda value: isinstance(value, str) and value in TAILS, f"one of {', '.join(TAILS)}"),
-    "weights": (
-        lambda value: isinstance(value, list) and all(map(_is_positive, value)),
-        "a list of finite numbers above 0",
+    **dict.fromkeys(("weights", "priors"), _POSITIVES),
+    "means": (
+        lambda value: isinstance(value, list) and all(map(_is_number, value)),
+        "a list of finite numbers",
+    ),
+    "rows": (
+        lambda value: isinstance(value, list) and all(type(one) is int and one >= 1 for one in value),
+        "a list of whole numbers of at least 1",
     ),
     "beyond": (lambda value: type(value) is int and value >= 0, "a whole number of at least 0"),
     "unknown": (lambda value: _is_number(value) and 0 <= value <= 1, "a number in [0, 1]"),

@@ -1,0 +1,189 @@
+"""Categories of many levels as mean targets: what they are, that no row sees its own, and files of them."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import polars as pl
+import pytest
+from test_table_cli import QUICK
+from test_table_estimators import QUICK as FAST
+
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.cli.main import main
+from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.means import MANY, LevelMeans, Targets
+from fastmlp.tables.restoring import columns_of
+from fastmlp.tables.tasks import Classification, Regression
+
+ROWS = 400
+
+
+def shops(levels=60, rows=ROWS, seed=0):
+    """Shops without a level in some rows, and of some a single row; a number, and noise to predict."""
+    rng = np.random.default_rng(seed)
+    names = [f"shop {code}" if code else None for code in rng.integers(0, levels, rows)]
+    names[:5] = [f"single {place}" for place in range(5)]
+    return pl.DataFrame({"shop": names, "x": rng.normal(size=rows), "y": rng.normal(size=rows)})
+
+
+def learned(frame, task=None, y=None):
+    y = frame["y"].to_numpy() if y is None else y
+    targets = Targets(Regression.learned(y) if task is None else task, y)
+    return Encoding.learned(frame.drop("y"), targets=targets), targets
+
+
+def naive(targets, rows, prior, center, spread):
+    """The two numbers of a row of a level of so many rows, by the targets that are known of it."""
+    mean = sum(targets) / (len(targets) + prior) / spread
+    return [mean / np.sqrt(1 + (mean / 3) ** 2), np.log1p(rows) - center]
+
+
+def test_a_row_has_the_mean_and_the_rows_of_its_level():
+    frame = shops()
+    encoding, targets = learned(frame)
+    names, encoded = frame["shop"].to_list(), targets.task.encoded(targets.y)
+    own = {name: [y for one, y in zip(names, encoded, strict=True) if one == name] for name in names}
+    (prior,) = encoding.columns[0].priors
+    means = [sum(own[name]) / (len(own[name]) + prior) for name in names]
+    center = np.mean([np.log1p(len(own[name])) for name in names])
+    spread = np.sqrt(np.mean(np.square(means)))
+    all_own = [own.get(name, []) for name in [*names, "new"]]
+    expected = [naive(one, len(one), prior, center, spread) for one in all_own]
+    X = encoding.encoded(pl.DataFrame({"shop": [*names, "new"], "x": np.zeros(ROWS + 1)}))
+    assert encoding.parts[:2] == ["shop mean", "shop rows"]
+    assert encoding.width == encoding.numbers == 3
+    np.testing.assert_allclose(X[:, :2], expected, rtol=1e-5, atol=1e-6)
+    order = np.random.default_rng(0).permutation(ROWS)
+    place = np.argsort(order)
+    for row in range(ROWS):
+        known = [encoded[other] for other in order[: place[row]] if names[other] == names[row]]
+        expected[row] = naive(known, len(own[names[row]]), prior, center, spread)
+    X = encoding.encoded(frame.drop("y"), targets=targets)
+    np.testing.assert_allclose(X[:, :2], expected[:ROWS], rtol=1e-5, atol=1e-6)
+
+
+def test_a_target_changes_the_numbers_of_other_rows_alone():
+    frame = shops()
+    encoding, targets = learned(frame)
+    X = encoding.encoded(frame.drop("y"), targets=targets)
+    reached = 0
+    for row in range(5, 60):
+        y = targets.y.copy()
+        y[row] += 5
+        other = encoding.encoded(frame.drop("y"), targets=Targets(targets.task, y))
+        changed = np.flatnonzero((other != X).any(axis=1))
+        assert row not in changed
+        assert (frame["shop"][changed].eq_missing(frame["shop"][row])).all()
+        reached += len(changed)
+    assert reached > 55
+
+
+@pytest.mark.parametrize("deviation", [0.0, 0.5, 2.0])
+def test_a_mean_is_shrunk_as_the_levels_differ(deviation):
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 400, 8000)
+    y = rng.normal(size=400)[codes] * deviation + rng.normal(size=8000)
+    frame = pl.DataFrame({"shop": [f"shop {code}" for code in codes], "y": y})
+    (prior,) = learned(frame)[0].columns[0].priors
+    if deviation:
+        np.testing.assert_allclose(prior, max(0.5, 1 / deviation**2), rtol=0.25)
+    else:
+        assert prior > 30
+
+
+@pytest.mark.parametrize("dense", [2.0, 0.0], ids=["sparse", "dense"])
+def test_rows_held_out_have_whole_means(monkeypatch, dense):
+    frame = shops(rows=ROWS).with_columns(city=pl.Series([f"city {row % 9}" for row in range(ROWS)]))
+    held = np.random.default_rng(1).random(ROWS) < 0.3
+    y = frame["y"].to_numpy()
+    targets = Targets(Regression.learned(y[~held]), y[~held])
+    encoding = Encoding.learned(frame.drop("y"), rows=pl.Series(~held), targets=targets)
+    assert encoding == Encoding.learned(frame.drop("y").filter(~held), targets=targets)
+    monkeypatch.setattr("fastmlp.tables.encoding.TOGETHER", 7)
+    monkeypatch.setattr("fastmlp.tables.encoding.DENSE", dense)
+    X, held_X = encoding.encoded_apart(frame, held, targets=targets)
+    expected = encoding.encoded(frame.filter(~held), targets=targets), encoding.encoded(frame.filter(held))
+    for got, wanted in zip((X, held_X), expected, strict=True):
+        assert isinstance(got, np.ndarray) == (not encoding.is_sparse) == (dense == 0)
+        got, wanted = (one if dense == 0 else one.toarray() for one in (got, wanted))
+        np.testing.assert_array_equal(got, wanted)
+    whole = encoding.encoded(frame.filter(~held))
+    assert (whole != X).sum() > 100
+
+
+@pytest.mark.parametrize(("classes", "means"), [(2, 1), (3, 3), (10, 10)])
+def test_of_classes_there_is_a_mean_of_each(classes, means):
+    frame, y = shops(), np.arange(ROWS) % classes
+    encoding, targets = learned(frame, Classification(tuple(range(classes))), y)
+    assert encoding.columns[0].width == means + 1
+    X = encoding.encoded(frame.drop("y"))
+    of_shop = frame["shop"].eq_missing(frame["shop"][7]).to_numpy()
+    shares = np.array([(y[of_shop] == one).mean() for one in range(classes - means, classes)])
+    beyond = shares - [(y == one).mean() for one in range(classes - means, classes)]
+    differ = np.abs(beyond) > 1e-6
+    assert differ.any()
+    np.testing.assert_array_equal(np.sign(X[7, :means])[differ], np.sign(beyond)[differ])
+    assert encoding.encoded(frame.drop("y"), targets=targets).shape == X.shape
+
+
+def test_few_levels_many_classes_and_given_levels_have_columns():
+    frame = shops()
+    eleven = np.arange(ROWS) % 11
+    few = shops(levels=MANY - 1)
+    assert not isinstance(learned(few)[0].columns[0], LevelMeans)
+    for model, y in (
+        (TableClassifier(**FAST), [f"c{one}" for one in eleven]),
+        (TableRegressor(**FAST, levels=100), frame["y"]),
+    ):
+        model.learn(frame.drop("y"), np.array(y), "y")
+        assert not isinstance(model.encoding_.columns[0], LevelMeans)
+        assert model.encoding_.width > 50
+    model.set_params(levels=None).learn(frame.drop("y"), frame["y"].to_numpy(), "y")
+    assert model.encoding_.linear.width > 50
+    assert model.encoding_.width == 3
+
+
+def test_means_of_noise_do_not_help(tmp_path, capsys):
+    """A network that has seen a row's target in the mean of its level is far off on other rows."""
+    frame = shops(levels=150, rows=600)
+    fresh = shops(levels=150, rows=2000, seed=1)
+    model = TableRegressor(**FAST).fit(frame, "y")
+    leaked = TableRegressor(**FAST)
+    leaked.learn(frame.drop("y"), frame["y"].to_numpy(), "y")
+    leaked.train(leaked.encoding_.encoded(frame.drop("y")), frame["y"].to_numpy())
+    scores = [one.score(fresh.drop("y"), fresh["y"]) for one in (model, leaked)]
+    assert scores[0] > -0.05 > scores[1]
+    frame.write_csv(tmp_path / "t.csv")
+    assert main(["train", str(tmp_path / "t.csv"), *f"--target y -o {tmp_path / 'm'} {QUICK}".split()]) == 0
+    assert TableRegressor.load(tmp_path / "m").report_["scores"]["network"]["R^2"] > -0.06
+    assert main(["inspect", str(tmp_path / "m")]) == 0
+    assert re.search(r"mean target and rows of 1\d\d levels \(shop \d+, ", capsys.readouterr().out)
+
+
+def test_a_file_keeps_them(tmp_path):
+    frame = shops()
+    model = TableRegressor(**FAST).fit(frame, "y")
+    model.save(tmp_path / "m")
+    again = TableRegressor.load(tmp_path / "m")
+    assert again.encoding_ == model.encoding_
+    np.testing.assert_array_equal(again.predict(frame.drop("y")), model.predict(frame.drop("y")))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"means": [1.0]}, "a category has 65 levels, 65 numbers of rows and 1 means"),
+        ({"rows": [1]}, "a category has 65 levels, 1 numbers of rows and 65 means"),
+        ({"rows": [0] * 65}, "rows of a column must be a list of whole numbers of at least 1"),
+        ({"means": [float("nan")] * 65}, "means of a column must be a list of finite numbers"),
+        ({"missing": False}, "a category has 64 levels, 65 numbers of rows and 65 means"),
+    ],
+)
+def test_means_that_are_not_those_of_their_levels_are_refused(change, says):
+    described = json.loads(json.dumps(learned(shops())[0].columns[0].described))
+    assert isinstance(columns_of([described])[0], LevelMeans)
+    with pytest.raises(ValueError, match=says):
+        columns_of([described | change])
