@@ -63,7 +63,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "type": int,
         "metavar": "N",
         "help": "levels of a category that get a column of their own, the rest share one; default 5000, "
-        "but mean targets for more than 30",
+        "but mean targets for more than 300",
     },
     "--test-share": {"type": float, "metavar": "SHARE", "help": "of rows held out; default 0.2"},
     "--preset": {"metavar": "NAME", "help": "fast, good or best: how much time is given; default good"},

@@ -23,8 +23,8 @@ from fastmlp.tables.values import clipped, labels_of
 if TYPE_CHECKING:
     import polars as pl
 
-MANY = 30
-"""A category of more levels that two rows have is one of many levels."""
+MANY = 300
+"""A category of more levels that two rows have is one of many levels; docs/tables.md has the measurement."""
 
 MOST_CLASSES = 10
 """Classes at most: a category of many levels becomes a number for each."""

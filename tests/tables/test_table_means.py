@@ -21,6 +21,12 @@ from fastmlp.tables.tasks import Classification, Regression
 ROWS = 400
 
 
+@pytest.fixture(autouse=True)
+def _many(monkeypatch):
+    """Small tables have many levels here."""
+    monkeypatch.setattr("fastmlp.tables.encoding.MANY", 30)
+
+
 def shops(levels=60, rows=ROWS, seed=0):
     """Shops without a level in some rows, and of some a single row; a number, and noise to predict."""
     rng = np.random.default_rng(seed)
@@ -129,11 +135,17 @@ def test_of_classes_there_is_a_mean_of_each(classes, means):
     assert encoding.encoded(frame.drop("y"), targets=targets).shape == X.shape
 
 
-def test_few_levels_many_classes_and_given_levels_have_columns():
+@pytest.mark.parametrize("levels", [MANY, MANY + 1])
+def test_many_levels_are_more_than_a_number(monkeypatch, levels):
+    monkeypatch.setattr("fastmlp.tables.encoding.MANY", MANY)
+    codes = np.arange(2 * levels) // 2
+    frame = pl.DataFrame({"shop": [f"shop {code}" for code in codes], "y": np.sin(codes)})
+    assert isinstance(learned(frame)[0].columns[0], LevelMeans) == (levels > MANY)
+
+
+def test_many_classes_and_given_levels_have_columns():
     frame = shops()
     eleven = np.arange(ROWS) % 11
-    few = shops(levels=MANY - 1)
-    assert not isinstance(learned(few)[0].columns[0], LevelMeans)
     for model, y in (
         (TableClassifier(**FAST), [f"c{one}" for one in eleven]),
         (TableRegressor(**FAST, levels=100), frame["y"]),
