@@ -59,7 +59,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
 
 def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     """Return the tables of Markdown of a half: a row for each table, and the means."""
-    known = dict.fromkeys((*LEVEL_LEARNERS, *LEARNERS))
+    known = dict.fromkeys((*LEVEL_LEARNERS, *LEARNERS)) if half == "levels" else LEARNERS
     learners = [one for one in known if any((table, one) in found for table in tables)]
     tables = [table for table in tables if any((table, one) in found for one in learners)]
     if not tables:

@@ -9,7 +9,7 @@ import pytest
 from processes import python
 
 from benchmarks.tables.page import report
-from benchmarks.tables.sets import CHOOSE, HELD
+from benchmarks.tables.sets import CHOOSE, HELD, LEVELS
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +23,18 @@ def row(table, learner, split, loss, **more):
 def test_halves_are_of_one_size_and_share_no_table():
     assert len(CHOOSE) == len(HELD) == 20
     assert not CHOOSE.keys() & HELD.keys()
+    assert not LEVELS.keys() & (CHOOSE | HELD).keys()
+
+
+def test_tables_of_many_levels_are_apart_in_the_report():
+    losses = {"fastmlp": 0.5, "CatBoost": 0.75, "fastmlp:preset=best": 0.25}
+    rows = [row(table, one, 0, loss) for table in ("nlswork", "planes") for one, loss in losses.items()]
+    rows += [row("spam7", one, 0, loss) for one, loss in losses.items()]
+    lines = report(rows).splitlines()
+    assert "| levels: loss | splits | constant | fastmlp | fastmlp:preset=best | CatBoost |" in lines
+    assert "| nlswork | 1 | 2.000 | 0.500 | **0.250** | 0.750 |" in lines
+    assert "| means over 2 tables | fastmlp | fastmlp:preset=best | CatBoost |" in lines
+    assert "| choose: loss | splits | constant | fastmlp | CatBoost |" in lines
 
 
 def test_the_report_has_ranks_of_tables_that_all_learners_have():
