@@ -217,6 +217,7 @@ class Encoding:
         TableError
             If a column is missing, or a value is not of its column's kind.
         """
+        given = given or {}
         for column in self.used:
             if column.name not in frame.columns:
                 raise TableError(
@@ -229,7 +230,7 @@ class Encoding:
             except TableError as error:
                 raise error.within(None, start) from None
             for place, column in enumerate(self.used):
-                if given and column.name in given:
+                if column.name in given:
                     own = given[column.name][start : start + TOGETHER]
                     cells = blocks[place]
                     blocks[place] = cells._replace(values=np.where(np.isnan(own), cells.values, own))
