@@ -66,7 +66,7 @@ def main() -> None:
         if known.slow and split >= SLOW_SPLITS:
             continue
         most_rows = min(rows, SLOW_ROWS) if known.slow else rows
-        row = dict(zip(KEY, (table, learner, split, most_rows, _version(known.package)), strict=True))
+        row = dict(zip(KEY, (table, learner, split, most_rows, version_of(known.package)), strict=True))
         if options.again or tuple(row.values()) not in there:
             row |= _fit(table, learner, split, most_rows, core, options.seconds)
             print(_in_words(row), flush=True)
@@ -113,7 +113,7 @@ def _in_words(row: dict[str, Any]) -> str:
     return f"{row['table']}, {row['learner']}, split {row['split']}: {found}"
 
 
-def _version(package: str) -> str:
+def version_of(package: str) -> str:
     """Return a package's version; of fastmlp the last commit that changed it, with + if files differ.
 
     A copy without a history has the release alone.

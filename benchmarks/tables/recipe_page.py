@@ -1,0 +1,66 @@
+"""Writes the rows of recipes in docs/tables.md: python -m benchmarks.tables.recipe_page.
+
+A name is in it that has all tables to choose by; of two rows of a table the last one holds.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmlp.lab.machine import cpu
+
+from ..table import write_between
+from .__main__ import rows_of
+from .page import PAGE
+from .recipes import NAMES, PEER, RESULTS
+from .sets import CHOOSE
+from .tried import TRIED
+
+BEGIN, END = "<!-- recipes: python -m benchmarks.tables.recipe_page -->\n", "<!-- end of recipes -->"
+TIMES = 5
+"""A table counts as slow on which a recipe takes more than so many times as long as the peer."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables.recipe_page", description=__doc__)
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    write_between(PAGE, BEGIN, END, report(rows_of(parser.parse_args().results)))
+
+
+def report(rows: Sequence[dict[str, Any]]) -> str:
+    """Return a table of Markdown for each split, with a row for each name."""
+    latest = {(row["split"], row["name"], row["table"]): row for row in rows}
+    versions = sorted({row["version"] for row in latest.values() if row["name"] != PEER})
+    lines = [f"fastmlp {', '.join(versions)}, on {cpu()}, one core."]
+    for split in sorted({row["split"] for row in rows}):
+        found = {name: [latest.get((split, name, table)) for table in CHOOSE] for name in NAMES}
+        whole = {name: own for name, own in found.items() if all(own)}
+        if PEER in whole:
+            lines += _of_split(split, whole)
+    return "\n".join(lines) + "\n"
+
+
+def _of_split(split: int, whole: dict[str, list[Any]]) -> list[str]:
+    """Return the lines of a split's table; whole : rows of all tables by name, the peer's too."""
+    columns = ("", f"split {split}", "loss", "log ratio", "s", f"above {TIMES}", "at most")
+    lines = ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    losses, seconds = (
+        {name: _values(own, what) for name, own in whole.items()} for what in ("loss", "seconds")
+    )
+    for name in whole:
+        ratio, times = np.log(losses[name] / losses[PEER]).mean(), seconds[name] / seconds[PEER]
+        says = "" if name == PEER else TRIED[name].says
+        numbers = f"{losses[name].mean():.4f} | {ratio:.3f} | {seconds[name].sum():.1f}"
+        lines.append(f"| {name} | {says} | {numbers} | {(times > TIMES).sum()} | {times.max():.0f} |")
+    return lines
+
+
+def _values(rows: Sequence[dict[str, Any]], what: str) -> np.ndarray:
+    return np.array([row[what] for row in rows])
+
+
+if __name__ == "__main__":
+    main()

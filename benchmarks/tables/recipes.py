@@ -1,0 +1,121 @@
+"""Recipes of the learner of tables beside its defaults: python -m benchmarks.tables.recipes.
+
+    python -m benchmarks.tables.recipes                        # what the file of results has not yet
+    python -m benchmarks.tables.recipes --names good prelu CatBoost --splits 2
+    python -m benchmarks.tables.recipes --names good --tables Wages1 --again
+    python -m benchmarks.tables.recipe_page                    # the rows in docs/tables.md
+
+It trains on the tables to choose by, of at most 3000 training rows, in this process, which keeps to one core.
+A line of the file of results is a table's; a run that was ended goes on where it was. Seconds are those of
+the processor, without compiling. Separate from `benchmarks.tables`, which compares what a user can ask for.
+"""
+
+import argparse
+import itertools
+import json
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastmlp.system.compiling import seconds_compiling
+from fastmlp.tables.estimators import TableClassifier, TableRegressor
+from fastmlp.tables.recipe import Recipe
+from fastmlp.tables.tasks import Classification
+
+from .. import pinning
+from .__main__ import rows_of, version_of
+from .learners import LEARNERS, Outputs
+from .sets import CHOOSE, Split, split_of
+from .tried import TRIED, ByTarget
+from .worker import judged
+
+RESULTS = Path(__file__).with_name("recipes.jsonl")
+KEY = ("name", "table", "split", "version")
+MOST_ROWS = 3000
+PEER = "CatBoost"
+"""Trained by the same command, since its seconds are compared."""
+
+NAMES = (*TRIED, PEER)
+
+COMPILED_SHARE = 0.5
+"""Of a training's time: one that spent more of it on compiling is done again."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.tables.recipes",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--names", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="default all"
+    )
+    parser.add_argument("--tables", nargs="+", choices=tuple(CHOOSE), default=tuple(CHOOSE), metavar="TABLE")
+    parser.add_argument("--splits", type=int, default=1, help="default %(default)s")
+    parser.add_argument("--again", action="store_true", help="rows that are there, too")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    parser.add_argument("--core", type=int, default=pinning.allowed()[-1], help="default the last one")
+    options = parser.parse_args()
+    pinning.pin({options.core})
+    warnings.filterwarnings("ignore")
+    there = {tuple(row[key] for key in KEY) for row in rows_of(options.results)}
+    for split, name, table in itertools.product(range(options.splits), options.names, options.tables):
+        package = LEARNERS[PEER].package if name == PEER else "fastmlp"
+        row = dict(zip(KEY, (name, table, split, version_of(package)), strict=True))
+        if options.again or tuple(row.values()) not in there:
+            row |= _measured(name, split_of(table, split, MOST_ROWS))
+            print(f"{name}, {table}, split {split}: {row['loss']:.4f}, {row['seconds']:.1f} s", flush=True)
+            with options.results.open("a") as file:
+                print(json.dumps(row), file=file)
+
+
+def _measured(name: str, split: Split) -> dict[str, float]:
+    """Return score, loss and seconds of what is trained on a split."""
+    while True:
+        processor, clock, compiled = time.process_time(), time.perf_counter(), seconds_compiling()
+        outputs = LEARNERS[PEER].train(split) if name == PEER else trained(TRIED[name].recipes, split)
+        share = (seconds_compiling() - compiled) / (time.perf_counter() - clock)
+        seconds = (time.process_time() - processor) * (1 - share)
+        if share <= COMPILED_SHARE:
+            score, loss = judged(split, outputs(split.held))
+            return {"score": score, "loss": loss, "seconds": round(seconds, 3)}
+
+
+class Given:
+    """An estimator whose recipes are those that it is given."""
+
+    recipes: tuple[Recipe, ...]
+
+    def _recipes(self) -> tuple[Recipe, ...]:
+        return self.recipes
+
+    def train(self, X: Any, y: np.ndarray, *more: Any) -> None:
+        """Train with the recipes, of which some learn from X and y before."""
+        columns = self.encoding_.numbers if not isinstance(X, np.ndarray) else X.shape[1]
+        self.recipes = tuple(
+            one.learned(X[:, :columns], y) if isinstance(one, ByTarget) else one for one in self.recipes
+        )
+        super().train(X, y, *more)
+
+
+class GivenClassifier(Given, TableClassifier):
+    """A classifier of given recipes."""
+
+
+class GivenRegressor(Given, TableRegressor):
+    """A regressor of given recipes."""
+
+
+def trained(recipes: tuple[Recipe, ...], split: Split) -> Outputs:
+    """Return what predicts after a training of a split with these recipes."""
+    kind = GivenClassifier if isinstance(split.task, Classification) else GivenRegressor
+    estimator = kind(random_state=split.seed, threads=1)
+    estimator.recipes = recipes
+    return estimator.fit(split.frame, split.y).outputs
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The recipes that were tried: a run goes on where it was, and the page has names with all tables only."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.tables.recipe_page import report
+from benchmarks.tables.recipes import GivenRegressor
+from benchmarks.tables.sets import CHOOSE
+from benchmarks.tables.tried import TRIED, CosLog4, FlatCos
+from fastmlp.model.own_losses import CrossEntropy
+
+ROOT = Path(__file__).parents[2]
+
+
+def row(name, table, loss, seconds, split=0):
+    return {"name": name, "table": table, "split": split, "version": "1", "loss": loss, "seconds": seconds}
+
+
+def test_the_page_has_names_of_all_tables_beside_the_peer():
+    first, *others = CHOOSE
+    rows = [row("CatBoost", table, 0.5, 1.0) for table in CHOOSE]
+    rows += [row("good", table, 0.5, 1.0) for table in others] + [row("good", first, 1.0, 1.0)]
+    rows += [row("good", first, 0.5 * np.exp(2), 12.0)]  # a later one
+    rows += [row("prelu", table, 0.25, 1.0) for table in others]
+    rows += [row("good", first, 1.0, 1.0, split=1)]
+    lines = report(rows).splitlines()
+    mean = (19 * 0.5 + 0.5 * np.exp(2)) / 20
+    assert f"| good | {TRIED['good'].says} | {mean:.4f} | 0.100 | 31.0 | 1 | 12 |" in lines
+    assert "| CatBoost |  | 0.5000 | 0.000 | 20.0 | 0 | 1 |" in lines
+    assert not any("prelu" in line or "split 1" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["bins-by-target", "members", "scale", "coslog4", "slow-embeddings"])
+def test_recipes_with_more_options_are_trained(name):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(120, 2))
+    estimator = GivenRegressor(random_state=0, threads=1, backend="reference")
+    estimator.recipes = tuple(replace(one, epochs=10, members=1) for one in TRIED[name].recipes)
+    assert estimator.fit(X, X[:, 0]).score(X, X[:, 0]) > 0.5
+
+
+def test_bins_by_target_have_an_edge_where_the_target_jumps():
+    X = np.linspace(0, 1, 200)[:, None]
+    recipe = TRIED["bins-by-target"].recipes[1]
+    (edges,) = recipe.learned(X, (X[:, 0] > 0.3).astype(float)).edges
+    assert edges == pytest.approx((0, 0.3, 1), abs=1e-2)
+
+
+def test_smoothing_is_for_classes_only():
+    (recipe, *_) = TRIED["smoothing"].recipes
+
+    class Task:
+        n_out, output, loss = 1, "identity", "mse"
+
+    class Classes(Task):
+        n_out, output, loss = 3, "softmax", "cross_entropy"
+
+    assert recipe.network(2, Task).loss == "mse"
+    assert recipe.network(2, Classes).loss == CrossEntropy(0.1)
+
+
+def test_schedules_are_those_of_realmlp():
+    steps = np.array([0, 500, 1000])
+    assert FlatCos(0.1, 1000).rates(steps, 10) == pytest.approx([0.1, 0.1, 0])
+    peaks = 1000 * (2 ** np.array([0.5, 1.5, 2.5, 3.5]) - 1) / 15
+    assert CosLog4(0.1, 1000).rates(peaks, 10) == pytest.approx([0.1] * 4)
+    assert CosLog4(0.1, 1000).rates(steps[[0, 2]], 10) == pytest.approx([0, 0], abs=1e-12)
+
+
+@pytest.mark.slow  # starts processes
+def test_a_run_goes_on_where_it_was(tmp_path):
+    results = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "benchmarks.tables.recipes", "--tables", "breast_cancer"]
+    command += ["--results", str(results)]
+
+    def run(*more):
+        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True)
+        return done.stdout.splitlines(), [json.loads(line) for line in results.read_text().splitlines()]
+
+    said, rows = run("--names", "plain")
+    assert len(said) == len(rows) == 1
+    assert 0 < rows[0]["loss"] < 0.3
+    assert rows[0]["seconds"] > 0
+    assert run("--names", "plain") == ([], rows)
+    _, again = run("--names", "plain", "--again")
+    assert [one["loss"] for one in again] == [rows[0]["loss"]] * 2
