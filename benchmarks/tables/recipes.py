@@ -27,9 +27,10 @@ from fastmlp.tables.tasks import Classification
 
 from .. import pinning
 from .__main__ import rows_of, version_of
+from .extended import Coded, EmbeddedLevels, Learning
 from .learners import LEARNERS, Outputs
 from .sets import CHOOSE, Split, split_of
-from .tried import TRIED, ByTarget
+from .tried import TRIED
 from .worker import judged
 
 RESULTS = Path(__file__).with_name("recipes.jsonl")
@@ -92,11 +93,16 @@ class Given:
     def _recipes(self) -> tuple[Recipe, ...]:
         return self.recipes
 
+    def learn(self, *given: Any) -> None:
+        """Learn the columns, as `fit` does; categories are codes where recipes embed them."""
+        super().learn(*given)
+        if any(isinstance(one, EmbeddedLevels) for one in self.recipes):
+            self.encoding_ = Coded.of(self.encoding_)
+
     def train(self, X: Any, y: np.ndarray, *more: Any) -> None:
         """Train with the recipes, of which some learn from X and y before."""
-        columns = self.encoding_.numbers if not isinstance(X, np.ndarray) else X.shape[1]
         self.recipes = tuple(
-            one.learned(X[:, :columns], y) if isinstance(one, ByTarget) else one for one in self.recipes
+            one.learned(X, y, self.encoding_) if isinstance(one, Learning) else one for one in self.recipes
         )
         super().train(X, y, *more)
 

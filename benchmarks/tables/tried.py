@@ -1,120 +1,16 @@
 """What was tried in the recipes of the learner of tables: a name for each, in words, and its recipes.
 
-Separate from `recipes`, which measures them. What is no option of `Recipe` is one of a subclass here.
+Separate from `recipes`, which measures them, and from `extended`, which has what is no option of `Recipe`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from itertools import accumulate
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import numpy as np
-from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
-
-from fastmlp.model.embeddings import PiecewiseLinear
-from fastmlp.model.inputs import Blocks, sparse_columns
 from fastmlp.model.layers import Dense, Dropout, LayerNorm, Members, Part, PReLU, Residual, Scale, Swish
-from fastmlp.model.network import Network
-from fastmlp.model.optimizers import AdamW, Optimizer
-from fastmlp.model.own_losses import CrossEntropy
-from fastmlp.model.schedules import BEGINNING, Constant, Since
 from fastmlp.tables.recipe import BINNED, PLAIN, PRESETS, WAVES, Recipe
 
-LEAST_ROWS = 10
-"""Of a bin by the target."""
-
-
-@dataclass(frozen=True)
-class Falling(Constant):
-    """A rate by the share of all steps that is done."""
-
-    length: int
-
-    def rates(self, steps: np.ndarray, steps_per_epoch: int, since: Since = BEGINNING) -> np.ndarray:
-        """Return the rates (n,) of n updates."""
-        return self.initial * self._factor(np.minimum(steps / self.length, 1.0))
-
-    def _factor(self, done: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
-
-
-class CosLog4(Falling):
-    """Four cosines, each twice as long as the one before: Holzmüller and others (2024)."""
-
-    def _factor(self, done: np.ndarray) -> np.ndarray:
-        return 0.5 * (1 - np.cos(2 * np.pi * np.log2(1 + 15 * done)))
-
-
-class FlatCos(Falling):
-    """The whole rate for the first half, then a cosine."""
-
-    def _factor(self, done: np.ndarray) -> np.ndarray:
-        return 0.5 * (1 + np.cos(np.pi * np.maximum(2 * done - 1, 0.0)))
-
-
-@dataclass(frozen=True)
-class Extended(Recipe):
-    """A recipe with more options.
-
-    schedule : of the rate, in place of a cosine; made of the rate and the number of steps
-    rates : factors of the rates by kinds of layers
-    smoothing : of the labels of a classification
-    """
-
-    schedule: Callable[[float, int], Falling] | None = None
-    rates: Mapping[str, float] | None = None
-    smoothing: float = 0.0
-
-    def network(self, inputs: int | Blocks, task: Any) -> Network:
-        """Return the network; sparse columns need a `Dense` before all else."""
-        if self.smoothing and task.loss == "cross_entropy":
-            loss = CrossEntropy(self.smoothing)
-            task = SimpleNamespace(n_out=task.n_out, output=task.output, loss=loss)
-        if self.layers and isinstance(self.layers[0], Scale) and sparse_columns(inputs):
-            return replace(self, layers=self.layers[1:]).network(inputs, task)
-        return super().network(inputs, task)
-
-    def optimizer_of(self, steps: int) -> Optimizer:
-        """Return the optimiser."""
-        adamw = super().optimizer_of(steps)
-        assert isinstance(adamw, AdamW)
-        rate = self.schedule(self.learning_rate, steps) if self.schedule else adamw.learning_rate
-        return replace(adamw, learning_rate=rate, layer_rates=self.rates)
-
-
-@dataclass(frozen=True)
-class ByTarget(Recipe):
-    """A recipe whose bins are the leaves of a tree of each column, which predicts the target.
-
-    edges : of each column that may be embedded, as `learned` finds them
-    """
-
-    edges: tuple[tuple[float, ...], ...] = ()
-
-    def learned(self, X: Any, y: np.ndarray) -> "ByTarget":
-        """Return the recipe with edges for these columns (rows, n), dense or CSR, and the target."""
-        kind = DecisionTreeRegressor if y.dtype.kind == "f" else DecisionTreeClassifier
-        X = X if isinstance(X, np.ndarray) else X.toarray()
-        edges = []
-        for column in X.T:
-            tree = kind(max_leaf_nodes=self.bins, min_samples_leaf=LEAST_ROWS, random_state=0)
-            tree = tree.fit(column[:, None], y).tree_
-            inner = tree.threshold[tree.children_left >= 0]
-            edges.append(tuple(np.unique([column.min(), *inner, column.max()]).tolist()))
-        return replace(self, edges=tuple(edges))
-
-    def network(self, inputs: int | Blocks, task: Any) -> Network:
-        """Return the network with these bins."""
-        if not isinstance(inputs, int):
-            ends = accumulate(block.columns for block in inputs)
-            inputs = tuple(
-                replace(block, embedding=PiecewiseLinear(self.edges[end - block.columns : end], own.width))
-                if isinstance(own := getattr(block, "embedding", None), PiecewiseLinear)
-                else block
-                for block, end in zip(inputs, ends, strict=True)
-            )
-        return super().network(inputs, task)
+from .extended import ByTarget, CosLog4, EmbeddedLevels, Extended, FlatCos
 
 
 def with_layers(recipe: Recipe, hidden: Callable[[int, Dropout], list[Part]], *first: Part) -> Recipe:
@@ -178,6 +74,10 @@ TRIED = {
     "bins-32": Tried("32 bins in place of 64", (PLAIN, replace(BINNED, bins=32), WAVES)),
     "bins-by-target": Tried(
         "bins are the leaves of a tree of the target", (PLAIN, ByTarget(**vars(BINNED)), WAVES)
+    ),
+    "embedded-levels": Tried(
+        "bins and cosines, and 8 trained units for categories of more than 8 levels (beside `no-plain`)",
+        (EmbeddedLevels(**vars(BINNED)), EmbeddedLevels(**vars(WAVES))),
     ),
     "units-8": Tried("8 units for each number behind bins, not 16", (PLAIN, replace(BINNED, width=8), WAVES)),
     "cosines-dropout-0.1": Tried(

@@ -9,13 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
+from benchmarks.tables.extended import Coded, CosLog4, FlatCos
 from benchmarks.tables.recipe_page import report
 from benchmarks.tables.recipes import GivenRegressor
 from benchmarks.tables.sets import CHOOSE
-from benchmarks.tables.tried import TRIED, CosLog4, FlatCos
+from benchmarks.tables.tried import TRIED
 from fastmlp.model.own_losses import CrossEntropy
+from fastmlp.tables.encoding import Encoding
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,8 +53,24 @@ def test_recipes_with_more_options_are_trained(name):
 def test_bins_by_target_have_an_edge_where_the_target_jumps():
     X = np.linspace(0, 1, 200)[:, None]
     recipe = TRIED["bins-by-target"].recipes[1]
-    (edges,) = recipe.learned(X, (X[:, 0] > 0.3).astype(float)).edges
+    (edges,) = recipe.learned(X, (X[:, 0] > 0.3).astype(float), Encoding(())).edges
     assert edges == pytest.approx((0, 0.3, 1), abs=1e-2)
+
+
+def test_categories_of_many_levels_are_codes_that_networks_embed():
+    rng = np.random.default_rng(0)
+    codes, few = rng.integers(12, size=200), rng.integers(3, size=200)
+    frame = pl.DataFrame({"many": [f"m{code}" for code in codes], "few": [f"f{code}" for code in few]})
+    frame = frame.with_columns(x=pl.Series(rng.normal(size=200)), y=pl.Series((codes % 2 + few) * 1.0))
+    estimator = GivenRegressor(random_state=0, threads=1, backend="reference")
+    of_bins, _ = TRIED["embedded-levels"].recipes
+    estimator.recipes = (replace(of_bins, epochs=60, members=1),)
+    assert estimator.fit(frame, "y").score(frame, "y") > 0.8
+    assert [getattr(block, "levels", None) for block in estimator.models_[0].network.blocks] == [
+        (12,), None, None,
+    ]  # fmt: skip
+    new = frame.with_columns(many=pl.lit("none that was learned"))
+    assert (Coded.of(estimator.encoding_).encoded(new)[:, 0] == -1).all()
 
 
 def test_smoothing_is_for_classes_only():
