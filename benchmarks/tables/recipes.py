@@ -17,10 +17,12 @@ import time
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
 from fastmlp.system.compiling import seconds_compiling
+from fastmlp.tables import members
 from fastmlp.tables.estimators import TableClassifier, TableRegressor
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification
@@ -30,7 +32,7 @@ from .__main__ import rows_of, version_of
 from .extended import Coded, EmbeddedLevels, Learning
 from .learners import LEARNERS, Outputs
 from .sets import CHOOSE, Split, split_of
-from .tried import TRIED
+from .tried import TRIED, Tried
 from .worker import judged
 
 RESULTS = Path(__file__).with_name("recipes.jsonl")
@@ -77,7 +79,7 @@ def _measured(name: str, split: Split) -> dict[str, float]:
     """Return score, loss and seconds of what is trained on a split."""
     while True:
         processor, clock, compiled = time.process_time(), time.perf_counter(), seconds_compiling()
-        outputs = LEARNERS[PEER].train(split) if name == PEER else trained(TRIED[name].recipes, split)
+        outputs = LEARNERS[PEER].train(split) if name == PEER else trained(TRIED[name], split)
         share = (seconds_compiling() - compiled) / (time.perf_counter() - clock)
         seconds = (time.process_time() - processor) * (1 - share)
         if share <= COMPILED_SHARE:
@@ -115,12 +117,13 @@ class GivenRegressor(Given, TableRegressor):
     """A regressor of given recipes."""
 
 
-def trained(recipes: tuple[Recipe, ...], split: Split) -> Outputs:
-    """Return what predicts after a training of a split with these recipes."""
+def trained(tried: Tried, split: Split) -> Outputs:
+    """Return what predicts after a training of a split."""
     kind = GivenClassifier if isinstance(split.task, Classification) else GivenRegressor
     estimator = kind(random_state=split.seed, threads=1)
-    estimator.recipes = recipes
-    return estimator.fit(split.frame, split.y).outputs
+    estimator.recipes = tried.recipes
+    with mock.patch.object(members, "LEAST_FOLDS", tried.parts):
+        return estimator.fit(split.frame, split.y).outputs
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastmlp.model.layers import Dense, Dropout, LayerNorm, Members, Part, PReLU, Residual, Scale, Swish
+from fastmlp.tables.members import LEAST_FOLDS
 from fastmlp.tables.recipe import BINNED, PLAIN, PRESETS, WAVES, Recipe
 
 from .extended import ByTarget, CosLog4, EmbeddedLevels, Extended, FlatCos
@@ -43,11 +44,12 @@ def _dense(units: int, activation: str = "identity") -> Dense:
 class Tried(NamedTuple):
     """What is in place of the recipes of `good`.
 
-    says : in words
+    says : in words; parts : how many networks hold out rows at least
     """
 
     says: str
     recipes: tuple[Recipe, ...]
+    parts: int = LEAST_FOLDS
 
 
 def _of_all(says: str, change: Callable[[Recipe], Recipe]) -> Tried:
@@ -112,9 +114,14 @@ TRIED = {
         (PLAIN, extended(BINNED, rates={"Grouped": 0.1}), extended(WAVES, rates=SLOW)),
     ),
     "members": _of_all(
-        "one network with `Members(8)` (TabM), not five networks",
-        lambda one: replace(with_layers(one, silu, Members(8)), most_members=1),
+        "three networks with `Members(8)` (TabM), not seven",
+        lambda one: replace(with_layers(one, silu, Members(8)), most_members=3),
     ),
     "patience-10": _of_all("a patience of 10 epochs, not 20", lambda one: replace(one, patience=10)),
-    "two-parts": _of_all("two networks of each recipe, not five", lambda one: replace(one, most_members=2)),
+    "networks-3": _of_all(
+        "three networks of each recipe, not seven", lambda one: replace(one, most_members=3)
+    ),
+    "no-all-rows": _of_all(
+        "five networks, each of which holds out rows", lambda one: replace(one, most_members=5)
+    )._replace(parts=5),
 }
