@@ -99,11 +99,15 @@ TRIED = {
         "`LayerNorm` before each silu",
         lambda one: with_layers(one, lambda units, drop: [_dense(units), LayerNorm(), "silu", drop]),
     ),
+    "relu": _of_all("relu in place of silu", lambda one: replace(one, activation="relu")),
     "three-layers": _of_all("three layers of 128", lambda one: replace(one, hidden=(128, 128, 128))),
     "layers-64": _of_all("two layers of 64", lambda one: replace(one, hidden=(64, 64))),
     "no-average": _of_embedded("weights are not averaged", lambda one: replace(one, average=0.0)),
     "average-0.995": _of_embedded("`EMA(0.995)`, not 0.99", lambda one: replace(one, average=0.995)),
     "decay-1": _of_embedded("weight decay 1, not 0.01", lambda one: replace(one, decay=1.0)),
+    "plain-decay-0.01": Tried(
+        "weight decay 0.01 for columns as they are, not 1", (replace(PLAIN, decay=0.01), BINNED, WAVES)
+    ),
     "smoothing": _of_all("labels smoothed by 0.1", lambda one: extended(one, smoothing=0.1)),
     "coslog4": _of_all("RealMLP's schedule", lambda one: extended(one, schedule=CosLog4)),
     "flat-cos": _of_all(
@@ -118,6 +122,7 @@ TRIED = {
         lambda one: replace(with_layers(one, silu, Members(8)), most_members=3),
     ),
     "patience-10": _of_all("a patience of 10 epochs, not 20", lambda one: replace(one, patience=10)),
+    "one-network": _of_all("one network of each recipe, not seven", lambda one: replace(one, most_members=1)),
     "networks-3": _of_all(
         "three networks of each recipe, not seven", lambda one: replace(one, most_members=3)
     ),
