@@ -22,7 +22,7 @@ from unittest import mock
 import numpy as np
 
 from fastmlp.system.compiling import seconds_compiling
-from fastmlp.tables import members
+from fastmlp.tables import selection
 from fastmlp.tables.estimators import TableClassifier, TableRegressor
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification
@@ -117,12 +117,12 @@ class GivenRegressor(Given, TableRegressor):
     """A regressor of given recipes."""
 
 
-def trained(tried: Tried, split: Split) -> Outputs:
-    """Return what predicts after a training of a split."""
+def trained(tried: Tried, split: Split, **settings: Any) -> Outputs:
+    """Return what predicts after a training of a split; settings : of the estimator"""
     kind = GivenClassifier if isinstance(split.task, Classification) else GivenRegressor
-    estimator = kind(random_state=split.seed, threads=1)
+    estimator = kind(random_state=split.seed, threads=1, **settings)
     estimator.recipes = tried.recipes
-    with mock.patch.object(members, "LEAST_FOLDS", tried.parts):
+    with mock.patch.object(selection, "LEAST_FOLDS", tried.parts):
         return estimator.fit(split.frame, split.y).outputs
 
 

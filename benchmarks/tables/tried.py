@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from fastmlp.model.layers import Dense, Dropout, LayerNorm, Members, Part, PReLU, Residual, Scale, Swish
-from fastmlp.tables.members import LEAST_FOLDS
 from fastmlp.tables.recipe import BINNED, PLAIN, PRESETS, WAVES, Recipe
+from fastmlp.tables.selection import LEAST_FOLDS
 
 from .extended import ByTarget, CosLog4, EmbeddedLevels, Extended, FlatCos
 

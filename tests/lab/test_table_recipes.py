@@ -14,11 +14,12 @@ import pytest
 
 from benchmarks.tables.extended import Coded, CosLog4, FlatCos
 from benchmarks.tables.recipe_page import report
-from benchmarks.tables.recipes import GivenRegressor
-from benchmarks.tables.sets import CHOOSE
+from benchmarks.tables.recipes import GivenRegressor, trained
+from benchmarks.tables.sets import CHOOSE, Split
 from benchmarks.tables.tried import TRIED
 from fastmlp.model.own_losses import CrossEntropy
 from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.tasks import Regression
 
 ROOT = Path(__file__).parents[2]
 
@@ -71,6 +72,16 @@ def test_categories_of_many_levels_are_codes_that_networks_embed():
     ]  # fmt: skip
     new = frame.with_columns(many=pl.lit("none that was learned"))
     assert (Coded.of(estimator.encoding_).encoded(new)[:, 0] == -1).all()
+
+
+@pytest.mark.parametrize(("name", "held"), [("good", 2), ("no-all-rows", 5)])
+def test_networks_that_hold_out_rows_are_as_many_as_a_name_says(name, held):
+    X = np.random.default_rng(0).normal(size=(2500, 2))
+    frame, y = pl.DataFrame({"a": X[:, 0], "b": X[:, 1]}), X[:, 0] + X[:, 1]
+    split = Split(0, Regression.learned(y), frame, y, frame, y)
+    plain = replace(TRIED[name].recipes[0], epochs=1, batch_size=500)
+    estimator = trained(TRIED[name]._replace(recipes=(plain,)), split, backend="reference").__self__
+    assert sum("validation_loss" in model.history for model in estimator.models_) == held
 
 
 def test_smoothing_is_for_classes_only():
