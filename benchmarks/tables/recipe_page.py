@@ -40,7 +40,7 @@ def report(rows: Sequence[dict[str, Any]]) -> str:
         whole = {name: own for name, own in found.items() if all(own)}
         if PEER in whole:
             lines += _of_split(split, whole)
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n\n"
 
 
 def _of_split(split: int, whole: dict[str, list[Any]]) -> list[str]:
