@@ -64,10 +64,12 @@ def main() -> None:
     options = parser.parse_args()
     pinning.pin({options.core})
     warnings.filterwarnings("ignore")
+    versions = dict.fromkeys(TRIED, version_of("fastmlp"))
+    if PEER in options.names:
+        versions[PEER] = version_of(LEARNERS[PEER].package)
     there = {tuple(row[key] for key in KEY) for row in rows_of(options.results)}
     for split, name, table in itertools.product(range(options.splits), options.names, options.tables):
-        package = LEARNERS[PEER].package if name == PEER else "fastmlp"
-        row = dict(zip(KEY, (name, table, split, version_of(package)), strict=True))
+        row = dict(zip(KEY, (name, table, split, versions[name]), strict=True))
         if options.again or tuple(row.values()) not in there:
             row |= _measured(name, split_of(table, split, MOST_ROWS))
             print(f"{name}, {table}, split {split}: {row['loss']:.4f}, {row['seconds']:.1f} s", flush=True)
