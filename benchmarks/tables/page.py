@@ -1,4 +1,4 @@
-"""Writes the report of docs/tables.md from the file of results: python -m benchmarks.tables.page.
+"""Writes the reports of docs/tables.md from the files of results: python -m benchmarks.tables.page.
 
 A row that has not run is in no mean: ranks and means are those of tables and splits that all learners of a
 table of the page have. A learner that lacks some of the first one's has a table of its own, beside those that
@@ -16,12 +16,13 @@ from scipy.stats import rankdata
 from fastmlp.lab.machine import cpu
 
 from ..table import write_between
-from .__main__ import LEVEL_LEARNERS, RESULTS, ROOT, rows_of
+from . import recipe_report, recipes
+from .__main__ import LEVEL_LEARNERS, RESULTS, ROOT, SLOW_ROWS, rows_of
 from .learners import LEARNERS
-from .sets import HALVES, LEVEL_ROWS, LEVELS
+from .sets import HALVES, LEVEL_ROWS, LEVELS, MOST_ROWS
 
 PAGE = ROOT / "docs" / "tables.md"
-BEGIN, END = "<!-- tables: python -m benchmarks.tables.page -->\n", "<!-- end of tables -->"
+BEGIN, END = "<!-- {}: python -m benchmarks.tables.page -->\n", "<!-- end of {} -->"
 
 DRAWS = 2000
 """Of tables, and of splits of each, with replacement: the intervals of mean ranks hold 95 % of them."""
@@ -32,20 +33,24 @@ Found = dict[tuple[str, str], list[dict[str, Any]]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tables.page", description=__doc__)
-    parser.add_argument("--rows", type=int, default=3000, help="training rows at most; default %(default)s")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
+    parser.add_argument("--recipes", type=Path, default=recipes.RESULTS, metavar="FILE")
     options = parser.parse_args()
-    rows = [
-        row
-        for row in rows_of(options.results)
-        if row["most_rows"] == (LEVEL_ROWS if row["table"] in LEVELS else options.rows)
-    ]
-    said = f"At most {options.rows} training rows, {LEVEL_ROWS} of tables of many levels.\n"
-    write_between(PAGE, BEGIN, END, said + report(rows))
+    rows = rows_of(options.results)
+    for name, most in {"few rows": SLOW_ROWS, "many levels": LEVEL_ROWS, "all rows": MOST_ROWS}.items():
+        _write(
+            name,
+            f"At most {most} training rows.\n" + report([row for row in rows if row["most_rows"] == most]),
+        )
+    _write("recipes", recipe_report.report(rows_of(options.recipes)))
+
+
+def _write(name: str, text: str) -> None:
+    write_between(PAGE, BEGIN.format(name), END.format(name), text)
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the tables of Markdown of a file's rows; of two of a split the last one holds."""
+    """Return the tables of Markdown of rows; of two of a split the last one holds."""
     latest = {(row["table"], row["learner"], row["split"]): row for row in rows}
     found: Found = {}
     for (table, learner, _), row in sorted(latest.items(), key=lambda one: one[0][2]):
@@ -123,10 +128,23 @@ def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
     lines.append(f"| 95 % of it | {' | '.join(intervals)} |")
     lines.append(_line("loss", losses, 3))
     lines.append(_line("loss, 0 the least and 1 a constant's", between, 3))
+    ratios = losses[:, :1] / losses
+    own = f"loss of {learners[0]} over its"
+    lines.append(_cells(f"{own}, geometric mean", np.exp(np.log(ratios).mean(axis=0)), 3))
+    lines.append(_cells(f"{own}, at most", ratios.max(axis=0), 2))
     lines.append(_line("score", means(lambda row: row["score"]), 3))
     for what in ("train", "predict"):
         lines.append(_line(f"{what}, s", means(lambda row, what=what: row[what]["processor"]), 2))
         lines.append(_line(f"{what}, MB", means(lambda row, what=what: row[what]["MB"]), 0))
+    seconds = means(lambda row: row["train"]["processor"])
+    times, took = seconds[:, :1] / seconds, f"time of {learners[0]} over its"
+    lines.append(_cells(f"{took}, in all", seconds[:, 0].sum() / seconds.sum(axis=0), 2))
+    lines.append(_cells(f"{took}, at most", times.max(axis=0), 0))
+    lines.append(
+        _cells(
+            f"tables on which it is above {recipe_report.TIMES}", (times > recipe_report.TIMES).sum(axis=0), 0
+        )
+    )
     return _text(lines)
 
 
@@ -152,7 +170,12 @@ def _text(lines: Sequence[str]) -> str:
 
 def _line(name: str, values: np.ndarray, digits: int) -> str:
     """Return a row of Markdown of the means over tables of values (tables, learners)."""
-    return f"| {name} | " + " | ".join(f"{value:.{digits}f}" for value in values.mean(axis=0)) + " |"
+    return _cells(name, values.mean(axis=0), digits)
+
+
+def _cells(name: str, values: np.ndarray, digits: int) -> str:
+    """Return a row of Markdown of values (learners,)."""
+    return f"| {name} | " + " | ".join(f"{value:.{digits}f}" for value in values) + " |"
 
 
 def _mean(rows: list[dict[str, Any]], name: str) -> float | None:

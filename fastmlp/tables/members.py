@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -94,17 +95,15 @@ class Visits(Callback):
 
 
 def folds(targets: Array, task: Task, seed: int) -> Iterator[Part]:
-    """Yield (rows to train on, rows held out), each ascending; stratified where every class has two rows."""
+    """Yield (rows to train on, rows held out), each ascending, with the classes' shares in each part."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     count = min(FOLDS, len(targets))
-    if isinstance(task, Classification):
-        least = int(np.bincount(targets).min())
-        if least >= 2:
-            folds = StratifiedKFold(min(count, least), shuffle=True, random_state=seed)
-            yield from folds.split(targets, targets)
-            return
-    yield from KFold(count, shuffle=True, random_state=seed).split(targets)
+    is_stratified = isinstance(task, Classification) and np.bincount(targets).max() >= count
+    kind = StratifiedKFold if is_stratified else KFold
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # some parts lack it
+        yield from kind(count, shuffle=True, random_state=seed).split(targets, targets)
 
 
 def outputs(models: Sequence[Model], X: Any) -> Array:

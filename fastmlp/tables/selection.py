@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
+from fastmlp.tables.errors import TableError
 from fastmlp.tables.members import FOLDS, MemberSettings, Visits, folds, train_member, weights_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
@@ -90,12 +91,16 @@ def train(
     ------
     DivergenceError
         If the training of a last recipe diverges.
+    TableError
+        If a part of the rows has no weight.
     """
     planned = [recipe.resolved(len(targets)) for recipe in recipes]
     weights = weights_of(targets, weights, task, planned[0])
     most = max(recipe.members or 1 for recipe in planned)
     few = max(LEAST_FOLDS, -(-HELD_ROWS * FOLDS // len(targets)))
     parts = [*islice(folds(targets, task, settings.seed), min(most, few))]
+    if weights is not None and not all(weights[rows].any() for part in parts for rows in part):
+        raise TableError("too few rows have a weight: a fifth that networks hold out, or the rest, has none")
     whole = np.arange(len(targets)), np.empty(0, int)
     visits = sum(len(targets) * (recipe.epochs or 1) * (recipe.members or 1) for recipe in planned)
     with Bar(visits, "row", "training", settings.shown) as bar:

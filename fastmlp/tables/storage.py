@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -143,8 +144,8 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         raise ValueError("there is no network")
     if table["target"] in encoding.kinds:
         raise ValueError("the target is one of the columns")
-    if not all(own[0].history.get("validation_loss") for _, own in groups):
-        raise ValueError("no network of a recipe has losses of rows that it held out")
+    for _, own in groups:
+        _check_losses(own)
     missing, fingerprint, shortened = table["missing"], table.get("fingerprint"), table.get("shortened")
     if missing is not None and not all(isinstance(text, str) for text in missing):
         raise TypeError("missing must be a list of texts")
@@ -176,6 +177,15 @@ def _network(description: Any, recipe: Recipe, encoding: Encoding, task: Task) -
     if network.n_in != encoding.width or facts[0] != facts[1] or not blocks_fit:
         raise ValueError("the network is not that of its columns, its recipe and its task")
     return network
+
+
+def _check_losses(models: Sequence[Model]) -> None:
+    """Raise ValueError if a recipe's first network held out no rows, or losses are not those of epochs."""
+    if "validation_loss" not in models[0].history:
+        raise ValueError("no network of a recipe has losses of rows that it held out")
+    epochs = [{len(values) for values in model.history.values()} for model in models]
+    if any(len(one) != 1 or 0 in one for one in epochs):
+        raise ValueError("the losses of a network are not those of its epochs")
 
 
 def _errors(arrays: dict[str, Array]) -> HeldErrors | None:

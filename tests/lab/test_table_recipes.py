@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from benchmarks.tables.extended import Coded, CosLog4, FlatCos
-from benchmarks.tables.recipe_page import report
+from benchmarks.tables.recipe_report import report
 from benchmarks.tables.recipes import GivenRegressor, trained
 from benchmarks.tables.sets import CHOOSE, Split
 from benchmarks.tables.tried import TRIED

@@ -9,9 +9,10 @@ import pytest
 from fastmlp import TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.fitting import fit
+from fastmlp.tables.errors import TableError
 from fastmlp.tables.members import folds
 from fastmlp.tables.selection import HELD_ROWS
-from fastmlp.tables.tasks import Regression
+from fastmlp.tables.tasks import Classification, Regression
 
 QUICK = {"hidden": (8,), "preset": "fast", "backend": "reference", "threads": 1, "random_state": 0}
 
@@ -85,3 +86,21 @@ def test_a_file_keeps_them_and_inspect_says_their_epochs(model, tmp_path, capsys
     np.testing.assert_array_equal(found.predict(frame), model.predict(frame))
     assert main(["inspect", str(path)]) == 0
     assert f"; {len(model.models_[-1].history['loss'])} of all rows" in capsys.readouterr().out
+
+
+def test_a_rare_class_does_not_make_parts_larger():
+    targets = np.repeat([0, 1, 2], [2, 60, 38])
+    parts = list(folds(targets, Classification(("a", "b", "c")), 0))
+    assert [len(held) for _, held in parts] == 5 * [20]
+    assert {int(np.bincount(targets[held], minlength=3)[1]) for _, held in parts} == {12}
+
+
+def test_a_part_without_a_weight_is_refused_in_one_line():
+    rows, held = next(
+        folds(np.zeros(60), Regression(0.0, 1.0), int(np.random.RandomState(0).randint(2**31 - 1)))
+    )
+    for empty in (rows, held):
+        weights = np.ones(60)
+        weights[empty] = 0
+        with pytest.raises(TableError, match=r"^too few rows have a weight: a fifth that networks hold out"):
+            TableRegressor(**QUICK, epochs=1).fit(noisy(60), "y", weights)

@@ -228,6 +228,10 @@ def damaged(header, arrays, change):
             arrays = arrays | {"members/0/parameters": parameters}
         case "no losses":
             header = header | {"history": ["loss"]}
+        case "other epochs":
+            arrays = arrays | {"members/1/history/validation_loss": np.ones(99)}
+        case "no epochs":
+            arrays = arrays | {f"members/1/history/{name}": np.ones(0) for name in header["history"]}
         case "classes":
             table["task"]["classes"] = ["cheap", 3]
         case "no classes":
@@ -269,6 +273,8 @@ def damaged(header, arrays, change):
         ("members", "members must be at most 2, got 3"),
         ("NaN", "a parameter is not finite"),
         ("no losses", "no network of a recipe has losses of rows that it held out"),
+        ("other epochs", "the losses of a network are not those of its epochs"),
+        ("no epochs", "the losses of a network are not those of its epochs"),
         ("classes", "no list of different texts or numbers"),
         ("no classes", "no list of different texts or numbers"),
         ("lacks classes", "it lacks 'classes'"),

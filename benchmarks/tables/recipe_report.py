@@ -1,33 +1,21 @@
-"""Writes the rows of recipes in docs/tables.md: python -m benchmarks.tables.recipe_page.
+"""The report of recipes in docs/tables.md, which `benchmarks.tables.page` writes.
 
 A name is in it that has all tables to choose by; of two rows of a table the last one holds.
 """
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastmlp.lab.machine import cpu
 
-from ..table import write_between
-from .__main__ import rows_of
-from .page import PAGE
-from .recipes import NAMES, PEER, RESULTS
+from .recipes import NAMES, PEER
 from .sets import CHOOSE
 from .tried import TRIED
 
-BEGIN, END = "<!-- recipes: python -m benchmarks.tables.recipe_page -->\n", "<!-- end of recipes -->"
 TIMES = 5
-"""A table counts as slow on which a recipe takes more than so many times as long as the peer."""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.tables.recipe_page", description=__doc__)
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
-    write_between(PAGE, BEGIN, END, report(rows_of(parser.parse_args().results)))
+"""Times as long as a peer, above which tables are counted."""
 
 
 def report(rows: Sequence[dict[str, Any]]) -> str:
@@ -60,7 +48,3 @@ def _of_split(split: int, whole: dict[str, list[Any]]) -> list[str]:
 
 def _values(rows: Sequence[dict[str, Any]], what: str) -> np.ndarray:
     return np.array([row[what] for row in rows])
-
-
-if __name__ == "__main__":
-    main()
