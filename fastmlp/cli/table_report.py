@@ -14,6 +14,7 @@ from fastmlp.cli.layers import network_in_words
 from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
 from fastmlp.tables.categories import Category
+from fastmlp.tables.means import LevelMeans
 
 if TYPE_CHECKING:
     from fastmlp.model.network import Network
@@ -112,6 +113,11 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     for column in estimator.encoding_.columns:
         if isinstance(column, Category) and (what := _suggested(column.levels)) is not None:
             print_line(f"note       {column.name}: its texts, as {checks.shown(column.levels[0])}, {what}")
+        if isinstance(column, LevelMeans):
+            print_line(
+                f"note       {column.name}: {len(column.levels)} levels are given by their mean targets; "
+                "--levels N gives at most N a column each"
+            )
         if isinstance(column, Category) and column.beyond:
             print_line(
                 f"note       {column.name}: {len(column.levels)} levels have a column of their own, and "
@@ -130,7 +136,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         validated = [model for model in models if "validation_loss" in model.history]
         best = [*map(_epochs, validated)]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
-        rest = f"; {_epochs(models[-1])} of all rows" if len(models) > len(validated) else ""
+        rest = f"; {_epochs(models[-1])} epochs on all rows" if len(models) > len(validated) else ""
         loss = np.mean([min(model.history["validation_loss"]) for model in validated])
         unit = "" if classes else " of the standardised target"
         print_line(

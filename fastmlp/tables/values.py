@@ -26,7 +26,7 @@ TAILS = ("clipped", "both", "kept")
 """What becomes of a column's numbers: they are clipped; clipped, and in a second column not; not clipped."""
 
 FARTHEST = 1e3
-"""Times the spread: the farthest from the center that a number is that is not clipped, as an infinite one."""
+"""Times the root mean square of tails: what is kept is no farther from the center, infinite numbers too."""
 
 
 def numbers(series: pl.Series) -> Array:

@@ -85,7 +85,7 @@ def test_a_file_keeps_them_and_inspect_says_their_epochs(model, tmp_path, capsys
     assert [one.history for one in found.models_] == [one.history for one in model.models_]
     np.testing.assert_array_equal(found.predict(frame), model.predict(frame))
     assert main(["inspect", str(path)]) == 0
-    assert f"; {len(model.models_[-1].history['loss'])} of all rows" in capsys.readouterr().out
+    assert f"; {len(model.models_[-1].history['loss'])} epochs on all rows" in capsys.readouterr().out
 
 
 def test_a_rare_class_does_not_make_parts_larger():
