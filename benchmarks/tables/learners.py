@@ -136,15 +136,25 @@ def learner_of(name: str) -> tuple[Learner, dict[str, Any]]:
     base, _, text = name.partition(":")
     if base not in LEARNERS or (text and base != "fastmlp"):
         raise SystemExit(f"unknown learner {name!r}; choose from: {', '.join(LEARNERS)}")
-    settings = dict(one.split("=", 1) for one in text.split(",")) if text else {}
-    return LEARNERS[base], {key: _value(value) for key, value in settings.items()}
+    return LEARNERS[base], _settings(text)
 
 
-def _value(text: str) -> Any:
+def _settings(text: str) -> dict[str, Any]:
+    """Return settings that are written as the arguments of a call; a name, as in preset=best, is a text."""
     try:
-        return ast.literal_eval(text)
+        call = ast.parse(f"dict({text})", mode="eval").body
+    except SyntaxError:
+        call = None
+    if not isinstance(call, ast.Call) or call.args or any(one.arg is None for one in call.keywords):
+        raise SystemExit(f"unknown settings {text!r}; write them as epochs=50,hidden=(64,64),preset=best")
+    return {one.arg: _value(one.value) for one in call.keywords}
+
+
+def _value(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
     except ValueError:
-        return text
+        return ast.unparse(node)
 
 
 class Columns:

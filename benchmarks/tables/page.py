@@ -6,19 +6,18 @@ lack none.
 """
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.stats import rankdata
 
-from fastmlp.lab.machine import cpu
-
 from ..table import write_between
 from . import recipe_report, recipes
-from .__main__ import LEVEL_LEARNERS, RESULTS, ROOT, SLOW_ROWS, rows_of
+from .__main__ import LEVEL_LEARNERS, RESULTS, SLOW_ROWS
 from .learners import LEARNERS
+from .rows import ROOT, Row, origins, rows_of
 from .sets import HALVES, LEVEL_ROWS, LEVELS, MOST_ROWS
 
 PAGE = ROOT / "docs" / "tables.md"
@@ -27,7 +26,7 @@ BEGIN, END = "<!-- {}: python -m benchmarks.tables.page -->\n", "<!-- end of {} 
 DRAWS = 2000
 """Of tables, and of splits of each, with replacement: the intervals of mean ranks hold 95 % of them."""
 
-Found = dict[tuple[str, str], list[dict[str, Any]]]
+Found = dict[tuple[str, str], list[Row]]
 """The splits' rows of a table and a learner, in the order of the splits."""
 
 
@@ -49,23 +48,30 @@ def _write(name: str, text: str) -> None:
     write_between(PAGE, BEGIN.format(name), END.format(name), text)
 
 
-def report(rows: Sequence[dict[str, Any]]) -> str:
+def report(rows: Sequence[Row]) -> str:
     """Return the tables of Markdown of rows; of two of a split the last one holds."""
     latest = {(row["table"], row["learner"], row["split"]): row for row in rows}
     found: Found = {}
     for (table, learner, _), row in sorted(latest.items(), key=lambda one: one[0][2]):
         found.setdefault((table, learner), []).append(row)
-    versions = {row["learner"]: row["version"] for row in latest.values()}
     parts = HALVES | {"levels": LEVELS}
-    used = ", ".join(f"{learner} {versions[learner]}" for learner in LEARNERS if learner in versions)
+    used: dict[str, list[Row]] = {}
+    for half, tables in parts.items():
+        for table, learner in itertools.product(tables, _known(half)):
+            if (table, learner) in found:
+                used.setdefault(learner, []).extend(found[table, learner])
     texts = [text for half, tables in parts.items() for text in _half(half, [*tables], found)]
-    return "\n".join([f"{used}, on {cpu()}, one core.\n", *filter(None, texts)]) + "\n"
+    return "\n".join([origins(used) + "\n", *filter(None, texts)]) + "\n"
+
+
+def _known(half: str) -> Sequence[str]:
+    """Return the learners that the table of a half may have, in its order."""
+    return list(dict.fromkeys((*LEVEL_LEARNERS, *LEARNERS)) if half == "levels" else LEARNERS)
 
 
 def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     """Return the tables of Markdown of a half: a row for each table, and the means."""
-    known = dict.fromkeys((*LEVEL_LEARNERS, *LEARNERS)) if half == "levels" else LEARNERS
-    learners = [one for one in known if any((table, one) in found for table in tables)]
+    learners = [one for one in _known(half) if any((table, one) in found for table in tables)]
     tables = [table for table in tables if any((table, one) in found for one in learners)]
     if not tables:
         return []
@@ -87,7 +93,7 @@ def _half(half: str, tables: Sequence[str], found: Found) -> list[str]:
     return [_text(lines), *(_means(tables, group, found) for group in groups)]
 
 
-def _cell(rows: list[dict[str, Any]], most: int, least: float | None) -> str:
+def _cell(rows: list[Row], most: int, least: float | None) -> str:
     """Return a mean loss; bold the least one of so many splits, and with its splits one of fewer."""
     mean = _mean(rows, "loss")
     if mean is None:
@@ -110,7 +116,7 @@ def _means(tables: Sequence[str], learners: list[str], found: Found) -> str:
     if len(shared) < 2:
         return ""
 
-    def means(value: Callable[[dict[str, Any]], float]) -> np.ndarray:
+    def means(value: Callable[[Row], float]) -> np.ndarray:
         """Return the means over splits (tables, learners) of a value of rows."""
         return np.array([[np.mean([value(row) for row in rows]) for rows in line] for line in shared])
 
@@ -178,7 +184,7 @@ def _cells(name: str, values: np.ndarray, digits: int) -> str:
     return f"| {name} | " + " | ".join(f"{value:.{digits}f}" for value in values) + " |"
 
 
-def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+def _mean(rows: list[Row], name: str) -> float | None:
     """Return a mean over splits; None where one has not ended, or there is none."""
     return float(np.mean([row[name] for row in rows])) if rows and all(name in row for row in rows) else None
 

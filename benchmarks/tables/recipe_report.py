@@ -4,13 +4,11 @@ A name is in it that has all tables to choose by; of two rows of a table the las
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from fastmlp.lab.machine import cpu
-
 from .recipes import NAMES, PEER
+from .rows import Row, origins
 from .sets import CHOOSE
 from .tried import TRIED
 
@@ -18,20 +16,22 @@ TIMES = 5
 """Times as long as a peer, above which tables are counted."""
 
 
-def report(rows: Sequence[dict[str, Any]]) -> str:
+def report(rows: Sequence[Row]) -> str:
     """Return a table of Markdown for each split, with a row for each name."""
     latest = {(row["split"], row["name"], row["table"]): row for row in rows}
-    versions = sorted({row["version"] for row in latest.values() if row["name"] != PEER})
-    lines = [f"fastmlp {', '.join(versions)}, on {cpu()}, one core."]
+    used: dict[str, list[Row]] = {}
+    lines = []
     for split in sorted({row["split"] for row in rows}):
         found = {name: [latest.get((split, name, table)) for table in CHOOSE] for name in NAMES}
         whole = {name: own for name, own in found.items() if all(own)}
         if PEER in whole:
             lines += _of_split(split, whole)
-    return "\n".join(lines) + "\n\n"
+            for name, own in whole.items():
+                used.setdefault(PEER if name == PEER else "fastmlp", []).extend(own)
+    return "\n".join([origins(used), *lines]) + "\n\n"
 
 
-def _of_split(split: int, whole: dict[str, list[Any]]) -> list[str]:
+def _of_split(split: int, whole: dict[str, list[Row]]) -> list[str]:
     """Return the lines of a split's table; whole : rows of all tables by name, the peer's too."""
     columns = ("", f"split {split}", "loss", "log ratio", "s", f"above {TIMES}", "at most")
     lines = ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
@@ -46,5 +46,5 @@ def _of_split(split: int, whole: dict[str, list[Any]]) -> list[str]:
     return lines
 
 
-def _values(rows: Sequence[dict[str, Any]], what: str) -> np.ndarray:
+def _values(rows: Sequence[Row], what: str) -> np.ndarray:
     return np.array([row[what] for row in rows])

@@ -12,7 +12,6 @@ the processor, without compiling. Separate from `benchmarks.tables`, which compa
 
 import argparse
 import itertools
-import json
 import time
 import warnings
 from pathlib import Path
@@ -28,15 +27,17 @@ from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification
 
 from .. import pinning
-from .__main__ import rows_of, version_of
 from .extended import Coded, EmbeddedLevels, Learning
 from .learners import LEARNERS, Outputs
+from .rows import Row, add_rows, version_of
 from .sets import CHOOSE, Split, split_of
 from .tried import TRIED, Tried
 from .worker import judged
 
 RESULTS = Path(__file__).with_name("recipes.jsonl")
-KEY = ("name", "table", "split", "version")
+FILES = "benchmarks/tables/tried.py", "benchmarks/tables/extended.py"
+"""Files that recipes stand in: a row of theirs is that of a commit of fastmlp and of these."""
+
 MOST_ROWS = 3000
 PEER = "CatBoost"
 """Trained by the same command, since its seconds are compared."""
@@ -64,17 +65,26 @@ def main() -> None:
     options = parser.parse_args()
     pinning.pin({options.core})
     warnings.filterwarnings("ignore")
-    versions = dict.fromkeys(TRIED, version_of("fastmlp"))
+    versions = dict.fromkeys(TRIED, version_of("fastmlp", *FILES))
     if PEER in options.names:
         versions[PEER] = version_of(LEARNERS[PEER].package)
-    there = {tuple(row[key] for key in KEY) for row in rows_of(options.results)}
-    for split, name, table in itertools.product(range(options.splits), options.names, options.tables):
-        row = dict(zip(KEY, (name, table, split, versions[name]), strict=True))
-        if options.again or tuple(row.values()) not in there:
-            row |= _measured(name, split_of(table, split, MOST_ROWS))
-            print(f"{name}, {table}, split {split}: {row['loss']:.4f}, {row['seconds']:.1f} s", flush=True)
-            with options.results.open("a") as file:
-                print(json.dumps(row), file=file)
+    for table in options.tables:
+        version_of(CHOOSE[table].package)
+    planned = (
+        {"name": name, "table": table, "split": split, "version": versions[name]}
+        for split, name, table in itertools.product(range(options.splits), options.names, options.tables)
+    )
+    add_rows(
+        options.results,
+        planned,
+        lambda row: _measured(row["name"], split_of(row["table"], row["split"], MOST_ROWS)),
+        _in_words,
+        options.again,
+    )
+
+
+def _in_words(row: Row) -> str:
+    return f"{row['name']}, {row['table']}, split {row['split']}: {row['loss']:.4f}, {row['seconds']:.1f} s"
 
 
 def _measured(name: str, split: Split) -> dict[str, float]:

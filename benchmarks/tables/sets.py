@@ -1,8 +1,9 @@
 """The public tables: half to choose defaults by, half held, which are looked at once all is chosen.
 
-They come with packages, which the help of `benchmarks.tables` names. All have 500 to 100 000 rows and are of
-people, animals, things or measurements; none is simulated. Tables of many levels are apart: neither half has
-a category of thousands.
+They come with packages, which the help of `benchmarks.tables` names. All have at least 500 rows; of more than
+100 000 so many are drawn. They are of people, animals, things or measurements; magic alone is
+simulated (Monte Carlo), and the letters of letter are distorted at random. Tables of many levels are apart:
+neither half has a category of thousands.
 """
 
 import functools

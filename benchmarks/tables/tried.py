@@ -17,7 +17,7 @@ from .extended import ByTarget, CosLog4, EmbeddedLevels, Extended, FlatCos
 def with_layers(recipe: Recipe, hidden: Callable[[int, Dropout], list[Part]], *first: Part) -> Recipe:
     """Return a recipe with layers made of each width and a dropout, behind some first ones."""
     made = (hidden(width, Dropout(recipe.dropout)) for width in recipe.hidden)
-    return extended(recipe, layers=(*first, *(part for one in made for part in one)))
+    return with_options(recipe, layers=(*first, *(part for one in made for part in one)))
 
 
 def silu(units: int, dropout: Dropout) -> list[Part]:
@@ -29,10 +29,10 @@ def residual(recipe: Recipe) -> Recipe:
     """Return a recipe whose layers but the first one are residual."""
     drop = Dropout(recipe.dropout)
     first, *others = (silu(width, drop) for width in recipe.hidden)
-    return extended(recipe, layers=(*first, *(Residual(*one) for one in others)))
+    return with_options(recipe, layers=(*first, *(Residual(*one) for one in others)))
 
 
-def extended(recipe: Recipe, **more: Any) -> Extended:
+def with_options(recipe: Recipe, **more: Any) -> Extended:
     """Return a recipe with options of `Extended`."""
     return Extended(**(vars(recipe) | more))
 
@@ -108,14 +108,14 @@ TRIED = {
     "plain-decay-0.01": Tried(
         "weight decay 0.01 for columns as they are, not 1", (replace(PLAIN, decay=0.01), BINNED, WAVES)
     ),
-    "smoothing": _of_all("labels smoothed by 0.1", lambda one: extended(one, smoothing=0.1)),
-    "coslog4": _of_all("RealMLP's schedule", lambda one: extended(one, schedule=CosLog4)),
+    "smoothing": _of_all("labels smoothed by 0.1", lambda one: with_options(one, smoothing=0.1)),
+    "coslog4": _of_all("RealMLP's schedule", lambda one: with_options(one, schedule=CosLog4)),
     "flat-cos": _of_all(
-        "the rate falls in the second half only", lambda one: extended(one, schedule=FlatCos)
+        "the rate falls in the second half only", lambda one: with_options(one, schedule=FlatCos)
     ),
     "slow-embeddings": Tried(
         "a tenth of the rate for bins and cosines, as RealMLP",
-        (PLAIN, extended(BINNED, rates={"Grouped": 0.1}), extended(WAVES, rates=SLOW)),
+        (PLAIN, with_options(BINNED, rates={"Grouped": 0.1}), with_options(WAVES, rates=SLOW)),
     ),
     "members": _of_all(
         "three networks with `Members(8)` (TabM), not seven",

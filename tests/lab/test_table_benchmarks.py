@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 from processes import python
 
+from benchmarks.tables.__main__ import planned
+from benchmarks.tables.learners import learner_of
 from benchmarks.tables.page import report
-from benchmarks.tables.sets import CHOOSE, HELD, LEVELS
+from benchmarks.tables.rows import version_of
+from benchmarks.tables.sets import CHOOSE, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +84,48 @@ def test_of_two_rows_of_a_split_the_last_one_holds():
     assert "| ames | 2 | 2.000 | **0.500** |" in report(rows).splitlines()
 
 
+def test_the_report_names_all_versions_and_processors_of_its_rows():
+    rows = [row("ames", "fastmlp", split, 1.0) | {"version": one} for split, one in enumerate(("b1", "a2"))]
+    rows += [row("nlswork", "fastmlp:preset=best", 0, 1.0) | {"cpu": "Zen 5"}]
+    rows += [row("ames", "fastmlp:epochs=2", 0, 1.0) | {"version": "in no table", "cpu": "Zen 4"}]
+    first = report(rows).splitlines()[0]
+    assert first == (
+        "fastmlp a2 and b1, fastmlp:preset=best 1, on Zen 5, one core; 2 rows do not say which processor."
+    )
+    assert report(rows[2:3]).startswith("fastmlp:preset=best 1, on Zen 5, one core.\n")
+
+
+def options(**given):
+    return Namespace(
+        **{"half": None, "tables": None, "learners": ["fastmlp"], "splits": 1, "rows": None} | given
+    )
+
+
+def test_training_rows_depend_on_the_table():
+    rows = {row["table"]: row["most_rows"] for row in planned(options(tables=["nlswork", "ames"]))}
+    assert rows == {"nlswork": LEVEL_ROWS, "ames": MOST_ROWS}
+    assert {row["most_rows"] for row in planned(options(half="levels", rows=3000))} == {3000}
+    with pytest.raises(SystemExit, match="'nlswork' is no table of held; choose from: ames"):
+        [*planned(options(half="held", tables=["ames", "nlswork"]))]
+
+
+def test_settings_of_a_learner_are_arguments_of_a_call():
+    _, settings = learner_of("fastmlp:hidden=(64,64),preset=best,columns={'a': 'drop'},l2=1e-3")
+    assert settings == {"hidden": (64, 64), "preset": "best", "columns": {"a": "drop"}, "l2": 1e-3}
+    assert learner_of("fastmlp")[1] == {}
+
+
+@pytest.mark.parametrize("name", ["fastmlp:levels", "fastmlp:a=1)", "fastmlp:**a", "XGBoost:a=1", "xgboost"])
+def test_an_unknown_learner_or_setting_is_one_line(name):
+    with pytest.raises(SystemExit, match=r"^unknown .*; (choose|write) .*$"):
+        [*planned(options(learners=["fastmlp", name]))]
+
+
+def test_a_package_that_is_not_installed_is_one_line():
+    with pytest.raises(SystemExit, match=r"^fastmlp-of-nobody is not installed; .* --help says how to$"):
+        version_of("fastmlp-of-nobody")
+
+
 @pytest.mark.slow  # starts processes
 def test_a_run_goes_on_where_it_was(tmp_path):
     results = tmp_path / "results.jsonl"
@@ -93,6 +139,7 @@ def test_a_run_goes_on_where_it_was(tmp_path):
     said, rows = run()
     assert len(said) == len(rows) == 1
     assert rows[0]["loss"] < rows[0]["constant"]
+    assert rows[0]["cpu"]
     assert run() == ([], rows)
     said, rows = run("fastmlp:epochs=2,members=1")
     assert [row["learner"] for row in rows] == ["HistGradientBoosting", "fastmlp:epochs=2,members=1"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from processes import python
 
 from benchmarks.tables.extended import Coded, CosLog4, FlatCos
 from benchmarks.tables.recipe_report import report
@@ -49,6 +48,15 @@ def test_recipes_with_more_options_are_trained(name):
     estimator = GivenRegressor(random_state=0, threads=1, backend="reference")
     estimator.recipes = tuple(replace(one, epochs=10, members=1) for one in TRIED[name].recipes)
     assert estimator.fit(X, X[:, 0]).score(X, X[:, 0]) > 0.5
+
+
+def test_schedules_and_rates_of_layers_are_the_optimizer_s():
+    for recipe in TRIED["coslog4"].recipes:
+        assert recipe.optimizer_of(100).learning_rate == CosLog4(recipe.learning_rate, 100)
+    plain, bins, cosines = (one.optimizer_of(100).layer_rates for one in TRIED["slow-embeddings"].recipes)
+    assert plain is None
+    assert dict(bins) == {"Grouped": 0.1}
+    assert dict(cosines) == {"Grouped": 0.1, "Periodic": 0.1}
 
 
 def test_bins_by_target_have_an_edge_where_the_target_jumps():
@@ -108,11 +116,11 @@ def test_schedules_are_those_of_realmlp():
 @pytest.mark.slow  # starts processes
 def test_a_run_goes_on_where_it_was(tmp_path):
     results = tmp_path / "results.jsonl"
-    command = [sys.executable, "-m", "benchmarks.tables.recipes", "--tables", "breast_cancer"]
+    command = ["-m", "benchmarks.tables.recipes", "--tables", "breast_cancer"]
     command += ["--results", str(results)]
 
     def run(*more):
-        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, check=True)
+        done = python(*command, *more, cwd=ROOT)
         return done.stdout.splitlines(), [json.loads(line) for line in results.read_text().splitlines()]
 
     said, rows = run("--names", "plain")
