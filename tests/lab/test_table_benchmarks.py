@@ -97,7 +97,8 @@ def test_the_report_names_all_versions_and_processors_of_its_rows():
 
 def options(**given):
     return Namespace(
-        **{"half": None, "tables": None, "learners": ["fastmlp"], "splits": 1, "rows": None} | given
+        **{"half": None, "tables": None, "learners": ["HistGradientBoosting"], "splits": 1, "rows": None}
+        | given
     )
 
 
@@ -118,7 +119,7 @@ def test_settings_of_a_learner_are_arguments_of_a_call():
 @pytest.mark.parametrize("name", ["fastmlp:levels", "fastmlp:a=1)", "fastmlp:**a", "XGBoost:a=1", "xgboost"])
 def test_an_unknown_learner_or_setting_is_one_line(name):
     with pytest.raises(SystemExit, match=r"^unknown .*; (choose|write) .*$"):
-        [*planned(options(learners=["fastmlp", name]))]
+        [*planned(options(learners=["HistGradientBoosting", name]))]
 
 
 def test_a_package_that_is_not_installed_is_one_line():
