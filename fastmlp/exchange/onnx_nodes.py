@@ -30,8 +30,18 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """The attributes of operators where a file says nothing."""
 
-LAYERS = ("BatchNormalization", "Concat", "Gemm", "LayerNormalization", "MatMul", "PRelu")
-"""The operators that are layers."""
+EACH = "one for each of a known number of units"
+FACTOR = "its second factor must be a matrix of floats"
+
+LAYERS = {
+    "BatchNormalization": f"its scale, bias, mean and variance must be known, {EACH}, and training_mode 0",
+    "Concat": "it must join two values, the later one first, along the last axis",
+    "Gemm": FACTOR,
+    "LayerNormalization": f"its scale and bias must be known, {EACH}, and its axis the last",
+    "MatMul": FACTOR,
+    "PRelu": f"its slope must be known, one number for all or {EACH}",
+}
+"""The operators that are layers, and what each needs for that."""
 
 READ: dict[str, str] = {
     "Add": "add",
@@ -108,7 +118,8 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
     def value(place: int) -> Expression:
         name = node.input[place]
         if name not in values:
-            raise ValueError(f"{said(node)} computes with {name!r}, which is no layer's value")
+            what = "depends on no input and is no number" if name in arrays else "is no layer's value"
+            raise ValueError(f"{said(node)} computes with {name!r}, which {what}")
         return values[name]
 
     operator = node.op_type
@@ -120,6 +131,8 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
             if given != _comparable(expected):
                 raise ValueError(f"{operator} with {given} has no counterpart; {name} has {expected}")
             return _applied(formula(name), value(0))
+    if operator in LAYERS:
+        raise ValueError(f"{said(node)} is no layer: {LAYERS[operator]}")
     if operator not in READ:
         choices = ", ".join(sorted({*READ, *(native for native, _ in NATIVE.values()), *LAYERS}))
         raise ValueError(f"cannot read the operator {said(node)}; can read: {choices}")

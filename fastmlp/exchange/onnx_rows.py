@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from fastmlp.exchange.formulas import ARRAYS
 from fastmlp.exchange.onnx_graph import OPERATORS, OnnxGraph, write_row
+from fastmlp.exchange.onnx_nodes import READ
 from fastmlp.exchange.steps import ExportStep
 from fastmlp.model import layers
 from fastmlp.model.operations import KINDS, Operation
@@ -123,7 +124,8 @@ class _Matching:
         layer = self.one.layer
         if self.epsilon is not None:
             layer = replace(layer, epsilon=self.epsilon)
-        arrays = tuple(self.arrays[self.names[name]].reshape(-1) for name in self.one.parameters)
+        given = (self.arrays[self.names[name]].reshape(-1) for name in self.one.parameters)
+        arrays = tuple(np.broadcast_to(array, self.units) for array in given)
         return Found(layer, self.names[SOURCE], arrays, len(self.one.nodes))
 
     def _matches(self, expected: Any, node: Any) -> bool:
@@ -154,7 +156,10 @@ class _Matching:
             return False
         array, known = self.arrays[name], self.one.arrays[expected]
         if expected in self.one.parameters:
-            return array.dtype == known.dtype and array.shape in ((self.units,), (1, self.units))
+            shapes: list[tuple[int, ...]] = [(self.units,), (1, self.units)]
+            if self.one.nodes[0].op_type not in READ:  # a number that those read is part of a formula
+                shapes += [(), (1,), (1, 1)]
+            return array.dtype == known.dtype and array.shape in shapes
         if known.ndim == 0 and known == EPSILON and array.size == 1 and array.dtype.kind == "f":
             self.epsilon = _shortest(array.reshape(-1)[0])
             return self.epsilon > 0

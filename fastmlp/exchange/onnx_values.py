@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastmlp.exchange.chains import ImportedLayer
 from fastmlp.exchange.onnx_file import ROWS, OnnxFile, shape_of
-from fastmlp.exchange.onnx_nodes import array_of, attributes, expression_of, given_attributes, said
+from fastmlp.exchange.onnx_nodes import LAYERS, array_of, attributes, expression_of, given_attributes, said
 from fastmlp.exchange.onnx_rows import find
 from fastmlp.model import layers
 from fastmlp.model.precision import FLOATS
@@ -124,7 +124,7 @@ class GraphValues:
         known, given = [self.arrays.get(name) for name in node.input], given_attributes(node)
         weights = known[1]
         if weights is None or weights.ndim != 2 or weights.dtype not in FLOATS or given.get("transA"):
-            raise ValueError(f"{said(node)} is no layer: its second factor must be a matrix of floats")
+            raise ValueError(f"{said(node)} is no layer: {LAYERS[node.op_type]}")
         weights = weights.T if given.get("transB") else weights
         bias = np.zeros(weights.shape[1], weights.dtype)
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused in the end

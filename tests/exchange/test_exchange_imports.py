@@ -169,15 +169,19 @@ def test_logits_may_be_given_an_output(tmp_path):
                 ("Add", ["z", "moved"], "a", {}),
                 ("Gemm", ["a", "square"], "out", {}),
             ],
-            "Add .'moved'. computes with 'b3', which is no layer's value",
+            "Add .'moved'. computes with 'b3', which depends on no input and is no number",
         ),
         (
             [("Gemm", ["X", "square"], "z", {}), ("Concat", ["X", "z"], "out", {"axis": 0})],
-            r"cannot read the operator Concat \('out'\); can read: ",
+            r"Concat \('out'\) is no layer: it must join two values, the later one first, along the last",
         ),
         (
             chain(("LayerNormalization", ["z", "b0"], "a", {"axis": 0})),
-            r"cannot read the operator LayerNormalization \('a'\); can read: ",
+            r"LayerNormalization \('a'\) is no layer: its scale and bias must be known, .* axis the last",
+        ),
+        (
+            chain(("PRelu", ["z", "X"], "a", {})),
+            r"PRelu \('a'\) is no layer: its slope must be known, one number for all or one for each",
         ),
         ([("Gemm", ["X", "w0"], "z", {}), ("Relu", ["z"], "out", {})], "ends in relu; choose from: identity"),
         ([("Relu", ["X"], "out", {})], "has no layer"),

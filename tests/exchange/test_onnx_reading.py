@@ -9,7 +9,7 @@ import pytest
 from exchanged import CASES, X, agrees, inputs, network, rounding
 from selection import seeds
 
-from fastmlp import Activation, Model, Network
+from fastmlp import Activation, Model, Network, PReLU
 from fastmlp.backend import reference
 from fastmlp.model.layout import parameter_count
 
@@ -173,7 +173,11 @@ def test_a_transposed_constant_has_its_axes_where_the_file_has_them(tmp_path):
         (after(("Add", ["z", "column"], "out", {})), "is no valid ONNX file: "),
         (
             after(("Add", ["z", "deep"], "out", {})),
-            "Add ('out') computes with 'deep', which is no layer's value",
+            "Add ('out') computes with 'deep', which depends on no input and is no number",
+        ),
+        (
+            [("Add", ["w", "w"], "out", {})],
+            "Add ('out') computes with 'w', which depends on no input and is no number",
         ),
         (
             after(("Mul", ["z", "number"], "out", {})),
@@ -207,6 +211,18 @@ def test_what_changes_predictions_is_refused(nodes, said, tmp_path):
     with pytest.raises(ValueError, match=re.escape(said)) as error:
         Model.from_onnx(file(tmp_path / "x.onnx", nodes, **arrays))
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (2,), (1, 2)])
+def test_the_slope_of_a_prelu_may_be_one_number(shape, tmp_path):
+    nodes = after(("PRelu", ["z", "slope"], "a", {}), ("Gemm", ["a", "square"], "out", {}))
+    slope = np.linspace(0.3, 0.6, np.prod(shape, dtype=int)).reshape(shape)
+    arrays = {"w": W, "square": SQUARE, "slope": slope}
+    single = {name: array.astype(np.float32) for name, array in arrays.items()}
+    path = file(tmp_path / "x.onnx", nodes, FLOAT, **single)  # onnxruntime has no PRelu of float64
+    given = read(path)
+    assert PReLU() in given.network.layers
+    assert compare(path, given, np.random.default_rng(0))
 
 
 def test_a_column_is_no_bias_of_as_many_rows_as_units(tmp_path):
