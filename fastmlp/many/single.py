@@ -19,6 +19,9 @@ from fastmlp.training.trainer import prepared
 SEQUENCES = (tuple, list)
 """The types of callbacks and metrics that are plain where they are empty."""
 
+REAL = "biuf"
+"""The kinds of dtypes whose arrays are numbers as they are."""
+
 
 def plain_training(
     given: dict[str, Any],
@@ -43,6 +46,8 @@ def plain_training(
     network, X, y, rows = own.pop("network"), own.pop("X"), own.pop("y"), own.pop("rows")
     if rows is not None or not (type(X) is type(y) is np.ndarray) or has_blocks(network):
         return None
+    if not (X.dtype.kind in REAL and y.dtype.kind in REAL):
+        return None  # what all models share is no mistake of one
     if not (own["seed"] is None or (type(own["seed"]) is int and own["seed"] >= 0)):
         return None  # a wrong one is no model's
     options = FitOptions(

@@ -155,6 +155,7 @@ def metrics_of(
     data : the rows that steps visit, None if they are not all in memory; held_out : those to validate on;
         both of this rank
     """
+    with_training = checks.flag("training_metrics", on_training)
     if not metrics:
         return []
     measured = [*_measured(metrics, network)]
@@ -164,7 +165,7 @@ def metrics_of(
     if twice := {name for name in names if names.count(name) > 1 or _is_taken(name, network)}:
         raise ValueError(f"every metric needs a name of its own, got {', '.join(sorted(twice))}")
     rows = {} if held_out is None else {"validation_": held_out}
-    if checks.flag("training_metrics", on_training):
+    if with_training:
         if data is None:
             raise ValueError("training_metrics needs all rows in memory, and these come block by block")
         rows[""] = data

@@ -101,6 +101,12 @@ BLOCKS = {"networks": Network(inputs=[Numbers(10)], layers=[Dense(1)]), "n_model
 MISTAKES = {
     "no network": ({"networks": 3}, TypeError, "model 0: network must be a Network, got 3"),
     "a wrong y": ({"y": Y[:3]}, ValueError, r"model 0: y must have shape"),
+    "rows of text": (
+        {"X": X.astype(str).astype(object)},
+        TypeError,
+        "^X must hold real numbers, got dtype obj",
+    ),
+    "texts to learn": ({"y": Y.astype(str)}, TypeError, "^y must hold real numbers, got dtype <U"),
     "no number": ({"X": np.full_like(X, np.nan)}, ValueError, "model 0: X must be finite"),
     "an epoch": ({"epochs": -1}, ValueError, "model 0: epochs must be at least 0, got -1"),
     "no threads": ({"threads": 0}, ValueError, "threads must be at least 1, got 0"),

@@ -158,6 +158,14 @@ def test_the_bar_shows_them(capfd):
         (lambda: fit(REAL, DIABETES, metrics=["r2"], validation=None), "metrics need fit"),
         (lambda: fit(REAL, DIABETES, metrics=["accuracy"]), "metric 'accuracy': "),
         (
+            lambda: fit(REAL, DIABETES, metrics=(), training_metrics=3),
+            "training_metrics must be True or False, got 3",
+        ),
+        (
+            lambda: fastmlp.fit_many(REAL, DIABETES.X, DIABETES.y, n_models=2, training_metrics=3),
+            "training_metrics must be True or False, got 3",
+        ),
+        (
             lambda: fastmlp.fit(REAL, [(DIABETES.X, DIABETES.y)], metrics=["r2"], training_metrics=True),
             "training_metrics needs all rows in memory",
         ),
