@@ -22,21 +22,25 @@ from trajectories import CLASSES, TRAININGS, Training
 from fastmlp import Adam, Network
 from fastmlp.backend import registry
 from fastmlp.kernels.jit.bind import slot
+from fastmlp.kernels.tuning.table import forced
 from fastmlp.model.backend import Data
 from fastmlp.model.byte_rows import ByteRows
 from fastmlp.model.layout import parameter_count
 from fastmlp.testing.cases import Sizes
-from fastmlp.testing.slots import AGREEMENT_SIZES, SLOTS
+from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
 from fastmlp.training import setup
 from fastmlp.training.data import clean_inputs
 
 pytestmark = needs.posix("mprotect")
 
-PACKED = Training("digits", 150, (64, 512, 600, 10), {"hidden": "relu", **CLASSES}, Adam(), None)
+LARGE = Training("digits", 150, (64, 512, 600, 10), {"hidden": "relu", **CLASSES}, Adam(), None)
 """More rows than a panel is packed for, rows of weights that crowd the caches, weights beyond 1 MB."""
 
 SIZES = (*AGREEMENT_SIZES, Sizes(150, 130, 512))
 """The last has more rows than a panel is packed for, and more columns than one panel has."""
+
+TRIED = (*((sizes, {}) for sizes in SIZES), (SIZES[-1], PACKED))
+"""Sizes, and constants of the machine: with the last ones panels are packed on every machine."""
 
 
 def try_slots(variants, names):
@@ -52,17 +56,21 @@ def try_slots(variants, names):
         tried.add((kernel, name))
         function = registry.variants()[variant].resolved()[name]
         takes = list(inspect.signature(getattr(function, "py_func", function)).parameters)
-        for dtype, sizes in itertools.product(map(np.dtype, COMPILED_DTYPES), SIZES):
+        for dtype, (sizes, tuning) in itertools.product(map(np.dtype, COMPILED_DTYPES), TRIED):
             cases = SLOTS[name].cases(np.random.default_rng(0), dtype, sizes)
             for case, side in itertools.product(cases, SIDES):
-                print(f"{variant}.{name} {case.label} {sizes} {dtype}, wall {side}", flush=True)
+                print(
+                    f"{variant}.{name} {case.label} {sizes} {tuning or ''} {dtype}, wall {side}", flush=True
+                )
                 arguments = [
                     guarded(value, side, sealed=i not in case.written and takes[i] != "scratch")
                     if isinstance(value, np.ndarray)
                     else value
                     for i, value in enumerate(case.arguments)
                 ]
-                case.check(arguments, kernel(*arguments))
+                with forced(tuning):
+                    returned = kernel(*arguments)
+                case.check(arguments, returned)
                 calls += 1
     return calls
 
@@ -74,7 +82,7 @@ def try_backend(name):
     """
     trajectories.EPOCHS = 1
     turns = zip(
-        [*TRAININGS.values(), PACKED, PACKED],
+        [*TRAININGS.values(), LARGE, LARGE],
         itertools.cycle(COMPILED_DTYPES),
         itertools.cycle([np.asarray, np.asarray, mostly_zeros, mostly_zeros]),
         strict=False,
