@@ -38,6 +38,9 @@ SUGGESTED = {
 FEW_HELD = 30
 """Rows held out below which the report says that they are few."""
 
+ROUNDING = 64 * np.finfo(float).eps
+"""Scores of classes up to which they are the rounding of means of probabilities, which are about 1."""
+
 MOST_OF_ONE = 0.9
 """Share of rows of one class from which on the report says that accuracy means little."""
 
@@ -190,10 +193,12 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _shown(score: float | None) -> str:
-    """Return a number of four digits, without a power of ten where it is short; nan of None."""
+def _shown(score: float | None, rounding: float = 0.0) -> str:
+    """Return a number of four digits, without a power of ten where it is short; 0 of rounding."""
     if score is None:
         return "nan"
+    if abs(score) <= rounding:
+        return "0"
     return f"{score:.0f}" if 1e4 <= abs(score) < 1e10 else f"{score:.4g}"
 
 
@@ -203,9 +208,10 @@ def print_scores(estimator: Estimator) -> None:
         return
     scores = estimator.report_["scores"]
     measures, rows = list(scores["network"]), estimator.report_["rows"]
+    rounding = ROUNDING if hasattr(estimator.task_, "classes") else 0.0  # a number's errors have its unit
     print_line("held out   " + "".join(f"{measure:>12}" for measure in measures))
     for name, row in scores.items():
-        values = "".join(f"{_shown(row[m]):>12}" for m in measures)
+        values = "".join(f"{_shown(row[m], rounding):>12}" for m in measures)
         of = f"  of {rows['linear model']} rows drawn" if rows["linear model"] < rows["trained on"] else ""
         print_line(f"{name:<11}{values}{of if name == 'linear' else ''}")
     if (intervals := estimator.report_.get("intervals")) is not None:

@@ -19,10 +19,19 @@ from printed import value
 from terminals import on_terminal
 from test_table_estimators import flats
 
-from fastmlp import Dense, Network, Numbers, Periodic, PiecewiseLinear, SparseNumbers, TableRegressor
+from fastmlp import (
+    Dense,
+    Network,
+    Numbers,
+    Periodic,
+    PiecewiseLinear,
+    SparseNumbers,
+    TableClassifier,
+    TableRegressor,
+)
 from fastmlp.cli import use
 from fastmlp.cli.main import main
-from fastmlp.cli.table_report import inputs_in_words
+from fastmlp.cli.table_report import inputs_in_words, print_scores
 from fastmlp.kernels.mixed import processor
 from fastmlp.system import bars
 
@@ -150,6 +159,21 @@ def test_inspect_shows_what_a_model_is(folder, capsys):
     assert re.search(r"^  city +category +3 levels", output, re.MULTILINE)
     assert main(["inspect", str(folder / "price"), "--json"]) == 0
     assert {one["name"] for one in json.loads(capsys.readouterr().out)["columns"]} >= {"size", "city"}
+
+
+def test_what_is_rounding_in_scores_of_classes_is_printed_as_0(folder, capsys):
+    rounding = 4 * np.finfo(float).eps
+    for load, target, measure, shown in (
+        (TableClassifier.load, "kind", "ECE", "0"),
+        (TableRegressor.load, "price", "RMSE", "8.882e-16"),  # of a target whose unit is as small
+    ):
+        model = load(folder / target)
+        model.report_["scores"]["constant"][measure] = rounding
+        print_scores(model)
+        lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+        places = {name: place for place, name in enumerate(model.report_["scores"]["constant"], 1)}
+        [constant] = [line for line in lines if line[0] == "constant"]
+        assert constant[places[measure]] == shown
 
 
 @pytest.mark.parametrize(
