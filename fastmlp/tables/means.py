@@ -102,7 +102,7 @@ class LevelMeans(Category):
         return (*(of_classes if count > 1 else [f"{self.name} mean"]), f"{self.name} rows")
 
     def encoded(self, series: pl.Series) -> Cells:
-        """Return the means and the rows of each row's level; 0 of one that was not learned."""
+        """Return the means and the rows of each row's level; of one that was not learned 0 and the fewest."""
         places = self._places_of(series)
         return Cells(
             np.arange(self.width), self._numbers(self._known_means[places], self._known_rows[places])
@@ -135,8 +135,9 @@ class LevelMeans(Category):
 
     def _numbers(self, means: Array, rows: Array) -> Array:
         """Return columns of X: means over their root mean square, and the rows' logarithm about its mean."""
-        shares = self._known_rows / self._known_rows.sum()
-        center, spread = shares @ np.log1p(self._known_rows), np.sqrt(shares @ np.square(self._known_means))
+        learned, own = np.array(self.rows), self._known_means[:-1]
+        shares = learned / learned.sum()
+        center, spread = shares @ np.log1p(learned), np.sqrt(shares @ np.square(own))
         return np.column_stack([clipped(means / np.where(spread > 0, spread, 1.0)), np.log1p(rows) - center])
 
     @cached_property
@@ -147,7 +148,11 @@ class LevelMeans(Category):
 
     @cached_property
     def _known_rows(self) -> Array:
-        return np.array([*self.rows, 0])
+        """The rows (levels,), with the fewest of a level for one that was not learned.
+
+        A network has not learned what fewer rows mean: all levels of a balanced table have as many.
+        """
+        return np.array([*self.rows, min(self.rows[: len(self.levels)])])
 
     @property
     def linear(self) -> Category:

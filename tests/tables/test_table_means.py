@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 
 import numpy as np
 import polars as pl
@@ -56,8 +57,8 @@ def test_a_row_has_the_mean_and_the_rows_of_its_level():
     means = [sum(own[name]) / (len(own[name]) + prior) for name in names]
     center = np.mean([np.log1p(len(own[name])) for name in names])
     spread = np.sqrt(np.mean(np.square(means)))
-    all_own = [own.get(name, []) for name in [*names, "new"]]
-    expected = [naive(one, len(one), prior, center, spread) for one in all_own]
+    expected = [naive(own[name], len(own[name]), prior, center, spread) for name in names]
+    expected.append(naive([], min(map(len, own.values())), prior, center, spread))
     X = encoding.encoded(pl.DataFrame({"shop": [*names, "new"], "x": np.zeros(ROWS + 1)}))
     assert encoding.parts[:2] == ["shop mean", "shop rows"]
     assert encoding.width == encoding.numbers == 3
@@ -98,6 +99,48 @@ def test_a_mean_is_shrunk_as_the_levels_differ(deviation):
         np.testing.assert_allclose(prior, max(0.5, 1 / deviation**2), rtol=0.25)
     else:
         assert prior > 30
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+def test_levels_that_were_not_learned_have_the_fewest_rows_of_a_level(monkeypatch, missing):
+    monkeypatch.setattr("fastmlp.tables.means.MOST_MEANS", 40)
+    names = [f"shop {code}" for code in range(40) for _ in range(5)] + [
+        f"rare {code // 4}" for code in range(80)
+    ]
+    names += [None] * missing
+    frame = pl.DataFrame({"shop": names, "y": np.random.default_rng(0).normal(size=len(names))})
+    encoding, targets = learned(frame)
+    strange = pl.DataFrame({"shop": ["new", "rare 1", *[None] * (not missing)]})
+    X = encoding.encoded(strange)
+    rows = encoding.encoded(frame[:1])[0, 1]
+    np.testing.assert_array_equal(X, [[0, rows]] * len(strange))
+    in_order = encoding.encoded(frame.drop("y"), targets=targets)
+    np.testing.assert_array_equal(in_order[200:280], [[0, rows]] * 80)  # not the mean of rare rows before
+    assert np.count_nonzero(in_order[:200, 0]) == 160  # a level's first row has none before it
+    if not missing:
+        np.testing.assert_array_equal(in_order[:, 1], rows)
+
+
+def panel(seed, first=0, levels=150):
+    """Shops of four rows each."""
+    rng = np.random.default_rng(seed)
+    codes, x = np.repeat(np.arange(levels), 4), rng.normal(size=4 * levels)
+    y = rng.normal(size=levels)[codes] + x + 0.5 * rng.normal(size=4 * levels)
+    return pl.DataFrame({"shop": [f"shop {first + code}" for code in codes], "x": x, "y": y})
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_new_levels_of_a_balanced_table_are_predicted_by_the_other_columns(seed):
+    """Where all levels have as many rows, no weight of that number is learned: another number is noise."""
+    settings = FAST | {"preset": "fast", "hidden": (32,), "epochs": 20, "batch_size": 64, "members": 1}
+    frame, new = panel(seed), panel(seed + 50, first=1000)
+    errors = []
+    for names in (["shop", "x"], ["x"]):
+        model = TableRegressor(**settings, threads=1).fit(frame.select(*names, "y"), "y")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the levels are new
+            errors.append(np.sqrt(np.mean((model.predict(new.select(names)) - new["y"].to_numpy()) ** 2)))
+    assert errors[0] < 1.1 * errors[1]
 
 
 @pytest.mark.parametrize("dense", [2.0, 0.0], ids=["sparse", "dense"])
