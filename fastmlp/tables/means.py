@@ -83,7 +83,8 @@ class LevelMeans(Category):
         counts = labels_of(series).alias("level").drop_nulls().value_counts(name="rows")
         counts = counts.sort(["rows", "level"], descending=[True, False]).head(MOST_MEANS)
         levels = tuple(counts["level"].to_list())
-        bare = cls(column.name, levels, False, column.missing, unknown=column.unknown)
+        unknown = Category.learned(series, MOST_MEANS).unknown  # `column` may have fewer levels
+        bare = cls(column.name, levels, False, column.missing, unknown=unknown)
         places, count = bare._places_of(series), len(levels) + bare.missing
         rows = np.bincount(places, minlength=count + 1)[:count]
         means, priors = [], []

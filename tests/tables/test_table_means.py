@@ -14,6 +14,7 @@ from test_table_estimators import QUICK as FAST
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
+from fastmlp.tables.categories import NEVER_SEEN, Category
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.means import MANY, LevelMeans, Targets
 from fastmlp.tables.restoring import columns_of
@@ -141,6 +142,20 @@ def test_new_levels_of_a_balanced_table_are_predicted_by_the_other_columns(seed)
             warnings.simplefilter("ignore")  # that the levels are new
             errors.append(np.sqrt(np.mean((model.predict(new.select(names)) - new["y"].to_numpy()) ** 2)))
     assert errors[0] < 1.1 * errors[1]
+
+
+@pytest.mark.parametrize(("most", "expected", "without"), [(100_000, 2, 0), (50, 202, 202)])
+def test_new_levels_are_reported_beyond_what_was_expected(monkeypatch, most, expected, without):
+    """Expected are rows of levels that one row has, and of levels that are too many for a mean."""
+    monkeypatch.setattr("fastmlp.tables.means.MOST_MEANS", most)
+    names = [f"shop {code}" for code in range(150) for _ in range(2)] + ["single 1", "single 2"]
+    series, y = pl.Series("shop", names), np.random.default_rng(0).normal(size=302)
+    few = Category.learned(series, 40)  # columns for fewer levels than there are means
+    column = LevelMeans.of(few, series, Targets(Regression.learned(y), y))
+    assert column.unknown == (expected + NEVER_SEEN) / (302 + NEVER_SEEN)
+    assert column.remarks(series) == []
+    (line,) = column.remarks(pl.Series("shop", [*names, *["new"] * 302]))
+    assert f"column 'shop': {302 + without} of 604 rows have levels that were not learned" in line
 
 
 @pytest.mark.parametrize("dense", [2.0, 0.0], ids=["sparse", "dense"])
