@@ -162,7 +162,7 @@ class Encoding:
 
         held : (rows,) truth values; targets : of the rows that are not
         """
-        learned_from = {} if targets is None else self._in_order(frame, ~held, targets)
+        learned_from = {} if targets is None else self._in_order(frame, ~held, targets, dtype)
         count = int(np.count_nonzero(held))
         parts = [
             GrowingMatrix(rows, self.width, dtype, self.is_sparse) for rows in (len(frame) - count, count)
@@ -192,12 +192,12 @@ class Encoding:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets) -> dict[str, Array]:
+    def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets, dtype: Any) -> dict[str, Array]:
         """Return by column the numbers (rows, width) of rows that are learned from; NaN of others."""
         found = {}
         for column in self.used:
             if isinstance(column, LevelMeans):
-                whole = np.full((len(rows), column.width), np.nan, np.float32)
+                whole = np.full((len(rows), column.width), np.nan, dtype)
                 try:
                     whole[rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
                 except TableError as error:

@@ -242,6 +242,16 @@ def test_a_file_keeps_them(tmp_path):
     np.testing.assert_array_equal(again.predict(frame.drop("y")), model.predict(frame.drop("y")))
 
 
+def test_numbers_of_float64_are_not_rounded():
+    """Those of training, too, have the dtype of X."""
+    frame = shops()
+    encoding, targets = learned(frame)
+    X = encoding.encoded(frame.drop("y"), np.float64, targets=targets)
+    own = encoding.columns[0].encoded_in_order(frame["shop"], targets)
+    np.testing.assert_array_equal(X[:, :2], own)
+    assert (own != own.astype(np.float32)).any(axis=0).all()
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
