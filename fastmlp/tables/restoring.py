@@ -6,6 +6,7 @@ Separate from the records: what is learned from a table never contradicts itself
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,8 @@ def _column(description: dict[str, Any]) -> Column:
         check, expected = _CHECKS[name]
         if not check(value):
             raise ValueError(f"{name} of a column must be {expected}, got {checks.shown(value)}")
-        fields[name] = tuple(value) if isinstance(value, list) else value
+        if isinstance(value, list):  # JSON may write 2.0 as 2
+            fields[name] = tuple(map(float, value)) if name in _FLOATS else tuple(value)
     column = kind(**fields)
     if isinstance(column, Text) and len(column.words) != len(column.weights):
         raise ValueError(f"a text has {len(column.words)} words and {len(column.weights)} weights")
@@ -54,7 +56,20 @@ def _column(description: dict[str, Any]) -> Column:
         levels, rows, means = len(column.levels) + column.missing, len(column.rows), len(column.means)
         if levels != rows or not means or means != rows * len(column.priors):
             raise ValueError(f"a category has {levels} levels, {rows} numbers of rows and {means} means")
+        if not column.levels or column.rest or column.beyond:
+            raise ValueError("a category with mean targets has levels, and none that share a column")
+        if max(column.rows) > MOST_ROWS // levels:  # so that their sum is exact
+            raise ValueError(
+                f"rows of a level must be at most {MOST_ROWS // levels}, got {checks.shown(max(column.rows))}"
+            )
     return column
+
+
+MOST_ROWS = 2**53
+"""Rows of all levels of a category together, at most."""
+
+FARTHEST_MEAN = 1e9
+"""Deviations that a mean target is from 0, at most, so that the squares of all means have a sum."""
 
 
 def task_of(description: dict[str, Any]) -> Classification | Regression:
@@ -139,7 +154,9 @@ def report_of(description: dict[str, Any] | None) -> dict[str, Any] | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return abs(value) <= sys.float_info.max  # also where a whole number is too large for a float
 
 
 def _is_positive(value: Any) -> bool:
@@ -150,6 +167,13 @@ def _are_texts(value: Any) -> bool:
     texts = isinstance(value, list) and all(isinstance(one, str) for one in value)
     return texts and len({*value}) == len(value)
 
+
+def _are_means(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_number(one) and abs(one) <= FARTHEST_MEAN for one in value)
+
+
+_FLOATS = ("means", "priors", "weights")
+"""Lists of numbers that are floats, also where a file has whole numbers."""
 
 _Check = tuple[Callable[[Any], bool], str]
 _TEXT: _Check = (lambda value: isinstance(value, str), "text")
@@ -170,10 +194,7 @@ _CHECKS: dict[str, _Check] = {
     "center": _NUMBER,
     "tails": (lambda value: isinstance(value, str) and value in TAILS, f"one of {', '.join(TAILS)}"),
     **dict.fromkeys(("weights", "priors"), _POSITIVES),
-    "means": (
-        lambda value: isinstance(value, list) and all(map(_is_number, value)),
-        "a list of finite numbers",
-    ),
+    "means": (_are_means, f"a list of finite numbers of at most {FARTHEST_MEAN:g}"),
     "rows": (
         lambda value: isinstance(value, list) and all(type(one) is int and one >= 1 for one in value),
         "a list of whole numbers of at least 1",

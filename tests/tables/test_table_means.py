@@ -14,6 +14,8 @@ from test_table_estimators import QUICK as FAST
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main
+from fastmlp.files import archive
+from fastmlp.files.archive import CheckpointError
 from fastmlp.tables.categories import NEVER_SEEN, Category
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.means import MANY, LevelMeans, Targets
@@ -252,18 +254,62 @@ def test_numbers_of_float64_are_not_rounded():
     assert (own != own.astype(np.float32)).any(axis=0).all()
 
 
+NO_MEANS = "means of a column must be a list of finite numbers of at most 1e+09, got "
+NO_ROWS = "rows of a column must be a list of whole numbers of at least 1, got "
+TOO_MANY = f"rows of a level must be at most {2**53 // 65}, got "
+SHARED = "a category with mean targets has levels, and none that share a column"
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         ({"means": [1.0]}, "a category has 65 levels, 65 numbers of rows and 1 means"),
         ({"rows": [1]}, "a category has 65 levels, 1 numbers of rows and 65 means"),
-        ({"rows": [0] * 65}, "rows of a column must be a list of whole numbers of at least 1"),
-        ({"means": [float("nan")] * 65}, "means of a column must be a list of finite numbers"),
         ({"missing": False}, "a category has 64 levels, 65 numbers of rows and 65 means"),
+        ({"rows": [0] * 65}, NO_ROWS),
+        ({"rows": [2.0] * 65}, NO_ROWS),
+        ({"rows": [True] * 65}, NO_ROWS),
+        ({"rows": [1] * 64 + [2**53 // 65 + 1]}, TOO_MANY),
+        ({"rows": [2**62] * 65}, TOO_MANY),
+        ({"rows": [10**30] * 65}, TOO_MANY),
+        ({"means": [float("nan")] * 65}, NO_MEANS),
+        ({"means": [-float("inf")] * 65}, NO_MEANS),
+        ({"means": [1e308] * 65}, NO_MEANS),
+        ({"means": [0.0] * 64 + [-1.1e9]}, NO_MEANS),
+        ({"means": [10**30] * 65}, NO_MEANS),
+        ({"means": [10**400] * 65}, NO_MEANS),
+        ({"means": [True] * 65}, NO_MEANS),
+        ({"priors": [10**400]}, "priors of a column must be a list of finite numbers above 0, got "),
+        ({"rest": True}, SHARED),
+        ({"beyond": 5}, SHARED),
+        ({"levels": [], "rows": [3], "means": [0.5]}, SHARED),
     ],
 )
-def test_means_that_are_not_those_of_their_levels_are_refused(change, says):
+def test_a_file_of_other_means_is_refused_in_one_line(tmp_path, bare_file, change, says):
+    header, arrays = bare_file
+    table = json.loads(arrays["table"].tobytes())
+    table["columns"][0] |= change
+    text = np.frombuffer(json.dumps(table).encode(), np.uint8)
+    archive.write(tmp_path / "m", header, arrays | {"table": text})
+    with pytest.raises(CheckpointError, match=re.escape(says)) as caught:
+        TableRegressor.load(tmp_path / "m")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def bare_file(tmp_path_factory):
+    """What is in a file of a model with means of 65 levels."""
+    path = tmp_path_factory.mktemp("means") / "m"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastmlp.tables.encoding.MANY", 30)
+        TableRegressor(**FAST).fit(shops(), "y").save(path)
+    return archive.read(path)
+
+
+@pytest.mark.parametrize("mean", [1, -(10**9)])
+def test_means_that_are_whole_numbers_are_floats(mean):
     described = json.loads(json.dumps(learned(shops())[0].columns[0].described))
-    assert isinstance(columns_of([described])[0], LevelMeans)
-    with pytest.raises(ValueError, match=says):
-        columns_of([described | change])
+    whole = {"means": [mean] * 65, "priors": [2], "rows": [2**53 // 65] * 65}
+    (column,) = columns_of([described | whole])
+    assert {type(one) for one in (*column.means, *column.priors)} == {float}
+    assert np.isfinite(column.encoded(pl.Series("shop", ["shop 1", "new", None])).values).all()
