@@ -90,7 +90,7 @@ class LevelMeans(Category):
         means, priors = [], []
         for target in targets.columns():
             sums = np.bincount(places, target, count + 1)[:count]
-            priors.append(prior_of(sums, rows, float(target @ target)))
+            priors.append(prior_of(sums, rows, float(np.square(target).sum())))
             means.append(sums / (rows + priors[-1]))
         flat = np.column_stack(means).ravel().tolist()
         return replace(bare, means=tuple(flat), rows=tuple(rows.tolist()), priors=tuple(priors))
@@ -137,8 +137,8 @@ class LevelMeans(Category):
     def _numbers(self, means: Array, rows: Array) -> Array:
         """Return columns of X: means over their root mean square, and the rows' logarithm about its mean."""
         learned, own = np.array(self.rows), self._known_means[:-1]
-        shares = learned / learned.sum()
-        center, spread = shares @ np.log1p(learned), np.sqrt(shares @ np.square(own))
+        center = np.average(np.log1p(learned), weights=learned)
+        spread = np.sqrt(np.average(np.square(own), axis=0, weights=learned))
         return np.column_stack([clipped(means / np.where(spread > 0, spread, 1.0)), np.log1p(rows) - center])
 
     @cached_property

@@ -232,7 +232,9 @@ def test_means_of_noise_do_not_help(tmp_path, capsys):
     assert main(["train", str(tmp_path / "t.csv"), *f"--target y -o {tmp_path / 'm'} {QUICK}".split()]) == 0
     assert TableRegressor.load(tmp_path / "m").report_["scores"]["network"]["R^2"] > -0.06
     assert main(["inspect", str(tmp_path / "m")]) == 0
-    assert re.search(r"mean target and rows of 1\d\d levels \(shop \d+, ", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"mean target and rows of 1\d\d levels \(shop \d+, ", said)
+    assert re.search(r"note +shop: 1\d\d levels are given by their mean targets; --levels N gives ", said)
 
 
 def test_a_file_keeps_them(tmp_path):
