@@ -30,9 +30,8 @@ from .. import pinning
 from .extended import Coded, EmbeddedLevels, Learning
 from .learners import LEARNERS, Outputs
 from .rows import Row, add_rows, version_of
-from .sets import CHOOSE, Split, split_of
+from .sets import CHOOSE, Split, judged, split_of
 from .tried import TRIED, Tried
-from .worker import judged
 
 RESULTS = Path(__file__).with_name("recipes.jsonl")
 FILES = "benchmarks/tables/tried.py", "benchmarks/tables/extended.py"

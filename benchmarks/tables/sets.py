@@ -198,3 +198,12 @@ def split_of(name: str, seed: int, most_rows: int) -> Split:
         rows, _ = train_test_split(rows, train_size=most_rows, random_state=seed, stratify=strata)
     rows, held = np.sort(rows), np.sort(held)
     return Split(seed, TASKS[task].learned(y[rows]), X[rows], y[rows], X[held], y[held])
+
+
+def judged(split: Split, outputs: np.ndarray) -> tuple[float, float]:
+    """Return accuracy or R^2, and log loss or the RMSE over the training part's deviation."""
+    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
+    found = split.task.measures(split.held_y, split.task.judged(split.held_y, outputs))
+    if isinstance(split.task, Classification):
+        return found["accuracy"], found["log loss"]
+    return found["R^2"], found["RMSE"] / split.task.deviation

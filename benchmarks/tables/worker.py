@@ -17,11 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from fastmlp.tables.tasks import Classification
-
 from ..pinning import pin
 from .learners import learner_of
-from .sets import Split, split_of
+from .sets import Split, judged, split_of
 
 
 def main() -> None:
@@ -56,15 +54,6 @@ def _measured(work: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
     took = {"seconds": time.perf_counter() - clock, "processor": time.process_time() - processor}
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     return found, {name: round(value, 3) for name, value in (took | {"MB": grown}).items()}
-
-
-def judged(split: Split, outputs: np.ndarray) -> tuple[float, float]:
-    """Return accuracy or R^2, and log loss or the RMSE over the training part's deviation."""
-    outputs = outputs[:, None] if outputs.ndim == 1 else outputs
-    found = split.task.measures(split.held_y, split.task.judged(split.held_y, outputs))
-    if isinstance(split.task, Classification):
-        return found["accuracy"], found["log loss"]
-    return found["R^2"], found["RMSE"] / split.task.deviation
 
 
 def _constant(split: Split) -> np.ndarray:
