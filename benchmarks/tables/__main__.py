@@ -25,12 +25,12 @@ from .. import pinning
 from ..peers.__main__ import environment
 from .learners import LEARNERS, learner_of
 from .rows import ROOT, Row, add_rows, version_of
-from .sets import CHOOSE, HALVES, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS, TABLES
+from .sets import CHOOSE, FEW_ROWS, HALVES, HELD, LEVEL_ROWS, LEVELS, MOST_ROWS, TABLES
 
 RESULTS = Path(__file__).with_name("results.jsonl")
 
-SLOW_SPLITS, SLOW_ROWS = 2, 3000
-"""Of a learner that is slow there are so many splits at most, and so many training rows."""
+SLOW_SPLITS = 2
+"""Of a learner that is slow there are so many splits at most, of FEW_ROWS training rows each."""
 
 LEVEL_LEARNERS = ("fastmlp", "fastmlp:preset=best", "CatBoost", "LightGBM")
 """Learners of tables of many levels: HistGradientBoosting takes 255 of them, slow ones too few rows."""
@@ -83,7 +83,7 @@ def planned(options: argparse.Namespace) -> Iterator[Row]:
                 "table": table,
                 "learner": learner,
                 "split": split,
-                "most_rows": min(most_rows, SLOW_ROWS) if known.slow else most_rows,
+                "most_rows": min(most_rows, FEW_ROWS) if known.slow else most_rows,
                 "version": version_of(known.package),
             }
 

@@ -15,10 +15,10 @@ from scipy.stats import rankdata
 
 from ..table import write_between
 from . import recipe_report, recipes
-from .__main__ import LEVEL_LEARNERS, RESULTS, SLOW_ROWS
+from .__main__ import LEVEL_LEARNERS, RESULTS
 from .learners import LEARNERS
 from .rows import ROOT, Row, origins, rows_of
-from .sets import HALVES, LEVEL_ROWS, LEVELS, MOST_ROWS
+from .sets import FEW_ROWS, HALVES, LEVEL_ROWS, LEVELS, MOST_ROWS
 
 PAGE = ROOT / "docs" / "tables.md"
 BEGIN, END = "<!-- {}: python -m benchmarks.tables.page -->\n", "<!-- end of {} -->"
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--recipes", type=Path, default=recipes.RESULTS, metavar="FILE")
     options = parser.parse_args()
     rows = rows_of(options.results)
-    for name, most in {"few rows": SLOW_ROWS, "many levels": LEVEL_ROWS, "all rows": MOST_ROWS}.items():
+    for name, most in {"few rows": FEW_ROWS, "many levels": LEVEL_ROWS, "all rows": MOST_ROWS}.items():
         _write(
             name,
             f"At most {most} training rows.\n" + report([row for row in rows if row["most_rows"] == most]),

@@ -30,14 +30,13 @@ from .. import pinning
 from .extended import Coded, EmbeddedLevels, Learning
 from .learners import LEARNERS, Outputs
 from .rows import Row, add_rows, version_of
-from .sets import CHOOSE, Split, judged, split_of
+from .sets import CHOOSE, FEW_ROWS, Split, judged, split_of
 from .tried import TRIED, Tried
 
 RESULTS = Path(__file__).with_name("recipes.jsonl")
 FILES = "benchmarks/tables/tried.py", "benchmarks/tables/extended.py"
 """Files that recipes stand in: a row of theirs is that of a commit of fastmlp and of these."""
 
-MOST_ROWS = 3000
 PEER = "CatBoost"
 """Trained by the same command, since its seconds are compared."""
 
@@ -76,7 +75,7 @@ def main() -> None:
     add_rows(
         options.results,
         planned,
-        lambda row: _measured(row["name"], split_of(row["table"], row["split"], MOST_ROWS)),
+        lambda row: _measured(row["name"], split_of(row["table"], row["split"], FEW_ROWS)),
         _in_words,
         options.again,
     )

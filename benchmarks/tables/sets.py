@@ -16,6 +16,9 @@ from sklearn.model_selection import train_test_split
 
 from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of, task_of
 
+FEW_ROWS = 3000
+"""Training rows that all learners end with, also those that are slow."""
+
 MOST_ROWS = 100_000
 """Of a larger table so many rows are drawn."""
 

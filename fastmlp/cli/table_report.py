@@ -15,11 +15,11 @@ from fastmlp.model.embeddings import Periodic, PiecewiseLinear
 from fastmlp.model.inputs import Numbers
 from fastmlp.tables.categories import Category
 from fastmlp.tables.means import LevelMeans
+from fastmlp.tables.members import best_epoch
 
 if TYPE_CHECKING:
     from fastmlp.model.network import Network
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
-    from fastmlp.training.model import Model
 
     Estimator = TableClassifier | TableRegressor
 
@@ -77,18 +77,12 @@ def described(estimator: Estimator) -> dict[str, Any]:
         ],
         "parameters": int(estimator.models_[0].parameters.size),
         "recipe": {name: value for name, value in recipe.described.items() if value is not None},
-        "epochs": [*map(_epochs, estimator.models_)],
+        "epochs": [*map(best_epoch, estimator.models_)],
         "backend": estimator.models_[0].backend,
         "search": [trial._asdict() for trial in estimator.trials_],
         "shortened": estimator.shortened_,
         "report": estimator.report_,
     }  # fmt: skip
-
-
-def _epochs(model: Model) -> int:
-    """Return the epoch whose parameters a network has: the best one by rows held out, or the last."""
-    held = model.history.get("validation_loss")
-    return len(model.history["loss"]) if held is None else int(np.argmin(held)) + 1
 
 
 def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
@@ -137,9 +131,9 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
         print_line(f"network    {each}{network_in_words(network)}")
         print_line(f"inputs     {inputs_in_words(network)}")
         validated = [model for model in models if "validation_loss" in model.history]
-        best = [*map(_epochs, validated)]
+        best = [*map(best_epoch, validated)]
         of_best = f"{min(best)} to {max(best)}" if len(best) > 1 else f"{best[0]}"
-        rest = f"; {_epochs(models[-1])} epochs on all rows" if len(models) > len(validated) else ""
+        rest = f"; {best_epoch(models[-1])} epochs on all rows" if len(models) > len(validated) else ""
         loss = np.mean([min(model.history["validation_loss"]) for model in validated])
         unit = "" if classes else " of the standardised target"
         print_line(

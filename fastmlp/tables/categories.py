@@ -61,19 +61,17 @@ class Category(Column):
     @classmethod
     def learned(cls, series: pl.Series, most_levels: int = MOST_LEVELS) -> Self:
         """Return the column with the levels that are frequent enough."""
-        labels = labels_of(series).alias("level")
-        counts = labels.drop_nulls().value_counts(name="rows")
-        counts = counts.sort(["rows", "level"], descending=[True, False])
+        labels = labels_of(series)
+        counts = counts_of(labels)
         frequent = counts.filter(counts["rows"] >= LEAST_COUNT)["level"].to_list()
-        levels, rows = tuple(frequent[:most_levels]), int(counts["rows"].sum())
-        rare = rows - int(counts["rows"][: len(levels)].sum())
+        levels = tuple(frequent[:most_levels])
         return cls(
             name=series.name,
             levels=levels,
             rest=len(levels) < len(counts),
             missing=labels.null_count() > 0,
             beyond=len(frequent) - len(levels),
-            unknown=(rare + NEVER_SEEN) / (rows + NEVER_SEEN),
+            unknown=unknown_share(counts["rows"], len(levels)),
         )
 
     @property
@@ -161,3 +159,18 @@ class Category(Column):
         beyond = f", {self.beyond} more that share a column" if self.beyond else ""
         count = f"{len(self.levels)} level" + "s" * (len(self.levels) != 1)
         return f"{count} ({shown})" + beyond + rest + or_missing(self.missing)
+
+
+def counts_of(labels: pl.Series) -> pl.DataFrame:
+    """Return the different labels, "level", with how many "rows" each has, the most frequent first."""
+    counts = labels.alias("level").drop_nulls().value_counts(name="rows")
+    return counts.sort(["rows", "level"], descending=[True, False])
+
+
+def unknown_share(rows: pl.Series, known: int) -> float:
+    """Return the share of rows to expect without a known level, by the rows of each level.
+
+    known : levels, the first ones
+    """
+    whole, rare = int(rows.sum()), int(rows[known:].sum())
+    return (rare + NEVER_SEEN) / (whole + NEVER_SEEN)

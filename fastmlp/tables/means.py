@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
-from fastmlp.tables.categories import LEAST_COUNT, MISSING, UNKNOWN, Category
+from fastmlp.tables.categories import LEAST_COUNT, MISSING, UNKNOWN, Category, counts_of, unknown_share
 from fastmlp.tables.columns import MOST_LEVELS, Array, Cells
 from fastmlp.tables.tasks import Classification, Task
 from fastmlp.tables.values import clipped, labels_of
@@ -80,10 +80,10 @@ class LevelMeans(Category):
     @classmethod
     def of(cls, column: Category, series: pl.Series, targets: Targets) -> Self:
         """Return a category with the mean targets of the rows that it was learned from."""
-        counts = labels_of(series).alias("level").drop_nulls().value_counts(name="rows")
-        counts = counts.sort(["rows", "level"], descending=[True, False]).head(MOST_MEANS)
-        levels = tuple(counts["level"].to_list())
-        unknown = Category.learned(series, MOST_MEANS).unknown  # `column` may have fewer levels
+        counts = counts_of(labels_of(series))
+        levels = tuple(counts["level"][:MOST_MEANS].to_list())
+        frequent = int((counts["rows"] >= LEAST_COUNT).sum())
+        unknown = unknown_share(counts["rows"], min(frequent, MOST_MEANS))
         bare = cls(column.name, levels, False, column.missing, unknown=unknown)
         places, count = bare._places_of(series), len(levels) + bare.missing
         rows = np.bincount(places, minlength=count + 1)[:count]

@@ -101,9 +101,18 @@ def folds(targets: Array, task: Task, seed: int) -> Iterator[Part]:
     count = min(FOLDS, len(targets))
     is_stratified = isinstance(task, Classification) and np.bincount(targets).max() >= count
     kind = StratifiedKFold if is_stratified else KFold
-    with warnings.catch_warnings():
+    parts = kind(count, shuffle=True, random_state=seed).split(targets, targets)
+    with warnings.catch_warnings():  # not around what is done with a part
         warnings.filterwarnings("ignore", "The least populated class", UserWarning)  # some parts lack it
-        yield from kind(count, shuffle=True, random_state=seed).split(targets, targets)
+        first = next(parts)
+    yield first
+    yield from parts
+
+
+def best_epoch(model: Model) -> int:
+    """Return the epoch whose parameters a member has: the best one by rows held out, or the last."""
+    held = model.history.get("validation_loss")
+    return len(model.history["loss"]) if held is None else int(np.argmin(held)) + 1
 
 
 def outputs(models: Sequence[Model], X: Any) -> Array:

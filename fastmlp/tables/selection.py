@@ -18,7 +18,7 @@ from fastmlp.system.bars import Bar
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.tables.deadline import SLOWEST, Allowance, Deadline, Part, within
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.members import FOLDS, MemberSettings, Visits, folds, train_member, weights_of
+from fastmlp.tables.members import FOLDS, MemberSettings, Visits, best_epoch, folds, train_member, weights_of
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Task
 from fastmlp.training.callbacks import Callback
@@ -64,8 +64,7 @@ class Group:
     @property
     def epochs(self) -> int:
         """The mean number of epochs after which the rows held out had the least loss."""
-        best = [np.argmin(model.history["validation_loss"]) + 1 for model in self.validated]
-        return round(float(np.mean(best)))
+        return round(float(np.mean([*map(best_epoch, self.validated)])))
 
 
 def train(
