@@ -59,17 +59,22 @@ def print_json(found: dict[str, Any]) -> None:
 
 def described(estimator: Estimator) -> dict[str, Any]:
     """Return what a model is, in JSON's types."""
-    task, recipe = estimator.task_, estimator.recipe_
-    network = estimator.models_[0].network
+    task, recipe, encoding = estimator.task_, estimator.recipe_, estimator.encoding_
+    network, places = estimator.models_[0].network, encoding.places
     return {
         "task": task.name,
         "target": estimator.target_name_,
         "classes": list(getattr(task, "classes", [])),
         "columns": [
-            {"name": one.name, "kind": one.kind, "summary": one.summary, "columns of X": one.width}
-            for one in estimator.encoding_.columns
+            {
+                "name": one.name,
+                "kind": one.kind,
+                "summary": encoding.summary(one),
+                "columns of X": sum(own.stop - own.start for own in places.get(one.name, ())),
+            }
+            for one in encoding.columns
         ],
-        "sparse": estimator.encoding_.is_sparse,
+        "sparse": encoding.is_sparse,
         "network": list(network.widths),
         "networks": [
             {"times": len(models), "widths": list(models[0].network.widths), "recipe": one.described}
@@ -120,6 +125,9 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
                 f"note       {column.name}: {len(column.levels)} levels have a column of their own, and "
                 f"{column.beyond} more share one; --levels N sets how many"
             )
+    if codes := [code.name for code in estimator.encoding_.codes]:
+        names = ", ".join(codes[:MOST_LINES]) + ", .." * (len(codes) > MOST_LINES)
+        print_line(f"note       {names}: its numbers seem to be codes, so each has a column; see --number")
     if estimator.report_ is not None and (words := estimator.report_.get("words")):
         print_line(f"note       read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")
     if found["search"]:

@@ -179,7 +179,8 @@ def _inspect(arguments: argparse.Namespace) -> int:
     width = max(len(column.name) for column in estimator.encoding_.columns)
     print("columns:")
     for column in estimator.encoding_.columns:
-        print_line(f"  {column.name:<{width}}  {column.kind:<8}  {' '.join(column.summary.split())}")
+        summary = " ".join(estimator.encoding_.summary(column).split())
+        print_line(f"  {column.name:<{width}}  {column.kind:<8}  {summary}")
     for recipe, models in estimator.groups_:
         of_bins = f", {recipe.bins} bins" if recipe.bins else ", cosines" if recipe.sigma else ""
         print(f"layers of {len(models)} networks{of_bins}:")

@@ -142,7 +142,8 @@ class PiecewiseLinear(NumberEmbedding):
     ----------
     bins : int, or sequence of numbers, or one sequence for each column
         Edges, ascending; or how many bins there are, at least 1: their edges are quantiles of the rows that
-        `fit` gets (of the first window, where rows come in parts). Where they coincide a bin gives 0.
+        `fit` gets (of the first window, where rows come in parts), closer ones where some coincide. Of no
+        more different numbers than edges each is one, and a bin that is left over gives 0.
     width : int, optional
         Units for each number; one for each bin if None.
     name : str, optional
@@ -187,9 +188,7 @@ class PiecewiseLinear(NumberEmbedding):
 
     def settle(self, arrays: Mapping[str, Array], rows: Array) -> None:
         """Write the edges and slopes of bins by quantiles of rows (rows, columns)."""
-        shares = np.linspace(0, 1, self.units + 1)
-        found = [np.unique(np.quantile(column.astype(np.float64), shares)) for column in rows.T]
-        self.write(arrays, found)
+        self.write(arrays, [_quantiles(column.astype(np.float64), self.units + 1) for column in rows.T])
 
     def write(self, arrays: Mapping[str, Array], edges: Sequence[Array]) -> None:
         """Write lower edges and 1 / lengths of bins; empty ones, put in the middle, have a slope of 0."""
@@ -229,6 +228,33 @@ class Grouped(Embedding):
         bound = 1 / math.sqrt(self.inputs)
         for array in arrays.values():
             array[...] = rng.uniform(-bound, bound, array.shape)
+
+
+def _quantiles(values: Array, most: int) -> Array:
+    """Return quantiles of equal shares of values (n,) that differ, ascending, at most so many.
+
+    They are the closest ones of which no more differ, found by bisection of their number.
+    """
+    ordered = np.sort(values)
+    different: Array = ordered[np.insert(np.diff(ordered) > 0, 0, True)]
+    if len(different) <= most:
+        return different
+
+    def of_shares(count: int) -> Array:
+        places = np.linspace(0, len(ordered) - 1, count)
+        lower, part = places.astype(int), places % 1
+        found = ordered[lower]
+        between = part > 0
+        found[between] += part[between] * (ordered[lower[between] + 1] - found[between])
+        return np.unique(found)
+
+    few, many = most, 2 * most
+    while many < len(ordered) and len(of_shares(many)) <= most:
+        few, many = many, 2 * many
+    while many - few > 1:
+        count = (few + many) // 2
+        few, many = (count, many) if len(of_shares(count)) <= most else (few, count)
+    return of_shares(few)
 
 
 def _checked_bins(given: Any) -> Any:

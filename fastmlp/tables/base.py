@@ -274,9 +274,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             If unusually many rows have a level that was not learned, or a column's dtype cannot hold a level.
         """
         check_is_fitted(self)
-        frame = as_frame(
-            X, self.read_options(self.encoding_.kinds, [column.name for column in self.encoding_.used])
-        )
+        frame = as_frame(X, self.read_options(self.encoding_.kinds, [*self.encoding_.places]))
         found, dtype = [np.empty((0, self.task_.n_out))], self.models_[0].parameters.dtype
         rows = 0
         with Bar(len(frame), "row", "predicting", self.progress) as bar:

@@ -7,7 +7,7 @@ rows of a table if one column, or two, had one value in all of them.
 from __future__ import annotations
 
 import warnings
-from itertools import accumulate, combinations
+from itertools import combinations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -101,7 +101,7 @@ def importances(
     y : (rows,) as the task has them
     """
     rng, encoding, task = np.random.default_rng(seed), estimator.encoding_, estimator.task_
-    columns, dtype = encoding.used, estimator.models_[0].parameters.dtype
+    columns, dtype = encoding.places, estimator.models_[0].parameters.dtype
     each = MOST_CELLS // (REPEATS * len(columns) ** 2)
     count = min(len(y), MOST_ROWS, max(LEAST_ROWS, each))
     rises = np.empty((len(columns), REPEATS))
@@ -109,13 +109,14 @@ def importances(
         rows = np.sort(rng.choice(len(y), count, replace=False))
         X, true = encoding.encoded(frame[rows], dtype), y[rows]
         whole = task.error(true, members.outputs(estimator.models_, X))
-        for place, end in enumerate(accumulate(column.width for column in columns)):
-            own = slice(end - columns[place].width, end)
-            shuffled = with_shuffled(X, own, rng.permutation(count))
+        for place, slices in enumerate(columns.values()):
+            shuffled, order = X, rng.permutation(count)
+            for own in slices:
+                shuffled = with_shuffled(shuffled, own, order)
             rises[place, repeat] = task.error(true, members.outputs(estimator.models_, shuffled)) - whole
     found = [
-        Importance(column.name, float(own.mean()), float(own.std()))
-        for column, own in zip(columns, rises, strict=True)
+        Importance(name, float(own.mean()), float(own.std()))
+        for name, own in zip(columns, rises, strict=True)
     ]
     return sorted(found, key=lambda one: -one.mean)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.system.bars import Bar
 from fastmlp.tables.categories import Category
+from fastmlp.tables.codes import are_codes
 from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS, Date, Dropped, Number, Text
-from fastmlp.tables.means import MANY, LevelMeans, Targets
+from fastmlp.tables.means import LevelMeans, Targets, of_many_levels
+from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -38,10 +41,12 @@ class Encoding:
     """The columns of a table, in their order; those of text come last in X.
 
     numbers_first : whether categories come behind numbers and dates in X; in earlier files they do not
+    codes : categories of columns of numbers that are codes, too, which X has beside the numbers
     """
 
     columns: tuple[Column, ...]
     numbers_first: bool = False
+    codes: tuple[Column, ...] = ()
 
     @classmethod
     def learned(
@@ -61,7 +66,8 @@ class Encoding:
         row_numbers : columns that number the rows of a table of which the frame is a part
         rows : (rows,) truth values, of those to learn from; None for all
         most_levels : levels of a category that get a column of their own
-        targets : of the rows to learn from, whose means stand in place of many levels; None for no means
+        targets : of the rows to learn from, by which numbers are codes, and whose means stand in place of
+            many levels; None for neither
 
         Raises
         ------
@@ -72,7 +78,8 @@ class Encoding:
         for name, kind in kinds_given.items():
             checks.choice("column", name, frame.columns)
             checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
-        columns = []
+        columns: list[Column] = []
+        codes: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
                 if rows is not None:  # a column at a time, so that there is no second table
@@ -83,22 +90,33 @@ class Encoding:
                     columns.append(Dropped(series.name, ROW_NUMBERS))
                 else:
                     columns.append(inferred(series, most_levels))
-                column = columns[-1]
-                if targets is not None and isinstance(column, Category) and len(column.levels) > MANY:
-                    columns[-1] = LevelMeans.of(column, series, targets)
+                if targets is not None and isinstance(columns[-1], Category):
+                    columns[-1] = of_many_levels(columns[-1], series, targets)
+                may_be = series.name not in kinds_given and isinstance(columns[-1], Number)
+                if targets is not None and may_be and are_codes(numbers(series), targets):
+                    codes.append(of_many_levels(Category.learned(series, most_levels), series, targets))
                 bar.move(len(columns))
         if not any(column.width for column in columns):
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
             more = ", .." if len(columns) > 3 else ""
             raise TableError(f"no column is left to learn from; {why}{more}".removesuffix("; "))
-        return cls(tuple(columns), numbers_first=True)
+        return cls(tuple(columns), True, tuple(codes))
 
     @property
     def used(self) -> list[Column]:
         """The columns that X is made of, in the order of X."""
-        used = [column for column in self.columns if not isinstance(column, Dropped)]
+        used = [column for column in (*self.columns, *self.codes) if not isinstance(column, Dropped)]
         behind = self.numbers_first
         return sorted(used, key=lambda one: (behind and one.mostly_zeros, isinstance(one, Text)))
+
+    @property
+    def places(self) -> dict[str, list[slice]]:
+        """The columns of X that each column of the table becomes, by its name."""
+        found: dict[str, list[slice]] = {}
+        ends = accumulate(column.width for column in self.used)
+        for column, end in zip(self.used, ends, strict=True):
+            found.setdefault(column.name, []).append(slice(end - column.width, end))
+        return found
 
     @property
     def parts(self) -> list[str]:
@@ -120,10 +138,16 @@ class Encoding:
         """The kind of each column of the table, by its name."""
         return {column.name: column.kind for column in self.columns}
 
+    def summary(self, column: Column) -> str:
+        """Return in words what becomes of a column of the table."""
+        of_codes = [code.summary for code in self.codes if code.name == column.name]
+        return "; and as codes: ".join([column.summary, *of_codes])
+
     @property
     def linear(self) -> Encoding:
         """Return the columns as a linear model gets them: numbers as they are."""
-        return replace(self, columns=tuple(column.linear for column in self.columns))
+        columns, codes = (tuple(one.linear for one in columns) for columns in (self.columns, self.codes))
+        return replace(self, columns=columns, codes=codes)
 
     def remarks(self, frame: pl.DataFrame) -> list[str]:
         """Return in words what sets a frame's rows apart from those that were learned from."""
@@ -192,32 +216,32 @@ class Encoding:
             digest.update(array.tobytes())
         return digest.hexdigest()
 
-    def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets, dtype: Any) -> dict[str, Array]:
-        """Return by column the numbers (rows, width) of rows that are learned from; NaN of others."""
+    def _in_order(self, frame: pl.DataFrame, rows: Array, targets: Targets, dtype: Any) -> dict[int, Array]:
+        """Return numbers (rows, width) of rows that are learned from, NaN of others, by place in `used`."""
         found = {}
-        for column in self.used:
+        for place, column in enumerate(self.used):
             if isinstance(column, LevelMeans):
                 whole = np.full((len(rows), column.width), np.nan, dtype)
                 try:
                     whole[rows] = column.encoded_in_order(frame[column.name].filter(rows), targets)
                 except TableError as error:
                     raise error.within(None, 0) from None
-                found[column.name] = whole
+                found[place] = whole
         return found
 
     def pieces(
-        self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[str, Array] | None = None
+        self, frame: pl.DataFrame, dtype: Any = np.float32, given: Mapping[int, Array] | None = None
     ) -> Iterator[Any]:
         """Yield X in pieces of at most TOGETHER rows, at least one.
 
-        given : numbers (rows, width) of some columns by name, in place of their own where they are not NaN
+        given : numbers (rows, width) of some columns by their place in `used`, in place of their own where
+            they are not NaN
 
         Raises
         ------
         TableError
             If a column is missing, or a value is not of its column's kind.
         """
-        given = given or {}
         for column in self.used:
             if column.name not in frame.columns:
                 raise TableError(
@@ -229,11 +253,9 @@ class Encoding:
                 blocks = [column.encoded(part[column.name]) for column in self.used]
             except TableError as error:
                 raise error.within(None, start) from None
-            for place, column in enumerate(self.used):
-                if column.name in given:
-                    own = given[column.name][start : start + TOGETHER]
-                    cells = blocks[place]
-                    blocks[place] = cells._replace(values=np.where(np.isnan(own), cells.values, own))
+            for place, whole in (given or {}).items():
+                own, cells = whole[start : start + TOGETHER], blocks[place]
+                blocks[place] = cells._replace(values=np.where(np.isnan(own), cells.values, own))
             yield (
                 self._sparse(len(part), blocks, dtype)
                 if self.is_sparse

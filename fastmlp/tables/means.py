@@ -168,6 +168,11 @@ class LevelMeans(Category):
         return f"mean target and rows of {super().summary}"
 
 
+def of_many_levels(column: Category, series: pl.Series, targets: Targets) -> Category:
+    """Return a category with mean targets of the rows that it was learned from if it has many levels."""
+    return LevelMeans.of(column, series, targets) if len(column.levels) > MANY else column
+
+
 def prior_of(sums: Array, rows: Array, squares: float) -> float:
     """Return the variance within levels over that between them: rows of mean 0 that shrink a mean best.
 

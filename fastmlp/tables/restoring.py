@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastmlp import checks
@@ -18,7 +18,7 @@ from fastmlp.model.optimizers import BY_NAME
 from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import Column
 from fastmlp.tables.errors import different
-from fastmlp.tables.kinds import KINDS, Text
+from fastmlp.tables.kinds import KINDS, Number, Text
 from fastmlp.tables.means import LevelMeans
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial
@@ -37,6 +37,14 @@ def columns_of(descriptions: list[dict[str, Any]]) -> tuple[Column, ...]:
     columns = tuple(map(_column, descriptions))
     different(column.name for column in columns)
     return columns
+
+
+def codes_of(descriptions: list[dict[str, Any]], columns: Sequence[Column]) -> tuple[Column, ...]:
+    """Return the categories of columns of numbers that are codes; errors as those of `columns_of`."""
+    codes, numbers = columns_of(descriptions), {one.name for one in columns if isinstance(one, Number)}
+    if not all(isinstance(code, Category) and code.name in numbers for code in codes):
+        raise ValueError("what is said to be the codes of a number is none")
+    return codes
 
 
 def _column(description: dict[str, Any]) -> Column:

@@ -23,7 +23,7 @@ from fastmlp.model.network import Network
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.intervals import HeldErrors
 from fastmlp.tables.recipe import Recipe
-from fastmlp.tables.restoring import columns_of, recipe_of, report_of, task_of, trials_of
+from fastmlp.tables.restoring import codes_of, columns_of, recipe_of, report_of, task_of, trials_of
 from fastmlp.tables.search import SearchTrial
 from fastmlp.tables.tasks import Classification, Regression, Task
 from fastmlp.training import checkpoint
@@ -31,14 +31,15 @@ from fastmlp.training.model import Model
 
 Array = NDArray[Any]
 
-FORMAT = "table 7"
+FORMAT = "table 8"
 """A change of what is written increases it."""
 
-READ = ("table 1", "table 3", "table 4", "table 5", "table 6", FORMAT)
+READ = ("table 1", "table 3", "table 4", "table 5", "table 6", "table 7", FORMAT)
 """The formats that are read; there was no second one. The first one's columns have no tails, and it says of
 no table what it is; from the third one on numbers may have bins. Up to it all networks follow one recipe.
 Before the fifth one columns of X are in the table's order, before the sixth one every network has held out
-rows, and before the seventh one each category has a column for each level."""
+rows, before the seventh one each category has a column for each level, and before the eighth one no number
+is a code, too."""
 
 MOST_MEMBERS = 1000
 
@@ -71,6 +72,7 @@ def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
     """Write a file; after a failure the old one is still there."""
     table = {
         "columns": kept.encoding.described,
+        "codes": [column.described for column in kept.encoding.codes],
         "numbers first": kept.encoding.numbers_first,
         "task": {"name": kept.task.name, **vars(kept.task)},
         "target": kept.target,
@@ -123,7 +125,8 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
     table = json.loads(arrays["table"].astype(np.uint8).tobytes())
     task = task_of(table["task"])
     numbers_first = checks.flag("numbers first", table.get("numbers first", False))
-    encoding = Encoding(columns_of(table["columns"]), numbers_first)
+    columns = columns_of(table["columns"])
+    encoding = Encoding(columns, numbers_first, codes_of(table.get("codes", []), columns))
     if "networks" in header:
         recipes, networks, counts = table["recipes"], header["networks"], header["members"]
     else:  # all networks follow one recipe

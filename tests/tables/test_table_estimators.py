@@ -367,7 +367,7 @@ def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_pat
 
 def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
     classifier.save(tmp_path / "table")
-    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 7'"):
+    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 8'"):
         fastmlp.load(tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
     with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 1"):

@@ -28,7 +28,7 @@ ROWS = 400
 @pytest.fixture(autouse=True)
 def _many(monkeypatch):
     """Small tables have many levels here."""
-    monkeypatch.setattr("fastmlp.tables.encoding.MANY", 30)
+    monkeypatch.setattr("fastmlp.tables.means.MANY", 30)
 
 
 def shops(levels=60, rows=ROWS, seed=0):
@@ -197,7 +197,7 @@ def test_of_classes_there_is_a_mean_of_each(classes, means):
 
 @pytest.mark.parametrize("levels", [MANY, MANY + 1])
 def test_many_levels_are_more_than_a_number(monkeypatch, levels):
-    monkeypatch.setattr("fastmlp.tables.encoding.MANY", MANY)
+    monkeypatch.setattr("fastmlp.tables.means.MANY", MANY)
     codes = np.arange(2 * levels) // 2
     frame = pl.DataFrame({"shop": [f"shop {code}" for code in codes], "y": np.sin(codes)})
     assert isinstance(learned(frame)[0].columns[0], LevelMeans) == (levels > MANY)
@@ -303,7 +303,7 @@ def bare_file(tmp_path_factory):
     """What is in a file of a model with means of 65 levels."""
     path = tmp_path_factory.mktemp("means") / "m"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastmlp.tables.encoding.MANY", 30)
+        patch.setattr("fastmlp.tables.means.MANY", 30)
         TableRegressor(**FAST).fit(shops(), "y").save(path)
     return archive.read(path)
 

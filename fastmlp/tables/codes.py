@@ -1,0 +1,74 @@
+"""Numbers that are codes: whether the targets of a number's rows follow those of the numbers next to it.
+
+The numbers of districts or of models say which one it is, not how much. The mean target of such a number has
+nothing of those of its neighbours, where one of an amount lies between them. The test is one on second
+differences, as von Neumann's ("Distribution of the ratio of the mean square successive difference to the
+variance", 1941) is one on first differences.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastmlp.tables.columns import Array
+from fastmlp.tables.means import Targets
+
+MOST_ROWS = 200_000
+"""Rows that are looked at, evenly spread."""
+
+LEAST_CODES = 10
+"""Different numbers that codes have at least: of fewer a network needs no column each."""
+
+LEAST_ROWS = 5
+"""Rows that half of the codes have at least, so that what is learned of one holds for others of its rows."""
+
+CERTAIN = 5.0
+"""Deviations by which the mean squared jump is greater than chance makes it, of codes."""
+
+LARGEST = 9.0
+"""What a squared jump counts at most, in squared deviations, so that a single far target is no sign."""
+
+WORTH, PART = 0.05, 0.15
+"""Share of the targets' variance that codes explain beyond their neighbours at least, and what part it is of
+what they explain at all; docs/tables.md has the tables."""
+
+
+CORRELATED = 35 / 9
+"""Variance of the mean of n squared second differences of noise over its square, times n:
+2 (1 + 2 r^2 + 2 s^2) with the correlations r = -2/3 of neighbours and s = 1/6 of the next ones."""
+
+
+def are_codes(values: Array, targets: Targets) -> bool:
+    """Return whether whole numbers (rows,), NaN where there is none, are codes, by their rows' targets."""
+    step = -(-len(values) // MOST_ROWS)
+    values = values[::step]
+    known = np.isfinite(values)
+    values = values[known]
+    if not (values % 1 == 0).all():
+        return False
+    different, places, rows = np.unique(values, return_inverse=True, return_counts=True)
+    if len(different) < LEAST_CODES or np.median(rows) < LEAST_ROWS:
+        return False
+    return any(_jump(places, rows, target[::step][known]) for target in targets.columns())
+
+
+def _jump(places: Array, rows: Array, target: Array) -> bool:
+    """Return whether means of a target (rows,) jump from one place to the next by more than chance.
+
+    places : of the rows, ascending with their numbers; rows : of each place
+    """
+    target = target - target.mean()
+    sums = np.bincount(places, target)
+    means = sums / rows
+    within = max(1e-12, (np.square(target).sum() - (sums * means).sum()) / (len(target) - len(rows)))
+    chance = within / rows
+    jumps = np.square(means[1:-1] - (means[:-2] + means[2:]) / 2)
+    expected = chance[1:-1] + (chance[:-2] + chance[2:]) / 4
+    ratio = np.minimum(jumps / expected, LARGEST).mean()
+    if ratio < 1 + CERTAIN * np.sqrt(CORRELATED / len(jumps)):
+        return False
+    weights = 1 / np.square(expected)
+    between = max(0.0, float(((jumps - expected) * weights).sum() / weights.sum())) / 1.5
+    beyond = float((rows * between**2 / (between + chance)).sum() / len(target))
+    whole = float((rows * np.square(means)).sum() - within * len(rows)) / len(target)
+    return min(beyond, whole) > WORTH and beyond > PART * whole

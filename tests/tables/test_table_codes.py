@@ -1,0 +1,180 @@
+"""Numbers that are codes: which numbers are found to be such, and that X, files and reports have both."""
+
+from __future__ import annotations
+
+import json
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+from test_table_cli import QUICK
+from test_table_estimators import QUICK as FAST
+
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.cli.main import main
+from fastmlp.files import archive
+from fastmlp.files.archive import CheckpointError
+from fastmlp.tables.codes import are_codes
+from fastmlp.tables.effects import importances
+from fastmlp.tables.means import LevelMeans, Targets
+from fastmlp.tables.tasks import Classification, Regression
+
+ROWS = 1200
+
+SHORT = FAST | {"preset": "fast", "epochs": 3, "members": 1}
+"""Settings of models of which only the columns matter."""
+
+
+def districts(count=30, rows=ROWS, seed=0):
+    """Codes of districts, a size, and prices by both."""
+    rng = np.random.default_rng(seed)
+    codes, size = rng.integers(1, count + 1, rows), rng.normal(size=rows)
+    price = np.random.default_rng(9).normal(size=count + 1)[codes] + size + rng.normal(size=rows) / 2
+    return pl.DataFrame({"district": codes, "size": size, "price": price})
+
+
+def targets_of(y):
+    """What is judged by targets (rows,): numbers, or classes."""
+    classes = np.asarray(y).dtype.kind in "US"
+    return Targets((Classification if classes else Regression).learned(y), y)
+
+
+JUMPS = np.random.default_rng(1).normal(size=40)
+AMOUNTS = np.random.default_rng(2).integers(0, 40, ROWS)
+NOISE = np.random.default_rng(3).normal(size=ROWS)
+
+FOUND = {
+    "jumps": (AMOUNTS, JUMPS[AMOUNTS] + NOISE),
+    "nothing else": (AMOUNTS, JUMPS[AMOUNTS]),
+    "beside a trend": (AMOUNTS, JUMPS[AMOUNTS] + AMOUNTS / 20 + NOISE),
+    "negative": (-7 * AMOUNTS, JUMPS[AMOUNTS] + NOISE),
+    "classes": (AMOUNTS, np.where(JUMPS[AMOUNTS] + NOISE > 0.5, "high", "low")),
+    "one class of three": (AMOUNTS, np.where(JUMPS[AMOUNTS] + NOISE > 1, "a", np.where(NOISE > 0, "b", "c"))),
+    "missing": (np.where(NOISE > 1, np.nan, AMOUNTS), JUMPS[AMOUNTS] + NOISE),
+}
+OTHERS = {
+    "a line": (AMOUNTS, AMOUNTS + NOISE),
+    "a curve": (AMOUNTS, np.sin(AMOUNTS / 6) + NOISE),
+    "a step": (AMOUNTS, (AMOUNTS > 20) + NOISE),
+    "noise": (AMOUNTS, NOISE),
+    "a far target": (AMOUNTS, np.where(np.arange(ROWS) == 5, 1e4, NOISE)),
+    "jumps that are little": (AMOUNTS, JUMPS[AMOUNTS] / 10 + AMOUNTS / 10 + NOISE),
+    "nine": (AMOUNTS % 9, JUMPS[AMOUNTS % 9] + NOISE),
+    "few rows each": (np.arange(ROWS) // 4, np.repeat(np.random.default_rng(4).normal(size=ROWS // 4), 4)),
+    "no whole numbers": (AMOUNTS + 0.5, JUMPS[AMOUNTS] + NOISE),
+    "nothing": (np.full(ROWS, np.nan), NOISE),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_numbers_whose_targets_jump_are_codes(name):
+    values, y = FOUND[name]
+    assert are_codes(values.astype(float), targets_of(y))
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_amounts_are_none(name):
+    values, y = OTHERS[name]
+    assert not are_codes(values.astype(float), targets_of(y))
+
+
+@pytest.mark.parametrize("levels", [12, 60, 200])
+def test_chance_makes_no_codes(levels):
+    rng = np.random.default_rng(0)
+    tried = [(rng.integers(0, levels, 2000).astype(float), rng.standard_t(3, 2000)) for _ in range(200)]
+    assert not any(are_codes(values, targets_of(y)) for values, y in tried)
+
+
+def test_codes_have_columns_beside_the_number_and_are_learned():
+    frame, new, scores = districts(), districts(seed=5), []
+    for columns in (None, {"district": "number"}):
+        model = TableRegressor(columns=columns, **FAST | {"preset": "fast"}).fit(frame, "price")
+        scores.append(model.score(new, "price"))
+        assert [code.name for code in model.encoding_.codes] == ["district"] * (columns is None)
+        assert model.encoding_.kinds["district"] == "number"
+        assert model.encoding_.width == 2 + 30 * (columns is None)
+    assert scores[0] > scores[1] + 0.1
+
+
+@pytest.mark.parametrize("many", [300, 20])
+def test_rows_to_learn_from_and_to_predict_have_them(monkeypatch, many):
+    """Codes are categories: of more levels than is many they become mean targets, of rows before each one."""
+    monkeypatch.setattr("fastmlp.tables.means.MANY", many)
+    frame = districts()
+    model = TableRegressor(**SHORT).fit(frame, "price")
+    encoding, (code,) = model.encoding_, model.encoding_.codes
+    X, y = frame.drop("price"), frame["price"].to_numpy()
+    plain = encoding.encoded(X)
+    as_text = code.encoded(X["district"].cast(pl.String))
+    if many == 300:
+        assert code.levels[0] in map(str, range(1, 31))
+        assert encoding.places == {"district": [slice(0, 1), slice(2, 32)], "size": [slice(1, 2)]}
+        np.testing.assert_array_equal(plain.toarray()[np.arange(ROWS), 2 + as_text.places[:, 0]], 1)
+        assert not encoding.encoded(pl.DataFrame({"district": [99], "size": [0.0]}))[:, 2:].nnz
+    else:
+        assert isinstance(code, LevelMeans)
+        np.testing.assert_allclose(plain[:, 2:], as_text.values, rtol=1e-6)
+        learned = encoding.encoded(X, targets=targets_of(y))
+        assert (learned[:, :2] == plain[:, :2]).all()
+        assert (learned[:, 2] != plain[:, 2]).mean() > 0.9
+    assert encoding.linear.width == 32
+
+
+def test_a_shuffled_column_has_neither():
+    """The importance of a column is that of its number and of its codes together."""
+    frame = districts()
+    model = TableRegressor(**FAST | {"preset": "fast"}).fit(frame, "price")
+    first, second = importances(model, frame.drop("price"), frame["price"].to_numpy(), 0)
+    assert {first.column, second.column} == {"district", "size"}
+    constant = model.predict(pl.DataFrame({"district": [-1], "size": [0.0]}))
+    assert np.isfinite(constant).all()
+    by_name = {one.column: one.mean for one in (first, second)}
+    assert by_name["district"] > 0.3
+
+
+def test_files_and_reports_say_so(tmp_path, capsys):
+    path, frame = tmp_path / "m", districts()
+    frame.write_csv(tmp_path / "t.csv")
+    command = ["train", str(tmp_path / "t.csv"), *f"--target price -o {path} {QUICK} --preset fast".split()]
+    assert main(command) == 0
+    model = TableRegressor.load(path)
+    assert [code.name for code in model.encoding_.codes] == ["district"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # all levels were learned
+        assert np.isfinite(model.predict(frame.drop("price"))).all()
+    assert main(["inspect", str(path)]) == 0
+    said = capsys.readouterr().out
+    assert "district: its numbers seem to be codes, so each has a column; see --number\n" in said
+    assert "; and as codes: 30 levels (" in said
+    assert main(["inspect", str(path), "--json"]) == 0
+    columns = json.loads(capsys.readouterr().out)["columns"]
+    assert {one["name"]: one["columns of X"] for one in columns} == {"district": 31, "size": 1}
+    assert main([*command, "--number", "district"]) == 0
+    assert not TableRegressor.load(path).encoding_.codes
+    assert "codes" not in capsys.readouterr().out
+
+
+def test_classes_have_them_too():
+    frame = districts().with_columns(dear=pl.col("price") > 0.5).drop("price")
+    model = TableClassifier(**FAST | {"preset": "fast"}).fit(frame, "dear")
+    assert [code.name for code in model.encoding_.codes] == ["district"]
+    assert model.score(frame, "dear") > 0.75
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"name": "city"}, {"name": "elsewhere"}, {"kind": "drop", "reason": "x"}],
+    ids=["no number", "no column", "no category"],
+)
+def test_a_file_of_other_codes_is_refused_in_one_line(tmp_path, change):
+    frame = districts().with_columns(city=pl.Series(["Rome", "Oslo"] * (ROWS // 2)))
+    TableRegressor(**SHORT).fit(frame, "price").save(tmp_path / "m")
+    header, arrays = archive.read(tmp_path / "m")
+    table = json.loads(arrays["table"].tobytes())
+    (code,) = table["codes"]
+    table["codes"] = [{"name": "district"} | change if "kind" in change else code | change]
+    text = np.frombuffer(json.dumps(table).encode(), np.uint8)
+    archive.write(tmp_path / "m", header, arrays | {"table": text})
+    with pytest.raises(CheckpointError, match="what is said to be the codes of a number is none"):
+        TableRegressor.load(tmp_path / "m")
