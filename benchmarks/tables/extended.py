@@ -194,7 +194,8 @@ class Coded(Encoding):
     @classmethod
     def of(cls, encoding: Encoding) -> Self:
         """Return that of an encoding."""
-        return cls(tuple(map(_coded, encoding.columns)), encoding.numbers_first)
+        columns, codes = (tuple(map(_coded, own)) for own in (encoding.columns, encoding.codes))
+        return cls(columns, encoding.numbers_first, codes)
 
 
 def _coded(column: Any) -> Any:

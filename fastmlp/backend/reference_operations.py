@@ -197,8 +197,9 @@ def embed(one: Operation, x: Array, own: dict[str, Array]) -> Array:
             units = np.concatenate(parts, axis=2)
         case "piecewise_linear":
             units = (x[:, :, None] - own["edges"]) * own["slopes"]
-            units[:, :, 1:] = np.maximum(units[:, :, 1:], 0)
-            units[:, :, :-1] = np.minimum(units[:, :, :-1], 1)
+            lowest, highest = np.zeros(units.shape[2], x.dtype), np.ones(units.shape[2], x.dtype)
+            lowest[0], highest[-1] = -1, 2
+            units = np.clip(units, lowest, highest)
         case "grouped":
             grouped = x.reshape(len(x), one.groups, -1)
             units = np.einsum("igk,gkd->igd", grouped, own["weights"]) + own["biases"]

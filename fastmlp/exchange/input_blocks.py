@@ -85,8 +85,7 @@ def _piecewise_linear(own: Mapping[str, Array]) -> list[UnitFormula]:
     columns, bins = own["edges"].shape
     arrays = {name: array.reshape(-1) for name, array in own.items()}
     lowest, highest = np.zeros_like(own["edges"]), np.ones_like(own["edges"])
-    highest[:, -1] = np.finfo(highest.dtype).max
-    lowest[:, 0] = -highest[:, -1]
+    lowest[:, 0], highest[:, -1] = -1, 2
     return [
         UnitFormula(
             np.repeat(np.arange(columns), bins),

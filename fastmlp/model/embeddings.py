@@ -135,8 +135,9 @@ class PiecewiseLinear(NumberEmbedding):
     """The place of each number in its bins.
 
     As in Gorishniy and others, "On embeddings for numerical features" (2022), a bin gives 0 below it, 1 above
-    it, and within it the share that lies below the number; the first one goes on below, the last one above.
-    With `width` a linear layer of its own for each number follows.
+    it, and within it the share that lies below the number. The first one goes on to -1 below and the last one
+    to 2 above, so that a number that is far beyond short bins is not far off. With `width` a linear layer of
+    its own for each number follows.
 
     Parameters
     ----------
@@ -233,7 +234,7 @@ class Grouped(Embedding):
 def _quantiles(values: Array, most: int) -> Array:
     """Return quantiles of equal shares of values (n,) that differ, ascending, at most so many.
 
-    They are the closest ones of which no more differ, found by bisection of their number.
+    Where some coincide they are closer, by bisection of how many shares there are.
     """
     ordered = np.sort(values)
     different: Array = ordered[np.insert(np.diff(ordered) > 0, 0, True)]

@@ -17,7 +17,6 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.tables import members, selection, storage
-from fastmlp.tables.columns import MOST_LEVELS
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
@@ -51,7 +50,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
     levels : int, optional
         Levels of a category that get a column of their own, the most frequent first; the others share one.
-        None for 5000, and mean targets in place of more than 300.
+        None for 5000, and mean targets in place of more than 300. So it is of numbers that are codes.
     preset : str, optional
         How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
         of their own. Rows that are held out decide between those of one preset. None for good.
@@ -202,9 +201,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             recipe.network(1, self.task_), recipe.optimizer_of(1)
         of_rows = None if rows is None else pl.Series(rows)
         targets = Targets(self.task_, learned)
-        own = None if self.levels or not targets.are_few else targets
+        few = targets if targets.are_few else None
         self.encoding_ = Encoding.learned(
-            frame, self.columns, self.progress, row_numbers, of_rows, self.levels or MOST_LEVELS, own
+            frame, self.columns, self.progress, row_numbers, of_rows, self.levels, few
         )
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = None

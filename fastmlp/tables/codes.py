@@ -14,13 +14,13 @@ from fastmlp.tables.columns import Array
 from fastmlp.tables.means import Targets
 
 MOST_ROWS = 200_000
-"""Rows that are looked at, evenly spread."""
+"""Rows that are looked at, drawn at random: evenly spread ones of a periodic table may have few codes."""
 
 LEAST_CODES = 10
 """Different numbers that codes have at least: of fewer a network needs no column each."""
 
 LEAST_ROWS = 5
-"""Rows that half of the codes have at least, so that what is learned of one holds for others of its rows."""
+"""Rows of those looked at that half of the codes have at least: what is learned of one holds for others."""
 
 CERTAIN = 5.0
 """Deviations by which the mean squared jump is greater than chance makes it, of codes."""
@@ -28,10 +28,11 @@ CERTAIN = 5.0
 LARGEST = 9.0
 """What a squared jump counts at most, in squared deviations, so that a single far target is no sign."""
 
-WORTH, PART = 0.05, 0.15
-"""Share of the targets' variance that codes explain beyond their neighbours at least, and what part it is of
-what they explain at all; docs/tables.md has the tables."""
+WORTH = 0.05
+"""Share of the targets' variance that codes explain beyond their neighbours at least."""
 
+PART = 0.15
+"""What part this is at least of what they explain at all."""
 
 CORRELATED = 35 / 9
 """Variance of the mean of n squared second differences of noise over its square, times n:
@@ -39,21 +40,23 @@ CORRELATED = 35 / 9
 
 
 def are_codes(values: Array, targets: Targets) -> bool:
-    """Return whether whole numbers (rows,), NaN where there is none, are codes, by their rows' targets."""
-    step = -(-len(values) // MOST_ROWS)
-    values = values[::step]
-    known = np.isfinite(values)
-    values = values[known]
+    """Return whether numbers (rows,), NaN where there is none, are codes: whole, with targets that jump."""
+    drawn = np.flatnonzero(np.isfinite(values))
+    if len(drawn) > MOST_ROWS:
+        drawn = np.random.default_rng(0).choice(drawn, MOST_ROWS, replace=False)
+    values = values[drawn]
     if not (values % 1 == 0).all():
         return False
     different, places, rows = np.unique(values, return_inverse=True, return_counts=True)
     if len(different) < LEAST_CODES or np.median(rows) < LEAST_ROWS:
         return False
-    return any(_jump(places, rows, target[::step][known]) for target in targets.columns())
+    return any(_jump(places, rows, target[drawn]) for target in targets.columns())
 
 
 def _jump(places: Array, rows: Array, target: Array) -> bool:
     """Return whether means of a target (rows,) jump from one place to the next by more than chance.
+
+    Chance is that of independent rows: those of one group, as of a day, make a jump, too.
 
     places : of the rows, ascending with their numbers; rows : of each place
     """

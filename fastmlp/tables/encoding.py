@@ -19,6 +19,7 @@ from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS, Date, Dropped, Number, Text
 from fastmlp.tables.means import LevelMeans, Targets, of_many_levels
+from fastmlp.tables.texts import parsed
 from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Encoding:
         shown: bool | None = False,
         row_numbers: Collection[str] = (),
         rows: pl.Series | None = None,
-        most_levels: int = MOST_LEVELS,
+        levels: int | None = None,
         targets: Targets | None = None,
     ) -> Self:
         """Return the encoding that a frame suggests.
@@ -65,7 +66,7 @@ class Encoding:
         shown : whether there is a progress bar; None on a terminal and in a notebook
         row_numbers : columns that number the rows of a table of which the frame is a part
         rows : (rows,) truth values, of those to learn from; None for all
-        most_levels : levels of a category that get a column of their own
+        levels : of a category that get a column of their own; None for the mean targets of many
         targets : of the rows to learn from, by which numbers are codes, and whose means stand in place of
             many levels; None for neither
 
@@ -74,10 +75,11 @@ class Encoding:
         TableError
             If a column cannot be used as the kind that it is set to be, or none is left.
         """
-        kinds_given = kinds_given or {}
+        kinds_given, most_levels = kinds_given or {}, levels or MOST_LEVELS
         for name, kind in kinds_given.items():
             checks.choice("column", name, frame.columns)
             checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
+        means = targets if levels is None else None
         columns: list[Column] = []
         codes: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
@@ -85,16 +87,15 @@ class Encoding:
                 if rows is not None:  # a column at a time, so that there is no second table
                     series = series.filter(rows)
                 if series.name in kinds_given:
-                    columns.append(KINDS[kinds_given[series.name]].learned(series, most_levels))
+                    column = KINDS[kinds_given[series.name]].learned(series, most_levels)
                 elif series.name in row_numbers:
-                    columns.append(Dropped(series.name, ROW_NUMBERS))
+                    column = Dropped(series.name, ROW_NUMBERS)
                 else:
-                    columns.append(inferred(series, most_levels))
-                if targets is not None and isinstance(columns[-1], Category):
-                    columns[-1] = of_many_levels(columns[-1], series, targets)
-                may_be = series.name not in kinds_given and isinstance(columns[-1], Number)
-                if targets is not None and may_be and are_codes(numbers(series), targets):
-                    codes.append(of_many_levels(Category.learned(series, most_levels), series, targets))
+                    column = inferred(series, most_levels)
+                    if isinstance(column, Number) and targets and are_codes(numbers(series), targets):
+                        code = Category.learned(series, most_levels)
+                        codes.append(of_many_levels(code, series, means))
+                columns.append(of_many_levels(column, series, means))
                 bar.move(len(columns))
         if not any(column.width for column in columns):
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
@@ -151,6 +152,7 @@ class Encoding:
 
     def remarks(self, frame: pl.DataFrame) -> list[str]:
         """Return in words what sets a frame's rows apart from those that were learned from."""
+        frame = self._parsed(frame)
         return [line for column in self.used for line in column.remarks(frame[column.name])]
 
     @property
@@ -248,8 +250,8 @@ class Encoding:
                     f"there is no such column; there are: {', '.join(frame.columns)}", column.name
                 )
         for start in range(0, max(1, len(frame)), TOGETHER):
-            part = frame[start : start + TOGETHER]
             try:
+                part = self._parsed(frame[start : start + TOGETHER])
                 blocks = [column.encoded(part[column.name]) for column in self.used]
             except TableError as error:
                 raise error.within(None, start) from None
@@ -261,6 +263,13 @@ class Encoding:
                 if self.is_sparse
                 else self._dense(len(part), blocks, dtype)
             )
+
+    def _parsed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return a frame with numbers in place of texts where they are codes, too."""
+        import polars as pl
+
+        columns = (frame[code.name] for code in self.codes)
+        return frame.with_columns(parsed(one, "number") for one in columns if one.dtype == pl.String)
 
     def _dense(self, rows: int, blocks: list[Cells], dtype: Any) -> Array:
         out, first = np.zeros((rows, self.width), dtype), 0

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import numpy as np
 
 from fastmlp.tables.categories import LEAST_COUNT, MISSING, UNKNOWN, Category, counts_of, unknown_share
-from fastmlp.tables.columns import MOST_LEVELS, Array, Cells
+from fastmlp.tables.columns import MOST_LEVELS, Array, Cells, Column
 from fastmlp.tables.tasks import Classification, Task
 from fastmlp.tables.values import clipped, labels_of
 
@@ -168,9 +168,14 @@ class LevelMeans(Category):
         return f"mean target and rows of {super().summary}"
 
 
-def of_many_levels(column: Category, series: pl.Series, targets: Targets) -> Category:
-    """Return a category with mean targets of the rows that it was learned from if it has many levels."""
-    return LevelMeans.of(column, series, targets) if len(column.levels) > MANY else column
+def of_many_levels(column: Column, series: pl.Series, targets: Targets | None) -> Column:
+    """Return a category of many levels with mean targets of the rows that it was learned from.
+
+    Other columns, and all without targets, are returned as they are.
+    """
+    if targets is None or not isinstance(column, Category) or len(column.levels) <= MANY:
+        return column
+    return LevelMeans.of(column, series, targets)
 
 
 def prior_of(sums: Array, rows: Array, squares: float) -> float:

@@ -15,10 +15,13 @@ from fastmlp.model.optimizers import BY_NAME, AdamW, Optimizer
 from fastmlp.model.schedules import Cosine
 from fastmlp.tables.tasks import Task
 
+MOST_EPOCHS = 400
+"""Epochs of a member at most, unless they are given; nearly all end before."""
+
 VISITS = 20_000_000
 """Rows that a member visits at most, unless epochs are given: an epoch of a large table counts for many."""
 
-MEMBER_VISITS = 40_000_000
+MEMBER_VISITS = 60_000_000
 """Rows that all members visit together at most, unless their number is given."""
 
 
@@ -34,7 +37,7 @@ class Recipe:
     sigma : deviation of the frequencies of each number's cosines, which are inputs beside it; 0 for none
     width : outputs of a linear layer of its own, which each number has behind these
     average : decay of the moving average of adamw's weights, which predicts and is validated; 0 for none
-    most_epochs, most_members : what `resolved` makes of few rows
+    most_members : what `resolved` makes of few rows
     """
 
     hidden: tuple[int, ...] = (128, 128)
@@ -54,7 +57,6 @@ class Recipe:
     sigma: float = 0.0
     width: int = 0
     average: float = 0.0
-    most_epochs: int = 200
     most_members: int = 8
 
     @property
@@ -70,7 +72,7 @@ class Recipe:
 
     def resolved(self, rows: int) -> Recipe:
         """Return the recipe with numbers for everything, for so many training rows."""
-        epochs = self.epochs or max(8, min(self.most_epochs, VISITS // rows))
+        epochs = self.epochs or max(8, min(MOST_EPOCHS, VISITS // rows))
         members = self.members or max(1, min(self.most_members, MEMBER_VISITS // (rows * epochs)))
         batch_size = self.batch_size or min(256, max(16, 1 << max(1, rows // 32).bit_length() - 1))
         return replace(self, epochs=epochs, members=members, batch_size=batch_size)
@@ -110,10 +112,10 @@ class Recipe:
 PLAIN = Recipe(most_members=7)
 """Numbers as they are, and much decay: where noise rules; see docs/tables.md."""
 
-BINNED = Recipe(decay=0.01, bins=64, width=16, average=0.99, most_epochs=120, most_members=7)
+BINNED = Recipe(dropout=0.0, decay=0.01, bins=64, width=16, average=0.99, most_members=7)
 """A linear layer of the places of each number in bins: where there is signal."""
 
-WIDE = replace(BINNED, hidden=(256, 256), dropout=0.2)
+WIDE = replace(BINNED, hidden=(256, 256))
 """The same in a larger network."""
 
 WAVES = replace(BINNED, bins=0, sigma=0.1, width=8, dropout=0.2)

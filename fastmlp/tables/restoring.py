@@ -108,7 +108,7 @@ def recipe_of(description: dict[str, Any]) -> Recipe:
     recipe = Recipe(**{**kept, **read})
     checks.choice("hidden activation", recipe.activation, HIDDEN)
     checks.choice("optimizer", recipe.optimizer, tuple(BY_NAME))
-    for name in ("epochs", "batch_size", "members", "patience", "most_epochs", "most_members"):
+    for name in ("epochs", "batch_size", "members", "patience", "most_members"):
         checks.whole(name, getattr(recipe, name), 1)
     for name in ("learning_rate", "dropout", "l2", "decay", "sigma"):
         checks.real(name, getattr(recipe, name), 0)
@@ -119,8 +119,8 @@ def recipe_of(description: dict[str, Any]) -> Recipe:
     return recipe
 
 
-_FORMER = ("label_smoothing", "cosine", "loss")
-"""Settings of trainings that the first files of "table 1" have: predicting needs none of them."""
+_FORMER = ("label_smoothing", "cosine", "loss", "most_epochs")
+"""Settings of trainings that earlier files have: predicting needs none of them."""
 
 
 def trials_of(descriptions: list[Any]) -> list[SearchTrial]:

@@ -128,6 +128,18 @@ def test_bins_whose_slope_would_be_infinite_give_0(dtype, length):
     assert np.isfinite(model.parameters).all()
 
 
+@pytest.mark.parametrize("backend", ["reference", "fused", "tiled"])
+def test_numbers_beyond_the_bins_go_on_for_the_length_of_an_outer_bin(backend):
+    net = Network(inputs=[Numbers(1, PiecewiseLinear([0.0, 1.0, 3.0]))], layers=[Dense(1)])
+    options = {"epochs": 1, "seed": 0, "progress": False, "dtype": "float64", "backend": backend}
+    model = fastmlp.fit(net, [NUMBERS[:, :1]], Y[:, :1], **options)
+    at = {x: model.predict([[[float(x)]]]).item() for x in (-1e300, -1, -0.5, 0, 3, 4, 5, 1e300)}
+    assert at[-1e300] == at[-1]
+    assert at[1e300] == at[5]
+    np.testing.assert_allclose([at[-0.5], at[4]], [(at[-1] + at[0]) / 2, (at[3] + at[5]) / 2], rtol=1e-12)
+    assert len({*at.values()}) == 6
+
+
 def test_an_error_of_many_rows_names_the_row():
     rows = np.tile(np.hstack([NUMBERS, CODES]), (2 * AT_ONCE // (ROWS * 6), 1)).astype("f4")
     rows[-1, -1] = 0.5
@@ -144,6 +156,27 @@ def test_bins_are_quantiles_of_the_rows():
     np.testing.assert_allclose(arrays["slopes"][0], 1 / 25)
     np.testing.assert_array_equal(arrays["slopes"][1] > 0, np.arange(4) == 0)
     assert not arrays["slopes"][2].any()
+
+
+COUNTS = np.repeat([0.0, 1.0, 2.0, 3.0, 7.0, 8.0], [900, 50, 30, 15, 3, 2])
+ZEROS = np.append(np.zeros(950), np.linspace(0.01, 0.5, 50))
+
+
+@pytest.mark.parametrize(
+    ("column", "bins", "edges"),
+    [
+        (COUNTS, 8, [0, 1, 2, 3, 7, 8]),  # all of them
+        (COUNTS, 5, [0, 1, 2, 3, 7, 8]),
+        (COUNTS, 4, [0, 1, 2, 3, 8]),  # at most so many: of 16 to 25 shares
+        (ZEROS, 4, [0, 0.11, 0.24, 0.37, 0.5]),  # of 77 shares
+    ],
+)
+def test_where_quantiles_coincide_there_are_closer_ones(column, bins, edges):
+    net = Network(inputs=[Numbers(1, PiecewiseLinear(bins))], layers=[Dense(1)])
+    arrays = fastmlp.fit(net, [column[:, None]], column, epochs=1, seed=0, progress=False).layers
+    own, slopes = (arrays["piecewise_linear1"][name][0] for name in ("edges", "slopes"))
+    np.testing.assert_allclose(own[slopes > 0], edges[:-1], atol=0.02)
+    np.testing.assert_allclose(own[slopes > 0][-1] + 1 / slopes[slopes > 0][-1], edges[-1], rtol=1e-5)
 
 
 WRONG = {

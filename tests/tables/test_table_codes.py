@@ -11,7 +11,7 @@ import pytest
 from test_table_cli import QUICK
 from test_table_estimators import QUICK as FAST
 
-from fastmlp import TableClassifier, TableRegressor
+from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
@@ -145,7 +145,7 @@ def test_files_and_reports_say_so(tmp_path, capsys):
         assert np.isfinite(model.predict(frame.drop("price"))).all()
     assert main(["inspect", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "district: its numbers seem to be codes, so each has a column; see --number\n" in said
+    assert "district: seem to be codes, which have columns beside the numbers; see --number\n" in said
     assert "; and as codes: 30 levels (" in said
     assert main(["inspect", str(path), "--json"]) == 0
     columns = json.loads(capsys.readouterr().out)["columns"]
@@ -178,3 +178,31 @@ def test_a_file_of_other_codes_is_refused_in_one_line(tmp_path, change):
     archive.write(tmp_path / "m", header, arrays | {"table": text})
     with pytest.raises(CheckpointError, match="what is said to be the codes of a number is none"):
         TableRegressor.load(tmp_path / "m")
+
+
+def test_texts_of_numbers_are_their_codes():
+    """As the number of a text is that number, the code is its code."""
+    encoding = TableRegressor(**SHORT).fit(districts(), "price").encoding_
+    texts = pl.DataFrame({"district": ["26", "26.0", " 26", "2.6e1", "99", None], "size": [0.0] * 6})
+    X = encoding.encoded(texts).toarray()
+    place = encoding.parts.index("district = 26")
+    np.testing.assert_array_equal(X[:, place], [1, 1, 1, 1, 0, 0])
+    (line,) = encoding.remarks(texts[[0, 1, 2, 4, 4, 4]])
+    assert "3 of 6 rows have levels that were not learned, as 99.0" in line
+    with pytest.raises(TableError, match=r"row 2, column 'district': 'x' is not a number"):
+        encoding.encoded(texts.with_columns(district=pl.Series(["1", "x", "1", "1", "1", "1"])))
+
+
+@pytest.mark.parametrize("cycle", [10, 20])
+def test_codes_of_a_long_periodic_table_are_found(cycle):
+    values = np.tile(np.arange(float(cycle)), 2**21 // cycle)
+    y = JUMPS[values.astype(int)] + np.resize(NOISE, len(values))
+    assert are_codes(values, targets_of(y))
+
+
+def test_given_levels_leave_the_codes(monkeypatch):
+    monkeypatch.setattr("fastmlp.tables.means.MANY", 20)
+    model = TableRegressor(levels=25, **SHORT).fit(districts(), "price")
+    (code,) = model.encoding_.codes
+    assert len(code.levels) == 25
+    assert not isinstance(code, LevelMeans)

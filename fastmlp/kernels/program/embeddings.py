@@ -91,8 +91,9 @@ def bins(x, column, edges, slopes, unit, out):
         value = x[i, column]
         for j in range(count):
             share = (value - edges[column, j]) * slopes[column, j]
-            share = zero if share < zero and j > 0 else share
-            out[i, unit + j] = one if share > one and j < count - 1 else share
+            lowest, highest = (zero if j > 0 else -one), (one if j < count - 1 else one + one)
+            share = lowest if share < lowest else share
+            out[i, unit + j] = highest if share > highest else share
 
 
 def table_row(code, levels):
