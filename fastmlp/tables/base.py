@@ -17,6 +17,7 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.bars import Bar
 from fastmlp.tables import members, selection, storage
+from fastmlp.tables.codes import with_codes
 from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
@@ -205,6 +206,9 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.encoding_ = Encoding.learned(
             frame, self.columns, self.progress, row_numbers, of_rows, self.levels, few
         )
+        if few is not None:
+            given = self.columns or {}
+            self.encoding_ = with_codes(self.encoding_, frame, few, given, of_rows, self.levels)
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)
         self.report_ = None
         self._name(frame.columns, target)

@@ -1,17 +1,29 @@
 """Numbers that are codes: whether the targets of a number's rows follow those of the numbers next to it.
 
 The numbers of districts or of models say which one it is, not how much. The mean target of such a number has
-nothing of those of its neighbours, where one of an amount lies between them. The test is one on second
+nothing of those of its neighbours, where one of an amount lies between them. Nor do other columns explain
+it: a column that they follow from, as the width of lots in a street, is no code. The test is one on second
 differences, as von Neumann's ("Distribution of the ratio of the mean square successive difference to the
 variance", 1941) is one on first differences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from fastmlp.tables.columns import Array
-from fastmlp.tables.means import Targets
+from fastmlp.tables.categories import Category
+from fastmlp.tables.columns import MOST_LEVELS, Array
+from fastmlp.tables.encoding import Encoding
+from fastmlp.tables.kinds import Number
+from fastmlp.tables.means import Targets, of_many_levels
+from fastmlp.tables.values import numbers
+
+if TYPE_CHECKING:
+    import polars as pl
 
 MOST_ROWS = 200_000
 """Rows that are looked at, drawn at random: evenly spread ones of a periodic table may have few codes."""
@@ -39,18 +51,54 @@ CORRELATED = 35 / 9
 2 (1 + 2 r^2 + 2 s^2) with the correlations r = -2/3 of neighbours and s = 1/6 of the next ones."""
 
 
-def are_codes(values: Array, targets: Targets) -> bool:
-    """Return whether numbers (rows,), NaN where there is none, are codes: whole, with targets that jump."""
-    drawn = np.flatnonzero(np.isfinite(values))
-    if len(drawn) > MOST_ROWS:
-        drawn = np.random.default_rng(0).choice(drawn, MOST_ROWS, replace=False)
-    values = values[drawn]
+def with_codes(
+    encoding: Encoding,
+    frame: pl.DataFrame,
+    targets: Targets,
+    given: Collection[str] = (),
+    rows: pl.Series | None = None,
+    levels: int | None = None,
+) -> Encoding:
+    """Return an encoding with the codes that its columns of numbers are.
+
+    Columns are judged by the targets, and by what a ridge regression on all columns leaves of them: where
+    other columns say the same there is nothing to learn of codes.
+
+    frame, rows, levels : as for `Encoding.learned`; given : columns that are numbers only
+    targets : of the rows to learn from
+    """
+    frame = frame if rows is None else frame.filter(rows)
+    drawn, y = frame, targets.y
+    if len(frame) > MOST_ROWS:
+        places = np.sort(np.random.default_rng(0).choice(len(frame), MOST_ROWS, replace=False))
+        drawn, y = frame[places], y[places]
+    columns = np.column_stack([*Targets(targets.task, y).columns()])
+    may_be = [one.name for one in encoding.columns if isinstance(one, Number) and one.name not in given]
+    may_be = [name for name in may_be if are_codes(numbers(drawn[name]), columns)]
+    if may_be:
+        from sklearn.linear_model import Ridge
+
+        X = encoding.linear.encoded(drawn)
+        left = columns - Ridge(solver="lsqr").fit(X, columns).predict(X).reshape(columns.shape)
+        may_be = [name for name in may_be if are_codes(numbers(drawn[name]), left)]
+    learned = (Category.learned(frame[name], levels or MOST_LEVELS) for name in may_be)
+    means = targets if levels is None else None
+    return replace(encoding, codes=tuple(of_many_levels(one, frame[one.name], means) for one in learned))
+
+
+def are_codes(values: Array, targets: Array) -> bool:
+    """Return whether numbers (rows,), NaN where there is none, are codes: whole, with targets that jump.
+
+    targets : (rows, n), of which one jumps at least
+    """
+    known = np.isfinite(values)
+    values = values[known]
     if not (values % 1 == 0).all():
         return False
     different, places, rows = np.unique(values, return_inverse=True, return_counts=True)
     if len(different) < LEAST_CODES or np.median(rows) < LEAST_ROWS:
         return False
-    return any(_jump(places, rows, target[drawn]) for target in targets.columns())
+    return any(_jump(places, rows, target) for target in targets[known].T)
 
 
 def _jump(places: Array, rows: Array, target: Array) -> bool:
@@ -60,7 +108,7 @@ def _jump(places: Array, rows: Array, target: Array) -> bool:
 
     places : of the rows, ascending with their numbers; rows : of each place
     """
-    target = target - target.mean()
+    target = (target - target.mean()) / (target.std() or 1.0)
     sums = np.bincount(places, target)
     means = sums / rows
     within = max(1e-12, (np.square(target).sum() - (sums * means).sum()) / (len(target) - len(rows)))

@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.system.bars import Bar
 from fastmlp.tables.categories import Category
-from fastmlp.tables.codes import are_codes
 from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS, Date, Dropped, Number, Text
 from fastmlp.tables.means import LevelMeans, Targets, of_many_levels
 from fastmlp.tables.texts import parsed
-from fastmlp.tables.values import numbers
 
 if TYPE_CHECKING:
     import polars as pl
@@ -67,8 +65,7 @@ class Encoding:
         row_numbers : columns that number the rows of a table of which the frame is a part
         rows : (rows,) truth values, of those to learn from; None for all
         levels : of a category that get a column of their own; None for the mean targets of many
-        targets : of the rows to learn from, by which numbers are codes, and whose means stand in place of
-            many levels; None for neither
+        targets : of the rows to learn from, whose means stand in place of many levels; None for no means
 
         Raises
         ------
@@ -81,7 +78,6 @@ class Encoding:
             checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
         means = targets if levels is None else None
         columns: list[Column] = []
-        codes: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
                 if rows is not None:  # a column at a time, so that there is no second table
@@ -92,16 +88,13 @@ class Encoding:
                     column = Dropped(series.name, ROW_NUMBERS)
                 else:
                     column = inferred(series, most_levels)
-                    if isinstance(column, Number) and targets and are_codes(numbers(series), targets):
-                        code = Category.learned(series, most_levels)
-                        codes.append(of_many_levels(code, series, means))
                 columns.append(of_many_levels(column, series, means))
                 bar.move(len(columns))
         if not any(column.width for column in columns):
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])
             more = ", .." if len(columns) > 3 else ""
             raise TableError(f"no column is left to learn from; {why}{more}".removesuffix("; "))
-        return cls(tuple(columns), True, tuple(codes))
+        return cls(tuple(columns), numbers_first=True)
 
     @property
     def used(self) -> list[Column]:

@@ -15,8 +15,9 @@ from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
-from fastmlp.tables.codes import are_codes
+from fastmlp.tables.codes import are_codes, with_codes
 from fastmlp.tables.effects import importances
+from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.means import LevelMeans, Targets
 from fastmlp.tables.tasks import Classification, Regression
 
@@ -35,9 +36,20 @@ def districts(count=30, rows=ROWS, seed=0):
 
 
 def targets_of(y):
-    """What is judged by targets (rows,): numbers, or classes."""
+    """Targets (rows,) with their task: numbers, or classes."""
     classes = np.asarray(y).dtype.kind in "US"
     return Targets((Classification if classes else Regression).learned(y), y)
+
+
+def jump(values, y):
+    """Whether values are codes by targets alone."""
+    return are_codes(values.astype(float), np.column_stack([*targets_of(y).columns()]))
+
+
+def found(frame, y):
+    """The names of columns that are codes."""
+    encoding = Encoding.learned(frame)
+    return [code.name for code in with_codes(encoding, frame, targets_of(y)).codes]
 
 
 JUMPS = np.random.default_rng(1).normal(size=40)
@@ -70,20 +82,31 @@ OTHERS = {
 @pytest.mark.parametrize("name", FOUND)
 def test_numbers_whose_targets_jump_are_codes(name):
     values, y = FOUND[name]
-    assert are_codes(values.astype(float), targets_of(y))
+    assert jump(values, y)
+    assert found(pl.DataFrame({"x": values}), y) == ["x"]
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_amounts_are_none(name):
     values, y = OTHERS[name]
-    assert not are_codes(values.astype(float), targets_of(y))
+    assert not jump(values, y)
 
 
 @pytest.mark.parametrize("levels", [12, 60, 200])
 def test_chance_makes_no_codes(levels):
     rng = np.random.default_rng(0)
     tried = [(rng.integers(0, levels, 2000).astype(float), rng.standard_t(3, 2000)) for _ in range(200)]
-    assert not any(are_codes(values, targets_of(y)) for values, y in tried)
+    assert not any(jump(values, y) for values, y in tried)
+
+
+def test_codes_of_which_other_columns_say_the_same_are_none():
+    name = pl.Series("name", [f"district {code}" for code in AMOUNTS])
+    y, frame = JUMPS[AMOUNTS] + NOISE, pl.DataFrame({"x": AMOUNTS, "other": NOISE[::-1]})
+    assert found(frame, y) == ["x"]
+    assert found(frame.with_columns(name), y) == []
+    assert found(frame.with_columns(name), y + JUMPS[::-1][AMOUNTS] * (NOISE > 0)) == []
+    assert found(frame, np.where(y > 0, "high", "low")) == ["x"]
+    assert found(frame.with_columns(name), np.where(y > 0, "high", "low")) == []
 
 
 def test_codes_have_columns_beside_the_number_and_are_learned():
@@ -197,7 +220,7 @@ def test_texts_of_numbers_are_their_codes():
 def test_codes_of_a_long_periodic_table_are_found(cycle):
     values = np.tile(np.arange(float(cycle)), 2**21 // cycle)
     y = JUMPS[values.astype(int)] + np.resize(NOISE, len(values))
-    assert are_codes(values, targets_of(y))
+    assert found(pl.DataFrame({"x": values}), y) == ["x"]
 
 
 def test_given_levels_leave_the_codes(monkeypatch):
