@@ -14,10 +14,10 @@ import needs
 import numpy as np
 import polars as pl
 import pytest
+from flats import flats
 from missing import without
 from printed import value
 from terminals import on_terminal
-from test_table_estimators import flats
 
 from fastmlp import (
     Dense,

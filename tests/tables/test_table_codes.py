@@ -8,8 +8,8 @@ import warnings
 import numpy as np
 import polars as pl
 import pytest
+from flats import QUICK as FAST
 from test_table_cli import QUICK
-from test_table_estimators import QUICK as FAST
 
 from fastmlp import TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main

@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import polars as pl
 import pytest
+from flats import QUICK, flats
 from sklearn.inspection import partial_dependence, permutation_importance
-from test_table_estimators import QUICK, flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.tables import members, recipe

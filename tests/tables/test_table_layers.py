@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from flats import flats
 from printed import value
-from test_table_estimators import flats
 
 from fastmlp import (
     Activation,

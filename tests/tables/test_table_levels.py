@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pytest
+from flats import QUICK as FAST
 from printed import value
 from test_table_cli import QUICK
-from test_table_estimators import QUICK as FAST
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main

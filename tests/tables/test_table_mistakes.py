@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import polars as pl
 import pytest
+from flats import QUICK as FAST
+from flats import flats
 from printed import value
 from test_table_cli import QUICK, trained
-from test_table_estimators import QUICK as FAST
-from test_table_estimators import flats
 
 from fastmlp import TableClassifier, TableRegressor
 from fastmlp.cli.main import main

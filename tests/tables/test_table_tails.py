@@ -7,8 +7,8 @@ import json
 import numpy as np
 import polars as pl
 import pytest
+from flats import QUICK as FAST
 from test_table_cli import QUICK
-from test_table_estimators import QUICK as FAST
 
 from fastmlp import TableRegressor
 from fastmlp.cli.main import main

@@ -1,0 +1,247 @@
+"""Files of models of tables: a model comes back; a changed file is refused in one line, or can be used."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+
+import numpy as np
+import polars as pl
+import pytest
+from flats import QUICK, flats
+
+import fastmlp
+from fastmlp import TableClassifier, TableRegressor
+from fastmlp.cli.main import main
+from fastmlp.files import archive
+from fastmlp.tables.deadline import Deadline
+from fastmlp.tables.estimators import load
+from fastmlp.tables.report import compared, simpler
+from fastmlp.tables.search import SearchTrial
+
+
+def test_a_file_holds_the_model_and_its_preprocessing(tmp_path, regressor, classifier):
+    for model in (regressor, classifier):
+        model.save(tmp_path / "model")
+        again = load(tmp_path / "model")
+        assert type(again) is type(model)
+        assert again.encoding_ == model.encoding_
+        assert again.recipe_ == model.recipe_
+        np.testing.assert_array_equal(again.outputs(flats(seed=3)), model.outputs(flats(seed=3)))
+        again.save(tmp_path / "again")
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+        np.testing.assert_array_equal(
+            pickle.loads(pickle.dumps(model)).predict(flats()), model.predict(flats())
+        )
+    assert type(TableClassifier.load(tmp_path / "model")) is TableClassifier
+    with pytest.raises(fastmlp.CheckpointError, match="holds a model of a classification, no TableRegressor"):
+        TableRegressor.load(tmp_path / "model")
+
+
+def test_a_trial_that_diverged_comes_back_as_one(tmp_path, regressor):
+    model = copy.copy(regressor)
+    model.trials_ = [SearchTrial((3,), 0.1, float("nan"), 1.0), SearchTrial((), 0.2, 0.5, 2.0)]
+    model.save(tmp_path / "model")
+    diverged, other = load(tmp_path / "model").trials_
+    assert np.isnan(diverged.loss)
+    assert other == model.trials_[1]
+
+
+def table_of(arrays):
+    return json.loads(bytes(arrays["table"]))
+
+
+def with_table(arrays, table):
+    return arrays | {"table": np.frombuffer(json.dumps(table).encode(), np.uint8)}
+
+
+def damaged(header, arrays, change):
+    table = table_of(arrays)
+    columns = {column["name"]: column for column in table["columns"]}
+    match change:
+        case "not JSON":
+            return header, arrays | {"table": arrays["table"][:-1]}
+        case "nothing":
+            return header, {name: array for name, array in arrays.items() if name != "table"}
+        case "members":
+            header = header | {"members": [3, *header["members"][1:]]}
+        case "NaN":
+            parameters = np.full_like(arrays["members/0/parameters"], np.nan)
+            arrays = arrays | {"members/0/parameters": parameters}
+        case "no losses":
+            header = header | {"history": ["loss"]}
+        case "other epochs":
+            arrays = arrays | {"members/1/history/validation_loss": np.ones(99)}
+        case "no epochs":
+            arrays = arrays | {f"members/1/history/{name}": np.ones(0) for name in header["history"]}
+        case "classes":
+            table["task"]["classes"] = ["cheap", 3]
+        case "no classes":
+            table["task"]["classes"] = []
+        case "lacks classes":
+            del table["task"]["classes"]
+        case "order":
+            table["task"]["classes"].reverse()
+        case "one class":
+            table["task"]["classes"] = ["cheap", "cheap"]
+        case "column":
+            columns["size"]["kind"] = "numbr"
+        case "no column":
+            table["columns"] = []
+        case "two columns":
+            columns["noise"]["name"] = "size"
+        case "scale":
+            columns["size"]["scale"] = 0
+        case "unit":
+            columns["size"]["unit"] = -1.0
+        case "tails":
+            columns["size"]["tails"] = "cut"
+        case "levels":
+            columns["city"]["levels"] = ["Rome", "Rome", "Oslo"]
+        case "target":
+            table["target"] = "city"
+        case "recipe":
+            table["recipes"][0]["drop_out"] = table["recipes"][0].pop("dropout")
+        case "hidden":
+            table["recipes"][0]["hidden"] = [9]
+    return header, with_table(arrays, table)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("not JSON", "Expecting"),
+        ("nothing", "it lacks 'table'"),
+        ("members", "members must be at most 2, got 3"),
+        ("NaN", "a parameter is not finite"),
+        ("no losses", "no network of a recipe has losses of rows that it held out"),
+        ("other epochs", "the losses of a network are not those of its epochs"),
+        ("no epochs", "the losses of a network are not those of its epochs"),
+        ("classes", "no list of different texts or numbers"),
+        ("no classes", "no list of different texts or numbers"),
+        ("lacks classes", "it lacks 'classes'"),
+        ("order", "the classes are not ascending"),
+        ("one class", "the classes are not ascending"),
+        ("column", "unknown kind of column 'numbr'"),
+        ("no column", "the network is not that of its columns"),
+        ("two columns", "two columns have the name 'size'"),
+        ("scale", "scale of a column must be a finite number above 0, got 0"),
+        ("unit", "unit of a column must be a finite number above 0, got -1.0"),
+        ("tails", "tails of a column must be one of clipped, both, kept, got 'cut'"),
+        ("levels", "levels of a column must be a list of different texts, got"),
+        ("target", "the target is one of the columns"),
+        ("recipe", "drop_out"),
+        ("hidden", "the network is not that of its columns, its recipe and its task"),
+    ],
+)
+def test_a_file_that_was_changed_is_refused_in_one_line(tmp_path, classifier, change, says):
+    path = tmp_path / "model"
+    classifier.save(path)
+    archive.write(path, *damaged(*archive.read(path), change))
+    with pytest.raises(fastmlp.CheckpointError, match=says) as raised:
+        load(path)
+    assert str(path) in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def parts_of(value, path=()):
+    """Every part of a value of JSON's types, by its path."""
+    yield path
+    children = (
+        value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    )
+    for name, child in children:
+        yield from parts_of(child, (*path, name))
+
+
+GONE = object()
+
+
+def changed(value, path, new):
+    """A copy of a value in which the part at a path is another, or is gone."""
+    if not path:
+        return new
+    copied = value.copy()
+    if len(path) == 1 and new is GONE:
+        del copied[path[0]]
+    else:
+        copied[path[0]] = changed(value[path[0]], path[1:], new)
+    return copied
+
+
+@pytest.mark.slow
+def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_path, capsys):
+    words = pl.Series("note", [f"{a} {b} stone water" for a in "ab" for b in ("red", "blue")] * 15)
+    dates = pl.Series("day", np.datetime64("2024-01-01") + np.arange(60) % 50)
+    frame = flats(60).with_columns(words, dates, same=1)
+    options = {"columns": {"price": "drop", "note": "text"}}
+    model = TableClassifier(**QUICK | {"epochs": 2}, **options).fit(frame, "kind")
+    model.trials_ = [SearchTrial((8,), 0.1, 0.5, 1.0)]
+    held = np.arange(60) % 3 == 0
+    y = np.array(frame["kind"].to_list())
+    others = simpler(model, frame.drop("kind"), y, held, 0, Deadline())
+    X = model.encoding_.encoded(frame.filter(held))
+    model.report_ = compared(model, X, y[held], others) | {"words": {"city": {"none": 3}}}
+    path = tmp_path / "model"
+    model.save(path)
+    header, arrays = archive.read(path)
+    table, refused, used = table_of(arrays), [], 0
+    for part in [part for part in parts_of(table) if part]:
+        for new in (GONE, None, "x", -1, 0, 1.5, 1e400, True, [], ["x", "x"], {}, [None]):
+            text = json.dumps(changed(table, part, new)).replace("Infinity", "1e400")
+            archive.write(path, header, arrays | {"table": np.frombuffer(text.encode(), np.uint8)})
+            try:
+                found = load(path)
+            except fastmlp.CheckpointError as error:
+                refused.append(str(error))
+                continue
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of levels that the model then does not know
+                renamed = zip(frame.drop("kind").columns, found.feature_names_in_, strict=False)
+                rows = frame.rename(dict(renamed)) if part[-1] == "name" else frame
+                assert np.isfinite(found.predict_proba(rows)).all()
+            assert main(["inspect", str(path)]) == main(["inspect", str(path), "--json"]) == 0
+            found.save(path)
+            used += 1
+    assert len(refused) > 2 * used > 0
+    assert "\n" not in "".join(refused)
+
+
+def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
+    classifier.save(tmp_path / "table")
+    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 8'"):
+        fastmlp.load(tmp_path / "table")
+    fastmlp.save(classifier.models_[0], tmp_path / "model")
+    with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 1"):
+        load(tmp_path / "model")
+
+
+def test_a_model_that_comes_back_reads_a_file_as_it_learned_to(tmp_path):
+    rng = np.random.default_rng(0)
+    codes = rng.choice(["01234", "02345", "09999"], 120)
+    frame = pl.DataFrame({"zip": codes, "y": np.where(codes == "01234", "01", "1")})
+    frame.write_csv(tmp_path / "t.csv")
+    model = TableClassifier(**QUICK, columns={"zip": "category"}).fit(str(tmp_path / "t.csv"), "y")
+    model.save(tmp_path / "model")
+    again = load(tmp_path / "model")
+    assert model.classes_.tolist() == ["01", "1"]
+    assert again.score(tmp_path / "t.csv", "y") == model.score(tmp_path / "t.csv", "y") > 0.95
+    frame.filter(pl.col("y") == "1").write_csv(tmp_path / "ones.csv")
+    assert again.score(tmp_path / "ones.csv", "y") > 0.95
+
+
+def test_a_pickle_of_an_earlier_version_comes_back():
+    """One from before presets and groups: all networks follow one recipe."""
+    model = TableRegressor(**QUICK, preset="fast").fit(flats(), "price")
+    state = model.__getstate__().copy()
+    for later in ("preset", "time_limit", "trials_", "report_", "fingerprint_", "errors_", "shortened_"):
+        del state[later]
+    ((state["recipe_"], state["models_"]),) = state.pop("groups_")
+    again = TableRegressor.__new__(TableRegressor)
+    again.__setstate__(state)
+    assert again.get_params() == model.get_params() | {"preset": None}
+    assert again.shortened_ is again.errors_ is None
+    np.testing.assert_array_equal(again.predict(flats()), model.predict(flats()))
+    assert not hasattr(pickle.loads(pickle.dumps(TableRegressor())), "groups_")
