@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from processes import python
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,13 +52,5 @@ def run(page, folder, checks=""):
         if block.file is not None:
             (folder / block.file).write_text(block.text, encoding="utf-8")
     paths = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script(page) + checks],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": paths, "MPLBACKEND": "agg"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code = script(page) + checks
+    return python("-W", "error", "-c", code, cwd=folder, PYTHONPATH=paths, MPLBACKEND="agg").stdout

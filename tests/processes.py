@@ -9,8 +9,13 @@ import sys
 import needs
 
 
-def python(*arguments, cwd=None, **environment):
-    """Run Python with arguments; return what it printed, once it has ended well.
+def importing():
+    """Return the environment of a process that imports from where this one does."""
+    return {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def python(*arguments, cwd=None, exit_code=0, **environment):
+    """Run Python with arguments; return what it printed, once it has ended with the exit code.
 
     environment : variables besides those of this process; None leaves one out
     """
@@ -19,5 +24,5 @@ def python(*arguments, cwd=None, **environment):
     done = subprocess.run(
         command, env=variables, cwd=cwd, capture_output=True, text=True, timeout=needs.PATIENCE, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == exit_code, done.stdout + done.stderr
     return done

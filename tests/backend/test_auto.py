@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import needs
 import pytest
 from choosing import NETWORK, OPTIMIZER, work
+from processes import python
 from terminals import WATCHED
 
 import fastmlp
@@ -167,11 +165,7 @@ print(model.backend, epochs)
 @pytest.mark.slow  # trains as long as a process of the least priority compiles
 def test_a_training_changes_over_to_what_a_background_process_has_compiled(place):
     """The process compiles, the training goes on, and every bit is that of one that never changed."""
-    command = [sys.executable, "-W", "error", "-c", WATCHED + CHANGED]
-    done = subprocess.run(
-        command, env={**os.environ}, capture_output=True, text=True, timeout=needs.PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-W", "error", "-c", WATCHED + CHANGED)
     assert done.stdout.split()[0] == "specialized", done.stdout
     # Of "fused"; none where the process beside was the faster one.
     assert done.stderr.count("compiling") <= 1, "the training itself has compiled"

@@ -10,6 +10,7 @@ from pathlib import Path
 import needs
 import pytest
 from background_tasks import TASKS, wait_for
+from processes import python
 
 from fastmlp.kernels.jit import store
 from fastmlp.system import background
@@ -102,12 +103,10 @@ elif sys.argv[2] == "Ctrl-C":
 def test_nobody_waits_for_a_background_process(place, way, tmp_path):
     """It ends only afterwards."""
     end = tmp_path / "end"
-    command = [sys.executable, "-W", "error", "-c", ENDS, str(Path(__file__).parents[1]), way, str(end)]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=needs.PATIENCE, check=False)
+        python("-W", "error", "-c", ENDS, Path(__file__).parents[1], way, end)
     finally:
         end.touch()
-    assert done.returncode == 0, done.stderr
 
 
 @needs.locks

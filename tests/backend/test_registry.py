@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -179,10 +178,8 @@ def test_a_signature_that_takes_more_than_it_must_is_right(tmp_path, monkeypatch
 def test_pytest_tells_a_fault_in_a_variant_s_file(tmp_path):
     path = tmp_path / "mine.py"
     path.write_text(KERNEL.replace("(delta, out):", "(delta, out)", 1))
-    command = [sys.executable, "-m", "pytest", "-n0", "-q", f"--variant={path}", __file__]
-    root = Path(__file__).parents[2]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    command = ["-m", "pytest", "-n0", "-q", f"--variant={path}", __file__]
+    done = python(*command, cwd=Path(__file__).parents[2], exit_code=pytest.ExitCode.USAGE_ERROR)
     assert done.stderr.strip() == f"ERROR: --variant: {path}, line 4: SyntaxError: expected ':'"
     assert "INTERNALERROR" not in done.stdout
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 
 import needs
 import pytest
 from choosing import work
+from processes import python
 
 from fastmlp.backend import auto
 from fastmlp.backend.auto import Auto
@@ -137,16 +135,7 @@ else:
 
 def fits(backend, seconds=0.0, **environment):
     """The backends that trainings of one shape took, which a process began in so many seconds."""
-    command = [sys.executable, "-W", "error", "-c", FITS, backend, str(seconds)]
-    done = subprocess.run(
-        command,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=needs.PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-W", "error", "-c", FITS, backend, seconds, **environment)
     assert "network" not in done.stderr, "a training itself has compiled"
     return done.stdout.split()
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
-import needs
 import numpy as np
 import pytest
 import sklearn.datasets
 from printed import value
+from processes import python
 
 import fastmlp
 from fastmlp.backend.registry import mixed, variants
@@ -18,11 +16,6 @@ from fastmlp.cli import datasets, shipped, train
 from fastmlp.cli.main import main
 
 QUICK = ["--backend", "fused", "--quiet"]
-
-
-def run(*arguments):
-    command = [sys.executable, "-m", "fastmlp", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=needs.PATIENCE)
 
 
 def test_digits_reach_97_percent_and_are_compared_with_the_reference(capsys):
@@ -139,13 +132,12 @@ def test_ctrl_c_is_no_traceback(capsys, monkeypatch):
 
 
 def test_in_a_pipe():
-    done = run("train", "xor", "--backend", "reference")
-    assert done.returncode == 0, done.stderr
+    done = python("-m", "fastmlp", "train", "xor", "--backend", "reference")
     assert value(done.stdout, "accuracy") == "100.00 % on its own rows"
 
 
 def test_the_version():
-    assert run("--version").stdout == f"fastmlp {fastmlp.__version__}\n"
+    assert python("-m", "fastmlp", "--version").stdout == f"fastmlp {fastmlp.__version__}\n"
 
 
 def test_the_bare_command_prints_its_help(capsys):
@@ -204,4 +196,4 @@ def test_no_data_set_takes_the_import_of_scikit_learn():
     code = "import sys; from fastmlp.cli.main import main\n"
     code += "for name in sys.argv[1:]: main(['train', name, '--epochs', '1', '--backend', 'reference'])\n"
     code += "assert 'sklearn' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code, *datasets.RECIPES], check=True, capture_output=True)
+    python("-c", code, *datasets.RECIPES)

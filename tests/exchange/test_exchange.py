@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from exchanged import (
@@ -23,6 +20,7 @@ from exchanged import (
 )
 from missing import without
 from problems import COMPILED_DTYPES
+from processes import python
 from selection import campaign, matrix
 
 import fastmlp
@@ -67,9 +65,7 @@ def test_numpy_source(case, dtype):
 def test_numpy_source_needs_numpy_alone(tmp_path):
     (tmp_path / "source.py").write_text(model("silu", np.float32).to_numpy_source(), encoding="utf-8")
     code = "import sys, source; source.predict([[1, 2, 3]]); print({'fastmlp', 'scipy'} & {*sys.modules})"
-    command = [sys.executable, "-W", "error", "-c", code]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert python("-W", "error", "-c", code, cwd=tmp_path).stdout == "set()\n"
 
 
 def test_names_of_a_users_cannot_collide():

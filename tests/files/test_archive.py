@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-import subprocess
-import sys
 import threading
 
 import faults
 import needs
 import numpy as np
 import pytest
+from processes import importing, python
 
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
@@ -238,12 +237,7 @@ print(len(calls))
 
 @needs.forks
 def test_a_kill_at_any_call_leaves_a_whole_file_and_the_next_write_sweeps(path, report_figure):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLS, str(path)]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=needs.PATIENCE, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    done = python("-c", KILLS, path, **importing(), OPENBLAS_NUM_THREADS="1")
     report_figure(f"{done.stdout.strip()} calls killed, each in turn; every file whole")
 
 

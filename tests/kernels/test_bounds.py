@@ -5,14 +5,11 @@ What register tiles read by raw pointers Numba does not check; test_guards.py do
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import needs
 import pytest
+from processes import importing, python
 
 from fastmlp.backend.registry import own
 from fastmlp.testing.slots import SLOTS
@@ -22,21 +19,10 @@ pytestmark = pytest.mark.slow  # everything compiles anew: a minute
 TESTS = Path(__file__).parents[1]
 
 
-def checking(*command):
-    """Run a process that checks bounds; return how it ended and what it printed."""
-    paths = filter(None, (str(TESTS), os.environ.get("PYTHONPATH")))
-    environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1"}
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=TESTS.parent,
-        env={**environment, "PYTHONPATH": os.pathsep.join(paths)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=needs.PATIENCE,
-        check=False,
-    )
-    return done.returncode, done.stdout
+def checking(*command, exit_code=0):
+    """Run a process that checks bounds; return what it printed."""
+    environment = {**importing(), "NUMBA_BOUNDSCHECK": "1"}
+    return python(*command, cwd=TESTS.parent, exit_code=exit_code, **environment).stdout
 
 
 SLOTS_AGREE = ("-m", "pytest", "-q", "-p", "no:cacheprovider", TESTS / "kernels/test_slots.py")
@@ -53,16 +39,14 @@ for backend in ("baseline", "fused"):
 def test_no_slot_indexes_beyond_an_array(report_figure, request):
     given = [f"--variant={Path(path).resolve()}" for path in request.config.getoption("variant")]
     # In float32 alone, and without what one network's program is written as: Numba does not check that.
-    code, said = checking(*SLOTS_AGREE, *given, "-k", "float32 and not specialized")
-    assert code == 0, said
+    said = checking(*SLOTS_AGREE, *given, "-k", "float32 and not specialized")
     ran = int(re.fullmatch(r"(\d+) passed, \d+ deselected in .*", said.splitlines()[-1])[1])
     assert ran >= (len(own()) - 1) * len(SLOTS)
     report_figure(f"{ran} slots under NUMBA_BOUNDSCHECK=1")
 
 
 def test_no_training_indexes_beyond_an_array():
-    code, said = checking("-c", TRAININGS_AGREE)
-    assert code == 0, said
+    checking("-c", TRAININGS_AGREE)
 
 
 BEYOND = '''
@@ -92,8 +76,8 @@ def test_a_kernel_that_does_is_found(tmp_path):
     """It computes the right numbers, where those that it should not read are finite."""
     (tmp_path / "beyond.py").write_text(BEYOND)
     variant = f"--variant={tmp_path / 'beyond.py'}"
-    code, said = checking(*SLOTS_AGREE, variant, "-k", "beyond and bias_gradient")
-    assert code == 1, said
+    failed = pytest.ExitCode.TESTS_FAILED
+    said = checking(*SLOTS_AGREE, variant, "-k", "beyond and bias_gradient", exit_code=failed)
     assert "IndexError" in said
     assert re.search(r"\b2 failed\b", said)
     assert "passed" not in said.splitlines()[-1]

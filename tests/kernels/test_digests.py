@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import numba
 import pytest
+from processes import python
 
 from fastmlp.backend import registry
 from fastmlp.kernels.codegen.symbols import jittable
@@ -57,7 +55,7 @@ def test_options_to_compile_a_function_stand_in_the_digest(tmp_path):
     def said(name, number):
         path = tmp_path / name
         path.write_text(OVERLOADED.replace("NUMBER", number))
-        return subprocess.run([sys.executable, path], capture_output=True, text=True, check=True).stdout
+        return python(path).stdout
 
     assert said("a.py", "1") == said("b.py", "1") != said("a.py", "2")
 
@@ -102,14 +100,7 @@ for identity in made:
 
 def test_every_process_gives_the_same_names_and_knows_all_that_we_compile():
     """Sets have another order in each, objects other addresses."""
-    said = set()
-    for seed in ("1", "2"):
-        command = [sys.executable, "-c", DIGESTS]
-        run = subprocess.run(
-            command, env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
-        )
-        said.add(run.stdout)
-    (names,) = said
+    (names,) = {python("-c", DIGESTS, PYTHONHASHSEED=seed).stdout for seed in ("1", "2")}
     assert len(names.splitlines()) > 50
 
 

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-import os
 import signal
-import subprocess
-import sys
 
 import needs
 import numpy as np
@@ -16,6 +13,7 @@ import scipy.sparse
 import trajectories
 from guarded import SIDES, guarded, guarded_backend, guarded_workspaces
 from problems import COMPILED_DTYPES, targets_for
+from processes import importing, python
 from selection import campaign
 from trajectories import CLASSES, TRAININGS, Training
 
@@ -127,12 +125,13 @@ def resting(backend, training, dtype, form):
     return out, losses
 
 
-def process(code, module="test_guards"):
-    """Run code, to which a module is `t`, in a process of its own; return how it ended, and its lines."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-X", "faulthandler", "-c", f"import {module} as t\n{code}"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    return done, done.stdout.splitlines() or ["nothing"]
+def process(code, module="test_guards", exit_code=0):
+    """Run code, to which a module is `t`, in a process of its own; return its lines.
+
+    If it ends otherwise, what it printed says in what.
+    """
+    command = ["-X", "faulthandler", "-c", f"import {module} as t\n{code}"]
+    return python(*command, exit_code=exit_code, **importing()).stdout.splitlines()
 
 
 COVERED = ("blas", "tiled")
@@ -148,15 +147,13 @@ one, and `fused` trains with the tiles."""
     ],
 )
 def test_backends_stay_within_their_arrays(name, report_figure):
-    done, lines = process(f"print(t.try_backend({name!r}))")
-    assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
+    lines = process(f"print(t.try_backend({name!r}))")
     report_figure(f"{lines[-1]} trainings between walls")
 
 
 @pytest.mark.slow
 def test_slots_stay_within_their_arrays(report_figure):
-    done, lines = process(f"print(t.try_slots({list(registry.variants())}, {list(SLOTS)}))")
-    assert done.returncode == 0, f"in {lines[-1]}: {done.stderr}"
+    lines = process(f"print(t.try_slots({list(registry.variants())}, {list(SLOTS)}))")
     report_figure(f"{lines[-1]} calls between walls")
 
 
@@ -170,8 +167,8 @@ BEYOND = {
 
 @pytest.mark.parametrize("what", BEYOND)
 def test_a_wall_ends_the_process_that_goes_beyond(what):
-    done, _ = process(
+    process(
         f"import numpy as np\nfrom numpy.lib.stride_tricks import as_strided\na = np.ones(4)\n{BEYOND[what]}",
         "guarded",
+        -signal.SIGSEGV,
     )
-    assert done.returncode == -signal.SIGSEGV

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from itertools import product
 
 import pytest
+from processes import python
 
 from benchmarks import ports, predicted_tiles
 from benchmarks.predicted_tiles import CPUS, Tile
@@ -84,20 +83,18 @@ def test_a_tile_multiplies_what_it_is_given():
 
 
 def test_an_unknown_part_is_reported():
-    done = run("warm")
-    assert done.returncode == 2
+    done = run("warm", exit_code=2)
     assert "unknown part 'warm'; choose from: tiles, hot, edges" in done.stderr
 
 
-def run(*arguments, module="benchmarks.ports"):
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def run(*arguments, module="benchmarks.ports", exit_code=0):
+    return python("-m", module, *arguments, exit_code=exit_code)
 
 
 @pytest.mark.slow
 def test_the_stages_of_a_small_network():
     done = run("4-8-3:5", "--seconds", "0.001", module="benchmarks.stages")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
     cells = dict(re.findall(r"^\| (.+?) \| (\d+) \|", done.stdout, re.MULTILINE))
     assert {"forward 1", "activation 1", "weight gradient 2", "input gradient 2", "update"} < set(cells)
     cycles = {name: int(cell) for name, cell in cells.items()}
@@ -107,8 +104,8 @@ def test_the_stages_of_a_small_network():
 
 @pytest.mark.slow
 def test_a_network_without_a_program_of_its_own_has_no_stages():
-    done = run("784-128-10:5", module="benchmarks.stages")
-    assert (done.returncode, done.stderr) == (1, "784-128-10 is too large to have a program of its own\n")
+    done = run("784-128-10:5", module="benchmarks.stages", exit_code=1)
+    assert done.stderr == "784-128-10 is too large to have a program of its own\n"
 
 
 @pytest.mark.slow
@@ -116,7 +113,7 @@ def test_a_network_without_a_program_of_its_own_has_no_stages():
 def test_what_is_predicted():
     """Sums stay in registers: LLVM's schedules for some processors kept those of 12x2 tiles on the stack."""
     done = run("tiles")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
     cells = {
         (line.split(" | ")[0][2:], cpu): cell
         for line in done.stdout.splitlines()
@@ -138,7 +135,7 @@ def test_what_is_predicted():
 @pytest.mark.slow
 def test_what_is_measured():
     done = run("hot", "edges", "--seconds", "0.001")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
     shares = [float(cell) for cell in re.findall(r" (\d\.\d\d)(?= \|)", done.stdout)]
     assert len(shares) > 100
     assert max(shares) > 0.5

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import needs
 import numpy as np
 import pytest
 from numba.core import errors
+from processes import python
 
 import fastmlp
 from fastmlp.backend import registry
@@ -43,18 +41,13 @@ for _ in range(3):
 """
 
 
-def run(script, path):
-    path.write_text(script)
-    command = [sys.executable, "-W", "ignore", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=needs.PATIENCE, check=False)
-
-
 @pytest.mark.slow  # a process that compiles, 8 s
 @needs.posix("raise of the C library, by its name")
 def test_control_c_in_compiled_code_that_then_asks_for_a_piece(tmp_path):
     """Python hears of it on entering what finds the piece."""
-    done = run(SIGNALLED, tmp_path / "signalled.py")
-    assert done.returncode == 0, done.stderr
+    path = tmp_path / "signalled.py"
+    path.write_text(SIGNALLED)
+    done = python("-W", "ignore", path)
     assert done.stdout.splitlines() == ["interrupted"] * 3, done
     assert "Traceback" not in done.stderr
 
@@ -132,6 +125,5 @@ assert os.waitpid(child, 0)[1] == 0
 
 @pytest.mark.slow  # a process that compiles, 2 s
 @needs.forks
-def test_a_process_forked_while_another_thread_compiles_finds_its_pieces(tmp_path):
-    done = run(FORKED, tmp_path / "forked.py")
-    assert done.returncode == 0, done.stderr
+def test_a_process_forked_while_another_thread_compiles_finds_its_pieces():
+    python("-W", "ignore", "-c", FORKED)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
-
 import numpy as np
 import pytest
 from compiled import compilations
 from numba import types
 from numba.core import errors
 from numba.np.numpy_support import from_dtype
-from processes import python
+from processes import importing, python
 from selection import matrix
 
 import fastmlp
@@ -50,7 +47,7 @@ for optimizer in (fastmlp.SGD(0.1), fastmlp.RMSprop(), None):
 
 @pytest.mark.slow  # a process that compiles
 def test_a_network_compiles_what_it_calls_and_no_more():
-    done = python("-c", FITS, PYTHONPATH=os.pathsep.join(sys.path))
+    done = python("-c", FITS, **importing())
     # Adam is the default, and so compiled before.
     assert done.stdout.splitlines() == ["activate activate_gradient apply_rule", "apply_rule", ""]
 

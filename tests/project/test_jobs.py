@@ -8,12 +8,12 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import needs
 import numpy as np
 import pages
 import pytest
+from processes import importing, python
 from selection import campaign
 from sklearn.ensemble import BaggingClassifier
 from sklearn.model_selection import cross_val_score
@@ -87,27 +87,12 @@ PATIENT = {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": f"{needs.PATIENCE}s"}
 """A client waits so long for its workers, one of which is being started anew, also when it closes."""
 
 
-def importing():
-    """Return the environment of a process that imports from this directory."""
-    paths = filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")))
-    return {"PYTHONPATH": os.pathsep.join(paths)}
-
-
 def run(directory, text):
     """Run a program of its own; fail with what it says if it fails."""
     (directory / "program.py").write_text(text)
-    unbounded = {k: v for k, v in os.environ.items() if not k.endswith("_NUM_THREADS")}
-    done = subprocess.run(
-        [sys.executable, "program.py"],
-        cwd=directory,
-        env={**unbounded, **importing(), **PATIENT, "RAY_AUTH_MODE": "disabled"},
-        capture_output=True,
-        text=True,
-        timeout=needs.PATIENCE,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    unbounded = {name: None for name in os.environ if name.endswith("_NUM_THREADS")}
+    environment = {**unbounded, **importing(), **PATIENT, "RAY_AUTH_MODE": "disabled"}
+    return python("program.py", cwd=directory, **environment).stdout
 
 
 @pytest.mark.slow

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
-import sys
 import threading
 import warnings
 import weakref
@@ -14,6 +12,7 @@ from functools import partial
 import numpy as np
 import pytest
 from problems import data_set
+from processes import python
 from searching import GIVEN, X, Y, assert_same_results
 from sklearn import config_context, model_selection
 from sklearn.base import clone
@@ -268,7 +267,7 @@ print(*fastmlp.cross_val_score(network, *load_iris(return_X_y=True), cv=3))
 
 
 def test_a_search_needs_no_private_name_of_scikit_learn():
-    printed = subprocess.check_output([sys.executable, "-Wignore", "-c", WITHOUT], text=True)
+    printed = python("-Wignore", "-c", WITHOUT).stdout
     found = fastmlp.cross_val_score(MLPClassifier(**GIVEN), *load_iris(return_X_y=True), cv=3)
     assert [*map(float, printed.split())] == [*found]
 

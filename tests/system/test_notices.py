@@ -14,6 +14,7 @@ import types
 
 import needs
 import pytest
+from processes import python
 from terminals import WATCHED, Terminal, on_terminal
 
 import fastmlp
@@ -176,12 +177,11 @@ fastmlp.fit(network, [[1.0]], [1.0], epochs=9, backend="specialized", optimizer=
 def test_a_cold_training_is_announced_on_a_terminal_alone(tmp_path):
     """A pipe and a terminal of the system's own, with an empty cache and with none."""
     for place in ({"FASTMLP_CACHE_DIR": str(tmp_path)}, {"FASTMLP_CACHE": "0"}):
-        command = [sys.executable, "-W", "error", "-c", COLD]
-        piped = subprocess.run(command, env={**os.environ, **place}, capture_output=True, check=False)
-        assert (piped.returncode, piped.stderr) == (0, b"")
+        command = ["-W", "error", "-c", COLD]
+        assert python(*command, **place).stderr == ""
         for file in tmp_path.rglob("*.*"):
             file.unlink()
-        code, _, seen = on_terminal(*command, **place)
+        code, _, seen = on_terminal(sys.executable, *command, **place)
         assert code == 0
         assert "fastmlp: compiling the 'specialized' backend for float64 and a 1-1 network, about" in seen
         assert "epoch 9/9: 100%" in seen

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -17,6 +16,7 @@ import pytest
 from flats import flats
 from missing import without
 from printed import value
+from processes import python
 from terminals import on_terminal
 
 from fastmlp import (
@@ -314,7 +314,6 @@ def test_memory_grows_by_a_few_bytes_for_each_byte_of_the_file(tmp_path):
         frame = frame.with_columns("shop " + shop, price=pl.col("x0") * 3 + pl.col("x1"))
         frame.write_csv(tmp_path / "big.csv")
         sizes.append((tmp_path / "big.csv").stat().st_size)
-        command = [sys.executable, "-c", MEMORY, str(tmp_path / "big.csv")]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = python("-c", MEMORY, tmp_path / "big.csv")
         peaks.append(1024 * int(done.stdout.split()[-1]))
     assert (peaks[1] - peaks[0]) / (sizes[1] - sizes[0]) < BYTES

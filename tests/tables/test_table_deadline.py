@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import time
 import warnings
 from dataclasses import replace
@@ -12,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import polars as pl
 import pytest
+from processes import python
 from sklearn.datasets import load_digits
 
 from fastmlp import Callback, TableClassifier, TableRegressor, fit
@@ -241,11 +239,8 @@ X = np.random.default_rng(0).normal(size=(100, 3))
 model = TableRegressor(hidden=(8,), members=1, epochs=2, time_limit=4, search=1).fit(X, X[:, 0])
 print(model.models_[0].backend, seconds_compiling())
 """
-    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_BACKGROUND": "0"}
-    found = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    backend, seconds = found.stdout.split()
+    done = python("-c", code, FASTMLP_CACHE_DIR=str(tmp_path), FASTMLP_BACKGROUND="0")
+    backend, seconds = done.stdout.split()
     assert backend == "reference"
     assert float(seconds) == 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +9,7 @@ import polars as pl
 import pytest
 from flats import QUICK, flats
 from missing import without
+from processes import python
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
@@ -229,8 +228,7 @@ def test_without_polars_it_is_named(monkeypatch):
 @pytest.mark.slow  # processes, 3 s
 def test_naming_them_loads_no_optional_package():
     code = "import sys, fastmlp; fastmlp.TableClassifier(); print({'polars', 'numba'} & {*sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "set()\n"
+    assert python("-c", code).stdout == "set()\n"
 
 
 @pytest.mark.parametrize("kind", [TableClassifier, TableRegressor])

@@ -17,6 +17,7 @@ import needs
 import numpy as np
 import pytest
 from interrupting import LARGE, fit
+from processes import importing
 from selection import campaign, some_backends
 
 import fastmlp
@@ -213,7 +214,7 @@ except fastmlp.Interrupted as stop:
 )
 def test_a_signal_during_a_chunk_is_answered_within_a_second(backend, number, tmp_path, report_figure):
     path = tmp_path / "c"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, **importing()}
     child = subprocess.Popen(
         [sys.executable, "-c", CHILD, backend, str(path)], env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -294,7 +295,7 @@ except fastmlp.Interrupted as stop:
 def test_a_signal_during_a_step_of_seconds_is_answered_within_one(
     backend, dtype, what, number, report_figure
 ):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = {**os.environ, **importing()}
     command = [sys.executable, "-c", LONG, backend, dtype, what]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as child:
         try:

@@ -8,16 +8,14 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-import os
 import signal
-import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import needs
 import numpy as np
 import pytest
-from processes import python
+from processes import importing, python
 from selection import matrix
 
 import fastmlp
@@ -138,7 +136,7 @@ def growth(case, threads=1):
 def growth_of(script, case):
     """Bytes by which a process grows, of the first one that finds everything compiled."""
     for _ in range(2):
-        done = python("-c", script, json.dumps(case), PYTHONPATH=os.pathsep.join(sys.path))
+        done = python("-c", script, json.dumps(case), **importing())
         grown, compiled = done.stdout.split()
         if compiled == "False":
             break

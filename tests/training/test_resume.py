@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from datetime import timedelta
 
 import numpy as np
@@ -12,7 +11,7 @@ import pytest
 import threadpoolctl
 from going_on import StopAt, assert_same
 from problems import data_set
-from processes import python
+from processes import importing, python
 from selection import matrix, some_backends
 
 import fastmlp
@@ -150,8 +149,7 @@ else:
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_another_process_goes_on_in_the_same_bits(backend, tmp_path):
     def process(how):
-        path = os.pathsep.join(sys.path)
-        return python("-c", SCRIPT, how, tmp_path / "c", backend, PYTHONPATH=path).stdout
+        return python("-c", SCRIPT, how, tmp_path / "c", backend, **importing()).stdout
 
     process("stop")
     whole = fit(backend, callbacks=[EarlyStopping(2)])
