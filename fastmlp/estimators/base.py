@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Generator, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.base import is_classifier, is_regressor
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import _fit_context, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import validate_data
@@ -90,6 +90,36 @@ class Perceptron(Joint, Parameters, Fitted):
         raise NotImplementedError
 
     # --- training -----------------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
+    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> Self:
+        """Train from a new start, or on from where the last fit ended if warm_start is set.
+
+        Parameters
+        ----------
+        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
+            Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
+            which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
+        y : (rows,) or (rows, n_out)
+            A classifier takes class labels, or 0 and 1, also sparse, for several labels a row; or floats
+            (rows, k) that are not all 0 or 1: the probability of each class, in rows that each sum to 1
+            within 1e-6. `classes_` are 0 .. k-1 then, and early stopping scores the most probable class.
+            A regressor takes real numbers, also sparse if n_out > 1; the poisson loss is defined from 0 on.
+        sample_weight : (rows,) array of at least 0, optional
+            A batch's loss is the mean weighted with these.
+
+        Returns
+        -------
+        The estimator itself.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a mistake in a parameter or in the rows; ValueError also where the training has led to
+            parameters that are not finite. A training that `max_iter` ends warns, by a ConvergenceWarning.
+        """
+        self._train(X, y, sample_weight)
+        return self
 
     def _train(self, X: Any, y: Any, sample_weight: Any, epochs: int | None = None) -> None:
         """Fit, or train on for so many epochs."""

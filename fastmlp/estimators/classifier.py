@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import ClassifierMixin, _fit_context
+from sklearn.base import ClassifierMixin
 from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils import compute_sample_weight
 from sklearn.utils.metaestimators import available_if
@@ -185,34 +185,6 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
         made._label_binarizer = binarizer(model.network, classes)
         made.classes_ = made._label_binarizer.classes_
         return made
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> MLPClassifier:
-        """Train from a new start, or on from where the last fit ended if warm_start is set.
-
-        Parameters
-        ----------
-        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
-            Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
-            which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
-        y : (rows,) class labels, or (rows, n_out) of 0 and 1, also sparse, for several labels a row
-            Or floats (rows, k) that are not all 0 or 1: the probability of each class, in rows that each sum
-            to 1 within 1e-6. `classes_` are 0 .. k-1 then, and early stopping scores the most probable class.
-        sample_weight : (rows,) array of at least 0, optional
-            A batch's loss is the mean weighted with these.
-
-        Returns
-        -------
-        The estimator itself.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a mistake in a parameter or in the rows; ValueError also where the training has led to
-            parameters that are not finite. A training that `max_iter` ends warns, by a ConvergenceWarning.
-        """
-        self._train(X, y, sample_weight)
-        return self
 
     @available_if(Perceptron._check_solver)  # type: ignore[untyped-decorator]
     @partial_fit_context

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 from numpy.typing import ArrayLike, NDArray
-from sklearn.base import RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin
 from sklearn.metrics import r2_score
 
 from fastmlp import checks
@@ -130,33 +130,6 @@ class MLPRegressor(RegressorMixin, Perceptron):  # type: ignore[misc]  # scikit-
                 + ", ".join(f"{output} with {name}" for output, name in _ENDS)
             )
         return cls._holding(model, {"loss": loss if isinstance(loss, Loss) else names[loss]})
-
-    @_fit_context(prefer_skip_nested_validation=True)  # type: ignore[untyped-decorator]
-    def fit(self, X: Any, y: Any = None, sample_weight: ArrayLike | None = None) -> MLPRegressor:
-        """Train from a new start, or on from where the last fit ended if warm_start is set.
-
-        Parameters
-        ----------
-        X : (rows, n_in) array, data frame, CSR or CSC matrix of finite numbers
-            Also, without y, blocks (X, y) or (X, y, weight); a table of Arrow's or a data frame of Dask's, of
-            which y names columns; an array of Dask's; a memory map of whole numbers (docs/blocks.md).
-        y : (rows,) or (rows, n_out) real numbers, also sparse if n_out > 1; the poisson loss is defined
-            from 0 on
-        sample_weight : (rows,) array of at least 0, optional
-            A batch's loss is the mean weighted with these.
-
-        Returns
-        -------
-        The estimator itself.
-
-        Raises
-        ------
-        ValueError, TypeError
-            For a mistake in a parameter or in the rows; ValueError also where the training has led to
-            parameters that are not finite. A training that `max_iter` ends warns, by a ConvergenceWarning.
-        """
-        self._train(X, y, sample_weight)
-        return self
 
     @partial_fit_context
     def partial_fit(
