@@ -141,8 +141,8 @@ def measured_tiles(seconds: float) -> list[str]:
 PRODUCTS = "affine", "weight_gradient", "input_gradient"
 
 
-def of_product(slot: str, rows: int, n_in: int, n_out: int, ordered: bool = False) -> Work:
-    """Return a layer's product as `packed` takes it; ordered : with the rows of x in an order."""
+def of_product(slot: str, rows: int, n_in: int, n_out: int) -> Work:
+    """Return a layer's product as `packed` takes it."""
     from fastmlp.kernels.runtime.workspace import scratch_length
     from fastmlp.lab.rows import kernel_of
 
@@ -150,7 +150,7 @@ def of_product(slot: str, rows: int, n_in: int, n_out: int, ordered: bool = Fals
     x, w, delta = numbers(rows * n_in), numbers(n_in * n_out), numbers(rows * n_out)
     x, w, delta = x.reshape(rows, n_in), w.reshape(n_in, n_out), delta.reshape(rows, n_out)
     scratch = aligned(scratch_length(max(n_in, n_out), rows, 4), np.float32)
-    order = np.random.default_rng(0).permutation(rows) if ordered else np.empty(0, np.int64)
+    order = np.empty(0, np.int64)
     small, none = np.float32(1e-6), np.float32(0)
     out, gate, below, sums = np.empty_like(delta), np.ones_like(x), np.empty_like(x), np.zeros_like(w)
 

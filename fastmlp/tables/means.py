@@ -109,13 +109,10 @@ class LevelMeans(Category):
             np.arange(self.width), self._numbers(self._known_means[places], self._known_rows[places])
         )
 
-    def encoded_in_order(self, series: pl.Series, targets: Targets, seed: int = 0) -> Array:
-        """Return the numbers (rows, width) of rows that are learned from: means of the rows before each one.
-
-        seed : of the order
-        """
+    def encoded_in_order(self, series: pl.Series, targets: Targets) -> Array:
+        """Return the numbers (rows, width) of rows to learn from: means of the rows before each one."""
         places = self._places_of(series)
-        order = np.random.default_rng(seed).permutation(len(places))
+        order = np.random.default_rng(0).permutation(len(places))
         order = order[np.argsort(places[order], kind="stable")]
         firsts = np.flatnonzero(np.diff(places[order], prepend=-1))
         first = np.repeat(firsts, np.diff(firsts, append=len(order)))

@@ -20,7 +20,7 @@ from fastmlp.model.sparse import SparseRows
 from fastmlp.model.state import initial_state
 
 
-def shared_step(backend, network, parameters, data, rows, *, together=None, touched=None):
+def shared_step(backend, network, parameters, data, rows, *, together=None):
     """The gradient of some rows of a batch, their share of its objective, and in how many pieces it came."""
     state, ranges = initial_state(parameters.copy()), []
 
@@ -30,7 +30,7 @@ def shared_step(backend, network, parameters, data, rows, *, together=None, touc
 
     size = parameters.size
     whole = np.array([len(data.weights)])
-    shared = Shared(rows, add, together or size, len(rows), lambda numbers: numbers, whole, True, touched)
+    shared = Shared(rows, add, together or size, len(rows), lambda numbers: numbers, whole, True)
     ends = np.array([0]), np.array([len(rows)])
     totals, rates = np.array([data.weights.sum()]), np.zeros((1, 2))
     chunk, losses = Chunk(rows, *ends, totals, rates, len(data.weights)), np.empty(1)

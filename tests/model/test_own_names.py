@@ -16,9 +16,9 @@ import fastmlp
 from fastmlp import Activation, CheckpointError, Loss, Network, Rule
 
 
-def predictions(*hidden, backend="baseline"):
+def predictions(*hidden):
     network = Network([5, *[4] * len(hidden), 1], hidden)
-    return fastmlp.fit(network, X, Y[:, 0], epochs=1, seed=0, backend=backend, progress=False).predict(X)
+    return fastmlp.fit(network, X, Y[:, 0], epochs=1, seed=0, backend="baseline", progress=False).predict(X)
 
 
 def test_two_pieces_of_one_name_are_two():

@@ -15,12 +15,12 @@ from fastmlp import SGD, Callback, Checkpoint, EarlyStopping
 class Correlation(Callback):
     """Writes the correlation of predictions with targets; keeps the parameters of every epoch."""
 
-    def __init__(self, x=X, y=Y):
-        self.x, self.y, self.kept = x, y, []
+    def __init__(self, x=X):
+        self.x, self.kept = x, []
 
     def on_epoch_end(self, run):
         predicted = run.predict(self.x)[:, 0]
-        run.history.setdefault("correlation", []).append(float(np.corrcoef(predicted, self.y)[0, 1]))
+        run.history.setdefault("correlation", []).append(float(np.corrcoef(predicted, Y)[0, 1]))
         self.kept.append(run.parameters.copy())
 
 
