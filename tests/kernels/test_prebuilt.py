@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 import time
 import zipfile
@@ -266,8 +267,10 @@ def installed(tmp_path_factory, request):
     text = compiles.read_text()
     assert text.count(" = DTYPES,") == 1
     compiles.write_text(text.replace(" = DTYPES,", f" = {dtypes!r},"))
-    command = ["-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"]
-    python(*command, FASTMLP_PREBUILD=HERE)
+    subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, folder / "source"],
+        env={**os.environ, "FASTMLP_PREBUILD": HERE}, check=True, capture_output=True,
+    )  # fmt: skip
     assert not (folder / "source" / "fastmlp" / "prebuilt").exists()
     (wheel,) = folder.glob("fastmlp-*-py3-none-*.whl")
     assert not wheel.name.endswith("any.whl")
