@@ -25,7 +25,7 @@ from fastmlp.tables.values import numbers
 if TYPE_CHECKING:
     import polars as pl
 
-MOST_ROWS = 200_000
+MOST_ROWS = 50_000
 """Rows that are looked at, drawn at random: evenly spread ones of a periodic table may have few codes."""
 
 LEAST_CODES = 10
@@ -67,12 +67,12 @@ def with_codes(
     frame, rows, levels : as for `Encoding.learned`; given : columns that are numbers only
     targets : of the rows to learn from
     """
-    frame = frame if rows is None else frame.filter(rows)
-    drawn, y = frame, targets.y
-    if len(frame) > MOST_ROWS:
-        places = np.sort(np.random.default_rng(0).choice(len(frame), MOST_ROWS, replace=False))
-        drawn, y = frame[places], y[places]
-    columns = np.column_stack([*Targets(targets.task, y).columns()])
+    places = np.arange(len(frame)) if rows is None else np.flatnonzero(rows)
+    some = np.arange(len(places))
+    if len(some) > MOST_ROWS:
+        some = np.sort(np.random.default_rng(0).choice(some, MOST_ROWS, replace=False))
+    drawn = frame[places[some]]
+    columns = np.column_stack([column[some] for column in targets.columns()])
     may_be = [one.name for one in encoding.columns if isinstance(one, Number) and one.name not in given]
     may_be = [name for name in may_be if are_codes(numbers(drawn[name]), columns)]
     if may_be:
@@ -81,9 +81,11 @@ def with_codes(
         X = encoding.linear.encoded(drawn)
         left = columns - Ridge(solver="lsqr").fit(X, columns).predict(X).reshape(columns.shape)
         may_be = [name for name in may_be if are_codes(numbers(drawn[name]), left)]
-    learned = (Category.learned(frame[name], levels or MOST_LEVELS) for name in may_be)
-    means = targets if levels is None else None
-    return replace(encoding, codes=tuple(of_many_levels(one, frame[one.name], means) for one in learned))
+    means, codes = targets if levels is None else None, []
+    for name in may_be:
+        series = frame[name] if rows is None else frame[name].filter(rows)
+        codes.append(of_many_levels(Category.learned(series, levels or MOST_LEVELS), series, means))
+    return replace(encoding, codes=tuple(codes))
 
 
 def are_codes(values: Array, targets: Array) -> bool:
