@@ -128,7 +128,7 @@ def print_model(estimator: Estimator, found: dict[str, Any]) -> None:
     if codes := [code.name for code in estimator.encoding_.codes]:
         names = ", ".join(codes[:MOST_LINES]) + ", .." * (len(codes) > MOST_LINES)
         print_line(
-            f"note       {names}: seem to be codes, which have columns beside the numbers; see --number"
+            f"note       {names}: numbers that seem to be codes have columns of their own; see --number"
         )
     if estimator.report_ is not None and (words := estimator.report_.get("words")):
         print_line(f"note       read as missing: {_words(words)}; --missing TEXT,TEXT says which texts are")

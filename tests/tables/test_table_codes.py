@@ -168,7 +168,7 @@ def test_files_and_reports_say_so(tmp_path, capsys):
         assert np.isfinite(model.predict(frame.drop("price"))).all()
     assert main(["inspect", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "district: seem to be codes, which have columns beside the numbers; see --number\n" in said
+    assert "district: numbers that seem to be codes have columns of their own; see --number\n" in said
     assert "; and as codes: 30 levels (" in said
     assert main(["inspect", str(path), "--json"]) == 0
     columns = json.loads(capsys.readouterr().out)["columns"]
