@@ -34,7 +34,7 @@ LEAST_CODES = 10
 LEAST_ROWS = 5
 """Rows of those looked at that half of the codes have at least: what is learned of one holds for others."""
 
-CERTAIN = 5.0
+CERTAIN = 7.0
 """Deviations by which the mean squared jump is greater than chance makes it, of codes."""
 
 LARGEST = 9.0

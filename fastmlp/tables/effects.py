@@ -213,8 +213,7 @@ def _edges(estimator: TableClassifier | TableRegressor, column: Column, series: 
     known = _known(series).unique().sort()
     if not (binned and len(known) and isinstance(column, Number)):
         return np.empty(0)
-    used = estimator.encoding_.used
-    place = sum(one.width for one in used[: used.index(column)])
+    place = estimator.encoding_.places[column.name][0].start  # what is of codes is behind
     blocks, first = binned[0].network.blocks, 0
     embedded = (one for one in binned[0].network.operations if isinstance(one.layer, PiecewiseLinear))
     for block in blocks:
