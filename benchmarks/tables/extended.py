@@ -13,8 +13,7 @@ import numpy as np
 from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
 from fastmlp.model.embeddings import PiecewiseLinear
-from fastmlp.model.inputs import Block, Blocks, Categories, sparse_columns
-from fastmlp.model.layers import Scale
+from fastmlp.model.inputs import Block, Blocks, Categories
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import AdamW, Optimizer
 from fastmlp.model.own_losses import CrossEntropy
@@ -73,12 +72,10 @@ class Extended(Recipe):
     smoothing: float = 0.0
 
     def network(self, inputs: int | Blocks, task: Any) -> Network:
-        """Return the network; sparse columns need a `Dense` before all else."""
+        """Return the network."""
         if self.smoothing and task.loss == "cross_entropy":
             loss = CrossEntropy(self.smoothing)
             task = SimpleNamespace(n_out=task.n_out, output=task.output, loss=loss)
-        if self.layers and isinstance(self.layers[0], Scale) and sparse_columns(inputs):
-            return replace(self, layers=self.layers[1:]).network(inputs, task)
         return super().network(inputs, task)
 
     def optimizer_of(self, steps: int) -> Optimizer:
@@ -133,7 +130,7 @@ class ByTarget(Learning):
 
 @dataclass(frozen=True)
 class EmbeddedLevels(Learning):
-    """A recipe with trained units for categories of more than a few levels, of an X that is `Coded`.
+    """A recipe with trained units for categories of more than a few levels, of an X that is dense.
 
     levels : by the place in X of such a category
     """
@@ -186,19 +183,20 @@ class CodedCategory(Category):
         return Cells(np.zeros(1, np.int64), np.where(there > 0, places, -1.0))
 
 
-class Coded(Encoding):
-    """An encoding whose X is dense, with a code for each category of more than a few levels."""
+class InDense(Encoding):
+    """An encoding whose X is dense."""
 
     is_sparse = False
 
     @classmethod
-    def of(cls, encoding: Encoding) -> Self:
-        """Return that of an encoding."""
-        columns, codes = (tuple(map(_coded, own)) for own in (encoding.columns, encoding.codes))
+    def of(cls, encoding: Encoding, changed: Callable[[Any], Any] = lambda column: column) -> Self:
+        """Return that of an encoding; changed : returns what is in place of each column"""
+        columns, codes = (tuple(map(changed, own)) for own in (encoding.columns, encoding.codes))
         return cls(columns, encoding.numbers_first, codes)
 
 
-def _coded(column: Any) -> Any:
+def coded(column: Any) -> Any:
+    """Return what has a code for each level in place of a category of more than a few."""
     if not (isinstance(column, Category) and column.width > FEW_LEVELS):
         return column
     return CodedCategory(**{field.name: getattr(column, field.name) for field in fields(column)})

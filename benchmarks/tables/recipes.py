@@ -21,6 +21,7 @@ from unittest import mock
 
 import numpy as np
 
+from fastmlp.model.layers import Dense
 from fastmlp.system.compiling import seconds_compiling
 from fastmlp.tables import selection
 from fastmlp.tables.estimators import TableClassifier, TableRegressor
@@ -28,7 +29,7 @@ from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.tasks import Classification
 
 from .. import pinning
-from .extended import Coded, EmbeddedLevels, Learning
+from .extended import EmbeddedLevels, InDense, Learning, coded
 from .learners import LEARNERS, Outputs
 from .rows import Row, add_rows, version_of
 from .sets import CHOOSE, FEW_ROWS, Split, judged, split_of
@@ -102,7 +103,7 @@ class Given:
     """An estimator whose recipes are those that it is given."""
 
     recipes: tuple[Recipe, ...]
-    codes: bool
+    codes: bool = True
 
     def _recipes(self) -> tuple[Recipe, ...]:
         return self.recipes
@@ -113,7 +114,9 @@ class Given:
         if not self.codes:
             self.encoding_ = replace(self.encoding_, codes=())
         if any(isinstance(one, EmbeddedLevels) for one in self.recipes):
-            self.encoding_ = Coded.of(self.encoding_)
+            self.encoding_ = InDense.of(self.encoding_, coded)
+        elif not all(isinstance(one.layers[0], Dense) for one in self.recipes if one.layers):
+            self.encoding_ = InDense.of(self.encoding_)  # what stands before a `Dense` takes no sparse X
 
     def train(self, X: Any, y: np.ndarray, *more: Any) -> None:
         """Train with the recipes, of which some learn from X and y before."""

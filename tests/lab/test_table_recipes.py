@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 from processes import python
 
-from benchmarks.tables.extended import Coded, CosLog4, FlatCos
+from benchmarks.tables.extended import CosLog4, FlatCos, InDense, coded
 from benchmarks.tables.recipe_report import report
 from benchmarks.tables.recipes import GivenRegressor, trained
 from benchmarks.tables.sets import CHOOSE, Split
@@ -50,6 +50,19 @@ def test_recipes_with_more_options_are_trained(name):
     assert estimator.fit(X, X[:, 0]).score(X, X[:, 0]) > 0.5
 
 
+@pytest.mark.parametrize("name", ["members", "scale", "no-codes"])
+def test_recipes_of_a_table_with_codes_are_trained(name):
+    """Their columns make X sparse, which no layer but Dense takes."""
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 40, 600)
+    frame, y = pl.DataFrame({"code": codes}), rng.normal(size=40)[codes] + 0.1 * rng.normal(size=600)
+    few = tuple(replace(one, epochs=2, members=1) for one in TRIED[name].recipes)
+    split = Split(0, Regression.learned(y), frame, y, frame, y)
+    estimator = trained(TRIED[name]._replace(recipes=few), split, backend="reference").__self__
+    assert len(estimator.encoding_.codes) == (name != "no-codes")
+    assert np.isfinite(estimator.predict(frame)).all()
+
+
 def test_schedules_and_rates_of_layers_are_the_optimizer_s():
     for recipe in TRIED["coslog4"].recipes:
         assert recipe.optimizer_of(100).learning_rate == CosLog4(recipe.learning_rate, 100)
@@ -79,7 +92,7 @@ def test_categories_of_many_levels_are_codes_that_networks_embed():
         (12,), None, None,
     ]  # fmt: skip
     new = frame.with_columns(many=pl.lit("none that was learned"))
-    assert (Coded.of(estimator.encoding_).encoded(new)[:, 0] == -1).all()
+    assert (InDense.of(estimator.encoding_, coded).encoded(new)[:, 0] == -1).all()
 
 
 @pytest.mark.parametrize(("name", "held"), [("good", 2), ("no-all-rows", 5)])
