@@ -143,8 +143,8 @@ class PiecewiseLinear(NumberEmbedding):
     ----------
     bins : int, or sequence of numbers, or one sequence for each column
         Edges, ascending; or how many bins there are, at least 1: their edges are quantiles of the rows that
-        `fit` gets (of the first window, where rows come in parts), closer ones where some coincide. Of no
-        more different numbers than edges each is one, and a bin that is left over gives 0.
+        `fit` gets (of the first window, where rows come in parts), closer ones where some coincide. If
+        there are no more different numbers than edges, every number is an edge, and other bins give 0.
     width : int, optional
         Units for each number; one for each bin if None.
     name : str, optional

@@ -51,7 +51,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Texts in a file of texts that say that there is no value; None for NA, nan, null, ? and their like.
     levels : int, optional
         Levels of a category that get a column of their own, the most frequent first; the others share one.
-        None for 5000, and mean targets in place of more than 300. So it is of numbers that are codes.
+        None for 5000, and mean targets in place of more than 300. The same holds of numbers that are codes.
     preset : str, optional
         How much time is given: fast, good or best, the recipes of `PRESETS` with what else is given in place
         of their own. Rows that are held out decide between those of one preset. None for good.
@@ -206,7 +206,7 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         self.encoding_ = Encoding.learned(
             frame, self.columns, self.progress, row_numbers, of_rows, self.levels, few
         )
-        if few is not None:
+        if few is not None and self.layers is None:
             given = self.columns or {}
             self.encoding_ = with_codes(self.encoding_, frame, few, given, of_rows, self.levels)
         self.fingerprint_: str | None = self.encoding_.fingerprint(frame, y)

@@ -1,8 +1,8 @@
 """Numbers that are codes: whether the targets of a number's rows follow those of the numbers next to it.
 
 The numbers of districts or of models say which one it is, not how much. The mean target of such a number has
-nothing of those of its neighbours, where one of an amount lies between them. Nor do other columns explain
-it: a column that they follow from, as the width of lots in a street, is no code. The test is one on second
+nothing of those of its neighbours, where one of an amount lies between them. Nor do other columns explain it
+linearly: what follows from them, as the width of lots from the street, is no code. The test is one on second
 differences, as von Neumann's ("Distribution of the ratio of the mean square successive difference to the
 variance", 1941) is one on first differences.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -46,6 +46,12 @@ WORTH = 0.05
 PART = 0.15
 """What part this is at least of what they explain at all."""
 
+ALPHA = 1e-3
+"""Of the ridge regression: what it shrinks of other columns' effects jumps as codes do."""
+
+LEAST_LEFT = 0.01
+"""Share of the targets' variance that it leaves at least where there is something to learn of codes."""
+
 CORRELATED = 35 / 9
 """Variance of the mean of n squared second differences of noise over its square, times n:
 2 (1 + 2 r^2 + 2 s^2) with the correlations r = -2/3 of neighbours and s = 1/6 of the next ones."""
@@ -62,7 +68,7 @@ def with_codes(
     """Return an encoding with the codes that its columns of numbers are.
 
     Columns are judged by the targets, and by what a ridge regression on all columns leaves of them: where
-    other columns say the same there is nothing to learn of codes.
+    other columns say the same, linearly, there is nothing to learn of codes.
 
     frame, rows, levels : as for `Encoding.learned`; given : columns that are numbers only
     targets : of the rows to learn from
@@ -71,21 +77,29 @@ def with_codes(
     some = np.arange(len(places))
     if len(some) > MOST_ROWS:
         some = np.sort(np.random.default_rng(0).choice(some, MOST_ROWS, replace=False))
-    drawn = frame[places[some]]
+    drawn = places[some]
     columns = np.column_stack([column[some] for column in targets.columns()])
     may_be = [one.name for one in encoding.columns if isinstance(one, Number) and one.name not in given]
-    may_be = [name for name in may_be if are_codes(numbers(drawn[name]), columns)]
+    may_be = [name for name in may_be if are_codes(numbers(frame[name][drawn]), columns)]
     if may_be:
-        from sklearn.linear_model import Ridge
-
-        X = encoding.linear.encoded(drawn)
-        left = columns - Ridge(solver="lsqr").fit(X, columns).predict(X).reshape(columns.shape)
-        may_be = [name for name in may_be if are_codes(numbers(drawn[name]), left)]
+        left = _left(encoding.linear.encoded(frame[drawn]), columns)
+        may_be = [name for name in may_be if are_codes(numbers(frame[name][drawn]), left)]
     means, codes = targets if levels is None else None, []
     for name in may_be:
         series = frame[name] if rows is None else frame[name].filter(rows)
-        codes.append(of_many_levels(Category.learned(series, levels or MOST_LEVELS), series, means))
+        code = replace(Category.learned(series, levels or MOST_LEVELS), missing=False)  # the number says so
+        codes.append(of_many_levels(code, series, means))
     return replace(encoding, codes=tuple(codes))
+
+
+def _left(X: Any, targets: Array) -> Array:
+    """Return what a ridge regression on X (rows, n) leaves of targets (rows, k), of variance 1; or 0."""
+    from sklearn.linear_model import Ridge
+
+    ridge = Ridge(ALPHA, solver="lsqr").fit(X, targets)
+    left: Array = targets - ridge.predict(X).reshape(targets.shape)
+    left[:, left.var(axis=0) < LEAST_LEFT] = 0
+    return left
 
 
 def are_codes(values: Array, targets: Array) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from flats import QUICK as FAST
 from test_table_cli import QUICK
 
-from fastmlp import TableClassifier, TableError, TableRegressor
+from fastmlp import Dense, LayerNorm, TableClassifier, TableError, TableRegressor
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
@@ -105,6 +105,9 @@ def test_codes_of_which_other_columns_say_the_same_are_none():
     assert found(frame, y) == ["x"]
     assert found(frame.with_columns(name), y) == []
     assert found(frame.with_columns(name), y + JUMPS[::-1][AMOUNTS] * (NOISE > 0)) == []
+    for noise in (0, 0.001, 0.01, 0.1):
+        assert found(frame, JUMPS[AMOUNTS] + noise * NOISE) == ["x"]
+        assert found(frame.with_columns(name), JUMPS[AMOUNTS] + noise * NOISE) == []
     assert found(frame, np.where(y > 0, "high", "low")) == ["x"]
     assert found(frame.with_columns(name), np.where(y > 0, "high", "low")) == []
 
@@ -221,6 +224,20 @@ def test_codes_of_a_long_periodic_table_are_found(cycle):
     values = np.tile(np.arange(float(cycle)), 2**21 // cycle)
     y = JUMPS[values.astype(int)] + np.resize(NOISE, len(values))
     assert found(pl.DataFrame({"x": values}), y) == ["x"]
+
+
+def test_layers_that_take_no_sparse_columns_are_trained():
+    """With `layers` columns are as they are: those of codes would make X sparse."""
+    model = TableRegressor(**SHORT | {"hidden": None}, layers=[LayerNorm(), Dense(4)])
+    assert not model.fit(districts(), "price").encoding_.codes
+
+
+def test_missing_numbers_have_one_column():
+    frame = districts().with_columns(pl.col("district").replace(3, None))
+    encoding = TableRegressor(**SHORT).fit(frame, "price").encoding_
+    assert encoding.codes
+    assert [part for part in encoding.parts if "missing" in part] == ["district is missing"]
+    assert encoding.encoded(frame.filter(pl.col("district").is_null()).drop("price"))[:, 3:].nnz == 0
 
 
 def test_given_levels_leave_the_codes(monkeypatch):

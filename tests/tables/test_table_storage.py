@@ -172,12 +172,14 @@ def changed(value, path, new):
 
 
 @pytest.mark.slow
-def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_path, capsys):
+def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastmlp.tables.codes.are_codes", lambda values, _: bool((values % 1 == 0).all()))
     words = pl.Series("note", [f"{a} {b} stone water" for a in "ab" for b in ("red", "blue")] * 15)
     dates = pl.Series("day", np.datetime64("2024-01-01") + np.arange(60) % 50)
-    frame = flats(60).with_columns(words, dates, same=1)
+    frame = flats(60).with_columns(words, dates, same=1, shop=pl.Series(np.arange(60) % 6))
     options = {"columns": {"price": "drop", "note": "text"}}
     model = TableClassifier(**QUICK | {"epochs": 2}, **options).fit(frame, "kind")
+    assert [code.name for code in model.encoding_.codes] == ["shop"]
     model.trials_ = [SearchTrial((8,), 0.1, 0.5, 1.0)]
     held = np.arange(60) % 3 == 0
     y = np.array(frame["kind"].to_list())
