@@ -50,7 +50,7 @@ def test_a_limit_holds_within_a_tenth_and_leaves_a_model(digits):
 def test_what_a_limit_has_no_room_for_has_one_epoch_of_few_rows(tmp_path):
     model = TableRegressor(**QUICK, time_limit=1e-6)
     says = (
-        "^time_limit=1e-06 left room for 1 of 3 recipes, 1 of 7 networks, 1 of 200 epochs, "
+        "^time_limit=1e-06 left room for 1 of 3 recipes, 1 of 7 networks, 1 of 400 epochs, "
         f"{LEAST_ROWS + 400} of 2000 rows$"
     )
     with pytest.warns(UserWarning, match=says):
@@ -295,7 +295,7 @@ def test_the_command_line_says_what_was_left_out(tmp_path, capsys):
     command = ["train", str(tmp_path / "rows.csv"), "--target", "y", "--backend", "reference", "--quiet"]
     assert main([*command, "--time-limit", "0.01s"]) == 0
     assert (
-        "note       the time limit left room for 1 of 3 recipes, 1 of 7 networks, 1 of 200 epochs"
+        "note       the time limit left room for 1 of 3 recipes, 1 of 7 networks, 1 of 400 epochs"
         in capsys.readouterr().out
     )
     with pytest.raises(SystemExit, match="2"):
