@@ -50,7 +50,7 @@ ALPHA = 1e-3
 """Of the ridge regression: what it shrinks of other columns' effects jumps as codes do."""
 
 LEAST_LEFT = 0.01
-"""Share of the targets' variance that it leaves at least where there is something to learn of codes."""
+"""Share of a target's variance that it leaves where X does not explain it, at least."""
 
 CORRELATED = 35 / 9
 """Variance of the mean of n squared second differences of noise over its square, times n:
@@ -93,7 +93,7 @@ def with_codes(
 
 
 def _left(X: Any, targets: Array) -> Array:
-    """Return what a ridge regression on X (rows, n) leaves of targets (rows, k), of variance 1; or 0."""
+    """Return what a ridge regression on X (rows, n) leaves of targets (rows, k); 0 of one that X explains."""
     from sklearn.linear_model import Ridge
 
     ridge = Ridge(ALPHA, solver="lsqr").fit(X, targets)
