@@ -30,8 +30,8 @@ def units_of_numbers(torch, embedding, own, x):
         else:
             edges, slopes = own["piecewise_linear1"]["edges"][g], own["piecewise_linear1"]["slopes"][g]
             units = (value - edges) * slopes
-            units = torch.cat([units[:, :1], units[:, 1:].clamp(min=0)], dim=1)
-            units = torch.cat([units[:, :-1].clamp(max=1), units[:, -1:]], dim=1)
+            units = torch.cat([units[:, :1].clamp(min=-1), units[:, 1:].clamp(min=0)], dim=1)
+            units = torch.cat([units[:, :-1].clamp(max=1), units[:, -1:].clamp(max=2)], dim=1)
         if "grouped1" in own:
             units = units @ own["grouped1"]["weights"][g] + own["grouped1"]["biases"][g]
         found.append(units)
