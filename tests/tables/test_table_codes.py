@@ -15,7 +15,7 @@ from fastmlp import Dense, LayerNorm, TableClassifier, TableError, TableRegresso
 from fastmlp.cli.main import main
 from fastmlp.files import archive
 from fastmlp.files.archive import CheckpointError
-from fastmlp.tables.codes import are_codes, with_codes
+from fastmlp.tables.codes import LEAST_ROWS, are_codes, with_codes
 from fastmlp.tables.effects import importances
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.means import LevelMeans, Targets
@@ -224,6 +224,15 @@ def test_codes_of_a_long_periodic_table_are_found(cycle):
     values = np.tile(np.arange(float(cycle)), 2**21 // cycle)
     y = JUMPS[values.astype(int)] + np.resize(NOISE, len(values))
     assert found(pl.DataFrame({"x": values}), y) == ["x"]
+
+
+def test_a_name_of_few_rows_says_what_its_code_says():
+    """A regression that shrank the effects of names would leave a part of them, which jumps."""
+    code = np.arange(ROWS) // LEAST_ROWS
+    y = np.random.default_rng(4).normal(size=ROWS // LEAST_ROWS)[code] + 0.1 * NOISE
+    frame = pl.DataFrame({"x": code, "other": NOISE[::-1]})
+    assert found(frame, y) == ["x"]
+    assert found(frame.with_columns(name=pl.Series([f"district {one}" for one in code])), y) == []
 
 
 def test_layers_that_take_no_sparse_columns_are_trained():
