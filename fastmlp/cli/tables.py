@@ -131,8 +131,8 @@ def train(arguments: argparse.Namespace) -> int:
     """Train on a table; return the exit code."""
     called = time.monotonic()
     from fastmlp.tables.deadline import Deadline
-    from fastmlp.tables.encoding import row_numbers
     from fastmlp.tables.estimators import ESTIMATORS
+    from fastmlp.tables.inferred import row_numbers
     from fastmlp.tables.report import compared, simpler
 
     with telling(arguments.dataset):

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.system.bars import Bar
-from fastmlp.tables.categories import Category
 from fastmlp.tables.columns import MOST_LEVELS, Cells, Column
 from fastmlp.tables.errors import TableError
-from fastmlp.tables.kinds import KINDS, Date, Dropped, Number, Text
+from fastmlp.tables.inferred import ROW_NUMBERS, inferred
+from fastmlp.tables.kinds import KINDS, Dropped, Text
 from fastmlp.tables.means import LevelMeans, Targets, of_many_levels
 from fastmlp.tables.texts import parsed
 
@@ -335,79 +335,3 @@ class GrowingMatrix:
         narrow = self._count <= np.iinfo(np.int32).max  # SciPy needs one dtype for both
         starts = self._starts.astype(np.int32 if narrow else np.int64)
         return csr_array((self._values, self._indices, starts), shape=self._shape)
-
-
-# --- which kind a column is -------------------------------------------------------------------------------
-
-ROW_NUMBERS = "it numbers the rows"
-"""Why such a column is dropped."""
-
-FEW = 50
-"""Different texts that are a category, however few rows there are."""
-
-HEAD = 1000
-"""Rows of a column that are looked at before all of them."""
-
-WORDS = 3
-"""Words of a mean text from which on it is a text, and no name."""
-
-
-def inferred(series: pl.Series, most_levels: int = MOST_LEVELS) -> Column:
-    """Return the column by what its dtype and its values suggest; TableError if they suggest nothing."""
-    import polars as pl
-
-    dtype = series.dtype
-    distinct = _distinct(series)
-    if distinct <= 1 and not (distinct == 1 and series.null_count()):
-        return Dropped(series.name, "it holds nothing" if distinct == 0 else "it holds one value only")
-    if dtype.is_numeric() and _numbers_the_rows(series):
-        return Dropped(series.name, ROW_NUMBERS)
-    if dtype.is_numeric():
-        return Number.learned(series)
-    if dtype in (pl.Date, pl.Datetime):
-        return Date.learned(series)
-    if dtype == pl.String:
-        return _of_texts(series, distinct, most_levels)
-    if dtype == pl.Boolean or dtype in (pl.Categorical, pl.Enum):
-        return Category.learned(series, most_levels)
-    raise TableError(f"columns of dtype {dtype} cannot be learned from; drop it or convert it", series.name)
-
-
-def row_numbers(frame: pl.DataFrame) -> list[str]:
-    """Return the columns that number the rows; of a part of a table that can no longer be seen."""
-    return [one.name for one in frame.get_columns() if one.dtype.is_numeric() and _numbers_the_rows(one)]
-
-
-def _of_texts(series: pl.Series, distinct: int, most_levels: int) -> Column:
-    rows = len(series) - series.null_count()
-    words = float(series.str.count_matches(r"\s+").mean() or 0) + 1
-    if distinct > max(FEW, rows / 5) and words >= WORDS:
-        return Text.learned(series)
-    if distinct > max(FEW, rows / 2):
-        example = checks.shown(series.drop_nulls()[0])
-        return Dropped(series.name, f"{distinct} different texts in {rows} rows, as {example}")
-    return Category.learned(series, most_levels)
-
-
-def _distinct(series: pl.Series) -> int:
-    """Return how many different values there are, or a bound where counting takes long.
-
-    It is the number of those at the head of numbers, if these differ, and of the rows of lists.
-    """
-    if series.dtype.is_nested():
-        return len(series)
-    at_head = series[:HEAD].drop_nulls().n_unique() if series.dtype.is_numeric() else 0
-    return at_head if at_head > 1 else series.drop_nulls().n_unique()
-
-
-def _numbers_the_rows(series: pl.Series) -> bool:
-    """Whether it counts up from about 0 or 1, with few numbers left out: it may be a part of a table."""
-    if len(series) < 3 or series.null_count() or not 0 <= series[0] <= 10:
-        return False
-    import polars as pl
-
-    for part in (series[:HEAD], series):  # a long column that does not is found at its head
-        steps = part.cast(pl.Float64).diff().drop_nulls()
-        if not ((steps >= 1).all() and (steps % 1 == 0).all()):
-            return False
-    return bool(steps.mean() < 2)

@@ -10,9 +10,10 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from fastmlp.tables.encoding import HEAD, Encoding
+from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.inferred import HEAD
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.restoring import columns_of
 from fastmlp.tables.values import CLIP
