@@ -84,11 +84,11 @@ def with_codes(
     if may_be:
         left = _left(encoding.linear.encoded(frame[drawn]), columns)
         may_be = [name for name in may_be if are_codes(numbers(frame[name][drawn]), left)]
-    means, codes = targets if levels is None else None, []
+    codes = []
     for name in may_be:
         series = frame[name] if rows is None else frame[name].filter(rows)
         code = replace(Category.learned(series, levels or MOST_LEVELS), missing=False)  # the number says so
-        codes.append(of_many_levels(code, series, means))
+        codes.append(of_many_levels(code, series, targets, levels))
     return replace(encoding, codes=tuple(codes))
 
 
@@ -135,7 +135,8 @@ def _jump(places: Array, rows: Array, target: Array) -> bool:
     if ratio < 1 + CERTAIN * np.sqrt(CORRELATED / len(jumps)):
         return False
     weights = 1 / np.square(expected)
-    between = max(0.0, float(((jumps - expected) * weights).sum() / weights.sum())) / 1.5
+    excess = float(((jumps - expected) * weights).sum() / weights.sum())
+    between = max(0.0, excess) / 1.5  # the sum of the squares of 1/2, 1 and 1/2
     beyond = float((rows * between**2 / (between + chance)).sum() / len(target))
     whole = float((rows * np.square(means)).sum() - within * len(rows)) / len(target)
     return min(beyond, whole) > WORTH and beyond > PART * whole

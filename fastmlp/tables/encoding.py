@@ -76,7 +76,6 @@ class Encoding:
         for name, kind in kinds_given.items():
             checks.choice("column", name, frame.columns)
             checks.choice(f"kind of column {name!r}", kind, tuple(KINDS))
-        means = targets if levels is None else None
         columns: list[Column] = []
         with Bar(frame.width, "column", "columns", shown) as bar:
             for series in frame.get_columns():
@@ -88,7 +87,7 @@ class Encoding:
                     column = Dropped(series.name, ROW_NUMBERS)
                 else:
                     column = inferred(series, most_levels)
-                columns.append(of_many_levels(column, series, means))
+                columns.append(of_many_levels(column, series, targets, levels))
                 bar.move(len(columns))
         if not any(column.width for column in columns):
             why = ", ".join(f"{column.name!r}: {column.summary}" for column in columns[:3])

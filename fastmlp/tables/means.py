@@ -165,12 +165,16 @@ class LevelMeans(Category):
         return f"mean target and rows of {super().summary}"
 
 
-def of_many_levels(column: Column, series: pl.Series, targets: Targets | None) -> Column:
+def of_many_levels(column: Column, series: pl.Series, targets: Targets | None, levels: int | None) -> Column:
     """Return a category of many levels with mean targets of the rows that it was learned from.
 
-    Other columns, and all without targets, are returned as they are.
+    Other columns, and all without targets or with a number of levels, are returned as they are.
+
+    levels : of a category that get a column of their own; None if nobody says
     """
-    if targets is None or not isinstance(column, Category) or len(column.levels) <= MANY:
+    if targets is None or levels is not None:
+        return column
+    if not isinstance(column, Category) or len(column.levels) <= MANY:
         return column
     return LevelMeans.of(column, series, targets)
 
