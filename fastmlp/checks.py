@@ -102,8 +102,10 @@ def no_iterator(what: str, value: object) -> None:
         )
 
 
-def real_array(what: str, value: object) -> NDArray[Any]:
+def real_array(what: str, value: object, of_texts: str = "") -> NDArray[Any]:
     """Return `value` as an array of real numbers, without a copy where it is one.
+
+    of_texts : what the error adds where it holds texts
 
     Raises
     ------
@@ -115,6 +117,8 @@ def real_array(what: str, value: object) -> NDArray[Any]:
     array = value if type(value) is np.ndarray else _made_array(what, value)
     if array.dtype.kind not in "buif":
         hint = "; convert it first, as with astype(float)" if array.dtype == object else ""
+        if of_texts and (array.dtype.kind in "UST" or any(isinstance(one, str) for one in array.flat)):
+            hint = f"; {of_texts}"
         raise TypeError(f"{what} must hold real numbers, got dtype {array.dtype}{hint}")
     return array
 

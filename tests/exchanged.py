@@ -30,7 +30,6 @@ from fastmlp import (
     Swish,
 )
 from fastmlp.backend import reference, reference_losses
-from fastmlp.exchange.chains import natural_loss
 from fastmlp.exchange.formulas import formula
 from fastmlp.exchange.steps import outputs_of, steps
 from fastmlp.formulas.derivatives import gradient
@@ -107,7 +106,7 @@ def network(case):
         return Network([3, *[6] * len(hidden), 2], hidden)
     if case.startswith("output: "):
         output = case.removeprefix("output: ")
-        return Network([3, 5, 2], "tanh", output, natural_loss(output))
+        return Network([3, 5, 2], "tanh", output, "poisson" if output == "exp" else None)
     return Network([3, 6, 5, 2], PIECES.get(case, case))
 
 

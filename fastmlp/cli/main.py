@@ -13,7 +13,6 @@ import fastmlp
 from fastmlp import checks
 from fastmlp.cli import bench, cache, train, tune, use
 from fastmlp.cli.given import TRAINED_IN, Mistake
-from fastmlp.model.losses import LOSSES
 from fastmlp.model.network import Network
 from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.precision import DTYPES
@@ -102,9 +101,8 @@ def argument_parser() -> argparse.ArgumentParser:
         "--activation", default="relu", metavar="NAME", help="its hidden layers'; default relu"
     )
     warmup.add_argument("--output", metavar="NAME", help="default: the first that goes with the loss")
-    warmup.add_argument(
-        "--loss", metavar="NAME", help="default mse for one output, cross_entropy for several"
-    )
+    without = "default: the output's; without --output mse for one unit, cross_entropy for several"
+    warmup.add_argument("--loss", metavar="NAME", help=without)
     warmup.add_argument("--optimizer", default="adam", metavar="NAME", help="default adam")
 
     cache.add_command(commands)
@@ -172,9 +170,10 @@ def tasks_of_network(arguments: argparse.Namespace, backends: list[str], dtypes:
         sizes = [int(width) for width in arguments.network.split("-")]
     except ValueError:
         raise ValueError(f"network must be sizes like 64-128-10, got {arguments.network!r}") from None
-    loss = arguments.loss or ("mse" if sizes[-1] == 1 else "cross_entropy")
-    checks.choice("loss", loss, tuple(LOSSES))
-    network = Network(sizes, arguments.activation, arguments.output or LOSSES[loss].outputs[0], loss)
+    loss = arguments.loss
+    if loss is arguments.output is None:
+        loss = "mse" if sizes[-1] == 1 else "cross_entropy"
+    network = Network(sizes, arguments.activation, arguments.output, loss)
     checks.choice("optimizer", arguments.optimizer, tuple(BY_NAME))
     optimizer = BY_NAME[arguments.optimizer](0.001)
     batch = checks.whole("batch", arguments.batch, 1)

@@ -14,7 +14,7 @@ from fastmlp.exchange.formulas import named
 from fastmlp.formulas.expressions import Expression
 from fastmlp.model import layers, own_layers
 from fastmlp.model.activations import HIDDEN, OUTPUTS, Activation
-from fastmlp.model.losses import LOSSES, Loss
+from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS
 from fastmlp.training.portable import Parts
@@ -76,7 +76,9 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
         if not all(array.dtype.kind == "f" and np.isfinite(array).all() for array in layer.arrays):
             raise ValueError(f"weights and biases of layer {place} of {what} must be finite numbers")
     made = _with_names(chain.layers)
-    network = Network(inputs=inputs, layers=made, output=output, loss=loss or natural_loss(output))
+    if output == "exp":  # which is made for counts
+        loss = loss or "poisson"
+    network = Network(inputs=inputs, layers=made, output=output, loss=loss)
     return Parts(network, [layer.arrays for layer in known])
 
 
@@ -143,12 +145,6 @@ def _with_names(chain: Sequence[ImportedLayer]) -> list[layers.Part]:
         else:
             found.append(layer)
     return found
-
-
-def natural_loss(output: str) -> str:
-    """Return the first loss that goes with this output alone, else the first that goes with it."""
-    fits = [name for name, one in LOSSES.items() if output in one.outputs and one.outputs_per_target == 1]
-    return next((name for name in fits if LOSSES[name].outputs == (output,)), fits[0])
 
 
 def _hidden(expression: Expression) -> str | Activation:

@@ -76,7 +76,7 @@ def classifier(*sizes: int, layers: Sequence[Part] = ()) -> Network:
 
 
 USUAL: tuple[tuple[Network, Optimizer, int], ...] = (
-    (Network([3, 4, 1], output="sigmoid"), SGD(1.2, bias_learning_rate=0.3), 4),
+    (Network([3, 4, 1], output="sigmoid", loss="mse"), SGD(1.2, bias_learning_rate=0.3), 4),
     (classifier(64, 128, 10), Adam(), 32),
     (classifier(784, 128, 10), SGD(0.1), 128),
     (classifier(28, 256, 256, 2), Adam(), 256),

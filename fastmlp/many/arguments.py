@@ -11,6 +11,7 @@ import numpy as np
 
 from fastmlp import checks
 from fastmlp.files.archive import CheckpointError
+from fastmlp.training.data import OF_LABELS
 from fastmlp.training.sparse_data import is_sparse
 
 ROWS = ("X", "y", "sample_weight")
@@ -187,7 +188,7 @@ def _array(what: str, value: Any, blocks: bool) -> Any:
         return value
     if what == "X" and blocks and isinstance(value, (list, tuple)):
         return tuple(value)
-    return checks.real_array(what, value)
+    return checks.real_array(what, value, OF_LABELS if what == "y" else "")
 
 
 def _length(X: Any) -> int:

@@ -29,7 +29,7 @@ class Head:
     ----------
     units : int
         Its outputs, at least 1.
-    loss : str or Loss
+    loss : str or Loss, optional
         As for `Network`.
     output : str, optional
         As for `Network`.
@@ -54,7 +54,7 @@ class Head:
     """
 
     units: int
-    loss: str | Loss = "mse"
+    loss: str | Loss | None = None
     output: str | None = None
     weight: float = 1.0
     loss_weights: Any = None
@@ -83,7 +83,7 @@ class Head:
             object.__setattr__(self, name, value)
         object.__setattr__(self, "output", self.objective.output)
         object.__setattr__(self, "loss", self.objective.loss)
-        entry = loss_of(self.loss)
+        entry = loss_of(self.objective.loss)
         if entry.by_row:
             in_parts = weights is None or self.output == "softmax"
         else:
@@ -104,7 +104,7 @@ class Head:
     @property
     def by_row(self) -> bool:
         """Whether its loss is of whole rows."""
-        return loss_of(self.loss).by_row
+        return loss_of(self.objective.loss).by_row
 
     @property
     def divisor(self) -> float:

@@ -49,9 +49,10 @@ class Network:
     output : str, optional
         Activation of the last layer: identity, sigmoid, softmax, exp. None: what the loss goes with,
         identity where that is one of several.
-    loss : str or Loss
-        mse, mae, huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance, pinball, focal,
-        binary_focal, gaussian or negative_binomial; one with its parameters, as `Huber(0.5)`, `Quantiles`,
+    loss : str or Loss, optional
+        None: binary_cross_entropy for sigmoid, cross_entropy for softmax, mse for other outputs. Or mse, mae,
+        huber, binary_cross_entropy, cross_entropy, poisson, poisson_deviance, pinball, focal, binary_focal,
+        gaussian or negative_binomial; one with its parameters, as `Huber(0.5)`, `Quantiles`,
         `CrossEntropy(smoothing=0.1)` or `Focal`; or a `Loss` or `RowLoss` of your own. Means over all
         elements; over rows for cross_entropy, focal and `RowLoss`; over targets, of which each has two
         outputs, for gaussian and negative_binomial.
@@ -145,7 +146,7 @@ class Network:
         sizes: Sequence[int] | None = None,
         hidden: str | Activation | Sequence[str | Activation] = "relu",
         output: str | None = None,
-        loss: str | Loss = "mse",
+        loss: str | Loss | None = None,
         *,
         dropout: float | Sequence[float] = 0.0,
         l1: float = 0.0,
@@ -164,7 +165,8 @@ class Network:
         if (layers is None) == (sizes is None) or (layers is None) != (inputs is None):
             raise TypeError("a Network takes sizes, or inputs and layers")
         if heads is not None or head is not None:
-            if layers is None or (output or "identity", loss, convention) != ("identity", "mse", "torch"):
+            given_here = (output or "identity", loss or "mse", convention)
+            if layers is None or given_here != ("identity", "mse", "torch"):
                 raise TypeError("heads go with inputs and layers, and have an output and a loss each")
             heads = checked_heads(heads, head)
         if head is not None and not head.masked:  # a network like others

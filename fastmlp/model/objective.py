@@ -9,6 +9,9 @@ from fastmlp.model.activations import OUTPUTS
 from fastmlp.model.losses import LOSSES, Loss, loss_of
 from fastmlp.model.own_losses import named
 
+USUAL_LOSSES = {"sigmoid": "binary_cross_entropy", "softmax": "cross_entropy"}
+"""The losses of outputs, where none is given; mse for other outputs."""
+
 
 class Objective(NamedTuple):
     """An output activation and a loss of `n_out` outputs; convention : as of `Network`."""
@@ -21,6 +24,9 @@ class Objective(NamedTuple):
     @classmethod
     def checked(cls, n_out: int, output: str | None, loss: Any, convention: str = "torch") -> Self:
         """Return the objective of these arguments of `Network`; ValueError or TypeError otherwise."""
+        if loss is None:
+            output = "identity" if output is None else checks.choice("output", output, OUTPUTS)
+            loss = USUAL_LOSSES.get(output, "mse")
         if not isinstance(loss, Loss):
             loss = checks.choice("loss", loss, tuple(LOSSES), ", or a Loss of your own")
         loss = named(loss)

@@ -21,6 +21,9 @@ from fastmlp.training.sparse_data import clean_rows, is_sparse
 
 Array = NDArray[Any]
 
+OF_LABELS = 'labels 0, 1, .. go with loss="cross_entropy", those of any kind with MLPClassifier'
+"""What errors add where targets look like labels, and the loss takes numbers."""
+
 
 def floating_dtype(dtype: DTypeLike | None, inputs: Any) -> np.dtype[Any]:
     """Return float32 or float64: `dtype` if given, else float32 if X is, else float64."""
@@ -191,7 +194,7 @@ def clean_targets_of(
     Class labels 0..n_out-1 (rows,) become one-hot rows for cross_entropy. Of a loss with two outputs a target
     y is (rows, n_out / 2), or (rows,), and comes twice, side by side.
     """
-    array = checks.real_array(what, value)
+    array = checks.real_array(what, value, OF_LABELS)
     n_out = objective.n_out
     loss = loss_of(objective.loss)
     by_class = loss.targets == "distributions" or bool(loss.digest and objective.output == "softmax")
@@ -209,7 +212,7 @@ def clean_targets_of(
             required = f"({rows},) for class labels or {required} for one-hot rows"
         elif n_out == 1:
             required = f"({rows},) or {required}"
-        raise ValueError(f"{what} must have shape {required}, got {array.shape}")
+        raise ValueError(f"{what} must have shape {required}, got {array.shape}{of_labels(array, rows)}")
     targets = clean(what, array, dtype).reshape(rows, n_out)
     _check_range(what, targets, loss)
     return np.tile(targets, per_target) if per_target > 1 else targets
@@ -217,12 +220,12 @@ def clean_targets_of(
 
 def targets_of_head(what: str, value: ArrayLike, head: Head, rows: int, dtype: np.dtype[Any]) -> Array:
     """Return the targets of a head (rows, units), with NaN where they are missing."""
-    array = checks.real_array(what, value)
+    array = checks.real_array(what, value, OF_LABELS)
     if not head.missing or array.dtype.kind != "f":
         return clean_targets_of(what, array, head.objective, rows, dtype)
     absent: Any = np.isnan(array)
     filled = np.where(absent, 0, array)
-    if absent.ndim == 2 and loss_of(head.loss).targets == "distributions":
+    if absent.ndim == 2 and loss_of(head.objective.loss).targets == "distributions":
         absent = np.broadcast_to(absent.any(axis=1, keepdims=True), absent.shape)
         filled = np.where(absent, 1 / array.shape[1], array)
     targets: Array = np.array(clean_targets_of(what, filled, head.objective, rows, dtype))
@@ -266,10 +269,17 @@ def _one_hot(what: str, labels: Array, classes: int, dtype: np.dtype[Any]) -> Ar
     return targets
 
 
+def of_labels(y: Any, rows: int) -> str:
+    """Return what an error adds about labels; nothing unless y is a column of whole numbers."""
+    column = isinstance(y, np.ndarray) and y.dtype.kind in "buif" and y.shape in ((rows,), (rows, 1))
+    return f"; {OF_LABELS}" if column and (y == np.floor(y)).all() else ""
+
+
 def _check_range(what: str, targets: Array, loss: Loss) -> None:
     if loss.targets == "within [0, 1]" and ((targets < 0) | (targets > 1)).any():
         wrong = targets[(targets < 0) | (targets > 1)][0]
-        raise ValueError(f"{what} must lie in [0, 1] for {loss.name}, got {wrong}")
+        hint = of_labels(targets, len(targets))
+        raise ValueError(f"{what} must lie in [0, 1] for {loss.name}, got {wrong}{hint}")
     if loss.targets == "at least 0" and (targets < 0).any():
         raise ValueError(f"{what} must be at least 0 for {loss.name}, got {targets.min()}")
     if loss.targets == "distributions":

@@ -14,7 +14,7 @@ from fastmlp.model.inputs import sparse_columns
 from fastmlp.model.losses import Loss, loss_of
 from fastmlp.model.network import Network
 from fastmlp.model.sparse import SparseRows
-from fastmlp.training.data import by_head, clean_blocks, targets_of_head
+from fastmlp.training.data import by_head, clean_blocks, of_labels, targets_of_head
 from fastmlp.training.input_rows import joined
 from fastmlp.training.sparse_data import clean_rows, is_sparse
 
@@ -89,7 +89,8 @@ class Intake:
             own = self._n_out // self._loss.outputs_per_target
             more = f" or ({rows},)" if own == 1 or self._loss.takes_one_column else ""
             more = f", or integer class labels ({rows},)" if self._loss.targets == "distributions" else more
-            raise _refusal("y", y, f"a {self._dtype} array of shape {(rows, own)}{more}")
+            expected = f"a {self._dtype} array of shape {(rows, own)}{more}"
+            raise _refusal("y", y, expected, "" if more else of_labels(y, rows))
 
     def _copied(self, y: Any, loss: Loss, targets: Array) -> bool:
         """Copy y to targets (rows, n_out) if it is an array of their dtype or of labels; return whether."""
@@ -115,11 +116,11 @@ class Intake:
             raise _refusal(what, array, f"a {self._dtype} array of shape {shape}")
 
 
-def _refusal(what: str, got: Any, expected: str) -> Exception:
-    """Return the error for an argument that is not the array that is required."""
+def _refusal(what: str, got: Any, expected: str, more: str = "") -> Exception:
+    """Return the error for an argument that is not the array that is required; more : what it ends in."""
     if not isinstance(got, np.ndarray) and not is_sparse(got):
-        return TypeError(f"{what} must be {expected}, got {checks.shown(got)}")
-    return ValueError(f"{what} must be {expected}, got {got.dtype} of shape {got.shape}")
+        return TypeError(f"{what} must be {expected}, got {checks.shown(got)}{more}")
+    return ValueError(f"{what} must be {expected}, got {got.dtype} of shape {got.shape}{more}")
 
 
 def _check_labels(y: Array, rows: int, n_out: int) -> None:

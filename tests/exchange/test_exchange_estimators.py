@@ -13,7 +13,6 @@ from sklearn.preprocessing import StandardScaler
 
 import fastmlp
 from fastmlp import MLPClassifier, MLPRegressor, Model, Network
-from fastmlp.exchange.chains import natural_loss
 
 IRIS, SPECIES = data_set("iris")
 NAMES = np.array(["setosa", "versicolor", "virginica"])
@@ -194,12 +193,3 @@ def test_pipelines_through_skl2onnx(kind, dtype, version):
         assert np.abs(got[1] - pipeline.predict_proba(IRIS)).max() <= bound
     else:
         assert np.abs(got[0].reshape(expected.shape) - expected).max() <= bound
-
-
-def test_an_output_has_the_loss_that_goes_with_it():
-    assert {name: natural_loss(name) for name in ("identity", "sigmoid", "softmax", "exp")} == {
-        "identity": "mse",
-        "sigmoid": "binary_cross_entropy",
-        "softmax": "cross_entropy",
-        "exp": "poisson",
-    }

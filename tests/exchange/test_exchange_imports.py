@@ -128,6 +128,14 @@ def test_what_later_layers_read_may_lie_between_activations(residual, tmp_path):
     assert np.allclose(got.predict(X), model.predict(X), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("output", "loss"), [("identity", "mse"), ("exp", "poisson"), ("sigmoid", "binary_cross_entropy")]
+)
+def test_the_loss_of_an_import_is_its_outputs(output, loss, tmp_path):
+    path = onnx_file(tmp_path / "x.onnx", chain(("Tanh", ["z"], "a", {})), ARRAYS)
+    assert of_reference(Model.from_onnx, path, output=output).network.loss == loss
+
+
 def test_logits_may_be_given_an_output(tmp_path):
     path = onnx_file(tmp_path / "x.onnx", chain(("Tanh", ["z"], "a", {})), ARRAYS)
     assert of_reference(Model.from_onnx, path).network.output == "identity"

@@ -214,7 +214,10 @@ def test_the_program_of_a_network_is_compiled_where_it_has_one(tmp_path, monkeyp
         ("--network 64-10 --loss mes", "unknown loss 'mes'; choose from: "),
         ("--network 64-10 --optimizer adm", "unknown optimizer 'adm'; choose from: "),
         ("--network 64-5-10 --activation rleu", "unknown hidden activation 'rleu'"),
-        ("--network 64-10 --output exp", "output 'exp' does not go with loss 'cross_entropy'"),
+        (
+            "--network 64-10 --output exp --loss cross_entropy",
+            "output 'exp' does not go with loss 'cross_entropy'",
+        ),
         ("--network 64-10 --batch 0", "batch must be at least 1, got 0"),
         (
             "--network 64-10 --backend fused,tiled",

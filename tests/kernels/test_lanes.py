@@ -51,7 +51,7 @@ NAMED = [
     Concatenate("first"), Dense(2),
 ]  # fmt: skip
 CASES = {
-    "notebook": (Network([3, 4, 1], output="sigmoid"), SGD(0.3, bias_learning_rate=0.1), 4, 4),
+    "notebook": (Network([3, 4, 1], output="sigmoid", loss="mse"), SGD(0.3, bias_learning_rate=0.1), 4, 4),
     "unrolled, penalised": (Network([3, 5, 2], "tanh", **CLASSES, l2=0.1), Adam(0.01), 5, 5),
     "rows that stay": (Network([5, 16, 1], output="identity"), Adam(0.01), 40, 40),
     "batches": (Network([5, 16, 1], output="identity", l2=0.01), AdamW(0.01), 50, 20),

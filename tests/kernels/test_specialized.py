@@ -77,7 +77,7 @@ def test_programs_differ_where_their_constants_do():
         specialize(network, SGD(0.1, 0.9, True)),
         specialize(network, RMSprop()),
         *(specialize(Network([3, 4, 2], hidden)) for hidden in ("tanh", "elu")),
-        specialize(Network([3, 4, 2], output="sigmoid")),
+        specialize(Network([3, 4, 2], output="sigmoid", loss="mse")),
         specialize(Network([3, 4, 2], **BINARY)),
         specialize(Network([3, 4, 2], **CLASSES)),
         specialize(Network([3, 4, 2], l2=0.1)),
@@ -111,7 +111,7 @@ def test_auto_takes_a_program_of_its_own_where_there_is_one_and_the_training_is_
 
 TRAININGS = [
     # every activation, pair, rule and way through the rows: in registers, one block, many blocks
-    (Network([3, 4, 1], output="sigmoid"), SGD(0.3, bias_learning_rate=0.1), 4),
+    (Network([3, 4, 1], output="sigmoid", loss="mse"), SGD(0.3, bias_learning_rate=0.1), 4),
     (Network([5, 3, 4, 2], ["softplus", "elu"], **BINARY), SGD(0.1), 13),
     (Network([1, 33, 1], "leaky_relu", output="exp"), SGD(0.01, 0.5), 33),
     (Network([17, 5, 100, 3], ["tanh", "sigmoid"], l2=0.1, **CLASSES), AdamW(0.01, epsilon=1e-3), 31),

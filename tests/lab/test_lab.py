@@ -96,7 +96,13 @@ RESIDUAL = Network(
 @pytest.mark.parametrize(
     "row",
     [
-        StepRow(Network([3, 4, 1], output="sigmoid"), SGD(1.2, bias_learning_rate=0.3), 4, "float64", 1),
+        StepRow(
+            Network([3, 4, 1], output="sigmoid", loss="mse"),
+            SGD(1.2, bias_learning_rate=0.3),
+            4,
+            "float64",
+            1,
+        ),
         StepRow(classifier(6, 5, 3), Adam(), 8, "float64", 1),
         StepRow(classifier(6, 5, 2), SGD(0.1), 8, "float32", 1),
         StepRow(classifier(6, 5, 1), SGD(0.1), 8, "float64", 1),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from fastmlp import (
     CrossEntropy,
     Focal,
     Gaussian,
+    Head,
     Huber,
     MLPClassifier,
     MLPRegressor,
@@ -228,7 +230,66 @@ def test_mistakes_are_said_in_one_line(make, message):
     ],
 )
 def test_without_an_output_it_is_what_the_loss_goes_with(loss, output):
-    assert Network([3, 2], loss=loss).output == fastmlp.Head(2, loss=loss).output == output
+    assert Network([3, 2], loss=loss).output == Head(2, loss=loss).output == output
+
+
+OF_OUTPUTS = {
+    "identity": "mse", "exp": "mse", "sigmoid": "binary_cross_entropy", "softmax": "cross_entropy",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("output", OF_OUTPUTS)
+def test_without_a_loss_it_is_the_outputs(output, tmp_path):
+    single = Network(inputs=5, layers=["tanh"], head=Head(3, output=output))
+    listed = Network(inputs=5, layers=[fastmlp.Dense(4, "tanh"), fastmlp.Dense(3)], output=output)
+    several = Network(inputs=5, layers=["tanh"], heads={"a": Head(3, output=output, missing=True)})
+    for network in (Network([5, 3], output=output), single, listed, several):
+        assert network.losses == (OF_OUTPUTS[output],)
+        assert network == pickle.loads(pickle.dumps(network)) == restored(described(network))
+
+
+@pytest.mark.parametrize("output", OF_OUTPUTS)
+def test_a_loss_that_is_given_stays_with_its_output(output, tmp_path):
+    """In files, too: they name the loss of networks and of heads."""
+    for network in (
+        Network([5, 2], output=output, loss="mse"),
+        Network(inputs=5, layers=["tanh"], heads={"a": Head(2, "mse", output)}),
+    ):
+        y = REAL if not network.heads else {"a": REAL}
+        fastmlp.save(fastmlp.fit(network, X, y, epochs=1, backend="reference"), tmp_path / "m")
+        assert fastmlp.load(tmp_path / "m").network.losses == ("mse",) == network.losses
+
+
+NAMED = 'labels 0, 1, .. go with loss="cross_entropy", those of any kind with MLPClassifier'
+
+
+@pytest.mark.parametrize(
+    ("network", "y", "got"),
+    [
+        (Network([5, 4]), LABELS, r"y must have shape \(40, 4\), got \(40,\); "),
+        (Network([5, 4]), LABELS[:, None].astype(float), r"got \(40, 1\); "),
+        (Network([5, 4], output="sigmoid"), LABELS, r"got \(40,\); "),
+        (Network([5, 1], output="sigmoid"), LABELS, r"for binary_cross_entropy, got .\.0; "),
+        (Network([5, 4], output="softmax"), LABELS.astype(str), "must hold real numbers, got dtype <U"),
+        (Network([5, 1]), LABELS.astype(str).astype(object), "must hold real numbers, got dtype object; "),
+        (Network(inputs=5, layers=["tanh"], heads={"a": Head(4)}), {"a": LABELS}, r"y\['a'\] must"),
+    ],
+)  # fmt: skip
+def test_labels_that_a_loss_does_not_take_are_told_who_does(network, y, got):
+    for train in (fastmlp.fit, lambda *given: fastmlp.fit_many(*given, n_models=2)):
+        with pytest.raises((ValueError, TypeError), match=f"{got}.*{re.escape(NAMED)}$"):
+            train(network, X, y)
+
+
+def test_numbers_that_are_no_labels_are_told_nothing_of_them():
+    stepper = fastmlp.Stepper(Network([5, 4]), fastmlp.SGD(), seed=0, backend="reference", dtype="f8")
+    for y, told in ((LABELS, True), (REAL[:, 0], False), (LABELS[:30], False)):
+        with pytest.raises(ValueError, match="shape") as error:
+            fastmlp.fit(Network([5, 4]), X, y)
+        assert (NAMED in str(error.value)) == told
+        with pytest.raises(ValueError, match="shape") as error:
+            stepper.step(X[:40], y)
+        assert (NAMED in str(error.value)) == told
 
 
 def test_a_loss_of_a_users_may_have_a_younger_name(tmp_path):
