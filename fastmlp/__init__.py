@@ -85,7 +85,13 @@ if TYPE_CHECKING:
     from fastmlp.system.interrupts import Interrupted
     from fastmlp.tables.errors import TableError
     from fastmlp.tables.estimators import TableClassifier, TableRegressor
-    from fastmlp.training.callbacks import Callback, EarlyStopping, Progress, TimeLimit
+    from fastmlp.training.callbacks import (
+        Callback,
+        EarlyStopping,
+        Progress,
+        ReduceLROnPlateau,
+        TimeLimit,
+    )
     from fastmlp.training.checkpoint import Checkpoint
     from fastmlp.training.divergence import DivergenceError
     from fastmlp.training.model import Model
@@ -106,7 +112,7 @@ _HOME = {
     "files.mapped": ("MappedArray",),
     "many.predicting": ("predict_many",),
     "many.training": ("InterruptedMany", "fit_many"),
-    "training.callbacks": ("Callback", "EarlyStopping", "Progress", "TimeLimit"),
+    "training.callbacks": ("Callback", "EarlyStopping", "Progress", "ReduceLROnPlateau", "TimeLimit"),
     "training.checkpoint": ("Checkpoint",),
     "training.divergence": ("DivergenceError",),
     "distributed.data_parallel": ("DataParallel",),
@@ -253,6 +259,7 @@ __all__ = [
     "RandomizedSearchCV",
     "RankError",
     "RateSearch",
+    "ReduceLROnPlateau",
     "Residual",
     "RowLoss",
     "Rule",

@@ -67,8 +67,12 @@ class OptimizerState:
         """
         rate = max(rate, self.initial_rate / math.sqrt(np.finfo(self.moments.dtype).max))
         self.moments[0] *= self.learning_rate / rate
+        others = run.rate_factor / (
+            self.learning_rate / self.initial_rate
+        )  # a callback's factor, exactly 1 without
         self.learning_rate = rate
         self.apply_to(run)
+        run.rate_factor *= others
 
 
 class Convergence(Callback):

@@ -1,4 +1,4 @@
-"""Callbacks, which run between compiled chunks: early stopping, a time limit, a progress bar."""
+"""Callbacks, which run between compiled chunks: early stopping, lower rates, a time limit, a progress bar."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
@@ -16,6 +17,8 @@ from fastmlp.files.archive import CheckpointError
 from fastmlp.model.backend import Backend
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
+from fastmlp.model.optimizers import Optimizer
+from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.state import Snapshot
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.notices import Notices, in_notebook, say
@@ -54,6 +57,7 @@ class Run:
     snapshot : function that returns all that the rest of the training depends on, between chunks
     left : Snapshot or None, what the training left when its last chunk was over
     rate_factor : float, what all later learning rates are multiplied with; 1 unless you set it
+    learning_rate : float, of the next step's weights, with that factor
 
     Setting an attribute that a training would not read raises AttributeError.
     """
@@ -65,6 +69,8 @@ class Run:
     rows: int
     history: dict[str, list[float]]
     _backend: Callable[[], Backend]
+    _optimizer: Optimizer | None
+    _since: Since
     snapshot: Callable[[], Snapshot]
     model_index: int | None
     epoch: int
@@ -87,6 +93,8 @@ class Run:
         backend: Callable[[], Backend],
         snapshot: Callable[[], Snapshot] = no_snapshot,
         model_index: int | None = None,
+        optimizer: Optimizer | None = None,
+        since: Since = BEGINNING,
     ) -> None:
         vars(self).update(
             network=network,
@@ -96,6 +104,8 @@ class Run:
             rows=rows,
             history=history,
             _backend=backend,
+            _optimizer=optimizer,
+            _since=since,
             snapshot=snapshot,
             model_index=model_index,
             epoch=0,
@@ -124,6 +134,16 @@ class Run:
     def layers(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Live views (weights, biases) of every layer."""
         return layer_views(self.parameters, self.network)
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next step's weights, with `rate_factor`; ValueError of "lbfgs"."""
+        if self._optimizer is None:
+            raise ValueError("solver='lbfgs' has no learning rate")
+        epoch = min(self.epoch, max(0, self.epochs - 1))  # a function may know no rate after the last one
+        now = Since(self._since.step + self.step, self._since.epoch + epoch)
+        rates = self._optimizer.rates(np.array([now.step]), sys.maxsize, now)
+        return float(rates[0, 0]) * self.rate_factor
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the output for X (rows, n_in) by the parameters as they are now; see `Model.predict`."""
@@ -198,7 +218,42 @@ def states_of(callbacks: Sequence[Callback]) -> list[tuple[str, dict[str, Any]]]
     return [(type(c).__name__, c.state_dict()) for c in with_state(callbacks)]
 
 
-class EarlyStopping(Callback):
+class BestValue(Callback):
+    """Base of callbacks that go by the best value of a curve of the history.
+
+    key : the curve's name; best : its best value so far, the worst one there is before the first
+    """
+
+    def __init__(self, monitor: str | None, mode: str) -> None:
+        self.monitor = checked_monitor(monitor)
+        self.mode = checks.choice("mode", mode, ("min", "max"))
+
+    def on_train_begin(self, run: Run) -> None:
+        """Forget any earlier training."""
+        self._curve = Monitor(type(self).__name__, self.monitor, run.history)
+        self.key = self._curve.name
+        self.best = self._worst
+
+    @property
+    def _worst(self) -> float:
+        return math.inf if self.mode == "min" else -math.inf
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best so far; JSON has no infinity for the value before the first epoch."""
+        best = None if self.best == self._worst else self.best
+        return {"monitor": self.key, "mode": self.mode, "best": best}
+
+    def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
+        """Go on from the best so far."""
+        then, now = (state["monitor"], state.get("mode", "min")), (self.key, self.mode)
+        if then != now:
+            raise CheckpointError(
+                f"{type(self).__name__} watched {then} before the checkpoint, and now {now}"
+            )
+        self.best = self._worst if state["best"] is None else checks.real("best", state["best"])
+
+
+class EarlyStopping(BestValue):
     """Stop when a monitored value has not improved, and restore the best parameters.
 
     Parameters
@@ -227,20 +282,13 @@ class EarlyStopping(Callback):
     ) -> None:
         self.patience = checks.whole("patience", patience, 1)
         self.min_delta = checks.real("min_delta", min_delta, 0)
-        self.monitor = checked_monitor(monitor)
-        self.mode = checks.choice("mode", mode, ("min", "max"))
+        super().__init__(monitor, mode)
 
     def on_train_begin(self, run: Run) -> None:
         """Forget any earlier training."""
-        self._curve = Monitor(type(self).__name__, self.monitor, run.history)
-        self.key = self._curve.name
-        self.best = self._worst
+        super().on_train_begin(run)
         self.best_epoch = 0
         self.best_parameters = run.parameters.copy()
-
-    @property
-    def _worst(self) -> float:
-        return math.inf if self.mode == "min" else -math.inf
 
     def on_epoch_end(self, run: Run) -> None:
         """Keep the parameters if they are the best so far; stop if patience is at its end."""
@@ -261,24 +309,114 @@ class EarlyStopping(Callback):
             run.parameters[...] = self.best_parameters
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the best so far; JSON has no infinity for the value before the first epoch."""
-        return {
-            "monitor": self.key,
-            "mode": self.mode,
-            "best": self.best if self.best_epoch else None,
-            "best_epoch": self.best_epoch,
-            "best_parameters": self.best_parameters,
-        }
+        """Return the best value and its parameters."""
+        found = super().state_dict()
+        return found | {"best_epoch": self.best_epoch, "best_parameters": self.best_parameters}
 
     def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
         """Go on from the best so far; stop at once if patience was at its end."""
-        then, now = (state["monitor"], state.get("mode", "min")), (self.key, self.mode)
-        if then != now:
-            raise CheckpointError(f"EarlyStopping watched {then} before the checkpoint, and now {now}")
+        super().load_state_dict(run, state)
         self.best_epoch = checks.whole("best_epoch", state["best_epoch"], 0, run.epoch)
-        self.best = checks.real("best", state["best"]) if self.best_epoch else self._worst
         self.best_parameters[...] = state["best_parameters"]
         self._stop_if_out_of_patience(run)
+
+
+class ReduceLROnPlateau(BestValue):
+    """Lower the learning rate when a monitored value stops improving (torch.optim.lr_scheduler's).
+
+    Parameters
+    ----------
+    mode : str
+        Whether "min" or "max" is the best value.
+    factor : float
+        In [0, 1); what the rate is multiplied with.
+    patience : int
+        The rate falls after more than so many epochs in a row without an improvement; at least 0.
+    threshold : float
+        An improvement goes beyond the best value by more than this, at least 0.
+    threshold_mode : str
+        "rel" measures the threshold in shares of the best value, "abs" as it is.
+    cooldown : int
+        Epochs after a fall that do not count as epochs without an improvement; at least 0.
+    min_lr : float
+        What no fall goes below; at least 0. A schedule of the optimiser may.
+    eps : float
+        A fall by no more than this is left out; at least 0.
+    monitor : str, optional
+        As of `EarlyStopping`.
+
+    Notes
+    -----
+    What falls is `run.rate_factor`: a schedule of the optimiser goes on, times that factor, and the rate of
+    biases falls along. NaN is no improvement. PyTorch's takes the value from `step(value)` after an epoch.
+    """
+
+    def __init__(
+        self,
+        mode: str = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: str = "rel",
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        eps: float = 1e-8,
+        *,
+        monitor: str | None = None,
+    ) -> None:
+        super().__init__(monitor, mode)
+        self.factor = checks.real("factor", factor, 0, 1, open_high=True)
+        self.patience = checks.whole("patience", patience, 0)
+        self.threshold = checks.real("threshold", threshold, 0)
+        self.threshold_mode = checks.choice("threshold_mode", threshold_mode, ("rel", "abs"))
+        self.cooldown = checks.whole("cooldown", cooldown, 0)
+        self.min_lr, self.eps = checks.real("min_lr", min_lr, 0), checks.real("eps", eps, 0)
+
+    def on_train_begin(self, run: Run) -> None:
+        """Forget any earlier training."""
+        super().on_train_begin(run)
+        self._bad_epochs, self._cooling, self._share = 0, 0, 1.0
+        _ = run.learning_rate  # raises where there is none
+
+    def on_epoch_end(self, run: Run) -> None:
+        """Lower the rate if there was no improvement for too long."""
+        value = self._curve.latest(run.epoch)
+        if self._is_better(value):
+            self.best, self._bad_epochs = value, 0
+        else:
+            self._bad_epochs += 1
+        if self._cooling:
+            self._cooling, self._bad_epochs = self._cooling - 1, 0
+        if self._bad_epochs > self.patience:
+            self._lower_rate(run)
+            self._cooling, self._bad_epochs = self.cooldown, 0
+
+    def _is_better(self, value: float) -> bool:
+        bound, beyond = self.best, -self.threshold if self.mode == "min" else self.threshold
+        if bound != self._worst:
+            bound = bound * (1 + beyond) if self.threshold_mode == "rel" else bound + beyond
+        return value < bound if self.mode == "min" else value > bound
+
+    def _lower_rate(self, run: Run) -> None:
+        rate = run.learning_rate
+        if rate - max(rate * self.factor, self.min_lr) > self.eps:
+            self._multiply(run, max(self.factor, self.min_lr / rate))
+
+    def _multiply(self, run: Run, share: float) -> None:
+        self._share *= share
+        run.rate_factor *= share
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the best value, the counts, and what the rate has been multiplied with."""
+        counts = {"bad_epochs": self._bad_epochs, "cooling": self._cooling}
+        return super().state_dict() | counts | {"share": self._share}
+
+    def load_state_dict(self, run: Run, state: dict[str, Any]) -> None:
+        """Go on with the rate as low as it was."""
+        super().load_state_dict(run, state)
+        self._bad_epochs = checks.whole("bad_epochs", state["bad_epochs"], 0)
+        self._cooling = checks.whole("cooling", state["cooling"], 0)
+        self._multiply(run, checks.real("share", state["share"], 0, 1))
 
 
 class TimeLimit(Callback):

@@ -14,6 +14,7 @@ from fastmlp import checks
 from fastmlp.backend.choice import settled
 from fastmlp.model.averages import exchange
 from fastmlp.model.backend import Chunk, Data, counts_of, empty_losses, evaluated, share_of
+from fastmlp.model.schedules import Since
 from fastmlp.model.state import Snapshot, TrainState
 from fastmlp.system.compiling import Stopwatch
 from fastmlp.system.interrupts import LeftBehind
@@ -84,7 +85,7 @@ class Training:
         backend = functools.partial(settled, plan.backend)  # type: ignore[arg-type]  # Steps are, or have one
         self.run = Run(
             plan.network, state.parameters, state.moments, plan.epochs, rows, history, backend, self.snapshot,
-            plan.model_index,
+            plan.model_index, plan.optimizer, Since(self.first_step, plan.since.epoch),
         )  # fmt: skip
         self.stop, self.interruptible = self.run.stop, interruptible
         """What a signal calls, with its name; what makes long calls."""
