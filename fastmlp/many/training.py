@@ -54,7 +54,7 @@ def fit_many(
     y: Any,
     *,
     n_models: int | None = None,
-    optimizer: Optimizer | list[Optimizer] | None = None,
+    optimizer: Optimizer | str | list[Optimizer | str] | None = None,
     epochs: int | list[int] = 100,
     batch_size: int | list[int | None] | None = 32,
     shuffle: bool | list[bool] = True,

@@ -380,7 +380,7 @@ NAMED: tuple[type[Optimizer], ...] = tuple(
 """fastmlp's own: those that this file defines."""
 
 BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
-"""Optimisers by the names that the command line and settings have for them."""
+"""Optimisers by the names that stand for them with their defaults, on the command line, too."""
 
 OPTIMIZERS = (*NAMED, RuleOptimizer)
 """All optimisers, with a user's own rules."""
@@ -395,6 +395,20 @@ def without_rates(optimizer: Optimizer) -> Optimizer:
     names = [field.name for field in fields(optimizer) if field.name.endswith("learning_rate")]
     rates: dict[str, Any] = {name: 0.0 for name in names if getattr(optimizer, name) is not None}
     return replace(optimizer, **rates)
+
+
+@functools.cache
+def _usual(name: str) -> Optimizer:
+    return BY_NAME[name]()  # type: ignore[call-arg]  # all of these have a usual rate
+
+
+def as_optimizer(what: str, given: object) -> Optimizer:
+    """Return an optimiser, or that of a name with its defaults; ValueError or TypeError for all else."""
+    if isinstance(given, str):
+        return _usual(checks.choice(what, given, tuple(BY_NAME), ", or an object, as Adam(0.001)"))
+    check_optimizer(what, given)
+    assert isinstance(given, Optimizer)
+    return given
 
 
 def check_optimizer(what: str, optimizer: object) -> None:

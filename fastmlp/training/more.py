@@ -11,7 +11,7 @@ from fastmlp.model.averages import with_average_of
 from fastmlp.model.backend import Array, Backend, Data
 from fastmlp.model.byte_rows import unpacked
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import check_optimizer
+from fastmlp.model.optimizers import as_optimizer
 from fastmlp.model.schedules import BEGINNING, Since
 from fastmlp.model.sparse import Inputs, SparseRows, stacked
 from fastmlp.model.state import Snapshot
@@ -153,8 +153,8 @@ class Continuation(NamedTuple):
                 raise TypeError(f"{stays}; fit_more takes epochs, {', '.join(GIVEN_AGAIN)}")
         if options.get("optimizer") is None:
             options["optimizer"] = self.options["optimizer"]
-        check_optimizer("optimizer", options["optimizer"])
-        options["optimizer"] = with_average_of(options["optimizer"], self.options["optimizer"])
+        optimizer = as_optimizer("optimizer", options["optimizer"])
+        options["optimizer"] = with_average_of(optimizer, self.options["optimizer"])
         options = {**self.options, **options}
         if options.get("validation") is None:
             options["validation"] = self.share

@@ -14,7 +14,7 @@ from fastmlp import checks
 from fastmlp.backend.registry import is_exact, is_mixed
 from fastmlp.model.averages import Average
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Adam, Optimizer, check_optimizer
+from fastmlp.model.optimizers import Adam, Optimizer, as_optimizer
 from fastmlp.model.pieces import Piece
 from fastmlp.model.precision import is_bfloat16
 from fastmlp.system.notices import is_watched
@@ -95,8 +95,7 @@ def checked(network: Network, options: FitOptions, first: bool = True) -> FitOpt
         progress bar
     """
     checks.instance("network", network, Network, "a Network")
-    optimizer = ADAM if options.optimizer is None else options.optimizer
-    check_optimizer("optimizer", optimizer)
+    optimizer = ADAM if options.optimizer is None else as_optimizer("optimizer", options.optimizer)
     optimizer.check_layers(network)
     changed: dict[str, Any] = {} if optimizer is options.optimizer else {"optimizer": optimizer}
     for name, low, may_be_none in WHOLE_NUMBERS:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from fastmlp import checks
 from fastmlp.backend.registry import get
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer, check_optimizer
+from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.sparse import SparseRows
 from fastmlp.system.packages import needed
 from fastmlp.training.data import clean_rows_of, clean_targets
@@ -73,7 +73,7 @@ def find_rate(
     X: Any,
     y: ArrayLike,
     *,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     lowest: float = 1e-6,
     highest: float = 1.0,
     steps: int = 300,
@@ -90,7 +90,7 @@ def find_rate(
     Parameters
     ----------
     network, X, y, seed, dtype, backend : as for `fit`, of rows in memory
-    optimizer : Optimizer, optional
+    optimizer : Optimizer or str, optional
         What takes the steps, whose own rate does not count; Adam() if None.
     lowest, highest : float
         Above 0, the rates of the first and of the last step, between which they grow by equal factors.
@@ -103,8 +103,7 @@ def find_rate(
         For a mistake in the arguments, in one line.
     """
     checks.instance("network", network, Network, "a Network")
-    optimizer = ADAM if optimizer is None else optimizer
-    check_optimizer("optimizer", optimizer)
+    optimizer = ADAM if optimizer is None else as_optimizer("optimizer", optimizer)
     checks.real("lowest", lowest, 0, open_low=True)
     checks.real("highest", highest, lowest, open_low=True)
     steps, batch_size = checks.whole("steps", steps, 2), checks.whole("batch_size", batch_size, 1)

@@ -16,7 +16,7 @@ from fastmlp.model.averages import exchange
 from fastmlp.model.backend import step_totals
 from fastmlp.model.layout import aligned, layer_views, named_views
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import Optimizer, check_optimizer
+from fastmlp.model.optimizers import Optimizer, as_optimizer
 from fastmlp.model.schedules import Schedule
 from fastmlp.model.state import initial_state
 from fastmlp.training.data import floating_dtype
@@ -39,7 +39,8 @@ class Stepper(Intake):
     Parameters
     ----------
     network : Network
-    optimizer : SGD, RMSprop, Adam, AdamW, SparseAdam, or what a `Rule` of your own makes
+    optimizer : Optimizer or str
+        As for `fit`.
         Of a schedule, every step counts as an epoch, too.
     seed : int, optional
         Fixes the start and the dropout masks, as in `fit`.
@@ -87,7 +88,7 @@ class Stepper(Intake):
     def __init__(
         self,
         network: Network,
-        optimizer: Optimizer,
+        optimizer: Optimizer | str,
         *,
         seed: int | None = None,
         initial: Model | Initial | None = None,
@@ -97,7 +98,7 @@ class Stepper(Intake):
         backend: str = "auto",
     ) -> None:
         checks.instance("network", network, Network, "a Network")
-        check_optimizer("optimizer", optimizer)
+        optimizer = as_optimizer("optimizer", optimizer)
         optimizer.check_layers(network)
         seed = int.from_bytes(os.urandom(16), "little") if seed is None else checks.whole("seed", seed, 0)
         streams, dtype = Streams(seed), floating_dtype(dtype, None)

@@ -12,6 +12,7 @@ import fastmlp
 from fastmlp import SGD, Adam, AdamW, Network, RMSprop, ScheduleFreeAdamW, SparseAdam
 from fastmlp.backend import registry
 from fastmlp.model.layout import layer_views
+from fastmlp.model.optimizers import BY_NAME
 from fastmlp.model.state import initial_state
 
 NETWORK = Network([3, 5, 2])
@@ -209,3 +210,40 @@ def test_a_subclass_does_not_train_as_its_parent():
     for solve in (fastmlp.MLPRegressor(solver=Lion()).fit, fastmlp.MLPRegressor(solver=Lion()).partial_fit):
         with pytest.raises(TypeError, match=r"^solver must be .*, got Lion"):
             solve(np.ones((3, 1)), np.ones(3))
+
+
+@pytest.mark.parametrize("name", BY_NAME)
+def test_a_name_stands_for_an_optimiser_with_its_defaults(name):
+    x, y = np.random.default_rng(0).standard_normal((2, 40, 3))
+    usual, options = BY_NAME[name](), {"seed": 0, "backend": "fused", "epochs": 2}
+    network = Network([3, 5, 3])
+    expected = fastmlp.fit(network, x, y, optimizer=usual, **options)
+    (many,) = fastmlp.fit_many(network, x, y, optimizer=[name], **options)
+    for model in (many, fastmlp.fit(network, x, y, optimizer=name, **options)):
+        np.testing.assert_array_equal(model.parameters, expected.parameters)
+    more = [expected.fit_more(x, y, epochs=2, optimizer=one).parameters for one in (name, usual)]
+    np.testing.assert_array_equal(*more)
+    steppers = [fastmlp.Stepper(network, one, seed=0, dtype="f8") for one in (name, usual)]
+    assert steppers[0].optimizer == usual
+    assert steppers[0].step(x, y) == steppers[1].step(x, y)
+    searches = [
+        fastmlp.find_rate(network, x, y, optimizer=one, seed=0, steps=9, backend="fused")
+        for one in (name, usual)
+    ]
+    np.testing.assert_array_equal(searches[0].losses, searches[1].losses)
+
+
+@pytest.mark.parametrize("name", ["adm", "Adam", ""])
+def test_an_unknown_name_lists_the_choices(name):
+    x = np.ones((4, 3))
+    for train in (
+        lambda: fastmlp.Stepper(NETWORK, name),
+        lambda: fastmlp.fit_many(NETWORK, x, x[:, :2], n_models=2, optimizer=name),
+        lambda: fastmlp.find_rate(NETWORK, x, x[:, :2], optimizer=name),
+        lambda: fastmlp.fit(NETWORK, [(x, x[:, :2])], optimizer=name),
+        lambda: fastmlp.fit(NETWORK, x, x[:, :2], epochs=1).fit_more(x, x[:, :2], epochs=1, optimizer=name),
+    ):
+        with pytest.raises(
+            ValueError, match=f"unknown optimizer '{name}'; choose from: {', '.join(BY_NAME)}, or"
+        ):
+            train()

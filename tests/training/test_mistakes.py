@@ -124,9 +124,14 @@ MISTAKES = {
         "validation=",
     ),
     "optimizer's class": (fit(optimizer=SGD), "SGD", "instance"),
-    "optimizer by name": (
-        fit(optimizer="adam"),
-        "'adam'",
+    "optimizer by a wrong name": (
+        fit(optimizer="adm"),
+        "unknown optimizer 'adm'",
+        "from: sgd, rmsprop, adam, adamw, sparseadam, schedulefreeadamw, muon, or an object, as Adam(0.001)",
+    ),
+    "a rate for an optimizer": (
+        fit(optimizer=0.1),
+        "0.1",
         "an SGD, RMSprop, Adam, AdamW, SparseAdam, ScheduleFreeAdamW, Muon, or what a Rule makes",
     ),
     "a subclass of an optimizer": (fit(optimizer=Lion()), "Lion(", "would train as Adam"),
