@@ -2,7 +2,10 @@
 
 Every schedule has a `unit`. With "epoch" (the default) its counter t is the number of whole
 epochs done, and the rate is constant within one, like a PyTorch scheduler stepped after every
-epoch. With "step" t is the number of updates done, like one stepped after every batch.
+epoch. With "step" t is the number of updates done, like one stepped after every batch:
+
+    Cosine(0.001, length=10)                  falls over 10 epochs
+    Cosine(0.001, length=1000, unit="step")   falls over 1000 steps, whatever an epoch has
 """
 
 from __future__ import annotations
@@ -47,7 +50,8 @@ class Schedule:
     Parameters
     ----------
     unit : str
-        "epoch" counts whole epochs done, "step" updates done.
+        "epoch", the default, counts whole epochs done, "step" updates done. An epoch has
+        ceil(rows / batch_size) steps.
     """
 
     unit: str = field(default="epoch", kw_only=True)
@@ -86,7 +90,7 @@ class Constant(Schedule):
 
 @dataclass(frozen=True)
 class StepDecay(Constant):
-    """initial * factor ** (t // every); torch's StepLR."""
+    """initial * factor ** (t // every), t in epochs, or in steps with unit="step"; torch's StepLR."""
 
     every: int
     factor: float = 0.1
@@ -102,7 +106,7 @@ class StepDecay(Constant):
 
 @dataclass(frozen=True)
 class Exponential(Constant):
-    """initial * factor ** t; torch's ExponentialLR."""
+    """initial * factor ** t, t in epochs, or in steps with unit="step"; torch's ExponentialLR."""
 
     factor: float
 
@@ -116,7 +120,10 @@ class Exponential(Constant):
 
 @dataclass(frozen=True)
 class InverseScaling(Constant):
-    """initial / (t + 1) ** power; scikit-learn's "invscaling"."""
+    """initial / (t + 1) ** power, t in epochs, or in steps with unit="step".
+
+    scikit-learn's "invscaling" has this form; its t is the number of rows that were visited.
+    """
 
     power: float = 0.5
 
@@ -134,6 +141,13 @@ class Cosine(Constant):
 
     Loshchilov and Hutter, "SGDR" (2017), without restarts:
     final + (initial - final) / 2 * (1 + cos(pi * t / length)).
+
+    Parameters
+    ----------
+    initial, final : float
+        The first rate, and what it falls to; at least 0.
+    length : int
+        Epochs, or steps with unit="step"; at least 1.
     """
 
     length: int
@@ -160,7 +174,7 @@ class CosineRestarts(Cosine):
     initial, final : float
         The rate at every restart, and what it falls to; at least 0.
     length : int
-        Epochs or steps of the first fall, by `unit`; at least 1.
+        Epochs of the first fall, or steps with unit="step"; at least 1.
     growth : int
         How many times as long as the one before each fall is; at least 1.
     """
@@ -195,7 +209,7 @@ class OneCycle(Schedule):
     peak : float
         The greatest rate; at least 0.
     length : int
-        Epochs or steps of the whole cycle, by `unit`; at least 2.
+        Epochs of the whole cycle, or steps with unit="step", as PyTorch's total_steps; at least 2.
     rise : float
         The share of the cycle that rises, in [0, 1].
     start_factor : float
@@ -235,6 +249,15 @@ class Warmup(Schedule):
     """A linear rise to another schedule (or a plain rate); torch's LinearLR chained with it.
 
     The rate of `after` is multiplied by start_factor + (1 - start_factor) * min(t, length) / length.
+
+    Parameters
+    ----------
+    after : float, Schedule or function
+        Which has a unit of its own, and counts from the training's start.
+    length : int
+        Epochs of the rise, or steps with unit="step"; at least 1.
+    start_factor : float
+        In [0, 1].
     """
 
     after: Rate

@@ -65,7 +65,7 @@ def test_a_search_takes_blocks_of_which_bins_are_quantiles_and_some_are_sparse()
         ({"lowest": 0}, "lowest must be above 0"),
         ({"highest": 1e-9}, "highest must be above 1e-06"),
         ({"steps": 1}, "steps must be"),
-        ({"optimizer": "adam"}, "optimizer must be"),
+        ({"optimizer": 0.1}, "optimizer must be"),
     ],
 )
 def test_mistakes_are_said_in_one_line(options, message):
