@@ -84,12 +84,12 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
 
 def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
     """Return the number of inputs; ValueError if a layer takes another number of units than it gets."""
-    inputs = _takes(next(layer for layer in chain if layer.arrays)) // _copies(chain)
+    inputs = _takes(next(filter(_has_width, chain))) // _copies(chain)
     widths, units, place = {INPUTS: inputs}, inputs, 0
     for number, layer in enumerate(chain):
         if layer.arrays:
             takes = _takes(layer)
-            if takes != units and (isinstance(layer.layer, layers.Dense) or takes != 1):
+            if takes != units and _has_width(layer):
                 raise ValueError(f"layer {place} of {what} takes {takes} units, got {units}")
             place += 1
         if isinstance(layer.layer, layers.Dense):
@@ -101,15 +101,20 @@ def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
 
 
 def _copies(chain: Sequence[ImportedLayer]) -> int:
-    """Return how many times as wide as the inputs is what the first layer with arrays reads."""
+    """Return how many times as wide as the inputs is what the first layer that has a width reads."""
     widths, width = {INPUTS: 1}, 1
     for number, layer in enumerate(chain):
-        if layer.arrays:
+        if _has_width(layer):
             break
         if isinstance(layer.layer, layers.Concatenate) and layer.other is not None:
             width += widths[layer.other]
         widths[number] = width
     return width
+
+
+def _has_width(layer: ImportedLayer) -> bool:
+    """Return whether a layer's arrays are for one number of units; a chain ends in such a layer."""
+    return bool(layer.arrays) and (isinstance(layer.layer, layers.Dense) or _takes(layer) != 1)
 
 
 def _takes(layer: ImportedLayer) -> int:

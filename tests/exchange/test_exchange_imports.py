@@ -302,6 +302,24 @@ def test_a_sequential_of_other_layers():
     agrees(got, module(torch.from_numpy(inputs(np.float32))).detach().numpy(), inputs(np.float32))
 
 
+ONE_SLOPE = Activation("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.3)})
+
+
+@pytest.mark.parametrize(
+    "before", [[], [Concatenate("start")], [Activate(ONE_SLOPE), Concatenate("start"), Concatenate("start")]]
+)
+def test_a_first_layer_may_have_one_number_for_all_units(before):
+    """Such a layer does not say how many inputs there are."""
+    pytest.importorskip("torch", reason="PyTorch is not installed")
+    layers = [Activate(ONE_SLOPE, name="start"), *before]
+    layers += [Dense(1, "relu", name="d_4"), Concatenate("d_4"), ONE_SLOPE, Concatenate("d_4"), Dense(2)]
+    network = Network(inputs=3, layers=layers)
+    model = fastmlp.fit(network, X, X[:, :2], epochs=1, backend="reference", seed=0)
+    back = of_reference(Model.from_torch, model.to_torch())
+    assert back.network.n_in == 3
+    assert np.allclose(back.predict(X), model.predict(X), rtol=0, atol=1e-12)
+
+
 def test_a_module_of_ours_that_was_changed_is_refused_in_one_line():
     pytest.importorskip("torch", reason="PyTorch is not installed")
     module = model("Add", np.float32).to_torch()
