@@ -36,9 +36,6 @@ Arrays = Mapping[str, NDArray[Any]]
 
 HEADER = "header.json"
 
-MAX_HEADER = 1 << 20
-"""Most bytes of JSON that are parsed. All that grows with a training is in arrays."""
-
 DTYPES = ("<f4", "<f8", "<i8", "|u1")
 """The dtypes of arrays: a training needs no others, and a description of many columns is bytes."""
 
@@ -83,8 +80,6 @@ def write(path: str | os.PathLike[str], header: Mapping[str, Any], arrays: Array
         If the header is not JSON.
     """
     text = json.dumps(header, allow_nan=False, sort_keys=True).encode()
-    if len(text) > MAX_HEADER:
-        raise ValueError(f"a checkpoint's header may take {MAX_HEADER} bytes, got {len(text)}")
     target = Path(os.path.realpath(path))  # as a plain write, it follows links
     _remove_abandoned(target)
     temporary = target.with_name(temporary_name(target.name, os.urandom(4).hex()))
@@ -308,8 +303,8 @@ def _parse(file: Any, size: int) -> tuple[dict[str, Any], dict[str, NDArray[Any]
         # Members are not compressed. So together they are not larger than the file, and none can expand.
         if sum(m.file_size for m in members) > size or any(m.compress_type for m in members):
             raise CheckpointError("its members are larger than the file")
-        if HEADER not in archive.NameToInfo or archive.getinfo(HEADER).file_size > MAX_HEADER:
-            raise CheckpointError(f"its header is missing or above {MAX_HEADER} bytes")
+        if HEADER not in archive.NameToInfo:
+            raise CheckpointError("its header is missing")
         header = json.loads(archive.read(HEADER), parse_constant=_refuse_constant)
         if not isinstance(header, dict):
             raise CheckpointError("its header is not an object")

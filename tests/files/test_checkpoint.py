@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import json
 import operator
 import zipfile
 from pathlib import Path
@@ -73,6 +74,29 @@ def test_a_backend_that_is_not_here_is_named(tmp_path):
     archive.write(tmp_path / "m", {**header, "backend": "mine"}, arrays)
     with pytest.raises(CheckpointError, match="unknown backend 'mine'; choose from: reference"):
         fastmlp.load(tmp_path / "m")
+
+
+LEVELS = tuple(np.linspace(0.001, 0.999, 60_000).tolist())
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        Network([10, 60_000], loss=fastmlp.Quantiles(LEVELS)),
+        Network(inputs=10, layers=["tanh"], head=fastmlp.Head(60_000, "huber", loss_weights=LEVELS)),
+    ],
+    ids=["quantiles", "weights of a loss"],
+)
+def test_a_description_may_be_longer_than_a_million_characters(network, tmp_path):
+    x, y = X[:4], np.repeat(Y[:4, None], network.n_out, axis=1)
+    options = {"seed": 0, "backend": "reference", "dtype": "float32"}
+    model = fastmlp.fit(network, x, y, epochs=0, **options)
+    fastmlp.save(model, tmp_path / "m")
+    header, _ = archive.read(tmp_path / "m")
+    assert len(json.dumps(header)) > 1 << 20
+    loaded = fastmlp.load(tmp_path / "m")
+    assert loaded.network == network
+    np.testing.assert_array_equal(loaded.parameters, model.parameters)
 
 
 # --- golden files ---------------------------------------------------------------------------------------
