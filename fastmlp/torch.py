@@ -82,11 +82,18 @@ class Module(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch has 
             self.layers = torch.nn.ModuleDict(
                 {layer: _Arrays(arrays, shared) for layer, arrays in stepper.layers.items()}
             )
-        self._forwards = 0
-        """Counts forwards, so that a backward knows whether its own was the last."""
+        self._addresses = [parameter.data_ptr() for parameter in self.parameters()]
+        self._dtype = torch.from_numpy(stepper.parameters).dtype
 
     def forward(self, X: Any) -> Any:
         """Return the outputs (rows, n_out) for a tensor X (rows, n_in); errors as of `Stepper.forward`."""
+        if not isinstance(X, torch.Tensor):
+            raise TypeError(f"X must be a tensor, got {checks.shown(X)}")
+        if X.dtype != self._dtype or X.layout != torch.strided or X.device.type != "cpu":
+            raise ValueError(
+                f"X must be a dense tensor of {self._dtype} on the CPU, "
+                f"got one of {X.dtype}, {X.layout}, on {X.device}"
+            )
         return _Passing.apply(self, X, *self.parameters())
 
     def model(self) -> Model:
@@ -138,8 +145,14 @@ class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # 
 
     @staticmethod
     def forward(ctx: Any, module: Module, X: Any, *parameters: Any) -> Any:
+        if [parameter.data_ptr() for parameter in parameters] != module._addresses:
+            raise TypeError(
+                "the parameters of fastmlp.torch.Module stay in memory that fastmlp shares, and one has "
+                "other memory now; write into them, as by parameter.data.copy_(values)"
+            )
         ctx.module, ctx.training, ctx.at = module, module.training, module.stepper.steps
         ctx.save_for_backward(X, *parameters)  # they must be the same when the backward comes
+        ctx.state, ctx.changes = _state_of(module), module.stepper.changes
         out = _taken(ctx, X)
         module.stepper.steps += module.training  # other units are dropped next time
         return out
@@ -153,14 +166,16 @@ class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # 
             )
         X, *parameters = ctx.saved_tensors
         stepper = ctx.module.stepper
-        if ctx.module._forwards != ctx.number:
-            state = [buffer.clone() for buffer in ctx.module.buffers()]  # which moved in the first forward
+        if stepper.changes != ctx.changes:
+            raise RuntimeError("the stepper of this module has changed its parameters since the forward")
+        now = _state_of(ctx.module)
+        _write_state(ctx.module, ctx.state)  # which forwards in training mode may have moved since
+        if stepper.forwards != ctx.number:
             _taken(ctx, X)
-            for buffer, before in zip(ctx.module.buffers(), state, strict=True):
-                buffer.copy_(before)
         by_inputs = stepper.backward(by_outputs.contiguous().numpy(), inputs=ctx.needs_input_grad[1])
+        _write_state(ctx.module, now)
         flat, first = torch.from_numpy(stepper.gradients.copy()), stepper.parameters.ctypes.data
-        places = [(one.data_ptr() - first) // one.element_size() for one in parameters]
+        places = [(address - first) // stepper.parameters.itemsize for address in ctx.module._addresses]
         found = [
             flat[place : place + one.numel()].view(one.shape)
             for place, one in zip(places, parameters, strict=True)
@@ -172,11 +187,21 @@ class _Passing(torch.autograd.Function):  # type: ignore[misc, name-defined]  # 
 
 def _taken(ctx: Any, X: Any) -> Any:
     """Return the outputs of a forward, and number it as the last one of its module."""
-    module, stepper = ctx.module, ctx.module.stepper
-    module._forwards += 1
-    ctx.number = module._forwards
+    stepper = ctx.module.stepper
     now, stepper.steps = stepper.steps, ctx.at
     try:
-        return torch.from_numpy(stepper.forward(X.detach().contiguous().numpy(), training=ctx.training))
+        out = stepper.forward(X.detach().contiguous().numpy(), training=ctx.training)
     finally:
         stepper.steps = now
+    ctx.number = stepper.forwards
+    return torch.from_numpy(out)
+
+
+def _state_of(module: Module) -> list[Any]:
+    """Return the running statistics of batch norms, which forwards in training mode move."""
+    return [buffer.clone() for buffer in module.buffers()]
+
+
+def _write_state(module: Module, state: list[Any]) -> None:
+    for buffer, value in zip(module.buffers(), state, strict=True):
+        buffer.copy_(value)

@@ -67,6 +67,8 @@ class Stepper(Intake):
     gradients : (P,) floating, of the loss alone, overwritten by `backward`; `step` leaves it as it is
     moments : (m, P) floating, the optimiser's m numbers for each parameter
     steps : int, how many steps were taken, by `step` and `update`
+    forwards : int, how many calls of `forward` there were
+    changes : int, how often a method has changed the parameters
     rate_factor : float, at least 0, that multiplies the optimiser's learning rates; 1 at first
 
     Raises
@@ -115,6 +117,7 @@ class Stepper(Intake):
         self.parameters, self.gradients = self._state.parameters, self._state.gradients
         self.moments = self._state.moments[: optimizer.moment_rows]
         self.steps, self._rate_factor, self._key = 0, 1.0, dropout_key(network, streams)
+        self.forwards = self.changes = 0
         self._start()
 
     def _start(self) -> None:
@@ -123,11 +126,17 @@ class Stepper(Intake):
         rates = optimizer.learning_rate, getattr(optimizer, "bias_learning_rate", None)
         self._changes = any(isinstance(rate, Schedule) or callable(rate) for rate in rates)
         self._mixed = np.empty_like(self.parameters)
-        self._forward_rows, self._forward_sparse, self._weighted = 0, False, True
+        self._forward_sparse, self._weighted = False, True
+        self._change()
         self._steps = steps_of(
             self.backend, self.network, optimizer, self._state, self._batch, self._key, self._threads
         )
         self._set_rates()
+
+    def _change(self) -> None:
+        """Count a change of the parameters, and leave no forward to go back from."""
+        self.changes += 1
+        self._forward_rows = 0
 
     # --- steps --------------------------------------------------------------------------------------------
 
@@ -147,6 +156,7 @@ class Stepper(Intake):
             If an array has another shape or dtype, or more rows than `most_rows`. Whether numbers are finite
             is not checked, nor whether y and sample_weight are in range.
         """
+        self._change()
         views, sparse = self._take(X)
         rows = len(views.weights)
         if type(y) is np.ndarray and y.shape == views.targets.shape and y.dtype == self._dtype:
@@ -164,7 +174,6 @@ class Stepper(Intake):
             self._weighted, self._batch.weights[...] = False, 1
         if self._changes:
             self._set_rates()
-        self._forward_rows = 0
         loss = self._steps.step(rows, total, self.steps, sparse)
         self.steps += 1
         return loss
@@ -187,15 +196,17 @@ class Stepper(Intake):
         ValueError, TypeError
             As `step`.
         """
+        self.forwards += 1
+        self._forward_rows = 0  # until it is done, lest an error leaves half of it
         views, sparse = self._take(X)
         outputs = views.outputs
         if out is not None:
             self._check("out", out, outputs.shape)
-        self._forward_rows = rows = len(outputs)
-        self._forward_views, self._forward_sparse = views, sparse is not None
+        rows = len(outputs)
         if training and rows == 1:
             self.network.check_rows(np.ones(1, np.int64))
         self._steps.forward(rows, training, self.steps, sparse)
+        self._forward_rows, self._forward_views, self._forward_sparse = rows, views, sparse is not None
         if out is None:
             return outputs.copy()
         out[...] = outputs
@@ -252,8 +263,8 @@ class Stepper(Intake):
         """
         if self._changes:
             self._set_rates()
+        self._change()
         self._steps.update(self.steps)
-        self._forward_rows = 0
         self.steps += 1
 
     @property
@@ -319,7 +330,7 @@ class Stepper(Intake):
         np.multiply(self.parameters, self._dtype.type(tau), out=self._mixed)
         other.parameters *= self._dtype.type(1 - tau)
         other.parameters += self._mixed
-        other._forward_rows = 0
+        other._change()
 
     def model(self) -> Model:
         """Return a model of the network with a copy of the parameters, to predict, to save, to export."""

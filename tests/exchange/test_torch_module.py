@@ -144,7 +144,19 @@ def test_a_mistake_is_one_clear_line():
             RuntimeError,
             "has no second derivative",
         ),
-        (lambda: module(torch.ones(5, 3, dtype=DOUBLE)), ValueError, "X must be a float32 array"),
+        (
+            lambda: module(torch.ones(5, 3, dtype=DOUBLE)),
+            ValueError,
+            "dense tensor of torch.float32 .*float64",
+        ),
+        (lambda: module(torch.ones(5, 3).bfloat16()), ValueError, "torch.bfloat16, torch.strided, on cpu$"),
+        (
+            lambda: module(torch.ones(5, 3).to_sparse()),
+            ValueError,
+            "torch.float32, torch.sparse_coo, on cpu$",
+        ),
+        (lambda: module(torch.ones(5, 3, device="meta")), ValueError, "on meta$"),
+        (lambda: module(np.ones((5, 3), "f")), TypeError, "X must be a tensor, got array"),
         (lambda: module(torch.ones(2000, 3)), ValueError, r"1 to 1024 rows \(most_rows\) of 3"),
         (module.double, TypeError, r"stay torch.float32 on the CPU.*; got torch.float64 on cpu"),
         (lambda: Module([3, 1]), TypeError, "network must be a Network or a Model"),
@@ -182,6 +194,64 @@ def test_a_forward_that_is_taken_again_leaves_running_statistics():
     before = module.layers["norm"].mean.clone()
     first.sum().backward()
     torch.testing.assert_close(module.layers["norm"].mean, before, rtol=0, atol=0)
+
+
+def test_a_batch_norm_may_go_backward_twice_and_rest_between():
+    """Its statistics are those of the forward, whatever has passed since."""
+    module = Module(Network(inputs=4, layers=NORMED), seed=0, dtype="float64", backend="fused")
+    parameters = [*module.parameters()]
+    out = module(tensor(8, 4))
+    first = torch.autograd.grad(out.sum(), parameters, retain_graph=True)
+    module.stepper.gradients[...] = 0
+    for one, other in zip(first, torch.autograd.grad(out.sum(), parameters), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+    resting = module.eval().model()
+    alone = Module(resting, dtype="float64").eval()
+    out, expected = module(tensor(8, 4)), alone(tensor(8, 4))
+    module.train()(tensor(8, 4, seed=1))
+    for _ in range(2):
+        got = torch.autograd.grad(out.sum(), parameters, retain_graph=True)
+        kept = module.layers["norm"].mean.clone()
+        theirs = torch.autograd.grad(expected.sum(), [*alone.parameters()], retain_graph=True)
+        for one, other in zip(got, theirs, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+        torch.testing.assert_close(module.layers["norm"].mean, kept, rtol=0, atol=0)
+
+
+def test_the_stepper_may_go_forward_between_and_not_change():
+    module = Module(Network((3, 8, 2), "tanh"), seed=0, dtype="f8")
+    parameters, X = [*module.parameters()], tensor(6, 3)
+    expected = torch.autograd.grad(module(X).sum(), parameters)
+    loss = module(X).sum()
+    module.stepper.forward(tensor(4, 3, seed=1).numpy())
+    for one, other in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
+        assert torch.equal(one, other)
+    loss = module(X).sum()
+    module.stepper.step(X.numpy(), tensor(6, 2).numpy())
+    module(X)
+    with pytest.raises(RuntimeError, match=r"^the stepper of this module has changed its parameters since"):
+        loss.backward()
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        lambda module, values: torch.nn.utils.vector_to_parameters(torch.zeros(26), module.parameters()),
+        lambda module, values: module.load_state_dict(values, assign=True),
+        lambda module, values: setattr(module.weights[1], "data", torch.zeros(4, 2)),
+    ],
+)
+def test_parameters_that_have_left_the_shared_memory_are_refused(move):
+    """A forward would go by those that are still there."""
+    module = Module(Network((3, 4, 2)), seed=0)
+    values = {name: torch.zeros_like(value) for name, value in module.state_dict().items()}
+    with pytest.raises(TypeError, match="stay in memory that fastmlp shares, and one has other memory now"):
+        torch.func.functional_call(module, values, torch.ones(2, 3))
+    module(torch.ones(2, 3))
+    move(module, values)
+    with pytest.raises(TypeError, match="stay in memory that fastmlp shares, and one has other memory now"):
+        module(torch.ones(2, 3))
 
 
 def test_a_name_that_a_module_has_is_refused():

@@ -7,12 +7,25 @@ import own_pieces
 import pytest
 from problems import PAIRS, data_set, targets_for
 from scipy.sparse import csr_array
-from selection import crossed, few, matrix
+from selection import crossed, few, matrix, some_backends
 from stepped import NETWORK, X, Y, stepped
 from trajectories import TRAININGS
 
 import fastmlp
-from fastmlp import SGD, Adam, AdamW, Cosine, Network, RMSprop, SparseAdam, StepDecay, Stepper, Warmup
+from fastmlp import (
+    SGD,
+    Adam,
+    AdamW,
+    BatchNorm,
+    Cosine,
+    Dense,
+    Network,
+    RMSprop,
+    SparseAdam,
+    StepDecay,
+    Stepper,
+    Warmup,
+)
 from fastmlp.backend import registry
 from fastmlp.training.data import clean_targets, scaled_weights
 
@@ -235,7 +248,7 @@ def test_a_mistake_is_one_clear_line(call, error, message):
     ("options", "error", "message"),
     [
         ({"network": [4, 3]}, TypeError, "network must be a Network"),
-        ({"optimizer": "adam"}, TypeError, "optimizer must be"),
+        ({"optimizer": 0.1}, TypeError, "optimizer must be"),
         ({"optimizer": Adam(layer_rates=(1,))}, ValueError, "layer"),
         ({"dtype": "bfloat16"}, ValueError, "dtype must be float32 or float64"),
         ({"most_rows": 0}, ValueError, "most_rows must be"),
@@ -248,6 +261,39 @@ def test_a_wrong_option_is_one_clear_line(options, error, message):
     given = {"network": NETWORK, "optimizer": Adam()} | options
     with pytest.raises(error, match=message):
         Stepper(given.pop("network"), given.pop("optimizer"), **given)
+
+
+@pytest.mark.parametrize(
+    "fails",
+    [
+        lambda s: s.step(GOOD, Y),
+        lambda s: s.step(GOOD, Y[:5], np.ones(5)),
+        lambda s: s.forward(GOOD, np.empty((5, 2), "f")),
+    ],
+)
+def test_a_call_that_fails_leaves_no_half_of_a_forward(fails):
+    """It has copied its X, which the backward of an earlier forward would read."""
+    stepper = Stepper(NETWORK, Adam(), most_rows=64, seed=0)
+    stepper.forward(X[5:10])
+    with pytest.raises(ValueError, match="must be"):
+        fails(stepper)
+    with pytest.raises(ValueError, match="call forward first"):
+        stepper.backward(Y[:5])
+
+
+@some_backends
+def test_a_batch_norm_may_go_backward_twice(backend):
+    network = Network(inputs=4, layers=[Dense(5, "tanh"), BatchNorm(), Dense(3)])
+    stepper = Stepper(network, Adam(), seed=0, backend=backend)
+    found = []
+    for training in (True, True, False):
+        stepper.forward(GOOD, training=training)
+        for _ in range(2):
+            by_inputs = stepper.backward(Y[:5])
+            found.append(np.append(stepper.gradients, by_inputs))
+            stepper.gradients[...] = 7
+    for one, other in zip(found[::2], found[1::2], strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_it_starts_from_a_model():

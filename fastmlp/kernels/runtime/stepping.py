@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import Entry, error_of
 from fastmlp.kernels.jit.entries import Entries
@@ -114,6 +115,10 @@ class CompiledSteps:
         self._sparse: SparseRows | None = None
         """The inputs of the last `forward`, if they are sparse."""
         self._rows = 0
+        norms = [np.arange(one.trained, one.end) for one in network.operations if one.kind.state]
+        self._norms = np.concatenate(norms) if norms else None
+        """Where a batch's statistics stand among the gradients from a forward to its backward."""
+        self._statistics: NDArray[Any] | None = None
 
     def step(self, rows: int, total: float, at: int, sparse: SparseRows | None) -> float:
         """Take step `at` on a batch; return its objective before the step. total : of the rows' weights"""
@@ -147,6 +152,8 @@ class CompiledSteps:
             self._run(self._forward, call, self._workers(rows))
         elif (failed := alone()) is not None:
             raise error_of(failed)
+        if self._norms is not None:
+            self._statistics = self._state.gradients[self._norms] if training else None
 
     def backward(self, by_inputs: bool) -> None:
         """Write the gradient of a loss, given its derivative by the outputs of the last `forward`.
@@ -154,6 +161,8 @@ class CompiledSteps:
         by_inputs : whether to write its derivative by the inputs, too
         """
         call, _ = self._passing
+        if self._statistics is not None:  # a backward, or the user, has overwritten them
+            self._state.gradients[self._norms] = self._statistics
         call.words[BY_INPUTS_ROWS] = self._rows if by_inputs else 0
         self._run(self._backward, call, self._workers(self._rows))
 

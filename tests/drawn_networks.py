@@ -1,0 +1,86 @@
+"""Networks drawn at random, with what reads earlier layers, for tests that try thousands of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from exchanged import own_gated, own_sine
+from own_layers import own_norm, own_prelu, shares, unit
+
+from fastmlp import (
+    Activate,
+    Activation,
+    Add,
+    BatchNorm,
+    Concatenate,
+    Dense,
+    Dropout,
+    LayerNorm,
+    Network,
+    PReLU,
+    Residual,
+    RMSNorm,
+    Scale,
+    Swish,
+)
+
+SMOOTH = ("identity", "tanh", "silu", "gelu", "softplus", "sigmoid", "mish")
+one_slope = Activation("one_slope", lambda z, a: np.where(z > 0, z, a * z), parameters={"a": ("layer", 0.25)})
+ACTIVATIONS, LAYERS = (own_prelu, own_sine, one_slope), (own_norm, own_gated, shares, unit)
+OWN = (*ACTIVATIONS, *LAYERS)
+PLAIN = (LayerNorm, RMSNorm, BatchNorm, PReLU, Swish, Scale)
+MOST_UNITS = 6
+
+
+def pick(rng, options):
+    """One of the options, as it is: NumPy would make an array of them."""
+    return options[int(rng.integers(len(options)))]
+
+
+def drawn_layers(rng, inputs, own=OWN, plain=PLAIN, dropout=True):
+    """Layers of so many inputs; own, plain : layers of a user's, and of ours, that may be among them"""
+    layers, width, names = [], inputs, {}
+
+    def named(prefix, share):
+        if rng.random() > share:
+            return None
+        name = f"{prefix}_{len(layers)}"
+        names[name] = width
+        return name
+
+    for _ in range(rng.integers(1, 8)):
+        same = [name for name, units in names.items() if units == width]
+        match int(rng.integers(10)):
+            case 0 | 1 | 2:
+                width = int(rng.integers(1, MOST_UNITS))
+                activation = pick(rng, [*SMOOTH, *(one for one in own if one in ACTIVATIONS)])
+                layers.append(Dense(width, activation, bias=bool(rng.random() < 0.8), name=named("d", 0.7)))
+            case 3 | 4 if names and width < 3 * MOST_UNITS:
+                source = pick(rng, [*names])
+                width += names[source]
+                layers.append(Concatenate(source, name=named("c", 0.4)))
+            case 5 if same:
+                layers.append(Add(pick(rng, same)))
+            case 6 if plain:
+                layers.append(pick(rng, plain)())
+            case 7 if own:
+                layers.append(pick(rng, own))
+            case 8:
+                layers.append(Activate(pick(rng, SMOOTH), name=named("a", 0.5)))
+            case 9:
+                if dropout and rng.random() < 0.5:
+                    layers.append(Dropout(0.3))
+                inner = [Dense(3, pick(rng, SMOOTH), name=f"r_{len(layers)}")]
+                if rng.random() < 0.5:
+                    inner.append(Concatenate(inner[0].name))
+                if names and rng.random() < 0.5:
+                    inner.append(Concatenate(pick(rng, [*names])))
+                layers.append(Residual(*inner, Dense(width), name=named("s", 0.5)))
+    return [*layers, Dense(int(rng.integers(1, 4)))]
+
+
+def drawn_network(rng, **options):
+    """A network of these layers, with a scale of its inputs and an output; options : of `drawn_layers`"""
+    inputs = int(rng.integers(1, MOST_UNITS))
+    layers = drawn_layers(rng, inputs, **options)
+    output = pick(rng, ["identity", "identity", "sigmoid", "exp"])
+    return Network(inputs=inputs, layers=layers, input_scale=pick(rng, [1.0, 0.5]), output=output, loss="mse")
