@@ -9,7 +9,8 @@ import platform
 import re
 import subprocess
 import sys
-import threading
+import time
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -71,24 +72,29 @@ def test_there_are_commands():
     )
 
 
-def alone():
-    hashlib.sha256(DATA)  # lets go of Python's lock
+def compute():
+    hashlib.sha256(DATA)
 
 
-def with_another():
-    other = threading.Thread(target=alone)
-    other.start()
-    alone()
-    other.join()
+def both_cores():
+    """The clock of a process whose two threads are never without a core."""
+    return 2 * time.perf_counter()
 
 
 def test_a_row_that_takes_other_than_its_threads_is_reported():
-    check_threads(alone, 1)
-    check_threads(with_another, 2)
-    with pytest.raises(AssertionError, match=r"has 1 thread, this takes [12]\.\d: it starts threads"):
-        check_threads(with_another, 1)
-    with pytest.raises(pytest.skip.Exception, match=r"has 2 threads, this takes 1\.\d$"):
-        check_threads(alone, 2)
+    check_threads(compute, 1)
+    check_threads(compute, 2, busy=both_cores)
+    with pytest.raises(AssertionError, match=r"has 1 thread, this keeps 2\.0 cores busy: it starts threads"):
+        check_threads(compute, 1, busy=both_cores)
+    with pytest.raises(pytest.skip.Exception, match=r"has 2 threads, this keeps [01]\.\d cores busy$"):
+        check_threads(compute, 2)
+
+
+def test_a_thread_that_has_no_core_for_a_while_takes_no_more_than_one():
+    """Neither do calls that are computed by another thread, as long chunks are, for which this one waits."""
+    check_threads(lambda: time.sleep(0.03), 1)
+    with futures.ThreadPoolExecutor(1) as pool:
+        check_threads(lambda: pool.submit(compute).result(), 1)
 
 
 FAILING = """
@@ -112,7 +118,7 @@ def test_a_benchmark_that_fails_or_is_skipped_is_so_once_and_says_why(tmp_path):
     done = python(*command, tmp_path, "--benchmark-only", exit_code=1, cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert "1 failed, 1 passed, 1 skipped, 1 error in " in done.stdout
     assert "ERROR at teardown of test_without_a_group" in done.stdout
-    assert "every row of the table has 2 threads, this takes 1.0\n" in done.stdout
+    assert "every row of the table has 2 threads, this keeps " in done.stdout
 
 
 def test_a_program_of_a_networks_own_stands_in_no_table_of_two_threads():
