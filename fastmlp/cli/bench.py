@@ -24,7 +24,7 @@ WIDTH = 110
 """Characters of a line where the output is no terminal."""
 
 BENCH = """Hold kernels against the reference, then time them: every slot of every variant, and whole training
-steps. Needs rich: pip install "fastmlp[lab]"."""
+steps. Needs the extra "lab"."""
 
 EPILOG = """exit codes: 0, 1 if a variant is wrong, 2 for a mistake in the arguments, 3 if --compare finds
 something slower."""
