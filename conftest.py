@@ -23,8 +23,15 @@ FEW = 4
 """The most processes of which each takes whole files."""
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Declare --variant."""
+NEEDED = {"benchmark": "pytest-benchmark", "xdist": "pytest-xdist", "hypothesispytest": "hypothesis"}
+"""Packages of the extra `test`, by the plugins that they bring: pyproject.toml has options of theirs."""
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Declare --variant, or say what must be installed: pytest itself says that options are unknown."""
+    missing = [package for plugin, package in NEEDED.items() if not pluginmanager.hasplugin(plugin)]
+    if missing:
+        raise pytest.UsageError(f'the tests need {", ".join(missing)}: pip install ".[test]"')
     parser.addoption(
         "--variant",
         action="append",
@@ -46,6 +53,8 @@ def pytest_configure(config: pytest.Config) -> None:
             registry.register_file(path)
         except (ValueError, TypeError) as error:
             raise pytest.UsageError(f"--variant: {error}") from None
+    if config.getoption("benchmark_only"):
+        config.option.reportchars += "s"  # why a row is in no table
     if config.getoption("benchmark_only") and config.args_source == pytest.Config.ArgsSource.TESTPATHS:
         config.args = [str(config.rootpath / "benchmarks")]
 

@@ -15,8 +15,7 @@ from sklearn.datasets import load_digits
 
 import fastmlp
 from benchmarks.share import in_words
-from fastmlp.backend import registry
-from fastmlp.kernels.variant import Work as Step
+from fastmlp.lab.steps import StepRow, workers
 from fastmlp.model.optimizers import Optimizer
 from fastmlp.system.budget import usable_cores
 
@@ -77,17 +76,11 @@ def rows():
     for work, dtype in itertools.product(WORKS, ("float32", "float64")):
         for threads in range(1, 1 + min(2, usable_cores())):
             for backend in fastmlp.backends():
-                if threads == 1 or workers(work, dtype, backend, threads) == threads:
+                row = StepRow(work.network, work.optimizer, work.batch_size, dtype, threads)
+                if threads == 1 or workers(row, backend) == threads:
                     yield pytest.param(
                         work, dtype, threads, backend, id=f"{work}-{dtype}-{threads}-{backend}"
                     )
-
-
-def workers(work, dtype, backend, threads):
-    variant = registry.variants().get(backend)
-    if variant is None or variant.workers is None:
-        return 1
-    return variant.workers(Step.of(work.network, work.optimizer, work.batch_size, np.dtype(dtype), threads))
 
 
 def train(work, dtype, backend, threads=1):

@@ -16,7 +16,7 @@ from fastmlp.system.packages import needed
 def register() -> None:
     """Have `skl2onnx.to_onnx` take fastmlp's estimators, alone and in Pipelines.
 
-    Needs skl2onnx: `pip install "fastmlp[onnx]"`. Networks are written in the dtype of the inputs that the
+    Needs the extra `onnx`. Networks are written in the dtype of the inputs that the
     conversion is given: float64 for `DoubleTensorType`, else float32.
     """
     skl2onnx = needed("skl2onnx", "onnx", "fastmlp.onnx.register")

@@ -2,8 +2,8 @@
 
 Full products of backends, dtypes and whatever else a test varies take an hour, and most of them run machine
 code that another case has run: the quick suite and the matrix together have every pair of values of two axes
-on PROGRAMS and a share of the cases of the other backends, and the campaign has all others. A variant that
-`--variant` names has all cases in the quick suite.
+on PROGRAMS and a share of the cases of the other backends, and the campaign has all others. Of a variant that
+`--variant` names, the quick suite has a few seconds, and the matrix all other cases.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def is_given(backend):
 
 def few(names):
     """The backends of these names, for what they have in common: the quick suite has FEW."""
-    return [pytest.param(name, marks=[] if name in FEW or is_given(name) else matrix) for name in names]
+    return [pytest.param(name, marks=[] if name in FEW else matrix) for name in names]
 
 
 def seeds(quick, slow, every):
@@ -75,17 +75,18 @@ def crossed(*, tried=FEW, **axes):
     tried : the backends that the quick suite has
     """
     names, axes = list(axes), {name: list(values) for name, values in axes.items()}
-    quick, matrixed, cases = [], [], []
+    quick, given, matrixed, cases = [], [], [], []
     places = list(itertools.product(*(range(len(values)) for values in axes.values())))
     for place in (dict(zip(names, one, strict=True)) for one in places):
         backend = axes["backend"][place["backend"]] if "backend" in axes else FEW[0]
-        quick.append(is_given(backend) or (backend in tried and _has_turn(backend, axes, place)))
+        quick.append(backend in tried and _has_turn(backend, axes, place))
         share = SHARE_THAT_COMPILES if _compiles(backend) else SHARE_OF_THE_MATRIX
+        given.append(is_given(backend))
         matrixed.append(backend in PROGRAMS or _on_the_diagonal(axes, place, share))
     pairs = _covering_pairs(np.array(places), np.array(quick), np.flatnonzero(matrixed))
     for number, place in enumerate(places):
         values = [axis[one] for axis, one in zip(axes.values(), place, strict=True)]
-        marks = [] if quick[number] else matrix if number in pairs else campaign
+        marks = [] if quick[number] else matrix if number in pairs or given[number] else campaign
         cases.append(pytest.param(*values, marks=marks, id="-".join(map(_label, values))))
     return pytest.mark.parametrize(names, cases)
 

@@ -117,9 +117,9 @@ def predict(
 
 
 @DIVERGING
-def predict_members(network: Network, parameters: Array, inputs: Inputs) -> Array:
+def predict_members(network: Network, parameters: Array, inputs: Inputs, product: Product) -> Array:
     """Return the outputs of each member (members, rows, n_out) for inputs (rows, n_in)."""
-    passed = pass_forward(network, parameters, inputs, None, 0)
+    passed = pass_forward(network, parameters, inputs, None, 0, None, product)
     return np.ascontiguousarray(member_outputs(network, passed).transpose(1, 0, 2))
 
 

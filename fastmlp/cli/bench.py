@@ -24,7 +24,7 @@ WIDTH = 110
 """Characters of a line where the output is no terminal."""
 
 BENCH = """Hold kernels against the reference, then time them: every slot of every variant, and whole training
-steps. Needs rich: pip install "fastmlp[lab]"."""
+steps. Needs the extra "lab"."""
 
 EPILOG = """exit codes: 0, 1 if a variant is wrong, 2 for a mistake in the arguments, 3 if --compare finds
 something slower."""
@@ -308,7 +308,7 @@ def _new_variant(arguments: argparse.Namespace) -> int:
 
 def _explain(arguments: argparse.Namespace) -> int:
     console = _console()
-    from fastmlp.lab.explain import outlook, table
+    from fastmlp.lab.explain import explained, outlook, table
     from fastmlp.lab.steps import StepRow
     from fastmlp.model.optimizers import Adam
 
@@ -325,7 +325,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     said = []
     if arguments.dtype in DTYPES:  # before the table has everything compiled
         said = outlook(row.work()._replace(steps=epochs * -(-rows // row.batch)))
-    console.print(table(row, 0.1, clock))
-    for line in said:
+    made, measured = table(row, *explained(row, 0.1, clock))
+    console.print(made)
+    for line in (*said, *measured):
         console.print(line, markup=False, highlight=False)
     return 0

@@ -9,13 +9,14 @@ import numpy as np
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from fastmlp.system.packages import needed
 from fastmlp.training.model import Model
 
 
 class LossCurveDisplay:
     """Plot of the training loss, the validation loss and validation scores by epoch.
 
-    Make one with `from_estimator`. Needs matplotlib: `pip install "fastmlp[plot]"`.
+    Make one with `from_estimator`. Needs the extra `plot`.
 
     Parameters
     ----------
@@ -93,7 +94,7 @@ class LossCurveDisplay:
 
         Above the curves the axes have room for the legend.
         """
-        import matplotlib.pyplot as plt
+        plt = needed("matplotlib.pyplot", "plot", "LossCurveDisplay")
         from matplotlib.cbook import normalize_kwargs
         from matplotlib.lines import Line2D
 

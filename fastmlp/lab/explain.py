@@ -14,17 +14,20 @@ from fastmlp.kernels.jit.entries import about_seconds_of_a_network
 from fastmlp.kernels.variant import Work
 from fastmlp.lab.measurements import Measurement, Wrong
 from fastmlp.lab.steps import StepRow, measure, workers
-from fastmlp.lab.words import duration
+from fastmlp.lab.words import duration, fastest
 from fastmlp.model.precision import is_bfloat16
 
+Found = tuple[str, float | None, Measurement | Wrong | str]
+"""A backend, its estimate in seconds, and what was measured; why nothing was, as a text."""
 
-def explained(
-    row: StepRow, budget: float, clock: str
-) -> tuple[str | None, list[tuple[str, float | None, Measurement | Wrong | str]]]:
+
+def explained(row: StepRow, budget: float, clock: str) -> tuple[str | None, list[Found]]:
     """Return auto's choice for a long training, and each backend's estimate in seconds and what was measured.
 
     Of products of bfloat16 numbers, which have no estimates, auto takes the first that there are on this
-    processor, or None. Where nothing was measured a text says why.
+    processor, or None.
+
+    Backends with the same number of threads are timed in turns.
 
     row : threads is the most that a backend may use
     """
@@ -36,17 +39,14 @@ def explained(
     else:
         estimates = {one.name: one.seconds for one in field(row.work()).found}
         names, chosen = ["reference", *variants()], min(estimates, key=estimates.__getitem__)
-    found: list[tuple[str, float | None, Measurement | Wrong | str]] = []
+    found: dict[str, Measurement | Wrong | str] = dict(missing)
+    of_threads: dict[int, list[str]] = {}
     for name in names:
-        if name in missing:
-            found.append((name, None, missing[name]))
-            continue
-        taken = workers(row, name)
-        results = {
-            result.variant: result for result in measure(row._replace(threads=taken), [name], budget, clock)
-        }
-        found.append((name, estimates.get(name), results.get(name, "")))
-    return chosen, found
+        if name not in missing:
+            of_threads.setdefault(workers(row, name), []).append(name)
+    for count, those in of_threads.items():
+        found |= {one.variant: one for one in measure(row._replace(threads=count), those, budget, clock)}
+    return chosen, [(name, estimates.get(name), found.get(name, "")) for name in names]
 
 
 def outlook(work: Work) -> list[str]:
@@ -56,7 +56,7 @@ def outlook(work: Work) -> list[str]:
     found = "is compiled already" if auto.is_ready(begins) else "is compiled first"
     lines = [f"A training of {work.steps} steps begins on {begins.name}, which {found}."]
     if faster is None:
-        return [*lines, "It stays there: nothing of the same bits is faster."]
+        return [*lines, "It stays there: no backend of the same bits has a smaller estimate."]
     seconds = about_seconds_of_a_network()
     cost, saved, spent = (f"{value:.2g} s" for value in (seconds, auto.saved(), auto.spent()))
     if not can_request():
@@ -76,12 +76,11 @@ def outlook(work: Work) -> list[str]:
     return lines
 
 
-def table(row: StepRow, budget: float, clock: str) -> Any:
-    """Return rich's table of it."""
+def table(row: StepRow, chosen: str | None, found: list[Found]) -> tuple[Any, list[str]]:
+    """Return rich's table of what `explained` gives, and a sentence where it belies the estimates."""
     from rich.table import Table
 
-    chosen, found = explained(row, budget, clock)
-    seconds = {name: m.time.median for name, _, m in found if isinstance(m, Measurement)}
+    ranked = sorted((m for *_, m in found if isinstance(m, Measurement)), key=lambda m: m.time.median)
     comes_to = f"auto comes to {chosen or 'nothing'}"
     made = Table(
         title=f"{row.shape} {row.dtype}, {row.case}, at most {row.threads} threads: {comes_to}",
@@ -89,17 +88,20 @@ def table(row: StepRow, budget: float, clock: str) -> Any:
     )
     for name in ("backend", "estimate", "measured", "threads", "measured / estimate", ""):
         made.add_column(name, justify="left" if name in ("backend", "") else "right")
+    said = []
     for name, estimate, result in found:
-        taken = seconds.get(name)
-        notes = []
+        notes, taken = [], None
         if name == chosen:
             notes.append(f"auto's choice: {'the least estimate' if estimate else 'the first that runs here'}")
-        if taken is not None and taken == min(seconds.values()):
-            notes.append("fastest")
-        if isinstance(result, Wrong):
-            notes.append(f"wrong: {result.message}")
-        elif isinstance(result, str) and result:
-            notes.append(result)
+        if isinstance(result, Measurement):
+            taken = result.time.median
+            if result in fastest(ranked):
+                notes.append("fastest" if len(fastest(ranked)) == 1 else "tied for the fastest")
+            elif name == chosen and estimate is not None:
+                share = f"{ranked[0].time.median / taken:.2f} of the time of {name}"
+                said = [f"Measured here, {ranked[0].variant} takes {share}: auto goes by the estimates."]
+        elif result:
+            notes.append(f"wrong: {result.message}" if isinstance(result, Wrong) else result)
         made.add_row(
             name,
             "none" if estimate is None else duration(estimate),
@@ -109,4 +111,4 @@ def table(row: StepRow, budget: float, clock: str) -> Any:
             ", ".join(notes),
             style="bold" if name == chosen else None,
         )
-    return made
+    return made, said

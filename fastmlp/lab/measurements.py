@@ -101,9 +101,9 @@ class Results(NamedTuple):
 
 
 def winners(measurements: Iterable[Measurement]) -> dict[tuple[str, str, str, str, int], list[Measurement]]:
-    """Return the measurements of each row, the fastest first."""
+    """Return the measurements of each row, the fastest first; rows of whole steps come first."""
     rows: dict[tuple[str, str, str, str, int], list[Measurement]] = {}
-    for measurement in measurements:
+    for measurement in sorted(measurements, key=lambda m: m.slot != STEP):
         rows.setdefault(measurement.row, []).append(measurement)
     return {row: sorted(found, key=lambda m: m.time.median) for row, found in rows.items()}
 

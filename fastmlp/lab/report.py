@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from string import Template
@@ -11,7 +12,7 @@ from fastmlp.lab import charts
 from fastmlp.lab.charts import ChartBar, Point
 from fastmlp.lab.measurements import STEP, Measurement, PhaseTime, Results, winners
 from fastmlp.lab.phases import PHASES
-from fastmlp.lab.words import duration, interval, lost, reason, title
+from fastmlp.lab.words import duration, fastest, interval, lost, reason, title
 from fastmlp.model.precision import DTYPES
 
 Ranked = list[Measurement]
@@ -29,17 +30,19 @@ MOST_CALLS = 2.0
 def page(results: Results) -> str:
     """Return the page's text."""
     numbers = _numbers(results)
-    rows = list(winners(results.measurements).values())
-    steps = [ranked for ranked in rows if ranked[0].slot == STEP]
-    slots: dict[str, list[Ranked]] = {}
-    for ranked in rows:
-        if ranked[0].slot != STEP:
-            slots.setdefault(ranked[0].slot, []).append(ranked)
+    slots: dict[str, list[Ranked]] = {STEP: []}
+    for ranked in winners(results.measurements).values():
+        slots.setdefault(ranked[0].slot, []).append(ranked)
+    steps = slots.pop(STEP)
+    summary = [
+        _summary("Whole steps", steps, numbers),
+        _summary("Slots", [ranked for of in slots.values() for ranked in of], numbers),
+    ]
     sections = [
-        ("winners", "Who wins", _summary(rows, numbers)),
-        ("roofline", "What the machine allows", _rooflines(results, numbers)),
+        ("winners", "Who wins", "".join(summary)),
         ("steps", "Whole training steps", "".join(_step(ranked, results, numbers) for ranked in steps)),
         ("phases", "Where a step's time goes", _phases(results)),
+        ("roofline", "What the machine allows", _rooflines(results, numbers)),
         ("slots", "Slot by slot", "".join(_slot(name, of, results, numbers) for name, of in slots.items())),
         ("wrong", "Wrong, and so not timed", _wrong(results)),
     ]
@@ -79,18 +82,24 @@ def _machine(results: Results) -> str:
     return f"<dl>{''.join(f'<dt>{name}</dt><dd>{escape(text)}</dd>' for name, text in facts.items())}</dl>"
 
 
-def _summary(rows: Sequence[Ranked], numbers: dict[str, int]) -> str:
+def _summary(what: str, rows: Sequence[Ranked], numbers: dict[str, int]) -> str:
     contested = [ranked for ranked in rows if len(ranked) > 1]
     if not contested:
         return ""
-    wins = {name: sum(ranked[0].variant == name for ranked in contested) for name in numbers}
-    most = max(wins.values())
+    wins, ties = _wins(contested)
     found = [
-        ChartBar(name, count / most, f"{count} of {len(contested)}", numbers[name])
-        for name, count in sorted(wins.items(), key=lambda item: -item[1])
-        if count
+        ChartBar(name, count / len(contested), f"{count} of {len(contested)}", numbers[name])
+        for name, count in wins.most_common()
     ]
-    return f"<p>Rows that several variants compute, by the fastest of them.</p>{charts.bars(found)}"
+    tied = f" {ties} of {len(contested)} are tied: no variant is certainly the fastest." if ties else ""
+    return f"<p>{what} that several variants compute, by the fastest of them.{tied}</p>{charts.bars(found)}"
+
+
+def _wins(rows: Sequence[Ranked]) -> tuple[Counter[str], int]:
+    """Return how many rows each variant is the fastest of, and how many are tied."""
+    firsts = [fastest(ranked) for ranked in rows]
+    alone = Counter(first[0].variant for first in firsts if len(first) == 1)
+    return alone, len(rows) - alone.total()
 
 
 def _rooflines(results: Results, numbers: dict[str, int]) -> str:
@@ -117,7 +126,7 @@ def _rate(m: Measurement) -> str:
 
 def _bars(ranked: Ranked, numbers: dict[str, int], results: Results) -> str:
     # A wide interval must not shrink all bars to nothing: its line ends with the track.
-    longest = min(max(m.time.high for m in ranked), WIDEST * ranked[-1].time.median)
+    longest, first = min(max(m.time.high for m in ranked), WIDEST * ranked[-1].time.median), fastest(ranked)
     return charts.bars(
         [
             ChartBar(
@@ -125,7 +134,7 @@ def _bars(ranked: Ranked, numbers: dict[str, int], results: Results) -> str:
                 m.time.median / longest,
                 f"{duration(m.time.median)} {interval(m.time)}, {_rate(m)}, {m.share(results.machine):.0%}",
                 numbers[m.variant],
-                m is ranked[0],
+                m in first,
                 (m.time.low / longest, m.time.high / longest),
             )
             for m in ranked
@@ -143,8 +152,9 @@ def _row(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
 
 
 def _slot(name: str, rows: Sequence[Ranked], results: Results, numbers: dict[str, int]) -> str:
-    wins = sorted({ranked[0].variant for ranked in rows})
-    summary = f"{name}: {len(rows)} rows, fastest {', '.join(wins)}"
+    wins, ties = _wins(rows)
+    said = [f"{len(rows)} rows", f"fastest {', '.join(sorted(wins))}" if wins else "", f"{ties} tied"]
+    summary = f"{name}: {', '.join(filter(None, said if ties else said[:-1]))}"
     body = "".join(_row(ranked, results, numbers) for ranked in rows)
     shown = " open" if len(rows) <= MOST_OPEN else ""
     return f"<details{shown}><summary>{escape(summary)}</summary><div>{body}</div></details>"
@@ -162,7 +172,7 @@ def _step(ranked: Ranked, results: Results, numbers: dict[str, int]) -> str:
             reference.time.median / m.time.median / best,
             f"{reference.time.median / m.time.median:.1f} times",
             numbers[m.variant],
-            m is ranked[0],
+            m in fastest(ranked),
             (reference.time.low / m.time.high / best, reference.time.high / m.time.low / best),
         )
         for m in ranked

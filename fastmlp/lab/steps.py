@@ -96,8 +96,12 @@ def workers(row: StepRow, name: str) -> int:
     """Return how many threads a backend gives a step of the row; "auto" is taken to give all."""
     if name == "auto":
         return row.threads
-    best = None if is_reference(name) else choice_of(name).workers
-    return 1 if best is None else best(row.work())
+    if is_reference(name):
+        return 1
+    choice, of_its_own = choice_of(name), None
+    if choice.specialize is not None:
+        of_its_own = choice.specialize(row.network, row.optimizer, row.batch, row.floats)
+    return 1 if of_its_own is not None or choice.workers is None else choice.workers(row.work())
 
 
 def epoch_steps(row: StepRow) -> int:

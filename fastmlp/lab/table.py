@@ -8,7 +8,7 @@ from typing import Any
 
 from fastmlp.lab.compare import Change
 from fastmlp.lab.measurements import Results, winners
-from fastmlp.lab.words import duration, interval, leads, title
+from fastmlp.lab.words import duration, fastest, interval, standing, title
 
 
 def table(results: Results) -> Any:
@@ -24,16 +24,15 @@ def table(results: Results) -> Any:
         made.add_column(name, justify="right", no_wrap=True)
     for ranked in winners(results.measurements).values():
         for place, one in enumerate(ranked):
-            first = place == 0
             made.add_row(
-                title(one) if first else "",
+                title(one) if place == 0 else "",
                 one.variant,
                 duration(one.time.median),
                 interval(one.time),
                 f"{one.rate / 1e9:.3g} {one.unit}",
                 f"{one.share(results.machine):.0%}",
-                leads(ranked) if first else f"{one.time.median / ranked[0].time.median:.2f}",
-                style="bold green" if first else None,
+                standing(one, ranked),
+                style="bold green" if one in fastest(ranked) else None,
                 end_section=one is ranked[-1],
             )
     return made

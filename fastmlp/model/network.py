@@ -263,7 +263,7 @@ class Network:
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Write a picture of the layers: shapes, numbers of parameters, and arrows for what each reads.
 
-        Needs matplotlib: `pip install "fastmlp[plot]"`.
+        Needs the extra `plot`.
 
         Parameters
         ----------

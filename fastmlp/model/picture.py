@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from fastmlp.model.activations import activation_of
 from fastmlp.model.operations import INPUTS, Operation
+from fastmlp.system.packages import needed
 
 WIDTH, HEIGHT, PITCH = 5.0, 0.46, 0.72
 """Width and height of a box, and distance from one to the next, in inches."""
@@ -46,10 +47,7 @@ def written(operations: Sequence[Operation], n_in: int, loss: str) -> str:
 
 def draw(operations: Sequence[Operation], n_in: int, loss: str, path: str | os.PathLike[str]) -> None:
     """Write a picture of a network: its operations, inputs and the name of its loss; see `Network.plot`."""
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise ImportError('Network.plot needs matplotlib: pip install "fastmlp[plot]"') from None
+    Figure = needed("matplotlib.figure", "plot", "Network.plot").Figure
     boxes = [INPUTS, *(at for at in range(len(operations)) if not _is_silent(operations[at]))]
     rows = {at: row for row, at in enumerate(boxes)}
     arrows = [

@@ -117,7 +117,7 @@ class _Ensemble(Joint):
         NotFittedError
             If the ensemble is not fitted.
         ImportError
-            If onnx is not installed: `pip install "fastmlp[onnx]"`.
+            If onnx is not installed, the extra `onnx`.
         """
         onnx_graph.write(self._graph(), path)
 

@@ -53,7 +53,7 @@ class _Search:
         Raises
         ------
         ImportError
-            If matplotlib is not installed: `pip install "fastmlp[plot]"`.
+            If matplotlib is not installed, the extra `plot`.
         NotFittedError
             If the search is not fitted.
         """

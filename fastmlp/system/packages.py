@@ -17,4 +17,6 @@ def needed(package: str, extra: str, what: str) -> Any:
         top = package.partition(".")[0]
         if error.name not in (top, package):  # the package is there, and itself lacks another
             raise
-        raise ImportError(f'{what} needs {top}: pip install "fastmlp[{extra}]"') from None
+        # pip leaves an installed fastmlp as it is, wherever it is from, and adds what the extra names.
+        how = f'pip install "fastmlp[{extra}]", or ".[{extra}]" in a checkout'
+        raise ImportError(f"{what} needs {top}: {how}") from None

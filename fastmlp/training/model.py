@@ -10,8 +10,8 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.backend import reference, registry
 from fastmlp.backend.choice import choose, settled
-from fastmlp.backend.reference import predict_members
 from fastmlp.backend.registry import restored
 from fastmlp.model.backend import Backend, PredictArguments
 from fastmlp.model.heads import columns_of_heads
@@ -171,7 +171,8 @@ class Model(Portable):
             raise ValueError("predict_members needs a network with Members; this one has none")
         rows = clean_rows_of("X", self.network, X, self.parameters.dtype, known=False)
         parts = [rows[start : start + PART_ROWS] for start in range(0, len(rows), PART_ROWS)]
-        found = [predict_members(self.network, self.parameters, part) for part in parts]
+        product = reference.product_of_rounded if registry.is_mixed(self.backend) else reference.product
+        found = [reference.predict_members(self.network, self.parameters, part, product) for part in parts]
         return np.concatenate(found, axis=1)
 
     def named(self, out: NDArray[Any]) -> Any:

@@ -50,7 +50,7 @@ class Portable:
         Each block of inputs is an input by its name, or "X0", "X1", .. without names, categories of int64;
         each head is an output by its name.
 
-        Needs onnx: `pip install "fastmlp[onnx]"`. An activation or a layer that ONNX has no operator for is
+        Needs the extra `onnx`. An activation or a layer that ONNX has no operator for is
         written by its formula, a user's own too; in float64 also those that onnxruntime has none for.
         """
         formats().to_onnx(self.network, self.parameters, path)
@@ -97,7 +97,7 @@ class Portable:
 
         Where `Add`, `Concatenate` or `Residual` read an earlier layer it is another `torch.nn.Module`, as it
         is with blocks of inputs, each of which is an argument, and with heads, for which it returns a dict.
-        Needs PyTorch: `pip install "fastmlp[torch]"`.
+        Needs the extra `torch`.
         """
         return formats().to_torch(self.network, self.parameters)
 
@@ -154,7 +154,7 @@ class Portable:
 
         Or of a file that `to_onnx` wrote of a network with blocks of inputs or heads, unchanged.
 
-        Needs onnx: `pip install "fastmlp[onnx]"`. Layers are Gemm, or MatMul and Add; LayerNormalization,
+        Needs the extra `onnx`. Layers are Gemm, or MatMul and Add; LayerNormalization,
         BatchNormalization and PRelu; the nodes that `to_onnx` writes for `RMSNorm`, `Scale` and `Swish`; Add
         and Concat of a value and an earlier layer's. What stands between two of them, element by element,
         becomes one of fastmlp's activations, or an `Activation` of that formula. Every value is a matrix

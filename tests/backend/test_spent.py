@@ -68,7 +68,7 @@ def test_explain_tells_what_a_training_takes(requested, on_disk):
     on_disk.add("specialized")
     assert explained(1) == (
         "A training of 1 steps begins on specialized, which is compiled already. "
-        "It stays there: nothing of the same bits is faster."
+        "It stays there: no backend of the same bits has a smaller estimate."
     )
     assert requested == []
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import sklearn.neural_network
+from missing import without
 from problems import data_set
 from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -138,3 +141,11 @@ def test_what_has_no_curve_is_refused():
         LossCurveDisplay.from_estimator(GridSearchCV(MLPClassifier(), {}))
     with pytest.raises(ValueError, match=r"^the Model has no curve: it was trained for no whole epoch$"):
         LossCurveDisplay.from_estimator(trained_model(epochs=0))
+
+
+def test_a_missing_matplotlib_is_named_with_its_extra(monkeypatch):
+    model = trained_model(epochs=1)
+    without(monkeypatch, "matplotlib")
+    how = 'pip install "fastmlp[plot]", or ".[plot]" in a checkout'
+    with pytest.raises(ImportError, match=f"^{re.escape(f'LossCurveDisplay needs matplotlib: {how}')}$"):
+        LossCurveDisplay.from_estimator(model)

@@ -13,7 +13,7 @@ import sklearn.datasets
 import sklearn.neural_network
 from likeness import assert_same
 from problems import data_set
-from selection import FEW, is_given, matrix
+from selection import FEW, matrix
 from sklearn.datasets import make_multilabel_classification
 
 import fastmlp
@@ -168,11 +168,7 @@ def test_the_reference_takes_scikit_learns_steps(index):
     ("backend", "every"),
     [
         *((name, 19) for name in COMPILED if name in FEW),  # adam, and sgd in both ways and rates
-        *(
-            pytest.param(name, 1, marks=[] if is_given(name) else matrix)
-            for name in COMPILED
-            if name != "specialized"
-        ),
+        *(pytest.param(name, 1, marks=matrix) for name in COMPILED if name != "specialized"),
         pytest.param("specialized", 27, marks=matrix),  # it compiles for every network: 2 s each
     ],
 )

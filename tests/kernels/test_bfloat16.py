@@ -11,7 +11,7 @@ import scipy.sparse
 import sklearn.datasets
 
 import fastmlp
-from fastmlp import SGD, Adam, Network
+from fastmlp import SGD, Adam, Dense, Members, Network
 from fastmlp.backend import registry
 from fastmlp.backend.reference import bfloat16
 from fastmlp.kernels.jit.bind import slot
@@ -200,6 +200,17 @@ def test_sparse_inputs_stay_float32():
         fit(backend=backend, inputs=scipy.sparse.csr_array(some)) for backend in ("auto", "reference")
     )
     np.testing.assert_allclose(got.history["loss"], expected.history["loss"], rtol=1e-4)
+
+
+@compiled
+def test_each_member_predicts_with_rounded_operands():
+    layers = [Members(3), Dense(50, "relu"), Dense(40, "tanh"), Dense(10)]
+    network = Network(inputs=70, layers=layers, output="softmax", loss="cross_entropy")
+    model = fit(network=network)
+    exact = fit("float32", "reference", network, epochs=0, initial=model).predict_members(X)
+    members, predicted = model.predict_members(X), model.predict(X)
+    off, far = (np.abs(one.mean(axis=0) - predicted).max() for one in (members, exact))
+    assert off < 0.1 * far
 
 
 @compiled

@@ -35,10 +35,10 @@ COMPILED_WHOLE = "fused", np.float32
 
 def marks_of(name, dtype):
     """Each backend is compiled whole in one dtype, in turns, and in both by the campaign."""
-    if (name, dtype) == COMPILED_WHOLE or is_given(name):
+    if (name, dtype) == COMPILED_WHOLE:
         return ()
     own = COMPILED_DTYPES[(OF_ANY_NETWORK.index(name) + 1) % 2]
-    return matrix if dtype is own or name == COMPILED_WHOLE[0] else campaign
+    return matrix if dtype is own or name == COMPILED_WHOLE[0] or is_given(name) else campaign
 
 
 def everything(backend, dtype, sizes, rows, X=None, **network):

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from problems import PAIRS, eps, parameters_for, targets_for
-from selection import FEW, crossed, is_given
+from selection import FEW, crossed
 
 import fastmlp
 from fastmlp.backend import registry
@@ -55,7 +55,7 @@ def problems(draw):
 @pytest.mark.parametrize(
     ("backend", "examples"),
     [
-        *((name, 12) for name in registry.variants() if name in FEW or is_given(name)),
+        *((name, 12) for name in registry.variants() if name in FEW),
         # "specialized" compiles for each network, 12 s; test_specialized.py holds it to the reference.
         *(
             pytest.param(name, 12 if one.specialize else 60, marks=pytest.mark.slow)

@@ -14,6 +14,7 @@ from fastmlp.backend.registry import variants
 from fastmlp.kernels.jit.bind import slot
 from fastmlp.kernels.tuning.table import forced
 from fastmlp.kernels.variants import baseline
+from fastmlp.lab.rows import has_its_own
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.testing.slots import AGREEMENT_SIZES, PACKED, SLOTS
 
@@ -23,8 +24,10 @@ def test_the_table_has_every_slot_of_the_baseline():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", SLOTS)
-@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize(
+    ("variant", "name"),
+    [(variant, name) for variant in variants() for name in SLOTS if has_its_own(variant, name)],
+)
 def test_slot_agrees_with_the_reference(variant, name, dtype):
     kernel = slot(variants()[variant], name)
     for sizes, tuning in (*((sizes, {}) for sizes in AGREEMENT_SIZES), (AGREEMENT_SIZES[-1], PACKED)):

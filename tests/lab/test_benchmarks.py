@@ -7,7 +7,10 @@ import json
 import os
 import platform
 import re
-import threading
+import subprocess
+import sys
+import time
+from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,10 @@ from processes import python
 from benchmarks.peers.page import table
 from benchmarks.pinning import allowed
 from benchmarks.share import check_threads
+from fastmlp import Adam, Network
 from fastmlp.lab.measurements import read
+from fastmlp.lab.steps import StepRow, workers
+from fastmlp.system.budget import usable_cores
 
 pytestmark = pytest.mark.xdist_group("clock")  # not beside other tests of threads and seconds
 
@@ -66,24 +72,60 @@ def test_there_are_commands():
     )
 
 
-def alone():
-    hashlib.sha256(DATA)  # lets go of Python's lock
+def compute():
+    hashlib.sha256(DATA)
 
 
-def with_another():
-    other = threading.Thread(target=alone)
-    other.start()
-    alone()
-    other.join()
+def both_cores():
+    """The clock of a process whose two threads are never without a core."""
+    return 2 * time.perf_counter()
 
 
 def test_a_row_that_takes_other_than_its_threads_is_reported():
-    check_threads(alone, 1)
-    check_threads(with_another, 2)
-    with pytest.raises(AssertionError, match=r"has 1 thread, this takes [12]\.\d: it starts threads"):
-        check_threads(with_another, 1)
-    with pytest.raises(AssertionError, match=r"has 2 threads, this takes 1\.\d$"):
-        check_threads(alone, 2)
+    check_threads(compute, 1)
+    check_threads(compute, 2, busy=both_cores)
+    with pytest.raises(AssertionError, match=r"has 1 thread, this keeps 2\.0 cores busy: it starts threads"):
+        check_threads(compute, 1, busy=both_cores)
+    with pytest.raises(pytest.skip.Exception, match=r"has 2 threads, this keeps [01]\.\d cores busy$"):
+        check_threads(compute, 2)
+
+
+def test_a_thread_that_has_no_core_for_a_while_takes_no_more_than_one():
+    """Neither do calls that are computed by another thread, as long chunks are, for which this one waits."""
+    check_threads(lambda: time.sleep(0.03), 1)
+    with futures.ThreadPoolExecutor(1) as pool:
+        check_threads(lambda: pool.submit(compute).result(), 1)
+
+
+FAILING = """
+import pytest
+from benchmarks.share import check_threads
+
+def test_wrong(benchmark):
+    assert "right" == "wrong"
+
+def test_of_fewer_threads(benchmark):
+    check_threads(lambda: sum(range(10_000)), 2)
+
+def test_without_a_group(benchmark):
+    benchmark(sum, range(10))
+"""
+
+
+def test_a_benchmark_that_fails_or_is_skipped_is_so_once_and_says_why(tmp_path):
+    (tmp_path / "test_failing.py").write_text(FAILING)
+    command = ["-m", "pytest", "-p", "benchmarks.conftest", "-p", "no:xdist", "-W", "error", "-rs"]
+    done = python(*command, tmp_path, "--benchmark-only", exit_code=1, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert "1 failed, 1 passed, 1 skipped, 1 error in " in done.stdout
+    assert "ERROR at teardown of test_without_a_group" in done.stdout
+    assert "every row of the table has 2 threads, this keeps " in done.stdout
+
+
+def test_a_program_of_a_networks_own_stands_in_no_table_of_two_threads():
+    small, larger = Network([20, 32, 5], l2=1e-4), Network([784, 128, 10])
+    rows = [StepRow(network, Adam(), 1024, "float32", threads=2) for network in (small, larger)]
+    assert [workers(row, "specialized") for row in rows] == [1, 2]  # the larger one has no such program
+    assert [workers(row, "fused") for row in rows] == [2, 2]
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="needs an x86 processor")
@@ -158,3 +200,20 @@ def test_every_row_of_a_table_has_the_threads_of_its_name():
     inherited = {name: None for name in os.environ if name.startswith("PYTEST_XDIST")}
     done = python(*command, "--benchmark-max-time=0.01", "-k", rows, cwd=ROOT, **inherited)
     assert "benchmark 'predict 784-128-10 3200 rows float64, 1 thread': 2 tests" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(usable_cores() < 2, reason="needs two cores")
+def test_programs_that_have_the_cores_fail_no_benchmark():
+    """A training whose second thread finds no core goes on with one, and is in no table of two threads."""
+    rows = ["benchmarks/test_epoch_speed.py", "-k", "epochs and float32 and 28-256 and -2-"]
+    command = ["-m", "pytest", *rows, "--benchmark-only", "--benchmark-max-time=0.01"]
+    inherited = {name: None for name in os.environ if name.startswith("PYTEST_XDIST")}
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    try:
+        done = python(*command, cwd=ROOT, **inherited)
+    finally:
+        for one in others:
+            one.kill()
+            one.wait()
+    assert sum(map(int, re.findall(r"(\d+) (?:passed|skipped)", done.stdout))) == 3  # fused and those on it

@@ -11,14 +11,14 @@ import time
 
 import needs
 import pytest
-from lab_results import CPU, WRONG
+from lab_results import CPU, WRONG, measurement
 from missing import without
 
 from fastmlp.backend import registry
 from fastmlp.cli.main import main
 from fastmlp.kernels.mixed import processor
 from fastmlp.lab import explain, rows, slots
-from fastmlp.lab.measurements import Measurement
+from fastmlp.lab.measurements import STEP, Measurement
 from fastmlp.lab.rows import SlotRow
 from fastmlp.lab.steps import StepRow, classifier
 from fastmlp.model.optimizers import Adam
@@ -222,6 +222,21 @@ def test_explain_says_what_auto_takes_and_why(capsys):
     assert "A training of 125000 steps begins on " in printed
     assert main(["backends"]) == 0
     assert "WHAT IT OVERRIDES" in capsys.readouterr().out
+
+
+def test_a_backend_that_is_faster_than_the_choice_is_named_with_its_share():
+    """The sentence on the choice goes by estimates, and does not say that nothing is faster."""
+    fused = ("fused", 1e-6, measurement("fused", 6e-6, STEP))
+    found = [fused, ("blas", 2e-6, measurement("blas", 3e-6, STEP))]
+    row = StepRow(classifier(6, 5, 3), Adam(), 8, "float32", 1)
+    made, said = explain.table(row, "fused", found)
+    assert said == ["Measured here, blas takes 0.50 of the time of fused: auto goes by the estimates."]
+    assert [*made.columns[-1].cells] == ["auto's choice: the least estimate", "fastest"]
+    made, said = explain.table(row, "fused", [fused, ("blas", 2e-6, measurement("blas", 5.9e-6, STEP))])
+    assert said == []
+    assert [*made.columns[-1].cells] == [
+        "auto's choice: the least estimate, tied for the fastest", "tied for the fastest",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow  # compiles all backends

@@ -114,10 +114,16 @@ def test_a_time_of_a_busy_machine_is_marked_after_its_interval(busy, clock, said
 
 
 def test_the_first_is_fastest_where_that_is_certain():
-    far, near = measurement("blas", 8e-6), measurement("blas", 6.05e-6)
-    first = measurement("tiled", 6e-6)
-    assert words.leads([first]) == words.leads([first, far]) == "fastest"
-    assert words.leads([first, near]) == "perhaps fastest"
+    first, near, far = (measurement("tiled", seconds) for seconds in (6e-6, 6.05e-6, 8e-6))
+    assert words.standing(first, [first]) == words.standing(first, [first, far]) == "fastest"
+    ranked = [first, near, far]
+    assert [words.standing(one, ranked) for one in ranked] == ["tied", "1.01 tied", "1.33"]
+
+
+def test_what_one_function_differs_by_under_two_names_is_a_tie():
+    first, second = (measurement("tiled", seconds, spread=1e-4) for seconds in (6e-6, 6.24e-6))
+    assert words.fastest([first, second]) == [first, second]
+    assert words.fastest([first, measurement("blas", 6.4e-6, spread=1e-4)]) == [first]
 
 
 def test_why_the_others_lost():

@@ -68,7 +68,24 @@ def test_the_page_is_whole_and_fetches_nothing():
     assert checked.fetched == ["data:,"]
     assert "script" not in checked.seen
     assert {link.removeprefix("#") for link in checked.links} <= checked.ids
-    assert checked.links == ["#winners", "#roofline", "#steps", "#phases", "#slots", "#wrong"]
+    assert checked.links == ["#winners", "#steps", "#phases", "#roofline", "#slots", "#wrong"]
+
+
+def test_whole_steps_come_first_and_ties_have_no_winner():
+    slots = [
+        measurement(name, seconds)._replace(shape=f"{rows}x64x64")
+        for rows in (1, 2, 3)
+        for name, seconds in (("mine", 6e-6), ("tiled", 6.05e-6 if rows < 3 else 8e-6))
+    ]
+    text = page(results(*slots, *STEPS))
+    steps, slots = (text.index(said) for said in ("<p>Whole steps that several", "<p>Slots that several"))
+    assert steps < slots
+    assert text.index('id="steps"') < text.index('id="slots"')
+    assert '<div>fused</div><div class="track"><div class="fill"' in text[steps:slots]
+    assert "1 of 1</div>" in text[steps:slots]
+    assert "2 of 3 are tied: no variant is certainly the fastest." in text[slots:]
+    assert "1 of 3</div>" in text[slots : text.index('id="steps"')]
+    assert "affine: 3 rows, fastest mine, 2 tied" in text
 
 
 def test_the_page_says_what_was_found():

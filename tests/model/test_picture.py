@@ -55,5 +55,5 @@ def test_what_no_picture_can_be_is_one_line(tmp_path, monkeypatch):
         NETWORK.plot(tmp_path / "net.doc")
     assert "\n" not in str(caught.value)
     without(monkeypatch, "matplotlib")
-    with pytest.raises(ImportError, match=r'Network.plot needs matplotlib: pip install "fastmlp\[plot\]"'):
+    with pytest.raises(ImportError, match=r'Network.plot needs matplotlib: pip install "fastmlp\[plot\]", '):
         NETWORK.plot(tmp_path / "net.png")

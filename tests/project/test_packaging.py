@@ -34,6 +34,16 @@ def test_the_workflow_runs_the_pythons_that_are_promised():
     assert {"ubuntu-latest", "macos-latest", "windows-latest"} <= set(re.findall(r"[\w.-]+-latest", workflow))
 
 
+def test_a_missing_package_is_named_with_an_extra_that_there_is_and_by_one_function():
+    texts = {path: path.read_text(encoding="utf-8") for path in (pages.ROOT / "fastmlp").rglob("*.py")}
+    asked = [re.findall(r'\bneeded\("([\w.]+)", "(\w+)", ', text) for text in texts.values()]
+    for package, extra in {pair for one in asked for pair in one}:
+        installs = [re.match(r"[\w-]+", one)[0] for one in PROJECT["optional-dependencies"][extra]]
+        assert package.partition(".")[0] in installs
+    saying = {path.name for path, text in texts.items() if "pip install" in text}
+    assert saying == {"packages.py"}
+
+
 FROM_THE_WHEEL = """
 import sys
 

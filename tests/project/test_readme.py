@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 
 import pages
 import pytest
+from processes import python
 
 import fastmlp
 from fastmlp.backend import registry
@@ -25,6 +28,26 @@ assert model.backend == "four_rows"
 def test_the_python_examples_run(tmp_path):
     pages.run("README.md", tmp_path, CHECKS)
     assert [*tmp_path.iterdir()] == [tmp_path / "four_rows.py"]
+
+
+@pytest.mark.slow  # the tests are collected, which takes as long as a first training
+def test_the_commands_check_a_kernel_and_find_one_that_is_wrong(tmp_path):
+    (block,) = [one for one in pages.blocks("README.md", "python") if one.file == "four_rows.py"]
+    file = tmp_path / block.file
+    first, second, *_ = (
+        shlex.split(line.replace(block.file, str(file)), comments=True)
+        for one in pages.blocks("README.md", "sh")
+        for line in one.text.splitlines()
+        if line.startswith("pytest ")
+    )
+    environment = {name: None for name in os.environ if name.startswith("PYTEST_XDIST")}
+    file.write_text(block.text)
+    for command in (first, second):
+        done = python("-m", *command, cwd=pages.ROOT, **environment)
+        assert re.search(r"\d+ passed, \d+ deselected", done.stdout), done.stdout
+    file.write_text(block.text.replace("range(whole, rows)", "range(whole, rows - 1)"))
+    done = python("-m", *first, cwd=pages.ROOT, exit_code=1, **environment)
+    assert "bias_gradient argument 1: out[" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pages
 import pytest
 from problems import COMPILED_DTYPES
-from selection import FEW, PROGRAMS, QUICK_DTYPE, campaign, crossed, some_backends
+from processes import python
+from selection import FEW, PROGRAMS, QUICK_DTYPE, campaign, crossed, matrix, some_backends
 from trajectories import TRAININGS
 
 from fastmlp.backend import registry
@@ -57,10 +59,20 @@ def test_the_matrix_has_every_pair_and_the_campaign_the_rest(tried):
     assert {case.values for case in every} == {*itertools.product(*axes.values())}
 
 
-def test_a_given_variant_has_every_case(monkeypatch):
+def test_a_given_variant_has_a_few_quick_cases_and_every_other_one_in_the_matrix(monkeypatch):
     monkeypatch.setitem(registry.registered, "mine", registry.variants()["baseline"])
-    cases = quick(crossed(backend=["mine", "blas"], name="abc", dtype=[np.float32, np.float64]))
-    assert sum(backend == "mine" for backend, *_ in cases) == 6
+    axes = {"backend": ["mine", "blas"], "name": "abcdefgh", "dtype": [np.float32, np.float64]}
+    for tried, count in ((FEW, 0), (["mine"], 1)):
+        every = [case for case in crossed(tried=tried, **axes).args[1] if case.values[0] == "mine"]
+        assert sum(not case.marks for case in every) == count
+        assert all(not case.marks or matrix in case.marks for case in every)
+        assert len(every) == 16
+
+
+def test_a_package_that_the_tests_lack_is_named_in_one_line():
+    """pytest's own error lists options of pyproject.toml as unknown."""
+    done = python("-m", "pytest", "-p", "no:xdist", "--variant=mine.py", cwd=pages.ROOT, exit_code=4)
+    assert done.stderr.strip() == 'ERROR: the tests need pytest-xdist: pip install ".[test]"'
 
 
 def test_what_backends_have_in_common_is_tried_on_a_few():

@@ -210,7 +210,8 @@ def test_without_polars_it_is_named(folder, command, capsys, monkeypatch):
     with pytest.raises(SystemExit) as left:
         main(command.format(folder / "price").split())
     assert left.value.code == 2
-    assert capsys.readouterr().err == 'fastmlp: error: a table needs polars: pip install "fastmlp[table]"\n'
+    how = 'pip install "fastmlp[table]", or ".[table]" in a checkout'
+    assert capsys.readouterr().err == f"fastmlp: error: a table needs polars: {how}\n"
 
 
 def test_a_search_is_reported(folder, capsys):

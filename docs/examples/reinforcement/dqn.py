@@ -1,7 +1,7 @@
 """Deep Q-learning on CartPole-v1: NumPy around two steppers, with CleanRL's hyperparameters.
 
 ``python dqn.py --seed 1`` plays; ``--torch`` has the same algorithm, from the same start, in PyTorch. Needs
-``pip install "fastmlp[rl]"``. Mnih and others, "Human-level control through deep reinforcement learning",
+``pip install ".[rl]"``. Mnih and others, "Human-level control through deep reinforcement learning",
 2015.
 """
 

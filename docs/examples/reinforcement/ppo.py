@@ -1,7 +1,7 @@
 """Proximal policy optimisation on CartPole-v1: NumPy around two steppers, with CleanRL's hyperparameters.
 
 ``python ppo.py --seed 1`` plays; ``--torch`` has the same algorithm, from the same start, in PyTorch. Needs
-``pip install "fastmlp[rl]"``. Schulman and others, "Proximal policy optimization algorithms" (2017).
+``pip install ".[rl]"``. Schulman and others, "Proximal policy optimization algorithms" (2017).
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """Soft actor-critic on Pendulum-v1: NumPy around steppers, with CleanRL's hyperparameters.
 
 ``python sac.py --seed 1`` plays; ``--torch`` has the same algorithm, from the same start, in PyTorch. Needs
-``pip install "fastmlp[rl]"``. Haarnoja and others, "Soft actor-critic algorithms and applications" (2018).
+``pip install ".[rl]"``. Haarnoja and others, "Soft actor-critic algorithms and applications" (2018).
 """
 
 import argparse
