@@ -27,7 +27,7 @@ import numpy as np
 
 from fastmlp.kernels.codegen.machine import target
 from fastmlp.kernels.jit import prebuilt
-from fastmlp.system.locks import alone
+from fastmlp.system.locks import alone, making, once
 from fastmlp.system.notices import say
 from fastmlp.system.private_directory import NotPrivate, PrivateDirectory, make, opened
 
@@ -396,19 +396,20 @@ class Names:
     def get(self, what: str) -> str | None:
         """Return a name; None if it is not known. Another process may have added it to the file."""
         if what not in self._known and (now := time.monotonic()) >= self._looked + LOOK_SECONDS:
-            self._known, self._looked = {**self._read(), **self._known}, now
+            with making:  # `_read` gives to one thread what is new
+                self._known, self._looked = {**self._read(), **self._known}, now
         found: str | None = self._known.get(what)
         return found
 
     def put(self, what: str, name: str) -> None:
         """Keep a name, with those that other processes have kept since the file was read."""
         if self._package is not None and self._known.get(what) != name:
-            with _alone("lock.names", MOST_PATIENCE):
+            with _alone("lock.names", MOST_PATIENCE), making:
                 self._known = {**self._known, **self._read(), what: name}
                 write("names", self._package, "json", json.dumps(self._known).encode())
 
 
-@functools.cache
+@once
 def names() -> Names:
     """Return the names that are kept for this package."""
     return Names()
