@@ -214,7 +214,7 @@ def of_batches(rng, backend, dtype):
     batch_size = int(BOUND * rng.uniform(1.01, 1.1)) // (4 * sum(sizes[1:]) + sizes[0])
     inputs = rng.standard_normal((ROWS, sizes[0])).astype(dtype)
     data = Data(inputs, rng.standard_normal((ROWS, sizes[-1])).astype(dtype), np.ones(ROWS, dtype))
-    order, start = rng.permutation(ROWS), rng.uniform(-0.5, 0.5, parameter_count(network)).astype(dtype)
+    order, start = rng.permutation(ROWS), rng.uniform(-0.05, 0.05, parameter_count(network)).astype(dtype)
     found = [
         trained(one, network, SGD(0.05), start.copy(), data, order, batch_size=batch_size)
         for one in (backend, "reference")
@@ -257,7 +257,8 @@ def check(kind, seed):
     dtype = np.float64 if not moves_few and rng.random() < 0.3 else np.float32
     words, (found, expected) = kind(rng, backend, dtype)
     words = f"{kind.__name__} {words}, {backend}, {np.dtype(dtype)}, seed {seed}"
-    tolerance = 0 if KINDS[kind] else 200 * np.finfo(dtype).eps
+    # A BLAS predicts a row in other bits beside other rows.
+    tolerance = 0 if KINDS[kind] and backend != "blas" else 200 * np.finfo(dtype).eps
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, tolerance, tolerance, err_msg=words)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
