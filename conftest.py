@@ -6,6 +6,7 @@ declares a kernel variant of yours.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_configure(config: pytest.Config) -> None:
     """Register the given variants before tests are collected over the registry; choose the directory."""
     config.pluginmanager.register(Figures(config))
+    logging.getLogger("fastmlp").setLevel(logging.INFO)  # what is compiled is said there, and not on stderr
     if config.getoption("dist", "no") != "no":
         config.option.benchmark_disable = (
             True  # as pytest-benchmark does where several processes run, and warns

@@ -14,6 +14,12 @@ def importing():
     return {"PYTHONPATH": os.pathsep.join(sys.path)}
 
 
+def complaints(done):
+    """What a process wrote to stderr, but for the lines that it compiles: the cache decides over these."""
+    lines = done.stderr.splitlines()
+    return [line for line in lines if not line.startswith("fastmlp: compiling ")]
+
+
 def python(*arguments, cwd=None, exit_code=0, **environment):
     """Run Python with arguments; return what it printed, once it has ended with the exit code.
 

@@ -285,7 +285,7 @@ def requested(request: str, task: str, arguments: Callable[[], tuple[Any, ...]])
 def can_request() -> bool:
     """Return whether a background process can compile, and the disk keep what it compiles."""
     try:
-        store.directory()
+        store.directory(to_write=True)
     except store.StoreUnusable:
         return False
     return background.is_possible()

@@ -20,6 +20,7 @@ from fastmlp import checks
 from fastmlp.backend import declarations, reference
 from fastmlp.model.backend import Backend
 from fastmlp.model.precision import BFLOAT16
+from fastmlp.system.locks import making, once
 
 if TYPE_CHECKING:
     from fastmlp.kernels.jit.bind import Program
@@ -261,7 +262,7 @@ def entries(name: str) -> Entries:
     return _own_entries(name) if name in own() or name in _by_dtype() else _given(name).entries
 
 
-@functools.cache
+@once
 def shipped_backend(name: str) -> Backend:
     """Return one of fastmlp's own compiled backends, made once."""
     from fastmlp.kernels.runtime.adapter import compiled_backend
@@ -269,7 +270,7 @@ def shipped_backend(name: str) -> Backend:
     return compiled_backend(name, choice_of(name), _own_entries(name))
 
 
-@functools.cache
+@once
 def _own_entries(name: str) -> Entries:
     from fastmlp.kernels.jit.entries import Entries
 
@@ -298,10 +299,11 @@ _in_use: dict[str, _Registered] = {}
 
 def _given(name: str) -> _Registered:
     variant = variants()[name]
-    if name not in _in_use or _in_use[name].variant is not variant:  # it has been registered anew
-        made = _checked_entries(variant)
-        _in_use[name] = _Registered(variant, made, _backend_of(variant, made))
-    return _in_use[name]
+    with making:
+        if name not in _in_use or _in_use[name].variant is not variant:  # it has been registered anew
+            made = _checked_entries(variant)
+            _in_use[name] = _Registered(variant, made, _backend_of(variant, made))
+        return _in_use[name]
 
 
 def _checked_entries(variant: Variant) -> Entries:

@@ -61,12 +61,12 @@ class TaskThread(TrainingThread):
         super().__init__(daemon=True)
         self.group, self._call, self.ended_call = group, call, ended_call
         self._turns: SimpleQueue[None] = SimpleQueue()
-        self._context, self._warnings = contextvars.copy_context(), warning_state()
+        self._task_context, self._warnings = contextvars.copy_context(), warning_state()
 
     def run(self) -> None:
         """Make the call."""
         try:
-            self._result = self._context.run(self._call)
+            self._result = self._task_context.run(self._call)
         except BaseException as error:
             self.error = error
         self.ended = True
@@ -94,7 +94,7 @@ class TaskThread(TrainingThread):
             if self.group.abandoned:
                 parts.close()
             else:
-                self._context.run(next, parts)
+                self._task_context.run(next, parts)
             return True
         except StopIteration as end:
             self._result, self.ended = end.value, end.value is not None

@@ -21,6 +21,10 @@ _lock = threading.RLock()  # a signal handler may fork while this thread holds i
 forks.wait_for(_lock, 9)  # nothing else is taken while it is held
 
 
+LONG_SECONDS = 1.0
+"""Where nobody looks on, the line that announces a compilation is written once so long was spent on it."""
+
+
 class _Total:
     """Seconds during which at least one thread was within `compiling`."""
 
@@ -29,6 +33,8 @@ class _Total:
         """How many times each thread is within it, by the thread's id."""
         self.counted: tuple[float, float | None] = (0.0, None)
         """The seconds until the last thread left, and since when one is within: one object, for readers."""
+        self._unsaid: tuple[str, float, float] | None = None
+        """A line that is written if it takes long; the time, and the seconds spent, when it was announced."""
 
     def begin(self) -> None:
         """Have this thread enter."""
@@ -41,6 +47,28 @@ class _Total:
         """Have this thread leave."""
         with _lock:
             self._leave(threading.get_ident(), 1)
+            due = self._due()
+        if due is not None:
+            say(due)
+
+    def say_if_long(self, line: str) -> None:
+        """Have a line written once `LONG_SECONDS` more were spent, unless another line waits for that."""
+        with _lock:
+            due = self._due()
+            self._unsaid = self._unsaid or (line, time.perf_counter(), self.seconds())
+        if due is not None:
+            say(due)
+
+    def _due(self) -> str | None:
+        """Return the line that is to be written now; forget it after so long a time of other work."""
+        if self._unsaid is None:
+            return None
+        line, began, before = self._unsaid
+        spent = self.seconds() - before
+        if max(spent, time.perf_counter() - began - spent) < LONG_SECONDS:
+            return None
+        self._unsaid = None
+        return line if spent >= LONG_SECONDS else None
 
     def forget_others(self) -> None:
         """Have all other threads leave: a new process has only the one that forked."""
@@ -71,7 +99,7 @@ if hasattr(os, "register_at_fork"):
 def compiling(
     what: str | None = None, about_seconds: float = 0.0, again: str = "", fault: bool = False
 ) -> Iterator[None]:
-    """Count the time of a `with` block as spent compiling, and say on stderr that this begins.
+    """Count the time of a `with` block as spent compiling, and say on stderr and in the log that this begins.
 
     Parameters
     ----------
@@ -81,7 +109,11 @@ def compiling(
     fault : whether that is a fault, which is said in any case; the line is a notice otherwise
     """
     if what is not None:
-        (say if fault else notify)(f"fastmlp: compiling {what}, about {about_seconds:g} s; {again}")
+        line = f"fastmlp: compiling {what}, about {about_seconds:g} s; {again}"
+        if fault:
+            say(line)
+        elif not notify(line):
+            total.say_if_long(line)
     total.begin()
     try:
         yield

@@ -1,13 +1,20 @@
-"""Locks that processes hold on files; the system releases a lock when its holder ends."""
+"""Locks of files, which processes hold, and the lock under which a process makes what it has once.
+
+The system releases the lock of a file when its holder ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, TypeVar
 
+from fastmlp.system import forks
 from fastmlp.system.private_directory import PrivateDirectory
 
 try:
@@ -18,11 +25,35 @@ except ImportError:  # not POSIX: there is no lock that goes with its holder
 EXIST = fcntl is not None
 """Whether the system has such locks; without them nobody waits, and nobody is alone."""
 
+T = TypeVar("T")
+
+making = threading.RLock()
+"""Held while a thread makes what its process has once. No module takes it while it is imported."""
+
+forks.wait_for(making, 2)
+
 POLL = 0.01
 """Seconds between two tries to lock."""
 
 _in_vain: set[Path] = set()
 """Locks that were waited for in vain, as their holder is stopped: nobody waits for them again."""
+
+
+def once(make: Callable[..., T]) -> Callable[..., T]:
+    """Return `functools.cache` of a function for threads: one of them calls it, and others wait.
+
+    With `functools.cache` alone each thread makes a result, and the one that was made last is kept. Machine
+    code of the others would be freed while its address is in use.
+    """
+    kept = functools.cache(make)
+
+    @functools.wraps(make)
+    def found(*arguments: Any) -> T:
+        with making:
+            return kept(*arguments)
+
+    found.cache_clear = kept.cache_clear  # type: ignore[attr-defined]
+    return found
 
 
 @contextlib.contextmanager

@@ -1,14 +1,18 @@
 """Lines and progress bars on stderr, which never make a training fail.
 
 stderr may be closed or full, or a program may have put an object of its own in its place. Errors and warnings
-go there in any case. Bars and notices say what goes on, and are for someone who looks on.
+go there in any case. Bars and notices say what goes on, and are for someone who looks on; notices are written
+to the log, too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from typing import Any
+
+logger = logging.getLogger("fastmlp")
 
 silent = False
 """Whether this process shows no bars and notices; `silence` sets it."""
@@ -59,10 +63,18 @@ def is_watched() -> bool:
     return not silent and (in_notebook() or Notices().isatty())
 
 
-def notify(line: str) -> None:
-    """Write a line about the work to stderr, if bars and notices are shown."""
+def notify(line: str) -> bool:
+    """Write a line about the work to the log, and to stderr if bars and notices are shown.
+
+    Returns whether nothing more need be said: somebody sees either, or wants no notices.
+    """
+    logged = False
+    with _forgiven:  # a program's handlers and filters
+        logger.info(line)
+        logged = logger.isEnabledFor(logging.INFO) and logger.hasHandlers()
     if is_watched():
         say(line)
+    return logged or silent or is_watched()
 
 
 def say(line: str) -> None:

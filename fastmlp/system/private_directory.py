@@ -1,4 +1,4 @@
-"""Directories that no other user can write to: what lies there is this user's own, and may be run.
+"""Directories that nobody but this user and root can write to: what lies there may be run.
 
 Whoever can write to a directory on the way to one could rename it and put another in its place. So the way is
 looked at, too, and the directory is held by a descriptor, through which its files are opened.
@@ -32,14 +32,20 @@ MOST_LINKS = 40
 
 
 class NotPrivate(Exception):
-    """Other users could put files of theirs in place of this user's; the text names the directory."""
+    """Other users could put files of theirs in a directory's place; the text names it, and says why."""
 
-    def __init__(self, place: Path) -> None:
-        super().__init__(f"others could write to {str(place)!r}")
+    def __init__(self, place: Path, why: str) -> None:
+        super().__init__(why.format(str(place)))
+
+
+OTHERS_COULD_WRITE = "others could write to {!r}, which chmod go-w forbids"
+OTHERS_OWN = "another user owns {!r}"
+NO_DIRECTORY = "{!r} is a link or no directory"
+"""Why a directory is not private."""
 
 
 class PrivateDirectory:
-    """A directory that no other user can write to; its files are opened by their names in it.
+    """A directory that no other user but root can write to; its files are opened by their names in it.
 
     It stays the same directory, whatever its path leads to later.
     path : absolute; of a directory, and no link to one
@@ -58,7 +64,7 @@ class PrivateDirectory:
             self.descriptor = os.open(path, DIRECTORY)
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
-                raise NotPrivate(path) from None
+                raise NotPrivate(path, NO_DIRECTORY) from None
             raise
         self.writable = os.access(path, os.W_OK)  # only now, since another thread may make it meanwhile
         self._found = os.fstat(self.descriptor)
@@ -66,8 +72,8 @@ class PrivateDirectory:
         self._check(self._found)
 
     def _check(self, found: os.stat_result) -> None:
-        if not only_ours(found):
-            raise NotPrivate(self.path)
+        if why := why_not_trusted(found):
+            raise NotPrivate(self.path, why)
 
     def is_there(self) -> bool:
         """Return whether its path and its descriptor still lead to it; a program may close any descriptor.
@@ -75,7 +81,7 @@ class PrivateDirectory:
         Raises
         ------
         NotPrivate
-            If another user owns it by now, or may write to it.
+            If another user but root owns it by now, or may write to it.
         OSError
             If its path leads nowhere.
         """
@@ -90,18 +96,19 @@ class PrivateDirectory:
         return name if HELD else str(self.path / name)
 
     def open(self, name: str, flags: int = os.O_RDONLY) -> int:
-        """Return the descriptor of a file, created with mode 0600 if the flags say so.
+        """Return the descriptor of a file, created if the flags say so, with the mode that the umask leaves.
 
         Raises
         ------
         PermissionError
-            If another user owns the file or may write to it, or if it is a link or another thing than a file.
+            If another user but root owns the file or may write to it, or if it is a link or another thing
+            than a file.
         OSError
             If it cannot be opened.
         """
-        descriptor = os.open(self._of(name), flags | NO_LINK, 0o600, dir_fd=self.descriptor)
+        descriptor = os.open(self._of(name), flags | NO_LINK, 0o644, dir_fd=self.descriptor)
         found = os.fstat(descriptor)
-        if not (stat.S_ISREG(found.st_mode) and only_ours(found)):
+        if why_not_trusted(found) or not stat.S_ISREG(found.st_mode):
             os.close(descriptor)
             raise PermissionError(errno.EPERM, "others could write to it", name)
         return descriptor
@@ -155,14 +162,22 @@ class PrivateDirectory:
 
 
 def make(path: Path) -> None:
-    """Make a directory, and what is missing of the way to it, for this user alone; OSError if that fails."""
+    """Make a directory, and what is missing of the way to it, writable to this user alone; or raise OSError.
+
+    Others may read what the umask lets them: of what root has compiled other users load their code.
+    """
     for place in reversed([place for place in (path, *path.parents) if not place.exists()]):
-        place.mkdir(mode=0o700, exist_ok=True)
+        place.mkdir(mode=0o755, exist_ok=True)
 
 
-def only_ours(found: os.stat_result) -> bool:
-    """Return whether this user owns a file or directory, and no other user may write to it."""
-    return not HELD or (found.st_uid == os.geteuid() and not found.st_mode & OTHERS_WRITE)
+def why_not_trusted(found: os.stat_result) -> str | None:
+    """Return why others than this user and root may have written a file or a directory; None if they may not.
+
+    "nobody" is not root here as it is on the way: it is a container's word for every user outside.
+    """
+    if HELD and found.st_uid not in (os.geteuid(), 0):
+        return OTHERS_OWN
+    return OTHERS_COULD_WRITE if HELD and found.st_mode & OTHERS_WRITE else None
 
 
 def _found_at(descriptor: int, before: os.stat_result) -> os.stat_result | None:
@@ -191,7 +206,7 @@ def _check_way(path: Path) -> None:
     while True:
         found = os.lstat(here)
         if found.st_uid not in {os.geteuid(), *_root()}:
-            raise NotPrivate(here)
+            raise NotPrivate(here, OTHERS_OWN)
         if stat.S_ISLNK(found.st_mode):
             links += 1
             if links > MOST_LINKS:
@@ -200,7 +215,7 @@ def _check_way(path: Path) -> None:
             rest += reversed(target.parts)  # the first one leads to the root, if the target does
             here = here.parent
         elif _others_rename(found):
-            raise NotPrivate(here)
+            raise NotPrivate(here, OTHERS_COULD_WRITE)
         if not rest:
             return
         part = rest.pop()

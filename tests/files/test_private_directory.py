@@ -14,10 +14,18 @@ from pathlib import Path
 
 import needs
 import pytest
+from processes import python
 
 from fastmlp.kernels.jit import store
 from fastmlp.system import background
-from fastmlp.system.private_directory import NotPrivate, make, opened
+from fastmlp.system.private_directory import (
+    NO_DIRECTORY,
+    OTHERS_COULD_WRITE,
+    OTHERS_OWN,
+    NotPrivate,
+    make,
+    opened,
+)
 
 pytestmark = needs.modes
 
@@ -57,10 +65,10 @@ def stranger(command, *arguments, **options):
     )
 
 
-def refused(path, because):
+def refused(path, because, why=OTHERS_COULD_WRITE):
     with pytest.raises(NotPrivate) as refusal:
         opened(path)
-    assert str(refusal.value) == f"others could write to {str(because)!r}"
+    assert str(refusal.value) == why.format(str(because))
 
 
 @pytest.mark.parametrize(("mode", "good"), [(0o755, True), (0o777, False), (0o1777, True), (0o757, False)])
@@ -87,12 +95,12 @@ def test_a_group_on_the_way_has_no_other_member(place):
 @needs_root
 def test_nobody_else_owns_what_is_on_the_way(place, shared):
     os.chown(place.parent, STRANGER, STRANGER)
-    refused(place, place.parent)
+    refused(place, place.parent, OTHERS_OWN)
     os.chown(place.parent, 0, 0)
     shared.chmod(0o1777)
     link = shared / "link"
     stranger(["ln", "-s"], place.parent, link)
-    refused(link / "own", link)
+    refused(link / "own", link, OTHERS_OWN)
     link.unlink()
     link.symlink_to(place.parent)
     assert opened(link / "own").path == link / "own"
@@ -118,9 +126,9 @@ def test_links_on_the_way_are_followed_and_looked_at(place, tmp_path):
 def test_it_is_itself_no_link_and_no_file(place):
     link = place.with_name("link")
     link.symlink_to(place)
-    refused(link, link)
+    refused(link, link, NO_DIRECTORY)
     (place / "file").touch()
-    refused(place / "file", place / "file")
+    refused(place / "file", place / "file", NO_DIRECTORY)
 
 
 def test_it_is_looked_at_again(place):
@@ -169,13 +177,16 @@ def test_a_file_that_others_may_have_written_is_not_read(place, kind):
     assert directory.read("own") == b"own"
 
 
-def test_what_is_made_is_this_user_s_alone(tmp_path):
-    before = os.umask(0)
+@pytest.mark.parametrize(("mask", "folder", "file"), [(0, 0o755, 0o644), (0o077, 0o700, 0o600)])
+def test_what_is_made_is_writable_to_this_user_alone(tmp_path, mask, folder, file):
+    before = os.umask(mask)
     try:
         make(tmp_path / "a" / "b")
+        opened(tmp_path / "a" / "b").create("c", b"")
     finally:
         os.umask(before)
-    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b")] == [0o700] * 2
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("a", "a/b", "a/b/c")]
+    assert modes == [folder, folder, file]
 
 
 def test_a_descriptor_that_somebody_closed_is_neither_used_nor_closed_again(place):
@@ -213,8 +224,66 @@ def test_the_store_says_which_directory_it_is(place, monkeypatch):
     with pytest.raises(store.StoreUnusable) as refusal:
         store.directory()
     assert str(refusal.value) == (
-        f"others could write to {str(place.parent)!r}; forbid that (chmod go-w), or set {store.PLACE}"
+        f"others could write to {str(place.parent)!r}, which chmod go-w forbids; "
+        f"{store.PLACE} can name another directory"
     )
+
+
+def test_the_store_names_a_directory_that_cannot_be_used(place, monkeypatch):
+    (place / "file").touch()
+    monkeypatch.setenv(store.PLACE, str(place / "file"))
+    why = NO_DIRECTORY.format(str(place / "file" / "fastmlp"))
+    assert store.why_not_kept() == f"{why}; {store.PLACE} can name another directory"
+
+
+BY_ANOTHER = """
+import os, sys
+from fastmlp.kernels.jit import store
+
+user = int(sys.argv[1])
+os.setgroups([]), os.setgid(user), os.setuid(user)  # Python itself may lie where that user cannot read
+print(store.load("piece", "key") is not None, store.names().get("what"), store.why_not_kept(), sep="\\n")
+store.save("piece", "another key", store.MachineCode("f", b"", ()))
+"""
+
+ONLY_READ, UNREADABLE = "{!r} can only be read", f"{{!r}} cannot be used ({os.strerror(errno.EACCES)})"
+
+
+def each_file(change):
+    return lambda place: [change(file) for file in place.iterdir()]
+
+
+ROOTS = {
+    # what root does with its cache, what another user finds there, and why that user keeps nothing there
+    "nothing": (lambda place: None, True, ONLY_READ),
+    "a sticky folder above": (lambda place: place.parent.chmod(0o1777), True, ONLY_READ),
+    "modes of 0700": (lambda place: place.chmod(0o700), False, UNREADABLE),
+    "a group that may write": (lambda place: place.chmod(0o775), False, OTHERS_COULD_WRITE),
+    "another owner": (lambda place: os.chown(place, 4321, 4321), False, OTHERS_OWN),
+    "files that others may write": (each_file(lambda file: file.chmod(0o666)), False, ONLY_READ),
+    "files of another user": (each_file(lambda file: os.chown(file, 4321, 4321)), False, ONLY_READ),
+}
+
+
+@needs_root
+@pytest.mark.parametrize("what", ROOTS)
+def test_what_root_has_compiled_is_read_by_others(shared, monkeypatch, what):
+    """As in an image of a container that root has warmed up, and that runs as another user."""
+    shared.chmod(0o755)
+    monkeypatch.setenv(store.PLACE, str(shared))
+    store.save("piece", "key", store.MachineCode("f", b"code", ()))
+    store.Names().put("what", "name")
+    place = shared / "fastmlp"
+    before = sorted(place.iterdir())
+    change, found, why = ROOTS[what]
+    change(place)
+    name = "name" if found else None
+    done = python("-c", BY_ANOTHER, STRANGER, FASTMLP_GENERIC="0")
+    assert done.stdout.splitlines() == [
+        str(found), str(name), f"{why.format(str(place))}; {store.PLACE} can name another directory"
+    ]  # fmt: skip
+    assert done.stderr == ""
+    assert sorted(place.iterdir()) == before
 
 
 @needs_root
@@ -296,4 +365,4 @@ def test_a_container_without_root_has_it_as_nobody(shared):
     shared.chmod(0o1777)
     assert found() == str(shared / "fastmlp")
     shared.chmod(0o777)
-    assert found().startswith(f"others could write to {str(shared)!r}")
+    assert found().startswith(OTHERS_COULD_WRITE.format(str(shared)))

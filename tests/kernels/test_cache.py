@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import needs
@@ -123,7 +124,7 @@ def test_a_file_that_others_can_write_is_not_loaded(filled):
     cache, file, printed = filled
     file.chmod(0o622)
     assert len(run(cache)[1]) == 1
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert not file.stat().st_mode & 0o022
     assert run(cache) == (printed, [])
 
 
@@ -138,14 +139,19 @@ def test_a_directory_that_others_can_write_to_is_not_used(filled):
     assert "will compile again" in line
 
 
-@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
+needs_root = pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away, and acts for others"
+)
+
+
+@needs_root
 def test_a_directory_that_somebody_else_owns_is_not_used(filled):
     cache, file, printed = filled
     os.chown(file.parent, 1234, 1234)
     got, (line,) = run(cache)
     os.chown(file.parent, os.geteuid(), os.getegid())
     assert got == printed
-    assert "others could write to" in line
+    assert f"another user owns {str(file.parent)!r}" in line
 
 
 def test_the_switch_turns_it_off(filled):
@@ -193,7 +199,9 @@ def with_no_place_but(home, script, tmp_path):
 def test_without_a_place_to_write_to_it_compiles_and_says_so(filled, tmp_path):
     got, (line,) = with_no_place_but("", PREDICT, tmp_path)
     assert got == filled[2]
-    assert "later runs will compile again, for there is no directory to write to" in line
+    place = tmp_path / "home" / ".cache" / "fastmlp"
+    assert f"later runs will compile again, for {str(place)!r} cannot be used (Permission denied); " in line
+    assert line.endswith("FASTMLP_CACHE_DIR can name another directory")
 
 
 NO_USER = """
@@ -212,13 +220,64 @@ print(store.why_not_kept())
 
 @needs.modes
 @pytest.mark.parametrize(
-    ("home", "script"), [("missing", WHY), ("file", WHY), (None, NO_USER + WHY)],
+    ("home", "script", "reason"), [
+        ("missing", WHY, "/home/missing/.cache/fastmlp' cannot be used (Permission denied)"),
+        ("file", WHY, "/home/file/.cache/fastmlp' cannot be used (Not a directory)"),
+        (None, NO_USER + WHY, "there is no directory to write to"),
+    ],
     ids=["no home", "a file for a home", "no user either"],
 )  # fmt: skip
-def test_a_home_that_is_none_is_no_place_to_write_to(home, script, tmp_path):
+def test_a_home_that_is_none_is_no_place_to_write_to(home, script, reason, tmp_path):
     why, said = with_no_place_but(home, script, tmp_path)
-    assert why.startswith("there is no directory to write to; FASTMLP_CACHE_DIR can name one")
+    assert f"{reason}; FASTMLP_CACHE_DIR can name" in why
     assert said == []
+
+
+@needs.modes
+def test_a_cache_of_one_s_own_that_is_read_only_is_read(filled):
+    cache, file, printed = filled
+    before = sorted(cache.rglob("*"))
+    file.parent.chmod(0o555)
+    try:
+        environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache)}
+        assert finish(launched(WATCHED + PREDICT, environment, preexec_fn=respect_modes)) == (printed, [])
+        _, (line,) = finish(launched(WATCHED + PREDICT, environment, "float32", preexec_fn=respect_modes))
+    finally:
+        file.parent.chmod(0o755)
+    assert f"later runs will compile again, for {str(file.parent)!r} can only be read; " in line
+    assert sorted(cache.rglob("*")) == before
+
+
+AS_ANOTHER = """
+import importlib, os, sys
+for name in sys.argv[2].split():  # another user may not be able to read them
+    importlib.import_module(name)
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+"""
+
+AFTERWARDS = """
+from fastmlp.kernels.jit import engine
+print(engine.compiled, "numba" in sys.modules)
+print(*(name for name, module in sys.modules.items() if getattr(module, "__spec__", None)))
+"""
+
+
+@needs_root
+def test_what_root_has_compiled_nobody_compiles_again():
+    """As in an image of a container that `fastmlp warmup` has filled, and that runs as another user."""
+    cache = Path(tempfile.mkdtemp())
+    cache.chmod(0o755)
+    try:
+        environment = {**os.environ, "FASTMLP_CACHE_DIR": str(cache)}
+        printed, _ = finish(launched(PREDICT, environment, "float64"))
+        root, said = finish(launched(WATCHED + PREDICT + AFTERWARDS, environment, "float64"))
+        modules = root.splitlines()[-1]
+        script = WATCHED + AS_ANOTHER + PREDICT + AFTERWARDS
+        nobody, also_said = finish(launched(script, environment, "float64", modules))
+    finally:
+        shutil.rmtree(cache)
+    assert said == also_said == []
+    assert root.splitlines()[:-1] == nobody.splitlines()[:-1] == [*printed.splitlines(), "[] False"]
 
 
 def test_cold_processes_at_once(tmp_path, report_figure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ import fastmlp
 from fastmlp.backend import registry
 from fastmlp.kernels.jit import engine, entries
 from fastmlp.kernels.jit.store import MachineCode
+from fastmlp.system import notices
 from fastmlp.system.compiling import Stopwatch, compiling, seconds_compiling
 
 NETWORK = fastmlp.Network([3, 1])
@@ -67,6 +69,53 @@ def test_compilations_of_two_threads_count_once(now):
     end()
     now.seconds += 8
     assert seconds_compiling() - before == 7
+
+
+ANNOUNCED = "fastmlp: compiling a program, about 3 s; so it is\n"
+
+
+def compile_in_parts(now, *parts):
+    """Announce a program, and compile it in parts: the seconds of each, and of what is done before it."""
+    with compiling("a program", 3, "so it is"):
+        pass
+    for other, seconds in parts:
+        now.seconds += other
+        with compiling():
+            now.seconds += seconds
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([], ""),
+        ([(0, 0.75)], ""),
+        ([(0, 0.75), (0.25, 0.25)], ANNOUNCED),
+        ([(0, 1), (0, 5)], ANNOUNCED),  # once
+        ([(0, 0.75), (1, 0.125), (0, 5)], ""),  # what is compiled afterwards is something else
+    ],
+)
+def test_where_nobody_looks_on_a_compilation_is_announced_once_it_has_taken_a_second(
+    now, capsys, caplog, parts, said
+):
+    with caplog.at_level(logging.WARNING, "fastmlp"):
+        compile_in_parts(now, *parts)
+    assert capsys.readouterr().err == said
+
+
+def test_an_announcement_is_in_the_log_alone_where_that_is_seen(now, capsys, caplog):
+    with caplog.at_level(logging.INFO, "fastmlp"):
+        compile_in_parts(now, (0, 5))
+    assert capsys.readouterr().err == ""
+    assert [(one.name, one.levelname, one.message + "\n") for one in caplog.records] == [
+        ("fastmlp", "INFO", ANNOUNCED)
+    ]
+
+
+def test_a_process_that_is_silenced_announces_nothing(now, capsys, caplog, monkeypatch):
+    monkeypatch.setattr(notices, "silent", True)
+    with caplog.at_level(logging.WARNING, "fastmlp"):
+        compile_in_parts(now, (0, 5))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_compilation_that_fails_has_ended(now):

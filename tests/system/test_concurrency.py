@@ -5,10 +5,16 @@ The scenarios run in processes of their own under a watchdog, since a deadlock c
 
 from __future__ import annotations
 
+import functools
+import importlib
 import os
+import pkgutil
 import subprocess
 import sys
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import needs
 import pytest
@@ -16,6 +22,8 @@ import threadpoolctl
 from processes import python
 from selection import campaign
 
+from fastmlp import backend, kernels
+from fastmlp.kernels.jit import entries, store
 from fastmlp.system import budget
 from fastmlp.system.budget import blas_threads
 
@@ -273,3 +281,152 @@ def test_where_each_thread_has_its_own_number_it_is_given_back_its_own(monkeypat
             assert (library.num_threads, one.submit(lambda: library.num_threads).result()) == (4, own)
     finally:
         library.set_num_threads(before)
+
+
+ONCE = """
+import threading, time
+from fastmlp.backend import registry
+from fastmlp.kernels.jit import each, engine, rehearsal, spent, store
+from fastmlp.kernels.runtime import adapter
+
+made = []
+
+def slow(make):
+    def slowed(*given):
+        found = make(*given)
+        made.append(found)  # which others of it keep alive from here on: what two threads make differs
+        time.sleep(0.05)
+        return found
+    return slowed
+
+for module in (engine, rehearsal, each):
+    module.Engine = slow(engine.Engine) if module is engine else engine.Engine
+adapter.compiled_backend = slow(adapter.compiled_backend)
+store.Names, spent.Spent = slow(store.Names), slow(spent.Spent)
+
+ALL = {
+    "pieces": engine.common, "nothing": rehearsal._nothing, "each": each.each, "names": store.names,
+    "sums": spent.spent, "backend": lambda: registry.shipped_backend("baseline"),
+    "entries": lambda: registry._own_entries("fused"),
+}
+barrier, found = threading.Barrier(8), {name: [] for name in ALL}
+
+def take():
+    for name, function in ALL.items():
+        barrier.wait()
+        found[name].append(function())
+
+threads = [threading.Thread(target=take) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+print({name: len({id(one) for one in ones}) for name, ones in found.items()}, len(made))
+"""
+
+
+def test_of_several_threads_one_makes_what_a_process_has_once():
+    names = ("pieces", "nothing", "each", "names", "sums", "backend", "entries")
+    assert python("-c", ONCE).stdout == f"{dict.fromkeys(names, 1)} 6\n"
+
+
+def test_what_owns_machine_code_is_kept_by_no_cache_that_threads_share_without_a_lock():
+    kept = []
+    for package in (kernels, backend):
+        for info in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            for function in vars(importlib.import_module(info.name)).values():
+                if isinstance(function, functools._lru_cache_wrapper):
+                    kept.append((function.__qualname__, str(function.__annotations__.get("return"))))
+    assert len(kept) > 20
+    owners = ("Engine", "Entry", "Entries", "Backend", "Names", "Spent")
+    assert [name for name, made in kept if made in owners] == []
+
+
+def at_once(function):
+    """What a function returns to each of four threads that call it at the same time."""
+    barrier, found = threading.Barrier(4), []
+
+    def call():
+        barrier.wait()
+        found.append(function())
+
+    with ThreadPoolExecutor(4) as threads:
+        for called in [threads.submit(call) for _ in range(4)]:
+            called.result()
+    return found
+
+
+def test_threads_that_need_one_entry_point_compile_it_once(monkeypatch):
+    made = []
+
+    def compiled(dtype):
+        made.append(dtype)
+        time.sleep(0.05)
+        return object()
+
+    source = SimpleNamespace(
+        name="predict_0", kept="", identity=SimpleNamespace(unknown="x"), compiled=compiled
+    )
+    monkeypatch.setattr(entries, "entry_of", lambda name, dtype, compile_code, patient: compile_code())
+    program = entries.Entries("mine", lambda: SimpleNamespace(source=lambda _: source), lasting=False)
+    assert len({*at_once(lambda: program.get("predict_0", "float32"))}) == len(made) == 1
+
+
+def test_threads_that_look_for_a_name_at_once_all_find_it(monkeypatch, tmp_path):
+    monkeypatch.setenv(store.PLACE, str(tmp_path))
+    monkeypatch.setattr(store, "LOOK_SECONDS", 0)
+    read, names, others = store.read, store.Names(), store.Names()
+    others.put("a program", "its name")
+    monkeypatch.setattr(store, "read", lambda *given: [read(*given), time.sleep(0.05)][0])
+    assert at_once(lambda: names.get("a program")) == ["its name"] * 4
+
+
+COLD = """
+import hashlib, threading
+import numpy as np
+import fastmlp
+from fastmlp import AdamW, Categories, Dense, Head, LayerNorm, Network, Numbers, Periodic, Residual
+
+network = Network(
+    inputs=[Numbers(3, Periodic(width=4)), Categories([2, 5], width=3)],
+    layers=[Dense(24, "silu"), Residual(LayerNorm(), Dense(24, "silu"), Dense(24))],
+    heads={"number": Head(1, loss="huber"), "class": Head(2, loss="cross_entropy", weight=0.3)},
+)
+rng = np.random.default_rng(0)
+numbers, codes = rng.normal(size=(120, 3)), rng.integers(0, [2, 5], (120, 2))
+X, y = [numbers, codes], {"number": numbers[:, 0], "class": codes[:, 0]}
+options = {"optimizer": AdamW(0.01), "epochs": 3, "seed": 0, "progress": False}
+barrier, found = threading.Barrier(5), []
+
+def train():
+    barrier.wait()
+    models = [fastmlp.fit(network, X, y, **options), *fastmlp.fit_many(network, X, y, n_models=3, **options)]
+    found.append(b"".join(model.parameters.tobytes() for model in models))
+
+threads = [threading.Thread(target=train) for _ in range(5)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+assert len(found) == 5 and len({*found}) == 1
+print(hashlib.sha256(found[0]).hexdigest())
+"""
+
+
+@campaign  # a minute each
+@pytest.mark.parametrize("turn", range(30))
+def test_threads_of_several_processes_train_on_one_cold_cache(turn, tmp_path):
+    """As a pool of workers on a new machine."""
+    environment = {**os.environ, "FASTMLP_CACHE_DIR": str(tmp_path), "FASTMLP_BACKGROUND": "1"}
+    command, pipe = [sys.executable, "-X", "faulthandler", "-c", COLD], subprocess.PIPE
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True) for _ in range(5)
+    ]
+    try:
+        ended = [process.communicate(timeout=needs.PATIENCE) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    codes = [process.returncode for process in processes]
+    assert codes == [0] * 5, "\n".join(errors for _, errors in ended)
+    assert len({digest for digest, _ in ended}) == 1

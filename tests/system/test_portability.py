@@ -5,11 +5,17 @@ Nothing of this replaces a run on those systems; `docs/portability.md` says what
 
 from __future__ import annotations
 
+import ast
 import errno
+import functools
 import importlib
+import inspect
 import os
+import re
 import signal
 import sys
+import textwrap
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -125,7 +131,6 @@ def test_a_training_its_files_and_the_cache_do_without_what_windows_lacks(tmp_pa
 
 
 COLLECTING = """
-import contextlib
 
 import joblib.externals.loky, pytest, sklearn.utils.estimator_checks  # these go by the system's name
 
@@ -264,9 +269,9 @@ def test_the_cache_lies_where_the_system_keeps_caches(platform, given, expected,
 def test_nobody_owns_a_file_where_there_are_no_owners(monkeypatch):
     open_to_all = os.stat_result((0o100666, 0, 0, 1, 12345, 0, 0, 0, 0, 0))
     if private_directory.HELD:
-        assert not private_directory.only_ours(open_to_all)
+        assert private_directory.why_not_trusted(open_to_all)
     monkeypatch.setattr(private_directory, "HELD", False)
-    assert private_directory.only_ours(open_to_all)
+    assert private_directory.why_not_trusted(open_to_all) is None
 
 
 def test_no_background_process_without_locks(monkeypatch):
@@ -342,3 +347,76 @@ def test_benchmarks_run_unpinned_where_cores_cannot_be_chosen(monkeypatch):
     monkeypatch.setattr(os, "cpu_count", lambda: 3)
     assert pinning.allowed() == [0, 1, 2]
     pinning.pin({0})
+
+
+# --- attributes that belong to the classes from which ours are derived --------------------------------------
+
+OF_LATER_THREADS = {"_context", "_handle", "_os_thread_handle", "_set_os_name"}
+"""Attributes of `threading.Thread` in Python 3.13 to 3.15 that those of earlier releases do not have."""
+
+OVERRIDDEN = {
+    "Parameters": {"_get_param_names", "_validate_params"},
+    "_Codegen": {"_add_module", "_function_pass_manager", "_module_pass_manager"},
+    "_WrittenLibrary": {"_optimize_final_module", "_optimize_functions"},
+    "BFloat": {"_to_string"},
+    "TogetherBackend": {"apply_async", "default_n_jobs"},
+    "MLPEnsembleClassifier": {"_get_estimator", "_parameter_constraints"},
+    "MLPEnsembleRegressor": {"_get_estimator", "_parameter_constraints"},
+    "Module": {"_apply"},
+}
+"""Attributes of a base, data or private, in whose place a class of ours has its own on purpose."""
+
+
+def attributes_in(text):
+    """The names to which a class's text gives values: those of data, and private methods."""
+    found = {
+        node.attr
+        for node in ast.walk(text)
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
+        if isinstance(node.value, ast.Name) and node.value.id == "self"
+    }
+    for node in text.body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("_"):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign) or (isinstance(node, ast.AnnAssign) and node.value):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id for one in targets for name in ast.walk(one) if isinstance(name, ast.Name)}
+    return {name for name in found if not name.startswith("__")}
+
+
+@functools.cache
+def attributes_of(kind):
+    """The same of a class; nothing where it has no text, as classes of C have none."""
+    try:
+        (text,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    except (OSError, TypeError):
+        return set()
+    return attributes_in(text)
+
+
+@pytest.mark.parametrize("extra", [None, pytest.param("torch", marks=pytest.mark.slow)])  # imported in 2 s
+def test_no_class_has_an_attribute_that_belongs_to_its_base(extra):
+    """`threading.Thread` of 3.14 has a `_context`, in whose place a subclass put one of its own."""
+    found, looked_at = {}, []
+    if extra is not None:
+        pytest.importorskip(extra)
+    for path in sorted(Path(fastmlp.__file__).parent.rglob("[!_]*.py")):
+        if extra is None and re.search(
+            "^(import|from|torch =) ?(torch|needed)", path.read_text(), re.MULTILINE
+        ):
+            continue
+        name = ".".join(path.relative_to(Path(fastmlp.__file__).parents[1]).with_suffix("").parts)
+        for kind in vars(importlib.import_module(name)).values():
+            if not inspect.isclass(kind) or kind.__module__ != name:
+                continue
+            looked_at.append(kind.__name__)
+            for base in kind.__mro__:
+                if base.__module__.partition(".")[0] in ("fastmlp", "builtins", "typing", "abc"):
+                    continue
+                owned = {*vars(base), *vars(base).get("__annotations__", ()), *attributes_of(base)}
+                if base is threading.Thread:
+                    owned |= OF_LATER_THREADS
+                if own := attributes_of(kind) & owned:
+                    found.setdefault(kind.__name__, set()).update(own)
+    assert "TaskThread" in looked_at
+    assert found == {name: names for name, names in OVERRIDDEN.items() if name in looked_at}

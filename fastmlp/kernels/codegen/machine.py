@@ -12,7 +12,7 @@ from llvmlite.binding import ffi
 from fastmlp.system import forks
 
 # Every call of LLVM takes it, and this module makes the first ones. llvmlite 0.44 to 0.50.
-forks.wait_for(ffi.lib._lock._lock, 3)
+forks.wait_for(ffi.lib._lock._lock, 4)
 
 
 class Machine(NamedTuple):

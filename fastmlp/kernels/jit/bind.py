@@ -215,7 +215,7 @@ def _link(function: Function, functions: Mapping[str, Function], inline: bool = 
         options = {"inline": "always" if inline else "never", **INNER}
         identity = _identity(function, inner, **options)
         name = f"{function.__qualname__}.{identity.digest}"
-        _linked[key] = _jitted(name, function, inner, emission.shared_target(), **options)
+        _linked[key] = _jitted(name, function, inner, emission.SHARED_TARGET, **options)
         identity.mark(_linked[key].py_func)
     return _linked[key]
 
@@ -245,11 +245,11 @@ def _piece(name: str, function: Any, functions: Mapping[str, Function]) -> Funct
         digested = {"coded": coded} if _is_ours(plain) else names
         identity = _identity(constant, digested, codes[code].key, **options)
         name = f"{label}.{codes[code].key}.{identity.digest}"
-        return _jitted(name, constant, names, emission.shared_target(), **options), identity
+        return _jitted(name, constant, names, emission.SHARED_TARGET, **options), identity
 
     options = {**INNER, **_options(function)}
     identity = _identity(plain, inner, str(result), codes is not None, constant, **options)
-    whole = _jitted(f"{label}.{identity.digest}", plain, inner, emission.shared_target(), **options)
+    whole = _jitted(f"{label}.{identity.digest}", plain, inner, emission.SHARED_TARGET, **options)
     identity.mark(whole.py_func)
     _linked[key] = piece(whole, identity, result, codes, of_code, constant)
     return _linked[key]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.kernels.jit.engine import Engine, Entry, common
+from fastmlp.system.locks import once
 
 SYMBOL = "fastmlp:each"
 
@@ -41,7 +41,7 @@ end:
 """An entry point. Of the calls in its table worker w of n runs numbers w, w + n, .. up to the first error."""
 
 
-@functools.cache
+@once
 def each() -> Entry:
     """Return the entry point; it is made once in a process, in some milliseconds."""
     common()

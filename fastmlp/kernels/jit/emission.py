@@ -23,7 +23,7 @@ from fastmlp.kernels.codegen.subnormals import arithmetic, flushing_arithmetic
 from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.system import forks
 
-forks.wait_for(global_compiler_lock, 2)
+forks.wait_for(global_compiler_lock, 3)
 
 INT, INT32, VOID, POINTER = ir.IntType(64), ir.IntType(32), ir.VoidType(), ir.IntType(8).as_pointer()
 
@@ -83,10 +83,8 @@ def new_target():
     return shared.subtarget(_internal_codegen=_Codegen("fastmlp"), _get_constants=constants)
 
 
-@functools.cache
-def shared_target():
-    """Return the target context that compiles all code that programs share."""
-    return new_target()
+SHARED_TARGET = new_target()
+"""The target context that compiles all code that programs share."""
 
 
 def give_target(dispatcher, context):

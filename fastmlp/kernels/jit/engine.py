@@ -23,6 +23,7 @@ from fastmlp.kernels.jit.store import MachineCode
 from fastmlp.kernels.tuning import table
 from fastmlp.system import forks
 from fastmlp.system.compiling import compiling
+from fastmlp.system.locks import once
 
 RESOLVE = "fastmlp:resolve"
 """The symbol of the function that compiled code calls to find a piece."""
@@ -65,7 +66,7 @@ class Engine:
         return address
 
 
-@functools.cache
+@once
 def common() -> Engine:
     """Return the engine of the pieces, which all programs share; the first call prepares LLVM."""
     tuned.take_kept()

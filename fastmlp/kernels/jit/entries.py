@@ -15,7 +15,14 @@ from typing import Any
 
 from fastmlp.kernels.codes import BY_KIND
 from fastmlp.kernels.jit import rehearsal, store
-from fastmlp.kernels.jit.engine import Entry, entry_of, is_compiler_loaded, known_to_compiler, undisturbed
+from fastmlp.kernels.jit.engine import (
+    Entry,
+    entry_of,
+    is_compiler_loaded,
+    known_to_compiler,
+    lock,
+    undisturbed,
+)
 from fastmlp.kernels.variant import Bound
 from fastmlp.model.losses import loss_of
 from fastmlp.model.network import Network
@@ -80,9 +87,14 @@ class Entries:
             if prepare is not None and not (rehearsal.is_under_way() or self._is_kept(template, dtype)):
                 with compiling():
                     prepare()
-            found = self._entries[template, dtype] = self._entry(
-                f"{self._name} {template}", dtype, lambda: self._load().source(template), lambda name: name
-            )
+            with lock:
+                found = self._entries.get((template, dtype)) or self._entry(
+                    f"{self._name} {template}",
+                    dtype,
+                    lambda: self._load().source(template),
+                    lambda name: name,
+                )
+                self._entries[template, dtype] = found
             if template == ENTRY_POINTS[0]:
                 # Its compilation has been announced, here or in another process; others take a second.
                 announced_programs.add(_in_words(self._name, dtype))

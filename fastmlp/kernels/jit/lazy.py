@@ -306,7 +306,7 @@ def apart(function: Any) -> Any:
     identity = Identity(function, *options.items())
     function.__qualname__ = f"{function.__qualname__}.{identity.digest}"
     dispatcher = njit(**options)(function)
-    emission.give_target(dispatcher, emission.shared_target())
+    emission.give_target(dispatcher, emission.SHARED_TARGET)
     return piece(dispatcher, identity)
 
 
@@ -323,7 +323,7 @@ def emitted(name: str, emit: Callable[[ir.IRBuilder, Any, Any, int], None], code
     assert name not in makers, f"two pieces have the name {name}"
 
     def make(arguments, key):
-        target = emission.shared_target()
+        target = emission.SHARED_TARGET
         symbol = f"fastmlp:{name}.{key}({', '.join(names_of_types(arguments))})"
         library = emission.written_library(target, symbol)
         module = library.create_ir_module(symbol)

@@ -7,11 +7,11 @@ work of compiling it. Pieces that call no others are left out of every rehearsal
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable
 
 from fastmlp.kernels.jit.engine import PASSING, Engine, common, described, loaded, rehearsing
+from fastmlp.system.locks import once
 
 MOST_PATIENCE, POLL = 5.0, 0.005
 """Seconds without a new piece after which a rehearsal ends, and that it waits before it looks again.
@@ -23,7 +23,7 @@ NOTHING = 'define i32 @"fastmlp:nothing"() {\nret i32 0\n}'
 """A function that can be called in the place of any piece: all of them return 0, and write what they give."""
 
 
-@functools.cache
+@once
 def _nothing() -> tuple[int, Engine]:
     """Return the address of `NOTHING`, and what it goes with."""
     common()

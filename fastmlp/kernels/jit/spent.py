@@ -13,6 +13,7 @@ import os
 
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.variant import Bound
+from fastmlp.system.locks import once
 
 WRITTEN_SECONDS = 0.1
 """The sums are written when they have grown by this, and at the end of the process; a write takes 0.3 ms."""
@@ -70,7 +71,7 @@ class Spent:
         return {} if content is None else dict(json.loads(content))
 
 
-@functools.cache
+@once
 def spent() -> Spent:
     """Return the sums of this process and of earlier ones."""
     found = Spent()

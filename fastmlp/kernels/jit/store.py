@@ -1,10 +1,10 @@
 """Keeps machine code on the disk, between processes; it does not need Numba.
 
-Every piece of machine code is a file with a checksum. A file is loaded only if no other user could have
-written it or its directory (`fastmlp.system.private_directory`), and if its checksum is right; otherwise it
-is looked for in what came with the wheel (`fastmlp.kernels.jit.prebuilt`), or the code is compiled again. A
-file's name has a digest of all that its code is made of, and a hash of its key: the types, the processor and
-the compiler.
+Every piece of machine code is a file with a checksum. A file is loaded only if no other user but root could
+have written it or its directory (`fastmlp.system.private_directory`), and if its checksum is right; otherwise
+it is looked for in what came with the wheel (`fastmlp.kernels.jit.prebuilt`), or the code is compiled again.
+A file's name has a digest of all that its code is made of, and a hash of its key: the types, the processor
+and the compiler.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 
 from fastmlp.kernels.codegen.machine import target
 from fastmlp.kernels.jit import prebuilt
-from fastmlp.system.locks import alone
+from fastmlp.system.locks import alone, making, once
 from fastmlp.system.notices import say
 from fastmlp.system.private_directory import NotPrivate, PrivateDirectory, make, opened
 
@@ -99,8 +99,14 @@ def is_off() -> bool:
     return os.environ.get(SWITCH) == "0"
 
 
-def directory() -> PrivateDirectory:
-    """Return the directory of the files, and make it if it does not exist; Refused if it cannot be used."""
+def directory(to_write: bool = False) -> PrivateDirectory:
+    """Return the directory of the files, and make it if it does not exist.
+
+    Raises
+    ------
+    StoreUnusable
+        If it cannot be used, or only be read and not written `to_write`.
+    """
     if is_off():
         raise StoreUnusable(f"{SWITCH} is 0")
     most_bytes()
@@ -111,15 +117,14 @@ def directory() -> PrivateDirectory:
         except FileNotFoundError:
             make(place)
             found = opened(place)
+        if not to_write or found.writable:
+            return found
+        why = f"{str(place)!r} can only be read"
     except NotPrivate as error:
-        raise StoreUnusable(f"{error}; forbid that (chmod go-w), or set {PLACE}") from None
+        why = str(error)
     except OSError as error:
-        raise StoreUnusable(
-            f"there is no directory to write to; {PLACE} can name one ({error.strerror})"
-        ) from None
-    if not found.writable:
-        raise StoreUnusable(f"there is no directory to write to; {PLACE} can name one")
-    return found
+        why = f"{str(place)!r} cannot be used ({error.strerror})"
+    raise StoreUnusable(f"{why}; {PLACE} can name another directory")
 
 
 def default_place() -> Path:
@@ -140,7 +145,7 @@ def default_place() -> Path:
 
 
 def most_bytes() -> int:
-    """Return how many bytes the files may take; Refused if the environment variable is no such number."""
+    """Return how many bytes the files may take; StoreUnusable if the environment variable is no number."""
     given = os.environ.get(BOUND, str(MOST_BYTES))
     if not given.strip().isdecimal():
         raise StoreUnusable(f"{BOUND} must be a whole number of bytes, got {given!r}")
@@ -152,7 +157,7 @@ def most_bytes() -> int:
 def why_not_kept() -> str | None:
     """Return why nothing can be saved now, for instance on a full disk; None if it can."""
     try:
-        place = directory()
+        place = directory(to_write=True)
     except StoreUnusable as refused:
         return str(refused)
     try:
@@ -237,7 +242,7 @@ def write(name: str, key: str, kind: str, content: bytes, prunes: bool = True) -
     prunes : whether files that have not been used for long may go; to look at 3 000 takes 80 ms
     """
     try:
-        place = directory()
+        place = directory(to_write=True)
     except StoreUnusable:
         return
     try:
@@ -396,19 +401,20 @@ class Names:
     def get(self, what: str) -> str | None:
         """Return a name; None if it is not known. Another process may have added it to the file."""
         if what not in self._known and (now := time.monotonic()) >= self._looked + LOOK_SECONDS:
-            self._known, self._looked = {**self._read(), **self._known}, now
+            with making:  # `_read` gives to one thread what is new
+                self._known, self._looked = {**self._read(), **self._known}, now
         found: str | None = self._known.get(what)
         return found
 
     def put(self, what: str, name: str) -> None:
         """Keep a name, with those that other processes have kept since the file was read."""
         if self._package is not None and self._known.get(what) != name:
-            with _alone("lock.names", MOST_PATIENCE):
+            with _alone("lock.names", MOST_PATIENCE), making:
                 self._known = {**self._known, **self._read(), what: name}
                 write("names", self._package, "json", json.dumps(self._known).encode())
 
 
-@functools.cache
+@once
 def names() -> Names:
     """Return the names that are kept for this package."""
     return Names()

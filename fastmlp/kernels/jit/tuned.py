@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from collections.abc import Mapping
 
 from fastmlp.kernels.jit import store
 from fastmlp.kernels.tuning import table
+from fastmlp.system.locks import once
 
 SWITCH = "FASTMLP_TUNE"
 """The environment variable that turns this off if it is 0: nothing is measured, and the usual values hold."""
@@ -27,7 +27,7 @@ def is_known() -> bool:
     return store.names().get(KEPT) is not None
 
 
-@functools.cache
+@once
 def take_kept() -> None:
     """Take the constants on the disk, before the first program runs: none may change during a training."""
     kept = store.names().get(KEPT) if is_enabled() else None
