@@ -300,7 +300,14 @@ def _formats() -> Any:
     return found
 
 
+def _read_table(*file: Any) -> Any:
+    from fastmlp.tables.estimators import opened
+
+    return opened(*file)
+
+
 formats.register(_formats)
+formats.register_file("table", _read_table)
 
 
 def __getattr__(name: str) -> Any:

@@ -31,11 +31,21 @@ def plain(text: str) -> str:
     return str.__str__(text)
 
 
+MOST_LISTED = 50
+"""Names that an error lists at most: a table may have thousands of columns."""
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names in one line, of very many the first ones."""
+    more = f", .. ({len(names)} in all)" if len(names) > MOST_LISTED else ""
+    return ", ".join(names[:MOST_LISTED]) + more
+
+
 def choice(what: str, value: object, choices: Sequence[str], more: str = "") -> str:
     """Return `value`, plain, if it is one of `choices`; ValueError or TypeError otherwise, with `more`."""
     if isinstance(value, str) and value in choices:
         return plain(value)
-    names = ", ".join(choices) + more
+    names = listed(choices) + more
     if not isinstance(value, str):
         raise TypeError(f"{what} must be a name, got {shown(value)}; choose from: {names}")
     raise ValueError(f"unknown {what} {shown(value)}; choose from: {names}")

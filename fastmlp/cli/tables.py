@@ -25,12 +25,13 @@ from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
 from fastmlp.tables.categories import Category
 from fastmlp.tables.errors import TableError
+from fastmlp.tables.frames import separated
 from fastmlp.tables.kinds import KINDS, Text
 from fastmlp.tables.means import Targets
 from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.reading import FORMATS, read
 from fastmlp.tables.recipe import PRESETS
-from fastmlp.tables.tasks import TASKS, Classification, Regression, Task, targets_of, task_of, there
+from fastmlp.tables.tasks import TASKS, Classification, Regression, with_targets
 from fastmlp.tables.texts import MISSING
 from fastmlp.training.divergence import DivergenceError
 
@@ -151,17 +152,16 @@ def train(arguments: argparse.Namespace) -> int:
         options, read_options = _options(arguments), _read_options(arguments)
         frame = read(arguments.dataset, read_options)
         target, whole = _target(arguments, frame), len(frame)
+        kinds = _kinds(arguments, frame.columns)
         with Bar(None, "", "targets"):
             numbered = row_numbers(frame)
-            frame, task, y = with_targets(frame, target, arguments.task)
+            frame, _, task, y = with_targets(*separated(frame, target), arguments.task)
         if len(y) < LEAST_ROWS:
             raise TableError(f"at least {LEAST_ROWS} rows with a target are needed, got {len(y)}")
-        kinds = _kinds(arguments, frame.columns)
         if kinds.pop(target, None) is not None:
             raise Mistake(f"column {target!r} is the target, which has no other kind")
         if task != Classification.name and arguments.class_weight is not None:
             raise Mistake("--class-weight is for classifications, and this is a regression")
-        frame = frame.drop(target)
         with Bar(None, "", "holding out rows"):
             held = _held(y, task, share, seed)
         estimator = ESTIMATORS[task](
@@ -275,30 +275,10 @@ def _kinds(arguments: argparse.Namespace, columns: list[str]) -> dict[str, str]:
 
 def _target(arguments: argparse.Namespace, frame: pl.DataFrame) -> str:
     if arguments.target not in frame.columns:
-        there = ", ".join(frame.columns)
+        there = checks.listed(frame.columns)
         raise BadFile(f"{arguments.dataset} has no column {arguments.target!r}; there are: {there}")
     name: str = arguments.target
     return name
-
-
-def with_targets(
-    frame: pl.DataFrame, target: str, task: str | None, learned: Task | None = None
-) -> tuple[pl.DataFrame, str, Array]:
-    """Return the rows that have a target, the task, guessed if it is None, and the targets.
-
-    Errors name the rows of the whole frame.
-
-    learned : the task of a model, as for `targets_of`
-    """
-    found = there(frame[target])
-    if not found.all():
-        frame = frame.filter(found)
-    try:
-        task = task or task_of(frame[target])
-        return frame, task, targets_of(frame[target], task, learned)
-    except TableError as error:
-        row = None if error.row is None else int(found.arg_true()[error.row - 1]) + 1
-        raise TableError(error.reason, error.column, row) from None
 
 
 def _held(y: Array, task: str, share: float, seed: int) -> Array:

@@ -16,12 +16,14 @@ import numpy as np
 from fastmlp import checks
 from fastmlp.cli.given import BadFile, Mistake, refuse_unwritable
 from fastmlp.cli.table_report import described, print_json, print_line, print_model, print_scores
-from fastmlp.cli.tables import telling, with_targets
+from fastmlp.cli.tables import telling
 from fastmlp.files.archive import CheckpointError
 from fastmlp.system.notices import say
 from fastmlp.system.packages import needed
 from fastmlp.system.renaming import replace
+from fastmlp.tables.frames import separated
 from fastmlp.tables.reading import FORMATS
+from fastmlp.tables.tasks import with_targets
 
 if TYPE_CHECKING:
     import polars as pl
@@ -202,8 +204,7 @@ def _plot(arguments: argparse.Namespace) -> int:
         frame = read(arguments.data, estimator.read_options(estimator.encoding_.kinds, target=name))
         if name not in frame.columns:
             raise BadFile(f"{arguments.data} has no column {name!r}, the model's target")
-        frame, _, y = with_targets(frame, name, estimator.task_.name, estimator.task_)
-        frame = frame.drop(name)
+        frame, _, _, y = with_targets(*separated(frame, name), estimator.task_.name, estimator.task_)
         if estimator.trained_on(frame, y):
             say(f"fastmlp: {arguments.data} is the table that the model was trained on: {ITS_ROWS}")
         with _remarked():

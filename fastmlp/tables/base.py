@@ -22,6 +22,7 @@ from fastmlp.tables.deadline import Deadline
 from fastmlp.tables.encoding import Encoding
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.frames import as_frame, separated
+from fastmlp.tables.inferred import row_numbers as numbers_of_rows
 from fastmlp.tables.inputs import have_three, may_embed
 from fastmlp.tables.intervals import HeldErrors, errors_of
 from fastmlp.tables.means import Targets
@@ -29,9 +30,9 @@ from fastmlp.tables.read_options import ReadOptions
 from fastmlp.tables.recipe import Recipe
 from fastmlp.tables.search import SearchTrial, searched
 from fastmlp.tables.settings import check, fixed, recipes_of
-from fastmlp.tables.tasks import TASKS, Classification, Regression, targets_of
+from fastmlp.tables.tasks import TASKS, Classification, Regression, Task, with_targets
 from fastmlp.tables.texts import MISSING
-from fastmlp.training.data import floating_dtype
+from fastmlp.training.data import checked_weights, floating_dtype
 from fastmlp.training.model import Model
 
 if TYPE_CHECKING:
@@ -155,20 +156,18 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         Warns
         -----
         UserWarning
-            If `time_limit` has left something out.
+            If rows have no target, which are left out, a column of X is the target, or `time_limit` has left
+            something out.
         """
         deadline = Deadline(self.time_limit)
         self._recipes()  # refuses settings before anything is read
-        frame = as_frame(X, self.read_options(self.columns, target=y))
-        frame, target = separated(frame, y)
-        if not len(frame):
-            raise TableError("there are no rows")
-        values = targets_of(target, self._task)
-        if len(values) != len(frame):
-            raise TableError(f"X has {len(frame)} rows, and y {len(values)}")
-        weights = None if sample_weight is None else np.asarray(sample_weight, float)
-        if weights is not None and weights.shape != values.shape:
-            raise TableError(f"sample_weight must have shape {values.shape}, has {weights.shape}")
+        whole, target = self._separated(X, y, self.columns)
+        if (name := target.name) in whole.columns and whole[name].equals(target):
+            warnings.warn(f"column {name!r} of X is the target: fit(X, {name!r}) leaves it out", stacklevel=2)
+        frame, values, weights = self._with_targets(whole, target, sample_weight)
+        if len(frame) < len(whole):
+            row_numbers = {*row_numbers, *numbers_of_rows(whole)}
+        del whole
         self.learn(frame, values, target.name, row_numbers)
         targets = Targets(self.task_, values)
         encoded = self.encoding_.encoded(frame, self.floats, self.progress, targets)
@@ -358,6 +357,8 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
     def _name(self, columns: list[str], target: str) -> None:
         self.feature_names_in_, self.n_features_in_ = np.array(columns, dtype=object), len(columns)
         self.target_name_ = target or "y"
+        while self.target_name_ in columns:  # a target that was given beside X
+            self.target_name_ += " (target)"
 
     def read_options(
         self, kinds: Mapping[str, str] | None, only: Sequence[str] | None = None, target: Any = None
@@ -369,11 +370,26 @@ class TableEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         )
         return ReadOptions({**(kinds or {}), **classes}, only, missing, self.progress)
 
-    def _targets(self, X: Any, y: Any) -> tuple[pl.DataFrame, Array]:
-        """Return a table without its target, and the target."""
-        check_is_fitted(self)
-        frame, target = separated(as_frame(X, self.read_options(self.encoding_.kinds, target=y)), y)
-        return frame, targets_of(target, self._task, self.task_)
+    def _separated(self, X: Any, y: Any, kinds: Mapping[str, str] | None) -> tuple[pl.DataFrame, pl.Series]:
+        """Return a table without its target, and the target; kinds : as for `read_options`."""
+        return separated(as_frame(X, self.read_options(kinds, target=y)), y)
+
+    def _with_targets(
+        self, frame: pl.DataFrame, target: pl.Series, sample_weight: Any, learned: Task | None = None
+    ) -> tuple[pl.DataFrame, Array, Array | None]:
+        """Return the rows that have a target, with targets and weights (rows,); warn of the others."""
+        if not len(frame):
+            raise TableError("there are no rows")
+        if len(target) != len(frame):
+            raise TableError(f"X has {len(frame)} rows, and y {len(target)}")
+        weights = sample_weight
+        if weights is not None:
+            weights = checked_weights("sample_weight", weights, len(frame), np.dtype(float))
+        frame, found, _, y = with_targets(frame, target, self._task, learned)
+        if (left := len(found) - len(y)) > 0:
+            weights = None if weights is None else weights[found.to_numpy()]
+            warnings.warn(f"{left} of {len(found)} rows have no target and are left out", stacklevel=3)
+        return frame, y, weights
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "groups_")

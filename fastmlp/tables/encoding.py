@@ -239,7 +239,7 @@ class Encoding:
         for column in self.used:
             if column.name not in frame.columns:
                 raise TableError(
-                    f"there is no such column; there are: {', '.join(frame.columns)}", column.name
+                    f"there is no such column; there are: {checks.listed(frame.columns)}", column.name
                 )
         for start in range(0, max(1, len(frame)), TOGETHER):
             try:

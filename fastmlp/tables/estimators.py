@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 
+from fastmlp.files import archive
 from fastmlp.tables import storage
 from fastmlp.tables.base import TableEstimator
 from fastmlp.tables.intervals import HeldErrors, half_width, shifts
@@ -79,10 +80,12 @@ class TableClassifier(ClassifierMixin, TableEstimator):  # type: ignore[misc]  #
         """Return the accuracy for a table and its target, which may be the name of a column."""
         from sklearn.metrics import accuracy_score
 
-        frame, values = self._targets(X, y)
+        check_is_fitted(self)
+        frame, target = self._separated(X, y, self.encoding_.kinds)
+        frame, values, weights = self._with_targets(frame, target, sample_weight, self.task_)
         assert isinstance(self.task_, Classification)
         codes, found = self.task_.encoded(values), self.outputs(frame).argmax(axis=1)
-        return float(accuracy_score(codes, found, sample_weight=sample_weight))
+        return float(accuracy_score(codes, found, sample_weight=weights))
 
 
 class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -142,8 +145,10 @@ class TableRegressor(RegressorMixin, TableEstimator):  # type: ignore[misc]  # s
         """Return R^2 for a table and its target, which may be the name of a column."""
         from sklearn.metrics import r2_score
 
-        frame, values = self._targets(X, y)
-        return float(r2_score(values, self.predict(frame), sample_weight=sample_weight))
+        check_is_fitted(self)
+        frame, target = self._separated(X, y, self.encoding_.kinds)
+        frame, values, weights = self._with_targets(frame, target, sample_weight, self.task_)
+        return float(r2_score(values, self.predict(frame), sample_weight=weights))
 
 
 ESTIMATORS: dict[str, type[TableClassifier] | type[TableRegressor]] = {
@@ -154,5 +159,12 @@ ESTIMATORS: dict[str, type[TableClassifier] | type[TableRegressor]] = {
 
 def load(path: str | os.PathLike[str]) -> TableClassifier | TableRegressor:
     """Return the classifier or regressor in a file; errors as those of `TableClassifier.load`."""
-    kept = storage.read(path)
+    return opened(path, *archive.read(path))
+
+
+def opened(
+    path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]
+) -> TableClassifier | TableRegressor:
+    """Return the classifier or regressor that a file's header and arrays hold, for `fastmlp.load`."""
+    kept = storage.parsed(path, header, arrays)
     return ESTIMATORS[kept.task.name].restored(kept)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastmlp import checks
 from fastmlp.system.packages import needed
@@ -45,11 +45,11 @@ def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
         if hasattr(X, "iloc") and hasattr(X, "columns"):
             return _from_pandas(X)
         if isinstance(X, Mapping):
-            return pl.DataFrame(dict(zip(different(X), map(_plain, X, X.values()), strict=True)))
+            return pl.DataFrame(dict(zip(different(X), map(_column, map(str, X), X.values()), strict=True)))
         if hasattr(X, "__arrow_c_stream__"):
             return from_arrow(X)
         if hasattr(X, "__array__") or isinstance(X, Sequence):
-            array = np.asarray(X)
+            array = _array(X)
             if array.ndim != 2:
                 raise TableError(f"an array of rows must have shape (rows, n), has {array.shape}")
             names = [f"x{place}" for place in range(array.shape[1])]
@@ -59,40 +59,53 @@ def as_frame(X: Any, read_options: ReadOptions = DEFAULTS) -> pl.DataFrame:
     raise TypeError(f"a table must be a frame of polars' or pandas', or a path, got {checks.shown(X)}")
 
 
-def _plain(name: Any, column: Any) -> Any:
-    """Return a column of a mapping; as polars' own, if it is an array or a list."""
-    if isinstance(column, np.ndarray) and column.ndim == 1:
-        return column_of(str(name), column)
-    return objects(str(name), column) if isinstance(column, (list, tuple)) else column
+def _array(values: Any) -> NDArray[Any]:
+    """Return what has rows as an array, with its mask; a list as one of objects, which have their types."""
+    if isinstance(values, np.ma.MaskedArray):
+        return values
+    return np.asarray(values) if hasattr(values, "__array__") else np.asarray(values, object)
+
+
+def _column(name: str, values: Any) -> Any:
+    """Return values (rows,) of any library as a column; anything else as it is, for polars to judge."""
+    import polars as pl
+
+    if isinstance(values, pl.Series):
+        return values.alias(name)
+    if type(values).__module__.partition(".")[0] == "pandas":
+        return _of_pandas(name, values)
+    if hasattr(values, "__arrow_c_array__") or hasattr(values, "__arrow_c_stream__"):
+        check_type(name, getattr(values, "type", None))
+        return pl.Series(name, values)
+    if hasattr(values, "__array__") and np.ndim(values) == 1:
+        return column_of(name, _array(values))
+    return objects(name, values) if isinstance(values, (list, tuple)) else values
 
 
 def _from_pandas(frame: Any) -> pl.DataFrame:
     import polars as pl
 
-    needed("pyarrow", "table", "a frame of pandas'")
-    import pyarrow
-
-    columns = []
     different(frame.columns)
-    for name in frame.columns:
-        column = frame[name].reset_index(drop=True)
-        try:
-            columns.append(_of_pandas(str(name), column))
-        except (pyarrow.ArrowException, pl.exceptions.PolarsError, TypeError, AttributeError) as error:
-            raise TableError(
-                f"pandas' column cannot be taken: {str(error).splitlines()[0]}", str(name)
-            ) from None
-    return pl.DataFrame(columns)
+    return pl.DataFrame([_of_pandas(str(name), frame[name]) for name in frame.columns])
 
 
 def _of_pandas(name: str, column: Any) -> pl.Series:
+    """Return a series, an index or an array of pandas' as a column."""
+    import pandas
     import polars as pl
 
-    if column.dtype == object and any(isinstance(value, Decimal) for value in column):
-        return objects(name, column.tolist())
-    if hasattr(column.dtype, "pyarrow_dtype"):
-        check_type(name, column.dtype.pyarrow_dtype)
-    return pl.Series(name, pl.from_pandas(column))
+    dtype = column.dtype
+    if isinstance(dtype, (np.dtype, pandas.SparseDtype)):
+        return column_of(name, np.asarray(column))
+    needed("pyarrow", "table", f"pandas' dtype {dtype}")
+    import pyarrow
+
+    if hasattr(dtype, "pyarrow_dtype"):
+        check_type(name, dtype.pyarrow_dtype)
+    try:
+        return pl.Series(name, pl.from_pandas(pandas.Series(column).reset_index(drop=True)))
+    except (pyarrow.ArrowException, pl.exceptions.PolarsError, TypeError, AttributeError) as error:
+        raise TableError(f"pandas' column cannot be taken: {str(error).splitlines()[0]}", name) from None
 
 
 def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
@@ -100,16 +113,26 @@ def separated(frame: pl.DataFrame, y: Any) -> tuple[pl.DataFrame, pl.Series]:
     pl = needed("polars", "table", "a table")
     if isinstance(y, str):
         if y not in frame.columns:
-            raise TableError(f"there is no column {y!r}; there are: {', '.join(frame.columns)}")
+            raise TableError(f"there is no column {y!r}; there are: {checks.listed(frame.columns)}")
         return frame.drop(y), frame[y]
+    if hasattr(y, "columns") or hasattr(y, "column_names"):  # a frame, or a table of Arrow's
+        y = as_frame(y)
+        if y.width != 1:
+            raise TableError(f"y must be one column, got {y.width}: {checks.listed(y.columns)}")
+        y = y.to_series()
     if isinstance(y, pl.Series):
         return frame, y
-    if np.ndim(y) == 0:
-        raise TypeError(f"y must be the target, or the name of its column in X, got {checks.shown(y)}")
     name = getattr(y, "name", None)
-    values = np.asarray(y)
-    if values.ndim == 2 and values.shape[1] == 1:
+    values = y if hasattr(y, "dtype") or hasattr(y, "type") else np.asarray(y, object)
+    shape = tuple(values.shape if hasattr(values, "shape") else (len(values),))
+    if shape == ():
+        raise TypeError(f"y must be the target, or the name of its column in X, got {checks.shown(y)}")
+    if len(shape) == 2 and shape[1] == 1:
         values = values[:, 0]
-    if values.ndim != 1:
-        raise TableError(f"y must have shape (rows,), has {values.shape}")
-    return frame, column_of("" if name is None else str(name), values)
+    elif len(shape) != 1:
+        raise TableError(f"y must have shape (rows,), has {shape}")
+    if 0 < len(values) != len(frame) and all(isinstance(one, str) and one in frame.columns for one in values):
+        raise TableError(
+            f"y must be the name of one column, got those of {len(values)}: {checks.listed([*values])}"
+        )
+    return frame, _column("" if name is None else str(name), values)

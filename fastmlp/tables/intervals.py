@@ -133,7 +133,7 @@ def _at(ascending: Array, name: str, share: float) -> float:
     place = math.ceil((count + 1) * share)
     if place > count or (count + 1) * share < 1:
         raise ValueError(
-            f"{name} must be in [1 / {count + 1}, {count} / {count + 1}] by {count} errors that are kept, "
-            f"got {share:g}"
+            f"{name} must be in [1/{count + 1}, {count}/{count + 1}], as the errors of {count} held-out rows "
+            f"are known, got {share:g}; more training rows allow more"
         )
     return float(ascending[place - 1])

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fastmlp import checks
 from fastmlp.tables.errors import TableError
 from fastmlp.tables.kinds import KINDS
 from fastmlp.tables.texts import MISSING, guessed, parsed
@@ -44,7 +45,7 @@ def columns_to_read(names: list[str], read_options: ReadOptions) -> list[str]:
         return names
     for name in read_options.only:
         if name not in names:
-            raise TableError(f"there is no such column; there are: {', '.join(names)}", name)
+            raise TableError(f"there is no such column; there are: {checks.listed(names)}", name)
     return [name for name in names if name in read_options.only]
 
 

@@ -105,8 +105,8 @@ def _read_numpy(path: Path, read_options: ReadOptions) -> pl.DataFrame:
     try:
         loaded = np.load(path, allow_pickle=False)
         arrays = dict(loaded) if isinstance(loaded, np.lib.npyio.NpzFile) else {"x": loaded}
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-        raise TableError(f"it holds no arrays of NumPy's: {str(error).splitlines()[0]}") from None
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, MemoryError, OverflowError) as error:
+        raise TableError(f"it cannot be read as arrays of NumPy's: {str(error).splitlines()[0]}") from None
     columns: list[tuple[str, Any]] = []
     for name, array in arrays.items():
         if array.dtype.names:

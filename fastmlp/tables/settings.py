@@ -33,8 +33,10 @@ def check(settings: Settings) -> None:
             checks.whole(name, settings[name], 1)
     if settings["columns"] is not None and not isinstance(settings["columns"], Mapping):
         raise TypeError(f"columns must map names to kinds, got {checks.shown(settings['columns'])}")
-    if isinstance(settings["missing"], str):
-        raise TypeError(f"missing must be a sequence of texts, got {checks.shown(settings['missing'])}")
+    if (missing := settings["missing"]) is not None:
+        is_sequence = isinstance(missing, Sequence) and not isinstance(missing, str)
+        if not (is_sequence and all(isinstance(text, str) for text in missing)):
+            raise TypeError(f"missing must be a sequence of texts, got {checks.shown(missing)}")
     for name in ("search", "time_limit"):
         if settings[name] is not None:
             checks.real(name, settings[name], 0, open_low=True)

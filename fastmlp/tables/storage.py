@@ -103,25 +103,27 @@ def write(path: str | os.PathLike[str], kept: StoredEstimator) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> StoredEstimator:
-    """Return what a file holds.
+    """Return what a file holds; errors as of `parsed`, and OSError if it cannot be read."""
+    return parsed(path, *archive.read(path))
+
+
+def parsed(path: str | os.PathLike[str], header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator:
+    """Return what the header and the arrays of a file hold.
 
     Raises
     ------
     CheckpointError
         If the file is damaged, or holds something else.
-    OSError
-        If it cannot be read.
     """
-    header, arrays = archive.read(path)
     if header.get("format") not in READ:
         raise CheckpointError(
             f"{os.fspath(path)!r} is no model of a table; it has format {checks.shown(header.get('format'))}"
         )
     with checkpoint.file_errors_of(path):
-        return _parsed(header, arrays)
+        return _checked(header, arrays)
 
 
-def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator:
+def _checked(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator:
     table = json.loads(arrays["table"].astype(np.uint8).tobytes())
     task = task_of(table["task"])
     numbers_first = checks.flag("numbers first", table.get("numbers first", False))
@@ -145,8 +147,6 @@ def _parsed(header: dict[str, Any], arrays: dict[str, Array]) -> StoredEstimator
         groups.append((recipe, own))
     if not groups:
         raise ValueError("there is no network")
-    if table["target"] in encoding.kinds:
-        raise ValueError("the target is one of the columns")
     for _, own in groups:
         _check_losses(own)
     missing, fingerprint, shortened = table["missing"], table.get("fingerprint"), table.get("shortened")

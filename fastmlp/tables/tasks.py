@@ -237,12 +237,30 @@ def task_of(series: pl.Series) -> str:
     return Classification.name if whole and kinds <= MOST_CLASSES else Regression.name
 
 
-def there(series: pl.Series) -> pl.Series:
-    """Return for each row whether it has a target; TableError if none has."""
+def with_targets(
+    frame: pl.DataFrame, series: pl.Series, task: str | None = None, learned: Task | None = None
+) -> tuple[pl.DataFrame, pl.Series, str, Array]:
+    """Return the rows of a frame that have a target, which rows have one, the task, and the targets (rows,).
+
+    series : the target, as `separated` returns it; task : None where its values shall suggest one
+    learned : the task of a model, as for `targets_of`
+
+    Raises
+    ------
+    TableError
+        With the row of the whole frame, if a target cannot be used; or if no row has one.
+    """
     found = series.is_not_null() & (series.is_not_nan() if series.dtype.is_float() else True)
     if not found.any():
         raise TableError("no row has a target", series.name)
-    return found
+    if not found.all():
+        frame, series = frame.filter(found), series.filter(found)
+    try:
+        task = task or task_of(series)
+        return frame, found, task, targets_of(series, task, learned)
+    except TableError as error:
+        row = None if error.row is None else int(found.arg_true()[error.row - 1]) + 1
+        raise TableError(error.reason, error.column, row) from None
 
 
 def targets_of(series: pl.Series, task: str, learned: Task | None = None) -> Array:

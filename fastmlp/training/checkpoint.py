@@ -192,20 +192,30 @@ def read(path: Path, pieces: Iterable[Piece]) -> Content:
         return parse(header, arrays, given)
 
 
-def read_file(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
-    """Return a file's header and arrays, as yet unchecked, and the pieces as a list; errors as of `load`."""
+def opened(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
+    """Return a file's header and arrays, of any format, and the pieces as a list; errors as of `load`."""
     if isinstance(pieces, Piece) or not isinstance(pieces, Iterable):
         raise TypeError(f"pieces must be a list of your own, got {checks.shown(pieces)}")
     pieces = list(pieces)
     for piece in pieces:
         checks.instance("every one of pieces", piece, Piece, "an Activation, a Layer, a Loss or a RowLoss")
-    header, arrays = archive.read(path)
+    return *archive.read(path), pieces
+
+
+def read_file(path: Path, pieces: Iterable[Piece]) -> tuple[dict[str, Any], dict[str, Array], list[Piece]]:
+    """Return what `opened` does of a file of FORMAT, as yet unchecked; errors as of `load`."""
+    header, arrays, pieces = opened(path, pieces)
+    check_format(path, header)
+    return header, arrays, pieces
+
+
+def check_format(path: Path, header: dict[str, Any]) -> None:
+    """Raise CheckpointError unless a file is of FORMAT."""
     if header.get("format") != FORMAT:
         raise CheckpointError(
             f"{os.fspath(path)!r} has format {checks.shown(header.get('format'))}; "
             f"this fastmlp reads format {FORMAT}"
         )
-    return header, arrays, pieces
 
 
 @contextlib.contextmanager

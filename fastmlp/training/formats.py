@@ -1,4 +1,4 @@
-"""What writes a `Model` in other programs' formats and reads it from them, as it is registered from above."""
+"""Formats of models that rooms above know: those of other programs, and of files that `load` opens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 _loaders: list[Callable[[], Any]] = []
+_readers: dict[str, Callable[..., Any]] = {}
 
 
 def register(load: Callable[[], Any]) -> None:
@@ -20,3 +21,13 @@ def register(load: Callable[[], Any]) -> None:
 def formats() -> Any:
     """Return what is registered."""
     return _loaders[0]()
+
+
+def register_file(name: str, read: Callable[..., Any]) -> None:
+    """Have `load` return read(path, header, arrays) for files whose format is this name and a number."""
+    _readers[name] = read
+
+
+def reader_of(format: object) -> Callable[..., Any] | None:
+    """Return what reads a file of a format, None where `load` reads it by itself."""
+    return _readers.get(format.partition(" ")[0]) if isinstance(format, str) else None

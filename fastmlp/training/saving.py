@@ -21,6 +21,7 @@ from fastmlp.model.pieces import Piece
 from fastmlp.training import checkpoint
 from fastmlp.training.checkpoint import FORMAT, Array, Content, Path, Written
 from fastmlp.training.divergence import DivergenceError
+from fastmlp.training.formats import reader_of
 from fastmlp.training.model import Model
 
 
@@ -55,7 +56,8 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
     """Return the model in a file that `save` or a `Checkpoint` wrote, or the list of models.
 
     For an unfinished training it is the model that `fit` would return if it ended there: with `EarlyStopping`
-    the best one so far. In the list of an unfinished `fit_many` None stands for what had not begun.
+    the best one so far. In the list of an unfinished `fit_many` None stands for what had not begun. The file
+    of a table's model gives its TableClassifier or TableRegressor.
 
     Parameters
     ----------
@@ -72,7 +74,10 @@ def load(path: Path, pieces: Iterable[Piece] = ()) -> Any:
     TypeError
         If `pieces` holds anything else.
     """
-    header, arrays, given = checkpoint.read_file(path, pieces)
+    header, arrays, given = checkpoint.opened(path, pieces)
+    if (read := reader_of(header.get("format"))) is not None:
+        return read(path, header, arrays)
+    checkpoint.check_format(path, header)
     with checkpoint.file_errors_of(path):
         if "models" not in header:
             return checkpoint.parse(header, arrays, given).model

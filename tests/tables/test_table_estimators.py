@@ -76,6 +76,45 @@ def test_arrays_and_classes_that_are_numbers():
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.parametrize(("kind", "y"), [(TableClassifier, "kind"), (TableRegressor, "price")])
+def test_rows_without_a_target_are_left_out(kind, y):
+    """As if they were not there, with their weights; but what numbers the rows is seen in all of them."""
+    frame = flats().drop({"kind", "price"} - {y}).with_columns(id=pl.int_range(200))
+    weights, is_there = np.random.default_rng(0).random(200), (frame["noise"] < 1).to_numpy()
+    kept, missing = frame.filter(is_there), frame.with_columns(pl.when(pl.col("noise") < 1).then(y).alias(y))
+    expected = kind(**QUICK).fit(kept, y, weights[is_there], row_numbers=["id"])
+    says = f"^{200 - is_there.sum()} of 200 rows have no target and are left out$"
+    for X, target in ((missing, y), (missing.drop(y), missing[y].to_pandas())):
+        with pytest.warns(UserWarning, match=says):
+            model = kind(**QUICK).fit(X, target, weights)
+        assert model.encoding_ == expected.encoding_
+        np.testing.assert_array_equal(model.outputs(frame), expected.outputs(frame))
+        with pytest.warns(UserWarning, match=says):
+            score = model.score(X, target, weights)
+        assert score == expected.score(kept, y, weights[is_there])
+
+
+def test_a_target_that_cannot_be_used_is_named_by_its_row_of_the_whole_table():
+    frame = pl.DataFrame({"a": range(4), "price": [1.0, None, float("inf"), 2.0]})
+    with pytest.raises(TableError, match=r"^row 3, column 'price': the target is inf$"):
+        TableRegressor(**QUICK).fit(frame, "price")
+
+
+def test_a_column_of_x_may_have_the_name_of_the_target(tmp_path):
+    """An array has the name y; a series keeps its own, as where somebody forgot to leave it out of X."""
+    frame = flats().drop("kind").rename({"noise": "y"})
+    X, y = frame.drop("price"), frame["price"].to_numpy()
+    model = TableRegressor(**QUICK).fit(X, y)
+    assert model.target_name_ == "y (target)"
+    model.save(tmp_path / "model")
+    np.testing.assert_array_equal(load(tmp_path / "model").predict(X), model.predict(X))
+    pandas = flats().drop("kind").to_pandas()
+    with pytest.warns(
+        UserWarning, match=r"^column 'price' of X is the target: fit\(X, 'price'\) leaves it out$"
+    ):
+        TableRegressor(**QUICK).fit(pandas, pandas["price"])
+
+
 def test_weights_and_balance_count():
     frame = flats().filter((pl.col("kind") == "cheap") | (pl.col("noise") > 1))
     options = {"columns": {"price": "drop"}}
@@ -145,7 +184,8 @@ def test_importances_find_the_columns_that_matter(regressor):
             "city",
             "column 'city': the target of a regression must be numbers, has dtype String|'[A-Z]",
         ),
-        (flats(), "size", "row 1, column 'size': the target is missing"),
+        (flats(), ["price", "noise"], "y must be the name of one column, got those of 2: price, noise"),
+        (flats(), [None] * 200, "no row has a target"),
     ],
 )
 def test_what_cannot_be_learned_is_refused_in_one_line(X, y, says):
@@ -176,6 +216,7 @@ def test_settings_that_are_wrong():
         ({"hidden": 8}, r"hidden must be widths like \(128, 64\), got 8"),
         ({"columns": "number"}, "columns must map names to kinds, got 'number'"),
         ({"missing": "NA"}, "missing must be a sequence of texts, got 'NA'"),
+        ({"missing": [-999]}, r"missing must be a sequence of texts, got \[-999\]"),
         ({"hidden": np.array(8)}, r"hidden must be widths like \(128, 64\), got "),
         ({"hidden": [[8]]}, r"a hidden layer must be a whole number, got \[8\]"),
         ({"epochs": 1.5}, "epochs must be a whole number, got 1.5"),
@@ -184,8 +225,12 @@ def test_settings_that_are_wrong():
     ):
         with pytest.raises(TypeError, match=says):
             TableClassifier(**QUICK | setting).fit(flats(), "kind")
-    with pytest.raises(TableError, match=r"^sample_weight must have shape \(200,\), has \(3,\)$"):
-        TableClassifier(**QUICK).fit(flats(), "kind", np.ones(3))
+    for weights, says in (
+        (np.ones(3), r"have shape \(200,\), got \(3,\)"),
+        ([np.nan] * 200, "be finite, got nan"),
+    ):
+        with pytest.raises(ValueError, match=f"^sample_weight must {says}"):
+            TableClassifier(**QUICK).fit(flats(), "kind", weights)
 
 
 def test_settings_may_be_numbers_of_numpys(tmp_path):

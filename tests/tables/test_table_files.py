@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import re
+import zipfile
 from decimal import Decimal
 
 import numpy as np
@@ -267,6 +268,17 @@ def test_arrays_that_are_no_column_are_refused(tmp_path, array):
             TableError, match=f"column 'a': arrays of dtype {re.escape(str(array.dtype))} cannot"
         ):
             use()
+
+
+@pytest.mark.parametrize("shape", [(10**15,), (10**15, 3), (10**30,), (-1,)])
+def test_an_array_of_more_numbers_than_there_are_is_refused(tmp_path, shape):
+    claim = repr({"descr": "<f8", "fortran_order": False, "shape": shape}).ljust(117).encode() + b"\n"
+    (tmp_path / "t.npy").write_bytes(b"\x93NUMPY\x01\x00\x76\x00" + claim + bytes(64))
+    with zipfile.ZipFile(tmp_path / "t.npz", "w") as file:
+        file.write(tmp_path / "t.npy", "a.npy")
+    for name in ("t.npy", "t.npz"):
+        with pytest.raises(TableError, match=rf"{name}: it cannot be read as arrays of NumPy's: [^\n]*$"):
+            read(tmp_path / name)
 
 
 def test_nothing_in_an_npz_is_unpickled(tmp_path):

@@ -107,7 +107,8 @@ def test_what_cannot_be_held_is_refused(model):
             model.predict_interval(fresh, coverage)
     few = TableRegressor(**QUICK).fit(skewed(12, 0), "y")
     with pytest.raises(
-        ValueError, match=r"coverage must be in \[1 / \d+, (\d+) / \d+\] by \1 errors .* got 0.99"
+        ValueError,
+        match=r"^coverage must be in \[1/\d+, (\d+)/\d+\], as the errors of \1 held-out .* got 0.99; more",
     ):
         few.predict_interval(fresh, 0.99)
     with pytest.raises(ValueError, match=r"a quantile must be in .* got 0.01"):

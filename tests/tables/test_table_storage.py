@@ -101,7 +101,7 @@ def damaged(header, arrays, change):
         case "levels":
             columns["city"]["levels"] = ["Rome", "Rome", "Oslo"]
         case "target":
-            table["target"] = "city"
+            table["target"] = 3
         case "recipe":
             table["recipes"][0]["drop_out"] = table["recipes"][0].pop("dropout")
         case "hidden":
@@ -131,7 +131,7 @@ def damaged(header, arrays, change):
         ("unit", "unit of a column must be a finite number above 0, got -1.0"),
         ("tails", "tails of a column must be one of clipped, both, kept, got 'cut'"),
         ("levels", "levels of a column must be a list of different texts, got"),
-        ("target", "the target is one of the columns"),
+        ("target", "target must be a text, got 3"),
         ("recipe", "drop_out"),
         ("hidden", "the network is not that of its columns, its recipe and its task"),
     ],
@@ -213,8 +213,11 @@ def test_whatever_part_of_a_file_is_changed_it_is_refused_or_can_be_used(tmp_pat
 
 def test_files_of_other_kinds_are_distinguished(tmp_path, classifier):
     classifier.save(tmp_path / "table")
-    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 8'"):
-        fastmlp.load(tmp_path / "table")
+    again = fastmlp.load(tmp_path / "table")
+    assert type(again) is TableClassifier
+    np.testing.assert_array_equal(again.outputs(flats()), classifier.outputs(flats()))
+    with pytest.raises(fastmlp.CheckpointError, match="has format 'table 8'; this fastmlp reads format 1"):
+        fastmlp.fit(classifier.models_[0].network, np.eye(6), np.zeros(6), resume=tmp_path / "table")
     fastmlp.save(classifier.models_[0], tmp_path / "model")
     with pytest.raises(fastmlp.CheckpointError, match="is no model of a table; it has format 1"):
         load(tmp_path / "model")

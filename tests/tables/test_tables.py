@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date, datetime
 from decimal import Decimal
 
 import numpy as np
@@ -233,8 +234,13 @@ def test_what_is_no_table_is_refused_in_one_line():
         with pytest.raises(TableError, match=r"^a table has columns with names, got one Series$"):
             as_frame(series)
     assert as_frame({3: [1]}).columns == ["3"]
-    with pytest.raises(TableError, match="column 'm': pandas' column cannot be taken"):
-        as_frame(pd.DataFrame({"m": [1, "x", None]}))
+    says = "row 2, column 'm': 'x' is of type str, 1 before it int; a column holds one type: convert it"
+    for values in ([1, "x", None], np.array([1, "x"], object), pd.Series([1, "x"])):
+        for frame in ({"m": values}, pd.DataFrame({"m": values})):
+            with pytest.raises(TableError, match=f"^{says}$"):
+                as_frame(frame)
+    with pytest.raises(TableError, match=r"^column 'm': 'utf-8' codec can't encode character[^\n]*$"):
+        as_frame({"m": ["\ud800"]})
     with pytest.raises(
         TableError, match=r"column 'l': columns of dtype List\(Int64\) cannot be learned from"
     ):
@@ -249,6 +255,84 @@ def test_what_is_no_table_is_refused_in_one_line():
 def test_a_target_is_a_column_or_the_name_of_one(y):
     with pytest.raises(TypeError, match=f"^y must be the target, or the name of its column in X, got {y}$"):
         separated(pl.DataFrame({"1": [1, 2]}), y)
+
+
+def test_names_of_many_columns_are_listed_in_part():
+    frame = as_frame(np.ones((2, 3000)))
+    for refused in (lambda: separated(frame, "y"), lambda: Encoding.learned(frame, {"y": "number"})):
+        with pytest.raises(ValueError, match=r"'y'; .* x0, x1, .*, x49, \.\. \(3000 in all\)$"):
+            refused()
+
+
+def test_a_target_is_one_column():
+    frame = pl.DataFrame({"a": [1, 2, 3], "b": [4, 5, 6]})
+    for names in (["a", "b"], ("a", "b"), np.array(["a", "b"]), pd.Index(["a", "b"])):
+        with pytest.raises(TableError, match=r"^y must be the name of one column, got those of 2: a, b$"):
+            separated(frame, names)
+    for y in (frame, frame.to_pandas(), frame.to_arrow()):
+        with pytest.raises(TableError, match=r"^y must be one column, got 2: a, b$"):
+            separated(frame, y)
+        assert separated(frame, y[["a"]] if hasattr(y, "iloc") else y.select(["a"]))[1].name == "a"
+    for y in ([[1], [2], [3]], np.ones((3, 1)), ["a", "b", "a"]):
+        assert len(separated(frame, y)[1]) == 3
+
+
+TRUTHS, CITIES, COUNTS = [True, None, False], ["Rome", None, "Oslo"], [3, None, 2**60 + 1]
+
+
+def with_nan(values, nothing):
+    return np.array([nothing if value is None else value for value in values], object)
+
+
+@pytest.mark.parametrize("values", [TRUTHS, CITIES, COUNTS], ids=["truths", "texts", "numbers"])
+def test_what_is_missing_is_so_in_columns_of_every_library(values):
+    """Targets are such columns, too."""
+    nullable = {bool: "boolean", str: "string", int: "Int64"}[type(values[0])]
+    arrow, known = pa.array(values), np.array([values[0], values[0], values[2]])
+    arrays = [with_nan(values, one) for one in (None, np.nan, np.float32("nan"), pd.NA, pd.NaT, np.ma.masked)]
+    given = [
+        values,
+        tuple(values),
+        *arrays,
+        *map(list, arrays),
+        np.ma.array(known, mask=[False, True, False]),
+    ]
+    given += [arrow, pa.chunked_array([arrow]), pl.Series(values), pd.Index(values, dtype=nullable)]
+    given += [pd.array(values, dtype=nullable), pd.Series(values, dtype=nullable, index=[3, 1, 2])]
+    given += [pd.Series(one, dtype=object) for one in arrays]
+    given += [pd.Series(arrow, dtype=pd.ArrowDtype(arrow.type))]
+    for one in given:
+        is_pandas = type(one).__module__.startswith("pandas")
+        for frame in [{"a": one}, *[pd.DataFrame({"a": one})] * is_pandas]:
+            assert as_frame(frame)["a"].to_list() == values
+        _, target = separated(pl.DataFrame({"x": [1, 2, 3]}), one)
+        assert target.to_list() == values
+
+
+def test_rows_of_lists_keep_the_types_of_their_columns():
+    rows = [[1, "a", None], [2, None, 2.5]]
+    for given in (rows, np.array(rows, object), tuple(map(tuple, rows))):
+        frame = as_frame(given)
+        assert frame.dtypes == [pl.Int64, pl.String, pl.Float64]
+        assert frame.rows() == [(1, "a", None), (2, None, 2.5)]
+    masked = np.ma.array([[1.0, 2.0], [3.0, 4.0]], mask=[[True, False], [False, False]])
+    assert as_frame(masked).rows() == [(None, 2.0), (3.0, 4.0)]
+
+
+def test_objects_of_several_types_of_one_kind_are_one_column():
+    day, time = date(2024, 1, 2), datetime(2024, 1, 3, 4)
+    for values, expected in (
+        ([day, time], [datetime(2024, 1, 2), time]),
+        ([time, np.datetime64("2024-01-02")], [time, datetime(2024, 1, 2)]),
+        ([pd.Timestamp(time), pd.NaT], [time, None]),
+        ([1, 2.5, np.int8(3)], [1.0, 2.5, 3.0]),
+        ([np.bool_(True), False], [True, False]),
+        ([1, 2**63, -(2**70)], [1, 2**63, -(2**70)]),
+        ([Decimal("sNaN"), 1], [None, 1.0]),
+    ):
+        for column in (values, np.array([*values, None], object)[:-1], pd.Series(values, dtype=object)):
+            assert as_frame({"a": column})["a"].to_list() == expected
+            assert as_frame(pd.DataFrame({"a": pd.Series(column, dtype=object)}))["a"].to_list() == expected
 
 
 @pytest.mark.parametrize(
