@@ -22,20 +22,22 @@ from fastmlp.model.optimizers import (
 
 def take_step(optimizer: Optimizer, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
     """Take step t, counted from 1, of parameters p (n,) and their moments (rows, n) along the gradient g."""
-    first, second = moments[:2]
     match optimizer:
         case SGD(momentum=0):
             p -= rates * g
         case SGD():
-            first[...] = optimizer.momentum * first + g
-            p -= rates * (g + optimizer.momentum * first if optimizer.nesterov else first)
+            velocity = moments[0]
+            velocity[...] = optimizer.momentum * velocity + g
+            p -= rates * (g + optimizer.momentum * velocity if optimizer.nesterov else velocity)
         case RMSprop():
-            first[...] = optimizer.alpha * first + (1 - optimizer.alpha) * g * g
-            second[...] = optimizer.momentum * second + g / (np.sqrt(first) + optimizer.epsilon)
-            p -= rates * second
+            square, velocity = moments[:2]
+            square[...] = optimizer.alpha * square + (1 - optimizer.alpha) * g * g
+            velocity[...] = optimizer.momentum * velocity + g / (np.sqrt(square) + optimizer.epsilon)
+            p -= rates * velocity
         case Adam():
             if isinstance(optimizer, AdamW):
                 p *= 1 - rates * optimizer.weight_decay
+            first, second = moments[:2]
             first[...] = optimizer.beta1 * first + (1 - optimizer.beta1) * g
             second[...] = optimizer.beta2 * second + (1 - optimizer.beta2) * g * g
             unbias = math.sqrt(1 - optimizer.beta2**t)
@@ -45,6 +47,7 @@ def take_step(optimizer: Optimizer, p: Array, g: Array, moments: Array, rates: A
             root = np.sqrt(moments[2] if optimizer.amsgrad else second) / unbias + epsilon
             p -= rates / (1 - optimizer.beta1**t) * first / root
         case SparseAdam():
+            first, second = moments[:2]
             first += (1 - optimizer.beta1) * (g - first)
             second += (1 - optimizer.beta2) * (g * g - second)
             unbias = math.sqrt(1 - optimizer.beta2**t) / (1 - optimizer.beta1**t)
@@ -53,12 +56,12 @@ def take_step(optimizer: Optimizer, p: Array, g: Array, moments: Array, rates: A
             p *= 1 - rates * optimizer.weight_decay
             p -= rates * g  # which `orthogonal` has made
         case ScheduleFreeAdamW():
-            _, z, x = moments
+            square, z, x = moments
             if t == 1:
                 z[...] = x[...] = p
-            first[...] = optimizer.beta2 * first + (1 - optimizer.beta2) * g * g
+            square[...] = optimizer.beta2 * square + (1 - optimizer.beta2) * g * g
             move = (
-                g / (np.sqrt(first / (1 - optimizer.beta2**t)) + optimizer.epsilon)
+                g / (np.sqrt(square / (1 - optimizer.beta2**t)) + optimizer.epsilon)
                 + optimizer.weight_decay * p
             )
             warm = np.minimum(np.arange(1, t + 1) / max(1, optimizer.warmup), 1)

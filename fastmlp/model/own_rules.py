@@ -37,7 +37,7 @@ class Rule(StepRule):
         of one parameter, in NumPy's words (see `Activation`). `moments` is a tuple of numbers, 0 at first;
         `constants` has a number for each name; t counts the steps from 1.
     moments : int
-        How many numbers a parameter remembers, 0 to 4.
+        How many numbers a parameter remembers, 0 to 6.
     constants : mapping of str to float
         The constants' names and defaults, 16 at most.
 

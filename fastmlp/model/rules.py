@@ -16,8 +16,12 @@ from fastmlp.model.pieces import Piece
 
 Step = Callable[..., Any]
 
-MOST_MOMENTS, MOST_CONSTANTS = 4, 16
-"""The most moments, and the most constants, of a user's own rule."""
+MOST_MOMENTS, MOST_CONSTANTS = 6, 16
+"""The most moments, and the most constants, of a user's own rule.
+
+A step of single rows (`sparse_templates.step_rows`) has room for eight numbers a parameter: itself, its
+gradient, and moments.
+"""
 
 ROOM_FOR_CONSTANTS = MOST_CONSTANTS + 2
 """Numbers that a formula may get: those, the weight decay, and the constant of a mean of parameters."""

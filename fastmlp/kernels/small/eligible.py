@@ -45,9 +45,6 @@ KINDS_OF_ROWS = {
 }
 """The kinds of operations that have a stage: all on one row."""
 
-MOST_MOMENTS = 2
-"""The most numbers that a rule remembers for each parameter: programs have room for two."""
-
 MOST_ROWS = 16
 """The most rows of a batch where a network stays in registers."""
 
@@ -116,7 +113,7 @@ def _stays_zero(optimizer):
             (value == 0).all()
             for rate in RATES
             for t in TIMES
-            for value in rule.on_arrays(zero, zero, (zero, zero), rate, optimizer.own_constants, t)
+            for value in rule.on_arrays(zero, zero, (zero,) * rule.moments, rate, optimizer.own_constants, t)
         )
 
 
@@ -147,7 +144,7 @@ def specialize(network, optimizer, rows, dtype):
         return None
     if network.heads or sparse_columns(network.blocks) or not is_small(network) or not has_stages(network):
         return None
-    if optimizer.rule.moments > MOST_MOMENTS or not _stays_zero(optimizer):
+    if not _stays_zero(optimizer):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
     # The program finds its pieces by their keys, so each must have a code.
