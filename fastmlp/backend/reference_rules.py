@@ -70,8 +70,10 @@ def take_step(optimizer: Optimizer, p: Array, g: Array, moments: Array, rates: A
             x[...] = (1 - share) * x + share * z
             p[...] = (1 - optimizer.beta1) * z + optimizer.beta1 * x
         case RuleOptimizer():
-            new = optimizer.own_rule.on_arrays(p, g, moments, rates, optimizer.own_constants, t)
-            for array, value in zip((p, *moments), new, strict=False):
+            p *= 1 - rates * optimizer.weight_decay
+            kept = moments[: optimizer.own_rule.moments]
+            new = optimizer.made_by.on_arrays(p, g, kept, rates, optimizer.values, t)
+            for array, value in zip((p, *kept), new, strict=True):
                 array[...] = value
 
 
