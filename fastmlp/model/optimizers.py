@@ -23,7 +23,6 @@ from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedul
 
 if TYPE_CHECKING:
     from fastmlp.model.operations import Operation
-    from fastmlp.model.own_rules import Rule
 
 
 @rule()
@@ -393,9 +392,12 @@ BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in N
 
 @dataclass(frozen=True)
 class RuleOptimizer(Optimizer):
-    """What a user's `Rule` makes when it is called."""
+    """What a user's `Rule` makes when it is called.
 
-    made_by: Rule
+    made_by : that rule; values : of its constants
+    """
+
+    made_by: Any
     values: tuple[float, ...]
     weight_decay: float = number(0.0, 0)
 
@@ -405,7 +407,7 @@ class RuleOptimizer(Optimizer):
             checks.real(name, value)
 
     @property
-    def own_rule(self) -> StepRule:
+    def own_rule(self) -> Any:
         """The step that it takes."""
         return self.made_by
 

@@ -39,8 +39,8 @@ class Stepper(Intake):
     Parameters
     ----------
     network : Network
-    optimizer : SGD, RMSprop, Adam, AdamW, SparseAdam, or what a `Rule` of your own makes
-        Of a schedule, every step counts as an epoch, too.
+    optimizer : Optimizer
+        As for `fit`. Of a schedule, every step counts as an epoch, too.
     seed : int, optional
         Fixes the start and the dropout masks, as in `fit`.
     initial : Model or (weights, biases), optional
