@@ -82,13 +82,14 @@ def update(constants: Any, where: PaddedLayout) -> Callable[[Any, Any], None]:
     """Return the stage of the optimiser's step of all parameters."""
 
     def write(memory: Workspace, rows: Any) -> None:
-        pointers = [memory.at(offset) for offset in (where.gradients, 0, where.first, where.second)]
+        parameters, gradients, *moments = (memory.at(k * where.section) for k in range(where.sections))
         number = Symbol(memory.builder, memory.v.scalar(0.0)).number
         numbers = [number(value) for value in (*Adam().constants, 0.0)]
         entry = RULE_CODES.of_key(constants.rule)
         emit_steps(
-            memory.builder, memory.dtype, entry, where.section, pointers, number(1e-3), numbers, number(7.0)
-        )
+            memory.builder, memory.dtype, entry, where.section, [gradients, parameters, *moments],
+            number(1e-3), numbers, number(7.0),
+        )  # fmt: skip
 
     return write
 

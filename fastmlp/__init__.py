@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     )
     from fastmlp.model.losses import Loss, RowLoss
     from fastmlp.model.network import Network
-    from fastmlp.model.optimizers import SGD, Adam, AdamW, Muon, RMSprop, ScheduleFreeAdamW, SparseAdam
+    from fastmlp.model.optimizers import *  # noqa: F403  # all of its table
     from fastmlp.model.own_layers import Layer
     from fastmlp.model.own_losses import (
         BinaryFocal,
@@ -100,6 +100,97 @@ if TYPE_CHECKING:
     from fastmlp.training.saving import load, save
     from fastmlp.training.stepper import Stepper
 
+    __all__ = [
+        "EMA",
+        "SWA",
+        "Activate",
+        "Activation",
+        "Add",
+        "BatchNorm",
+        "BinaryFocal",
+        "Callback",
+        "Categories",
+        "Checkpoint",
+        "CheckpointError",
+        "Concatenate",
+        "Constant",
+        "Cosine",
+        "CosineRestarts",
+        "CrossEntropy",
+        "DataParallel",
+        "Dense",
+        "DivergenceError",
+        "Dropout",
+        "EarlyStopping",
+        "Exponential",
+        "Focal",
+        "Gaussian",
+        "GridSearchCV",
+        "HalvingGridSearchCV",
+        "HalvingRandomSearchCV",
+        "Head",
+        "Huber",
+        "Interrupted",
+        "InterruptedMany",
+        "InverseScaling",
+        "Layer",
+        "LayerNorm",
+        "Loss",
+        "LossCurveDisplay",
+        "MLPClassifier",
+        "MLPEnsembleClassifier",
+        "MLPEnsembleRegressor",
+        "MLPRegressor",
+        "MappedArray",
+        "MedianStopping",
+        "Members",
+        "Model",
+        "NegativeBinomial",
+        "Network",
+        "Normal",
+        "Numbers",
+        "OneCycle",
+        "OptunaPruning",
+        "PReLU",
+        "Periodic",
+        "PiecewiseLinear",
+        "Progress",
+        "Quantiles",
+        "RMSNorm",
+        "RandomizedSearchCV",
+        "RankError",
+        "RateSearch",
+        "Residual",
+        "RowLoss",
+        "Rule",
+        "Scale",
+        "Schedule",
+        "SparseNumbers",
+        "StepDecay",
+        "Stepper",
+        "Swish",
+        "TableClassifier",
+        "TableError",
+        "TableRegressor",
+        "TimeLimit",
+        "Uniform",
+        "Warmup",
+        "__version__",
+        "backends",
+        "cross_val_predict",
+        "cross_val_score",
+        "cross_validate",
+        "find_rate",
+        "fit",
+        "fit_many",
+        "learning_curve",
+        "load",
+        "predict_many",
+        "save",
+        "shard",
+        "validation_curve",
+    ]
+
 __version__ = "0.1.0"
 
 BACKGROUND_TASKS = "fastmlp.backend.background_tasks"
@@ -148,7 +239,6 @@ _HOME = {
     "training.saving": ("load", "save"),
     "training.stepper": ("Stepper",),
     "model.network": ("Network",),
-    "model.optimizers": ("SGD", "Adam", "AdamW", "Muon", "RMSprop", "ScheduleFreeAdamW", "SparseAdam"),
     "model.own_layers": ("Layer",),
     "model.own_losses": (
         "BinaryFocal",
@@ -192,106 +282,14 @@ _HOME = {
 }
 """Names by the module that holds them; loaded when first touched, so that the import is quick."""
 
+_TABLES = ("model.optimizers",)
+"""Modules with tables `NAMED` of classes, whose names are public as well."""
+
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = [
-    "EMA",
-    "SGD",
-    "SWA",
-    "Activate",
-    "Activation",
-    "Adam",
-    "AdamW",
-    "Add",
-    "BatchNorm",
-    "BinaryFocal",
-    "Callback",
-    "Categories",
-    "Checkpoint",
-    "CheckpointError",
-    "Concatenate",
-    "Constant",
-    "Cosine",
-    "CosineRestarts",
-    "CrossEntropy",
-    "DataParallel",
-    "Dense",
-    "DivergenceError",
-    "Dropout",
-    "EarlyStopping",
-    "Exponential",
-    "Focal",
-    "Gaussian",
-    "GridSearchCV",
-    "HalvingGridSearchCV",
-    "HalvingRandomSearchCV",
-    "Head",
-    "Huber",
-    "Interrupted",
-    "InterruptedMany",
-    "InverseScaling",
-    "Layer",
-    "LayerNorm",
-    "Loss",
-    "LossCurveDisplay",
-    "MLPClassifier",
-    "MLPEnsembleClassifier",
-    "MLPEnsembleRegressor",
-    "MLPRegressor",
-    "MappedArray",
-    "MedianStopping",
-    "Members",
-    "Model",
-    "Muon",
-    "NegativeBinomial",
-    "Network",
-    "Normal",
-    "Numbers",
-    "OneCycle",
-    "OptunaPruning",
-    "PReLU",
-    "Periodic",
-    "PiecewiseLinear",
-    "Progress",
-    "Quantiles",
-    "RMSNorm",
-    "RMSprop",
-    "RandomizedSearchCV",
-    "RankError",
-    "RateSearch",
-    "ReduceLROnPlateau",
-    "Residual",
-    "RowLoss",
-    "Rule",
-    "Scale",
-    "Schedule",
-    "ScheduleFreeAdamW",
-    "SparseAdam",
-    "SparseNumbers",
-    "StepDecay",
-    "Stepper",
-    "Swish",
-    "TableClassifier",
-    "TableError",
-    "TableRegressor",
-    "TimeLimit",
-    "Uniform",
-    "Warmup",
-    "__version__",
-    "backends",
-    "cross_val_predict",
-    "cross_val_score",
-    "cross_validate",
-    "find_rate",
-    "fit",
-    "fit_many",
-    "learning_curve",
-    "load",
-    "predict_many",
-    "save",
-    "shard",
-    "validation_curve",
-]
+
+def _names_of(module: str) -> list[str]:
+    return [kind.__name__ for kind in importlib.import_module(f"fastmlp.{module}").NAMED]
 
 
 def _formats() -> Any:
@@ -311,13 +309,17 @@ formats.register_file("table", _read_table)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__all__":
+        return __dir__()
     if name in ("onnx", "testing", "torch"):
         return importlib.import_module(f"fastmlp.{name}")
-    if name not in _MODULE_OF:
+    tables = [] if name.startswith("_") or name in _MODULE_OF else _TABLES
+    home = next((module for module in tables if name in _names_of(module)), _MODULE_OF.get(name))
+    if home is None:
         raise AttributeError(f"module 'fastmlp' has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(f"fastmlp.{_MODULE_OF[name]}"), name)
+    found = globals()[name] = getattr(importlib.import_module(f"fastmlp.{home}"), name)
     return found  # and looked up only once
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*_MODULE_OF, "__version__", *(name for module in _TABLES for name in _names_of(module))})

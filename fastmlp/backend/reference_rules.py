@@ -1,75 +1,103 @@
-"""The steps of the reference's optimisers, from a gradient to new parameters and moments."""
+"""The steps of the reference's optimisers, from a gradient to new parameters and moments.
+
+The step of a rule is the function of its name. Each takes step t, counted from 1, of parameters p (n,) and
+their moments (rows, n) along the gradient g (n,), at rates (n,); p and moments are overwritten.
+"""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from fastmlp.model.backend import Array
-from fastmlp.model.optimizers import (
-    SGD,
-    Adam,
-    AdamW,
-    Muon,
-    Optimizer,
-    RMSprop,
-    RuleOptimizer,
-    ScheduleFreeAdamW,
-    SparseAdam,
-)
+from fastmlp.model.optimizers import Muon, Optimizer, RuleOptimizer
 
 
 def take_step(optimizer: Optimizer, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
-    """Take step t, counted from 1, of parameters p (n,) and their moments (rows, n) along the gradient g."""
+    """Take a step of any optimiser."""
+    name = "_of_user" if isinstance(optimizer, RuleOptimizer) else optimizer.own_rule.name
+    globals()[name](optimizer, p, g, moments, rates, t)
+
+
+def sgd(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """Along the gradient."""
+    p -= rates * g
+
+
+def momentum(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """Along a velocity."""
+    moments[0] = o.momentum * moments[0] + g
+    p -= rates * moments[0]
+
+
+def nesterov(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """Along the gradient and the velocity that it makes."""
+    moments[0] = o.momentum * moments[0] + g
+    p -= rates * (g + o.momentum * moments[0])
+
+
+def rmsprop(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """Along a velocity of gradients over their root mean square."""
+    square, velocity = moments[:2]
+    square[...] = o.alpha * square + (1 - o.alpha) * g * g
+    velocity[...] = o.momentum * velocity + g / (np.sqrt(square) + o.epsilon)
+    p -= rates * velocity
+
+
+def adam(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """Along the first moment over the root of the second, or of the greatest second one (AMSGrad)."""
+    p *= 1 - rates * o.decay
     first, second = moments[:2]
-    match optimizer:
-        case SGD(momentum=0):
-            p -= rates * g
-        case SGD():
-            first[...] = optimizer.momentum * first + g
-            p -= rates * (g + optimizer.momentum * first if optimizer.nesterov else first)
-        case RMSprop():
-            first[...] = optimizer.alpha * first + (1 - optimizer.alpha) * g * g
-            second[...] = optimizer.momentum * second + g / (np.sqrt(first) + optimizer.epsilon)
-            p -= rates * second
-        case Adam():
-            if isinstance(optimizer, AdamW):
-                p *= 1 - rates * optimizer.weight_decay
-            first[...] = optimizer.beta1 * first + (1 - optimizer.beta1) * g
-            second[...] = optimizer.beta2 * second + (1 - optimizer.beta2) * g * g
-            unbias = math.sqrt(1 - optimizer.beta2**t)
-            epsilon = optimizer.epsilon / unbias if optimizer.epsilon_hat else optimizer.epsilon
-            if optimizer.amsgrad:
-                moments[2] = np.maximum(moments[2], second)
-            root = np.sqrt(moments[2] if optimizer.amsgrad else second) / unbias + epsilon
-            p -= rates / (1 - optimizer.beta1**t) * first / root
-        case SparseAdam():
-            first += (1 - optimizer.beta1) * (g - first)
-            second += (1 - optimizer.beta2) * (g * g - second)
-            unbias = math.sqrt(1 - optimizer.beta2**t) / (1 - optimizer.beta1**t)
-            p -= rates * unbias * first / (np.sqrt(second) + optimizer.epsilon)
-        case Muon():
-            p *= 1 - rates * optimizer.weight_decay
-            p -= rates * g  # which `orthogonal` has made
-        case ScheduleFreeAdamW():
-            _, z, x = moments
-            if t == 1:
-                z[...] = x[...] = p
-            first[...] = optimizer.beta2 * first + (1 - optimizer.beta2) * g * g
-            move = (
-                g / (np.sqrt(first / (1 - optimizer.beta2**t)) + optimizer.epsilon)
-                + optimizer.weight_decay * p
-            )
-            warm = np.minimum(np.arange(1, t + 1) / max(1, optimizer.warmup), 1)
-            z -= rates * p.dtype.type(warm[-1]) * move
-            share = p.dtype.type(warm[-1] ** 2 / (warm**2).sum())
-            x[...] = (1 - share) * x + share * z
-            p[...] = (1 - optimizer.beta1) * z + optimizer.beta1 * x
-        case RuleOptimizer():
-            new = optimizer.own_rule.on_arrays(p, g, moments, rates, optimizer.own_constants, t)
-            for array, value in zip((p, *moments), new, strict=False):
-                array[...] = value
+    first[...] = o.beta1 * first + (1 - o.beta1) * g
+    second[...] = o.beta2 * second + (1 - o.beta2) * g * g
+    unbias = math.sqrt(1 - o.beta2**t)
+    epsilon = o.epsilon / unbias if o.epsilon_hat else o.epsilon
+    if o.amsgrad:
+        moments[2] = np.maximum(moments[2], second)
+    root = np.sqrt(moments[2] if o.amsgrad else second) / unbias + epsilon
+    p -= rates / (1 - o.beta1**t) * first / root
+
+
+amsgrad = adam
+
+
+def sparse_adam(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """Adam's step, with epsilon added before the root is corrected."""
+    first, second = moments[:2]
+    first += (1 - o.beta1) * (g - first)
+    second += (1 - o.beta2) * (g * g - second)
+    unbias = math.sqrt(1 - o.beta2**t) / (1 - o.beta1**t)
+    p -= rates * unbias * first / (np.sqrt(second) + o.epsilon)
+
+
+def schedule_free(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """From z, where the gradient is that of p, between z and x, the mean of all z."""
+    square, z, x = moments
+    if t == 1:
+        z[...] = x[...] = p
+    square[...] = o.beta2 * square + (1 - o.beta2) * g * g
+    move = g / (np.sqrt(square / (1 - o.beta2**t)) + o.epsilon) + o.weight_decay * p
+    warm = np.minimum(np.arange(1, t + 1) / max(1, o.warmup), 1)
+    z -= rates * p.dtype.type(warm[-1]) * move
+    share = p.dtype.type(warm[-1] ** 2 / (warm**2).sum())
+    x[...] = (1 - share) * x + share * z
+    p[...] = (1 - o.beta1) * z + o.beta1 * x
+
+
+def muon(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    """Along what `orthogonal` has made of the gradient."""
+    p *= 1 - rates * o.weight_decay
+    p -= rates * g
+
+
+def _of_user(o: Any, p: Array, g: Array, moments: Array, rates: Array, t: int) -> None:
+    p *= 1 - rates * o.weight_decay
+    kept = moments[: o.own_rule.moments]
+    new = o.made_by.on_arrays(p, g, kept, rates, o.values, t)
+    for array, value in zip((p, *kept), new, strict=True):
+        array[...] = value
 
 
 def orthogonal(optimizer: Muon, g: Array, momentum: Array) -> Array:

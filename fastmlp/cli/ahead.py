@@ -23,7 +23,7 @@ from fastmlp.model.byte_rows import ByteRows, unpacked
 from fastmlp.model.layout import parameter_count
 from fastmlp.model.losses import LOSSES, loss_of
 from fastmlp.model.network import Network
-from fastmlp.model.optimizers import SGD, Adam, Muon, Optimizer, RMSprop, ScheduleFreeAdamW, SparseAdam
+from fastmlp.model.optimizers import NAMED, SGD, Adam, Optimizer, SparseAdam
 from fastmlp.model.precision import BFLOAT16
 from fastmlp.model.sparse import SparseRows
 from fastmlp.system import notices
@@ -148,8 +148,8 @@ def _networks() -> Iterator[tuple[Network, Optimizer, int]]:
     for sizes, rows in LARGE:
         yield Network(sizes), SGD(0.1), rows
     hidden = cycle(HIDDEN)
-    by_gradient = SGD(0.1), SGD(0.1, 0.9), SGD(0.1, 0.9, True), RMSprop(), Adam(clip_norm=1.0)
-    optimizers = cycle((*by_gradient, SparseAdam(), ScheduleFreeAdamW(), Muon()))
+    others = SGD(0.1, 0.9), SGD(0.1, 0.9, True), Adam(clip_norm=1.0)
+    optimizers = cycle((*(kind(0.1) for kind in NAMED), *others))
     for loss, entry in LOSSES.items():
         for output, units in product(entry.outputs, (1, 2, 100)):
             if (output != "softmax" or units > 1) and units % entry.outputs_per_target == 0:

@@ -41,7 +41,7 @@ class MLPClassifier(ClassifierMixin, Perceptron):  # type: ignore[misc]  # sciki
     activation : str or sequence of str
         Also one for each hidden layer, and also the trainer's: leaky_relu, elu, gelu, silu,
         softplus, selu, mish, hardswish, sigmoid (which is logistic).
-    solver : str, SGD, RMSprop, Adam or AdamW
+    solver : str or Optimizer
         Also an optimiser of the trainer's, which brings its own rate or schedule.
     learning_rate : str, Schedule or function
         Also a schedule of the trainer's, or a function of the epochs done, for "sgd" and "adam"; it brings

@@ -14,8 +14,8 @@ from typing import Any
 from fastmlp.model.activations import ACTIVATIONS
 from fastmlp.model.losses import LOSSES
 from fastmlp.model.operations import KINDS, Kind, UnitRun
+from fastmlp.model.optimizers import RULES
 from fastmlp.model.pieces import Piece
-from fastmlp.model.rules import RULES
 
 MOST_CODES = 1024
 """The most pieces of a kind in one process: every program has a table with this number of addresses."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,24 @@ def _factor(given: Any, number: int, operation: Operation) -> float:
     return float(next((named[name] for name in operation.names if name in named), 1.0))
 
 
+def number(
+    default: float, low: float, high: float = math.inf, *, open_low: bool = False, open_high: bool = False
+) -> Any:
+    """Return the field of an optimiser's constant, which must lie within these bounds."""
+    check = functools.partial(checks.real, low=low, high=high, open_low=open_low, open_high=open_high)
+    return field(default=default, metadata={"check": check})
+
+
+share = functools.partial(number, low=0, high=1, open_high=True)
+"""share(default): the field of a number in [0, 1), as the decay of a moment."""
+
+positive = functools.partial(number, low=0, open_low=True)
+"""positive(default): the field of a number above 0."""
+
+UNDECAYED: dict[str, Any] = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
+"""Fields of an optimiser whose weight_decay is for all parameters."""
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """Base of all optimisers: a rule, its hyperparameters, and rates.
@@ -86,9 +105,9 @@ class Optimizer:
 
     Attributes
     ----------
-    own_rule, own_constants : its rule and hyperparameters; of each kind of optimiser
-    rule, constants : the same with those of the mean of `fit(average=)`
-    averaging : kind and constant of that mean, see `AveragedRule`; None without one
+    own_rule : the step that it takes; of each kind of optimiser, which has the rule's constants as attributes
+    rule, constants : the same with the mean of `fit(average=)`, and the numbers that the rule's formulas get
+    averaging : kind and constant of that mean, see `fastmlp.model.rules.AVERAGES`; None without one
     """
 
     learning_rate: Rate
@@ -107,10 +126,11 @@ class Optimizer:
             if (given := getattr(self, name)) is not None:
                 factors = checked_factors(name, given)
                 object.__setattr__(self, name, None if isinstance(given, Mapping) and not given else factors)
-        plain = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
-        for name in ("decay_norms", "decay_biases"):
-            checks.flag(name, getattr(self, name))
-        other = [name for name, value in plain.items() if getattr(self, name) != value]
+        for one in fields(self):
+            check = checks.flag if one.type == "bool" else one.metadata.get("check")
+            if check is not None:
+                check(one.name, getattr(self, one.name))
+        other = [name for name, value in UNDECAYED.items() if getattr(self, name) != value]
         if other and not hasattr(self, "weight_decay"):
             raise ValueError(f"{other[0]} needs a weight_decay, and {type(self).__name__} has none")
 
@@ -136,9 +156,8 @@ class Optimizer:
             second = self.decay_biases if operation.part else first  # a shift, or the biases of members
 
         def with_decay(decays: bool) -> Optimizer:
-            own = self.weight_decay * factor if decays else 0.0  # type: ignore[attr-defined]
-            plain = {"layer_decays": None, "decay_norms": True, "decay_biases": True}
-            return replace(self, **plain, weight_decay=own)  # type: ignore[arg-type, call-arg]
+            own: dict[str, Any] = UNDECAYED | {"weight_decay": self.decay * factor if decays else 0.0}
+            return replace(self, **own)
 
         return with_decay(first), with_decay(second)
 
@@ -152,9 +171,9 @@ class Optimizer:
         raise NotImplementedError
 
     @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        raise NotImplementedError
+    def decay(self) -> float:
+        """Its weight_decay, 0 if it has none."""
+        return getattr(self, "weight_decay", 0.0)
 
     @functools.cached_property
     def rule(self) -> StepRule:
@@ -167,10 +186,14 @@ class Optimizer:
         return (self.rule,)
 
     @property
+    def own_constants(self) -> tuple[float, ...]:
+        """The numbers that the formulas of `own_rule` get, in the order of its names."""
+        return tuple(float(getattr(self, name)) for name in self.own_rule.names)
+
+    @property
     def constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the arguments of the formula of `rule`."""
-        own = self.own_constants
-        return own if self.averaging is None else (self.averaging[1], *own)
+        """The same with that of the mean, if there is one: of `rule`."""
+        return self.own_constants if self.averaging is None else (*self.own_constants, self.averaging[1])
 
     @functools.cached_property
     def moment_rows(self) -> int:

@@ -1,38 +1,48 @@
-"""The optimisers: frozen descriptions whose definitions and defaults are PyTorch's (torch.optim).
+"""The optimisers: formulas of steps, and the frozen descriptions that have their constants.
 
-The steps that they take are formulas in `fastmlp.model.rules`, and once more in `fastmlp.backend.reference`.
+Definitions and defaults are PyTorch's (torch.optim). The reference has the formulas once more.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.model.optimizer import Optimizer
-from fastmlp.model.own_rules import RuleOptimizer
-from fastmlp.model.rules import RULES, AdamConstants, ScheduleFreeConstants, StepRule
+from fastmlp.formulas.elementary import decayed
+from fastmlp.formulas.numbers import at_least, at_most, fma, quotient, root, sqrt, where
+from fastmlp.model.optimizer import Optimizer as Optimizer
+from fastmlp.model.optimizer import number, positive, share
+from fastmlp.model.rules import DECAY, StepRule, rule
+from fastmlp.model.rules import RULES as RULES
 from fastmlp.model.schedules import BEGINNING, Rate, Schedule, Since, as_schedule, rates_of
 
 if TYPE_CHECKING:
     from fastmlp.model.operations import Operation
 
-__all__ = [
-    "OPTIMIZERS",
-    "SGD",
-    "Adam",
-    "AdamW",
-    "Muon",
-    "Optimizer",
-    "RMSprop",
-    "RuleOptimizer",
-    "ScheduleFreeAdamW",
-    "SparseAdam",
-]
+
+@rule()
+def sgd(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Along the gradient."""
+    return fma(-rate, g, p), ()
+
+
+@rule(moments=1, constants="momentum")
+def momentum(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Along a velocity."""
+    velocity = fma(c.momentum, moments[0], g)
+    return fma(-rate, velocity, p), (velocity,)
+
+
+@rule(moments=1, constants="momentum")
+def nesterov(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Along the gradient and the velocity that it makes."""
+    velocity = fma(c.momentum, moments[0], g)
+    return fma(-rate, fma(c.momentum, velocity, g), p), (velocity,)
 
 
 @dataclass(frozen=True)
@@ -51,14 +61,12 @@ class SGD(Optimizer):
     """
 
     learning_rate: Rate = 1e-3
-    momentum: float = 0.0
+    momentum: float = number(0.0, 0, 1)
     nesterov: bool = False
     bias_learning_rate: Rate | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.real("momentum", self.momentum, 0, 1)
-        checks.flag("nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov=True needs a momentum above 0, got momentum=0")
         if self.bias_learning_rate is not None:
@@ -67,12 +75,7 @@ class SGD(Optimizer):
     @property
     def own_rule(self) -> StepRule:
         """The step that it takes."""
-        return RULES["sgd" if self.momentum == 0 else "nesterov" if self.nesterov else "momentum"]
-
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        return (self.momentum,)
+        return sgd if self.momentum == 0 else nesterov if self.nesterov else momentum
 
     @functools.cached_property
     def constant_rates(self) -> tuple[float, float] | None:
@@ -90,6 +93,15 @@ class SGD(Optimizer):
         if self.bias_learning_rate is not None:
             rates[:, 1] = rates_of(self.bias_learning_rate, steps, steps_per_epoch, since)
         return rates
+
+
+@rule(moments=2, constants="alpha epsilon momentum")
+def rmsprop(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Along a velocity of gradients over their root mean square."""
+    square, velocity = moments
+    square = fma(c.alpha, square, (1.0 - c.alpha) * g * g)
+    velocity = fma(c.momentum, velocity, quotient(g, root(square) + c.epsilon))
+    return fma(-rate, velocity, p), (square, velocity)
 
 
 @dataclass(frozen=True)
@@ -110,25 +122,38 @@ class RMSprop(Optimizer):
     """
 
     learning_rate: Rate = 1e-2
-    alpha: float = 0.99
-    epsilon: float = 1e-8
-    momentum: float = 0.0
+    alpha: float = share(0.99)
+    epsilon: float = positive(1e-8)
+    momentum: float = share(0.0)
+    own_rule = rmsprop
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("alpha", self.alpha, 0, 1, open_high=True)
-        checks.real("epsilon", self.epsilon, 0, open_low=True)
-        checks.real("momentum", self.momentum, 0, 1, open_high=True)
 
-    @property
-    def own_rule(self) -> StepRule:
-        """The step that it takes."""
-        return RULES["rmsprop"]
+def _adam_moments(c: Any, g: Any, first: Any, second: Any) -> tuple[Any, Any]:
+    """Return the first and the second moment with a gradient."""
+    return fma(c.beta1, first, (1.0 - c.beta1) * g), fma(c.beta2, second, (1.0 - c.beta2) * g * g)
 
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        return self.alpha, self.epsilon, self.momentum
+
+def _adam_parameter(c: Any, p: Any, first: Any, second: Any, rate: Any, t: Any) -> Any:
+    """Return a parameter moved along the first moment over the root of a second one."""
+    unbias = 1.0 / sqrt(1.0 - decayed(c.beta2, t))
+    epsilon = where(c.epsilon_hat > 0.0, c.epsilon * unbias, c.epsilon)
+    move = quotient(first, fma(root(second), unbias, epsilon))
+    return fma(-(rate / (1.0 - decayed(c.beta1, t))), move, p)
+
+
+@rule(DECAY, moments=2, constants="beta1 beta2 epsilon epsilon_hat")
+def adam(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Along the first moment over the root of the second, both corrected for their start at 0."""
+    first, second = _adam_moments(c, g, *moments)
+    return _adam_parameter(c, p, first, second, rate, t), (first, second)
+
+
+@rule(DECAY, moments=3, constants="beta1 beta2 epsilon epsilon_hat")
+def amsgrad(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Adam's step by the greatest second moment that there has been."""
+    first, second = _adam_moments(c, g, *moments[:2])
+    greatest = at_least(second, moments[2])
+    return _adam_parameter(c, p, first, greatest, rate, t), (first, second, greatest)
 
 
 @dataclass(frozen=True)
@@ -153,30 +178,16 @@ class Adam(Optimizer):
     """
 
     learning_rate: Rate = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    beta1: float = share(0.9)
+    beta2: float = share(0.999)
+    epsilon: float = positive(1e-8)
     epsilon_hat: bool = field(default=False, kw_only=True)
     amsgrad: bool = field(default=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("beta1", self.beta1, 0, 1, open_high=True)
-        checks.real("beta2", self.beta2, 0, 1, open_high=True)
-        checks.real("epsilon", self.epsilon, 0, open_low=True)
-        checks.flag("epsilon_hat", self.epsilon_hat)
-        checks.flag("amsgrad", self.amsgrad)
 
     @property
     def own_rule(self) -> StepRule:
         """The step that it takes."""
-        return RULES["amsgrad" if self.amsgrad else "adam"]
-
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        decay = getattr(self, "weight_decay", 0.0)
-        return AdamConstants(self.beta1, self.beta2, self.epsilon, decay, float(self.epsilon_hat))
+        return amsgrad if self.amsgrad else adam
 
 
 @dataclass(frozen=True)
@@ -194,11 +205,14 @@ class AdamW(Adam):
         At least 0; every step multiplies the parameters by 1 - rate * weight_decay first.
     """
 
-    weight_decay: float = 0.01
+    weight_decay: float = number(0.01, 0)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("weight_decay", self.weight_decay, 0)
+
+@rule(moments=2, constants="beta1 beta2 epsilon epsilon_hat", touched_only=True)
+def sparse_adam(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Adam's step for the rows that a batch touches."""
+    first, second = _adam_moments(c, g, *moments)
+    return _adam_parameter(c, p, first, second, rate, t), (first, second)
 
 
 @dataclass(frozen=True)
@@ -224,27 +238,40 @@ class SparseAdam(Optimizer):
     """
 
     learning_rate: Rate = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
+    beta1: float = share(0.9)
+    beta2: float = share(0.999)
+    epsilon: float = positive(1e-8)
+    epsilon_hat: ClassVar[bool] = True
+    own_rule = sparse_adam
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        checks.real("beta1", self.beta1, 0, 1, open_high=True)
-        checks.real("beta2", self.beta2, 0, 1, open_high=True)
-        checks.real("epsilon", self.epsilon, 0, open_low=True)
         if self.clip_norm is not None:
             raise ValueError(f"SparseAdam takes no clip_norm, got {self.clip_norm:g}; Adam does")
 
-    @property
-    def own_rule(self) -> StepRule:
-        """The step that it takes."""
-        return RULES["sparse_adam"]
 
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        return AdamConstants(self.beta1, self.beta2, self.epsilon, 0.0, 1.0)
+@rule(moments=3, constants="beta1 beta2 epsilon decay warmup", reads_last=True)
+def schedule_free(y: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """AdamW without a first moment, from z; gradients are taken at y, between z and x, the mean of all z.
+
+    Each z counts in x with the square of its rate: a share of 1 / t, or what the sum of squares gives with a
+    warm-up.
+    """
+    square, z, x = moments
+    z, x = where(t > 1.0, z, y), where(t > 1.0, x, y)
+    square = fma(c.beta2, square, (1.0 - c.beta2) * g * g)
+    unbias = 1.0 / sqrt(1.0 - decayed(c.beta2, t))
+    move = quotient(g, fma(root(square), unbias, c.epsilon)) + c.decay * y
+    w = at_least(c.warmup, 1.0)
+    z = fma(-(rate * at_most(t / w, 1.0)), move, z)
+    # Sums of squares of 1/w, 2/w, .., and then of ones, over the square of the last.
+    counts = where(
+        t < w,
+        6.0 * t / ((t + 1.0) * (2.0 * t + 1.0)),
+        1.0 / ((w + 1.0) * (2.0 * w + 1.0) / (6.0 * w) + (t - w)),
+    )
+    x = fma(counts, z - x, x)
+    return fma(c.beta1, x - z, z), (square, z, x)
 
 
 @dataclass(frozen=True)
@@ -276,11 +303,12 @@ class ScheduleFreeAdamW(Optimizer):
     """
 
     learning_rate: Rate = 2.5e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
-    warmup: int = 0
+    beta1: float = share(0.9)
+    beta2: float = share(0.999)
+    epsilon: float = positive(1e-8)
+    weight_decay: float = number(0.0, 0)
+    warmup: int = field(default=0, metadata={"check": functools.partial(checks.whole, low=0)})
+    own_rule = schedule_free
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -288,23 +316,17 @@ class ScheduleFreeAdamW(Optimizer):
             raise TypeError(
                 "ScheduleFreeAdamW takes a number for learning_rate, and warmup; it needs no schedule"
             )
-        checks.real("beta1", self.beta1, 0, 1, open_high=True)
-        checks.real("beta2", self.beta2, 0, 1, open_high=True)
-        checks.real("epsilon", self.epsilon, 0, open_low=True)
-        checks.real("weight_decay", self.weight_decay, 0)
-        checks.whole("warmup", self.warmup, 0)
 
-    @property
-    def own_rule(self) -> StepRule:
-        """The step that it takes."""
-        return RULES["schedule_free"]
 
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        return ScheduleFreeConstants(
-            self.beta1, self.beta2, self.epsilon, self.weight_decay, float(self.warmup)
-        )
+NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM = (3.4445, -4.7750, 2.0315), 5, 1e-7
+"""Constants of `muon`: x becomes a x + (b x x' + c (x x')^2) x so many times; the least norm that x is
+divided by."""
+
+
+@rule(DECAY, moments=2, orthogonal=True)
+def muon(p: Any, g: Any, moments: Any, rate: Any, c: Any, t: Any) -> Any:
+    """Along an orthogonal matrix; the second moment is for the parameters that `adam` moves."""
+    return fma(-rate, g, p), moments
 
 
 @dataclass(frozen=True)
@@ -332,28 +354,13 @@ class Muon(Optimizer):
     """
 
     learning_rate: Rate = 1e-3
-    momentum: float = 0.95
+    momentum: float = share(0.95)
     nesterov: bool = True
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    weight_decay: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        checks.real("momentum", self.momentum, 0, 1, open_high=True)
-        checks.flag("nesterov", self.nesterov)
-        AdamW(0.0, self.beta1, self.beta2, self.epsilon, weight_decay=self.weight_decay)  # checks them
-
-    @property
-    def own_rule(self) -> StepRule:
-        """The step that it takes."""
-        return RULES["muon"]
-
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        return (self.weight_decay,)
+    beta1: float = share(0.9)
+    beta2: float = share(0.999)
+    epsilon: float = positive(1e-8)
+    weight_decay: float = number(0.01, 0)
+    own_rule = muon
 
     @property
     def rules(self) -> tuple[StepRule, ...]:
@@ -381,6 +388,34 @@ NAMED: tuple[type[Optimizer], ...] = tuple(
 
 BY_NAME: dict[str, type[Optimizer]] = {kind.__name__.lower(): kind for kind in NAMED}
 """Optimisers by the names that stand for them with their defaults, on the command line, too."""
+
+
+@dataclass(frozen=True)
+class RuleOptimizer(Optimizer):
+    """What a user's `Rule` makes when it is called.
+
+    made_by : that rule; values : of its constants
+    """
+
+    made_by: Any
+    values: tuple[float, ...]
+    weight_decay: float = number(0.0, 0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, value in zip(self.made_by.constants, self.values, strict=True):
+            checks.real(name, value)
+
+    @property
+    def own_rule(self) -> Any:
+        """The step that it takes."""
+        return self.made_by
+
+    @property
+    def own_constants(self) -> tuple[float, ...]:
+        """The numbers that the formulas of `own_rule` get, in the order of its names."""
+        return self.weight_decay, *self.values
+
 
 OPTIMIZERS = (*NAMED, RuleOptimizer)
 """All optimisers, with a user's own rules."""

@@ -1,9 +1,8 @@
-"""Rules of a user's own: the formula of a step, and the optimisers that take it."""
+"""Rules of a user's own: the formula of a step, which makes optimisers that take it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +11,10 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.tracing import trace
-from fastmlp.model.optimizer import Factors, Optimizer
+from fastmlp.model.optimizer import Factors
+from fastmlp.model.optimizers import RuleOptimizer
 from fastmlp.model.pieces import NAME, of_one_element, restored
-from fastmlp.model.rules import MOST_CONSTANTS, MOST_MOMENTS, RULES, Step, StepRule
+from fastmlp.model.rules import DECAY, MOST_CONSTANTS, MOST_MOMENTS, RULES, Formula, Link, StepRule
 
 Array = NDArray[Any]
 
@@ -37,7 +37,7 @@ class Rule(StepRule):
         of one parameter, in NumPy's words (see `Activation`). `moments` is a tuple of numbers, 0 at first;
         `constants` has a number for each name; t counts the steps from 1.
     moments : int
-        How many numbers a parameter remembers, 0 to 4.
+        How many numbers a parameter remembers, 0 to 6.
     constants : mapping of str to float
         The constants' names and defaults, 16 at most.
 
@@ -50,7 +50,7 @@ class Rule(StepRule):
     constants: dict[str, float]
 
     def __init__(
-        self, name: str, step: Step, moments: int = 0, constants: Mapping[str, float] | None = None
+        self, name: str, step: Formula, moments: int = 0, constants: Mapping[str, float] | None = None
     ) -> None:
         what = f"the rule {checks.shown(name)}"
         moments = checks.whole(f"moments of {what}", moments, 0, MOST_MOMENTS)
@@ -81,7 +81,7 @@ class Rule(StepRule):
         self._set(name, values, given)
 
     def _set(self, name: str, values: tuple[Expression, ...], constants: dict[str, float]) -> None:
-        super().__init__(name, self._on_numbers, len(values) - 1)
+        super().__init__(name, DECAY, Link(self._on_numbers, len(values) - 1, tuple(constants)))
         self._identify(name, RULES, *values, form=len(constants), data=tuple(constants.items()))
         self.values, self.constants = values, constants
 
@@ -131,27 +131,33 @@ class Rule(StepRule):
     def on_arrays(
         self, parameter: Array, gradient: Array, moments: Any, rate: Any, constants: Any, t: float
     ) -> list[Array]:
-        """Return the new parameters and moments, of arrays of one shape and dtype; the rest are floats."""
-        given = self._named(parameter, gradient, moments, rate, constants, float(t))
+        """Return what the step makes of decayed parameters and moments, arrays of one shape and dtype.
+
+        constants : their values; they, the rate and t are floats
+        """
+        given = _named(parameter, gradient, moments, rate, constants, float(t))
         found = (value.on_arrays(parameter.dtype, given) for value in self.values)
         return [np.broadcast_to(value, parameter.shape) for value in found]
 
-    def _on_numbers(self, *given: Any) -> tuple[Any, tuple[Any, ...]]:
-        parameter, *moments = (value.on_numbers(self._named(*given)) for value in self.values)
-        return parameter, tuple(moments)
+    def _on_numbers(
+        self, parameter: Any, gradient: Any, moments: Any, rate: Any, c: Any, t: Any
+    ) -> tuple[Any, list[Any]]:
+        given = _named(parameter, gradient, moments, rate, vars(c).values(), t)
+        new, *kept = (value.on_numbers(given) for value in self.values)
+        return new, kept
 
-    def _named(
-        self, parameter: Any, gradient: Any, moments: Any, rate: Any, constants: Any, t: Any
-    ) -> dict[str, Any]:
-        decay = constants[len(self.constants)]
-        return {
-            "parameter": (1.0 - rate * decay) * parameter,
-            "gradient": gradient,
-            **{f"moment{i}": moments[i] for i in range(self.moments)},
-            "rate": rate,
-            **{f"constant{i}": constants[i] for i in range(len(self.constants))},
-            "t": t,
-        }
+
+def _named(
+    parameter: Any, gradient: Any, moments: Iterable[Any], rate: Any, constants: Iterable[Any], t: Any
+) -> dict[str, Any]:
+    return {
+        "parameter": parameter,
+        "gradient": gradient,
+        **{f"moment{i}": value for i, value in enumerate(moments)},
+        "rate": rate,
+        **{f"constant{i}": value for i, value in enumerate(constants)},
+        "t": t,
+    }
 
 
 class Constants(dict[str, Any]):
@@ -161,28 +167,3 @@ class Constants(dict[str, Any]):
         if name not in self:
             raise AttributeError(f"the rule has no constant {name!r}")
         return self[name]
-
-
-@dataclass(frozen=True)
-class RuleOptimizer(Optimizer):
-    """What a user's `Rule` makes when it is called."""
-
-    made_by: Rule
-    values: tuple[float, ...]
-    weight_decay: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, value in zip(self.made_by.constants, self.values, strict=True):
-            checks.real(name, value)
-        checks.real("weight_decay", self.weight_decay, 0)
-
-    @property
-    def own_rule(self) -> Rule:
-        """The step that it takes."""
-        return self.made_by
-
-    @property
-    def own_constants(self) -> tuple[float, ...]:
-        """Hyperparameters, in the order of the formula's arguments."""
-        return *self.values, self.weight_decay

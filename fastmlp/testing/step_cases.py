@@ -4,95 +4,70 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from fastmlp.backend import reference
-from fastmlp.model import optimizers
+from fastmlp.backend.reference_rules import take_step
+from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.model.network import Network
-from fastmlp.model.rules import ROOM_FOR_CONSTANTS, RULES
-from fastmlp.model.state import TrainState
+from fastmlp.model.optimizers import NAMED, SGD, Adam, AdamW, Optimizer, RMSprop, ScheduleFreeAdamW
+from fastmlp.model.rules import ROOM_FOR_CONSTANTS
+from fastmlp.model.state import initial_state
 from fastmlp.testing import not_finite
 from fastmlp.testing.cases import Array, Case, CaseMaker, Sizes, drawn, few_ulp, labelled, wide
 
+OPTIMIZERS: dict[str, Optimizer] = {
+    **{kind.__name__.lower(): kind(0.01) for kind in NAMED},
+    "momentum": SGD(0.1, 0.9),
+    "nesterov": SGD(0.1, 0.9, nesterov=True),
+    "rmsprop with momentum": RMSprop(0.01, momentum=0.9),
+    "adam, epsilon hat": Adam(0.001, epsilon_hat=True),
+    "amsgrad": Adam(0.001, amsgrad=True),
+    "adamw, amsgrad": AdamW(0.001, amsgrad=True),
+    "schedule-free, warmup": ScheduleFreeAdamW(0.01, weight_decay=0.1, warmup=9),
+}
+"""Optimisers by labels: all of fastmlp's, and more settings of some, so that every rule is among them."""
 
-class _StepVectors(NamedTuple):
-    """A gradient, parameters and two moments (P,), as a one-layer network's."""
-
-    network: Network
-    gradient: Array
-    parameters: Array
-    first: Array
-    second: Array
-
-    def after(self, optimizer: optimizers.Optimizer, step: int, rate: float) -> TrainState:
-        """Return what the reference makes of them in float64."""
-        state = TrainState(
-            wide(self.parameters),
-            wide(self.gradient),
-            np.stack([wide(self.first), wide(self.second)]),
-            step,
-        )
-        return reference.update(self.network, optimizer, state, rate, rate)
+STEPS_BEFORE = 3
+"""The reference's steps before that of a case, which make its moments."""
 
 
-def _vectors(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> _StepVectors:
-    network = Network([sizes.n_in, sizes.n_out])
-    gradient, parameters, first = (drawn(rng, dtype, (sizes.n_in + 1) * sizes.n_out) for _ in range(3))
-    return _StepVectors(network, gradient, parameters, first, np.abs(drawn(rng, dtype, gradient.size)))
-
-
-def _step_case(
-    label: str, found: str, scalars: tuple[Any, ...], vectors: _StepVectors, after: TrainState
-) -> Case:
-    _, gradient, parameters, first, second = vectors
-    arguments = (*scalars, gradient, parameters, first, second)
-    at = len(scalars) + 1
-    written = {at: after.parameters} | {at + 1 + i: after.moments[i] for i in range(2)}
-    dtype = parameters.dtype
-    terms = np.abs(gradient) + np.abs(first) + np.abs(second) + gradient * gradient
-    # A step adds terms of about this size, each with an error of a few ulp.
-    bound = {i: few_ulp(dtype, np.abs(expected) + terms) for i, expected in written.items()}
-    return Case(labelled(label, found), arguments, written, None, bound, None, not found)
+def _vector(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Array:
+    """Return as many numbers (P,) as a network of one layer has parameters."""
+    return drawn(rng, dtype, (sizes.n_in + 1) * sizes.n_out)
 
 
 def _clip(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
-    vectors = _vectors(rng, dtype, sizes)
-    gradients = not_finite.values(rng, vectors.gradient, (np.nan,))
+    network, parameters = Network([sizes.n_in, sizes.n_out]), _vector(rng, dtype, sizes)
+    gradients = not_finite.values(rng, _vector(rng, dtype, sizes), (np.nan,))
     for (found, gradient), clip_norm in itertools.product(gradients, (0.5, 1e6)):
-        given = vectors._replace(gradient=gradient)
-        expected = given.after(optimizers.SGD(0.0, clip_norm=clip_norm), 0, 0.0).gradients
+        state = initial_state(wide(parameters))._replace(gradients=wide(gradient))
+        expected = reference.update(network, SGD(0.0, clip_norm=clip_norm), state, 0.0, 0.0).gradients
         label, bound = labelled(f"at {clip_norm:g}", found), few_ulp(dtype, expected)
         yield Case(label, (clip_norm, gradient), {1: expected}, None, {1: bound}, None, not found)
 
 
-OPTIMIZERS = (
-    ("sgd", optimizers.SGD(0.1), 0),
-    ("momentum", optimizers.SGD(0.1, 0.9), 0),
-    ("nesterov", optimizers.SGD(0.1, 0.9, nesterov=True), 0),
-    ("rmsprop", optimizers.RMSprop(0.01), 0),
-    ("rmsprop with momentum", optimizers.RMSprop(0.01, momentum=0.9), 0),
-    ("adam", optimizers.Adam(0.001), 0),
-    ("adam, epsilon hat", optimizers.Adam(0.001, epsilon_hat=True), 3),
-    ("adamw", optimizers.AdamW(0.001), 10),
-    ("sparse adam", optimizers.SparseAdam(0.001), 3),
-)
-"""A label, an optimiser and the number of steps taken before, for every rule."""
-
-
 def _apply_rule(rng: np.random.Generator, dtype: np.dtype[Any], sizes: Sizes) -> Iterator[Case]:
-    vectors = _vectors(rng, dtype, sizes)
-    gradients = not_finite.values(rng, vectors.gradient, (np.nan,))
-    for (found, gradient), (label, optimizer, step) in itertools.product(gradients, OPTIMIZERS):
-        # rmsprop's first moment is a mean square.
-        first = np.abs(vectors.first) if "rms" in label else vectors.first
-        given = vectors._replace(gradient=gradient, first=first)
-        rate = float(optimizer.rates(np.array([step]), 1)[0, 0])
+    parameters, before = _vector(rng, dtype, sizes), _vector(rng, np.dtype(float), sizes)
+    gradients = not_finite.values(rng, _vector(rng, dtype, sizes), (np.nan,))
+    for (found, gradient), (label, optimizer) in itertools.product(gradients, OPTIMIZERS.items()):
+        rate, t = float(optimizer.rates(np.array([STEPS_BEFORE]), 1)[0, 0]), STEPS_BEFORE + 1
+        rates, moments = np.full(parameters.shape, rate), np.zeros((optimizer.moment_rows, parameters.size))
+        for step in range(1, t):
+            take_step(optimizer, wide(parameters), before / step, moments, rates, step)
         constants = np.zeros(ROOM_FOR_CONSTANTS)
         constants[: len(optimizer.constants)] = optimizer.constants
-        scalars = list(RULES).index(optimizer.rule.name), rate, constants, float(step + 1)
-        yield _step_case(label, found, scalars, given, given.after(optimizer, step, rate))
+        scalars = RULE_CODES.code(optimizer.rule), rate, constants, float(t)
+        arguments = (*scalars, gradient, parameters, moments.astype(dtype))
+        p, kept = (wide(array) for array in arguments[-2:])
+        # A step adds terms of about this size, each with an error of a few ulp.
+        terms = np.abs(gradient) + gradient * gradient + np.abs(kept).sum(axis=0)
+        take_step(optimizer, p, wide(gradient), kept, rates, t)
+        written = {5: p, 6: kept}
+        bound = {i: few_ulp(dtype, np.abs(expected) + terms) for i, expected in written.items()}
+        yield Case(labelled(label, found), arguments, written, None, bound, None, not found)
 
 
 STEPS: dict[str, CaseMaker] = {

@@ -40,8 +40,7 @@ class Stepper(Intake):
     ----------
     network : Network
     optimizer : Optimizer or str
-        As for `fit`.
-        Of a schedule, every step counts as an epoch, too.
+        As for `fit`. Of a schedule, every step counts as an epoch, too.
     seed : int, optional
         Fixes the start and the dropout masks, as in `fit`.
     initial : Model or (weights, biases), optional

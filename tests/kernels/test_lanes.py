@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from own_layers import LISTS
-from own_pieces import by_element, gated, of_outputs, own_huber, quantiles, smoothed, snake
+from own_pieces import by_element, gated, of_outputs, own_huber, quantiles, six_moments, smoothed, snake
 from selection import campaign, matrix
 
 from fastmlp import (
@@ -59,6 +59,7 @@ CASES = {
     "sklearn's": (
         Network([20, 17, 2], "silu", **LABELS, convention="sklearn", l2=0.1), SGD(0.05, momentum=0.9), 30, 8,
     ),
+    "six moments": (Network([5, 6, 2], "tanh", output="identity"), six_moments(0.01), 33, 16),
     "huber": (Network([4, 8, 3], "elu", output="identity", loss="huber"), Adam(0.01, amsgrad=True), 33, 16),
     "layers": (Network(inputs=5, layers=LAYERS, **CLASSES, l2=0.1), Adam(0.01), 40, 18),
     "layers that read others": (Network(inputs=6, layers=NAMED), Adam(0.01), 40, 40),
@@ -100,7 +101,7 @@ CASES |= {
         SGD(0.1), 20, 20,
     ),
 }  # fmt: skip
-QUICK = "few layers", "unrolled dropout", "own layers, narrow", "unrolled own layers"
+QUICK = "six moments", "few layers", "unrolled dropout", "own layers, narrow", "unrolled own layers"
 TURNS = {
     name: "float32" if name.endswith("7 rows") or (place % 2 and not name.endswith("rows")) else "float64"
     for place, name in enumerate(CASES)

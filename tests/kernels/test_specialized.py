@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from differing import differences
 from exchanged import own_gated, own_sine
-from own_pieces import quantiles, smoothed
+from own_pieces import quantiles, six_moments, smoothed
 from problems import COMPILED_DTYPES, eps, parameters_for, targets_for
 from selection import campaign, matrix
 
@@ -31,7 +31,9 @@ from fastmlp import (
 )
 from fastmlp.backend import auto, registry
 from fastmlp.backend.choice import choose
+from fastmlp.kernels.lanes.eligible import lane_program
 from fastmlp.kernels.variants import specialized
+from fastmlp.testing.step_cases import OPTIMIZERS
 
 CLASSES = {"output": "softmax", "loss": "cross_entropy"}
 BINARY = {"output": "sigmoid", "loss": "binary_cross_entropy"}
@@ -61,6 +63,34 @@ def specialize(network, optimizer=None, rows=32, dtype=FLOAT32):
 )
 def test_what_has_no_stage_has_no_program(network, optimizer):
     assert specialize(network, optimizer) is None
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_rule_trains_in_the_small_programs(name):
+    """Steps of whole matrices have none; steps of touched rows have none where a lane is a network."""
+    network, rule = Network([3, 4, 2], "tanh"), OPTIMIZERS[name].rule
+    assert (specialize(network, OPTIMIZERS[name]) is None) == rule.orthogonal
+    in_lanes = lane_program(network, OPTIMIZERS[name], FLOAT32)
+    assert (in_lanes is None) == (rule.orthogonal or rule.touched_only)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "six moments" else matrix)
+        for name in (*OPTIMIZERS, "six moments")
+    ],
+)
+def test_every_rule_has_the_bits_of_fused(name):
+    optimizer = {**OPTIMIZERS, "six moments": six_moments(0.01)}[name]
+    network, rng = Network([5, 6, 2], "tanh", l2=0.01), np.random.default_rng(0)
+    X, y = rng.standard_normal((53, 5)), rng.standard_normal((53, 2))
+    assert optimizer.rule.orthogonal or specialize(network, optimizer, 16, np.dtype(float)) is not None
+    options = {"optimizer": optimizer, "epochs": 4, "batch_size": 16, "seed": 1}
+    ours, theirs = (fastmlp.fit(network, X, y, backend=name, **options) for name in ("specialized", "fused"))
+    np.testing.assert_array_equal(ours.parameters, theirs.parameters)
+    np.testing.assert_array_equal(ours.training.snapshot.moments, theirs.training.snapshot.moments)
+    assert ours.history == theirs.history
 
 
 def test_programs_differ_where_their_constants_do():

@@ -16,6 +16,7 @@ from fastmlp.kernels.variant import Work
 from fastmlp.model.descriptions import described, restored, with_formulas
 from fastmlp.model.optimizers import OPTIMIZERS, without_rates
 from fastmlp.model.rules import RULES
+from fastmlp.testing import step_cases
 
 endless = fastmlp.Activation("endless", lambda z: np.where(z > 1e308, np.inf, np.where(z > 0, z, -0.0)))
 odd_rule = fastmlp.Rule("odd_rule", lambda p, g, m, r, c, t: p - r * c.nodes * g, constants={"nodes": 1})
@@ -32,18 +33,14 @@ NETWORKS = {
 }  # fmt: skip
 
 OPTIMISERS = {
-    "sgd": fastmlp.SGD(0.1),
-    "momentum": fastmlp.SGD(0.1, 0.5),
+    **step_cases.OPTIMIZERS,
     "two rates": fastmlp.SGD(
         fastmlp.Warmup(fastmlp.Cosine(0.1, length=9), length=3), 0.9, True, bias_learning_rate=0.01
     ),
-    "rmsprop": fastmlp.RMSprop(momentum=np.float32(0.1)),
-    "adam": fastmlp.Adam(clip_norm=1.0, layer_rates=[0.0, 1.0], epsilon_hat=True),
-    "amsgrad": fastmlp.Adam(amsgrad=True),
-    "adamw": fastmlp.AdamW(layer_decays=[0, 1], layer_rates=[1, 1]),
-    "sparse adam": fastmlp.SparseAdam(beta1=0.8),
-    "schedule-free": fastmlp.ScheduleFreeAdamW(warmup=3),
-    "muon": fastmlp.Muon(nesterov=False, decay_biases=False),
+    "a number of numpy's": fastmlp.RMSprop(momentum=np.float32(0.1)),
+    "rates of layers": fastmlp.Adam(clip_norm=1.0, layer_rates=[0.0, 1.0], epsilon_hat=True),
+    "decays of layers": fastmlp.AdamW(layer_decays=[0, 1], layer_rates=[1, 1]),
+    "weights that decay": fastmlp.Muon(nesterov=False, decay_biases=False),
     "averaged": replace(fastmlp.Adam(0.1), averaging=("ema", 0.9)),
     "averaged odd rule": replace(odd_rule(0.1), averaging=("swa", 7.0)),
     "odd rule": odd_rule(0.1, weight_decay=0.1),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import naive
 import numpy as np
 import pytest
+from own_pieces import six_moments
 from problems import COMPILED_DTYPES, eps, parameters_for
 from selection import crossed
 
@@ -163,21 +164,14 @@ def test_trainings_are_real_torchs(backend, which):
         np.testing.assert_allclose(w, linear.weight.detach().numpy().T, atol=1e-11)
 
 
-def test_a_rule_of_four_moments_goes_on_from_a_file(tmp_path):
-    rule = fastmlp.Rule(
-        "four",
-        lambda p, g, m, rate, c, t: (
-            p - rate * (m[0] + m[1] + m[2] + m[3] + g), m[1] / 2, m[2] / 2 + g, m[3] / 2, g / 2,
-        ),
-        moments=4,
-    )  # fmt: skip
+def test_a_rule_of_six_moments_goes_on_from_a_file(tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.normal(size=(40, 4)), rng.normal(size=(40, 2))
     network = Network([4, 6, 2], "tanh")
 
     def fit(epochs, **options):
         return fastmlp.fit(
-            network, X, y, optimizer=rule(0.01), epochs=epochs, seed=0, batch_size=8, **options
+            network, X, y, optimizer=six_moments(0.01), epochs=epochs, seed=0, batch_size=8, **options
         )
 
     expected = fit(4, backend="reference")

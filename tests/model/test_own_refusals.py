@@ -64,7 +64,7 @@ REFUSED = {
     "no parameter": (lambda: Loss("x", lambda o, t, p: o * p, parameter=[]), "must hold a number, got none"),
     "a row without an end": (lambda: RowLoss("x", lambda o, t: o - t), "end it by np.sum or np.max"),
     "too few moments": (lambda: Rule("x", lambda p, g, m, r, c, t: p, moments=1), "1 moments, got 1 values"),
-    "too many moments": (lambda: Rule("x", adam_step, moments=5), "moments"),
+    "too many moments": (lambda: Rule("x", adam_step, moments=7), "moments"),
     "an unknown constant": (
         lambda: Lion(beta3=1),
         "no constant 'beta3'; choose from: beta1, beta2, learning_rate",

@@ -27,6 +27,7 @@ from fastmlp import (
     Warmup,
 )
 from fastmlp.backend import registry
+from fastmlp.testing import step_cases
 from fastmlp.training.data import clean_targets, scaled_weights
 
 EXACT = tuple(name for name in registry.own() if registry.choice_of(name).exact)
@@ -130,13 +131,11 @@ def test_many_rows_have_the_bits_of_fit(sizes, threads):
 
 
 OPTIMIZERS = {
-    "sgd": SGD(0.05),
     "momentum, bias rate": SGD(0.05, 0.9, bias_learning_rate=StepDecay(0.1, 3)),
     "nesterov, clipping": SGD(Warmup(0.05, 4), 0.9, True, clip_norm=0.1),
     "rmsprop, frozen": RMSprop(0.01, momentum=0.5, layer_rates=(1, 0, 2)),
     "adam, frozen and clipped": Adam(Cosine(0.01, 9, unit="step"), clip_norm=0.3, layer_rates=(0, 1, 1)),
     "adamw, decays": AdamW(0.01, layer_decays=(0.1, 0.0, 0.3)),
-    "sparse adam": SparseAdam(0.01),
     "own": own_pieces.OwnAdam(0.01, weight_decay=0.1),
 }
 EXTRAS = {
@@ -148,14 +147,22 @@ EXTRAS = {
 }
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "extra"),
+    [
+        *((name, "plain") for name in step_cases.OPTIMIZERS),
+        *((name, extra) for name in OPTIMIZERS for extra in EXTRAS),
+    ],
+)
 @pytest.mark.parametrize("backend", ["reference", "fused"])
 def test_forward_backward_and_update_have_the_bits_of_fit(backend, optimizer, extra):
     X, y = data_set("digits", 60)
     X, y = X.astype("f"), np.eye(10, dtype="f")[y]
     X[:, ::3] = 0
-    network, optimizer = Network((64, 12, 9, 10), **EXTRAS[extra]), OPTIMIZERS[optimizer]
+    network, optimizer = (
+        Network((64, 12, 9, 10), **EXTRAS[extra]),
+        {**step_cases.OPTIMIZERS, **OPTIMIZERS}[optimizer],
+    )
     model = fitted(network, X, y, optimizer, backend)
     stepper = Stepper(network, optimizer, seed=3, backend=backend)
     scale = np.float32(1 / (len(y) * (1 if network.convention == "sklearn" else 10)))
@@ -165,7 +172,7 @@ def test_forward_backward_and_update_have_the_bits_of_fit(backend, optimizer, ex
         before = stepper.gradients.copy()
         stepper.update()
         np.testing.assert_array_equal(stepper.gradients, before)
-    np.testing.assert_array_equal(stepper.parameters, model.parameters)
+    np.testing.assert_array_equal(stepper.model().parameters, model.parameters)
 
 
 @crossed(backend=EXACT, case=list(own_pieces.CASES))

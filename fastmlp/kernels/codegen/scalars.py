@@ -194,16 +194,15 @@ def constants_at(context, builder, kind, value):
 
 
 @intrinsic
-def step_element(typing_context, code, i, rate, constants, t, g, p, first, second):
-    """Take the step of parameter i and its moments, in arrays (n,); code : the rule's, a constant."""
+def step_element(typing_context, code, i, rate, constants, t, g, p, moments):
+    """Take the step of parameter i and its moments, in arrays (n,) and (rows, n); code : the rule's, a constant."""
     if literal(code):
         entry = RULE_CODES[code.literal_value]
 
         def emit(context, builder, signature, values):
-            arrays = zip(signature.args[5:], values[5:], strict=True)
-            kind = FLOATS[p.dtype]
-            pointers = with_further_moments(
-                builder, entry, [data_pointer(context, builder, *array) for array in arrays]
+            kind, pointers = (
+                FLOATS[p.dtype],
+                step_pointers(context, builder, entry, (g, p, moments), values[5:]),
             )
             at = [builder.gep(pointer, [values[1]], source_etype=kind) for pointer in pointers]
             numbers_at = constants_at(context, builder, constants, values[3])
@@ -211,19 +210,17 @@ def step_element(typing_context, code, i, rate, constants, t, g, p, first, secon
             take_step(entry, *numbers, [Place(builder, place, kind) for place in at])
             return context.get_dummy_value()
 
-        arrays = g, p, first, second
+        arrays = g, p, moments
         return types.void(code, types.intp, types.float64, constants, types.float64, *arrays), emit
 
 
-def with_further_moments(builder, entry, pointers):
-    """Return pointers to a gradient, parameters and two moments with those to the rule's further moments.
-
-    Rows of moments lie as far apart as the first two.
-    """
-    found = [*pointers]
-    while len(found) < 2 + entry.moments:
-        distance = builder.sub(*(builder.ptrtoint(pointer, INT) for pointer in (found[3], found[2])))
-        found.append(builder.gep(found[-1], [distance], source_etype=BYTE))
+def step_pointers(context, builder, entry, kinds, values):
+    """Return pointers to a gradient (n,), to parameters (n,), and to each row of moments (rows, n) of a rule."""
+    *found, row = (data_pointer(context, builder, *array) for array in zip(kinds, values, strict=True))
+    distance = builder.extract_value(context.make_array(kinds[2])(context, builder, values[2]).strides, 0)
+    for _ in range(entry.moments):
+        found.append(row)
+        row = builder.gep(row, [distance], source_etype=BYTE)
     return found
 
 
@@ -241,16 +238,15 @@ class Place:
 
 
 def take_step(entry, rate, constants, t, places, penalty=None):
-    """Write a rule's step. places : of a gradient, a parameter and its two moments.
+    """Write a rule's step.
 
-    Only the moments that the rule has are read and written.
+    places : of a gradient, a parameter and each of its moments
     penalty : penalty * parameter is added to the gradient, if given
     """
     at_g, at_p, *at_moments = places
     g, p = at_g.load(), at_p.load()
     if penalty is not None:
         g = numbers.fma(penalty, p, g)
-    at_moments = at_moments[: entry.moments]
     new, moments = entry.formula(p, g, [place.load() for place in at_moments], rate, constants, t)
     for place, symbol in zip([at_p, *at_moments], [new, *moments], strict=True):
         place.store(p.number(symbol))  # a formula may return one number for all parameters

@@ -23,15 +23,20 @@ def _place(context, builder, array, value, start):
     return builder.gep(data, [start])
 
 
-def view(context, builder, result, data, shape):
-    """Emit an array of the type `result` that begins at `data`; shape : LLVM values."""
+def view(context, builder, result, data, shape, strides=None):
+    """Emit an array of the type `result` that begins at `data`; shape, strides : LLVM values.
+
+    Without strides it is C-contiguous.
+    """
     itemsize = INT(context.get_abi_sizeof(context.get_data_type(result.dtype)))
     fields = {
         "nitems": builder.mul(*shape) if len(shape) == 2 else shape[0],
         "itemsize": itemsize,
         "data": data,
         "shape": cgutils.pack_array(builder, shape),
-        "strides": cgutils.pack_array(builder, [builder.mul(itemsize, n) for n in shape[1:]] + [itemsize]),
+        "strides": cgutils.pack_array(
+            builder, strides or [*(builder.mul(itemsize, n) for n in shape[1:]), itemsize]
+        ),
     }
     model = context.data_model_manager[result]
     view = ir.Constant(model.get_value_type(), None)
@@ -86,6 +91,20 @@ def matrix(typing_context, array, start, rows, columns):
         return view(context, builder, result, place, values[2:])
 
     return result(array, types.intp, types.intp, types.intp), emit
+
+
+@intrinsic
+def columns_of(typing_context, array, start, count):
+    """Return columns [start, start + count) of a C-contiguous matrix, whose rows stay as far apart."""
+    result = types.Array(array.dtype, 2, "A")
+
+    def emit(context, builder, signature, values):
+        whole = context.make_array(array)(context, builder, values[0])
+        rows, strides = builder.extract_value(whole.shape, 0), cgutils.unpack_tuple(builder, whole.strides)
+        place = _place(context, builder, array, *values[:2])
+        return view(context, builder, result, place, [rows, values[2]], strides)
+
+    return result(array, types.intp, types.intp), emit
 
 
 @intrinsic

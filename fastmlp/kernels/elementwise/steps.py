@@ -6,9 +6,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from fastmlp.kernels.codegen.machine import host
-from fastmlp.kernels.codegen.scalars import constants_at, literal, take_step, with_further_moments
+from fastmlp.kernels.codegen.scalars import constants_at, literal, step_pointers, take_step
 from fastmlp.kernels.codegen.symbols import Symbol
-from fastmlp.kernels.codegen.vectors import Vectors, data_pointer
+from fastmlp.kernels.codegen.vectors import Vectors
 from fastmlp.kernels.codes import RULE_CODES
 
 
@@ -47,17 +47,14 @@ def emit_steps(build, dtype, entry, n, pointers, rate, constants, t, penalty=Non
 
 
 @intrinsic
-def take_steps(typing_context, code, rate, constants, t, g, p, first, second):
+def take_steps(typing_context, code, rate, constants, t, g, p, moments):
     """Take a step of all of p and its moments, as `apply_rule`; code : the rule's, a constant."""
     if literal(code):
         entry = RULE_CODES[code.literal_value]
 
         def emit(context, build, signature, values):
-            arrays = list(zip(signature.args[4:], values[4:], strict=True))
             n = Symbol(build, build.extract_value(context.make_array(g)(context, build, values[4]).shape, 0))
-            pointers = with_further_moments(
-                build, entry, [data_pointer(context, build, *array) for array in arrays]
-            )
+            pointers = step_pointers(context, build, entry, (g, p, moments), values[4:])
             numbers_at = constants_at(context, build, constants, values[2])
             emit_steps(
                 build,
@@ -71,4 +68,4 @@ def take_steps(typing_context, code, rate, constants, t, g, p, first, second):
             )
             return context.get_dummy_value()
 
-        return types.void(code, types.float64, constants, types.float64, g, p, first, second), emit
+        return types.void(code, types.float64, constants, types.float64, g, p, moments), emit

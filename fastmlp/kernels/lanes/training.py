@@ -175,7 +175,7 @@ def call_of(bound: Bound, network: Network, state: LaneState, steps: LaneSteps, 
     given = {
         **steps._asdict(), **shape.words, "steps": count, "lanes": lanes, "losses": losses,
         "parameters": state.parameters, "moments": state.moments, "lane_places": state.places,
-        "lane_numbers": state.numbers,
+        "moment_rows": len(state.moments) // len(state.parameters), "lane_numbers": state.numbers,
         "memory": aligned(room, dtype), "length": room,
     }  # fmt: skip
     return Call(BLANK, given, shape)

@@ -16,7 +16,7 @@ from fastmlp.kernels.program.barrier import wait
 from fastmlp.kernels.program.records import NESTEROV, SLICE_ROWS
 from fastmlp.kernels.program.step_numbers import own_share
 from fastmlp.kernels.program.weight_templates import clear
-from fastmlp.model.rules import NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM
+from fastmlp.model.optimizers import NEWTON_SCHULZ, NEWTON_SCHULZ_ROUNDS, SMALLEST_NORM
 
 
 def orthogonalise_all(call, worker, workers):

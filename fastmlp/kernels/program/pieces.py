@@ -41,9 +41,9 @@ def output_loss_one(output, parameters, share, z, targets, weights, scratch, del
     return coded(CODE, output, parameters, share, z, targets, weights, scratch, delta)
 
 
-def apply_rule_one(rate, constants, t, g, p, first, second):
+def apply_rule_one(rate, constants, t, g, p, moments):
     """`apply_rule` for the constant code CODE."""
-    coded(CODE, rate, constants, t, g, p, first, second)
+    coded(CODE, rate, constants, t, g, p, moments)
 
 
 def operate_one(epsilon, members, gain, shift, x, other, kept, out):

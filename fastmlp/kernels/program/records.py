@@ -198,7 +198,7 @@ ARRAYS: dict[str, tuple[Any, tuple[int | str, ...]]] = {
     "rules": (RULE, (2, "depth")),
     "parameters": (None, ("size",)),
     "gradients": (None, ("size",)),
-    "moments": (None, (2, "size")),
+    "moments": (None, ("moment_rows", "size")),
     "accumulated": (None, ("accumulates",)),
     "inputs": (None, ("samples", "n_in")),
     "indptr": (np.int64, ("bounds",)),
@@ -285,6 +285,7 @@ NUMBERS = (
     *(
         "depth",
         "size",
+        "moment_rows",
         "n_heads",
         "members",
         "columns",
@@ -311,6 +312,7 @@ NUMBERS = (
 """Whole numbers of a call by name.
 
 depth : operations; size : parameters; n_heads : 0 of one loss
+moment_rows : how many numbers the optimiser's rule remembers for each parameter
 members : how many networks it is; 1 without `Members`
 columns : of categories; samples : rows of the inputs
 n_in, n_out : of the network; n_in is without sparse columns

@@ -14,6 +14,7 @@ import numpy as np
 from fastmlp.kernels.codegen.vectors import prefetch_rows
 from fastmlp.kernels.codegen.views import (
     chosen,
+    columns_of,
     constants_of,
     lesser,
     matrix,
@@ -159,10 +160,10 @@ def step_rows(call, rule, step, l1, l2, rate, place, height, some, g, at):
         gather(every, columns, matrix(memory, at + (1 + m) * size, count, width))
     if l1 > 0 or l2 > 0:
         penalty_gradient(l1, l2, p, g)
+    own = columns_of(matrix(memory, at + size, rule.moments, size), 0, size)  # of the type of `update_part`'s
     apply_rule(
-        rule.code, rate, constants_of(rule), float(step + 1), vector(g, 0, size), vector(p, 0, size),
-        vector(memory, at + size, size), vector(memory, at + 2 * size, size),
-    )  # fmt: skip
+        rule.code, rate, constants_of(rule), float(step + 1), vector(g, 0, size), vector(p, 0, size), own
+    )
     scatter(p, columns, w)
     for m in range(rule.moments):
         every = matrix(moments, m * moments.shape[1] + place, height, width)

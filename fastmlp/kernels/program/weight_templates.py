@@ -14,6 +14,7 @@ from fastmlp.kernels.codegen.scalars import call_back
 from fastmlp.kernels.codegen.views import (
     biases_of,
     chosen,
+    columns_of,
     constants_of,
     each_member,
     lesser,
@@ -162,10 +163,8 @@ def sum_over_ranks(call, function, step, first, last):
 
 def update_part(call, rule, step, rate, start, g):
     """Apply the gradient g (n,) to the n parameters that begin at `start`; step : updates before this one."""
-    n, moments = len(g), call.moments
-    p, first = vector(call.parameters, start, n), vector(moments, start, n)
-    second = vector(moments, moments.shape[1] + start, n)
-    apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, first, second)
+    p, moments = vector(call.parameters, start, len(g)), columns_of(call.moments, start, len(g))
+    apply_rule(rule.code, rate, constants_of(rule), float(step + 1), g, p, moments)
 
 
 def clip_all(call):

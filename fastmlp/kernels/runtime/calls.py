@@ -143,7 +143,7 @@ def call_of(shape: Shape, work: Workspace | None, rules: Rules | None = None, **
     if work is not None:
         known, given["memory"], given["sums"] = work.words, work.memory, work.sums
     if rules is not None:
-        given["rules"] = rules.address
+        given |= {"rules": rules.address, "moment_rows": rules.moments}
     return Call(known, given, shape, rules)
 
 

@@ -108,10 +108,15 @@ def resting_shape_of(network: Network) -> Shape:
 
 
 class Rules(NamedTuple):
-    """An optimiser in numbers. records : (2, operations) RULE; address : where they are"""
+    """An optimiser in numbers.
+
+    records : (2, operations) RULE; address : where they are
+    moments : how many numbers it remembers for each parameter
+    """
 
     records: Array
     address: int
+    moments: int
 
 
 @functools.lru_cache(maxsize=64)
@@ -133,7 +138,7 @@ def rules_of(optimizer: Optimizer, network: Network) -> Rules:
                 rule["orthogonal"] = NESTEROV if part.nesterov else ORTHOGONAL
                 rule["momentum"] = part.momentum
             rule["constants"][: len(part.constants)] = part.constants
-    return Rules(rules, address_of(rules))
+    return Rules(rules, address_of(rules), optimizer.moment_rows)
 
 
 @functools.lru_cache(maxsize=64)
@@ -142,4 +147,4 @@ def no_rules(operations: int) -> Rules:
     rules = np.zeros((2, operations), RULE)
     rules["rate_factor"] = 1
     rules["reached"] = True
-    return Rules(rules, address_of(rules))
+    return Rules(rules, address_of(rules), 0)

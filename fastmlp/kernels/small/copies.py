@@ -8,6 +8,7 @@ They are written for one network, by whole vectors: where a call is one step, th
 from numba import types
 
 from fastmlp.kernels.codegen.arrays import VectorNumbers
+from fastmlp.kernels.codegen.symbols import Symbol
 from fastmlp.kernels.codegen.vectors import counted, data_pointer
 from fastmlp.kernels.jit.disposable import Intrinsic
 from fastmlp.kernels.small.padded import up
@@ -20,27 +21,25 @@ def copy_row(memory, source, target, count, most):
         v.store(v.load(v.shift(source, at * v.itemsize)), v.shift(target, at * v.itemsize))
 
 
-def copies(plan, base, memory_of):
-    """Return the intrinsics (work, vector) that copy a flat vector (P,) to the section at `base`, and back.
+def copies(plan, memory_of, inwards):
+    """Return the intrinsic (work, number, vector) that copies a flat vector (P,) to a section, or back.
 
     The copy to a section writes 0 to the padding of its rows. memory_of : `stages.Memory`
     """
 
-    def intrinsic(inwards):
-        @Intrinsic
-        def copy(typingctx, work, vector):
-            def codegen(context, builder, signature, values):
-                memory = memory_of(context, builder, work, values[0])
-                flat = data_pointer(context, builder, vector, values[1])
-                for layer in plan.layers:
-                    _copy_layer(memory, flat, layer, base, plan.most, inwards)
-                return context.get_dummy_value()
+    @Intrinsic
+    def copy(typingctx, work, number, vector):
+        def codegen(context, builder, signature, values):
+            memory = memory_of(context, builder, work, values[0])
+            flat = data_pointer(context, builder, vector, values[2])
+            base = Symbol(builder, values[1]) * plan.section
+            for layer in plan.layers:
+                _copy_layer(memory, flat, layer, base, plan.most, inwards)
+            return context.get_dummy_value()
 
-            return types.none(work, vector), codegen
+        return types.none(work, types.intp, vector), codegen
 
-        return copy
-
-    return intrinsic(True), intrinsic(False)
+    return copy
 
 
 def _copy_layer(memory, flat, layer, base, most, inwards):

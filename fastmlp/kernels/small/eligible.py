@@ -16,6 +16,7 @@ from fastmlp.kernels.variant import Bound
 from fastmlp.model.activations import activation_of
 from fastmlp.model.inputs import sparse_columns
 from fastmlp.model.losses import loss_of
+from fastmlp.model.optimizers import RuleOptimizer
 
 PROGRAMS = "fastmlp.kernels.small.programs"
 
@@ -44,9 +45,6 @@ KINDS_OF_ROWS = {
     ),
 }
 """The kinds of operations that have a stage: all on one row."""
-
-MOST_MOMENTS = 2
-"""The most numbers that a rule remembers for each parameter: programs have room for two."""
 
 MOST_ROWS = 16
 """The most rows of a batch where a network stays in registers."""
@@ -108,15 +106,15 @@ def _keeps_padding(activation):
 @functools.lru_cache(maxsize=64)
 def _stays_zero(optimizer):
     """Whether a step of its rule leaves padding at 0: parameters of 0 with gradients and moments of 0."""
-    rule, zero = optimizer.own_rule, np.zeros(1)  # a mean of zeros is zero
-    if not rule.digest:
+    if not isinstance(optimizer, RuleOptimizer):
         return True
+    rule, zero = optimizer.made_by, np.zeros(1)  # a mean of zeros is zero, and so is a decayed zero
     with np.errstate(all="ignore"):
         return all(
             (value == 0).all()
             for rate in RATES
             for t in TIMES
-            for value in rule.on_arrays(zero, zero, (zero, zero), rate, optimizer.own_constants, t)
+            for value in rule.on_arrays(zero, zero, (zero,) * rule.moments, rate, optimizer.values, t)
         )
 
 
@@ -147,7 +145,7 @@ def specialize(network, optimizer, rows, dtype):
         return None
     if network.heads or sparse_columns(network.blocks) or not is_small(network) or not has_stages(network):
         return None
-    if optimizer.rule.moments > MOST_MOMENTS or not _stays_zero(optimizer):
+    if not _stays_zero(optimizer):
         return None
     rule, loss = optimizer.rule, loss_of(network.loss)
     # The program finds its pieces by their keys, so each must have a code.

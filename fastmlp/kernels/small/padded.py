@@ -4,7 +4,7 @@ Separate because `fastmlp.kernels.small.stages` writes code with offsets into th
 activation or delta is a whole number of vectors, so that no loop has a tail. The weights of padding are 0 and stay 0,
 because their gradients are 0. Where the outputs of the last layer would fill less than half of a vector, they and their
 deltas are stored as their transpose. A section holds one padded parameter vector: all layers' weights, then all biases.
-Parameters are section 0; gradients and two moments follow.
+Parameters are section 0, gradients section 1, and each moment of the rule has a section after these.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from fastmlp.kernels.codegen.machine import MOST_HEIGHT, host
-from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES
+from fastmlp.kernels.codes import ACTIVATION_CODES, OPERATION_CODES, RULE_CODES
 from fastmlp.kernels.program.arithmetic import LOSS_ROWS
 from fastmlp.model.operations import INPUTS, Kind
 
@@ -124,8 +124,8 @@ class PaddedLayout(NamedTuple):
     """A whole workspace.
 
     weights, gains : where they end in a section, in which biases and shifts follow up to `section`
+    sections : how many there are, which lie one after another
     inputs : the rows of X of a block
-    gradients, first, second : offsets of the sections
     targets : as the last layer's outputs
     sums : (3, R), see `fastmlp.kernels.elementwise.batched`
     batched : logits, targets and outputs (n_out, LOSS_ROWS) of the rows whose loss is computed, or -1 where the last
@@ -140,9 +140,7 @@ class PaddedLayout(NamedTuple):
     weights: int
     gains: int
     section: int
-    gradients: int
-    first: int
-    second: int
+    sections: int
     targets: int
     sums: int
     batched: int
@@ -206,7 +204,8 @@ def plan(constants):
         if shift or operations[i].kind == "dense":
             biases[i] = take(strides[i])
     section = at = up(at, 4 * most)
-    gradients, first, second = (take(section) for _ in range(3))
+    sections = 2 + RULE_CODES.of_key(constants.rule).moments
+    at = sections * section
     inputs = take(rows * operations[0].n_in)
     # What operations write after dropout, and the derivatives by it.
     given, deltas_of, layers = {INPUTS: inputs}, {INPUTS: -1}, []
@@ -250,6 +249,5 @@ def plan(constants):
     batched = -1 if is_transposed else take(3 * up(operations[last].n_out, most) * LOSS_ROWS)
     size = up(at + most, 4 * most)
     return PaddedLayout(
-        tuple(layers), inputs, all_weights, gains, section, gradients, first, second, targets, sums, batched,
-        rows, most, size,
+        tuple(layers), inputs, all_weights, gains, section, sections, targets, sums, batched, rows, most, size,
     )  # fmt: skip

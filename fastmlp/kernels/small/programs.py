@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from fastmlp.kernels.codegen.scalars import wide_vectors
 from fastmlp.kernels.codegen.views import constants_of, parameters_of, vector
-from fastmlp.kernels.codes import RULE_CODES
 from fastmlp.kernels.jit.disposable import stage
 from fastmlp.kernels.program.step_numbers import loss_share, penalty_share
 from fastmlp.kernels.small import penalties, registers, row_stages, stages
@@ -32,13 +31,11 @@ def train_registers(call, worker, workers):
 def train_blocks(call, worker, workers):
     """`train_chunk` by blocks of rows, on one thread; the workspace is the private buffer."""
     wide_vectors()
-    objective, moments = call.objective, call.moments
-    own = vector(call.memory, call.private, call.private_length)
-    take_parameters(own, call.parameters)
-    if MOMENTS > 0:
-        take_first(own, moments[0])
-    if MOMENTS > 1:
-        take_second(own, moments[1])
+    objective, own = call.objective, vector(call.memory, call.private, call.private_length)
+    take_section(own, 0, call.parameters)
+    if SECTIONS > 2:
+        for k in range(2, SECTIONS):
+            take_section(own, k, vector(call.moments, (k - 2) * call.size, call.size))
     constants, parameter = constants_of(call.rules[0, 0]), parameters_of(objective, 1)[0]
     inputs, targets, weights, order = call.inputs, call.targets, call.weights, call.order
     for s in range(call.steps):
@@ -64,11 +61,10 @@ def train_blocks(call, worker, workers):
         if GAINS:
             update_gains(own, l2, constants, call.rates[s, 0], t)
         update_biases(own, l2, constants, call.rates[s, 1], t)
-    give_parameters(own, call.parameters)
-    if MOMENTS > 0:
-        give_first(own, moments[0])
-    if MOMENTS > 1:
-        give_second(own, moments[1])
+    give_section(own, 0, call.parameters)
+    if SECTIONS > 2:
+        for k in range(2, SECTIONS):
+            give_section(own, k, vector(call.moments, (k - 2) * call.size, call.size))
 
 
 # --- binding -------------------------------------------------------------------------------------
@@ -76,23 +72,14 @@ def train_blocks(call, worker, workers):
 
 def clear_of(where):
     """The stage that clears the gradients."""
-    g_at, section = where.gradients, where.section
+    section = where.section
 
     @stage
     def clear(work, rows):
         for i in range(section):
-            work[g_at + i] = 0
+            work[section + i] = 0
 
     return clear
-
-
-def section_copies(where):
-    """The intrinsics that copy the parameters and both moments to their sections, and back."""
-    places = {"parameters": 0, "first": where.first, "second": where.second}
-    pairs = {name: copies(where, place, stages.Memory) for name, place in places.items()}
-    return {
-        f"{what}_{name}": pair[i] for name, pair in pairs.items() for i, what in enumerate(("take", "give"))
-    }
 
 
 def block_names(constants):
@@ -134,8 +121,9 @@ def block_names(constants):
         ),
         "GAINS": where.gains > where.weights,
         "clear": clear_of(where),
-        **section_copies(where),
-        "MOMENTS": RULE_CODES.of_key(constants.rule).moments,
+        "take_section": copies(where, stages.Memory, inwards=True),
+        "give_section": copies(where, stages.Memory, inwards=False),
+        "SECTIONS": where.sections,
         "PENALISED": constants.l2,
         "BLOCK": constants.rows,
         "BLOCKS": constants.blocks,

@@ -83,7 +83,7 @@ def chunk(constants):
                 losses_at[s] = step.loss(1, of_loss)
                 rate, bias_rate = (rates_at[s * 2 + i] for i in range(2))
                 # Gradients of one layer at a time: those of all took 5 % longer at 5-5-3-2.
-                step.backward(1, then=lambda one: step.update(one, [], rate, bias_rate, None, None, None))
+                step.backward(1, then=lambda one: step.update(one, [], rate, bias_rate, [], None, None))
             for p in range(count):
                 flat[p] = Symbol(builder, builder.extract_element(held[p].value, INT32(0)))
             return context.get_dummy_value()

@@ -103,7 +103,7 @@ def gradient(one, layer, plan, adds):
     if not layer.gain:
         return None
     kind = one.entry
-    gain, shift = plan.gradients + layer.weights, plan.gradients + layer.biases
+    gain, shift = plan.section + layer.weights, plan.section + layer.biases
     offsets = {
         "x": (layer.inputs, layer.in_stride), "delta": (layer.deltas, layer.out_stride), "out": (gain, 0),
         "gain": (layer.weights, 0), "kept": (max(layer.kept, 0), 2),

@@ -199,7 +199,7 @@ def backward(layer, activation, plan):
 
 def gradient(layer, plan, adds):
     """The stage of the gradients of weights and biases over a block's rows, added to those before if `adds`."""
-    section, stride = plan.gradients, layer.in_stride if layer.is_transposed else layer.out_stride
+    section, stride = plan.section, layer.in_stride if layer.is_transposed else layer.out_stride
 
     def stage(memory, rows):
         weights, biases = section + layer.weights, memory.at(section + layer.biases)
@@ -297,13 +297,13 @@ def loss_of(constants, plan):
 def update(key, at, count, plan, penalised):
     """intrinsic(work, penalty, constants, rate, t): take a rule's step of `count` parameters from `at` on."""
     entry = RULE_CODES.of_key(key)
-    offsets = plan.gradients + at, at, plan.first + at, plan.second + at
+    parameters, gradients, *moments = (number * plan.section + at for number in range(plan.sections))
 
     @Intrinsic
     def take(typingctx, work, penalty, constants, rate, t):
         def codegen(context, builder, signature, args):
             memory = Memory(context, builder, work, args[0])
-            pointers = [memory.at(offset) for offset in offsets]
+            pointers = [memory.at(offset) for offset in (gradients, parameters, *moments)]
             numbers_at = constants_at(context, builder, constants, args[2])
             penalty, rate, t = (Symbol(builder, args[i]) for i in (1, 3, 4))
             added = penalty if penalised else None

@@ -295,13 +295,14 @@ def sum_of_squares(numbers):
     return squares
 
 
-def apply_rule(code, rate, constants, t, g, p, first, second):
-    """Take the step of the rule `code`: update p (n,) and its moments (n,) by the gradient g (n,).
+def apply_rule(code, rate, constants, t, g, p, moments):
+    """Take the step of the rule `code`: update p (n,) and its moments (rows, n) by the gradient g (n,).
 
+    moments : a row for each number that the rule remembers, or more; rows need not lie one after another
     constants : float64, see `Optimizer.constants`; t : the number of the step, from 1, float64
     """
     for i in range(len(p)):
-        step_element(code, i, rate, constants, t, g, p, first, second)
+        step_element(code, i, rate, constants, t, g, p, moments)
 
 
 VARIANT = Variant(

@@ -103,9 +103,9 @@ def sum_of_squares(numbers):
     return squares_of(numbers)
 
 
-def apply_rule(code, rate, constants, t, g, p, first, second):
+def apply_rule(code, rate, constants, t, g, p, moments):
     """Contract of baseline's slot, by whole vectors and without the divider."""
-    steps.take_steps(code, rate, constants, t, g, p, first, second)
+    steps.take_steps(code, rate, constants, t, g, p, moments)
 
 
 VARIANT = Variant(
