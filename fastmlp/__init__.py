@@ -287,13 +287,7 @@ __all__ = [
 ]
 
 
-def _formats() -> Any:
-    from fastmlp.exchange import formats as found
-
-    return found
-
-
-formats.register(_formats)
+formats.register(lambda name: importlib.import_module(f"fastmlp.exchange.{name}"))
 
 
 def __getattr__(name: str) -> Any:

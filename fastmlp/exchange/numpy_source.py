@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.exchange.formulas import Z, formula, functions, variables_of
-from fastmlp.exchange.input_blocks import GraphInput, lookups
-from fastmlp.exchange.steps import ExportGraph, slots
+from fastmlp.exchange.steps import ExportGraph, ExportStep, GraphInput, graph_of, levels_of, slots
 from fastmlp.exchange.text import ALGEBRA, Language, call, write
-from fastmlp.model.operations import Operation
+from fastmlp.model.network import Network
 
 OPERATIONS = {
     **ALGEBRA,
@@ -32,25 +30,27 @@ OPERATIONS = {
 """NumPy's words; {zero} is 0 in the model's dtype."""
 
 
-def _of_groups(one: Operation, x: str, weights: str, biases: str) -> str:
+def _of_groups(step: ExportStep, x: str, weights: str, biases: str) -> str:
     product = f'np.einsum("igk,gkd->igd", {x}.reshape(len({x}), *{weights}.shape[:2]), {weights})'
-    return f"({product} + {biases}).reshape(len({x}), {one.n_out})"
+    return f"({product} + {biases}).reshape(len({x}), {step.one.n_out})"
 
 
-def _of_tables(one: Operation, codes: str, *tables: str) -> str:
-    found = lookups(one.layer, tables)
-    rows = [f"{a.table}[np.clip({codes}[:, {a.column}], -2, {a.levels}) + 2]" for a in found]
+def _of_tables(step: ExportStep, codes: str, *tables: str) -> str:
+    rows = [
+        f"{table}[np.clip({codes}[:, {column}], -2, {levels_of(values)}) + 2]"
+        for column, (table, values) in enumerate(zip(tables, step.arrays.values(), strict=True))
+    ]
     return f"np.hstack([{', '.join(rows)}])"
 
 
-SPELT: dict[str, Callable[..., str]] = {
-    "dense": lambda one, x, w, b: f"{x} @ {w} + {b}",
-    "concatenate": lambda one, x, other: f"np.hstack([{x}, {other}])",
-    "gather": lambda one, x, places: f"{x}[:, {places}]",
+STRUCTURES: dict[str, Callable[..., str]] = {
+    "dense": lambda step, x, w, b: f"{x} @ {w} + {b}",
+    "concatenate": lambda step, x, other: f"np.hstack([{x}, {other}])",
+    "gather": lambda step, x, places: f"{x}[:, {places}]",
     "grouped": _of_groups,
     "categories": _of_tables,
 }
-"""The kinds of operations that have no formula of a row: of them, and of their sources and arrays."""
+"""The steps that are no formula; of them, and of their sources and arrays."""
 
 
 def number_writer(dtype: np.dtype[Any]) -> Any:
@@ -71,39 +71,39 @@ def source(graph: ExportGraph) -> str:
     dtype, walked, inputs = graph.dtype, graph.steps, graph.inputs
     number = number_writer(dtype)
     words = {**OPERATIONS, "softplus": OPERATIONS["softplus"].format(zero=number(0.0))}
-    language = Language("the NumPy source", words, number, "{name} = {value}", "{name} = {value}")
-    names = functions(tuple(step.one.activation for step in walked))
-    names.pop("identity", None)
-    defined = [
-        _function(f"activate_{name}", ["z"], *write(formula(a), language, {Z: "z"}))
-        for a, name in names.items()
-    ]
-    arrays = {name: _array(name, array) for step in walked for name, array in step.arrays.items()}
+    language = Language("the NumPy source", words, number)
+    functions: dict[str, str] = {}
+    arrays: dict[str, str] = {}
     outputs = {one.number: f"x{i}" if graph.has_blocks else "x" for i, one in enumerate(inputs)}
     lines = _of_blocks(inputs, dtype) if graph.has_blocks else [f"x = np.asarray(X, np.{dtype})"]
-    for step, slot in zip(walked, slots(walked, lambda one: True), strict=True):
-        sources = [outputs[place] for place in step.one.sources]
-        if step.one.kind.name in SPELT:
-            value = SPELT[step.one.kind.name](step.one, *sources, *step.arrays)
+    for step, slot in zip(walked, slots(walked, lambda step: True), strict=True):
+        read = [*(outputs[place] for place in step.one.sources), *step.arrays]
+        arrays |= {name: _array(name, array) for name, array in step.arrays.items()}
+        if step.formula is None:
+            value = STRUCTURES[step.one.kind.name](step, *read)
         else:
-            variables = variables_of(step.variables, sources, step.arrays)
-            own, value = write(step.formula(dtype), language, variables)
-            lines += own
-        if step.one.activation in names:
-            value = f"activate_{names[step.one.activation]}({value})"
-        lines.append(f"a{slot} = {value}")
+            names, value = step.variables, f"{step.function}({', '.join(read)})"
+            if step.function not in functions:
+                written = write(step.formula, language, {name: name for name in names})
+                functions[step.function] = defined(step.function, names, *written)
         outputs[step.number] = f"a{slot}"
+        lines.append(f"a{slot} = {value}")
     given = {name: outputs[number] for name, number in graph.outputs.items()}
     out = (
         "{" + ", ".join(f'"{name}": {value}' for name, value in given.items()) + "}"
         if graph.has_heads
         else given["output"]
     )
-    predict = _function("predict", ["X"], [f'"""{_said(graph)}"""', *lines], out)
-    body = "\n\n\n".join([*defined, predict])
+    predict = defined("predict", ["X"], [f'"""{_said(graph)}"""', *lines], out)
+    body = "\n\n\n".join([*functions.values(), predict])
     imports = ["import numpy as np", *(["from scipy import special"] if "special." in body else [])]
     text = "\n".join([_TITLE.format(sizes=list(graph.widths)), *imports, "", *arrays.values()])
     return f"{text}\n\n\n{body}\n"
+
+
+def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
+    """Return a Python module's text."""
+    return source(graph_of(network, parameters))
 
 
 def _of_blocks(inputs: Sequence[GraphInput], dtype: np.dtype[Any]) -> list[str]:
@@ -132,9 +132,10 @@ def _said(graph: ExportGraph) -> str:
 _TITLE = '"""A multi-layer perceptron {sizes}: predict(X)."""\n'
 
 
-def _function(name: str, arguments: list[str], lines: list[str], value: str) -> str:
-    body = "\n".join(f"    {line}" for line in [*lines, f"return {value}"])
-    return f"def {name}({', '.join(arguments)}):\n{body}"
+def defined(name: str, arguments: Iterable[str], lines: Iterable[str], value: str) -> str:
+    """Return the text of a function of Python; value : what it returns, if anything."""
+    body = [f"    {line}" for line in [*lines, *([f"return {value}"] if value else [])]]
+    return "\n".join([f"def {name}({', '.join(arguments)}):", *body])
 
 
 def _array(name: str, array: NDArray[Any]) -> str:
