@@ -18,6 +18,9 @@ from fastmlp.model.network import Network
 FUNCTIONS = ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh", "erf")
 """What C99's math.h has under NumPy's names; with an f at the end for float."""
 
+LOOP, CHOICE = re.compile(r"for (\w+) in range\((.*)\):"), re.compile(r"(\w+) = (.+) if (.+) else (.+)")
+"""What is written otherwise in C than in the body of a routine."""
+
 PARAMETERS = {
     "numbers": "const {real} *",
     "whole": "const int32_t *",
@@ -66,13 +69,8 @@ def number_writer(dtype: np.dtype[Any]) -> Any:
 class CWriter(LoopWriter):
     """Writes a model as C's functions, whose names begin with `prefix`; real : their "float" or "double"."""
 
-    loop = "for (int {counter} = 0; {counter} < {end}; {counter}++) {{"
-    closing = ("}",)
-    statement = "{};"
-
     def __init__(self, dtype: np.dtype[Any], prefix: str) -> None:
         self.real, f = ("float", "f") if dtype == np.float32 else ("double", "")
-        self.variable = f"{self.real} {{name}} = {{value}}"
         words = {
             **ALGEBRA,
             "logical_and": "({0} && {1})",
@@ -83,15 +81,16 @@ class CWriter(LoopWriter):
             "power": call(f"pow{f}", 2),
             **{function: call(f"{function}{f}") for function in FUNCTIONS},
         }
-        number, truth = f"const {self.variable}", "const int {name} = {value}"
-        super().__init__(Language("the C header", words, number_writer(dtype), number, truth), prefix)
+        variable = f"{self.real} {{name}} = {{value}}"
+        statements = f"const {variable}", "const int {name} = {value}"
+        super().__init__(Language("the C header", words, number_writer(dtype), *statements), prefix, variable)
 
-    def text_of(self, name: str, parameters: Mapping[str, str], lines: Sequence[str], value: str) -> str:
+    def text_of(self, name: str, parameters: Mapping[str, str], body: Sequence[str], value: str) -> str:
         """Return a function's text."""
         typed = [PARAMETERS[kind].format(real=self.real) + one for one, kind in parameters.items()]
-        ends = [f"return {value};"] if value else []
+        ends = [f"return {value}"] if value else []
         returns = self.real if value else "void"
-        return function(f"{returns} {name}({', '.join(typed)})", [*lines, *ends])
+        return function(f"{returns} {name}({', '.join(typed)})", [*body, *ends])
 
 
 def header(graph: ExportGraph, name: str) -> str:
@@ -110,7 +109,7 @@ def header(graph: ExportGraph, name: str) -> str:
     ended = ", ".join(f"{out} ({steps[end].one.n_out} numbers)" for end, out in taken.items())
     predict = function(
         f"void {name}_predict({', '.join(signature)})",
-        [*(f"{writer.real} {buffer}[{units}];" for buffer, units in buffers.items()), *calls],
+        [*(f"{writer.real} {buffer}[{units}]" for buffer, units in buffers.items()), *calls],
         f"Reads a row, {said}; writes its outputs, {ended}.",
     )
     arrays = [
@@ -118,7 +117,7 @@ def header(graph: ExportGraph, name: str) -> str:
         for own, values in writer.arrays.items()
     ]
     what = f"A multi-layer perceptron, {' - '.join(map(str, graph.widths))} units, in {writer.real}."
-    return framed(name, what, ["math.h", "stdint.h"], [*arrays, *writer.routines.values(), predict])
+    return framed(name, what, [*arrays, *writer.routines.values(), predict])
 
 
 _NOUNS = ("numbers", "codes, -1 where missing")
@@ -129,18 +128,32 @@ def _word(kind: str, name: str) -> str:
     return f"{kind}_" + "".join(c if c.isascii() else f"_{ord(c):x}_" for c in name)
 
 
-def framed(name: str, what: str, includes: list[str], parts: list[str]) -> str:
+def framed(name: str, what: str, parts: list[str]) -> str:
     """Return the text of a header of these parts."""
-    guard = f"{name.upper()}_H"
-    lines = [f"/* {what} */", f"#ifndef {guard}", f"#define {guard}", ""]
-    lines += [f"#include <{include}>" for include in includes]
-    return "\n".join([*lines, "", "\n\n".join(parts), "", "#endif", ""])
+    guard, text = f"{name.upper()}_H", "\n\n".join(parts)
+    lines = [f"/* {what} */", f"#ifndef {guard}", f"#define {guard}", "", "#include <math.h>"]
+    lines += ["#include <stdint.h>"] if re.search(r"int\d+_t", text) else []
+    return "\n".join([*lines, "", text, "", "#endif", ""])
 
 
-def function(signature: str, body: list[str], comment: str = "") -> str:
-    """Return a function's text."""
-    first = [f"/* {comment} */"] if comment else []
-    return "\n".join([*first, f"static inline {signature}", "{", *(f"    {line}" for line in body), "}"])
+def function(signature: str, body: Sequence[str], comment: str = "") -> str:
+    """Return a function's text; body : statements and loops, see `LoopWriter.define`."""
+    lines, loops = [f"/* {comment} */"] if comment else [], list[str]()
+    lines += [f"static inline {signature}", "{"]
+    for line in [*(f"    {line}" for line in body), "}"]:
+        text = line.lstrip()
+        indent = line.removesuffix(text)
+        while loops and len(indent) <= len(loops[-1]):
+            lines.append(f"{loops.pop()}}}")
+        if loop := LOOP.fullmatch(text):
+            loops.append(indent)
+            text = loop.expand(r"for (int \1 = 0; \1 < \2; \1++) {")
+        elif choice := CHOICE.fullmatch(text):
+            text = choice.expand(r"const int \1 = \3 ? \2 : \4;")
+        elif indent:
+            text = f"{text};"
+        lines.append(f"{indent}{text}")
+    return "\n".join(lines)
 
 
 def array(name: str, values: NDArray[Any], kind: str) -> str:

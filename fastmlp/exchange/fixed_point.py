@@ -23,7 +23,6 @@ from fastmlp.backend.reference import forward
 from fastmlp.exchange.c_header import CWriter, array, framed, function, identifier
 from fastmlp.exchange.formulas import Z, formula, on_array
 from fastmlp.exchange.steps import folded, refuse_others
-from fastmlp.exchange.text import Body, Loop
 from fastmlp.model.activations import Activation
 from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.network import Network
@@ -119,9 +118,10 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
         target = "z" if last else "ab"[place % 2]
         n_in, n_out = w.shape
         product = f"(int64_t){source}[i] * {name}_w{place}[i * {n_out} + o]"
-        body: list[Any] = [
+        body = [
             f"int64_t sum = {name}_b{place}[o]",
-            Loop("i", f"{n_in}", [f"sum += {product}"]),
+            f"for i in range({n_in}):",
+            f"    sum += {product}",
             f"sum = {_shifted('sum', layer.shift)}",
         ]
         if last:
@@ -134,13 +134,13 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
                 parts.append(array(f"{name}_t{place}", curve.table, "int16_t"))
             body += _curve_lines(name, place, curve, layer, target)
             value, bits = on_array(activation, z), curve.bits
-        steps += writer.lines([Loop("o", f"{n_out}", body)])
+        steps += [f"for o in range({n_out}):", *(f"    {line}" for line in body)]
         source = target
     hidden = network.sizes[1:-1]
-    buffers = [f"int16_t {b}[{max(hidden[i::2])}];" for i, b in enumerate("ab") if hidden[i::2]]
+    buffers = [f"int16_t {b}[{max(hidden[i::2])}]" for i, b in enumerate("ab") if hidden[i::2]]
     clamped = function(
         f"int64_t {name}_clamped(int64_t v, int64_t most)",
-        ["return v > most ? most : v < -most ? -most : v;"],
+        ["return v > most ? most : v < -most ? -most : v"],
     )
     logits = function(
         f"void {name}_logits(const int16_t *x, int32_t *z)",
@@ -161,7 +161,7 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
     off = off + reach * np.finfo(parameters.dtype).eps / 2  # they are rounded to the dtype by `_predict`
     bound = f"#define {name.upper()}_LOGIT_BOUND {np.nextafter(np.float32(off.max()), np.float32(np.inf))}"
     ends = writer.routines.values()
-    return framed(name, what, ["math.h", "stdint.h"], [bound, clamped, *parts, logits, *ends, predict])
+    return framed(name, what, [bound, clamped, *parts, logits, *ends, predict])
 
 
 def _checked(rows: ArrayLike, n_in: int, dtype: np.dtype[Any]) -> Array:
@@ -237,7 +237,7 @@ def _curve(place: int, activation: str | Activation, values: Array, z_bits: int)
     return Curve(_rounded(entries, bits), False, bits, slope, error)
 
 
-def _curve_lines(name: str, place: int, curve: Curve, layer: FixedPointLayer, target: str) -> Body:
+def _curve_lines(name: str, place: int, curve: Curve, layer: FixedPointLayer, target: str) -> list[str]:
     if curve.table is None:
         least = "sum" if curve.whole else "(sum > 0 ? sum : 0)"
         return [
@@ -260,19 +260,21 @@ def _shifted(text: str, bits: int) -> str:
 def _predict(network: Network, writer: CWriter, first: int, z_bits: int) -> str:
     real, f = writer.real, "f" if writer.real == "float" else ""
     n_in, n_out, output = network.n_in, network.n_out, network.output
-    clamped = f"whole[i] = (int16_t)(v < {MOST} ? v > -{MOST} ? v : -{MOST} : {MOST})"  # of NaN MOST
-    body: list[Any] = [
+    body = [
         f"int16_t whole[{n_in}]",
         f"int32_t z[{n_out}]",
-        Loop("i", f"{n_in}", [f"const {real} v = rint{f}(ldexp{f}(x[i], {first}))", clamped]),
+        f"for i in range({n_in}):",
+        f"    const {real} v = rint{f}(ldexp{f}(x[i], {first}))",
+        f"    whole[i] = (int16_t)(v < {MOST} ? v > -{MOST} ? v : -{MOST} : {MOST})",  # of NaN MOST
         writer.call("logits", "whole", "z"),
-        Loop("o", f"{n_out}", [f"out[o] = ldexp{f}(({real})z[o], {-z_bits})"]),
+        f"for o in range({n_out}):",
+        f"    out[o] = ldexp{f}(({real})z[o], {-z_bits})",
     ]
     if output != "identity":
         writer.define_formula(f"{output}_row", formula(output), [Z])
         body.append(writer.call(f"{output}_row", "out", "out", n_out))
     return function(
         f"void {writer.prefix}predict(const {real} *x, {real} *out)",
-        writer.lines(body),
+        body,
         f"Writes the outputs, {n_out} numbers, of a row x of {n_in} numbers to out.",
     )

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from fastmlp.exchange.counterparts import OPERATIONS, counterpart_of
-from fastmlp.exchange.steps import folded, steps
+from fastmlp.exchange.steps import graph_of
 from fastmlp.model.network import Network
 
 
@@ -19,8 +19,7 @@ def to_keras_weights(network: Network, parameters: NDArray[Any]) -> list[NDArray
     ValueError
         If the network has blocks of inputs, heads, or a layer that Keras has not.
     """
-    network, parameters = folded(network, parameters)
-    walked = [] if network.head_names or network.blocks else steps(network, parameters.copy())
+    walked = [] if network.head_names or network.blocks else graph_of(network, parameters.copy()).steps
     unlike = [step.label for step in walked if step.arrays and not counterpart_of(step).keras]
     if unlike or not walked:
         names = [one.keras for one in OPERATIONS.values() if one.keras]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.exchange.steps import ExportGraph, ExportStep, GraphInput, graph_of, levels_of, slots
+from fastmlp.exchange.steps import ExportGraph, ExportStep, GraphInput, graph_of, levels_of
 from fastmlp.exchange.text import ALGEBRA, Language, call, write
 from fastmlp.model.network import Network
 
@@ -68,7 +68,7 @@ def number_writer(dtype: np.dtype[Any]) -> Any:
 
 def source(graph: ExportGraph) -> str:
     """Return the text of a module whose `predict(X)` is the graph's."""
-    dtype, walked, inputs = graph.dtype, graph.steps, graph.inputs
+    dtype, inputs = graph.dtype, graph.inputs
     number = number_writer(dtype)
     words = {**OPERATIONS, "softplus": OPERATIONS["softplus"].format(zero=number(0.0))}
     language = Language("the NumPy source", words, number)
@@ -76,7 +76,7 @@ def source(graph: ExportGraph) -> str:
     arrays: dict[str, str] = {}
     outputs = {one.number: f"x{i}" if graph.has_blocks else "x" for i, one in enumerate(inputs)}
     lines = _of_blocks(inputs, dtype) if graph.has_blocks else [f"x = np.asarray(X, np.{dtype})"]
-    for step, slot in zip(walked, slots(walked, lambda step: True), strict=True):
+    for step, slot in zip(graph.steps, graph.slots(lambda step: True), strict=True):
         read = [*(outputs[place] for place in step.one.sources), *step.arrays]
         arrays |= {name: _array(name, array) for name, array in step.arrays.items()}
         if step.formula is None:

@@ -218,7 +218,8 @@ def model_of(graph: ExportGraph) -> Any:
         If an input and a head have one name.
     """
     onnx = needed("onnx", "onnx", "to_onnx")
-    described_by = graph.network if graph.has_blocks or graph.has_heads or graph.has_members else None
+    several = graph.network is not None and graph.network.members > 1
+    described_by = graph.network if graph.has_blocks or graph.has_heads or several else None
     written = OnnxGraph(graph.dtype, prefix="" if described_by is None else PREFIX)
     outputs = written.walk(graph, [one.name for one in graph.inputs])
     if both := [one.name for one in graph.inputs if one.name in outputs]:

@@ -21,7 +21,7 @@ from fastmlp.exchange.formulas import (
 )
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.embeddings import Embedding
-from fastmlp.model.inputs import Categories, Numbers, SparseNumbers, sparse_columns
+from fastmlp.model.inputs import Numbers, SparseNumbers, sparse_columns
 from fastmlp.model.layers import Scale
 from fastmlp.model.layout import embedding_views, operation_views, parameter_count
 from fastmlp.model.network import Network
@@ -110,14 +110,8 @@ def inputs_of(network: Network) -> list[GraphInput]:
     if not network.blocks:
         return [GraphInput(INPUTS, "X", network.n_in)]
     return [
-        GraphInput(
-            INPUTS - i,
-            block.name or f"X{i}",
-            block.columns,
-            block.name is not None,
-            block.levels if isinstance(block, Categories) else (),
-        )
-        for i, block in enumerate(network.blocks)
+        GraphInput(INPUTS - i, one.name or f"X{i}", one.columns, bool(one.name), getattr(one, "levels", ()))
+        for i, one in enumerate(network.blocks)
     ]
 
 
@@ -221,28 +215,22 @@ class _Steps:
             sources, arrays, part = (len(self.found) - 1,), {}, None
         return sources[0]
 
-    def append_formula(self, one: Operation, source: int, part: UnitFormula) -> int:
-        """Append the units that a formula reads, and the formula."""
-        units = len(part.gathered)
-        gather = one._replace(kind=GATHER, n_out=units, dropout=0.0)
-        source = self.append(gather, (source,), self.named({"places": part.gathered}))
-        one = one._replace(n_in=units, n_out=units)
-        return self.append(one, (source,), self.named(part.arrays), part)
-
     def append_embedding(
         self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]
     ) -> int:
         """Append what makes units of a block; own : its arrays by name."""
         if one.kind.name in UNIT_FORMULAS:
-            *before, last = UNIT_FORMULAS[one.kind.name](own)
-            (source,) = sources
-            for part in before:
-                source = self.append_formula(one._replace(dropout=0.0), source, part)
-            return self.append_formula(one, source, last)
-        names = dict(zip("Wb", own.values(), strict=False))
+            for part in UNIT_FORMULAS[one.kind.name](own):
+                bare = one._replace(n_out=len(part.gathered), dropout=0.0)
+                places = self.named({"places": part.gathered})
+                sources = (self.append(bare._replace(kind=GATHER), sources, places),)
+                bare = bare._replace(n_in=bare.n_out)
+                sources = (self.append(bare, sources, self.named(part.arrays), part),)
+            return self.append(one._replace(kind=KINDS["copy"]), sources, {})
+        arrays = dict(zip("Wb", own.values(), strict=False))
         if one.kind.name == "categories":
-            names = {f"table{i}_": with_unknown(table) for i, table in enumerate(own.values())}
-        return self.append(one, sources, self.named(names))
+            arrays = {f"table{i}_": with_unknown(table) for i, table in enumerate(own.values())}
+        return self.append(one, sources, self.named(arrays))
 
     def append_operation(self, place: int, sources: tuple[int, ...], member: int | None = None) -> int:
         """Append an operation, or a member's share of it; return the step that has its output.
@@ -319,7 +307,7 @@ class _Steps:
 class ExportGraph(NamedTuple):
     """What a format is written of.
 
-    steps : the operations; inputs : what goes in; dtype : of its numbers
+    steps : in an order in which they can be taken; inputs : what goes in; dtype : of its numbers
     widths : columns of X, and the units of every dense layer
     network : what it is, of which a format may tell; None of several networks
     """
@@ -341,17 +329,27 @@ class ExportGraph(NamedTuple):
         return any(step.one.is_head for step in self.steps)
 
     @property
-    def has_members(self) -> bool:
-        """Whether it is the mean of networks that share matrices."""
-        return self.network is not None and self.network.members > 1
-
-    @property
     def outputs(self) -> dict[str, int]:
         """The steps that give the outputs: of heads by their names, else the last one as "output"."""
-        return outputs_of(self.steps)
+        heads = {step.one.name: step.number for step in self.steps if step.one.is_head}
+        return heads or {"output": self.steps[-1].number}
+
+    def slots(self, overwrites: Callable[[ExportStep], bool]) -> list[int]:
+        """Return for each step the number of the variable that its output goes into, the least that is free.
+
+        overwrites : whether a step may write to the variable that it reads for the last time
+        """
+        last = {source: step.number for step in self.steps for source in step.one.sources}
+        last |= dict.fromkeys(self.outputs.values(), len(self.steps))
+        found: list[int] = []
+        for step in self.steps:
+            first = step.number + overwrites(step)
+            taken = {slot for source, slot in enumerate(found) if last[source] >= first}
+            found.append(next(slot for slot in itertools.count() if slot not in taken))
+        return found
 
 
-def with_functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
+def _functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
     """Return steps with names of their formulas: one for equal ones, and no other for those of one label."""
     names: dict[tuple[str, ...], str] = {}
     found = []
@@ -367,23 +365,18 @@ def with_functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
     return found
 
 
-def steps(network: Network, parameters: NDArray[Any], dropout: bool = False) -> list[ExportStep]:
-    """Return the operations with views of a flat (P,) vector; readers of a copy read the original.
+def graph_of(network: Network, parameters: NDArray[Any], dropout: bool = False) -> ExportGraph:
+    """Return the graph of a network, whose arrays are views of a flat (P,) vector where nothing is folded.
 
-    After `Members` there are those of the first member, of the second, .., and the mean of what they give.
+    After `Members` there are the steps of the first member, of the second, .., and the mean of their ends.
 
-    dropout : whether copies that end in dropout stay
+    dropout : whether there are steps of dropout
     """
+    network, parameters = folded(network, parameters)
     made = _Steps(network, parameters, dropout)
     made.walk_all(INPUTS)
-    return made.found
-
-
-def graph_of(network: Network, parameters: NDArray[Any], dropout: bool = False) -> ExportGraph:
-    """Return the graph of a network; the arguments are those of `steps`."""
-    network, parameters = folded(network, parameters)
-    walked = with_functions(steps(network, parameters, dropout))
-    return ExportGraph(walked, inputs_of(network), parameters.dtype, network.widths, network)
+    inputs = inputs_of(network)
+    return ExportGraph(_functions(made.found), inputs, parameters.dtype, network.widths, network)
 
 
 def mean_graph(
@@ -402,11 +395,11 @@ def mean_graph(
     made.append_mean(ends)
     network, parameters = networks[0]
     inputs, widths = [GraphInput(INPUTS, "X", n_in)], (n_in, *network.widths[1:])
-    return ExportGraph(with_functions(made.found), inputs, parameters.dtype, widths)
+    return ExportGraph(_functions(made.found), inputs, parameters.dtype, widths)
 
 
 def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the flat (P,) vector whose `steps` have these arrays; what follows from others is not read.
+    """Return the flat (P,) vector whose steps have these arrays; what follows from others is not read.
 
     Raises
     ------
@@ -414,7 +407,7 @@ def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: n
         If an array is missing or has another shape.
     """
     parameters = np.zeros(parameter_count(network), dtype)
-    for step in steps(network, parameters):
+    for step in graph_of(network, parameters).steps:
         given = [arrays[name] for name in step.arrays]
         own = [*step.arrays.values()]
         if step.one.kind.name == "categories":
@@ -422,30 +415,6 @@ def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: n
         for view, array in zip(own, given, strict=True):
             view[...] = array
     return parameters
-
-
-def outputs_of(walked: Sequence[ExportStep]) -> dict[str, int]:
-    """Return the steps that give the outputs: of heads by their names, else the last one as "output"."""
-    heads = {step.one.name: step.number for step in walked if step.one.is_head}
-    return heads or {"output": walked[-1].number}
-
-
-def slots(walked: Sequence[ExportStep], overwrites: Callable[[ExportStep], bool]) -> list[int]:
-    """Return for each step the number of the variable that its output goes into, the least that is free.
-
-    overwrites : whether a step may write to the variable that it reads for the last time
-    """
-    last = {source: step.number for step in walked for source in step.one.sources}
-    last |= dict.fromkeys(outputs_of(walked).values(), len(walked))
-    found: list[int] = []
-    for step in walked:
-        taken = {
-            slot
-            for source, slot in enumerate(found)
-            if last[source] > step.number or (last[source] == step.number and not overwrites(step))
-        }
-        found.append(next(slot for slot in itertools.count() if slot not in taken))
-    return found
 
 
 def refuse_others(network: Network, what: str) -> None:

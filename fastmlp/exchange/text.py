@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.exchange.formulas import COMPOSED, composed
-from fastmlp.exchange.steps import ExportGraph, ExportStep, levels_of, slots
+from fastmlp.exchange.steps import ExportGraph, ExportStep, levels_of
 from fastmlp.formulas.expressions import CONSTANT, NUMBER, VARIABLE, Expression
 
 LONGEST = 60
@@ -95,69 +95,43 @@ def write(
 
 # --- programs of loops ---------------------------------------------------------------------------------
 
-
-class Loop(NamedTuple):
-    """Statements for each value of a counter from 0 to below an end."""
-
-    counter: str
-    end: str
-    body: Sequence[Any]
-
-
-class Choice(NamedTuple):
-    """A whole number: one value where a condition holds, else another."""
-
-    name: str
-    condition: str
-    value: str
-    other: str
-
-
-Body = Sequence[str | Loop | Choice]
-
-
-def _parameters(numbers: str, whole: str, out: str, counts: str) -> dict[str, str]:
-    """Return the kinds of a routine's parameters by their names."""
-    kinds = {"numbers": numbers, "whole": whole, "out": out, "count": counts}
-    return {name: kind for kind, names in kinds.items() for name in names.split()}
-
-
-ROUTINES: dict[str, tuple[dict[str, str], Body]] = {
+ROUTINES: dict[str, tuple[dict[str, str], str]] = {
     "affine": (
-        _parameters("x w b", "", "z", "groups n_in n_out"),
-        [
-            Loop(
-                "g",
-                "groups",
-                [
-                    Loop("o", "n_out", ["z[g * n_out + o] = b[g * n_out + o]"]),
-                    Loop(
-                        "i",
-                        "n_in",
-                        [
-                            Loop(
-                                "o",
-                                "n_out",
-                                ["z[g * n_out + o] += x[g * n_in + i] * w[(g * n_in + i) * n_out + o]"],
-                            )
-                        ],
-                    ),
-                ],
-            )
-        ],
+        {"numbers": "x w b", "out": "z", "count": "groups n_in n_out"},
+        """
+for g in range(groups):
+    for o in range(n_out):
+        z[g * n_out + o] = b[g * n_out + o]
+    for i in range(n_in):
+        for o in range(n_out):
+            z[g * n_out + o] += x[g * n_in + i] * w[(g * n_in + i) * n_out + o]
+""",
     ),
-    "copy": (_parameters("x", "", "out", "first n"), [Loop("i", "n", ["out[first + i] = x[i]"])]),
-    "gather": (_parameters("x", "places", "out", "n"), [Loop("i", "n", ["out[i] = x[places[i]]"])]),
+    "copy": (
+        {"numbers": "x", "out": "out", "count": "first n"},
+        """
+for i in range(n):
+    out[first + i] = x[i]
+""",
+    ),
+    "gather": (
+        {"numbers": "x", "whole": "places", "out": "out", "count": "n"},
+        """
+for i in range(n):
+    out[i] = x[places[i]]
+""",
+    ),
     "look_up": (
-        _parameters("table", "codes", "out", "column levels width first"),
-        [
-            Choice("code", "codes[column] > levels", "levels", "codes[column]"),
-            Choice("row", "code < -2", "0", "code + 2"),
-            Loop("i", "width", ["out[first + i] = table[row * width + i]"]),
-        ],
+        {"whole": "codes", "numbers": "table", "out": "out", "count": "column levels width first"},
+        """
+code = levels if codes[column] > levels else codes[column]
+row = 0 if code < -2 else code + 2
+for i in range(width):
+    out[first + i] = table[row * width + i]
+""",
     ),
 }
-"""The parameters and the bodies of what is no formula; `LoopWriter.call_of` says what each is for."""
+"""What is no formula: parameters by their kinds, see `LoopWriter.define`, and a body in Python's words."""
 
 REDUCED = {"sum": ("add", 0.0), "max": ("maximum", -np.inf)}
 """What a reduction joins the units of a row by, and what it begins with."""
@@ -166,9 +140,9 @@ REDUCED = {"sum": ("add", 0.0), "max": ("maximum", -np.inf)}
 class LoopWriter:
     """Writes a model as routines that loop over the units of a row, in a language that a subclass spells.
 
-    operations : the language's words, of which those of `COMPOSED` are added as formulas need them
+    language : its words; those of `COMPOSED` that it lacks are added as formulas need them
     prefix : of the names of routines and arrays
-    loop, closing, statement, variable : texts around a loop, of a statement, and of a number that changes
+    variable : the statement of a number that changes, with {name} and {value}
 
     Attributes
     ----------
@@ -176,42 +150,26 @@ class LoopWriter:
     arrays : of the model, by name
     """
 
-    loop = "for {counter} in range({end}):"
-    closing: tuple[str, ...] = ()
-    statement = "{}"
-    variable = "{name} = {value}"
-
-    def __init__(self, language: Language, prefix: str = "") -> None:
+    def __init__(self, language: Language, prefix: str = "", variable: str = "{name} = {value}") -> None:
         self.words = dict(language.operations)
         self.language, self.prefix = language._replace(operations=self.words), prefix
+        self.variable = variable
         self.routines: dict[str, str] = {}
         self.arrays: dict[str, NDArray[Any]] = {}
 
-    def text_of(self, name: str, parameters: Mapping[str, str], lines: Sequence[str], value: str) -> str:
-        """Return a routine's text; value : what it returns, if anything."""
+    def text_of(self, name: str, parameters: Mapping[str, str], body: Sequence[str], value: str) -> str:
+        """Return a routine's text; see `define`."""
         raise NotImplementedError
 
-    def define(self, name: str, parameters: Mapping[str, str], body: Body, value: str = "") -> None:
+    def define(self, name: str, kinds: Mapping[str, str], body: Sequence[str], value: str = "") -> None:
         """Add a routine.
 
-        parameters : by name "numbers", an array, "whole", one of whole numbers, "out", one that is written,
-            "count", or "number"
+        kinds : names of parameters, with spaces between them, by "numbers" (arrays), "whole" (of whole
+            numbers), "out" (that is written), "count" and "number"
+        body : statements and loops, indented as Python's; value : what it returns, if anything
         """
-        self.routines[name] = self.text_of(f"{self.prefix}{name}", parameters, self.lines(body), value)
-
-    def lines(self, body: Body) -> list[str]:
-        """Return the lines of statements."""
-        found = []
-        for one in body:
-            if isinstance(one, Loop):
-                found.append(self.loop.format(counter=one.counter, end=one.end))
-                found += [*(f"    {line}" for line in self.lines(one.body)), *self.closing]
-            elif isinstance(one, Choice):
-                value = self.words["where"].format(*one[1:])
-                found += self.lines([self.language.truth_statement.format(name=one.name, value=value)])
-            else:
-                found.append(self.statement.format(one))
-        return found
+        parameters = {one: kind for kind, names in kinds.items() for one in names.split()}
+        self.routines[name] = self.text_of(f"{self.prefix}{name}", parameters, body, value)
 
     def learn(self, expression: Expression) -> None:
         """Add routines for the operations of an expression that the language has no words for."""
@@ -221,65 +179,66 @@ class LoopWriter:
             names, by = composed(operation)
             self.learn(by)
             self.words[operation] = call(f"{self.prefix}{operation}", len(names))
-            statements, value = write(by, self.language, {name: name for name in names})
-            self.define(operation, dict.fromkeys(names, "number"), statements, value)
+            written = write(by, self.language, {name: name for name in names})
+            self.define(operation, {"number": " ".join(names)}, *written)
 
     def define_formula(self, name: str, expression: Expression, variables: Sequence[str]) -> None:
         """Add a routine that writes an expression of a row, out (n,); it may write where it reads."""
         self.learn(expression)
         texts = {one: f"{one}[0]" if one.startswith(f"{NUMBER}_") else f"{one}[j]" for one in variables}
         known: dict[int, str] = {}
-        body: list[str | Loop] = []
+        body: list[str] = []
+
+        def append_loop(value: Expression, target: str, joined: str = "") -> None:
+            lines, text = write(value, self.language, texts, known)
+            taken = self.words[joined].format(target, text) if joined else text
+            body.append("for j in range(n):")
+            body.extend(f"    {line}" for line in [*lines, f"{target} = {taken}"])
 
         def reduce(node: Expression, _: list[Any]) -> None:
-            if node.operation not in REDUCED:
-                return
-            total, (joined, first) = f"row_{node.operation}_{len(known)}", REDUCED[node.operation]
-            statements, value = write(node.parts[0], self.language, texts, known)
-            taken = self.words[joined].format(total, value)
-            body.append(self.variable.format(name=total, value=self.language.number(first)))
-            body.append(Loop("j", "n", [*statements, f"{total} = {taken}"]))
-            known[id(node)] = total
+            if node.operation in REDUCED:
+                total, (joined, first) = f"row_{node.operation}_{len(known)}", REDUCED[node.operation]
+                body.append(self.variable.format(name=total, value=self.language.number(first)))
+                append_loop(node.parts[0], total, joined)
+                known[id(node)] = total
 
         expression.fold(reduce)
-        statements, value = write(expression, self.language, texts, known)
-        body.append(Loop("j", "n", [*statements, f"out[j] = {value}"]))
-        self.define(name, {**dict.fromkeys(variables, "numbers"), "out": "out", "n": "count"}, body)
+        append_loop(expression, "out[j]")
+        self.define(name, {"numbers": " ".join(variables), "out": "out", "count": "n"}, body)
 
     def call(self, routine: str, *arguments: object) -> str:
         """Return the text of a call; a routine of `ROUTINES` is added."""
         if routine in ROUTINES and routine not in self.routines:
-            self.define(routine, *ROUTINES[routine])
+            kinds, body = ROUTINES[routine]
+            self.define(routine, kinds, body.strip().splitlines())
         return f"{self.prefix}{routine}({', '.join(map(str, arguments))})"
 
     def calls_of(self, step: ExportStep, read: Sequence[tuple[str, int]], out: str) -> list[str]:
         """Return the calls that a step is; read : its sources with their units, out : what it writes."""
-        sources, shapes = [name for name, _ in read], [array.shape for array in step.arrays.values()]
-        names = [f"{self.prefix}{name}" for name in step.arrays]
-        units = step.one.n_out
-        self.arrays |= dict(zip(names, step.arrays.values(), strict=True))
+        names, tables = [f"{self.prefix}{name}" for name in step.arrays], [*step.arrays.values()]
+        sources, widths = zip(*read, strict=True)
+        given = [*sources, *names, out]
+        self.arrays |= dict(zip(names, tables, strict=True))
         match step.one.kind.name:
             case "dense" | "grouped":  # whose weights are those of one group, or of several
-                return [self.call("affine", *sources, *names, out, *(1, *shapes[0])[-3:])]
-            case "concatenate":
-                ends = accumulate((width for _, width in read), initial=0)
-                return [
-                    self.call("copy", name, out, first, width)
-                    for (name, width), first in zip(read, ends, strict=False)
-                ]
+                return [self.call("affine", *given, *(1, *tables[0].shape)[-3:])]
             case "gather":
-                return [self.call("gather", *sources, *names, out, units)]
+                return [self.call("gather", *given, step.one.n_out)]
+            case "concatenate":
+                parts = zip(sources, itertools.accumulate(widths, initial=0), widths, strict=False)
+                return [self.call("copy", name, out, first, width) for name, first, width in parts]
             case "categories":
-                tables, first, lines = zip(names, step.arrays.values(), strict=True), 0, []
-                for column, (name, table) in enumerate(tables):
-                    levels, width = levels_of(table), table.shape[1]
-                    lines.append(self.call("look_up", name, *sources, out, column, levels, width, first))
-                    first += width
-                return lines
+                widths = tuple(table.shape[1] for table in tables)
+                firsts = itertools.accumulate(widths, initial=0)
+                columns = zip(itertools.count(), map(levels_of, tables), widths, firsts, strict=False)
+                return [
+                    self.call("look_up", *sources, name, out, *column)
+                    for name, column in zip(names, columns, strict=False)
+                ]
         assert step.formula is not None
         if step.function not in self.routines:
             self.define_formula(step.function, step.formula, step.variables)
-        return [self.call(step.function, *sources, *names, out, units)]
+        return [self.call(step.function, *given, step.one.n_out)]
 
     def write(
         self, graph: ExportGraph, given: Mapping[int, str], taken: Mapping[int, str]
@@ -288,16 +247,15 @@ class LoopWriter:
 
         given : what inputs are called; taken : what the outputs are called, by the numbers of their steps
         """
-        places = slots(graph.steps, lambda step: step.formula is not None)
+        places = graph.slots(lambda step: step.formula is not None)
         names = {**given, **{place: f"a{slot}" for place, slot in enumerate(places)}, **taken}
         units = {one.number: one.columns for one in graph.inputs}
         buffers: dict[str, int] = {}
-        lines = []
+        calls = []
         for step in graph.steps:
+            name, units[step.number] = names[step.number], step.one.n_out
             read = [(names[source], units[source]) for source in step.one.sources]
-            lines += self.calls_of(step, read, names[step.number])
-            units[step.number] = step.one.n_out
+            calls += self.calls_of(step, read, name)
             if step.number not in taken:
-                name = names[step.number]
                 buffers[name] = max(step.one.n_out, buffers.get(name, 0))
-        return buffers, self.lines(lines)
+        return buffers, calls
