@@ -80,25 +80,21 @@ class Curve(NamedTuple):
     error: float
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
 def to_c(
     network: Network, parameters: NDArray[Any], path: str | Path, name: str | None, fixed_point: ArrayLike
 ) -> None:
-    """Write a C99 header."""
-    name = identifier(path, name)
-    Path(path).write_text(header(*folded(network, parameters), name, fixed_point), encoding="ascii")
-
-
-@np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
-def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLike) -> str:
-    """Return the text of a header; rows (rows, n_in) are those that values are scaled by.
+    """Write a header; fixed_point (rows, n_in) are rows that values are scaled by.
 
     Raises
     ------
     ValueError
         If rows are not a matrix of finite numbers for the network, or no integers hold what they lead to.
     """
+    name = identifier(path, name)
+    network, parameters = folded(network, parameters)
     refuse_others(network, "an integer C header")
-    given = _checked(rows, network.n_in, parameters.dtype)
+    given = _checked(fixed_point, network.n_in, parameters.dtype)
     writer = CWriter(parameters.dtype, f"{name}_")
     value, bits = given, _bits("the rows", given, MARGIN)
     first, off = bits, np.full(given.shape, 2.0 ** -(bits + 1))
@@ -160,8 +156,8 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
         )
     off = off + reach * np.finfo(parameters.dtype).eps / 2  # they are rounded to the dtype by `_predict`
     bound = f"#define {name.upper()}_LOGIT_BOUND {np.nextafter(np.float32(off.max()), np.float32(np.inf))}"
-    ends = writer.routines.values()
-    return framed(name, what, [bound, clamped, *parts, logits, *ends, predict])
+    text = framed(name, what, [bound, clamped, *parts, logits, *writer.routines.values(), predict])
+    Path(path).write_text(text, encoding="ascii")
 
 
 def _checked(rows: ArrayLike, n_in: int, dtype: np.dtype[Any]) -> Array:

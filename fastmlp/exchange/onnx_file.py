@@ -84,14 +84,8 @@ def _inferred(onnx: Any, model: Any, inputs: list[Any]) -> dict[str, Any]:
 # --- files that say what network they are ---------------------------------------------------------------
 
 MISTAKES = (
-    StopIteration,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    AssertionError,
-    ArithmeticError,
-    RecursionError,
+    *(StopIteration, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(ArithmeticError, RecursionError, Refused),
 )
 """What a description that is none may lead to."""
 
@@ -136,7 +130,7 @@ def _network_of(file: OnnxFile) -> Parts | None:
         dtype = next(array.dtype for array in arrays.values() if array.dtype.kind == "f")
         parameters = parameters_of(network, arrays, dtype)
         written = model_of(graph_of(network, parameters))
-    except (*MISTAKES, Refused):
+    except MISTAKES:
         return None
     if not _equal(written, file):
         return None
@@ -147,12 +141,10 @@ def _equal(written: Any, file: OnnxFile) -> bool:
     """Return whether two models have equal arrays, and compute the same of them."""
     to_array = needed("onnx.numpy_helper", "onnx", "Model.from_onnx").to_array
     ours = {array.name: to_array(array) for array in written.graph.initializer}
-    return (
-        _computed(written) == _computed(file.model)
-        and ours.keys() == file.arrays.keys()
-        and all(np.array_equal(array, file.arrays[name], equal_nan=True) for name, array in ours.items())
-        and all(array.dtype == file.arrays[name].dtype for name, array in ours.items())
-    )
+    if _computed(written) != _computed(file.model) or ours.keys() != file.arrays.keys():
+        return False
+    both = [(array, file.arrays[name]) for name, array in ours.items()]
+    return all(a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True) for a, b in both)
 
 
 def _computed(model: Any) -> list[str]:
@@ -162,8 +154,7 @@ def _computed(model: Any) -> list[str]:
         sources = [found.get(name, name) for name in node.input]
         own = sorted(str(attribute) for attribute in node.attribute)
         text = repr((node.domain, node.op_type, sources, own, len(node.output)))
-        found |= {
-            name: f"{hashlib.sha256(text.encode()).hexdigest()}.{i}" for i, name in enumerate(node.output)
-        }
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        found |= {name: f"{digest}.{i}" for i, name in enumerate(node.output)}
     ends = [f"{end}{found.get(end.name)}" for end in graph.output]
     return [*map(str, model.opset_import), *map(str, graph.input), *ends]

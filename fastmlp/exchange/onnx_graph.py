@@ -163,9 +163,7 @@ class OnnxGraph:
         if not operator or not self.has(operator):
             return self.by_formula(step, sources)
         names = [self.array(name, values) for name, values in step.arrays.items()]
-        own = {
-            name: value for name in ATTRIBUTES if (value := getattr(step.one.layer, name, None)) is not None
-        }
+        own = {name: getattr(step.one.layer, name) for name in ATTRIBUTES if hasattr(step.one.layer, name)}
         return self.add(operator, [*sources, *names], **options, **own)
 
     def walk(self, graph: ExportGraph, given: Sequence[str]) -> dict[str, str]:

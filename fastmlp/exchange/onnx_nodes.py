@@ -200,6 +200,7 @@ EPSILON = 0.11328125
 SOURCE = "z"
 
 COMMUTATIVE = ("Add", "Mul")
+"""The operators that give the same for their inputs in any order."""
 
 
 class RowNodes(NamedTuple):

@@ -20,6 +20,7 @@ from fastmlp.exchange.counterparts import OPERATIONS, layer_of
 from fastmlp.exchange.formulas import Z
 from fastmlp.exchange.onnx_file import ROWS, OnnxFile, described, is_described, load, shape_of
 from fastmlp.exchange.onnx_nodes import (
+    COMMUTATIVE,
     LAYERS,
     array_of,
     attributes,
@@ -43,7 +44,6 @@ STANDARD = ("", "ai.onnx")
 
 PASSED = ("Identity", "Dropout", "Cast", "Flatten", "Reshape")
 """The operators that leave a value as it is when predicting, as long as shape and type stay."""
-
 
 JOINING: dict[str, tuple[Any, dict[str, Any]]] = {
     one.onnx[0]: (layer_of(kind), comparable(one.onnx[1]))
@@ -229,23 +229,17 @@ def _is_row(array: NDArray[Any], units: int) -> bool:
 
 
 def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return what an ONNX file holds."""
-    file = load(path)
-    if is_described(file):
-        return described(str(path), file, output, loss)
-    return parts_of(str(path), read(file), output, loss)
-
-
-def read(file: OnnxFile) -> ImportedChain:
-    """Return the network of a file that holds a chain of layers, some of which may read earlier ones, too.
+    """Return the network of a file, which describes it, or holds layers that may read earlier ones.
 
     Raises
     ------
     ValueError
         In one line, for a node that no such chain has.
     """
-    onnx = needed("onnx", "onnx", "Model.from_onnx")
-    model, inputs = file.model, file.inputs
+    file = load(path)
+    if is_described(file):
+        return described(str(path), file, output, loss)
+    onnx, model, inputs = needed("onnx", "onnx", "Model.from_onnx"), file.model, file.inputs
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD] or [1]
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= min(versions) <= max(versions) <= newest:
@@ -258,7 +252,7 @@ def read(file: OnnxFile) -> ImportedChain:
         raise ValueError(
             f"a chain has one input and one output, got {len(inputs)} and {len(model.graph.output)}"
         )
-    return _chain(GraphValues(onnx, file))
+    return parts_of(str(path), _chain(GraphValues(onnx, file)), output, loss)
 
 
 def _chain(graph: GraphValues) -> ImportedChain:
@@ -322,7 +316,7 @@ def _layer(graph: GraphValues, value: str) -> tuple[ImportedLayer, str, str]:
     kind: Any
     kind, expected = JOINING.get(node.op_type, (None, {}))
     given = [graph.names[name] for name in node.input if name in graph.names]
-    if node.op_type == "Add":  # in which order does not matter
+    if node.op_type in COMMUTATIVE:
         given.sort(key=graph.order.__getitem__, reverse=True)
     latest = max(given, key=graph.order.__getitem__)
     if kind is None or len(given) != 2 or given[0] != latest or attributes(node) != expected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,40 +95,34 @@ def write(
 
 # --- programs of loops ---------------------------------------------------------------------------------
 
-ROUTINES: dict[str, tuple[dict[str, str], str]] = {
+ROUTINES: dict[str, tuple[dict[str, str], list[str]]] = {
     "affine": (
         {"numbers": "x w b", "out": "z", "count": "groups n_in n_out"},
-        """
-for g in range(groups):
-    for o in range(n_out):
-        z[g * n_out + o] = b[g * n_out + o]
-    for i in range(n_in):
-        for o in range(n_out):
-            z[g * n_out + o] += x[g * n_in + i] * w[(g * n_in + i) * n_out + o]
-""",
+        [
+            "for g in range(groups):",
+            "    for o in range(n_out):",
+            "        z[g * n_out + o] = b[g * n_out + o]",
+            "    for i in range(n_in):",
+            "        for o in range(n_out):",
+            "            z[g * n_out + o] += x[g * n_in + i] * w[(g * n_in + i) * n_out + o]",
+        ],
     ),
     "copy": (
         {"numbers": "x", "out": "out", "count": "first n"},
-        """
-for i in range(n):
-    out[first + i] = x[i]
-""",
+        ["for i in range(n):", "    out[first + i] = x[i]"],
     ),
     "gather": (
         {"numbers": "x", "whole": "places", "out": "out", "count": "n"},
-        """
-for i in range(n):
-    out[i] = x[places[i]]
-""",
+        ["for i in range(n):", "    out[i] = x[places[i]]"],
     ),
     "look_up": (
         {"whole": "codes", "numbers": "table", "out": "out", "count": "column levels width first"},
-        """
-code = levels if codes[column] > levels else codes[column]
-row = 0 if code < -2 else code + 2
-for i in range(width):
-    out[first + i] = table[row * width + i]
-""",
+        [
+            "code = levels if codes[column] > levels else codes[column]",
+            "row = 0 if code < -2 else code + 2",
+            "for i in range(width):",
+            "    out[first + i] = table[row * width + i]",
+        ],
     ),
 }
 """What is no formula: parameters by their kinds, see `LoopWriter.define`, and a body in Python's words."""
@@ -137,8 +131,14 @@ REDUCED = {"sum": ("add", 0.0), "max": ("maximum", -np.inf)}
 """What a reduction joins the units of a row by, and what it begins with."""
 
 
+def defined(name: str, arguments: Iterable[str], lines: Iterable[str], value: str) -> str:
+    """Return the text of a function of Python; value : what it returns, if anything."""
+    body = [f"    {line}" for line in [*lines, *([f"return {value}"] if value else [])]]
+    return "\n".join([f"def {name}({', '.join(arguments)}):", *body])
+
+
 class LoopWriter:
-    """Writes a model as routines that loop over the units of a row, in a language that a subclass spells.
+    """Writes a model as routines that loop over the units of a row, as Python's or as `text_of` spells them.
 
     language : its words; those of `COMPOSED` that it lacks are added as formulas need them
     prefix : of the names of routines and arrays
@@ -158,8 +158,8 @@ class LoopWriter:
         self.arrays: dict[str, NDArray[Any]] = {}
 
     def text_of(self, name: str, parameters: Mapping[str, str], body: Sequence[str], value: str) -> str:
-        """Return a routine's text; see `define`."""
-        raise NotImplementedError
+        """Return a routine's text, parameters with their kinds; see `define`."""
+        return defined(name, parameters, body, value)
 
     def define(self, name: str, kinds: Mapping[str, str], body: Sequence[str], value: str = "") -> None:
         """Add a routine.
@@ -209,8 +209,7 @@ class LoopWriter:
     def call(self, routine: str, *arguments: object) -> str:
         """Return the text of a call; a routine of `ROUTINES` is added."""
         if routine in ROUTINES and routine not in self.routines:
-            kinds, body = ROUTINES[routine]
-            self.define(routine, kinds, body.strip().splitlines())
+            self.define(routine, *ROUTINES[routine])
         return f"{self.prefix}{routine}({', '.join(map(str, arguments))})"
 
     def calls_of(self, step: ExportStep, read: Sequence[tuple[str, int]], out: str) -> list[str]:

@@ -21,7 +21,7 @@ from fastmlp.exchange.counterparts import (
     sample_layers,
 )
 from fastmlp.exchange.formulas import Z, formula
-from fastmlp.exchange.steps import ExportGraph, ExportStep, graph_of
+from fastmlp.exchange.steps import ExportStep, graph_of
 from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers, own_layers
@@ -40,7 +40,6 @@ LEAST = {"threshold": 20.0}
 PASSED = ("Identity", "Flatten", "Dropout", "AlphaDropout")
 """Modules that leave a matrix (rows, units) as it is when predicting; Flatten if it leaves the rows."""
 
-
 FIELDS = {"units": "out_features", "epsilon": "eps", "momentum": "momentum"}
 """What torch.nn calls the fields of layers."""
 
@@ -48,9 +47,9 @@ SIZES = ("out_features", "normalized_shape", "num_features", "num_parameters")
 """What torch.nn calls the units of a layer."""
 
 
-def module(graph: ExportGraph) -> Any:
+def to_torch(network: Network, parameters: Array) -> Any:
     """Return a module with a copy of the parameters: a `torch.nn.Sequential` if each reads the one before."""
-    torch = needed("torch", "torch", "to_torch")
+    torch, graph = needed("torch", "torch", "to_torch"), graph_of(network, parameters, dropout=True)
     made: list[Any] = []
     read: list[tuple[int, ...]] = []
     shared: dict[tuple[str, ...], Any] = {}
@@ -97,7 +96,7 @@ def _own() -> Any:
     return torch_formula
 
 
-def read(given: Any) -> ImportedChain:
+def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts:
     """Return the network of a module: a Sequential of layers, activations, Dropout and Flatten, or our own.
 
     Raises
@@ -122,7 +121,7 @@ def read(given: Any) -> ImportedChain:
     while found and isinstance(found[-1].layer, layers.Dropout):  # of the outputs
         found.pop()
     last: Any = found.pop().layer if found and isinstance(found[-1].layer, Expression) else variable(Z)
-    return ImportedChain(found, last)
+    return parts_of("the module", ImportedChain(found, last), output, loss)
 
 
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
@@ -224,13 +223,3 @@ def _array(tensor: Any) -> NDArray[Any]:
     tensor = tensor.detach().cpu()
     # NumPy has no bfloat16.
     return np.asarray((tensor if tensor.dtype.itemsize > 2 else tensor.float()).numpy())
-
-
-def to_torch(network: Network, parameters: Array) -> Any:
-    """Return a module of PyTorch's."""
-    return module(graph_of(network, parameters, dropout=True))
-
-
-def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts:
-    """Return what a module of PyTorch's holds."""
-    return parts_of("the module", read(given), output, loss)

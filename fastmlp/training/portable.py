@@ -92,7 +92,7 @@ class Portable:
         And SciPy where an activation is made of erf or expit, as gelu is. X is an array, or a list or a dict
         of the blocks of inputs; with heads `predict` returns a dict of theirs.
         """
-        source: str = format_of("numpy_source").to_numpy_source(self.network, self.parameters)
+        source: str = format_of("python_source").to_numpy_source(self.network, self.parameters)
         return source
 
     def to_torch(self) -> Any:
@@ -142,7 +142,7 @@ class Portable:
         Each block of inputs is an argument, and with heads it returns a tuple of theirs, in their order.
         It has the parameters as they are now, and is made anew at every access: keep it in a variable.
         """
-        return format_of("jitted").jit_predict(self.network, self.parameters)
+        return format_of("python_source").jit_predict(self.network, self.parameters)
 
     # --- in -----------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from selection import campaign, matrix
 
 import fastmlp
 from fastmlp import Activation, Model, Network
-from fastmlp.exchange import c_header, counterparts, jitted, numpy_source, onnx_graph
+from fastmlp.exchange import c_header, counterparts, onnx_graph, python_source
 from fastmlp.exchange.formulas import COMPOSED, UNIT_FORMULAS, formula
 from fastmlp.exchange.steps import STRUCTURES, graph_of
 from fastmlp.exchange.text import Language, write
@@ -231,8 +231,12 @@ ELEMENTWISE = {name for name, entry in OPERATIONS.items() if not entry.reduces}
 
 
 def test_every_format_spells_every_operation():
-    assert numpy_source.OPERATIONS.keys() >= ELEMENTWISE
-    written = jitted.OPERATIONS, c_header.CWriter(np.dtype(np.float32), "net_").words, onnx_graph.OPERATORS
+    assert python_source.OPERATIONS.keys() >= ELEMENTWISE
+    written = (
+        python_source.NUMBERS,
+        c_header.CWriter(np.dtype(np.float32), "net_").words,
+        onnx_graph.OPERATORS,
+    )
     assert not [table for table in written if ELEMENTWISE - {*table, *COMPOSED}]
 
 
@@ -240,7 +244,7 @@ def test_every_format_has_the_operations_that_have_no_formula():
     pytest.importorskip("torch")
     from fastmlp.exchange import torch_formula
 
-    assert numpy_source.STRUCTURES.keys() == {*STRUCTURES}
+    assert python_source.STRUCTURES.keys() == {*STRUCTURES}
     named = {
         kind: {*filter(None, (one.torch[0], one.onnx[0]))} for kind, one in counterparts.OPERATIONS.items()
     }

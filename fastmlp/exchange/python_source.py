@@ -1,15 +1,16 @@
-"""A model as a Python module that needs NumPy alone (and SciPy where a formula has erf)."""
+"""A model as Python: a module that needs NumPy alone (SciPy where a formula has erf), or Numba compiles."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.exchange.steps import ExportGraph, ExportStep, GraphInput, graph_of, levels_of
-from fastmlp.exchange.text import ALGEBRA, Language, call, write
+from fastmlp.exchange.text import ALGEBRA, Language, LoopWriter, call, defined, write
 from fastmlp.model.network import Network
 
 OPERATIONS = {
@@ -66,8 +67,9 @@ def number_writer(dtype: np.dtype[Any]) -> Any:
     return number
 
 
-def source(graph: ExportGraph) -> str:
-    """Return the text of a module whose `predict(X)` is the graph's."""
+def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
+    """Return the text of a module whose `predict(X)` is the network's."""
+    graph = graph_of(network, parameters)
     dtype, inputs = graph.dtype, graph.inputs
     number = number_writer(dtype)
     words = {**OPERATIONS, "softplus": OPERATIONS["softplus"].format(zero=number(0.0))}
@@ -97,13 +99,8 @@ def source(graph: ExportGraph) -> str:
     predict = defined("predict", ["X"], [f'"""{_said(graph)}"""', *lines], out)
     body = "\n\n\n".join([*functions.values(), predict])
     imports = ["import numpy as np", *(["from scipy import special"] if "special." in body else [])]
-    text = "\n".join([_TITLE.format(sizes=list(graph.widths)), *imports, "", *arrays.values()])
-    return f"{text}\n\n\n{body}\n"
-
-
-def to_numpy_source(network: Network, parameters: NDArray[Any]) -> str:
-    """Return a Python module's text."""
-    return source(graph_of(network, parameters))
+    title = f'"""A multi-layer perceptron {list(graph.widths)}: predict(X)."""\n'
+    return "\n".join([title, *imports, "", *arrays.values(), "\n", body, ""])
 
 
 def _of_blocks(inputs: Sequence[GraphInput], dtype: np.dtype[Any]) -> list[str]:
@@ -129,16 +126,65 @@ def _said(graph: ExportGraph) -> str:
     return f"Return {outputs} for X, a list, a dict or one array of {blocks}."
 
 
-_TITLE = '"""A multi-layer perceptron {sizes}: predict(X)."""\n'
-
-
-def defined(name: str, arguments: Iterable[str], lines: Iterable[str], value: str) -> str:
-    """Return the text of a function of Python; value : what it returns, if anything."""
-    body = [f"    {line}" for line in [*lines, *([f"return {value}"] if value else [])]]
-    return "\n".join([f"def {name}({', '.join(arguments)}):", *body])
-
-
 def _array(name: str, array: NDArray[Any]) -> str:
     with np.printoptions(threshold=array.size + 1, linewidth=100, floatmode="unique"):
         listed = np.array2string(array, separator=", ", max_line_width=100)
     return f"{name} = np.array(\n{listed},\n    np.{array.dtype},\n)"
+
+
+# --- compiled by Numba, for a user's own compiled code -----------------------------------------------------
+
+NUMBERS = {
+    **ALGEBRA,
+    "logical_and": "({0} and {1})",
+    "logical_or": "({0} or {1})",
+    "logical_not": "(not {0})",
+    "where": "({1} if {0} else {2})",
+    **{name: call(f"math.{name}") for name in ("sqrt", "exp", "expm1", "log", "log1p", "sin", "cos", "tanh")},
+    "erf": call("math.erf"),
+    "absolute": call("abs"),
+    "sign": call("np.sign"),
+    "power": call("np.power", 2),
+    "maximum": call("np.maximum", 2),
+    "minimum": call("np.minimum", 2),
+}
+"""Words that Numba compiles for one number."""
+
+
+def jit_predict(network: Network, parameters: NDArray[Any]) -> Any:
+    """Return a jitted `predict(X)`, (rows, n_in) to (rows, n_out), with a copy of the parameters in it.
+
+    Its arguments are the blocks of inputs, if there are some, and with heads it returns a tuple of theirs.
+    """
+    import numba
+
+    graph = graph_of(network, parameters.copy())
+    text, arrays = source(graph)
+    functions: dict[str, Any] = {}
+    exec(text, scope := {"np": np, "math": math, **arrays}, functions)
+    for name, function in functions.items():
+        scope[name] = numba.njit(function, error_model="numpy", nogil=True)
+    return scope["predict"]
+
+
+def source(graph: ExportGraph) -> tuple[str, dict[str, NDArray[Any]]]:
+    """Return the text of `predict` and of what it calls, and the arrays that are globals there."""
+    inputs, dtype = graph.inputs, graph.dtype
+    writer = LoopWriter(Language("Numba's source", NUMBERS, number_writer(dtype)))
+    rows = [f"X{i}" for i in range(len(inputs))]
+    given = {one.number: name.lower() for one, name in zip(inputs, rows, strict=True)}
+    ends = {end: f"out{i}" for i, end in enumerate(graph.outputs.values())}
+    buffers, calls = writer.write(graph, given, {end: f"{out}[r]" for end, out in ends.items()})
+    made = [f"{name} = np.empty({units}, np.{dtype})" for name, units in buffers.items()]
+    shapes = {out: f"(len(X0), {graph.steps[end].one.n_out})" for end, out in ends.items()}
+    made += [f"{out} = np.empty({shape}, np.{dtype})" for out, shape in shapes.items()]
+    read = [
+        f"{given[one.number]} = {name}[r].astype(np.{'int64' if one.levels else dtype})"
+        for one, name in zip(inputs, rows, strict=True)
+    ]
+    loop = ["for r in range(len(X0)):", *(f"    {line}" for line in [*read, *calls])]
+    value = f"({', '.join(ends.values())},)" if graph.has_heads else "out0"
+    predict = defined("predict", rows, [*made, *loop], value)
+    return "\n\n".join([*writer.routines.values(), predict]), {
+        name: values.reshape(-1) for name, values in writer.arrays.items()
+    }
