@@ -89,7 +89,7 @@ if TYPE_CHECKING:
         Callback,
         EarlyStopping,
         Progress,
-        ReduceLROnPlateau,
+        ReduceLROnPlateau as ReduceLROnPlateau,
         TimeLimit,
     )
     from fastmlp.training.checkpoint import Checkpoint
@@ -292,19 +292,13 @@ def _names_of(module: str) -> list[str]:
     return [kind.__name__ for kind in importlib.import_module(f"fastmlp.{module}").NAMED]
 
 
-def _formats() -> Any:
-    from fastmlp.exchange import formats as found
-
-    return found
-
-
 def _read_table(*file: Any) -> Any:
     from fastmlp.tables.estimators import opened
 
     return opened(*file)
 
 
-formats.register(_formats)
+formats.register(lambda name: importlib.import_module(f"fastmlp.exchange.{name}"))
 formats.register_file("table", _read_table)
 
 

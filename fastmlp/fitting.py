@@ -64,8 +64,8 @@ def fit(
     y : (rows,) or (rows, n_out) array; class labels 0..k-1 or one-hot for cross_entropy
         With heads a dict of such arrays. Of a table, the name of its column, or names.
     optimizer : Optimizer or str, optional
-        An optimiser of docs/choices.md, or what a `Rule` of your own makes; a name in small letters, as "adam", has
-        the defaults. Adam() if None.
+        An optimiser of docs/choices.md, or what a `Rule` of your own makes; a name in small letters, as
+        "adam", has the defaults. Adam() if None.
     epochs : int, at least 0
     batch_size : int or None
         Rows to a step, at least 1; the last batch of an epoch may be shorter. None: all rows. With a

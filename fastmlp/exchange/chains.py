@@ -84,9 +84,11 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
 
 def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
     """Return the number of inputs; ValueError if a layer takes another number of units than it gets."""
-    inputs = _takes(next(filter(_has_width, chain))) // _copies(chain)
-    widths, units, place = {INPUTS: inputs}, inputs, 0
+    inputs, widths, units, place = 0, {INPUTS: 1}, 1, 0
     for number, layer in enumerate(chain):
+        if not inputs and _has_width(layer):  # until here widths are multiples of what the inputs are
+            inputs = _takes(layer) // units
+            widths, units = {at: inputs * width for at, width in widths.items()}, inputs * units
         if layer.arrays:
             takes = _takes(layer)
             if takes != units and _has_width(layer):
@@ -98,18 +100,6 @@ def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
             units += widths[layer.other]
         widths[number] = units
     return inputs
-
-
-def _copies(chain: Sequence[ImportedLayer]) -> int:
-    """Return how many times as wide as the inputs is what the first layer that has a width reads."""
-    widths, width = {INPUTS: 1}, 1
-    for number, layer in enumerate(chain):
-        if _has_width(layer):
-            break
-        if isinstance(layer.layer, layers.Concatenate) and layer.other is not None:
-            width += widths[layer.other]
-        widths[number] = width
-    return width
 
 
 def _has_width(layer: ImportedLayer) -> bool:

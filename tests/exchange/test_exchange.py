@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from exchanged import (
@@ -14,6 +16,7 @@ from exchanged import (
     each_case,
     each_dtype,
     each_network,
+    filled,
     inputs,
     model,
     own_everything,
@@ -24,10 +27,10 @@ from processes import python
 from selection import campaign, matrix
 
 import fastmlp
-from fastmlp import Activation, Model, Network
-from fastmlp.exchange import c_header, jitted, numpy_source, onnx_graph, torch_module
-from fastmlp.exchange.formulas import formula, functions
-from fastmlp.exchange.input_blocks import FORMULAS
+from fastmlp import Activation, Dense, LayerNorm, Model, Network
+from fastmlp.exchange import c_header, counterparts, onnx_graph, python_source
+from fastmlp.exchange.formulas import COMPOSED, UNIT_FORMULAS, formula
+from fastmlp.exchange.steps import STRUCTURES, graph_of
 from fastmlp.exchange.text import Language, write
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
@@ -62,6 +65,16 @@ def test_numpy_source(case, dtype):
     agrees(model(case, dtype), scope["predict"](X.tolist()), inputs(dtype))
 
 
+def test_equal_formulas_are_one_function(tmp_path):
+    layers = [LayerNorm(), Dense(3, "tanh"), LayerNorm(), Dense(4, "tanh"), LayerNorm(0.1), Dense(2)]
+    made = filled(Network(inputs=3, layers=layers), np.float32)
+    made.to_c(tmp_path / "net.h")
+    defined = r"^(?:static inline void net|def) ?_?(\w+_row)\("
+    expected = ["layer_norm_row", "tanh_row", "layer_norm_2_row"]
+    for text in (made.to_numpy_source(), (tmp_path / "net.h").read_text()):
+        assert re.findall(defined, text, re.M) == expected
+
+
 def test_numpy_source_needs_numpy_alone(tmp_path):
     (tmp_path / "source.py").write_text(model("silu", np.float32).to_numpy_source(), encoding="utf-8")
     code = "import sys, source; source.predict([[1, 2, 3]]); print({'fastmlp', 'scipy'} & {*sys.modules})"
@@ -72,11 +85,9 @@ def test_names_of_a_users_cannot_collide():
     first, second = (Activation("predict", function) for function in (lambda z: z * z, lambda z: np.exp(-z)))
     made = model("relu", np.float64)
     made.network = Network(made.network.sizes, [first, second])
-    assert functions(made.network.activations) == {
-        first: "predict",
-        second: "predict_2",
-        "identity": "identity",
-    }
+    assert [step.function for step in graph_of(made.network, made.parameters).steps] == [
+        *("", "predict_row", "", "predict_2_row", "")
+    ]
     scope = {}
     exec(made.to_numpy_source(), scope)
     agrees(made, scope["predict"](X), X)
@@ -233,21 +244,26 @@ ELEMENTWISE = {name for name, entry in OPERATIONS.items() if not entry.reduces}
 
 
 def test_every_format_spells_every_operation():
-    assert numpy_source.OPERATIONS.keys() >= ELEMENTWISE
-    assert jitted.OPERATIONS.keys() >= ELEMENTWISE
-    assert c_header.language("net", np.dtype(np.float32)).operations.keys() >= ELEMENTWISE
-    assert onnx_graph.WRITTEN.keys() >= ELEMENTWISE
+    assert python_source.OPERATIONS.keys() >= ELEMENTWISE
+    written = (
+        python_source.NUMBERS,
+        c_header.CWriter(np.dtype(np.float32), "net_").words,
+        onnx_graph.OPERATORS,
+    )
+    assert not [table for table in written if ELEMENTWISE - {*table, *COMPOSED}]
 
 
 def test_every_format_has_the_operations_that_have_no_formula():
     pytest.importorskip("torch")
     from fastmlp.exchange import torch_formula
 
-    own = {"dense", "concatenate", "gather", "grouped", "categories"}
-    assert numpy_source.SPELT.keys() == jitted.CALLS.keys() == c_header.STRUCTURES.keys() == own
-    assert onnx_graph.OPERATORS.keys() >= own
-    assert torch_module.COUNTERPARTS.keys() | torch_formula.STRUCTURES.keys() >= own
-    assert FORMULAS.keys() | own >= OF_BLOCKS
+    assert python_source.STRUCTURES.keys() == {*STRUCTURES}
+    named = {
+        kind: {*filter(None, (one.torch[0], one.onnx[0]))} for kind, one in counterparts.OPERATIONS.items()
+    }
+    assert named.keys() | torch_formula.STRUCTURES.keys() >= {*STRUCTURES}
+    assert named.keys() | onnx_graph.STRUCTURES.keys() >= {*STRUCTURES}
+    assert {*UNIT_FORMULAS, *STRUCTURES} >= OF_BLOCKS
 
 
 def test_an_operation_that_a_format_lacks_is_named():
