@@ -117,7 +117,7 @@ KINDS = {
 def own_kind(given: str | Activation | Layer) -> Kind | None:
     """Return the kind of an operation that a user's layer is, or an activation with parameters, or None."""
     if isinstance(given, Layer) or (isinstance(given, Activation) and given.parameters):
-        return KINDS["own"]._replace(piece=given)
+        return KINDS["own"]._replace(piece=given, kept=len(given.code.kept))
     return None
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from fastmlp import checks
 from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.expressions import NUMBER, ONES, Expression, is_row, total, variable
+from fastmlp.formulas.rows import RowFormula
 from fastmlp.formulas.tracing import trace
 from fastmlp.model.initializers import INITIALIZERS, Normal, Uniform
 from fastmlp.model.pieces import NAME, Piece, one_number, restored
@@ -95,6 +96,11 @@ def derivatives(value: Expression, parameters: Sequence[Parameter]) -> dict[str,
     return {name: gradient(along, name) for name in ("z", *(one.variable for one in parameters))}
 
 
+def row_formula(piece: Any) -> RowFormula:
+    """Return the formula of a `Layer`, or of an activation with parameters, as programs are written from it."""
+    return RowFormula(piece.value, ("z", *(one.variable for one in piece.parameters)))
+
+
 def parts_of(parameters: Sequence[Parameter], flat: Array, units: int) -> dict[Parameter, Array]:
     """Return the numbers of each parameter, (units,) or (1,), as views of a flat vector."""
     ends = list(accumulate(one.length(units) for one in parameters))
@@ -155,6 +161,11 @@ class Layer(Piece):
         names = tuple(one.name for one in self.parameters)
         self._identify(name, (), value, form=names, data=self.parameters)
         self.value, self.derivatives = value, derivatives(value, self.parameters)
+
+    @functools.cached_property
+    def code(self) -> RowFormula:
+        """The formula as programs are written from it."""
+        return row_formula(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return restored, (type(self), self.name, self.value, self.parameters)

@@ -8,7 +8,7 @@ sum of one number after another waits for each addition, 4 cycles a unit.
 
 # mypy: ignore-errors
 
-from fastmlp.formulas.expressions import ONES
+from fastmlp.formulas.expressions import COUNT, ONES
 from fastmlp.formulas.numbers import sqrt
 from fastmlp.kernels.codegen.row_expressions import VectorReduction, emit_row
 from fastmlp.kernels.codegen.symbols import Symbol
@@ -165,10 +165,6 @@ class Unitwise:
         row.write(lambda d, x, gain: kind.backward(d, x, gain)[1], ("delta", "x", "gain"), adds=True)
 
 
-ROWS_BACKWARD = {"z": "x", "delta": "delta"}
-"""The row that each variable of a derivative is."""
-
-
 class Own:
     """A user's layer, or an activation with parameters; the gain is all parameters. Methods as of `Norm`."""
 
@@ -180,28 +176,34 @@ class Own:
             at = at + (row.units if one.shape == "units" else 1)
         return found
 
-    def _numbers(self, kind, row):
-        places = self._parameters(kind, row).items()
-        return {name: row.number("gain", at) for name, (at, by_unit) in places if not by_unit}
-
-    def _emit(self, kind, row, arrays, rows, numbers=()):
+    def _emit(self, kind, row, arrays, rows, numbers=(), known=()):
         """Write expressions; arrays : by variable the array of the row that they read"""
-        places = {name: at for name, (at, by_unit) in self._parameters(kind, row).items() if by_unit}
+        places = self._parameters(kind, row).items()
+        fixed = {COUNT: row.count} | {
+            name: row.number("gain", at) for name, (at, by_unit) in places if not by_unit
+        }
 
         def read(unit, mask):
             values = {name: row.load(array, unit, mask) for name, array in arrays.items()}
-            own = {name: row.load("gain", unit + at, mask) for name, at in places.items()}
-            return {**values, **own, **self._numbers(kind, row), ONES: row.like.number(1.0)}
+            own = {name: row.load("gain", unit + at, mask) for name, (at, by_unit) in places if by_unit}
+            return {**values, **own, ONES: row.like.number(1.0)}
 
-        return emit_row(row, read, rows, numbers)
+        return emit_row(row, read, rows, fixed, numbers, known)
+
+    def _kept(self, kind, row):
+        """The numbers that `forward` has kept, by the ids of their nodes."""
+        return {id(node): row.number("kept", place) for place, node in enumerate(kind.piece.code.kept)}
 
     def forward(self, kind, row, epsilon):
-        """Write the output: see `Norm.forward`; nothing is kept."""
+        """Write the output: see `Norm.forward`; keep what the derivatives read."""
+        code = kind.piece.code
 
         def write(unit, mask, number):
             row.store("out", unit, mask, number)
 
-        self._emit(kind, row, {"z": "x"}, [(kind.piece.value, write)])
+        known = self._emit(kind, row, {"z": "x"}, [(code.value, write)], code.kept)
+        for place, node in enumerate(code.kept):
+            row.keep(place, known[id(node)])
 
     def backward(self, kind, row, adds):
         """Write the input's delta: see `Norm.backward`."""
@@ -209,25 +211,26 @@ class Own:
         def write(unit, mask, number):
             row.store("out", unit, mask, number, adds)
 
-        self._emit(kind, row, ROWS_BACKWARD, [(kind.piece.derivatives["z"], write)])
+        ends = [(kind.piece.code.derivatives["z"], write)]
+        self._emit(kind, row, {"z": "x", "delta": "delta"}, ends, known=self._kept(kind, row))
 
     def gradient(self, kind, row):
         """Add to the parameters' gradients: see `Norm.gradient`."""
-        by_unit, by_layer = [], []
+        by_unit, by_layer, derivatives = [], [], kind.piece.code.derivatives
         for name, (at, is_by_unit) in self._parameters(kind, row).items():
 
             def write(unit, mask, number, at=at):
                 row.store("out", unit + at, mask, number, True)
 
             if is_by_unit:
-                by_unit.append((kind.piece.derivatives[name], write))
+                by_unit.append((derivatives[name], write))
             else:
-                by_layer.append((kind.piece.derivatives[name], at))
+                by_layer.append((derivatives[name], at))
         numbers = [expression for expression, _ in by_layer]
-        known = self._emit(kind, row, ROWS_BACKWARD, by_unit, numbers)
+        rows = {"z": "x", "delta": "delta"}
+        known = self._emit(kind, row, rows, by_unit, numbers, self._kept(kind, row))
         for expression, at in by_layer:
-            total = row.like.number(expression.on_numbers(self._numbers(kind, row), known))
-            row.add_number("out", at, total)
+            row.add_number("out", at, row.like.number(known[id(expression)]))
 
 
 ROW_KINDS = {"layer_norm": Norm(True), "rms_norm": Norm(False), "own": Own()}

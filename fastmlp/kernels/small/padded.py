@@ -89,7 +89,7 @@ class PaddedLayer(NamedTuple):
     input_deltas : -1 where it reads the rows of X
     other, other_stride, other_deltas : of its second source, or -1
     added : where a product writes what is then added to input_deltas; -1 where it is the first that writes there
-    kept : (R, 2), of a norm
+    kept : (R, kept), the numbers of each row that an operation saves for backward
     ends_below : whether it is what ends its source's deltas with the derivative of the activation
     gain, shift : of an operation that is no product, how many numbers these have; of a user's layer the gain is
         all parameters, one after another
@@ -241,7 +241,7 @@ def plan(constants):
                 weights.get(i, -1), biases.get(i, -1), transposed, given[source], outputs, dropped, deltas,
                 below, other, other_stride, other_deltas,
                 take(rows * strides[source]) if is_dense and source != INPUTS and one.adds[0] else -1,
-                take(2 * rows) if one.entry.kept else -1, ends_below, *lengths[i],
+                take(one.entry.kept * rows) if one.entry.kept else -1, ends_below, *lengths[i],
             )
         )  # fmt: skip
         given[i], deltas_of[i] = dropped, deltas

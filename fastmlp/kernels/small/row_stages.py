@@ -73,7 +73,7 @@ def forward(one, layer):
     """The stage of an operation that is no product."""
     x, out = (layer.inputs, layer.in_stride), (layer.outputs, layer.out_stride)
     offsets = {"x": x, "out": out, "gain": (max(layer.weights, 0), 0), "shift": (max(layer.biases, 0), 0)}
-    offsets["kept"] = max(layer.kept, 0), 2
+    offsets["kept"] = max(layer.kept, 0), one.entry.kept
     if layer.other >= 0:
         offsets["other"] = layer.other, layer.other_stride
 
@@ -91,7 +91,7 @@ def backward(one, layer):
     offsets = {
         "x": (layer.inputs, layer.in_stride), "a": (layer.outputs, layer.out_stride),
         "delta": (layer.deltas, layer.out_stride), "out": (layer.input_deltas, layer.in_stride),
-        "gain": (max(layer.weights, 0), 0), "kept": (max(layer.kept, 0), 2),
+        "gain": (max(layer.weights, 0), 0), "kept": (max(layer.kept, 0), one.entry.kept),
     }  # fmt: skip
     if layer.other >= 0:
         offsets["out2"] = layer.other_deltas, layer.other_stride
@@ -106,7 +106,7 @@ def gradient(one, layer, plan, adds):
     gain, shift = plan.gradients + layer.weights, plan.gradients + layer.biases
     offsets = {
         "x": (layer.inputs, layer.in_stride), "delta": (layer.deltas, layer.out_stride), "out": (gain, 0),
-        "gain": (layer.weights, 0), "kept": (max(layer.kept, 0), 2),
+        "gain": (layer.weights, 0), "kept": (max(layer.kept, 0), one.entry.kept),
     }  # fmt: skip
 
     def stage(memory, rows):
