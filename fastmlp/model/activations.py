@@ -21,9 +21,8 @@ from fastmlp.formulas.derivatives import gradient, times
 from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.formulas.numbers import fma, where
-from fastmlp.formulas.rows import RowFormula
 from fastmlp.formulas.tracing import trace
-from fastmlp.model.own_layers import Parameter, checked_parameters, derivatives, row_formula, traced
+from fastmlp.model.own_layers import Parameter, RowFunction, checked_parameters, derivatives, traced
 from fastmlp.model.pieces import Piece, of_one_element, one_number, restored
 
 Array = NDArray[Any]
@@ -120,9 +119,9 @@ class Activation(Piece):
         self.short, self.short_backward = _is_short(value), _is_short(slope)
 
     @functools.cached_property
-    def code(self) -> RowFormula:
-        """The formula of one with parameters as programs are written from it."""
-        return row_formula(self)
+    def row(self) -> RowFunction:
+        """The function of an activation with parameters, as an operation has it."""
+        return RowFunction(self.value, self.parameters)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return restored, (type(self), self.name, self.value, self.derivative, self.parameters)

@@ -28,7 +28,7 @@ from fastmlp.model.schedules import ByFunction
 TYPES: dict[str, Callable[..., Any]] = {
     **{
         kind.__name__: kind
-        for kind in (Network, *INITIALIZERS, *BLOCKS, Head, *LAYERS, *OPTIMIZERS, *OWN_LOSSES)
+        for kind in (Network, *INITIALIZERS, *BLOCKS, Head, *LAYERS.values(), *OPTIMIZERS, *OWN_LOSSES)
     },
     "Residual": lambda layers, name: Residual(*layers, name=name),
 }

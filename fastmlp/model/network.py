@@ -200,7 +200,7 @@ class Network:
                 "penalises": any(one.l1 > 0 or one.l2 > 0 for one in operations),
                 "needs_batches": any(one.kind.state for one in operations),
             }
-        derived["members"] = max((one.members for one in operations), default=1)
+        derived["members"] = max((one.networks for one in operations), default=1)
         n_in, n_out = derived["widths"][0], derived["widths"][-1]
         convention = checks.choice("convention", convention, CONVENTIONS)
         if heads:

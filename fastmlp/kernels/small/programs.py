@@ -35,6 +35,7 @@ def train_blocks(call, worker, workers):
     objective, moments = call.objective, call.moments
     own = vector(call.memory, call.private, call.private_length)
     take_parameters(own, call.parameters)
+    take_numbers(own, call.operations)
     if MOMENTS > 0:
         take_first(own, moments[0])
     if MOMENTS > 1:
@@ -134,6 +135,7 @@ def block_names(constants):
         ),
         "GAINS": where.gains > where.weights,
         "clear": clear_of(where),
+        "take_numbers": row_stages.take_numbers(operations, layers, stages.Memory),
         **section_copies(where),
         "MOMENTS": RULE_CODES.of_key(constants.rule).moments,
         "PENALISED": constants.l2,
