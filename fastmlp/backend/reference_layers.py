@@ -1,9 +1,9 @@
 """The layers that are a formula of a row, in NumPy, by hand: the second opinion on derived code.
 
-A layer is two functions, found by the name of its kind. `layer_norm(layer, x, other, gain, shift)` returns the outputs
-(rows, n) of rows x (rows, n), and `layer_norm_gradient(layer, delta, x, other, gain)` the derivatives of the loss by x,
-by the second row `other`, and by the gain of each row, given delta, that by the outputs; None where there is none.
-The layer has the hyperparameters.
+A layer is two functions, found by the name of its kind. `layer_norm(layer, x, other, gain, shift)` returns
+the outputs (rows, n) of rows x (rows, n), and `layer_norm_gradient(layer, delta, x, other, gain)` the
+derivatives of the loss by x, by the second row `other`, and by the gain of each row, given delta, that by the
+outputs; None where there is none. The layer has the hyperparameters.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.backend.reference_losses import activate, activate_gradient
 from fastmlp.backend.reference_layers import FORMULAS
+from fastmlp.backend.reference_losses import activate, activate_gradient
 from fastmlp.model.backend import Array
 from fastmlp.model.layout import Views
 from fastmlp.model.operations import Operation
@@ -139,7 +139,7 @@ def operate_gradient(
             by_x, by_parameters = backward_on_array(one.kind.piece, x, gain, delta)
             return by_x, None, by_parameters
     by_x, by_other, by_gain = FORMULAS[one.kind.name][1](layer, delta, x, other, gain)
-    if one.second:
+    if one.second and by_other is not None:
         by_x, by_other = np.hstack([by_x, by_other]), None
     return by_x, by_other, None if by_gain is None else by_gain.sum(axis=0)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from fastmlp import checks
 from fastmlp.model.initializers import Normal
-from fastmlp.model.layers import LAYERS, Part, checked_layers
+from fastmlp.model.layers import checked_layers
 from fastmlp.model.network import Network
+from fastmlp.model.part import LAYERS, Part
 
 KINDS: dict[str, type[Any]] = {**LAYERS, Normal.__name__: Normal}
 

@@ -1,8 +1,8 @@
 """Formulas of a row in the form that programs are written from.
 
-A formula goes over the units of a row, as a norm does. Here it is simplified, differentiated, and told which numbers
-of a row its derivatives share with its value: those are saved for the backward pass (the activations that are
-"saved for backward" in PyTorch).
+A formula goes over the units of a row, as a norm does. Here it is simplified, differentiated, and told which
+numbers of a row its derivatives share with its value: those are saved for the backward pass (the activations
+that are "saved for backward" in PyTorch).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class RowFormula:
     ----------
     value : expression
     derivatives : dict of str to expression
-        The derivative of the loss by each variable, given `delta`, that by the row's outputs. By a variable that is
-        one number for the row it is one number, else a row.
+        The derivative of the loss by each variable, given `delta`, that by the row's outputs. By a variable
+        that is one number for the row it is one number, else a row.
     kept : tuple of expressions
         Numbers of a row that `value` computes from sums over the row and that `derivatives` read.
     """
@@ -65,8 +65,8 @@ def _reduces(node: Expression) -> bool:
 class _Simplifier:
     """Rebuilds expressions: equal nodes are one object, and what is one number for a row leaves its loops.
 
-    sum(ones) is the number of units. A division by a number that a row has is a product with its inverse, and a
-    number that is a factor of a sum's terms is a factor of the sum: both are then computed once a row.
+    sum(ones) is the number of units. A division by a number that a row has is a product with its inverse, and
+    a number that is a factor of a sum's terms is a factor of the sum: both are then computed once a row.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Layers that take each unit by itself, alone or with a unit of a second row: slopes, gates, sums and products."""
+"""Layers of one unit, or of a unit of each of two rows: slopes, gates, sums and products."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ class Scale(Part):
 
 
 @layer(
-    "scale_shift", lambda x, gain, shift: x * gain + shift, public=False, gain=("units", 1.0), shift=("bias", 0.0)
+    "scale_shift",
+    lambda x, gain, shift: x * gain + shift,
+    public=False,
+    gain=("units", 1.0),
+    shift=("bias", 0.0),
 )
 class ScaleShift(Part):
     """x times a factor, plus a shift: what each of several networks makes of the product that they share."""
@@ -156,8 +160,8 @@ class GLU(Part):
     Parameters
     ----------
     units : int, optional
-        The layer brings its product: a `Dense` of twice as many units stands before the gate. Without `units` the
-        layer before has an even number of units, and half of them are left.
+        The layer brings its product: a `Dense` of twice as many units stands before the gate. Without `units`
+        the layer before has an even number of units, and half of them are left.
     name : str, optional
     """
 

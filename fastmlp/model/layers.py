@@ -1,7 +1,7 @@
 """Layers: the parts that a `Network` is made of, as frozen descriptions without arrays.
 
-Definitions and defaults are PyTorch's (``torch.nn``), initial weights and biases those of `Network`. Here are the
-layers that shape a network; `norms` and `gates` have those that are a formula of a row.
+Definitions and defaults are PyTorch's (``torch.nn``), initial weights and biases those of `Network`. Here are
+the layers that shape a network; `norms` and `gates` have those that are a formula of a row.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from typing import Any
 
 from fastmlp import checks
 from fastmlp.model.activations import HIDDEN, Activation
-from fastmlp.model.gates import GEGLU, GLU, Add, Concatenate, Multiply, PReLU, ReGLU, Scale, Swish, SwiGLU
 from fastmlp.model.initializers import BIAS_INITS, WEIGHT_INITS, Normal, Uniform, checked_init
-from fastmlp.model.norms import BatchNorm, GroupNorm, LayerNorm, RMSNorm
 from fastmlp.model.own_layers import Layer
 from fastmlp.model.part import LAYERS, MOST_UNITS, Part, layer
+
 
 def checked_activation(what: str, given: object) -> str | Activation:
     """Return the name of a hidden activation, or an `Activation`; ValueError or TypeError otherwise."""

@@ -140,7 +140,8 @@ def named_views(vector: Array, network: Network) -> dict[str, dict[str, Array]]:
 
 def parameter_views(one: Operation, views: Views) -> dict[str, Array]:
     """Return the parameters of an operation that is no product by name, a row for each of its networks."""
-    units, found = one.width // one.networks, {}
+    units = one.width // one.networks
+    found: dict[str, Array] = {}
     for section, wanted in ((views.first, False), (views.second, True)):
         own = [parameter for parameter in one.kind.parameters if (parameter.shape == BIAS) == wanted]
         parts = parts_of(own, section.reshape(one.networks, -1).T, units) if own else {}

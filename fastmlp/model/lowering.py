@@ -9,13 +9,13 @@ from typing import Any
 from fastmlp import checks
 from fastmlp.model.activations import activation_of
 from fastmlp.model.embeddings import Embedding, Grouped
+from fastmlp.model.gates import GLU, Concatenate, ReadsEarlier
 from fastmlp.model.heads import Head
 from fastmlp.model.inputs import Blocks, Categories, Numbers, SparseNumbers, columns_of, sparse_columns
-from fastmlp.model.gates import GLU, Concatenate, ReadsEarlier
 from fastmlp.model.layers import Activate, Dense, Dropout, Members, Residual
 from fastmlp.model.norms import GroupNorm
-from fastmlp.model.part import Part
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation, UnitRun, own_kind
+from fastmlp.model.part import Part
 
 
 class _Lowering:
@@ -124,13 +124,13 @@ class _Lowering:
         return self.append_by_row(kind, (source,), layer)
 
     def append_by_row(self, kind: Kind, sources: tuple[int, ...], layer: Part, *units: int) -> int:
-        """Append an operation on whole rows, of which each member has its own; units : that it has of each source."""
+        """Append an operation on whole rows, of which each member has its own; units : of each source."""
         k = self.members
         units = units or (self.width(sources[0]) // k,)
         return self.append(kind, sources, sum(units), layer, n_in=units[0], members=k)
 
     def gated(self, layer: GLU, source: int) -> int:
-        """Append a gate, which reads both halves of each row, and the product before it that `units` asks for."""
+        """Append a gate of the halves of each row, and before it the product that `units` asks for."""
         if layer.units is not None:
             around = self.within
             self.within = (*([layer.name] if layer.name else ()), type(layer).__name__, *around)
@@ -138,7 +138,9 @@ class _Lowering:
             self.within = around
         units, odd = divmod(self.width(source) // self.members, 2)
         if odd:
-            raise ValueError(f"{layer!r} needs a layer of an even number of units before it, got {2 * units + 1}")
+            raise ValueError(
+                f"{layer!r} needs a layer of an even number of units before it, got {2 * units + 1}"
+            )
         self.pinned.add(source)
         return self.append(
             KINDS[layer.kind], (source, source), units, layer, n_in=units, members=self.members, second=units

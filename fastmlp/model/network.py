@@ -19,13 +19,14 @@ from fastmlp.model.embeddings import PiecewiseLinear
 from fastmlp.model.heads import Head, checked_heads, columns_of_heads
 from fastmlp.model.initializers import Normal, Uniform
 from fastmlp.model.inputs import Block, Categories, Table, columns_of, sparse_columns, tables_of
-from fastmlp.model.layers import Dense, Part, checked_layers, without_penalties
+from fastmlp.model.layers import Dense, checked_layers, without_penalties
 from fastmlp.model.losses import Loss, loss_of
 from fastmlp.model.lowering import lowered
 from fastmlp.model.objective import Objective
 from fastmlp.model.operations import Operation, own_kind
 from fastmlp.model.own_layers import Layer
 from fastmlp.model.own_losses import Huber, Quantiles
+from fastmlp.model.part import Part
 
 CONVENTIONS = ("torch", "sklearn")
 

@@ -43,7 +43,8 @@ class LayerNorm(Part):
 
 @layer("group_norm", layer_norm, gain=("units", 1.0), shift=("bias", 0.0))
 class GroupNorm(Part):
-    """`LayerNorm` of each group of units, of which a row has `groups` one after another, with one gain and shift a unit.
+    """`LayerNorm` of each group of units, of which a row has `groups` one after another, with one gain and
+    shift a unit.
 
     Wu and He, "Group normalization" (2018).
 

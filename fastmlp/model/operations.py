@@ -51,7 +51,7 @@ class Kind:
 
     @functools.cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """The trained parameters, those of shape BIAS last; a product has a matrix, and blocks of inputs have arrays."""
+        """The trained parameters, those of shape BIAS last; none of products and of blocks of inputs."""
         if self.piece is not None:
             return self.piece.parameters
         return parameters_of(self.layer) if self.layer is not None else ()
@@ -68,11 +68,11 @@ class Kind:
 
     @functools.cached_property
     def is_unitwise(self) -> bool:
-        """Whether the operation takes each number of a row by itself: an activation, or a formula of one unit."""
+        """Whether each number of a row is taken by itself: an activation, or a formula of one unit."""
         return self.name == "activation" or (self.row is not None and self.row.is_unitwise)
 
     def lengths(self, units: int) -> tuple[int, int]:
-        """Return how many numbers the weights and the biases of a row of so many units have: a gain and a shift."""
+        """Return how many numbers the weights and the biases of a row of so many units have."""
         numbers = [0, 0]
         for one in self.parameters:
             numbers[one.shape == BIAS] += one.length(units)
@@ -94,7 +94,8 @@ KINDS = {
     kind.name: kind
     for kind in (
         *(Kind(name) for name in ("dense", "copy", "activation", "members", "concatenate")),
-        *(Kind(one.kind, one) for one in (*LAYERS.values(), ScaleShift) if one.formula or one.state),
+        *(Kind(one.kind, one) for one in LAYERS.values() if one.formula or one.state),
+        Kind("scale_shift", ScaleShift),
         Kind("fixed_norm", BatchNorm),  # a batch norm in predictions
         *(Kind(one.kind) for one in EMBEDDINGS),
         Kind("categories"),
@@ -137,9 +138,11 @@ class Operation(NamedTuple):
     sparse_in : of a product, how many of its inputs, the last ones, are columns of X that may be sparse rows
     is_head : whether it gives the logits of a head
     networks : how many networks it is of: those of `Members` before it
-    members : how many rows a row of its source is cut in, of n_in units each, and its own row, of n_out: one for
+    members : how many rows a row of its source is cut in, of n_in units each, and its own row, of n_out: one
+    for
         each of several networks, and in a `GroupNorm` one for each of its groups
-    second : where in a row of its second source the units that it reads begin: a gate reads two halves of a row
+    second : where in a row of its second source the units that it reads begin: a gate reads two halves of a
+    row
     part : of such a layer the arrays that the operation has, "r", "s" or none
     by_group : whether the units of each column of a block lie together, (columns, rows, units)
     run : of the last of a run of unitwise operations after a product that members share, what the run is.

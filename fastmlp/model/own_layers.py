@@ -71,7 +71,8 @@ class Parameter(NamedTuple):
 class RowFunction:
     """A function of a row, or of two: what an operation that is no product computes.
 
-    value : the output of a unit, of the rows `z` and `other` and the variables of parameters and hyperparameters
+    value : the output of a unit, of the rows `z` and `other` and the variables of parameters and
+    hyperparameters
     parameters : in the order in which they lie in the flat vector, those of shape BIAS last
     numbers : names of its hyperparameters
     sources : the variables of its rows
@@ -98,7 +99,7 @@ class RowFunction:
 
     @property
     def is_unitwise(self) -> bool:
-        """Whether each number of a row is computed by itself, with at most one weight and one bias of its own."""
+        """Whether each number is computed by itself, with at most one weight and one bias of its own."""
         by_unit = len(self.weights) <= 1 and all(one.by_unit for one in self.parameters)
         return by_unit and len(self.sources) == 1 and self.code.is_unitwise
 
@@ -115,7 +116,7 @@ def function_of_a_row(
     numbers: tuple[str, ...],
     reads_other: bool,
 ) -> RowFunction:
-    """Return a function, traced; it takes a row, and by name parameters, hyperparameters and the second row."""
+    """Return a traced function of a row, and by name of parameters, numbers and a second row."""
     given = {one.name: variable(one.variable) for one in parameters}
     given |= {name: variable(number_variable(name)) for name in numbers}
     given |= {"other": variable("other")} if reads_other else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, fields, is_dataclass
@@ -66,16 +65,18 @@ def layer(
     kind : str
         The name of its operation, and of unnamed layers; "" of a layer that ends another operation.
     formula : callable, optional
-        formula(x, ..), the outputs of a row x in NumPy's words, as of `Layer`; derivatives and code are derived.
-        Other arguments are by name `other` (a second row), trained parameters, and fields of the class that are
-        numbers: hyperparameters. A hyperparameter that is None is the dtype's machine epsilon.
+        formula(x, ..), the outputs of a row x in NumPy's words, as of `Layer`; derivatives and code are
+        derived. Other arguments are by name `other` (a second row), trained parameters, and fields of the
+        class that are numbers: hyperparameters. A hyperparameter that is None is the dtype's machine epsilon.
     state : tuple of str
-        Numbers of each unit that steps move and no optimiser trains. A "variance" is 1 at first, others are 0.
+        Numbers of each unit that steps move and no optimiser trains. A "variance" is 1 at first, others are
+        0.
     public : bool
         Whether users may name it.
     **parameters : tuple of (str, object)
-        The shape of each trained parameter, and its first value or the name of the field with that: "units" (a number
-        for each unit), "layer" (one number), or "bias" (a number for each unit, which is added to the output).
+        The shape of each trained parameter, and its first value or the name of the field with that: "units"
+        (a number for each unit), "layer" (one number), or "bias" (a number for each unit, which is added to
+        the output).
     """
 
     def decorate(made: Class) -> Class:
@@ -84,21 +85,19 @@ def layer(
             made.formula = staticmethod(formula)
         if parameters:
             made.parameters = parameters
-        made = dataclass(frozen=True, repr=False)(made)
+        frozen: Class = dataclass(frozen=True, repr=False)(made)
         if public:
-            LAYERS[made.__name__] = made
-        return made
+            LAYERS[frozen.__name__] = frozen
+        return frozen
 
     return decorate
 
 
-@functools.cache
 def parameters_of(made: type[Part]) -> tuple[Parameter, ...]:
     """Return the trained parameters of a layer's class, in the order of the flat vector."""
     return tuple(Parameter(name, *given) for name, given in made.parameters.items())
 
 
-@functools.cache
 def row_function_of(made: type[Part]) -> RowFunction | None:
     """Return the formula of a layer's class, traced; None if it is no formula of a row."""
     if made.formula is None:

@@ -1,7 +1,8 @@
 """Files that an earlier version wrote are read and gone on from, in the middle of an epoch and at its end.
 
-`python tests/files/test_golden_files.py` wrote them when norms, Swish and PReLU were written by hand. Their code
-is derived from formulas since then, so what follows from a file agrees within a tolerance, not bit for bit.
+`python tests/files/test_golden_files.py` wrote them when norms, Swish and PReLU were written by hand. Their
+code is derived from formulas since then, so what follows from a file agrees within a tolerance, not bit for
+bit.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ LAYERS = {
 }
 NETWORKS = {name: Network(inputs=10, layers=layers) for name, layers in LAYERS.items()}
 RULE = AdamW(0.01, epsilon=1e-3)
-"""Of a bias before a norm the gradient is rounding alone, which a smaller epsilon would make a whole step of."""
+"""The gradient of a bias before a norm is rounding alone; a smaller epsilon would make a step of it."""
 
 OPTIONS = {"optimizer": RULE, "epochs": EPOCHS, "batch_size": 16, "seed": 7, "backend": "fused"}
 

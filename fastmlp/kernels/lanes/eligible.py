@@ -39,7 +39,12 @@ def lane_program(network, optimizer, dtype, rows=0, stays=False):
 @functools.lru_cache(maxsize=1024)
 def _program(network, rule, clips_norm, dtype, rows, stays):
     """`lane_program` of all optimisers of a rule, whatever their numbers."""
-    if not all(map(has_stage, network.operations)) or network.heads or network.blocks or not is_small(network):
+    if (
+        not all(map(has_stage, network.operations))
+        or network.heads
+        or network.blocks
+        or not is_small(network)
+    ):
         return None
     if not all(is_plain(one, network) for one in network.operations if one.is_dense):
         return None

@@ -73,7 +73,8 @@ adds, adds_other : as `adds` of `fastmlp.model.operations.Operation`, as are the
 gives_logits : whether a loss reads its logits, the network's or a head's
 width : the numbers of a row of its output
 run : of the last of a run how many operations it has, else 0
-epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's epsilon
+epsilon, momentum : of a batch norm; numbers : the hyperparameters of a formula of a row, NaN for the dtype's
+epsilon
 touched_only : whether a step moves only rows of its tables that a batch has
 """
 

@@ -1,4 +1,5 @@
-"""Formulas of a row as code: norms, gates, sums, users' layers, all written from the expressions of their kinds.
+"""Formulas of a row as code: norms, gates, sums, users' layers, all written from the expressions of their
+kinds.
 
 Separate because two programs have this text: that of all networks, where the units are a run-time value
 (`row_operations`), and that of one small network, where they are an integer (`fastmlp.kernels.small`).
@@ -112,7 +113,9 @@ class _Writer:
         row = self.row
 
         def values(unit, mask):
-            found = {name: row.load(array, unit, mask) for name, array in self.arrays.items() if name in wanted}
+            found = {
+                name: row.load(array, unit, mask) for name, array in self.arrays.items() if name in wanted
+            }
             for name, (section, at, by_unit) in self.places.items():
                 if by_unit and name in wanted:
                     found[name] = row.load(section, unit + at, mask)
@@ -132,7 +135,7 @@ class _Writer:
 
 
 def forward(kind, row):
-    """Write out = the operation of x and other (units,), with gain and shift; keep what the derivatives read."""
+    """Write out = the operation of x and other (units,); keep what the derivatives read."""
     code = kind.row.code
     ends = [(code.value, lambda unit, mask, number: row.store("out", unit, mask, number))]
     known = _Writer(kind, row, SOURCES).write(ends, code.kept)
@@ -177,12 +180,12 @@ def gradient(kind, row):
 
 
 def unit_value(kind, x, own, numbers):
-    """Return the formula of one number x of a unitwise kind; own : the unit's parameters; numbers : hyperparameters."""
+    """Return a unitwise formula of x; own : parameters of the unit; numbers : hyperparameters."""
     return x.number(kind.row.code.value.on_numbers(_unit(kind, x, own, numbers)))
 
 
 def unit_gradient(kind, delta, x, own, numbers):
-    """Return the derivatives of the loss by x, and by the parameters that are no biases, given that by the output."""
+    """Return the derivatives by x, and by the parameters that are no biases, given that by the output."""
     values = {**_unit(kind, x, own, numbers), "delta": delta}
     return [x.number(one.on_numbers(values)) for one in kind.row.code.derivatives.values()]
 

@@ -24,7 +24,8 @@ MACHINE_EPSILON = {4: 2.0**-23, 8: 2.0**-52}
 
 
 def _of_row(names):
-    """Make of write(kind, row, *values), which writes code, the intrinsic (code, count, numbers, *arrays, *values).
+    """Make of write(kind, row, *values), which writes code, the intrinsic (code, count, numbers, *arrays,
+    *values).
 
     names : what the arrays are called, of which the first is a row; count : its units as a float
     code : of the kind; numbers : its hyperparameters (MOST_NUMBERS,) float64
@@ -75,7 +76,7 @@ def row_forward(kind, row):
 
 @_of_row(("x", "other", "gain", "kept", "delta", "out", "out2"))
 def row_backward(kind, row, adds, adds_other):
-    """out, out2 (units,) = the derivatives of the loss by x and other, given delta; or += where `adds`, `adds_other`."""
+    """out, out2 (units,) = the derivatives by x and other, given delta; or += where adds, adds_other."""
     row_formulas.backward(kind, row, (adds, adds_other))
 
 

@@ -45,7 +45,11 @@ class RunPart(NamedTuple):
 
     def value(self, x, own):
         """The formula of a number; own : its parameters"""
-        return unit_value(self.part, x, own, self.numbers) if isinstance(self.part, Kind) else self.part.formula(x)
+        return (
+            unit_value(self.part, x, own, self.numbers)
+            if isinstance(self.part, Kind)
+            else self.part.formula(x)
+        )
 
     def gradient(self, delta, x, own):
         """The derivatives by the number, and by its parameters that are no shift."""

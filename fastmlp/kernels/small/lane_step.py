@@ -137,8 +137,8 @@ class LaneStep:
             if one.kind == "dense":
                 self.dense_forward(number, rows)
             else:
-                for r in self.each(rows):
-                    self.over_cuts(one, lambda cut: row_forward(one, self.row(number, r, cut)))
+                for r, cut in self.cuts(one, rows):
+                    row_forward(one, self.row(number, r, cut))
             if dropout is not None:
                 self.drop(number, rows, dropout, first, self.outputs[number], self.dropped[number])
 
@@ -165,10 +165,11 @@ class LaneStep:
         """The activation of an operation."""
         return ACTIVATION_CODES.of_key(self.operations[number].activation)
 
-    def over_cuts(self, one, do):
-        """Write do(cut) for each of the rows that a row of an operation is cut in."""
-        for cut in self.each(one.members) if one.members > 1 else (0,):
-            do(cut)
+    def cuts(self, one, rows):
+        """Yield each row, and each that a row of an operation is cut in; or indices of written loops, once."""
+        for r in self.each(rows):
+            for cut in self.each(one.members) if one.members > 1 else (0,):
+                yield r, cut
 
     def width(self, number):
         """The numbers of a row of what an operation with this number gives."""
@@ -347,20 +348,17 @@ class LaneStep:
         gain, shift = self.matrix(self.gradients, one)
         below = dict(zip(("out", "out2"), (self.deltas[source] for source in one.sources), strict=False))
 
-        def write(r, cut):
+        starts = zip(below.items(), one.sources, (0, one.second), strict=False)
+        starts = [(name, numbers, self.width(source), second) for (name, numbers), source, second in starts]
+        for r, cut in self.cuts(one, rows):
             if gains:
                 out = gain.at(cut * (gains // one.members))
                 row_formulas.gradient(kind, self.row(number, r, cut, {"out": out}))
             out = {
-                name: numbers.at(r * self.width(source) + cut * one.units + second)
-                for (name, numbers), source, second in zip(
-                    below.items(), one.sources, (0, one.second), strict=False
-                )
+                name: numbers.at(r * width + cut * one.units + second)
+                for name, numbers, width, second in starts
             }
             row_backward(one, self.row(number, r, cut, out))
-
-        for r in self.each(rows):
-            self.over_cuts(one, lambda cut: write(r, cut))
         if shifts:
             self.sum_rows(rows, one.n_out, self.deltas[number], shift)
 

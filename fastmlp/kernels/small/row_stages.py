@@ -95,7 +95,9 @@ def _offsets(one, layer, out, others):
 def forward(one, layer):
     """The stage of an operation that is no product."""
     offsets = _offsets(one, layer, (layer.outputs, layer.out_stride, one.units), {})
-    return lambda memory, rows: _each_row(memory, rows, one, layer, offsets, lambda row: row_forward(one, row))
+    return lambda memory, rows: _each_row(
+        memory, rows, one, layer, offsets, lambda row: row_forward(one, row)
+    )
 
 
 def backward(one, layer):
@@ -109,7 +111,9 @@ def backward(one, layer):
     if layer.other >= 0:
         others["out2"] = layer.other_deltas, layer.other_stride, units
     offsets = _offsets(one, layer, (layer.input_deltas, layer.in_stride, units), others)
-    return lambda memory, rows: _each_row(memory, rows, one, layer, offsets, lambda row: row_backward(one, row))
+    return lambda memory, rows: _each_row(
+        memory, rows, one, layer, offsets, lambda row: row_backward(one, row)
+    )
 
 
 def gradient(one, layer, plan, adds):
