@@ -85,10 +85,10 @@ def layer(
             made.formula = staticmethod(formula)
         if parameters:
             made.parameters = parameters
-        frozen: Class = dataclass(frozen=True, repr=False)(made)
+        frozen: Any = dataclass(frozen=True, repr=False)(made)
         if public:
             LAYERS[frozen.__name__] = frozen
-        return frozen
+        return frozen  # type: ignore[no-any-return]
 
     return decorate
 
