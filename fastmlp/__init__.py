@@ -184,13 +184,7 @@ def _of_tables() -> dict[str, Any]:
     return {name: kind for table in tables for name, kind in table.items()}
 
 
-def _formats() -> Any:
-    from fastmlp.exchange import formats as found
-
-    return found
-
-
-formats.register(_formats)
+formats.register(lambda name: importlib.import_module(f"fastmlp.exchange.{name}"))
 
 
 def __getattr__(name: str) -> Any:

@@ -64,7 +64,7 @@ def _write_outputs(scope: Any, operator: Any, container: Any) -> str:
     source = operator.inputs[0].full_name
     kind = helper.np_dtype_to_tensor_dtype(graph.dtype)
     given = [graph.add("Cast", [source], to=kind)]
-    (outputs,) = graph.walk(graph_of(model.network, model.parameters), given).values()
+    (outputs,) = graph.walk(graph_of(model.network, model.parameters.astype(graph.dtype)), given).values()
     for name, values in graph.arrays.items():
         tensor = helper.np_dtype_to_tensor_dtype(values.dtype)
         container.add_initializer(name, tensor, values.shape, values.reshape(-1).tolist())

@@ -32,7 +32,7 @@ from fastmlp import (
 from fastmlp.backend import reference, reference_losses
 from fastmlp.exchange.chains import natural_loss
 from fastmlp.exchange.formulas import formula
-from fastmlp.exchange.steps import outputs_of, steps
+from fastmlp.exchange.steps import graph_of
 from fastmlp.formulas.derivatives import gradient
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, variable
 from fastmlp.formulas.operations import OPERATIONS
@@ -145,16 +145,17 @@ def rounding(given, rows):
     eps = np.finfo(dtype).eps
     blocks = blocks_of(given, rows)
     passed = {-1 - i: (block.astype(np.float64), np.zeros(block.shape)) for i, block in enumerate(blocks)}
-    walked = steps(given.network, given.parameters.astype(np.float64))
-    for step in walked:
-        one, arrays = step.one, [*step.arrays.values()]
+    graph = graph_of(given.network, given.parameters)
+    for step in graph.steps:
+        one, arrays = step.one, [array.astype(np.float64) for array in step.arrays.values()]
         (value, off), other = passed[one.sources[0]], passed[one.sources[-1]]
         if one.is_dense:
             value, off = product(value, off, *arrays, eps)
         elif one.kind.name == "concatenate":
             value, off = map(np.hstack, zip((value, off), other, strict=True))
         elif one.kind.name == "gather":
-            value, off = value[:, arrays[0]], off[:, arrays[0]]
+            places = arrays[0].astype(int)
+            value, off = value[:, places], off[:, places]
         elif one.kind.name == "grouped":
             parts = (np.split(each, one.groups, axis=1) for each in (value, off))
             value, off = map(
@@ -170,12 +171,13 @@ def rounding(given, rows):
                 for at, t in zip(places, arrays, strict=True)
             ]
             value, off = map(np.hstack, zip(*found, strict=True))
+        elif one.kind.name == "activation":
+            value, off = activated(one.activation, value, off, eps)
         else:
-            known = zip(step.variables, arrays, strict=False)
-            given_by = {"z": (value, off), "other": other} | {name: (array, 0) for name, array in known}
-            value, off = through(step.formula(dtype), given_by, eps)
-        passed[step.number] = activated(one.activation, value, off, eps)
-    return {name: passed[number][1] for name, number in outputs_of(walked).items()}
+            own = [(value, off), other][: len(one.sources)] + [(array, 0) for array in arrays]
+            value, off = through(step.formula, dict(zip(step.variables, own, strict=True)), eps)
+        passed[step.number] = value, off
+    return {name: passed[number][1] for name, number in graph.outputs.items()}
 
 
 def blocks_of(given, rows):
@@ -195,8 +197,6 @@ def product(value, off, w, b, eps):
 
 def activated(activation, value, off, eps):
     """The activation of values (rows, units), and how far it may be off where they are off by `off`."""
-    if activation == "identity":
-        return value, off
     if activation == "softmax":
         value = reference_losses.activate("softmax", value)
         return value, value * (2 * off.max(axis=1, keepdims=True) + 16 * eps)

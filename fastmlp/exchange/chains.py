@@ -82,9 +82,11 @@ def parts_of(what: str, chain: ImportedChain, output: str | None, loss: str | Lo
 
 def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
     """Return the number of inputs; ValueError if a layer takes another number of units than it gets."""
-    inputs = _takes(next(layer for layer in chain if layer.arrays)) // _copies(chain)
-    widths, units, place = {INPUTS: inputs}, inputs, 0
+    inputs, widths, units, place = 0, {INPUTS: 1}, 1, 0
     for number, layer in enumerate(chain):
+        if layer.arrays and not inputs:  # until here widths are multiples of what the inputs are
+            inputs = _takes(layer) // units
+            widths, units = {at: inputs * width for at, width in widths.items()}, inputs * units
         if layer.arrays:
             takes = _takes(layer)
             if takes != units and (isinstance(layer.layer, layers.Dense) or takes != 1):
@@ -96,18 +98,6 @@ def _checked_units(what: str, chain: Sequence[ImportedLayer]) -> int:
             units += widths[layer.other]
         widths[number] = units
     return inputs
-
-
-def _copies(chain: Sequence[ImportedLayer]) -> int:
-    """Return how many times as wide as the inputs is what the first layer with arrays reads."""
-    widths, width = {INPUTS: 1}, 1
-    for number, layer in enumerate(chain):
-        if layer.arrays:
-            break
-        if isinstance(layer.layer, layers.Concatenate) and layer.other is not None:
-            width += widths[layer.other]
-        widths[number] = width
-    return width
 
 
 def _takes(layer: ImportedLayer) -> int:

@@ -12,6 +12,7 @@ after. max(z, 0) is never held in more bits than z, and needs no shift to the le
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +20,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
 from fastmlp.backend.reference import forward
-from fastmlp.exchange.c_header import activation_functions, array, called, framed, function
-from fastmlp.exchange.formulas import functions, on_array
-from fastmlp.exchange.steps import refuse_others
+from fastmlp.exchange.c_header import CWriter, array, framed, function, identifier
+from fastmlp.exchange.formulas import Z, formula, on_array
+from fastmlp.exchange.steps import folded, refuse_others
 from fastmlp.model.activations import Activation
 from fastmlp.model.layout import flatten, layer_views
 from fastmlp.model.network import Network
@@ -80,22 +81,26 @@ class Curve(NamedTuple):
 
 
 @np.errstate(over="ignore", invalid="ignore")  # what overflows is refused
-def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLike) -> str:
-    """Return the text of a header; rows (rows, n_in) are those that values are scaled by.
+def to_c(
+    network: Network, parameters: NDArray[Any], path: str | Path, name: str | None, fixed_point: ArrayLike
+) -> None:
+    """Write a header; fixed_point (rows, n_in) are rows that values are scaled by.
 
     Raises
     ------
     ValueError
         If rows are not a matrix of finite numbers for the network, or no integers hold what they lead to.
     """
+    name = identifier(path, name)
+    network, parameters = folded(network, parameters)
     refuse_others(network, "an integer C header")
-    given = _checked(rows, network.n_in, parameters.dtype)
-    real = "float" if parameters.dtype == np.float32 else "double"
+    given = _checked(fixed_point, network.n_in, parameters.dtype)
+    writer = CWriter(parameters.dtype, f"{name}_")
     value, bits = given, _bits("the rows", given, MARGIN)
     first, off = bits, np.full(given.shape, 2.0 ** -(bits + 1))
-    parts, steps = [], []
+    parts: list[str] = []
+    steps: list[str] = []
     source = "x"
-    names = functions(network.activations)
     depth = len(network.sizes) - 1
     for place, (w, b) in enumerate(layer_views(parameters.astype(np.float64), network)):
         z = _affine(value, w, b)
@@ -108,12 +113,15 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
         ]
         target = "z" if last else "ab"[place % 2]
         n_in, n_out = w.shape
-        body = [f"int64_t sum = {name}_b{place}[o];"]
         product = f"(int64_t){source}[i] * {name}_w{place}[i * {n_out} + o]"
-        body.append(f"for (int i = 0; i < {n_in}; i++) sum += {product};")
-        body.append(f"sum = {_shifted('sum', layer.shift)};")
+        body = [
+            f"int64_t sum = {name}_b{place}[o]",
+            f"for i in range({n_in}):",
+            f"    sum += {product}",
+            f"sum = {_shifted('sum', layer.shift)}",
+        ]
         if last:
-            body.append(f"z[o] = (int32_t){name}_clamped(sum, {2**31 - 1});")
+            body.append(f"z[o] = (int32_t){name}_clamped(sum, {2**31 - 1})")
         else:
             activation = network.activations[place]
             curve = _curve(place, activation, on_array(activation, z), layer.z_bits)
@@ -122,21 +130,20 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
                 parts.append(array(f"{name}_t{place}", curve.table, "int16_t"))
             body += _curve_lines(name, place, curve, layer, target)
             value, bits = on_array(activation, z), curve.bits
-        steps += [f"for (int o = 0; o < {n_out}; o++) {{", *(f"    {line}" for line in body), "}"]
+        steps += [f"for o in range({n_out}):", *(f"    {line}" for line in body)]
         source = target
     hidden = network.sizes[1:-1]
-    buffers = [f"int16_t {b}[{max(hidden[i::2])}];" for i, b in enumerate("ab") if hidden[i::2]]
+    buffers = [f"int16_t {b}[{max(hidden[i::2])}]" for i, b in enumerate("ab") if hidden[i::2]]
     clamped = function(
         f"int64_t {name}_clamped(int64_t v, int64_t most)",
-        ["return v > most ? most : v < -most ? -most : v;"],
+        ["return v > most ? most : v < -most ? -most : v"],
     )
     logits = function(
         f"void {name}_logits(const int16_t *x, int32_t *z)",
         [*buffers, *steps],
         f"Writes the logits z 2^{layer.z_bits} of a row x 2^{first}, in integers alone.",
     )
-    output = {a: n for a, n in names.items() if a == network.output != "identity"}
-    predict = _predict(network, name, real, first, layer.z_bits, names[network.output])
+    predict = _predict(network, writer, first, layer.z_bits)
     what = (
         f"A multi-layer perceptron, {' - '.join(map(str, network.sizes))} units, in integers.\n"
         f"   On the {len(given)} rows that it was made with, logits are at most LOGIT_BOUND off."
@@ -149,9 +156,8 @@ def header(network: Network, parameters: NDArray[Any], name: str, rows: ArrayLik
         )
     off = off + reach * np.finfo(parameters.dtype).eps / 2  # they are rounded to the dtype by `_predict`
     bound = f"#define {name.upper()}_LOGIT_BOUND {np.nextafter(np.float32(off.max()), np.float32(np.inf))}"
-    ends = activation_functions(name, parameters.dtype, output)
-    ends = [*called(name, parameters.dtype, ends), *ends]
-    return framed(name, what, ["math.h", "stdint.h"], [bound, clamped, *parts, logits, *ends, predict])
+    text = framed(name, what, [bound, clamped, *parts, logits, *writer.routines.values(), predict])
+    Path(path).write_text(text, encoding="ascii")
 
 
 def _checked(rows: ArrayLike, n_in: int, dtype: np.dtype[Any]) -> Array:
@@ -231,14 +237,14 @@ def _curve_lines(name: str, place: int, curve: Curve, layer: FixedPointLayer, ta
     if curve.table is None:
         least = "sum" if curve.whole else "(sum > 0 ? sum : 0)"
         return [
-            f"{target}[o] = (int16_t){name}_clamped({_shifted(least, layer.z_bits - curve.bits)}, {MOST});"
+            f"{target}[o] = (int16_t){name}_clamped({_shifted(least, layer.z_bits - curve.bits)}, {MOST})"
         ]
     width = Z_BITS + 1 - int(math.log2(LINES))
     product = f"((int32_t)t[1] - t[0]) * (at & {2**width - 1})"
     return [
-        f"int32_t at = (int32_t){name}_clamped(sum, {2**Z_BITS - 1}) + {2**Z_BITS};",
-        f"const int16_t *t = {name}_t{place} + (at >> {width});",
-        f"{target}[o] = (int16_t)(t[0] + {_shifted(product, width)});",
+        f"int32_t at = (int32_t){name}_clamped(sum, {2**Z_BITS - 1}) + {2**Z_BITS}",
+        f"const int16_t *t = {name}_t{place} + (at >> {width})",
+        f"{target}[o] = (int16_t)(t[0] + {_shifted(product, width)})",
     ]
 
 
@@ -247,21 +253,24 @@ def _shifted(text: str, bits: int) -> str:
     return f"(({text} + {2 ** (bits - 1)}) >> {bits})" if bits else text
 
 
-def _predict(network: Network, name: str, real: str, first: int, z_bits: int, output: str) -> str:
-    f = "f" if real == "float" else ""
-    n_in, n_out = network.n_in, network.n_out
+def _predict(network: Network, writer: CWriter, first: int, z_bits: int) -> str:
+    real, f = writer.real, "f" if writer.real == "float" else ""
+    n_in, n_out, output = network.n_in, network.n_out, network.output
+    body = [
+        f"int16_t whole[{n_in}]",
+        f"int32_t z[{n_out}]",
+        f"for i in range({n_in}):",
+        f"    const {real} v = rint{f}(ldexp{f}(x[i], {first}))",
+        f"    whole[i] = (int16_t)(v < {MOST} ? v > -{MOST} ? v : -{MOST} : {MOST})",  # of NaN MOST
+        writer.call("logits", "whole", "z"),
+        f"for o in range({n_out}):",
+        f"    out[o] = ldexp{f}(({real})z[o], {-z_bits})",
+    ]
+    if output != "identity":
+        writer.define_formula(f"{output}_row", formula(output), [Z])
+        body.append(writer.call(f"{output}_row", "out", "out", n_out))
     return function(
-        f"void {name}_predict(const {real} *x, {real} *out)",
-        [
-            f"int16_t whole[{n_in}];",
-            f"int32_t z[{n_out}];",
-            f"for (int i = 0; i < {n_in}; i++) {{",
-            f"    const {real} v = rint{f}(ldexp{f}(x[i], {first}));",
-            f"    whole[i] = (int16_t)(v < {MOST} ? v > -{MOST} ? v : -{MOST} : {MOST});",  # of NaN MOST
-            "}",
-            f"{name}_logits(whole, z);",
-            f"for (int o = 0; o < {n_out}; o++) out[o] = ldexp{f}(({real})z[o], {-z_bits});",
-            *([] if network.output == "identity" else [f"{name}_{output}_layer(out, {n_out});"]),
-        ],
+        f"void {writer.prefix}predict(const {real} *x, {real} *out)",
+        body,
         f"Writes the outputs, {n_out} numbers, of a row x of {n_in} numbers to out.",
     )

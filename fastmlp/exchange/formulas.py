@@ -1,24 +1,29 @@
-"""Formulas of activations and of operations as expressions, which every format writes out by walking them.
+"""Formulas of activations, operations and blocks of inputs as expressions, which every format writes out.
 
-They are traced from the reference, which has them in NumPy: an activation or a row-wise operation that is
-added there is in every format. Those of blocks of inputs stand in `input_blocks`.
+Those of activations and operations are traced from the reference, which has them in NumPy: what is added
+there is in every format.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp.backend.reference_losses import activate
 from fastmlp.backend.reference_operations import operate
-from fastmlp.formulas.expressions import CONSTANT, NUMBER, ONES, VARIABLE, Expression, constant, variable
+from fastmlp.formulas.coefficients import ERF, MILLS
+from fastmlp.formulas.elementary import MILLS_RATE, SQRT_TWO
+from fastmlp.formulas.expressions import CONSTANT, ONES, VARIABLE, Expression, constant, variable
+from fastmlp.formulas.numbers import Polynomial
 from fastmlp.model.activations import ACTIVATIONS, Activation
 from fastmlp.model.operations import Operation
+
+Array = NDArray[Any]
 
 Z = "z"
 """The variable that a formula depends on: a layer's affine output, or what an operation reads."""
@@ -43,7 +48,7 @@ def formula(activation: str | Activation) -> Expression:
 def row_formula(one: Operation, dtype: np.dtype[Any]) -> Expression:
     """Return what an operation computes of a row before its activation, as an expression.
 
-    Its variables are `Z`, `OTHER` and those of its arrays. `dense` and `concatenate` have no such formula.
+    Its variables are `Z`, `OTHER` and `array_variables`.
     """
     if one.kind.piece is not None:
         return _of_units(one.kind.piece.value, one.n_in)
@@ -61,19 +66,6 @@ def array_variables(one: Operation) -> tuple[str, ...]:
     """Return the variables of an operation's `row_formula` that are its arrays, in their order."""
     piece = one.kind.piece
     return ARRAYS if piece is None else tuple(parameter.variable for parameter in piece.parameters)
-
-
-def variables_of(
-    variables: Sequence[str], sources: Sequence[str], arrays: Iterable[str], of_unit: str = ""
-) -> dict[str, str]:
-    """Return what a format calls the variables of a formula, by what it calls sources and arrays.
-
-    variables : those that are the arrays
-    of_unit : what follows the name of an array for the number of a unit, "[j]"; empty for all of them
-    """
-    names = [*zip((Z, OTHER), sources, strict=False), *zip(variables, arrays, strict=False)]
-    of_all = "[0]" if of_unit else ""
-    return {name: text + (of_all if name.startswith(f"{NUMBER}_") else of_unit) for name, text in names}
 
 
 def _of_units(expression: Expression, units: int) -> Expression:
@@ -101,18 +93,116 @@ def on_array(activation: str | Activation, z: NDArray[np.float64]) -> NDArray[np
         return np.broadcast_to(formula(activation).on_arrays(z.dtype, {Z: z}), z.shape)
 
 
-def label(activation: str | Activation) -> str:
-    """Return the activation's name, which is an identifier."""
-    return activation if isinstance(activation, str) else activation.name
+# --- operations that a format lacks --------------------------------------------------------------------
 
 
-def functions(activations: tuple[str | Activation, ...]) -> dict[str | Activation, str]:
-    """Return a name of its own for each activation that occurs; two of a user's may share theirs."""
-    names: dict[str | Activation, str] = {}
-    for activation in activations:
-        name, number = label(activation), 1
-        while activation not in names and name in names.values():
-            number += 1
-            name = f"{label(activation)}_{number}"
-        names.setdefault(activation, name)
-    return names
+def _polynomial(polynomial: Polynomial, x: Any) -> Any:
+    """Return a polynomial of x, by Horner's rule."""
+    *rest, total = polynomial.double
+    for coefficient in reversed(rest):
+        total = total * x + coefficient
+    return total
+
+
+def _erf(x: Any) -> Any:
+    """The two polynomials of `elementary.erf`."""
+    square = np.minimum(x * x, 1.0)
+    near = x * _polynomial(ERF, square)
+    a = np.minimum(np.abs(x) * SQRT_TWO, 39.0)
+    e = np.exp(a * a * -0.5)
+    t = 1.0 / (a * MILLS_RATE + 1.0)
+    tail = e * t * _polynomial(MILLS, t - 0.5)
+    return np.where(square < 1.0, near, np.sign(x) * (1.0 - tail * 2.0))
+
+
+def _log1p(x: Any) -> Any:
+    """log(u) x / (u - 1) of the rounded u = 1 + x, and x where u is 1 (Goldberg 1991, theorem 4)."""
+    u = 1.0 + x
+    same = np.equal(u, 1.0)
+    return np.where(same, x, np.log(u) * (x / np.where(same, 1.0, u - 1.0)))
+
+
+COMPOSED: dict[str, Callable[..., Any]] = {
+    "cos": lambda x: np.sin(x + np.pi / 2),
+    "erf": _erf,
+    "expit": lambda x: 1.0 / (1.0 + np.exp(-x)),
+    "expm1": lambda x: np.tanh(x * 0.5) * (np.exp(x) + 1.0),  # which loses no digits near 0
+    "log1p": _log1p,
+    "maximum": lambda a, b: np.where(a >= b, a, np.where(a < b, b, a + b)),
+    "minimum": lambda a, b: np.where(a <= b, a, np.where(a > b, b, a + b)),
+    "sign": lambda x: np.where(x > 0.0, 1.0, np.where(x < 0.0, -1.0, x)),
+    # `np.log1p` of an expression that is an exponential is this softplus.
+    "softplus": lambda x: np.maximum(x, 0.0) + Expression("log1p", np.exp(-np.abs(x))),
+}
+"""Operations of one element, by others, for formats that have no word for them."""
+
+
+@functools.cache
+def composed(operation: str) -> tuple[tuple[str, ...], Expression]:
+    """Return the variables and the expression of one of `COMPOSED`."""
+    function = COMPOSED[operation]
+    names = function.__code__.co_varnames[: function.__code__.co_argcount]
+    return names, function(*map(variable, names))
+
+
+# --- blocks of inputs ----------------------------------------------------------------------------------
+
+
+class UnitFormula(NamedTuple):
+    """Units that are each a formula of one of the units before.
+
+    gathered : (n_out,) int64, for each unit the place of the one that it reads
+    formula : formula(z, *arrays), which is traced
+    arrays : the formula's, by name, (n_out,) floating
+    fixed : whether they are not trained
+    """
+
+    gathered: NDArray[np.int64]
+    formula: Callable[..., Any]
+    arrays: dict[str, Array]
+    fixed: bool = False
+
+
+def _periodic(own: Mapping[str, Array]) -> list[UnitFormula]:
+    columns, terms = own["frequencies"].shape
+    arrays = {name: array.reshape(-1) for name, array in own.items()}
+    of_numbers = np.repeat(np.arange(columns), terms)
+    if "phases" in own:
+        return [UnitFormula(of_numbers, lambda z, c, b: np.cos(2 * np.pi * z * c + b), arrays)]
+    angles = np.arange(columns * terms).reshape(columns, 1, terms)
+    cosine = np.tile(np.repeat([0.0, 1.0], terms), columns).astype(own["frequencies"].dtype)
+    return [
+        UnitFormula(of_numbers, lambda z, c: 2 * np.pi * z * c, arrays),
+        UnitFormula(
+            np.repeat(angles, 2, axis=1).reshape(-1),
+            lambda z, cosine: np.where(cosine > 0.5, np.cos(z), np.sin(z)),
+            {"cosine": cosine},
+            fixed=True,
+        ),
+    ]
+
+
+def _piecewise_linear(own: Mapping[str, Array]) -> list[UnitFormula]:
+    columns, bins = own["edges"].shape
+    arrays = {name: array.reshape(-1) for name, array in own.items()}
+    lowest, highest = np.zeros_like(own["edges"]), np.ones_like(own["edges"])
+    lowest[:, 0], highest[:, -1] = -1, 2
+    return [
+        UnitFormula(
+            np.repeat(np.arange(columns), bins),
+            lambda z, edges, slopes, lowest, highest: np.minimum(
+                np.maximum((z - edges) * slopes, lowest), highest
+            ),
+            {**arrays, "lowest": lowest.reshape(-1), "highest": highest.reshape(-1)},
+            fixed=True,
+        )
+    ]
+
+
+UNIT_FORMULAS: dict[str, Callable[[Mapping[str, Array]], list[UnitFormula]]] = {
+    "periodic": _periodic,
+    "piecewise_linear": _piecewise_linear,
+}
+"""The kinds of operations on a block that are formulas, one after another, of the arrays of the operation.
+
+A kind that is added here is in every format."""

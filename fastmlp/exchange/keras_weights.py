@@ -6,20 +6,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from fastmlp.exchange.steps import steps
+from fastmlp.exchange.counterparts import OPERATIONS, counterpart_of
+from fastmlp.exchange.steps import graph_of
 from fastmlp.model.network import Network
 
-LAYERS = {
-    "dense": "Dense",
-    "layer_norm": "LayerNormalization",
-    "rms_norm": "RMSNormalization",
-    "batch_norm": "BatchNormalization",
-    "prelu": "PReLU",
-}
-"""Keras's layers of the kinds of operations that have arrays, which are in the order of the operation's."""
 
-
-def weights(network: Network, parameters: NDArray[Any]) -> list[NDArray[Any]]:
+def to_keras_weights(network: Network, parameters: NDArray[Any]) -> list[NDArray[Any]]:
     """Return copies of the arrays of all layers in their order; of a dense layer without biases one.
 
     Raises
@@ -27,11 +19,12 @@ def weights(network: Network, parameters: NDArray[Any]) -> list[NDArray[Any]]:
     ValueError
         If the network has blocks of inputs, heads, or a layer that Keras has not.
     """
-    walked = [] if network.head_names or network.blocks else steps(network, parameters.copy())
-    unlike = [step.one.kind.label for step in walked if step.arrays and step.one.kind.name not in LAYERS]
+    walked = [] if network.head_names or network.blocks else graph_of(network, parameters.copy()).steps
+    unlike = [step.label for step in walked if step.arrays and not counterpart_of(step).keras]
     if unlike or not walked:
+        names = [one.keras for one in OPERATIONS.values() if one.keras]
         raise ValueError(
-            f"a list of Keras weights takes one input, one output, and {', '.join(LAYERS.values())}; "
+            f"a list of Keras weights takes one input, one output, and {', '.join(names)}; "
             f"this network has {unlike[0] if unlike else network.unlike_a_chain}"
         )
     found: list[NDArray[Any]] = []

@@ -1,14 +1,26 @@
-"""ONNX: a file that is valid, with the shapes and types of all values."""
+"""ONNX: a file that is valid, with the shapes and types of all values, and the network that it describes."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp import checks
+from fastmlp.exchange.onnx_graph import DESCRIPTION, PREFIX, model_of
+from fastmlp.exchange.steps import graph_of, parameters_of
+from fastmlp.formulas.expressions import Refused
+from fastmlp.model.descriptions import restored
+from fastmlp.model.layout import named_views, parameter_count
+from fastmlp.model.losses import Loss
+from fastmlp.model.network import Network
 from fastmlp.system.packages import needed
+from fastmlp.training.portable import Parts
 
 ROWS = 1_000_003
 """What stands for the number of rows in shapes, where a file leaves it open: a prime, as no product of other
@@ -67,3 +79,82 @@ def _inferred(onnx: Any, model: Any, inputs: list[Any]) -> dict[str, Any]:
     shapes = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import, graph=graph)
     found = onnx.shape_inference.infer_shapes(shapes, check_type=True, strict_mode=True, data_prop=True).graph
     return {value.name: value.type.tensor_type for value in [*found.input, *found.value_info, *found.output]}
+
+
+# --- files that say what network they are ---------------------------------------------------------------
+
+MISTAKES = (
+    *(StopIteration, ValueError, TypeError, LookupError, AttributeError, AssertionError),
+    *(ArithmeticError, RecursionError, Refused),
+)
+"""What a description that is none may lead to."""
+
+
+def is_described(file: OnnxFile) -> bool:
+    """Return whether a file says what network it is."""
+    return any(entry.key == DESCRIPTION for entry in file.model.metadata_props)
+
+
+def described(what: str, file: OnnxFile, output: str | None, loss: str | Loss | None) -> Parts:
+    """Return the network that a file describes, with the arrays that it has.
+
+    Raises
+    ------
+    ValueError
+        In one line, if `to_onnx` writes another graph or other arrays of it, if parameters are not finite, or
+        if an output or a loss is given.
+    """
+    for name, given in (("output", output), ("loss", loss)):
+        if given is not None:
+            raise ValueError(f"{what} says what each head is, got {name}={checks.shown(given)}")
+    found = _network_of(file)
+    if found is None:
+        raise ValueError(
+            f"{what} has been changed, or is of another version: "
+            "it is not what to_onnx writes of the network that it describes"
+        )
+    if not all(np.isfinite(array).all() for arrays in found.arrays for array in arrays):
+        raise ValueError(f"the parameters of {what} must be finite numbers")
+    return found
+
+
+def _network_of(file: OnnxFile) -> Parts | None:
+    """Return the network of a file if what `to_onnx` writes of it is the file."""
+    arrays = {name.removeprefix(PREFIX): array for name, array in file.arrays.items()}
+    (text,) = (entry.value for entry in file.model.metadata_props if entry.key == DESCRIPTION)
+    try:
+        network = restored(json.loads(text))
+        known = sum(array.size for array in arrays.values())
+        if not isinstance(network, Network) or parameter_count(network) > known:
+            return None
+        dtype = next(array.dtype for array in arrays.values() if array.dtype.kind == "f")
+        parameters = parameters_of(network, arrays, dtype)
+        written = model_of(graph_of(network, parameters))
+    except MISTAKES:
+        return None
+    if not _equal(written, file):
+        return None
+    return Parts(network, [tuple(own.values()) for own in named_views(parameters, network).values()])
+
+
+def _equal(written: Any, file: OnnxFile) -> bool:
+    """Return whether two models have equal arrays, and compute the same of them."""
+    to_array = needed("onnx.numpy_helper", "onnx", "Model.from_onnx").to_array
+    ours = {array.name: to_array(array) for array in written.graph.initializer}
+    if _computed(written) != _computed(file.model) or ours.keys() != file.arrays.keys():
+        return False
+    both = [(array, file.arrays[name]) for name, array in ours.items()]
+    return all(a.dtype == b.dtype and np.array_equal(a, b, equal_nan=True) for a, b in both)
+
+
+def _computed(model: Any) -> list[str]:
+    """Return what a model computes, in whichever order its nodes stand, and whatever values are called."""
+    graph, found = model.graph, dict[str, str]()
+    for node in graph.node:
+        sources = [found.get(name, name) for name in node.input]
+        own = sorted(str(attribute) for attribute in node.attribute)
+        text = repr((node.domain, node.op_type, sources, own, len(node.output)))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        found |= {name: f"{digest}.{i}" for i, name in enumerate(node.output)}
+    ends = [f"{end}{found.get(end.name)}" for end in graph.output]
+    return [*map(str, model.opset_import), *map(str, graph.input), *ends]

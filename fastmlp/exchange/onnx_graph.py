@@ -6,24 +6,20 @@ Operators are those of version 20 of the standard set, whose versions of single 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.exchange.formulas import Z, formula, variables_of
-from fastmlp.exchange.input_blocks import lookups
-from fastmlp.exchange.steps import ExportGraph, ExportStep
+from fastmlp.exchange.counterparts import counterpart_of
+from fastmlp.exchange.formulas import COMPOSED, composed
+from fastmlp.exchange.steps import ExportGraph, ExportStep, graph_of, levels_of
 from fastmlp.exchange.text import spelt
-from fastmlp.formulas.coefficients import ERF, MILLS
-from fastmlp.formulas.elementary import LEAKY_SLOPE, MILLS_RATE, SELU_SCALE, SELU_SLOPE, SQRT_TWO
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression
-from fastmlp.formulas.numbers import Polynomial
-from fastmlp.model.activations import Activation
 from fastmlp.model.descriptions import with_formulas
+from fastmlp.model.network import Network
 from fastmlp.system.packages import needed
 
 VERSION, IR_VERSION = 20, 9
@@ -38,130 +34,51 @@ PREFIX = "fastmlp."
 DESCRIPTION = "fastmlp.network"
 """The key under which such a file says what the network is, so that `onnx_described` reads it."""
 
-NATIVE: dict[str, tuple[str, dict[str, Any]]] = {
-    "relu": ("Relu", {}),
-    "leaky_relu": ("LeakyRelu", {"alpha": LEAKY_SLOPE}),
-    "elu": ("Elu", {"alpha": 1.0}),
-    "gelu": ("Gelu", {"approximate": "none"}),
-    "softplus": ("Softplus", {}),
-    "sigmoid": ("Sigmoid", {}),
-    "tanh": ("Tanh", {}),
-    "selu": ("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE}),
-    "mish": ("Mish", {}),
-    "hardswish": ("HardSwish", {}),
-    "softmax": ("Softmax", {"axis": -1}),
-    "exp": ("Exp", {}),
-}
-"""The activations that are operators, which runtimes know; the others are written by their formulas."""
-
 SINGLE = {
     *("LeakyRelu", "Elu", "Selu", "Gelu", "Mish", "HardSwish", "Softplus", "Erf", "Cos"),
     *("LayerNormalization", "BatchNormalization", "PRelu"),
 }
 """Operators that onnxruntime has for float32 only, or whose attributes are float32: not for float64."""
 
-Writer = Callable[["OnnxGraph", Any], str]
-
-
-def _operator(name: str) -> Writer:
-    return lambda graph, inputs: graph.add(name, inputs)
-
-
-def _softplus(graph: OnnxGraph, inputs: list[str]) -> str:
-    if graph.has("Softplus"):
-        return graph.add("Softplus", inputs)
-    size = graph.add("Neg", [graph.add("Abs", inputs)])
-    above = graph.add("Max", [inputs[0], graph.constant(0.0)])
-    return graph.add("Add", [above, _log1p(graph, [graph.add("Exp", [size])])])
-
-
-def _cos(graph: OnnxGraph, inputs: list[str]) -> str:
-    if graph.has("Cos"):
-        return graph.add("Cos", inputs)
-    return graph.add("Sin", [graph.add("Add", [inputs[0], graph.constant(math.pi / 2)])])
-
-
-def _erf(graph: OnnxGraph, inputs: list[str]) -> str:
-    """The two polynomials of `elementary.erf`, where there is no operator."""
-    if graph.has("Erf"):
-        return graph.add("Erf", inputs)
-    one, x = graph.constant(1.0), inputs[0]
-    square = graph.add("Min", [graph.add("Mul", [x, x]), one])
-    near = graph.add("Mul", [x, graph.polynomial(ERF, square)])
-    a = graph.add(
-        "Min", [graph.add("Mul", [graph.add("Abs", [x]), graph.constant(SQRT_TWO)]), graph.constant(39.0)]
-    )
-    e = graph.add("Exp", [graph.add("Mul", [graph.add("Mul", [a, a]), graph.constant(-0.5)])])
-    t = graph.add("Div", [one, graph.add("Add", [graph.add("Mul", [a, graph.constant(MILLS_RATE)]), one])])
-    ratio = graph.polynomial(MILLS, graph.add("Sub", [t, graph.constant(0.5)]))
-    tail = graph.add("Mul", [graph.add("Mul", [e, t]), ratio])
-    size = graph.add("Sub", [one, graph.add("Mul", [tail, graph.constant(2.0)])])
-    far = graph.add("Mul", [graph.add("Sign", [x]), size])
-    return graph.add("Where", [graph.add("Less", [square, one]), near, far])
-
-
-def _expm1(graph: OnnxGraph, inputs: list[str]) -> str:
-    # tanh(x / 2) (e^x + 1), which loses no digits near 0.
-    half = graph.add("Tanh", [graph.add("Mul", [inputs[0], graph.constant(0.5)])])
-    return graph.add("Mul", [half, graph.add("Add", [graph.add("Exp", inputs), graph.constant(1.0)])])
-
-
-def _log1p(graph: OnnxGraph, inputs: list[str]) -> str:
-    # log(u) x / (u - 1) of the rounded u = 1 + x, and x where u is 1 (Goldberg 1991, theorem 4).
-    one = graph.constant(1.0)
-    u = graph.add("Add", [one, inputs[0]])
-    same = graph.add("Equal", [u, one])
-    less = graph.add("Where", [same, one, graph.add("Sub", [u, one])])
-    large = graph.add("Mul", [graph.add("Log", [u]), graph.add("Div", [inputs[0], less])])
-    return graph.add("Where", [same, inputs[0], large])
-
-
-def _reduction(operator: str, version: int) -> Writer:
-    """Return what writes a reduction over a row; version : that from which its axes are an input."""
-
-    def write(graph: OnnxGraph, inputs: list[str]) -> str:
-        if graph.version < version:
-            return graph.add(operator, inputs, axes=[1])
-        return graph.add(operator, [*inputs, graph.array("axes", np.array([1]))])
-
-    return write
-
-
-WRITTEN: dict[str, Writer] = {
-    "add": _operator("Add"),
-    "subtract": _operator("Sub"),
-    "multiply": _operator("Mul"),
-    "divide": _operator("Div"),
-    "power": _operator("Pow"),
-    "negative": _operator("Neg"),
-    "absolute": _operator("Abs"),
-    "sign": _operator("Sign"),
-    "sqrt": _operator("Sqrt"),
-    "exp": _operator("Exp"),
-    "expm1": _expm1,
-    "log": _operator("Log"),
-    "log1p": _log1p,
-    "sin": _operator("Sin"),
-    "cos": _cos,
-    "tanh": _operator("Tanh"),
-    "erf": _erf,
-    "expit": _operator("Sigmoid"),
-    "softplus": _softplus,
-    "maximum": _operator("Max"),
-    "minimum": _operator("Min"),
-    "where": _operator("Where"),
-    "greater": _operator("Greater"),
-    "greater_equal": _operator("GreaterOrEqual"),
-    "less": _operator("Less"),
-    "less_equal": _operator("LessOrEqual"),
-    "equal": _operator("Equal"),
-    "logical_and": _operator("And"),
-    "logical_or": _operator("Or"),
-    "logical_not": _operator("Not"),
-    "sum": _reduction("ReduceSum", 13),
-    "max": _reduction("ReduceMax", 18),
+OPERATORS = {
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "divide": "Div",
+    "power": "Pow",
+    "negative": "Neg",
+    "absolute": "Abs",
+    "sign": "Sign",
+    "sqrt": "Sqrt",
+    "exp": "Exp",
+    "log": "Log",
+    "sin": "Sin",
+    "cos": "Cos",
+    "tanh": "Tanh",
+    "erf": "Erf",
+    "expit": "Sigmoid",
+    "softplus": "Softplus",
+    "maximum": "Max",
+    "minimum": "Min",
+    "where": "Where",
+    "equal": "Equal",
+    "less": "Less",
+    "greater": "Greater",
+    "greater_equal": "GreaterOrEqual",
+    "less_equal": "LessOrEqual",
+    "logical_and": "And",
+    "logical_or": "Or",
+    "logical_not": "Not",
+    "sum": "ReduceSum",
+    "max": "ReduceMax",
 }
-"""How each operation of an expression is written."""
+"""The operators of an expression's operations; others are made of these (`formulas.COMPOSED`)."""
+
+AXES = {"ReduceSum": 13, "ReduceMax": 18}
+"""Reductions, with the version from which their axes are an input."""
+
+ATTRIBUTES = ("epsilon",)
+"""A layer's numbers that operators have by the same name."""
 
 NEW = {"Gelu": 20, "Mish": 18, "HardSwish": 14, "LayerNormalization": 17, "BatchNormalization": 15}
 """Operators that came late, with the version of the set in which they did."""
@@ -203,12 +120,18 @@ class OnnxGraph:
         """Return the name of a number in the graph's dtype, or of a truth value."""
         return self.array(f"c{value!r}", np.array(value))
 
-    def polynomial(self, polynomial: Polynomial, x: str) -> str:
-        """Add a polynomial of x, by Horner's rule; return the name of its value."""
-        *rest, total = map(self.constant, polynomial.double)
-        for coefficient in reversed(rest):
-            total = self.add("Add", [self.add("Mul", [total, x]), coefficient])
-        return total
+    def operation(self, name: str, inputs: Sequence[str]) -> str:
+        """Add an operation of an expression; return the name of its value."""
+        operator = OPERATORS.get(name, "")
+        if name in COMPOSED and not (operator and self.has(operator)):
+            variables, expression = composed(name)
+            return self.formula(expression, dict(zip(variables, inputs, strict=True)))
+        operator = str(spelt("ONNX", OPERATORS, name))
+        if operator not in AXES:
+            return self.add(operator, inputs)
+        if self.version < AXES[operator]:
+            return self.add(operator, inputs, axes=[1])
+        return self.add(operator, [*inputs, self.array("axes", np.array([1]))])
 
     def formula(self, expression: Expression, variables: Mapping[str, str]) -> str:
         """Add the nodes of an expression; variables : the names of their values. Return that of its own."""
@@ -218,18 +141,30 @@ class OnnxGraph:
                 return variables[node.operands[0]]
             if node.operation == CONSTANT:
                 return self.constant(node.operands[0])
-            return str(spelt("ONNX", WRITTEN, node.operation)(self, parts))
+            return self.operation(node.operation, parts)
 
         found: str = expression.fold(step)
         return found
 
-    def activation(self, activation: str | Activation, source: str) -> str:
-        """Add the nodes of an activation; return the name of its value."""
-        if isinstance(activation, str) and activation in NATIVE:
-            operator, attributes = NATIVE[activation]
-            if self.has(operator):
-                return self.add(operator, [source], **attributes)
-        return self.formula(formula(activation), {Z: source})
+    def by_formula(self, step: ExportStep, sources: Sequence[str]) -> str:
+        """Add the nodes of a step by its formula; return the name of its value."""
+        own = step.one.kind.piece is not None  # whose formula may sum an array over the units
+        names = [
+            self.array(name, np.atleast_2d(values) if own else values) for name, values in step.arrays.items()
+        ]
+        assert step.formula is not None
+        return self.formula(step.formula, dict(zip(step.variables, [*sources, *names], strict=True)))
+
+    def step(self, step: ExportStep, sources: Sequence[str]) -> str:
+        """Add the nodes of a step, by an operator if runtimes have it; return the name of its value."""
+        if step.one.kind.name in STRUCTURES:
+            return STRUCTURES[step.one.kind.name](self, step, *sources)
+        operator, options = counterpart_of(step).onnx
+        if not operator or not self.has(operator):
+            return self.by_formula(step, sources)
+        names = [self.array(name, values) for name, values in step.arrays.items()]
+        own = {name: getattr(step.one.layer, name) for name in ATTRIBUTES if hasattr(step.one.layer, name)}
+        return self.add(operator, [*sources, *names], **options, **own)
 
     def walk(self, graph: ExportGraph, given: Sequence[str]) -> dict[str, str]:
         """Add the nodes of all steps; return the names of the outputs (rows, units) by their heads'.
@@ -238,72 +173,38 @@ class OnnxGraph:
         """
         values = {one.number: name for one, name in zip(graph.inputs, given, strict=True)}
         for step in graph.steps:
-            sources = [values[place] for place in step.one.sources]
-            value = OPERATORS.get(step.one.kind.name, write_row)(self, step, sources)
-            if step.one.activation != "identity":
-                value = self.activation(step.one.activation, value)
-            values[step.number] = value
+            values[step.number] = self.step(step, [values[place] for place in step.one.sources])
         return {name: values[number] for name, number in graph.outputs.items()}
 
 
-def write_row(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
-    """Add the nodes of an operation by its formula; return the name of its value."""
-    own = step.one.kind.piece is not None  # whose formula may sum an array over the units
-    names = [
-        graph.array(name, np.atleast_2d(values) if own else values) for name, values in step.arrays.items()
-    ]
-    return graph.formula(step.formula(graph.dtype), variables_of(step.variables, sources, names))
-
-
-def _by_operator(operator: str, attributes: Callable[[Any], dict[str, Any]] = lambda layer: {}) -> Any:
-    """Return what writes an operation by an operator of its sources and arrays, where runtimes have it."""
-
-    def write(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
-        if not graph.has(operator):
-            return write_row(graph, step, sources)
-        names = [graph.array(name, values) for name, values in step.arrays.items()]
-        return graph.add(operator, [*sources, *names], **attributes(step.one.layer))
-
-    return write
-
-
-def _gathered(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
+def _gathered(graph: OnnxGraph, step: ExportStep, source: str) -> str:
     ((name, places),) = step.arrays.items()
-    return graph.add("Gather", [*sources, graph.array(name, places)], axis=1)
+    return graph.add("Gather", [source, graph.array(name, places)], axis=1)
 
 
-def _of_groups(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
+def _of_groups(graph: OnnxGraph, step: ExportStep, source: str) -> str:
+    (groups, n_in, _), number = next(iter(step.arrays.values())).shape, step.number
     weights, biases = (graph.array(name, values) for name, values in step.arrays.items())
-    layer: Any = step.one.layer
-    apart = graph.array(f"apart{step.number}", np.array([-1, step.one.groups, layer.inputs]))
-    shape = graph.array(f"shape{step.number}", np.array([-1, step.one.n_out]))
-    product = graph.add("Einsum", [graph.add("Reshape", [*sources, apart]), weights], equation="igk,gkd->igd")
+    apart = graph.array(f"apart{number}", np.array([-1, groups, n_in]))
+    shape = graph.array(f"shape{number}", np.array([-1, step.one.n_out]))
+    product = graph.add("Einsum", [graph.add("Reshape", [source, apart]), weights], equation="igk,gkd->igd")
     return graph.add("Reshape", [graph.add("Add", [product, biases]), shape])
 
 
-def _of_tables(graph: OnnxGraph, step: ExportStep, sources: list[str]) -> str:
-    looks = lookups(step.one.layer, [graph.array(name, values) for name, values in step.arrays.items()])
-    most = graph.array(f"levels{step.number}", np.array([at.levels for at in looks]))
-    held = graph.add("Max", [graph.add("Min", [*sources, most]), graph.array("below", np.array(-2))])
+def _of_tables(graph: OnnxGraph, step: ExportStep, source: str) -> str:
+    tables = [graph.array(name, values) for name, values in step.arrays.items()]
+    most = graph.array(f"levels{step.number}", np.array([*map(levels_of, step.arrays.values())]))
+    held = graph.add("Max", [graph.add("Min", [source, most]), graph.array("below", np.array(-2))])
     rows = graph.add("Add", [held, graph.array("before", np.array(2))])
     found = []
-    for at in looks:
-        column = graph.array(f"column{at.column}", np.array(at.column))
-        found.append(graph.add("Gather", [at.table, graph.add("Gather", [rows, column], axis=1)], axis=0))
+    for place, table in enumerate(tables):
+        column = graph.array(f"column{place}", np.array(place))
+        found.append(graph.add("Gather", [table, graph.add("Gather", [rows, column], axis=1)], axis=0))
     return graph.add("Concat", found, axis=1)
 
 
-OPERATORS: dict[str, Callable[[OnnxGraph, ExportStep, list[str]], str]] = {
-    "dense": _by_operator("Gemm"),
-    "concatenate": _by_operator("Concat", lambda layer: {"axis": 1}),
-    "layer_norm": _by_operator("LayerNormalization", lambda layer: {"axis": -1, "epsilon": layer.epsilon}),
-    "batch_norm": _by_operator("BatchNormalization", lambda layer: {"epsilon": layer.epsilon}),
-    "prelu": _by_operator("PRelu"),
-    "gather": _gathered,
-    "grouped": _of_groups,
-    "categories": _of_tables,
-}
-"""The kinds of operations that are operators; the others are written by their formulas."""
+STRUCTURES = {"gather": _gathered, "grouped": _of_groups, "categories": _of_tables}
+"""The steps that are neither formulas nor operators."""
 
 
 def model_of(graph: ExportGraph) -> Any:
@@ -315,7 +216,8 @@ def model_of(graph: ExportGraph) -> Any:
         If an input and a head have one name.
     """
     onnx = needed("onnx", "onnx", "to_onnx")
-    described_by = graph.network if graph.has_blocks or graph.has_heads or graph.has_members else None
+    several = graph.network is not None and graph.network.members > 1
+    described_by = graph.network if graph.has_blocks or graph.has_heads or several else None
     written = OnnxGraph(graph.dtype, prefix="" if described_by is None else PREFIX)
     outputs = written.walk(graph, [one.name for one in graph.inputs])
     if both := [one.name for one in graph.inputs if one.name in outputs]:
@@ -348,3 +250,8 @@ def write(graph: ExportGraph, path: str | Path) -> None:
     onnx = needed("onnx", "onnx", "to_onnx")
     size = sum(array.nbytes for step in graph.steps for array in step.arrays.values())
     onnx.save_model(model_of(graph), path, save_as_external_data=size > MOST_BYTES)
+
+
+def to_onnx(network: Network, parameters: NDArray[Any], path: str | Path) -> None:
+    """Write an ONNX file."""
+    write(graph_of(network, parameters), path)

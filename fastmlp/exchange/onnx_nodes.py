@@ -1,34 +1,28 @@
-"""ONNX: single nodes as expressions of what they read, or as arrays where that is known."""
+"""ONNX: nodes of a graph as expressions of what they read, as arrays where that is known, and as layers."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastmlp.exchange.counterparts import ACTIVATIONS, layer_step, sample_layers
 from fastmlp.exchange.formulas import Z, formula
-from fastmlp.exchange.onnx_graph import NATIVE, OnnxGraph
+from fastmlp.exchange.onnx_graph import AXES, OPERATORS, OnnxGraph
+from fastmlp.exchange.steps import step_of
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression, Refused, constant, operate, variable
 from fastmlp.formulas.operations import OPERATIONS
-from fastmlp.model.activations import ACTIVATIONS
+from fastmlp.model import activations, layers
+from fastmlp.model.operations import INPUTS, KINDS, Operation
 from fastmlp.model.precision import FLOATS
 from fastmlp.system.packages import needed
 
 Arrays = Mapping[str, NDArray[Any]]
-
-DEFAULTS: dict[str, dict[str, Any]] = {
-    "LeakyRelu": {"alpha": 0.01},
-    "Elu": {"alpha": 1.0},
-    "Selu": {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875},
-    "Gelu": {"approximate": "none"},
-    "Softmax": {"axis": -1},
-    "LayerNormalization": {"axis": -1, "epsilon": 1e-5, "stash_type": 1},
-    "BatchNormalization": {"epsilon": 1e-5, "momentum": 0.9, "training_mode": 0},
-}
-"""The attributes of operators where a file says nothing."""
 
 EACH = "one for each of a known number of units"
 FACTOR = "its second factor must be a matrix of floats"
@@ -43,33 +37,11 @@ LAYERS = {
 }
 """The operators that are layers, and what each needs for that."""
 
-READ: dict[str, str] = {
-    "Add": "add",
-    "Sub": "subtract",
-    "Mul": "multiply",
-    "Div": "divide",
-    "Pow": "power",
-    "Neg": "negative",
-    "Abs": "absolute",
-    "Sign": "sign",
-    "Sqrt": "sqrt",
-    "Log": "log",
-    "Sin": "sin",
-    "Cos": "cos",
-    "Erf": "erf",
-    "Max": "maximum",
-    "Min": "minimum",
-    "Where": "where",
-    "Greater": "greater",
-    "GreaterOrEqual": "greater_equal",
-    "Less": "less",
-    "LessOrEqual": "less_equal",
-    "Equal": "equal",
-    "And": "logical_and",
-    "Or": "logical_or",
-    "Not": "logical_not",
-}
-"""The operators of one element that become part of an activation's formula, besides those of `NATIVE`."""
+NATIVE = {one.onnx[0] for one in ACTIVATIONS.values()} - {""}
+"""The operators that are activations."""
+
+READ = {operator: name for name, operator in OPERATORS.items() if operator not in {*NATIVE, *AXES}}
+"""The operators of one element that become part of an activation's formula, besides those."""
 
 
 def said(node: Any) -> str:
@@ -85,7 +57,16 @@ def given_attributes(node: Any) -> dict[str, Any]:
 
 def attributes(node: Any) -> dict[str, Any]:
     """Return a node's attributes, with those that a file leaves out, in a form that compares equal."""
-    return _comparable({**DEFAULTS.get(node.op_type, {}), **given_attributes(node)})
+    return comparable({**_defaults(node.op_type), **given_attributes(node)})
+
+
+@functools.cache
+def _defaults(operator: str) -> dict[str, Any]:
+    """Return the attributes of an operator where a file says nothing."""
+    onnx = needed("onnx", "onnx", "Model.from_onnx")
+    known = onnx.defs.get_schema(operator).attributes.values() if onnx.defs.has(operator) else ()
+    given = {one.name: one.default_value for one in known if one.default_value.name}
+    return {name: onnx.helper.get_attribute_value(value) for name, value in given.items()}
 
 
 def array_of(node: Any, arrays: Arrays) -> NDArray[Any] | None:
@@ -125,16 +106,17 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
     operator = node.op_type
     if operator == "Cast":
         return operate("where", value(0), 1.0, 0.0)
-    for name, (native, expected) in NATIVE.items():
+    for name, counterpart in ACTIVATIONS.items():
+        native, expected = counterpart.onnx
         if native == operator:
             given = attributes(node)
-            if given != _comparable(expected):
+            if given != comparable(expected):
                 raise ValueError(f"{operator} with {given} has no counterpart; {name} has {expected}")
             return _applied(formula(name), value(0))
     if operator in LAYERS:
         raise ValueError(f"{said(node)} is no layer: {LAYERS[operator]}")
     if operator not in READ:
-        choices = ", ".join(sorted({*READ, *(native for native, _ in NATIVE.values()), *LAYERS}))
+        choices = ", ".join(sorted({*READ, *NATIVE, *LAYERS}))
         raise ValueError(f"cannot read the operator {said(node)}; can read: {choices}")
     if not _has_counterpart(node):
         raise ValueError(f"{said(node)} of {len(node.input)} values has no counterpart")
@@ -151,10 +133,11 @@ def expression_of(node: Any, arrays: Arrays, values: Mapping[str, Expression]) -
 def own_formulas() -> dict[str, Expression]:
     """Return fastmlp's own formulas by the digest of what is read where `OnnxGraph` has written them."""
     found = {}
+    activation = Operation(KINDS["activation"], "", (INPUTS,), 1, 1)
     for dtype in FLOATS:
-        for name in ACTIVATIONS:
+        for name in activations.ACTIVATIONS:
             graph, values = OnnxGraph(dtype), {"z": variable(Z)}
-            target = graph.activation(name, "z")
+            target = graph.step(step_of(activation._replace(activation=name), {}, dtype), ["z"])
             arrays = dict(graph.arrays)
             for node in graph.nodes:
                 if (array := array_of(node, arrays)) is not None:
@@ -187,7 +170,7 @@ def _has_counterpart(node: Any) -> bool:
     return node.op_type not in ("Max", "Min") or len(node.input) == 2
 
 
-def _comparable(attributes: dict[str, Any]) -> dict[str, Any]:
+def comparable(attributes: dict[str, Any]) -> dict[str, Any]:
     """Return attributes as files hold them: floats in float32, text as text, a matrix's last axis as -1."""
     found: dict[str, Any] = {}
     for name, value in attributes.items():
@@ -207,3 +190,147 @@ def _applied(expression: Expression, to: Expression) -> Expression:
 
     found: Expression = expression.fold(step)
     return found
+
+
+# --- layers of several nodes ---------------------------------------------------------------------------
+
+EPSILON = 0.11328125
+"""Stands for a norm's epsilon in `RowNodes`; exact in float32, and no constant of a formula."""
+
+SOURCE = "z"
+
+COMMUTATIVE = ("Add", "Mul")
+"""The operators that give the same for their inputs in any order."""
+
+
+class RowNodes(NamedTuple):
+    """The nodes that a layer is written as, from `SOURCE` to the output of the last one.
+
+    arrays : what is known: the layer's parameters, and constants
+    parameters : the names of the layer's
+    """
+
+    layer: Any
+    nodes: Sequence[Any]
+    arrays: Mapping[str, NDArray[Any]]
+    parameters: Sequence[str]
+
+
+class Found(NamedTuple):
+    """A layer that is found in a graph.
+
+    source : the value that it reads; arrays : its parameters, each (units,); nodes : how many it is
+    """
+
+    layer: layers.Part
+    source: str
+    arrays: tuple[NDArray[Any], ...]
+    nodes: int
+
+
+@functools.lru_cache(maxsize=64)
+def written(units: int, dtype: np.dtype[Any]) -> list[RowNodes]:
+    """Return the layers of so many units, by operators and by formulas, those of most nodes first."""
+    found = []
+    for layer in sample_layers(epsilon=EPSILON):
+        step = layer_step(layer, units, dtype)
+        for write in (OnnxGraph.step, OnnxGraph.by_formula) if step.arrays else ():
+            graph = _Any(dtype)
+            write(graph, step, [SOURCE])
+            found.append(RowNodes(layer, graph.nodes, graph.arrays, list(step.arrays)))
+    return sorted(found, key=lambda one: -len(one.nodes))
+
+
+class _Any(OnnxGraph):
+    """A graph that may use every operator: files of others have those that onnxruntime lacks in a dtype."""
+
+    def has(self, operator: str) -> bool:
+        return True
+
+
+def find(
+    nodes: Sequence[Any],
+    arrays: Mapping[str, NDArray[Any]],
+    uses: Counter[str],
+    units: int,
+    dtype: np.dtype[Any],
+) -> Found | None:
+    """Return the layer that the first of nodes are; None if they are none.
+
+    arrays : what is known; uses : how often each value is read; units : of what the first node gives
+    """
+    for one in written(units, dtype) if units > 0 else ():
+        if len(one.nodes) <= len(nodes) and one.nodes[0].op_type == nodes[0].op_type:
+            found = _Matching(one, arrays, units).of(nodes, uses)
+            if found is not None:
+                return found
+    return None
+
+
+class _Matching:
+    """A comparison of nodes with those that a layer is written as."""
+
+    def __init__(self, one: RowNodes, arrays: Mapping[str, NDArray[Any]], units: int):
+        self.one, self.arrays, self.units = one, arrays, units
+        self.names: dict[str, str] = {}
+        """What the graph calls the values of `one`."""
+        self.epsilon: float | None = None
+
+    def of(self, nodes: Sequence[Any], uses: Counter[str]) -> Found | None:
+        """Return the layer if the nodes are those of its pattern."""
+        own = Counter(name for node in self.one.nodes for name in node.input)
+        for expected, node in zip(self.one.nodes, nodes, strict=False):
+            if not self._matches(expected, node):
+                return None
+            self.names[expected.output[0]] = node.output[0]
+        inner = [node.output[0] for node in self.one.nodes[:-1]]
+        if any(uses[self.names[name]] != own[name] for name in inner):
+            return None
+        layer = self.one.layer
+        if self.epsilon is not None:
+            layer = replace(layer, epsilon=self.epsilon)
+        given = (self.arrays[self.names[name]].reshape(-1) for name in self.one.parameters)
+        arrays = tuple(np.broadcast_to(array, self.units) for array in given)
+        return Found(layer, self.names[SOURCE], arrays, len(self.one.nodes))
+
+    def _matches(self, expected: Any, node: Any) -> bool:
+        if (expected.op_type, len(expected.input)) != (node.op_type, len(node.input)) or node.domain:
+            return False
+        own, given = attributes(expected), attributes(node)
+        if own.get("epsilon") == EPSILON and given.get("epsilon", 0.0) > 0:
+            single = np.float32(given["epsilon"])
+            known = self.one.arrays[self.one.parameters[0]].dtype == np.float32
+            self.epsilon = _shortest(single) if known else float(single)
+            own = {**own, "epsilon": given["epsilon"]}
+        if own != given:
+            return False
+        before = dict(self.names)
+        if all(map(self._is_same, expected.input, node.input)):
+            return True
+        self.names = before
+        turned = node.op_type in COMMUTATIVE
+        return turned and all(map(self._is_same, expected.input, reversed(node.input)))
+
+    def _is_same(self, expected: str, name: str) -> bool:
+        """Return whether the graph's value may be that one; what is new is noted."""
+        if self.names.setdefault(expected, name) != name:
+            return False
+        if expected not in self.one.arrays:
+            return name not in self.arrays
+        if name not in self.arrays:
+            return False
+        array, known = self.arrays[name], self.one.arrays[expected]
+        if expected in self.one.parameters:
+            shapes: list[tuple[int, ...]] = [(self.units,), (1, self.units)]
+            if self.one.nodes[0].op_type not in READ:  # a number that those read is part of a formula
+                shapes += [(), (1,), (1, 1)]
+            return array.dtype == known.dtype and array.shape in shapes
+        if known.ndim == 0 and known == EPSILON and array.size == 1 and array.dtype.kind == "f":
+            self.epsilon = _shortest(array.reshape(-1)[0])
+            return self.epsilon > 0
+        return array.shape == known.shape and bool((array == known).all())
+
+
+def _shortest(number: np.floating[Any]) -> float:
+    """Return a number in the fewest digits that are the same in its dtype."""
+    return float(str(number))

@@ -1,44 +1,245 @@
 """ONNX: a file that holds layers one after another, as a network.
 
-The chain is followed from its end to its start, since only there is it known which values later layers read,
-too. These stand by themselves, and what else lies between two layers becomes one formula.
+Values are what is known, what layers give, and what is left for formulas and joins. The chain is followed
+from its end to its start, since only there is it known which values later layers read, too. These stand by
+themselves, and what else lies between two layers becomes one formula.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from fastmlp.exchange.chains import ImportedChain, ImportedLayer
+import numpy as np
+from numpy.typing import NDArray
+
+from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
+from fastmlp.exchange.counterparts import OPERATIONS, layer_of
 from fastmlp.exchange.formulas import Z
-from fastmlp.exchange.onnx_file import OnnxFile
-from fastmlp.exchange.onnx_nodes import attributes, expression_of, own_formulas, said
-from fastmlp.exchange.onnx_values import STANDARD, GraphValues
+from fastmlp.exchange.onnx_file import ROWS, OnnxFile, described, is_described, load, shape_of
+from fastmlp.exchange.onnx_nodes import (
+    COMMUTATIVE,
+    LAYERS,
+    array_of,
+    attributes,
+    comparable,
+    expression_of,
+    find,
+    given_attributes,
+    own_formulas,
+    said,
+)
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model import layers
+from fastmlp.model.losses import Loss
 from fastmlp.model.operations import INPUTS
+from fastmlp.model.precision import FLOATS
 from fastmlp.system.packages import needed
+from fastmlp.training.portable import Parts
 
-JOINING: dict[str, tuple[type[layers.Part], dict[str, Any]]] = {
-    "Add": (layers.Add, {}),
-    "Concat": (layers.Concatenate, {"axis": -1}),
+STANDARD = ("", "ai.onnx")
+"""The names of the domain that ONNX's own operators are in."""
+
+PASSED = ("Identity", "Dropout", "Cast", "Flatten", "Reshape")
+"""The operators that leave a value as it is when predicting, as long as shape and type stay."""
+
+JOINING: dict[str, tuple[Any, dict[str, Any]]] = {
+    one.onnx[0]: (layer_of(kind), comparable(one.onnx[1]))
+    for kind, one in OPERATIONS.items()
+    if one.onnx[0] and issubclass(layer_of(kind), layers.ReadsEarlier)
 }
-"""The operators that may join two layers' values, with their attributes."""
+"""The operators that may join two layers' values, with the layers that do so and with their attributes."""
 
 OLDEST = 7
 """The first version of the operators that broadcast as NumPy does; onnxruntime promises none before it."""
 
 
-def read(file: OnnxFile) -> ImportedChain:
-    """Return the network of a file that holds a chain of layers, some of which may read earlier ones, too.
+class GraphValue(NamedTuple):
+    """What gives a value of a graph.
+
+    node : the last node of it; reads : the values that it reads, without what is known
+    layer : None where the node is a part of a formula, or joins two layers' values
+    """
+
+    node: Any
+    reads: tuple[str, ...]
+    layer: ImportedLayer | None = None
+
+
+class GraphValues:
+    """The values of a graph that has one input, in the order of its nodes.
+
+    source, target : the names of input and output; kind : the type of the output
+    arrays : what is known, by name; values : what is computed, without the input
+    names : of these and of the input, by all names that they go by
+    units : of each, -1 if the file leaves them open; order : the place of each
+    """
+
+    def __init__(self, onnx: Any, file: OnnxFile) -> None:
+        graph = file.model.graph
+        self.onnx, self.arrays, self.types = onnx, dict(file.arrays), file.types
+        self.source, self.target = file.inputs[0].name, graph.output[0].name
+        shape, self.kind = shape_of(self.types[self.source]), self.types[self.target].elem_type
+        if not shape:
+            raise ValueError("the input must have rows and columns, it has no axis")
+        if self.kind not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE):
+            raise ValueError(f"a chain computes in float32 or float64, got {self._type(self.kind)}")
+        self.rows, self.units = shape[:1], {self.source: shape[-1]}
+        self.names = {self.source: self.source}
+        self.values: dict[str, GraphValue] = {}
+        self.uses = Counter(name for node in graph.node for name in node.input)
+        dtype, todo = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(self.kind)), list(graph.node)
+        while todo:
+            todo = todo[self._row_layer(todo, dtype) or self._take(todo[0]) :]
+        self.order = {name: place for place, name in enumerate((self.source, *self.values))}
+
+    def _add(self, value: GraphValue) -> None:
+        """Add the output of a node."""
+        name = value.node.output[0]
+        self.units[name], self.names[name], self.values[name] = self._units_of(value), name, value
+        if value.layer is not None:
+            self.check(value.node)
+
+    def _units_of(self, value: GraphValue) -> int:
+        """Return how many units a value has, -1 if the file leaves that open."""
+        if value.layer is not None and isinstance(value.layer.layer, layers.Dense):
+            return value.layer.layer.units
+        units = {self.units[read] for read in value.reads}
+        if len(units) == 1 and units != {-1} and value.node.op_type != "Concat":
+            return units.pop()
+        return next(iter(shape_of(self._tensor(value.node.output[0]))[1:]), -1)
+
+    def _row_layer(self, nodes: list[Any], dtype: np.dtype[Any]) -> int:
+        """Take the row-wise layer that the first nodes are, if they are one; return how many they are."""
+        latest = next(reversed(self.values), self.source)  # the first of them may read parameters alone
+        read = next((self.names[name] for name in nodes[0].input if name in self.names), latest)
+        found = find(nodes, self.arrays, self.uses, self.units[read], dtype)
+        if found is None or found.source not in self.names:
+            return 0
+        layer = ImportedLayer(found.layer, found.arrays)
+        self._add(GraphValue(nodes[found.nodes - 1], (self.names[found.source],), layer))
+        return found.nodes
+
+    def _take(self, node: Any) -> int:
+        """Take a single node; return 1."""
+        if node.domain not in STANDARD:
+            raise ValueError(f"cannot read the operator {node.domain}.{node.op_type}")
+        array = array_of(node, self.arrays)
+        if array is not None:
+            self.arrays[node.output[0]] = array
+        elif node.op_type in PASSED:
+            self._pass(node)
+        elif node.op_type in ("Gemm", "MatMul"):
+            self._product(node)
+        elif not (node.op_type == "Add" and self._bias(node)):
+            reads = tuple(dict.fromkeys(self.names[name] for name in node.input if name in self.names))
+            if not reads:  # nor is it known
+                expression_of(node, self.arrays, {})
+            self._add(GraphValue(node, reads))
+        return 1
+
+    def _pass(self, node: Any) -> None:
+        """Take a node that gives what it reads, under another name."""
+        read, given = self._read(node), [self.arrays.get(name) for name in node.input]
+        if node.op_type == "Dropout" and len(given) > 2 and (given[2] is None or given[2].any()):
+            raise ValueError(f"{said(node)} drops units when predicting, too")
+        truth = self._tensor(read).elem_type == self.onnx.TensorProto.BOOL
+        if truth and node.op_type == "Cast":  # to 1 and 0
+            self._add(GraphValue(node, (read,)))
+            return
+        self.units[node.output[0]] = self.units[read]
+        self.check(node, truth)
+        self.names[node.output[0]] = read
+
+    def _product(self, node: Any) -> None:
+        """Take a product with a matrix that is known."""
+        known, given = [self.arrays.get(name) for name in node.input], given_attributes(node)
+        weights = known[1]
+        if weights is None or weights.ndim != 2 or weights.dtype not in FLOATS or given.get("transA"):
+            raise ValueError(f"{said(node)} is no layer: {LAYERS[node.op_type]}")
+        weights = weights.T if given.get("transB") else weights
+        bias = np.zeros(weights.shape[1], weights.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused in the end
+            weights = weights * weights.dtype.type(given.get("alpha", 1.0))
+            if len(known) > 2:
+                if known[2] is None or not any(_is_row(known[2], units) for units in (1, len(bias))):
+                    raise ValueError(f"the bias of {said(node)} must be known, one number for each unit")
+                bias = bias + known[2].reshape(-1) * weights.dtype.type(given.get("beta", 1.0))
+        dense = ImportedLayer(layers.Dense(len(bias)), (weights, bias))
+        self._add(GraphValue(node, (self._read(node),), dense))
+
+    def _bias(self, node: Any) -> bool:
+        """Take an Add for the bias of a layer; return whether it is one.
+
+        It adds an array to the layer's z, which nothing else computes with, by whatever name. A number
+        without an axis is part of a formula.
+        """
+        known = [(i, self.arrays[name]) for i, name in enumerate(node.input) if name in self.arrays]
+        place, array = next(((i, array) for i, array in known if array.ndim), (0, None))
+        if array is None:
+            return False
+        other = self.names.get(node.input[1 - place], "")
+        value = self.values.get(other)
+        if value is None or value.layer is None or not isinstance(value.layer.layer, layers.Dense):
+            return False
+        weights, bias = value.layer.arrays
+        again = any(self.uses[name] > 1 for name, found in self.names.items() if found == other)
+        if again or not _is_row(array, len(bias)):
+            return False
+        layer = value.layer._replace(arrays=(weights, bias + array.reshape(-1)))
+        self._add(GraphValue(node, value.reads, layer))
+        return True
+
+    def _read(self, node: Any) -> str:
+        """Return the value that a node reads first."""
+        name = node.input[0]
+        if name not in self.names:
+            raise ValueError(f"{said(node)} computes with {name!r}, which is no layer's value")
+        return self.names[name]
+
+    def _tensor(self, name: str) -> Any:
+        """Return shape and type of a value, as onnx infers them."""
+        return self.types.get(name, self.onnx.TypeProto.Tensor())
+
+    def check(self, node: Any, truth: bool = False) -> None:
+        """Raise ValueError if a node gives no matrix (rows, units), or one of another type."""
+        found = self._tensor(node.output[0])
+        shape, units = shape_of(found), self.units[node.output[0]]
+        if len(shape) != 2 or shape[:1] != self.rows or units not in (-1, shape[1]):
+            sizes = ", ".join("rows" if size == ROWS else str(size) for size in shape)
+            raise ValueError(f"{said(node)} gives the shape ({sizes}), where a chain has (rows, units)")
+        if found.elem_type != (self.onnx.TensorProto.BOOL if truth else self.kind):
+            given, wanted = self._type(found.elem_type), self._type(self.kind)
+            raise ValueError(f"{said(node)} gives {given}, where the output is {wanted}")
+
+    def _type(self, kind: int) -> str:
+        return str(self.onnx.TensorProto.DataType.Name(kind))
+
+    def is_part(self, name: str) -> bool:
+        """Whether what gives a value may be a part of a formula."""
+        value = self.values.get(name)
+        return value is not None and value.layer is None and value.node.op_type != "Concat"
+
+
+def _is_row(array: NDArray[Any], units: int) -> bool:
+    """Return whether an array is one number for each of the units, whatever the row."""
+    return array.ndim < 3 and array.shape[-1:] in ((units,), ()) and array.size == units
+
+
+def from_onnx(path: str | Path, output: str | None, loss: str | Loss | None) -> Parts:
+    """Return the network of a file, which describes it, or holds layers that may read earlier ones.
 
     Raises
     ------
     ValueError
         In one line, for a node that no such chain has.
     """
-    onnx = needed("onnx", "onnx", "Model.from_onnx")
-    model, inputs = file.model, file.inputs
+    file = load(path)
+    if is_described(file):
+        return described(str(path), file, output, loss)
+    onnx, model, inputs = needed("onnx", "onnx", "Model.from_onnx"), file.model, file.inputs
     versions = [entry.version for entry in model.opset_import if entry.domain in STANDARD] or [1]
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST <= min(versions) <= max(versions) <= newest:
@@ -51,7 +252,7 @@ def read(file: OnnxFile) -> ImportedChain:
         raise ValueError(
             f"a chain has one input and one output, got {len(inputs)} and {len(model.graph.output)}"
         )
-    return _chain(GraphValues(onnx, file))
+    return parts_of(str(path), _chain(GraphValues(onnx, file)), output, loss)
 
 
 def _chain(graph: GraphValues) -> ImportedChain:
@@ -115,7 +316,7 @@ def _layer(graph: GraphValues, value: str) -> tuple[ImportedLayer, str, str]:
     kind: Any
     kind, expected = JOINING.get(node.op_type, (None, {}))
     given = [graph.names[name] for name in node.input if name in graph.names]
-    if node.op_type == "Add":  # in which order does not matter
+    if node.op_type in COMMUTATIVE:
         given.sort(key=graph.order.__getitem__, reverse=True)
     latest = max(given, key=graph.order.__getitem__)
     if kind is None or len(given) != 2 or given[0] != latest or attributes(node) != expected:

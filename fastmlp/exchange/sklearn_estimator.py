@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastmlp import checks
-from fastmlp.exchange.steps import refuse_others
+from fastmlp.exchange.steps import folded, refuse_others
 from fastmlp.model.layout import layer_views
 from fastmlp.model.network import Network
 from fastmlp.training.portable import Parts
@@ -25,10 +25,11 @@ OUTPUTS = {
 """By scikit-learn's `out_activation_`: the output, and the loss that goes with it there."""
 
 
-def estimator(network: Network, parameters: NDArray[Any], classes: ArrayLike | None) -> Any:
+def to_sklearn(network: Network, parameters: NDArray[Any], classes: ArrayLike | None) -> Any:
     """Return a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn's with a copy of the parameters."""
     from sklearn.neural_network import MLPClassifier, MLPRegressor
 
+    network, parameters = folded(network, parameters)
     refuse_others(network, "a scikit-learn estimator")
     names = {_activation(layer, name) for layer, name in enumerate(network.hidden)} or {"relu"}
     if len(names) > 1:
@@ -93,7 +94,7 @@ def binarizer(network: Network, classes: ArrayLike | None) -> Any:
     return made
 
 
-def read(given: Any) -> Parts:
+def from_sklearn(given: Any) -> Parts:
     """Return the network of a fitted `MLPClassifier` or `MLPRegressor` of scikit-learn's.
 
     Raises

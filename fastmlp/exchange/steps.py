@@ -1,4 +1,4 @@
-"""A network's operations with their arrays and output variables, as all exports walk them."""
+"""A network lowered to steps: formulas of a row, and a few structures, which every format writes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastmlp.exchange.formulas import ARRAYS, Z, array_variables, row_formula
-from fastmlp.exchange.input_blocks import FORMULAS, GraphInput, UnitFormula, inputs_of, with_unknown
+from fastmlp.exchange.formulas import (
+    ARRAYS,
+    OTHER,
+    UNIT_FORMULAS,
+    UnitFormula,
+    Z,
+    array_variables,
+    formula,
+    row_formula,
+)
 from fastmlp.formulas.expressions import Expression, variable
 from fastmlp.model.embeddings import Embedding
 from fastmlp.model.inputs import Numbers, SparseNumbers, sparse_columns
@@ -19,6 +27,107 @@ from fastmlp.model.layout import embedding_views, operation_views, parameter_cou
 from fastmlp.model.network import Network
 from fastmlp.model.operations import INPUTS, KINDS, Kind, Operation
 from fastmlp.model.own_layers import parts_of
+
+STRUCTURES = ("dense", "concatenate", "gather", "grouped", "categories")
+"""The kinds of steps that are no formula; every format has an entry for each. Their arrays:
+
+dense : W (n_in, n_out) and b (n_out,), which is 0 where it is not trained
+gather : the places of the units that it takes, (n_out,) int64
+grouped : W (groups, n_in, n_out) and b (groups, n_out)
+categories : a table for each column, see `with_unknown`
+"""
+
+GATHER = Kind("gather")
+"""Some units of another operation, in any order."""
+
+
+class ExportStep(NamedTuple):
+    """What a format writes at once: a formula of a row, or one of `STRUCTURES`.
+
+    number : its place in the list of steps, as the sources of `one` are; those of inputs are negative
+    one : the operation; what ends it, an activation or dropout, is a step of its own
+    arrays : by names of their own, which end in a number
+    formula : of a row; None of a structure, and of dropout
+    variables : of the formula, those that stand for the sources first, then those for the arrays
+    fixed : whether the arrays of a formula are not trained
+    function : the name of the formula, which steps of the same formula share
+    """
+
+    number: int
+    one: Operation
+    arrays: dict[str, NDArray[Any]]
+    formula: Expression | None = None
+    variables: tuple[str, ...] = ()
+    fixed: bool = False
+    function: str = ""
+
+    @property
+    def label(self) -> str:
+        """The name of its activation, or of its kind."""
+        activation = self.one.activation
+        if self.one.kind.name != "activation":
+            return self.one.kind.label
+        return activation if isinstance(activation, str) else activation.name
+
+
+def step_of(
+    one: Operation, arrays: dict[str, NDArray[Any]], dtype: np.dtype[Any], part: UnitFormula | None = None
+) -> ExportStep:
+    """Return the step of an operation that nothing ends.
+
+    part : the formula of an operation on a block of inputs, if it has one
+    """
+    kind, variables = one.kind.name, (Z, OTHER)[: len(one.sources)]
+    if kind in STRUCTURES or kind == "copy":
+        return ExportStep(0, one, arrays)
+    if kind == "activation":
+        return ExportStep(0, one, arrays, formula(one.activation), variables)
+    if part is not None:
+        value = part.formula(variable(Z), *map(variable, part.arrays))
+        return ExportStep(0, one, arrays, value, (*variables, *part.arrays), part.fixed)
+    variables += array_variables(one)[: len(arrays)]
+    return ExportStep(0, one, arrays, row_formula(one, dtype), variables)
+
+
+class GraphInput(NamedTuple):
+    """One input of a network's graph: X, or a block of it.
+
+    number : the source that operations know it by, from -1 down
+    name : the block's, "X0", "X1", .. without names, or "X"
+    named : whether the block has a name
+    levels : of a block of categories, which holds codes; empty for numbers
+    """
+
+    number: int
+    name: str
+    columns: int
+    named: bool = False
+    levels: tuple[int, ...] = ()
+
+
+def inputs_of(network: Network) -> list[GraphInput]:
+    """Return the inputs of a network's graph."""
+    if not network.blocks:
+        return [GraphInput(INPUTS, "X", network.n_in)]
+    return [
+        GraphInput(INPUTS - i, one.name or f"X{i}", one.columns, bool(one.name), getattr(one, "levels", ()))
+        for i, one in enumerate(network.blocks)
+    ]
+
+
+def with_unknown(table: NDArray[Any]) -> NDArray[Any]:
+    """Return a table (levels + 1, width) as formats have it, (levels + 3, width).
+
+    The mean of its rows without the first, which is that of what is missing, stands before and behind them:
+    so any code has the row max(-2, min(code, levels)) + 2.
+    """
+    mean = table[1:].mean(axis=0, keepdims=True, dtype=np.float64).astype(table.dtype)
+    return np.concatenate([mean, table, mean])
+
+
+def levels_of(table: NDArray[Any]) -> int:
+    """Return how many levels a table of `with_unknown` is for."""
+    return len(table) - 3
 
 
 def folded(network: Network, parameters: NDArray[Any]) -> tuple[Network, NDArray[Any]]:
@@ -59,99 +168,69 @@ def _with_dense_blocks(network: Network, parameters: NDArray[Any]) -> tuple[Netw
     return network.replaced(inputs=inputs), own
 
 
-class ExportStep(NamedTuple):
-    """An operation with its arrays.
-
-    number : its place in the list of steps, as the sources of `one` are; those of inputs are negative
-    arrays : by names of their own. Of `dense` W (n_in, n_out) and b (n_out,), which is 0 where it is not
-        trained; of a user's layer its parameters, (n_out,) or (1,); of `gather` the places of the units that
-        it takes, (n_out,) int64; of `grouped` W (groups, n_in, n_out) and b (groups, n_out); of `categories`
-        a table for each column, see `with_unknown`; of others those of `ARRAYS` that they have, or of a
-        `UnitFormula`, each (n_out,); with the number behind the name
-    own_formula : of a step that is a `UnitFormula`, with the names of `arrays` for its variables
-    fixed : whether a `UnitFormula` has arrays that are not trained
-    """
-
-    number: int
-    one: Operation
-    arrays: dict[str, NDArray[Any]]
-    own_formula: Expression | None = None
-    fixed: bool = False
-
-    def formula(self, dtype: np.dtype[Any]) -> Expression:
-        """Return what it computes of a row before its activation: see `row_formula`."""
-        return row_formula(self.one, dtype) if self.own_formula is None else self.own_formula
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """The variables of its formula that are its arrays, in their order."""
-        return array_variables(self.one) if self.own_formula is None else tuple(self.arrays)
-
-
-GATHER = Kind("gather")
-"""Some units of another operation, in any order, for a `UnitFormula`."""
-
-
 class _Steps:
-    """The steps so far; `append` returns the number of the new one.
+    """The steps of a network; `append` returns the number of the last one of an operation.
 
-    dropout : whether copies that end in dropout stay
-    found : steps of other networks before these
+    dropout : whether there are steps of dropout
+    before : the steps of another network, which come before these
     """
 
     def __init__(
-        self, network: Network, parameters: NDArray[Any], dropout: bool, found: list[ExportStep] | None = None
+        self, network: Network, parameters: NDArray[Any], dropout: bool = False, before: _Steps | None = None
     ) -> None:
         self.network, self.parameters, self.dropout = network, parameters, dropout
         self.views = operation_views(parameters, network)
         self.blocks = iter(inputs_of(network))
-        self.found = [] if found is None else found
+        self.found: list[ExportStep] = [] if before is None else before.found
+        self.operations: int = 0 if before is None else before.operations
+        """By which arrays are numbered."""
         self.shared: dict[int, dict[str, NDArray[Any]]] = {}
         """By their places, the matrices of products that members share, as steps have them."""
 
-    def append(
-        self, one: Operation, sources: tuple[int, ...], arrays: Mapping[str, NDArray[Any]], **more: Any
-    ) -> int:
-        number = len(self.found)
-        named = {f"{name}{number}": array for name, array in arrays.items() if array.size}
-        self.found.append(ExportStep(number, one._replace(sources=sources), named, **more))
-        return number
+    def named(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Return the arrays of the next operation by names of their own."""
+        number, self.operations = self.operations, self.operations + 1
+        return {f"{name}{number}": array for name, array in arrays.items() if array.size}
 
-    def append_formula(self, one: Operation, source: int, part: UnitFormula) -> int:
-        """Append the units that a formula reads, and the formula."""
-        units = len(part.gathered)
-        gather = one._replace(kind=GATHER, n_out=units, dropout=0.0)
-        source = self.append(gather, (source,), {"places": part.gathered})
-        names = [variable(f"{name}{len(self.found)}") for name in part.arrays]
-        formula = part.formula(variable(Z), *names)
-        one = one._replace(n_in=units, n_out=units)
-        return self.append(one, (source,), part.arrays, own_formula=formula, fixed=part.fixed)
+    def append(
+        self,
+        one: Operation,
+        sources: tuple[int, ...],
+        arrays: dict[str, NDArray[Any]],
+        part: UnitFormula | None = None,
+    ) -> int:
+        """Append an operation, and what ends it; arrays : see `named`, part : see `step_of`."""
+        end = one._replace(kind=KINDS["activation"], n_in=one.n_out, activation="identity", dropout=0.0)
+        made = []
+        if one.kind.name not in ("activation", "copy"):
+            made.append(one._replace(activation="identity", dropout=0.0))
+        if one.activation != "identity":
+            made.append(end._replace(activation=one.activation))
+        if self.dropout and one.dropout:
+            made.append(end._replace(kind=KINDS["copy"], dropout=one.dropout))
+        for each in made:
+            each = each._replace(sources=sources, is_head=one.is_head and each is made[-1])
+            step = step_of(each, arrays, self.parameters.dtype, part)
+            self.found.append(step._replace(number=len(self.found)))
+            sources, arrays, part = (len(self.found) - 1,), {}, None
+        return sources[0]
 
     def append_embedding(
         self, one: Operation, sources: tuple[int, ...], own: Mapping[str, NDArray[Any]]
     ) -> int:
         """Append what makes units of a block; own : its arrays by name."""
-        if one.kind.name in FORMULAS:
-            *before, last = FORMULAS[one.kind.name](own)
-            (source,) = sources
-            for part in before:
-                source = self.append_formula(one._replace(dropout=0.0), source, part)
-            return self.append_formula(one, source, last)
+        if one.kind.name in UNIT_FORMULAS:
+            for part in UNIT_FORMULAS[one.kind.name](own):
+                bare = one._replace(n_out=len(part.gathered), dropout=0.0)
+                places = self.named({"places": part.gathered})
+                sources = (self.append(bare._replace(kind=GATHER), sources, places),)
+                bare = bare._replace(n_in=bare.n_out)
+                sources = (self.append(bare, sources, self.named(part.arrays), part),)
+            return self.append(one._replace(kind=KINDS["copy"]), sources, {})
+        arrays = dict(zip("Wb", own.values(), strict=False))
         if one.kind.name == "categories":
-            return self.append(
-                one, sources, {f"table{i}_": with_unknown(table) for i, table in enumerate(own.values())}
-            )
-        return self.append(one, sources, dict(zip("Wb", own.values(), strict=True)))
-
-    def append_shared(self, place: int, one: Operation, sources: tuple[int, ...]) -> int:
-        """Append a member's product, whose arrays the steps of all members have under one name."""
-        one = one._replace(members=1, sources=sources)
-        if place in self.shared:
-            self.found.append(ExportStep(len(self.found), one, self.shared[place]))
-            return len(self.found) - 1
-        number = self.append(one, sources, dict(zip("Wb", self.views[place][:2], strict=True)))
-        self.shared[place] = self.found[number].arrays
-        return number
+            arrays = {f"table{i}_": with_unknown(table) for i, table in enumerate(own.values())}
+        return self.append(one, sources, self.named(arrays))
 
     def append_operation(self, place: int, sources: tuple[int, ...], member: int | None = None) -> int:
         """Append an operation, or a member's share of it; return the step that has its output.
@@ -169,19 +248,22 @@ class _Steps:
             return sources[0]
         if isinstance(one.layer, Embedding):
             return self.append_embedding(one, sources, embedding_views(self.parameters, one))
-        if one.is_dense and one.members > 1:
-            return self.append_shared(place, one, sources)
         arrays = [views.first, views.second, *views.state]
+        if one.is_dense:
+            named = self.named(dict(zip("Wb", arrays, strict=True)))
+            if one.members > 1:  # all members have them under one name
+                named = self.shared.setdefault(place, named)
+            return self.append(one._replace(members=1), sources, named)
         if member is not None:
             k = self.network.members
             each = k // one.members  # in which it counts the units of all
             one = one._replace(members=1, n_in=one.n_in // each, n_out=one.n_out // each)
             arrays = [array.reshape(k, -1)[member] for array in arrays]
-        own = dict(zip(("W", "b") if one.is_dense else ARRAYS, arrays, strict=False))
+        own = dict(zip(ARRAYS, arrays, strict=False))
         if (piece := one.kind.piece) is not None:
             parts = parts_of(piece.parameters, arrays[0], one.n_out)
             own = {f"{piece.name}_{parameter.name}": array for parameter, array in parts.items()}
-        return self.append(one, sources, own)
+        return self.append(one, sources, self.named(own))
 
     def walk(self, first: int, last: int, places: dict[int, int], member: int | None = None) -> None:
         """Append operations [first, last), or a member's; places : of their outputs, written."""
@@ -211,21 +293,21 @@ class _Steps:
         if np.array_equal(columns, np.arange(n_in)):
             return INPUTS
         units = len(columns)
-        return self.append(Operation(GATHER, "", (), n_in, units), (INPUTS,), {"places": columns})
+        return self.append(Operation(GATHER, "", (), n_in, units), (INPUTS,), self.named({"places": columns}))
 
     def append_mean(self, ends: Sequence[int]) -> int:
         """Append the mean of the outputs of some steps."""
         units, (total, *others) = self.found[ends[0]].one.n_out, ends
         for end in others:
-            total = self.append(Operation(KINDS["add"], "", (), units, units), (total, end), {})
-        gain = np.full(units, 1 / len(ends), self.parameters.dtype)
-        return self.append(Operation(KINDS["scale"], "", (), units, units), (total,), {"gain": gain})
+            total = self.append(Operation(KINDS["add"], "", (), units, units), (total, end), self.named({}))
+        gain = self.named({"gain": np.full(units, 1 / len(ends), self.parameters.dtype)})
+        return self.append(Operation(KINDS["scale"], "", (), units, units), (total,), gain)
 
 
 class ExportGraph(NamedTuple):
     """What a format is written of.
 
-    steps : the operations; inputs : what goes in; dtype : of its numbers
+    steps : in an order in which they can be taken; inputs : what goes in; dtype : of its numbers
     widths : columns of X, and the units of every dense layer
     network : what it is, of which a format may tell; None of several networks
     """
@@ -247,33 +329,54 @@ class ExportGraph(NamedTuple):
         return any(step.one.is_head for step in self.steps)
 
     @property
-    def has_members(self) -> bool:
-        """Whether it is the mean of networks that share matrices."""
-        return self.network is not None and self.network.members > 1
-
-    @property
     def outputs(self) -> dict[str, int]:
         """The steps that give the outputs: of heads by their names, else the last one as "output"."""
-        return outputs_of(self.steps)
+        heads = {step.one.name: step.number for step in self.steps if step.one.is_head}
+        return heads or {"output": self.steps[-1].number}
+
+    def slots(self, overwrites: Callable[[ExportStep], bool]) -> list[int]:
+        """Return for each step the number of the variable that its output goes into, the least that is free.
+
+        overwrites : whether a step may write to the variable that it reads for the last time
+        """
+        last = {source: step.number for step in self.steps for source in step.one.sources}
+        last |= dict.fromkeys(self.outputs.values(), len(self.steps))
+        found: list[int] = []
+        for step in self.steps:
+            first = step.number + overwrites(step)
+            taken = {slot for source, slot in enumerate(found) if last[source] >= first}
+            found.append(next(slot for slot in itertools.count() if slot not in taken))
+        return found
 
 
-def steps(network: Network, parameters: NDArray[Any], dropout: bool = False) -> list[ExportStep]:
-    """Return the operations with views of a flat (P,) vector; readers of a copy read the original.
-
-    After `Members` there are those of the first member, of the second, .., and the mean of what they give.
-
-    dropout : whether copies that end in dropout stay
-    """
-    made = _Steps(network, parameters, dropout)
-    made.walk_all(INPUTS)
-    return made.found
+def _functions(walked: Sequence[ExportStep]) -> list[ExportStep]:
+    """Return steps with names of their formulas: one for equal ones, and no other for those of one label."""
+    names: dict[tuple[str, ...], str] = {}
+    found = []
+    for step in walked:
+        name, number = f"{step.label}_row", 1
+        if step.formula is not None:
+            key = (step.formula.digest, *step.variables)
+            while key not in names and name in names.values():
+                number += 1
+                name = f"{step.label}_{number}_row"
+            step = step._replace(function=names.setdefault(key, name))
+        found.append(step)
+    return found
 
 
 def graph_of(network: Network, parameters: NDArray[Any], dropout: bool = False) -> ExportGraph:
-    """Return the graph of a network; the arguments are those of `steps`."""
+    """Return the graph of a network, whose arrays are views of a flat (P,) vector where nothing is folded.
+
+    After `Members` there are the steps of the first member, of the second, .., and the mean of their ends.
+
+    dropout : whether there are steps of dropout
+    """
     network, parameters = folded(network, parameters)
-    walked = steps(network, parameters, dropout)
-    return ExportGraph(walked, inputs_of(network), parameters.dtype, network.widths, network)
+    made = _Steps(network, parameters, dropout)
+    made.walk_all(INPUTS)
+    inputs = inputs_of(network)
+    return ExportGraph(_functions(made.found), inputs, parameters.dtype, network.widths, network)
 
 
 def mean_graph(
@@ -283,18 +386,20 @@ def mean_graph(
 
     networks : with their parameters; columns : for each of them the columns of X (rows, n_in) that it reads
     """
-    found: list[ExportStep] = []
+    made: _Steps | None = None
     ends = []
     for pair, own in zip(networks, columns, strict=True):
-        made = _Steps(*folded(*pair), dropout=False, found=found)
+        made = _Steps(*folded(*pair), before=made)
         ends.append(made.walk_all(made.append_gather(own, n_in)))
+    assert made is not None
     made.append_mean(ends)
     network, parameters = networks[0]
-    return ExportGraph(found, [GraphInput(INPUTS, "X", n_in)], parameters.dtype, (n_in, *network.widths[1:]))
+    inputs, widths = [GraphInput(INPUTS, "X", n_in)], (n_in, *network.widths[1:])
+    return ExportGraph(_functions(made.found), inputs, parameters.dtype, widths)
 
 
 def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return the flat (P,) vector whose `steps` have these arrays; what follows from others is not read.
+    """Return the flat (P,) vector whose steps have these arrays; what follows from others is not read.
 
     Raises
     ------
@@ -302,7 +407,7 @@ def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: n
         If an array is missing or has another shape.
     """
     parameters = np.zeros(parameter_count(network), dtype)
-    for step in steps(network, parameters):
+    for step in graph_of(network, parameters).steps:
         given = [arrays[name] for name in step.arrays]
         own = [*step.arrays.values()]
         if step.one.kind.name == "categories":
@@ -310,30 +415,6 @@ def parameters_of(network: Network, arrays: Mapping[str, NDArray[Any]], dtype: n
         for view, array in zip(own, given, strict=True):
             view[...] = array
     return parameters
-
-
-def outputs_of(walked: Sequence[ExportStep]) -> dict[str, int]:
-    """Return the steps that give the outputs: of heads by their names, else the last one as "output"."""
-    heads = {step.one.name: step.number for step in walked if step.one.is_head}
-    return heads or {"output": walked[-1].number}
-
-
-def slots(walked: Sequence[ExportStep], overwrites: Callable[[Operation], bool]) -> list[int]:
-    """Return for each step the number of the variable that its output goes into, the least that is free.
-
-    overwrites : whether an operation may write to the variable that it reads for the last time
-    """
-    last = {source: step.number for step in walked for source in step.one.sources}
-    last |= dict.fromkeys(outputs_of(walked).values(), len(walked))
-    found: list[int] = []
-    for step in walked:
-        taken = {
-            slot
-            for source, slot in enumerate(found)
-            if last[source] > step.number or (last[source] == step.number and not overwrites(step.one))
-        }
-        found.append(next(slot for slot in itertools.count() if slot not in taken))
-    return found
 
 
 def refuse_others(network: Network, what: str) -> None:

@@ -10,29 +10,10 @@ import torch
 from fastmlp.exchange.formulas import OTHER, Z
 from fastmlp.exchange.text import spelt
 from fastmlp.formulas.expressions import CONSTANT, VARIABLE, Expression
+from fastmlp.formulas.operations import OPERATIONS
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    **{
-        name: getattr(torch, name)
-        for name in (
-            "add",
-            "subtract",
-            "multiply",
-            "divide",
-            "negative",
-            "absolute",
-            "sign",
-            "sqrt",
-            "exp",
-            "expm1",
-        )
-    },
-    **{
-        name: getattr(torch, name)
-        for name in ("log", "log1p", "sin", "cos", "tanh", "erf", "maximum", "minimum")
-    },
-    **{name: getattr(torch, name) for name in ("where", "greater", "greater_equal", "less", "less_equal")},
-    **{name: getattr(torch, name) for name in ("logical_and", "logical_or", "logical_not")},
+    **{name: getattr(torch, name) for name in OPERATIONS if hasattr(torch, name)},
     "equal": torch.eq,
     "power": torch.pow,
     "expit": torch.sigmoid,
@@ -130,7 +111,7 @@ class CodeEmbeddings(torch.nn.Module):  # type: ignore[misc]  # its base may not
 
     Parameters
     ----------
-    tables : one for each column, as of `fastmlp.exchange.input_blocks.with_unknown`
+    tables : one for each column, as of `fastmlp.exchange.steps.with_unknown`
     """
 
     def __init__(self, *tables: Any) -> None:

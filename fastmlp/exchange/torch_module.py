@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastmlp import checks
-from fastmlp.exchange.chains import ImportedChain, ImportedLayer
-from fastmlp.exchange.formulas import Z, formula, row_formula
-from fastmlp.exchange.steps import ExportGraph, ExportStep
-from fastmlp.formulas.elementary import LEAKY_SLOPE
+from fastmlp.exchange.chains import ImportedChain, ImportedLayer, parts_of
+from fastmlp.exchange.counterparts import (
+    ACTIVATIONS,
+    OPERATIONS,
+    counterpart_of,
+    layer_of,
+    layer_step,
+    sample_layers,
+)
+from fastmlp.exchange.formulas import Z, formula
+from fastmlp.exchange.steps import ExportStep, graph_of
+from fastmlp.exchange.text import REDUCED
 from fastmlp.formulas.expressions import Expression, variable
-from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model import layers, own_layers
-from fastmlp.model.activations import Activation
-from fastmlp.model.operations import INPUTS, KINDS, Operation
+from fastmlp.model.losses import Loss
+from fastmlp.model.network import Network
+from fastmlp.model.operations import INPUTS
 from fastmlp.model.pieces import restored
 from fastmlp.system.packages import needed
+from fastmlp.training.portable import Parts
 
 Array = NDArray[Any]
-
-MODULES: dict[str, tuple[str, dict[str, Any]]] = {
-    "relu": ("ReLU", {}),
-    "leaky_relu": ("LeakyReLU", {"negative_slope": LEAKY_SLOPE}),
-    "elu": ("ELU", {"alpha": 1.0}),
-    "gelu": ("GELU", {"approximate": "none"}),
-    "silu": ("SiLU", {}),
-    # Beyond the threshold PyTorch takes x for softplus(x), which costs e^-threshold: below 2^-53 from 37 on.
-    "softplus": ("Softplus", {"beta": 1.0, "threshold": 40.0}),
-    "sigmoid": ("Sigmoid", {}),
-    "tanh": ("Tanh", {}),
-    "selu": ("SELU", {}),
-    "mish": ("Mish", {}),
-    "hardswish": ("Hardswish", {}),
-    "softmax": ("Softmax", {"dim": -1}),
-}
-"""The activations that are modules of torch.nn; the others are written by their formulas."""
 
 LEAST = {"threshold": 20.0}
 """What a module that is read may have greater: PyTorch's default costs 2e-9."""
@@ -46,100 +40,53 @@ LEAST = {"threshold": 20.0}
 PASSED = ("Identity", "Flatten", "Dropout", "AlphaDropout")
 """Modules that leave a matrix (rows, units) as it is when predicting; Flatten if it leaves the rows."""
 
+FIELDS = {"units": "out_features", "epsilon": "eps", "momentum": "momentum"}
+"""What torch.nn calls the fields of layers."""
 
-class Counterpart(NamedTuple):
-    """A module of torch.nn that is a kind of operation; its parameters are in the order of the operation's.
-
-    name : of its class
-    arguments : of an operation, in the order of its class
-    layer : returns the layer that a module is
-    """
-
-    name: str
-    arguments: Callable[[Operation], tuple[Any, ...]]
-    layer: Callable[[Any], layers.Part]
+SIZES = ("out_features", "normalized_shape", "num_features", "num_parameters")
+"""What torch.nn calls the units of a layer."""
 
 
-COUNTERPARTS = {
-    "dense": Counterpart(
-        "Linear",
-        lambda one: (one.n_in, one.n_out, one.trains_bias),
-        lambda given: layers.Dense(given.out_features),
-    ),
-    "layer_norm": Counterpart(
-        "LayerNorm",
-        lambda one: (one.n_out, _layer_of(one).epsilon),
-        lambda given: layers.LayerNorm(given.eps),
-    ),
-    "rms_norm": Counterpart(
-        "RMSNorm", lambda one: (one.n_out, _layer_of(one).epsilon), lambda given: layers.RMSNorm(given.eps)
-    ),
-    "batch_norm": Counterpart(
-        "BatchNorm1d",
-        lambda one: (one.n_out, _layer_of(one).epsilon, _layer_of(one).momentum),
-        lambda given: layers.BatchNorm(given.momentum or 0.1, given.eps),
-    ),
-    "prelu": Counterpart("PReLU", lambda one: (one.n_out,), lambda given: layers.PReLU()),
-}
-"""The kinds of operations that are modules of torch.nn; the others are written by their formulas."""
-
-
-def _layer_of(one: Operation) -> Any:
-    return one.layer
-
-
-def module(graph: ExportGraph) -> Any:
+def to_torch(network: Network, parameters: Array) -> Any:
     """Return a module with a copy of the parameters: a `torch.nn.Sequential` if each reads the one before."""
-    torch = needed("torch", "torch", "to_torch")
+    torch, graph = needed("torch", "torch", "to_torch"), graph_of(network, parameters, dropout=True)
     made: list[Any] = []
     read: list[tuple[int, ...]] = []
-    outputs = {one.number: one.number for one in graph.inputs}
-    shared: dict[tuple[str, ...], list[Any]] = {}
+    shared: dict[tuple[str, ...], Any] = {}
     for step in graph.steps:
-        sources = tuple(outputs[place] for place in step.one.sources)
-        own = list(_modules(torch, step, graph.dtype))
-        if step.arrays:  # members of a network share arrays, and with them the module
-            own = shared.setdefault(tuple(step.arrays), own)
-        for one in own:
-            made.append(one)
-            read.append(sources)
-            sources = (len(made) - 1,)
-        outputs[step.number] = sources[0]
-    ends = {name: outputs[number] for name, number in graph.outputs.items()}
+        own = tuple(step.arrays)  # which members of a network share, and with them the module
+        one = shared[own] if own in shared else _module(torch, step)
+        if own:
+            shared[own] = one
+        made.append(one)
+        read.append(step.one.sources)
     if not graph.has_heads and read == [(place - 1,) for place in range(len(made))]:
         return torch.nn.Sequential(*made).eval()
-    return _own().Graph(made, read, ends if graph.has_heads else None).eval()
+    return _own().Graph(made, read, graph.outputs if graph.has_heads else None).eval()
 
 
-def _modules(torch: Any, step: ExportStep, dtype: np.dtype[Any]) -> Iterator[Any]:
-    """Yield the modules that are an operation, one after another."""
-    kind, one = step.one.kind.name, step.one
-    if kind in COUNTERPARTS:
-        tensors = [torch.from_numpy(array.T.copy()) for array in step.arrays.values()]
-        name, arguments, _ = COUNTERPARTS[kind]
-        made = getattr(torch.nn, name)(*arguments(one), dtype=tensors[0].dtype)
-        with torch.no_grad():
-            for own, tensor in zip((*made.parameters(), *made.buffers()), tensors, strict=False):
-                own.copy_(tensor)
-        yield made
-    elif kind not in ("copy", "activation"):
-        tensors = [torch.from_numpy(array.copy()) for array in step.arrays.values()]
-        if kind in _own().STRUCTURES:
-            yield _own().STRUCTURES[kind](*tensors)
-        else:
-            named = dict(zip(step.variables, tensors, strict=False))
-            yield _own().Formula(step.formula(dtype), named, step.fixed)
-    if one.activation != "identity":
-        yield _activation(torch, one.activation)
-    if one.dropout:
-        yield torch.nn.Dropout(one.dropout)
-
-
-def _activation(torch: Any, activation: str | Activation) -> Any:
-    if isinstance(activation, str) and activation in MODULES:
-        kind, options = MODULES[activation]
-        return getattr(torch.nn, kind)(**options)
-    return _own().Formula(formula(activation))
+def _module(torch: Any, step: ExportStep) -> Any:
+    """Return the module that a step is."""
+    one, (name, options) = step.one, counterpart_of(step).torch
+    tensors = [torch.from_numpy(array.copy()) for array in step.arrays.values()]
+    if one.kind.name == "copy":
+        return torch.nn.Dropout(one.dropout)
+    if one.kind.name in _own().STRUCTURES:
+        return _own().STRUCTURES[one.kind.name](*tensors)
+    if not name:
+        named = dict(zip(step.variables[len(one.sources) :], tensors, strict=True))
+        return _own().Formula(step.formula, named, step.fixed)
+    kind = getattr(torch.nn, name)
+    if not tensors:
+        return kind(**options)
+    known = dict.fromkeys(SIZES, one.n_out) | {"in_features": one.n_in, "bias": one.trains_bias}
+    known |= {theirs: getattr(one.layer, ours) for ours, theirs in FIELDS.items() if hasattr(one.layer, ours)}
+    known = {name: known[name] for name in inspect.signature(kind).parameters if name in known}
+    made = kind(**known, **options, dtype=tensors[0].dtype)
+    with torch.no_grad():
+        for own, tensor in zip((*made.parameters(), *made.buffers()), tensors, strict=False):
+            own.copy_(tensor.T if tensor.ndim == 2 else tensor)
+    return made
 
 
 def _own() -> Any:
@@ -149,7 +96,7 @@ def _own() -> Any:
     return torch_formula
 
 
-def read(given: Any) -> ImportedChain:
+def from_torch(given: Any, output: str | None, loss: str | Loss | None) -> Parts:
     """Return the network of a module: a Sequential of layers, activations, Dropout and Flatten, or our own.
 
     Raises
@@ -174,7 +121,7 @@ def read(given: Any) -> ImportedChain:
     while found and isinstance(found[-1].layer, layers.Dropout):  # of the outputs
         found.pop()
     last: Any = found.pop().layer if found and isinstance(found[-1].layer, Expression) else variable(Z)
-    return ImportedChain(found, last)
+    return parts_of("the module", ImportedChain(found, last), output, loss)
 
 
 def _leaves(torch: Any, given: Any, name: str) -> Iterator[tuple[str, Any, tuple[int, ...]]]:
@@ -200,9 +147,9 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
         return None
     if isinstance(one, _own().Concatenated):
         return ImportedLayer(layers.Concatenate(""), other=other)
-    for counterpart in COUNTERPARTS.values():
-        if isinstance(one, getattr(torch.nn, counterpart.name)):
-            return ImportedLayer(counterpart.layer(one), _arrays(name, one))
+    for own, counterpart in OPERATIONS.items():
+        if counterpart.torch[0] and isinstance(one, getattr(torch.nn, counterpart.torch[0])):
+            return ImportedLayer(_of_module(layer_of(own), one), _arrays(name, one))
     arrays = tuple(map(_array, one.parameters()))
     if isinstance(one, _own().Formula):
         names = [own for own, _ in one.named_parameters()]
@@ -212,8 +159,16 @@ def _layer(torch: Any, name: str, one: Any, other: int | None = None) -> Importe
     return ImportedLayer(_read_activation(name, one, kind))
 
 
+def _of_module(layer: type[layers.Part], one: Any) -> layers.Part:
+    """Return the layer that a module is; what is None there is by default here, and a momentum of 0."""
+    names = [field.name for field in fields(layer) if field.name in FIELDS]  # type: ignore[arg-type]
+    known = {name: getattr(one, FIELDS[name]) for name in names}
+    unused = {"momentum": 0}.items()
+    return layer(**{name: value for name, value in known.items() - unused if value is not None})
+
+
 def _arrays(name: str, one: Any) -> tuple[Array, ...]:
-    """Return the arrays of a module of `COUNTERPARTS`; a norm's that it has not are ones and zeros."""
+    """Return the arrays of a module that has a counterpart; a norm's that it has not are ones and zeros."""
     found = [getattr(one, known, None) for known in ("weight", "bias", "running_mean", "running_var")]
     arrays: list[Any] = [None if tensor is None else _array(tensor).T for tensor in found]
     weight, bias, *state = arrays
@@ -231,13 +186,13 @@ def _of_formula(expression: Expression, parameters: Sequence[str]) -> layers.Par
 
     parameters : the variables that are its arrays
     """
-    for layer in (layers.Scale(), layers.Swish(), layers.Add("")):
-        one = Operation(KINDS[layer.kind], "", (), 1, 1, layer=layer)
-        if row_formula(one, np.dtype(np.float64)).digest == expression.digest:
+    for layer in sample_layers():
+        step = layer_step(layer, 1, np.dtype(np.float64))
+        if step.formula is not None and step.formula.digest == expression.digest:
             return layer
-    found: set[str] = set()
-    expression.fold(lambda node, _: found.add(node.operation))
-    if not parameters and not any(OPERATIONS[name].reduces for name in found & OPERATIONS.keys()):
+    reduced: list[Expression] = []
+    expression.fold(lambda node, _: reduced.append(node) if node.operation in REDUCED else None)
+    if not parameters and not reduced:
         return expression
     shapes = {start: shape for shape, start in own_layers.SHAPES.items()}
     given = [(name.partition("_")[2], shapes[name.partition("_")[0]], 0.0) for name in parameters]
@@ -246,7 +201,8 @@ def _of_formula(expression: Expression, parameters: Sequence[str]) -> layers.Par
 
 
 def _read_activation(name: str, one: Any, kind: str) -> Expression:
-    for activation, (own, options) in MODULES.items():
+    for activation, counterpart in ACTIVATIONS.items():
+        own, options = counterpart.torch
         if own != kind:
             continue
         for option, expected in options.items():
@@ -258,8 +214,8 @@ def _read_activation(name: str, one: Any, kind: str) -> Expression:
                     f"{activation} has {expected!r}"
                 )
         return formula(activation)
-    known = [own.name for own in COUNTERPARTS.values()]
-    choices = ", ".join([*known, *(own for own, _ in MODULES.values()), *PASSED])
+    known = [own.torch[0] for table in (OPERATIONS, ACTIVATIONS) for own in table.values()]
+    choices = ", ".join([*filter(None, known), *PASSED])
     raise ValueError(f"cannot read module {name!r}, {kind}; a Sequential may hold: {choices}")
 
 

@@ -1,6 +1,6 @@
 """`Portable`: the methods of `Model` that export it to other programs' formats, and import it from them.
 
-What they call is registered from above (`formats`): here is what each promises, and none of the formats.
+What they call is a format's module, which is registered from above (`formats`): here is what each promises.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fastmlp.model.losses import Loss
 from fastmlp.model.network import Network
-from fastmlp.training.formats import formats
+from fastmlp.training.formats import format_of
 
 
 class Parts(NamedTuple):
@@ -53,7 +53,7 @@ class Portable:
         Needs onnx: `pip install "fastmlp[onnx]"`. An activation or a layer that ONNX has no operator for is
         written by its formula, a user's own too; in float64 also those that onnxruntime has none for.
         """
-        formats().to_onnx(self.network, self.parameters, path)
+        format_of("onnx_graph").to_onnx(self.network, self.parameters, path)
 
     def to_c(
         self, path: str | Path, *, name: str | None = None, fixed_point: ArrayLike | None = None
@@ -81,7 +81,10 @@ class Portable:
             If the name is no identifier, rows are not as for `predict`, or no integers hold what they
             lead to; if `fixed_point` is given for a network that is no chain of dense layers.
         """
-        formats().to_c(self.network, self.parameters, path, name, fixed_point)
+        if fixed_point is None:
+            format_of("c_header").to_c(self.network, self.parameters, path, name)
+        else:
+            format_of("fixed_point").to_c(self.network, self.parameters, path, name, fixed_point)
 
     def to_numpy_source(self) -> str:
         """Return a Python module's text with `predict(X)`, which needs NumPy alone.
@@ -89,7 +92,7 @@ class Portable:
         And SciPy where an activation is made of erf or expit, as gelu is. X is an array, or a list or a dict
         of the blocks of inputs; with heads `predict` returns a dict of theirs.
         """
-        source: str = formats().to_numpy_source(self.network, self.parameters)
+        source: str = format_of("python_source").to_numpy_source(self.network, self.parameters)
         return source
 
     def to_torch(self) -> Any:
@@ -99,7 +102,7 @@ class Portable:
         is with blocks of inputs, each of which is an argument, and with heads, for which it returns a dict.
         Needs PyTorch: `pip install "fastmlp[torch]"`.
         """
-        return formats().to_torch(self.network, self.parameters)
+        return format_of("torch_module").to_torch(self.network, self.parameters)
 
     def to_sklearn(self, classes: ArrayLike | None = None) -> Any:
         """Return a fitted MLPClassifier (softmax, sigmoid) or MLPRegressor (identity, exp) of scikit-learn's.
@@ -114,7 +117,7 @@ class Portable:
             If scikit-learn has no counterpart: it has identity, relu, logistic and tanh, one for all layers,
             which are dense.
         """
-        return formats().to_sklearn(self.network, self.parameters, classes)
+        return format_of("sklearn_estimator").to_sklearn(self.network, self.parameters, classes)
 
     def to_keras_weights(self) -> list[NDArray[Any]]:
         """Return copies of all layers' arrays, in the order that `set_weights` of a Keras model takes.
@@ -127,7 +130,9 @@ class Portable:
         ValueError
             If the network has blocks of inputs, heads, or a layer with parameters that Keras has not.
         """
-        weights: list[NDArray[Any]] = formats().to_keras_weights(self.network, self.parameters)
+        weights: list[NDArray[Any]] = format_of("keras_weights").to_keras_weights(
+            self.network, self.parameters
+        )
         return weights
 
     @property
@@ -137,7 +142,7 @@ class Portable:
         Each block of inputs is an argument, and with heads it returns a tuple of theirs, in their order.
         It has the parameters as they are now, and is made anew at every access: keep it in a variable.
         """
-        return formats().jit_predict(self.network, self.parameters)
+        return format_of("python_source").jit_predict(self.network, self.parameters)
 
     # --- in -----------------------------------------------------------------------------------------
 
@@ -173,7 +178,7 @@ class Portable:
             In one line, for a file that is not valid, a node that is none of these, and parameters that are
             not finite.
         """
-        return cls.assembled(formats().from_onnx(path, output, loss), backend)
+        return cls.assembled(format_of("onnx_reader").from_onnx(path, output, loss), backend)
 
     @classmethod
     def from_torch(
@@ -190,7 +195,7 @@ class Portable:
         activations. The parameters are copied, in float64 if one of them is, else in float32; a Linear
         without a bias gets one of zeros.
         """
-        return cls.assembled(formats().from_torch(module, output, loss), backend)
+        return cls.assembled(format_of("torch_module").from_torch(module, output, loss), backend)
 
     @classmethod
     def from_sklearn(cls, estimator: Any, *, backend: str = "auto") -> Self:
@@ -203,4 +208,4 @@ class Portable:
         TypeError
             For another estimator.
         """
-        return cls.assembled(formats().from_sklearn(estimator), backend)
+        return cls.assembled(format_of("sklearn_estimator").from_sklearn(estimator), backend)

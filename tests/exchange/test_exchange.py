@@ -25,9 +25,9 @@ from selection import campaign, matrix
 
 import fastmlp
 from fastmlp import Activation, Model, Network
-from fastmlp.exchange import c_header, jitted, numpy_source, onnx_graph, torch_module
-from fastmlp.exchange.formulas import formula, functions
-from fastmlp.exchange.input_blocks import FORMULAS
+from fastmlp.exchange import c_header, counterparts, onnx_graph, python_source
+from fastmlp.exchange.formulas import COMPOSED, UNIT_FORMULAS, formula
+from fastmlp.exchange.steps import STRUCTURES, graph_of
 from fastmlp.exchange.text import Language, write
 from fastmlp.formulas.operations import OPERATIONS
 from fastmlp.model.activations import HIDDEN, OUTPUTS
@@ -72,11 +72,9 @@ def test_names_of_a_users_cannot_collide():
     first, second = (Activation("predict", function) for function in (lambda z: z * z, lambda z: np.exp(-z)))
     made = model("relu", np.float64)
     made.network = Network(made.network.sizes, [first, second])
-    assert functions(made.network.activations) == {
-        first: "predict",
-        second: "predict_2",
-        "identity": "identity",
-    }
+    assert [step.function for step in graph_of(made.network, made.parameters).steps] == [
+        *("", "predict_row", "", "predict_2_row", "")
+    ]
     scope = {}
     exec(made.to_numpy_source(), scope)
     agrees(made, scope["predict"](X), X)
@@ -233,21 +231,26 @@ ELEMENTWISE = {name for name, entry in OPERATIONS.items() if not entry.reduces}
 
 
 def test_every_format_spells_every_operation():
-    assert numpy_source.OPERATIONS.keys() >= ELEMENTWISE
-    assert jitted.OPERATIONS.keys() >= ELEMENTWISE
-    assert c_header.language("net", np.dtype(np.float32)).operations.keys() >= ELEMENTWISE
-    assert onnx_graph.WRITTEN.keys() >= ELEMENTWISE
+    assert python_source.OPERATIONS.keys() >= ELEMENTWISE
+    written = (
+        python_source.NUMBERS,
+        c_header.CWriter(np.dtype(np.float32), "net_").words,
+        onnx_graph.OPERATORS,
+    )
+    assert not [table for table in written if ELEMENTWISE - {*table, *COMPOSED}]
 
 
 def test_every_format_has_the_operations_that_have_no_formula():
     pytest.importorskip("torch")
     from fastmlp.exchange import torch_formula
 
-    own = {"dense", "concatenate", "gather", "grouped", "categories"}
-    assert numpy_source.SPELT.keys() == jitted.CALLS.keys() == c_header.STRUCTURES.keys() == own
-    assert onnx_graph.OPERATORS.keys() >= own
-    assert torch_module.COUNTERPARTS.keys() | torch_formula.STRUCTURES.keys() >= own
-    assert FORMULAS.keys() | own >= OF_BLOCKS
+    assert python_source.STRUCTURES.keys() == {*STRUCTURES}
+    named = {
+        kind: {*filter(None, (one.torch[0], one.onnx[0]))} for kind, one in counterparts.OPERATIONS.items()
+    }
+    assert named.keys() | torch_formula.STRUCTURES.keys() >= {*STRUCTURES}
+    assert named.keys() | onnx_graph.STRUCTURES.keys() >= {*STRUCTURES}
+    assert {*UNIT_FORMULAS, *STRUCTURES} >= OF_BLOCKS
 
 
 def test_an_operation_that_a_format_lacks_is_named():

@@ -1,0 +1,99 @@
+"""What other programs call operations and activations: a row for each that has a counterpart there.
+
+What has none in a format is written there by its formula, but for Keras's weights, which need a name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastmlp.exchange.formulas import ARRAYS
+from fastmlp.exchange.steps import ExportStep, step_of
+from fastmlp.formulas.elementary import LEAKY_SLOPE, SELU_SCALE, SELU_SLOPE
+from fastmlp.model import layers
+from fastmlp.model.operations import INPUTS, KINDS, Operation
+
+Named = tuple[str, dict[str, Any]]
+"""A name, and the options that make it ours."""
+
+NONE: Named = "", {}
+
+
+class Counterpart(NamedTuple):
+    """The names of an operation or an activation; empty where a format has none.
+
+    torch : a class of torch.nn; onnx : an operator; keras : a layer
+    """
+
+    torch: Named = NONE
+    onnx: Named = NONE
+    keras: str = ""
+
+
+OPERATIONS = {
+    "dense": Counterpart(("Linear", {}), ("Gemm", {}), "Dense"),
+    "layer_norm": Counterpart(("LayerNorm", {}), ("LayerNormalization", {"axis": -1}), "LayerNormalization"),
+    "rms_norm": Counterpart(("RMSNorm", {}), NONE, "RMSNormalization"),
+    "batch_norm": Counterpart(("BatchNorm1d", {}), ("BatchNormalization", {}), "BatchNormalization"),
+    "prelu": Counterpart(("PReLU", {}), ("PRelu", {}), "PReLU"),
+    "add": Counterpart(onnx=("Add", {})),
+    "concatenate": Counterpart(onnx=("Concat", {"axis": 1})),
+}
+"""By kinds of operations. Their arrays are there in the order that they have here."""
+
+ACTIVATIONS = {
+    "relu": Counterpart(("ReLU", {}), ("Relu", {})),
+    "leaky_relu": Counterpart(
+        ("LeakyReLU", {"negative_slope": LEAKY_SLOPE}), ("LeakyRelu", {"alpha": LEAKY_SLOPE})
+    ),
+    "elu": Counterpart(("ELU", {"alpha": 1.0}), ("Elu", {"alpha": 1.0})),
+    "gelu": Counterpart(("GELU", {"approximate": "none"}), ("Gelu", {"approximate": "none"})),
+    "silu": Counterpart(("SiLU", {})),
+    # Beyond the threshold PyTorch takes x for softplus(x), which costs e^-threshold: below 2^-53 from 37 on.
+    "softplus": Counterpart(("Softplus", {"beta": 1.0, "threshold": 40.0}), ("Softplus", {})),
+    "sigmoid": Counterpart(("Sigmoid", {}), ("Sigmoid", {})),
+    "tanh": Counterpart(("Tanh", {}), ("Tanh", {})),
+    "selu": Counterpart(("SELU", {}), ("Selu", {"alpha": SELU_SLOPE / SELU_SCALE, "gamma": SELU_SCALE})),
+    "mish": Counterpart(("Mish", {}), ("Mish", {})),
+    "hardswish": Counterpart(("Hardswish", {}), ("HardSwish", {})),
+    "softmax": Counterpart(("Softmax", {"dim": -1}), ("Softmax", {"axis": -1})),
+    "exp": Counterpart(onnx=("Exp", {})),
+}
+"""By names of activations."""
+
+
+def counterpart_of(step: ExportStep) -> Counterpart:
+    """Return the names of a step."""
+    table = ACTIVATIONS if step.one.kind.name == "activation" else OPERATIONS
+    named = isinstance(step.one.activation, str)
+    return table.get(step.label, Counterpart()) if named else Counterpart()
+
+
+def layer_of(kind: str) -> type[layers.Part]:
+    """Return the class of the layers that are a kind of operation."""
+    return next(layer for layer in layers.LAYERS if layer.kind == kind)
+
+
+def sample_layers(**options: Any) -> list[layers.Part]:
+    """Return a layer of every kind that has a formula, by which it is found in other programs' models.
+
+    options : of the layers that have them
+    """
+    found: list[layers.Part] = []
+    for layer in layers.LAYERS:
+        if issubclass(layer, layers.ReadsEarlier) and layer.kind:
+            found.append(layer(""))
+        elif layer.kind in KINDS and KINDS[layer.kind].vectors:
+            known = {field.name for field in fields(layer)}  # type: ignore[arg-type]
+            found.append(layer(**{name: value for name, value in options.items() if name in known}))
+    return found
+
+
+def layer_step(layer: layers.Part, units: int, dtype: np.dtype[Any]) -> ExportStep:
+    """Return the step of a layer by itself, whose arrays (units,) are ones."""
+    kind, sources = KINDS[layer.kind], (INPUTS,) * (1 + isinstance(layer, layers.ReadsEarlier))
+    arrays = {name: np.ones(units, dtype) for name in ARRAYS[: kind.vectors + kind.state]}
+    return step_of(Operation(kind, "", sources, units, units, layer=layer), arrays, dtype)
