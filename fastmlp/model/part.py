@@ -88,7 +88,7 @@ def layer(
         frozen: Any = dataclass(frozen=True, repr=False)(made)
         if public:
             LAYERS[frozen.__name__] = frozen
-        return frozen  # type: ignore[no-any-return]
+        return frozen
 
     return decorate
 

@@ -162,7 +162,7 @@ def backward(kind, row, adds):
 
 
 def gradient(kind, row):
-    """Write out and out2 = the derivatives of the loss by x and other, given delta, by the output.
+    """Add to out, as the gain, the derivatives by the parameters that are no biases, of one row."""
     writer, by_unit, by_layer = _Writer(kind, row, {**SOURCES, "delta": "delta"}), [], []
     for one in kind.row.weights:
         (_, at, _), derivative = writer.places[one.variable], kind.row.code.derivatives[one.variable]
