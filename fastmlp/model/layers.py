@@ -173,7 +173,7 @@ def checked_layers(given: object) -> tuple[Part, ...]:
         raise TypeError(f"layers must be a list of layers, got {checks.shown(given)}")
     if not given:
         raise ValueError("layers must hold at least one layer")
-    names, kinds = ", ".join(LAYERS), (*LAYERS.values(),)
+    names, kinds = ", ".join(sorted(LAYERS)), tuple(LAYERS.values())
     for one in given:
         if not isinstance(one, (str, Activation, Layer, *kinds)) or (
             isinstance(one, Part) and type(one) not in kinds

@@ -159,6 +159,7 @@ def drawn(network: Network, rng: np.random.Generator, dtype: DTypeLike) -> Array
     for one, views in others:
         if isinstance(one.layer, Embedding):
             one.layer.draw(embedding_views(parameters, one), rng)
+            continue
         for name, row in zip(one.kind.state, views.state, strict=True):
             row[...] = name == "variance"
     for one in dense:

@@ -207,11 +207,10 @@ class Operation(NamedTuple):
     @property
     def numbers(self) -> tuple[float | None, ...]:
         """The hyperparameters of its formula; None for the dtype's machine epsilon."""
-        if self.kind.row is None:
-            return ()
-        held = self.layer if self.kind.piece is None else self.kind.piece
-        given = held.numbers if isinstance(held, Layer) else vars(held)
-        return tuple(given[name] for name in self.kind.row.numbers)
+        names = self.kind.row.numbers if self.kind.row is not None else ()
+        if isinstance(self.kind.piece, Layer):
+            return tuple(self.kind.piece.numbers[name] for name in names)
+        return tuple(getattr(self.layer, name) for name in names)
 
     @property
     def in_run(self) -> bool:
