@@ -120,8 +120,13 @@ CASES = (*HIDDEN, *PIECES, *(f"output: {name}" for name in OUTPUTS))
 
 
 def model(case, dtype):
+    """A model of the reference's of a network by its name."""
+    return filled(network(case), dtype)
+
+
+def filled(made, dtype):
     """A model of the reference's whose weights keep the size of what goes through them."""
-    made, rng = network(case), np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     parameters = np.zeros(parameter_count(made), dtype)
     both = list(zip(made.operations, operation_views(parameters, made), strict=True))
     for one, (first, _, _) in both:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from exchanged import (
@@ -14,6 +16,7 @@ from exchanged import (
     each_case,
     each_dtype,
     each_network,
+    filled,
     inputs,
     model,
     own_everything,
@@ -24,7 +27,7 @@ from processes import python
 from selection import campaign, matrix
 
 import fastmlp
-from fastmlp import Activation, Model, Network
+from fastmlp import Activation, Dense, LayerNorm, Model, Network
 from fastmlp.exchange import c_header, counterparts, onnx_graph, python_source
 from fastmlp.exchange.formulas import COMPOSED, UNIT_FORMULAS, formula
 from fastmlp.exchange.steps import STRUCTURES, graph_of
@@ -60,6 +63,16 @@ def test_numpy_source(case, dtype):
     scope = {}
     exec(model(case, dtype).to_numpy_source(), scope)
     agrees(model(case, dtype), scope["predict"](X.tolist()), inputs(dtype))
+
+
+def test_equal_formulas_are_one_function(tmp_path):
+    layers = [LayerNorm(), Dense(3, "tanh"), LayerNorm(), Dense(4, "tanh"), LayerNorm(0.1), Dense(2)]
+    made = filled(Network(inputs=3, layers=layers), np.float32)
+    made.to_c(tmp_path / "net.h")
+    defined = r"^(?:static inline void net|def) ?_?(\w+_row)\("
+    expected = ["layer_norm_row", "tanh_row", "layer_norm_2_row"]
+    for text in (made.to_numpy_source(), (tmp_path / "net.h").read_text()):
+        assert re.findall(defined, text, re.M) == expected
 
 
 def test_numpy_source_needs_numpy_alone(tmp_path):

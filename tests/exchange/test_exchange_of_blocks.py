@@ -202,6 +202,19 @@ def test_onnx_that_was_changed_is_refused(change, said, tmp_path):
     assert "\n" not in str(error.value)
 
 
+def test_onnx_with_other_names_of_values_is_read(tmp_path):
+    onnx, path = pytest.importorskip("onnx"), tmp_path / "net.onnx"
+    given, rows = case("periodic", np.float32)
+    given.to_onnx(path)
+    model = onnx.load(path)
+    of_block = {*(one.name for one in (*model.graph.input, *model.graph.output, *model.graph.initializer))}
+    for node in model.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name if name in of_block else f"{name}_again" for name in names]
+    onnx.save(model, path)
+    agrees(given, Model.from_onnx(path, backend="reference").predict(rows), rows)
+
+
 def test_damaged_onnx_is_refused_or_equal(tmp_path):
     onnx, path, said = pytest.importorskip("onnx"), tmp_path / "net.onnx", []
     from onnx_graphs import damaged

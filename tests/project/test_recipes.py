@@ -17,7 +17,8 @@ PACKAGE = Path(fastmlp.__file__).parent
 
 RECIPE = re.compile(r"^### (?P<what>[^:\n]*): (?P<files>\d+) files?\n(?P<body>.*?)(?=^##|\Z)", re.M | re.S)
 BLOCK = re.compile(
-    r"```python\n# file: (?P<file>\S+), (?P<side>after|before): (?P<line>.*?)\n(?P<text>.*?)```", re.S
+    r"```python\n# file: (?P<file>\S+), (?P<side>after|before|new)(?:: (?P<line>[^\n]*))?\n(?P<text>.*?)```",
+    re.S,
 )
 
 TRIALS = {
@@ -54,6 +55,20 @@ for change in {changes!r}:
 """
 
 
+EXPORT = """
+import numpy as np, fastmlp
+from fastmlp import Dense, LayerNorm, PReLU, Residual
+
+X = np.random.default_rng(0).normal(size=(40, 3))
+layers = [Dense(5, "gelu"), LayerNorm(), Residual(PReLU(), Dense(5, "softplus")), Dense(2)]
+network = fastmlp.Network(inputs=3, layers=layers, output="softmax", loss="cross_entropy")
+model = fastmlp.fit(network, X, X[:, 0] > 0, epochs=2, seed=0, backend="reference")
+exec(model.to_plain_python(), own := {})
+np.testing.assert_allclose([own["predict"](row) for row in X.tolist()], model.predict(X), rtol=1e-12)
+"""
+"""A network in the format of the recipe."""
+
+
 def cooked(folder):
     """Follow all recipes in a copy of the package; return, by recipe, how many files it said and touched."""
     shutil.copytree(PACKAGE, folder / "fastmlp", ignore=shutil.ignore_patterns("__pycache__"))
@@ -62,6 +77,11 @@ def cooked(folder):
         touched = set()
         for block in BLOCK.finditer(recipe["body"]):
             path = folder / block["file"]
+            touched.add(path)
+            if block["side"] == "new":
+                assert not path.exists()
+                path.write_text(block["text"])
+                continue
             lines = path.read_text().splitlines(keepends=True)
             at = next(i for i, line in enumerate(lines) if block["line"] in line)
             before = block["side"] == "before"
@@ -69,7 +89,6 @@ def cooked(folder):
             text = block["text"] + "\n\n" * before
             lines.insert(at + (not before), text)
             path.write_text("".join(lines))
-            touched.add(path)
         counts[recipe["what"]] = int(recipe["files"]), len(touched)
     return counts
 
@@ -80,13 +99,15 @@ PLACES = {
     "A loss": 2,
     "An optimiser with three moments": 3,
     "A kind of first operation": 3,
+    "A format of exports": 2,
 }
 """The most files that each may touch: the measure of the design."""
 
 
 def test_recipes_touch_as_many_files_as_they_say(tmp_path):
     counts = cooked(tmp_path)
-    assert {what: counts[what] for what in TRIALS} == {what: (most, most) for what, most in PLACES.items()}
+    assert {what: counts[what] for what in PLACES} == {what: (most, most) for what, most in PLACES.items()}
+    python("-W", "error", "-c", EXPORT, cwd=tmp_path)
 
 
 @pytest.mark.slow  # compiles three backends anew
