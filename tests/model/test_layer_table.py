@@ -109,9 +109,10 @@ def _with(epsilon):
 
 def test_models_of_one_call_have_their_own_hyperparameters():
     both = [NETWORKS["LayerNorm"].replaced(layers=_with(epsilon)) for epsilon in (1e-5, 0.5) * 4]
-    given = {"optimizer": SGD(0.05), "epochs": 3, "seed": 0, "dtype": "float64", "backend": "specialized"}
-    for network, model in zip(both, fastmlp.fit_many(both, X, Y, **given), strict=True):
-        alone = fastmlp.fit(network, X, Y, **given | {"seed": model.seed})
+    given = {"optimizer": SGD(0.05), "epochs": 3, "dtype": "float64", "backend": "specialized"}
+    models = fastmlp.fit_many(both, X, Y, seed=[*range(8)], **given)
+    for seed, (network, model) in enumerate(zip(both, models, strict=True)):
+        alone = fastmlp.fit(network, X, Y, seed=seed, **given)
         np.testing.assert_array_equal(model.parameters, alone.parameters)
 
 
